@@ -1,0 +1,51 @@
+# shellcheck shell=bash
+# Formatting, lint, types. Every check runs, whatever fails before it.
+
+check() {
+  local interpreter env home fix=
+  [[ ${1:-} != --fix ]] || fix=1
+  interpreter=$(free_threaded)
+  env=$(environment "$interpreter" bench test check)
+  home=$(tools "$interpreter" check)
+  PATH=$home/bin:$PATH
+  export RUFF_CACHE_DIR=$CACHE/ruff MYPY_CACHE_DIR=$CACHE/mypy PYTHONSAFEPATH=1
+  cd "$ROOT"
+  FAILED=()
+  local c_files=() shell_files=(dev .ci/run tools/*.sh)
+  while IFS= read -r -d '' file; do c_files+=("$file"); done < <(find nogil_sync tests -name '*.[ch]' -print0)
+
+  if [[ $fix ]]; then
+    verify "ruff fixes" ruff check --quiet --fix .
+    verify "ruff formats" ruff format --quiet .
+    ((!${#c_files[@]})) || verify "clang-format formats" clang-format -i "${c_files[@]}"
+  fi
+  verify "ruff format" ruff format --check --quiet --diff .
+  verify "ruff check" ruff check --quiet .
+  ((!${#c_files[@]})) || verify "clang-format" clang-format --dry-run --Werror "${c_files[@]}"
+  verify "shellcheck" shellcheck --external-sources "${shell_files[@]}"
+  verify "mypy" "$env/bin/python" -m mypy
+  # The pure classes are the types; these two compare them with what an import really gives.
+  verify "stubtest, native" stubtest native "$env"
+  verify "stubtest, threading" stubtest threading "$env"
+
+  ((!${#FAILED[@]})) || die "failed: $(IFS=,; echo "${FAILED[*]}")"
+  step "all checks passed"
+}
+
+verify() {
+  local name=$1 begin=$SECONDS
+  shift
+  if "$@"; then
+    step "$(printf '%-20s ok  %3d s' "$name" $((SECONDS - begin)))"
+  else
+    step "$(printf '%-20s FAILED' "$name")"
+    FAILED+=("$name")
+  fi
+}
+
+# Away from the tree, so that what is installed is compared.
+stubtest() (
+  cd "$CACHE"
+  NOGIL_SYNC_BACKEND=$1 MYPY_CACHE_DIR=$CACHE/stubtest "$2/bin/python" -m mypy.stubtest nogil_sync --concise \
+    --mypy-config-file "$ROOT/pyproject.toml" --allowlist "$ROOT/tools/stubtest-allowlist.txt"
+)

@@ -1,0 +1,99 @@
+# shellcheck shell=bash
+# Small helpers: messages, locks, hashes, progress. All messages go to stderr,
+# so that `./dev python -c ... > file` writes only what the program says.
+
+CACHE=${NOGIL_SYNC_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/nogil_sync}
+
+step() { printf 'dev: %s\n' "$*" >&2; }
+
+die() {
+  printf 'dev: error: %s\n' "$*" >&2
+  exit 1
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+have sha256sum || sha256sum() { shasum -a 256 "$@"; }
+
+digest() { sha256sum | cut -c1-12; }
+
+cores() { getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2; }
+
+# locked NAME COMMAND...: runs a function while no other ./dev holds NAME. The lock goes
+# with the process, so an interrupted call leaves nothing to clean up.
+locked() {
+  local name=$1
+  shift
+  mkdir -p "$CACHE/lock"
+  (
+    if have flock; then
+      flock -n 9 || {
+        step "waiting for another ./dev that prepares $name"
+        flock 9
+      }
+    fi
+    "$@"
+  ) 9>"$CACHE/lock/$name"
+}
+
+# logged LABEL COMMAND...: runs a long command with its output in a log. On a terminal it
+# shows a clock and the log's last line; elsewhere one line. On failure it shows the log's end.
+logged() {
+  local label=$1 log status=0 begin=$SECONDS
+  shift
+  mkdir -p "$CACHE/log"
+  log=$CACHE/log/$(printf '%s' "$label" | tr -cs 'A-Za-z0-9.' -).$$.log
+  step "$label"
+  "$@" >"$log" 2>&1 </dev/null &
+  local pid=$!
+  # An interrupt must end the command as well, or a build would go on unseen.
+  trap 'kill "$pid" 2>/dev/null; exit 130' INT TERM
+  if [[ -t 2 ]]; then
+    local width
+    width=$(($(tput cols 2>/dev/null || echo 80) - 20))
+    while kill -0 "$pid" 2>/dev/null; do
+      printf '\r\033[K     %3ds  %s' $((SECONDS - begin)) \
+        "$(tail -n 1 "$log" | tr -cd '[:print:]' | cut -c "1-$width")" >&2
+      sleep 0.3
+    done
+    printf '\r\033[K' >&2
+  fi
+  wait "$pid" || status=$?
+  trap - INT TERM
+  if ((status)); then
+    tail -n 25 "$log" >&2
+    step "failed: $label (whole log: $log)"
+    return "$status"
+  fi
+  rm -f "$log"
+  ((SECONDS - begin < 5)) || step "  done in $((SECONDS - begin)) s"
+}
+
+# packages WHY PACKAGE...: installs the Debian packages that are missing, where that is possible.
+packages() {
+  local why=$1 name missing=()
+  shift
+  for name; do
+    [[ $(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null) == installed ]] || missing+=("$name")
+  done
+  ((${#missing[@]})) || return 0
+  [[ $(id -u) == 0 ]] || die "$why needs the Debian packages: ${missing[*]}
+  Install them with: sudo apt-get install ${missing[*]}"
+  # An image may come without package lists, hence the update, tried only when needed.
+  logged "installing Debian packages for $why: ${missing[*]}" install_packages "${missing[@]}" ||
+    die "could not install: ${missing[*]}"
+}
+
+install_packages() {
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get -q -y --no-install-recommends install "$@" ||
+    { apt-get -q update && apt-get -q -y --no-install-recommends install "$@"; }
+}
+
+# compiler: makes sure that a C compiler is there.
+compiler() {
+  have "${CC:-cc}" && return
+  [[ -z ${CC:-} ]] || die "CC=$CC is not a command"
+  have apt-get || die "a C compiler is needed (gcc or clang); set CC if it is not called cc"
+  packages "the C extension" gcc libc6-dev
+}

@@ -1,0 +1,83 @@
+# shellcheck shell=bash
+# Environments, in two layers, so that calls of ./dev beside each other never disturb one another:
+#   tools/    one for an interpreter and the requirement lists, shared by all checkouts;
+#   package/  one for each state of our sources: only nogil_sync itself, over the tools.
+# Nothing here writes into the source tree.
+
+# tools PYTHON LIST...: prints the environment of PYTHON with requirements/LIST.txt installed.
+tools() {
+  local python=$1 id home list
+  shift
+  id=$("$python" -c '
+import hashlib, platform, sys, sysconfig
+what = hashlib.sha256((sys.executable + sys.version).encode()).hexdigest()[:8]
+print(platform.python_version() + (sysconfig.get_config_var("abiflags") or ""), what, sep="-")') || exit
+  home=$CACHE/tools/$id-$(cat "$ROOT"/requirements/*.txt | digest)
+  for list; do
+    # Lists are installed when first asked for, so that no verb waits for another's.
+    [[ -e $home/.has-$list ]] || locked "tools-$id" add_tools "$python" "$home" "$list" || exit
+  done
+  echo "$home"
+}
+
+add_tools() {
+  local python=$1 home=$2 list=$3
+  [[ ! -e $home/.has-$list ]] || return 0
+  if [[ ! -e $home/.has-pip ]]; then
+    logged "making an environment for $("$python" -c 'import platform; print(platform.python_version())')" \
+      "$python" -m venv --clear "$home" || return
+    touch "$home/.has-pip"
+  fi
+  local install=("$home/bin/python" -m pip --disable-pip-version-check install -r "$ROOT/requirements/$list.txt")
+  # The newest release of some libraries has no wheel for 3.13t where an older one has: pip takes
+  # that with --only-binary. The second try is for networks that fail and for platforms without wheels.
+  logged "installing the tools of requirements/$list.txt" "${install[@]}" --only-binary :all: ||
+    logged "once more, and from sources if need be" "${install[@]}" --prefer-binary ||
+    die "could not install requirements/$list.txt; is the network there?"
+  touch "$home/.has-$list"
+}
+
+# environment PYTHON LIST...: prints the environment with the tools and this tree's package.
+environment() {
+  local home env
+  home=$(tools "$1" build "${@:2}") || exit
+  env=$CACHE/package/${home##*/}-$(sources | digest)
+  [[ -d $env ]] || locked "build-$(build_name "$home")" install_package "$home" "$env" || exit
+  touch "$env" "$home" # for the tidying below
+  echo "$env"
+}
+
+# What decides the built package.
+sources() {
+  (
+    cd "$ROOT" || exit
+    find nogil_sync pyproject.toml meson.build meson.options -type f ! -name '*.pyc' | LC_ALL=C sort |
+      tr '\n' '\0' | xargs -0 sha256sum
+  )
+}
+
+# One build folder for a checkout and an interpreter: kept, so that only what changed is compiled.
+build_name() { echo "${1##*/}-$(echo "$ROOT" | digest)"; }
+
+install_package() {
+  local home=$1 env=$2 build site stage=$2.$$
+  [[ ! -d $env ]] || return 0
+  build=$CACHE/build/$(build_name "$home")
+  mkdir -p "$CACHE/package" "$CACHE/build"
+  "$home/bin/python" -c '
+import sys, sysconfig; sys.exit(not sysconfig.get_config_var("Py_GIL_DISABLED"))' && compiler
+  PATH=$home/bin:$PATH logged "building nogil_sync for ${home##*/}" \
+    "$home/bin/python" -m pip --disable-pip-version-check wheel --no-build-isolation --no-deps \
+    -Cbuild-dir="$build" -Csetup-args=-Dwerror=true --wheel-dir "$stage.wheel" "$ROOT" || exit
+  "$home/bin/python" -m venv --without-pip "$stage" || exit
+  site=$("$stage/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  logged "installing it" "$home/bin/python" -m pip --disable-pip-version-check --python "$stage/bin/python" \
+    install --no-deps --no-index "$stage.wheel"/*.whl || exit
+  echo "import site; site.addsitedir(r'$("$home/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+    >"$site/tools.pth"
+  # Complete from the moment it has its name.
+  mv "$stage" "$env"
+  rm -rf "$stage.wheel"
+  # What no call has used for days will hardly be used again.
+  find "$CACHE/package" "$CACHE/tools" -mindepth 1 -maxdepth 1 -mtime +14 -exec rm -rf {} +
+}

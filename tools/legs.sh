@@ -1,0 +1,100 @@
+# shellcheck shell=bash
+# The legs of the test suite. Each runs everything that makes sense there and leaves its totals for the summary.
+
+LEGS=(native parallel threading standard core tsan)
+
+# run_legs LEG... -- PYTEST-ARGS: runs them one after the other, whatever fails, and sums up.
+run_legs() {
+  local names=() leg status begin failed=0 summary=()
+  while [[ $1 != -- ]]; do
+    names+=("$1")
+    shift
+  done
+  shift
+  RESULTS=$(mktemp -d)
+  trap 'rm -rf "$RESULTS"' EXIT
+  for leg in "${names[@]}"; do
+    printf '\n==== %s ====\n' "$leg"
+    begin=$SECONDS status=0
+    # In a subshell, as a leg that cannot run must not end the others.
+    (set -e; "leg_$leg" "$@") || status=$?
+    ((status == 0)) || failed=1
+    summary+=("$(printf '%-10s %-6s %4d s  %s' "$leg" "$( ((status)) && echo FAILED || echo ok)" \
+      $((SECONDS - begin)) "$(cat "$RESULTS/$leg" 2>/dev/null || echo 'did not run')")")
+  done
+  printf '\n==== summary ====\n'
+  printf '%s\n' "${summary[@]}"
+  cat "$RESULTS"/* 2>/dev/null | awk '
+    { for (i = 2; i <= NF; i++) { sub(/,$/, "", $i); count[$i] += $(i - 1) } }
+    END { printf "total: %d passed, %d failed, %d skipped\n", count["passed"] + count["xfailed"],
+          count["failed"] + count["error"] + count["errors"], count["skipped"] }'
+  return "$failed"
+}
+
+leg_native() { suite native free_threaded "$@"; }
+
+# Each test on four threads at once. Left out are those that start threads or processes themselves.
+leg_parallel() {
+  suite parallel free_threaded --ignore=tests/isolated --ignore=tests/stress --parallel-threads=4 "$@"
+}
+
+leg_threading() { NOGIL_SYNC_BACKEND=threading suite threading free_threaded "$@"; }
+
+leg_standard() { suite standard standard "$@"; }
+
+leg_debug() { PYTHONTRACEMALLOC=5 suite debug free_threaded_debug "$@"; }
+
+leg_stress() { NOGIL_SYNC_STRESS=${NOGIL_SYNC_STRESS:-10} suite stress free_threaded tests/stress --timeout=1200 "$@"; }
+
+leg_core() { core core; }
+
+leg_tsan() { core tsan -Db_sanitize=thread -Db_lundef=false; }
+
+leg_asan() { core asan -Db_sanitize=address,undefined -Db_lundef=false; }
+
+# suite LEG INTERPRETER PYTEST-ARGS...
+suite() {
+  local leg=$1 interpreter env status=0
+  interpreter=$("$2")
+  shift 2
+  env=$(environment "$interpreter" test)
+  cd "$ROOT"
+  # An extension that is not declared GIL-free would switch the GIL on and the tests would prove little.
+  PYTHONWARNINGS='error:The global interpreter lock (GIL):RuntimeWarning' PYTHONSAFEPATH=1 \
+    PATH=$env/bin:$(tools "$interpreter" build test)/bin:$PATH HYPOTHESIS_STORAGE_DIRECTORY=$CACHE/hypothesis \
+    "$env/bin/python" -m pytest -o cache_dir="$CACHE/pytest-$leg" --color="$([[ -t 1 ]] && echo yes || echo no)" "$@" |
+    tee "$RESULTS/output" || status=$?
+  # The last line, without colours: "==== 12 passed, 1 skipped in 0.5s ====".
+  tail -n 1 "$RESULTS/output" | sed -E $'s/\033\\[[0-9;]*m//g; s/ in [0-9].*//; s/^=+ //' >"$RESULTS/$leg"
+  rm "$RESULTS/output"
+  # 5: the arguments select no test of this leg.
+  return $((status == 5 ? 0 : status))
+}
+
+# core LEG MESON-OPTIONS...: the tests of the C core, which need no Python, only meson.
+core() {
+  local leg=$1 home build status=0
+  shift
+  compiler
+  home=$(tools "$(free_threaded)" build)
+  build=$CACHE/build/core-$leg-$(echo "$ROOT ${CC:-cc}" | digest)
+  PATH=$home/bin:$PATH
+  # Both reuse what an earlier call left there.
+  locked "core-$leg" logged "building the core's tests ($leg)" core_build "$build" "$@"
+  # The sanitizers want their own memory layout, which some kernels' address randomisation denies them.
+  local fixed=()
+  if setarch --addr-no-randomize true 2>/dev/null; then fixed=(setarch --addr-no-randomize); fi
+  ${fixed[@]+"${fixed[@]}"} meson test -C "$build" --no-rebuild --print-errorlogs | tee "$RESULTS/output" || status=$?
+  awk '/^Ok:/ { ok = $2 } /^(Fail|Timeout|Unexpected Pass):/ { bad += $NF } /^Skipped:/ { skip = $2 }
+    END { printf "%d passed, %d failed, %d skipped\n", ok, bad, skip }' "$RESULTS/output" >"$RESULTS/$leg"
+  rm "$RESULTS/output"
+  return "$status"
+}
+
+core_build() {
+  local build=$1
+  shift
+  [[ -e $build/build.ninja ]] || meson setup "$build" "$ROOT" -Dcore_tests=true -Dnative=disabled \
+    -Dwerror=true -Dbuildtype=debugoptimized -Db_ndebug=false "$@" || return
+  meson compile -C "$build"
+}
