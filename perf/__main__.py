@@ -1,0 +1,298 @@
+"""`python perf`: run the benchmarks, then show the table and draw the scaling plot."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import report
+import results
+from harness import QUICK_VALUES, add_options, check_gil, describe_build, selected, thread_sweep
+from rows import Operation, usable_peers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+try:
+    from rich import progress as rich_progress
+except ImportError:
+    rich_progress = None  # type: ignore[assignment]
+
+HERE = Path(__file__).parent
+PART = ".part.json"
+
+# Seconds that the quick preset may spend in loops; what comes on top (starting processes,
+# fairness, the plot) stays well inside three minutes altogether.
+QUICK_BUDGET = 110.0
+# A cell runs its values, a warm-up and the calibration, which together take about two values.
+RUNS_PER_CELL = QUICK_VALUES + 3
+
+
+@dataclass(frozen=True)
+class Job:
+    """One operation of one script, measured in a process of its own."""
+
+    script: str
+    operation: Operation
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
+    add_options(parser)
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="pyperf's rigorous way: many processes per cell, for hours",
+    )
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="measure beside peers, which ./dev installs first; an installed one always is",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="where the results go (default: a folder in the cache)",
+    )
+    parser.add_argument(
+        "--json-only", action="store_true", help="measure and store, without table and plot"
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        help="measure nothing: table and plot of earlier results (folders or pyperf JSON)",
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=QUICK_BUDGET,
+        metavar="SECONDS",
+        help="what the quick preset may spend in loops (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="name the operations and rows, and stop"
+    )
+    return parser.parse_args()
+
+
+def jobs(only: str | None, peers: list[str]) -> list[Job]:
+    return [
+        Job(script, operation)
+        for script in (path.stem.removeprefix("bench_") for path in sorted(HERE.glob("bench_*.py")))
+        for operation in importlib.import_module(f"bench_{script}").operations(peers)
+        if selected(only, script, operation.name)
+    ]
+
+
+def output_folder(wanted: Path | None) -> Path:
+    cache = os.environ.get("NOGIL_SYNC_CACHE")
+    if wanted is None:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nogil_sync"
+        wanted = (Path(cache) if cache else base) / "bench" / time.strftime("%Y-%m-%d_%H.%M.%S")
+    wanted.mkdir(parents=True, exist_ok=True)
+    return wanted
+
+
+class Progress(Protocol):
+    def measuring(self, what: str) -> None: ...
+    def measured(self, what: str, mops: float) -> None: ...
+
+
+class PlainProgress:
+    """For logs: one line per cell, after it was measured."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+
+    def measuring(self, what: str) -> None:
+        del what
+
+    def measured(self, what: str, mops: float) -> None:
+        self.done += 1
+        print(f"[{self.done}/{self.total}] {what}: {report.number(mops)} Mops/s", flush=True)
+
+
+class RichProgress:
+    def __init__(self, bar: Any, total: int) -> None:
+        self.bar = bar
+        self.task = bar.add_task("", total=total)
+
+    def measuring(self, what: str) -> None:
+        self.bar.update(self.task, description=what)
+
+    def measured(self, what: str, mops: float) -> None:
+        del what, mops
+        self.bar.advance(self.task)
+
+
+@contextlib.contextmanager
+def show_progress(total: int) -> Iterator[Progress]:
+    if rich_progress is None or not sys.stdout.isatty():
+        yield PlainProgress(total)
+        return
+    with rich_progress.Progress(
+        rich_progress.BarColumn(bar_width=24),
+        rich_progress.MofNCompleteColumn(),
+        rich_progress.TimeElapsedColumn(),
+        rich_progress.TextColumn("{task.description}"),
+        transient=True,
+    ) as bar:
+        yield RichProgress(bar, total)
+
+
+def follow(command: list[str], progress: Progress) -> int:
+    """Run a bench script and turn its report lines into progress."""
+    # In a group of its own: so Ctrl-C comes once, from here, and not a second time while the
+    # script is storing what it has.
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0)
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            if not line.startswith("@"):
+                print(line, end="")
+                continue
+            event = json.loads(line[1:])
+            if event["event"] == "start":
+                progress.measuring(_cell(event))
+            elif event["event"] == "done":
+                progress.measured(_cell(event), event["mops"])
+        return process.wait()
+    except KeyboardInterrupt:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+        process.wait()
+        raise
+
+
+def _cell(event: dict[str, Any]) -> str:
+    count = event["threads"]
+    return f"{event['operation']}: {event['row']}, {count} thread{'s' if count > 1 else ''}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be measured, and where it goes."""
+
+    jobs: list[Job]
+    peers: list[str]
+    threads: list[int]
+    folder: Path
+    full: bool
+    budget: float
+
+    def cells(self) -> int:
+        return sum(len(job.operation.rows) for job in self.jobs) * len(self.threads)
+
+    def command(self, job: Job) -> list[str]:
+        name = re.sub(r"\W+", "_", f"{job.script}_{job.operation.name}").strip("_")
+        only = f"^{job.script} {re.escape(job.operation.name)}$".replace(",", r"\x2c")
+        command = [sys.executable, str(HERE / f"bench_{job.script}.py"), "--quiet"]
+        command += ["--report-progress", "-o", str(self.folder / (name + PART)), "--only", only]
+        command += ["--threads", ",".join(map(str, self.threads))]
+        command += ["--use-peers", ",".join(self.peers)]
+        if self.full:
+            return [*command, "--rigorous"]
+        min_time = min(0.12, max(0.001, self.budget / self.cells() / RUNS_PER_CELL))
+        return [*command, "--quick", "--min-time", f"{min_time:.4f}"]
+
+    def fairness(self) -> list[str]:
+        """The command for the locks' fairness; nothing where no lock is measured."""
+        if not any("Mutex" in job.operation.name for job in self.jobs):
+            return []
+        command = [sys.executable, str(HERE / "bench_mutex.py")]
+        command += ["--fairness", str(self.folder / results.FAIRNESS_FILE)]
+        command += ["--threads", str(max(2, *self.threads))]
+        return [*command, "--seconds", "1.0" if self.full else str(min(1.0, self.budget / 100))]
+
+
+def make_plan(args: argparse.Namespace) -> Plan:
+    peers, notes = usable_peers()
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    todo = jobs(args.only, peers)
+    if not todo:
+        sys.exit(f"error: no operation matches --only {args.only!r}; --list names them")
+    threads = args.threads or thread_sweep()
+    return Plan(todo, peers, threads, output_folder(args.output), args.full, args.budget)
+
+
+def carry_out(plan: Plan) -> None:
+    counts = ", ".join(map(str, plan.threads))
+    print(
+        f"{plan.cells()} cells: {len(plan.jobs)} operations at {counts} threads, "
+        f"{'rigorously' if plan.full else 'quickly'}, on a {describe_build()} interpreter",
+        flush=True,
+    )
+    with show_progress(plan.cells()) as progress:
+        for job in plan.jobs:
+            code = follow(plan.command(job), progress)
+            if code:
+                print(f"error: {job.operation.name} ended with exit code {code}", file=sys.stderr)
+        if plan.fairness():
+            progress.measuring("fairness of the locks")
+            follow(plan.fairness(), progress)
+
+
+def main() -> None:
+    args = parse()
+    if args.list:
+        for job in jobs(args.only, usable_peers()[0]):
+            print(f"{job.script} {job.operation.name}")
+            for row in job.operation.rows:
+                print(f"    {row.name}")
+        return
+    if args.report:
+        files = [file for path in args.report for file in results.find_files(path)]
+        first = args.report[0]
+        show(files, args.output or (first if first.is_dir() else first.parent))
+        return
+    warning = check_gil()
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)
+    plan = make_plan(args)
+    folder = plan.folder
+    interrupted = False
+    try:
+        carry_out(plan)
+    except KeyboardInterrupt:
+        interrupted = True
+        print("\nstopped; this is what was measured", file=sys.stderr)
+    results.merge(sorted(folder.glob(f"*{PART}")), folder / "bench.json")
+    files = results.find_files(folder)
+    if not files:
+        sys.exit("nothing was measured")
+    if not args.json_only:
+        show(files, folder)
+    else:
+        print(f"results: {folder}")
+    if interrupted:
+        sys.exit(130)
+
+
+def show(files: list[Path], folder: Path) -> None:
+    found = results.load(files)
+    if not found.panels and not found.fairness:
+        sys.exit("error: no results of these benchmarks there")
+    report.print_table(found)
+    for path in report.draw_plot(found, folder) if found.panels else []:
+        print(f"plot:    {path}")
+    print(f"results: {folder} (pyperf's JSON: python -m pyperf show, compare_to)")
+
+
+if __name__ == "__main__":
+    main()

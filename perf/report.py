@@ -1,0 +1,291 @@
+"""The table in the terminal and the scaling plot, from measured results.
+
+Both do without their library: no rich gives a plain table, no matplotlib no plot.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rows import BOUND
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from results import Line, Panel, Results
+
+try:
+    from rich.console import Console
+    from rich.table import Table
+except ImportError:
+    Console = Table = None  # type: ignore[assignment,misc]
+
+TIMES = "\N{MULTIPLICATION SIGN}"
+
+KIND_STYLE = {"floor": "dim", "stdlib": "", "peer": "cyan", "ours": "bold green"}
+
+
+def number(value: float) -> str:
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def times(ratio: float | None) -> str:
+    if ratio is None:
+        return "-"
+    digits = 0 if ratio >= 20 else 1 if ratio >= 2 else 2
+    return f"{ratio:.{digits}f}{TIMES}"
+
+
+def _header(panel: Panel) -> list[str]:
+    counts = panel.threads()
+    header = [panel.operation, *(f"{count}T" for count in counts)]
+    header.append(f"vs ref {counts[0]}T")
+    if len(counts) > 1:
+        header += [f"vs ref {counts[-1]}T", "scaling"]
+    return [*header, "loses to"]
+
+
+def _cells(panel: Panel, line: Line) -> list[str]:
+    counts = panel.threads()
+    first, last = counts[0], counts[-1]
+    cells = [line.name + (" (ref)" if line.name == panel.reference else "")]
+    cells += [number(line.mops[c]) if c in line.mops else "" for c in counts]
+    cells.append(times(panel.ratio(line, first)) if line.kind != "floor" else "")
+    if len(counts) > 1:
+        cells.append(times(panel.ratio(line, last)) if line.kind != "floor" else "")
+        both = first in line.mops and last in line.mops
+        cells.append(times(line.mops[last] / line.mops[first]) if both else "")
+    by_name: dict[str, list[str]] = {}
+    for name, threads, ratio in panel.losses(line):
+        by_name.setdefault(name, []).append(f"{threads}T {times(ratio)}")
+    cells.append("; ".join(f"{name} ({', '.join(where)})" for name, where in by_name.items()))
+    return cells
+
+
+EXPLANATION = """\
+Million operations a second, all threads together, on one shared object; more is better.
+vs ref: times the row marked (ref) at that thread count. scaling: most threads against fewest.
+loses to: the fastest stdlib or peer row where it beats ours, and what part of it ours reaches."""
+
+
+def _fairness_rows(results: Results) -> list[list[str]]:
+    return [
+        [
+            str(entry["lock"]),
+            str(entry["threads"]),
+            number(entry["mops"]),
+            f"{entry['smallest_share']:.2f}",
+            f"{entry['largest_share']:.2f}",
+            f"{entry['longest_wait_ms']:.1f}",
+        ]
+        for entry in results.fairness
+    ]
+
+
+FAIRNESS_HEADER = [
+    "Fairness, with m: x += 1",
+    "threads",
+    "Mops/s",
+    "smallest share",
+    "largest share",
+    "longest wait, ms",
+]
+
+
+def print_table(results: Results) -> None:
+    tables: list[tuple[list[str], list[list[str]], list[str]]] = [
+        (
+            _header(p),
+            [_cells(p, line) for line in p.lines.values()],
+            [line.kind for line in p.lines.values()],
+        )
+        for p in results.panels
+    ]
+    if results.fairness:
+        kinds = [str(entry["row_kind"]) for entry in results.fairness]
+        tables.append((FAIRNESS_HEADER, _fairness_rows(results), kinds))
+    if Console is None:
+        _print_plain(results, tables)
+        return
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    console.print()
+    console.print(results.headline(), style="bold", highlight=False)
+    console.print(EXPLANATION, style="dim", highlight=False)
+    for header, rows, kinds in tables:
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        for index, title in enumerate(header):
+            words = index == 0 or title == "loses to"
+            table.add_column(
+                title,
+                justify="left" if words else "right",
+                no_wrap=not words,
+                style="red" if title == "loses to" else None,
+            )
+        for cells, kind in zip(rows, kinds, strict=True):
+            table.add_row(*cells, style=KIND_STYLE[kind])
+        console.print()
+        console.print(table)
+    console.print()
+
+
+def _print_plain(
+    results: Results, tables: list[tuple[list[str], list[list[str]], list[str]]]
+) -> None:
+    print(f"\n{results.headline()}\n{EXPLANATION}")
+    for header, rows, _ in tables:
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        print()
+        for cells in [header, *rows]:
+            first, *rest = cells
+            columns = [first.ljust(widths[0])]
+            columns += [
+                cell.ljust(width) if title == "loses to" else cell.rjust(width)
+                for cell, width, title in zip(rest, widths[1:], header[1:], strict=True)
+            ]
+            print("  ".join(columns).rstrip())
+    print()
+
+
+# One colour per way of doing it, the same in all panels (Okabe and Ito's palette, which colour-
+# blind readers can tell apart); the bound method of a row is its colour dashed.
+OURS = {"pinned": "#D55E00", "pinned, its value too": "#CC3311", "": "#E69F00"}
+PEER_COLOURS = {"ft_utils": "#0072B2", "cereggii": "#56B4E9"}
+STDLIB_COLOURS = ("#222222", "#777777", "#AAAAAA")
+FLOOR_COLOUR = "#CCCCCC"
+
+
+def _look(panel: Panel, line: Line) -> dict[str, Any]:
+    bound = line.name.endswith(BOUND)
+    base = line.name.removesuffix(BOUND)
+    look: dict[str, Any] = {"linestyle": "--" if bound else "-", "linewidth": 1.5, "marker": "o"}
+    look["markersize"] = 3.5
+    if line.kind == "floor":
+        return {**look, "color": FLOOR_COLOUR, "linewidth": 1.2, "marker": None}
+    if line.kind == "peer":
+        return {**look, "color": PEER_COLOURS.get(base.split()[0], "#009E73")}
+    if line.kind == "stdlib":
+        bases = [n.removesuffix(BOUND) for n, x in panel.lines.items() if x.kind == "stdlib"]
+        order = list(dict.fromkeys(name.removesuffix(", pinned") for name in bases))
+        index = order.index(base.removesuffix(", pinned"))
+        pinned = {"linestyle": ":"} if ", pinned" in base else {}
+        return {**look, **pinned, "color": STDLIB_COLOURS[index % len(STDLIB_COLOURS)]}
+    _, _, how = base.partition(", ")
+    second = base.split(",")[0] not in panel.operation  # ours, but not what the panel is about
+    colour = "#009E73" if second else OURS.get(how, OURS[""])
+    return {**look, "color": colour, "linewidth": 2.4, "markersize": 5, "zorder": 3}
+
+
+def _spread(positions: list[float], gap: float, low: float, high: float) -> list[float]:
+    """The positions moved apart to at least `gap`, in order, and kept between low and high."""
+    order = sorted(range(len(positions)), key=positions.__getitem__)
+    placed = [positions[i] for i in order]
+    for _ in range(200):
+        moved = False
+        for a in range(len(placed) - 1):
+            overlap = gap - (placed[a + 1] - placed[a])
+            if overlap > 1e-6:
+                placed[a] -= overlap / 2
+                placed[a + 1] += overlap / 2
+                moved = True
+        shift_up, shift_down = max(0.0, low - placed[0]), max(0.0, placed[-1] - high)
+        if shift_up and not shift_down:
+            placed[0] += shift_up
+        elif shift_down and not shift_up:
+            placed[-1] -= shift_down
+        if not moved:
+            break
+    result = [0.0] * len(positions)
+    for index, position in zip(order, placed, strict=True):
+        result[index] = position
+    return result
+
+
+def _draw_panel(axes: Any, panel: Panel) -> None:
+    counts = panel.threads()
+    labels: list[tuple[float, str, str, str]] = []
+    for line in panel.lines.values():
+        look = _look(panel, line)
+        axes.plot(list(line.mops), list(line.mops.values()), **look)
+        weight = "bold" if line.kind == "ours" else "normal"
+        labels.append((line.mops[max(line.mops)], line.name, look["color"], weight))
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.minorticks_off()
+    axes.set_xlim(counts[0] * 0.92, counts[-1] * 1.08)
+    values = [value for line in panel.lines.values() for value in line.mops.values()]
+    low, high = math.log10(min(values)) - 0.15, math.log10(max(values)) + 0.15
+    if high - low < 1.5:  # a flat panel would blow noise up
+        low = high - 1.5
+    axes.set_ylim(10**low, 10**high)
+    decades = [10**e for e in range(math.ceil(low), math.floor(high) + 1)]
+    axes.set_yticks(decades, [f"{d:g}" for d in decades])
+    axes.grid(axis="y", color="#EEEEEE", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.set_xlabel("threads on one shared object", fontsize=9)
+    axes.set_ylabel("Mops/s, all threads together", fontsize=9)
+    axes.tick_params(labelsize=9)
+    axes.set_title(panel.operation, fontsize=11, fontweight="bold", loc="left")
+    gap = (high - low) * 0.052
+    heights = _spread([math.log10(value) for value, *_ in labels], gap, low, high)
+    for height, (value, name, colour, weight) in zip(heights, labels, strict=True):
+        axes.annotate(
+            f"{name}  {number(value)}",
+            xy=(counts[-1], value),
+            xytext=(1.07, (height - low) / (high - low)),
+            textcoords="axes fraction",
+            fontsize=8,
+            fontweight=weight,
+            color=colour if colour != FLOOR_COLOUR else "#999999",
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0},
+        )
+
+
+# The layout in inches: each panel is its axes and, on the right, room for the lines' labels.
+AXES_WIDTH, AXES_HEIGHT = 3.0, 3.0
+LEFT, LABELS, TITLE, BELOW = 0.75, 2.75, 0.45, 0.55
+HEADER = 0.8
+
+
+def draw_plot(results: Results, folder: Path) -> list[Path]:
+    """The plot as PNG and SVG; nothing, and the reason on stderr, without matplotlib."""
+    try:
+        matplotlib = importlib.import_module("matplotlib")
+        matplotlib.use("Agg")
+        figures = importlib.import_module("matplotlib.figure")
+    except ImportError as missing:
+        print(f"note: no plot, since matplotlib cannot be imported ({missing})", file=sys.stderr)
+        return []
+    count = len(results.panels)
+    columns = 1 if count == 1 else 2 if count in (2, 4) else 3
+    rows = math.ceil(count / columns)
+    width = columns * (LEFT + AXES_WIDTH + LABELS)
+    height = HEADER + rows * (TITLE + AXES_HEIGHT + BELOW)
+    figure = figures.Figure(figsize=(width, height))
+    for index, panel in enumerate(results.panels):
+        row, column = divmod(index, columns)
+        left = column * (LEFT + AXES_WIDTH + LABELS) + LEFT
+        bottom = height - HEADER - (row + 1) * (TITLE + AXES_HEIGHT + BELOW) + BELOW
+        box = (left / width, bottom / height, AXES_WIDTH / width, AXES_HEIGHT / height)
+        _draw_panel(figure.add_axes(box), panel)
+    title = f"nogil_sync beside the standard library{' and peers' if _has_peers(results) else ''}"
+    x = 0.2 / width
+    figure.text(x, 1 - 0.15 / height, title, fontsize=16, fontweight="bold", va="top")
+    figure.text(x, 1 - 0.5 / height, results.headline(), fontsize=10, color="#555555", va="top")
+    paths = [folder / "scaling.png", folder / "scaling.svg"]
+    for path in paths:
+        figure.savefig(path, dpi=130)
+    return paths
+
+
+def _has_peers(results: Results) -> bool:
+    return any(line.kind == "peer" for panel in results.panels for line in panel.lines.values())

@@ -1,0 +1,129 @@
+"""What a benchmark consists of: operations, and for each the rows that do it differently.
+
+A row is source text for the body of the loop, not a callable: a call per iteration would cost
+more than what is measured, and a closure would be one more object that all threads share.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import nogil_sync
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+Kind = Literal["floor", "stdlib", "peer", "ours"]
+
+PEERS = ("ft_utils", "cereggii")
+
+# What the names of rows end with that fetch their methods once per thread.
+BOUND = ", bound method"
+
+_IMPORT_KEEPS_GIL_OFF = (
+    "import importlib, sys, warnings\n"
+    "warnings.simplefilter('ignore')\n"
+    "before = getattr(sys, '_is_gil_enabled', bool)()\n"
+    "importlib.import_module(sys.argv[1])\n"
+    "sys.exit(3 if getattr(sys, '_is_gil_enabled', bool)() != before else 0)\n"
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to do an operation.
+
+    `shared` makes the objects that all threads hammer, by the names that `body` uses; the main
+    thread makes them, anew for each measured value, as a program makes its objects at start-up.
+    `prologue` runs once per thread before the clock starts: it fetches bound methods there, and
+    makes whatever the thread has to itself.
+    """
+
+    name: str
+    kind: Kind
+    body: str
+    shared: Callable[[], Mapping[str, object]] = dict
+    prologue: str = ""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Rows to compare; ratios are against the row named `reference`."""
+
+    name: str
+    reference: str
+    rows: tuple[Row, ...]
+
+
+# The same loop around nothing: what the harness itself costs, and how the machine scales when
+# the threads share nothing.
+LOOP_ALONE = Row("loop alone", "floor", "pass")
+
+
+def hoisted(row: Row, **calls: str) -> Row:
+    """The same row with methods fetched once per thread: `add="c.add"` turns `c.add(1)` into
+    `add(1)`. A bound method keeps its object alive by itself, so the loop no longer touches the
+    object's reference count.
+    """
+    body = row.body
+    prologue = row.prologue
+    for local, call in calls.items():
+        assert call in body, (row, call)
+        body = re.sub(rf"\b{re.escape(call)}\b", local, body)
+        prologue += f"\n{local} = {call}"
+    return Row(row.name + BOUND, row.kind, body, row.shared, prologue)
+
+
+def pinned(row: Row, names: str, suffix: str = "pinned") -> Row:
+    """The same row with these of its shared objects pinned."""
+
+    def shared() -> Mapping[str, object]:
+        made = row.shared()
+        return {k: nogil_sync.pin(v) if k in names.split() else v for k, v in made.items()}
+
+    return Row(f"{row.name}, {suffix}", row.kind, row.body, shared, row.prologue)
+
+
+def ours(row: Row, pins: str, **calls: str) -> Iterator[Row]:
+    """Our three rows: as it comes, pinned, and by the bound method."""
+    yield row
+    if nogil_sync.backend == "native":  # elsewhere pin() changes nothing
+        yield pinned(row, pins)
+    if calls:
+        yield hoisted(row, **calls)
+
+
+def both_ways(row: Row, **calls: str) -> tuple[Row, Row]:
+    """A stdlib or peer row by the attribute and by the bound method, as ours are measured."""
+    return row, hoisted(row, **calls)
+
+
+def usable_peers() -> tuple[list[str], list[str]]:
+    """The installed peers that leave the GIL off, and a note on each that is left out.
+
+    They are tried in a process of their own: once an import has turned the GIL on, it stays on.
+    """
+    usable, notes = [], []
+    for peer in PEERS:
+        if importlib.util.find_spec(peer) is None:
+            notes.append(f"{peer} is not installed: its rows are left out")
+            continue
+        done = subprocess.run(
+            [sys.executable, "-c", _IMPORT_KEEPS_GIL_OFF, peer],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode == 0:
+            usable.append(peer)
+        elif done.returncode == 3:
+            notes.append(f"{peer} turns the GIL on when imported: its rows are left out")
+        else:
+            last = (done.stderr.strip() or "no message").splitlines()[-1]
+            notes.append(f"{peer} cannot be imported ({last}): its rows are left out")
+    return usable, notes
