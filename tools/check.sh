@@ -9,9 +9,9 @@ check() {
   home=$(tools "$interpreter" check)
   PATH=$home/bin:$PATH
   export RUFF_CACHE_DIR=$CACHE/ruff MYPY_CACHE_DIR=$CACHE/mypy PYTHONSAFEPATH=1
-  cd "$ROOT"
+  cd "$ROOT" || exit
   FAILED=()
-  local c_files=() shell_files=(dev .ci/run tools/*.sh)
+  local c_files=()
   while IFS= read -r -d '' file; do c_files+=("$file"); done < <(find nogil_sync tests -name '*.[ch]' -print0)
 
   if [[ $fix ]]; then
@@ -22,7 +22,7 @@ check() {
   verify "ruff format" ruff format --check --quiet --diff .
   verify "ruff check" ruff check --quiet .
   ((!${#c_files[@]})) || verify "clang-format" clang-format --dry-run --Werror "${c_files[@]}"
-  verify "shellcheck" shellcheck --external-sources "${shell_files[@]}"
+  verify "shellcheck" shellcheck --external-sources --check-sourced dev .ci/run
   verify "mypy" "$env/bin/python" -m mypy
   # The pure classes are the types; these two compare them with what an import really gives.
   verify "stubtest, native" stubtest native "$env"
@@ -45,7 +45,7 @@ verify() {
 
 # Away from the tree, so that what is installed is compared.
 stubtest() (
-  cd "$CACHE"
+  cd "$CACHE" || exit
   NOGIL_SYNC_BACKEND=$1 MYPY_CACHE_DIR=$CACHE/stubtest "$2/bin/python" -m mypy.stubtest nogil_sync --concise \
     --mypy-config-file "$ROOT/pyproject.toml" --allowlist "$ROOT/tools/stubtest-allowlist.txt"
 )

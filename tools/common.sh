@@ -13,9 +13,8 @@ die() {
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
-have sha256sum || sha256sum() { shasum -a 256 "$@"; }
-
-digest() { sha256sum | cut -c1-12; }
+# A short hash of what comes in.
+digest() { { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-12; }
 
 cores() { getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2; }
 
@@ -53,7 +52,7 @@ logged() {
     width=$(($(tput cols 2>/dev/null || echo 80) - 20))
     while kill -0 "$pid" 2>/dev/null; do
       printf '\r\033[K     %3ds  %s' $((SECONDS - begin)) \
-        "$(tail -n 1 "$log" | tr -cd '[:print:]' | cut -c "1-$width")" >&2
+        "$(tail -n 1 "$log" | tr -cd '[:print:]' | awk -v w="$width" '{ print length > w ? "... " $NF : $0 }')" >&2
       sleep 0.3
     done
     printf '\r\033[K' >&2

@@ -52,7 +52,7 @@ sources() {
   (
     cd "$ROOT" || exit
     find nogil_sync pyproject.toml meson.build meson.options -type f ! -name '*.pyc' | LC_ALL=C sort |
-      tr '\n' '\0' | xargs -0 sha256sum
+      tr '\n' '\0' | xargs -0 cksum
   )
 }
 

@@ -89,7 +89,7 @@ build_python() {
   stage=$CACHE/build/python-$(basename "$prefix")
   rm -rf "$stage"
   mkdir -p "$stage" "$CACHE/python"
-  cd "$stage"
+  cd "$stage" || exit
   local options=(--prefix="$prefix" --disable-gil --disable-test-modules
     # Environments bring their own pip, from the wheel that comes with the sources.
     --with-ensurepip=no)
@@ -146,6 +146,7 @@ fetch_source() {
 # Prints the address of the Debian mirror this machine uses. It is known from the package lists; a
 # machine that has none yet (a container, say) gets them into our folder first.
 debian_mirror() {
+  # shellcheck disable=SC2016 # apt fills this in
   local query=(indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian')
   { apt-get "${query[@]}" && apt_get update && apt_get "${query[@]}"; } 2>/dev/null | grep -m 1 :
 }
