@@ -104,6 +104,8 @@ def output_folder(wanted: Path | None) -> Path:
     if wanted is None:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nogil_sync"
         wanted = (Path(cache) if cache else base) / "bench" / time.strftime("%Y-%m-%d_%H.%M.%S")
+    if any(wanted.glob("*.json")):
+        sys.exit(f"error: {wanted} already holds results")
     wanted.mkdir(parents=True, exist_ok=True)
     return wanted
 
@@ -159,7 +161,11 @@ def follow(command: list[str], progress: Progress) -> int:
     """Run a bench script and turn its report lines into progress."""
     # In a group of its own: so Ctrl-C comes once, from here, and not a second time while the
     # script is storing what it has.
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0)
+    # PYTHONSAFEPATH would keep the script from importing the modules beside it.
+    environment = {key: os.environ[key] for key in os.environ if key != "PYTHONSAFEPATH"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, process_group=0, env=environment
+    )
     assert process.stdout is not None
     try:
         for line in process.stdout:
@@ -259,7 +265,9 @@ def main() -> None:
     if args.report:
         files = [file for path in args.report for file in results.find_files(path)]
         first = args.report[0]
-        show(files, args.output or (first if first.is_dir() else first.parent))
+        folder = args.output or (first if first.is_dir() else first.parent)
+        folder.mkdir(parents=True, exist_ok=True)
+        show(files, folder)
         return
     warning = check_gil()
     if warning:

@@ -14,6 +14,7 @@ so that the only objects shared inside the loop are those that the row is about.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import itertools
 import json
 import os
@@ -102,7 +103,7 @@ def together(
         own = types.FunctionType(loop, {"__builtins__": __builtins__})
         try:
             results.append(own(itertools.repeat, time.perf_counter, meet, *arguments))
-        except BaseException as error:  # noqa: BLE001 (the main thread raises it)
+        except BaseException as error:
             failures.append(error)
             barrier.abort()
 
@@ -186,6 +187,13 @@ def describe_build() -> str:
     )
 
 
+def installed_version() -> str:
+    try:
+        return importlib.metadata.version("nogil_sync")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def environment() -> dict[str, str]:
     """Metadata of every cell beyond what pyperf collects (CPU model and count, versions, …)."""
     return {
@@ -194,7 +202,7 @@ def environment() -> dict[str, str]:
         "python_config_args": sysconfig.get_config_var("CONFIG_ARGS") or "unknown",
         "usable_cores": str(cores()),
         "nogil_sync_backend": nogil_sync.backend,
-        "nogil_sync_version": str(getattr(nogil_sync, "__version__", "unknown")),
+        "nogil_sync_version": installed_version(),
     }
 
 

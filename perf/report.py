@@ -154,7 +154,7 @@ def _print_plain(
 # One colour per way of doing it, the same in all panels (Okabe and Ito's palette, which colour-
 # blind readers can tell apart); the bound method of a row is its colour dashed.
 OURS = {"pinned": "#D55E00", "pinned, its value too": "#CC3311", "": "#E69F00"}
-PEER_COLOURS = {"ft_utils": "#0072B2", "cereggii": "#56B4E9"}
+PEER_COLOURS = {"ft_utils": "#0072B2", "cereggii": "#2E9BD6"}
 STDLIB_COLOURS = ("#222222", "#777777", "#AAAAAA")
 FLOOR_COLOUR = "#CCCCCC"
 
@@ -252,7 +252,7 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
 
 # The layout in inches: each panel is its axes and, on the right, room for the lines' labels.
 AXES_WIDTH, AXES_HEIGHT = 3.0, 3.0
-LEFT, LABELS, TITLE, BELOW = 0.75, 2.75, 0.45, 0.55
+LEFT, LABELS, TITLE, BELOW = 0.75, 2.9, 0.45, 0.55
 HEADER = 0.8
 
 

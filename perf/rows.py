@@ -66,9 +66,10 @@ LOOP_ALONE = Row("loop alone", "floor", "pass")
 
 
 def hoisted(row: Row, **calls: str) -> Row:
-    """The same row with methods fetched once per thread: `add="c.add"` turns `c.add(1)` into
-    `add(1)`. A bound method keeps its object alive by itself, so the loop no longer touches the
-    object's reference count.
+    """The same row with methods fetched once per thread: with `add="c.add"` it calls `add(1)`.
+
+    A bound method keeps its object alive by itself, so the loop no longer touches the object's
+    reference count.
     """
     body = row.body
     prologue = row.prologue

@@ -1,0 +1,146 @@
+"""The benchmarks run: too short to measure anything, but to the end and with sound results."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import pytest
+
+pyperf = pytest.importorskip("pyperf", reason="the benchmarks are made with pyperf")
+
+PERF = Path(__file__).parents[2] / "perf"
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
+pytestmark = [
+    pytest.mark.thread_unsafe,
+    pytest.mark.skipif(not PERF.is_dir(), reason="not run in the source tree"),
+]
+
+
+def start(*command: object, **environment: str) -> subprocess.Popen[str]:
+    # As a user runs them: a script's own folder is on the path.
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        env=inherited | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(*command: object, **environment: str) -> tuple[int, str]:
+    process = start(*command, **environment)
+    output, _ = process.communicate(timeout=240)
+    return process.returncode, output
+
+
+@pytest.fixture(params=["atomics", "counter", "mutex"])
+def script(request: pytest.FixtureRequest) -> Path:
+    return PERF / f"bench_{request.param}.py"
+
+
+def check_metadata(metadata: dict[str, object], threads: set[int]) -> None:
+    assert metadata["threads"] in threads
+    assert metadata["gil_enabled"] == ("no" if FREE_THREADED else "yes")
+    assert metadata["nogil_sync_backend"] in ("native", "threading")
+    assert metadata["row_kind"] in ("floor", "stdlib", "peer", "ours")
+    for key in ("operation", "row", "reference_row", "python_build", "python_config_args"):
+        assert metadata[key]
+    assert int(str(metadata["usable_cores"])) >= 1
+
+
+def test_every_row_runs(script: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    tiny = ("--quick", "--quiet", "--min-time", "0.0001", "--threads", "1,3")
+    code, printed = run(script, *tiny, "-o", output)
+    assert code == 0, printed
+    benches = pyperf.BenchmarkSuite.load(str(output)).get_benchmarks()
+    assert len(benches) >= 10
+    kinds = set()
+    for bench in benches:
+        check_metadata(bench.get_metadata(), {1, 3})
+        kinds.add(bench.get_metadata()["row_kind"])
+        assert min(bench.get_values()) > 0
+    assert {"floor", "stdlib", "ours"} <= kinds
+    names = {bench.get_name() for bench in benches}
+    for bench in benches:
+        metadata = bench.get_metadata()
+        assert f"{metadata['operation']}: {metadata['reference_row']}: 1T" in names
+
+
+def test_the_pyperf_way(tmp_path: Path) -> None:
+    """With worker processes, which get our options and the choice of backend passed on."""
+    script = PERF / "bench_counter.py"
+    only = ("--only", "FloatCounter", "--threads", "2", "--quiet")
+    tiny = ("--processes", "2", "--values", "2", "--loops", "50")
+    for name in ("a.json", "b.json"):
+        code, printed = run(
+            script, *only, *tiny, "-o", tmp_path / name, NOGIL_SYNC_BACKEND="threading"
+        )
+        assert code == 0, printed
+    suite = pyperf.BenchmarkSuite.load(str(tmp_path / "a.json"))
+    for bench in suite.get_benchmarks():
+        assert bench.get_nrun() == 2
+        check_metadata(bench.get_metadata(), {2})
+        assert bench.get_metadata()["nogil_sync_backend"] == "threading"
+    code, printed = run(
+        "-m", "pyperf", "compare_to", "--table", tmp_path / "a.json", tmp_path / "b.json"
+    )
+    assert code == 0, printed
+
+
+def test_driver_shows_a_table_and_a_plot(tmp_path: Path) -> None:
+    only = ("--only", "ShardedFloat,with m: pass", "--threads", "1,2", "--budget", "0.5")
+    code, printed = run(PERF, *only, "-o", tmp_path / "out")
+    assert code == 0, printed
+    assert "ShardedFloatCounter.add" in printed
+    assert "vs ref" in printed
+    assert "smallest share" in printed
+    assert pyperf.BenchmarkSuite.load(str(tmp_path / "out" / "bench.json")).get_benchmarks()
+    for lock in json.loads((tmp_path / "out" / "fairness.json").read_text())["locks"]:
+        assert 0 <= lock["smallest_share"] <= 1 <= lock["largest_share"]
+    if importlib.util.find_spec("matplotlib") is None:
+        assert "no plot" in printed
+    else:
+        assert (tmp_path / "out" / "scaling.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (tmp_path / "out" / "scaling.svg").read_text()
+
+    code, printed = run(PERF, "--report", tmp_path / "out", "-o", tmp_path / "again")
+    assert code == 0, printed
+    assert "ShardedFloatCounter.add" in printed
+
+
+def test_driver_stops_at_an_interrupt_with_what_was_measured(tmp_path: Path) -> None:
+    process = start(PERF, "--only", "ShardedCounter", "--budget", "60", "-o", tmp_path / "out")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("[2/"):
+            break
+    interrupted = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    assert time.monotonic() - interrupted < 30
+    assert process.returncode == 130, printed
+    assert "stopped" in printed
+    assert len(pyperf.BenchmarkSuite.load(str(tmp_path / "out" / "bench.json"))) >= 2
+
+
+def test_unknown_operation_is_an_error(tmp_path: Path) -> None:
+    code, printed = run(PERF, "--only", "nothing like it", "-o", tmp_path / "out")
+    assert code != 0
+    assert "no operation matches" in printed
+
+
+@pytest.mark.skipif(not FREE_THREADED, reason="of free-threaded interpreters")
+def test_refuses_to_measure_with_the_gil_on(script: Path) -> None:
+    code, printed = run(script, "--quick", PYTHON_GIL="1")
+    assert code != 0
+    assert "its GIL is on" in printed
