@@ -1,0 +1,50 @@
+"""Go's ``sync`` for free-threaded Python: atomics, sharded counters and locks that scale.
+
+>>> import threading
+>>> from nogil_sync import ShardedCounter, pin
+>>> requests = pin(ShardedCounter())
+>>> threads = [threading.Thread(target=requests.add) for _ in range(4)]
+>>> for thread in threads: thread.start()
+>>> for thread in threads: thread.join()
+>>> requests.value()
+4
+
+``nogil_sync.backend`` tells which implementation runs: ``"native"`` (C, on free-threaded
+interpreters) or ``"threading"`` (pure Python, on standard builds).
+"""
+
+from ._backend import (
+    AtomicBool,
+    AtomicInt32,
+    AtomicInt64,
+    AtomicRef,
+    AtomicUint32,
+    AtomicUint64,
+    Event,
+    Mutex,
+    PerformanceWarning,
+    ShardedCounter,
+    ShardedFloatCounter,
+    backend,
+    is_pinned,
+    pin,
+    pin_all,
+)
+
+__all__ = [
+    "AtomicBool",
+    "AtomicInt32",
+    "AtomicInt64",
+    "AtomicRef",
+    "AtomicUint32",
+    "AtomicUint64",
+    "Event",
+    "Mutex",
+    "PerformanceWarning",
+    "ShardedCounter",
+    "ShardedFloatCounter",
+    "backend",
+    "is_pinned",
+    "pin",
+    "pin_all",
+]

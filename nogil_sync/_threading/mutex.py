@@ -1,0 +1,363 @@
+"""Mutex, pure Python.
+
+State, changed only in sections (see `_guard`):
+
+- `locked`;
+- a queue of waiters, first come first served, linked through themselves;
+- each waiter's `granted` (the lock was handed to it) and `queued`.
+
+The lock is taken by whoever finds it free, unless the first waiter has waited for a
+millisecond: then it belongs to that one, and a release hands it over without it ever being
+free.  (Go's mutex, with its starvation mode decided by the clock of the first waiter.)
+
+No waiter is lost, because of this invariant: *while the lock is free and somebody is queued,
+the first waiter is awake or its gate is about to be opened.*  A waiter queues only in a
+section that leaves the lock taken; every section that frees the lock, or takes the first
+waiter out while it is free, opens the gate of the then first waiter right after it, in a
+`finally`, so that a Ctrl-C cannot come between.
+
+Whoever finds the lock free but reserved hands it to the first waiter itself instead of
+relying on somebody else's wake-up: that one might be waiting, suspended, in the frame below
+this one.
+"""
+
+import os
+import threading
+from time import monotonic
+from types import TracebackType
+
+from ._arguments import lock_timeout
+from ._guard import guard_of
+from ._object import SyncObject, uninitialized
+from ._sleep import closed_gate, sleep_at
+
+_PATIENCE = 0.001  # seconds after which the first waiter gets the next turn
+
+
+class _Waiter:
+    """One call that waits."""
+
+    __slots__ = ("gate", "granted", "mutex", "next", "outer", "prev", "queued", "since", "thread")
+
+    def __init__(self, mutex: "Mutex", outer: "_Waiter | None", since: float) -> None:
+        self.mutex = mutex
+        self.since = since
+        self.thread = threading.get_ident()
+        self.gate = closed_gate()
+        self.granted = False  # the lock is ours; taken back only by `_take_over`
+        self.queued = False
+        self.prev: _Waiter | None = None
+        self.next: _Waiter | None = None
+        # The call of this thread that was waiting, for any mutex, when a signal handler or
+        # finaliser began this one: it is suspended until we return.
+        self.outer = outer
+
+
+class _Thread(threading.local):
+    waiter: _Waiter | None = None  # the innermost call of this thread that waits
+
+
+_thread = _Thread()
+
+# All calls that wait, for the child of a fork to find.
+_waiting: dict[_Waiter, None] = {}
+
+
+class Mutex(SyncObject):
+    """A lock, as ``threading.Lock``, that stays fast when threads fight over it.
+
+    Stands in for ``threading.Lock``, also inside ``threading.Condition`` and
+    ``queue.Queue``. Not reentrant; any thread may release it. What a thread did before it
+    released the lock is visible to the next that acquires it.
+
+    A running thread may take a free lock ahead of those that sleep for it, which keeps the
+    lock busy; but a waiter of a millisecond or more gets the next turn, so that none
+    starves. (The starvation mode of Go's mutex.)
+
+    Free or taken by turns, it costs one compare-and-swap in the native backend; a thread
+    that finds it taken spins for some microseconds before it sleeps.
+
+    >>> from nogil_sync import Mutex
+    >>> mutex = Mutex()
+    >>> with mutex:
+    ...     mutex.locked()
+    True
+    >>> mutex.locked()
+    False
+    """
+
+    __module__ = "nogil_sync"
+    __slots__ = ("__guard", "__head", "__locked", "__tail")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.__head: _Waiter | None = None
+        self.__tail: _Waiter | None = None
+        self.__locked = False
+        self.__guard: threading.Lock = guard_of(self)
+
+    def __repr__(self) -> str:
+        try:
+            state = "locked" if self.__locked else "unlocked"
+        except RuntimeError:
+            return uninitialized(self)
+        cls = type(self)
+        return f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, {state}>"
+
+    def acquire(self, blocking: bool = True, timeout: float | None = -1) -> bool:
+        """Take the lock; return whether it was taken.
+
+        Waits for ever by default, or with a `timeout` of -1 or None; else at most `timeout`
+        seconds. With ``blocking=False`` it does not wait (a time-out is a ``ValueError``
+        then). A `timeout` that is negative or NaN is a ``ValueError``, one above
+        ``threading.TIMEOUT_MAX`` an ``OverflowError``.
+
+        A Ctrl-C in the main thread interrupts the wait: ``KeyboardInterrupt``, and the lock
+        is not taken. Signal handlers run meanwhile and may use this lock.
+
+        >>> from nogil_sync import Mutex
+        >>> mutex = Mutex()
+        >>> mutex.acquire()
+        True
+        >>> mutex.acquire(blocking=False)
+        False
+        >>> mutex.acquire(timeout=0.01)
+        False
+        >>> mutex.release()
+        """
+        seconds = lock_timeout(blocking, timeout)
+        taken = False
+        try:
+            with self.__guard:
+                if not self.__locked and self.__head is None:
+                    self.__locked = taken = True
+        except BaseException:
+            if taken:
+                Mutex.release(self)
+            raise
+        return taken or self.__wait(seconds)
+
+    def release(self) -> None:
+        """Let the lock go, or hand it to the first waiter if that has waited for long.
+
+        Any thread may do so. ``RuntimeError`` if the lock is not taken.
+        """
+        wake = None
+        # Without a waiter yet there is nobody who could have waited for long.
+        now = 0.0 if self.__head is None else monotonic()
+        try:
+            with self.__guard:
+                locked = self.__locked
+                if locked:
+                    wake = self.__head
+                    if wake is None or now - wake.since < _PATIENCE:
+                        self.__locked = False
+                    else:
+                        # Handed over.  (Dequeue the first.)
+                        wake.granted = True
+                        wake.queued = False
+                        self.__head = wake.next
+                        if wake.next is None:
+                            self.__tail = None
+                        else:
+                            wake.next.prev = None
+        finally:
+            if wake is not None:
+                try:
+                    wake.gate.release()
+                except RuntimeError:
+                    pass  # open already
+        if not locked:
+            raise RuntimeError("release unlocked lock")
+
+    def locked(self) -> bool:
+        """Whether the lock is taken, by any thread."""
+        return self.__locked
+
+    def __enter__(self) -> bool:
+        return Mutex.acquire(self)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        Mutex.release(self)
+
+    def _at_fork_reinit(self) -> None:
+        """Make the lock free and forget who waits: for the child of a fork."""
+        self.__guard  # noqa: B018  (an uninitialised object is an error here, too)
+        self.__locked = False
+        self.__forget()
+
+    def __forget(self) -> None:
+        """Empty the queue. Whoever is still there finds out and queues again."""
+        self.__head = self.__tail = None
+        for waiter in list(_waiting):
+            if waiter.mutex is self:
+                waiter.queued = False
+                try:
+                    waiter.gate.release()
+                except RuntimeError:
+                    pass  # open already
+
+    def __wait(self, seconds: float | None) -> bool:
+        """Acquire with a queue; zero seconds means one try."""
+        now = monotonic()
+        deadline = None if seconds is None else now + seconds
+        expired = seconds == 0
+        kept = False
+
+        below = _thread.waiter
+        me = _Waiter(self, below, now)
+        while below is not None and below.mutex is not self:
+            below = below.outer  # a call of this thread suspended in a wait for this lock
+
+        # From here to the end of `finally`, `me` is found by a nested call and after a fork.
+        # No interrupt comes between the two stores and the `try`.
+        _waiting[me] = None
+        _thread.waiter = me
+        try:
+            if below is not None:
+                self.__stand_in(me, below)
+            while True:
+                self.__try(me, now, expired)
+                if me.granted or expired:
+                    break
+                expired = not sleep_at(me.gate, deadline)
+                now = monotonic()
+            # Nothing can take the lock away from here on: no interrupt comes before `me`
+            # is off the list.
+            kept = me.granted
+        finally:
+            # Leave no trace of a call that gave up, and let the one below go on waiting.
+            # (Written out here because the entry to a function can be interrupted.)
+            wake = None
+            _thread.waiter = me.outer
+            del _waiting[me]
+            try:
+                if not kept or below is not None:
+                    with self.__guard:
+                        if me.queued:
+                            me.queued = False
+                            if me.prev is None:
+                                self.__head = me.next
+                            else:
+                                me.prev.next = me.next
+                            if me.next is None:
+                                self.__tail = me.prev
+                            else:
+                                me.next.prev = me.prev
+                        if below is not None and not below.granted and not below.queued:
+                            below.queued = True  # at its old place, which was the front
+                            below.prev = None
+                            below.next = first = self.__head
+                            self.__head = below
+                            if first is None:
+                                self.__tail = below
+                            else:
+                                first.prev = below
+                        if me.granted and not kept:  # handed over in the last moment
+                            self.__locked = False
+                        if not self.__locked:
+                            wake = self.__head
+            except BaseException:
+                if kept:
+                    Mutex.release(self)
+                raise
+            finally:
+                if wake is not None:
+                    try:
+                        wake.gate.release()
+                    except RuntimeError:
+                        pass  # open already
+        return kept
+
+    def __try(self, me: _Waiter, now: float, expired: bool) -> None:
+        """Take the lock or queue for it; on expiry, queue no longer.  Sets `me.granted`."""
+        wake = None
+        try:
+            with self.__guard:
+                if not me.granted and not self.__locked:
+                    self.__locked = True
+                    first = self.__head
+                    if first is None or first is me or now - first.since < _PATIENCE:
+                        me.granted = True
+                    else:  # it is the first one's turn
+                        wake = first
+                        first.granted = True
+                        first.queued = False
+                        self.__head = first.next
+                        if first.next is None:
+                            self.__tail = None
+                        else:
+                            first.next.prev = None
+                if me.granted or expired:
+                    if me.queued:
+                        me.queued = False
+                        if me.prev is None:
+                            self.__head = me.next
+                        else:
+                            me.prev.next = me.next
+                        if me.next is None:
+                            self.__tail = me.prev
+                        else:
+                            me.next.prev = me.prev
+                elif not me.queued:
+                    me.queued = True
+                    me.next = None
+                    me.prev = last = self.__tail
+                    self.__tail = me
+                    if last is None:
+                        self.__head = me
+                    else:
+                        last.next = me
+        finally:
+            if wake is not None:
+                try:
+                    wake.gate.release()
+                except RuntimeError:
+                    pass  # open already
+
+    def __stand_in(self, me: _Waiter, below: _Waiter) -> None:
+        """This call interrupts another of this thread for the same lock: act in its place.
+
+        The other cannot run until we return.  So if the lock was handed to it, that is ours
+        to use; and while we wait, it must not be handed the lock.
+        """
+        with self.__guard:
+            if below.granted:
+                below.granted = False
+                me.granted = True
+            elif below.queued:
+                below.queued = False
+                if below.prev is None:
+                    self.__head = below.next
+                else:
+                    below.prev.next = below.next
+                if below.next is None:
+                    self.__tail = below.prev
+                else:
+                    below.next.prev = below.prev
+        # If that left the lock free with somebody queued, `me` comes right now and takes it,
+        # or hands it on, or wakes the first when it leaves.
+
+
+def _forget_waiters() -> None:
+    """In the child of a fork: of all who waited, only this thread is left.
+
+    (Its wait, if any, was interrupted by a handler that forked, and goes on in the child.)
+    It runs by itself there, so it needs no section.
+    """
+    this_thread = threading.get_ident()
+    waiters = list(_waiting)
+    for waiter in waiters:
+        if waiter.thread != this_thread:
+            del _waiting[waiter]
+    for waiter in waiters:
+        waiter.mutex._Mutex__forget()  # type: ignore[attr-defined]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_waiters)
