@@ -60,7 +60,7 @@ logged() {
   wait "$pid" || status=$?
   trap - INT TERM
   if ((status)); then
-    tail -n 25 "$log" >&2
+    tail -n "${TAIL:-25}" "$log" >&2
     step "failed: $label (whole log: $log)"
     return "$status"
   fi

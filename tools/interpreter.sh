@@ -78,7 +78,7 @@ flavour() { [[ -z $1 && -n ${NOGIL_SYNC_PGO:-} ]] && echo -pgo || echo "$1"; }
 build_python() {
   built "$1" >/dev/null && return # another ./dev was faster
   have apt-get || die "$NO_INTERPRETER"
-  step "no free-threaded Python found: building one from Debian's source package, once, in a few minutes"
+  step "building a free-threaded Python$1 from Debian's source package: once, in a few minutes"
   packages "building CPython" gcc libc6-dev make xz-utils zlib1g-dev libssl-dev libffi-dev \
     libbz2-dev liblzma-dev libreadline-dev libncurses-dev debian-archive-keyring ca-certificates
 
@@ -118,7 +118,7 @@ cpython_source() {
   [[ -n $mirror ]] || die "$NO_INTERPRETER"
   # Of Debian's suites the stable one keeps its sources for years.
   echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie main" >apt/sources.list
-  logged "fetching CPython's sources through apt" fetch_source || die "$NO_INTERPRETER"
+  TAIL=3 logged "fetching CPython's sources through apt" fetch_source || die "$NO_INTERPRETER"
   rm -rf unpacking && mkdir unpacking
   logged "unpacking them" tar -C unpacking --strip-components=0 \
     -xf "$(printf '%s\n' python3.13_*.orig.tar.xz | sort -V | tail -n 1)" || exit

@@ -31,7 +31,8 @@ run_legs() {
   return "$failed"
 }
 
-leg_native() { suite native free_threaded "$@"; }
+# The only leg with the benchmarks' tools, and so the one that tests the benchmarks.
+leg_native() { EXTRA=bench suite native free_threaded "$@"; }
 
 # Each test on four threads at once. Left out are those that start threads or processes themselves.
 leg_parallel() {
@@ -57,7 +58,7 @@ suite() {
   local leg=$1 interpreter env status=0
   interpreter=$("$2")
   shift 2
-  env=$(environment "$interpreter" test)
+  env=$(environment "$interpreter" test ${EXTRA:-})
   cd "$ROOT"
   # An extension that is not declared GIL-free would switch the GIL on and the tests would prove little.
   PYTHONWARNINGS='error:The global interpreter lock (GIL):RuntimeWarning' PYTHONSAFEPATH=1 \
