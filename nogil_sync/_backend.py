@@ -1,0 +1,87 @@
+"""The one place that chooses between the native and the threading backend."""
+
+import os
+import sysconfig
+from typing import TYPE_CHECKING
+
+_VARIABLE = "NOGIL_SYNC_BACKEND"
+
+
+def _choose() -> str:
+    free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+    wanted = os.environ.get(_VARIABLE, "")
+    if wanted not in ("", "native", "threading"):
+        raise ImportError(f"{_VARIABLE} must be 'native' or 'threading', not {wanted!r}")
+    if wanted == "native" and not free_threaded:
+        raise ImportError(
+            f"{_VARIABLE}=native needs a free-threaded interpreter; "
+            "this one has the GIL, where the threading backend is the only one"
+        )
+    return wanted or ("native" if free_threaded else "threading")
+
+
+backend: str = _choose()
+
+if TYPE_CHECKING or backend == "threading":
+    # Type checkers always see the pure classes: they are the typed specification.
+    from ._threading import (
+        AtomicBool,
+        AtomicInt32,
+        AtomicInt64,
+        AtomicRef,
+        AtomicUint32,
+        AtomicUint64,
+        Event,
+        Mutex,
+        PerformanceWarning,
+        ShardedCounter,
+        ShardedFloatCounter,
+        is_pinned,
+        pin,
+        pin_all,
+    )
+else:
+    try:
+        from ._native._core import (
+            AtomicBool,
+            AtomicInt32,
+            AtomicInt64,
+            AtomicRef,
+            AtomicUint32,
+            AtomicUint64,
+            Event,
+            Mutex,
+            PerformanceWarning,
+            ShardedCounter,
+            ShardedFloatCounter,
+            is_pinned,
+            pin,
+            pin_all,
+        )
+    except ModuleNotFoundError as missing:
+        if missing.name not in ("nogil_sync._native", "nogil_sync._native._core"):
+            raise
+        raise ImportError(
+            "nogil_sync was installed without its C extension, which a free-threaded "
+            "interpreter needs to scale. Build it with this interpreter and a C compiler: "
+            "'pip install --no-binary nogil_sync --force-reinstall nogil_sync'. "
+            f"To run on the slow pure-Python backend instead, set {_VARIABLE}=threading."
+        ) from missing
+
+__all__ = [
+    "AtomicBool",
+    "AtomicInt32",
+    "AtomicInt64",
+    "AtomicRef",
+    "AtomicUint32",
+    "AtomicUint64",
+    "Event",
+    "Mutex",
+    "PerformanceWarning",
+    "ShardedCounter",
+    "ShardedFloatCounter",
+    "backend",
+    "is_pinned",
+    "pin",
+    "pin_all",
+]

@@ -1,0 +1,1 @@
+"""The native backend: ``_core`` is the extension module, built from this folder."""

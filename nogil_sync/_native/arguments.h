@@ -1,0 +1,76 @@
+/* arguments.h: from Python's arguments to C values, quickly in the common cases. */
+#ifndef NS_ARGUMENTS_H
+#define NS_ARGUMENTS_H
+
+#include "module.h"
+
+#define NS_MAX_PARAMETERS 2
+
+/* The parameters of a method; each may be given by position or by name. */
+typedef struct ns_signature {
+    const char *function;
+    const char *names[NS_MAX_PARAMETERS];
+    Py_ssize_t required, most;
+} ns_signature;
+
+int ns_unpack_slow(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs,
+                   PyObject *kwnames, PyObject **values);
+
+/* Fills values[0 .. most) with borrowed references, NULL for those left out. 0, or -1 with TypeError. */
+static inline int
+ns_unpack(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+          PyObject **values)
+{
+    if (kwnames == NULL && nargs == s->most) {
+        for (Py_ssize_t i = 0; i < nargs; i++) {
+            values[i] = args[i];
+        }
+        return 0;
+    }
+    return ns_unpack_slow(s, args, nargs, kwnames, values);
+}
+
+/* The same for tp_init. */
+int ns_unpack_init(const ns_signature *s, PyObject *args, PyObject *kwargs, PyObject **values);
+
+/* Integers: anything with __index__, else TypeError; OverflowError outside the range.
+ * They may run user code, so call them before anything is changed. 0 or -1. */
+int ns_int64_slow(PyObject *value, int64_t low, int64_t high, const char *what, int64_t *result);
+int ns_uint64_slow(PyObject *value, uint64_t high, const char *what, uint64_t *result);
+
+static inline int
+ns_int64(PyObject *value, int64_t low, int64_t high, const char *what, int64_t *result)
+{
+    if (PyLong_CheckExact(value) && PyUnstable_Long_IsCompact((PyLongObject *)value)) {
+        Py_ssize_t small = PyUnstable_Long_CompactValue((PyLongObject *)value);
+        if (small >= low && small <= high) {
+            *result = small;
+            return 0;
+        }
+    }
+    return ns_int64_slow(value, low, high, what, result);
+}
+
+static inline int
+ns_uint64(PyObject *value, uint64_t high, const char *what, uint64_t *result)
+{
+    if (PyLong_CheckExact(value) && PyUnstable_Long_IsCompact((PyLongObject *)value)) {
+        Py_ssize_t small = PyUnstable_Long_CompactValue((PyLongObject *)value);
+        if (small >= 0 && (uint64_t)small <= high) {
+            *result = (uint64_t)small;
+            return 0;
+        }
+    }
+    return ns_uint64_slow(value, high, what, result);
+}
+
+/* How long to wait. */
+typedef enum ns_patience { NS_DO_NOT_WAIT, NS_WAIT_UNTIL, NS_WAIT_FOR_EVER } ns_patience;
+
+/* threading.Lock's pair: `blocking` and `timeout` (NULL: left out). -1 with an exception. */
+int ns_lock_timeout(PyObject *blocking, PyObject *timeout, ns_patience *patience,
+                    int64_t *deadline);
+/* A plain timeout: None (or NULL) for ever, <= 0 not at all. -1 with an exception. */
+int ns_plain_timeout(PyObject *timeout, ns_patience *patience, int64_t *deadline);
+
+#endif

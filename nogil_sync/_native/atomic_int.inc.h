@@ -1,0 +1,217 @@
+/* atomic_int.inc.h: one atomic integer type; a template, included once per type with
+ *
+ *     NAME      AtomicInt64 …            the Python class
+ *     VALUE     int64_t …                its C type
+ *     WORD      uint64_t …               the unsigned type of that width: where arithmetic wraps
+ *     PARSE(object, VALUE *)             0, or -1 with an exception
+ *     BOX(VALUE)                         a new Python int
+ *
+ * All operations are sequentially consistent, and one instruction where the machine has one;
+ * max and min (and on x86-64 the bitwise ones, which return the old value) are
+ * compare-and-swap loops. Arguments are converted, which may run user code, before anything else.
+ */
+#define JOIN_(a, b) a##_##b
+#define JOIN(a, b) JOIN_(a, b)
+#define FN(name) JOIN(NAME, name)
+#define DOC_OF_(type, method) DOC_##type##_##method
+#define DOC_OF(type, method) DOC_OF_(type, method)
+#define TEXT_(x) #x
+#define TEXT(x) TEXT_(x)
+#define CLASS_DOC_(type) DOC_##type
+#define CLASS_DOC(type) CLASS_DOC_(type)
+
+typedef struct {
+    PyObject_HEAD
+    _Atomic WORD value;
+    _Atomic uint8_t born; /* 0: no __init__ yet, 1: in it, 2: done */
+    PyObject *weakrefs;
+} FN(Object);
+
+/* The word, or NULL with RuntimeError if there was no __init__. */
+static inline _Atomic WORD *
+FN(word)(PyObject *self)
+{
+    FN(Object) *o = (FN(Object) *)self;
+    if (ns_unlikely(ns_load(&o->born, NS_ACQUIRE) != 2)) {
+        ns_not_initialized(self);
+        return NULL;
+    }
+    return &o->value;
+}
+
+/* The single argument of a method; `n` may be left out where it has a default. */
+static inline int
+FN(operand)(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+            WORD *result)
+{
+    PyObject *argument;
+    VALUE value = 1;
+    if (ns_unpack(s, args, nargs, kwnames, &argument) < 0 ||
+        (argument != NULL && PARSE(argument, &value) < 0)) {
+        return -1;
+    }
+    *result = (WORD)value;
+    return 0;
+}
+
+/* A method of one integer: `result` is computed from `word` and `n`. */
+#define METHOD(name, parameter, required, expression)                                          \
+    static PyObject *FN(name)(PyObject *self, PyObject *const *args, Py_ssize_t nargs,         \
+                              PyObject *kwnames)                                               \
+    {                                                                                          \
+        static const ns_signature s = {#name, {parameter}, required, 1};                       \
+        WORD n;                                                                                \
+        if (FN(operand)(&s, args, nargs, kwnames, &n) < 0) {                                   \
+            return NULL;                                                                       \
+        }                                                                                      \
+        _Atomic WORD *word = FN(word)(self);                                                   \
+        return word == NULL ? NULL : BOX((VALUE)(expression));                                 \
+    }
+
+static inline WORD
+FN(extreme)(_Atomic WORD *word, WORD n, bool max)
+{
+    WORD old = ns_load(word, NS_SEQ_CST);
+    /* A value that stays is stored again: the operation is then ordered like the others. */
+    while (!ns_cas(word, &old, ((VALUE)n > (VALUE)old) == max ? n : old, NS_SEQ_CST)) {
+    }
+    return old;
+}
+
+METHOD(add, "n", 0, (WORD)(ns_add(word, n, NS_SEQ_CST) + n))
+METHOD(sub, "n", 0, (WORD)(ns_sub(word, n, NS_SEQ_CST) - n))
+METHOD(swap, "value", 1, ns_swap(word, n, NS_SEQ_CST))
+METHOD(fetch_and, "mask", 1, ns_and(word, n, NS_SEQ_CST))
+METHOD(fetch_or, "mask", 1, ns_or(word, n, NS_SEQ_CST))
+METHOD(fetch_xor, "mask", 1, atomic_fetch_xor_explicit(word, n, NS_SEQ_CST))
+METHOD(fetch_max, "n", 1, FN(extreme)(word, n, true))
+METHOD(fetch_min, "n", 1, FN(extreme)(word, n, false))
+
+static PyObject *
+FN(store)(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"store", {"value"}, 1, 1};
+    WORD value;
+    if (FN(operand)(&s, args, nargs, kwnames, &value) < 0) {
+        return NULL;
+    }
+    _Atomic WORD *word = FN(word)(self);
+    if (word == NULL) {
+        return NULL;
+    }
+    ns_store(word, value, NS_SEQ_CST);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+FN(load)(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    _Atomic WORD *word = FN(word)(self);
+    return word == NULL ? NULL : BOX((VALUE)ns_load(word, NS_SEQ_CST));
+}
+
+static PyObject *
+FN(compare_and_swap)(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"compare_and_swap", {"old", "new"}, 2, 2};
+    PyObject *pair[2];
+    VALUE old, new;
+    if (ns_unpack(&s, args, nargs, kwnames, pair) < 0 || PARSE(pair[0], &old) < 0 ||
+        PARSE(pair[1], &new) < 0) {
+        return NULL;
+    }
+    _Atomic WORD *word = FN(word)(self);
+    if (word == NULL) {
+        return NULL;
+    }
+    WORD expected = (WORD)old;
+    return PyBool_FromLong(atomic_compare_exchange_strong(word, &expected, (WORD)new));
+}
+
+static int
+FN(init)(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static const ns_signature s = {TEXT(NAME), {"value"}, 0, 1};
+    FN(Object) *o = (FN(Object) *)self;
+    PyObject *argument;
+    VALUE value = 0;
+    uint8_t unborn = 0;
+    if (ns_unpack_init(&s, args, kwargs, &argument) < 0 ||
+        (argument != NULL && PARSE(argument, &value) < 0)) {
+        return -1;
+    }
+    if (!ns_cas(&o->born, &unborn, 1, NS_RELAXED)) {
+        return ns_initialized_twice(self);
+    }
+    ns_store(&o->value, (WORD)value, NS_RELAXED);
+    ns_store(&o->born, 2, NS_RELEASE);
+    return 0;
+}
+
+static void
+FN(dealloc)(PyObject *self)
+{
+    ns_free_object(self, &((FN(Object) *)self)->weakrefs);
+}
+
+static PyObject *
+FN(repr)(PyObject *self)
+{
+    FN(Object) *o = (FN(Object) *)self;
+    if (ns_load(&o->born, NS_ACQUIRE) != 2) {
+        return ns_repr_uninitialized(self);
+    }
+    return ns_repr_call(self, BOX((VALUE)ns_load(&o->value, NS_SEQ_CST)));
+}
+
+static PyMethodDef FN(methods)[] = {
+    {"load", FN(load), METH_NOARGS, DOC_OF(NAME, load)},
+    NS_METHOD("store", FN(store), DOC_OF(NAME, store)),
+    NS_METHOD("swap", FN(swap), DOC_OF(NAME, swap)),
+    NS_METHOD("compare_and_swap", FN(compare_and_swap), DOC_OF(NAME, compare_and_swap)),
+    NS_METHOD("add", FN(add), DOC_OF(NAME, add)),
+    NS_METHOD("sub", FN(sub), DOC_OF(NAME, sub)),
+    NS_METHOD("fetch_and", FN(fetch_and), DOC_OF(NAME, fetch_and)),
+    NS_METHOD("fetch_or", FN(fetch_or), DOC_OF(NAME, fetch_or)),
+    NS_METHOD("fetch_xor", FN(fetch_xor), DOC_OF(NAME, fetch_xor)),
+    NS_METHOD("fetch_max", FN(fetch_max), DOC_OF(NAME, fetch_max)),
+    NS_METHOD("fetch_min", FN(fetch_min), DOC_OF(NAME, fetch_min)),
+    NS_NO_PICKLE,
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef FN(members)[] = NS_WEAKREF_MEMBERS(FN(Object));
+
+static PyType_Slot FN(slots)[] = {
+    {Py_tp_doc, (void *)CLASS_DOC(NAME)},
+    {Py_tp_init, FN(init)},
+    {Py_tp_dealloc, FN(dealloc)},
+    {Py_tp_repr, FN(repr)},
+    {Py_nb_bool, ns_no_bool},
+    {Py_tp_methods, FN(methods)},
+    {Py_tp_members, FN(members)},
+    {0, NULL},
+};
+
+static PyType_Spec FN(spec) = {
+    .name = "nogil_sync." TEXT(NAME),
+    .basicsize = sizeof(FN(Object)),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = FN(slots),
+};
+
+#undef METHOD
+#undef CLASS_DOC
+#undef CLASS_DOC_
+#undef TEXT
+#undef TEXT_
+#undef DOC_OF
+#undef DOC_OF_
+#undef FN
+#undef JOIN
+#undef JOIN_
+#undef NAME
+#undef VALUE
+#undef WORD
+#undef PARSE
+#undef BOX

@@ -1,0 +1,54 @@
+/* atomics.h: the one atomics header of the core.
+ *
+ * C11 atomics under short names that carry their ordering, the cache geometry,
+ * and the pause instruction. Everything above uses these names, so that a reader
+ * sees every ordering at the point of use, and a test can weaken one of them
+ * (-DNS_ACQUIRE=memory_order_relaxed) to prove that it is needed.
+ */
+#ifndef NS_ATOMICS_H
+#define NS_ATOMICS_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifndef NS_ACQUIRE
+#define NS_ACQUIRE memory_order_acquire
+#endif
+#ifndef NS_RELEASE
+#define NS_RELEASE memory_order_release
+#endif
+#define NS_RELAXED memory_order_relaxed
+#define NS_SEQ_CST memory_order_seq_cst
+
+#define ns_load(p, order) atomic_load_explicit((p), order)
+#define ns_store(p, v, order) atomic_store_explicit((p), (v), order)
+#define ns_swap(p, v, order) atomic_exchange_explicit((p), (v), order)
+#define ns_add(p, v, order) atomic_fetch_add_explicit((p), (v), order)
+#define ns_sub(p, v, order) atomic_fetch_sub_explicit((p), (v), order)
+#define ns_or(p, v, order) atomic_fetch_or_explicit((p), (v), order)
+#define ns_and(p, v, order) atomic_fetch_and_explicit((p), (v), order)
+/* Updates *expected on failure, whose ordering is relaxed: retry loops re-read. */
+#define ns_cas(p, expected, desired, order) \
+    atomic_compare_exchange_strong_explicit((p), (expected), (desired), order, NS_RELAXED)
+
+/* State of one thread is kept this far from another's: adjacent cache lines are
+ * fetched in pairs on x86-64, and lines are 128 bytes on Apple's processors. */
+#define NS_CACHE_LINE 128
+
+#define ns_likely(x) __builtin_expect(!!(x), 1)
+#define ns_unlikely(x) __builtin_expect(!!(x), 0)
+
+/* Tells the processor that this is a spin loop. */
+static inline void
+ns_pause(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("isb" ::: "memory");
+#endif
+}
+
+#endif

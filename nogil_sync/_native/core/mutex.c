@@ -1,0 +1,331 @@
+#include "mutex.h"
+
+/* Times in nanoseconds; tests shrink them so that the rare paths are taken. */
+#ifndef NS_MUTEX_STARVING
+#define NS_MUTEX_STARVING 1000000 /* the contract: who waited this long is next */
+#endif
+#ifndef NS_MUTEX_PATIENCE
+#define NS_MUTEX_PATIENCE 30000 /* an heir lets others barge for this long */
+#endif
+#ifndef NS_MUTEX_NAP
+#define NS_MUTEX_NAP 100000 /* an heir stays awake for this long */
+#endif
+#define MAX_PAUSES 64 /* between two looks of the heir: about 2 us */
+
+#define LOCKED NS_MUTEX_LOCKED
+#define QUEUED NS_MUTEX_QUEUED
+#define VISIT NS_MUTEX_VISIT
+
+/* A node's state. Changed under the queue's lock only. */
+enum {
+    PARKED,  /* sleeps on the state */
+    HEIR,    /* awake, looks at the word */
+    GRANTED, /* owns the lock, unlinked */
+};
+
+static void
+lock_queue(ns_mutex *m)
+{
+    if (ns_unlikely(ns_waitq_lock(&m->queue))) {
+        m->heir = NULL;
+        ns_and(&m->word, LOCKED, NS_RELAXED);
+    }
+}
+
+/* Makes the first in line the heir, and returns it if it must be woken (after unlocking). */
+static ns_waiter *
+choose_heir(ns_mutex *m)
+{
+    ns_waiter *w = m->heir = ns_waitq_first(&m->queue);
+    if (w != NULL) {
+        ns_store(&w->state, HEIR, NS_RELEASE);
+    }
+    return w;
+}
+
+static void
+wake(ns_waiter *w)
+{
+    if (w != NULL) {
+        ns_unpark(&w->state, 1);
+    }
+}
+
+static uint32_t
+queued_bit(const ns_mutex *m)
+{
+    return m->queue.head != NULL ? QUEUED : 0;
+}
+
+/* Frees the lock or passes it on; with the queue locked, which it unlocks. */
+static void
+release(ns_mutex *m)
+{
+    ns_waiter *granted = NULL, *woken = NULL;
+    ns_waiter *heir = m->heir != NULL ? m->heir : ns_waitq_first(&m->queue);
+    if (heir != NULL && heir->impatient) {
+        /* Hand over: the word stays LOCKED and nobody can barge. */
+        granted = m->heir == NULL ? heir : NULL; /* it sleeps */
+        ns_waitq_remove(&m->queue, heir);
+        woken = choose_heir(m);
+        ns_store(&m->word, LOCKED | queued_bit(m), NS_RELAXED);
+        ns_store(&heir->state, GRANTED, NS_RELEASE);
+    }
+    else {
+        if (m->heir == NULL) {
+            woken = choose_heir(m);
+        }
+        ns_store(&m->word, queued_bit(m), NS_RELEASE);
+    }
+    ns_waitq_unlock(&m->queue);
+    wake(granted);
+    wake(woken);
+}
+
+bool
+ns_mutex_unlock_slow(ns_mutex *m)
+{
+    if (ns_mutex_is_unborn(m)) {
+        return false;
+    }
+    lock_queue(m);
+    if (!(ns_load(&m->word, NS_RELAXED) & LOCKED)) {
+        ns_waitq_unlock(&m->queue);
+        return false;
+    }
+    release(m);
+    return true;
+}
+
+void
+ns_mutex_reset(ns_mutex *m)
+{
+    lock_queue(m);
+    release(m);
+}
+
+bool
+ns_mutex_spin(ns_mutex *m)
+{
+    if (ns_cpu_count() == 1) {
+        return false;
+    }
+    for (int pauses = 2; pauses <= 16; pauses *= 2) {
+        if (ns_load(&m->word, NS_RELAXED) & (QUEUED | VISIT)) {
+            return false;
+        }
+        if (ns_mutex_try_lock(m)) {
+            return true;
+        }
+        for (int i = 0; i < pauses; i++) {
+            ns_pause();
+        }
+    }
+    return false;
+}
+
+/* With the queue locked and w linked. */
+static void
+await_turn(ns_mutex *m, ns_waiter *w)
+{
+    w->away = false;
+    w->heir_since = 0;
+    if (m->heir == NULL) {
+        m->heir = w;
+    }
+    ns_store(&w->state, m->heir == w ? HEIR : PARKED, NS_RELAXED);
+}
+
+void
+ns_mutex_enqueue(ns_mutex *m, ns_waiter *w)
+{
+    w->since = ns_now();
+    lock_queue(m);
+    ns_waitq_push(&m->queue, w);
+    ns_or(&m->word, QUEUED, NS_RELAXED);
+    await_turn(m, w);
+    ns_waitq_unlock(&m->queue);
+}
+
+/* The heir has just set LOCKED itself; it leaves the queue. */
+static void
+settle(ns_mutex *m, ns_waiter *w)
+{
+    lock_queue(m);
+    /* Another thread may have released our lock already and granted it to us anew. */
+    if (ns_waitq_has(w)) {
+        ns_waitq_remove(&m->queue, w);
+        m->heir = NULL;
+        if (m->queue.head != NULL) {
+            ns_or(&m->word, VISIT, NS_RELAXED);
+        }
+        else {
+            ns_and(&m->word, ~(QUEUED | VISIT), NS_RELAXED);
+        }
+    }
+    ns_waitq_unlock(&m->queue);
+}
+
+/* Asks the next release for the lock, if w is still the heir. */
+static void
+demand(ns_mutex *m, ns_waiter *w)
+{
+    lock_queue(m);
+    if (m->heir == w) {
+        w->impatient = true;
+        ns_or(&m->word, VISIT, NS_RELAXED);
+    }
+    ns_waitq_unlock(&m->queue);
+}
+
+/* The heir goes to sleep, unless the lock has come free. While it sleeps it is handed the lock
+ * only if it starves: a hand-over to a sleeper leaves the lock idle for a wake-up. */
+static void
+nap(ns_mutex *m, ns_waiter *w, int64_t now)
+{
+    lock_queue(m);
+    if (m->heir == w && (ns_or(&m->word, VISIT, NS_RELAXED) & LOCKED)) {
+        w->impatient = now - w->since >= NS_MUTEX_STARVING;
+        ns_store(&w->state, PARKED, NS_RELAXED);
+        m->heir = NULL;
+    }
+    ns_waitq_unlock(&m->queue);
+    w->heir_since = 0;
+}
+
+/* Until the lock is ours (true) or w is heir no more or the deadline has passed (false). */
+static bool
+reign(ns_mutex *m, ns_waiter *w, int64_t deadline)
+{
+    int pauses = 1;
+    if (w->heir_since == 0) {
+        w->heir_since = ns_now();
+    }
+    while (ns_load(&w->state, NS_ACQUIRE) == HEIR) {
+        if (ns_mutex_try_lock(m)) {
+            settle(m, w);
+            return true;
+        }
+        int64_t now = ns_now();
+        if (now >= deadline) {
+            return false;
+        }
+        if (now - w->heir_since >= NS_MUTEX_NAP || ns_cpu_count() == 1) {
+            nap(m, w, now);
+            return false;
+        }
+        if (!w->impatient && (now - w->heir_since >= NS_MUTEX_PATIENCE ||
+                              now - w->since >= NS_MUTEX_STARVING)) {
+            demand(m, w);
+            pauses = 1;
+        }
+        for (int i = 0; i < pauses; i++) {
+            ns_pause();
+        }
+        if (pauses < MAX_PAUSES) {
+            pauses *= 2;
+        }
+    }
+    return false;
+}
+
+static enum ns_wait_result
+wait_step(void *object, ns_waiter *w, int64_t deadline)
+{
+    ns_mutex *m = object;
+    for (;;) {
+        switch (ns_load(&w->state, NS_ACQUIRE)) {
+        case GRANTED:
+            return NS_SERVED;
+        case HEIR:
+            if (reign(m, w, deadline)) {
+                return NS_SERVED;
+            }
+            if (deadline != NS_FOREVER && ns_load(&w->state, NS_RELAXED) == HEIR &&
+                ns_now() >= deadline) {
+                return NS_TIMED_OUT;
+            }
+            break;
+        default:
+            switch (ns_park(&w->state, PARKED, deadline)) {
+            case NS_PARK_TIMED_OUT:
+                return NS_TIMED_OUT;
+            case NS_PARK_INTERRUPTED:
+                return NS_INTERRUPTED;
+            case NS_PARK_WOKEN:
+                break;
+            }
+        }
+    }
+}
+
+/* With the queue locked: w will not look at the word for a while. Returns whom to wake. */
+static ns_waiter *
+resign(ns_mutex *m, ns_waiter *w)
+{
+    w->impatient = false;
+    return m->heir == w ? choose_heir(m) : NULL;
+}
+
+static bool
+leave_step(void *object, ns_waiter *w)
+{
+    ns_mutex *m = object;
+    ns_waiter *woken = NULL;
+    lock_queue(m);
+    bool granted = ns_load(&w->state, NS_ACQUIRE) == GRANTED;
+    if (!granted) {
+        w->away = true;
+        woken = resign(m, w);
+    }
+    ns_waitq_unlock(&m->queue);
+    wake(woken);
+    return granted;
+}
+
+static void
+rejoin_step(void *object, ns_waiter *w)
+{
+    ns_mutex *m = object;
+    lock_queue(m);
+    if (!ns_waitq_has(w)) { /* its queue was left behind by a fork */
+        ns_waitq_push(&m->queue, w);
+        ns_or(&m->word, QUEUED, NS_RELAXED);
+    }
+    await_turn(m, w);
+    ns_waitq_unlock(&m->queue);
+}
+
+static bool
+cancel_step(void *object, ns_waiter *w)
+{
+    ns_mutex *m = object;
+    ns_waiter *woken = NULL;
+    lock_queue(m);
+    bool granted = ns_load(&w->state, NS_ACQUIRE) == GRANTED;
+    if (!granted) {
+        ns_waitq_remove(&m->queue, w);
+        woken = resign(m, w);
+        if (m->queue.head == NULL) {
+            ns_and(&m->word, ~(QUEUED | VISIT), NS_RELAXED);
+        }
+    }
+    ns_waitq_unlock(&m->queue);
+    wake(woken);
+    return granted;
+}
+
+static void
+undo_step(void *object, ns_waiter *w)
+{
+    (void)w;
+    ns_mutex_unlock(object);
+}
+
+const struct ns_wait_steps ns_mutex_steps = {
+    .wait = wait_step,
+    .leave = leave_step,
+    .rejoin = rejoin_step,
+    .cancel = cancel_step,
+    .undo = undo_step,
+};

@@ -1,0 +1,141 @@
+/* mutex.h: a mutual exclusion lock that stays fast when many threads want it.
+ *
+ * Overview
+ *   What makes a contended lock slow is not the lock but its travelling: each change of owner
+ *   moves the lock's and the data's cache lines to another core (about 200 ns), and if the new
+ *   owner sleeps, a wake-up costs 30 us and more on a virtual machine. So the lock
+ *   is left with the running thread as long as fairness allows, and the next owner is
+ *   awake before it is needed:
+ *     - barging: a running thread may take a free lock past the waiters;
+ *     - losers queue and sleep at once, so they disturb nobody;
+ *     - exactly one waiter, the *heir*, is awake. It polls with back-off, takes the
+ *       lock if it finds it free, and after a short patience asks to be handed it: the next
+ *       release then passes the lock to it in place, without it ever being free;
+ *     - the thread that hands over also wakes the next heir, off the new owner's path.
+ *   A waiter of 1 ms or more has no patience at all: once heir it asks at once. Heirs are
+ *   chosen first come, first served; so no thread starves, and under full contention the
+ *   owner changes about once per wake-up latency instead of once per operation.
+ *   The ideas are those of Go's sync.Mutex (starvation after 1 ms), of WebKit's ParkingLot
+ *   (barging with eventual fairness) and of Dice's "Malthusian locks" (few awake contenders).
+ *
+ * States of the word
+ *
+ *     VISIT QUEUED LOCKED
+ *       0      0      0     free
+ *       0      0      1     held, nobody waits
+ *       0      1      0     free, the heir is awake and will find it
+ *       0      1      1     held, the heir is awake and patient: a release need not look
+ *       1      1      1     held, the release must visit the queue: the heir asks for the
+ *                           lock, or there is no awake heir
+ *       1      1      0     free for the moment between a barger's or heir's steps; the next
+ *                           holder's release visits
+ *     UNBORN + VISIT + LOCKED: not initialised. Looks held, and its release is slow, so that
+ *     the fast paths need no check of their own.
+ *
+ * Invariant W (no lost wake-up), whenever the queue's lock is free: if a node is linked and
+ * not away, then either there is an heir (awake, polling or about to), or VISIT is set and
+ * LOCKED is set, so that a release is still to come and will choose one.
+ *   - enqueue makes the new node the heir if there is none;
+ *   - an heir that goes to sleep sets VISIT by a read-modify-write and stays awake
+ *     if that shows LOCKED clear. The order of read-modify-writes on the one word
+ *     decides: either the release sees VISIT, or the heir sees the lock free;
+ *   - an heir that takes the lock unlinks itself and sets VISIT if others wait;
+ *   - an heir that leaves (time-out, signal) passes the office to the next in line.
+ *
+ * Ordering. Taking the lock is an acquire, whether by compare-and-swap on the word or by
+ * reading GRANTED in the node's state; freeing it is a release on the same location. A
+ * read-modify-write by a waiter in between keeps the release sequence intact. VISIT and QUEUED
+ * carry no data: the queue has its own lock. Weakening either side is caught by the
+ * mutant runs of tests/c/test_mutex.c under thread sanitizer.
+ *
+ * Fork. LOCKED belongs to the program and survives. Whoever finds the queue stale resets the
+ * other bits, the heir and the queue. A fast path never depends on them.
+ *
+ * Any thread may release. Releasing what is not held is reported and changes nothing. Releases that
+ * race each other are taken in some order; the queue's lock makes the slow ones whole.
+ */
+#ifndef NS_MUTEX_H
+#define NS_MUTEX_H
+
+#include "wait.h"
+
+#define NS_MUTEX_LOCKED 1u
+#define NS_MUTEX_QUEUED 2u
+#define NS_MUTEX_VISIT 4u
+#define NS_MUTEX_UNBORN 8u
+
+typedef struct ns_mutex {
+    _Atomic uint32_t word;
+    ns_waitq queue;
+    ns_waiter *heir; /* under the queue's lock */
+} ns_mutex;
+
+/* Takes the lock if it is free. */
+static inline bool
+ns_mutex_try_lock(ns_mutex *m)
+{
+    uint32_t word = ns_load(&m->word, NS_RELAXED);
+    while (!(word & NS_MUTEX_LOCKED)) {
+        if (ns_cas(&m->word, &word, word | NS_MUTEX_LOCKED, NS_ACQUIRE)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool ns_mutex_unlock_slow(ns_mutex *m);
+
+/* False if it was not held. */
+static inline bool
+ns_mutex_unlock(ns_mutex *m)
+{
+    uint32_t word = ns_load(&m->word, NS_RELAXED);
+    while (word & NS_MUTEX_LOCKED) {
+        if (ns_unlikely(word & NS_MUTEX_VISIT)) {
+            return ns_mutex_unlock_slow(m);
+        }
+        if (ns_cas(&m->word, &word, word & ~NS_MUTEX_LOCKED, NS_RELEASE)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Between allocation and ns_mutex_init. */
+static inline void
+ns_mutex_make_unborn(ns_mutex *m)
+{
+    ns_store(&m->word, NS_MUTEX_UNBORN | NS_MUTEX_VISIT | NS_MUTEX_LOCKED, NS_RELAXED);
+}
+
+static inline bool
+ns_mutex_is_unborn(ns_mutex *m)
+{
+    return ns_load(&m->word, NS_RELAXED) & NS_MUTEX_UNBORN;
+}
+
+/* The rest of a mutex is zero-initialised. False if it was initialised before. */
+static inline bool
+ns_mutex_init(ns_mutex *m)
+{
+    uint32_t unborn = NS_MUTEX_UNBORN | NS_MUTEX_VISIT | NS_MUTEX_LOCKED;
+    return ns_cas(&m->word, &unborn, 0, NS_RELEASE);
+}
+
+static inline bool
+ns_mutex_is_locked(ns_mutex *m)
+{
+    return ns_load(&m->word, NS_RELAXED) & NS_MUTEX_LOCKED;
+}
+
+/* Tries again for about a microsecond if nobody waits. Does not need to be detached. */
+bool ns_mutex_spin(ns_mutex *m);
+
+/* Joins the queue; then drive with ns_mutex_steps (wait.h). */
+void ns_mutex_enqueue(ns_mutex *m, ns_waiter *w);
+extern const struct ns_wait_steps ns_mutex_steps;
+
+/* Frees it whether it is held or not; for the child of a fork, whose threads are gone. */
+void ns_mutex_reset(ns_mutex *m);
+
+#endif

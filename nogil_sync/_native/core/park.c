@@ -1,0 +1,189 @@
+#include "park.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <time.h>
+#include <unistd.h>
+
+#if defined(NS_PARK_FUTEX)
+#include <limits.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#endif
+
+#define SECOND INT64_C(1000000000)
+
+_Atomic uint32_t ns_fork_count;
+static unsigned cpu_count = 1;
+
+int64_t
+ns_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * SECOND + t.tv_nsec;
+}
+
+unsigned
+ns_cpu_count(void)
+{
+    return cpu_count;
+}
+
+#if defined(NS_PARK_FUTEX)
+
+enum ns_parked
+ns_park(_Atomic uint32_t *word, uint32_t expected, int64_t deadline)
+{
+    struct timespec at, *timeout = NULL;
+    if (deadline != NS_FOREVER) {
+        at.tv_sec = (time_t)(deadline / SECOND);
+        at.tv_nsec = (long)(deadline % SECOND);
+        timeout = &at;
+    }
+    /* The bitset form takes an absolute deadline, so a restart needs no arithmetic. */
+    if (syscall(SYS_futex, word, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, expected, timeout, NULL,
+                FUTEX_BITSET_MATCH_ANY) == 0) {
+        return NS_PARK_WOKEN;
+    }
+    return errno == ETIMEDOUT ? NS_PARK_TIMED_OUT
+           : errno == EINTR   ? NS_PARK_INTERRUPTED
+                              : NS_PARK_WOKEN;
+}
+
+void
+ns_unpark(const void *word, int count)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, count, NULL, NULL, 0);
+}
+
+static void
+count_cpus(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) > 0) {
+        cpu_count = (unsigned)CPU_COUNT(&set);
+        return;
+    }
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    cpu_count = online > 0 ? (unsigned)online : 1;
+}
+
+static void
+init_sleep(void)
+{
+}
+
+static void
+reset_sleep_after_fork(void)
+{
+}
+
+#else /* POSIX condition variables */
+
+#define BUCKETS 64
+
+static struct bucket {
+    _Alignas(NS_CACHE_LINE) pthread_mutex_t mutex;
+    pthread_cond_t changed;
+} buckets[BUCKETS];
+
+static struct bucket *
+bucket_of(const void *word)
+{
+    uint64_t hash = (uint64_t)(uintptr_t)word * UINT64_C(0x9E3779B97F4A7C15);
+    return &buckets[hash >> 58];
+}
+
+/* An interrupted condition variable does not say so; callers that must notice signals
+ * pass deadlines that slice their wait. */
+enum ns_parked
+ns_park(_Atomic uint32_t *word, uint32_t expected, int64_t deadline)
+{
+    struct bucket *b = bucket_of(word);
+    int error = 0;
+    pthread_mutex_lock(&b->mutex);
+    if (ns_load(word, NS_RELAXED) == expected) {
+        if (deadline == NS_FOREVER) {
+            pthread_cond_wait(&b->changed, &b->mutex);
+        }
+        else {
+#if defined(__APPLE__)
+            int64_t left = deadline - ns_now();
+            left = left > 0 ? left : 0;
+            struct timespec t = {(time_t)(left / SECOND), (long)(left % SECOND)};
+            error = pthread_cond_timedwait_relative_np(&b->changed, &b->mutex, &t);
+#else
+            struct timespec t = {(time_t)(deadline / SECOND), (long)(deadline % SECOND)};
+            error = pthread_cond_timedwait(&b->changed, &b->mutex, &t);
+#endif
+        }
+    }
+    pthread_mutex_unlock(&b->mutex);
+    return error == ETIMEDOUT ? NS_PARK_TIMED_OUT : NS_PARK_WOKEN;
+}
+
+/* Everyone in the bucket is woken, whatever the count: it may hold sleepers on other words. */
+void
+ns_unpark(const void *word, int count)
+{
+    (void)count;
+    struct bucket *b = bucket_of(word);
+    pthread_mutex_lock(&b->mutex);
+    pthread_cond_broadcast(&b->changed);
+    pthread_mutex_unlock(&b->mutex);
+}
+
+static void
+count_cpus(void)
+{
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    cpu_count = online > 0 ? (unsigned)online : 1;
+}
+
+static void
+init_sleep(void)
+{
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+#if !defined(__APPLE__)
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+#endif
+    for (int i = 0; i < BUCKETS; i++) {
+        pthread_mutex_init(&buckets[i].mutex, NULL);
+        pthread_cond_init(&buckets[i].changed, &attributes);
+    }
+    pthread_condattr_destroy(&attributes);
+}
+
+/* A vanished thread may have held a bucket; nobody sleeps in the child yet. */
+static void
+reset_sleep_after_fork(void)
+{
+    init_sleep();
+}
+
+#endif
+
+static void
+in_child(void)
+{
+    reset_sleep_after_fork();
+    ns_add(&ns_fork_count, 1, NS_RELAXED);
+}
+
+static void
+init(void)
+{
+    count_cpus();
+    init_sleep();
+    pthread_atfork(NULL, NULL, in_child);
+}
+
+void
+ns_park_init(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, init);
+}

@@ -1,0 +1,63 @@
+/* park.h: everything the library asks of the operating system in order to wait.
+ *
+ * Sleep on a word until it changes or a deadline passes, wake sleepers, read the
+ * clock, and learn that the process forked. park.c is the only file with
+ * operating-system calls; locks above it hold their whole state in words of their own.
+ *
+ * Contract of ns_park(word, expected, deadline)
+ *   Sleeps while *word == expected. The comparison and the going to sleep are one
+ *   step with respect to ns_unpark, so a waker that first changes the word and then
+ *   calls ns_unpark is never missed. It may also return for no reason: callers loop.
+ *   Ordering: none. The caller re-reads the word with the ordering it needs.
+ *
+ * Contract of ns_unpark(word, count)
+ *   Wakes up to `count` threads that sleep on the address. The address is a mere name:
+ *   it is never read, so the word's memory may be gone already. That lets a waker publish
+ *   "granted", after which the sleeper may free its node, and only then wake it.
+ *
+ * Two implementations: Linux futexes, and a table of POSIX mutexes and condition
+ * variables for the rest (an address hashes to a bucket; an unpark wakes the bucket,
+ * which the "for no reason" above allows).
+ *
+ * Fork. Only the forking thread lives on in the child; queues list threads that are gone
+ * and internal locks may be held by them. The child's first act, from pthread_atfork, which
+ * also sees forks from C, is to bump the fork generation. Whatever carries an older
+ * stamp is by definition unlocked and empty (see waitq.h). Nothing else happens there.
+ */
+#ifndef NS_PARK_H
+#define NS_PARK_H
+
+#include "atomics.h"
+
+#define NS_FOREVER INT64_MAX
+
+enum ns_parked {
+    NS_PARK_WOKEN,       /* or the word had changed, or for no reason */
+    NS_PARK_TIMED_OUT,   /* the deadline passed */
+    NS_PARK_INTERRUPTED, /* a signal handler ran in this thread */
+};
+
+/* Must run once before anything else here; later calls do nothing. */
+void ns_park_init(void);
+
+/* The monotonic clock, in nanoseconds. */
+int64_t ns_now(void);
+
+/* Deadlines are readings of ns_now(), or NS_FOREVER. */
+enum ns_parked ns_park(_Atomic uint32_t *word, uint32_t expected, int64_t deadline);
+void ns_unpark(const void *word, int count);
+#define NS_ALL INT32_MAX
+
+/* How many processors this process may run on; at least 1. */
+unsigned ns_cpu_count(void);
+
+extern _Atomic uint32_t ns_fork_count;
+
+/* Changes only in the child of a fork, before any other thread exists there. */
+static inline uint32_t
+ns_fork_generation(void)
+{
+    return ns_load(&ns_fork_count, NS_RELAXED);
+}
+
+#endif

@@ -1,0 +1,88 @@
+#include "slots.h"
+
+#include <pthread.h>
+
+#define BITS 64
+#define WORDS (NS_SLOTS / BITS)
+
+NS_THREAD_LOCAL uint32_t ns_cached_slot;
+
+static _Atomic uint64_t taken[WORDS];
+static pthread_key_t exit_key;
+static bool has_exit_key;
+
+static void
+give_back(uint32_t slot)
+{
+    ns_and(&taken[slot / BITS], ~(UINT64_C(1) << slot % BITS), NS_RELEASE);
+}
+
+static void
+at_thread_exit(void *cached)
+{
+    ns_cached_slot = 0;
+    give_back((uint32_t)(uintptr_t)cached - 1);
+}
+
+static void
+in_child(void)
+{
+    uint32_t cached = ns_cached_slot;
+    for (int i = 0; i < WORDS; i++) {
+        ns_store(&taken[i], 0, NS_RELAXED);
+    }
+    if (cached != 0) {
+        uint32_t mine = cached - 1;
+        ns_or(&taken[mine / BITS], UINT64_C(1) << mine % BITS, NS_RELAXED);
+    }
+}
+
+static void
+init(void)
+{
+    has_exit_key = pthread_key_create(&exit_key, at_thread_exit) == 0;
+    pthread_atfork(NULL, NULL, in_child);
+}
+
+void
+ns_slots_init(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, init);
+}
+
+uint32_t
+ns_slot_claim(void)
+{
+    if (!has_exit_key) {
+        return NS_NO_SLOT;
+    }
+    for (uint32_t i = 0; i < WORDS; i++) {
+        uint64_t word = ns_load(&taken[i], NS_RELAXED);
+        while (~word != 0) {
+            uint64_t lowest = ~word & (word + 1);
+            uint64_t before = ns_or(&taken[i], lowest, NS_ACQUIRE);
+            if (!(before & lowest)) {
+                uint32_t slot = i * BITS + (uint32_t)__builtin_ctzll(lowest);
+                if (pthread_setspecific(exit_key, (void *)(uintptr_t)(slot + 1)) != 0) {
+                    give_back(slot); /* no memory to remember it by */
+                    return NS_NO_SLOT;
+                }
+                ns_cached_slot = slot + 1;
+                return slot;
+            }
+            word = before | lowest;
+        }
+    }
+    return NS_NO_SLOT;
+}
+
+unsigned
+ns_slots_in_use(void)
+{
+    unsigned n = 0;
+    for (int i = 0; i < WORDS; i++) {
+        n += (unsigned)__builtin_popcountll(ns_load(&taken[i], NS_RELAXED));
+    }
+    return n;
+}

@@ -1,0 +1,42 @@
+/* wait.h: the life of one wait, in the terms every waiting object shares.
+ *
+ * A blocking call is a sequence of steps that core/ provides per object and that the layer
+ * above drives, because between them it must let go of the interpreter, and sometimes run
+ * signal handlers that may use the very object being waited for:
+ *
+ *     attached   detached                          attached again
+ *     --------   -------------------------------   --------------------------------------
+ *     enqueue -> wait -> SERVED ------------------> done
+ *                     -> TIMED_OUT -> cancel -----> done (cancel may find it served: done)
+ *                     -> INTERRUPTED -> leave ----> handlers -> rejoin -> wait ...
+ *                                                            -> cancel, undo: an exception
+ *
+ * Rule: whenever the thread re-attaches its node is either unlinked or away, and no lock of
+ * ours is held; re-attaching may never return.
+ */
+#ifndef NS_WAIT_H
+#define NS_WAIT_H
+
+#include "waitq.h"
+
+enum ns_wait_result {
+    NS_SERVED,      /* what was waited for is ours, the node is unlinked */
+    NS_TIMED_OUT,   /* the deadline passed, still enqueued */
+    NS_INTERRUPTED, /* a signal came, still enqueued */
+};
+
+/* One table per kind of object. `object` is the object, `w` the caller's node. */
+struct ns_wait_steps {
+    /* Sleeps until served, or the deadline, or a signal. */
+    enum ns_wait_result (*wait)(void *object, ns_waiter *w, int64_t deadline);
+    /* Steps aside without losing its place. True if it was served first. */
+    bool (*leave)(void *object, ns_waiter *w);
+    /* Comes back after leave, also in the child of a fork made meanwhile. */
+    void (*rejoin)(void *object, ns_waiter *w);
+    /* Gives up. True if it was served first. */
+    bool (*cancel)(void *object, ns_waiter *w);
+    /* Gives back what it was served, when the call fails after all. */
+    void (*undo)(void *object, ns_waiter *w);
+};
+
+#endif

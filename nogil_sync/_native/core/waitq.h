@@ -1,0 +1,63 @@
+/* waitq.h: a FIFO of waiting threads under a small lock that survives fork.
+ *
+ * The one place where waiters are kept. A lock built on it decides who is served; the
+ * queue gives order, membership and the fork rule.
+ *
+ * The queue's lock word holds the fork generation in which it was last taken:
+ *
+ *     generation << 2 | state        state: 0 free, 1 held, 2 held and somebody sleeps on it
+ *
+ * A word of an older generation belongs to threads that did not survive a fork: whoever finds
+ * one takes the lock by compare-and-swap and starts with an empty queue (ns_waitq_lock then
+ * returns true, so that the owner resets what it keeps beside the queue). So forking
+ * needs no preparation, and no registry of live locks.
+ *
+ * The lock is held for a few dozen instructions, never across a call that can block, run
+ * Python, or allocate. It may be taken attached or detached.
+ *
+ * A node lives on the heap, not on the stack: a thread that re-attaches to the interpreter at
+ * shutdown may never come back, its stack is then freed, and its node must go on being valid.
+ * Such a node is left "away" (below) for ever: a few dozen bytes leaked as the process ends.
+ *
+ * Field ownership: everything under the queue's lock, except `state`, which its own thread reads
+ * without it (acquire), and sleeps on.
+ */
+#ifndef NS_WAITQ_H
+#define NS_WAITQ_H
+
+#include "park.h"
+
+typedef struct ns_waiter {
+    struct ns_waiter *previous, *next;
+    _Atomic uint32_t state; /* meaning up to the lock; the word slept on */
+    uint32_t generation;    /* fork generation it was linked in */
+    bool linked;
+    bool away;      /* its thread runs handlers: keeps its place, is skipped */
+    bool impatient; /* asks to be handed the lock by the next release */
+    int64_t since;  /* when it began to wait, by ns_now() */
+    int64_t heir_since; /* its own thread's: when it last became heir */
+} ns_waiter;
+
+typedef struct ns_waitq {
+    _Atomic uint32_t lock;
+    ns_waiter *head, *tail;
+} ns_waitq;
+
+/* True if the queue was left by another process (and is now empty). */
+bool ns_waitq_lock(ns_waitq *q);
+void ns_waitq_unlock(ns_waitq *q);
+
+/* All of these: with the queue locked. */
+void ns_waitq_push(ns_waitq *q, ns_waiter *w);
+/* Does nothing if w is not linked, or was linked before a fork. */
+void ns_waitq_remove(ns_waitq *q, ns_waiter *w);
+/* Whether w is linked in this process's queue. */
+bool ns_waitq_has(const ns_waiter *w);
+/* The longest waiting one that is not away, or NULL. */
+ns_waiter *ns_waitq_first(const ns_waitq *q);
+
+/* NULL when there is no memory. */
+ns_waiter *ns_waiter_new(void);
+void ns_waiter_free(ns_waiter *w);
+
+#endif

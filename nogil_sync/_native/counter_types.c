@@ -1,0 +1,240 @@
+/* ShardedCounter and ShardedFloatCounter: two readings of core/counter.h. */
+#include "arguments.h"
+#include "core/counter.h"
+#include "docs.h"
+#include "object.h"
+#include "watch.h"
+
+typedef struct {
+    PyObject_HEAD
+    ns_counter counter;
+    _Atomic uint8_t born; /* 0: no __init__ yet, 1: in it, 2: done */
+    ns_watch *watch;
+    PyObject *weakrefs;
+} Counter;
+
+static const ns_signature add_signature = {"add", {"n"}, 0, 1};
+
+/* The counter, or NULL with RuntimeError if there was no __init__. */
+static inline ns_counter *
+counter_of(PyObject *self)
+{
+    Counter *o = (Counter *)self;
+    if (ns_unlikely(ns_load(&o->born, NS_ACQUIRE) != 2)) {
+        ns_not_initialized(self);
+        return NULL;
+    }
+    return &o->counter;
+}
+
+static int
+init_with(PyObject *self, uint64_t bits)
+{
+    Counter *o = (Counter *)self;
+    uint8_t unborn = 0;
+    if (!ns_cas(&o->born, &unborn, 1, NS_RELAXED)) {
+        return ns_initialized_twice(self);
+    }
+    ns_store(&o->counter.base, bits, NS_RELAXED);
+    o->watch = ns_watch_new(self);
+    ns_store(&o->born, 2, NS_RELEASE);
+    return 0;
+}
+
+static void
+dealloc(PyObject *self)
+{
+    Counter *o = (Counter *)self;
+    if (o->weakrefs != NULL) { /* first: a callback may not see a half-freed object */
+        PyObject_ClearWeakRefs(self);
+    }
+    ns_counter_destroy(&o->counter);
+    ns_watch_free(o->watch);
+    ns_free_object(self, &o->weakrefs);
+}
+
+static PyObject *
+size_of(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    Counter *o = (Counter *)self;
+    return PyLong_FromSize_t((size_t)Py_TYPE(self)->tp_basicsize +
+                             ns_counter_extra_size(&o->counter));
+}
+
+/* ---- ShardedCounter ---- */
+
+static int
+parse_int(PyObject *value, int64_t *result)
+{
+    return ns_int64(value, INT64_MIN, INT64_MAX, "a signed 64-bit integer", result);
+}
+
+static PyObject *
+int_add(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *argument;
+    int64_t n = 1;
+    if (ns_unpack(&add_signature, args, nargs, kwnames, &argument) < 0 ||
+        (argument != NULL && parse_int(argument, &n) < 0)) {
+        return NULL;
+    }
+    ns_counter *c = counter_of(self);
+    if (c == NULL) {
+        return NULL;
+    }
+    ns_counter_add(c, (uint64_t)n);
+    ns_watch_use(((Counter *)self)->watch, self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+int_value(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    ns_counter *c = counter_of(self);
+    return c == NULL ? NULL : PyLong_FromLongLong((int64_t)ns_counter_sum(c, false));
+}
+
+static PyObject *
+int_reset(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    ns_counter *c = counter_of(self);
+    return c == NULL ? NULL : PyLong_FromLongLong((int64_t)ns_counter_sum(c, true));
+}
+
+static int
+int_init(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static const ns_signature s = {"ShardedCounter", {"value"}, 0, 1};
+    PyObject *argument;
+    int64_t value = 0;
+    if (ns_unpack_init(&s, args, kwargs, &argument) < 0 ||
+        (argument != NULL && parse_int(argument, &value) < 0)) {
+        return -1;
+    }
+    return init_with(self, (uint64_t)value);
+}
+
+static PyObject *
+int_repr(PyObject *self)
+{
+    return ns_load(&((Counter *)self)->born, NS_ACQUIRE) == 2
+               ? ns_repr_call(self, int_value(self, NULL))
+               : ns_repr_uninitialized(self);
+}
+
+/* ---- ShardedFloatCounter ---- */
+
+/* A real number: float, __float__ or __index__; not a string. */
+static int
+parse_float(PyObject *value, double *result)
+{
+    *result = PyFloat_AsDouble(value);
+    return *result == -1.0 && PyErr_Occurred() ? -1 : 0;
+}
+
+static PyObject *
+float_add(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *argument;
+    double n = 1.0;
+    if (ns_unpack(&add_signature, args, nargs, kwnames, &argument) < 0 ||
+        (argument != NULL && parse_float(argument, &n) < 0)) {
+        return NULL;
+    }
+    ns_counter *c = counter_of(self);
+    if (c == NULL) {
+        return NULL;
+    }
+    ns_counter_add_double(c, n);
+    ns_watch_use(((Counter *)self)->watch, self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+float_value(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    ns_counter *c = counter_of(self);
+    return c == NULL ? NULL : PyFloat_FromDouble(ns_counter_sum_double(c, false));
+}
+
+static PyObject *
+float_reset(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    ns_counter *c = counter_of(self);
+    return c == NULL ? NULL : PyFloat_FromDouble(ns_counter_sum_double(c, true));
+}
+
+static int
+float_init(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static const ns_signature s = {"ShardedFloatCounter", {"value"}, 0, 1};
+    PyObject *argument;
+    double value = 0.0;
+    if (ns_unpack_init(&s, args, kwargs, &argument) < 0 ||
+        (argument != NULL && parse_float(argument, &value) < 0)) {
+        return -1;
+    }
+    return init_with(self, ns_bits_of(value));
+}
+
+static PyObject *
+float_repr(PyObject *self)
+{
+    return ns_load(&((Counter *)self)->born, NS_ACQUIRE) == 2
+               ? ns_repr_call(self, float_value(self, NULL))
+               : ns_repr_uninitialized(self);
+}
+
+/* ---- types ---- */
+
+static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Counter);
+
+static PyMethodDef int_methods[] = {
+    NS_METHOD("add", int_add, DOC_ShardedCounter_add),
+    {"value", int_value, METH_NOARGS, DOC_ShardedCounter_value},
+    {"reset", int_reset, METH_NOARGS, DOC_ShardedCounter_reset},
+    {"__sizeof__", size_of, METH_NOARGS, NULL},
+    NS_NO_PICKLE,
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot int_slots[] = {
+    {Py_tp_doc, DOC_ShardedCounter}, {Py_tp_init, int_init},       {Py_tp_dealloc, dealloc},
+    {Py_tp_repr, int_repr},          {Py_nb_bool, ns_no_bool},     {Py_tp_methods, int_methods},
+    {Py_tp_members, members},        {0, NULL},
+};
+
+static PyType_Spec int_spec = {
+    .name = "nogil_sync.ShardedCounter",
+    .basicsize = sizeof(Counter),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = int_slots,
+};
+
+static PyMethodDef float_methods[] = {
+    NS_METHOD("add", float_add, DOC_ShardedFloatCounter_add),
+    {"value", float_value, METH_NOARGS, DOC_ShardedFloatCounter_value},
+    {"reset", float_reset, METH_NOARGS, DOC_ShardedFloatCounter_reset},
+    {"__sizeof__", size_of, METH_NOARGS, NULL},
+    NS_NO_PICKLE,
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot float_slots[] = {
+    {Py_tp_doc, DOC_ShardedFloatCounter}, {Py_tp_init, float_init}, {Py_tp_dealloc, dealloc},
+    {Py_tp_repr, float_repr},             {Py_nb_bool, ns_no_bool}, {Py_tp_methods, float_methods},
+    {Py_tp_members, members},             {0, NULL},
+};
+
+static PyType_Spec float_spec = {
+    .name = "nogil_sync.ShardedFloatCounter",
+    .basicsize = sizeof(Counter),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = float_slots,
+};
+
+int
+ns_add_counters(PyObject *module)
+{
+    return ns_add_type(module, &int_spec) < 0 ? -1 : ns_add_type(module, &float_spec);
+}

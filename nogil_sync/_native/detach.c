@@ -1,0 +1,74 @@
+#include "detach.h"
+
+#include "core/slots.h"
+
+#define SLICE INT64_C(50000000) /* nanoseconds */
+
+/* Whether this thread runs signal handlers. Known per thread until a fork, which makes the forking
+ * thread the main one. If the question fails the answer is yes: slices are never wrong. */
+static bool
+is_main_thread(PyObject *self)
+{
+    static NS_THREAD_LOCAL uint32_t asked_in; /* fork generation + 1 */
+    static NS_THREAD_LOCAL bool answer;
+    if (asked_in != ns_fork_generation() + 1) {
+        ns_state *state = ns_state_of(self);
+        PyObject *ident = state ? PyObject_CallNoArgs(state->main_thread_ident) : NULL;
+        answer = ident == NULL || PyLong_AsUnsignedLong(ident) == PyThread_get_thread_ident();
+        Py_XDECREF(ident);
+        PyErr_Clear();
+        asked_in = ns_fork_generation() + 1;
+    }
+    return answer;
+}
+
+/* One sleep, detached. On return the node is unlinked (1, 0) or away (-1). */
+static int
+sleep_detached(const struct ns_wait_steps *steps, void *object, ns_waiter *w, int64_t deadline,
+               bool sliced)
+{
+    for (;;) {
+        int64_t until = deadline;
+        if (sliced && deadline - SLICE > ns_now()) {
+            until = ns_now() + SLICE;
+        }
+        switch (steps->wait(object, w, until)) {
+        case NS_SERVED:
+            return 1;
+        case NS_TIMED_OUT:
+            if (until == deadline) {
+                return steps->cancel(object, w);
+            }
+            /* fall through */
+        case NS_INTERRUPTED:
+            if (sliced) {
+                return steps->leave(object, w) ? 1 : -1;
+            }
+        }
+    }
+}
+
+int
+ns_wait(PyObject *self, const struct ns_wait_steps *steps, void *object, ns_waiter *w,
+        int64_t deadline)
+{
+    const bool sliced = is_main_thread(self);
+    for (bool away = false;; away = true) {
+        int result;
+        Py_BEGIN_ALLOW_THREADS
+        if (away) {
+            steps->rejoin(object, w);
+        }
+        result = sleep_detached(steps, object, w, deadline, sliced);
+        Py_END_ALLOW_THREADS
+        if (result >= 0) {
+            return result;
+        }
+        if (PyErr_CheckSignals() < 0) {
+            if (steps->cancel(object, w)) {
+                steps->undo(object, w);
+            }
+            return -1;
+        }
+    }
+}

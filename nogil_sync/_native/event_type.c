@@ -1,0 +1,161 @@
+/* Event: threading.Event's interface over core/event.h. */
+#include "arguments.h"
+#include "core/event.h"
+#include "detach.h"
+#include "docs.h"
+#include "object.h"
+
+typedef struct {
+    PyObject_HEAD
+    ns_event event;
+    PyObject *weakrefs;
+} Event;
+
+static inline ns_event *
+event_of(PyObject *self)
+{
+    return &((Event *)self)->event;
+}
+
+static bool
+is_unborn(PyObject *self)
+{
+    return ns_load(&event_of(self)->word, NS_RELAXED) & NS_EVENT_UNBORN;
+}
+
+static PyObject *
+is_set(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    if (ns_event_is_set(event_of(self))) {
+        Py_RETURN_TRUE;
+    }
+    return is_unborn(self) ? ns_not_initialized(self) : Py_NewRef(Py_False);
+}
+
+static PyObject *
+set(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    if (is_unborn(self)) {
+        return ns_not_initialized(self);
+    }
+    ns_event_set(event_of(self));
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+clear(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    if (is_unborn(self)) {
+        return ns_not_initialized(self);
+    }
+    ns_event_clear(event_of(self));
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+wait_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"wait", {"timeout"}, 0, 1};
+    ns_event *e = event_of(self);
+    ns_patience patience = NS_WAIT_FOR_EVER;
+    int64_t deadline = NS_FOREVER;
+    if (nargs != 0 || kwnames != NULL) {
+        PyObject *timeout;
+        if (ns_unpack(&s, args, nargs, kwnames, &timeout) < 0 ||
+            ns_plain_timeout(timeout, &patience, &deadline) < 0) {
+            return NULL;
+        }
+    }
+    if (ns_event_is_set(e)) {
+        Py_RETURN_TRUE;
+    }
+    if (is_unborn(self)) {
+        return ns_not_initialized(self);
+    }
+    if (patience == NS_DO_NOT_WAIT) {
+        Py_RETURN_FALSE;
+    }
+    ns_waiter w = {0}; /* linked nowhere, so it may live on the stack */
+    ns_event_enter(e, &w);
+    int result = ns_wait(self, &ns_event_steps, e, &w, deadline);
+    return result < 0 ? NULL : PyBool_FromLong(result);
+}
+
+/* threading.Event has it; here nothing needs it, since an event has no lock. */
+static PyObject *
+at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return is_unborn(self) ? ns_not_initialized(self) : Py_NewRef(Py_None);
+}
+
+static PyObject *
+new_object(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    PyObject *self = type->tp_alloc(type, 0);
+    if (self != NULL) {
+        ns_store(&event_of(self)->word, NS_EVENT_UNBORN, NS_RELAXED);
+    }
+    return self;
+}
+
+static int
+init(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static const ns_signature s = {"Event", {NULL}, 0, 0};
+    PyObject *none[NS_MAX_PARAMETERS];
+    uint32_t unborn = NS_EVENT_UNBORN;
+    if (ns_unpack_init(&s, args, kwargs, none) < 0) {
+        return -1;
+    }
+    return ns_cas(&event_of(self)->word, &unborn, 0, NS_RELEASE) ? 0 : ns_initialized_twice(self);
+}
+
+static void
+dealloc(PyObject *self)
+{
+    ns_free_object(self, &((Event *)self)->weakrefs);
+}
+
+static PyObject *
+repr(PyObject *self)
+{
+    return is_unborn(self)
+               ? ns_repr_uninitialized(self)
+               : ns_repr_state(self, ns_event_is_set(event_of(self)) ? "set" : "unset");
+}
+
+static PyMethodDef methods[] = {
+    {"is_set", is_set, METH_NOARGS, DOC_Event_is_set},
+    {"set", set, METH_NOARGS, DOC_Event_set},
+    {"clear", clear, METH_NOARGS, DOC_Event_clear},
+    NS_METHOD("wait", wait_, DOC_Event_wait),
+    {"_at_fork_reinit", at_fork_reinit, METH_NOARGS, NULL},
+    NS_NO_PICKLE,
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Event);
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, DOC_Event},
+    {Py_tp_new, new_object},
+    {Py_tp_init, init},
+    {Py_tp_dealloc, dealloc},
+    {Py_tp_repr, repr},
+    {Py_tp_methods, methods},
+    {Py_tp_members, members},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "nogil_sync.Event",
+    .basicsize = sizeof(Event),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = slots,
+};
+
+int
+ns_add_event(PyObject *module)
+{
+    return ns_add_type(module, &spec);
+}

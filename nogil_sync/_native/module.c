@@ -1,0 +1,111 @@
+#include "module.h"
+
+#include "core/counter.h"
+#include "core/park.h"
+#include "core/slots.h"
+
+static int
+init_state(PyObject *module)
+{
+    ns_state *state = PyModule_GetState(module);
+    PyObject *thread = PyImport_ImportModule("_thread");
+    if (thread == NULL) {
+        return -1;
+    }
+    state->main_thread_ident = PyObject_GetAttrString(thread, "_get_main_thread_ident");
+    Py_DECREF(thread);
+    if (state->main_thread_ident == NULL) {
+        return -1;
+    }
+    PyObject *flags = PySys_GetObject("flags"); /* borrowed, held by sys */
+    PyObject *dev_mode = flags ? PyObject_GetAttrString(flags, "dev_mode") : NULL;
+    if (dev_mode == NULL) {
+        return -1;
+    }
+    int dev = PyObject_IsTrue(dev_mode);
+    Py_DECREF(dev_mode);
+    if (dev < 0) {
+        return -1;
+    }
+    state->watches_sharing = dev && PyInterpreterState_Get() == PyInterpreterState_Main();
+    return 0;
+}
+
+static int
+add_performance_warning(PyObject *module)
+{
+    PyObject *performance = PyImport_ImportModule("nogil_sync._performance");
+    if (performance == NULL) {
+        return -1;
+    }
+    PyObject *warning = PyObject_GetAttrString(performance, "PerformanceWarning");
+    Py_DECREF(performance);
+    return PyModule_Add(module, "PerformanceWarning", warning);
+}
+
+static int
+exec_module(PyObject *module)
+{
+    ns_park_init();
+    ns_slots_init();
+    ns_counter_init_library();
+    if (init_state(module) < 0 || add_performance_warning(module) < 0) {
+        return -1;
+    }
+    static int (*const parts[])(PyObject *) = {
+        ns_add_atomic_ints, ns_add_atomic_bool, ns_add_atomic_ref, ns_add_counters,
+        ns_add_mutex,       ns_add_event,       ns_add_pin,
+    };
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(parts); i++) {
+        if (parts[i](module) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int
+traverse_module(PyObject *module, visitproc visit, void *arg)
+{
+    ns_state *state = PyModule_GetState(module);
+    Py_VISIT(state->main_thread_ident);
+    return 0;
+}
+
+static int
+clear_module(PyObject *module)
+{
+    ns_state *state = PyModule_GetState(module);
+    Py_CLEAR(state->main_thread_ident);
+    return 0;
+}
+
+static void
+free_module(void *module)
+{
+    clear_module(module);
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, exec_module},
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+    {0, NULL},
+};
+
+struct PyModuleDef ns_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "nogil_sync._native._core",
+    .m_doc = "The native backend. Import its names from nogil_sync.",
+    .m_size = sizeof(ns_state),
+    .m_slots = slots,
+    .m_traverse = traverse_module,
+    .m_clear = clear_module,
+    .m_free = free_module,
+};
+
+PyMODINIT_FUNC
+PyInit__core(void)
+{
+    return PyModuleDef_Init(&ns_module);
+}

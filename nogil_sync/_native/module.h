@@ -1,0 +1,37 @@
+/* module.h: the extension module's state, and what each file contributes to it. */
+#ifndef NS_MODULE_H
+#define NS_MODULE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdbool.h>
+
+#ifndef Py_GIL_DISABLED
+#error "the native backend is for free-threaded interpreters; others use the threading backend"
+#endif
+
+typedef struct ns_state {
+    PyObject *main_thread_ident; /* _thread._get_main_thread_ident */
+    bool watches_sharing;        /* development mode, main interpreter: see watch.h */
+} ns_state;
+
+extern struct PyModuleDef ns_module;
+
+/* The state belonging to a class of ours or a subclass. Never fails for those. */
+static inline ns_state *
+ns_state_of(PyObject *self)
+{
+    PyObject *module = PyType_GetModuleByDef(Py_TYPE(self), &ns_module);
+    return module == NULL ? NULL : PyModule_GetState(module);
+}
+
+/* Each adds its types or functions to the module: 0, or -1 with an exception. */
+int ns_add_atomic_ints(PyObject *module);
+int ns_add_atomic_bool(PyObject *module);
+int ns_add_atomic_ref(PyObject *module);
+int ns_add_counters(PyObject *module);
+int ns_add_mutex(PyObject *module);
+int ns_add_event(PyObject *module);
+int ns_add_pin(PyObject *module);
+
+#endif

@@ -1,0 +1,184 @@
+/* Mutex: threading.Lock's interface over core/mutex.h. */
+#include "arguments.h"
+#include "core/mutex.h"
+#include "detach.h"
+#include "docs.h"
+#include "object.h"
+
+typedef struct {
+    PyObject_HEAD
+    ns_mutex mutex;
+    PyObject *weakrefs;
+} Mutex;
+
+static inline ns_mutex *
+mutex_of(PyObject *self)
+{
+    return &((Mutex *)self)->mutex;
+}
+
+/* 1: locked, 0: timed out, -1: exception. */
+static int
+lock_slow(PyObject *self, ns_patience patience, int64_t deadline)
+{
+    ns_mutex *m = mutex_of(self);
+    if (ns_mutex_is_unborn(m)) {
+        ns_not_initialized(self);
+        return -1;
+    }
+    if (patience == NS_DO_NOT_WAIT) {
+        return ns_mutex_try_lock(m);
+    }
+    if (ns_mutex_spin(m)) {
+        return 1;
+    }
+    ns_waiter *w = ns_waiter_new();
+    if (w == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    ns_mutex_enqueue(m, w);
+    int result = ns_wait(self, &ns_mutex_steps, m, w, deadline);
+    ns_waiter_free(w);
+    return result;
+}
+
+static PyObject *
+acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"acquire", {"blocking", "timeout"}, 0, 2};
+    ns_patience patience = NS_WAIT_FOR_EVER;
+    int64_t deadline = NS_FOREVER;
+    if (nargs != 0 || kwnames != NULL) {
+        PyObject *given[2];
+        if (ns_unpack(&s, args, nargs, kwnames, given) < 0 ||
+            ns_lock_timeout(given[0], given[1], &patience, &deadline) < 0) {
+            return NULL;
+        }
+    }
+    if (ns_likely(ns_mutex_try_lock(mutex_of(self)))) {
+        Py_RETURN_TRUE;
+    }
+    int locked = lock_slow(self, patience, deadline);
+    return locked < 0 ? NULL : PyBool_FromLong(locked);
+}
+
+static PyObject *
+enter(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    if (ns_unlikely(!ns_mutex_try_lock(mutex_of(self))) &&
+        lock_slow(self, NS_WAIT_FOR_EVER, NS_FOREVER) < 0) {
+        return NULL;
+    }
+    Py_RETURN_TRUE;
+}
+
+static PyObject *
+release(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    if (ns_unlikely(!ns_mutex_unlock(mutex_of(self)))) {
+        if (ns_mutex_is_unborn(mutex_of(self))) {
+            return ns_not_initialized(self);
+        }
+        PyErr_SetString(PyExc_RuntimeError, "release unlocked lock");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+leave(PyObject *self, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs))
+{
+    return release(self, NULL);
+}
+
+static PyObject *
+locked(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    ns_mutex *m = mutex_of(self);
+    return ns_mutex_is_unborn(m) ? ns_not_initialized(self)
+                                 : PyBool_FromLong(ns_mutex_is_locked(m));
+}
+
+static PyObject *
+at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    if (ns_mutex_is_unborn(mutex_of(self))) {
+        return ns_not_initialized(self);
+    }
+    ns_mutex_reset(mutex_of(self));
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+new_object(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    PyObject *self = type->tp_alloc(type, 0);
+    if (self != NULL) {
+        ns_mutex_make_unborn(mutex_of(self));
+    }
+    return self;
+}
+
+static int
+init(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static const ns_signature s = {"Mutex", {NULL}, 0, 0};
+    PyObject *none[NS_MAX_PARAMETERS];
+    if (ns_unpack_init(&s, args, kwargs, none) < 0) {
+        return -1;
+    }
+    return ns_mutex_init(mutex_of(self)) ? 0 : ns_initialized_twice(self);
+}
+
+static void
+dealloc(PyObject *self)
+{
+    ns_free_object(self, &((Mutex *)self)->weakrefs);
+}
+
+static PyObject *
+repr(PyObject *self)
+{
+    ns_mutex *m = mutex_of(self);
+    return ns_mutex_is_unborn(m)
+               ? ns_repr_uninitialized(self)
+               : ns_repr_state(self, ns_mutex_is_locked(m) ? "locked" : "unlocked");
+}
+
+static PyMethodDef methods[] = {
+    NS_METHOD("acquire", acquire, DOC_Mutex_acquire),
+    {"release", release, METH_NOARGS, DOC_Mutex_release},
+    {"locked", locked, METH_NOARGS, DOC_Mutex_locked},
+    {"__enter__", enter, METH_NOARGS, NULL},
+    {"__exit__", _PyCFunction_CAST(leave), METH_FASTCALL, NULL},
+    {"_at_fork_reinit", at_fork_reinit, METH_NOARGS, NULL},
+    NS_NO_PICKLE,
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Mutex);
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, DOC_Mutex},
+    {Py_tp_new, new_object},
+    {Py_tp_init, init},
+    {Py_tp_dealloc, dealloc},
+    {Py_tp_repr, repr},
+    {Py_tp_methods, methods},
+    {Py_tp_members, members},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "nogil_sync.Mutex",
+    .basicsize = sizeof(Mutex),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = slots,
+};
+
+int
+ns_add_mutex(PyObject *module)
+{
+    return ns_add_type(module, &spec);
+}

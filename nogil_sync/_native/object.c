@@ -1,0 +1,84 @@
+#include "object.h"
+
+PyObject *
+ns_reduce(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return PyErr_Format(PyExc_TypeError, "cannot pickle or copy '%.200s' object",
+                        Py_TYPE(self)->tp_name);
+}
+
+int
+ns_no_bool(PyObject *self)
+{
+    PyErr_Format(PyExc_TypeError,
+                 "the truth of '%.200s' object would always be true; compare its value instead",
+                 Py_TYPE(self)->tp_name);
+    return -1;
+}
+
+PyObject *
+ns_not_initialized(PyObject *self)
+{
+    return PyErr_Format(PyExc_RuntimeError,
+                        "'%.200s' object is not initialized: its __init__() was not called",
+                        Py_TYPE(self)->tp_name);
+}
+
+int
+ns_initialized_twice(PyObject *self)
+{
+    PyErr_Format(PyExc_RuntimeError, "'%.200s' object is already initialized",
+                 Py_TYPE(self)->tp_name);
+    return -1;
+}
+
+PyObject *
+ns_repr_uninitialized(PyObject *self)
+{
+    PyObject *name = PyType_GetName(Py_TYPE(self));
+    PyObject *repr = name ? PyUnicode_FromFormat("<%U object, not initialized>", name) : NULL;
+    Py_XDECREF(name);
+    return repr;
+}
+
+PyObject *
+ns_repr_state(PyObject *self, const char *state)
+{
+    PyObject *name = PyType_GetFullyQualifiedName(Py_TYPE(self));
+    PyObject *repr = name ? PyUnicode_FromFormat("<%U object at %p, %s>", name, self, state) : NULL;
+    Py_XDECREF(name);
+    return repr;
+}
+
+PyObject *
+ns_repr_call(PyObject *self, PyObject *value)
+{
+    PyObject *name = value ? PyType_GetName(Py_TYPE(self)) : NULL;
+    PyObject *repr = name ? PyUnicode_FromFormat("%U(%R)", name, value) : NULL;
+    Py_XDECREF(name);
+    Py_XDECREF(value);
+    return repr;
+}
+
+void
+ns_free_object(PyObject *self, PyObject **weakrefs)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    if (*weakrefs != NULL) {
+        PyObject_ClearWeakRefs(self);
+    }
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+int
+ns_add_type(PyObject *module, PyType_Spec *spec)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+    if (type == NULL) {
+        return -1;
+    }
+    int result = PyModule_AddType(module, (PyTypeObject *)type);
+    Py_DECREF(type);
+    return result;
+}

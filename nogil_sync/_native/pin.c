@@ -1,0 +1,230 @@
+/* pin, pin_all, is_pinned: objects whose reference count is never written again.
+ *
+ * An object whose local count has the immortal value is left alone by every increment and
+ * decrement. The interpreter gives it to its own objects before others can see them; we give it to
+ * a live one. Why that takes a pause of all threads:
+ *
+ *   - A reader that takes a reference without a lock (tryref.h has the protocol) skips, in the
+ *     interpreter's own code, the second look at the slot if the object looks immortal. A reader
+ *     between its first look and its increment, whose object is freed and whose block is reused for
+ *     an object pinned at that moment, would return one that never was in its container.
+ *   - The owner of an object updates the local count with a plain load and store, so another
+ *     thread's write of the immortal value could be overwritten.
+ *
+ * With the world stopped every other thread is at a safe point, outside both windows, and what it
+ * does next sees the new count. PyUnstable_GC_VisitObjects stops the world around its callback;
+ * the first callback does the work and ends the visit. That it does is not documented, so
+ * tests/stress/test_pin.py pins under fire and looks for alien values.
+ *
+ * What is written, in the pause:
+ *   - the local count: the immortal value;
+ *   - the shared count: 2^56 references more, once, so that no merge of the two counts by an exiting
+ *     owner or a collection can bring the sum near zero;
+ *   - never the owner's id: during a collection it is the collector's list link.
+ * A count that is queued to be merged by its owner must be merged first, since a merge
+ * overwrites the local count: a collection does all outstanding merges, so run one and try again, a
+ * few times. (Objects with deferred counting may stay queued; the interpreter makes them immortal
+ * by itself.) What is still queued after that is leaked by a reference of ours: it lives for ever as
+ * promised, and is merely not faster.
+ *
+ * From 3.14 on, where deferred counting is public, pinning is that plus a reference of ours.
+ */
+#include "arguments.h"
+#include "docs.h"
+#include "object.h"
+
+#if PY_VERSION_HEX >= 0x030E0000
+
+static bool
+is_immortal(PyObject *object)
+{
+    return PyUnstable_IsImmortal(object);
+}
+
+static int
+make_immortal(PyObject **objects, Py_ssize_t count)
+{
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (!is_immortal(objects[i]) && PyUnstable_Object_EnableDeferredRefcount(objects[i])) {
+            Py_INCREF(objects[i]);
+        }
+    }
+    return 0;
+}
+
+#else
+
+#define ATTEMPTS 3
+#define GC_BITS_DEFERRED 64 /* _PyGC_BITS_DEFERRED, of no public header */
+#define EXTRA_REFERENCES ((Py_ssize_t)1 << 56)
+
+static bool
+is_immortal(PyObject *object)
+{
+    return __atomic_load_n(&object->ob_ref_local, __ATOMIC_RELAXED) == _Py_IMMORTAL_REFCNT_LOCAL;
+}
+
+static bool
+awaits_merge(PyObject *object)
+{
+    return (object->ob_ref_shared & _Py_REF_SHARED_FLAG_MASK) == _Py_REF_QUEUED &&
+           !(object->ob_gc_bits & GC_BITS_DEFERRED);
+}
+
+typedef struct {
+    PyObject **objects;
+    Py_ssize_t count;
+    bool visited, unfinished;
+} request;
+
+/* With the world stopped. Writes and reads are atomic for the thread sanitizer's sake. */
+static int
+pin_while_stopped(PyObject *Py_UNUSED(any), void *argument)
+{
+    request *r = argument;
+    r->visited = true;
+    for (Py_ssize_t i = 0; i < r->count; i++) {
+        PyObject *object = r->objects[i];
+        if (is_immortal(object)) {
+            continue;
+        }
+        if (awaits_merge(object)) {
+            r->unfinished = true;
+            continue;
+        }
+        __atomic_fetch_add(&object->ob_ref_shared, EXTRA_REFERENCES, __ATOMIC_RELAXED);
+        __atomic_store_n(&object->ob_ref_local, _Py_IMMORTAL_REFCNT_LOCAL, __ATOMIC_RELAXED);
+    }
+    return 0; /* ends the visit */
+}
+
+/* gc.collect, which unlike PyGC_Collect also works while automatic collection is disabled. */
+static int
+collect(void)
+{
+    PyObject *gc = PyImport_ImportModule("gc");
+    PyObject *found = gc ? PyObject_CallMethod(gc, "collect", NULL) : NULL;
+    Py_XDECREF(gc);
+    Py_XDECREF(found);
+    return found == NULL ? -1 : 0;
+}
+
+static bool
+all_immortal(PyObject **objects, Py_ssize_t count)
+{
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (!is_immortal(objects[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static int
+make_immortal(PyObject **objects, Py_ssize_t count)
+{
+    request r = {objects, count, false, false};
+    if (all_immortal(objects, count)) {
+        return 0; /* no pause */
+    }
+    for (int attempt = 0;; attempt++) {
+        r.visited = r.unfinished = false;
+        PyUnstable_GC_VisitObjects(pin_while_stopped, &r);
+        if (!r.visited) {
+            PyErr_SetString(PyExc_SystemError, "pin: the collector visited no object");
+            return -1;
+        }
+        if (!r.unfinished) {
+            return 0;
+        }
+        if (attempt == ATTEMPTS) {
+            break;
+        }
+        if (collect() < 0) {
+            return -1;
+        }
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (!is_immortal(objects[i])) {
+            Py_INCREF(objects[i]);
+        }
+    }
+    return 0;
+}
+
+#endif
+
+/* The object to use in place of `object`, whose reference is consumed. */
+static PyObject *
+canonical(PyObject *object)
+{
+    if (PyUnicode_CheckExact(object)) {
+        PyUnicode_InternInPlace(&object);
+    }
+    return object;
+}
+
+static PyObject *
+pin(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"pin", {"obj"}, 1, 1};
+    PyObject *object;
+    if (ns_unpack(&s, args, nargs, kwnames, &object) < 0) {
+        return NULL;
+    }
+    object = canonical(Py_NewRef(object));
+    if (make_immortal(&object, 1) < 0) {
+        Py_CLEAR(object);
+    }
+    return object;
+}
+
+static PyObject *
+pin_all(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"pin_all", {"iterable"}, 1, 1};
+    PyObject *iterable;
+    if (ns_unpack(&s, args, nargs, kwnames, &iterable) < 0) {
+        return NULL;
+    }
+    PyObject *given = PySequence_Tuple(iterable);
+    if (given == NULL) {
+        return NULL;
+    }
+    /* A tuple: unlike a list's, its items stay put whatever others do meanwhile. */
+    Py_ssize_t count = PyTuple_GET_SIZE(given);
+    PyObject *objects = PyTuple_New(count), *result = NULL;
+    for (Py_ssize_t i = 0; objects != NULL && i < count; i++) {
+        PyTuple_SET_ITEM(objects, i, canonical(Py_NewRef(PyTuple_GET_ITEM(given, i))));
+    }
+    if (objects != NULL && make_immortal(((PyTupleObject *)objects)->ob_item, count) == 0) {
+        result = PySequence_List(objects);
+    }
+    Py_XDECREF(objects);
+    Py_DECREF(given);
+    return result;
+}
+
+static PyObject *
+is_pinned(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"is_pinned", {"obj"}, 1, 1};
+    PyObject *object;
+    if (ns_unpack(&s, args, nargs, kwnames, &object) < 0) {
+        return NULL;
+    }
+    return PyBool_FromLong(is_immortal(object));
+}
+
+static PyMethodDef functions[] = {
+    NS_METHOD("pin", pin, DOC_pin),
+    NS_METHOD("pin_all", pin_all, DOC_pin_all),
+    NS_METHOD("is_pinned", is_pinned, DOC_is_pinned),
+    {NULL, NULL, 0, NULL},
+};
+
+int
+ns_add_pin(PyObject *module)
+{
+    return PyModule_AddFunctions(module, functions);
+}

@@ -1,0 +1,121 @@
+/* tryref.h: reading a reference that other threads replace, without a lock.
+ *
+ * A slot holds a strong reference. Between a reader's load of the pointer and its increment, a
+ * writer may replace the object, drop the last reference and free it; its memory may hold
+ * another object by then, or nothing. The protocol (CPython's own for dict and list items,
+ * after "Biased reference counting", Choi et al., PACT 2018):
+ *
+ *   writer   ns_publish(object) once before it stores the object: marks the count
+ *            "maybe weakly referenced", so that threads other than the owner may take it from zero
+ *            shared references while it is alive
+ *   reader   p = load slot
+ *            take a reference if the count says that the object is alive   (try)
+ *            load the slot again: unchanged? then p is the slot's object, else drop it and retry
+ *
+ * Why it is safe
+ *   - Memory: blocks of CPython's object heap are reused at once, but their pages stay mapped until
+ *     every attached thread passed a quiescent state (QSBR); there is none between load and
+ *     re-check, only loads, compares and compare-and-swap. So the fields of a dead object can be read.
+ *   - A freed block's shared count is 0 or MERGED, from which `try` never increments; a fresh
+ *     object's is 0 until somebody publishes it. So a compare-and-swap succeeds
+ *     only on a live object, perhaps not ours: the re-check finds out, and the reference is dropped
+ *     as any other.
+ *   - The local count is written only by the owning thread: if we are the owner, nobody else
+ *     frees the block under us, and if `ob_tid` says so of a reused block, it is an object of ours.
+ *   - The re-check is made on every path, also for immortal objects: a block that was freed and
+ *     reused by an immortal one would otherwise yield an object that was never in the slot.
+ *   - After a rejected reference is dropped (which can run a finaliser or detach) everything is read
+ *     anew.
+ *   - If the slot is unchanged, the slot's own reference kept the object alive at some moment after
+ *     the increment: the result is current as of then (linearisation point: the second load).
+ * Progress: a retry means that a writer succeeded. Given ns_publish, `try` cannot fail on the object
+ * that is in the slot, so no locked slow path is needed.
+ *
+ * From 3.14 on the same two steps are public API.
+ */
+#ifndef NS_TRYREF_H
+#define NS_TRYREF_H
+
+#include "module.h"
+
+#include "core/atomics.h"
+
+typedef _Atomic(PyObject *) ns_ref;
+
+#if PY_VERSION_HEX >= 0x030E0000
+
+static inline void
+ns_publish(PyObject *object)
+{
+    PyUnstable_EnableTryIncRef(object);
+}
+
+static inline int
+ns_try_incref(PyObject *object)
+{
+    return PyUnstable_TryIncRef(object);
+}
+
+#else
+
+static inline void
+ns_publish(PyObject *object)
+{
+    if (_Py_IsImmortal(object)) {
+        return;
+    }
+    Py_ssize_t shared = __atomic_load_n(&object->ob_ref_shared, __ATOMIC_RELAXED);
+    while ((shared & _Py_REF_SHARED_FLAG_MASK) == 0 &&
+           !__atomic_compare_exchange_n(&object->ob_ref_shared, &shared,
+                                        shared | _Py_REF_MAYBE_WEAKREF, false, __ATOMIC_SEQ_CST,
+                                        __ATOMIC_RELAXED)) {
+    }
+}
+
+static inline int
+ns_try_incref(PyObject *object)
+{
+    uint32_t local = __atomic_load_n(&object->ob_ref_local, __ATOMIC_RELAXED);
+    if (local == _Py_IMMORTAL_REFCNT_LOCAL) {
+        return 1;
+    }
+    if (_Py_IsOwnedByCurrentThread(object)) {
+        __atomic_store_n(&object->ob_ref_local, local + 1, __ATOMIC_RELAXED);
+    }
+    else {
+        Py_ssize_t shared = __atomic_load_n(&object->ob_ref_shared, __ATOMIC_RELAXED);
+        do {
+            if (shared == 0 || shared == _Py_REF_MERGED) {
+                return 0;
+            }
+        } while (!__atomic_compare_exchange_n(&object->ob_ref_shared, &shared,
+                                              shared + (1 << _Py_REF_SHARED_SHIFT), false,
+                                              __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
+    }
+#ifdef Py_REF_DEBUG
+    _Py_INCREF_IncRefTotal();
+#endif
+    return 1;
+}
+
+#endif
+
+/* A new reference to the slot's object, or NULL if the slot is NULL. Sequentially consistent. */
+static inline PyObject *
+ns_load_ref(ns_ref *slot)
+{
+    for (;;) {
+        PyObject *object = ns_load(slot, NS_SEQ_CST);
+        if (object == NULL) {
+            return NULL;
+        }
+        if (ns_try_incref(object)) {
+            if (ns_likely(ns_load(slot, NS_SEQ_CST) == object)) {
+                return object;
+            }
+            Py_DECREF(object);
+        }
+    }
+}
+
+#endif
