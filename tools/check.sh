@@ -21,7 +21,7 @@ check() {
   fi
   verify "ruff format" ruff format --check --quiet --diff .
   verify "ruff check" ruff check --quiet .
-  ((!${#c_files[@]})) || verify "clang-format" clang-format --dry-run --Werror "${c_files[@]}"
+  ((!${#c_files[@]})) || verify "clang-format" formatted_c "${c_files[@]}"
   verify "shellcheck" shellcheck --external-sources --check-sourced dev .ci/run
   verify "mypy" "$env/bin/python" -m mypy
   # The pure classes are the types; these two compare them with what an import really gives.
@@ -41,6 +41,15 @@ verify() {
     step "$(printf '%-20s FAILED' "$name")"
     FAILED+=("$name")
   fi
+}
+
+# As clang-format --dry-run --Werror, but shows what it would change.
+formatted_c() {
+  local file status=0
+  for file; do
+    clang-format "$file" | diff -u "$file" - || status=1
+  done
+  return "$status"
 }
 
 # Away from the tree, so that what is installed is compared.

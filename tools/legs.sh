@@ -32,7 +32,7 @@ run_legs() {
 }
 
 # The only leg with the benchmarks' tools, and so the one that tests the benchmarks.
-leg_native() { EXTRA=bench suite native free_threaded "$@"; }
+leg_native() { MORE_TOOLS=(bench) && suite native free_threaded "$@"; }
 
 # Each test on four threads at once. Left out are those that start threads or processes themselves.
 leg_parallel() {
@@ -58,7 +58,7 @@ suite() {
   local leg=$1 interpreter env status=0
   interpreter=$("$2")
   shift 2
-  env=$(environment "$interpreter" test ${EXTRA:-})
+  env=$(environment "$interpreter" test ${MORE_TOOLS[@]+"${MORE_TOOLS[@]}"})
   cd "$ROOT"
   # An extension that is not declared GIL-free would switch the GIL on and the tests would prove little.
   PYTHONWARNINGS='error:The global interpreter lock (GIL):RuntimeWarning' PYTHONSAFEPATH=1 \
