@@ -86,7 +86,8 @@ def together(
 
     def set_start() -> None:
         nonlocal start
-        start = time.perf_counter() + SETTLE
+        # With more threads than cores, those that spin would only keep the others from starting.
+        start = time.perf_counter() + (SETTLE if threads <= cores() else 0)
 
     barrier = threading.Barrier(threads, action=set_start)
 
@@ -131,7 +132,7 @@ def calibrated_loops(row: Row, threads: int, min_time: float) -> int:
     loops = 64
     while True:
         elapsed = run_row(row, threads, loops)
-        if elapsed >= min_time / 4 or loops >= 1 << 30:
+        if elapsed >= min_time / 2 or loops >= 1 << 30:
             return max(1, round(loops * min_time / elapsed))
         loops *= max(2, min(16, int(min_time / max(elapsed, 1e-9) / 2)))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import math
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rows import BOUND
 
@@ -24,6 +24,9 @@ except ImportError:
     Console = Table = None  # type: ignore[assignment,misc]
 
 TIMES = "\N{MULTIPLICATION SIGN}"
+
+# Each table: its header, its rows, and the kind of each row.
+Tables: TypeAlias = list[tuple[list[str], list[list[str]], list[str]]]
 
 KIND_STYLE = {"floor": "dim", "stdlib": "", "peer": "cyan", "ours": "bold green"}
 
@@ -97,8 +100,21 @@ FAIRNESS_HEADER = [
 ]
 
 
+def _warnings(results: Results) -> list[str]:
+    """What makes the figures doubtful."""
+    found = [
+        f"at {threads} threads the loop alone, which shares nothing, reached {part:.0%} of perfect "
+        "scaling: something else used the cores, or they are not whole cores"
+        for threads, part in results.disturbed().items()
+    ]
+    build = results.environment.get("python_build", "")
+    if "debug" in build:
+        found.append("a debug build of Python: nothing here tells how fast anything is")
+    return found
+
+
 def print_table(results: Results) -> None:
-    tables: list[tuple[list[str], list[list[str]], list[str]]] = [
+    tables: Tables = [
         (
             _header(p),
             [_cells(p, line) for line in p.lines.values()],
@@ -111,7 +127,13 @@ def print_table(results: Results) -> None:
         tables.append((FAIRNESS_HEADER, _fairness_rows(results), kinds))
     if Console is None:
         _print_plain(results, tables)
-        return
+    else:
+        _print_rich(results, tables)
+    for warning in _warnings(results):
+        print(f"warning: {warning}", flush=True)
+
+
+def _print_rich(results: Results, tables: Tables) -> None:
     console = Console(width=None if sys.stdout.isatty() else 130)
     console.print()
     console.print(results.headline(), style="bold", highlight=False)
@@ -133,9 +155,7 @@ def print_table(results: Results) -> None:
     console.print()
 
 
-def _print_plain(
-    results: Results, tables: list[tuple[list[str], list[list[str]], list[str]]]
-) -> None:
+def _print_plain(results: Results, tables: Tables) -> None:
     print(f"\n{results.headline()}\n{EXPLANATION}")
     for header, rows, _ in tables:
         widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
@@ -246,7 +266,13 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
             color=colour if colour != FLOOR_COLOUR else "#999999",
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.5,
+                "shrinkA": 2,
+                "relpos": (0, 0.5),
+            },
         )
 
 

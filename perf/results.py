@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyperf  # type: ignore[import-untyped]
-from rows import BOUND
+from rows import BOUND, LOOP_ALONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 # What a row must fall short of another by before the table says that it loses: less is noise.
 NOISE = 0.05
+
+# The loop alone reaches more than this part of perfect scaling, unless others use the cores too.
+UNDISTURBED = 0.85
 
 FAIRNESS_FILE = "fairness.json"
 
@@ -85,6 +88,21 @@ class Results:
             f"backend {get('nogil_sync_backend', '?')}",
         ]
         return " · ".join(parts)
+
+    def disturbed(self) -> dict[int, float]:
+        """Thread counts at which even the loop alone did not get its cores: the part it got."""
+        usable = int(self.environment.get("usable_cores", "1"))
+        found = {}
+        for threads in sorted({count for panel in self.panels for count in panel.threads()}):
+            parts = [
+                line.mops[threads] / (threads * line.mops[1])
+                for panel in self.panels
+                for line in panel.lines.values()
+                if line.name == LOOP_ALONE.name and {1, threads} <= line.mops.keys()
+            ]
+            if parts and threads <= usable and statistics.median(parts) < UNDISTURBED:
+                found[threads] = statistics.median(parts)
+        return found
 
 
 def find_files(path: Path) -> list[Path]:
