@@ -30,9 +30,9 @@ spread(ns_counter *c)
         return ns_load(&c->cells, NS_ACQUIRE);
     }
     memset(fresh, 0, table_size());
-    /* The failure ordering must be an acquire: the winner's zeroes are read next. */
-    if (atomic_compare_exchange_strong_explicit(&c->cells, &current, fresh, NS_RELEASE,
-                                                NS_ACQUIRE)) {
+    /* Publishes our zeroes, or (acquire on failure) sees the winner's. */
+    if (atomic_compare_exchange_strong_explicit(&c->cells, &current, fresh, memory_order_acq_rel,
+                                                memory_order_acquire)) {
         return fresh;
     }
     free(fresh);

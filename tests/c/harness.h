@@ -1,0 +1,120 @@
+/* harness.h: threads that start together, and checks that stay on in release builds. */
+#ifndef HARNESS_H
+#define HARNESS_H
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "counter.h"
+#include "event.h"
+#include "mutex.h"
+#include "park.h"
+#include "slots.h"
+
+#define CHECK(condition)                                                          \
+    do {                                                                          \
+        if (!(condition)) {                                                       \
+            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
+            exit(1);                                                              \
+        }                                                                         \
+    } while (0)
+
+#define MILLISECOND INT64_C(1000000)
+
+static inline void
+init_core(void)
+{
+    ns_park_init();
+    ns_slots_init();
+    ns_counter_init_library();
+}
+
+/* Runs body(0) … body(n - 1) on n threads that begin together. */
+struct start_line {
+    pthread_barrier_t barrier;
+    void (*body)(int);
+};
+
+struct runner {
+    struct start_line *line;
+    int index;
+};
+
+static void *
+run_one(void *argument)
+{
+    struct runner *r = argument;
+    pthread_barrier_wait(&r->line->barrier);
+    r->line->body(r->index);
+    return NULL;
+}
+
+static inline void
+run_threads(int n, void (*body)(int))
+{
+    struct start_line line = {.body = body};
+    pthread_t threads[64];
+    struct runner runners[64];
+    CHECK(n <= 64);
+    pthread_barrier_init(&line.barrier, NULL, (unsigned)n);
+    for (int i = 0; i < n; i++) {
+        runners[i] = (struct runner){&line, i};
+        CHECK(pthread_create(&threads[i], NULL, run_one, &runners[i]) == 0);
+    }
+    for (int i = 0; i < n; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    pthread_barrier_destroy(&line.barrier);
+}
+
+static inline void
+sleep_ms(long ms)
+{
+    struct timespec t = {ms / 1000, ms % 1000 * 1000000};
+    nanosleep(&t, NULL);
+}
+
+/* Drives the steps as detach.c does, stepping aside every `slice` ns (0: never).
+ * Returns whether it was served. */
+static inline bool
+drive(const struct ns_wait_steps *steps, void *object, ns_waiter *w, int64_t deadline,
+      int64_t slice)
+{
+    for (;;) {
+        int64_t until = slice ? ns_now() + slice : deadline;
+        until = until < deadline ? until : deadline;
+        switch (steps->wait(object, w, until)) {
+        case NS_SERVED:
+            return true;
+        case NS_TIMED_OUT:
+            if (until == deadline) {
+                return steps->cancel(object, w);
+            }
+            break;
+        case NS_INTERRUPTED:
+            break;
+        }
+        if (steps->leave(object, w)) {
+            return true;
+        }
+        steps->rejoin(object, w);
+    }
+}
+
+static inline bool
+lock_mutex(ns_mutex *m, int64_t deadline, int64_t slice)
+{
+    if (ns_mutex_try_lock(m)) {
+        return true;
+    }
+    ns_waiter *w = ns_waiter_new();
+    CHECK(w != NULL);
+    ns_mutex_enqueue(m, w);
+    bool served = drive(&ns_mutex_steps, m, w, deadline, slice);
+    ns_waiter_free(w);
+    return served;
+}
+
+#endif

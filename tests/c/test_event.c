@@ -1,0 +1,86 @@
+/* core/event.h: no wake-up is lost, also when the event is cleared at once. */
+#include <sched.h>
+
+#include "harness.h"
+
+#define THREADS 4
+#ifndef ROUNDS
+#define ROUNDS 500
+#endif
+
+static ns_event event;
+static long message; /* plain: a missing acquire or release is a race */
+static pthread_barrier_t round_end;
+static _Atomic int ready;
+
+static bool
+wait_event(ns_event *e, int64_t deadline, int64_t slice)
+{
+    ns_waiter w = {0};
+    if (ns_event_is_set(e)) {
+        return true;
+    }
+    ns_event_enter(e, &w);
+    return drive(&ns_event_steps, e, &w, deadline, slice);
+}
+
+/* Thread 0 publishes a message and sets; the others wait, plainly or in slices, and read it. */
+static void
+publish(int i)
+{
+    for (int n = 1; n <= ROUNDS; n++) {
+        if (i == 0) {
+            message = n;
+            ns_event_set(&event);
+        }
+        else {
+            CHECK(wait_event(&event, NS_FOREVER, i == 1 ? 10000 : 0));
+            CHECK(message == n);
+        }
+        pthread_barrier_wait(&round_end);
+        if (i == 0) {
+            ns_event_clear(&event);
+        }
+        pthread_barrier_wait(&round_end);
+    }
+}
+
+/* set directly followed by clear: everybody who waited goes. */
+static void
+pulse(int i)
+{
+    for (int n = 0; n < ROUNDS; n++) {
+        if (i == 0) {
+            while (ns_load(&ready, NS_ACQUIRE) != THREADS - 1) {
+                sched_yield();
+            }
+            ns_store(&ready, 0, NS_RELAXED);
+            ns_event_set(&event);
+            ns_event_clear(&event);
+        }
+        else {
+            ns_waiter w = {0};
+            ns_event_enter(&event, &w);
+            ns_add(&ready, 1, NS_RELEASE);
+            CHECK(drive(&ns_event_steps, &event, &w, NS_FOREVER, 0));
+        }
+        pthread_barrier_wait(&round_end);
+    }
+}
+
+int
+main(void)
+{
+    init_core();
+    CHECK(!wait_event(&event, ns_now() + MILLISECOND, 0));
+    ns_event_set(&event);
+    CHECK(wait_event(&event, NS_FOREVER, 0));
+    ns_event_clear(&event);
+    CHECK(!ns_event_is_set(&event));
+
+    pthread_barrier_init(&round_end, NULL, THREADS);
+    run_threads(THREADS, pulse);
+    run_threads(THREADS, publish);
+    puts("event: ok");
+    return 0;
+}
