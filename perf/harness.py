@@ -17,6 +17,7 @@ import argparse
 import importlib.metadata
 import itertools
 import json
+import marshal
 import os
 import re
 import statistics
@@ -73,7 +74,10 @@ def compile_source(
         **values,
     )
     scope: dict[str, Any] = {}
-    exec(compile(source, f"<{row.name}>", "exec"), scope)
+    # As if imported from a .pyc file: free-threaded CPython makes the constants of such code
+    # immortal, but not those of compile(), whose reference counts the threads would fight over.
+    compiled = marshal.loads(marshal.dumps(compile(source, f"<{row.name}>", "exec")))
+    exec(compiled, scope)
     code: types.CodeType = scope["loop"].__code__
     return code
 
