@@ -27,19 +27,10 @@ LOCKED_FLOAT = Row(
     "with lock:\n    cell[0] += 1.5",
     lambda: {"lock": threading.Lock(), "cell": [0.0]},
 )
-COUNT = Row(
-    "itertools.count",
-    "stdlib",
-    "advance(count)",
-    lambda: {"count": itertools.count()},
-    "advance = next",
-)
+COUNT = Row("itertools.count", "stdlib", "next(count)", lambda: {"count": itertools.count()})
+# Both what is called and whose method it is, fetched once.
 COUNT_BOUND = Row(
-    COUNT.name + BOUND,
-    "stdlib",
-    "advance()",
-    COUNT.shared,
-    "advance = count.__next__",
+    COUNT.name + BOUND, "stdlib", "advance()", COUNT.shared, "advance = count.__next__"
 )
 ATOMIC = Row("AtomicInt64.add", "ours", "n.add(1)", lambda: {"n": AtomicInt64()})
 OWN_INT = Row("an int of each thread's own", "floor", "cell[0] += 1", prologue="cell = [0]")
