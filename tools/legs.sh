@@ -3,7 +3,7 @@
 
 LEGS=(native parallel threading standard core tsan)
 
-# run_legs LEG... -- PYTEST-ARGS: runs them one after the other, whatever fails, and sums up.
+# run_legs LEG... -- PYTEST-ARGS...: runs them one after the other, whatever fails, and sums up.
 run_legs() {
   local names=() leg status begin failed=0 summary=()
   while [[ $1 != -- ]]; do
@@ -20,7 +20,7 @@ run_legs() {
     (set -e; "leg_$leg" "$@") || status=$?
     ((status == 0)) || failed=1
     summary+=("$(printf '%-10s %-6s %4d s  %s' "$leg" "$( ((status)) && echo FAILED || echo ok)" \
-      $((SECONDS - begin)) "$(cat "$RESULTS/$leg" 2>/dev/null || echo 'did not run')")")
+      $((SECONDS - begin)) "$(grep . "$RESULTS/$leg" 2>/dev/null || echo 'did not get to its end')")")
   done
   printf '\n==== summary ====\n'
   printf '%s\n' "${summary[@]}"
@@ -43,9 +43,9 @@ leg_threading() { NOGIL_SYNC_BACKEND=threading suite threading free_threaded "$@
 
 leg_standard() { suite standard standard "$@"; }
 
-leg_debug() { PYTHONTRACEMALLOC=5 suite debug free_threaded_debug "$@"; }
+leg_debug() { LIMIT=3600 PYTHONTRACEMALLOC=5 suite debug free_threaded_debug "$@"; }
 
-leg_stress() { NOGIL_SYNC_STRESS=${NOGIL_SYNC_STRESS:-10} suite stress free_threaded tests/stress --timeout=1200 "$@"; }
+leg_stress() { LIMIT=7200 NOGIL_SYNC_STRESS=${NOGIL_SYNC_STRESS:-10} suite stress free_threaded tests/stress --timeout=1200 "$@"; }
 
 leg_core() { core core; }
 
@@ -55,18 +55,25 @@ leg_asan() { core asan -Db_sanitize=address,undefined -Db_lundef=false; }
 
 # suite LEG INTERPRETER PYTEST-ARGS...
 suite() {
-  local leg=$1 interpreter env status=0
+  local leg=$1 interpreter env limit=() colour=no status=0
   interpreter=$("$2")
   shift 2
   env=$(environment "$interpreter" test ${MORE_TOOLS[@]+"${MORE_TOOLS[@]}"})
+  PATH=$env/bin:$(tools "$interpreter" build test)/bin:$PATH
   cd "$ROOT"
-  # An extension that is not declared GIL-free would switch the GIL on and the tests would prove little.
-  PYTHONWARNINGS='error:The global interpreter lock (GIL):RuntimeWarning' PYTHONSAFEPATH=1 \
-    PATH=$env/bin:$(tools "$interpreter" build test)/bin:$PATH HYPOTHESIS_STORAGE_DIRECTORY=$CACHE/hypothesis \
-    "$env/bin/python" -m pytest -o cache_dir="$CACHE/pytest-$leg" --color="$([[ -t 1 ]] && echo yes || echo no)" "$@" |
+  # The working directory stays off sys.path: the installed package is tested, not the tree's.
+  export PYTHONSAFEPATH=1 HYPOTHESIS_STORAGE_DIRECTORY=$CACHE/hypothesis
+  # An extension that is not declared GIL-free would switch the GIL on, and the tests would prove little.
+  export PYTHONWARNINGS='error:The global interpreter lock (GIL):RuntimeWarning'
+  # pytest ends tests that hang; this ends what hangs at exit, and shows all stacks.
+  export PYTHONFAULTHANDLER=1
+  if have timeout; then limit=(timeout --foreground --signal=ABRT --kill-after=30 "${LIMIT:-900}"); fi
+  [[ ! -t 1 ]] || colour=yes
+  ${limit[@]+"${limit[@]}"} "$env/bin/python" -m pytest --color=$colour -o cache_dir="$CACHE/pytest-$leg" "$@" |
     tee "$RESULTS/output" || status=$?
-  # The last line, without colours: "==== 12 passed, 1 skipped in 0.5s ====".
-  tail -n 1 "$RESULTS/output" | sed -E $'s/\033\\[[0-9;]*m//g; s/ in [0-9].*//; s/^=+ //' >"$RESULTS/$leg"
+  # From "==== 12 passed, 1 skipped in 0.5s ====", perhaps with colours, or without the lines.
+  sed -En $'s/\033\\[[0-9;]*m//g; s/^(=+ )?([0-9]+ (passed|failed|skipped|error|deselected).*) in [0-9].*/\\2/p' \
+    "$RESULTS/output" | tail -n 1 >"$RESULTS/$leg"
   rm "$RESULTS/output"
   # 5: the arguments select no test of this leg.
   return $((status == 5 ? 0 : status))
@@ -86,7 +93,7 @@ core() {
   local fixed=()
   if setarch --addr-no-randomize true 2>/dev/null; then fixed=(setarch --addr-no-randomize); fi
   ${fixed[@]+"${fixed[@]}"} meson test -C "$build" --no-rebuild --print-errorlogs | tee "$RESULTS/output" || status=$?
-  awk '/^Ok:/ { ok = $2 } /^(Fail|Timeout|Unexpected Pass):/ { bad += $NF } /^Skipped:/ { skip = $2 }
+  awk '/^(Ok|Expected Fail):/ { ok += $NF } /^(Fail|Timeout|Unexpected Pass):/ { bad += $NF } /^Skipped:/ { skip = $2 }
     END { printf "%d passed, %d failed, %d skipped\n", ok, bad, skip }' "$RESULTS/output" >"$RESULTS/$leg"
   rm "$RESULTS/output"
   return "$status"
