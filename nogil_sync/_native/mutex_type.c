@@ -29,9 +29,6 @@ lock_slow(PyObject *self, ns_patience patience, int64_t deadline)
     if (patience == NS_DO_NOT_WAIT) {
         return ns_mutex_try_lock(m);
     }
-    if (ns_mutex_spin(m)) {
-        return 1;
-    }
     ns_waiter *w = ns_waiter_new();
     if (w == NULL) {
         PyErr_NoMemory();

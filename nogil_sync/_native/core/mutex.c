@@ -10,7 +10,11 @@
 #ifndef NS_MUTEX_NAP
 #define NS_MUTEX_NAP 100000 /* an heir stays awake for this long */
 #endif
-#define MAX_PAUSES 64 /* between two looks of the heir: about 2 us */
+#ifndef NS_MUTEX_IDLE
+#define NS_MUTEX_IDLE 500 /* a lock that stays free for this long is not in anybody's loop */
+#endif
+#define SHORTEST_GAP 1000 /* between two looks of the heir, doubling up to */
+#define LONGEST_GAP 8000
 
 #define LOCKED NS_MUTEX_LOCKED
 #define QUEUED NS_MUTEX_QUEUED
@@ -104,26 +108,6 @@ ns_mutex_reset(ns_mutex *m)
     release(m);
 }
 
-bool
-ns_mutex_spin(ns_mutex *m)
-{
-    if (ns_cpu_count() == 1) {
-        return false;
-    }
-    for (int pauses = 2; pauses <= 16; pauses *= 2) {
-        if (ns_load(&m->word, NS_RELAXED) & (QUEUED | VISIT)) {
-            return false;
-        }
-        if (ns_mutex_try_lock(m)) {
-            return true;
-        }
-        for (int i = 0; i < pauses; i++) {
-            ns_pause();
-        }
-    }
-    return false;
-}
-
 /* With the queue locked and w linked. */
 static void
 await_turn(ns_mutex *m, ns_waiter *w)
@@ -193,16 +177,46 @@ nap(ns_mutex *m, ns_waiter *w, int64_t now)
     w->heir_since = 0;
 }
 
-/* Until the lock is ours (true) or w is heir no more or the deadline has passed (false). */
+/* Whether the lock is free and stays so. A thread that takes and releases it in a loop leaves it
+ * free half of the time; taking it then would move the lock and its data to and fro at
+ * every turn. */
+static bool
+is_idle(ns_mutex *m)
+{
+    int64_t since = 0;
+    while (!ns_mutex_is_locked(m)) {
+        int64_t now = ns_now();
+        if (since == 0) {
+            since = now;
+        }
+        else if (now - since >= NS_MUTEX_IDLE) {
+            return true;
+        }
+        ns_pause();
+    }
+    return false;
+}
+
+/* Lets the owner run undisturbed; looks at nothing but our own node. */
+static void
+stand_back(ns_waiter *w, int64_t until)
+{
+    while (ns_load(&w->state, NS_RELAXED) == HEIR && ns_now() < until) {
+        ns_pause();
+    }
+}
+
+/* Until the lock is ours (true), or w is heir no more or the deadline has passed (false). */
 static bool
 reign(ns_mutex *m, ns_waiter *w, int64_t deadline)
 {
-    int pauses = 1;
+    const bool alone = ns_cpu_count() == 1; /* then nothing happens while we look */
+    int64_t gap = SHORTEST_GAP;
     if (w->heir_since == 0) {
         w->heir_since = ns_now();
     }
     while (ns_load(&w->state, NS_ACQUIRE) == HEIR) {
-        if (ns_mutex_try_lock(m)) {
+        if ((alone || is_idle(m)) && ns_mutex_try_lock(m)) {
             settle(m, w);
             return true;
         }
@@ -210,21 +224,16 @@ reign(ns_mutex *m, ns_waiter *w, int64_t deadline)
         if (now >= deadline) {
             return false;
         }
-        if (now - w->heir_since >= NS_MUTEX_NAP || ns_cpu_count() == 1) {
+        if (alone || now - w->heir_since >= NS_MUTEX_NAP) {
             nap(m, w, now);
             return false;
         }
         if (!w->impatient && (now - w->heir_since >= NS_MUTEX_PATIENCE ||
                               now - w->since >= NS_MUTEX_STARVING)) {
             demand(m, w);
-            pauses = 1;
         }
-        for (int i = 0; i < pauses; i++) {
-            ns_pause();
-        }
-        if (pauses < MAX_PAUSES) {
-            pauses *= 2;
-        }
+        stand_back(w, now + gap < deadline ? now + gap : deadline);
+        gap = gap < LONGEST_GAP ? 2 * gap : gap;
     }
     return false;
 }
