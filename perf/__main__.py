@@ -14,20 +14,17 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import report
 import results
-from harness import QUICK_VALUES, add_options, check_gil, describe_build, selected, thread_sweep
+from harness import check_gil, describe_build, thread_sweep
+from progress import Progress, show_progress
 from rows import Operation, usable_peers
+from suite import QUICK_ROUNDS, add_options, selected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-try:
-    from rich import progress as rich_progress
-except ImportError:
-    rich_progress = None  # type: ignore[assignment]
+    pass
 
 HERE = Path(__file__).parent
 PART = ".part.json"
@@ -35,8 +32,8 @@ PART = ".part.json"
 # Seconds that the quick preset may spend in loops; what comes on top (starting processes,
 # fairness, the plot) stays well inside three minutes altogether.
 QUICK_BUDGET = 110.0
-# A cell runs its values, a warm-up and the calibration, which together take about two values.
-RUNS_PER_CELL = QUICK_VALUES + 3
+# The calibration of a cell takes about as long as two of its values.
+RUNS_PER_CELL = QUICK_ROUNDS + 1
 
 
 @dataclass(frozen=True)
@@ -110,53 +107,6 @@ def output_folder(wanted: Path | None) -> Path:
     return wanted
 
 
-class Progress(Protocol):
-    def measuring(self, what: str) -> None: ...
-    def measured(self, what: str, mops: float) -> None: ...
-
-
-class PlainProgress:
-    """For logs: one line per cell, after it was measured."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.done = total, 0
-
-    def measuring(self, what: str) -> None:
-        del what
-
-    def measured(self, what: str, mops: float) -> None:
-        self.done += 1
-        print(f"[{self.done}/{self.total}] {what}: {report.number(mops)} Mops/s", flush=True)
-
-
-class RichProgress:
-    def __init__(self, bar: Any, total: int) -> None:
-        self.bar = bar
-        self.task = bar.add_task("", total=total)
-
-    def measuring(self, what: str) -> None:
-        self.bar.update(self.task, description=what)
-
-    def measured(self, what: str, mops: float) -> None:
-        del what, mops
-        self.bar.advance(self.task)
-
-
-@contextlib.contextmanager
-def show_progress(total: int) -> Iterator[Progress]:
-    if rich_progress is None or not sys.stdout.isatty():
-        yield PlainProgress(total)
-        return
-    with rich_progress.Progress(
-        rich_progress.BarColumn(bar_width=24),
-        rich_progress.MofNCompleteColumn(),
-        rich_progress.TimeElapsedColumn(),
-        rich_progress.TextColumn("{task.description}"),
-        transient=True,
-    ) as bar:
-        yield RichProgress(bar, total)
-
-
 def follow(command: list[str], progress: Progress) -> int:
     """Run a bench script and turn its report lines into progress."""
     # In a group of its own: so Ctrl-C comes once, from here, and not a second time while the
@@ -173,10 +123,10 @@ def follow(command: list[str], progress: Progress) -> int:
                 print(line, end="")
                 continue
             event = json.loads(line[1:])
-            if event["event"] == "start":
-                progress.measuring(_cell(event))
+            if event["event"] == "step":
+                progress.step(_cell(event))
             elif event["event"] == "done":
-                progress.measured(_cell(event), event["mops"])
+                progress.result(_cell(event), event["mops"])
         return process.wait()
     except KeyboardInterrupt:
         with contextlib.suppress(ProcessLookupError):
@@ -244,13 +194,14 @@ def carry_out(plan: Plan) -> None:
         f"{'rigorously' if plan.full else 'quickly'}, on a {describe_build()} interpreter",
         flush=True,
     )
-    with show_progress(plan.cells()) as progress:
+    steps = plan.cells() * (1 if plan.full else QUICK_ROUNDS)
+    with show_progress(plan.cells(), steps) as progress:
         for job in plan.jobs:
             code = follow(plan.command(job), progress)
             if code:
                 print(f"error: {job.operation.name} ended with exit code {code}", file=sys.stderr)
         if plan.fairness():
-            progress.measuring("fairness of the locks")
+            progress.note("fairness of the locks")
             follow(plan.fairness(), progress)
 
 

@@ -6,8 +6,8 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping
 
 from bench_counter import ATOMIC, COUNT, COUNT_BOUND, LOCKED_INT, peer_adds
-from harness import main
 from rows import LOOP_ALONE, Operation, Row, both_ways, ours, pinned
+from suite import main
 
 import nogil_sync
 from nogil_sync import AtomicInt64, AtomicRef

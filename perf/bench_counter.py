@@ -7,8 +7,8 @@ import itertools
 import threading
 from typing import TYPE_CHECKING
 
-from harness import main
 from rows import BOUND, LOOP_ALONE, Operation, Row, both_ways, ours
+from suite import main
 
 from nogil_sync import AtomicInt64, ShardedCounter, ShardedFloatCounter
 

@@ -11,8 +11,8 @@ import threading
 from typing import TYPE_CHECKING
 
 import fairness
-from harness import main
 from rows import LOOP_ALONE, Operation, Row, both_ways, ours, pinned
+from suite import main
 
 import nogil_sync
 from nogil_sync import Event, Mutex

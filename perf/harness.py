@@ -1,4 +1,4 @@
-"""The one harness: a thread sweep over rows, timed and stored by pyperf.
+"""The one harness: runs a row in N threads and takes the time.
 
 Convention. pyperf stores seconds per loop, and one loop here is one operation *in each* of the N
 threads, side by side: `value = (last finish - first start) / loops`. So
@@ -13,35 +13,25 @@ so that the only objects shared inside the loop are those that the row is about.
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import itertools
-import json
 import marshal
 import os
-import re
-import statistics
 import sys
 import sysconfig
 import textwrap
 import threading
 import time
 import types
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import pyperf  # type: ignore[import-untyped]
-from rows import Operation, Row, usable_peers
 
 import nogil_sync
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
 
-# pyperf starts its workers with a clean environment; these change what is being measured.
-INHERITED = ["NOGIL_SYNC_BACKEND", "LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONMALLOC", "COLUMNS"]
+    from rows import Row
 
-QUICK_VALUES = 5
 SETTLE = 0.001  # seconds between the last thread's arrival and the common start
 
 _TEMPLATE = """
@@ -157,13 +147,6 @@ def thread_sweep() -> list[int]:
     return counts if counts[-1] == most else [*counts, most]
 
 
-def thread_counts(text: str) -> list[int]:
-    counts = sorted({int(part) for part in text.split(",")})
-    if counts[0] < 1:
-        raise argparse.ArgumentTypeError("a thread count is at least 1")
-    return counts
-
-
 def gil_enabled() -> bool:
     return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 
@@ -209,162 +192,3 @@ def environment() -> dict[str, str]:
         "nogil_sync_backend": nogil_sync.backend,
         "nogil_sync_version": installed_version(),
     }
-
-
-def selected(pattern: str | None, script: str, operation: str) -> bool:
-    """Whether one of the comma-separated expressions is found in `counter ShardedCounter.add`."""
-    if pattern is None:
-        return True
-    where = f"{script} {operation}"
-    return any(re.search(part.strip(), where, re.IGNORECASE) for part in pattern.split(","))
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--threads", type=thread_counts, help="for example 1,2,4 (default: up to the cores)"
-    )
-    parser.add_argument(
-        "--only", metavar="EXPR,…", help="only operations whose name one of these is found in"
-    )
-
-
-def script_name() -> str:
-    return Path(sys.argv[0]).stem.removeprefix("bench_")
-
-
-def main(operations: Callable[[list[str]], list[Operation]]) -> None:
-    """Run a bench script: pyperf's options, and the few of our own."""
-    parser = argparse.ArgumentParser()
-    add_options(parser)
-    parser.add_argument(
-        "--use-peers", metavar="LIST", help="peers to measure, instead of all that are usable"
-    )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="all in this one process: less exact than pyperf's own way",
-    )
-    parser.add_argument("--report-progress", action="store_true", help=argparse.SUPPRESS)
-    runner = pyperf.Runner(processes=10, _argparser=parser, add_cmdline_args=_pass_on)
-    parser.set_defaults(inherit_environ=INHERITED)
-    args = runner.parse_args()
-    is_worker = bool(args.worker)
-
-    if args.use_peers is None:
-        peers, notes = usable_peers()
-        args.use_peers = ",".join(peers)
-    else:
-        peers, notes = [p for p in args.use_peers.split(",") if p], []
-    chosen = [o for o in operations(peers) if selected(args.only, script_name(), o.name)]
-    warning = check_gil()
-    if not is_worker and not args.quiet:
-        for note in [*notes, *([warning] if warning else [])]:
-            print(f"note: {note}", file=sys.stderr)
-
-    measure = _Quick(runner) if args.quick and not is_worker else _Plain(runner)
-    report = _reporter(args.report_progress and not is_worker)
-    common = environment()
-    try:
-        for operation in chosen:
-            for row in operation.rows:
-                for threads in args.threads or thread_sweep():
-                    report("start", operation, row, threads, None)
-                    bench = measure(row, threads, _names(common, operation, row, threads))
-                    report("done", operation, row, threads, bench)
-    except KeyboardInterrupt:
-        measure.finish()
-        sys.exit(130)
-    except SystemExit:
-        # So ends pyperf's own handling of Ctrl-C.
-        measure.finish()
-        raise
-    measure.finish()
-
-
-def _pass_on(command: list[str], args: argparse.Namespace) -> None:
-    """Give pyperf's worker processes the options that decide which benchmark has which number."""
-    command.extend(("--use-peers", args.use_peers))
-    if args.threads:
-        command.extend(("--threads", ",".join(map(str, args.threads))))
-    if args.only:
-        command.extend(("--only", args.only))
-
-
-def _names(
-    common: Mapping[str, str], operation: Operation, row: Row, threads: int
-) -> dict[str, object]:
-    return {
-        **common,
-        "operation": operation.name,
-        "reference_row": operation.reference,
-        "row": row.name,
-        "row_kind": row.kind,
-        "threads": threads,
-    }
-
-
-class _Plain:
-    """pyperf's own way: calibration, then many worker processes per cell."""
-
-    def __init__(self, runner: Any) -> None:
-        self.runner = runner
-
-    def __call__(self, row: Row, threads: int, names: Mapping[str, object]) -> Any:
-        return self.runner.bench_time_func(
-            f"{names['operation']}: {row.name}: {threads}T",
-            lambda loops: run_row(row, threads, loops),
-            metadata=dict(names),
-        )
-
-    def finish(self) -> None:
-        pass
-
-
-class _Quick(_Plain):
-    """Every cell in this process, as pyperf's workers do it, and one file at the end."""
-
-    def __init__(self, runner: Any) -> None:
-        super().__init__(runner)
-        args = runner.args
-        self.output, args.output = args.output, None
-        args.worker, args.quiet = True, True
-        args.values, args.warmups = QUICK_VALUES, 1
-        self.benches: list[Any] = []
-
-    def __call__(self, row: Row, threads: int, names: Mapping[str, object]) -> Any:
-        args = self.runner.args
-        args.loops = calibrated_loops(row, threads, args.min_time)
-        with Path(os.devnull).open("w") as sink:
-            # A pyperf worker prints its result; ours come as progress or as a table.
-            stdout, sys.stdout = sys.stdout, sink
-            try:
-                bench = super().__call__(row, threads, names)
-            finally:
-                sys.stdout = stdout
-        self.benches.append(bench)
-        return bench
-
-    def finish(self) -> None:
-        if self.benches and self.output:
-            pyperf.BenchmarkSuite(self.benches).dump(self.output)
-
-
-def mops(bench: Any, threads: int) -> float:
-    """Million operations a second, all threads together."""
-    value: float = statistics.median(bench.get_values())
-    return threads / value / 1e6
-
-
-def _reporter(wanted: bool) -> Callable[[str, Operation, Row, int, Any], None]:
-    """One line of JSON on stdout before and after each cell, for the driver to read."""
-
-    def report(event: str, operation: Operation, row: Row, threads: int, bench: Any) -> None:
-        if not wanted:
-            return
-        line: dict[str, object] = {"event": event, "operation": operation.name, "row": row.name}
-        line["threads"] = threads
-        if bench is not None:
-            line["mops"] = mops(bench, threads)
-        print("@" + json.dumps(line), flush=True)
-
-    return report

@@ -119,7 +119,7 @@ def test_driver_shows_a_table_and_a_plot(tmp_path: Path) -> None:
 
 
 def test_driver_stops_at_an_interrupt_with_what_was_measured(tmp_path: Path) -> None:
-    process = start(PERF, "--only", "ShardedCounter", "--budget", "60", "-o", tmp_path / "out")
+    process = start(PERF, "--only", "ShardedCounter", "--budget", "10", "-o", tmp_path / "out")
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("[2/"):
