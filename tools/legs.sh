@@ -15,9 +15,13 @@ run_legs() {
   trap 'rm -rf "$RESULTS"' EXIT
   for leg in "${names[@]}"; do
     printf '\n==== %s ====\n' "$leg"
-    begin=$SECONDS status=0
-    # In a subshell, as a leg that cannot run must not end the others.
-    (set -e; "leg_$leg" "$@") || status=$?
+    begin=$SECONDS
+    # In a subshell, as a leg that cannot run must not end the others; not in a condition,
+    # where bash ignores -e.
+    set +e
+    (set -e; "leg_$leg" "$@")
+    status=$?
+    set -e
     ((status == 0)) || failed=1
     summary+=("$(printf '%-10s %-6s %4d s  %s' "$leg" "$( ((status)) && echo FAILED || echo ok)" \
       $((SECONDS - begin)) "$(grep . "$RESULTS/$leg" 2>/dev/null || echo 'did not get to its end')")")
@@ -81,10 +85,11 @@ suite() {
 
 # core LEG MESON-OPTIONS...: the tests of the C core, which need no Python, only meson.
 core() {
-  local leg=$1 home build status=0
+  local leg=$1 interpreter home build status=0
   shift
   compiler
-  home=$(tools "$(free_threaded)" build)
+  interpreter=$(free_threaded)
+  home=$(tools "$interpreter" build)
   build=$CACHE/build/core-$leg-$(echo "$ROOT ${CC:-cc}" | digest)
   PATH=$home/bin:$PATH
   # Both reuse what an earlier call left there.
