@@ -120,7 +120,8 @@ def follow(command: list[str], progress: Progress) -> int:
     try:
         for line in process.stdout:
             if not line.startswith("@"):
-                print(line, end="")
+                if "Mean +- std dev" not in line:  # pyperf's word on what becomes a table here
+                    print(line, end="")
                 continue
             event = json.loads(line[1:])
             if event["event"] == "step":
