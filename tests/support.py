@@ -1,0 +1,145 @@
+"""What several test files use: the classes under test, threads, subprocesses."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import nogil_sync
+
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+NATIVE = nogil_sync.backend == "native"
+
+INTEGERS = [
+    nogil_sync.AtomicInt64,
+    nogil_sync.AtomicUint64,
+    nogil_sync.AtomicInt32,
+    nogil_sync.AtomicUint32,
+]
+RANGES = {
+    nogil_sync.AtomicInt64: (-(2**63), 2**63 - 1),
+    nogil_sync.AtomicUint64: (0, 2**64 - 1),
+    nogil_sync.AtomicInt32: (-(2**31), 2**31 - 1),
+    nogil_sync.AtomicUint32: (0, 2**32 - 1),
+}
+ATOMICS = [*INTEGERS, nogil_sync.AtomicBool, nogil_sync.AtomicRef]
+COUNTERS = [nogil_sync.ShardedCounter, nogil_sync.ShardedFloatCounter]
+LOCKS = [nogil_sync.Mutex]
+CLASSES = [*ATOMICS, *COUNTERS, *LOCKS, nogil_sync.Event]
+
+STRESS = float(os.environ.get("NOGIL_SYNC_STRESS", "1"))
+
+# Nothing that works takes this long; what hangs is given up after it.
+LONG = 60.0
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_threads(*functions: Callable[[], Any], times: int = 1) -> list[Any]:
+    """Start each function in `times` threads, all at once; return the results, raise the errors."""
+    tasks = list(functions) * times
+    barrier = threading.Barrier(len(tasks))
+    results: list[Any] = [None] * len(tasks)
+    errors: list[BaseException] = []
+
+    def run(index: int) -> None:
+        try:
+            barrier.wait(LONG)
+            results[index] = tasks[index]()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(i,), daemon=True) for i in range(len(tasks))]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + LONG * max(1, STRESS)
+    for thread in threads:
+        thread.join(max(0.1, deadline - time.monotonic()))
+    stuck = [thread.name for thread in threads if thread.is_alive()]
+    if errors:
+        raise errors[0]
+    assert not stuck, f"hanging: {stuck}"
+    return results
+
+
+@contextmanager
+def background(*functions: Callable[[], Any]) -> Iterator[None]:
+    """Call the functions again and again, each in its thread, while the body runs."""
+    stop = threading.Event()
+    errors: list[BaseException] = []
+
+    def run(function: Callable[[], Any]) -> None:
+        try:
+            while not stop.is_set():
+                function()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(f,), daemon=True) for f in functions]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(LONG)
+    if errors:
+        raise errors[0]
+    assert not any(thread.is_alive() for thread in threads), "hanging"
+
+
+def for_a_while(seconds: float) -> Iterator[int]:
+    """Count until the time is over, scaled by NOGIL_SYNC_STRESS."""
+    end = time.monotonic() + seconds * STRESS
+    count = 0
+    while time.monotonic() < end:
+        yield count
+        count += 1
+
+
+def eventually(condition: Callable[[], bool], timeout: float = LONG) -> bool:
+    """Whether the condition comes true in time."""
+    end = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+PRELUDE = """\
+import faulthandler
+faulthandler.enable()
+faulthandler.dump_traceback_later({limit}, exit=True)
+"""
+
+
+def python(
+    code: str,
+    *,
+    timeout: float = LONG,
+    options: tuple[str, ...] = (),
+    env: dict[str, str] | None = None,
+    check: bool = True,
+) -> subprocess.CompletedProcess[str]:
+    """Run code in an interpreter of its own; a hang shows all stacks and fails."""
+    source = PRELUDE.format(limit=timeout) + textwrap.dedent(code)
+    done = subprocess.run(
+        [sys.executable, "-P", *options, "-c", source],
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=timeout + 30,
+    )
+    if check:
+        assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
+    return done

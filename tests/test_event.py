@@ -1,0 +1,295 @@
+"""Event: threading.Event's interface, wake-ups that are never lost, and interrupts."""
+
+import gc
+import math
+import threading
+import time
+
+import pytest
+from support import LONG, eventually, python, run_threads
+
+from nogil_sync import Event
+
+threads = pytest.mark.thread_unsafe(reason="starts threads itself")
+processes = pytest.mark.thread_unsafe(reason="starts processes itself")
+signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
+
+
+def test_set_and_clear():
+    e = Event()
+    assert e.is_set() is False
+    assert e.set() is None
+    assert e.is_set() is True
+    assert e.set() is None
+    assert e.is_set() is True
+    assert e.clear() is None
+    assert e.clear() is None
+    assert e.is_set() is False
+
+
+@pytest.mark.parametrize("timeout", [0, 0.0, -1, -0.5, -math.inf, 0.001])
+def test_wait_on_an_unset_event(timeout):
+    e = Event()
+    assert e.wait(timeout) is False
+    assert e.wait(timeout=timeout) is False
+    assert e.is_set() is False
+
+
+@pytest.mark.parametrize("timeout", [None, 0, -1, 5, threading.TIMEOUT_MAX])
+def test_wait_on_a_set_event(timeout):
+    e = Event()
+    e.set()
+    assert e.wait() is True
+    assert e.wait(timeout) is True
+    assert e.wait(timeout=timeout) is True
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"),
+    [
+        (math.nan, ValueError),
+        (math.inf, OverflowError),
+        (threading.TIMEOUT_MAX * 2, OverflowError),
+        (10**400, OverflowError),
+        ("1", TypeError),
+    ],
+)
+@pytest.mark.parametrize("is_set", [False, True])
+def test_wrong_timeouts(timeout, error, is_set):
+    e = Event()
+    if is_set:
+        e.set()
+    with pytest.raises(error):
+        e.wait(timeout)
+    assert e.is_set() is is_set
+
+
+def test_wrong_numbers_of_arguments():
+    e = Event()
+    for call in (
+        lambda: Event(1),
+        lambda: e.set(1),
+        lambda: e.clear(1),
+        lambda: e.is_set(1),
+        lambda: e.wait(1, 2),
+        lambda: e.wait(seconds=1),
+    ):
+        with pytest.raises(TypeError):
+            call()
+
+
+def test_time_out():
+    e = Event()
+    begin = time.monotonic()
+    assert e.wait(0.1) is False
+    assert 0.09 <= time.monotonic() - begin < 5
+
+
+def test_at_fork_reinit():
+    e = Event()
+    e._at_fork_reinit()
+    assert not e.is_set()
+    e.set()
+    e._at_fork_reinit()
+    assert e.wait(0)
+
+
+@threads
+@pytest.mark.parametrize("n", [1, 5, 50])
+def test_set_wakes_all(n):
+    e = Event()
+    results = []
+    waiters = [
+        threading.Thread(target=lambda: results.append(e.wait(LONG)), daemon=True) for _ in range(n)
+    ]
+    for waiter in waiters:
+        waiter.start()
+    time.sleep(0.02)
+    assert not results
+    e.set()
+    for waiter in waiters:
+        waiter.join(LONG)
+    assert results == [True] * n
+
+
+@threads
+def test_clear_right_after_set_takes_nothing_back():
+    for _ in range(50):
+        e = Event()
+        results = []
+        started = []
+
+        def wait(e=e, results=results, started=started):
+            started.append(1)
+            results.append(e.wait(LONG))
+
+        waiters = [threading.Thread(target=wait, daemon=True) for _ in range(3)]
+        for waiter in waiters:
+            waiter.start()
+        assert eventually(lambda started=started: len(started) == 3)
+        time.sleep(0.02)
+        e.set()
+        e.clear()
+        for waiter in waiters:
+            waiter.join(LONG)
+        assert results == [True] * 3
+        assert not e.is_set()
+
+
+@threads
+def test_set_races_the_start_of_the_wait():
+    for _ in range(300):
+        e = Event()
+        assert run_threads(lambda e=e: e.wait(LONG), e.set)[0] is True
+
+
+@threads
+def test_ping_pong():
+    ping, pong = Event(), Event()
+    n = 300
+
+    def left():
+        for _ in range(n):
+            ping.set()
+            assert pong.wait(LONG)
+            pong.clear()
+
+    def right():
+        for _ in range(n):
+            assert ping.wait(LONG)
+            ping.clear()
+            pong.set()
+
+    run_threads(left, right)
+
+
+@threads
+def test_time_outs_disturb_nobody():
+    e = Event()
+    patient = []
+    waiter = threading.Thread(target=lambda: patient.append(e.wait(LONG)), daemon=True)
+    waiter.start()
+    run_threads(lambda: [e.wait(0.001) for _ in range(30)], times=3)
+    assert not patient
+    e.set()
+    waiter.join(LONG)
+    assert patient == [True]
+
+
+@threads
+def test_stores_before_set_are_seen():
+    for _ in range(200):
+        e = Event()
+        box = []
+        run_threads(
+            lambda box=box, e=e: (box.append(1), e.set()),
+            lambda box=box, e=e: e.wait(LONG) and box[0],
+        )
+
+
+@threads
+def test_others_run_and_collect_while_one_waits():
+    e = Event()
+    waiter = threading.Thread(target=e.wait, daemon=True)
+    waiter.start()
+    for _ in range(3):
+        gc.collect()
+    e.set()
+    waiter.join(LONG)
+    assert not waiter.is_alive()
+
+
+INTERRUPTED = """
+    import os, signal, sys, threading, time, _thread
+    from nogil_sync import Event
+
+    def interrupter():
+        global sent
+        time.sleep(0.3)
+        sent = time.monotonic()
+        {send}
+
+    e = Event()
+    others = [threading.Thread(target=e.wait, daemon=True) for _ in range({others})]
+    for other in others: other.start()
+    threading.Thread(target=interrupter).start()
+    try:
+        e.wait({timeout})
+    except KeyboardInterrupt:
+        took = time.monotonic() - sent
+    else:
+        sys.exit("not interrupted")
+    print(f"{{took * 1000:.1f}} ms")
+    assert took < 1
+    assert not e.is_set()
+    assert e.wait(0.01) is False
+    e.set()
+    for other in others:
+        other.join(10)
+        assert not other.is_alive()
+    assert e.wait()
+"""
+
+
+@processes
+@pytest.mark.parametrize("timeout", ["", "60"])
+@pytest.mark.parametrize("others", [0, 2])
+@pytest.mark.parametrize(
+    "send",
+    ["os.kill(os.getpid(), signal.SIGINT)", "_thread.interrupt_main()"],
+    ids=["kill", "main"],
+)
+def test_ctrl_c(send, others, timeout):
+    print(python(INTERRUPTED.format(send=send, others=others, timeout=timeout)).stdout)
+
+
+@signals
+def test_handler_sets_what_its_thread_waits_for(interrupt):
+    e = Event()
+    interrupt(e.set, 0.05)
+    assert e.wait(LONG) is True
+
+
+@signals
+def test_handler_sets_and_clears_what_its_thread_waits_for(interrupt):
+    e = Event()
+    interrupt(lambda: (e.set(), e.clear()), 0.05)
+    assert e.wait(LONG) is True
+    assert not e.is_set()
+
+
+@signals
+def test_handler_waits_for_what_its_thread_waits_for(interrupt):
+    e = Event()
+    log = []
+    setter = threading.Timer(0.3, e.set)
+    setter.start()
+
+    def handler():
+        log.append(e.wait(0.01))
+        log.append(e.wait(LONG))
+
+    interrupt(handler, 0.05)
+    assert e.wait(LONG) is True
+    assert log == [False, True]
+    setter.join()
+
+
+@threads
+def test_finaliser_uses_the_event():
+    e = Event()
+
+    class Last:
+        def __init__(self):
+            self.me = self
+
+        def __del__(self):
+            e.wait(0.001)
+            e.set()
+
+    Last()
+    waiter = threading.Thread(target=e.wait, daemon=True)
+    waiter.start()
+    gc.collect()
+    waiter.join(LONG)
+    assert not waiter.is_alive()

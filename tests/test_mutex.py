@@ -1,0 +1,682 @@
+"""Mutex: threading.Lock's interface and errors, and what waits, interrupts and hand-overs do."""
+
+import gc
+import logging
+import math
+import queue
+import threading
+import time
+
+import pytest
+from support import LONG, eventually, python, run_threads
+
+from nogil_sync import Mutex
+
+threads = pytest.mark.thread_unsafe(reason="starts threads itself")
+processes = pytest.mark.thread_unsafe(reason="starts processes itself")
+signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
+
+
+def waiting(mutex, timeout=None):
+    """A started thread that acquires the mutex, and the list its result goes into."""
+    result = []
+    thread = threading.Thread(
+        target=lambda: result.append(mutex.acquire(timeout=timeout)), daemon=True
+    )
+    thread.start()
+    return thread, result
+
+
+# The interface
+
+
+def test_acquire_and_release():
+    m = Mutex()
+    assert m.locked() is False
+    assert m.acquire() is True
+    assert m.locked() is True
+    assert m.release() is None
+    assert m.locked() is False
+
+
+def test_with():
+    m = Mutex()
+    with m as entered:
+        assert entered is True
+        assert m.locked()
+    assert not m.locked()
+    with pytest.raises(LookupError), m:
+        raise LookupError
+    assert not m.locked()
+
+
+def test_not_reentrant():
+    m = Mutex()
+    with m:
+        assert m.acquire(False) is False
+        assert m.acquire(blocking=False) is False
+        assert m.acquire(timeout=0) is False
+        assert m.acquire(True, 0.01) is False
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        ((), {}),
+        ((True,), {}),
+        ((True, -1), {}),
+        ((1, -1.0), {}),
+        ((), {"timeout": None}),
+        ((), {"timeout": 5}),
+        ((), {"timeout": threading.TIMEOUT_MAX}),
+        ((False,), {}),
+        ((False, -1), {}),
+        ((0,), {"timeout": None}),
+        ((), {"blocking": True, "timeout": 0}),
+    ],
+)
+def test_ways_to_acquire(args, kwargs):
+    m = Mutex()
+    assert m.acquire(*args, **kwargs) is True
+    assert m.locked()
+    m.release()
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "error"),
+    [
+        ((False, 5), {}, ValueError),
+        ((False, 0), {}, ValueError),
+        ((), {"blocking": False, "timeout": 1.5}, ValueError),
+        ((True, -2), {}, ValueError),
+        ((), {"timeout": -0.5}, ValueError),
+        ((), {"timeout": -math.inf}, ValueError),
+        ((), {"timeout": math.nan}, ValueError),
+        ((False, math.nan), {}, ValueError),
+        ((), {"timeout": math.inf}, OverflowError),
+        ((), {"timeout": threading.TIMEOUT_MAX * 2}, OverflowError),
+        ((), {"timeout": 10**400}, OverflowError),
+        ((), {"timeout": "1"}, TypeError),
+        ((True, 1, 2), {}, TypeError),
+        ((), {"wait": 1}, TypeError),
+    ],
+)
+@pytest.mark.parametrize("held", [False, True])
+def test_wrong_arguments(args, kwargs, error, held):
+    m = Mutex()
+    if held:
+        m.acquire()
+    with pytest.raises(error):
+        m.acquire(*args, **kwargs)
+    assert m.locked() is held
+    if held:
+        m.release()
+    with m:
+        pass
+
+
+def test_messages_of_threading_lock():
+    m = Mutex()
+    with pytest.raises(RuntimeError, match="release unlocked lock"):
+        m.release()
+    with pytest.raises(ValueError, match="can't specify a timeout for a non-blocking call"):
+        m.acquire(False, 5)
+
+
+def test_release_of_a_free_lock():
+    m = Mutex()
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            m.release()
+    with m:
+        pass
+    with pytest.raises(RuntimeError):
+        m.release()
+    assert not m.locked()
+
+
+def test_timeout_that_uses_the_lock():
+    m = Mutex()
+
+    class Odd:
+        def __float__(self):
+            with m:
+                return 1.0
+
+    assert m.acquire(timeout=Odd())
+    m.release()
+
+    class Failing:
+        def __float__(self):
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        m.acquire(timeout=Failing())
+    assert not m.locked()
+
+
+def test_at_fork_reinit():
+    m = Mutex()
+    m._at_fork_reinit()
+    assert not m.locked()
+    m.acquire()
+    m._at_fork_reinit()
+    assert not m.locked()
+    with m:
+        pass
+
+
+# Between threads
+
+
+@threads
+def test_any_thread_may_release():
+    m = Mutex()
+    m.acquire()
+    run_threads(m.release)
+    assert not m.locked()
+
+
+@threads
+def test_excludes():
+    m = Mutex()
+    total = 0
+    n = 3000
+
+    def work():
+        nonlocal total
+        for _ in range(n):
+            with m:
+                seen = total
+                total = seen + 1
+
+    run_threads(work, times=4)
+    assert total == 4 * n
+    assert not m.locked()
+
+
+@threads
+def test_waiters_wake_one_by_one():
+    m = Mutex()
+    m.acquire()
+    pairs = [waiting(m) for _ in range(5)]
+    time.sleep(0.05)
+    for done in range(1, 6):
+        m.release()
+        assert eventually(lambda done=done: sum(len(r) for _, r in pairs) == done)
+        assert m.locked()
+    m.release()
+    for thread, result in pairs:
+        thread.join(LONG)
+        assert result == [True]
+
+
+@threads
+def test_first_come_first_served_among_those_that_waited():
+    m = Mutex()
+    order = []
+
+    def work(k):
+        with m:
+            order.append(k)
+
+    m.acquire()
+    workers = []
+    for k in range(6):
+        workers.append(threading.Thread(target=work, args=(k,), daemon=True))
+        workers[-1].start()
+        time.sleep(0.02)
+    m.release()
+    for worker in workers:
+        worker.join(LONG)
+    assert order == list(range(6))
+
+
+@threads
+def test_waiter_of_a_millisecond_gets_the_next_turn():
+    m = Mutex()
+    m.acquire()
+    thread, result = waiting(m)
+    time.sleep(0.05)
+    m.release()
+    # It was handed over, or is reserved: a try cannot come first.
+    assert m.acquire(False) is False
+    thread.join(LONG)
+    assert result == [True]
+    m.release()
+
+
+@threads
+def test_time_out():
+    m = Mutex()
+    m.acquire()
+    begin = time.monotonic()
+    assert m.acquire(timeout=0.1) is False
+    assert 0.09 <= time.monotonic() - begin < 5
+    thread, result = waiting(m, 0.05)
+    thread.join(LONG)
+    assert result == [False]
+    m.release()
+    assert m.acquire(timeout=0.1) is True
+    m.release()
+
+
+@threads
+def test_time_outs_leave_the_queue():
+    m = Mutex()
+    m.acquire()
+    first, first_result = waiting(m, 0.05)
+    second, second_result = waiting(m)
+    third, third_result = waiting(m, 0.1)
+    first.join(LONG)
+    third.join(LONG)
+    assert (first_result, third_result) == ([False], [False])
+    m.release()
+    second.join(LONG)
+    assert second_result == [True]
+    assert m.acquire(False) is False
+    m.release()
+    assert m.acquire(False) is True
+    m.release()
+
+
+@threads
+def test_others_run_and_collect_while_one_waits():
+    m = Mutex()
+    m.acquire()
+    thread, result = waiting(m)
+    for _ in range(3):
+        gc.collect()
+    assert not result
+    m.release()
+    thread.join(LONG)
+    m.release()
+
+
+@threads
+def test_dropped_while_locked_and_after_waits():
+    for _ in range(50):
+        m = Mutex()
+        m.acquire()
+        assert not m.acquire(timeout=0.0001)
+        del m
+
+
+# In the place of threading.Lock
+
+
+@threads
+def test_condition_over_a_mutex():
+    m = Mutex()
+    condition = threading.Condition(m)
+    with pytest.raises(RuntimeError):
+        condition.notify()
+    with pytest.raises(RuntimeError):
+        condition.wait(0)
+    with condition:
+        assert m.locked()
+        assert condition.wait(0.01) is False
+        assert m.locked()
+    items, got = [], []
+
+    def consume():
+        with condition:
+            while not items:
+                assert condition.wait(LONG)
+            got.append(items.pop())
+
+    def produce():
+        for k in range(50):
+            with condition:
+                items.append(k)
+                condition.notify()
+
+    run_threads(produce, produce, *[lambda: [consume() for _ in range(25)]] * 4)
+    assert sorted(got) == sorted([*range(50)] * 2)
+
+
+@threads
+def test_queue_with_its_mutex_replaced():
+    q = queue.Queue(maxsize=2)
+    q.mutex = Mutex()
+    q.not_empty = threading.Condition(q.mutex)
+    q.not_full = threading.Condition(q.mutex)
+    q.all_tasks_done = threading.Condition(q.mutex)
+    got = []
+
+    def consume():
+        for _ in range(200):
+            got.append(q.get(timeout=LONG))
+            q.task_done()
+
+    run_threads(consume, consume, lambda: [q.put(k, timeout=LONG) for k in range(400)])
+    q.join()
+    assert sorted(got) == list(range(400))
+    with pytest.raises(queue.Empty):
+        q.get(timeout=0.01)
+
+
+@threads
+def test_event_and_barrier_over_a_mutex():
+    event = threading.Event()
+    event._cond = threading.Condition(Mutex())
+    barrier = threading.Barrier(3)
+    barrier._cond = threading.Condition(Mutex())
+
+    def work():
+        assert event.wait(LONG)
+        return [barrier.wait(LONG) for _ in range(20)]
+
+    rounds = run_threads(work, work, lambda: event.set() or work())
+    assert [sorted(each) for each in zip(*rounds, strict=True)] == [[0, 1, 2]] * 20
+
+
+@threads
+def test_lock_of_a_logging_handler():
+    lines = []
+
+    class Handler(logging.Handler):
+        def createLock(self):  # noqa: N802
+            self.lock = Mutex()
+
+        def emit(self, record):
+            assert self.lock.locked()
+            lines.append(record.msg)
+
+    handler = Handler()
+    logger = logging.Logger("with a mutex")
+    logger.addHandler(handler)
+    run_threads(lambda: [logger.warning("line") for _ in range(50)], times=3)
+    assert lines == ["line"] * 150
+    handler.acquire()
+    handler.lock._at_fork_reinit()  # as logging does in the child
+    logger.warning("line")
+
+
+# Ctrl-C, handlers, finalisers
+
+INTERRUPTED = """
+    import os, signal, sys, threading, time, _thread
+    from nogil_sync import Mutex
+
+    def interrupter():
+        global sent
+        time.sleep(0.3)
+        sent = time.monotonic()
+        {send}
+
+    m = Mutex()
+    m.acquire()
+    others = [threading.Thread(target=m.acquire, daemon=True) for _ in range({others})]
+    for other in others: other.start()
+    threading.Thread(target=interrupter).start()
+    try:
+        {wait}
+    except KeyboardInterrupt:
+        took = time.monotonic() - sent
+    else:
+        sys.exit("not interrupted")
+    print(f"{{took * 1000:.1f}} ms")
+    assert took < 1
+    assert m.locked()
+    for other in others:
+        m.release()
+        time.sleep(0.02)
+    m.release()
+    for other in others: other.join(10)
+    assert m.acquire(timeout=5)
+    m.release()
+    assert not m.locked()
+"""
+SEND = {
+    "kill": "os.kill(os.getpid(), signal.SIGINT)",
+    "interrupt_main": "_thread.interrupt_main()",
+}
+
+
+@processes
+@pytest.mark.parametrize("wait", ["m.acquire()", "m.acquire(timeout=60)", "m.__enter__()"])
+@pytest.mark.parametrize("others", [0, 2])
+@pytest.mark.parametrize("send", SEND)
+def test_ctrl_c(send, others, wait):
+    print(python(INTERRUPTED.format(send=SEND[send], others=others, wait=wait)).stdout)
+
+
+@processes
+def test_ctrl_c_at_any_moment_leaves_the_lock_whole():
+    # Interrupts rain on a thread that acquires with and without waiting. Whatever the moment:
+    # an acquire that raised took nothing.
+    python(
+        """
+        import signal, threading, time
+        from nogil_sync import Mutex
+
+        class Stop(Exception): pass
+        armed = False
+        def handler(*_):
+            if armed: raise Stop
+        signal.signal(signal.SIGALRM, handler)
+        m = Mutex()
+        busy = True
+        def other():
+            while busy:
+                if m.acquire(timeout=0.001):
+                    m.release()
+        threads = [threading.Thread(target=other) for _ in range(2)]
+        for t in threads: t.start()
+        raised = 0
+        signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.00037)
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            inside = False
+            try:
+                try:
+                    armed = True
+                    m.acquire()
+                    armed = False
+                    inside = True
+                finally:
+                    armed = False
+            except Stop:
+                raised += 1
+                # Raised after acquire had returned, if it had: that is not its business.
+            if inside:
+                m.release()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        busy = False
+        for t in threads: t.join(10)
+        assert not any(t.is_alive() for t in threads)
+        print(raised, m)
+        """
+    )
+
+
+@signals
+def test_handler_runs_during_a_wait(interrupt):
+    m = Mutex()
+    m.acquire()
+    calls = []
+    interrupt(lambda: calls.append(m.locked()), 0.05, 0.05)
+    assert m.acquire(timeout=0.4) is False
+    assert len(calls) >= 2
+    assert all(calls)
+    m.release()
+
+
+@signals
+def test_handler_releases_what_its_thread_waits_for(interrupt):
+    m = Mutex()
+    m.acquire()
+    interrupt(m.release, 0.05)
+    assert m.acquire(timeout=LONG) is True
+    m.release()
+    assert not m.locked()
+
+
+@signals
+def test_handler_uses_what_its_thread_waits_for(interrupt):
+    m = Mutex()
+    m.acquire()
+    log = []
+
+    def handler():
+        # As with threading.Lock: the lock is ours to release, and then free.
+        m.release()
+        log.append(m.acquire(timeout=LONG))
+        log.append(m.acquire(timeout=0.01))
+        m.release()
+        log.append(m.acquire(False))
+        with pytest.raises(ValueError):
+            m.acquire(timeout=math.nan)
+        m.release()
+        m.acquire()
+        m.release()
+
+    interrupt(handler, 0.05)
+    assert m.acquire(timeout=LONG) is True
+    assert log == [True, False, True]
+    m.release()
+    assert not m.locked()
+
+
+@signals
+def test_handler_waits_for_the_lock_its_thread_waits_for(interrupt):
+    m = Mutex()
+    m.acquire()
+    log = []
+
+    def handler():
+        log.append(m.acquire(timeout=LONG))
+        m.release()
+
+    releaser = threading.Timer(0.3, m.release)
+    releaser.start()
+    interrupt(handler, 0.05)
+    assert m.acquire(timeout=LONG) is True
+    assert log == [True]
+    releaser.join()
+    m.release()
+    assert not m.locked()
+
+
+@signals
+def test_handler_gives_up_and_the_wait_goes_on(interrupt):
+    m = Mutex()
+    m.acquire()
+    log = []
+    stop = interrupt(lambda: log.append(m.acquire(timeout=0.01)), 0.05, 0.05)
+    releaser = threading.Timer(0.4, m.release)
+    releaser.start()
+    assert m.acquire(timeout=LONG) is True
+    stop()
+    assert log
+    # The last call of the handler may have been the one that got the lock; then it kept it.
+    releaser.join()
+    m.release()
+    assert not m.locked()
+
+
+@signals
+def test_handlers_within_handlers(interrupt):
+    m = Mutex()
+    m.acquire()
+    log = []
+
+    def inner():
+        log.append("inner")
+        assert m.acquire(timeout=LONG)
+        m.release()
+
+    def handler():
+        log.append("outer")
+        interrupt(inner, 0.05)
+        releaser.start()
+        assert m.acquire(timeout=LONG)
+        m.release()
+
+    releaser = threading.Timer(0.3, m.release)
+    interrupt(handler, 0.05)
+    assert m.acquire(timeout=LONG)
+    assert log == ["outer", "inner"]
+    m.release()
+    assert not m.locked()
+
+
+@signals
+def test_handlers_and_other_waiters(interrupt):
+    m = Mutex()
+    stop = threading.Event()
+    counts = [0, 0, 0]
+
+    def work(k):
+        while not stop.is_set():
+            with m:
+                counts[k] += 1
+
+    def handler():
+        if m.acquire(timeout=0.002):
+            m.release()
+
+    workers = [threading.Thread(target=work, args=(k,), daemon=True) for k in range(2)]
+    for worker in workers:
+        worker.start()
+    halt = interrupt(handler, 0.001, 0.001)
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        assert m.acquire(timeout=LONG)
+        counts[2] += 1
+        # The handler cannot wait for what its own thread holds for longer than its time-out.
+        m.release()
+    halt()
+    stop.set()
+    for worker in workers:
+        worker.join(LONG)
+        assert not worker.is_alive()
+    assert all(counts)
+    assert not m.locked()
+
+
+@threads
+def test_finaliser_uses_the_lock():
+    m = Mutex()
+    log = []
+
+    class Last:
+        def __init__(self):
+            self.me = self
+
+        def __del__(self):
+            log.append(m.acquire(timeout=5))
+            m.release()
+
+    Last()
+    gc.collect()
+    with m:
+        Last()
+    gc.collect()
+    assert log == [True, True]
+
+
+@threads
+def test_finalisers_in_collections_while_threads_wait():
+    m = Mutex()
+    ran = []
+
+    class Last:
+        def __init__(self):
+            self.me = self
+
+        def __del__(self):
+            ran.append(m.acquire(timeout=0.001) and m.release())
+
+    def work():
+        for _ in range(100):
+            Last()
+            with m:
+                pass
+            gc.collect(0)
+
+    run_threads(work, times=3)
+    gc.collect()
+    assert len(ran) == 300
+    assert not m.locked()

@@ -1,0 +1,484 @@
+"""What every object promises, whatever its type."""
+
+import copy
+import gc
+import inspect
+import pickle
+import sys
+import weakref
+
+import pytest
+from support import ATOMICS, CLASSES, COUNTERS, INTEGERS, NATIVE, run_threads
+
+import nogil_sync
+from nogil_sync import AtomicBool, AtomicRef, Event, Mutex, ShardedCounter, ShardedFloatCounter
+from nogil_sync import _threading as pure
+
+every = pytest.mark.parametrize("cls", CLASSES)
+valued = pytest.mark.parametrize("cls", [*ATOMICS, *COUNTERS])
+
+# One call of each operation.
+INTEGER_OPERATIONS = {
+    "load": (),
+    "store": (1,),
+    "swap": (1,),
+    "compare_and_swap": (0, 1),
+    "add": (),
+    "sub": (),
+    "fetch_and": (1,),
+    "fetch_or": (1,),
+    "fetch_xor": (1,),
+    "fetch_max": (1,),
+    "fetch_min": (1,),
+}
+OPERATIONS = {
+    **dict.fromkeys(INTEGERS, INTEGER_OPERATIONS),
+    AtomicBool: {"load": (), "store": (1,), "swap": (1,), "compare_and_swap": (0, 1)},
+    AtomicRef: {
+        "load": (),
+        "store": (1,),
+        "swap": (1,),
+        "compare_and_swap": (None, 1),
+        "update": (lambda current: current,),
+    },
+    ShardedCounter: {"add": (), "value": (), "reset": ()},
+    ShardedFloatCounter: {"add": (), "value": (), "reset": ()},
+    Mutex: {"acquire": (), "release": (), "locked": (), "_at_fork_reinit": ()},
+    Event: {"is_set": (), "set": (), "clear": (), "wait": (0,), "_at_fork_reinit": ()},
+}
+CALLS = [(cls, name, args) for cls, calls in OPERATIONS.items() for name, args in calls.items()]
+IDS = [f"{cls.__name__}.{name}" for cls, name, _ in CALLS]
+
+
+def state(obj):
+    if isinstance(obj, Mutex):
+        return obj.locked()
+    if isinstance(obj, Event):
+        return obj.is_set()
+    return obj.value() if hasattr(obj, "value") else obj.load()
+
+
+def changed(cls):
+    """An object that is not in its first state."""
+    obj = cls()
+    getattr(obj, {Mutex: "acquire", Event: "set"}.get(cls, "add" if cls in COUNTERS else "store"))(
+        *([7] if cls in ATOMICS else [])
+    )
+    return obj
+
+
+@every
+def test_weak_references(cls):
+    obj = cls()
+    called = []
+    watch = weakref.ref(obj, called.append)
+    assert watch() is obj
+    del obj
+    gc.collect()
+    assert watch() is None
+    assert called == [watch]
+    weakref.WeakKeyDictionary()[cls()] = 1
+
+
+@every
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_not_pickled(cls, protocol):
+    with pytest.raises(TypeError, match=cls.__name__):
+        pickle.dumps(cls(), protocol)
+
+
+@every
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy])
+def test_not_copied(cls, way):
+    obj = changed(cls)
+    with pytest.raises(TypeError, match=cls.__name__):
+        way(obj)
+    with pytest.raises(TypeError):
+        way(type("Sub", (cls,), {})())
+
+
+@every
+def test_identity_equality_and_hash(cls):
+    a, b = cls(), cls()
+    assert a == a
+    assert a != b
+    assert hash(a) != hash(b) or a is not b
+    assert len({a, b}) == 2
+
+
+@every
+def test_attributes(cls):
+    obj = cls()
+    with pytest.raises(AttributeError):
+        obj.nothing_of_the_kind
+    with pytest.raises(AttributeError):
+        obj.new = 1
+    assert not hasattr(obj, "__dict__")
+    assert not hasattr(obj, "nothing_of_the_kind")
+
+
+@every
+def test_subclass(cls):
+    class Sub(cls):
+        """A subclass."""
+
+        extra = 1
+
+    obj = Sub()
+    assert isinstance(obj, cls)
+    obj.attribute = 5
+    assert obj.attribute == 5
+    assert obj.__dict__ == {"attribute": 5}
+    with pytest.raises(AttributeError):
+        obj.missing
+    assert "Sub" in repr(obj)
+    for name, args in OPERATIONS[cls].items():
+        getattr(obj, name)(*args)
+    watch = weakref.ref(obj)
+    obj.me = obj
+    del obj
+    gc.collect()
+    assert watch() is None
+
+
+@every
+def test_subclass_with_its_own_init(cls):
+    class Sub(cls):
+        def __init__(self, name, **kwargs):
+            self.name = name
+            super().__init__(**kwargs)
+
+    obj = Sub("x")
+    assert obj.name == "x"
+    state(obj)
+    if cls in (*ATOMICS, *COUNTERS):
+        assert state(Sub("x", value=1)) == 1
+    with pytest.raises(TypeError):
+        Sub()
+
+
+@every
+def test_subclass_that_forgets_init(cls):
+    class Sub(cls):
+        def __init__(self):
+            pass
+
+    obj = Sub()
+    with pytest.raises(RuntimeError, match="not initialized"):
+        state_of = next(iter(OPERATIONS[cls]))
+        getattr(obj, state_of)(*OPERATIONS[cls][state_of])
+
+
+@every
+def test_subclass_with_slots_and_mixins(cls):
+    class Mixin:
+        __slots__ = ()
+
+        def greet(self):
+            return "hello"
+
+    class Slotted(cls, Mixin):
+        __slots__ = ("mine",)
+
+    obj = Slotted()
+    with pytest.raises(AttributeError):
+        obj.mine
+    obj.mine = 1
+    assert obj.mine == 1
+    assert obj.greet() == "hello"
+    with pytest.raises(AttributeError):
+        obj.other = 1
+    state(obj)
+
+    class Second(Mixin, cls):
+        def __init__(self):
+            super().__init__()
+            self.ready = True
+
+    assert Second().ready
+
+
+@every
+def test_subclass_overrides_do_not_confuse(cls):
+    class Sub(cls):
+        def load(self):
+            raise AssertionError("called")
+
+        value = is_set = locked = release = acquire = load
+
+    obj = Sub()
+    repr(obj)
+    if cls is Mutex:
+        with obj:  # as threading.Lock, which does not look for acquire and release
+            pass
+
+
+@every
+def test_init_again(cls):
+    obj = changed(cls)
+    before = state(obj)
+    for args in ((), (0,) if cls in (*ATOMICS, *COUNTERS) else ()):
+        with pytest.raises(RuntimeError, match="already initialized"):
+            obj.__init__(*args)
+    assert state(obj) == before
+
+
+@pytest.mark.parametrize(("cls", "name", "args"), CALLS, ids=IDS)
+def test_without_init(cls, name, args):
+    obj = cls.__new__(cls)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="not initialized"):
+            getattr(obj, name)(*args)
+    obj.__init__()
+    assert state(obj) == state(cls())
+    if cls is Mutex and name == "release":
+        obj.acquire()
+    getattr(obj, name)(*args)
+
+
+def test_with_without_init():
+    obj = Mutex.__new__(Mutex)
+    with pytest.raises(RuntimeError, match="not initialized"), obj:
+        raise AssertionError("entered")
+
+
+@every
+def test_without_init_is_harmless(cls):
+    obj = cls.__new__(cls)
+    assert repr(obj) == f"<{cls.__name__} object, not initialized>"
+    weakref.ref(obj)
+    gc.collect()
+    with pytest.raises(TypeError):
+        pickle.dumps(obj)
+    del obj
+    # A failed __init__ leaves it as it was.
+    obj = cls.__new__(cls)
+    with pytest.raises(TypeError):
+        obj.__init__(1, 2)
+    assert "not initialized" in repr(obj)
+    obj.__init__()
+    assert "not initialized" not in repr(obj)
+
+
+@every
+def test_new_of_something_else(cls):
+    with pytest.raises(TypeError):
+        cls.__new__(int)
+    for name in OPERATIONS[cls]:
+        with pytest.raises(TypeError):
+            getattr(cls, name)()
+        if NATIVE:
+            with pytest.raises(TypeError):
+                getattr(cls, name)(object())
+
+
+@valued
+def test_no_truth_value(cls):
+    for obj in (cls(), cls(1)):
+        with pytest.raises(TypeError):
+            bool(obj)
+        with pytest.raises(TypeError):
+            not obj
+        with pytest.raises(TypeError):
+            obj and 1
+
+
+@pytest.mark.parametrize("cls", [Mutex, Event])
+def test_locks_are_true(cls):
+    assert bool(cls())
+
+
+@pytest.mark.parametrize("cls", INTEGERS)
+def test_repr_of_integers(cls):
+    assert repr(cls(5)) == f"{cls.__name__}(5)"
+    assert str(cls(0)) == f"{cls.__name__}(0)"
+
+    class Sub(cls):
+        pass
+
+    assert repr(Sub(5)) == "Sub(5)"
+
+
+def test_repr_of_negative_values():
+    assert repr(nogil_sync.AtomicInt64(-5)) == "AtomicInt64(-5)"
+    assert repr(nogil_sync.AtomicUint64(2**64 - 1)) == "AtomicUint64(18446744073709551615)"
+
+
+def test_repr_of_others():
+    assert repr(AtomicBool(1)) == "AtomicBool(True)"
+    assert repr(AtomicRef("x")) == "AtomicRef('x')"
+    assert repr(AtomicRef()) == "AtomicRef(None)"
+    assert repr(ShardedCounter(5)) == "ShardedCounter(5)"
+    assert repr(ShardedFloatCounter(1.5)) == "ShardedFloatCounter(1.5)"
+    assert repr(ShardedFloatCounter(2)) == "ShardedFloatCounter(2.0)"
+
+
+def test_repr_of_locks():
+    m = Mutex()
+    assert repr(m) == f"<nogil_sync.Mutex object at {id(m):#x}, unlocked>"
+    m.acquire()
+    assert repr(m) == f"<nogil_sync.Mutex object at {id(m):#x}, locked>"
+    e = Event()
+    assert repr(e) == f"<nogil_sync.Event object at {id(e):#x}, unset>"
+    e.set()
+    assert repr(e) == f"<nogil_sync.Event object at {id(e):#x}, set>"
+
+    class Sub(Mutex):
+        pass
+
+    assert repr(Sub()).startswith(f"<{__name__}.{Sub.__qualname__} object at 0x")
+
+
+def test_generic_at_run_time():
+    alias = AtomicRef[int]
+    assert alias.__origin__ is AtomicRef
+    assert alias.__args__ == (int,)
+    obj = alias(5)
+    assert type(obj) is AtomicRef
+    assert obj.load() == 5
+
+    class Sub(AtomicRef[str]):
+        pass
+
+    assert Sub("x").load() == "x"
+
+
+@pytest.mark.parametrize("cls", [c for c in CLASSES if c is not AtomicRef])
+def test_others_are_not_generic(cls):
+    with pytest.raises(TypeError):
+        cls[int]
+
+
+@every
+def test_collected_through_cycles(cls):
+    class Node:
+        pass
+
+    node = Node()
+    if cls is AtomicRef:
+        node.obj = cls(node)
+        node.obj.store([node, node.obj])
+    else:
+        node.obj = type("Sub", (cls,), {})()
+        node.obj.node = node
+    watch = weakref.ref(node.obj)
+    del node
+    gc.collect()
+    assert watch() is None
+
+
+def test_a_long_chain_is_freed():
+    obj = None
+    for _ in range(200_000):
+        obj = AtomicRef(obj)
+    del obj
+    gc.collect()
+
+
+def test_reference_to_itself():
+    obj = AtomicRef()
+    obj.store(obj)
+    watch = weakref.ref(obj)
+    del obj
+    gc.collect()
+    assert watch() is None
+
+
+@every
+def test_used_in_its_own_finaliser(cls):
+    log = []
+
+    class Sub(cls):
+        def __del__(self):
+            log.append(state(self))
+
+    Sub()
+    obj = Sub()
+    obj.me = obj
+    del obj
+    gc.collect()
+    assert log == [state(cls())] * 2
+
+
+@every
+def test_size_is_told(cls):
+    assert 16 < sys.getsizeof(cls()) <= 256
+
+
+@every
+def test_the_class_is_documented(cls):
+    assert inspect.getdoc(cls)
+    for name in OPERATIONS[cls]:
+        if not name.startswith("_"):
+            assert inspect.getdoc(getattr(cls, name)), name
+
+
+def public_methods(cls):
+    return {name for name in dir(cls) if not name.startswith("_")}
+
+
+def shape(thing):
+    return [(p.name, p.kind, p.default) for p in inspect.signature(thing).parameters.values()]
+
+
+@every
+def test_the_same_as_the_pure_class(cls):
+    twin = getattr(pure, cls.__name__)
+    assert inspect.getdoc(cls) == inspect.getdoc(twin)
+    assert shape(cls) == shape(twin)
+    assert public_methods(cls) == public_methods(twin)
+    for name in public_methods(cls):
+        mine, its = getattr(cls, name), getattr(twin, name)
+        assert inspect.getdoc(mine) == inspect.getdoc(its), name
+        assert shape(mine) == shape(its), name
+    for name in ("__enter__", "__exit__", "_at_fork_reinit", "__bool__", "__class_getitem__"):
+        assert hasattr(cls, name) == hasattr(twin, name), name
+
+
+@pytest.mark.parametrize("name", ["pin", "pin_all", "is_pinned"])
+def test_the_same_as_the_pure_function(name):
+    mine, its = getattr(nogil_sync, name), getattr(pure, name)
+    assert inspect.getdoc(mine) == inspect.getdoc(its)
+    assert shape(mine) == shape(its)
+
+
+@every
+def test_methods_accept_keywords(cls):
+    twin = getattr(pure, cls.__name__)
+    for name, args in OPERATIONS[cls].items():
+        if name.startswith("_"):
+            continue
+        names = [p.name for p in inspect.signature(getattr(twin, name)).parameters.values()][1:]
+        obj = cls()
+        if name == "release":
+            obj.acquire()
+        getattr(obj, name)(**dict(zip(names, args, strict=False)))
+
+
+@pytest.mark.thread_unsafe(reason="starts threads itself")
+@every
+def test_created_and_dropped_by_many_threads(cls):
+    def work():
+        for _ in range(300):
+            obj = cls()
+            state(obj)
+            repr(obj)
+
+    run_threads(work, times=4)
+
+
+@pytest.mark.thread_unsafe(reason="starts threads itself")
+@every
+def test_init_by_many_threads_succeeds_once(cls):
+    for _ in range(30):
+        obj = cls.__new__(cls)
+
+        def init(obj=obj):
+            try:
+                obj.__init__()
+            except RuntimeError:
+                return 0
+            return 1
+
+        assert sum(run_threads(init, times=3)) == 1
+        state(obj)

@@ -1,0 +1,363 @@
+"""pin: what it returns, on what it works, and what both backends promise of it."""
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+import types
+import warnings
+import weakref
+
+import pytest
+from support import CLASSES, NATIVE, python, run_threads
+
+from nogil_sync import PerformanceWarning, is_pinned, pin, pin_all
+
+threads = pytest.mark.thread_unsafe(reason="starts threads itself")
+native_only = pytest.mark.skipif(not NATIVE, reason="on standard builds pin changes nothing")
+
+
+class Plain:
+    pass
+
+
+class Slotted:
+    __slots__ = ("x",)
+
+
+class Weird:
+    """Answers nothing about itself without an error."""
+
+    def _fail(self, *args):
+        raise AssertionError("asked")
+
+    __eq__ = __hash__ = __bool__ = __repr__ = __getattribute__ = __len__ = _fail
+
+
+def samples():
+    """Fresh objects of every built-in kind."""
+
+    def generator():
+        yield 1
+
+    async def coroutine():
+        pass
+
+    running = coroutine()
+    running.close()
+    yield from (
+        10**30,
+        -(10**30),
+        3.25,
+        1j,
+        str(id(generator)) + "text",
+        b"".join([b"some", b"bytes"]),
+        bytearray(b"x"),
+        memoryview(b"x"),
+        [1],
+        (object(),),
+        {},
+        {"a": 1},
+        set(),
+        frozenset([object()]),
+        range(10**6),
+        slice(1, 2),
+        object(),
+        Plain(),
+        Slotted(),
+        type("Made", (), {}),
+        lambda: 1,
+        Plain().__init__,
+        [].append,
+        generator(),
+        running,
+        (x for x in ()),
+        iter([1]),
+        iter({}),
+        map(str, []),
+        types.ModuleType("made"),
+        types.SimpleNamespace(a=1),
+        types.MappingProxyType({}),
+        compile("1", "made", "eval"),
+        threading.Lock(),
+        threading.RLock(),
+        threading.local(),
+        weakref.ref(Plain),
+        property(),
+        staticmethod(len),
+        classmethod(len),
+        super(Plain, Plain()),
+        ValueError("made"),
+        sys._getframe(),
+        *(cls() for cls in CLASSES),
+    )
+
+
+def test_returns_the_object():
+    for obj in samples():
+        got = pin(obj)
+        assert got == obj if type(obj) is str else got is obj
+        if NATIVE:
+            assert is_pinned(got), type(obj)
+
+
+def test_pin_all_returns_the_objects_in_order():
+    objects = [Plain(), [], 10**40, object(), object()]
+    got = pin_all(iter(objects))
+    assert type(got) is list
+    assert len(got) == len(objects)
+    assert all(a is b for a, b in zip(got, objects, strict=True))
+    assert pin_all([]) == []
+    assert pin_all(()) == []
+    if NATIVE:
+        assert all(map(is_pinned, got))
+
+
+def test_idempotent():
+    obj = Plain()
+    for _ in range(3):
+        assert pin(obj) is obj
+        assert pin_all([obj, obj]) == [obj, obj]
+
+
+def test_what_is_immortal_already():
+    for obj in (None, True, False, 0, 5, (), "", b"", ..., NotImplemented, int, object):
+        assert pin(obj) is obj
+    if sys.version_info >= (3, 12):
+        for obj in (None, True, 5, "interned", int):
+            assert is_pinned(obj)
+    assert not is_pinned(object())
+    assert not is_pinned(Plain())
+
+
+def test_wrong_arguments():
+    for call in (pin, pin_all, is_pinned, lambda: pin(1, 2), lambda: pin_all(1)):
+        with pytest.raises(TypeError):
+            call()
+
+    def failing():
+        yield Plain()
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        pin_all(failing())
+
+
+def test_nothing_is_asked_of_the_object():
+    obj = Weird()
+    assert pin(obj) is obj
+    assert is_pinned(obj) in (True, False)
+    assert pin_all([obj])[0] is obj
+
+
+def test_pinned_objects_work_as_before():
+    items = pin([1, 2])
+    items.append(3)
+    assert items == [1, 2, 3]
+    table = pin({"a": 1})
+    table["b"] = 2
+    assert table == {"a": 1, "b": 2}
+    obj = pin(Plain())
+    obj.x = items
+    assert obj.x is items
+    for cls in CLASSES:
+        pin(cls())
+    gc.collect()
+    assert items == [1, 2, 3]
+    assert table == {"a": 1, "b": 2}
+
+
+def test_not_deep():
+    inner = Plain()
+    pin([inner])
+    assert not is_pinned(inner)
+
+
+@native_only
+def test_a_pinned_string_is_the_interned_one():
+    text = " ".join(["not", "interned", str(id(test_not_deep))])
+    got = pin(text)
+    assert got is sys.intern(" ".join(["not", "interned", str(id(test_not_deep))]))
+    assert is_pinned(got)
+
+    class Text(str):
+        __slots__ = ()
+
+    special = Text("special")
+    assert pin(special) is special
+
+
+@native_only
+def test_a_pinned_object_lives_for_ever():
+    class Loud:
+        def __del__(self):
+            raise AssertionError("finalised")
+
+    obj = Loud()
+    watch = weakref.ref(obj, lambda _: pytest.fail("called back"))
+    pin(obj)
+    del obj
+    gc.collect()
+    assert watch() is not None
+
+
+@native_only
+def test_the_count_is_written_no_more():
+    obj = pin(Plain())
+    before = sys.getrefcount(obj)
+    held = [obj] * 1000
+    assert sys.getrefcount(obj) == before
+    del held
+
+
+@threads
+def test_from_another_thread():
+    objects = list(samples())
+    results = run_threads(lambda: [pin(obj) for obj in objects], times=4)
+    for result in results:
+        assert all(a is b or type(a) is str for a, b in zip(result, objects, strict=True))
+    if NATIVE:
+        for obj in results[0]:
+            assert is_pinned(obj), type(obj)
+
+
+@threads
+def test_in_a_finaliser():
+    seen = []
+
+    class Last:
+        def __init__(self):
+            self.me = self
+
+        def __del__(self):
+            seen.append(pin(Plain()))
+            pin([])
+
+    for _ in range(20):
+        Last()
+    gc.collect()
+    assert len(seen) == 20
+    if NATIVE:
+        assert all(map(is_pinned, seen))
+
+
+def test_resurrected_by_pin():
+    kept = []
+
+    class Phoenix:
+        def __del__(self):
+            kept.append(pin(self))
+
+    Phoenix()
+    gc.collect()
+    assert len(kept) == 1
+    gc.collect()
+    assert type(kept[0]) is Phoenix
+
+
+def test_clean_shutdown():
+    done = python(
+        """
+        import nogil_sync, sys, threading
+        kept = [nogil_sync.pin(x) for x in (
+            [1], {"a": [2]}, object(), "te" + sys.platform, 10**50, lambda: 1, type("T", (), {}),
+            threading.Lock(), nogil_sync.Mutex(), nogil_sync.ShardedCounter(), nogil_sync.Event(),
+            nogil_sync.AtomicRef([1]), ValueError("x"), (i for i in ()), sys._getframe(),
+        )]
+        kept.append(kept)
+        nogil_sync.pin(kept)
+        class Chain: pass
+        first = nogil_sync.pin(Chain())
+        first.me = first
+        first.more = [Chain() for _ in range(100)]
+        """
+    )
+    assert done.stderr == ""
+
+
+# PerformanceWarning
+
+
+def test_performance_warning_is_a_runtime_warning():
+    assert issubclass(PerformanceWarning, RuntimeWarning)
+    assert PerformanceWarning.__module__ == "nogil_sync"
+
+
+@pytest.mark.thread_unsafe(reason="catches warnings, which are the process's")
+def test_report_warns_once_for_each_site(tmp_path):
+    from nogil_sync._performance import report
+
+    site = str(tmp_path / "site.py")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            report(site, 3, "ShardedCounter")
+        report(site, 4, "ShardedCounter")
+    assert [(w.category, w.filename, w.lineno) for w in caught] == [
+        (PerformanceWarning, site, 3),
+        (PerformanceWarning, site, 4),
+    ]
+    message = str(caught[0].message)
+    assert "ShardedCounter" in message
+    assert "pin" in message
+    assert "bound method" in message
+
+
+@pytest.mark.thread_unsafe(reason="replaces sys.unraisablehook")
+def test_report_never_raises(tmp_path, monkeypatch):
+    from nogil_sync._performance import report
+
+    unraised = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda info: unraised.append(info.exc_type))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report(str(tmp_path / "site.py"), 3, "ShardedCounter")
+    assert unraised == [PerformanceWarning]
+
+
+SHARED = """
+import sys, threading
+from nogil_sync import ShardedCounter, ShardedFloatCounter, pin
+
+def work(counter):
+    for _ in range(80_000):
+        counter.add()
+
+def share(counter):
+    threads = [threading.Thread(target=work, args=(counter,)) for _ in range(3)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+
+for _ in range(2):
+    shared = ShardedCounter()                       # line 14
+    share(shared)
+pinned = pin(ShardedCounter())
+share(pinned)
+alone = ShardedFloatCounter()
+for _ in range(3): work(alone)
+"""
+
+
+@pytest.mark.parametrize("dev", [False, True])
+def test_warning_in_development_mode(dev, tmp_path):
+    script = tmp_path / "shared.py"
+    script.write_text(SHARED)
+    done = subprocess.run(
+        [sys.executable, *(["-X", "dev"] if dev else []), script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": "default"},
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    found = [line for line in done.stderr.splitlines() if "PerformanceWarning" in line]
+    if dev and NATIVE:
+        assert len(found) == 1, done.stderr
+        assert f"{script}:14" in found[0]
+    else:
+        assert found == [], done.stderr
+
+
+def test_samples_are_of_many_kinds():
+    assert len({type(obj) for obj in samples()}) > 40
