@@ -126,23 +126,13 @@ ns_uint64_slow(PyObject *value, uint64_t high, const char *what, uint64_t *resul
     return 0;
 }
 
-/* Seconds as threading.Lock takes them: a float, or anything with __index__. */
+/* A real number of seconds: a float, or anything with __float__ or __index__. */
 static int
 seconds_of(PyObject *timeout, double *seconds)
 {
-    if (PyFloat_Check(timeout)) {
-        *seconds = PyFloat_AS_DOUBLE(timeout);
-    }
-    else {
-        PyObject *integer = PyNumber_Index(timeout);
-        if (integer == NULL) {
-            return -1;
-        }
-        *seconds = PyLong_AsDouble(integer);
-        Py_DECREF(integer);
-        if (*seconds == -1.0 && PyErr_Occurred()) {
-            return -1; /* OverflowError: beyond a double */
-        }
+    *seconds = PyFloat_AsDouble(timeout);
+    if (*seconds == -1.0 && PyErr_Occurred()) {
+        return -1; /* OverflowError: an integer beyond a double */
     }
     if (isnan(*seconds)) {
         PyErr_SetString(PyExc_ValueError, "Invalid value NaN (not a number)");

@@ -4,6 +4,8 @@
 
 #include "module.h"
 
+#include "core/atomics.h"
+
 #define NS_MAX_PARAMETERS 2
 
 /* The parameters of a method; each may be given by position or by name. */
@@ -21,9 +23,9 @@ static inline int
 ns_unpack(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
           PyObject **values)
 {
-    if (kwnames == NULL && nargs == s->most) {
-        for (Py_ssize_t i = 0; i < nargs; i++) {
-            values[i] = args[i];
+    if (ns_likely(kwnames == NULL && nargs >= s->required && nargs <= s->most)) {
+        for (Py_ssize_t i = 0; i < s->most; i++) {
+            values[i] = i < nargs ? args[i] : NULL;
         }
         return 0;
     }

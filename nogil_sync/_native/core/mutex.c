@@ -66,17 +66,19 @@ static void
 release(ns_mutex *m)
 {
     ns_waiter *granted = NULL, *woken = NULL;
-    ns_waiter *heir = m->heir != NULL ? m->heir : ns_waitq_first(&m->queue);
-    if (heir != NULL && heir->impatient) {
+    const bool asleep = m->heir == NULL;
+    ns_waiter *next = asleep ? ns_waitq_first(&m->queue) : m->heir;
+    if (next != NULL &&
+        (asleep ? ns_now() - next->since >= NS_MUTEX_STARVING : next->impatient)) {
         /* Hand over: the word stays LOCKED and nobody can barge. */
-        granted = m->heir == NULL ? heir : NULL; /* it sleeps */
-        ns_waitq_remove(&m->queue, heir);
+        granted = asleep ? next : NULL;
+        ns_waitq_remove(&m->queue, next);
         woken = choose_heir(m);
         ns_store(&m->word, LOCKED | queued_bit(m), NS_RELAXED);
-        ns_store(&heir->state, GRANTED, NS_RELEASE);
+        ns_store(&next->state, GRANTED, NS_RELEASE);
     }
     else {
-        if (m->heir == NULL) {
+        if (asleep) {
             woken = choose_heir(m);
         }
         ns_store(&m->word, queued_bit(m), NS_RELEASE);
@@ -162,14 +164,14 @@ demand(ns_mutex *m, ns_waiter *w)
     ns_waitq_unlock(&m->queue);
 }
 
-/* The heir goes to sleep, unless the lock has come free. While it sleeps it is handed the lock
- * only if it starves: a hand-over to a sleeper leaves the lock idle for a wake-up. */
+/* The heir goes to sleep, unless the lock has come free. It gives up its demand: a hand-over to a
+ * sleeper leaves the lock idle for a wake-up, so only a starving one gets that. */
 static void
-nap(ns_mutex *m, ns_waiter *w, int64_t now)
+nap(ns_mutex *m, ns_waiter *w)
 {
     lock_queue(m);
     if (m->heir == w && (ns_or(&m->word, VISIT, NS_RELAXED) & LOCKED)) {
-        w->impatient = now - w->since >= NS_MUTEX_STARVING;
+        w->impatient = false;
         ns_store(&w->state, PARKED, NS_RELAXED);
         m->heir = NULL;
     }
@@ -225,7 +227,7 @@ reign(ns_mutex *m, ns_waiter *w, int64_t deadline)
             return false;
         }
         if (alone || now - w->heir_since >= NS_MUTEX_NAP) {
-            nap(m, w, now);
+            nap(m, w);
             return false;
         }
         if (!w->impatient && (now - w->heir_since >= NS_MUTEX_PATIENCE ||

@@ -15,9 +15,10 @@
  *       leaves it free half of the time, and taking it then would be a change of owner
  *       every few operations (measured: a quarter of the throughput);
  *     - the thread that hands over also wakes the next heir, off the new owner's path.
- *   A waiter of 1 ms or more has no patience at all: once heir it asks at once. Heirs are
- *   chosen first come, first served; so no thread starves, and under full contention the
- *   owner changes about once per wake-up latency instead of once per operation.
+ *   A waiter of 1 ms or more is next: asleep, it is handed the lock by the release that finds it;
+ *   as heir it demands the lock at once. Only while a chosen heir is still waking up may
+ *   others barge. Waiters are served first come, first served; so no thread starves, and under full
+ *   contention the owner changes about once per wake-up latency instead of once per operation.
  *   The ideas are those of Go's sync.Mutex (starvation after 1 ms), of WebKit's ParkingLot
  *   (barging with eventual fairness) and of Dice's "Malthusian locks" (few awake contenders).
  *
