@@ -1,8 +1,9 @@
 #include "watch.h"
 
-/* The contract's figure, and how many changes of the count tell a fight from start-up. */
+/* The contract's figure, and which part of the uses must have found the count changed: threads
+ * that fetch a bound method change it twice in their life, those that fight at every turn. */
 #define ENOUGH_USES 100000
-#define ENOUGH_CHANGES 1000
+#define USES_PER_CHANGE 1000
 
 typedef struct {
     PyObject *filename, *type_name;
@@ -90,7 +91,7 @@ ns_watch_use_slow(ns_watch *w, PyObject *self)
         ns_store(&w->changes, ++changes, NS_RELAXED);
     }
     ns_store(&w->uses, uses, NS_RELAXED);
-    if (uses > ENOUGH_USES && changes > ENOUGH_CHANGES &&
+    if (uses > ENOUGH_USES && changes > uses / USES_PER_CHANGE &&
         !ns_swap(&w->reported, true, NS_RELAXED)) {
         schedule_report(w, self);
     }

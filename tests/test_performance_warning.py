@@ -1,0 +1,67 @@
+"""Development mode tells who fights over the reference count of a sharded object."""
+
+import pytest
+from support import python
+
+import nogil_sync
+
+pytestmark = [
+    pytest.mark.thread_unsafe(reason="starts processes itself"),
+    pytest.mark.skipif(
+        nogil_sync.backend != "native",
+        reason="the threading backend shares no reference counts between cores",
+    ),
+]
+
+PROGRAM = """
+import sys, threading, time, warnings
+import nogil_sync
+
+seen = []
+warnings.showwarning = lambda *args: seen.append(args)
+counters = [nogil_sync.{kind}() for _ in range(2)]; line = sys._getframe().f_lineno
+for counter in counters:
+    {prepare}
+done = time.monotonic() + {seconds}
+calls = 0
+
+def use(counter):
+    global calls
+    while not seen and (time.monotonic() < done or calls < 100_000):
+        {use}
+        calls += 1000  # races, which is near enough
+
+for counter in counters:
+    threads = [threading.Thread(target=use, args=(counter,)) for _ in range(3)]
+    for thread in threads: thread.start()
+    while any(thread.is_alive() for thread in threads):
+        time.sleep(0.01)  # the main thread gives the warning
+    done = time.monotonic() + {seconds}
+for message, category, filename, at, *_ in seen:
+    print(category.__name__, filename, at == line, message)
+"""
+KINDS = ["ShardedCounter", "ShardedFloatCounter"]
+CALLS = "for _ in range(1000): counter.add()"
+
+
+def run(kind: str, seconds: float, use: str = CALLS, prepare: str = "pass") -> str:
+    program = PROGRAM.format(kind=kind, seconds=seconds, use=use, prepare=prepare)
+    return python(program, options=("-X", "dev")).stdout
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_warning_for_a_creation_site(kind: str) -> None:
+    lines = run(kind, 30).splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("PerformanceWarning <string> True")
+    assert "pin" in lines[0]
+    assert "bound method" in lines[0]
+
+
+def test_no_warning_for_pinned_objects() -> None:
+    assert run("ShardedCounter", 0.5, prepare="nogil_sync.pin(counter)") == ""
+
+
+def test_no_warning_for_bound_methods() -> None:
+    use = "add = counter.add\n        for _ in range(100_000): add()"
+    assert run("ShardedCounter", 0.5, use) == ""
