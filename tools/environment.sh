@@ -68,7 +68,7 @@ install_package() {
 import sys, sysconfig; sys.exit(not sysconfig.get_config_var("Py_GIL_DISABLED"))' && compiler
   PATH=$home/bin:$PATH logged "building nogil_sync for ${home##*/}" \
     "$home/bin/python" -m pip --disable-pip-version-check wheel --no-build-isolation --no-deps \
-    -Cbuild-dir="$build" -Csetup-args=-Dwerror=true --wheel-dir "$stage.wheel" "$ROOT" || exit
+    --config-settings=build-dir="$build" --config-settings=setup-args=-Dwerror=true --wheel-dir "$stage.wheel" "$ROOT" || exit
   "$home/bin/python" -m venv --without-pip "$stage" || exit
   site=$("$stage/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   logged "installing it" "$home/bin/python" -m pip --disable-pip-version-check --python "$stage/bin/python" \

@@ -196,7 +196,10 @@ def test_free_threaded_without_the_extension_says_what_to_do(
     checkout: Path, tmp_path: Path, environment: Callable[..., Path]
 ) -> None:
     pure = build_wheel(
-        checkout, tmp_path / "wheel", "-Csetup-args=-Dnative=disabled", CC="/bin/false"
+        checkout,
+        tmp_path / "wheel",
+        "--config-settings=setup-args=-Dnative=disabled",
+        CC="/bin/false",
     )
     assert pure.stem.endswith("-py3-none-any")
     python = environment()
