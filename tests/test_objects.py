@@ -418,7 +418,9 @@ def public_methods(cls):
 
 
 def shape(thing):
-    return [(p.name, p.kind, p.default) for p in inspect.signature(thing).parameters.values()]
+    """The parameters, less `self`, which C methods take by position only."""
+    parameters = inspect.signature(thing).parameters.values()
+    return [(p.name, p.kind, p.default) for p in parameters if p.name != "self"]
 
 
 @every

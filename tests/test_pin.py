@@ -1,8 +1,6 @@
 """pin: what it returns, on what it works, and what both backends promise of it."""
 
 import gc
-import os
-import subprocess
 import sys
 import threading
 import types
@@ -314,49 +312,6 @@ def test_report_never_raises(tmp_path, monkeypatch):
         warnings.simplefilter("error")
         report(str(tmp_path / "site.py"), 3, "ShardedCounter")
     assert unraised == [PerformanceWarning]
-
-
-SHARED = """
-import sys, threading
-from nogil_sync import ShardedCounter, ShardedFloatCounter, pin
-
-def work(counter):
-    for _ in range(80_000):
-        counter.add()
-
-def share(counter):
-    threads = [threading.Thread(target=work, args=(counter,)) for _ in range(3)]
-    for t in threads: t.start()
-    for t in threads: t.join()
-
-for _ in range(2):
-    shared = ShardedCounter()                       # line 14
-    share(shared)
-pinned = pin(ShardedCounter())
-share(pinned)
-alone = ShardedFloatCounter()
-for _ in range(3): work(alone)
-"""
-
-
-@pytest.mark.parametrize("dev", [False, True])
-def test_warning_in_development_mode(dev, tmp_path):
-    script = tmp_path / "shared.py"
-    script.write_text(SHARED)
-    done = subprocess.run(
-        [sys.executable, *(["-X", "dev"] if dev else []), script],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONWARNINGS": "default"},
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    found = [line for line in done.stderr.splitlines() if "PerformanceWarning" in line]
-    if dev and NATIVE:
-        assert len(found) == 1, done.stderr
-        assert f"{script}:14" in found[0]
-    else:
-        assert found == [], done.stderr
 
 
 def test_samples_are_of_many_kinds():

@@ -1,7 +1,13 @@
 """What every object of this backend has in common."""
 
+import os
+import threading
 from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any, NoReturn
+
+# Held while an object is claimed by its __init__. Reentrant: a signal handler or finaliser
+# that comes between may make objects, too.
+_claiming = threading.RLock()
 
 
 class SyncObject:
@@ -15,12 +21,13 @@ class SyncObject:
 
     def __init__(self) -> None:
         # Subclasses check their arguments, then call this, then fill their slots.
-        try:
-            object.__getattribute__(self, "_SyncObject__ready")
-        except AttributeError:
-            self.__ready = True
-        else:
-            raise RuntimeError(f"{type(self).__name__} object is already initialized")
+        with _claiming:
+            try:
+                object.__getattribute__(self, "_SyncObject__ready")
+            except AttributeError:
+                self.__ready = True
+                return
+        raise RuntimeError(f"{type(self).__name__} object is already initialized")
 
     if not TYPE_CHECKING:  # it would make every attribute exist for a type checker
 
@@ -43,3 +50,7 @@ class SyncObject:
 def uninitialized(obj: object) -> str:
     """The repr of an object whose ``__init__`` was not called."""
     return f"<{type(obj).__name__} object, not initialized>"
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_claiming._at_fork_reinit)  # type: ignore[attr-defined]
