@@ -15,7 +15,10 @@ _NAP = 0.04
 
 
 def closed_gate() -> threading.Lock:
-    gate = threading.Lock()
+    try:
+        gate = threading.Lock()
+    except RuntimeError:  # "can't allocate lock"
+        raise MemoryError from None
     gate.acquire()
     return gate
 

@@ -1,0 +1,211 @@
+"""Nothing grows: threads that come and go, objects made and dropped, errors raised."""
+
+import gc
+import sys
+import threading
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from support import CLASSES, COUNTERS, python, run_threads
+
+import nogil_sync
+from nogil_sync import AtomicInt64, AtomicRef, Event, Mutex, ShardedCounter
+
+pytestmark = pytest.mark.thread_unsafe(reason="measures the process")
+
+DEBUG = hasattr(sys, "gettotalrefcount")
+
+
+def resident():
+    """Bytes of memory the process occupies."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@linux
+@pytest.mark.parametrize("cls", COUNTERS)
+def test_ten_thousand_threads(cls):
+    print(
+        python(
+            f"""
+            import sys, threading
+            sys.path[:0] = {sys.path!r}
+            from nogil_sync import {cls.__name__}
+
+            def resident():
+                with open("/proc/self/statm") as statm:
+                    return int(statm.read().split()[1]) * 4096
+
+            c = {cls.__name__}()
+            def round(n):
+                for _ in range(n // 20):
+                    threads = [threading.Thread(target=c.add) for _ in range(20)]
+                    for t in threads: t.start()
+                    for t in threads: t.join()
+            round(2000)
+            size = sys.getsizeof(c)
+            before = resident()
+            round(8000)
+            grown = resident() - before
+            assert c.value() == 10000, c
+            print("grown by", grown, "size", sys.getsizeof(c))
+            assert sys.getsizeof(c) <= 2 * size
+            assert grown < 2_000_000, grown
+            assert c.reset() == 10000
+            assert c.value() == 0
+            """,
+            timeout=150,
+        ).stdout
+    )
+
+
+def steady(action, times=300, *, slack=30):
+    """The action, done again and again, leaves no memory or references behind."""
+
+    def measure():
+        gc.collect()
+        gc.collect()
+        return sys.gettotalrefcount() if DEBUG else tracemalloc.get_traced_memory()[0]
+
+    if not DEBUG:
+        tracemalloc.start()
+    try:
+        for _ in range(times):
+            action()
+        growth = []
+        for _ in range(4):
+            before = measure()
+            for _ in range(times):
+                action()
+            growth.append(measure() - before)
+            # A leak shows in every round; caches and counts of other threads do not.
+            if growth[-1] < times * (1 if DEBUG else slack):
+                return
+    finally:
+        tracemalloc.stop()
+    raise AssertionError(f"grows by {growth} in {times} rounds")
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_made_and_dropped(cls):
+    steady(cls)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_errors(cls):
+    def action():
+        obj = cls()
+        for call in (
+            lambda: obj.__init__(),
+            lambda: cls(1, 2, 3),
+            lambda: cls(nothing=1),
+            lambda: cls.__new__(cls).nothing(),
+            lambda: obj.__reduce__(),
+        ):
+            with pytest.raises((TypeError, RuntimeError, AttributeError)):
+                call()
+        repr(cls.__new__(cls))
+
+    steady(action, 60, slack=100)
+
+
+def test_operations():
+    a, r, c = AtomicInt64(), AtomicRef(), ShardedCounter()
+    m, e = Mutex(), Event()
+
+    def action():
+        a.add(10**15)
+        a.compare_and_swap(a.load(), 2**62)
+        a.fetch_max(2**63 - 1)
+        r.store([object()])
+        r.swap({})
+        r.compare_and_swap(r.load(), [1])
+        r.update(lambda x: [*x, 2])
+        r.load()
+        c.add(2**40)
+        c.value()
+        c.reset()
+        with m:
+            m.acquire(timeout=0.0)
+            m.acquire(False)
+        with pytest.raises(RuntimeError):
+            m.release()
+        with pytest.raises(OverflowError):
+            a.add(2**70)
+        with pytest.raises(TypeError):
+            a.compare_and_swap(1, None)
+        e.set()
+        e.wait(1)
+        e.clear()
+        e.wait(0)
+        repr((a, r, c, m, e))
+
+    steady(action, 100, slack=100)
+
+
+def test_waits():
+    m, e = Mutex(), Event()
+    m.acquire()
+
+    def action():
+        m.acquire(timeout=0.0001)
+        e.wait(0.0001)
+
+    steady(action, 100, slack=50)
+
+
+def test_cycles():
+    class Node:
+        pass
+
+    def action():
+        node = Node()
+        node.ref = AtomicRef([node])
+        node.ref.store([node.ref, node])
+
+    steady(action)
+
+
+def test_waits_of_other_threads():
+    m, e = Mutex(), Event()
+
+    def action():
+        m.acquire()
+        threads = [threading.Thread(target=f) for f in (m.acquire, e.wait)]
+        for thread in threads:
+            thread.start()
+        m.release()
+        e.set()
+        for thread in threads:
+            thread.join()
+        m.release()
+        e.clear()
+
+    steady(action, 60, slack=200)
+
+
+def test_pin_all_of_nothing_and_of_immortals():
+    steady(lambda: nogil_sync.pin_all([None, 1, ()]))
+    steady(lambda: nogil_sync.is_pinned(object()))
+
+
+@linux
+def test_memory_of_shared_objects():
+    def action():
+        for _ in range(50):
+            c = ShardedCounter()
+            run_threads(c.add, times=2)
+            c.add()
+            assert c.value() == 3
+
+    for _ in range(3):
+        action()
+    gc.collect()
+    before = resident()
+    for _ in range(4):
+        action()
+    gc.collect()
+    assert resident() - before < 4_000_000

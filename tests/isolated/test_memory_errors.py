@@ -1,0 +1,122 @@
+"""No memory: an exception, and the object unchanged; never a crash."""
+
+import sys
+
+import pytest
+from support import python
+
+pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
+
+
+def have_nomemory():
+    try:
+        import _testcapi
+    except ImportError:
+        return False
+    return hasattr(_testcapi, "set_nomemory")
+
+
+@pytest.mark.skipif(
+    not have_nomemory(), reason="this interpreter was built without its test modules (_testcapi)"
+)
+@pytest.mark.parametrize(
+    "use",
+    [
+        "AtomicInt64(5)",
+        "AtomicRef([])",
+        "ShardedCounter(5)",
+        "ShardedFloatCounter(5)",
+        "Mutex()",
+        "Event()",
+        "a.add(2**62)",
+        "a.load()",
+        "a.swap(2**61)",
+        "a.compare_and_swap(2**62, 2**61)",
+        "r.store(None)",
+        "r.update(f)",
+        "c.add(2**40)",
+        "c.value()",
+        "c.reset()",
+        "m.acquire(timeout=0.001)",
+        "e.wait(0.001)",
+        "repr((a, r, c, m, e))",
+        "pin(o)",
+        "pin_all([o, o])",
+        "is_pinned(o)",
+    ],
+)
+def test_each_allocation_fails_once(use):
+    python(
+        f"""
+        import _testcapi, sys
+        from nogil_sync import *
+        a, r, c = AtomicInt64(2**62), AtomicRef(1), ShardedCounter()
+        m, e, o = Mutex(), Event(), {{}}
+        m.acquire()
+        f = int
+        code = compile({use!r}, "use", "eval")
+        eval(code)
+        failed = 0
+        for k in range(60):
+            _testcapi.set_nomemory(k, k + 1)
+            try:
+                eval(code)
+            except MemoryError:
+                failed += 1
+            finally:
+                _testcapi.remove_mem_hooks()
+        assert a.add(0) == a.load()
+        c.add()
+        m.release()
+        with m: pass
+        e.set()
+        assert e.wait()
+        r.store(2)
+        assert r.load() == 2
+        print(failed)
+        """
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space by setrlimit")
+def test_no_address_space_left():
+    done = python(
+        """
+        import resource, sys
+        from nogil_sync import *
+
+        c, m, r, e, a = ShardedCounter(), Mutex(), AtomicRef(), Event(), AtomicInt64()
+        actions = [c.add, c.value, m.acquire, m.release, lambda: r.store(c), r.load, e.set,
+                   e.clear, a.add, a.load, lambda: e.wait(0.001), lambda: repr(m)]
+        with open("/proc/self/statm") as statm:
+            now = int(statm.read().split()[0]) * 4096
+        resource.setrlimit(resource.RLIMIT_AS, (now + (24 << 20),) * 2)
+        kinds = [Mutex, Event, ShardedCounter, ShardedFloatCounter, AtomicRef, AtomicInt64]
+        kept = None
+        made = 0
+        try:
+            while True:
+                for kind in kinds:
+                    kept = (kind(), kept)
+                    made += 1
+        except MemoryError:
+            pass
+        tries = 0
+        for action in actions:
+            try:
+                action()
+            except MemoryError:
+                tries += 1
+        while kept is not None:
+            kept = kept[1]
+        if m.locked():
+            m.release()
+        with m:
+            assert not m.acquire(timeout=0.001)
+        assert c.value() in (0, 1)
+        assert made > 1000
+        print(made, tries)
+        """,
+        timeout=120,
+    )
+    print(done.stdout)

@@ -1,0 +1,203 @@
+"""Interpreter exit with threads blocked everywhere, and objects used while it goes on."""
+
+import time
+
+import pytest
+from support import python
+
+pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
+
+BLOCKED = {
+    "acquire": "m.acquire()",
+    "acquire with time-out": "m.acquire(timeout=100)",
+    "with": "m.__enter__()",
+    "wait": "e.wait()",
+    "wait with time-out": "e.wait(100)",
+}
+
+
+@pytest.mark.parametrize("way", BLOCKED)
+def test_daemon_threads_blocked_at_exit(way):
+    begin = time.monotonic()
+    done = python(
+        f"""
+        import threading, time
+        from nogil_sync import Mutex, Event
+        m, e = Mutex(), Event()
+        m.acquire()
+        def block():
+            {BLOCKED[way]}
+        for _ in range(4):
+            threading.Thread(target=block, daemon=True).start()
+        time.sleep(0.1)
+        """
+    )
+    assert done.stderr == ""
+    assert time.monotonic() - begin < 10
+
+
+def test_daemon_threads_that_wake_during_exit():
+    done = python(
+        """
+        import threading, time
+        from nogil_sync import Mutex, Event
+        m, e = Mutex(), Event()
+        m.acquire()
+        def again():
+            while True:
+                m.acquire(timeout=0.0001)
+                e.wait(0.0001)
+        for _ in range(4):
+            threading.Thread(target=again, daemon=True).start()
+        time.sleep(0.1)
+        """
+    )
+    assert done.stderr == ""
+
+
+def test_daemon_threads_that_fight_during_exit():
+    done = python(
+        """
+        import threading, time
+        from nogil_sync import *
+        m, e, c, a, r = Mutex(), Event(), ShardedCounter(), AtomicInt64(), AtomicRef()
+        def fight():
+            while True:
+                with m:
+                    c.add()
+                a.add()
+                r.store([1])
+                r.load()
+                e.set()
+                e.clear()
+                e.wait(0.0001)
+        for _ in range(4):
+            threading.Thread(target=fight, daemon=True).start()
+        time.sleep(0.1)
+        """
+    )
+    assert done.stderr == ""
+
+
+def test_released_by_a_finaliser_at_exit():
+    done = python(
+        """
+        import threading, time
+        from nogil_sync import Mutex, Event
+        m, e = Mutex(), Event()
+        m.acquire()
+        for f in (m.acquire, m.acquire, e.wait):
+            threading.Thread(target=f, daemon=True).start()
+        time.sleep(0.05)
+        class Last:
+            def __init__(self): self.me = self; self.objects = m, e
+            def __del__(self):
+                m, e = self.objects
+                m.release()
+                e.set()
+                m.acquire(timeout=0.01)
+        last = Last()
+        """
+    )
+    assert done.stderr == ""
+
+
+def test_used_in_atexit_and_module_teardown():
+    done = python(
+        """
+        import atexit, sys
+        from nogil_sync import *
+        class Last:
+            def __init__(self, name):
+                self.name = name
+                self.objects = (Mutex(), Event(), ShardedCounter(), ShardedFloatCounter(),
+                    AtomicInt64(), AtomicBool(), AtomicRef([]))
+            def use(self):
+                m, e, c, f, a, b, r = self.objects
+                with m:
+                    assert not m.acquire(timeout=0.001)
+                e.set(); e.wait(); e.clear(); e.wait(0.001)
+                c.add(); assert c.reset() >= 1
+                f.add(0.5); f.value()
+                a.add(); a.compare_and_swap(1, 2)
+                b.store(1)
+                r.store([r]); r.load(); r.swap(None)
+                repr((m, e, c, f, a, b, r))
+                Mutex(); Event(); ShardedCounter(); AtomicRef(3)
+            def __del__(self):
+                self.use()
+                print(self.name, file=out)
+        out = sys.stdout
+        Last("at once")
+        in_module = Last("module")
+        in_cycle = Last("cycle")
+        in_cycle.me = in_cycle
+        sys.in_sys = Last("sys")
+        at_exit = Last("atexit")
+        atexit.register(at_exit.use)
+        class Kept: pass
+        Kept.last = Last("class")
+        """,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    assert "at once" in done.stdout
+
+
+def test_threads_joined_at_exit():
+    done = python(
+        """
+        import threading, time
+        from nogil_sync import *
+        m, e, c = Mutex(), Event(), ShardedCounter()
+        def work():
+            e.wait()
+            with m:
+                c.add()
+                print(c.value() > 0)
+        for _ in range(3):
+            threading.Thread(target=work).start()
+        threading.Timer(0.1, e.set).start()
+        """
+    )
+    assert done.stdout == "True\n" * 3
+    assert done.stderr == ""
+
+
+def test_ctrl_c_ends_a_program_that_waits():
+    done = python(
+        """
+        import os, signal, threading
+        from nogil_sync import Mutex
+        m = Mutex()
+        m.acquire()
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        m.acquire()
+        """,
+        check=False,
+    )
+    assert "KeyboardInterrupt" in done.stderr
+    assert done.returncode != 0
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_objects_held_by_nobody_and_everybody(pinned):
+    done = python(
+        f"""
+        import builtins, threading
+        import nogil_sync
+        from nogil_sync import *
+        pin = nogil_sync.pin if {pinned} else (lambda x: x)
+        builtins.kept = [pin(AtomicRef()) for _ in range(10)]
+        for r in builtins.kept: r.store(builtins.kept)
+        r = pin(AtomicRef())
+        r.store(r)
+        c = pin(ShardedCounter())
+        threads = [threading.Thread(target=c.add) for _ in range(10)]
+        for t in threads: t.start()
+        for t in threads: t.join()
+        assert c.value() == 10
+        """
+    )
+    assert done.stderr == ""
