@@ -27,7 +27,7 @@ def interrupt() -> Iterator[Callable[..., Callable[[], None]]]:
     main = threading.get_ident()
     functions: list[Callable[[], object]] = []
     stop = threading.Event()
-    threads = []
+    threads: list[threading.Thread] = []
 
     def handler(*_: object) -> None:
         if functions:

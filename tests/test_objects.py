@@ -6,6 +6,7 @@ import inspect
 import pickle
 import sys
 import weakref
+from typing import Any
 
 import pytest
 from support import ATOMICS, CLASSES, COUNTERS, INTEGERS, NATIVE, run_threads
@@ -31,7 +32,7 @@ INTEGER_OPERATIONS = {
     "fetch_max": (1,),
     "fetch_min": (1,),
 }
-OPERATIONS = {
+OPERATIONS: dict[type, dict[str, Any]] = {
     **dict.fromkeys(INTEGERS, INTEGER_OPERATIONS),
     AtomicBool: {"load": (), "store": (1,), "swap": (1,), "compare_and_swap": (0, 1)},
     AtomicRef: {

@@ -9,8 +9,12 @@ ns_unpack_slow(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, P
                PyObject **values)
 {
     if (nargs > s->most) {
-        PyErr_Format(PyExc_TypeError, "%s() takes at most %zd argument%s (%zd given)", s->function,
-                     s->most, s->most == 1 ? "" : "s", nargs);
+        PyErr_Format(PyExc_TypeError,
+                     "%s() takes at most %zd argument%s (%zd given)",
+                     s->function,
+                     s->most,
+                     s->most == 1 ? "" : "s",
+                     nargs);
         return -1;
     }
     for (Py_ssize_t i = 0; i < s->most; i++) {
@@ -23,21 +27,24 @@ ns_unpack_slow(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, P
             i++;
         }
         if (i == s->most) {
-            PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument %R",
-                         s->function, name);
+            PyErr_Format(
+                PyExc_TypeError, "%s() got an unexpected keyword argument %R", s->function, name);
             return -1;
         }
         if (values[i] != NULL) {
-            PyErr_Format(PyExc_TypeError, "%s() got multiple values for argument %R", s->function,
-                         name);
+            PyErr_Format(
+                PyExc_TypeError, "%s() got multiple values for argument %R", s->function, name);
             return -1;
         }
         values[i] = args[nargs + k];
     }
     for (Py_ssize_t i = 0; i < s->required; i++) {
         if (values[i] == NULL) {
-            PyErr_Format(PyExc_TypeError, "%s() missing required argument '%s' (pos %zd)",
-                         s->function, s->names[i], i + 1);
+            PyErr_Format(PyExc_TypeError,
+                         "%s() missing required argument '%s' (pos %zd)",
+                         s->function,
+                         s->names[i],
+                         i + 1);
             return -1;
         }
     }
@@ -52,11 +59,18 @@ ns_unpack_init(const ns_signature *s, PyObject *args, PyObject *kwargs, PyObject
     if (kwargs == NULL || PyDict_GET_SIZE(kwargs) == 0) {
         return ns_unpack(s, positional, nargs, NULL, values);
     }
-    /* Rare: lay the keywords out as a vectorcall has them. */
+    /* Rare: lay the keywords out as a vectorcall has them. `**` lets any key through to here. */
+    if (!PyArg_ValidateKeywordArguments(kwargs)) {
+        return -1;
+    }
     Py_ssize_t nkw = PyDict_GET_SIZE(kwargs);
     if (nargs + nkw > s->most) {
-        PyErr_Format(PyExc_TypeError, "%s() takes at most %zd argument%s (%zd given)", s->function,
-                     s->most, s->most == 1 ? "" : "s", nargs + nkw);
+        PyErr_Format(PyExc_TypeError,
+                     "%s() takes at most %zd argument%s (%zd given)",
+                     s->function,
+                     s->most,
+                     s->most == 1 ? "" : "s",
+                     nargs + nkw);
         return -1;
     }
     PyObject *all[NS_MAX_PARAMETERS];

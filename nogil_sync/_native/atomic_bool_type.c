@@ -1,14 +1,15 @@
-/* AtomicBool: a byte that is 0 or 1. Truth values are taken, which may run user code, first. */
+/* AtomicBool: one byte. Truth values are taken, which may run user code, first. */
 #include "arguments.h"
 #include "core/atomics.h"
 #include "docs.h"
 #include "object.h"
 
-#define UNBORN 2
+/* Values of the byte; false and true are consecutive. */
+enum { UNBORN = 0, FALSE_ = 1, TRUE_ = 2 };
 
 typedef struct {
     PyObject_HEAD
-    _Atomic uint8_t value; /* 0, 1, or UNBORN before __init__ */
+    _Atomic uint8_t value;
     PyObject *weakrefs;
 } AtomicBool;
 
@@ -16,7 +17,7 @@ typedef struct {
 static PyObject *
 bool_of(PyObject *self, uint8_t old)
 {
-    return old == UNBORN ? ns_not_initialized(self) : PyBool_FromLong(old);
+    return old == UNBORN ? ns_not_initialized(self) : PyBool_FromLong(old == TRUE_);
 }
 
 static PyObject *
@@ -41,7 +42,7 @@ exchange(PyObject *self, const ns_signature *s, PyObject *const *args, Py_ssize_
     }
     *old = ns_load(&o->value, NS_RELAXED);
     if (*old != UNBORN) {
-        *old = ns_swap(&o->value, (uint8_t)value, NS_SEQ_CST);
+        *old = ns_swap(&o->value, (uint8_t)(FALSE_ + value), NS_SEQ_CST);
     }
     return 0;
 }
@@ -79,19 +80,9 @@ compare_and_swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObje
     if (new < 0) {
         return NULL;
     }
-    uint8_t expected = (uint8_t)old;
-    bool swapped = atomic_compare_exchange_strong(&o->value, &expected, (uint8_t)new);
+    uint8_t expected = (uint8_t)(FALSE_ + old);
+    bool swapped = atomic_compare_exchange_strong(&o->value, &expected, (uint8_t)(FALSE_ + new));
     return expected == UNBORN ? ns_not_initialized(self) : PyBool_FromLong(swapped);
-}
-
-static PyObject *
-new_object(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
-{
-    PyObject *self = type->tp_alloc(type, 0);
-    if (self != NULL) {
-        ns_store(&((AtomicBool *)self)->value, UNBORN, NS_RELAXED);
-    }
-    return self;
 }
 
 static int
@@ -107,7 +98,7 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     if (value < 0) {
         return -1;
     }
-    if (!ns_cas(&((AtomicBool *)self)->value, &unborn, (uint8_t)value, NS_SEQ_CST)) {
+    if (!ns_cas(&((AtomicBool *)self)->value, &unborn, (uint8_t)(FALSE_ + value), NS_SEQ_CST)) {
         return ns_initialized_twice(self);
     }
     return 0;
@@ -124,7 +115,7 @@ repr(PyObject *self)
 {
     uint8_t value = ns_load(&((AtomicBool *)self)->value, NS_SEQ_CST);
     return value == UNBORN ? ns_repr_uninitialized(self)
-                           : ns_repr_call(self, PyBool_FromLong(value));
+                           : ns_repr_call(self, PyBool_FromLong(value == TRUE_));
 }
 
 static PyMethodDef methods[] = {
@@ -140,7 +131,6 @@ static PyMemberDef members[] = NS_WEAKREF_MEMBERS(AtomicBool);
 
 static PyType_Slot slots[] = {
     {Py_tp_doc, DOC_AtomicBool},
-    {Py_tp_new, new_object},
     {Py_tp_init, init},
     {Py_tp_dealloc, dealloc},
     {Py_tp_repr, repr},

@@ -65,8 +65,8 @@ parse_uint32(PyObject *value, uint32_t *result)
 int
 ns_add_atomic_ints(PyObject *module)
 {
-    PyType_Spec *const specs[] = {&AtomicInt64_spec, &AtomicUint64_spec, &AtomicInt32_spec,
-                                  &AtomicUint32_spec};
+    PyType_Spec *const specs[] = {
+        &AtomicInt64_spec, &AtomicUint64_spec, &AtomicInt32_spec, &AtomicUint32_spec};
     for (size_t i = 0; i < Py_ARRAY_LENGTH(specs); i++) {
         if (ns_add_type(module, specs[i]) < 0) {
             return -1;

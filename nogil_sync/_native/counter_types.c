@@ -199,9 +199,14 @@ static PyMethodDef int_methods[] = {
 };
 
 static PyType_Slot int_slots[] = {
-    {Py_tp_doc, DOC_ShardedCounter}, {Py_tp_init, int_init},       {Py_tp_dealloc, dealloc},
-    {Py_tp_repr, int_repr},          {Py_nb_bool, ns_no_bool},     {Py_tp_methods, int_methods},
-    {Py_tp_members, members},        {0, NULL},
+    {Py_tp_doc, DOC_ShardedCounter},
+    {Py_tp_init, int_init},
+    {Py_tp_dealloc, dealloc},
+    {Py_tp_repr, int_repr},
+    {Py_nb_bool, ns_no_bool},
+    {Py_tp_methods, int_methods},
+    {Py_tp_members, members},
+    {0, NULL},
 };
 
 static PyType_Spec int_spec = {
@@ -221,9 +226,14 @@ static PyMethodDef float_methods[] = {
 };
 
 static PyType_Slot float_slots[] = {
-    {Py_tp_doc, DOC_ShardedFloatCounter}, {Py_tp_init, float_init}, {Py_tp_dealloc, dealloc},
-    {Py_tp_repr, float_repr},             {Py_nb_bool, ns_no_bool}, {Py_tp_methods, float_methods},
-    {Py_tp_members, members},             {0, NULL},
+    {Py_tp_doc, DOC_ShardedFloatCounter},
+    {Py_tp_init, float_init},
+    {Py_tp_dealloc, dealloc},
+    {Py_tp_repr, float_repr},
+    {Py_nb_bool, ns_no_bool},
+    {Py_tp_methods, float_methods},
+    {Py_tp_members, members},
+    {0, NULL},
 };
 
 static PyType_Spec float_spec = {

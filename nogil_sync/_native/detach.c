@@ -13,7 +13,9 @@ is_main_thread(PyObject *self)
     static NS_THREAD_LOCAL bool answer;
     if (asked_in != ns_fork_generation() + 1) {
         ns_state *state = ns_state_of(self);
-        PyObject *ident = state ? PyObject_CallNoArgs(state->main_thread_ident) : NULL;
+        PyObject *ask =
+            state ? state->main_thread_ident : NULL; /* NULL once the module is cleared */
+        PyObject *ident = ask ? PyObject_CallNoArgs(ask) : NULL;
         answer = ident == NULL || PyLong_AsUnsignedLong(ident) == PyThread_get_thread_ident();
         Py_XDECREF(ident);
         PyErr_Clear();
@@ -52,13 +54,11 @@ int
 ns_wait(PyObject *self, const struct ns_wait_steps *steps, void *object, ns_waiter *w,
         int64_t deadline)
 {
-    const bool sliced = is_main_thread(self);
+    const bool sliced = is_main_thread(self); /* may detach, so before the node is linked */
     for (bool away = false;; away = true) {
         int result;
-        Py_BEGIN_ALLOW_THREADS
-        if (away) {
-            steps->rejoin(object, w);
-        }
+        Py_BEGIN_ALLOW_THREADS(away ? steps->rejoin : steps->enter)
+        (object, w);
         result = sleep_detached(steps, object, w, deadline, sliced);
         Py_END_ALLOW_THREADS
         if (result >= 0) {

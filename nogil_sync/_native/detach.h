@@ -18,8 +18,7 @@
 #include "arguments.h"
 #include "core/wait.h"
 
-/* Waits with a node that has been enqueued. `patience` is not NS_DO_NOT_WAIT.
- * 1: served; 0: timed out; -1: a handler raised, and the call left no trace. */
+/* Waits, with a zeroed node. 1: served; 0: timed out; -1: a handler raised, and the call left no trace. */
 int ns_wait(PyObject *self, const struct ns_wait_steps *steps, void *object, ns_waiter *w,
             int64_t deadline);
 

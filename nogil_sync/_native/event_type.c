@@ -20,7 +20,7 @@ event_of(PyObject *self)
 static bool
 is_unborn(PyObject *self)
 {
-    return ns_load(&event_of(self)->word, NS_RELAXED) & NS_EVENT_UNBORN;
+    return !(ns_load(&event_of(self)->word, NS_RELAXED) & NS_EVENT_BORN);
 }
 
 static PyObject *
@@ -76,7 +76,6 @@ wait_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
         Py_RETURN_FALSE;
     }
     ns_waiter w = {0}; /* linked nowhere, so it may live on the stack */
-    ns_event_enter(e, &w);
     int result = ns_wait(self, &ns_event_steps, e, &w, deadline);
     return result < 0 ? NULL : PyBool_FromLong(result);
 }
@@ -88,26 +87,18 @@ at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
     return is_unborn(self) ? ns_not_initialized(self) : Py_NewRef(Py_None);
 }
 
-static PyObject *
-new_object(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
-{
-    PyObject *self = type->tp_alloc(type, 0);
-    if (self != NULL) {
-        ns_store(&event_of(self)->word, NS_EVENT_UNBORN, NS_RELAXED);
-    }
-    return self;
-}
-
 static int
 init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     static const ns_signature s = {"Event", {NULL}, 0, 0};
     PyObject *none[NS_MAX_PARAMETERS];
-    uint32_t unborn = NS_EVENT_UNBORN;
+    uint32_t unborn = 0;
     if (ns_unpack_init(&s, args, kwargs, none) < 0) {
         return -1;
     }
-    return ns_cas(&event_of(self)->word, &unborn, 0, NS_RELEASE) ? 0 : ns_initialized_twice(self);
+    return ns_cas(&event_of(self)->word, &unborn, NS_EVENT_BORN, NS_RELAXED)
+               ? 0
+               : ns_initialized_twice(self);
 }
 
 static void
@@ -119,9 +110,8 @@ dealloc(PyObject *self)
 static PyObject *
 repr(PyObject *self)
 {
-    return is_unborn(self)
-               ? ns_repr_uninitialized(self)
-               : ns_repr_state(self, ns_event_is_set(event_of(self)) ? "set" : "unset");
+    return is_unborn(self) ? ns_repr_uninitialized(self)
+                           : ns_repr_state(self, ns_event_is_set(event_of(self)) ? "set" : "unset");
 }
 
 static PyMethodDef methods[] = {
@@ -138,7 +128,6 @@ static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Event);
 
 static PyType_Slot slots[] = {
     {Py_tp_doc, DOC_Event},
-    {Py_tp_new, new_object},
     {Py_tp_init, init},
     {Py_tp_dealloc, dealloc},
     {Py_tp_repr, repr},

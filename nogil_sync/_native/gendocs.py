@@ -8,6 +8,7 @@ documentation and signatures of the two backends cannot drift apart.
 """
 
 import ast
+import copy
 import inspect
 import sys
 from pathlib import Path
@@ -84,10 +85,7 @@ def main(output: str, *sources: str) -> None:
         if name.startswith("_"):
             continue
         # A method may be inherited into several classes: signature() edits its own copy.
-        methods = {
-            key: ast.parse(ast.unparse(value)).body[0]
-            for key, value in methods_of(node, classes).items()
-        }
+        methods = {key: copy.deepcopy(value) for key, value in methods_of(node, classes).items()}
         init = methods.get("__init__")
         head = signature(name, init, is_method=True, cls=True) if init else ""
         docs[name] = head + doc_of(node)

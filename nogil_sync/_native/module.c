@@ -53,8 +53,13 @@ exec_module(PyObject *module)
         return -1;
     }
     static int (*const parts[])(PyObject *) = {
-        ns_add_atomic_ints, ns_add_atomic_bool, ns_add_atomic_ref, ns_add_counters,
-        ns_add_mutex,       ns_add_event,       ns_add_pin,
+        ns_add_atomic_ints,
+        ns_add_atomic_bool,
+        ns_add_atomic_ref,
+        ns_add_counters,
+        ns_add_mutex,
+        ns_add_event,
+        ns_add_pin,
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(parts); i++) {
         if (parts[i](module) < 0) {

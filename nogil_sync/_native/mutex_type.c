@@ -22,7 +22,7 @@ static int
 lock_slow(PyObject *self, ns_patience patience, int64_t deadline)
 {
     ns_mutex *m = mutex_of(self);
-    if (ns_mutex_is_unborn(m)) {
+    if (!ns_mutex_is_born(m)) {
         ns_not_initialized(self);
         return -1;
     }
@@ -34,7 +34,6 @@ lock_slow(PyObject *self, ns_patience patience, int64_t deadline)
         PyErr_NoMemory();
         return -1;
     }
-    ns_mutex_enqueue(m, w);
     int result = ns_wait(self, &ns_mutex_steps, m, w, deadline);
     ns_waiter_free(w);
     return result;
@@ -74,7 +73,7 @@ static PyObject *
 release(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     if (ns_unlikely(!ns_mutex_unlock(mutex_of(self)))) {
-        if (ns_mutex_is_unborn(mutex_of(self))) {
+        if (!ns_mutex_is_born(mutex_of(self))) {
             return ns_not_initialized(self);
         }
         PyErr_SetString(PyExc_RuntimeError, "release unlocked lock");
@@ -93,28 +92,17 @@ static PyObject *
 locked(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     ns_mutex *m = mutex_of(self);
-    return ns_mutex_is_unborn(m) ? ns_not_initialized(self)
-                                 : PyBool_FromLong(ns_mutex_is_locked(m));
+    return ns_mutex_is_born(m) ? PyBool_FromLong(ns_mutex_is_locked(m)) : ns_not_initialized(self);
 }
 
 static PyObject *
 at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    if (ns_mutex_is_unborn(mutex_of(self))) {
+    if (!ns_mutex_is_born(mutex_of(self))) {
         return ns_not_initialized(self);
     }
     ns_mutex_reset(mutex_of(self));
     Py_RETURN_NONE;
-}
-
-static PyObject *
-new_object(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
-{
-    PyObject *self = type->tp_alloc(type, 0);
-    if (self != NULL) {
-        ns_mutex_make_unborn(mutex_of(self));
-    }
-    return self;
 }
 
 static int
@@ -138,9 +126,8 @@ static PyObject *
 repr(PyObject *self)
 {
     ns_mutex *m = mutex_of(self);
-    return ns_mutex_is_unborn(m)
-               ? ns_repr_uninitialized(self)
-               : ns_repr_state(self, ns_mutex_is_locked(m) ? "locked" : "unlocked");
+    return ns_mutex_is_born(m) ? ns_repr_state(self, ns_mutex_is_locked(m) ? "locked" : "unlocked")
+                               : ns_repr_uninitialized(self);
 }
 
 static PyMethodDef methods[] = {
@@ -158,7 +145,6 @@ static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Mutex);
 
 static PyType_Slot slots[] = {
     {Py_tp_doc, DOC_Mutex},
-    {Py_tp_new, new_object},
     {Py_tp_init, init},
     {Py_tp_dealloc, dealloc},
     {Py_tp_repr, repr},

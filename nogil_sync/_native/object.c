@@ -3,8 +3,8 @@
 PyObject *
 ns_reduce(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    return PyErr_Format(PyExc_TypeError, "cannot pickle or copy '%.200s' object",
-                        Py_TYPE(self)->tp_name);
+    return PyErr_Format(
+        PyExc_TypeError, "cannot pickle or copy '%.200s' object", Py_TYPE(self)->tp_name);
 }
 
 int
@@ -27,8 +27,8 @@ ns_not_initialized(PyObject *self)
 int
 ns_initialized_twice(PyObject *self)
 {
-    PyErr_Format(PyExc_RuntimeError, "'%.200s' object is already initialized",
-                 Py_TYPE(self)->tp_name);
+    PyErr_Format(
+        PyExc_RuntimeError, "'%.200s' object is already initialized", Py_TYPE(self)->tp_name);
     return -1;
 }
 

@@ -7,9 +7,13 @@
 #include <stddef.h>
 
 /* Members of a type whose struct has a `weakrefs` field. */
-#define NS_WEAKREF_MEMBERS(Struct)                                                       \
-    {{"__weaklistoffset__", Py_T_PYSSIZET, offsetof(Struct, weakrefs), Py_READONLY, NULL}, \
-     {NULL, 0, 0, 0, NULL}}
+#define NS_WEAKREF_MEMBERS(Struct)                                                            \
+    {                                                                                         \
+        {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(Struct, weakrefs), Py_READONLY, NULL}, \
+        {                                                                                     \
+            NULL, 0, 0, 0, NULL                                                               \
+        }                                                                                     \
+    }
 
 /* `__reduce__`: cannot be pickled, nor copied. */
 PyObject *ns_reduce(PyObject *self, PyObject *unused);

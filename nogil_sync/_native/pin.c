@@ -27,6 +27,11 @@
  * by itself.) What is still queued after that is leaked by a reference of ours: it lives for ever as
  * promised, and is merely not faster.
  *
+ * Strings. The interpreter takes every immortal string for an interned one (and debug builds check),
+ * so an exact str is interned, which makes it immortal. Interning writes the count without a pause, as
+ * is right for a string of the calling thread; one that another thread owns is copied first. A
+ * string of a subclass cannot be interned: it is leaked.
+ *
  * From 3.14 on, where deferred counting is public, pinning is that plus a reference of ours.
  */
 #include "arguments.h"
@@ -64,11 +69,13 @@ is_immortal(PyObject *object)
     return __atomic_load_n(&object->ob_ref_local, __ATOMIC_RELAXED) == _Py_IMMORTAL_REFCNT_LOCAL;
 }
 
+/* Must keep a count of its own: to be merged first, or for ever. */
 static bool
-awaits_merge(PyObject *object)
+must_count(PyObject *object)
 {
-    return (object->ob_ref_shared & _Py_REF_SHARED_FLAG_MASK) == _Py_REF_QUEUED &&
-           !(object->ob_gc_bits & GC_BITS_DEFERRED);
+    return PyUnicode_Check(object) ||
+           ((object->ob_ref_shared & _Py_REF_SHARED_FLAG_MASK) == _Py_REF_QUEUED &&
+            !(object->ob_gc_bits & GC_BITS_DEFERRED));
 }
 
 typedef struct {
@@ -88,8 +95,8 @@ pin_while_stopped(PyObject *Py_UNUSED(any), void *argument)
         if (is_immortal(object)) {
             continue;
         }
-        if (awaits_merge(object)) {
-            r->unfinished = true;
+        if (must_count(object)) {
+            r->unfinished |= !PyUnicode_Check(object);
             continue;
         }
         __atomic_fetch_add(&object->ob_ref_shared, EXTRA_REFERENCES, __ATOMIC_RELAXED);
@@ -134,10 +141,7 @@ make_immortal(PyObject **objects, Py_ssize_t count)
             PyErr_SetString(PyExc_SystemError, "pin: the collector visited no object");
             return -1;
         }
-        if (!r.unfinished) {
-            return 0;
-        }
-        if (attempt == ATTEMPTS) {
+        if (!r.unfinished || attempt == ATTEMPTS) {
             break;
         }
         if (collect() < 0) {
@@ -154,11 +158,22 @@ make_immortal(PyObject **objects, Py_ssize_t count)
 
 #endif
 
-/* The object to use in place of `object`, whose reference is consumed. */
+/* The object to use in place of `object`, whose reference is consumed; NULL without memory. */
 static PyObject *
 canonical(PyObject *object)
 {
-    if (PyUnicode_CheckExact(object)) {
+    if (!PyUnicode_CheckExact(object) || is_immortal(object)) {
+        return object;
+    }
+#if PY_VERSION_HEX < 0x030E0000
+    if (!_Py_IsOwnedByCurrentThread(object)) {
+        Py_SETREF(object,
+                  PyUnicode_FromKindAndData(PyUnicode_KIND(object),
+                                            PyUnicode_DATA(object),
+                                            PyUnicode_GET_LENGTH(object)));
+    }
+#endif
+    if (object != NULL) {
         PyUnicode_InternInPlace(&object);
     }
     return object;
@@ -173,7 +188,7 @@ pin(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, PyObje
         return NULL;
     }
     object = canonical(Py_NewRef(object));
-    if (make_immortal(&object, 1) < 0) {
+    if (object != NULL && make_immortal(&object, 1) < 0) {
         Py_CLEAR(object);
     }
     return object;
@@ -195,7 +210,12 @@ pin_all(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, Py
     Py_ssize_t count = PyTuple_GET_SIZE(given);
     PyObject *objects = PyTuple_New(count), *result = NULL;
     for (Py_ssize_t i = 0; objects != NULL && i < count; i++) {
-        PyTuple_SET_ITEM(objects, i, canonical(Py_NewRef(PyTuple_GET_ITEM(given, i))));
+        PyObject *object = canonical(Py_NewRef(PyTuple_GET_ITEM(given, i)));
+        if (object == NULL) {
+            Py_CLEAR(objects);
+            break;
+        }
+        PyTuple_SET_ITEM(objects, i, object);
     }
     if (objects != NULL && make_immortal(((PyTupleObject *)objects)->ob_item, count) == 0) {
         result = PySequence_List(objects);

@@ -66,8 +66,11 @@ ns_publish(PyObject *object)
     }
     Py_ssize_t shared = __atomic_load_n(&object->ob_ref_shared, __ATOMIC_RELAXED);
     while ((shared & _Py_REF_SHARED_FLAG_MASK) == 0 &&
-           !__atomic_compare_exchange_n(&object->ob_ref_shared, &shared,
-                                        shared | _Py_REF_MAYBE_WEAKREF, false, __ATOMIC_SEQ_CST,
+           !__atomic_compare_exchange_n(&object->ob_ref_shared,
+                                        &shared,
+                                        shared | _Py_REF_MAYBE_WEAKREF,
+                                        false,
+                                        __ATOMIC_SEQ_CST,
                                         __ATOMIC_RELAXED)) {
     }
 }
@@ -88,9 +91,12 @@ ns_try_incref(PyObject *object)
             if (shared == 0 || shared == _Py_REF_MERGED) {
                 return 0;
             }
-        } while (!__atomic_compare_exchange_n(&object->ob_ref_shared, &shared,
-                                              shared + (1 << _Py_REF_SHARED_SHIFT), false,
-                                              __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
+        } while (!__atomic_compare_exchange_n(&object->ob_ref_shared,
+                                              &shared,
+                                              shared + (1 << _Py_REF_SHARED_SHIFT),
+                                              false,
+                                              __ATOMIC_SEQ_CST,
+                                              __ATOMIC_RELAXED));
     }
 #ifdef Py_REF_DEBUG
     _Py_INCREF_IncRefTotal();

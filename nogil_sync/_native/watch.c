@@ -44,9 +44,10 @@ give_report(void *argument)
 {
     report *r = argument;
     PyObject *module = PyImport_ImportModule("nogil_sync._performance");
-    PyObject *result = module == NULL ? NULL
-                                      : PyObject_CallMethod(module, "report", "OiO", r->filename,
-                                                            r->line, r->type_name);
+    PyObject *result =
+        module == NULL
+            ? NULL
+            : PyObject_CallMethod(module, "report", "OiO", r->filename, r->line, r->type_name);
     if (result == NULL) {
         PyErr_WriteUnraisable(r->type_name);
     }

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Generic, NoReturn, SupportsIndex, TypeVar, overload
 
 from ._arguments import exact_int
-from ._guard import guard_of
+from ._guard import Guard, guard_of
 from ._object import SyncObject, uninitialized
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class _AtomicInteger(_Atomic):
         number = self.__checked(value)
         super().__init__()
         self.__value = number
-        self.__guard: threading.Lock = guard_of(self)
+        self.__guard: Guard = guard_of(self)
 
     def __repr__(self) -> str:
         try:
@@ -296,7 +296,7 @@ class AtomicBool(_Atomic):
         truth = bool(value)
         super().__init__()
         self.__value = truth
-        self.__guard: threading.Lock = guard_of(self)
+        self.__guard: Guard = guard_of(self)
 
     def __repr__(self) -> str:
         try:
@@ -367,7 +367,7 @@ class AtomicRef(_Atomic, Generic[T]):
     def __init__(self, value: Any = None) -> None:
         super().__init__()
         self.__value: T = value
-        self.__guard: threading.Lock = guard_of(self)
+        self.__guard: Guard = guard_of(self)
 
     def __repr__(self) -> str:
         name = type(self).__name__
@@ -429,5 +429,5 @@ class AtomicRef(_Atomic, Generic[T]):
         while True:
             current = self.load()
             new = fn(current)
-            if AtomicRef.compare_and_swap(self, current, new):
+            if AtomicRef.compare_and_swap(self, current, new):  # type: ignore[arg-type]
                 return new

@@ -13,12 +13,12 @@
 #include "park.h"
 #include "slots.h"
 
-#define CHECK(condition)                                                          \
-    do {                                                                          \
-        if (!(condition)) {                                                       \
+#define CHECK(condition)                                                            \
+    do {                                                                            \
+        if (!(condition)) {                                                         \
             fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
-            exit(1);                                                              \
-        }                                                                         \
+            exit(1);                                                                \
+        }                                                                           \
     } while (0)
 
 #define MILLISECOND INT64_C(1000000)
@@ -82,6 +82,7 @@ static inline bool
 drive(const struct ns_wait_steps *steps, void *object, ns_waiter *w, int64_t deadline,
       int64_t slice)
 {
+    steps->enter(object, w);
     for (;;) {
         int64_t until = slice ? ns_now() + slice : deadline;
         until = until < deadline ? until : deadline;
@@ -111,7 +112,6 @@ lock_mutex(ns_mutex *m, int64_t deadline, int64_t slice)
     }
     ns_waiter *w = ns_waiter_new();
     CHECK(w != NULL);
-    ns_mutex_enqueue(m, w);
     bool served = drive(&ns_mutex_steps, m, w, deadline, slice);
     ns_waiter_free(w);
     return served;

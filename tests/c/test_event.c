@@ -20,7 +20,6 @@ wait_event(ns_event *e, int64_t deadline, int64_t slice)
     if (ns_event_is_set(e)) {
         return true;
     }
-    ns_event_enter(e, &w);
     return drive(&ns_event_steps, e, &w, deadline, slice);
 }
 
@@ -60,9 +59,9 @@ pulse(int i)
         }
         else {
             ns_waiter w = {0};
-            ns_event_enter(&event, &w);
+            ns_event_steps.enter(&event, &w);
             ns_add(&ready, 1, NS_RELEASE);
-            CHECK(drive(&ns_event_steps, &event, &w, NS_FOREVER, 0));
+            CHECK(ns_event_steps.wait(&event, &w, NS_FOREVER) == NS_SERVED);
         }
         pthread_barrier_wait(&round_end);
     }
@@ -72,6 +71,7 @@ int
 main(void)
 {
     init_core();
+    ns_store(&event.word, NS_EVENT_BORN, NS_RELAXED);
     CHECK(!wait_event(&event, ns_now() + MILLISECOND, 0));
     ns_event_set(&event);
     CHECK(wait_event(&event, NS_FOREVER, 0));

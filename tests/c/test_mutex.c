@@ -2,6 +2,7 @@
  *
  * The guarded integer is plain on purpose: under thread sanitizer a missing acquire or release is
  * a reported race, which is what the mutant builds must show. */
+#include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -46,6 +47,43 @@ impatient(int i)
     }
 }
 
+/* A gate: some take, others open. Whoever opens is not who took, and nobody may sleep for ever
+ * beside an open gate. */
+static void
+gate(int i)
+{
+    for (int n = 0; n < 4 * ROUNDS; n++) {
+        if (i < THREADS / 2) {
+            CHECK(lock_mutex(&mutex, NS_FOREVER, i == 0 ? 20000 : 0));
+        }
+        else {
+            while (!ns_mutex_unlock(&mutex)) {
+                sched_yield();
+            }
+        }
+    }
+}
+
+/* The first in line sleeps while newcomers come one after the other: none may overtake it for long. */
+static void
+test_newcomers(void)
+{
+    ns_waiter *first = ns_waiter_new();
+    CHECK(ns_mutex_try_lock(&mutex));
+    ns_mutex_steps.enter(&mutex, first);
+    CHECK(ns_mutex_steps.wait(&mutex, first, ns_now() + 5 * MILLISECOND) == NS_TIMED_OUT);
+    ns_waiter *newcomer = ns_waiter_new();
+    ns_mutex_steps.enter(&mutex, newcomer);
+    CHECK(ns_mutex_unlock(&mutex));
+    CHECK(ns_mutex_steps.wait(&mutex, newcomer, ns_now() + 5 * MILLISECOND) == NS_TIMED_OUT);
+    CHECK(ns_mutex_steps.wait(&mutex, first, NS_FOREVER) == NS_SERVED);
+    CHECK(ns_mutex_unlock(&mutex));
+    CHECK(ns_mutex_steps.wait(&mutex, newcomer, NS_FOREVER) == NS_SERVED);
+    CHECK(ns_mutex_unlock(&mutex));
+    ns_waiter_free(first);
+    ns_waiter_free(newcomer);
+}
+
 static long turns[THREADS];
 
 static void
@@ -68,7 +106,7 @@ test_fork(void)
      * released, and is whole afterwards. */
     ns_waiter *w = ns_waiter_new();
     CHECK(ns_mutex_try_lock(&mutex));
-    ns_mutex_enqueue(&mutex, w);
+    ns_mutex_steps.enter(&mutex, w);
     pid_t child = fork();
     CHECK(child >= 0);
     if (child == 0) {
@@ -80,7 +118,7 @@ test_fork(void)
         w->away = true;
         ns_mutex_steps.rejoin(&mutex, w);
         CHECK(ns_mutex_unlock(&mutex));
-        CHECK(drive(&ns_mutex_steps, &mutex, w, NS_FOREVER, 0));
+        CHECK(ns_mutex_steps.wait(&mutex, w, NS_FOREVER) == NS_SERVED);
         ns_mutex_reset(&mutex);
         CHECK(!ns_mutex_is_locked(&mutex));
         _exit(0);
@@ -96,16 +134,22 @@ int
 main(void)
 {
     init_core();
+    CHECK(!ns_mutex_try_lock(&mutex) && !ns_mutex_unlock(&mutex)); /* not initialised */
+    CHECK(ns_mutex_init(&mutex) && !ns_mutex_init(&mutex));
     CHECK(!ns_mutex_unlock(&mutex));
 
     run_threads(THREADS, plain);
     CHECK(guarded == (long)THREADS * ROUNDS);
-    CHECK(ns_load(&mutex.word, NS_RELAXED) == 0 && mutex.queue.head == NULL);
+    CHECK(ns_load(&mutex.word, NS_RELAXED) == NS_MUTEX_BORN && mutex.queue.head == NULL);
 
     guarded = 0;
     run_threads(THREADS, impatient);
     CHECK(guarded == ns_load(&expected, NS_RELAXED));
-    CHECK(ns_load(&mutex.word, NS_RELAXED) == 0 && mutex.queue.head == NULL);
+    CHECK(ns_load(&mutex.word, NS_RELAXED) == NS_MUTEX_BORN && mutex.queue.head == NULL);
+
+    run_threads(THREADS, gate);
+    CHECK(!ns_mutex_is_locked(&mutex) && mutex.queue.head == NULL);
+    test_newcomers();
 
     ns_store(&expected, ns_now() + 300 * MILLISECOND, NS_RELAXED);
     run_threads(THREADS, greedy);

@@ -56,8 +56,7 @@ interrupt(int i)
     }
     int64_t start = ns_now();
     ns_store(&sleeper, pthread_self(), NS_RELEASE);
-    enum ns_parked result =
-        ns_park(&word, ns_load(&word, NS_RELAXED), start + 2000 * MILLISECOND);
+    enum ns_parked result = ns_park(&word, ns_load(&word, NS_RELAXED), start + 2000 * MILLISECOND);
 #if defined(NS_PARK_FUTEX)
     CHECK(result == NS_PARK_INTERRUPTED);
     CHECK(ns_now() - start < 1000 * MILLISECOND);

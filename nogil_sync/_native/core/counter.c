@@ -1,19 +1,27 @@
 #include "counter.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 
 #include "park.h"
 
 uint32_t ns_counter_mask;
 
-void
-ns_counter_init_library(void)
+static void
+init(void)
 {
     uint32_t cells = 8;
     while (cells < 4 * ns_cpu_count() && cells < 4096) {
         cells *= 2;
     }
     ns_counter_mask = cells - 1;
+}
+
+void
+ns_counter_init_library(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, init);
 }
 
 static size_t
@@ -31,8 +39,8 @@ spread(ns_counter *c)
     }
     memset(fresh, 0, table_size());
     /* Publishes our zeroes, or (acquire on failure) sees the winner's. */
-    if (atomic_compare_exchange_strong_explicit(&c->cells, &current, fresh, memory_order_acq_rel,
-                                                memory_order_acquire)) {
+    if (atomic_compare_exchange_strong_explicit(
+            &c->cells, &current, fresh, memory_order_acq_rel, memory_order_acquire)) {
         return fresh;
     }
     free(fresh);

@@ -28,9 +28,10 @@ served(uint32_t word, const ns_waiter *w)
     return (word & SET) || (word & EPOCH_MASK) != ns_load(&w->state, NS_RELAXED);
 }
 
-void
-ns_event_enter(ns_event *e, ns_waiter *w)
+static void
+enter_step(void *object, ns_waiter *w)
 {
+    ns_event *e = object;
     ns_store(&w->state, ns_load(&e->word, NS_ACQUIRE) & EPOCH_MASK, NS_RELAXED);
 }
 
@@ -73,6 +74,7 @@ nothing_step(void *object, ns_waiter *w)
 }
 
 const struct ns_wait_steps ns_event_steps = {
+    .enter = enter_step,
     .wait = wait_step,
     .leave = look_step,
     .rejoin = nothing_step,

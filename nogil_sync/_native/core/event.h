@@ -1,10 +1,10 @@
 /* event.h: a flag that threads can wait for; the smallest user of park.
  *
- * One word:   epoch << 3 | UNBORN | SLEEPERS | SET
+ * One word:   epoch << 3 | BORN | SLEEPERS | SET
  *
  *   SET       the flag
  *   SLEEPERS  somebody may sleep on the word: the next set wakes all
- *   UNBORN    not initialised (reads as unset, so that only the slow paths check)
+ *   BORN      initialised; a word of 0 is not, and reads as unset, so that only slow paths check
  *   epoch     counts the settings. A waiter is served when the flag is set or the epoch is not
  *             the one it came in with, so that a set followed at once by a clear
  *             still lets everybody go who waited.
@@ -25,7 +25,7 @@
 
 #define NS_EVENT_SET 1u
 #define NS_EVENT_SLEEPERS 2u
-#define NS_EVENT_UNBORN 4u
+#define NS_EVENT_BORN 4u
 #define NS_EVENT_EPOCH 8u
 
 typedef struct ns_event {
@@ -41,8 +41,7 @@ ns_event_is_set(ns_event *e)
 void ns_event_set(ns_event *e);
 void ns_event_clear(ns_event *e);
 
-/* Begins a wait; then drive with ns_event_steps (wait.h). The node is linked nowhere. */
-void ns_event_enter(ns_event *e, ns_waiter *w);
+/* How to wait for it (wait.h). The node is linked nowhere, and may be on the stack. */
 extern const struct ns_wait_steps ns_event_steps;
 
 #endif

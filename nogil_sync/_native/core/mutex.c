@@ -19,6 +19,7 @@
 #define LOCKED NS_MUTEX_LOCKED
 #define QUEUED NS_MUTEX_QUEUED
 #define VISIT NS_MUTEX_VISIT
+#define BORN NS_MUTEX_BORN
 
 /* A node's state. Changed under the queue's lock only. */
 enum {
@@ -32,7 +33,7 @@ lock_queue(ns_mutex *m)
 {
     if (ns_unlikely(ns_waitq_lock(&m->queue))) {
         m->heir = NULL;
-        ns_and(&m->word, LOCKED, NS_RELAXED);
+        ns_and(&m->word, LOCKED | BORN, NS_RELAXED);
     }
 }
 
@@ -55,33 +56,34 @@ wake(ns_waiter *w)
     }
 }
 
+/* What the word is when the lock is free. */
 static uint32_t
-queued_bit(const ns_mutex *m)
+free_word(const ns_mutex *m)
 {
-    return m->queue.head != NULL ? QUEUED : 0;
+    return m->queue.head != NULL ? BORN | QUEUED : BORN;
 }
 
-/* Frees the lock or passes it on; with the queue locked, which it unlocks. */
+/* Frees the lock or passes it on. With the queue locked, which it unlocks; and VISIT set, so
+ * that nobody else can change the word. */
 static void
 release(ns_mutex *m)
 {
     ns_waiter *granted = NULL, *woken = NULL;
     const bool asleep = m->heir == NULL;
     ns_waiter *next = asleep ? ns_waitq_first(&m->queue) : m->heir;
-    if (next != NULL &&
-        (asleep ? ns_now() - next->since >= NS_MUTEX_STARVING : next->impatient)) {
+    if (next != NULL && (asleep ? ns_now() - next->since >= NS_MUTEX_STARVING : next->impatient)) {
         /* Hand over: the word stays LOCKED and nobody can barge. */
         granted = asleep ? next : NULL;
         ns_waitq_remove(&m->queue, next);
         woken = choose_heir(m);
-        ns_store(&m->word, LOCKED | queued_bit(m), NS_RELAXED);
+        ns_store(&m->word, LOCKED | free_word(m), NS_RELAXED);
         ns_store(&next->state, GRANTED, NS_RELEASE);
     }
     else {
         if (asleep) {
             woken = choose_heir(m);
         }
-        ns_store(&m->word, queued_bit(m), NS_RELEASE);
+        ns_store(&m->word, free_word(m), NS_RELEASE);
     }
     ns_waitq_unlock(&m->queue);
     wake(granted);
@@ -91,11 +93,8 @@ release(ns_mutex *m)
 bool
 ns_mutex_unlock_slow(ns_mutex *m)
 {
-    if (ns_mutex_is_unborn(m)) {
-        return false;
-    }
     lock_queue(m);
-    if (!(ns_load(&m->word, NS_RELAXED) & LOCKED)) {
+    if (!(ns_or(&m->word, VISIT, NS_RELAXED) & LOCKED)) { /* another release was first */
         ns_waitq_unlock(&m->queue);
         return false;
     }
@@ -107,6 +106,7 @@ void
 ns_mutex_reset(ns_mutex *m)
 {
     lock_queue(m);
+    ns_or(&m->word, VISIT, NS_RELAXED);
     release(m);
 }
 
@@ -116,40 +116,51 @@ await_turn(ns_mutex *m, ns_waiter *w)
 {
     w->away = false;
     w->heir_since = 0;
-    if (m->heir == NULL) {
+    if (m->heir == NULL && ns_waitq_first(&m->queue) == w) {
         m->heir = w;
     }
     ns_store(&w->state, m->heir == w ? HEIR : PARKED, NS_RELAXED);
 }
 
-void
-ns_mutex_enqueue(ns_mutex *m, ns_waiter *w)
+static void
+join_queue(ns_mutex *m, ns_waiter *w)
 {
-    w->since = ns_now();
-    lock_queue(m);
     ns_waitq_push(&m->queue, w);
     ns_or(&m->word, QUEUED, NS_RELAXED);
+}
+
+static void
+enter_step(void *object, ns_waiter *w)
+{
+    ns_mutex *m = object;
+    w->since = ns_now();
+    lock_queue(m);
+    join_queue(m, w);
     await_turn(m, w);
     ns_waitq_unlock(&m->queue);
 }
 
-/* The heir has just set LOCKED itself; it leaves the queue. */
-static void
-settle(ns_mutex *m, ns_waiter *w)
+/* The heir takes the lock if it is free, and leaves the queue. Under the queue's lock, so that no
+ * release can hand it a lock that it has just taken. */
+static bool
+take(ns_mutex *m, ns_waiter *w)
 {
+    ns_waiter *woken = NULL;
     lock_queue(m);
-    /* Another thread may have released our lock already and granted it to us anew. */
-    if (ns_waitq_has(w)) {
+    bool taken = m->heir == w && ns_mutex_try_lock(m);
+    if (taken) {
         ns_waitq_remove(&m->queue, w);
         m->heir = NULL;
-        if (m->queue.head != NULL) {
-            ns_or(&m->word, VISIT, NS_RELAXED);
-        }
-        else {
+        if (m->queue.head == NULL) {
             ns_and(&m->word, ~(QUEUED | VISIT), NS_RELAXED);
+        }
+        else if (!(ns_or(&m->word, VISIT, NS_RELAXED) & LOCKED)) {
+            woken = choose_heir(m); /* somebody has released it already: any thread may */
         }
     }
     ns_waitq_unlock(&m->queue);
+    wake(woken);
+    return taken;
 }
 
 /* Asks the next release for the lock, if w is still the heir. */
@@ -218,8 +229,7 @@ reign(ns_mutex *m, ns_waiter *w, int64_t deadline)
         w->heir_since = ns_now();
     }
     while (ns_load(&w->state, NS_ACQUIRE) == HEIR) {
-        if ((alone || is_idle(m)) && ns_mutex_try_lock(m)) {
-            settle(m, w);
+        if ((alone || is_idle(m)) && take(m, w)) {
             return true;
         }
         int64_t now = ns_now();
@@ -230,8 +240,8 @@ reign(ns_mutex *m, ns_waiter *w, int64_t deadline)
             nap(m, w);
             return false;
         }
-        if (!w->impatient && (now - w->heir_since >= NS_MUTEX_PATIENCE ||
-                              now - w->since >= NS_MUTEX_STARVING)) {
+        if (!w->impatient &&
+            (now - w->heir_since >= NS_MUTEX_PATIENCE || now - w->since >= NS_MUTEX_STARVING)) {
             demand(m, w);
         }
         stand_back(w, now + gap < deadline ? now + gap : deadline);
@@ -300,8 +310,7 @@ rejoin_step(void *object, ns_waiter *w)
     ns_mutex *m = object;
     lock_queue(m);
     if (!ns_waitq_has(w)) { /* its queue was left behind by a fork */
-        ns_waitq_push(&m->queue, w);
-        ns_or(&m->word, QUEUED, NS_RELAXED);
+        join_queue(m, w);
     }
     await_turn(m, w);
     ns_waitq_unlock(&m->queue);
@@ -334,6 +343,7 @@ undo_step(void *object, ns_waiter *w)
 }
 
 const struct ns_wait_steps ns_mutex_steps = {
+    .enter = enter_step,
     .wait = wait_step,
     .leave = leave_step,
     .rejoin = rejoin_step,

@@ -33,17 +33,18 @@
  *                           lock, or there is no awake heir
  *       1      1      0     free for the moment between a barger's or heir's steps; the next
  *                           holder's release visits
- *     UNBORN + VISIT + LOCKED: not initialised. Looks held, and its release is slow, so that
- *     the fast paths need no check of their own.
+ *     and BORN in all of them; a word of 0 is not initialised, and fails both fast paths.
  *
  * Invariant W (no lost wake-up), whenever the queue's lock is free: if a node is linked and
- * not away, then either there is an heir (awake, polling or about to), or VISIT is set and
+ * not away, then either there is an heir (awake, looking or about to), or VISIT is set and
  * LOCKED is set, so that a release is still to come and will choose one.
- *   - enqueue makes the new node the heir if there is none;
+ *   - a newcomer is the heir if it is the first in line. If it is not, and there is no heir, W held
+ *     before and so holds for it: it sleeps, and never overtakes a sleeper;
  *   - an heir that goes to sleep sets VISIT by a read-modify-write and stays awake
  *     if that shows LOCKED clear. The order of read-modify-writes on the one word
  *     decides: either the release sees VISIT, or the heir sees the lock free;
- *   - an heir that takes the lock unlinks itself and sets VISIT if others wait;
+ *   - an heir that takes the lock unlinks itself and, if others wait, sets VISIT in the same way:
+ *     should somebody have released the lock already (any thread may), it appoints the next;
  *   - an heir that leaves (time-out, signal) passes the office to the next in line.
  *
  * Ordering. Taking the lock is an acquire, whether by compare-and-swap on the word or by
@@ -56,7 +57,8 @@
  * other bits, the heir and the queue. A fast path never depends on them.
  *
  * Any thread may release. Releasing what is not held is reported and changes nothing. Releases that
- * race each other are taken in some order; the queue's lock makes the slow ones whole.
+ * race each other are taken in some order: a slow one first sets VISIT, which sends all others
+ * to the queue's lock, and looks whether LOCKED was still there.
  */
 #ifndef NS_MUTEX_H
 #define NS_MUTEX_H
@@ -66,7 +68,7 @@
 #define NS_MUTEX_LOCKED 1u
 #define NS_MUTEX_QUEUED 2u
 #define NS_MUTEX_VISIT 4u
-#define NS_MUTEX_UNBORN 8u
+#define NS_MUTEX_BORN 8u
 
 typedef struct ns_mutex {
     _Atomic uint32_t word;
@@ -79,7 +81,7 @@ static inline bool
 ns_mutex_try_lock(ns_mutex *m)
 {
     uint32_t word = ns_load(&m->word, NS_RELAXED);
-    while (!(word & NS_MUTEX_LOCKED)) {
+    while ((word & (NS_MUTEX_LOCKED | NS_MUTEX_BORN)) == NS_MUTEX_BORN) {
         if (ns_cas(&m->word, &word, word | NS_MUTEX_LOCKED, NS_ACQUIRE)) {
             return true;
         }
@@ -105,25 +107,18 @@ ns_mutex_unlock(ns_mutex *m)
     return false;
 }
 
-/* Between allocation and ns_mutex_init. */
-static inline void
-ns_mutex_make_unborn(ns_mutex *m)
-{
-    ns_store(&m->word, NS_MUTEX_UNBORN | NS_MUTEX_VISIT | NS_MUTEX_LOCKED, NS_RELAXED);
-}
-
-static inline bool
-ns_mutex_is_unborn(ns_mutex *m)
-{
-    return ns_load(&m->word, NS_RELAXED) & NS_MUTEX_UNBORN;
-}
-
-/* The rest of a mutex is zero-initialised. False if it was initialised before. */
+/* A mutex starts as zero bytes. False if it was initialised before. */
 static inline bool
 ns_mutex_init(ns_mutex *m)
 {
-    uint32_t unborn = NS_MUTEX_UNBORN | NS_MUTEX_VISIT | NS_MUTEX_LOCKED;
-    return ns_cas(&m->word, &unborn, 0, NS_RELEASE);
+    uint32_t unborn = 0;
+    return ns_cas(&m->word, &unborn, NS_MUTEX_BORN, NS_RELAXED);
+}
+
+static inline bool
+ns_mutex_is_born(ns_mutex *m)
+{
+    return ns_load(&m->word, NS_RELAXED) & NS_MUTEX_BORN;
 }
 
 static inline bool
@@ -132,8 +127,7 @@ ns_mutex_is_locked(ns_mutex *m)
     return ns_load(&m->word, NS_RELAXED) & NS_MUTEX_LOCKED;
 }
 
-/* Joins the queue; then drive with ns_mutex_steps (wait.h). */
-void ns_mutex_enqueue(ns_mutex *m, ns_waiter *w);
+/* How to wait for it (wait.h), after ns_mutex_try_lock failed. */
 extern const struct ns_wait_steps ns_mutex_steps;
 
 /* Frees it whether it is held or not; for the child of a fork, whose threads are gone. */

@@ -43,7 +43,12 @@ ns_park(_Atomic uint32_t *word, uint32_t expected, int64_t deadline)
         timeout = &at;
     }
     /* The bitset form takes an absolute deadline, so a restart needs no arithmetic. */
-    if (syscall(SYS_futex, word, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, expected, timeout, NULL,
+    if (syscall(SYS_futex,
+                word,
+                FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG,
+                expected,
+                timeout,
+                NULL,
                 FUTEX_BITSET_MATCH_ANY) == 0) {
         return NS_PARK_WOKEN;
     }

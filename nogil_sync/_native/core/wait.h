@@ -4,12 +4,12 @@
  * above drives, because between them it must let go of the interpreter, and sometimes run
  * signal handlers that may use the very object being waited for:
  *
- *     attached   detached                          attached again
- *     --------   -------------------------------   --------------------------------------
- *     enqueue -> wait -> SERVED ------------------> done
- *                     -> TIMED_OUT -> cancel -----> done (cancel may find it served: done)
- *                     -> INTERRUPTED -> leave ----> handlers -> rejoin -> wait ...
- *                                                            -> cancel, undo: an exception
+ *     detached                                   attached again
+ *     ----------------------------------------   ----------------------------------------
+ *     enter -> wait -> SERVED -----------------> done
+ *                   -> TIMED_OUT -> cancel ----> done (cancel may find it served)
+ *                   -> INTERRUPTED -> leave ---> handlers -> (detached) rejoin -> wait ...
+ *                                                         -> an exception: cancel, undo
  *
  * Rule: whenever the thread re-attaches its node is either unlinked or away, and no lock of
  * ours is held; re-attaching may never return.
@@ -27,6 +27,8 @@ enum ns_wait_result {
 
 /* One table per kind of object. `object` is the object, `w` the caller's node. */
 struct ns_wait_steps {
+    /* Begins the wait with a zeroed node. */
+    void (*enter)(void *object, ns_waiter *w);
     /* Sleeps until served, or the deadline, or a signal. */
     enum ns_wait_result (*wait)(void *object, ns_waiter *w, int64_t deadline);
     /* Steps aside without losing its place. True if it was served first. */
