@@ -77,6 +77,7 @@ main(void)
     CHECK(wait_event(&event, NS_FOREVER, 0));
     ns_event_clear(&event);
     CHECK(!ns_event_is_set(&event));
+    CHECK(ns_load(&event.word, NS_RELAXED) & NS_EVENT_BORN);
 
     pthread_barrier_init(&round_end, NULL, THREADS);
     run_threads(THREADS, pulse);
