@@ -17,7 +17,10 @@ lock was released.  It follows that
 - with the GIL, no other thread runs during a section, so no fork finds one under way.
 
 A trace function (a debugger) does run between the lines of a section; that is why sections
-take a real lock even where the GIL would exclude other threads by itself.
+take a real lock even where the GIL would exclude other threads by itself.  From 3.14 on the
+interpreter also looks between the entry of ``with`` and its body, where a lock would already be
+held; so there the GIL must do alone, and entering a section does nothing.  (Without the GIL,
+3.14 keeps the lock: this backend is then no more than a makeshift.)
 
 Without the GIL (this backend can be forced there) a section of another thread may be under
 way at a fork; the child then gets its guards free, and finds the data before or after that
@@ -25,20 +28,29 @@ section's last store.  Sections that store several things keep each prefix harml
 """
 
 import os
+import sys
+import sysconfig
 import threading
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeAlias
+
+Guard: TypeAlias = AbstractContextManager[Any, None]
 
 _COUNT = 64
-_guards = tuple(threading.Lock() for _ in range(_COUNT))
+_locks = [threading.Lock() for _ in range(_COUNT)]
+_guards: list[Guard] = [*_locks]
+if sys.version_info >= (3, 14) and not sysconfig.get_config_var("Py_GIL_DISABLED"):
+    _guards = [nullcontext()] * _COUNT
 
 
-def guard_of(obj: object) -> threading.Lock:
+def guard_of(obj: object) -> Guard:
     """The guard of this object: one of a fixed few, so that a fork can free them all."""
     return _guards[id(obj) // 64 % _COUNT]
 
 
 def _free_all() -> None:
-    for guard in _guards:
-        guard._at_fork_reinit()  # type: ignore[attr-defined]
+    for lock in _locks:
+        lock._at_fork_reinit()  # type: ignore[attr-defined]
 
 
 if hasattr(os, "register_at_fork"):

@@ -427,7 +427,11 @@ class AtomicRef(_Atomic, Generic[T]):
         ['ann']
         """
         while True:
-            current = self.load()
+            current = self.__value
             new = fn(current)
-            if AtomicRef.compare_and_swap(self, current, new):  # type: ignore[arg-type]
+            with self.__guard:
+                same = self.__value is current
+                if same:
+                    self.__value = new
+            if same:
                 return new

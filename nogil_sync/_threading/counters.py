@@ -1,10 +1,9 @@
 """Counters, pure Python.  Without parallel threads there is nothing to shard: one number."""
 
-import threading
 from typing import NoReturn, SupportsFloat, SupportsIndex
 
 from ._arguments import exact_float, exact_int
-from ._guard import guard_of
+from ._guard import Guard, guard_of
 from ._object import SyncObject, uninitialized
 
 _LOW = -(1 << 63)
@@ -55,7 +54,7 @@ class ShardedCounter(_Counter):
         number = _checked(value)
         super().__init__()
         self.__value = number
-        self.__guard: threading.Lock = guard_of(self)
+        self.__guard: Guard = guard_of(self)
 
     def __repr__(self) -> str:
         try:
@@ -126,7 +125,7 @@ class ShardedFloatCounter(_Counter):
         number = exact_float(value)
         super().__init__()
         self.__value = number
-        self.__guard: threading.Lock = guard_of(self)
+        self.__guard: Guard = guard_of(self)
 
     def __repr__(self) -> str:
         try:

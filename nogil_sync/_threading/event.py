@@ -6,11 +6,10 @@ So ``set`` is one step and one wake-up however many wait, a ``clear`` right afte
 nothing back, and there is no queue that an interrupted waiter could be left in.
 """
 
-import threading
 from time import monotonic
 
 from ._arguments import wait_timeout
-from ._guard import guard_of
+from ._guard import Guard, guard_of
 from ._object import SyncObject, uninitialized
 from ._sleep import closed_gate, sleep_at
 
@@ -48,7 +47,7 @@ class Event(SyncObject):
         super().__init__()
         self.__round: _Round | None = None
         self.__flag = False
-        self.__guard: threading.Lock = guard_of(self)
+        self.__guard: Guard = guard_of(self)
 
     def __repr__(self) -> str:
         try:

@@ -55,8 +55,9 @@ def is_pinned(obj: object) -> bool:
     """Whether no thread touches the reference count of `obj` any more.
 
     True of what :func:`pin` pinned and of what the interpreter itself made immortal: None,
-    small ints, interned strings. On standard builds, where :func:`pin` does nothing, it
-    tells only the latter, and before Python 3.12 nothing is immortal.
+    small ints, and on free-threaded builds interned strings. On standard builds, where
+    :func:`pin` does nothing, it tells only the latter, and before Python 3.12 nothing is
+    immortal.
 
     >>> from nogil_sync import is_pinned
     >>> is_pinned(object())

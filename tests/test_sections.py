@@ -1,0 +1,73 @@
+"""The rule on which the threading backend rests: sections are straight-line code (see _guard)."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from nogil_sync import _threading
+
+HOME = Path(_threading.__file__).parent
+
+# What calls, loops, raises, waits or allocates a container.
+FORBIDDEN = (
+    ast.Call,
+    ast.For,
+    ast.While,
+    ast.Try,
+    ast.With,
+    ast.Raise,
+    ast.Assert,
+    ast.Import,
+    ast.ImportFrom,
+    ast.Delete,
+    ast.Subscript,
+    ast.List,
+    ast.Tuple,
+    ast.Set,
+    ast.Dict,
+    ast.JoinedStr,
+    ast.Lambda,
+    ast.FunctionDef,
+    ast.ClassDef,
+    ast.ListComp,
+    ast.SetComp,
+    ast.DictComp,
+    ast.GeneratorExp,
+    ast.Yield,
+    ast.YieldFrom,
+    ast.Await,
+    ast.Starred,
+    ast.Pow,
+    ast.Mult,
+    ast.Div,
+)
+
+
+def sections(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.With) and any(
+            isinstance(item.context_expr, ast.Attribute)
+            and item.context_expr.attr.endswith("__guard")
+            for item in node.items
+        ):
+            yield node
+
+
+@pytest.mark.parametrize("path", sorted(HOME.glob("*.py")), ids=lambda path: path.name)
+def test_sections_are_straight_line_code(path):
+    for section in sections(ast.parse(path.read_text())):
+        assert len(section.items) == 1
+        for statement in section.body:
+            for node in ast.walk(statement):
+                assert not isinstance(node, FORBIDDEN), (
+                    f"{path.name}:{node.lineno}: {type(node).__name__} in a section"
+                )
+
+
+def test_there_are_sections():
+    count = {p.name: len(list(sections(ast.parse(p.read_text())))) for p in HOME.glob("*.py")}
+    assert count["atomics.py"] > 10
+    assert count["counters.py"] == 4
+    assert count["mutex.py"] >= 4
+    assert count["event.py"] == 3
