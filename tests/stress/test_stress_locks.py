@@ -201,7 +201,7 @@ def test_interrupted_waits(interrupt):
                 waiting = True
                 # Handlers run after a call, but not after a step of `for`: so nothing comes
                 # between the return of acquire and the store that disarms them.
-                for got in map(m.acquire, [True], [0.004]):  # noqa: B007
+                for got in map(m.acquire, [True], [0.004]):
                     waiting = False
             except StopError:
                 raised += 1
