@@ -90,12 +90,14 @@ build_python() {
   rm -rf "$stage"
   mkdir -p "$stage" "$CACHE/python"
   cd "$stage" || exit
-  local options=(--prefix="$prefix" --disable-gil --disable-test-modules
+  local options=(--prefix="$prefix" --disable-gil
     # Environments bring their own pip, from the wheel that comes with the sources.
     --with-ensurepip=no)
   case $prefix in
+    # With CPython's own test modules, whose _testcapi makes allocations fail.
     *-debug) options+=(--with-pydebug) ;;
-    *-pgo) options+=(--enable-optimizations) ;;
+    *-pgo) options+=(--disable-test-modules --enable-optimizations) ;;
+    *) options+=(--disable-test-modules) ;;
   esac
   logged "configuring CPython ${prefix##*/}" "$source/configure" "${options[@]}" || exit
   logged "compiling CPython ${prefix##*/} on $(cores) cores (about 5 minutes of one core)" \
