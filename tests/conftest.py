@@ -10,6 +10,11 @@ import pytest
 import nogil_sync
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # Under -X dev the stress tests earn it; its own tests run in processes of their own.
+    config.addinivalue_line("filterwarnings", "ignore::nogil_sync.PerformanceWarning")
+
+
 def pytest_report_header() -> str:
     gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     return f"nogil_sync: {nogil_sync.backend} backend, GIL {'on' if gil else 'off'}"

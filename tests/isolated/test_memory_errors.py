@@ -42,7 +42,7 @@ def have_nomemory():
         "e.wait(0.001)",
         "repr((a, r, c, m, e))",
         "pin(o)",
-        "pin_all([o, o])",
+        "pin_all(two)",
         "is_pinned(o)",
     ],
 )
@@ -53,6 +53,7 @@ def test_each_allocation_fails_once(use):
         from nogil_sync import *
         a, r, c = AtomicInt64(2**62), AtomicRef(1), ShardedCounter()
         m, e, o = Mutex(), Event(), {{}}
+        two = o, [1]  # made here: without memory, BUILD_LIST itself crashes CPython 3.13
         m.acquire()
         f = int
         code = compile({use!r}, "use", "eval")
