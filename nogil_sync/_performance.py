@@ -22,10 +22,11 @@ class PerformanceWarning(RuntimeWarning):
 _reported: dict[tuple[str, int], object] = {}
 
 
-def report(filename: str, lineno: int, type_name: str) -> None:
+def report(filename: str | None, lineno: int, type_name: str) -> None:
     """Warn about the objects created at this line, the first time only.  Never raises."""
     try:
         token = object()
+        filename = filename or "<unknown>"
         if _reported.setdefault((filename, lineno), token) is not token:
             return
         warnings.warn_explicit(

@@ -19,6 +19,14 @@ waiter out while it is free, opens the gate of the then first waiter right after
 Whoever finds the lock free but reserved hands it to the first waiter itself instead of
 relying on somebody else's wake-up: that one might be waiting, suspended, in the frame below
 this one.
+
+Sections cannot call, so the few lines that take a waiter out of the queue are written out
+wherever it is done.
+
+A limit: the lock can be handed to a thread that a signal handler keeps busy meanwhile, and is
+then idle until the handler returns.  The handler itself may use the lock, in place of its thread
+(`__stand_in`); waiting in it for another thread that needs the lock is a deadlock, as it would be
+had the signal come just after the acquire.
 """
 
 import os
