@@ -22,9 +22,13 @@
 
 typedef struct {
     PyObject_HEAD
-    _Atomic WORD value;
     _Atomic uint8_t born; /* 0: no __init__ yet, 1: in it, 2: done */
     PyObject *weakrefs;
+    /* Every call reads the header several times. If the value were on its cache line, each
+     * change by another core would take that away as well: two transfers an operation, not one. */
+    char apart_from_header[NS_LINE];
+    _Atomic WORD value;
+    char apart_from_neighbour[NS_LINE - sizeof(WORD)];
 } FN(Object);
 
 /* The word, or NULL with RuntimeError if there was no __init__. */

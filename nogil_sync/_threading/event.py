@@ -108,8 +108,11 @@ class Event(SyncObject):
         if was_set:
             return True
         try:
-            while not this.over and sleep_at(this.gate, deadline):
-                pass
+            # Not `while condition`: its jump back lies outside the try from 3.12 on, and a
+            # Ctrl-C there would skip the cleanup.
+            while True:
+                if this.over or not sleep_at(this.gate, deadline):
+                    break
         finally:
             # Whoever took the gate's one token (if only to be interrupted right after)
             # came here, and the round is over: so nobody is left behind.

@@ -32,7 +32,6 @@ had the signal come just after the acquire.
 import os
 import threading
 from time import monotonic
-from types import TracebackType
 
 from ._arguments import lock_timeout
 from ._guard import Guard, guard_of
@@ -186,12 +185,7 @@ class Mutex(SyncObject):
     def __enter__(self) -> bool:
         return Mutex.acquire(self)
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         Mutex.release(self)
 
     def _at_fork_reinit(self) -> None:

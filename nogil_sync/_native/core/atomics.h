@@ -37,6 +37,13 @@
  * fetched in pairs on x86-64, and lines are 128 bytes on Apple's processors. */
 #define NS_CACHE_LINE 128
 
+/* What a core takes from another at a time. */
+#if defined(__APPLE__) && defined(__aarch64__)
+#define NS_LINE 128
+#else
+#define NS_LINE 64
+#endif
+
 #define ns_likely(x) __builtin_expect(!!(x), 1)
 #define ns_unlikely(x) __builtin_expect(!!(x), 0)
 
