@@ -14,7 +14,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import report
 import results
@@ -22,9 +22,6 @@ from harness import check_gil, describe_build, thread_sweep
 from progress import Progress, show_progress
 from rows import Operation, usable_peers
 from suite import QUICK_ROUNDS, add_options, selected
-
-if TYPE_CHECKING:
-    pass
 
 HERE = Path(__file__).parent
 PART = ".part.json"
