@@ -1,5 +1,6 @@
 """What several test files use: the classes under test, threads, subprocesses."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -95,6 +96,13 @@ def background(*functions: Callable[[], Any]) -> Iterator[None]:
     if errors:
         raise errors[0]
     assert not any(thread.is_alive() for thread in threads), "hanging"
+
+
+def collect_often() -> None:
+    """Collect, then let the others run: each collection stops all threads, and the next may
+    come before they are awake again."""
+    gc.collect()
+    time.sleep(0.001)
 
 
 def for_a_while(seconds: float) -> Iterator[int]:

@@ -5,7 +5,7 @@ import sys
 import threading
 
 import pytest
-from support import CLASSES, NATIVE, background, for_a_while, run_threads
+from support import CLASSES, NATIVE, background, collect_often, for_a_while, run_threads
 
 from nogil_sync import AtomicRef, is_pinned, pin, pin_all
 
@@ -78,7 +78,7 @@ def test_no_alien_values(place, collecting):
         pin([None])
         pin(object())
 
-    with background(read, read, churn, *([gc.collect] if collecting else [])):
+    with background(read, read, churn, *([collect_often] if collecting else [])):
         for i in for_a_while(SECONDS):
             if i > 3000:
                 break
@@ -156,7 +156,7 @@ def test_all_kinds_from_all_threads_during_collections():
                 assert after is before or type(before) is str
             done.append(objects)
 
-    with background(gc.collect):
+    with background(collect_often):
         run_threads(work, times=3)
     if NATIVE:
         for objects in done:
@@ -226,7 +226,7 @@ def test_in_finalisers_during_collections():
         for _ in range(20):
             Last()
 
-    with background(churn, gc.collect):
+    with background(churn, collect_often):
         for i in for_a_while(SECONDS):
             if i > 500:
                 break
