@@ -1,6 +1,5 @@
 #include "module.h"
 
-#include "core/counter.h"
 #include "core/park.h"
 #include "core/slots.h"
 
@@ -48,7 +47,6 @@ exec_module(PyObject *module)
 {
     ns_park_init();
     ns_slots_init();
-    ns_counter_init_library();
     if (init_state(module) < 0 || add_performance_warning(module) < 0) {
         return -1;
     }

@@ -7,11 +7,15 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "cond.h"
 #include "counter.h"
 #include "event.h"
 #include "mutex.h"
 #include "park.h"
+#include "rwmutex.h"
+#include "semaphore.h"
 #include "slots.h"
+#include "waitgroup.h"
 
 #define CHECK(condition)                                                            \
     do {                                                                            \
@@ -28,7 +32,6 @@ init_core(void)
 {
     ns_park_init();
     ns_slots_init();
-    ns_counter_init_library();
 }
 
 /* Runs body(0) … body(n - 1) on n threads that begin together. */

@@ -1,33 +1,11 @@
 #include "counter.h"
 
-#include <pthread.h>
 #include <stdlib.h>
-
-#include "park.h"
-
-uint32_t ns_counter_mask;
-
-static void
-init(void)
-{
-    uint32_t cells = 8;
-    while (cells < 4 * ns_cpu_count() && cells < 4096) {
-        cells *= 2;
-    }
-    ns_counter_mask = cells - 1;
-}
-
-void
-ns_counter_init_library(void)
-{
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, init);
-}
 
 static size_t
 table_size(void)
 {
-    return (ns_counter_mask + 1) * sizeof(ns_cell);
+    return (ns_slots_mask + 1) * sizeof(ns_cell);
 }
 
 static ns_cell *
@@ -55,7 +33,7 @@ ns_counter_find_cell(ns_counter *c, uint32_t slot)
         return &c->base;
     }
     ns_cell *cells = spread(c);
-    return cells != NULL ? &cells[slot & ns_counter_mask].value : &c->base;
+    return cells != NULL ? &cells[slot & ns_slots_mask].value : &c->base;
 }
 
 static inline uint64_t
@@ -69,7 +47,7 @@ ns_counter_sum(ns_counter *c, bool reset)
 {
     uint64_t sum = take(&c->base, reset);
     ns_cell *cells = ns_load(&c->cells, NS_ACQUIRE);
-    for (uint32_t i = 0; cells != NULL && i <= ns_counter_mask; i++) {
+    for (uint32_t i = 0; cells != NULL && i <= ns_slots_mask; i++) {
         sum += take(&cells[i].value, reset);
     }
     return sum;
@@ -80,7 +58,7 @@ ns_counter_sum_double(ns_counter *c, bool reset)
 {
     double sum = ns_double_of(take(&c->base, reset));
     ns_cell *cells = ns_load(&c->cells, NS_ACQUIRE);
-    for (uint32_t i = 0; cells != NULL && i <= ns_counter_mask; i++) {
+    for (uint32_t i = 0; cells != NULL && i <= ns_slots_mask; i++) {
         sum += ns_double_of(take(&cells[i].value, reset));
     }
     return sum;

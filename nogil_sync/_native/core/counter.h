@@ -37,11 +37,6 @@ typedef struct ns_counter {
     _Atomic uint32_t owner;   /* slot + 1 of the first thread that added; 0: none did */
 } ns_counter;
 
-/* Once, before the rest. */
-void ns_counter_init_library(void);
-
-extern uint32_t ns_counter_mask; /* number of cells - 1 */
-
 _Atomic uint64_t *ns_counter_find_cell(ns_counter *c, uint32_t slot);
 
 /* The word that the calling thread adds to. */
@@ -51,7 +46,7 @@ ns_counter_cell(ns_counter *c)
     uint32_t slot = ns_slot();
     ns_cell *cells = ns_load(&c->cells, NS_ACQUIRE);
     if (cells != NULL) {
-        return &cells[slot & ns_counter_mask].value;
+        return &cells[slot & ns_slots_mask].value;
     }
     if (ns_likely(ns_load(&c->owner, NS_RELAXED) == slot + 1)) {
         return &c->base;

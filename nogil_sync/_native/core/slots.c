@@ -2,10 +2,13 @@
 
 #include <pthread.h>
 
+#include "park.h"
+
 #define BITS 64
 #define WORDS (NS_SLOTS / BITS)
 
 NS_THREAD_LOCAL uint32_t ns_cached_slot;
+uint32_t ns_slots_mask;
 
 static _Atomic uint64_t taken[WORDS];
 static pthread_key_t exit_key;
@@ -40,6 +43,11 @@ in_child(void)
 static void
 init(void)
 {
+    uint32_t cells = 8;
+    while (cells < 4 * ns_cpu_count() && cells < 4096) {
+        cells *= 2;
+    }
+    ns_slots_mask = cells - 1;
     has_exit_key = pthread_key_create(&exit_key, at_thread_exit) == 0;
     pthread_atfork(NULL, NULL, in_child);
 }

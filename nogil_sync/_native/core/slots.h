@@ -47,6 +47,10 @@ ns_slot(void)
     return ns_likely(cached != 0) ? cached - 1 : ns_slot_claim();
 }
 
+/* How many cells a structure gets that is sharded by slot (slot & mask), less one: four for every
+ * processor, so that threads seldom meet in one, and a power of two. */
+extern uint32_t ns_slots_mask;
+
 /* How many slots are taken now. */
 unsigned ns_slots_in_use(void);
 

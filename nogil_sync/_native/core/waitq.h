@@ -36,6 +36,7 @@ typedef struct ns_waiter {
     bool impatient; /* asks to be handed the lock by the next release */
     int64_t since;  /* when it began to wait, by ns_now() */
     int64_t heir_since; /* its own thread's: when it last became heir */
+    uint64_t amount;    /* what it asks for, where that differs; written before it is linked */
 } ns_waiter;
 
 typedef struct ns_waitq {

@@ -1,0 +1,95 @@
+/* semaphore.h: a weighted, bounded semaphore that serves strictly first come, first served.
+ *
+ * The contract is that of Go's golang.org/x/sync/semaphore: a request for n waits until n are
+ * available and everybody before it is served, so a large one is never overtaken.
+ *
+ * The word:   available << 2 | QUEUED | BORN
+ *
+ *     QUEUED BORN
+ *       0     0    not initialised
+ *       0     1    nobody waits: acquire and release are one compare-and-swap
+ *       1     1    somebody is in the queue: the word changes under the queue's lock only
+ *
+ * Invariant, whenever the queue's lock is free: the first waiter who is not away wants more than is
+ * available. Every step that could break it (a release, a departure, a time-out, the first
+ * one stepping aside) ends in `serve`, which restores it.
+ *
+ * Ordering: acquire takes and release frees with the orderings of their names; with waiters the
+ * queue's lock and the node's state carry them.
+ *
+ * Fork: what was taken stays taken. QUEUED is reset by whoever finds the queue stale.
+ */
+#ifndef NS_SEMAPHORE_H
+#define NS_SEMAPHORE_H
+
+#include "grant.h"
+
+#define NS_SEMAPHORE_BORN 1u
+#define NS_SEMAPHORE_QUEUED 2u
+#define NS_SEMAPHORE_ONE 4u
+#define NS_SEMAPHORE_MOST (INT64_MAX >> 1)
+
+typedef struct ns_semaphore {
+    _Atomic uint64_t word;
+    uint64_t total; /* written once, before the word is born */
+    ns_waitq queue;
+} ns_semaphore;
+
+static inline bool
+ns_semaphore_is_born(ns_semaphore *s)
+{
+    return ns_load(&s->word, NS_ACQUIRE) & NS_SEMAPHORE_BORN;
+}
+
+static inline uint64_t
+ns_semaphore_available(ns_semaphore *s)
+{
+    return ns_load(&s->word, NS_ACQUIRE) / NS_SEMAPHORE_ONE;
+}
+
+bool ns_semaphore_try_slow(ns_semaphore *s, uint64_t n);
+bool ns_semaphore_release_slow(ns_semaphore *s, uint64_t n);
+
+/* Takes n if they are available and nobody is waiting. 1 <= n <= total. */
+static inline bool
+ns_semaphore_try(ns_semaphore *s, uint64_t n)
+{
+    uint64_t word = ns_load(&s->word, NS_RELAXED);
+    for (;;) {
+        if (ns_unlikely(word & NS_SEMAPHORE_QUEUED)) {
+            return ns_semaphore_try_slow(s, n);
+        }
+        if (word / NS_SEMAPHORE_ONE < n) {
+            return false;
+        }
+        if (ns_cas(&s->word, &word, word - n * NS_SEMAPHORE_ONE, NS_ACQUIRE)) {
+            return true;
+        }
+    }
+}
+
+/* Gives n back. False, and nothing changed, if that is more than was taken. */
+static inline bool
+ns_semaphore_release(ns_semaphore *s, uint64_t n)
+{
+    uint64_t word = ns_load(&s->word, NS_RELAXED);
+    for (;;) {
+        if (ns_unlikely(word & NS_SEMAPHORE_QUEUED)) {
+            return ns_semaphore_release_slow(s, n);
+        }
+        if (n > s->total - word / NS_SEMAPHORE_ONE) {
+            return false;
+        }
+        if (ns_cas(&s->word, &word, word + n * NS_SEMAPHORE_ONE, NS_RELEASE)) {
+            return true;
+        }
+    }
+}
+
+/* How to wait for w->amount of them (wait.h), after ns_semaphore_try failed. */
+extern const struct ns_wait_steps ns_semaphore_steps;
+
+/* Makes all available, for the child of a fork. */
+void ns_semaphore_reset(ns_semaphore *s);
+
+#endif

@@ -1,0 +1,97 @@
+#include "waitgroup.h"
+
+#define SLEEPERS UINT64_C(2)
+#define EPOCH UINT64_C(4)
+#define LOW UINT64_C(0xffffffff)
+#define EPOCH_MASK (LOW & ~(EPOCH - 1))
+
+/* The half of the word that every zero changes. */
+static _Atomic uint32_t *
+low_half(ns_waitgroup *g)
+{
+    return (_Atomic uint32_t *)&g->word + (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__);
+}
+
+enum ns_waitgroup_result
+ns_waitgroup_add(ns_waitgroup *g, int64_t n)
+{
+    uint64_t word = ns_load(&g->word, NS_RELAXED), next;
+    do {
+        int64_t count = (int64_t)(word >> 32);
+        if (n < -count) {
+            return NS_BELOW_ZERO;
+        }
+        if (n > NS_WAITGROUP_MOST - count) {
+            return NS_TOO_LARGE;
+        }
+        uint64_t low = word & LOW;
+        if (count + n == 0 && count != 0) {
+            low = ((low + EPOCH) & EPOCH_MASK) | NS_WAITGROUP_BORN;
+        }
+        next = (uint64_t)(count + n) << 32 | low;
+    } while (!ns_cas(&g->word, &word, next, NS_RELEASE));
+    if (ns_unlikely(word & ~next & SLEEPERS)) {
+        ns_unpark(low_half(g), NS_ALL);
+    }
+    return NS_ADDED;
+}
+
+static bool
+served(uint64_t word, const ns_waiter *w)
+{
+    return word >> 32 == 0 || (word & EPOCH_MASK) != ns_load(&w->state, NS_RELAXED);
+}
+
+static void
+enter_step(void *object, ns_waiter *w)
+{
+    ns_waitgroup *g = object;
+    ns_store(&w->state, (uint32_t)(ns_load(&g->word, NS_ACQUIRE) & EPOCH_MASK), NS_RELAXED);
+}
+
+static enum ns_wait_result
+wait_step(void *object, ns_waiter *w, int64_t deadline)
+{
+    ns_waitgroup *g = object;
+    for (;;) {
+        uint64_t word = ns_load(&g->word, NS_ACQUIRE);
+        if (served(word, w)) {
+            return NS_SERVED;
+        }
+        if (!(word & SLEEPERS) && !ns_cas(&g->word, &word, word | SLEEPERS, NS_RELAXED)) {
+            continue;
+        }
+        switch (ns_park(low_half(g), (uint32_t)((word | SLEEPERS) & LOW), deadline)) {
+        case NS_PARK_TIMED_OUT:
+            return NS_TIMED_OUT;
+        case NS_PARK_INTERRUPTED:
+            return NS_INTERRUPTED;
+        case NS_PARK_WOKEN:
+            break;
+        }
+    }
+}
+
+/* Leaving and cancelling only look: nothing is linked, nothing was taken. */
+static bool
+look_step(void *object, ns_waiter *w)
+{
+    ns_waitgroup *g = object;
+    return served(ns_load(&g->word, NS_ACQUIRE), w);
+}
+
+static void
+nothing_step(void *object, ns_waiter *w)
+{
+    (void)object;
+    (void)w;
+}
+
+const struct ns_wait_steps ns_waitgroup_steps = {
+    .enter = enter_step,
+    .wait = wait_step,
+    .leave = look_step,
+    .rejoin = nothing_step,
+    .cancel = look_step,
+    .undo = nothing_step,
+};

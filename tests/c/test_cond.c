@@ -1,0 +1,99 @@
+/* core/cond.h: no notification is lost, doubled, or given to one who came after it. */
+#include "harness.h"
+
+#define THREADS 6
+#ifndef ROUNDS
+#define ROUNDS 3000
+#endif
+
+static ns_cond cond;
+static ns_mutex mutex;
+static long generation; /* plain: under the mutex */
+static int arrived;
+static long tokens, consumed;
+
+static bool
+wait_cond(int64_t deadline, int64_t slice)
+{
+    ns_waiter *w = ns_waiter_new();
+    CHECK(w != NULL);
+    ns_cond_link(&cond, w);
+    CHECK(ns_mutex_unlock(&mutex));
+    bool served = drive(&ns_cond_steps, &cond, w, deadline, slice);
+    ns_waiter_free(w);
+    CHECK(lock_mutex(&mutex, NS_FOREVER, 0));
+    return served;
+}
+
+/* A barrier made of broadcasts: a wake-up lost anywhere hangs it. */
+static void
+barrier(int i)
+{
+    for (int n = 0; n < ROUNDS; n++) {
+        CHECK(lock_mutex(&mutex, NS_FOREVER, 0));
+        long mine = generation;
+        if (++arrived == THREADS) {
+            arrived = 0;
+            generation++;
+            ns_cond_notify(&cond, UINT64_MAX);
+        }
+        else {
+            CHECK(wait_cond(NS_FOREVER, i == 1 ? 5000 : 0));
+            CHECK(generation == mine + 1); /* no spurious wake-up */
+        }
+        CHECK(ns_mutex_unlock(&mutex));
+    }
+}
+
+/* Producers notify one at a time; some consumers give up. What a served one got is there. */
+static void
+produce_and_consume(int i)
+{
+    for (int n = 0; n < ROUNDS; n++) {
+        CHECK(lock_mutex(&mutex, NS_FOREVER, 0));
+        if (i % 2 == 0) {
+            tokens++;
+            ns_cond_notify(&cond, 1);
+        }
+        else {
+            while (tokens == 0) {
+                wait_cond(n % 2 ? ns_now() + 20000 : NS_FOREVER, 0);
+            }
+            tokens--;
+            consumed++;
+        }
+        CHECK(ns_mutex_unlock(&mutex));
+    }
+}
+
+/* First come, first served: no thread is needed to see it. */
+static void
+check_order(void)
+{
+    ns_waiter w[3] = {{0}};
+    for (int i = 0; i < 3; i++) {
+        ns_cond_link(&cond, &w[i]);
+    }
+    CHECK(ns_cond_waiting(&cond) == 3);
+    CHECK(!ns_cond_steps.cancel(&cond, &w[1]));
+    ns_cond_notify(&cond, 1);
+    CHECK(ns_is_granted(&w[0]) && !ns_is_granted(&w[2]));
+    CHECK(ns_cond_steps.cancel(&cond, &w[0])); /* notified, and fails: the next one is */
+    ns_cond_steps.undo(&cond, &w[0]);
+    CHECK(ns_is_granted(&w[2]) && ns_cond_waiting(&cond) == 0);
+}
+
+int
+main(void)
+{
+    init_core();
+    CHECK(ns_mutex_init(&mutex));
+    check_order();
+    run_threads(THREADS, barrier);
+    CHECK(generation == ROUNDS);
+    run_threads(THREADS, produce_and_consume);
+    CHECK(tokens == 0 && consumed == THREADS / 2 * ROUNDS);
+    CHECK(ns_cond_waiting(&cond) == 0);
+    puts("cond: ok");
+    return 0;
+}

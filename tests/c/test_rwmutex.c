@@ -1,0 +1,203 @@
+/* core/rwmutex.h: no writer beside anybody, in all its regimes; and counts that stay right. */
+#include "harness.h"
+
+#define THREADS 6
+#ifndef ROUNDS
+#define ROUNDS 6000
+#endif
+
+static ns_rwmutex rw;
+static long data[2]; /* plain: written under the write lock, read under the read lock */
+static _Atomic int readers, writers, stop;
+static _Atomic long reads, writes;
+
+static void
+make(void)
+{
+    ns_rwmutex_destroy(&rw);
+    rw = (ns_rwmutex){0};
+    CHECK(ns_rwmutex_init(&rw) && !ns_rwmutex_init(&rw));
+}
+
+static bool
+lock_with(const struct ns_wait_steps *steps, int64_t deadline, int64_t slice)
+{
+    ns_waiter *w = ns_waiter_new();
+    CHECK(w != NULL);
+    bool served = drive(steps, &rw, w, deadline, slice);
+    ns_waiter_free(w);
+    return served;
+}
+
+static bool
+lock_read(int64_t deadline, int64_t slice)
+{
+    return ns_rwmutex_try_read(&rw) || lock_with(&ns_rwmutex_read_steps, deadline, slice);
+}
+
+static bool
+lock_write(int64_t deadline, int64_t slice)
+{
+    return ns_rwmutex_try_write(&rw) || lock_with(&ns_rwmutex_write_steps, deadline, slice);
+}
+
+static void
+read_data(void)
+{
+    ns_add(&readers, 1, NS_RELAXED);
+    CHECK(ns_load(&writers, NS_RELAXED) == 0);
+    CHECK(data[0] == data[1]);
+    ns_sub(&readers, 1, NS_RELAXED);
+    ns_add(&reads, 1, NS_RELAXED);
+}
+
+static void
+write_data(void)
+{
+    CHECK(ns_add(&writers, 1, NS_RELAXED) == 0);
+    CHECK(ns_load(&readers, NS_RELAXED) == 0);
+    data[0]++;
+    data[1]++;
+    ns_sub(&writers, 1, NS_RELAXED);
+    ns_add(&writes, 1, NS_RELAXED);
+}
+
+/* All kinds of calls, some impatient, some stepping aside, some downgrading. */
+static void
+mix(int i)
+{
+    for (int n = 0; n < ROUNDS; n++) {
+        int64_t deadline = n % 5 == 0 ? ns_now() + 20000 : NS_FOREVER;
+        int64_t slice = i == 1 ? 5000 : 0;
+        if ((n + i) % 10 == 0) {
+            if (!lock_write(deadline, slice)) {
+                continue;
+            }
+            write_data();
+            if (n % 3 == 0) {
+                CHECK(ns_rwmutex_downgrade(&rw));
+                read_data();
+            }
+            CHECK(ns_rwmutex_write_unlock(&rw));
+        }
+        else if (lock_read(deadline, slice)) {
+            read_data();
+            CHECK(ns_rwmutex_read_unlock(&rw));
+        }
+    }
+}
+
+/* Readers overlap without pause, writers follow each other: both get on. */
+static void
+crowd(int i)
+{
+    while (!ns_load(&stop, NS_RELAXED)) {
+        if (i == 0) {
+            sleep_ms(300);
+            ns_store(&stop, 1, NS_RELAXED);
+        }
+        else if (i < 4) {
+            CHECK(lock_read(NS_FOREVER, 0));
+            read_data();
+            CHECK(ns_rwmutex_read_unlock(&rw));
+        }
+        else {
+            CHECK(lock_write(NS_FOREVER, 0));
+            write_data();
+            CHECK(ns_rwmutex_write_unlock(&rw));
+        }
+    }
+}
+
+static pthread_barrier_t step;
+
+/* A hold that one thread takes and another gives back. */
+static void
+pass_on(int i)
+{
+    for (int n = 0; n < 500; n++) {
+        if (i == 0) {
+            CHECK(lock_read(NS_FOREVER, 0) && lock_read(NS_FOREVER, 0));
+        }
+        pthread_barrier_wait(&step);
+        if (i == 1) {
+            CHECK(!ns_rwmutex_try_write(&rw));
+            CHECK(ns_rwmutex_read_unlock(&rw));
+            CHECK(!ns_rwmutex_try_write(&rw));
+            CHECK(ns_rwmutex_read_unlock(&rw));
+            CHECK(!ns_rwmutex_read_unlock(&rw));
+            CHECK(!ns_rwmutex_is_read_locked(&rw));
+            CHECK(ns_rwmutex_try_write(&rw));
+            write_data();
+            CHECK(ns_rwmutex_write_unlock(&rw));
+        }
+        pthread_barrier_wait(&step);
+    }
+}
+
+static void
+check_misuse(void)
+{
+    make();
+    CHECK(!ns_rwmutex_read_unlock(&rw) && !ns_rwmutex_write_unlock(&rw) &&
+          !ns_rwmutex_downgrade(&rw));
+    CHECK(ns_rwmutex_try_write(&rw) && !ns_rwmutex_try_write(&rw) && !ns_rwmutex_try_read(&rw));
+    CHECK(!ns_rwmutex_read_unlock(&rw) && ns_rwmutex_is_write_locked(&rw));
+    CHECK(!lock_read(ns_now() + MILLISECOND, 0) && !lock_write(ns_now() + MILLISECOND, 0));
+    CHECK(ns_rwmutex_write_unlock(&rw));
+
+    CHECK(ns_rwmutex_extra_size(&rw) == 0);
+    CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw));
+    CHECK(ns_rwmutex_extra_size(&rw) != 0);
+    CHECK(!lock_write(ns_now() + MILLISECOND, 0));
+    CHECK(ns_rwmutex_try_read(&rw)); /* the writer gave up */
+    CHECK(!ns_rwmutex_write_unlock(&rw));
+    for (int i = 0; i < 3; i++) {
+        CHECK(ns_rwmutex_is_read_locked(&rw) && ns_rwmutex_read_unlock(&rw));
+    }
+    CHECK(!ns_rwmutex_is_read_locked(&rw) && !ns_rwmutex_read_unlock(&rw));
+}
+
+static void
+check_downgrade(void)
+{
+    make();
+    CHECK(ns_rwmutex_try_write(&rw) && ns_rwmutex_downgrade(&rw));
+    CHECK(!ns_rwmutex_is_write_locked(&rw) && ns_rwmutex_is_read_locked(&rw));
+    CHECK(!ns_rwmutex_try_write(&rw) && ns_rwmutex_try_read(&rw));
+    CHECK(ns_rwmutex_write_unlock(&rw)); /* the downgraded hold */
+    CHECK(!ns_rwmutex_write_unlock(&rw) && !ns_rwmutex_try_write(&rw));
+    CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_try_write(&rw));
+
+    CHECK(ns_rwmutex_downgrade(&rw) && ns_rwmutex_read_unlock(&rw)); /* given back as a read hold */
+    CHECK(!ns_rwmutex_write_unlock(&rw) && !ns_rwmutex_read_unlock(&rw));
+    CHECK(ns_rwmutex_try_read(&rw) && !ns_rwmutex_write_unlock(&rw) && ns_rwmutex_read_unlock(&rw));
+    ns_rwmutex_try_write(&rw);
+    ns_rwmutex_reset(&rw);
+    CHECK(ns_rwmutex_try_write(&rw) && ns_rwmutex_write_unlock(&rw));
+}
+
+int
+main(void)
+{
+    init_core();
+    check_misuse();
+    check_downgrade();
+
+    pthread_barrier_init(&step, NULL, 2);
+    make();
+    run_threads(2, pass_on);
+
+    make();
+    run_threads(THREADS, mix);
+    CHECK(!ns_rwmutex_is_read_locked(&rw) && !ns_rwmutex_is_write_locked(&rw));
+    CHECK(ns_rwmutex_try_write(&rw) && ns_rwmutex_write_unlock(&rw));
+
+    ns_store(&reads, 0, NS_RELAXED);
+    ns_store(&writes, 0, NS_RELAXED);
+    run_threads(THREADS, crowd);
+    CHECK(ns_load(&reads, NS_RELAXED) > 100 && ns_load(&writes, NS_RELAXED) > 100);
+    ns_rwmutex_destroy(&rw);
+    puts("rwmutex: ok");
+    return 0;
+}

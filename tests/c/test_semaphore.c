@@ -1,0 +1,98 @@
+/* core/semaphore.h: never more out than there are, strict order, and nothing lost to those who give up. */
+#include "harness.h"
+
+#define THREADS 6
+#define TOTAL 5
+#ifndef ROUNDS
+#define ROUNDS 4000
+#endif
+
+static ns_semaphore semaphore;
+static _Atomic int64_t out;
+static long guarded; /* plain: written with all of the semaphore taken */
+static _Atomic int served_first;
+
+static void
+make(uint64_t total)
+{
+    semaphore = (ns_semaphore){.total = total};
+    ns_store(&semaphore.word, total * NS_SEMAPHORE_ONE | NS_SEMAPHORE_BORN, NS_RELAXED);
+}
+
+static bool
+take(uint64_t n, int64_t deadline, int64_t slice)
+{
+    if (ns_semaphore_try(&semaphore, n)) {
+        return true;
+    }
+    ns_waiter *w = ns_waiter_new();
+    CHECK(w != NULL);
+    w->amount = n;
+    bool served = drive(&ns_semaphore_steps, &semaphore, w, deadline, slice);
+    ns_waiter_free(w);
+    return served;
+}
+
+/* Requests of all sizes, some of them impatient, some stepping aside all the time. */
+static void
+mix(int i)
+{
+    for (int n = 0; n < ROUNDS; n++) {
+        uint64_t want = 1 + (unsigned)(i * 7 + n) % TOTAL;
+        int64_t deadline = n % 3 == 0 ? ns_now() + 20000 : NS_FOREVER;
+        if (!take(want, deadline, i == 1 ? 5000 : 0)) {
+            continue;
+        }
+        CHECK(ns_add(&out, (int64_t)want, NS_RELAXED) + (int64_t)want <= TOTAL);
+        if (want == TOTAL) {
+            guarded++;
+        }
+        ns_sub(&out, (int64_t)want, NS_RELAXED);
+        CHECK(ns_semaphore_release(&semaphore, want));
+    }
+}
+
+/* A large request at the front: small ones come after it although they would fit. */
+static void
+in_line(int i)
+{
+    sleep_ms(i * 30);
+    if (i == 0) {
+        CHECK(take(2, NS_FOREVER, 0)); /* of 3 */
+        sleep_ms(120);
+        CHECK(ns_semaphore_release(&semaphore, 2));
+    }
+    else if (i == 1) {
+        CHECK(take(3, NS_FOREVER, 0));
+        CHECK(ns_add(&served_first, 1, NS_RELAXED) == 0);
+        CHECK(ns_semaphore_release(&semaphore, 3));
+    }
+    else {
+        CHECK(!ns_semaphore_try(&semaphore, 1)); /* one is free, but somebody waits */
+        CHECK(take(1, NS_FOREVER, 0));
+        CHECK(ns_add(&served_first, 1, NS_RELAXED) != 0);
+        CHECK(ns_semaphore_release(&semaphore, 1));
+    }
+}
+
+int
+main(void)
+{
+    init_core();
+    make(2);
+    CHECK(ns_semaphore_try(&semaphore, 2) && !ns_semaphore_try(&semaphore, 1));
+    CHECK(!take(1, ns_now() + MILLISECOND, 0));
+    CHECK(ns_semaphore_release(&semaphore, 2) && !ns_semaphore_release(&semaphore, 1));
+    CHECK(ns_semaphore_available(&semaphore) == 2);
+
+    make(3);
+    run_threads(4, in_line);
+    CHECK(ns_semaphore_available(&semaphore) == 3);
+
+    make(TOTAL);
+    run_threads(THREADS, mix);
+    CHECK(ns_semaphore_available(&semaphore) == TOTAL);
+    CHECK(!(ns_load(&semaphore.word, NS_RELAXED) & NS_SEMAPHORE_QUEUED));
+    puts("semaphore: ok");
+    return 0;
+}

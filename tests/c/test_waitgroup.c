@@ -1,0 +1,95 @@
+/* core/waitgroup.h: every wait ends with the zero it waited for, also when the group is used on at once. */
+#include "harness.h"
+
+#define THREADS 5
+#ifndef ROUNDS
+#define ROUNDS 5000
+#endif
+
+static ns_waitgroup group;
+static long results[THREADS][16]; /* plain: a missing acquire or release is a race */
+static pthread_barrier_t round_end;
+static _Atomic int passed;
+
+static bool
+wait_group(int64_t deadline, int64_t slice)
+{
+    ns_waiter w = {0};
+    return drive(&ns_waitgroup_steps, &group, &w, deadline, slice);
+}
+
+/* Thread 0 waits for what the others do. */
+static void
+fan_in(int i)
+{
+    for (long n = 1; n <= ROUNDS; n++) {
+        if (i == 0) {
+            CHECK(ns_waitgroup_add(&group, THREADS - 1) == NS_ADDED);
+        }
+        pthread_barrier_wait(&round_end);
+        if (i == 0) {
+            CHECK(wait_group(NS_FOREVER, n % 2 ? 5000 : 0));
+            for (int k = 1; k < THREADS; k++) {
+                CHECK(results[k][0] == n);
+            }
+        }
+        else {
+            results[i][0] = n;
+            CHECK(ns_waitgroup_add(&group, -1) == NS_ADDED);
+        }
+        pthread_barrier_wait(&round_end);
+    }
+}
+
+/* The count is zero for a moment only: whoever waited must go all the same. */
+static void
+pulse(int i)
+{
+    for (int n = 0; n < ROUNDS; n++) {
+        if (i == 0) {
+            CHECK(ns_waitgroup_add(&group, 1) == NS_ADDED);
+            ns_store(&passed, 0, NS_RELAXED);
+        }
+        pthread_barrier_wait(&round_end);
+        if (i == 0) {
+            while (ns_load(&passed, NS_ACQUIRE) != THREADS - 1) {
+                ns_pause();
+            }
+            CHECK(ns_waitgroup_add(&group, -1) == NS_ADDED);
+            CHECK(ns_waitgroup_add(&group, 1) == NS_ADDED);
+        }
+        else {
+            ns_waiter w = {0};
+            ns_waitgroup_steps.enter(&group, &w);
+            ns_add(&passed, 1, NS_RELEASE);
+            CHECK(ns_waitgroup_steps.wait(&group, &w, NS_FOREVER) == NS_SERVED);
+        }
+        pthread_barrier_wait(&round_end);
+        if (i == 0) {
+            CHECK(ns_waitgroup_add(&group, -1) == NS_ADDED);
+        }
+        pthread_barrier_wait(&round_end);
+    }
+}
+
+int
+main(void)
+{
+    init_core();
+    ns_store(&group.word, NS_WAITGROUP_BORN, NS_RELAXED);
+    CHECK(ns_waitgroup_add(&group, -1) == NS_BELOW_ZERO);
+    CHECK(ns_waitgroup_add(&group, INT64_MIN) == NS_BELOW_ZERO);
+    CHECK(ns_waitgroup_add(&group, INT64_MAX) == NS_TOO_LARGE);
+    CHECK(ns_waitgroup_add(&group, NS_WAITGROUP_MOST) == NS_ADDED);
+    CHECK(ns_waitgroup_add(&group, 1) == NS_TOO_LARGE);
+    CHECK(!wait_group(ns_now() + MILLISECOND, 0));
+    CHECK(ns_waitgroup_add(&group, -NS_WAITGROUP_MOST) == NS_ADDED);
+    CHECK(wait_group(NS_FOREVER, 0));
+
+    pthread_barrier_init(&round_end, NULL, THREADS);
+    run_threads(THREADS, fan_in);
+    run_threads(THREADS, pulse);
+    CHECK(ns_waitgroup_count(&group) == 0);
+    puts("waitgroup: ok");
+    return 0;
+}
