@@ -8,12 +8,14 @@ int
 ns_unpack_slow(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
                PyObject **values)
 {
-    if (nargs > s->most) {
+    const Py_ssize_t positional = s->most - s->keyword_only;
+    if (nargs > positional) {
         PyErr_Format(PyExc_TypeError,
-                     "%s() takes at most %zd argument%s (%zd given)",
+                     "%s() takes at most %zd %sargument%s (%zd given)",
                      s->function,
-                     s->most,
-                     s->most == 1 ? "" : "s",
+                     positional,
+                     s->keyword_only ? "positional " : "",
+                     positional == 1 ? "" : "s",
                      nargs);
         return -1;
     }
@@ -137,6 +139,20 @@ ns_uint64_slow(PyObject *value, uint64_t high, const char *what, uint64_t *resul
         return out_of_range(what);
     }
     *result = n;
+    return 0;
+}
+
+int
+ns_clamped_int64(PyObject *value, int64_t *result)
+{
+    PyObject *integer = PyNumber_Index(value);
+    if (integer == NULL) {
+        return -1;
+    }
+    int overflow;
+    long long n = PyLong_AsLongLongAndOverflow(integer, &overflow);
+    Py_DECREF(integer);
+    *result = overflow > 0 ? INT64_MAX : overflow < 0 ? INT64_MIN : n;
     return 0;
 }
 

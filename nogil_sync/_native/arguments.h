@@ -6,13 +6,13 @@
 
 #include "core/atomics.h"
 
-#define NS_MAX_PARAMETERS 2
+#define NS_MAX_PARAMETERS 3
 
-/* The parameters of a method; each may be given by position or by name. */
+/* The parameters of a method; each may be given by name, all but the last few also by position. */
 typedef struct ns_signature {
     const char *function;
     const char *names[NS_MAX_PARAMETERS];
-    Py_ssize_t required, most;
+    Py_ssize_t required, most, keyword_only;
 } ns_signature;
 
 int ns_unpack_slow(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs,
@@ -23,7 +23,7 @@ static inline int
 ns_unpack(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
           PyObject **values)
 {
-    if (ns_likely(kwnames == NULL && nargs >= s->required && nargs <= s->most)) {
+    if (ns_likely(kwnames == NULL && nargs >= s->required && nargs <= s->most - s->keyword_only)) {
         for (Py_ssize_t i = 0; i < s->most; i++) {
             values[i] = i < nargs ? args[i] : NULL;
         }
@@ -65,6 +65,9 @@ ns_uint64(PyObject *value, uint64_t high, const char *what, uint64_t *result)
     }
     return ns_uint64_slow(value, high, what, result);
 }
+
+/* Any int, those beyond 64 bits as the nearest: for counts, where all of them mean the same. */
+int ns_clamped_int64(PyObject *value, int64_t *result);
 
 /* How long to wait. */
 typedef enum ns_patience { NS_DO_NOT_WAIT, NS_WAIT_UNTIL, NS_WAIT_FOR_EVER } ns_patience;

@@ -50,7 +50,7 @@ exchange(PyObject *self, const ns_signature *s, PyObject *const *args, Py_ssize_
 static PyObject *
 swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"swap", {"value"}, 1, 1};
+    static const ns_signature s = {"swap", {"value"}, 1, 1, 0};
     uint8_t old;
     return exchange(self, &s, args, nargs, kwnames, &old) < 0 ? NULL : bool_of(self, old);
 }
@@ -58,7 +58,7 @@ swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 static PyObject *
 store(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"store", {"value"}, 1, 1};
+    static const ns_signature s = {"store", {"value"}, 1, 1, 0};
     uint8_t old;
     if (exchange(self, &s, args, nargs, kwnames, &old) < 0) {
         return NULL;
@@ -69,7 +69,7 @@ store(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
 static PyObject *
 compare_and_swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"compare_and_swap", {"old", "new"}, 2, 2};
+    static const ns_signature s = {"compare_and_swap", {"old", "new"}, 2, 2, 0};
     AtomicBool *o = (AtomicBool *)self;
     PyObject *pair[2];
     if (ns_unpack(&s, args, nargs, kwnames, pair) < 0) {
@@ -88,7 +88,7 @@ compare_and_swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObje
 static int
 init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static const ns_signature s = {"AtomicBool", {"value"}, 0, 1};
+    static const ns_signature s = {"AtomicBool", {"value"}, 0, 1, 0};
     PyObject *argument;
     if (ns_unpack_init(&s, args, kwargs, &argument) < 0) {
         return -1;

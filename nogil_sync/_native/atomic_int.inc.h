@@ -63,7 +63,7 @@ FN(operand)(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, PyOb
     static PyObject *FN(name)(                                                      \
         PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) \
     {                                                                               \
-        static const ns_signature s = {#name, {parameter}, required, 1};            \
+        static const ns_signature s = {#name, {parameter}, required, 1, 0};          \
         WORD n;                                                                     \
         if (FN(operand)(&s, args, nargs, kwnames, &n) < 0) {                        \
             return NULL;                                                            \
@@ -94,7 +94,7 @@ METHOD(fetch_min, "n", 1, FN(extreme)(word, n, false))
 static PyObject *
 FN(store)(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"store", {"value"}, 1, 1};
+    static const ns_signature s = {"store", {"value"}, 1, 1, 0};
     WORD value;
     if (FN(operand)(&s, args, nargs, kwnames, &value) < 0) {
         return NULL;
@@ -117,7 +117,7 @@ FN(load)(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 FN(compare_and_swap)(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"compare_and_swap", {"old", "new"}, 2, 2};
+    static const ns_signature s = {"compare_and_swap", {"old", "new"}, 2, 2, 0};
     PyObject *pair[2];
     VALUE old, new;
     if (ns_unpack(&s, args, nargs, kwnames, pair) < 0 || PARSE(pair[0], &old) < 0 ||
@@ -135,7 +135,7 @@ FN(compare_and_swap)(PyObject *self, PyObject *const *args, Py_ssize_t nargs, Py
 static int
 FN(init)(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static const ns_signature s = {TEXT(NAME), {"value"}, 0, 1};
+    static const ns_signature s = {TEXT(NAME), {"value"}, 0, 1, 0};
     FN(Object) *o = (FN(Object) *)self;
     PyObject *argument;
     VALUE value = 0;

@@ -13,7 +13,7 @@ typedef struct {
     PyObject *weakrefs;
 } Counter;
 
-static const ns_signature add_signature = {"add", {"n"}, 0, 1};
+static const ns_signature add_signature = {"add", {"n"}, 0, 1, 0};
 
 /* The counter, or NULL with RuntimeError if there was no __init__. */
 static inline ns_counter *
@@ -104,7 +104,7 @@ int_reset(PyObject *self, PyObject *Py_UNUSED(unused))
 static int
 int_init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static const ns_signature s = {"ShardedCounter", {"value"}, 0, 1};
+    static const ns_signature s = {"ShardedCounter", {"value"}, 0, 1, 0};
     PyObject *argument;
     int64_t value = 0;
     if (ns_unpack_init(&s, args, kwargs, &argument) < 0 ||
@@ -167,7 +167,7 @@ float_reset(PyObject *self, PyObject *Py_UNUSED(unused))
 static int
 float_init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static const ns_signature s = {"ShardedFloatCounter", {"value"}, 0, 1};
+    static const ns_signature s = {"ShardedFloatCounter", {"value"}, 0, 1, 0};
     PyObject *argument;
     double value = 0.0;
     if (ns_unpack_init(&s, args, kwargs, &argument) < 0 ||

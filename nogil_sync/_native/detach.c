@@ -24,14 +24,26 @@ is_main_thread(PyObject *self)
     return answer;
 }
 
+/* Whether the interpreter has something for this thread to do. Asked while detached, of a thread state
+ * that is this thread's own. The flags are set from other threads, for signals (also
+ * _thread.interrupt_main's) in the state of the thread that was the main one at start-up: after a fork
+ * from another thread that is not this one, and the answer is always yes. */
+static bool
+has_work(PyThreadState *tstate)
+{
+    const uintptr_t flags = 0xff; /* the rest of the word is a version number */
+    return ns_fork_generation() != 0 ||
+           (__atomic_load_n(&tstate->eval_breaker, __ATOMIC_ACQUIRE) & flags) != 0;
+}
+
 /* One sleep, detached. On return the node is unlinked (1, 0) or away (-1). */
 static int
 sleep_detached(const struct ns_wait_steps *steps, void *object, ns_waiter *w, int64_t deadline,
-               bool sliced)
+               PyThreadState *sliced)
 {
     for (;;) {
         int64_t until = deadline;
-        if (sliced && deadline - SLICE > ns_now()) {
+        if (sliced != NULL && deadline - SLICE > ns_now()) {
             until = ns_now() + SLICE;
         }
         switch (steps->wait(object, w, until)) {
@@ -41,12 +53,17 @@ sleep_detached(const struct ns_wait_steps *steps, void *object, ns_waiter *w, in
             if (until == deadline) {
                 return steps->cancel(object, w);
             }
-            /* fall through */
-        case NS_INTERRUPTED:
-            if (sliced) {
-                return steps->leave(object, w) ? 1 : -1;
+            if (!has_work(sliced)) {
+                continue;
             }
+            break;
+        case NS_INTERRUPTED:
+            if (sliced == NULL) {
+                continue;
+            }
+            break;
         }
+        return steps->leave(object, w) ? 1 : -1;
     }
 }
 
@@ -54,11 +71,17 @@ int
 ns_wait(PyObject *self, const struct ns_wait_steps *steps, void *object, ns_waiter *w,
         int64_t deadline)
 {
-    const bool sliced = is_main_thread(self); /* may detach, so before the node is linked */
+    /* Asking may detach, so before the node is linked. */
+    PyThreadState *sliced = is_main_thread(self) ? PyThreadState_Get() : NULL;
+    if (steps->enter(object, w)) {
+        return 1;
+    }
     for (bool away = false;; away = true) {
         int result;
-        Py_BEGIN_ALLOW_THREADS(away ? steps->rejoin : steps->enter)
-        (object, w);
+        Py_BEGIN_ALLOW_THREADS
+        if (away) {
+            steps->rejoin(object, w);
+        }
         result = sleep_detached(steps, object, w, deadline, sliced);
         Py_END_ALLOW_THREADS
         if (result >= 0) {

@@ -5,7 +5,8 @@
  *
  * Signals. Python runs handlers in the main thread only, in PyErr_CheckSignals. A signal that
  * arrives between that check and the sleep interrupts nothing, and _thread.interrupt_main() does
- * not send one; so the main thread sleeps in slices of at most 50 ms. Handlers, and
+ * not send one; so the main thread sleeps in slices of at most 50 ms, and after each asks whether there is
+ * anything to do, without attaching or leaving its place. Handlers, and
  * finalisers of a collection that PyErr_CheckSignals may run, can use the object that is being
  * waited for: the node has stepped aside by then (`leave`), and comes back after.
  *

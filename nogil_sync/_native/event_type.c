@@ -55,7 +55,7 @@ clear(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 wait_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"wait", {"timeout"}, 0, 1};
+    static const ns_signature s = {"wait", {"timeout"}, 0, 1, 0};
     ns_event *e = event_of(self);
     ns_patience patience = NS_WAIT_FOR_EVER;
     int64_t deadline = NS_FOREVER;
@@ -90,7 +90,7 @@ at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
 static int
 init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static const ns_signature s = {"Event", {NULL}, 0, 0};
+    static const ns_signature s = {"Event", {NULL}, 0, 0, 0};
     PyObject *none[NS_MAX_PARAMETERS];
     uint32_t unborn = 0;
     if (ns_unpack_init(&s, args, kwargs, none) < 0) {

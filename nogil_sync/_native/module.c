@@ -57,6 +57,10 @@ exec_module(PyObject *module)
         ns_add_counters,
         ns_add_mutex,
         ns_add_event,
+        ns_add_rwmutex,
+        ns_add_semaphore,
+        ns_add_cond,
+        ns_add_waitgroup,
         ns_add_pin,
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(parts); i++) {
@@ -72,6 +76,11 @@ traverse_module(PyObject *module, visitproc visit, void *arg)
 {
     ns_state *state = PyModule_GetState(module);
     Py_VISIT(state->main_thread_ident);
+    Py_VISIT(state->mutex_type);
+    Py_VISIT(state->rwmutex_type);
+    Py_VISIT(state->rwmutex_reader_type);
+    Py_VISIT(state->rwmutex_writer_type);
+    Py_VISIT(state->semaphore_hold_type);
     return 0;
 }
 
@@ -80,6 +89,11 @@ clear_module(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
     Py_CLEAR(state->main_thread_ident);
+    Py_CLEAR(state->mutex_type);
+    Py_CLEAR(state->rwmutex_type);
+    Py_CLEAR(state->rwmutex_reader_type);
+    Py_CLEAR(state->rwmutex_writer_type);
+    Py_CLEAR(state->semaphore_hold_type);
     return 0;
 }
 

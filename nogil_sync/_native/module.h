@@ -12,7 +12,10 @@
 
 typedef struct ns_state {
     PyObject *main_thread_ident; /* _thread._get_main_thread_ident */
-    bool watches_sharing;        /* development mode, main interpreter: see watch.h */
+    PyObject *mutex_type;        /* Cond's own */
+    PyObject *rwmutex_type, *rwmutex_reader_type, *rwmutex_writer_type;
+    PyObject *semaphore_hold_type;
+    bool watches_sharing; /* development mode, main interpreter: see watch.h */
 } ns_state;
 
 extern struct PyModuleDef ns_module;
@@ -25,6 +28,9 @@ ns_state_of(PyObject *self)
     return module == NULL ? NULL : PyModule_GetState(module);
 }
 
+/* What pinning an RWMutex pins with it: borrowed, NULL if there was no __init__. */
+void ns_rwmutex_parts(PyObject *self, PyObject *parts[2]);
+
 /* Each adds its types or functions to the module: 0, or -1 with an exception. */
 int ns_add_atomic_ints(PyObject *module);
 int ns_add_atomic_bool(PyObject *module);
@@ -32,6 +38,10 @@ int ns_add_atomic_ref(PyObject *module);
 int ns_add_counters(PyObject *module);
 int ns_add_mutex(PyObject *module);
 int ns_add_event(PyObject *module);
+int ns_add_rwmutex(PyObject *module);
+int ns_add_semaphore(PyObject *module);
+int ns_add_cond(PyObject *module);
+int ns_add_waitgroup(PyObject *module);
 int ns_add_pin(PyObject *module);
 
 #endif

@@ -3,6 +3,7 @@
 #include "core/mutex.h"
 #include "detach.h"
 #include "docs.h"
+#include "mutex_type.h"
 #include "object.h"
 
 typedef struct {
@@ -15,6 +16,12 @@ static inline ns_mutex *
 mutex_of(PyObject *self)
 {
     return &((Mutex *)self)->mutex;
+}
+
+ns_mutex *
+ns_mutex_of(PyObject *self)
+{
+    return mutex_of(self);
 }
 
 /* 1: locked, 0: timed out, -1: exception. */
@@ -39,10 +46,10 @@ lock_slow(PyObject *self, ns_patience patience, int64_t deadline)
     return result;
 }
 
-static PyObject *
-acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+PyObject *
+ns_mutex_type_acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"acquire", {"blocking", "timeout"}, 0, 2};
+    static const ns_signature s = {"acquire", {"blocking", "timeout"}, 0, 2, 0};
     ns_patience patience = NS_WAIT_FOR_EVER;
     int64_t deadline = NS_FOREVER;
     if (nargs != 0 || kwnames != NULL) {
@@ -69,8 +76,8 @@ enter(PyObject *self, PyObject *Py_UNUSED(unused))
     Py_RETURN_TRUE;
 }
 
-static PyObject *
-release(PyObject *self, PyObject *Py_UNUSED(unused))
+PyObject *
+ns_mutex_type_release(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     if (ns_unlikely(!ns_mutex_unlock(mutex_of(self)))) {
         if (!ns_mutex_is_born(mutex_of(self))) {
@@ -85,7 +92,7 @@ release(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 leave(PyObject *self, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs))
 {
-    return release(self, NULL);
+    return ns_mutex_type_release(self, NULL);
 }
 
 static PyObject *
@@ -108,7 +115,7 @@ at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
 static int
 init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static const ns_signature s = {"Mutex", {NULL}, 0, 0};
+    static const ns_signature s = {"Mutex", {NULL}, 0, 0, 0};
     PyObject *none[NS_MAX_PARAMETERS];
     if (ns_unpack_init(&s, args, kwargs, none) < 0) {
         return -1;
@@ -131,8 +138,8 @@ repr(PyObject *self)
 }
 
 static PyMethodDef methods[] = {
-    NS_METHOD("acquire", acquire, DOC_Mutex_acquire),
-    {"release", release, METH_NOARGS, DOC_Mutex_release},
+    NS_METHOD("acquire", ns_mutex_type_acquire, DOC_Mutex_acquire),
+    {"release", ns_mutex_type_release, METH_NOARGS, DOC_Mutex_release},
     {"locked", locked, METH_NOARGS, DOC_Mutex_locked},
     {"__enter__", enter, METH_NOARGS, NULL},
     {"__exit__", _PyCFunction_CAST(leave), METH_FASTCALL, NULL},
@@ -163,5 +170,8 @@ static PyType_Spec spec = {
 int
 ns_add_mutex(PyObject *module)
 {
-    return ns_add_type(module, &spec);
+    ns_state *state = PyModule_GetState(module);
+    state->mutex_type = PyType_FromModuleAndSpec(module, &spec, NULL);
+    return state->mutex_type == NULL ? -1
+                                     : PyModule_AddType(module, (PyTypeObject *)state->mutex_type);
 }

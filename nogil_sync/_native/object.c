@@ -24,6 +24,13 @@ ns_not_initialized(PyObject *self)
                         Py_TYPE(self)->tp_name);
 }
 
+PyObject *
+ns_shutting_down(void)
+{
+    PyErr_SetString(PyExc_RuntimeError, "nogil_sync is shutting down with its interpreter");
+    return NULL;
+}
+
 int
 ns_initialized_twice(PyObject *self)
 {

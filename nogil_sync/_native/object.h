@@ -24,6 +24,8 @@ int ns_no_bool(PyObject *self);
 
 /* Sets the RuntimeError for an operation on an object whose __init__ never ran; returns NULL. */
 PyObject *ns_not_initialized(PyObject *self);
+/* Sets the RuntimeError for what needs parts of a module that is already taken apart; returns NULL. */
+PyObject *ns_shutting_down(void);
 /* For a second __init__; returns -1. */
 int ns_initialized_twice(PyObject *self);
 /* The repr of an object whose __init__ never ran. */

@@ -179,25 +179,55 @@ canonical(PyObject *object)
     return object;
 }
 
-static PyObject *
-pin(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+/* Pins the objects of a tuple with the parts they hand out. 0 or -1. */
+static int
+pin_with_parts(PyObject *module, PyObject *tuple)
 {
-    static const ns_signature s = {"pin", {"obj"}, 1, 1};
+    PyTypeObject *rwmutex = (PyTypeObject *)((ns_state *)PyModule_GetState(module))->rwmutex_type;
+    Py_ssize_t count = PyTuple_GET_SIZE(tuple), all = count;
+    PyObject **objects = PyMem_New(PyObject *, 3 * (size_t)count + 1);
+    if (objects == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        objects[i] = PyTuple_GET_ITEM(tuple, i);
+        PyObject *parts[2] = {NULL, NULL};
+        if (rwmutex != NULL && PyObject_TypeCheck(objects[i], rwmutex)) {
+            ns_rwmutex_parts(objects[i], parts);
+        }
+        for (int k = 0; k < 2; k++) {
+            if (parts[k] != NULL) {
+                objects[all++] = parts[k];
+            }
+        }
+    }
+    int result = make_immortal(objects, all);
+    PyMem_Free(objects);
+    return result;
+}
+
+static PyObject *
+pin(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"pin", {"obj"}, 1, 1, 0};
     PyObject *object;
     if (ns_unpack(&s, args, nargs, kwnames, &object) < 0) {
         return NULL;
     }
     object = canonical(Py_NewRef(object));
-    if (object != NULL && make_immortal(&object, 1) < 0) {
+    PyObject *tuple = object ? PyTuple_Pack(1, object) : NULL;
+    if (tuple == NULL || pin_with_parts(module, tuple) < 0) {
         Py_CLEAR(object);
     }
+    Py_XDECREF(tuple);
     return object;
 }
 
 static PyObject *
-pin_all(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+pin_all(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"pin_all", {"iterable"}, 1, 1};
+    static const ns_signature s = {"pin_all", {"iterable"}, 1, 1, 0};
     PyObject *iterable;
     if (ns_unpack(&s, args, nargs, kwnames, &iterable) < 0) {
         return NULL;
@@ -217,7 +247,7 @@ pin_all(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, Py
         }
         PyTuple_SET_ITEM(objects, i, object);
     }
-    if (objects != NULL && make_immortal(((PyTupleObject *)objects)->ob_item, count) == 0) {
+    if (objects != NULL && pin_with_parts(module, objects) == 0) {
         result = PySequence_List(objects);
     }
     Py_XDECREF(objects);
@@ -228,7 +258,7 @@ pin_all(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, Py
 static PyObject *
 is_pinned(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"is_pinned", {"obj"}, 1, 1};
+    static const ns_signature s = {"is_pinned", {"obj"}, 1, 1, 0};
     PyObject *object;
     if (ns_unpack(&s, args, nargs, kwnames, &object) < 0) {
         return NULL;

@@ -85,7 +85,9 @@ static inline bool
 drive(const struct ns_wait_steps *steps, void *object, ns_waiter *w, int64_t deadline,
       int64_t slice)
 {
-    steps->enter(object, w);
+    if (steps->enter(object, w)) {
+        return true;
+    }
     for (;;) {
         int64_t until = slice ? ns_now() + slice : deadline;
         until = until < deadline ? until : deadline;

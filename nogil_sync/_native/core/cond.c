@@ -42,11 +42,11 @@ ns_cond_reset(ns_cond *c)
     ns_cond_notify_slow(c, UINT64_MAX);
 }
 
-static void
+static bool
 enter_step(void *object, ns_waiter *w)
 {
     (void)object;
-    (void)w;
+    return ns_is_granted(w);
 }
 
 static enum ns_wait_result

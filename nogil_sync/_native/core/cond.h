@@ -24,7 +24,7 @@ typedef struct ns_cond {
     _Atomic uint32_t waiting; /* how many are linked; written under the queue's lock */
 } ns_cond;
 
-/* Lines up, before the lock is released. `enter` of the steps then does nothing. */
+/* Lines up, before the lock is released. `enter` of the steps then only looks. */
 void ns_cond_link(ns_cond *c, ns_waiter *w);
 
 /* Serves the first `n`. */

@@ -28,11 +28,13 @@ served(uint32_t word, const ns_waiter *w)
     return (word & SET) || (word & EPOCH_MASK) != ns_load(&w->state, NS_RELAXED);
 }
 
-static void
+static bool
 enter_step(void *object, ns_waiter *w)
 {
     ns_event *e = object;
-    ns_store(&w->state, ns_load(&e->word, NS_ACQUIRE) & EPOCH_MASK, NS_RELAXED);
+    uint32_t word = ns_load(&e->word, NS_ACQUIRE);
+    ns_store(&w->state, word & EPOCH_MASK, NS_RELAXED);
+    return word & SET;
 }
 
 static enum ns_wait_result

@@ -129,7 +129,7 @@ join_queue(ns_mutex *m, ns_waiter *w)
     ns_or(&m->word, QUEUED, NS_RELAXED);
 }
 
-static void
+static bool
 enter_step(void *object, ns_waiter *w)
 {
     ns_mutex *m = object;
@@ -138,6 +138,7 @@ enter_step(void *object, ns_waiter *w)
     join_queue(m, w);
     await_turn(m, w);
     ns_waitq_unlock(&m->queue);
+    return false;
 }
 
 /* The heir takes the lock if it is free, and leaves the queue. Under the queue's lock, so that no

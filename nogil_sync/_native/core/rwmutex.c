@@ -421,23 +421,23 @@ read_by_spinning(ns_rwmutex *m)
     return taken;
 }
 
-static void
+static bool
 enter_read_step(void *object, ns_waiter *w)
 {
     w->amount = READ;
     if (read_by_spinning(object)) {
-        ns_store(&w->state, NS_GRANTED, NS_RELAXED);
+        return true;
     }
-    else {
-        line_up(object, w);
-    }
+    line_up(object, w);
+    return ns_is_granted(w);
 }
 
-static void
+static bool
 enter_write_step(void *object, ns_waiter *w)
 {
     w->amount = WRITE;
     line_up(object, w);
+    return ns_is_granted(w);
 }
 
 static enum ns_wait_result

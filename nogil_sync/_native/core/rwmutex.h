@@ -139,13 +139,20 @@ ns_rwmutex_read_unlock(ns_rwmutex *m)
     return ns_rwmutex_read_unlock_slow(m);
 }
 
+/* The same for writing. This one may also fail just because it is not easy: whoever is going to
+ * wait anyway finds out there. */
+static inline bool
+ns_rwmutex_try_write_fast(ns_rwmutex *m)
+{
+    uint64_t word = NS_RW_BORN | NS_RW_OPEN;
+    return ns_cas(&m->base, &word, NS_RW_BORN | NS_RW_WRITER, NS_ACQUIRE);
+}
+
 /* Takes the lock for writing if nobody holds it and no other writer waits. */
 static inline bool
 ns_rwmutex_try_write(ns_rwmutex *m)
 {
-    uint64_t word = NS_RW_BORN | NS_RW_OPEN;
-    return ns_cas(&m->base, &word, NS_RW_BORN | NS_RW_WRITER, NS_ACQUIRE) ||
-           ns_rwmutex_try_write_slow(m);
+    return ns_rwmutex_try_write_fast(m) || ns_rwmutex_try_write_slow(m);
 }
 
 /* False, and nothing changed, if nobody holds it for writing (nor has downgraded it). */

@@ -64,13 +64,14 @@ ns_semaphore_reset(ns_semaphore *s)
     serve_and_unlock(s);
 }
 
-static void
+static bool
 enter_step(void *object, ns_waiter *w)
 {
     ns_semaphore *s = object;
     lock(s);
     ns_waitq_push(&s->queue, w);
     serve_and_unlock(s);
+    return ns_is_granted(w);
 }
 
 static enum ns_wait_result

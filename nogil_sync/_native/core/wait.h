@@ -4,9 +4,10 @@
  * above drives, because between them it must let go of the interpreter, and sometimes run
  * signal handlers that may use the very object being waited for:
  *
- *     detached                                   attached again
+ *     detached                                   attached
  *     ----------------------------------------   ----------------------------------------
- *     enter -> wait -> SERVED -----------------> done
+ *                                                enter -> served: done, else
+ *              wait -> SERVED -----------------> done
  *                   -> TIMED_OUT -> cancel ----> done (cancel may find it served)
  *                   -> INTERRUPTED -> leave ---> handlers -> (detached) rejoin -> wait ...
  *                                                         -> an exception: cancel, undo
@@ -27,8 +28,9 @@ enum ns_wait_result {
 
 /* One table per kind of object. `object` is the object, `w` the caller's node. */
 struct ns_wait_steps {
-    /* Begins the wait with a zeroed node. */
-    void (*enter)(void *object, ns_waiter *w);
+    /* Begins the wait with a zeroed node. True if it was served at once. Brief, so that it is
+     * called before letting go of the interpreter. */
+    bool (*enter)(void *object, ns_waiter *w);
     /* Sleeps until served, or the deadline, or a signal. */
     enum ns_wait_result (*wait)(void *object, ns_waiter *w, int64_t deadline);
     /* Steps aside without losing its place. True if it was served first. */

@@ -42,11 +42,13 @@ served(uint64_t word, const ns_waiter *w)
     return word >> 32 == 0 || (word & EPOCH_MASK) != ns_load(&w->state, NS_RELAXED);
 }
 
-static void
+static bool
 enter_step(void *object, ns_waiter *w)
 {
     ns_waitgroup *g = object;
-    ns_store(&w->state, (uint32_t)(ns_load(&g->word, NS_ACQUIRE) & EPOCH_MASK), NS_RELAXED);
+    uint64_t word = ns_load(&g->word, NS_ACQUIRE);
+    ns_store(&w->state, (uint32_t)(word & EPOCH_MASK), NS_RELAXED);
+    return word >> 32 == 0;
 }
 
 static enum ns_wait_result

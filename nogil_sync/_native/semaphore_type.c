@@ -1,0 +1,367 @@
+/* Semaphore and what its hold() returns, over core/semaphore.h. */
+#include "arguments.h"
+#include "core/semaphore.h"
+#include "detach.h"
+#include "docs.h"
+#include "object.h"
+
+typedef struct {
+    PyObject_HEAD
+    ns_semaphore semaphore;
+    _Atomic bool claimed; /* by an __init__ */
+    PyObject *weakrefs;
+} Semaphore;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *semaphore;
+    PyObject *timeout; /* an exact float, or None */
+    uint64_t n;
+} Hold;
+
+static inline ns_semaphore *
+semaphore_of(PyObject *self)
+{
+    return &((Semaphore *)self)->semaphore;
+}
+
+/* 0, or -1 if there was no __init__. */
+static int
+check_born(PyObject *self)
+{
+    return ns_semaphore_is_born(semaphore_of(self)) ? 0 : (ns_not_initialized(self), -1);
+}
+
+/* How many are asked for: NULL is one. 0, or -1 with an exception. */
+static int
+parse_n(PyObject *value, int64_t *n)
+{
+    *n = 1;
+    if (value == NULL) {
+        return 0;
+    }
+    if (ns_clamped_int64(value, n) < 0) {
+        return -1;
+    }
+    if (*n < 1) {
+        PyErr_SetString(PyExc_ValueError, "n must be at least 1");
+        return -1;
+    }
+    return 0;
+}
+
+/* Whether so many can ever be had. 0, or -1 with an exception. */
+static int
+check_n(PyObject *self, int64_t n)
+{
+    if (ns_likely((uint64_t)n <= semaphore_of(self)->total)) {
+        return 0;
+    }
+    if (check_born(self) == 0) {
+        PyErr_SetString(PyExc_ValueError, "n exceeds the semaphore's value");
+    }
+    return -1;
+}
+
+/* 1: taken, 0: timed out, -1: exception. 1 <= n <= total. */
+static int
+take(PyObject *self, uint64_t n, ns_patience patience, int64_t deadline)
+{
+    ns_semaphore *s = semaphore_of(self);
+    if (ns_likely(ns_semaphore_try(s, n))) {
+        return 1;
+    }
+    if (patience == NS_DO_NOT_WAIT) {
+        return 0;
+    }
+    ns_waiter *w = ns_waiter_new();
+    if (w == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    w->amount = n;
+    int result = ns_wait(self, &ns_semaphore_steps, s, w, deadline);
+    ns_waiter_free(w);
+    return result;
+}
+
+static PyObject *
+acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"acquire", {"blocking", "timeout", "n"}, 0, 3, 1};
+    ns_patience patience = NS_WAIT_FOR_EVER;
+    int64_t deadline = NS_FOREVER, n = 1;
+    if (nargs != 0 || kwnames != NULL) {
+        PyObject *given[3];
+        if (ns_unpack(&s, args, nargs, kwnames, given) < 0) {
+            return NULL;
+        }
+        int blocks = given[0] == NULL ? 1 : PyObject_IsTrue(given[0]);
+        if (blocks < 0) {
+            return NULL;
+        }
+        if (!blocks && given[1] != NULL && given[1] != Py_None) {
+            PyErr_SetString(PyExc_ValueError, "can't specify timeout for non-blocking acquire");
+            return NULL;
+        }
+        if (ns_plain_timeout(given[1], &patience, &deadline) < 0 || parse_n(given[2], &n) < 0) {
+            return NULL;
+        }
+        if (!blocks) {
+            patience = NS_DO_NOT_WAIT;
+        }
+    }
+    if (check_n(self, n) < 0) {
+        return NULL;
+    }
+    int taken = take(self, (uint64_t)n, patience, deadline);
+    return taken < 0 ? NULL : PyBool_FromLong(taken);
+}
+
+static PyObject *
+give_back(PyObject *self, int64_t n)
+{
+    if (ns_likely(ns_semaphore_release(semaphore_of(self), (uint64_t)n))) {
+        Py_RETURN_NONE;
+    }
+    if (check_born(self) == 0) {
+        PyErr_SetString(PyExc_ValueError, "semaphore released too many times");
+    }
+    return NULL;
+}
+
+static PyObject *
+release(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"release", {"n"}, 0, 1, 0};
+    PyObject *given;
+    int64_t n;
+    if (ns_unpack(&s, args, nargs, kwnames, &given) < 0 || parse_n(given, &n) < 0) {
+        return NULL;
+    }
+    return give_back(self, n);
+}
+
+static PyObject *
+enter(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    if (check_n(self, 1) < 0 || take(self, 1, NS_WAIT_FOR_EVER, NS_FOREVER) < 0) {
+        return NULL;
+    }
+    Py_RETURN_TRUE;
+}
+
+static PyObject *
+leave(PyObject *self, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs))
+{
+    return give_back(self, 1);
+}
+
+static PyObject *
+available(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return check_born(self) < 0
+               ? NULL
+               : PyLong_FromUnsignedLongLong(ns_semaphore_available(semaphore_of(self)));
+}
+
+static PyObject *
+hold(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"hold", {"n", "timeout"}, 0, 2, 0};
+    PyObject *given[2], *timeout = NULL;
+    ns_patience patience;
+    int64_t deadline, n;
+    if (ns_unpack(&s, args, nargs, kwnames, given) < 0 || parse_n(given[0], &n) < 0 ||
+        ns_plain_timeout(given[1], &patience, &deadline) < 0 || check_n(self, n) < 0) {
+        return NULL;
+    }
+    if (patience == NS_WAIT_FOR_EVER) {
+        timeout = Py_NewRef(Py_None);
+    }
+    else {
+        double seconds = PyFloat_AsDouble(given[1]);
+        timeout = PyErr_Occurred() ? NULL : PyFloat_FromDouble(seconds);
+    }
+    ns_state *state = timeout ? ns_state_of(self) : NULL;
+    PyObject *type = state ? state->semaphore_hold_type : NULL;
+    if (state != NULL && type == NULL) {
+        ns_shutting_down();
+    }
+    Hold *h = type ? PyObject_GC_New(Hold, (PyTypeObject *)type) : NULL;
+    if (h == NULL) {
+        Py_XDECREF(timeout);
+        return NULL;
+    }
+    h->semaphore = Py_NewRef(self);
+    h->timeout = timeout;
+    h->n = (uint64_t)n;
+    PyObject_GC_Track(h);
+    return (PyObject *)h;
+}
+
+static PyObject *
+at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    if (check_born(self) < 0) {
+        return NULL;
+    }
+    ns_semaphore_reset(semaphore_of(self));
+    Py_RETURN_NONE;
+}
+
+static int
+init(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static const ns_signature s = {"Semaphore", {"value"}, 0, 1, 0};
+    ns_semaphore *sem = semaphore_of(self);
+    PyObject *given;
+    int64_t value = 1;
+    if (ns_unpack_init(&s, args, kwargs, &given) < 0 ||
+        (given != NULL &&
+         ns_int64(
+             given, INT64_MIN, NS_SEMAPHORE_MOST, "the value of a semaphore (2**62 - 1)", &value) <
+             0)) {
+        return -1;
+    }
+    if (value < 0) {
+        PyErr_SetString(PyExc_ValueError, "semaphore initial value must be >= 0");
+        return -1;
+    }
+    if (ns_swap(&((Semaphore *)self)->claimed, true, NS_RELAXED)) {
+        return ns_initialized_twice(self);
+    }
+    sem->total = (uint64_t)value;
+    ns_store(&sem->word, (uint64_t)value * NS_SEMAPHORE_ONE | NS_SEMAPHORE_BORN, NS_RELEASE);
+    return 0;
+}
+
+static void
+dealloc(PyObject *self)
+{
+    ns_free_object(self, &((Semaphore *)self)->weakrefs);
+}
+
+static PyObject *
+repr(PyObject *self)
+{
+    ns_semaphore *s = semaphore_of(self);
+    if (!ns_semaphore_is_born(s)) {
+        return ns_repr_uninitialized(self);
+    }
+    char state[64];
+    PyOS_snprintf(state,
+                  sizeof(state),
+                  "%llu of %llu available",
+                  (unsigned long long)ns_semaphore_available(s),
+                  (unsigned long long)s->total);
+    return ns_repr_state(self, state);
+}
+
+/* ---- hold() ---- */
+
+static PyObject *
+hold_enter(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    Hold *h = (Hold *)self;
+    ns_patience patience;
+    int64_t deadline;
+    if (ns_plain_timeout(h->timeout, &patience, &deadline) < 0) {
+        return NULL;
+    }
+    int taken = take(h->semaphore, h->n, patience, deadline);
+    if (taken == 0) {
+        PyErr_SetString(PyExc_TimeoutError, "timed out waiting for the semaphore");
+    }
+    return taken == 1 ? Py_NewRef(Py_None) : NULL;
+}
+
+static PyObject *
+hold_leave(PyObject *self, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs))
+{
+    return give_back(((Hold *)self)->semaphore, (int64_t)((Hold *)self)->n);
+}
+
+static int
+hold_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((Hold *)self)->semaphore);
+    return 0;
+}
+
+/* No tp_clear: a semaphore cannot refer to its hold but through a subclass's dictionary, which is
+ * cleared, so that every cycle through a hold is broken elsewhere. */
+static void
+hold_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    Py_DECREF(((Hold *)self)->semaphore);
+    Py_DECREF(((Hold *)self)->timeout);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef hold_methods[] = {
+    {"__enter__", hold_enter, METH_NOARGS, NULL},
+    {"__exit__", _PyCFunction_CAST(hold_leave), METH_FASTCALL, NULL},
+    NS_NO_PICKLE,
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot hold_slots[] = {
+    {Py_tp_traverse, hold_traverse},
+    {Py_tp_dealloc, hold_dealloc},
+    {Py_tp_methods, hold_methods},
+    {0, NULL},
+};
+
+static PyType_Spec hold_spec = {
+    .name = "nogil_sync.SemaphoreHold",
+    .basicsize = sizeof(Hold),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = hold_slots,
+};
+
+/* ---- Semaphore ---- */
+
+static PyMethodDef methods[] = {
+    NS_METHOD("acquire", acquire, DOC_Semaphore_acquire),
+    NS_METHOD("release", release, DOC_Semaphore_release),
+    NS_METHOD("hold", hold, DOC_Semaphore_hold),
+    {"available", available, METH_NOARGS, DOC_Semaphore_available},
+    {"__enter__", enter, METH_NOARGS, NULL},
+    {"__exit__", _PyCFunction_CAST(leave), METH_FASTCALL, NULL},
+    {"_at_fork_reinit", at_fork_reinit, METH_NOARGS, NULL},
+    NS_NO_PICKLE,
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Semaphore);
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, DOC_Semaphore},
+    {Py_tp_init, init},
+    {Py_tp_dealloc, dealloc},
+    {Py_tp_repr, repr},
+    {Py_tp_methods, methods},
+    {Py_tp_members, members},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "nogil_sync.Semaphore",
+    .basicsize = sizeof(Semaphore),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = slots,
+};
+
+int
+ns_add_semaphore(PyObject *module)
+{
+    ns_state *state = PyModule_GetState(module);
+    state->semaphore_hold_type = PyType_FromModuleAndSpec(module, &hold_spec, NULL);
+    return state->semaphore_hold_type == NULL ? -1 : ns_add_type(module, &spec);
+}
