@@ -10,6 +10,7 @@ import weakref
 import pytest
 from support import CLASSES, NATIVE, python, run_threads
 
+import nogil_sync
 from nogil_sync import PerformanceWarning, is_pinned, pin, pin_all
 
 threads = pytest.mark.thread_unsafe(reason="starts threads itself")
@@ -274,6 +275,12 @@ def test_clean_shutdown():
         """
     )
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("function", [pin, pin_all, is_pinned])
+def test_functions_belong_to_the_public_module(function):
+    assert function.__module__ == "nogil_sync"
+    assert getattr(nogil_sync, function.__name__) is function
 
 
 # PerformanceWarning

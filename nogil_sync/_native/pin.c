@@ -273,8 +273,28 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
+/* They belong to the module they are imported from. */
+static int
+set_public_module(PyObject *module, PyObject *name)
+{
+    for (PyMethodDef *each = functions; each->ml_name != NULL; each++) {
+        PyObject *function = PyObject_GetAttrString(module, each->ml_name);
+        int result = function ? PyObject_SetAttrString(function, "__module__", name) : -1;
+        Py_XDECREF(function);
+        if (result < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 int
 ns_add_pin(PyObject *module)
 {
-    return PyModule_AddFunctions(module, functions);
+    PyObject *name = PyUnicode_FromString("nogil_sync");
+    int result = name == NULL || PyModule_AddFunctions(module, functions) < 0
+                     ? -1
+                     : set_public_module(module, name);
+    Py_XDECREF(name);
+    return result;
 }

@@ -150,33 +150,7 @@ class Mutex(SyncObject):
 
         Any thread may do so. ``RuntimeError`` if the lock is not taken.
         """
-        wake = None
-        # Without a waiter yet there is nobody who could have waited for long.
-        now = 0.0 if self.__head is None else monotonic()
-        try:
-            with self.__guard:
-                locked = self.__locked
-                if locked:
-                    wake = self.__head
-                    if wake is None or now - wake.since < _PATIENCE:
-                        self.__locked = False
-                    else:
-                        # Handed over.  (Dequeue the first.)
-                        wake.granted = True
-                        wake.queued = False
-                        self.__head = wake.next
-                        if wake.next is None:
-                            self.__tail = None
-                        else:
-                            wake.next.prev = None
-        finally:
-            if wake is not None:
-                try:
-                    wake.gate.release()
-                except RuntimeError:
-                    pass  # open already
-        if not locked:
-            raise RuntimeError("release unlocked lock")
+        Mutex.__exit__(self)
 
     def locked(self) -> bool:
         """Whether the lock is taken, by any thread."""
@@ -186,7 +160,39 @@ class Mutex(SyncObject):
         return Mutex.acquire(self)
 
     def __exit__(self, *exc_info: object) -> None:
-        Mutex.release(self)
+        # The release itself, for `with`: a Ctrl-C that comes on entry to this function, the one
+        # moment that cannot be guarded, leaves the lock taken; a call more would be a second one.
+        wake = None
+        now = 0.0
+        locked = True
+        try:
+            if self.__head is not None:  # else there is nobody who could have waited for long
+                now = monotonic()
+        finally:
+            try:
+                with self.__guard:
+                    locked = self.__locked
+                    if locked:
+                        wake = self.__head
+                        if wake is None or now - wake.since < _PATIENCE:
+                            self.__locked = False
+                        else:
+                            # Handed over.  (Dequeue the first.)
+                            wake.granted = True
+                            wake.queued = False
+                            self.__head = wake.next
+                            if wake.next is None:
+                                self.__tail = None
+                            else:
+                                wake.next.prev = None
+            finally:
+                if wake is not None:
+                    try:
+                        wake.gate.release()
+                    except RuntimeError:
+                        pass  # open already
+        if not locked:
+            raise RuntimeError("release unlocked lock")
 
     def _at_fork_reinit(self) -> None:
         """Make the lock free and forget who waits: for the child of a fork."""
