@@ -158,6 +158,25 @@ check_misuse(void)
     CHECK(!ns_rwmutex_is_read_locked(&rw) && !ns_rwmutex_read_unlock(&rw));
 }
 
+/* A writer that waited may leave by the fast path: what was counted for it is stale then. */
+static void
+check_fast_after_slow(void)
+{
+    make();
+    CHECK(ns_rwmutex_try_read(&rw));
+    ns_waiter *w = ns_waiter_new();
+    CHECK(!ns_rwmutex_write_steps.enter(&rw, w));
+    CHECK(ns_rwmutex_read_unlock(&rw));
+    CHECK(ns_rwmutex_write_steps.wait(&rw, w, NS_FOREVER) == NS_SERVED);
+    ns_waiter_free(w);
+    CHECK(ns_rwmutex_write_unlock(&rw));
+    CHECK(ns_rwmutex_try_read(&rw));
+    CHECK(!ns_rwmutex_try_write(&rw));
+    CHECK(ns_rwmutex_read_unlock(&rw));
+    CHECK(!ns_rwmutex_read_unlock(&rw));
+    CHECK(ns_rwmutex_try_write(&rw) && ns_rwmutex_write_unlock(&rw));
+}
+
 static void
 check_downgrade(void)
 {
@@ -183,6 +202,7 @@ main(void)
     init_core();
     check_misuse();
     check_downgrade();
+    check_fast_after_slow();
 
     pthread_barrier_init(&step, NULL, 2);
     make();

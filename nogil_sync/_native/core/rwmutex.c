@@ -67,6 +67,9 @@ thaw(ns_rwmutex *m)
     const bool nobody_queued = m->queue.head == NULL && m->readers_queue.head == NULL;
     if (nobody_queued && m->granted == 0) {
         word &= ~SLOW;
+        if (!(word & SPREAD)) {
+            m->closed = false; /* a writer's fast release opens the base cell */
+        }
     }
     if (nobody_queued && !(word & WRITER)) {
         ns_rwcell *cells = cells_of(m);
