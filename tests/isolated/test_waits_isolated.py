@@ -1,0 +1,169 @@
+"""What holds for every call that waits, in processes of their own: exit, fork, Ctrl-C of a program."""
+
+import textwrap
+import time
+
+import pytest
+from support import python
+from waits import WAITS
+
+every_wait = pytest.mark.parametrize("name", WAITS)
+pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
+
+
+def names(name):
+    """Text that makes the wait's parts callable: wait(timeout), free(), rest(), probe()."""
+    wait = WAITS[name]
+    return textwrap.dedent(
+        f"""
+        import os, signal, threading, time, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # forks of processes with threads
+        from nogil_sync import *
+        {wait.setup}
+        def call(timeout):
+            try:
+                return {wait.call.format(timeout="timeout")}
+            except TimeoutError as error:
+                return type(error).__name__
+        def free():
+            {wait.free}
+        def rest():
+            {wait.rest}
+        def probe():
+            return {wait.probe}
+        served = {wait.served}
+        timed_out = {wait.timed_out if wait.timed_out == "False" else repr(wait.timed_out)}
+        is_cond = {name.startswith("Cond")}
+        def call_anywhere(timeout):
+            # Only the holder of its lock may wait on a Cond.
+            if is_cond:
+                x.acquire()
+            try:
+                return call(timeout)
+            finally:
+                if is_cond:
+                    x.release()
+        if is_cond:
+            x.release()
+        """
+    )
+
+
+@every_wait
+def test_exit_with_daemon_threads_that_wait(name):
+    begin = time.monotonic()
+    done = python(
+        names(name)
+        + textwrap.dedent(
+            """
+            for timeout in (100, 100, 0.13, 0.17):
+                threading.Thread(target=call_anywhere, args=(timeout,), daemon=True).start()
+            time.sleep(0.1)
+            """
+        )
+    )
+    assert done.stderr == ""
+    assert time.monotonic() - begin < 20
+
+
+@every_wait
+def test_exit_with_daemon_threads_that_are_served_just_then(name):
+    done = python(
+        names(name)
+        + textwrap.dedent(
+            """
+            for _ in range(3):
+                threading.Thread(target=call_anywhere, args=(100,), daemon=True).start()
+            time.sleep(0.05)
+            class Last:
+                def __init__(self):
+                    self.me = self
+                def __del__(self, free=free):
+                    free()
+            last = Last()
+            """
+        )
+    )
+    assert done.stderr == ""
+
+
+@every_wait
+def test_a_fork_while_others_wait(name):
+    done = python(
+        names(name)
+        + textwrap.dedent(
+            """
+            waiters = [
+                threading.Thread(target=call_anywhere, args=(t,), daemon=True) for t in (60, 60, 60)
+            ]
+            for each in waiters:
+                each.start()
+            time.sleep(0.05)
+            before = probe()
+            for _ in range(5):
+                child = os.fork()
+                if child == 0:
+                    code = 1
+                    try:
+                        assert is_cond or probe() == before
+                        assert call_anywhere(0.02) == timed_out
+                        timer = threading.Timer(0.05, free)
+                        timer.start()
+                        assert call_anywhere(20) == served
+                        timer.join()
+                        rest()
+                        assert call_anywhere(0.02) == timed_out
+                        code = 0
+                    except BaseException:
+                        import traceback
+                        traceback.print_exc()
+                    finally:
+                        os._exit(code)
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            """
+        )
+    )
+    assert done.stderr == ""
+
+
+@every_wait
+def test_a_fork_in_a_handler_that_interrupts_the_wait(name):
+    # The child goes on in the handler, and then in the wait, which is its own.
+    python(
+        names(name)
+        + textwrap.dedent(
+            """
+            threading.Thread(target=call_anywhere, args=(60,), daemon=True).start()
+            parent, child = os.getpid(), None
+            def handler(*_):
+                global child
+                child = os.fork()
+                if child == 0:
+                    threading.Timer(0.1, free).start()
+            signal.signal(signal.SIGALRM, handler)
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            got = call_anywhere(1)
+            if os.getpid() == parent:
+                assert got == timed_out, got
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            else:
+                os._exit(0 if got == served else 3)
+            """
+        )
+    )
+
+
+@every_wait
+def test_ctrl_c_ends_a_program_that_waits(name):
+    done = python(
+        names(name)
+        + textwrap.dedent(
+            """
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            call_anywhere(60)
+            """
+        ),
+        check=False,
+    )
+    assert "KeyboardInterrupt" in done.stderr
+    assert done.returncode != 0

@@ -1,0 +1,161 @@
+"""Every call that waits, as source text: what it takes to wait, to be served, and to see no trace.
+
+One table for the tests that must hold for all of them alike: time-outs, Ctrl-C, handlers, forks,
+exit. Text, because some of them run it in other processes.
+"""
+
+import threading
+from typing import Any, NamedTuple
+
+import nogil_sync
+
+
+class Wait(NamedTuple):
+    """One call that waits."""
+
+    setup: str
+    """Makes `x`, in a state in which the call waits."""
+    call: str
+    """The call, an expression with `{timeout}`."""
+    served: str
+    """What it gives when it is served: the text of an expression."""
+    free: str
+    """Serves the waiter; any thread may run it."""
+    probe: str
+    """The state of `x` that a call which failed must have left alone."""
+    timed_out: str = "False"
+    """What it gives when the time is over; the name of an exception if it raises that."""
+    rest: str = "pass"
+    """Gives back what a served call has got, so that it would wait again."""
+
+
+LOCKED = "(x.read.locked(), x.write.locked())"
+
+WAITS = {
+    "Mutex.acquire": Wait(
+        "x = Mutex(); x.acquire()",
+        "x.acquire(timeout={timeout})",
+        "True",
+        "x.release()",
+        "x.locked()",
+    ),
+    "Event.wait": Wait(
+        "x = Event()", "x.wait({timeout})", "True", "x.set()", "x.is_set()", rest="x.clear()"
+    ),
+    "RWMutex.read.acquire": Wait(
+        "x = RWMutex(); x.write.acquire()",
+        "x.read.acquire(timeout={timeout})",
+        "True",
+        "x.write.release()",
+        LOCKED,
+        rest="x.read.release(); x.write.acquire()",
+    ),
+    "RWMutex.write.acquire beside a reader": Wait(
+        "x = RWMutex(); x.read.acquire()",
+        "x.write.acquire(timeout={timeout})",
+        "True",
+        "x.read.release()",
+        LOCKED,
+        rest="x.write.release(); x.read.acquire()",
+    ),
+    "RWMutex.write.acquire beside two readers": Wait(
+        "x = RWMutex(); x.read.acquire(); x.read.acquire()",
+        "x.write.acquire(timeout={timeout})",
+        "True",
+        "x.read.release(); x.read.release()",
+        LOCKED,
+        rest="x.write.release(); x.read.acquire(); x.read.acquire()",
+    ),
+    "RWMutex.write.acquire beside a writer": Wait(
+        "x = RWMutex(); x.write.acquire()",
+        "x.write.acquire(timeout={timeout})",
+        "True",
+        "x.write.release()",
+        LOCKED,
+    ),
+    "Semaphore.acquire": Wait(
+        "x = Semaphore(); x.acquire()",
+        "x.acquire(timeout={timeout})",
+        "True",
+        "x.release()",
+        "x.available()",
+    ),
+    "Semaphore.acquire of many": Wait(
+        "x = Semaphore(5); x.acquire(n=3)",
+        "x.acquire(timeout={timeout}, n=4)",
+        "True",
+        "x.release(3)",
+        "x.available()",
+        rest="x.release()",
+    ),
+    "Semaphore.hold": Wait(
+        "x = Semaphore(2); x.acquire()",
+        "x.hold(2, {timeout}).__enter__()",
+        "None",
+        "x.release()",
+        "x.available()",
+        "TimeoutError",
+        rest="x.release()",
+    ),
+    "WaitGroup.wait": Wait(
+        "x = WaitGroup(); x.add(2)",
+        "x.wait({timeout})",
+        "True",
+        "x.add(-2)",
+        "repr(x)",
+        rest="x.add(2)",
+    ),
+    "Cond.wait": Wait(
+        "x = Cond(); x.acquire()",
+        "x.wait({timeout})",
+        "True",
+        "x.acquire(); x.notify(); x.release()",
+        "(x.locked(), repr(x))",
+    ),
+    "Cond.wait_for": Wait(
+        "x = Cond(); x.acquire(); ready = []",
+        "x.wait_for(lambda: len(ready) > 0, {timeout})",
+        "True",
+        "x.acquire(); ready.append(1); x.notify_all(); x.release()",
+        "(x.locked(), repr(x))",
+        rest="ready.clear()",
+    ),
+}
+
+
+class Play:
+    """A wait being tried in this process."""
+
+    def __init__(self, name: str) -> None:
+        self.wait = WAITS[name]
+        self.scope: dict[str, Any] = {n: getattr(nogil_sync, n) for n in nogil_sync.__all__}
+        exec(self.wait.setup, self.scope)
+
+    def call(self, timeout: float | None = 60.0) -> Any:
+        """Wait; the name of the exception if that is how it says that the time is over."""
+        try:
+            return eval(self.wait.call.format(timeout=timeout), self.scope)
+        except TimeoutError as error:
+            return type(error).__name__
+
+    def free(self) -> None:
+        exec(self.wait.free, self.scope)
+
+    def free_soon(self, seconds: float = 0.05) -> threading.Timer:
+        timer = threading.Timer(seconds, self.free)
+        timer.start()
+        return timer
+
+    def rest(self) -> None:
+        exec(self.wait.rest, self.scope)
+
+    def probe(self) -> Any:
+        return eval(self.wait.probe, self.scope)
+
+    @property
+    def served(self) -> Any:
+        return eval(self.wait.served)
+
+    @property
+    def timed_out(self) -> Any:
+        return False if self.wait.timed_out == "False" else self.wait.timed_out
