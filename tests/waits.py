@@ -5,6 +5,7 @@ exit. Text, because some of them run it in other processes.
 """
 
 import threading
+from functools import cache
 from typing import Any, NamedTuple
 
 import nogil_sync
@@ -114,7 +115,7 @@ WAITS = {
     ),
     "Cond.wait_for": Wait(
         "x = Cond(); x.acquire(); ready = []",
-        "x.wait_for(lambda: len(ready) > 0, {timeout})",
+        "x.wait_for(ready.__len__, {timeout})",
         "True",
         "x.acquire(); ready.append(1); x.notify_all(); x.release()",
         "(x.locked(), repr(x))",
@@ -123,23 +124,35 @@ WAITS = {
 }
 
 
+@cache
+def code(text: str, mode: str) -> Any:
+    # Once: free-threaded interpreters never free the constants of compiled code.
+    return compile(text, "<wait>", mode)
+
+
 class Play:
     """A wait being tried in this process."""
 
     def __init__(self, name: str) -> None:
         self.wait = WAITS[name]
         self.scope: dict[str, Any] = {n: getattr(nogil_sync, n) for n in nogil_sync.__all__}
-        exec(self.wait.setup, self.scope)
+        self.run(self.wait.setup)
+
+    def run(self, text: str) -> None:
+        exec(code(text, "exec"), self.scope)
+
+    def value(self, text: str, **names: Any) -> Any:
+        return eval(code(text, "eval"), self.scope, names)
 
     def call(self, timeout: float | None = 60.0) -> Any:
         """Wait; the name of the exception if that is how it says that the time is over."""
         try:
-            return eval(self.wait.call.format(timeout=timeout), self.scope)
+            return self.value(self.wait.call.format(timeout="timeout"), timeout=timeout)
         except TimeoutError as error:
             return type(error).__name__
 
     def free(self) -> None:
-        exec(self.wait.free, self.scope)
+        self.run(self.wait.free)
 
     def free_soon(self, seconds: float = 0.05) -> threading.Timer:
         timer = threading.Timer(seconds, self.free)
@@ -147,14 +160,14 @@ class Play:
         return timer
 
     def rest(self) -> None:
-        exec(self.wait.rest, self.scope)
+        self.run(self.wait.rest)
 
     def probe(self) -> Any:
-        return eval(self.wait.probe, self.scope)
+        return self.value(self.wait.probe)
 
     @property
     def served(self) -> Any:
-        return eval(self.wait.served)
+        return self.value(self.wait.served)
 
     @property
     def timed_out(self) -> Any:

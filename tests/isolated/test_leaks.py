@@ -8,9 +8,19 @@ from pathlib import Path
 
 import pytest
 from support import CLASSES, COUNTERS, python, run_threads
+from waits import WAITS, Play
 
 import nogil_sync
-from nogil_sync import AtomicInt64, AtomicRef, Event, Mutex, ShardedCounter
+from nogil_sync import (
+    AtomicInt64,
+    AtomicRef,
+    Cond,
+    Event,
+    Mutex,
+    RWMutex,
+    Semaphore,
+    ShardedCounter,
+)
 
 pytestmark = pytest.mark.thread_unsafe(reason="measures the process")
 
@@ -146,15 +156,27 @@ def test_operations():
     steady(action, 100, slack=100)
 
 
-def test_waits():
-    m, e = Mutex(), Event()
-    m.acquire()
+@pytest.mark.parametrize("name", WAITS)
+def test_waits(name):
+    play = Play(name)
 
     def action():
-        m.acquire(timeout=0.0001)
-        e.wait(0.0001)
+        assert play.call(0.0001) == play.timed_out
 
     steady(action, 100, slack=50)
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_served_waits(name):
+    play = Play(name)
+
+    def action():
+        timer = play.free_soon(0)
+        assert play.call() == play.served
+        timer.join()
+        play.rest()
+
+    steady(action, 60, slack=200)
 
 
 def test_cycles():
@@ -165,6 +187,18 @@ def test_cycles():
         node = Node()
         node.ref = AtomicRef([node])
         node.ref.store([node.ref, node])
+
+    steady(action)
+
+
+def test_cycles_through_a_cond():
+    class Lock:
+        acquire = release = int
+
+    def action():
+        lock = Lock()
+        lock.cond = Cond(lock)
+        lock.views = Cond(RWMutex().read), Semaphore(1).hold()
 
     steady(action)
 
@@ -200,6 +234,9 @@ def test_memory_of_shared_objects():
             run_threads(c.add, times=2)
             c.add()
             assert c.value() == 3
+            rw = RWMutex()
+            with rw.read, rw.read:
+                pass
 
     for _ in range(3):
         action()

@@ -29,6 +29,10 @@ def have_nomemory():
         "ShardedFloatCounter(5)",
         "Mutex()",
         "Event()",
+        "RWMutex()",
+        "Semaphore(2)",
+        "Cond()",
+        "WaitGroup()",
         "a.add(2**62)",
         "a.load()",
         "a.swap(2**61)",
@@ -40,7 +44,16 @@ def have_nomemory():
         "c.reset()",
         "m.acquire(timeout=0.001)",
         "e.wait(0.001)",
-        "repr((a, r, c, m, e))",
+        "rw.write.acquire(timeout=0.001)",
+        "(rw.read.acquire(timeout=0.001), rw.read.release())",
+        "s.acquire(timeout=0.001, n=2)",
+        "s.hold(2, 0.001)",
+        "k.wait(0.001)",
+        "k.wait_for(int, 0.001)",
+        "(k.notify(), k.notify_all())",
+        "g.wait(0.001)",
+        "repr((a, r, c, m, e, rw, rw.read, rw.write, s, k, g))",
+        "pin(rw)",
         "pin(o)",
         "pin_all(two)",
         "is_pinned(o)",
@@ -54,7 +67,8 @@ def test_each_allocation_fails_once(use):
         a, r, c = AtomicInt64(2**62), AtomicRef(1), ShardedCounter()
         m, e, o = Mutex(), Event(), {{}}
         two = o, [1]  # made here: without memory, BUILD_LIST itself crashes CPython 3.13
-        m.acquire()
+        rw, s, k, g = RWMutex(), Semaphore(2), Cond(), WaitGroup()
+        m.acquire(); rw.read.acquire(); s.acquire(); k.acquire(); g.add()
         f = int
         code = compile({use!r}, "use", "eval")
         eval(code)
@@ -75,6 +89,15 @@ def test_each_allocation_fails_once(use):
         assert e.wait()
         r.store(2)
         assert r.load() == 2
+        rw.read.release()
+        with rw.write: assert not rw.read.acquire(timeout=0.001)
+        s.release()
+        with s.hold(2): assert s.available() == 0
+        assert k.locked()
+        k.release()
+        with k: assert not k.wait(0.001)
+        g.done()
+        assert g.wait()
         print(failed)
         """
     )
