@@ -113,8 +113,8 @@ def test_interrupted_without_a_signal(name):
     play = Play(name)
     before = play.probe()
     timer = threading.Timer(0.05, _thread.interrupt_main)
-    timer.start()
     with pytest.raises(KeyboardInterrupt):
+        timer.start()
         play.call()
     timer.join()
     assert play.probe() == before
@@ -138,8 +138,8 @@ def test_interrupted_in_the_moment_it_is_served(name):
             _thread.interrupt_main()
 
         timer = threading.Timer(0.005, serve_and_interrupt)
-        timer.start()
         with pytest.raises(KeyboardInterrupt):
+            timer.start()
             play.call()
             timer.join()
             time.sleep(LONG)
