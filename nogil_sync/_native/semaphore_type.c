@@ -71,6 +71,9 @@ take(PyObject *self, uint64_t n, ns_patience patience, int64_t deadline)
     if (ns_likely(ns_semaphore_try(s, n))) {
         return 1;
     }
+    if (check_born(self) < 0) { /* its __init__ was not done yet */
+        return -1;
+    }
     if (patience == NS_DO_NOT_WAIT) {
         return 0;
     }
@@ -218,14 +221,15 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     PyObject *given;
     int64_t value = 1;
     if (ns_unpack_init(&s, args, kwargs, &given) < 0 ||
-        (given != NULL &&
-         ns_int64(
-             given, INT64_MIN, NS_SEMAPHORE_MOST, "the value of a semaphore (2**62 - 1)", &value) <
-             0)) {
+        (given != NULL && ns_clamped_int64(given, &value) < 0)) {
         return -1;
     }
     if (value < 0) {
         PyErr_SetString(PyExc_ValueError, "semaphore initial value must be >= 0");
+        return -1;
+    }
+    if (value > NS_SEMAPHORE_MOST) {
+        PyErr_SetString(PyExc_OverflowError, "semaphore initial value is too large");
         return -1;
     }
     if (ns_swap(&((Semaphore *)self)->claimed, true, NS_RELAXED)) {

@@ -34,6 +34,13 @@ init_core(void)
     ns_slots_init();
 }
 
+/* What the child of a fork finds: everything as it was, by threads that are gone. */
+static inline void
+pretend_to_fork(void)
+{
+    ns_add(&ns_fork_count, 1, NS_RELAXED);
+}
+
 /* Runs body(0) … body(n - 1) on n threads that begin together. */
 struct start_line {
     pthread_barrier_t barrier;
@@ -70,6 +77,16 @@ run_threads(int n, void (*body)(int))
         pthread_join(threads[i], NULL);
     }
     pthread_barrier_destroy(&line.barrier);
+}
+
+/* Every turn at spinning was given back. */
+static inline void
+check_nobody_spins(void)
+{
+    if (ns_cpu_count() > 1) {
+        CHECK(ns_spin_begin());
+        ns_spin_end();
+    }
 }
 
 static inline void

@@ -83,17 +83,67 @@ check_order(void)
     CHECK(ns_is_granted(&w[2]) && ns_cond_waiting(&cond) == 0);
 }
 
+#define CROWD 40
+
+/* More sleepers than one batch of wake-ups. */
+static void
+broadcast(int i)
+{
+    CHECK(lock_mutex(&mutex, NS_FOREVER, 0));
+    if (i == 0) {
+        while (ns_cond_waiting(&cond) != CROWD - 1) {
+            CHECK(ns_mutex_unlock(&mutex));
+            sleep_ms(10);
+            CHECK(lock_mutex(&mutex, NS_FOREVER, 0));
+        }
+        CHECK(ns_mutex_unlock(&mutex));
+        sleep_ms(30); /* time to fall asleep */
+        CHECK(lock_mutex(&mutex, NS_FOREVER, 0));
+        ns_cond_notify(&cond, UINT64_MAX);
+    }
+    else {
+        CHECK(wait_cond(NS_FOREVER, 0));
+    }
+    CHECK(ns_mutex_unlock(&mutex));
+}
+
+/* In the child nobody waits but who comes back. */
+static void
+check_fork(void)
+{
+    ns_waiter gone = {0}, back = {0}, told = {0};
+    ns_cond_link(&cond, &told);
+    ns_cond_link(&cond, &gone);
+    ns_cond_link(&cond, &back);
+    ns_cond_notify(&cond, 1);
+    pretend_to_fork();
+    ns_cond_steps.rejoin(&cond, &told); /* has its notification already */
+    CHECK(ns_cond_waiting(&cond) == 0 && ns_cond_steps.cancel(&cond, &told));
+    CHECK(!ns_cond_steps.leave(&cond, &back));
+    ns_cond_steps.rejoin(&cond, &back);
+    CHECK(ns_cond_waiting(&cond) == 1);
+    ns_cond_notify(&cond, UINT64_MAX);
+    CHECK(ns_is_granted(&back) && !ns_is_granted(&gone));
+
+    back = (ns_waiter){0};
+    ns_cond_link(&cond, &back);
+    pretend_to_fork();
+    CHECK(!ns_cond_steps.cancel(&cond, &back) && ns_cond_waiting(&cond) == 0);
+}
+
 int
 main(void)
 {
     init_core();
     CHECK(ns_mutex_init(&mutex));
     check_order();
+    check_fork();
     run_threads(THREADS, barrier);
     CHECK(generation == ROUNDS);
     run_threads(THREADS, produce_and_consume);
     CHECK(tokens == 0 && consumed == THREADS / 2 * ROUNDS);
     CHECK(ns_cond_waiting(&cond) == 0);
+    run_threads(CROWD, broadcast);
     puts("cond: ok");
     return 0;
 }

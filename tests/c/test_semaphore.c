@@ -75,15 +75,107 @@ in_line(int i)
     }
 }
 
+/* What came before a release by the slow path is seen after an acquire by the fast one. */
+static void
+slow_then_fast(int i)
+{
+    if (i == 0) {
+        guarded++;
+        CHECK(ns_semaphore_release(&semaphore, 2));
+        return;
+    }
+    while (ns_load(&semaphore.word, NS_RELAXED) & NS_SEMAPHORE_QUEUED) {
+        ns_pause();
+    }
+    CHECK(ns_semaphore_try(&semaphore, 1));
+    guarded++;
+}
+
+static const struct ns_wait_steps *const steps = &ns_semaphore_steps;
+
+/* Who is served when, step by step; no thread is needed to see it. */
+static void
+check_steps(void)
+{
+    ns_waiter large = {.amount = 3}, small[2] = {{.amount = 1}, {.amount = 1}}, two = {.amount = 2};
+    make(3);
+    CHECK(ns_semaphore_try(&semaphore, 2));
+    CHECK(!steps->enter(&semaphore, &large) && !steps->enter(&semaphore, &small[0]));
+    CHECK(!ns_semaphore_release(&semaphore, 3) && ns_semaphore_available(&semaphore) == 1);
+
+    CHECK(!steps->leave(&semaphore, &large)); /* the next one comes in its place */
+    CHECK(ns_is_granted(&small[0]) && ns_semaphore_available(&semaphore) == 0);
+    CHECK(ns_semaphore_release(&semaphore, 1));
+    CHECK(ns_semaphore_try(&semaphore, 1) && ns_semaphore_release(&semaphore, 1));
+    CHECK(!steps->enter(&semaphore, &two));
+    steps->rejoin(&semaphore, &large); /* and finds it again */
+    CHECK(ns_semaphore_release(&semaphore, 2));
+    CHECK(ns_is_granted(&large) && !ns_is_granted(&two));
+    CHECK(steps->leave(&semaphore, &large) && steps->cancel(&semaphore, &large));
+    steps->undo(&semaphore, &large);
+    CHECK(ns_is_granted(&two) && ns_semaphore_available(&semaphore) == 1);
+
+    large = (ns_waiter){.amount = 3};
+    small[0] = (ns_waiter){.amount = 1};
+    CHECK(!steps->enter(&semaphore, &large) && !steps->enter(&semaphore, &small[0]));
+    CHECK(!steps->enter(&semaphore, &small[1]));
+    CHECK(ns_semaphore_release(&semaphore, 1) && !ns_is_granted(&small[0]));
+    CHECK(!steps->cancel(&semaphore, &large)); /* it was all that kept the others back */
+    CHECK(ns_is_granted(&small[0]) && ns_is_granted(&small[1]));
+    CHECK(ns_semaphore_release(&semaphore, 3));
+
+    large = (ns_waiter){.amount = 3};
+    CHECK(ns_semaphore_try(&semaphore, 1));
+    CHECK(!steps->enter(&semaphore, &large) && !steps->leave(&semaphore, &large));
+    CHECK(ns_semaphore_release(&semaphore, 1) && !ns_is_granted(&large));
+    steps->rejoin(&semaphore, &large); /* they came free while it was away */
+    CHECK(ns_is_granted(&large));
+    ns_semaphore_reset(&semaphore);
+    CHECK(ns_semaphore_available(&semaphore) == 3 && !ns_semaphore_release(&semaphore, 1));
+}
+
+/* In the child, what was taken is still taken, those who waited are gone, and who comes back waits again. */
+static void
+check_fork(void)
+{
+    ns_waiter gone = {.amount = 1}, back = {.amount = 1};
+    make(1);
+    CHECK(ns_semaphore_try(&semaphore, 1));
+    CHECK(!steps->enter(&semaphore, &gone) && !steps->enter(&semaphore, &back));
+    CHECK(!steps->leave(&semaphore, &back));
+    pretend_to_fork();
+    steps->rejoin(&semaphore, &back);
+    CHECK(!ns_is_granted(&back) && ns_semaphore_release(&semaphore, 1));
+    CHECK(ns_is_granted(&back) && !ns_is_granted(&gone));
+    CHECK(ns_semaphore_release(&semaphore, 1) && ns_semaphore_available(&semaphore) == 1);
+}
+
+/* Before its word is written nothing can be done with it, though its total may be there already. */
+static void
+check_unborn(void)
+{
+    semaphore = (ns_semaphore){.total = 3};
+    CHECK(!ns_semaphore_try(&semaphore, 1) && !ns_semaphore_release(&semaphore, 1));
+    CHECK(ns_load(&semaphore.word, NS_RELAXED) == 0);
+}
+
 int
 main(void)
 {
     init_core();
+    check_unborn();
+    check_steps();
+    check_fork();
     make(2);
     CHECK(ns_semaphore_try(&semaphore, 2) && !ns_semaphore_try(&semaphore, 1));
     CHECK(!take(1, ns_now() + MILLISECOND, 0));
     CHECK(ns_semaphore_release(&semaphore, 2) && !ns_semaphore_release(&semaphore, 1));
     CHECK(ns_semaphore_available(&semaphore) == 2);
+
+    ns_waiter w = {.amount = 1};
+    make(2);
+    CHECK(ns_semaphore_try(&semaphore, 2) && !steps->enter(&semaphore, &w));
+    run_threads(2, slow_then_fast);
 
     make(3);
     run_threads(4, in_line);
@@ -93,6 +185,7 @@ main(void)
     run_threads(THREADS, mix);
     CHECK(ns_semaphore_available(&semaphore) == TOTAL);
     CHECK(!(ns_load(&semaphore.word, NS_RELAXED) & NS_SEMAPHORE_QUEUED));
+    check_nobody_spins();
     puts("semaphore: ok");
     return 0;
 }

@@ -47,6 +47,13 @@ ns_semaphore_available(ns_semaphore *s)
     return ns_load(&s->word, NS_ACQUIRE) / NS_SEMAPHORE_ONE;
 }
 
+/* Initialised, and nobody waits. */
+static inline bool
+ns_semaphore_is_easy(uint64_t word)
+{
+    return (word & (NS_SEMAPHORE_BORN | NS_SEMAPHORE_QUEUED)) == NS_SEMAPHORE_BORN;
+}
+
 bool ns_semaphore_try_slow(ns_semaphore *s, uint64_t n);
 bool ns_semaphore_release_slow(ns_semaphore *s, uint64_t n);
 
@@ -56,7 +63,7 @@ ns_semaphore_try(ns_semaphore *s, uint64_t n)
 {
     uint64_t word = ns_load(&s->word, NS_RELAXED);
     for (;;) {
-        if (ns_unlikely(word & NS_SEMAPHORE_QUEUED)) {
+        if (ns_unlikely(!ns_semaphore_is_easy(word))) {
             return ns_semaphore_try_slow(s, n);
         }
         if (word / NS_SEMAPHORE_ONE < n) {
@@ -72,9 +79,9 @@ ns_semaphore_try(ns_semaphore *s, uint64_t n)
 static inline bool
 ns_semaphore_release(ns_semaphore *s, uint64_t n)
 {
-    uint64_t word = ns_load(&s->word, NS_RELAXED);
+    uint64_t word = ns_load(&s->word, NS_ACQUIRE); /* born, so the total is there */
     for (;;) {
-        if (ns_unlikely(word & NS_SEMAPHORE_QUEUED)) {
+        if (ns_unlikely(!ns_semaphore_is_easy(word))) {
             return ns_semaphore_release_slow(s, n);
         }
         if (n > s->total - word / NS_SEMAPHORE_ONE) {
