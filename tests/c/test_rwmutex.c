@@ -196,6 +196,162 @@ check_downgrade(void)
     CHECK(ns_rwmutex_try_write(&rw) && ns_rwmutex_write_unlock(&rw));
 }
 
+static const struct ns_wait_steps *const read_steps = &ns_rwmutex_read_steps,
+                                  *const write_steps = &ns_rwmutex_write_steps;
+
+/* Who is served when, step by step; no thread is needed to see it. */
+static void
+check_phases(void)
+{
+    ns_waiter reader[2] = {{0}}, writer[2] = {{0}};
+    make();
+    CHECK(ns_rwmutex_try_write(&rw));
+    CHECK(!read_steps->enter(&rw, &reader[0]) && !write_steps->enter(&rw, &writer[0]));
+    CHECK(!read_steps->enter(&rw, &reader[1]));
+    CHECK(ns_rwmutex_write_unlock(&rw)); /* all readers come before the next writer */
+    CHECK(ns_is_granted(&reader[0]) && ns_is_granted(&reader[1]) && !ns_is_granted(&writer[0]));
+
+    CHECK(!ns_rwmutex_try_read(&rw));
+    CHECK(!write_steps->leave(&rw, &writer[0])); /* keeps nobody out while it is away */
+    CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_read_unlock(&rw));
+    write_steps->rejoin(&rw, &writer[0]);
+    CHECK(!ns_rwmutex_try_read(&rw));
+    reader[0] = reader[1] = (ns_waiter){0};
+    CHECK(!read_steps->enter(&rw, &reader[0]) && !read_steps->enter(&rw, &reader[1]));
+    CHECK(!write_steps->cancel(&rw, &writer[0])); /* nor when it gives up */
+    CHECK(ns_is_granted(&reader[0]) && ns_is_granted(&reader[1]));
+    for (int i = 0; i < 4; i++) {
+        CHECK(!ns_rwmutex_try_write(&rw) && ns_rwmutex_read_unlock(&rw));
+    }
+    CHECK(!ns_rwmutex_read_unlock(&rw));
+
+    writer[0] = reader[0] = (ns_waiter){0};
+    CHECK(ns_rwmutex_try_write(&rw));
+    CHECK(!write_steps->enter(&rw, &writer[0]) && !write_steps->enter(&rw, &writer[1]));
+    CHECK(ns_rwmutex_write_unlock(&rw));
+    CHECK(ns_is_granted(&writer[0]) && !ns_is_granted(&writer[1]));
+    CHECK(write_steps->leave(&rw, &writer[0]) && write_steps->cancel(&rw, &writer[0]));
+    write_steps->undo(&rw, &writer[0]);
+    CHECK(ns_is_granted(&writer[1]));
+
+    CHECK(!read_steps->enter(&rw, &reader[0]) && !read_steps->leave(&rw, &reader[0]));
+    CHECK(ns_rwmutex_write_unlock(&rw) && !ns_is_granted(&reader[0]));
+    read_steps->rejoin(&rw, &reader[0]); /* it came free while the reader was away */
+    CHECK(read_steps->cancel(&rw, &reader[0]) && ns_rwmutex_is_read_locked(&rw));
+    read_steps->undo(&rw, &reader[0]);
+    CHECK(ns_rwmutex_try_write(&rw) && ns_rwmutex_write_unlock(&rw));
+}
+
+/* In the child holds are still held, those who waited are gone, and who comes back waits again. */
+static void
+check_fork(void)
+{
+    ns_waiter gone[2] = {{0}}, reader = {0}, writer = {0};
+    make();
+    CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw));
+    CHECK(!write_steps->enter(&rw, &gone[0]) && !read_steps->enter(&rw, &gone[1]));
+    pretend_to_fork();
+    CHECK(ns_rwmutex_try_read(&rw));
+    for (int i = 0; i < 3; i++) {
+        CHECK(!ns_rwmutex_try_write(&rw) && ns_rwmutex_read_unlock(&rw));
+    }
+    CHECK(ns_rwmutex_try_write(&rw));
+
+    gone[0] = gone[1] = (ns_waiter){0};
+    CHECK(!write_steps->enter(&rw, &gone[0]) && !read_steps->enter(&rw, &gone[1]));
+    CHECK(!write_steps->enter(&rw, &writer) && !read_steps->enter(&rw, &reader));
+    CHECK(!write_steps->leave(&rw, &writer) && !read_steps->leave(&rw, &reader));
+    pretend_to_fork();
+    read_steps->rejoin(&rw, &reader);
+    write_steps->rejoin(&rw, &writer);
+    CHECK(!ns_is_granted(&reader) && !ns_is_granted(&writer));
+    CHECK(ns_rwmutex_write_unlock(&rw) && ns_is_granted(&reader) && !ns_is_granted(&writer));
+    CHECK(ns_rwmutex_read_unlock(&rw) && ns_is_granted(&writer));
+    CHECK(!ns_is_granted(&gone[0]) && !ns_is_granted(&gone[1]));
+    CHECK(ns_rwmutex_write_unlock(&rw) && !ns_rwmutex_is_read_locked(&rw));
+
+    for (int i = 0; i < 2; i++) { /* a reset forgets holds of either side, and marks */
+        CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw));
+        ns_rwmutex_reset(&rw);
+        CHECK(ns_rwmutex_try_write(&rw) && ns_rwmutex_downgrade(&rw) && ns_rwmutex_try_read(&rw));
+        ns_rwmutex_reset(&rw);
+        CHECK(!ns_rwmutex_write_unlock(&rw) && !ns_rwmutex_read_unlock(&rw));
+        CHECK(ns_rwmutex_try_read(&rw) && !ns_rwmutex_write_unlock(&rw));
+        CHECK(ns_rwmutex_read_unlock(&rw));
+    }
+}
+
+/* Two readers meet, and so make the table, while a third is away from its place in line. */
+static void
+check_spread_while_away(void)
+{
+    ns_waiter reader = {0};
+    make();
+    CHECK(ns_rwmutex_try_write(&rw));
+    CHECK(!read_steps->enter(&rw, &reader) && !read_steps->leave(&rw, &reader));
+    CHECK(ns_rwmutex_write_unlock(&rw));
+    CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw));
+    CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_read_unlock(&rw));
+    CHECK(ns_rwmutex_try_write(&rw));
+    CHECK(!read_steps->cancel(&rw, &reader));
+    CHECK(ns_rwmutex_write_unlock(&rw));
+    CHECK(ns_rwmutex_try_read(&rw));
+    CHECK(ns_load(&rw.cells[ns_slot() & ns_slots_mask].word, NS_RELAXED) & NS_RW_CELL_OPEN);
+    CHECK(ns_rwmutex_read_unlock(&rw));
+}
+
+/* A third thread gives back the holds of two, one by one. */
+static void
+give_back(int i)
+{
+    if (i != 2) {
+        CHECK(lock_read(NS_FOREVER, 0));
+    }
+    pthread_barrier_wait(&step);
+    if (i == 2) {
+        CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_is_read_locked(&rw));
+        CHECK(!ns_rwmutex_try_write(&rw));
+        CHECK(ns_rwmutex_read_unlock(&rw) && !ns_rwmutex_is_read_locked(&rw));
+        CHECK(!ns_rwmutex_read_unlock(&rw));
+    }
+    pthread_barrier_wait(&step);
+}
+
+/* What came before a release is seen after the next acquire, also where one is by the slow path. */
+static void
+await_free(void)
+{
+    while (ns_load(&rw.base, NS_RELAXED) != (NS_RW_BORN | NS_RW_OPEN)) {
+        ns_pause();
+    }
+}
+
+static void
+slow_then_fast(int i)
+{
+    if (i == 0) {
+        data[0]++;
+        CHECK(ns_rwmutex_write_unlock_slow(&rw));
+        return;
+    }
+    await_free();
+    CHECK(ns_rwmutex_try_write_fast(&rw));
+    data[0]--;
+}
+
+static void
+fast_then_slow(int i)
+{
+    if (i == 0) {
+        CHECK(data[0] == data[1]);
+        CHECK(ns_rwmutex_read_unlock(&rw));
+        return;
+    }
+    await_free();
+    CHECK(ns_rwmutex_try_write_slow(&rw));
+    write_data();
+}
+
 int
 main(void)
 {
@@ -203,6 +359,21 @@ main(void)
     check_misuse();
     check_downgrade();
     check_fast_after_slow();
+    check_phases();
+    check_fork();
+    check_spread_while_away();
+
+    make();
+    CHECK(ns_rwmutex_try_write(&rw));
+    run_threads(2, slow_then_fast);
+    make();
+    CHECK(ns_rwmutex_try_read(&rw));
+    run_threads(2, fast_then_slow);
+
+    pthread_barrier_init(&step, NULL, 3);
+    make();
+    run_threads(3, give_back);
+    pthread_barrier_destroy(&step);
 
     pthread_barrier_init(&step, NULL, 2);
     make();
@@ -218,6 +389,7 @@ main(void)
     run_threads(THREADS, crowd);
     CHECK(ns_load(&reads, NS_RELAXED) > 100 && ns_load(&writes, NS_RELAXED) > 100);
     ns_rwmutex_destroy(&rw);
+    check_nobody_spins();
     puts("rwmutex: ok");
     return 0;
 }

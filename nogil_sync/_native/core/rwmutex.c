@@ -63,7 +63,8 @@ close_cells(ns_rwmutex *m)
 static void
 thaw(ns_rwmutex *m)
 {
-    uint64_t word = ns_load(&m->base, NS_RELAXED);
+    ns_rwcell *cells = cells_of(m);
+    uint64_t word = ns_load(&m->base, NS_RELAXED) | (cells != NULL ? SPREAD : 0);
     const bool nobody_queued = m->queue.head == NULL && m->readers_queue.head == NULL;
     if (nobody_queued && m->granted == 0) {
         word &= ~SLOW;
@@ -72,12 +73,11 @@ thaw(ns_rwmutex *m)
         }
     }
     if (nobody_queued && !(word & WRITER)) {
-        ns_rwcell *cells = cells_of(m);
         for (uint32_t i = 0; m->closed && i < m->used; i++) {
             ns_or(&cells[i].word, CELL_OPEN, NS_RELEASE);
         }
         m->closed = false;
-        word |= cells == NULL ? OPEN : SPREAD;
+        word |= cells == NULL ? OPEN : 0;
     }
     ns_store(&m->base, word, NS_RELEASE);
 }
