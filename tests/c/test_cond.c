@@ -70,17 +70,20 @@ produce_and_consume(int i)
 static void
 check_order(void)
 {
-    ns_waiter w[3] = {{0}};
-    for (int i = 0; i < 3; i++) {
+    ns_waiter w[5] = {{0}};
+    for (int i = 0; i < 5; i++) {
         ns_cond_link(&cond, &w[i]);
     }
-    CHECK(ns_cond_waiting(&cond) == 3);
+    CHECK(ns_cond_waiting(&cond) == 5);
     CHECK(!ns_cond_steps.cancel(&cond, &w[1]));
     ns_cond_notify(&cond, 1);
     CHECK(ns_is_granted(&w[0]) && !ns_is_granted(&w[2]));
+    CHECK(ns_cond_steps.leave(&cond, &w[0]) && !ns_cond_steps.leave(&cond, &w[2]));
     CHECK(ns_cond_steps.cancel(&cond, &w[0])); /* notified, and fails: the next one is */
     ns_cond_steps.undo(&cond, &w[0]);
-    CHECK(ns_is_granted(&w[2]) && ns_cond_waiting(&cond) == 0);
+    CHECK(ns_is_granted(&w[2]) && ns_cond_waiting(&cond) == 2);
+    ns_cond_reset(&cond);
+    CHECK(ns_is_granted(&w[3]) && ns_is_granted(&w[4]) && ns_cond_waiting(&cond) == 0);
 }
 
 #define CROWD 40

@@ -82,6 +82,8 @@ main(void)
     CHECK(ns_waitgroup_add(&group, INT64_MAX) == NS_TOO_LARGE);
     CHECK(ns_waitgroup_add(&group, NS_WAITGROUP_MOST) == NS_ADDED);
     CHECK(ns_waitgroup_add(&group, 1) == NS_TOO_LARGE);
+    CHECK(ns_waitgroup_add(&group, INT64_MAX) == NS_TOO_LARGE);
+    CHECK(ns_waitgroup_count(&group) == NS_WAITGROUP_MOST);
     CHECK(!wait_group(ns_now() + MILLISECOND, 0));
     CHECK(ns_waitgroup_add(&group, -NS_WAITGROUP_MOST) == NS_ADDED);
     CHECK(wait_group(NS_FOREVER, 0));
@@ -90,6 +92,7 @@ main(void)
     run_threads(THREADS, fan_in);
     run_threads(THREADS, pulse);
     CHECK(ns_waitgroup_count(&group) == 0);
+    CHECK(ns_load(&group.word, NS_RELAXED) & NS_WAITGROUP_BORN);
     puts("waitgroup: ok");
     return 0;
 }
