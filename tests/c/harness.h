@@ -86,6 +86,11 @@ check_nobody_spins(void)
     if (ns_cpu_count() > 1) {
         CHECK(ns_spin_begin());
         ns_spin_end();
+        while (ns_spin_begin()) {
+        }
+        pretend_to_fork(); /* those of the parent are none of the child's */
+        CHECK(ns_spin_begin());
+        ns_spin_end();
     }
 }
 

@@ -88,6 +88,13 @@ main(void)
     CHECK(ns_waitgroup_add(&group, -NS_WAITGROUP_MOST) == NS_ADDED);
     CHECK(wait_group(NS_FOREVER, 0));
 
+    ns_waiter w = {0};
+    CHECK(ns_waitgroup_add(&group, 1) == NS_ADDED && !ns_waitgroup_steps.enter(&group, &w));
+    CHECK(!ns_waitgroup_steps.leave(&group, &w) && !ns_waitgroup_steps.cancel(&group, &w));
+    CHECK(ns_waitgroup_add(&group, -1) == NS_ADDED && ns_waitgroup_add(&group, 1) == NS_ADDED);
+    CHECK(ns_waitgroup_steps.leave(&group, &w) && ns_waitgroup_steps.cancel(&group, &w));
+    CHECK(ns_waitgroup_add(&group, -1) == NS_ADDED);
+
     pthread_barrier_init(&round_end, NULL, THREADS);
     run_threads(THREADS, fan_in);
     run_threads(THREADS, pulse);

@@ -1,15 +1,20 @@
 #include "grant.h"
 
-static _Atomic unsigned spinning;
+/* Fork generation << 32 | how many spin: those of a parent process do not count in the child. */
+static _Atomic uint64_t spinning;
 
 bool
 ns_spin_begin(void)
 {
-    if (ns_add(&spinning, 1, NS_RELAXED) < ns_cpu_count() / 2) {
-        return true;
-    }
-    ns_spin_end();
-    return false;
+    const uint64_t none = (uint64_t)ns_fork_generation() << 32;
+    uint64_t word = ns_load(&spinning, NS_RELAXED), count;
+    do {
+        count = word > none ? word - none : 0;
+        if (count >= ns_cpu_count() / 2) {
+            return false;
+        }
+    } while (!ns_cas(&spinning, &word, none + count + 1, NS_RELAXED));
+    return true;
 }
 
 void
