@@ -191,9 +191,9 @@ def rain(function, argument, drops):
         armed = 0
         raised += 1
 
-def for_two_seconds():
+def for_a_second():
     signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.00017)
-    end = time.monotonic() + 2
+    end = time.monotonic() + 1
     while time.monotonic() < end:
         yield
     signal.setitimer(signal.ITIMER_REAL, 0)

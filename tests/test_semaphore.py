@@ -644,7 +644,7 @@ def other():
             s.release(2)
 threads = [threading.Thread(target=other) for _ in range({others})]
 for t in threads: t.start()
-for _ in for_two_seconds():
+for _ in for_a_second():
     if rain(lambda n: s.acquire(n=n), 2, {drops}):
         s.release(2)
 busy = False
