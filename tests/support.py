@@ -180,7 +180,7 @@ def handler(*_):
 signal.signal(signal.SIGALRM, handler)
 
 def rain(function, argument, drops):
-    '''Call the function, which is hit by so many exceptions at most; return its result or None.'''
+    '''Call the function, which is hit by so many exceptions at most; return its result, or False.'''
     global armed, raised
     try:
         armed = drops
@@ -190,6 +190,7 @@ def rain(function, argument, drops):
     except Stop:
         armed = 0
         raised += 1
+        return False
 
 def for_a_second():
     signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.00017)

@@ -993,7 +993,7 @@ def test_finalisers_in_collections_while_threads_wait():
             ran.append(view.acquire(timeout=0.001) and view.release())
 
     def work():
-        for k in range(100):
+        for k in range(30):
             Last()
             with (rw.read, rw.write)[k % 2]:
                 pass
@@ -1001,5 +1001,5 @@ def test_finalisers_in_collections_while_threads_wait():
 
     run_threads(work, times=3)
     gc.collect()
-    assert len(ran) == 300
+    assert len(ran) == 90
     assert state(rw) == FREE

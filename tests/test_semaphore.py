@@ -859,7 +859,7 @@ def test_finalisers_in_collections_while_threads_wait():
             ran.append(s.acquire(timeout=0.001) and s.release())
 
     def work():
-        for _ in range(100):
+        for _ in range(30):
             Last()
             with s.hold(2):
                 pass
@@ -867,5 +867,5 @@ def test_finalisers_in_collections_while_threads_wait():
 
     run_threads(work, times=3)
     gc.collect()
-    assert len(ran) == 300
+    assert len(ran) == 90
     assert s.available() == 2
