@@ -153,3 +153,53 @@ def python(
     if check:
         assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
     return done
+
+
+def started(function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
+    """A thread that calls the function, and has had time to wait; the list gets the result."""
+    result: list[Any] = []
+    thread = threading.Thread(target=lambda: result.append(function(*args, **kwargs)), daemon=True)
+    thread.start()
+    time.sleep(0.03)
+    return thread, result
+
+
+# Exceptions rain on a thread. Handlers run after a call, but not after a step of `for`: so nothing
+# comes between the return of `call`'s function and the store that disarms them, and a call that
+# raised must have done nothing.
+RAIN = """
+import signal, threading, time
+
+class Stop(Exception): pass
+armed = 0
+def handler(*_):
+    global armed
+    if armed:
+        armed -= 1
+        raise Stop
+signal.signal(signal.SIGALRM, handler)
+
+def rain(function, argument, drops):
+    '''Call the function, which is hit by so many exceptions at most; return its result, or False.'''
+    global armed, raised
+    try:
+        armed = drops
+        for result in map(function, [argument]):
+            armed = 0
+        return result
+    except Stop:
+        armed = 0
+        raised += 1
+        return False
+
+def for_a_second():
+    signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.00017)
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    print(raised, "raised")
+    assert raised
+
+raised = 0
+"""

@@ -48,6 +48,18 @@ def guard_of(obj: object) -> Guard:
     return _guards[id(obj) // 64 % _COUNT]
 
 
+class Receipt:
+    """Filled in by a section: tells what it did also when an interrupt follows it."""
+
+    __slots__ = ("done",)
+
+    def __init__(self) -> None:
+        self.done = False
+
+
+NO_RECEIPT = Receipt()  # for those who do not ask
+
+
 def _free_all() -> None:
     for lock in _locks:
         lock._at_fork_reinit()  # type: ignore[attr-defined]

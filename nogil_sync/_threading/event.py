@@ -1,27 +1,14 @@
 """Event, pure Python.
 
-All who wait between two ``set`` share one *round*, which has one gate.  ``set`` ends the
-round in its section and then opens the gate; whoever comes through opens it for the next.
-So ``set`` is one step and one wake-up however many wait, a ``clear`` right after it takes
-nothing back, and there is no queue that an interrupted waiter could be left in.
+All who wait between two ``set`` share one round (see `_round`).  So ``set`` is one step and one
+wake-up however many wait, a ``clear`` right after it takes nothing back, and there is no queue
+that an interrupted waiter could be left in.
 """
-
-from time import monotonic
 
 from ._arguments import wait_timeout
 from ._guard import Guard, guard_of
 from ._object import SyncObject, uninitialized
-from ._sleep import closed_gate, sleep_at
-
-
-class _Round:
-    """The wait for one ``set``."""
-
-    __slots__ = ("gate", "over")
-
-    def __init__(self) -> None:
-        self.gate = closed_gate()
-        self.over = False  # becomes true, once, before the gate is first opened
+from ._round import Round
 
 
 class Event(SyncObject):
@@ -45,7 +32,7 @@ class Event(SyncObject):
 
     def __init__(self) -> None:
         super().__init__()
-        self.__round: _Round | None = None
+        self.__round: Round | None = None
         self.__flag = False
         self.__guard: Guard = guard_of(self)
 
@@ -98,8 +85,7 @@ class Event(SyncObject):
             return True
         if seconds == 0:
             return False
-        deadline = None if seconds is None else monotonic() + seconds
-        fresh = _Round()
+        fresh = Round()
         with self.__guard:
             this = self.__round or fresh
             was_set = self.__flag  # looked at again where no `set` can come between
@@ -107,21 +93,7 @@ class Event(SyncObject):
                 self.__round = this
         if was_set:
             return True
-        try:
-            # Not `while condition`: its jump back lies outside the try from 3.12 on, and a
-            # Ctrl-C there would skip the cleanup.
-            while True:
-                if this.over or not sleep_at(this.gate, deadline):
-                    break
-        finally:
-            # Whoever took the gate's one token (if only to be interrupted right after)
-            # came here, and the round is over: so nobody is left behind.
-            if this.over:
-                try:
-                    this.gate.release()
-                except RuntimeError:
-                    pass  # open already, and it stays so
-        return this.over
+        return this.wait(seconds)
 
     def _at_fork_reinit(self) -> None:
         """Nothing to do in the child: no lock is held, and rounds keep no list of threads."""

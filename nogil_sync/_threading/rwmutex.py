@@ -1,9 +1,124 @@
-"""RWMutex, pure Python."""
+"""RWMutex, pure Python: who holds it, and a queue (see `_queue`) of readers and writers."""
 
-from ._object import SyncObject
+from typing import NoReturn, TypeAlias, TypeVar
+
+from ._arguments import lock_timeout
+from ._guard import Receipt
+from ._object import SyncObject, uninitialized
+from ._queue import Change, Line, Waiters
+
+_Value: TypeAlias = tuple[int, bool, int]
+
+_FREE: _Value = (0, False, 0)
+_WRITTEN: _Value = (0, True, 0)
 
 
-class RWMutexReader(SyncObject):
+class _Sides(Line):
+    """A request is whether to write; three numbers are the value.
+
+    They are: how many hold it to read; whether one holds it to write; and how many of the
+    former are writers that downgraded.
+    """
+
+    __slots__ = ()
+    state: tuple[_Value, Waiters]
+
+    def take(self, value: _Value, write: bool) -> _Value | None:
+        readers, writing, downgraded = value
+        if writing or (write and readers):
+            return None
+        return _WRITTEN if write else (readers + 1, False, downgraded)
+
+    def admit(self, value: _Value, waiters: Waiters) -> Change:
+        readers, writing, _ = value
+        if writing:
+            return value, waiters, ()
+        for waiter in waiters:
+            if waiter.request and not waiter.away:
+                if readers:
+                    return value, waiters, ()
+                return _WRITTEN, tuple(w for w in waiters if w is not waiter), (waiter,)
+        return self.admit_readers(value, waiters)
+
+    def admit_readers(self, value: _Value, waiters: Waiters) -> Change:
+        """Let in all who wait to read, also before a writer."""
+        granted = tuple(w for w in waiters if not (w.request or w.away))
+        if not granted:
+            return value, waiters, ()
+        readers, _, downgraded = value
+        staying = tuple(w for w in waiters if w.request or w.away)
+        return (readers + len(granted), False, downgraded), staying, granted
+
+    def give(self, value: _Value, waiters: Waiters, write: bool) -> Change:
+        readers, writing, downgraded = value
+        if not write:
+            readers = max(readers - 1, 0)
+            return self.admit((readers, writing, min(downgraded, readers)), waiters)
+        if not writing:
+            return value, waiters, ()
+        value, waiters, granted = self.admit_readers(_FREE, waiters)
+        if not granted:
+            value, waiters, granted = self.admit(value, waiters)
+        return value, waiters, granted
+
+    def release(self, value: _Value, waiters: Waiters, write: bool) -> Change:
+        readers, writing, downgraded = value
+        if write and not writing and downgraded:
+            return self.admit((readers - 1, False, downgraded - 1), waiters)
+        if not (writing if write else readers):
+            raise RuntimeError("release unlocked lock")
+        return self.give(value, waiters, write)
+
+    def downgrade(self, value: _Value, waiters: Waiters) -> Change:
+        if not value[1]:
+            raise RuntimeError("downgrade of an unlocked write lock")
+        return self.admit_readers((1, False, 1), waiters)
+
+    def reset(self, _: _Value, waiters: Waiters) -> Change:
+        return self.give(_WRITTEN, waiters, True)
+
+
+class _View(SyncObject):
+    """What both sides share.  Only an RWMutex makes them."""
+
+    __slots__ = ("_line",)
+    _line: _Sides
+    _write: bool
+
+    def __new__(cls, *_: object, **__: object) -> NoReturn:
+        raise TypeError(f"cannot create {cls.__name__!r} instances")
+
+    def __init_subclass__(cls) -> None:
+        if _View not in cls.__bases__:
+            raise TypeError(f"type {cls.__base__.__name__!r} is not an acceptable base type")
+
+    def __repr__(self) -> str:
+        try:
+            state = "locked" if self.locked() else "unlocked"
+        except RuntimeError:
+            return uninitialized(self)
+        cls = type(self)
+        return f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, {state}>"
+
+    def locked(self) -> bool:
+        raise NotImplementedError
+
+    def __enter__(self) -> bool:
+        return self._line.acquire(self._write, None)
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._line.change(self._line.release, self._write)
+
+    def _at_fork_reinit(self) -> None:
+        """Make the whole lock free and forget who waits: for the child of a fork."""
+        self._line.change(self._line.reset)
+
+    def _release(self, receipt: Receipt) -> None:
+        """Release, and tell surely whether it was done: for Cond."""
+        self._line.change(self._line.release, self._write, receipt=receipt)
+
+
+class RWMutexReader(_View):
     """The read side of an :class:`RWMutex`: a lock that many hold at the same time.
 
     It has the interface of :class:`Mutex`. Holds are counted, not owned: any thread may
@@ -19,7 +134,8 @@ class RWMutexReader(SyncObject):
     """
 
     __module__ = "nogil_sync"
-    __slots__ = ("__line",)
+    __slots__ = ()
+    _write = False
 
     def acquire(self, blocking: bool = True, timeout: float | None = -1) -> bool:
         """Take the lock for reading; return whether it was taken.
@@ -32,27 +148,21 @@ class RWMutexReader(SyncObject):
         A Ctrl-C in the main thread interrupts the wait: ``KeyboardInterrupt``, and the lock
         is not taken. Signal handlers run meanwhile and may use this lock.
         """
-        ...
+        return self._line.acquire(False, lock_timeout(blocking, timeout))
 
     def release(self) -> None:
         """Let go of one hold; the last one lets the first waiting writer in.
 
         Any thread may do so. ``RuntimeError`` if nobody holds the lock for reading.
         """
+        self._line.change(self._line.release, False)
 
     def locked(self) -> bool:
         """Whether any thread holds the lock for reading."""
-        ...
-
-    def __enter__(self) -> bool: ...
-
-    def __exit__(self, *exc_info: object) -> None: ...
-
-    def _at_fork_reinit(self) -> None:
-        """Make the whole lock free and forget who waits: for the child of a fork."""
+        return self._line.state[0][0] > 0
 
 
-class RWMutexWriter(SyncObject):
+class RWMutexWriter(_View):
     """The write side of an :class:`RWMutex`: a lock that excludes readers and writers.
 
     It has the interface of :class:`Mutex`. Not reentrant; any thread may release it.
@@ -65,7 +175,8 @@ class RWMutexWriter(SyncObject):
     """
 
     __module__ = "nogil_sync"
-    __slots__ = ("__line",)
+    __slots__ = ()
+    _write = True
 
     def acquire(self, blocking: bool = True, timeout: float | None = -1) -> bool:
         """Take the lock for writing; return whether it was taken.
@@ -79,7 +190,7 @@ class RWMutexWriter(SyncObject):
         A Ctrl-C in the main thread interrupts the wait: ``KeyboardInterrupt``, and the lock
         is not taken. Signal handlers run meanwhile and may use this lock.
         """
-        ...
+        return self._line.acquire(True, lock_timeout(blocking, timeout))
 
     def release(self) -> None:
         """Let the lock go, to all waiting readers, or else to the first waiting writer.
@@ -87,17 +198,21 @@ class RWMutexWriter(SyncObject):
         Any thread may do so. After :meth:`RWMutex.downgrade` it lets go of the read lock
         that became of the write lock. ``RuntimeError`` if there is neither.
         """
+        self._line.change(self._line.release, True)
 
     def locked(self) -> bool:
         """Whether any thread holds the lock for writing; not after a downgrade."""
-        ...
+        return self._line.state[0][1]
 
-    def __enter__(self) -> bool: ...
 
-    def __exit__(self, *exc_info: object) -> None: ...
+_V = TypeVar("_V", bound=_View)
 
-    def _at_fork_reinit(self) -> None:
-        """Make the whole lock free and forget who waits: for the child of a fork."""
+
+def _view(cls: type[_V], line: _Sides) -> _V:
+    view = object.__new__(cls)
+    SyncObject.__init__(view)
+    view._line = line
+    return view
 
 
 class RWMutex(SyncObject):
@@ -131,17 +246,31 @@ class RWMutex(SyncObject):
     __module__ = "nogil_sync"
     __slots__ = ("__line", "__read", "__write")
 
-    def __init__(self) -> None: ...
+    def __init__(self) -> None:
+        super().__init__()
+        line = _Sides(_FREE)
+        self.__read = _view(RWMutexReader, line)
+        self.__write = _view(RWMutexWriter, line)
+        self.__line = line
+
+    def __repr__(self) -> str:
+        try:
+            readers, writing, _ = self.__line.state[0]
+        except RuntimeError:
+            return uninitialized(self)
+        state = "write-locked" if writing else "read-locked" if readers else "unlocked"
+        cls = type(self)
+        return f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, {state}>"
 
     @property
     def read(self) -> RWMutexReader:
         """The read side: always the same object, which lives on by itself."""
-        ...
+        return self.__read
 
     @property
     def write(self) -> RWMutexWriter:
         """The write side: always the same object, which lives on by itself."""
-        ...
+        return self.__write
 
     def downgrade(self) -> None:
         """Turn the write lock that is held into a read lock, without letting it go.
@@ -161,6 +290,8 @@ class RWMutex(SyncObject):
         >>> rw.read.locked(), rw.write.locked()
         (False, False)
         """
+        self.__line.change(self.__line.downgrade)
 
     def _at_fork_reinit(self) -> None:
         """Make the lock free and forget who waits: for the child of a fork."""
+        self.__line.change(self.__line.reset)

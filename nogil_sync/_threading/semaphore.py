@@ -1,18 +1,74 @@
-"""Semaphore, pure Python."""
+"""Semaphore, pure Python: how many units are free, and a queue (see `_queue`)."""
 
 from typing import SupportsIndex
 
-from ._object import SyncObject
+from ._arguments import exact_int, wait_timeout
+from ._object import SyncObject, uninitialized
+from ._queue import Change, Line, Waiters
+
+_MOST = (1 << 62) - 1
+
+
+class _Units(Line):
+    """The value is how many are free, a request how many are wanted."""
+
+    __slots__ = ("total",)
+    state: tuple[int, Waiters]
+
+    def __init__(self, total: int) -> None:
+        super().__init__(total)
+        self.total = total
+
+    def checked(self, n: SupportsIndex) -> int:
+        number = exact_int(n)
+        if number < 1:
+            raise ValueError("n must be at least 1")
+        if number > self.total:
+            raise ValueError("n exceeds the semaphore's value")
+        return number
+
+    def take(self, free: int, n: int) -> int | None:
+        return free - n if n <= free else None
+
+    def admit(self, free: int, waiters: Waiters) -> Change:
+        granted = []
+        staying = []
+        for place, waiter in enumerate(waiters):
+            if waiter.away:
+                staying.append(waiter)
+            elif waiter.request <= free:
+                free -= waiter.request
+                granted.append(waiter)
+            else:
+                staying += waiters[place:]  # nobody is overtaken
+                break
+        return free, tuple(staying), tuple(granted)
+
+    def give(self, free: int, waiters: Waiters, n: int) -> Change:
+        return self.admit(min(free + n, self.total), waiters)
+
+    def release(self, free: int, waiters: Waiters, n: int) -> Change:
+        if free + n > self.total:
+            raise ValueError("semaphore released too many times")
+        return self.give(free, waiters, n)
 
 
 class _Hold:
     """What `hold` returns."""
 
-    __slots__ = ("__n", "__seconds", "__semaphore")
+    __slots__ = ("__line", "__n", "__seconds")
 
-    def __enter__(self) -> None: ...
+    def __init__(self, line: _Units, n: int, seconds: float | None) -> None:
+        self.__line = line
+        self.__n = n
+        self.__seconds = seconds
 
-    def __exit__(self, *exc_info: object) -> None: ...
+    def __enter__(self) -> None:
+        if not self.__line.acquire(self.__n, self.__seconds):
+            raise TimeoutError("timed out waiting for the semaphore")
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.__line.change(self.__line.release, self.__n)
 
 
 class Semaphore(SyncObject):
@@ -46,7 +102,25 @@ class Semaphore(SyncObject):
     __module__ = "nogil_sync"
     __slots__ = ("__line",)
 
-    def __init__(self, value: SupportsIndex = 1) -> None: ...
+    def __init__(self, value: SupportsIndex = 1) -> None:
+        number = exact_int(value)
+        if number < 0:
+            raise ValueError("semaphore initial value must be >= 0")
+        if number > _MOST:
+            raise OverflowError("semaphore initial value is too large")
+        super().__init__()
+        self.__line = _Units(number)
+
+    def __repr__(self) -> str:
+        try:
+            line = self.__line
+        except RuntimeError:
+            return uninitialized(self)
+        cls = type(self)
+        return (
+            f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, "
+            f"{line.state[0]} of {line.total} available>"
+        )
 
     def acquire(
         self, blocking: bool = True, timeout: float | None = None, *, n: SupportsIndex = 1
@@ -70,7 +144,13 @@ class Semaphore(SyncObject):
         False
         >>> memory.release(80)
         """
-        ...
+        if blocking:
+            seconds = wait_timeout(timeout)
+        elif timeout is None:
+            seconds = 0.0
+        else:
+            raise ValueError("can't specify timeout for non-blocking acquire")
+        return self.__line.acquire(self.__line.checked(n), seconds)
 
     def release(self, n: SupportsIndex = 1) -> None:
         """Give `n` units back, and let in the waiters that have enough now, in their order.
@@ -78,13 +158,17 @@ class Semaphore(SyncObject):
         Any thread may do so. ``ValueError`` if `n` is below 1, or if more would be given
         back than was taken.
         """
+        number = exact_int(n)
+        if number < 1:
+            raise ValueError("n must be at least 1")
+        self.__line.change(self.__line.release, number)
 
     def available(self) -> int:
         """How many units are free.
 
         Who waits may be about to take them.
         """
-        ...
+        return self.__line.state[0]
 
     def hold(self, n: SupportsIndex = 1, timeout: float | None = None) -> _Hold:
         """Return a context manager that holds `n` units: a weighted ``with``.
@@ -102,11 +186,16 @@ class Semaphore(SyncObject):
         Traceback (most recent call last):
         TimeoutError: timed out waiting for the semaphore
         """
-        ...
+        seconds = wait_timeout(timeout)
+        return _Hold(self.__line, self.__line.checked(n), seconds)
 
-    def __enter__(self) -> bool: ...
+    def __enter__(self) -> bool:
+        return self.__line.acquire(self.__line.checked(1), None)
 
-    def __exit__(self, *exc_info: object) -> None: ...
+    def __exit__(self, *exc_info: object) -> None:
+        self.__line.change(self.__line.release, 1)
 
     def _at_fork_reinit(self) -> None:
         """Make all units free: for the child of a fork."""
+        line = self.__line
+        line.change(lambda _, waiters: line.admit(line.total, waiters))

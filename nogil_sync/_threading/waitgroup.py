@@ -1,10 +1,16 @@
-"""WaitGroup, pure Python."""
+"""WaitGroup, pure Python: a number, and a round (see `_round`) for those who wait for zero."""
 
 import threading
 from collections.abc import Callable
 from typing import ParamSpec, SupportsIndex
 
-from ._object import SyncObject
+from .._spawn import spawn
+from ._arguments import exact_int, wait_timeout
+from ._guard import Guard, guard_of
+from ._object import SyncObject, uninitialized
+from ._round import Round
+
+_MOST = (1 << 31) - 1
 
 P = ParamSpec("P")
 
@@ -33,7 +39,19 @@ class WaitGroup(SyncObject):
     __module__ = "nogil_sync"
     __slots__ = ("__count", "__guard", "__round")
 
-    def __init__(self) -> None: ...
+    def __init__(self) -> None:
+        super().__init__()
+        self.__count = 0
+        self.__round: Round | None = None
+        self.__guard: Guard = guard_of(self)
+
+    def __repr__(self) -> str:
+        try:
+            count = self.__count
+        except RuntimeError:
+            return uninitialized(self)
+        cls = type(self)
+        return f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, {count} pending>"
 
     def add(self, n: SupportsIndex = 1) -> None:
         """Count `n` more, or fewer if it is negative.
@@ -42,9 +60,40 @@ class WaitGroup(SyncObject):
         an ``OverflowError``; the count then stays as it was. Count up before the work can
         be done, not in the thread that does it, or a :meth:`wait` may come first.
         """
+        number = exact_int(n)
+        ended = None
+        counted = False
+        try:
+            with self.__guard:
+                total = self.__count + number
+                if 0 <= total <= _MOST:
+                    self.__count = total
+                    counted = True
+                    if total == 0:
+                        ended = self.__round
+                        if ended is not None:
+                            ended.over = True
+                            self.__round = None
+        except BaseException:
+            # An interrupt right after the section.  What was begun and not told of would never
+            # be done; what was done stays done.
+            if counted and number > 0:
+                WaitGroup.add(self, -number)
+            raise
+        finally:
+            if ended is not None:
+                try:
+                    ended.gate.release()
+                except RuntimeError:
+                    pass  # already open: one of those who wait looked at `over` first
+        if not counted:
+            if total < 0:
+                raise RuntimeError("negative WaitGroup counter")
+            raise OverflowError("WaitGroup counter is too large")
 
     def done(self) -> None:
         """Count one fewer: ``add(-1)``."""
+        WaitGroup.add(self, -1)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the count is zero, at most `timeout` seconds; return whether it was.
@@ -54,7 +103,18 @@ class WaitGroup(SyncObject):
         ``ValueError``, a time-out too large for the system an ``OverflowError``. A Ctrl-C
         interrupts the wait in the main thread.
         """
-        ...
+        seconds = wait_timeout(timeout)
+        if self.__count == 0:
+            return True
+        if seconds == 0:
+            return False
+        fresh = Round()
+        with self.__guard:
+            this = self.__round or fresh
+            is_zero = self.__count == 0  # looked at again where nothing can come between
+            if not is_zero:
+                self.__round = this
+        return is_zero or this.wait(seconds)
 
     def go(self, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> threading.Thread:
         """Call `fn` with these arguments in a new thread, which is counted; return the thread.
@@ -75,4 +135,4 @@ class WaitGroup(SyncObject):
         >>> log
         ['written']
         """
-        ...
+        return spawn(self, fn, args, kwargs)

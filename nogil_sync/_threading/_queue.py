@@ -1,0 +1,316 @@
+"""The queue of those who wait, which Semaphore, RWMutex and Cond share.
+
+The state of a `Line` is one immutable tuple: a value (what is free, who holds) and the waiters,
+first come first served.  An operation reads it, computes the next state in ordinary code, which
+nobody else sees, and installs it in a section (see `_guard`) if it is still the one it read;
+else another thread, handler or finaliser was faster, and it starts again.  So the rules of each
+object are functions from state to state, without locks, and every step is whole or not at all.
+
+A waiter that is not in the queue any more was *granted* what it asked for, by whoever took it
+out; that one opens its gate.  What a section did to the state, it also writes down in the waiter
+or the receipt of the operation, so that an interrupt right after it finds out what to undo.
+
+A wait that a signal handler or finaliser interrupted is suspended until that returns.  While
+the handler uses the same object, its thread's waiter is *away*: it keeps its place and is passed
+by, and looks for itself when it is back.  If it had been granted something, that goes back for the
+handler to use.  Once a waiter is `kept` its call is as good as returned.  (A limit: what another
+thread grants to a waiter while the handler does something else is idle until the handler returns.)
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, TypeAlias
+
+from ._guard import NO_RECEIPT, Guard, Receipt, guard_of
+from ._sleep import closed_gate, sleep_at
+
+
+class Waiter:
+    """One call that acquires, or waits for a notification."""
+
+    __slots__ = (
+        "away",
+        "gate",
+        "joined",
+        "kept",
+        "line",
+        "outer",
+        "request",
+        "sent_away",
+        "thread",
+        "wake",
+    )
+
+    def __init__(self, line: "Line", request: Any) -> None:
+        self.line = line
+        self.request = request
+        self.thread = threading.get_ident()
+        self.gate: threading.Lock | None = None  # made when it has to wait
+        self.joined = False  # it is in the queue, or was granted what it asked for
+        self.kept = False  # granted, and not to be taken back by a nested call
+        self.away = False  # its thread is in a nested call for the same object
+        self.wake: tuple[Waiter, ...] = ()  # whom it let in, with gates to be opened
+        # The call of this thread that was waiting, for anything, when this one began.
+        self.outer = _thread.waiter
+        self.sent_away: Waiter | None = None  # who is away because of us
+
+
+Waiters: TypeAlias = tuple[Waiter, ...]
+Change: TypeAlias = tuple[Any, Waiters, Waiters]  # the new value, who still waits, who is granted
+
+
+class _Thread(threading.local):
+    waiter: Waiter | None = None  # the innermost call of this thread that waits
+
+
+_thread = _Thread()
+
+# All calls that wait, for the child of a fork to find.
+_waiting: dict[Waiter, None] = {}
+
+
+def _recall(waiter: Waiter) -> None:
+    """Have it look at the state again."""
+    if waiter.gate is not None:
+        try:
+            waiter.gate.release()
+        except RuntimeError:
+            pass  # open already
+
+
+def _wake(waiters: Waiters) -> None:
+    """Recall them all, and then raise what interrupted."""
+    error: BaseException | None = None
+    while True:
+        try:
+            for waiter in waiters:
+                _recall(waiter)
+            break
+        except BaseException as another:
+            error = error or another
+    if error is not None:
+        raise error
+
+
+class Line:
+    """A value and the queue of those who wait for it to allow what they ask for.
+
+    Subclasses say what that means, in three functions without side effects.
+    """
+
+    __slots__ = ("__guard", "state")
+
+    def __init__(self, value: Any) -> None:
+        self.state: tuple[Any, Waiters] = (value, ())
+        self.__guard: Guard = guard_of(self)
+
+    def take(self, value: Any, request: Any) -> Any:
+        """The value after granting the request, or None if it does not allow that now."""
+        raise NotImplementedError
+
+    def admit(self, value: Any, waiters: Waiters) -> Change:
+        """Grant to waiters what the value allows and the rules of the queue say."""
+        raise NotImplementedError
+
+    def give(self, value: Any, waiters: Waiters, request: Any) -> Change:
+        """Take back what was granted, and grant to waiters what that allows."""
+        raise NotImplementedError
+
+    def change(
+        self, edit: Callable[..., Change], *args: Any, receipt: Receipt = NO_RECEIPT
+    ) -> None:
+        """Install what `edit` makes of the state, unless it raises; wake whom it grants."""
+        below = self.__suspended()
+        if below is None or below.away:
+            self.__install(edit, args, receipt)
+            return
+        below.away = True
+        try:
+            self.__install(edit, args, receipt)
+        finally:
+            below.away = False
+            _recall(below)
+
+    def __install(
+        self, edit: Callable[..., Change], args: tuple[Any, ...] = (), receipt: Receipt = NO_RECEIPT
+    ) -> None:
+        done = False
+        granted: Waiters = ()
+        error: BaseException | None = None
+        try:
+            while True:
+                old = self.state
+                value, waiters, granted = edit(*old, *args)
+                new = (value, waiters)
+                with self.__guard:
+                    if self.state is old:
+                        self.state = new
+                        receipt.done = done = True
+                if done:
+                    break
+        except BaseException as first:
+            error = first
+        while done and granted:
+            try:
+                _wake(granted)
+                break
+            except BaseException as another:
+                error = error or another
+        if error is not None:
+            try:
+                raise error
+            finally:
+                error = None  # which refers to this frame
+
+    def acquire(self, request: Any, seconds: float | None) -> bool:
+        """Be granted the request, at most after so many seconds; zero is one try."""
+        me = Waiter(self, request)
+        error: BaseException | None = None
+        try:
+            below = self.__suspended()
+            self.__arrive(me, below, join=False)
+            if not me.kept and seconds != 0:
+                self.__enlist(me)
+                self.__arrive(me, below, join=True)
+                self.sleep(me, seconds)
+        except BaseException as first:
+            error = first
+        else:
+            if me.kept and me.gate is None and me.sent_away is None:
+                return True  # there was no need to wait, and nothing is to be put right
+        while True:  # twice: an interrupt can also come where a loop jumps back
+            try:
+                while True:
+                    try:
+                        self.leave(me, keep=error is None)
+                        break
+                    except BaseException as another:
+                        error = error or another
+                break
+            except BaseException as another:
+                error = error or another
+        if error is not None:
+            try:
+                raise error
+            finally:
+                error = None  # which refers to this frame
+        return me.kept
+
+    def join(self, me: Waiter) -> None:
+        """Queue up; to be followed by `leave`, whatever happens."""
+        self.__enlist(me)
+        self.__arrive(me, None, join=True)
+
+    def sleep(self, me: Waiter, seconds: float | None) -> None:
+        """Sleep until granted, at most so many seconds."""
+        deadline = None if seconds is None else monotonic() + seconds
+        while me.gate is not None:
+            if me not in self.state[1]:
+                me.kept = True  # nothing comes between the look at the state and this
+                break
+            if not sleep_at(me.gate, deadline):
+                break
+            if me in self.state[1]:  # what we wait for may have come while we were away
+                self.__install(self.admit)
+
+    def leave(self, me: Waiter, keep: bool) -> None:
+        """Make an end: keep what was granted, or leave no trace.  `me.kept` tells which.
+
+        It can be interrupted anywhere.  It must then be called again until it comes to its end,
+        no longer to keep anything.
+        """
+        while me.joined:
+            old = self.state
+            value, waiters = old
+            if me in waiters:
+                others = tuple(each for each in waiters if each is not me)
+                value, waiters, granted = self.admit(value, others)
+            elif keep:
+                me.kept = True
+                break
+            else:
+                value, waiters, granted = self.give(value, waiters, me.request)
+            new = (value, waiters)
+            granted += me.wake
+            with self.__guard:
+                if self.state is old:
+                    self.state = new
+                    me.joined = me.kept = False
+                    me.wake = granted
+        _wake(me.wake)
+        if _thread.waiter is me:
+            _thread.waiter = me.outer
+        _waiting.pop(me, None)
+        if me.sent_away is not None:
+            me.sent_away.away = False
+            _recall(me.sent_away)
+
+    def __suspended(self) -> Waiter | None:
+        """The call of this thread for the same object that we interrupt."""
+        below = _thread.waiter
+        while below is not None and not (below.line is self and below.joined and not below.kept):
+            below = below.outer
+        return below
+
+    def __enlist(self, me: Waiter) -> None:
+        """From here to the end of `leave`, a nested call and the child of a fork find it."""
+        me.gate = closed_gate()
+        _waiting[me] = None
+        _thread.waiter = me
+
+    def __arrive(self, me: Waiter, below: Waiter | None, join: bool) -> None:
+        """Get what is asked for, if it is our turn; else queue up, if told so."""
+        if below is not None and not below.away:
+            below.away = True
+            me.sent_away = below
+        while True:
+            old = self.state
+            value, waiters = old
+            if below is None or below in waiters:
+                value, waiters, granted = self.admit(value, (*waiters, me))
+                kept = me not in waiters
+            else:  # it was granted what it waits for: ours to use, in its place
+                value = self.give(value, (), below.request)[0]
+                rest = self.take(value, me.request)
+                kept = rest is not None
+                if kept:
+                    value, waiters, granted = self.admit(rest, (below, *waiters))
+                else:
+                    value, waiters, granted = self.admit(value, (below, me, *waiters))
+            if not (kept or join):
+                break
+            new = (value, waiters)
+            granted = tuple(each for each in granted if each is not me)
+            with self.__guard:
+                if self.state is old:
+                    self.state = new
+                    me.joined = True
+                    me.kept = kept
+                    me.wake = granted
+            if me.joined:
+                break
+        _wake(me.wake)
+
+
+def _forget_waiters() -> None:
+    """In the child of a fork: of all who waited, only this thread is left.
+
+    (Its wait, if any, was interrupted by a handler that forked, and goes on in the child.)
+    It runs by itself there, so it needs no section.
+    """
+    this_thread = threading.get_ident()
+    for line in {waiter.line for waiter in _waiting}:
+        value, waiters = line.state
+        mine = tuple(waiter for waiter in waiters if waiter.thread == this_thread)
+        value, mine, granted = line.admit(value, mine)
+        line.state = (value, mine)
+        _wake(granted)
+    for waiter in list(_waiting):
+        if waiter.thread != this_thread:
+            del _waiting[waiter]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_waiters)

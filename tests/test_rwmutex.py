@@ -1,0 +1,1005 @@
+"""RWMutex: two sides, phases, counted holds, downgrades, time-outs and interrupts."""
+
+import copy
+import gc
+import math
+import pickle
+import random
+import threading
+import time
+import weakref
+
+import pytest
+from support import LONG, RAIN, eventually, for_a_while, python, run_threads, started
+
+from nogil_sync import RWMutex
+
+threads = pytest.mark.thread_unsafe(reason="starts threads itself")
+processes = pytest.mark.thread_unsafe(reason="starts processes itself")
+signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
+sides = pytest.mark.parametrize("side", ["read", "write"])
+
+
+def state(rw):
+    return rw.read.locked(), rw.write.locked()
+
+
+FREE, READ, WRITTEN = (False, False), (True, False), (False, True)
+
+
+# The interface
+
+
+def test_read():
+    rw = RWMutex()
+    assert state(rw) == FREE
+    assert rw.read.acquire() is True
+    assert state(rw) == READ
+    assert rw.read.acquire() is True
+    assert rw.write.acquire(False) is False
+    assert rw.read.release() is None
+    assert state(rw) == READ
+    rw.read.release()
+    assert state(rw) == FREE
+
+
+def test_write():
+    rw = RWMutex()
+    assert rw.write.acquire() is True
+    assert state(rw) == WRITTEN
+    for side in (rw.read, rw.write):
+        assert side.acquire(False) is False
+        assert side.acquire(blocking=False) is False
+        assert side.acquire(timeout=0) is False
+        assert side.acquire(True, 0.01) is False
+    assert rw.write.release() is None
+    assert state(rw) == FREE
+
+
+@sides
+def test_with(side):
+    rw = RWMutex()
+    view = getattr(rw, side)
+    with view as entered:
+        assert entered is True
+        assert view.locked()
+    assert state(rw) == FREE
+    with pytest.raises(LookupError), view:
+        raise LookupError
+    assert state(rw) == FREE
+
+
+@sides
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        ((), {}),
+        ((True,), {}),
+        ((True, -1), {}),
+        ((1, -1.0), {}),
+        ((), {"timeout": None}),
+        ((), {"timeout": 5}),
+        ((), {"timeout": threading.TIMEOUT_MAX}),
+        ((False,), {}),
+        ((False, -1), {}),
+        ((0,), {"timeout": None}),
+        ((), {"blocking": True, "timeout": 0}),
+    ],
+)
+def test_ways_to_acquire(side, args, kwargs):
+    rw = RWMutex()
+    view = getattr(rw, side)
+    assert view.acquire(*args, **kwargs) is True
+    assert view.locked()
+    view.release()
+
+
+@sides
+@pytest.mark.parametrize(
+    ("args", "kwargs", "error"),
+    [
+        ((False, 5), {}, ValueError),
+        ((False, 0), {}, ValueError),
+        ((), {"blocking": False, "timeout": 1.5}, ValueError),
+        ((True, -2), {}, ValueError),
+        ((), {"timeout": -0.5}, ValueError),
+        ((), {"timeout": -math.inf}, ValueError),
+        ((), {"timeout": math.nan}, ValueError),
+        ((False, math.nan), {}, ValueError),
+        ((), {"timeout": math.inf}, OverflowError),
+        ((), {"timeout": threading.TIMEOUT_MAX * 2}, OverflowError),
+        ((), {"timeout": 10**400}, OverflowError),
+        ((), {"timeout": "1"}, TypeError),
+        ((True, 1, 2), {}, TypeError),
+        ((), {"wait": 1}, TypeError),
+    ],
+)
+@pytest.mark.parametrize("held", [None, "read", "write"])
+def test_wrong_arguments(side, args, kwargs, error, held):
+    rw = RWMutex()
+    if held:
+        getattr(rw, held).acquire()
+    before = state(rw)
+    with pytest.raises(error):
+        getattr(rw, side).acquire(*args, **kwargs)
+    assert state(rw) == before
+    if held:
+        getattr(rw, held).release()
+    with rw.write:
+        pass
+
+
+def test_messages():
+    rw = RWMutex()
+    for side in (rw.read, rw.write):
+        with pytest.raises(RuntimeError, match="release unlocked lock"):
+            side.release()
+        with pytest.raises(ValueError, match="can't specify a timeout for a non-blocking call"):
+            side.acquire(False, 5)
+    with pytest.raises(RuntimeError, match="downgrade of an unlocked write lock"):
+        rw.downgrade()
+    for call in (lambda: RWMutex(1), lambda: rw.downgrade(1), lambda: rw.read.release(1)):
+        with pytest.raises(TypeError):
+            call()
+
+
+def test_wrong_releases_change_nothing():
+    rw = RWMutex()
+    for _ in range(2):
+        for wrong in (rw.read.release, rw.write.release, rw.downgrade):
+            with pytest.raises(RuntimeError):
+                wrong()
+    assert state(rw) == FREE
+    rw.read.acquire()
+    rw.read.acquire()
+    for wrong in (rw.write.release, rw.downgrade):
+        with pytest.raises(RuntimeError):
+            wrong()
+    assert state(rw) == READ
+    rw.read.release()
+    assert rw.write.acquire(False) is False
+    rw.read.release()
+    rw.write.acquire()
+    with pytest.raises(RuntimeError):
+        rw.read.release()
+    assert state(rw) == WRITTEN
+    assert rw.read.acquire(False) is False
+    rw.write.release()
+    assert state(rw) == FREE
+
+
+def test_views_are_always_the_same():
+    rw = RWMutex()
+    assert rw.read is rw.read
+    assert rw.write is rw.write
+    assert rw.read is not rw.write
+    for side in ("read", "write"):
+        with pytest.raises(AttributeError):
+            setattr(rw, side, None)
+        with pytest.raises(AttributeError):
+            delattr(rw, side)
+
+
+def test_views_live_by_themselves():
+    read, write = RWMutex().read, RWMutex().write
+    gc.collect()
+    with read, write:
+        assert read.locked()
+        assert write.locked()
+        assert not write.acquire(False)
+    rw = RWMutex()
+    read, write = rw.read, rw.write
+    read.acquire()
+    del rw
+    gc.collect()
+    assert write.acquire(timeout=0.01) is False
+    read.release()
+    assert write.acquire()
+
+
+@sides
+def test_views_as_objects(side):
+    rw = RWMutex()
+    view = getattr(rw, side)
+    cls = type(view)
+    assert cls.__name__ == {"read": "RWMutexReader", "write": "RWMutexWriter"}[side]
+    assert cls.__module__ == "nogil_sync"
+    assert cls.__doc__
+    assert ">>>" in cls.__doc__
+    for name in ("acquire", "release", "locked"):
+        assert getattr(cls, name).__doc__
+    with pytest.raises(TypeError, match=f"cannot create '.*{cls.__name__}' instances"):
+        cls()
+    with pytest.raises(TypeError):
+        cls(rw)
+    with pytest.raises(TypeError):
+        type("Sub", (cls,), {})
+    with pytest.raises(TypeError, match=cls.__name__):
+        pickle.dumps(view)
+    with pytest.raises(TypeError, match=cls.__name__):
+        copy.copy(view)
+    with pytest.raises(AttributeError):
+        view.new = 1
+    assert weakref.ref(view)() is view
+    assert view == view
+    assert view != getattr(RWMutex(), side)
+    assert bool(view)
+    hash(view)
+
+
+def test_repr():
+    rw = RWMutex()
+    where = f"{id(rw):#x}"
+    assert repr(rw) == f"<nogil_sync.RWMutex object at {where}, unlocked>"
+    assert repr(rw.read) == f"<nogil_sync.RWMutexReader object at {id(rw.read):#x}, unlocked>"
+    with rw.read:
+        assert repr(rw) == f"<nogil_sync.RWMutex object at {where}, read-locked>"
+        assert repr(rw.read) == f"<nogil_sync.RWMutexReader object at {id(rw.read):#x}, locked>"
+        assert repr(rw.write).endswith(", unlocked>")
+    with rw.write:
+        assert repr(rw) == f"<nogil_sync.RWMutex object at {where}, write-locked>"
+        assert repr(rw.write) == f"<nogil_sync.RWMutexWriter object at {id(rw.write):#x}, locked>"
+
+
+def test_timeout_that_uses_the_lock():
+    rw = RWMutex()
+
+    class Odd:
+        def __float__(self):
+            with rw.write:
+                return 1.0
+
+    assert rw.read.acquire(timeout=Odd())
+    rw.read.release()
+    assert rw.write.acquire(timeout=Odd())
+    rw.write.release()
+
+
+@pytest.mark.parametrize("who", ["read", "write", "both"])
+def test_at_fork_reinit(who):
+    rw = RWMutex()
+    reset = {"read": rw.read, "write": rw.write, "both": rw}[who]._at_fork_reinit
+    reset()
+    assert state(rw) == FREE
+    rw.write.acquire()
+    reset()
+    assert state(rw) == FREE
+    rw.read.acquire()
+    rw.read.acquire()
+    reset()
+    assert state(rw) == FREE
+    rw.write.acquire()
+    rw.downgrade()
+    reset()
+    assert state(rw) == FREE
+    rw.read.acquire()
+    with pytest.raises(RuntimeError):  # the mark is gone as well
+        rw.write.release()
+    rw.read.release()
+    with rw.write:
+        pass
+
+
+# Downgrade
+
+
+def test_downgrade():
+    rw = RWMutex()
+    rw.write.acquire()
+    assert rw.downgrade() is None
+    assert state(rw) == READ
+    with pytest.raises(RuntimeError):
+        rw.downgrade()
+    assert rw.write.acquire(False) is False
+    assert rw.read.acquire(False) is True
+    rw.write.release()
+    assert state(rw) == READ
+    with pytest.raises(RuntimeError):
+        rw.write.release()
+    rw.read.release()
+    assert state(rw) == FREE
+    with rw.write:
+        rw.downgrade()
+        assert state(rw) == READ
+    assert state(rw) == FREE
+    with pytest.raises(RuntimeError):
+        rw.write.release()
+
+
+def test_downgraded_hold_released_by_either_side():
+    rw = RWMutex()
+    rw.write.acquire()
+    rw.downgrade()
+    rw.read.release()
+    assert state(rw) == FREE
+    with pytest.raises(RuntimeError):
+        rw.write.release()
+    with pytest.raises(RuntimeError):
+        rw.read.release()
+    assert state(rw) == FREE
+
+
+def test_a_mark_is_never_more_than_a_hold():
+    rw = RWMutex()
+    rw.write.acquire()
+    rw.downgrade()
+    rw.read.acquire()
+    rw.read.acquire()
+    # Three holds, one of them marked: two releases of readers leave the marked one.
+    rw.read.release()
+    rw.read.release()
+    assert state(rw) == READ
+    assert rw.write.acquire(False) is False
+    rw.write.release()
+    assert state(rw) == FREE
+    # The mark of a hold that is gone is gone.
+    rw.write.acquire()
+    rw.downgrade()
+    rw.read.release()
+    rw.read.acquire()
+    with pytest.raises(RuntimeError):
+        rw.write.release()
+    assert state(rw) == READ
+    rw.read.release()
+    # A writer's release comes before that of a mark.
+    with rw.write:
+        rw.downgrade()
+        rw.read.release()
+        rw.write.acquire()
+        assert state(rw) == WRITTEN
+    assert state(rw) == FREE
+
+
+def test_no_sequence_of_releases_lets_a_writer_in_beside_a_reader():
+    # Against a model: counted holds, a writer, marks.
+    rng = random.Random(1)
+    for _ in range(300):
+        rw = RWMutex()
+        readers = marks = 0
+        writing = False
+        for _ in range(40):
+            way = rng.randrange(5)
+            if way == 0:
+                assert rw.read.acquire(False) is not writing
+                readers += not writing
+            elif way == 1:
+                assert rw.write.acquire(False) is (not writing and not readers)
+                writing = writing or not readers
+            elif way == 2 and readers:
+                rw.read.release()
+                readers -= 1
+                marks = min(marks, readers)
+            elif way == 3 and writing:
+                rw.write.release()
+                writing = False
+            elif way == 3 and marks:
+                rw.write.release()
+                marks -= 1
+                readers -= 1
+            elif way == 4 and writing:
+                rw.downgrade()
+                writing, readers, marks = False, 1, 1
+            elif way > 1:
+                wrong = {2: rw.read.release, 3: rw.write.release, 4: rw.downgrade}[way]
+                with pytest.raises(RuntimeError):
+                    wrong()
+            assert state(rw) == (readers > 0, writing)
+
+
+# Between threads
+
+
+@threads
+def test_excludes():
+    rw = RWMutex()
+    data = [0, 0]
+    n = 400
+
+    def write():
+        for _ in range(n):
+            with rw.write:
+                data[0] += 1
+                data[1] += 1
+
+    def read():
+        for _ in range(n):
+            with rw.read:
+                assert data[0] == data[1]
+
+    run_threads(write, read, times=2)
+    assert data == [2 * n, 2 * n]
+    assert state(rw) == FREE
+
+
+@threads
+def test_readers_read_at_the_same_time():
+    rw = RWMutex()
+    barrier = threading.Barrier(5)
+
+    def read():
+        with rw.read:
+            barrier.wait(LONG)
+
+    run_threads(read, times=5)
+
+
+@threads
+def test_any_thread_may_release():
+    rw = RWMutex()
+    rw.write.acquire()
+    run_threads(rw.write.release)
+    rw.read.acquire()
+    rw.read.acquire()
+    run_threads(rw.read.release, rw.read.release)
+    assert state(rw) == FREE
+
+
+@threads
+def test_a_waiting_writer_keeps_new_readers_out():
+    rw = RWMutex()
+    rw.read.acquire()
+    writer, wrote = started(rw.write.acquire)
+    assert rw.read.acquire(False) is False
+    assert rw.read.acquire(timeout=0.02) is False
+    reader, read = started(rw.read.acquire)
+    assert not read
+    assert not wrote
+    rw.read.release()  # the last reader lets the writer in
+    writer.join(LONG)
+    assert wrote == [True]
+    assert not read
+    assert state(rw) == WRITTEN
+    rw.write.release()
+    reader.join(LONG)
+    assert read == [True]
+    assert state(rw) == READ
+
+
+@threads
+def test_only_the_last_reader_lets_the_writer_in():
+    rw = RWMutex()
+    for _ in range(3):
+        rw.read.acquire()
+    writer, wrote = started(rw.write.acquire)
+    for _ in range(2):
+        rw.read.release()
+        time.sleep(0.02)
+        assert not wrote
+    rw.read.release()
+    writer.join(LONG)
+    assert wrote == [True]
+
+
+@threads
+def test_a_release_admits_waiting_readers_before_the_next_writer():
+    rw = RWMutex()
+    rw.write.acquire()
+    first, first_wrote = started(rw.write.acquire)
+    readers = [started(rw.read.acquire) for _ in range(3)]
+    second, second_wrote = started(rw.write.acquire)
+    late = started(rw.read.acquire)
+    rw.write.release()
+    # All who waited to read are in, those behind the writers, too; new ones are not.
+    assert eventually(lambda: all(r for _, r in [*readers, late]))
+    assert state(rw) == READ
+    assert rw.read.acquire(False) is False
+    assert not first_wrote
+    for _ in range(4):
+        assert not first_wrote
+        rw.read.release()
+    first.join(LONG)
+    assert first_wrote == [True]
+    assert not second_wrote
+    rw.write.release()
+    second.join(LONG)
+    assert second_wrote == [True]
+    rw.write.release()
+    assert state(rw) == FREE
+
+
+@threads
+def test_writers_come_in_order():
+    rw = RWMutex()
+    order = []
+
+    def work(k):
+        with rw.write:
+            order.append(k)
+
+    rw.write.acquire()
+    workers = [started(work, k)[0] for k in range(5)]
+    rw.write.release()
+    for worker in workers:
+        worker.join(LONG)
+    assert order == list(range(5))
+
+
+@threads
+def test_a_writer_that_gives_up_lets_the_readers_in():
+    rw = RWMutex()
+    rw.read.acquire()
+    writer, wrote = started(rw.write.acquire, timeout=0.3)
+    readers = [started(rw.read.acquire) for _ in range(2)]
+    assert not any(r for _, r in readers)
+    writer.join(LONG)
+    assert wrote == [False]
+    for thread, result in readers:
+        thread.join(LONG)
+        assert result == [True]
+    assert rw.read.acquire(False) is True
+    for _ in range(4):
+        rw.read.release()
+    assert state(rw) == FREE
+
+
+@threads
+def test_one_writer_of_two_gives_up():
+    rw = RWMutex()
+    rw.read.acquire()
+    impatient, _ = started(rw.write.acquire, timeout=0.1)
+    writer, wrote = started(rw.write.acquire)
+    reader, read = started(rw.read.acquire)
+    impatient.join(LONG)
+    time.sleep(0.02)
+    assert not read  # the other one still keeps it out
+    assert rw.read.acquire(False) is False
+    rw.read.release()
+    writer.join(LONG)
+    assert wrote == [True]
+    rw.write.release()
+    reader.join(LONG)
+    assert read == [True]
+
+
+@threads
+@sides
+def test_time_out(side):
+    rw = RWMutex()
+    rw.write.acquire()
+    view = getattr(rw, side)
+    begin = time.monotonic()
+    assert view.acquire(timeout=0.1) is False
+    assert 0.09 <= time.monotonic() - begin < 5
+    thread, result = started(view.acquire, timeout=0.05)
+    thread.join(LONG)
+    assert result == [False]
+    rw.write.release()
+    assert view.acquire(timeout=0.1) is True
+    view.release()
+    assert state(rw) == FREE
+
+
+@threads
+def test_downgrade_lets_waiting_readers_in():
+    rw = RWMutex()
+    rw.write.acquire()
+    writer, wrote = started(rw.write.acquire)
+    readers = [started(rw.read.acquire) for _ in range(2)]
+    rw.downgrade()
+    for thread, result in readers:
+        thread.join(LONG)
+        assert result == [True]
+    assert not wrote
+    assert state(rw) == READ
+    assert rw.read.acquire(False) is False
+    rw.write.release()
+    rw.read.release()
+    assert not wrote
+    rw.read.release()
+    writer.join(LONG)
+    assert wrote == [True]
+    assert state(rw) == WRITTEN
+
+
+@threads
+def test_no_writer_comes_between_in_a_downgrade():
+    rw = RWMutex()
+    value = 0
+
+    def work():
+        nonlocal value
+        for _ in range(200):
+            with rw.write:
+                value = mine = value + 1
+                rw.downgrade()
+                assert value == mine
+
+    run_threads(work, times=4)
+    assert value == 800
+    assert state(rw) == FREE
+
+
+@threads
+def test_overlapping_readers_do_not_starve_writers():
+    rw = RWMutex()
+    stop = time.monotonic() + 1
+    writes = reads = 0
+
+    def read():
+        nonlocal reads
+        while time.monotonic() < stop:
+            with rw.read:
+                reads += 1
+                time.sleep(0.002)
+
+    def write():
+        nonlocal writes
+        while time.monotonic() < stop:
+            with rw.write:
+                writes += 1
+            time.sleep(0.001)
+
+    run_threads(read, read, read, write)
+    assert writes >= 20, (writes, reads)
+    assert reads >= 20, (writes, reads)
+
+
+@threads
+def test_successive_writers_do_not_starve_readers():
+    rw = RWMutex()
+    stop = time.monotonic() + 1
+    writes = reads = 0
+
+    def write():
+        nonlocal writes
+        while time.monotonic() < stop:
+            with rw.write:
+                writes += 1
+                time.sleep(0.002)
+
+    def read():
+        nonlocal reads
+        while time.monotonic() < stop:
+            with rw.read:
+                reads += 1
+            time.sleep(0.001)
+
+    run_threads(write, write, write, read)
+    assert writes >= 20, (writes, reads)
+    assert reads >= 20, (writes, reads)
+
+
+@threads
+def test_time_outs_and_tries_lose_nothing():
+    rw = RWMutex()
+    inside = [0, 0]
+
+    def work(k):
+        rng = random.Random(k)
+        taken = 0
+        for _ in for_a_while(0.7):
+            write = rng.randrange(3) == 0
+            view = rw.write if write else rw.read
+            way = rng.randrange(3)
+            got = (
+                view.acquire(False) if way == 0 else view.acquire(timeout=way * rng.random() / 500)
+            )
+            if not got:
+                continue
+            taken += 1
+            if write:
+                inside[1] += 1
+                assert inside[1] == 1
+                inside[1] -= 1
+                if rng.randrange(2):
+                    rw.downgrade()
+            else:
+                assert inside[1] == 0
+            view.release()
+        return taken
+
+    assert all(run_threads(*[lambda k=k: work(k) for k in range(4)]))
+    assert state(rw) == FREE
+    assert rw.write.acquire(False)
+
+
+@threads
+def test_at_fork_reinit_with_waiters():
+    rw = RWMutex()
+    rw.write.acquire()
+    reader = started(rw.read.acquire, timeout=LONG)
+    writer = started(rw.write.acquire, timeout=LONG)
+    rw._at_fork_reinit()
+    # Both go on, one after the other.
+    for _ in range(2):
+        assert eventually(lambda: any(state(rw)))
+        (rw.write if rw.write.locked() else rw.read).release()
+    for thread, result in (reader, writer):
+        thread.join(LONG)
+        assert result == [True]
+    assert state(rw) == FREE
+
+
+@threads
+def test_condition_of_threading_over_the_write_side():
+    rw = RWMutex()
+    condition = threading.Condition(rw.write)
+    with pytest.raises(RuntimeError):
+        condition.notify()
+    with condition:
+        assert condition.wait(0.01) is False
+        assert rw.write.locked()
+    assert state(rw) == FREE
+
+
+@threads
+def test_others_run_and_collect_while_one_waits():
+    rw = RWMutex()
+    rw.write.acquire()
+    waiters = [started(rw.read.acquire), started(rw.write.acquire)]
+    for _ in range(3):
+        gc.collect()
+    rw.write.release()
+    assert eventually(lambda: waiters[0][1] == [True])
+    rw.read.release()
+    for thread, result in waiters:
+        thread.join(LONG)
+        assert result == [True]
+
+
+# Ctrl-C, handlers, finalisers
+
+INTERRUPTED = """
+    import os, signal, sys, threading, time, _thread
+    from nogil_sync import RWMutex
+
+    def interrupter():
+        global sent
+        time.sleep(0.3)
+        sent = time.monotonic()
+        {send}
+
+    rw = RWMutex()
+    rw.{held}.acquire()
+    # Readers that the interrupted call keeps out, if it is a writer's.
+    others = [threading.Thread(target=rw.{others}.acquire, daemon=True) for _ in range(2)]
+    def start():
+        time.sleep(0.1)
+        for other in others: other.start()
+    threading.Thread(target=start).start()
+    threading.Thread(target=interrupter).start()
+    try:
+        rw.{side}.acquire({timeout})
+    except KeyboardInterrupt:
+        took = time.monotonic() - sent
+    else:
+        sys.exit("not interrupted")
+    print(f"{{took * 1000:.1f}} ms")
+    assert took < 1
+    if "{held}" == "{others}" == "read":
+        for other in others: other.join(10)
+        rw.read.release()
+        rw.read.release()
+        rw.read.release()
+    else:
+        rw.{held}.release()
+        for _ in others:
+            end = time.monotonic() + 10
+            while not rw.{others}.locked() and time.monotonic() < end: time.sleep(0.001)
+            rw.{others}.release()
+        for other in others: other.join(10)
+    assert not any(other.is_alive() for other in others)
+    assert not rw.read.locked() and not rw.write.locked()
+    assert rw.write.acquire(timeout=5)
+    rw.write.release()
+"""
+SEND = {
+    "kill": "os.kill(os.getpid(), signal.SIGINT)",
+    "interrupt_main": "_thread.interrupt_main()",
+}
+
+
+@processes
+@pytest.mark.parametrize("timeout", ["", "timeout=60"])
+@pytest.mark.parametrize("others", ["read", "write"])
+@pytest.mark.parametrize(
+    ("held", "side"), [("read", "write"), ("write", "write"), ("write", "read")]
+)
+def test_ctrl_c(held, side, others, timeout):
+    send = SEND["kill" if timeout else "interrupt_main"]
+    code = INTERRUPTED.format(send=send, held=held, side=side, others=others, timeout=timeout)
+    print(python(code).stdout)
+
+
+@processes
+@pytest.mark.parametrize("drops", [1, 3])
+@pytest.mark.parametrize("others", [0, 2])
+def test_an_interrupt_at_any_moment_leaves_the_lock_whole(others, drops):
+    print(
+        python(
+            RAIN
+            + f"""
+import itertools
+from nogil_sync import RWMutex
+rw = RWMutex()
+busy = True
+def other(side):
+    while busy:
+        if side.acquire(timeout=0.001):
+            side.release()
+views = [rw.read, rw.write]
+threads = [threading.Thread(target=other, args=(views[k % 2],)) for k in range({others})]
+for t in threads: t.start()
+turn = itertools.cycle(views)
+for _ in for_a_second():
+    side = next(turn)
+    if rain(side.acquire, True, {drops}):
+        side.release()
+busy = False
+for t in threads: t.join(10)
+assert not any(t.is_alive() for t in threads)
+assert not rw.read.locked() and not rw.write.locked(), rw
+assert rw.write.acquire(False)
+"""
+        ).stdout
+    )
+
+
+@signals
+@sides
+def test_handler_releases_what_its_thread_waits_for(interrupt, side):
+    rw = RWMutex()
+    rw.write.acquire()
+    interrupt(rw.write.release, 0.05)
+    assert getattr(rw, side).acquire(timeout=LONG) is True
+    getattr(rw, side).release()
+    assert state(rw) == FREE
+
+
+@signals
+@sides
+def test_handler_uses_what_its_thread_waits_for(interrupt, side):
+    rw = RWMutex()
+    rw.write.acquire()
+    log = []
+
+    def handler():
+        rw.write.release()
+        for view in (rw.read, rw.write):
+            log.append(view.acquire(timeout=LONG))
+            log.append(rw.write.acquire(timeout=0.01))
+            view.release()
+            log.append(view.acquire(False))
+            with pytest.raises(ValueError):
+                view.acquire(timeout=math.nan)
+            view.release()
+        with rw.write:
+            rw.downgrade()
+            with rw.read:
+                pass
+
+    interrupt(handler, 0.05)
+    assert getattr(rw, side).acquire(timeout=LONG) is True
+    assert log == [True, False, True] * 2
+    getattr(rw, side).release()
+    assert state(rw) == FREE
+
+
+@signals
+def test_handler_reads_while_its_thread_waits_to_write(interrupt):
+    rw = RWMutex()
+    rw.read.acquire()
+    log = []
+
+    def handler():
+        # The writer that waits is suspended below us: it keeps nobody out meanwhile.
+        log.append(rw.read.acquire(False))
+        log.append(rw.read.acquire(timeout=LONG))
+        log.append(rw.write.acquire(False))
+        for _ in range(3):
+            rw.read.release()
+
+    interrupt(handler, 0.05)
+    assert rw.write.acquire(timeout=LONG) is True
+    assert log == [True, True, False]
+    rw.write.release()
+    assert state(rw) == FREE
+
+
+@signals
+@sides
+def test_handler_waits_for_what_its_thread_waits_for(interrupt, side):
+    rw = RWMutex()
+    rw.write.acquire()
+    log = []
+
+    def handler():
+        for view in (rw.read, rw.write):
+            log.append(view.acquire(timeout=0.01))
+        for view in (rw.write, rw.read):
+            log.append(view.acquire(timeout=LONG))
+            view.release()
+
+    releaser = threading.Timer(0.3, rw.write.release)
+    releaser.start()
+    interrupt(handler, 0.05)
+    assert getattr(rw, side).acquire(timeout=LONG) is True
+    assert log == [False, False, True, True]
+    releaser.join()
+    getattr(rw, side).release()
+    assert state(rw) == FREE
+
+
+@signals
+def test_handlers_and_other_waiters(interrupt):
+    rw = RWMutex()
+    stop = threading.Event()
+    counts = [0, 0, 0]
+
+    def work(k):
+        while not stop.is_set():
+            with (rw.write, rw.read)[k]:
+                counts[k] += 1
+
+    def handler():
+        for view in (rw.read, rw.write):
+            if view.acquire(timeout=0.002):
+                view.release()
+
+    workers = [threading.Thread(target=work, args=(k,), daemon=True) for k in range(2)]
+    for worker in workers:
+        worker.start()
+    halt = interrupt(handler, 0.001, 0.001)
+    for i in for_a_while(1):
+        view = (rw.read, rw.write)[i % 2]
+        assert view.acquire(timeout=LONG)
+        counts[2] += 1
+        view.release()
+    halt()
+    stop.set()
+    for worker in workers:
+        worker.join(LONG)
+        assert not worker.is_alive()
+    assert all(counts)
+    assert state(rw) == FREE
+
+
+@threads
+def test_finaliser_uses_the_lock():
+    rw = RWMutex()
+    log = []
+
+    class Last:
+        def __init__(self):
+            self.me = self
+
+        def __del__(self):
+            log.append(rw.read.acquire(timeout=5))
+            rw.read.release()
+            log.append(rw.write.acquire(timeout=0.001))
+            if log[-1]:
+                rw.write.release()
+
+    Last()
+    gc.collect()
+    with rw.read:
+        Last()
+    gc.collect()
+    assert log == [True, True] * 2
+    assert state(rw) == FREE
+
+
+@threads
+def test_finalisers_in_collections_while_threads_wait():
+    rw = RWMutex()
+    ran = []
+
+    class Last:
+        def __init__(self):
+            self.me = self
+
+        def __del__(self):
+            view = (rw.read, rw.write)[len(ran) % 2]
+            ran.append(view.acquire(timeout=0.001) and view.release())
+
+    def work():
+        for k in range(30):
+            Last()
+            with (rw.read, rw.write)[k % 2]:
+                pass
+            gc.collect(0)
+
+    run_threads(work, times=3)
+    gc.collect()
+    assert len(ran) == 90
+    assert state(rw) == FREE

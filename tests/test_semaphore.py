@@ -1,0 +1,871 @@
+"""Semaphore: weights, strict order, what misuse leaves alone, time-outs and interrupts."""
+
+import gc
+import math
+import threading
+import time
+
+import pytest
+from support import LONG, RAIN, eventually, for_a_while, python, run_threads, started
+
+from nogil_sync import Semaphore
+
+threads = pytest.mark.thread_unsafe(reason="starts threads itself")
+processes = pytest.mark.thread_unsafe(reason="starts processes itself")
+signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
+
+MOST = 2**62 - 1
+
+
+# The interface
+
+
+def test_acquire_and_release():
+    s = Semaphore(2)
+    assert s.available() == 2
+    assert s.acquire() is True
+    assert s.acquire() is True
+    assert s.available() == 0
+    assert s.acquire(False) is False
+    assert s.release() is None
+    assert s.available() == 1
+    s.release()
+    assert s.available() == 2
+
+
+def test_one_by_default():
+    s = Semaphore()
+    assert s.available() == 1
+    with s as entered:
+        assert entered is True
+        assert s.acquire(blocking=False) is False
+    assert s.available() == 1
+    with pytest.raises(LookupError), s:
+        raise LookupError
+    assert s.available() == 1
+
+
+def test_weights():
+    s = Semaphore(value=10)
+    assert s.acquire(n=7) is True
+    assert s.acquire(False, n=4) is False
+    assert s.acquire(True, 0, n=4) is False
+    assert s.acquire(timeout=0.01, n=4) is False
+    assert s.acquire(n=3) is True
+    assert s.available() == 0
+    s.release(4)
+    s.release(n=5)
+    assert s.available() == 9
+    s.release()
+    assert s.available() == 10
+    assert s.acquire(n=10)
+
+
+def test_a_semaphore_of_none():
+    s = Semaphore(0)
+    assert s.available() == 0
+    with pytest.raises(ValueError, match="n exceeds the semaphore's value"):
+        s.acquire()
+    with pytest.raises(ValueError, match="n exceeds the semaphore's value"), s:
+        raise AssertionError
+    with pytest.raises(ValueError, match="released too many times"):
+        s.release()
+
+
+def test_the_largest():
+    s = Semaphore(MOST)
+    assert s.acquire(n=MOST)
+    assert not s.acquire(False)
+    s.release(MOST)
+    assert s.available() == MOST
+    with pytest.raises(ValueError):
+        s.release(MOST)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (-1, ValueError, "semaphore initial value must be >= 0"),
+        (-(10**30), ValueError, "semaphore initial value must be >= 0"),
+        (MOST + 1, OverflowError, None),
+        (10**30, OverflowError, None),
+        (1.0, TypeError, None),
+        ("1", TypeError, None),
+        (None, TypeError, None),
+    ],
+)
+def test_wrong_values(value, error, message):
+    with pytest.raises(error, match=message):
+        Semaphore(value)
+
+
+class Number:
+    def __index__(self):
+        return 2
+
+
+def test_anything_with_index():
+    s = Semaphore(Number())
+    assert s.acquire(n=Number())
+    s.release(Number())
+    with s.hold(Number()):
+        assert s.available() == 0
+    assert Semaphore(True).available() == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        ((), {}),
+        ((True,), {}),
+        ((True, None), {}),
+        ((1, 5.0), {"n": 2}),
+        ((), {"timeout": 5}),
+        ((), {"timeout": 0}),
+        ((), {"timeout": -1}),
+        ((), {"timeout": -math.inf}),
+        ((), {"timeout": threading.TIMEOUT_MAX}),
+        ((False,), {}),
+        ((False, None), {"n": 3}),
+        ((), {"blocking": False}),
+    ],
+)
+def test_ways_to_acquire(args, kwargs):
+    s = Semaphore(3)
+    assert s.acquire(*args, **kwargs) is True
+    n = kwargs.get("n", 1)
+    assert s.available() == 3 - n
+    s.release(n)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, -0.5, -math.inf, 0.001])
+def test_time_outs_of_nothing(timeout):
+    s = Semaphore()
+    with s:
+        assert s.acquire(timeout=timeout) is False
+        assert s.available() == 0
+        with pytest.raises(TimeoutError, match="timed out waiting for the semaphore"):
+            s.hold(timeout=timeout).__enter__()
+    assert s.available() == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "error", "message"),
+    [
+        ((False, 5), {}, ValueError, "can't specify timeout for non-blocking acquire"),
+        ((False, 0), {}, ValueError, "can't specify timeout for non-blocking acquire"),
+        ((False, -1), {}, ValueError, "can't specify timeout for non-blocking acquire"),
+        ((), {"timeout": math.nan}, ValueError, None),
+        ((), {"timeout": math.inf}, OverflowError, None),
+        ((), {"timeout": threading.TIMEOUT_MAX * 2}, OverflowError, None),
+        ((), {"timeout": 10**400}, OverflowError, None),
+        ((), {"timeout": "1"}, TypeError, None),
+        ((), {"n": 0}, ValueError, "n must be at least 1"),
+        ((), {"n": -1}, ValueError, "n must be at least 1"),
+        ((False,), {"n": -(10**30)}, ValueError, "n must be at least 1"),
+        ((), {"n": 3}, ValueError, "n exceeds the semaphore's value"),
+        ((False,), {"n": 3}, ValueError, "n exceeds the semaphore's value"),
+        ((), {"timeout": 0, "n": 10**30}, ValueError, "n exceeds the semaphore's value"),
+        ((), {"n": 1.0}, TypeError, None),
+        ((), {"n": None}, TypeError, None),
+        ((True, None, 1), {}, TypeError, None),
+        ((), {"count": 1}, TypeError, None),
+    ],
+)
+@pytest.mark.parametrize("taken", [0, 2])
+def test_wrong_arguments(args, kwargs, error, message, taken):
+    s = Semaphore(2)
+    if taken:
+        s.acquire(n=taken)
+    with pytest.raises(error, match=message):
+        s.acquire(*args, **kwargs)
+    assert s.available() == 2 - taken
+    if taken:
+        s.release(taken)
+
+
+@pytest.mark.parametrize(
+    ("n", "error", "message"),
+    [
+        (0, ValueError, "n must be at least 1"),
+        (-1, ValueError, "n must be at least 1"),
+        (-(10**30), ValueError, "n must be at least 1"),
+        (2, ValueError, "semaphore released too many times"),
+        (MOST, ValueError, "semaphore released too many times"),
+        (10**30, ValueError, "semaphore released too many times"),
+        (1.0, TypeError, None),
+        ("1", TypeError, None),
+    ],
+)
+def test_wrong_releases(n, error, message):
+    s = Semaphore(3)
+    s.acquire()
+    for _ in range(2):
+        with pytest.raises(error, match=message):
+            s.release(n)
+        assert s.available() == 2
+    s.release()
+    with pytest.raises(ValueError, match="released too many times"):
+        s.release()
+    assert s.available() == 3
+
+
+def test_wrong_numbers_of_arguments():
+    s = Semaphore()
+    for call in (
+        lambda: Semaphore(1, 2),
+        lambda: s.release(1, 2),
+        lambda: s.available(1),
+        lambda: s.hold(1, 2, 3),
+        lambda: s.hold(count=1),
+    ):
+        with pytest.raises(TypeError):
+            call()
+    assert s.available() == 1
+
+
+def test_arguments_that_use_the_semaphore():
+    s = Semaphore(3)
+
+    class Odd:
+        def __index__(self):
+            with s:
+                return 2
+
+        def __float__(self):
+            with s:
+                return 1.0
+
+    assert s.acquire(timeout=Odd(), n=Odd())
+    s.release(Odd())
+    assert s.available() == 3
+
+    class Failing:
+        def __index__(self):
+            raise LookupError
+
+        __float__ = __index__
+
+    for call in (
+        lambda: s.acquire(n=Failing()),
+        lambda: s.acquire(timeout=Failing()),
+        lambda: s.release(Failing()),
+        lambda: s.hold(Failing()),
+        lambda: s.hold(timeout=Failing()),
+    ):
+        with pytest.raises(LookupError):
+            call()
+    assert s.available() == 3
+
+
+def test_hold():
+    s = Semaphore(5)
+    hold = s.hold(3)
+    assert s.available() == 5  # nothing yet
+    with hold as entered:
+        assert entered is None
+        assert s.available() == 2
+        with pytest.raises(TimeoutError), s.hold(3, timeout=0.01):
+            raise AssertionError
+        with s.hold(2, 0):
+            assert s.available() == 0
+        assert s.available() == 2
+    with hold:  # again
+        assert s.available() == 2
+    with pytest.raises(LookupError), hold:
+        raise LookupError
+    assert s.available() == 5
+    with s.hold():
+        assert s.available() == 4
+
+
+def test_hold_nested_in_itself():
+    s = Semaphore(4)
+    hold = s.hold(2, timeout=0)
+    with hold, hold:
+        assert s.available() == 0
+        with pytest.raises(TimeoutError), hold:
+            raise AssertionError
+    assert s.available() == 4
+
+
+def test_hold_keeps_its_semaphore():
+    hold = Semaphore(2).hold(2, timeout=0)
+    gc.collect()
+    with hold, pytest.raises(TimeoutError), hold:
+        pass
+    with hold:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        ((0,), ValueError),
+        ((3,), ValueError),
+        ((1.0,), TypeError),
+        ((1, math.nan), ValueError),
+        ((1, math.inf), OverflowError),
+        ((1, "1"), TypeError),
+    ],
+)
+def test_hold_checks_at_once(args, error):
+    s = Semaphore(2)
+    with pytest.raises(error):
+        s.hold(*args)
+
+
+def test_repr():
+    s = Semaphore(3)
+    s.acquire()
+    assert repr(s) == f"<nogil_sync.Semaphore object at {id(s):#x}, 2 of 3 available>"
+
+
+def test_at_fork_reinit():
+    s = Semaphore(3)
+    s._at_fork_reinit()
+    assert s.available() == 3
+    s.acquire(n=2)
+    s._at_fork_reinit()
+    assert s.available() == 3
+    with pytest.raises(ValueError):
+        s.release()
+    assert s.acquire(n=3)
+
+
+# Between threads
+
+
+@threads
+def test_never_more_than_there_are():
+    s = Semaphore(3)
+    lock = threading.Lock()
+    inside = most = 0
+
+    def work(n):
+        nonlocal inside, most
+        for _ in range(300):
+            with s.hold(n):
+                with lock:
+                    inside += n
+                    most = max(most, inside)
+                with lock:
+                    inside -= n
+
+    run_threads(*[lambda n=n: work(n) for n in (1, 1, 2, 3)])
+    assert most <= 3
+    assert s.available() == 3
+
+
+@threads
+def test_any_thread_may_release():
+    s = Semaphore(2)
+    s.acquire(n=2)
+    run_threads(s.release, s.release)
+    assert s.available() == 2
+
+
+@threads
+def test_first_come_first_served():
+    s = Semaphore()
+    order = []
+
+    def work(k):
+        with s:
+            order.append(k)
+
+    s.acquire()
+    workers = [started(work, k)[0] for k in range(6)]
+    s.release()
+    for worker in workers:
+        worker.join(LONG)
+    assert order == list(range(6))
+
+
+@threads
+def test_a_large_request_is_not_overtaken():
+    s = Semaphore(3)
+    s.acquire(n=2)
+    large, large_got = started(s.acquire, n=3)
+    small, small_got = started(s.acquire)
+    # One is free, but the first in line wants three.
+    assert s.available() == 1
+    assert not small_got
+    assert s.acquire(False) is False
+    assert s.acquire(timeout=0.02) is False
+    s.release()
+    time.sleep(0.03)
+    assert not large_got
+    assert not small_got
+    s.release()
+    large.join(LONG)
+    assert large_got == [True]
+    assert not small_got
+    s.release(3)
+    small.join(LONG)
+    assert small_got == [True]
+    assert s.available() == 2
+
+
+@threads
+def test_one_release_lets_in_as_many_as_fit():
+    s = Semaphore(6)
+    s.acquire(n=6)
+    waiters = [started(s.acquire, n=n) for n in (1, 2, 3, 1)]
+    s.release(5)
+    assert eventually(lambda: [bool(r) for _, r in waiters] == [True, True, False, False])
+    assert s.available() == 2
+    time.sleep(0.03)
+    assert [bool(r) for _, r in waiters] == [True, True, False, False]
+    s.release(1)
+    assert eventually(lambda: [bool(r) for _, r in waiters] == [True, True, True, False])
+    s.release(1)
+    for thread, result in waiters:
+        thread.join(LONG)
+        assert result == [True]
+    assert s.available() == 0
+
+
+@threads
+def test_who_gives_up_lets_in_those_behind():
+    s = Semaphore(3)
+    s.acquire(n=2)
+    large, large_got = started(s.acquire, timeout=0.3, n=3)
+    waiters = [started(s.acquire), started(s.acquire)]
+    assert not any(r for _, r in waiters)
+    large.join(LONG)
+    assert large_got == [False]
+    assert eventually(lambda: waiters[0][1] == [True])
+    assert not waiters[1][1]
+    s.release()
+    waiters[1][0].join(LONG)
+    assert waiters[1][1] == [True]
+    s.release(3)
+    assert s.available() == 3
+
+
+@threads
+def test_time_out():
+    s = Semaphore()
+    s.acquire()
+    begin = time.monotonic()
+    assert s.acquire(timeout=0.1) is False
+    assert 0.09 <= time.monotonic() - begin < 5
+    thread, result = started(s.acquire, timeout=0.05)
+    thread.join(LONG)
+    assert result == [False]
+    with pytest.raises(TimeoutError), s.hold(timeout=0.05):
+        raise AssertionError
+    assert s.available() == 0
+    s.release()
+    assert s.acquire(timeout=0.1) is True
+
+
+@threads
+def test_hold_shared_by_threads():
+    s = Semaphore(4)
+    hold = s.hold(2)
+    lock = threading.Lock()
+    inside = most = 0
+
+    def work():
+        nonlocal inside, most
+        for _ in range(200):
+            with hold:
+                with lock:
+                    inside += 1
+                    most = max(most, inside)
+                with lock:
+                    inside -= 1
+
+    run_threads(work, times=4)
+    assert most <= 2
+    assert s.available() == 4
+
+
+@threads
+def test_time_outs_and_tries_lose_nothing():
+    s = Semaphore(4)
+
+    def work(k):
+        taken = 0
+        for i in for_a_while(0.7):
+            n = 1 + (i + k) % 4
+            got = s.acquire(False, n=n) if i % 3 == 0 else s.acquire(timeout=i % 5 / 2000, n=n)
+            if got:
+                taken += 1
+                s.release(n)
+        return taken
+
+    assert all(run_threads(*[lambda k=k: work(k) for k in range(4)]))
+    assert s.available() == 4
+    assert s.acquire(False, n=4)
+
+
+@threads
+def test_large_requests_are_not_starved():
+    s = Semaphore(4)
+    stop = time.monotonic() + 1
+
+    def work(n):
+        done = 0
+        while time.monotonic() < stop:
+            with s.hold(n):
+                time.sleep(0.001)
+            done += 1
+        return done
+
+    done = run_threads(*[lambda n=n: work(n) for n in (1, 1, 1, 1, 1, 4)])
+    assert min(done) >= 10, done
+    assert s.available() == 4
+
+
+@threads
+def test_at_fork_reinit_with_waiters():
+    s = Semaphore(2)
+    s.acquire(n=2)
+    thread, result = started(s.acquire, timeout=LONG, n=2)
+    s._at_fork_reinit()
+    thread.join(LONG)
+    assert result == [True]
+    assert s.available() == 0
+    s.release(2)
+
+
+@threads
+def test_others_run_and_collect_while_one_waits():
+    s = Semaphore()
+    s.acquire()
+    thread, result = started(s.acquire)
+    for _ in range(3):
+        gc.collect()
+    assert not result
+    s.release()
+    thread.join(LONG)
+    assert result == [True]
+
+
+# Ctrl-C, handlers, finalisers
+
+INTERRUPTED = """
+    import os, signal, sys, threading, time, _thread
+    from nogil_sync import Semaphore
+
+    def interrupter():
+        global sent
+        time.sleep(0.3)
+        sent = time.monotonic()
+        {send}
+
+    s = Semaphore(3)
+    s.acquire(n=2)
+    take = lambda: s.acquire(n=2)
+    others = [threading.Thread(target=take, daemon=True) for _ in range({others})]
+    for other in others: other.start()
+    time.sleep(0.05)
+    threading.Thread(target=interrupter).start()
+    try:
+        {wait}
+    except KeyboardInterrupt:
+        took = time.monotonic() - sent
+    else:
+        sys.exit("not interrupted")
+    print(f"{{took * 1000:.1f}} ms")
+    assert took < 1
+    assert s.available() == 1
+    for other in others:
+        s.release(2)
+        other.join(10)
+        assert not other.is_alive()
+        assert s.available() == 1
+    s.release(2)
+    assert s.acquire(timeout=5, n=3)
+    s.release(3)
+    assert s.available() == 3
+"""
+SEND = {
+    "kill": "os.kill(os.getpid(), signal.SIGINT)",
+    "interrupt_main": "_thread.interrupt_main()",
+}
+
+
+@processes
+@pytest.mark.parametrize(
+    "wait", ["s.acquire(n=2)", "s.acquire(timeout=60, n=3)", "s.hold(3).__enter__()"]
+)
+@pytest.mark.parametrize("others", [0, 2])
+@pytest.mark.parametrize("send", SEND)
+def test_ctrl_c(send, others, wait):
+    print(python(INTERRUPTED.format(send=SEND[send], others=others, wait=wait)).stdout)
+
+
+@processes
+def test_who_is_interrupted_lets_in_those_behind():
+    python(
+        """
+        import signal, threading, time
+        from nogil_sync import Semaphore
+        s = Semaphore(3)
+        s.acquire(n=2)
+        behind = threading.Thread(target=s.acquire, daemon=True)
+        def interrupter():
+            time.sleep(0.1)
+            behind.start()
+            time.sleep(0.1)
+            assert behind.is_alive()
+            signal.raise_signal(signal.SIGINT)
+        threading.Thread(target=interrupter).start()
+        try:
+            s.acquire(n=3)
+        except KeyboardInterrupt:
+            behind.join(10)
+            assert not behind.is_alive()
+            assert s.available() == 0
+        else:
+            raise AssertionError
+        """
+    )
+
+
+@processes
+@pytest.mark.parametrize("drops", [1, 3])
+@pytest.mark.parametrize("others", [0, 2])
+def test_an_interrupt_at_any_moment_leaves_the_semaphore_whole(others, drops):
+    print(
+        python(
+            RAIN
+            + f"""
+from nogil_sync import Semaphore
+s = Semaphore(3)
+busy = True
+def other():
+    while busy:
+        if s.acquire(timeout=0.001, n=2):
+            s.release(2)
+threads = [threading.Thread(target=other) for _ in range({others})]
+for t in threads: t.start()
+for _ in for_a_second():
+    if rain(lambda n: s.acquire(n=n), 2, {drops}):
+        s.release(2)
+busy = False
+for t in threads: t.join(10)
+assert not any(t.is_alive() for t in threads)
+assert s.available() == 3, s
+assert s.acquire(False, n=3)
+"""
+        ).stdout
+    )
+
+
+@signals
+def test_handler_runs_during_a_wait(interrupt):
+    s = Semaphore()
+    s.acquire()
+    calls = []
+    interrupt(lambda: calls.append(s.available()), 0.05, 0.05)
+    assert s.acquire(timeout=0.4) is False
+    assert len(calls) >= 2
+    assert not any(calls)
+
+
+@signals
+def test_handler_releases_what_its_thread_waits_for(interrupt):
+    s = Semaphore(2)
+    s.acquire(n=2)
+    interrupt(lambda: s.release(2), 0.05)
+    assert s.acquire(timeout=LONG, n=2) is True
+    s.release(2)
+    assert s.available() == 2
+
+
+@signals
+def test_handler_uses_what_its_thread_waits_for(interrupt):
+    s = Semaphore(3)
+    s.acquire(n=3)
+    log = []
+
+    def handler():
+        s.release(3)
+        log.append(s.acquire(timeout=LONG, n=2))
+        log.append(s.acquire(timeout=0.01, n=2))
+        log.append(s.acquire(False, n=1))
+        with pytest.raises(ValueError):
+            s.acquire(n=4)
+        s.release(3)
+        with s:
+            pass
+        with s.hold(3, timeout=LONG):
+            log.append(s.available())
+
+    interrupt(handler, 0.05)
+    assert s.acquire(timeout=LONG, n=3) is True
+    assert log == [True, False, True, 0]
+    s.release(3)
+    assert s.available() == 3
+
+
+@signals
+def test_handler_passes_its_own_thread_by(interrupt):
+    s = Semaphore(3)
+    s.acquire(n=2)
+    log = []
+
+    def handler():
+        # One is left, and who waits for three is suspended below us.
+        log.append(s.acquire(False))
+        log.append(s.acquire(False))
+        s.release()
+        log.append(s.acquire(timeout=LONG))
+        s.release()
+        s.release(2)
+
+    interrupt(handler, 0.05)
+    assert s.acquire(timeout=LONG, n=3) is True
+    assert log == [True, False, True]
+    assert s.available() == 0
+
+
+@signals
+def test_handler_does_not_overtake_others(interrupt):
+    s = Semaphore(3)
+    s.acquire(n=2)
+    log = []
+
+    def handler():
+        other = started(s.acquire, n=2)
+        log.append(s.acquire(False))  # it is the other one's turn
+        s.release(2)
+        other[0].join(LONG)
+        log.append(s.acquire(False))
+        s.release(2 + log[-1])
+
+    interrupt(handler, 0.05)
+    assert s.acquire(timeout=LONG, n=3) is True
+    assert log[0] is False
+    assert s.available() == 0
+
+
+@signals
+def test_handler_waits_for_what_its_thread_waits_for(interrupt):
+    s = Semaphore(2)
+    s.acquire(n=2)
+    log = []
+
+    def handler():
+        log.append(s.acquire(timeout=0.01))
+        log.append(s.acquire(timeout=LONG, n=2))
+        s.release(2)
+
+    releaser = threading.Timer(0.3, s.release, [2])
+    releaser.start()
+    interrupt(handler, 0.05)
+    assert s.acquire(timeout=LONG, n=2) is True
+    assert log == [False, True]
+    releaser.join()
+    s.release(2)
+    assert s.available() == 2
+
+
+@signals
+def test_handlers_within_handlers(interrupt):
+    s = Semaphore()
+    s.acquire()
+    log = []
+
+    def inner():
+        log.append("inner")
+        assert s.acquire(timeout=LONG)
+        s.release()
+
+    def handler():
+        log.append("outer")
+        interrupt(inner, 0.05)
+        releaser.start()
+        assert s.acquire(timeout=LONG)
+        s.release()
+
+    releaser = threading.Timer(0.3, s.release)
+    interrupt(handler, 0.05)
+    assert s.acquire(timeout=LONG)
+    assert log == ["outer", "inner"]
+    s.release()
+    assert s.available() == 1
+
+
+@signals
+def test_handlers_and_other_waiters(interrupt):
+    s = Semaphore(2)
+    stop = threading.Event()
+    counts = [0, 0, 0]
+
+    def work(k):
+        while not stop.is_set():
+            with s.hold(1 + k):
+                counts[k] += 1
+
+    def handler():
+        if s.acquire(timeout=0.002):
+            s.release()
+
+    workers = [threading.Thread(target=work, args=(k,), daemon=True) for k in range(2)]
+    for worker in workers:
+        worker.start()
+    halt = interrupt(handler, 0.001, 0.001)
+    for _ in for_a_while(1):
+        assert s.acquire(timeout=LONG, n=2)
+        counts[2] += 1
+        s.release(2)
+    halt()
+    stop.set()
+    for worker in workers:
+        worker.join(LONG)
+        assert not worker.is_alive()
+    assert all(counts)
+    assert s.available() == 2
+
+
+@threads
+def test_finaliser_uses_the_semaphore():
+    s = Semaphore(2)
+    log = []
+
+    class Last:
+        def __init__(self):
+            self.me = self
+
+        def __del__(self):
+            log.append(s.acquire(timeout=5))
+            s.release()
+
+    Last()
+    gc.collect()
+    with s:
+        Last()
+    gc.collect()
+    assert log == [True, True]
+    assert s.available() == 2
+
+
+@threads
+def test_finalisers_in_collections_while_threads_wait():
+    s = Semaphore(2)
+    ran = []
+
+    class Last:
+        def __init__(self):
+            self.me = self
+
+        def __del__(self):
+            ran.append(s.acquire(timeout=0.001) and s.release())
+
+    def work():
+        for _ in range(30):
+            Last()
+            with s.hold(2):
+                pass
+            gc.collect(0)
+
+    run_threads(work, times=3)
+    gc.collect()
+    assert len(ran) == 90
+    assert s.available() == 2

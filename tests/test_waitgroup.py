@@ -1,0 +1,704 @@
+"""WaitGroup: counts, waits for zero, and threads that count themselves."""
+
+import contextvars
+import gc
+import math
+import threading
+import time
+import weakref
+
+import pytest
+from support import LONG, RAIN, python, run_threads, started
+
+from nogil_sync import WaitGroup
+
+threads = pytest.mark.thread_unsafe(reason="starts threads itself")
+processes = pytest.mark.thread_unsafe(reason="starts processes itself")
+signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
+
+MOST = 2**31 - 1
+
+
+def pending(group):
+    """The count, which only the repr tells."""
+    return int(repr(group).split(", ")[-1].split()[0])
+
+
+# Counting
+
+
+def test_add_and_done():
+    g = WaitGroup()
+    assert pending(g) == 0
+    assert g.add() is None
+    assert g.add(3) is None
+    assert pending(g) == 4
+    assert g.done() is None
+    g.add(-2)
+    g.add(n=-1)
+    assert pending(g) == 0
+    g.add(0)
+    assert g.wait() is True
+
+
+def test_repr():
+    g = WaitGroup()
+    g.add(3)
+    assert repr(g) == f"<nogil_sync.WaitGroup object at {id(g):#x}, 3 pending>"
+
+
+@pytest.mark.parametrize("before", [0, 2])
+@pytest.mark.parametrize("n", [-3, -(2**31), -(2**63), -(10**30)])
+def test_below_zero(before, n):
+    g = WaitGroup()
+    g.add(before)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="negative WaitGroup counter"):
+            g.add(n)
+        assert pending(g) == before
+    g.add(-before)
+    with pytest.raises(RuntimeError, match="negative WaitGroup counter"):
+        g.done()
+    assert g.wait(0) is True
+
+
+@pytest.mark.parametrize("before", [1, MOST - 1, MOST])
+@pytest.mark.parametrize("n", [MOST, 2**31, 2**63, 10**30])
+def test_too_many(before, n):
+    g = WaitGroup()
+    g.add(before)
+    with pytest.raises(OverflowError, match="WaitGroup counter is too large"):
+        g.add(n)
+    assert pending(g) == before
+    g.add(-before)
+    g.add(MOST)
+    with pytest.raises(OverflowError):
+        g.add()
+    assert pending(g) == MOST
+
+
+def test_kinds_of_numbers():
+    g = WaitGroup()
+
+    class Number:
+        def __index__(self):
+            g.add()  # may use the group
+            return 2
+
+    g.add(Number())
+    assert pending(g) == 3
+    g.add(True)
+    assert pending(g) == 4
+    for wrong in (1.0, "1", None):
+        with pytest.raises(TypeError):
+            g.add(wrong)
+
+    class Failing:
+        def __index__(self):
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        g.add(Failing())
+    assert pending(g) == 4
+
+
+def test_wrong_numbers_of_arguments():
+    g = WaitGroup()
+    for call in (
+        lambda: WaitGroup(1),
+        lambda: g.add(1, 2),
+        lambda: g.done(1),
+        lambda: g.wait(1, 2),
+        lambda: g.wait(seconds=1),
+        lambda: g.go(),
+    ):
+        with pytest.raises(TypeError):
+            call()
+    assert pending(g) == 0
+
+
+# Waiting
+
+
+@pytest.mark.parametrize("timeout", [None, 0, -1, 5, threading.TIMEOUT_MAX])
+def test_wait_for_nothing(timeout):
+    g = WaitGroup()
+    assert g.wait() is True
+    assert g.wait(timeout) is True
+    assert g.wait(timeout=timeout) is True
+
+
+@pytest.mark.parametrize("timeout", [0, 0.0, -1, -0.5, -math.inf, 0.001])
+def test_wait_in_vain(timeout):
+    g = WaitGroup()
+    g.add()
+    assert g.wait(timeout) is False
+    assert pending(g) == 1
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"),
+    [
+        (math.nan, ValueError),
+        (math.inf, OverflowError),
+        (threading.TIMEOUT_MAX * 2, OverflowError),
+        (10**400, OverflowError),
+        ("1", TypeError),
+    ],
+)
+@pytest.mark.parametrize("count", [0, 1])
+def test_wrong_timeouts(timeout, error, count):
+    g = WaitGroup()
+    g.add(count)
+    with pytest.raises(error):
+        g.wait(timeout)
+    assert pending(g) == count
+
+
+def test_time_out():
+    g = WaitGroup()
+    g.add()
+    begin = time.monotonic()
+    assert g.wait(0.1) is False
+    assert 0.09 <= time.monotonic() - begin < 5
+
+
+@threads
+@pytest.mark.parametrize("n", [1, 5, 50])
+def test_zero_wakes_all(n):
+    g = WaitGroup()
+    g.add(2)
+    results = []
+    waiters = [
+        threading.Thread(target=lambda: results.append(g.wait(LONG)), daemon=True) for _ in range(n)
+    ]
+    for waiter in waiters:
+        waiter.start()
+    time.sleep(0.02)
+    g.done()
+    time.sleep(0.02)
+    assert not results
+    g.done()
+    for waiter in waiters:
+        waiter.join(LONG)
+    assert results == [True] * n
+
+
+@threads
+def test_zero_for_a_moment_is_enough():
+    for _ in range(30):
+        g = WaitGroup()
+        g.add()
+        waiters = [started(g.wait, LONG)] if _ < 5 else []
+        g.done()
+        g.add()
+        for thread, result in waiters:
+            thread.join(LONG)
+            assert result == [True]
+        assert pending(g) == 1
+        assert g.wait(0) is False
+
+
+@threads
+def test_used_again_and_again():
+    g = WaitGroup()
+    done = [0] * 4
+
+    def work(k, rounds):
+        for _ in range(rounds):
+            done[k] += 1
+            g.done()
+            barrier.wait(LONG)
+
+    barrier = threading.Barrier(5)
+    g.add(4)
+    workers = [threading.Thread(target=work, args=(k, 50), daemon=True) for k in range(4)]
+    for worker in workers:
+        worker.start()
+    for r in range(50):
+        assert g.wait(LONG)
+        assert done == [r + 1] * 4
+        g.add(4)
+        barrier.wait(LONG)
+    for worker in workers:
+        worker.join(LONG)
+    assert pending(g) == 4
+
+
+@threads
+def test_done_races_the_start_of_the_wait():
+    for _ in range(300):
+        g = WaitGroup()
+        g.add()
+        assert run_threads(lambda g=g: g.wait(LONG), g.done)[0] is True
+
+
+@threads
+def test_counts_of_many_threads():
+    g = WaitGroup()
+
+    def work():
+        for k in range(500):
+            g.add(k)
+            g.add(-k)
+            g.wait(0)
+
+    run_threads(work, times=4)
+    assert pending(g) == 0
+    g.add(2000)
+    run_threads(lambda: [g.done() for _ in range(500)], times=4)
+    assert pending(g) == 0
+
+
+@threads
+def test_time_outs_disturb_nobody():
+    g = WaitGroup()
+    g.add()
+    waiter, patient = started(g.wait, LONG)
+    run_threads(lambda: [g.wait(0.001) for _ in range(30)], times=3)
+    assert not patient
+    g.done()
+    waiter.join(LONG)
+    assert patient == [True]
+
+
+@threads
+def test_what_was_done_before_is_seen():
+    for _ in range(200):
+        g = WaitGroup()
+        g.add()
+        box = []
+        run_threads(
+            lambda box=box, g=g: (box.append(1), g.done()),
+            lambda box=box, g=g: g.wait(LONG) and box[0],
+        )
+
+
+@threads
+def test_others_run_and_collect_while_one_waits():
+    g = WaitGroup()
+    g.add()
+    waiter, result = started(g.wait)
+    for _ in range(3):
+        gc.collect()
+    g.done()
+    waiter.join(LONG)
+    assert result == [True]
+
+
+# go
+
+
+@threads
+def test_go():
+    g = WaitGroup()
+    log = []
+
+    def work(*args, **kwargs):
+        log.append((args, kwargs, pending(g), threading.current_thread()))
+        return "dropped"
+
+    thread = g.go(work, 1, 2, x=3, fn=4, self=5)
+    assert isinstance(thread, threading.Thread)
+    assert thread.daemon is False
+    assert g.wait(LONG)
+    assert log == [((1, 2), {"x": 3, "fn": 4, "self": 5}, 1, thread)]
+    thread.join(LONG)
+    assert not thread.is_alive()
+    assert pending(g) == 0
+
+
+@threads
+def test_go_many():
+    g = WaitGroup()
+    lock = threading.Lock()
+    total = 0
+
+    def work(n):
+        nonlocal total
+        with lock:
+            total += n
+
+    for n in range(50):
+        g.go(work, n)
+    assert g.wait(LONG)
+    assert total == sum(range(50))
+
+
+@threads
+def test_go_within_go():
+    g = WaitGroup()
+    log = []
+
+    def work(depth):
+        log.append(depth)
+        if depth:
+            g.go(work, depth - 1)
+            g.go(work, depth - 1)
+
+    g.go(work, 4)
+    assert g.wait(LONG)
+    assert len(log) == 31
+
+
+@threads
+def test_go_is_not_a_daemon_even_from_one():
+    g = WaitGroup()
+    result = []
+    thread = threading.Thread(target=lambda: result.append(g.go(time.sleep, 0)), daemon=True)
+    thread.start()
+    thread.join(LONG)
+    assert result[0].daemon is False
+    assert g.wait(LONG)
+
+
+@threads
+@pytest.mark.parametrize("wrong", [None, 1, "f"])
+def test_go_of_what_cannot_be_called(wrong):
+    g = WaitGroup()
+    before = threading.active_count()
+    with pytest.raises(TypeError):
+        g.go(wrong)
+    with pytest.raises(TypeError):
+        g.go(fn=print)
+    assert pending(g) == 0
+    assert threading.active_count() == before
+
+
+variable = contextvars.ContextVar("variable", default="default")
+
+
+@threads
+def test_go_runs_in_a_copy_of_the_context():
+    g = WaitGroup()
+    seen = []
+
+    def work():
+        seen.append(variable.get())
+        variable.set("theirs")
+
+    token = variable.set("mine")
+    try:
+        g.go(work)
+        variable.set("later")
+        g.go(work)
+        assert g.wait(LONG)
+        assert sorted(seen) == ["later", "mine"]
+        assert variable.get() == "later"
+    finally:
+        variable.reset(token)
+
+
+@threads
+def test_exceptions_reach_the_hook_before_the_count(monkeypatch):
+    g = WaitGroup()
+    log = []
+
+    def hook(args):
+        log.append((args.exc_type, str(args.exc_value), args.thread, pending(g)))
+        assert args.exc_traceback is not None
+        time.sleep(0.05)
+        log.append("hook done")
+
+    def work():
+        raise LookupError("of work")
+
+    monkeypatch.setattr(threading, "excepthook", hook)
+    thread = g.go(work)
+    assert g.wait(LONG)
+    assert log == [(LookupError, "of work", thread, 1), "hook done"]
+    thread.join(LONG)
+    assert len(log) == 2  # and only once
+
+
+@threads
+def test_a_hook_that_fails(monkeypatch, capsys):
+    g = WaitGroup()
+
+    def hook(args):
+        raise ValueError("of the hook")
+
+    monkeypatch.setattr(threading, "excepthook", hook)
+    thread = g.go(lambda: 1 / 0)
+    assert g.wait(LONG)
+    thread.join(LONG)
+    assert "of the hook" in capsys.readouterr().err
+
+
+@threads
+@pytest.mark.parametrize("error", [SystemExit, SystemExit(3)])
+def test_exit_is_silent(monkeypatch, capsys, error):
+    g = WaitGroup()
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+
+    def work():
+        raise error
+
+    thread = g.go(work)
+    assert g.wait(LONG)
+    thread.join(LONG)
+    assert capsys.readouterr().err == ""
+
+
+@threads
+def test_other_exceptions_are_reported(monkeypatch, capsys):
+    g = WaitGroup()
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+
+    def work():
+        raise KeyboardInterrupt("somewhere else")
+
+    thread = g.go(work)
+    assert g.wait(LONG)
+    thread.join(LONG)
+    assert "somewhere else" in capsys.readouterr().err
+
+
+@threads
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_is_kept_when_the_count_goes_down(monkeypatch, fails):
+    g = WaitGroup()
+
+    class Thing:
+        pass
+
+    class Work:
+        def __call__(self, thing, key=None):
+            local = Thing()
+            watches.append(weakref.ref(local))
+            if fails:
+                raise LookupError(Thing())
+
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    for _ in range(5):
+        fn, thing, other = Work(), Thing(), Thing()
+        watches = [weakref.ref(fn), weakref.ref(thing), weakref.ref(other)]
+        thread = g.go(fn, thing, key=other)
+        del fn, thing, other
+        assert g.wait(LONG)
+        # Whatever the thread still runs, nothing of ours is with it.
+        assert [watch() for watch in watches] == [None] * 4
+        thread.join(LONG)
+
+
+@threads
+def test_a_thread_that_cannot_start(monkeypatch):
+    g = WaitGroup()
+    log = []
+
+    def start(self):
+        log.append(pending(g))
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            g.go(print)
+    assert log == [1]
+    assert pending(g) == 0
+    assert g.wait(0)
+    g.add(MOST)
+    with pytest.raises(OverflowError):
+        g.go(print)
+    assert pending(g) == MOST
+
+
+@threads
+def test_a_start_that_is_interrupted_after_the_thread_began(monkeypatch):
+    # As by a Ctrl-C in Thread.start: either the function runs and counts, or neither.
+    for delay in (0, 0.05):
+        g = WaitGroup()
+        log = []
+        start = threading.Thread.start
+
+        def late(self, start=start, delay=delay):
+            start(self)
+            time.sleep(delay)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", late)
+            with pytest.raises(KeyboardInterrupt):
+                g.go(lambda log=log: (time.sleep(0.1), log.append(1)))
+        assert g.wait(LONG)
+        time.sleep(0.15)
+        assert pending(g) == 0
+        assert len(log) <= 1
+
+
+@processes
+def test_the_interpreter_waits_for_it():
+    done = python(
+        """
+        import time
+        from nogil_sync import WaitGroup
+        WaitGroup().go(lambda: (time.sleep(0.2), print("finished")))
+        """
+    )
+    assert done.stdout == "finished\n"
+
+
+# Ctrl-C, handlers, finalisers
+
+INTERRUPTED = """
+    import os, signal, sys, threading, time, _thread
+    from nogil_sync import WaitGroup
+
+    def interrupter():
+        global sent
+        time.sleep(0.3)
+        sent = time.monotonic()
+        {send}
+
+    g = WaitGroup()
+    g.add()
+    others = [threading.Thread(target=g.wait, daemon=True) for _ in range({others})]
+    for other in others: other.start()
+    threading.Thread(target=interrupter).start()
+    try:
+        g.wait({timeout})
+    except KeyboardInterrupt:
+        took = time.monotonic() - sent
+    else:
+        sys.exit("not interrupted")
+    print(f"{{took * 1000:.1f}} ms")
+    assert took < 1
+    assert g.wait(0.01) is False
+    g.done()
+    for other in others:
+        other.join(10)
+        assert not other.is_alive()
+    assert g.wait()
+"""
+
+
+@processes
+@pytest.mark.parametrize("timeout", ["", "60"])
+@pytest.mark.parametrize("others", [0, 2])
+@pytest.mark.parametrize(
+    "send",
+    ["os.kill(os.getpid(), signal.SIGINT)", "_thread.interrupt_main()"],
+    ids=["kill", "main"],
+)
+def test_ctrl_c(send, others, timeout):
+    print(python(INTERRUPTED.format(send=send, others=others, timeout=timeout)).stdout)
+
+
+@processes
+@pytest.mark.parametrize("drops", [1, 3])
+def test_interrupted_waits_lose_no_wake_up(drops):
+    print(
+        python(
+            RAIN
+            + f"""
+from nogil_sync import WaitGroup
+group = WaitGroup()
+busy = True
+rounds = [0, 0, 0]
+def counter():
+    while busy:
+        group.add()
+        time.sleep(0.0005)
+        group.done()
+        rounds[0] += 1
+        time.sleep(0.0001)
+def waiter(k):
+    while busy:
+        assert group.wait(30)
+        rounds[k] += 1
+threads = [threading.Thread(target=counter)]
+threads += [threading.Thread(target=waiter, args=(k,)) for k in (1, 2)]
+for t in threads: t.start()
+for _ in for_a_second():
+    rain(group.wait, 30, {drops})
+busy = False
+for t in threads: t.join(10)
+assert not any(t.is_alive() for t in threads)
+assert min(rounds) > 10, rounds
+assert group.wait(0)
+"""
+        ).stdout
+    )
+
+
+@processes
+def test_an_interrupted_add_counted_nothing():
+    print(
+        python(
+            RAIN
+            + """
+from nogil_sync import WaitGroup
+group = WaitGroup()
+count = 0
+for _ in for_a_second():
+    if rain(group.add, 2, 1) is None:
+        count += 2
+group.add(-count)
+assert group.wait(0), group
+"""
+        ).stdout
+    )
+
+
+@signals
+def test_handler_counts_down_what_its_thread_waits_for(interrupt):
+    g = WaitGroup()
+    g.add()
+    interrupt(g.done, 0.05)
+    assert g.wait(LONG) is True
+
+
+@signals
+def test_handler_counts_down_and_up_again(interrupt):
+    g = WaitGroup()
+    g.add()
+    interrupt(lambda: (g.done(), g.add()), 0.05)
+    assert g.wait(LONG) is True
+    assert pending(g) == 1
+
+
+@signals
+def test_handler_waits_for_what_its_thread_waits_for(interrupt):
+    g = WaitGroup()
+    g.add()
+    log = []
+    timer = threading.Timer(0.3, g.done)
+    timer.start()
+
+    def handler():
+        log.append(g.wait(0.01))
+        log.append(g.wait(LONG))
+
+    interrupt(handler, 0.05)
+    assert g.wait(LONG) is True
+    assert log == [False, True]
+    timer.join()
+
+
+@threads
+def test_finaliser_uses_the_group():
+    g = WaitGroup()
+    g.add()
+
+    class Last:
+        def __init__(self):
+            self.me = self
+
+        def __del__(self):
+            g.wait(0.001)
+            g.done()
+
+    Last()
+    waiter, result = started(g.wait)
+    gc.collect()
+    waiter.join(LONG)
+    assert result == [True]
+
+
+@threads
+def test_dropped_while_counting_and_after_waits():
+    for _ in range(50):
+        g = WaitGroup()
+        g.add()
+        assert not g.wait(0.0001)
+        del g
