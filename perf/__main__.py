@@ -21,7 +21,7 @@ import results
 from harness import check_gil, describe_build, thread_sweep
 from progress import Progress, show_progress
 from rows import Operation, usable_peers
-from suite import QUICK_ROUNDS, add_options, selected
+from suite import QUICK_ROUNDS, add_options, selected, thread_counts
 
 HERE = Path(__file__).parent
 PART = ".part.json"
@@ -31,6 +31,9 @@ PART = ".part.json"
 QUICK_BUDGET = 110.0
 # The calibration of a cell takes about as long as two of its values.
 RUNS_PER_CELL = QUICK_ROUNDS + 1
+
+# The scripts whose locks are also measured for fairness, all by one of them.
+LOCKS = ("mutex", "rwmutex", "semaphore")
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,12 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def jobs(only: str | None, peers: list[str]) -> list[Job]:
+def jobs(only: str | None, peers: list[str], *, full: bool) -> list[Job]:
     return [
         Job(script, operation)
         for script in (path.stem.removeprefix("bench_") for path in sorted(HERE.glob("bench_*.py")))
         for operation in importlib.import_module(f"bench_{script}").operations(peers)
-        if selected(only, script, operation.name)
+        if (full or only or operation.quick) and selected(only, script, operation.name)
     ]
 
 
@@ -144,20 +147,23 @@ class Plan:
 
     jobs: list[Job]
     peers: list[str]
-    threads: list[int]
+    threads: list[int] | None
     folder: Path
     full: bool
     budget: float
 
+    def counts(self, job: Job) -> list[int]:
+        return thread_counts(job.operation, self.threads)
+
     def cells(self) -> int:
-        return sum(len(job.operation.rows) for job in self.jobs) * len(self.threads)
+        return sum(len(job.operation.rows) * len(self.counts(job)) for job in self.jobs)
 
     def command(self, job: Job) -> list[str]:
         name = re.sub(r"\W+", "_", f"{job.script}_{job.operation.name}").strip("_")
         only = f"^{job.script} {re.escape(job.operation.name)}$".replace(",", r"\x2c")
         command = [sys.executable, str(HERE / f"bench_{job.script}.py"), "--quiet"]
         command += ["--report-progress", "-o", str(self.folder / (name + PART)), "--only", only]
-        command += ["--threads", ",".join(map(str, self.threads))]
+        command += ["--threads", ",".join(map(str, self.counts(job)))]
         command += ["--use-peers", ",".join(self.peers)]
         if self.full:
             return [*command, "--rigorous"]
@@ -166,11 +172,11 @@ class Plan:
 
     def fairness(self) -> list[str]:
         """The command for the locks' fairness; nothing where no lock is measured."""
-        if not any("Mutex" in job.operation.name for job in self.jobs):
+        if not any(job.script in LOCKS for job in self.jobs):
             return []
         command = [sys.executable, str(HERE / "bench_mutex.py")]
         command += ["--fairness", str(self.folder / results.FAIRNESS_FILE)]
-        command += ["--threads", str(max(2, *self.threads))]
+        command += ["--threads", str(max(2, *(self.threads or thread_sweep())))]
         return [*command, "--seconds", "1.0" if self.full else str(min(1.0, self.budget / 100))]
 
 
@@ -178,15 +184,15 @@ def make_plan(args: argparse.Namespace) -> Plan:
     peers, notes = usable_peers()
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    todo = jobs(args.only, peers)
+    todo = jobs(args.only, peers, full=args.full)
     if not todo:
         sys.exit(f"error: no operation matches --only {args.only!r}; --list names them")
-    threads = args.threads or thread_sweep()
-    return Plan(todo, peers, threads, output_folder(args.output), args.full, args.budget)
+    folder = output_folder(args.output)
+    return Plan(todo, peers, args.threads, folder, args.full, args.budget)
 
 
 def carry_out(plan: Plan) -> None:
-    counts = ", ".join(map(str, plan.threads))
+    counts = ", ".join(map(str, plan.threads or thread_sweep()))
     print(
         f"{plan.cells()} cells: {len(plan.jobs)} operations at {counts} threads, "
         f"{'rigorously' if plan.full else 'quickly'}, on a {describe_build()} interpreter",
@@ -206,8 +212,9 @@ def carry_out(plan: Plan) -> None:
 def main() -> None:
     args = parse()
     if args.list:
-        for job in jobs(args.only, usable_peers()[0]):
-            print(f"{job.script} {job.operation.name}")
+        for job in jobs(args.only, usable_peers()[0], full=True):
+            when = "" if job.operation.quick else "  (with --full or --only)"
+            print(f"{job.script} {job.operation.name}{when}")
             for row in job.operation.rows:
                 print(f"    {row.name}")
         return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import fairness
@@ -15,7 +16,7 @@ from rows import LOOP_ALONE, Operation, Row, both_ways, ours, pinned
 from suite import main
 
 import nogil_sync
-from nogil_sync import Event, Mutex
+from nogil_sync import Event, Mutex, RWMutex, Semaphore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,10 +39,9 @@ def peer_locks(peers: list[str]) -> Iterator[Row]:
 
 def locking(lock: Row, body: str) -> Row:
     """The lock of `lock` under this body; what the body works on is shared as well."""
-    shared = lock.shared
     if "cell" in body:
-        return Row(lock.name, lock.kind, body, lambda: {**shared(), "cell": [0]}, lock.prologue)
-    return Row(lock.name, lock.kind, body, shared, lock.prologue)
+        return replace(lock, body=body, shared=lambda: {**lock.shared(), "cell": [0]})
+    return replace(lock, body=body)
 
 
 def with_statement(name: str, body: str, peers: list[str]) -> Operation:
@@ -113,8 +113,9 @@ def contenders() -> list[Row]:
     """The locks whose fairness is measured."""
     return [
         locking(LOCK, WITH_WORK),
-        locking(MUTEX, WITH_WORK),
-        *([pinned(locking(MUTEX, WITH_WORK), "m")] if nogil_sync.backend == "native" else []),
+        *ours(locking(MUTEX, WITH_WORK), "m"),
+        locking(Row("RWMutex.write", "ours", "", lambda: {"m": RWMutex().write}), WITH_WORK),
+        locking(Row("Semaphore(1)", "ours", "", lambda: {"m": Semaphore(1)}), WITH_WORK),
     ]
 
 

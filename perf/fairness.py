@@ -57,7 +57,7 @@ def loop(_repeat, _clock, _meet, _seconds, {names}):
 
 def _run(template: str, row: Row, threads: int, seconds: float) -> list[tuple[float, float]]:
     """What each thread's loop returned, all on the same fresh lock."""
-    shared = dict(row.shared())
+    shared = row.objects(threads)
     code = compile_source(template, row, list(shared), batch=BATCH)
     return together(threads, code, (seconds, *shared.values()))
 

@@ -115,7 +115,7 @@ def together(
 
 def run_row(row: Row, threads: int, loops: int) -> float:
     """Wall time of `loops` operations in each of `threads` threads."""
-    shared = dict(row.shared())
+    shared = row.objects(threads)
     code = compile_source(_TEMPLATE, row, list(shared))
     spans = together(threads, code, (loops, *shared.values()))
     return max(end for _, end in spans) - min(began for began, _ in spans)
@@ -123,7 +123,7 @@ def run_row(row: Row, threads: int, loops: int) -> float:
 
 def calibrated_loops(row: Row, threads: int, min_time: float) -> int:
     """Loops that take about `min_time`: pyperf's own way needs one more process per cell."""
-    loops = 64
+    loops = 4  # some operations take a millisecond
     while True:
         elapsed = run_row(row, threads, loops)
         if elapsed >= min_time / 2 or loops >= 1 << 30:

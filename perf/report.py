@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 import sys
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -34,7 +35,9 @@ KIND_STYLE = {"floor": "dim", "stdlib": "", "peer": "cyan", "ours": "bold green"
 def number(value: float) -> str:
     if value >= 100:
         return f"{value:.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    if value >= 0.1:
+        return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return f"{value:.{1 - math.floor(math.log10(value))}f}"  # two digits, however small
 
 
 def times(ratio: float | None) -> str:
@@ -174,7 +177,8 @@ def _print_plain(results: Results, tables: Tables) -> None:
 # One colour per way of doing it, the same in all panels (Okabe and Ito's palette, which colour-
 # blind readers can tell apart); the bound method of a row is its colour dashed.
 OURS = {"pinned": "#D55E00", "pinned, its value too": "#CC3311", "": "#E69F00"}
-PEER_COLOURS = {"ft_utils": "#0072B2", "cereggii": "#2E9BD6"}
+SECOND_COLOUR = "#009E73"
+PEER_COLOURS = {"ft_utils": "#0072B2", "cereggii": "#2E9BD6", "readerwriterlock": "#6A5ACD"}
 STDLIB_COLOURS = ("#222222", "#777777", "#AAAAAA")
 FLOOR_COLOUR = "#CCCCCC"
 
@@ -187,7 +191,7 @@ def _look(panel: Panel, line: Line) -> dict[str, Any]:
     if line.kind == "floor":
         return {**look, "color": FLOOR_COLOUR, "linewidth": 1.2, "marker": None}
     if line.kind == "peer":
-        return {**look, "color": PEER_COLOURS.get(base.split()[0], "#009E73")}
+        return {**look, "color": PEER_COLOURS[base.split()[0]]}
     if line.kind == "stdlib":
         bases = [n.removesuffix(BOUND) for n, x in panel.lines.items() if x.kind == "stdlib"]
         order = list(dict.fromkeys(name.removesuffix(", pinned") for name in bases))
@@ -195,9 +199,16 @@ def _look(panel: Panel, line: Line) -> dict[str, Any]:
         pinned = {"linestyle": ":"} if ", pinned" in base else {}
         return {**look, **pinned, "color": STDLIB_COLOURS[index % len(STDLIB_COLOURS)]}
     _, _, how = base.partition(", ")
-    second = base.split(",")[0] not in panel.operation  # ours, but not what the panel is about
-    colour = "#009E73" if second else OURS.get(how, OURS[""])
-    return {**look, "color": colour, "linewidth": 2.4, "markersize": 5, "zorder": 3}
+    if not re.search(rf"\b{re.escape(base.split(',')[0])}", panel.operation):
+        # Ours, but not what the panel is about.
+        return {**look, "color": SECOND_COLOUR, "linestyle": ":" if how else look["linestyle"]}
+    return {
+        **look,
+        "color": OURS.get(how, OURS[""]),
+        "linewidth": 2.4,
+        "markersize": 5,
+        "zorder": 3,
+    }
 
 
 def _spread(positions: list[float], gap: float, low: float, high: float) -> list[float]:

@@ -10,7 +10,7 @@ import importlib.util
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import nogil_sync
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["floor", "stdlib", "peer", "ours"]
 
-PEERS = ("ft_utils", "cereggii")
+PEERS = ("ft_utils", "cereggii", "readerwriterlock")
 
 # What the names of rows end with that fetch their methods once per thread.
 BOUND = ", bound method"
@@ -40,6 +40,7 @@ class Row:
 
     `shared` makes the objects that all threads hammer, by the names that `body` uses; the main
     thread makes them, anew for each measured value, as a program makes its objects at start-up.
+    `sized` does the same for what depends on how many threads there are.
     `prologue` runs once per thread before the clock starts: it fetches bound methods there, and
     makes whatever the thread has to itself.
     """
@@ -49,15 +50,27 @@ class Row:
     body: str
     shared: Callable[[], Mapping[str, object]] = dict
     prologue: str = ""
+    sized: Callable[[int], Mapping[str, object]] | None = None
+
+    def objects(self, threads: int) -> dict[str, object]:
+        """The objects for one run."""
+        return {**self.shared(), **(self.sized(threads) if self.sized else {})}
 
 
 @dataclass(frozen=True)
 class Operation:
-    """Rows to compare; ratios are against the row named `reference`."""
+    """Rows to compare; ratios are against the row named `reference`.
+
+    `threads` is for operations whose meaning depends on the number of threads: it stands in for
+    the sweep up to the cores, but `--threads` goes before both. One that is not `quick` is measured
+    with `--full`, or where `--only` asks for it.
+    """
 
     name: str
     reference: str
     rows: tuple[Row, ...]
+    threads: tuple[int, ...] = ()
+    quick: bool = True
 
 
 # The same loop around nothing: what the harness itself costs, and how the machine scales when
@@ -77,17 +90,22 @@ def hoisted(row: Row, **calls: str) -> Row:
         assert call in body, (row, call)
         body = re.sub(rf"\b{re.escape(call)}\b", local, body)
         prologue += f"\n{local} = {call}"
-    return Row(row.name + BOUND, row.kind, body, row.shared, prologue)
+    return replace(row, name=row.name + BOUND, body=body, prologue=prologue)
 
 
 def pinned(row: Row, names: str, suffix: str = "pinned") -> Row:
     """The same row with these of its shared objects pinned."""
 
-    def shared() -> Mapping[str, object]:
-        made = row.shared()
+    def pin_some(made: Mapping[str, object]) -> Mapping[str, object]:
         return {k: nogil_sync.pin(v) if k in names.split() else v for k, v in made.items()}
 
-    return Row(f"{row.name}, {suffix}", row.kind, row.body, shared, row.prologue)
+    sized = row.sized
+    return replace(
+        row,
+        name=f"{row.name}, {suffix}",
+        shared=lambda: pin_some(row.shared()),
+        sized=(lambda threads: pin_some(sized(threads))) if sized else None,
+    )
 
 
 def ours(row: Row, pins: str, **calls: str) -> Iterator[Row]:

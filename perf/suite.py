@@ -33,7 +33,7 @@ QUICK_VALUES = 5
 QUICK_ROUNDS = QUICK_VALUES + 2
 
 
-def thread_counts(text: str) -> list[int]:
+def parse_threads(text: str) -> list[int]:
     counts = sorted({int(part) for part in text.split(",")})
     if counts[0] < 1:
         raise argparse.ArgumentTypeError("a thread count is at least 1")
@@ -42,11 +42,16 @@ def thread_counts(text: str) -> list[int]:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--threads", type=thread_counts, help="for example 1,2,4 (default: up to the cores)"
+        "--threads", type=parse_threads, help="for example 1,2,4 (default: up to the cores)"
     )
     parser.add_argument(
         "--only", metavar="EXPR,...", help="only operations in whose name one of these is found"
     )
+
+
+def thread_counts(operation: Operation, wanted: list[int] | None) -> list[int]:
+    """How many threads the operation is measured with: as told, else its own way."""
+    return wanted or list(operation.threads) or thread_sweep()
 
 
 def selected(pattern: str | None, script: str, operation: str) -> bool:
@@ -88,7 +93,7 @@ def main(operations: Callable[[list[str]], list[Operation]]) -> None:
     try:
         for operation in operations(peers):
             if selected(args.only, script, operation.name):
-                for threads in args.threads or thread_sweep():
+                for threads in thread_counts(operation, args.threads):
                     measure.all_rows(operation, threads)
     except KeyboardInterrupt:
         sys.exit(130)
