@@ -50,7 +50,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--full",
         action="store_true",
-        help="pyperf's rigorous way: many processes per cell, for hours",
+        help="every operation, pyperf's rigorous way: many processes per cell, for hours",
     )
     parser.add_argument(
         "--peers",

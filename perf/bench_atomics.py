@@ -135,6 +135,7 @@ def ref_store(peers: list[str]) -> Operation:
             *(each for peer in theirs for each in both_ways(peer, set_="a.set")),
             *ours(row, "a", store="a.store"),
         ),
+        quick=False,
     )
 
 

@@ -13,7 +13,7 @@ from nogil_sync import Cond
 CONDITION = Row("threading.Condition", "stdlib", "", lambda: {"c": threading.Condition()})
 # Its default is an RLock; ours, a Mutex, is not reentrant either.
 OVER_LOCK = Row(
-    "threading.Condition(Lock())",
+    "threading.Condition, Lock",
     "stdlib",
     "",
     lambda: {"c": threading.Condition(threading.Lock())},

@@ -70,6 +70,7 @@ def calls(name: str, body: str) -> Operation:
             locking(RLOCK, body),
             *ours(locking(MUTEX, body), "m", **methods),
         ),
+        quick=body == ACQUIRE_RELEASE,  # `with` is measured with work inside
     )
 
 

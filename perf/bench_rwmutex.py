@@ -172,6 +172,7 @@ def mix(name: str, every: int, work: str, peers: list[str], *, quick: bool = Fal
             *(row(peer, WITH) for peer in peer_locks(peers)),
             row(MUTEX, WITH),
             *pinned_lock(row(MUTEX, WITH)),
+            bound(row(MUTEX, ACQUIRE_RELEASE)),
             *ours(row(SIDES, WITH), "rw"),
             bound(row(SIDES, ACQUIRE_RELEASE)),
         ),

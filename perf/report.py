@@ -289,7 +289,7 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
 
 # The layout in inches: each panel is its axes and, on the right, room for the lines' labels.
 AXES_WIDTH, AXES_HEIGHT = 3.0, 3.0
-LEFT, LABELS, TITLE, BELOW = 0.75, 2.9, 0.45, 0.55
+LEFT, LABELS, TITLE, BELOW = 0.75, 3.2, 0.45, 0.55
 HEADER = 0.8
 
 

@@ -133,6 +133,24 @@ def test_driver_stops_at_an_interrupt_with_what_was_measured(tmp_path: Path) -> 
     assert len(pyperf.BenchmarkSuite.load(str(tmp_path / "out" / "bench.json"))) >= 2
 
 
+def test_an_operation_can_choose_its_thread_counts(tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    tiny = ("--quick", "--quiet", "--min-time", "0.0001")
+    code, printed = run(PERF / "bench_cond.py", *tiny, "--only", "rounds", "-o", output)
+    assert code == 0, printed
+    suite = pyperf.BenchmarkSuite.load(str(output))
+    counts = {bench.get_metadata()["threads"] for bench in suite.get_benchmarks()}
+    assert counts == {2, 3, 5, 9, 17, 33}
+
+
+def test_some_operations_are_left_to_full() -> None:
+    code, printed = run(PERF, "--list", "--only", "rwmutex")
+    assert code == 0, printed
+    operations = [line for line in printed.splitlines() if line.startswith("rwmutex ")]
+    left = [line for line in operations if line.endswith("(with --full or --only)")]
+    assert 0 < len(left) < len(operations)
+
+
 def test_unknown_operation_is_an_error(tmp_path: Path) -> None:
     code, printed = run(PERF, "--only", "nothing like it", "-o", tmp_path / "out")
     assert code != 0
