@@ -96,6 +96,7 @@ def event(name: str, body: str, peers: list[str], method: str) -> Operation:
         name,
         stdlib.name,
         (LOOP_ALONE, *both_ways(stdlib, call=method), *theirs, *ours(mine, "e", call=method)),
+        quick=method == "e.wait",
     )
 
 
