@@ -635,6 +635,7 @@ def test_an_interrupt_at_any_moment_leaves_the_semaphore_whole(others, drops):
         python(
             RAIN
             + f"""
+from functools import partial
 from nogil_sync import Semaphore
 s = Semaphore(3)
 busy = True
@@ -645,7 +646,7 @@ def other():
 threads = [threading.Thread(target=other) for _ in range({others})]
 for t in threads: t.start()
 for _ in for_a_second():
-    if rain(lambda n: s.acquire(n=n), 2, {drops}):
+    if rain(partial(s.acquire, n=2), True, {drops}):
         s.release(2)
 busy = False
 for t in threads: t.join(10)
