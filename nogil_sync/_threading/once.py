@@ -127,7 +127,9 @@ class Once(SyncObject, Generic[T]):
         >>> first.do(int, "18")
         17
         """
-        return self.__cell.do(fn, *args, **kwargs)
+        cell = self.__cell
+        value: T = cell.value
+        return cell.do(fn, *args, **kwargs) if value is ABSENT else value
 
     def done(self) -> bool:
         """Whether there is a result, or an exception that takes its place.
