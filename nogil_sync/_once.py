@@ -23,9 +23,12 @@ ones may be locked by a thread that is gone, and a run of an old table counts as
 
 import functools
 import os
+import sys
+import sysconfig
 import threading
 from collections.abc import Callable
 from itertools import pairwise
+from time import monotonic, sleep
 from types import FunctionType, TracebackType
 from typing import Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
 
@@ -205,10 +208,43 @@ class Cell(Generic[T]):
         return self
 
 
+# Before 3.14 an interpreter without the GIL does not survive threads that raise one exception
+# object at the same time (concurrent.futures has the same trouble): each frame that it passes
+# through replaces its traceback, unsynchronised. Only the interpreter could lock that, so raises
+# in different threads are kept apart in time: by this many seconds at least, by which
+# the exception has most likely found its handler. An interpreter that is safe needs no turns.
+_TURN = 0.005 if sys.version_info < (3, 14) and sysconfig.get_config_var("Py_GIL_DISABLED") else 0.0
+
+
+class _Turns:
+    """Who may raise when: in each stretch of `_TURN` seconds one thread, and none next to another's."""
+
+    __slots__ = ("taken",)
+
+    def __init__(self) -> None:
+        self.taken: dict[int, int] = {}
+
+    def wait(self) -> None:
+        """Take the first turn there is, which for the only thread is right now."""
+        me = threading.get_ident()
+        now = turn = int(monotonic() / _TURN)
+        taken = self.taken
+        while not (
+            taken.get(turn - 1, me) == taken.get(turn + 1, me) == me
+            and taken.setdefault(turn, me) == me
+        ):
+            turn += 1
+        if len(taken) > 100:
+            for old in [each for each in list(taken) if each < now - 1]:
+                taken.pop(old, None)
+        if turn != now:
+            sleep(max(0.0, turn * _TURN - monotonic()))
+
+
 class _Failure:
     """An exception that is raised again and again, as it was the first time."""
 
-    __slots__ = ("context", "error", "traceback")
+    __slots__ = ("context", "error", "traceback", "turns")
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -216,8 +252,11 @@ class _Failure:
         assert error.__traceback__ is not None  # for mypy: it was just caught
         # Without our own frame, in which it was caught.
         self.traceback: TracebackType | None = error.__traceback__.tb_next
+        self.turns = _Turns()
 
     def throw(self) -> NoReturn:
+        if _TURN:
+            self.turns.wait()
         error = self.error
         error.__traceback__ = self.traceback
         try:
