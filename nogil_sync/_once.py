@@ -141,8 +141,10 @@ def _waits_for(run: _Run, me: int) -> bool:
         if after is None or after in chain:
             return False
         chain.append(after)
-    # Seen one after the other; seen again, they were there all at once.
-    return all(not a.over and _waits.get(a.thread) is b for a, b in pairwise(chain))
+    # Seen one after the other; if they are all still there, they were there all at once.
+    return not any(each.over for each in chain) and all(
+        _waits.get(a.thread) is b for a, b in pairwise(chain)
+    )
 
 
 def _forget_other_threads() -> None:
