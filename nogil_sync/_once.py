@@ -2,23 +2,23 @@
 
 A *run* is one call of :func:`exclusively`. It claims its key by ``setdefault`` in the table of
 what is under way, which is one atomic step; whoever finds another's run there waits until that
-is over and looks again. So nothing is locked while user code runs, and an object that nobody
-is computing costs no memory here.
+is over and looks again. So nothing is locked while user code runs, and what nobody computes
+takes no space here.
 
 An interrupt leaves no trace. Signal handlers, and with them ``KeyboardInterrupt``, come only
 after a call, on a backward jump and on entry to a Python function. What ends a run is
 therefore straight-line code in a ``finally`` whose only call, at its end, is the one in C that
-wakes a waiter. (That is why waiters sleep at a bare ``threading.Lock`` and not at an
-`Event`, whose ``set`` is a Python function in one of the backends.) Such a *gate* is closed when
-it is made and opened once; whoever comes through opens it for the next.
+wakes a waiter. (That is why waiters sleep at a bare ``threading.Lock`` and not at an `Event`,
+whose ``set`` is a Python function in one of the backends.) Such a *gate* is closed when it is
+made and opened once; whoever comes through opens it for the next.
 
-A wait that could never end is a ``RuntimeError``: a thread that would wait, directly or through
-others, for a run of its own. Each thread first notes what it waits for and then follows
+A wait that could never end is a ``RuntimeError``: that of a thread which would wait, directly or
+through others, for a run of its own. Each thread first notes what it waits for and then follows
 the notes of the others. All notes are made in one dict, which has a lock of its own, so of two
-threads that close a circle at the same time at least the second sees the first one's.
+threads that close a circle at the same time the second at least sees the note of the first.
 
-In the child of a fork only the runs of the forking thread go on. The child gets new tables, as the old
-ones may be locked by a thread that is gone, and a run of an old table counts as over.
+In the child of a fork only the runs of the forking thread go on. The child gets new tables, as
+the old ones may be locked by a thread that is gone, and a run of an old table counts as over.
 """
 
 import functools
@@ -149,7 +149,7 @@ def _waits_for(run: _Run, me: int) -> bool:
 
 def _forget_other_threads() -> None:
     """In the child of a fork: none of them is left."""
-    global _running, _waits  # noqa: PLW0603
+    global _running, _waits
     _running, _waits = {}, {}
     mine = []
     run = _local.run
@@ -212,14 +212,15 @@ class Cell(Generic[T]):
 
 # Before 3.14 an interpreter without the GIL does not survive threads that raise one exception
 # object at the same time (concurrent.futures has the same trouble): each frame that it passes
-# through replaces its traceback, unsynchronised. Only the interpreter could lock that, so raises
-# in different threads are kept apart in time: by this many seconds at least, by which
-# the exception has most likely found its handler. An interpreter that is safe needs no turns.
+# through replaces its traceback, unsynchronised. Only the interpreter could lock that. So raises
+# in different threads are kept apart by this many seconds at least, within which an exception
+# finds its handler, if its thread is let run. No proof, but in practice the difference between
+# a crash within milliseconds and none. A safe interpreter needs no turns.
 _TURN = 0.005 if sys.version_info < (3, 14) and sysconfig.get_config_var("Py_GIL_DISABLED") else 0.0
 
 
 class _Turns:
-    """Who may raise when: in each stretch of `_TURN` seconds one thread, and none next to another's."""
+    """Who may raise when: one thread in `_TURN` seconds, and a pause before another does."""
 
     __slots__ = ("taken",)
 
@@ -251,9 +252,9 @@ class _Failure:
     def __init__(self, error: Exception) -> None:
         self.error = error
         self.context = error.__context__
-        assert error.__traceback__ is not None  # for mypy: it was just caught
         # Without our own frame, in which it was caught.
-        self.traceback: TracebackType | None = error.__traceback__.tb_next
+        whole = error.__traceback__
+        self.traceback: TracebackType | None = whole and whole.tb_next
         self.turns = _Turns()
 
     def throw(self) -> NoReturn:
@@ -337,7 +338,9 @@ class Signature:
         import inspect
 
         annotations = getattr(wrapper, "__annotations__", {})
-        return inspect.Signature(return_annotation=annotations.get("return", inspect.Signature.empty))
+        return inspect.Signature(
+            return_annotation=annotations.get("return", inspect.Signature.empty)
+        )
 
 
 class once_property(Generic[T]):  # noqa: N801  (named as `property` is)

@@ -250,7 +250,7 @@ def test_calls_take_no_arguments():
         for args, kwargs in (((1,), {}), ((), {"x": 1}), ((1, 2), {"y": 1})):
             with pytest.raises(TypeError):
                 f(*args, **kwargs)
-        assert f(*(), **{}) == f() == f.__call__() == 10**9
+        assert f(*()) == f() == f.__call__() == 10**9
         assert type(f).__call__(f) == 10**9
 
 
@@ -455,9 +455,10 @@ def test_the_context_does_not_change(make):
             assert caught() is error
             assert error.__context__ is context
             assert error.__cause__ is None
+    wrapper = RuntimeError()
     try:
-        raise RuntimeError from error
-    except RuntimeError as wrapper:
+        raise wrapper from error
+    except RuntimeError:
         assert caught() is error
         assert error.__context__ is context
         assert wrapper.__cause__ is error
@@ -472,15 +473,16 @@ def test_the_context_does_not_change(make):
 @settling
 def test_a_run_inside_an_except_block(make):
     call = make(raises(ValueError()))
+    outer = OSError()
     try:
-        raise OSError
-    except OSError as outer:
+        raise outer
+    except OSError:
         with pytest.raises(ValueError) as caught:
             call()
         assert caught.value.__context__ is outer
     with pytest.raises(ValueError) as caught:
         call()
-    assert type(caught.value.__context__) is OSError
+    assert caught.value.__context__ is outer
 
 
 @pytest.mark.parametrize(
@@ -611,14 +613,13 @@ def test_a_circle_of_two_threads(make):
         try:
             return other()
         except RuntimeError as error:
-            assert "recursive" in str(error)
-            return "refused"
+            return str(error)
 
     a = make(lambda: act(b))
     b = make(lambda: act(a))
     for result, error in ended(start(a), start(b)):
         assert error is None
-        assert result == "refused"
+        assert "recursive" in result
 
 
 @threads
@@ -709,8 +710,9 @@ def test_raised_by_many_at_once():
             try:
                 f()
             except ValueError as caught:
-                assert caught is error
-                longest = max(longest, len(names_of(caught)))
+                raised = caught
+            longest = max(longest, len(names_of(raised)))
+            assert raised is error
         return longest
 
     assert max(run_threads(work, times=4)) < 50
@@ -1189,13 +1191,14 @@ def test_used_in_a_finaliser_of_its_cycle():
         def __del__(self):
             log.append((self.f(), self.o.do(lambda: 5)))
 
-    Last()
-    last = Last()
-    last.f()
-    last.o.do(lambda: last)
-    del last
-    gc.collect()
-    assert len(log) == 2
+    def make():
+        Last()
+        last = Last()
+        last.f()
+        last.o.do(lambda: last)
+
+    make()
+    assert eventually(lambda: gc.collect() >= 0 and len(log) == 2)
 
 
 def test_a_long_chain_is_freed():
@@ -1218,8 +1221,8 @@ def test_a_long_chain_is_freed():
 def test_the_object_is_weakly_referenced_and_hashed():
     f = once(int)
     watch = weakref.ref(f)
-    assert f in {f}
-    assert f == f
+    assert {f: 1}[f] == 1
+    assert f == watch()
     assert f != once(int)
     assert bool(f)
     assert 16 < sys.getsizeof(f) <= 256

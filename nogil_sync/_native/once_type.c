@@ -314,11 +314,7 @@ static PyMethodDef function_methods[] = {
 
 static PyMemberDef function_members[] = {
     {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(Once, weakrefs), Py_READONLY, NULL},
-    {"__vectorcalloffset__",
-     Py_T_PYSSIZET,
-     offsetof(OnceFunction, vectorcall),
-     Py_READONLY,
-     NULL},
+    {"__vectorcalloffset__", Py_T_PYSSIZET, offsetof(OnceFunction, vectorcall), Py_READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -403,11 +399,11 @@ import_shared(PyObject *module)
     PyObject *property = PyObject_GetAttrString(shared, "once_property");
     PyObject *signature = PyObject_CallMethod(shared, "Signature", NULL);
     Py_DECREF(shared);
-    int result = state->once_cell == NULL || state->once_function_cell == NULL ||
-                         signature == NULL ||
-                         PyObject_SetAttrString(state->once_function, "__signature__", signature) < 0
-                     ? -1
-                     : 0;
+    int result =
+        state->once_cell == NULL || state->once_function_cell == NULL || signature == NULL ||
+                PyObject_SetAttrString(state->once_function, "__signature__", signature) < 0
+            ? -1
+            : 0;
     Py_XDECREF(signature);
     return PyModule_Add(module, "once_property", property) < 0 ? -1 : result;
 }

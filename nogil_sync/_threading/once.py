@@ -45,7 +45,9 @@ class OnceFunction(SyncObject, Generic[T]):
 @overload
 def once(fn: Callable[[], T], /, *, retry: bool = False) -> OnceFunction[T]: ...
 @overload
-def once(*, retry: bool = False) -> Callable[[Callable[[], T]], OnceFunction[T]]: ...
+def once(
+    fn: None = None, /, *, retry: bool = False
+) -> Callable[[Callable[[], T]], OnceFunction[T]]: ...
 def once(fn: Any = None, /, *, retry: bool = False) -> Any:
     """Make a function that runs once, however many threads call it.
 
@@ -79,7 +81,11 @@ def once(fn: Any = None, /, *, retry: bool = False) -> Any:
     reading
     True
     """
-    return functools.partial(OnceFunction, retry=retry) if fn is None else OnceFunction(fn, retry=retry)
+    return (
+        functools.partial(OnceFunction, retry=retry)
+        if fn is None
+        else OnceFunction(fn, retry=retry)
+    )
 
 
 class Once(SyncObject, Generic[T]):

@@ -42,7 +42,7 @@ def run(*command: object, **environment: str) -> tuple[int, str]:
     return process.returncode, output
 
 
-@pytest.fixture(params=["atomics", "counter", "mutex"])
+@pytest.fixture(params=["atomics", "counter", "mutex", "once"])
 def script(request: pytest.FixtureRequest) -> Path:
     return PERF / f"bench_{request.param}.py"
 
