@@ -23,6 +23,7 @@ from ._backend import (
     Cond,
     Event,
     Mutex,
+    Once,
     PerformanceWarning,
     RWMutex,
     Semaphore,
@@ -31,6 +32,8 @@ from ._backend import (
     WaitGroup,
     backend,
     is_pinned,
+    once,
+    once_property,
     pin,
     pin_all,
 )
@@ -45,6 +48,7 @@ __all__ = [
     "Cond",
     "Event",
     "Mutex",
+    "Once",
     "PerformanceWarning",
     "RWMutex",
     "Semaphore",
@@ -53,6 +57,8 @@ __all__ = [
     "WaitGroup",
     "backend",
     "is_pinned",
+    "once",
+    "once_property",
     "pin",
     "pin_all",
 ]

@@ -32,7 +32,7 @@ RANGES = {
 ATOMICS = [*INTEGERS, nogil_sync.AtomicBool, nogil_sync.AtomicRef]
 COUNTERS = [nogil_sync.ShardedCounter, nogil_sync.ShardedFloatCounter]
 LOCKS = [nogil_sync.Mutex]
-CLASSES = [*ATOMICS, *COUNTERS, *LOCKS, nogil_sync.Event]
+CLASSES = [*ATOMICS, *COUNTERS, *LOCKS, nogil_sync.Event, nogil_sync.Once]
 
 STRESS = float(os.environ.get("NOGIL_SYNC_STRESS", "1"))
 

@@ -61,6 +61,7 @@ exec_module(PyObject *module)
         ns_add_semaphore,
         ns_add_cond,
         ns_add_waitgroup,
+        ns_add_once,
         ns_add_pin,
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(parts); i++) {
@@ -81,6 +82,9 @@ traverse_module(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->rwmutex_reader_type);
     Py_VISIT(state->rwmutex_writer_type);
     Py_VISIT(state->semaphore_hold_type);
+    Py_VISIT(state->once_cell);
+    Py_VISIT(state->once_function_cell);
+    Py_VISIT(state->once_function);
     return 0;
 }
 
@@ -94,6 +98,9 @@ clear_module(PyObject *module)
     Py_CLEAR(state->rwmutex_reader_type);
     Py_CLEAR(state->rwmutex_writer_type);
     Py_CLEAR(state->semaphore_hold_type);
+    Py_CLEAR(state->once_cell);
+    Py_CLEAR(state->once_function_cell);
+    Py_CLEAR(state->once_function);
     return 0;
 }
 

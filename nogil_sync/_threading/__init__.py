@@ -16,6 +16,7 @@ from .cond import Cond
 from .counters import ShardedCounter, ShardedFloatCounter
 from .event import Event
 from .mutex import Mutex
+from .once import Once, once, once_property
 from .pin import is_pinned, pin, pin_all
 from .rwmutex import RWMutex
 from .semaphore import Semaphore
@@ -31,6 +32,7 @@ __all__ = [
     "Cond",
     "Event",
     "Mutex",
+    "Once",
     "PerformanceWarning",
     "RWMutex",
     "Semaphore",
@@ -38,6 +40,8 @@ __all__ = [
     "ShardedFloatCounter",
     "WaitGroup",
     "is_pinned",
+    "once",
+    "once_property",
     "pin",
     "pin_all",
 ]

@@ -53,6 +53,7 @@ low = [i for i in range(2000, 2010)]
 ref = AtomicRef([1, 1])
 counter, floats = ShardedCounter(), ShardedFloatCounter()
 mutex, event = Mutex(), Event()
+latest = [Once()]       # being run by some thread, mostly
 quiet = Mutex()         # held by nobody at the fork
 guarded = [0, 0]
 stop = False
@@ -81,6 +82,9 @@ def fight(k):
             event.set()
         event.clear()
         event.wait(0.0001)
+        if k == 0:
+            latest[0] = Once()
+        assert latest[0].do(lambda: (time.sleep(0.0001), 7)[1]) == 7
 
 def check():
     # Internal locks are free, data is whole.
@@ -124,6 +128,9 @@ def check():
     assert event.wait(0.001) is False
     event.set()
     assert event.wait(0.001) is True
+    # What another thread was running has not begun here.
+    assert latest[0].do(lambda: 7) == 7
+    assert once(lambda: 8)() == 8
     # Threads of the child use them all, too.
     integers[0].store(0)
     counter.reset()

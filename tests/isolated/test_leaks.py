@@ -3,6 +3,7 @@
 import gc
 import sys
 import threading
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -17,9 +18,12 @@ from nogil_sync import (
     Cond,
     Event,
     Mutex,
+    Once,
     RWMutex,
     Semaphore,
     ShardedCounter,
+    once,
+    once_property,
 )
 
 pytestmark = pytest.mark.thread_unsafe(reason="measures the process")
@@ -154,6 +158,70 @@ def test_operations():
         repr((a, r, c, m, e))
 
     steady(action, 100, slack=100)
+
+
+class Lazy:
+    @once_property
+    def value(self):
+        return [self]
+
+    @once_property
+    def failing(self):
+        raise LookupError
+
+
+def test_once():
+    def fails():
+        raise LookupError
+
+    def calls_itself():
+        f()
+
+    f = None
+
+    def action():
+        nonlocal f
+        f = once(lambda: [1])
+        f()
+        f()
+        repr(f)
+        o = Once()
+        o.do(dict, x=o)
+        lazy = Lazy()
+        lazy.value.append(lazy)
+        failing = once(fails)
+        retried = once(fails, retry=True)
+        for call in (failing, failing, retried, retried, lambda: lazy.failing):
+            with pytest.raises(LookupError):
+                call()
+        f = once(calls_itself)
+        with pytest.raises(RuntimeError):
+            f()
+        with pytest.raises(TypeError):
+            once(Lazy.value.func)
+        with pytest.raises(TypeError):
+            f(1)
+
+    steady(action, 100, slack=100)
+
+
+def test_once_by_many_threads():
+    def action():
+        f, failing, lazy = once(lambda: time.sleep(0.0005)), Once(), Lazy()
+
+        def work():
+            f()
+            with pytest.raises(TypeError):
+                failing.do(len)
+            assert lazy.value
+
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    steady(action, 30, slack=300)
 
 
 @pytest.mark.parametrize("name", WAITS)

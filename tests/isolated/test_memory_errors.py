@@ -52,7 +52,13 @@ def have_nomemory():
         "k.wait_for(int, 0.001)",
         "(k.notify(), k.notify_all())",
         "g.wait(0.001)",
-        "repr((a, r, c, m, e, rw, rw.read, rw.write, s, k, g))",
+        "Once().do(f)",
+        "once(f)()",
+        "once(retry=True)(f)()",
+        "of()",
+        "oo.do(f)",
+        "Lazy().value",
+        "repr((a, r, c, m, e, rw, rw.read, rw.write, s, k, g, of, oo))",
         "pin(rw)",
         "pin(o)",
         "pin_all(two)",
@@ -70,6 +76,10 @@ def test_each_allocation_fails_once(use):
         rw, s, k, g = RWMutex(), Semaphore(2), Cond(), WaitGroup()
         m.acquire(); rw.read.acquire(); s.acquire(); k.acquire(); g.add()
         f = int
+        of, oo = once(f), Once()
+        of(); oo.do(f)
+        class Lazy:
+            value = once_property(lambda self: 1)
         code = compile({use!r}, "use", "eval")
         eval(code)
         failed = 0

@@ -42,7 +42,19 @@ def run(*command: object, **environment: str) -> tuple[int, str]:
     return process.returncode, output
 
 
-@pytest.fixture(params=["atomics", "cond", "counter", "mutex", "rwmutex", "semaphore", "waitgroup"])
+BENCHMARKS = [
+    "atomics",
+    "cond",
+    "counter",
+    "mutex",
+    "once",
+    "rwmutex",
+    "semaphore",
+    "waitgroup",
+]
+
+
+@pytest.fixture(params=BENCHMARKS)
 def script(request: pytest.FixtureRequest) -> Path:
     return PERF / f"bench_{request.param}.py"
 

@@ -13,6 +13,7 @@ BLOCKED = {
     "with": "m.__enter__()",
     "wait": "e.wait()",
     "wait with time-out": "e.wait(100)",
+    "once": "o.do(e.wait)",
 }
 
 
@@ -22,8 +23,8 @@ def test_daemon_threads_blocked_at_exit(way):
     done = python(
         f"""
         import threading, time
-        from nogil_sync import Mutex, Event
-        m, e = Mutex(), Event()
+        from nogil_sync import Mutex, Event, Once
+        m, e, o = Mutex(), Event(), Once()
         m.acquire()
         def block():
             {BLOCKED[way]}
@@ -112,7 +113,18 @@ def test_used_in_atexit_and_module_teardown():
                 self.name = name
                 self.objects = (Mutex(), Event(), ShardedCounter(), ShardedFloatCounter(),
                     AtomicInt64(), AtomicBool(), AtomicRef([]))
+                self.lazy = Once(), once(lambda: [self]), once(lambda: 1 / 0)
+            @once_property
+            def value(self):
+                return self.name
             def use(self):
+                o, load, fail = self.lazy
+                assert o.do(lambda: self.name) == self.name == self.value
+                assert load() == [self]
+                for _ in range(2):
+                    try: fail()
+                    except ZeroDivisionError: pass
+                    else: raise AssertionError
                 m, e, c, f, a, b, r = self.objects
                 with m:
                     assert not m.acquire(timeout=0.001)

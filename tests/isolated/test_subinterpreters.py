@@ -66,6 +66,11 @@ else:
     assert c.value() == a.load() == 200
     pin(r); pin_all([[]]); is_pinned(r)
     r.store(r)
+    f, o = once(lambda: [r]), Once()
+    assert f() is f() and o.do(int) == 0
+    class Lazy:
+        value = once_property(lambda self: f)
+    assert Lazy().value is f
     print("used")
 ''' % (sys.path,)
 """

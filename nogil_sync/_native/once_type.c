@@ -1,0 +1,420 @@
+/* once and Once: a result that is read without a lock, in front of a cell.
+ *
+ * Who runs the function, who waits, what becomes of exceptions: all that is decided in Python, by the
+ * cell (nogil_sync/_once.py), and costs what it costs, once. This file makes the calls after that
+ * cheap: the first value that the cell returns is kept in the object, and from then on a call is
+ * a load of it.
+ *
+ *   value   NULL -> the result. Set by a compare-and-swap, as several calls may return from the cell at
+ *           the same time, all with the same result; not changed again but by the collector.
+ *   cell    NULL -> the cell, in __init__; not changed again.
+ *
+ * Ordering. The compare-and-swap is a release and the load an acquire, so whoever gets the value
+ * sees what the function did.
+ *
+ * Why the value cannot vanish under a reader. The object owns it until it dies itself, and whoever
+ * calls an object holds it. What is left is tp_clear: it runs only when nobody can reach the object any
+ * more, after the finalisers of the garbage; but gc.get_objects() in another thread can still hand the object
+ * out right then. So tp_clear swaps the value for None, a call that comes later returns that, and one
+ * that is under way is safe because it reads by the protocol of tryref.h: it takes a reference only
+ * to a live object and then looks again. This costs what an increment costs, and one load.
+ * The cell needs no clearing, and so no protocol: it is a Python object whose own tp_clear breaks any
+ * cycle through it.
+ */
+#include "arguments.h"
+#include "docs.h"
+#include "object.h"
+#include "tryref.h"
+
+/* The part that both types begin with. */
+typedef struct {
+    PyObject_HEAD
+    ns_ref value;
+    ns_ref cell;
+    PyObject *weakrefs;
+} Once;
+
+typedef struct {
+    Once once;
+    vectorcallfunc vectorcall;
+} OnceFunction;
+
+/* Borrowed; NULL with RuntimeError before __init__. */
+static PyObject *
+cell_of(PyObject *self)
+{
+    PyObject *cell = ns_load(&((Once *)self)->cell, NS_ACQUIRE);
+    return cell != NULL ? cell : ns_not_initialized(self);
+}
+
+/* Keeps what the cell returned, if it did return: then it is the result for good. */
+static PyObject *
+keep(PyObject *self, PyObject *value)
+{
+    PyObject *none_yet = NULL;
+    if (value != NULL) {
+        ns_publish(value);
+        if (!ns_cas(&((Once *)self)->value, &none_yet, Py_NewRef(value), NS_SEQ_CST)) {
+            Py_DECREF(value);
+        }
+    }
+    return value;
+}
+
+static PyObject *
+done(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    if (ns_load(&((Once *)self)->value, NS_ACQUIRE) != NULL) {
+        Py_RETURN_TRUE;
+    }
+    PyObject *cell = cell_of(self);
+    return cell == NULL ? NULL : PyObject_CallMethod(cell, "done", NULL);
+}
+
+/* For __init__: makes the cell with these arguments. 0 or -1. */
+static int
+make_cell(PyObject *self, PyObject *class, PyObject *fn, int retry)
+{
+    PyObject *truth = retry ? Py_True : Py_False, *unborn = NULL;
+    PyObject *cell = fn == NULL ? PyObject_CallFunctionObjArgs(class, truth, NULL)
+                                : PyObject_CallFunctionObjArgs(class, fn, truth, NULL);
+    if (cell == NULL) {
+        return -1;
+    }
+    if (!ns_cas(&((Once *)self)->cell, &unborn, cell, NS_RELEASE)) {
+        Py_DECREF(cell);
+        return ns_initialized_twice(self);
+    }
+    return 0;
+}
+
+static int
+traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Once *o = (Once *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(ns_load(&o->value, NS_RELAXED));
+    Py_VISIT(ns_load(&o->cell, NS_RELAXED));
+    return 0;
+}
+
+static int
+clear(PyObject *self)
+{
+    ns_ref *value = &((Once *)self)->value;
+    if (ns_load(value, NS_RELAXED) != NULL) {
+        Py_DECREF(ns_swap(value, Py_None, NS_SEQ_CST));
+    }
+    return 0;
+}
+
+static void
+drop_parts(PyObject *self)
+{
+    Once *o = (Once *)self;
+    if (o->weakrefs != NULL) {
+        PyObject_ClearWeakRefs(self);
+    }
+    Py_XDECREF(ns_load(&o->value, NS_RELAXED));
+    Py_XDECREF(ns_load(&o->cell, NS_RELAXED));
+}
+
+/* Once */
+
+static void
+dealloc_once(PyObject *self)
+{
+    PyObject_GC_UnTrack(self);
+    Py_TRASHCAN_BEGIN(self, dealloc_once) /* a chain of them may be a million long */
+    drop_parts(self);
+    PyTypeObject *type = Py_TYPE(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+    Py_TRASHCAN_END
+}
+
+static PyObject *
+do_slow(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *cell = cell_of(self);
+    PyObject *run = cell ? PyObject_GetAttrString(cell, "do") : NULL;
+    PyObject *value = run ? PyObject_Vectorcall(run, args, nargs, kwnames) : NULL;
+    Py_XDECREF(run);
+    return keep(self, value);
+}
+
+static PyObject *
+do_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    if (nargs == 0) {
+        PyErr_SetString(PyExc_TypeError, "do() missing required argument 'fn' (pos 1)");
+        return NULL;
+    }
+    PyObject *value = ns_load_ref(&((Once *)self)->value);
+    return ns_likely(value != NULL) ? value : do_slow(self, args, nargs, kwnames);
+}
+
+static int
+init_once(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"retry", NULL};
+    int retry = 0;
+    ns_state *state = ns_state_of(self);
+    if (state == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "|$p:Once", names, &retry)) {
+        return -1;
+    }
+    return make_cell(self, state->once_cell, NULL, retry);
+}
+
+static PyObject *
+repr_once(PyObject *self)
+{
+    PyObject *cell = ns_load(&((Once *)self)->cell, NS_ACQUIRE), *repr = NULL;
+    if (cell == NULL) {
+        return ns_repr_uninitialized(self);
+    }
+    PyObject *state = PyObject_CallMethod(cell, "state", NULL);
+    const char *text = state ? PyUnicode_AsUTF8(state) : NULL;
+    if (text != NULL) {
+        repr = ns_repr_state(self, text);
+    }
+    Py_XDECREF(state);
+    return repr;
+}
+
+static PyMethodDef once_methods[] = {
+    NS_METHOD("do", do_, DOC_Once_do),
+    {"done", done, METH_NOARGS, DOC_Once_done},
+    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
+    NS_NO_PICKLE,
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef once_members[] = NS_WEAKREF_MEMBERS(Once);
+
+static PyType_Slot once_slots[] = {
+    {Py_tp_doc, DOC_Once},
+    {Py_tp_init, init_once},
+    {Py_tp_dealloc, dealloc_once},
+    {Py_tp_traverse, traverse},
+    {Py_tp_clear, clear},
+    {Py_tp_repr, repr_once},
+    {Py_tp_methods, once_methods},
+    {Py_tp_members, once_members},
+    {0, NULL},
+};
+
+static PyType_Spec once_spec = {
+    .name = "nogil_sync.Once",
+    .basicsize = sizeof(Once),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = once_slots,
+};
+
+/* OnceFunction: what `once` makes of a function. */
+
+static PyObject *
+call_slow(PyObject *self, Py_ssize_t given)
+{
+    if (given != 0) {
+        return PyErr_Format(
+            PyExc_TypeError, "a once function takes no arguments (%zd given)", given);
+    }
+    PyObject *cell = cell_of(self);
+    return cell == NULL ? NULL : keep(self, PyObject_CallMethod(cell, "call", NULL));
+}
+
+static PyObject *
+call(PyObject *self, PyObject *const *Py_UNUSED(args), size_t nargsf, PyObject *kwnames)
+{
+    Py_ssize_t given = PyVectorcall_NARGS(nargsf) + (kwnames ? PyTuple_GET_SIZE(kwnames) : 0);
+    PyObject *value = NULL;
+    if (ns_likely(given == 0)) {
+        value = ns_load_ref(&((Once *)self)->value);
+    }
+    return ns_likely(value != NULL) ? value : call_slow(self, given);
+}
+
+/* `__call__`, for its signature. */
+static PyObject *
+call_method(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return call(self, NULL, 0, NULL);
+}
+
+static PyObject *
+new_function(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    PyObject *self = type->tp_alloc(type, 0);
+    if (self != NULL) {
+        ((OnceFunction *)self)->vectorcall = call;
+    }
+    return self;
+}
+
+static int
+init_function(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"", "retry", NULL};
+    PyObject *fn;
+    int retry = 0;
+    ns_state *state = ns_state_of(self);
+    if (state == NULL ||
+        !PyArg_ParseTupleAndKeywords(args, kwargs, "O|$p:OnceFunction", names, &fn, &retry) ||
+        make_cell(self, state->once_function_cell, fn, retry) < 0) {
+        return -1;
+    }
+    PyObject *dressed = PyObject_CallMethod(cell_of(self), "dress", "O", self);
+    Py_XDECREF(dressed);
+    return dressed == NULL ? -1 : 0;
+}
+
+static PyObject *
+repr_function(PyObject *self)
+{
+    PyObject *cell = ns_load(&((Once *)self)->cell, NS_ACQUIRE);
+    return cell == NULL ? ns_repr_uninitialized(self)
+                        : PyObject_CallMethod(cell, "describe", "O", self);
+}
+
+static void
+dealloc_function(PyObject *self)
+{
+    PyObject_GC_UnTrack(self);
+    Py_TRASHCAN_BEGIN(self, dealloc_function)
+    drop_parts(self);
+    PyObject_ClearManagedDict(self);
+    PyTypeObject *type = Py_TYPE(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+    Py_TRASHCAN_END
+}
+
+static int
+traverse_function(PyObject *self, visitproc visit, void *arg)
+{
+    int result = PyObject_VisitManagedDict(self, visit, arg);
+    return result != 0 ? result : traverse(self, visit, arg);
+}
+
+static int
+clear_function(PyObject *self)
+{
+    PyObject_ClearManagedDict(self);
+    return clear(self);
+}
+
+static PyMethodDef function_methods[] = {
+    {"__call__", call_method, METH_NOARGS | METH_COEXIST, "__call__($self, /)\n--\n\n"},
+    {"done", done, METH_NOARGS, DOC_OnceFunction_done},
+    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
+    NS_NO_PICKLE,
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef function_members[] = {
+    {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(Once, weakrefs), Py_READONLY, NULL},
+    {"__vectorcalloffset__", Py_T_PYSSIZET, offsetof(OnceFunction, vectorcall), Py_READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef function_getset[] = {
+    {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot function_slots[] = {
+    {Py_tp_doc, DOC_OnceFunction},
+    {Py_tp_new, new_function},
+    {Py_tp_init, init_function},
+    {Py_tp_dealloc, dealloc_function},
+    {Py_tp_traverse, traverse_function},
+    {Py_tp_clear, clear_function},
+    {Py_tp_repr, repr_function},
+    {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_methods, function_methods},
+    {Py_tp_members, function_members},
+    {Py_tp_getset, function_getset},
+    {0, NULL},
+};
+
+static PyType_Spec function_spec = {
+    .name = "nogil_sync.OnceFunction",
+    .basicsize = sizeof(OnceFunction),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC |
+             Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_MANAGED_DICT,
+    .slots = function_slots,
+};
+
+/* The function `once` itself. */
+
+static PyObject *
+once(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"", "retry", NULL};
+    PyObject *fn = Py_None, *result = NULL;
+    int retry = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$p:once", names, &fn, &retry)) {
+        return NULL;
+    }
+    ns_state *state = PyModule_GetState(module);
+    PyObject *options = Py_BuildValue("{s:O}", "retry", retry ? Py_True : Py_False);
+    if (options == NULL) {
+        return NULL;
+    }
+    if (fn == Py_None) { /* the decorator is yet to come */
+        PyObject *functools = PyImport_ImportModule("functools");
+        PyObject *partial = functools ? PyObject_GetAttrString(functools, "partial") : NULL;
+        PyObject *type = partial ? PyTuple_Pack(1, state->once_function) : NULL;
+        result = type ? PyObject_Call(partial, type, options) : NULL;
+        Py_XDECREF(type);
+        Py_XDECREF(partial);
+        Py_XDECREF(functools);
+    }
+    else {
+        PyObject *only = PyTuple_Pack(1, fn);
+        result = only ? PyObject_Call(state->once_function, only, options) : NULL;
+        Py_XDECREF(only);
+    }
+    Py_DECREF(options);
+    return result;
+}
+
+static PyMethodDef functions[] = {
+    {"once", _PyCFunction_CAST(once), METH_VARARGS | METH_KEYWORDS, DOC_once},
+    {NULL, NULL, 0, NULL},
+};
+
+/* From nogil_sync._once: the cells, and what needs no C. */
+static int
+import_shared(PyObject *module)
+{
+    ns_state *state = PyModule_GetState(module);
+    PyObject *shared = PyImport_ImportModule("nogil_sync._once");
+    if (shared == NULL) {
+        return -1;
+    }
+    state->once_cell = PyObject_GetAttrString(shared, "Cell");
+    state->once_function_cell = PyObject_GetAttrString(shared, "FunctionCell");
+    PyObject *property = PyObject_GetAttrString(shared, "once_property");
+    PyObject *signature = PyObject_CallMethod(shared, "Signature", NULL);
+    Py_DECREF(shared);
+    int result =
+        state->once_cell == NULL || state->once_function_cell == NULL || signature == NULL ||
+                PyObject_SetAttrString(state->once_function, "__signature__", signature) < 0
+            ? -1
+            : 0;
+    Py_XDECREF(signature);
+    return PyModule_Add(module, "once_property", property) < 0 ? -1 : result;
+}
+
+int
+ns_add_once(PyObject *module)
+{
+    ns_state *state = PyModule_GetState(module);
+    state->once_function = PyType_FromModuleAndSpec(module, &function_spec, NULL);
+    return state->once_function == NULL || import_shared(module) < 0 ||
+                   ns_add_type(module, &once_spec) < 0
+               ? -1
+               : PyModule_AddFunctions(module, functions);
+}
