@@ -32,7 +32,15 @@ RANGES = {
 ATOMICS = [*INTEGERS, nogil_sync.AtomicBool, nogil_sync.AtomicRef]
 COUNTERS = [nogil_sync.ShardedCounter, nogil_sync.ShardedFloatCounter]
 LOCKS = [nogil_sync.Mutex]
-CLASSES = [*ATOMICS, *COUNTERS, *LOCKS, nogil_sync.Event, nogil_sync.Once]
+WAITED_FOR = [
+    nogil_sync.RWMutex,
+    nogil_sync.Cond,
+    nogil_sync.Semaphore,
+    nogil_sync.Event,
+    nogil_sync.WaitGroup,
+    nogil_sync.Once,
+]
+CLASSES = [*ATOMICS, *COUNTERS, *LOCKS, *WAITED_FOR]
 
 STRESS = float(os.environ.get("NOGIL_SYNC_STRESS", "1"))
 

@@ -15,11 +15,15 @@ import nogil_sync
 from nogil_sync import (
     AtomicBool,
     AtomicRef,
+    Cond,
     Event,
     Mutex,
     Once,
+    RWMutex,
+    Semaphore,
     ShardedCounter,
     ShardedFloatCounter,
+    WaitGroup,
 )
 from nogil_sync import _threading as pure
 
@@ -55,28 +59,64 @@ OPERATIONS: dict[type, dict[str, Any]] = {
     Mutex: {"acquire": (), "release": (), "locked": (), "_at_fork_reinit": ()},
     Event: {"is_set": (), "set": (), "clear": (), "wait": (0,), "_at_fork_reinit": ()},
     Once: {"do": (int,), "done": ()},
+    RWMutex: {"_at_fork_reinit": ()},
+    Cond: {
+        "acquire": (),
+        "wait": (0,),
+        "wait_for": (int, 0),
+        "notify": (),
+        "notify_all": (),
+        "locked": (),
+        "release": (),
+        "_at_fork_reinit": (),
+    },
+    Semaphore: {"acquire": (), "release": (), "hold": (), "available": (), "_at_fork_reinit": ()},
+    WaitGroup: {"add": (), "done": (), "wait": (0,)},
+}
+# What only the holder of the lock may call.
+FOR_HOLDERS = {
+    (Mutex, "release"),
+    *((Cond, name) for name in ("wait", "wait_for", "notify", "notify_all", "release")),
+    (Semaphore, "release"),
+    (WaitGroup, "done"),
 }
 CALLS = [(cls, name, args) for cls, calls in OPERATIONS.items() for name, args in calls.items()]
 IDS = [f"{cls.__name__}.{name}" for cls, name, _ in CALLS]
 
 
+STATES = {
+    Mutex: Mutex.locked,
+    Event: Event.is_set,
+    Once: Once.done,
+    RWMutex: lambda rw: (rw.read.locked(), rw.write.locked()),
+    Cond: Cond.locked,
+    Semaphore: Semaphore.available,
+    WaitGroup: lambda group: repr(group).rpartition(",")[2],
+}
+CHANGES = {
+    Mutex: Mutex.acquire,
+    Event: Event.set,
+    Once: lambda o: o.do(int),
+    RWMutex: lambda rw: rw.write.acquire(),
+    Cond: Cond.acquire,
+    Semaphore: Semaphore.acquire,
+    WaitGroup: WaitGroup.add,
+    **{cls: (lambda counter: counter.add()) for cls in COUNTERS},
+    **{cls: (lambda atomic: atomic.store(7)) for cls in ATOMICS},
+}
+
+
 def state(obj):
-    if isinstance(obj, Mutex):
-        return obj.locked()
-    if isinstance(obj, Event):
-        return obj.is_set()
-    if isinstance(obj, Once):
-        return obj.done()
+    for cls, look in STATES.items():
+        if isinstance(obj, cls):
+            return look(obj)
     return obj.value() if hasattr(obj, "value") else obj.load()
 
 
 def changed(cls):
     """An object that is not in its first state."""
     obj = cls()
-    change = {Mutex: "acquire", Event: "set", Once: "do"}
-    getattr(obj, change.get(cls, "add" if cls in COUNTERS else "store"))(
-        *([7] if cls in ATOMICS else [int] if cls is Once else [])
-    )
+    CHANGES[cls](obj)
     return obj
 
 
@@ -244,13 +284,14 @@ def test_without_init(cls, name, args):
             getattr(obj, name)(*args)
     obj.__init__()
     assert state(obj) == state(cls())
-    if cls is Mutex and name == "release":
-        obj.acquire()
+    if (cls, name) in FOR_HOLDERS:
+        CHANGES[cls](obj)
     getattr(obj, name)(*args)
 
 
-def test_with_without_init():
-    obj = Mutex.__new__(Mutex)
+@pytest.mark.parametrize("cls", [Mutex, Cond, Semaphore])
+def test_with_without_init(cls):
+    obj = cls.__new__(cls)
     with pytest.raises(RuntimeError, match="not initialized"), obj:
         raise AssertionError("entered")
 
@@ -431,7 +472,9 @@ def public_methods(cls):
 
 
 def shape(thing):
-    """The parameters, less `self`, which C methods take by position only."""
+    """The parameters, less `self`, which C methods take by position only; none of a property."""
+    if not callable(thing):
+        return None
     parameters = inspect.signature(thing).parameters.values()
     return [(p.name, p.kind, p.default) for p in parameters if p.name != "self"]
 
@@ -468,8 +511,8 @@ def test_methods_accept_keywords(cls):
             continue
         names = [p.name for p in parameters]
         obj = cls()
-        if name == "release":
-            obj.acquire()
+        if (cls, name) in FOR_HOLDERS:
+            CHANGES[cls](obj)
         getattr(obj, name)(**dict(zip(names, args, strict=False)))
 
 
