@@ -34,7 +34,7 @@ import threading
 from time import monotonic
 
 from ._arguments import lock_timeout
-from ._guard import Guard, guard_of
+from ._guard import NO_RECEIPT, Guard, Receipt, guard_of
 from ._object import SyncObject, uninitialized
 from ._sleep import closed_gate, sleep_at
 
@@ -150,6 +150,10 @@ class Mutex(SyncObject):
 
         Any thread may do so. ``RuntimeError`` if the lock is not taken.
         """
+        Mutex._release(self, NO_RECEIPT)
+
+    def _release(self, receipt: Receipt) -> None:
+        """Release, and tell surely whether it was done: for Cond."""
         wake = None
         # Without a waiter yet there is nobody who could have waited for long.
         now = 0.0 if self.__head is None else monotonic()
@@ -157,6 +161,7 @@ class Mutex(SyncObject):
             with self.__guard:
                 locked = self.__locked
                 if locked:
+                    receipt.done = True
                     wake = self.__head
                     if wake is None or now - wake.since < _PATIENCE:
                         self.__locked = False
@@ -186,7 +191,7 @@ class Mutex(SyncObject):
         return Mutex.acquire(self)
 
     def __exit__(self, *exc_info: object) -> None:
-        Mutex.release(self)
+        Mutex._release(self, NO_RECEIPT)
 
     def _at_fork_reinit(self) -> None:
         """Make the lock free and forget who waits: for the child of a fork."""
