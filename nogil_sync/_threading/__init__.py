@@ -12,10 +12,14 @@ from .atomics import (
     AtomicUint32,
     AtomicUint64,
 )
+from .cond import Cond
 from .counters import ShardedCounter, ShardedFloatCounter
 from .event import Event
 from .mutex import Mutex
 from .pin import is_pinned, pin, pin_all
+from .rwmutex import RWMutex
+from .semaphore import Semaphore
+from .waitgroup import WaitGroup
 
 __all__ = [
     "AtomicBool",
@@ -24,11 +28,15 @@ __all__ = [
     "AtomicRef",
     "AtomicUint32",
     "AtomicUint64",
+    "Cond",
     "Event",
     "Mutex",
     "PerformanceWarning",
+    "RWMutex",
+    "Semaphore",
     "ShardedCounter",
     "ShardedFloatCounter",
+    "WaitGroup",
     "is_pinned",
     "pin",
     "pin_all",
