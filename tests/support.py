@@ -188,7 +188,7 @@ def handler(*_):
 signal.signal(signal.SIGALRM, handler)
 
 def rain(function, argument, drops):
-    '''Call the function, which is hit by so many exceptions at most; return its result, or False.'''
+    '''Call it while so many exceptions at most hit it; return its result, or False.'''
     global armed, raised
     try:
         armed = drops

@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from support import LONG, eventually, python, run_threads
+from support import LONG, RAIN, eventually, python, run_threads
 
 from nogil_sync import Mutex
 
@@ -493,6 +493,33 @@ def test_an_interrupt_at_any_moment_leaves_the_lock_whole(way):
             assert raised
             """.replace("map(m.acquire)", "map(m.acquire, [True])")
             % (2 if way == "contended" else 0)
+        ).stdout
+    )
+
+
+@processes
+def test_interrupts_of_the_cleanup_after_an_interrupt():
+    print(
+        python(
+            RAIN
+            + """
+from nogil_sync import Mutex
+m = Mutex()
+busy = True
+def other():
+    while busy:
+        if m.acquire(timeout=0.001):
+            m.release()
+threads = [threading.Thread(target=other) for _ in range(2)]
+for t in threads: t.start()
+for _ in for_a_second():
+    if rain(m.acquire, True, 3):
+        m.release()
+busy = False
+for t in threads: t.join(10)
+assert not any(t.is_alive() for t in threads)
+assert m.acquire(timeout=5)
+"""
         ).stdout
     )
 

@@ -1,11 +1,32 @@
-"""Cond, pure Python."""
+"""Cond, pure Python: a queue (see `_queue`) whose waiters are granted notifications.
 
+After an ordinary call of a C function an interrupt may come before its result is stored, and
+nobody could tell whether the lock was taken or let go.  So it is called by ``map``, whose result
+is unpacked: from the C function to the store there is no place where an interrupt can come.
+"""
+
+import sys
+import threading
 from collections.abc import Callable
+from functools import partial
+from operator import call
+from time import monotonic
 from typing import Any, Protocol, SupportsIndex, TypeVar
 
-from ._object import SyncObject
+from ._arguments import exact_int, wait_timeout
+from ._guard import Receipt
+from ._object import SyncObject, uninitialized
+from ._queue import Change, Line, Waiter, Waiters
+from .mutex import Mutex
+from .rwmutex import RWMutexReader, RWMutexWriter
 
 T = TypeVar("T")
+
+# Locks that tell by a receipt whether they were let go.
+_OURS = (Mutex, RWMutexReader, RWMutexWriter)
+
+# Locks that raise only what interrupts them, after which asking again makes sense.
+_SOUND = (*_OURS, type(threading.Lock()), type(threading.RLock()))
 
 
 class _Lock(Protocol):
@@ -14,6 +35,21 @@ class _Lock(Protocol):
     def acquire(self, *args: Any, **kwargs: Any) -> Any: ...
 
     def release(self) -> Any: ...
+
+
+class _Notifications(Line):
+    """There is no value, and nothing to have but what somebody gives to those who wait."""
+
+    __slots__ = ()
+
+    def take(self, *_: object) -> None:
+        return None
+
+    def admit(self, value: None, waiters: Waiters) -> Change:
+        return value, waiters, ()
+
+    def give(self, value: None, waiters: Waiters, n: int) -> Change:
+        return value, waiters[n:], waiters[:n]
 
 
 class Cond(SyncObject):
@@ -48,20 +84,42 @@ class Cond(SyncObject):
     __module__ = "nogil_sync"
     __slots__ = ("__line", "__lock")
 
-    def __init__(self, lock: _Lock | None = None) -> None: ...
+    def __init__(self, lock: _Lock | None = None) -> None:
+        if lock is None:
+            lock = Mutex()
+        elif not all(callable(getattr(lock, name, None)) for name in ("acquire", "release")):
+            raise TypeError("lock must have acquire() and release()")
+        super().__init__()
+        self.__lock: Any = lock
+        self.__line = _Notifications(None)
+
+    def __repr__(self) -> str:
+        try:
+            waiting = len(self.__line.state[1])
+        except RuntimeError:
+            return uninitialized(self)
+        cls = type(self)
+        return (
+            f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, "
+            f"{self.__lock!r}, {waiting} waiting>"
+        )
 
     def acquire(self, *args: Any, **kwargs: Any) -> Any:
         """Take the lock; arguments and result are those of the lock's ``acquire``."""
+        (result,) = map(call, (partial(self.__lock.acquire, *args, **kwargs),))
+        return result
 
     def release(self) -> None:
         """Let the lock go."""
+        self.__lock.release()
 
     def locked(self) -> bool:
         """Whether the lock is taken.
 
         ``AttributeError`` if the lock has no such method.
         """
-        ...
+        locked: bool = self.__lock.locked()
+        return locked
 
     def wait(self, timeout: float | None = None) -> bool:
         """Let the lock go, sleep until notified, take it again; return whether notified.
@@ -75,7 +133,56 @@ class Cond(SyncObject):
         this returns or raises, and a notification that an exception left unused goes to the
         next waiter.
         """
-        ...
+        seconds = wait_timeout(timeout)
+        if not Cond._is_owned(self):
+            raise RuntimeError("cannot wait on un-acquired lock")
+        line, lock = self.__line, self.__lock
+        ours = type(lock) in _OURS
+        me = Waiter(line, 1)
+        free = Receipt()  # whether the lock was let go, and not yet taken again
+        release = getattr(lock, "_release_save", lock.release)
+        if ours:
+            release = partial(lock._release, free)
+        unsure = False
+        saved = None
+        error: BaseException | None = None
+        try:
+            line.join(me)
+            unsure = not ours
+            (saved,) = map(call, (release,))
+            free.done = True
+            unsure = False
+            line.sleep(me, seconds)
+        except BaseException as first:
+            error = first
+        while True:  # twice: an interrupt can also come where a loop jumps back
+            try:
+                while True:
+                    try:
+                        # Leave first: no notification is for one who gave up and wants the lock.
+                        line.leave(me, keep=error is None)
+                        if unsure:
+                            unsure = False
+                            free.done = not Cond._is_owned(self)
+                        if free.done:
+                            restore = getattr(lock, "_acquire_restore", None)
+                            acquire = partial(restore, saved) if restore else lock.acquire
+                            (_,) = map(call, (acquire,))
+                            free.done = False
+                        break
+                    except BaseException as another:
+                        error = error or another
+                        if isinstance(another, Exception) and type(lock) not in _SOUND:
+                            free.done = False  # it would fail for ever
+                break
+            except BaseException as another:
+                error = error or another
+        if error is not None:
+            try:
+                raise error
+            finally:
+                error = None  # which refers to this frame
+        return me.kept
 
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
         """Wait until the predicate returns something true; return what it returned last.
@@ -84,7 +191,18 @@ class Cond(SyncObject):
         `timeout` is for all waits together, in seconds; when it has passed, the last
         result, a false one, is returned.
         """
-        ...
+        seconds = wait_timeout(timeout)
+        deadline = None if seconds is None else monotonic() + seconds
+        self.__line  # noqa: B018  (an uninitialised object is an error, whatever the predicate says)
+        result = predicate()
+        while not result:
+            if deadline is not None:
+                seconds = deadline - monotonic()
+                if seconds <= 0:
+                    break
+            Cond.wait(self, seconds)
+            result = predicate()
+        return result
 
     def notify(self, n: SupportsIndex = 1) -> None:
         """Wake the `n` threads that wait longest, or all of them if there are fewer.
@@ -92,23 +210,51 @@ class Cond(SyncObject):
         They go on when they get the lock, which must be held here: else ``RuntimeError``.
         Zero or less wakes nobody.
         """
+        number = exact_int(n)
+        if not Cond._is_owned(self):
+            raise RuntimeError("cannot notify on un-acquired lock")
+        line = self.__line
+        if number > 0 and line.state[1]:
+            line.change(line.give, number)
 
     def notify_all(self) -> None:
         """Wake all threads that wait; see :meth:`notify`."""
+        Cond.notify(self, sys.maxsize)
 
-    def __enter__(self) -> Any: ...
+    def __enter__(self) -> Any:
+        (result,) = map(call, (self.__lock.acquire,))
+        return result
 
-    def __exit__(self, *exc_info: object) -> None: ...
+    def __exit__(self, *exc_info: object) -> None:
+        self.__lock.release()
 
     def _is_owned(self) -> bool:
         """Whether the lock is held, by this thread if the lock knows."""
-        ...
+        lock = self.__lock
+        if hasattr(lock, "_is_owned"):
+            return bool(lock._is_owned())
+        if isinstance(lock, _OURS):
+            return lock.locked()
+        (free,) = map(call, (lock.acquire,), (False,))
+        if free:
+            lock.release()
+        return not free
 
     def _release_save(self) -> Any:
         """Let the lock go however often it is held; return what `_acquire_restore` needs."""
+        lock = self.__lock
+        if hasattr(lock, "_release_save"):
+            return lock._release_save()
+        return lock.release()
 
     def _acquire_restore(self, saved: Any) -> None:
         """Take the lock as often as it was held before."""
+        lock = self.__lock
+        if hasattr(lock, "_acquire_restore"):
+            lock._acquire_restore(saved)
+        else:
+            lock.acquire()
 
     def _at_fork_reinit(self) -> None:
         """Make the lock free: for the child of a fork, where nobody waits."""
+        self.__lock._at_fork_reinit()

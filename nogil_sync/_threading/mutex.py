@@ -34,7 +34,7 @@ import threading
 from time import monotonic
 
 from ._arguments import lock_timeout
-from ._guard import Guard, guard_of
+from ._guard import NO_RECEIPT, Guard, Receipt, guard_of
 from ._object import SyncObject, uninitialized
 from ._sleep import closed_gate, sleep_at
 
@@ -140,8 +140,19 @@ class Mutex(SyncObject):
                 if not self.__locked and self.__head is None:
                     self.__locked = taken = True
         except BaseException:
-            if taken:
-                Mutex.release(self)
+            wake = None
+            while taken:  # whatever interrupts
+                try:
+                    with self.__guard:
+                        self.__locked = taken = False
+                        wake = self.__head
+                except BaseException:
+                    pass
+            if wake is not None:
+                try:
+                    wake.gate.release()
+                except RuntimeError:
+                    pass  # open already
             raise
         return taken or self.__wait(seconds)
 
@@ -159,7 +170,7 @@ class Mutex(SyncObject):
     def __enter__(self) -> bool:
         return Mutex.acquire(self)
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, *exc_info: object, receipt: Receipt = NO_RECEIPT) -> None:
         # The release itself, for `with`: a Ctrl-C that comes on entry to this function, the one
         # moment that cannot be guarded, leaves the lock taken; a call more would be a second one.
         wake = None
@@ -173,6 +184,7 @@ class Mutex(SyncObject):
                 with self.__guard:
                     locked = self.__locked
                     if locked:
+                        receipt.done = True
                         wake = self.__head
                         if wake is None or now - wake.since < _PATIENCE:
                             self.__locked = False
@@ -193,6 +205,10 @@ class Mutex(SyncObject):
                         pass  # open already
         if not locked:
             raise RuntimeError("release unlocked lock")
+
+    def _release(self, receipt: Receipt) -> None:
+        """Release, and tell surely whether it was done: for Cond."""
+        Mutex.__exit__(self, receipt=receipt)
 
     def _at_fork_reinit(self) -> None:
         """Make the lock free and forget who waits: for the child of a fork."""
@@ -216,14 +232,14 @@ class Mutex(SyncObject):
         now = monotonic()
         deadline = None if seconds is None else now + seconds
         expired = seconds == 0
-        kept = False
+        error: BaseException | None = None
 
         below = _thread.waiter
         me = _Waiter(self, below, now)
         while below is not None and below.mutex is not self:
             below = below.outer  # a call of this thread suspended in a wait for this lock
 
-        # From here to the end of `finally`, `me` is found by a nested call and after a fork.
+        # From here until it is taken off the list, `me` is found by a nested call and after a fork.
         # No interrupt comes between the two stores and the `try`.
         _waiting[me] = None
         _thread.waiter = me
@@ -236,52 +252,60 @@ class Mutex(SyncObject):
                     break
                 expired = not sleep_at(me.gate, deadline)
                 now = monotonic()
-            # Nothing can take the lock away from here on: no interrupt comes before `me`
-            # is off the list.
-            kept = me.granted
-        finally:
-            # Leave no trace of a call that gave up, and let the one below go on waiting.
-            # (Written out here because the entry to a function can be interrupted.)
-            wake = None
-            _thread.waiter = me.outer
-            del _waiting[me]
+        except BaseException as first:
+            error = first
+        # Leave no trace of a call that gave up, and let the one below go on waiting.
+        # (Written out here because the entry to a function can be interrupted.)  Nothing can
+        # take the lock away any more: no interrupt comes before `me` is off the list.
+        _thread.waiter = me.outer
+        del _waiting[me]
+        while True:  # twice: an interrupt can also come where a loop jumps back
             try:
-                if not kept or below is not None:
-                    with self.__guard:
-                        if me.queued:
-                            me.queued = False
-                            if me.prev is None:
-                                self.__head = me.next
-                            else:
-                                me.prev.next = me.next
-                            if me.next is None:
-                                self.__tail = me.prev
-                            else:
-                                me.next.prev = me.prev
-                        if below is not None and not below.granted and not below.queued:
-                            below.queued = True  # at its old place, which was the front
-                            below.prev = None
-                            below.next = first = self.__head
-                            self.__head = below
-                            if first is None:
-                                self.__tail = below
-                            else:
-                                first.prev = below
-                        if me.granted and not kept:  # handed over in the last moment
-                            self.__locked = False
-                        if not self.__locked:
-                            wake = self.__head
-            except BaseException:
-                if kept:
-                    Mutex.release(self)
-                raise
-            finally:
-                if wake is not None:
+                while error is not None or below is not None or not me.granted:
+                    wake = None
                     try:
-                        wake.gate.release()
-                    except RuntimeError:
-                        pass  # open already
-        return kept
+                        with self.__guard:
+                            if me.queued:
+                                me.queued = False
+                                if me.prev is None:
+                                    self.__head = me.next
+                                else:
+                                    me.prev.next = me.next
+                                if me.next is None:
+                                    self.__tail = me.prev
+                                else:
+                                    me.next.prev = me.prev
+                            if below is not None and not below.granted and not below.queued:
+                                below.queued = True  # at its old place, which was the front
+                                below.prev = None
+                                below.next = head = self.__head
+                                self.__head = below
+                                if head is None:
+                                    self.__tail = below
+                                else:
+                                    head.prev = below
+                            if me.granted and error is not None:  # handed over in the last moment
+                                me.granted = False
+                                self.__locked = False
+                            if not self.__locked:
+                                wake = self.__head
+                        if wake is not None:
+                            try:
+                                wake.gate.release()
+                            except RuntimeError:
+                                pass  # open already
+                        break
+                    except BaseException as another:
+                        error = error or another
+                break
+            except BaseException as another:
+                error = error or another
+        if error is not None:
+            try:
+                raise error
+            finally:
+                error = None  # which refers to this frame
+        return me.granted
 
     def __try(self, me: _Waiter, now: float, expired: bool) -> None:
         """Take the lock or queue for it; on expiry, queue no longer.  Sets `me.granted`."""
