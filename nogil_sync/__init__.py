@@ -30,6 +30,7 @@ from ._backend import (
     pin,
     pin_all,
 )
+from ._taskgroup import TaskGroup
 
 __all__ = [
     "AtomicBool",
@@ -43,6 +44,7 @@ __all__ = [
     "PerformanceWarning",
     "ShardedCounter",
     "ShardedFloatCounter",
+    "TaskGroup",
     "backend",
     "is_pinned",
     "pin",
