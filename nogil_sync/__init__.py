@@ -37,6 +37,7 @@ from ._backend import (
     pin,
     pin_all,
 )
+from ._taskgroup import TaskGroup
 
 __all__ = [
     "AtomicBool",
@@ -54,6 +55,7 @@ __all__ = [
     "Semaphore",
     "ShardedCounter",
     "ShardedFloatCounter",
+    "TaskGroup",
     "WaitGroup",
     "backend",
     "is_pinned",
