@@ -66,9 +66,15 @@ def test_sections_are_straight_line_code(path):
 
 
 def guarded_loops(tree):
-    """The `while` loops in the body of a `try`."""
+    """The `while` loops in the body of a `try`, unless that is itself done again if interrupted."""
+    again = {
+        id(node)
+        for loop in ast.walk(tree)
+        if isinstance(loop, ast.While) and isinstance(loop.test, ast.Constant)
+        for node in loop.body
+    }
     for node in ast.walk(tree):
-        if isinstance(node, ast.Try):
+        if isinstance(node, ast.Try) and id(node) not in again:
             for statement in node.body:
                 yield from (n for n in ast.walk(statement) if isinstance(n, ast.While))
 

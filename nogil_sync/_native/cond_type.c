@@ -268,7 +268,7 @@ wait_for(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
     ns_patience patience;
     int64_t deadline;
     if (ns_unpack(&s, args, nargs, kwnames, given) < 0 ||
-        ns_plain_timeout(given[1], &patience, &deadline) < 0) {
+        ns_plain_timeout(given[1], &patience, &deadline) < 0 || lock_of(self) == NULL) {
         return NULL;
     }
     for (bool over = false;;) {
@@ -410,17 +410,30 @@ at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
 
 /* ---- The object ---- */
 
+/* 1 or 0. */
+static int
+has_method(PyObject *object, const char *name)
+{
+    PyObject *method;
+    int found = PyObject_GetOptionalAttrString(object, name, &method);
+    if (found == 1) {
+        found = PyCallable_Check(method);
+        Py_DECREF(method);
+    }
+    return found;
+}
+
 static int
 check_lock(PyObject *lock)
 {
-    if (PyObject_HasAttrStringWithError(lock, "acquire") == 1 &&
-        PyObject_HasAttrStringWithError(lock, "release") == 1) {
-        return 0;
+    int fits = has_method(lock, "acquire");
+    if (fits == 1) {
+        fits = has_method(lock, "release");
     }
-    if (!PyErr_Occurred()) {
+    if (fits == 0) {
         PyErr_SetString(PyExc_TypeError, "lock must have acquire() and release()");
     }
-    return -1;
+    return fits == 1 ? 0 : -1;
 }
 
 static int

@@ -195,12 +195,12 @@ class Cond(SyncObject):
         deadline = None if seconds is None else monotonic() + seconds
         self.__line  # noqa: B018  (an uninitialised object is an error, whatever the predicate says)
         result = predicate()
-        while not result:
+        over = False
+        while not result and not over:
+            Cond.wait(self, seconds)
             if deadline is not None:
                 seconds = deadline - monotonic()
-                if seconds <= 0:
-                    break
-            Cond.wait(self, seconds)
+                over = seconds <= 0
             result = predicate()
         return result
 
