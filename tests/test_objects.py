@@ -84,7 +84,7 @@ CALLS = [(cls, name, args) for cls, calls in OPERATIONS.items() for name, args i
 IDS = [f"{cls.__name__}.{name}" for cls, name, _ in CALLS]
 
 
-STATES = {
+STATES: dict[type, Any] = {
     Mutex: Mutex.locked,
     Event: Event.is_set,
     Once: Once.done,
@@ -93,7 +93,7 @@ STATES = {
     Semaphore: Semaphore.available,
     WaitGroup: lambda group: repr(group).rpartition(",")[2],
 }
-CHANGES = {
+CHANGES: dict[type, Any] = {
     Mutex: Mutex.acquire,
     Event: Event.set,
     Once: lambda o: o.do(int),

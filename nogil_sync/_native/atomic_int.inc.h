@@ -63,7 +63,7 @@ FN(operand)(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, PyOb
     static PyObject *FN(name)(                                                      \
         PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) \
     {                                                                               \
-        static const ns_signature s = {#name, {parameter}, required, 1, 0};          \
+        static const ns_signature s = {#name, {parameter}, required, 1, 0};         \
         WORD n;                                                                     \
         if (FN(operand)(&s, args, nargs, kwnames, &n) < 0) {                        \
             return NULL;                                                            \

@@ -170,7 +170,13 @@ class Mutex(SyncObject):
     def __enter__(self) -> bool:
         return Mutex.acquire(self)
 
-    def __exit__(self, *exc_info: object, receipt: Receipt = NO_RECEIPT) -> None:
+    def __exit__(
+        self,
+        exc_type: object = None,
+        exc: object = None,
+        traceback: object = None,
+        receipt: Receipt = NO_RECEIPT,
+    ) -> None:
         # The release itself, for `with`: a Ctrl-C that comes on entry to this function, the one
         # moment that cannot be guarded, leaves the lock taken; a call more would be a second one.
         wake = None

@@ -197,7 +197,7 @@ check_downgrade(void)
 }
 
 static const struct ns_wait_steps *const read_steps = &ns_rwmutex_read_steps,
-                                  *const write_steps = &ns_rwmutex_write_steps;
+                                         *const write_steps = &ns_rwmutex_write_steps;
 
 /* Who is served when, step by step; no thread is needed to see it. */
 static void
