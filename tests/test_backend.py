@@ -53,6 +53,7 @@ def test_all_names():
         "PerformanceWarning",
         "ShardedCounter",
         "ShardedFloatCounter",
+        "TaskGroup",
         "backend",
         "is_pinned",
         "pin",
@@ -74,7 +75,8 @@ def test_classes_name_their_home(name):
 def test_same_names_in_both_backends():
     from nogil_sync import _threading
 
-    assert sorted([*_threading.__all__, "backend"]) == sorted(nogil_sync.__all__)
+    both = ["TaskGroup", "backend"]  # the same for both
+    assert sorted([*_threading.__all__, *both]) == sorted(nogil_sync.__all__)
 
 
 def test_forced_threading():
