@@ -79,9 +79,9 @@ class TaskGroup(SyncObject):
     ask this one. What fails in an inner group reaches the outer as one ``ExceptionGroup``.
 
     A group is used once. It may be left by another thread than entered it, but not by one of
-    its own tasks (``RuntimeError``). In the child of a fork a group has no tasks: leaving
-    it there does not wait for those of the parent, whose futures never end in the child. A group that is
-    never left keeps nothing alive once its tasks are done.
+    its own tasks (``RuntimeError``). In the child of a fork a group has no tasks: leaving it there
+    does not wait for those of the parent, whose futures never end in the child. A group
+    that is never left keeps nothing alive once its tasks are done.
     """
 
     __module__ = "nogil_sync"
@@ -166,9 +166,9 @@ class TaskGroup(SyncObject):
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        _kind: type[BaseException] | None,
         error: BaseException | None,
-        trace: TracebackType | None,
+        _trace: TracebackType | None,
     ) -> None:
         # A Ctrl-C right at the entry to this function leaves the group without waiting for it,
         # as with every context manager written in Python.
@@ -206,10 +206,10 @@ class TaskGroup(SyncObject):
             raise
         finally:
             # This frame lives on in the traceback of what it raised.
-            kind = error = trace = interrupt = outcome = None
+            error = interrupt = outcome = None
 
     def __join(self) -> None:
-        """Wait for the tasks.  (After a fork, by a signal handler, they are not the same.)"""
+        """Wait for the tasks: for other ones if a signal handler meanwhile forked."""
         while not self.__current().join():
             pass
 

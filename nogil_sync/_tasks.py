@@ -30,7 +30,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Executor, Future
+from concurrent.futures import CancelledError, Executor, Future, wait
 from contextvars import copy_context
 from typing import Any, Literal
 
@@ -71,19 +71,26 @@ class Task:
         "prev",
         "slot",
         "tasks",
+        "told",
     )
 
     def __init__(
-        self, tasks: "Tasks", fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        tasks: "Tasks",
+        future: "Future[Any]",
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> None:
         self.tasks = tasks
         self.fn = fn
         self.args = args
         self.kwargs = kwargs
         self.context = copy_context()
-        self.future: Future[Any] | None = Future()
+        self.future = future
         self.phase: Literal["made", "waiting", "running", "done"] = "made"
         self.slot = False
+        self.told = False
         self.prev: Task | None = None
         self.next: Task | None = None
         self.outer: Task | None = None  # below this one in the thread that runs it
@@ -93,7 +100,7 @@ class Task:
         self.tasks.attend(self)
 
     def settled(self, inner: "Future[Any]") -> None:
-        """The executor is through with what it was given: did it run it?
+        """Look, when the executor is through with what it was given, whether it was run.
 
         This may be called under locks of the executor, so it submits nothing.
         """
@@ -107,13 +114,24 @@ class Task:
         # Dropped: it was shut down.  It will not take those that wait for a slot either.
         dropped: Task | None = self
         while dropped is not None:
-            tasks.drop(dropped)
+            tasks.serve(dropped, drop=True)
             dropped = tasks.unplaced
+
+    def cancel(self) -> None:
+        """Cancel the future and tell those who wait for it.  Once more, if that was interrupted."""
+        again = self.told
+        if self.future.cancel():
+            self.told = True
+            if not again or wait([self.future], 0).not_done:
+                try:
+                    self.future.set_running_or_notify_cancel()
+                except RuntimeError:
+                    pass  # others have, who meddle with futures
 
     def forget(self) -> None:
         """Keep nothing of what the user knows: the frames in tracebacks keep the task."""
-        self.future = self.outer = None
-        del self.fn, self.args, self.kwargs, self.context
+        self.outer = None
+        del self.future, self.fn, self.args, self.kwargs, self.context
 
 
 class _Worker:
@@ -210,8 +228,8 @@ class Tasks:
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> "Future[Any]":
         """Take a task.  A cancelled group returns it cancelled."""
-        task = Task(self, fn, args, kwargs)
-        future = task.future or Future()
+        future: Future[Any] = Future()
+        task = Task(self, future, fn, args, kwargs)
         state = "left"
         added = wake = False
         try:
@@ -234,7 +252,7 @@ class Tasks:
             if added:
                 self.advance(task)
         except BaseException as error:
-            withdrawn = self.__unlink(task)
+            withdrawn = self.serve(task, drop=True)
             try:
                 self.advance()  # others may have relied on the worker that was to come for it
             except Exception:
@@ -253,8 +271,7 @@ class Tasks:
         if state == "left":
             raise RuntimeError("the TaskGroup has been left")
         if not added:
-            future.cancel()
-            acknowledge(future)
+            task.cancel()
         return future
 
     def advance(self, mine: Task | None = None) -> None:
@@ -266,9 +283,9 @@ class Tasks:
 
     def staff(self) -> None:
         """Summon workers, one for each task that waits."""
-        while True:
+        while self.waiting > self.summoned:
             fresh = _Worker()
-            wake = None
+            wake = below = None
             started = wake_joiner = False
             try:
                 with self.guard:
@@ -313,21 +330,20 @@ class Tasks:
                     except RuntimeError:
                         pass
             if wake is None and not started:
-                return
+                return  # all are at work
 
     def place(self, executor: Executor, mine: Task | None = None) -> None:
-        """Give out slots and submit.  An error is the caller's for its own task, else the task's."""
+        """Give out slots and submit.
+
+        An error is raised if it is about the caller's own task, else that task fails.
+        """
         while True:
             task = None
             outer = _thread.placing
             try:
                 with self.guard:
                     task = self.unplaced
-                    if (
-                        self.slots >= self.limit
-                        or self.cancelled
-                        or self.generation != _generation
-                    ):
+                    if self.slots >= self.limit or self.cancelled or self.generation != _generation:
                         task = None
                     if task is not None:
                         self.unplaced = task.next
@@ -358,7 +374,8 @@ class Tasks:
     def __look(self, worker: _Worker) -> Task | None:
         """Wait for a task that could be run; None when it is time to end."""
         while True:
-            previous = None
+            # (Nothing may go away by being replaced in a section: it could be the last reference.)
+            previous = above = below = task = None
             over = wake = False
             with self.guard:
                 task = self.first
@@ -396,6 +413,7 @@ class Tasks:
                 return None
             if task is not None:
                 return task
+            below = None
             woken = worker.gate.acquire(True, _IDLE)
             with self.guard:
                 if worker.idle:
@@ -425,19 +443,23 @@ class Tasks:
         task: Task,
         worker: _Worker | None = None,
         error: BaseException | None = None,
+        *,
         helping: bool = False,
-    ) -> None:
-        """Run the task, unless another has begun it or no slot is free.
+        drop: bool = False,
+    ) -> bool:
+        """Run the task, unless another has begun it or no slot is free; return whether it was.
 
-        With an `error`, the task fails with that instead.  One who helps gets a Ctrl-C, too.
+        With an `error`, the task fails with that instead; to `drop` it is to cancel it.  One who
+        helps gets a Ctrl-C, too.
         """
         outer = _thread.task
+        before = after = None
         mine = wake = False
         try:
             with self.guard:
                 if (
                     task.phase == "waiting"
-                    and (task.slot or self.slots < self.limit)
+                    and (drop or task.slot or self.slots < self.limit)
                     and self.generation == _generation
                 ):
                     mine = True
@@ -455,7 +477,7 @@ class Tasks:
                         after.prev = before
                     if self.unplaced is task:
                         self.unplaced = after
-                    if not task.slot:
+                    if not task.slot and not drop:
                         task.slot = True
                         self.slots += 1
                     self.waiting -= 1
@@ -466,9 +488,12 @@ class Tasks:
             if mine:
                 task.outer = outer
                 _thread.task = task
-                self.__run(task, error)
+                self.__run(task, error, drop)
         except BaseException as raised:
             if not mine:
+                raise
+            if drop:
+                task.cancel()
                 raise
             self.__fail(task, raised)
             if helping and isinstance(raised, KeyboardInterrupt):
@@ -476,41 +501,49 @@ class Tasks:
         finally:
             if mine:
                 _thread.task = outer
-                with self.guard:
-                    task.phase = "done"
-                    self.running -= 1
-                    self.slots -= 1
-                    wake = self.state == "leaving" and (
-                        self.waiting + self.running == 0
-                        or (self.executor is not None and self.first is not None)
-                    )
-                if wake:
-                    try:
-                        self.gate.release()
-                    except RuntimeError:
-                        pass
+                try:
+                    with self.guard:
+                        task.phase = "done"
+                        self.running -= 1
+                        if task.slot:
+                            self.slots -= 1
+                        wake = self.state == "leaving" and (
+                            self.waiting + self.running == 0
+                            or (self.executor is not None and self.first is not None)
+                        )
+                finally:
+                    if wake:
+                        try:
+                            self.gate.release()
+                        except RuntimeError:
+                            pass
                 task.forget()
-        # (If this thread is placing, the executor runs tasks in `submit`: the loop below us goes
-        # on, so that the stack does not grow with the number of tasks.)
-        if self.executor is not None and self.unplaced is not None and _thread.placing is not self:
+                before = after = None
+        # A thread that is placing has an executor that runs tasks in `submit`: the loop below us
+        # goes on, so that the stack does not grow with the number of tasks.  And one that drops a
+        # task may hold locks of the executor.
+        if (
+            self.executor is not None
+            and self.unplaced is not None
+            and not drop
+            and _thread.placing is not self
+        ):
             self.place(self.executor)
+        return mine
 
-    def __run(self, task: Task, error: BaseException | None) -> None:
+    def __run(self, task: Task, error: BaseException | None, drop: bool) -> None:
         """Call the function and settle the future."""
         future = task.future
         try:
-            if future is None:
-                return
-            if self.cancelled:
-                future.cancel()
-            if not future.set_running_or_notify_cancel():
-                return
-            if error is None:
-                future.set_result(task.context.run(task.fn, *task.args, **task.kwargs))
-            else:
-                self.__fail(task, error)
+            if drop or self.cancelled:
+                task.cancel()
+            elif future.set_running_or_notify_cancel():
+                if error is None:
+                    future.set_result(task.context.run(task.fn, *task.args, **task.kwargs))
+                else:
+                    self.__fail(task, error)
         finally:
-            future = None  # this frame is in the traceback that the future holds
+            del future  # this frame is in the traceback that the future holds
 
     def __fail(self, task: Task, error: BaseException) -> None:
         """The task raised this.  A cancelled future of a cancelled group is no failure."""
@@ -519,7 +552,9 @@ class Tasks:
                 self.errors.append(error)
                 self.cancel()
         finally:
-            if task.future is not None and not task.future.done():
+            if task.future.cancelled():
+                task.cancel()
+            elif not task.future.done():
                 task.future.set_exception(error)
 
     def cancel(self) -> None:
@@ -540,54 +575,7 @@ class Tasks:
             task = self.first
             if task is None:
                 return
-            self.drop(task)
-
-    def drop(self, task: Task) -> None:
-        """Cancel a task, unless somebody runs it."""
-        future = task.future
-        if future is None:
-            return  # done
-        try:
-            # First, so that it is over for everybody before it no longer counts.
-            future.cancel()
-        finally:
-            if self.__unlink(task):
-                acknowledge(future)
-
-    def __unlink(self, task: Task) -> bool:
-        """Take a task that waits out of the list, done."""
-        mine = wake = False
-        try:
-            with self.guard:
-                if task.phase == "waiting":
-                    mine = True
-                    task.phase = "done"
-                    before = task.prev
-                    after = task.next
-                    task.prev = task.next = None
-                    if before is None:
-                        self.first = after
-                    else:
-                        before.next = after
-                    if after is None:
-                        self.last = before
-                    else:
-                        after.prev = before
-                    if self.unplaced is task:
-                        self.unplaced = after
-                    if task.slot:
-                        self.slots -= 1
-                    self.waiting -= 1
-                    wake = self.state == "leaving" and self.waiting + self.running == 0
-        finally:
-            if wake:
-                try:
-                    self.gate.release()
-                except RuntimeError:
-                    pass
-            if mine:
-                task.forget()
-        return mine
+            self.serve(task, drop=True)
 
     def join(self) -> bool:
         """Wait until all is done, and that is it: nothing is taken any more.  False if stale."""
@@ -662,17 +650,8 @@ class Tasks:
         self.drop_waiting()
 
 
-def acknowledge(future: "Future[Any]") -> None:
-    """Tell those who wait for a cancelled future by ``wait`` or ``as_completed``."""
-    try:
-        if future.cancelled():
-            future.set_running_or_notify_cancel()
-    except RuntimeError:
-        pass  # somebody has: futures can be meddled with
-
-
 def _forked() -> None:
-    global _generation
+    global _generation  # noqa: PLW0603  (nothing else is read in sections without a call)
     _generation += 1
 
 

@@ -214,7 +214,7 @@ class Mutex(SyncObject):
 
     def _release(self, receipt: Receipt) -> None:
         """Release, and tell surely whether it was done: for Cond."""
-        Mutex.__exit__(self, receipt=receipt)
+        Mutex.__exit__(self, None, None, None, receipt)
 
     def _at_fork_reinit(self) -> None:
         """Make the lock free and forget who waits: for the child of a fork."""
