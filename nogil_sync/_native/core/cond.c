@@ -23,6 +23,15 @@ ns_cond_link(ns_cond *c, ns_waiter *w)
     ns_waitq_unlock(&c->queue);
 }
 
+uint32_t
+ns_cond_waiting(ns_cond *c)
+{
+    lock(c); /* those of a parent process are forgotten first */
+    uint32_t waiting = ns_load(&c->waiting, NS_RELAXED);
+    ns_waitq_unlock(&c->queue);
+    return waiting;
+}
+
 void
 ns_cond_notify_slow(ns_cond *c, uint64_t n)
 {

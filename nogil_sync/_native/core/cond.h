@@ -37,11 +37,8 @@ ns_cond_notify(ns_cond *c, uint64_t n)
     }
 }
 
-static inline uint32_t
-ns_cond_waiting(ns_cond *c)
-{
-    return ns_load(&c->waiting, NS_RELAXED);
-}
+/* How many wait. */
+uint32_t ns_cond_waiting(ns_cond *c);
 
 extern const struct ns_wait_steps ns_cond_steps;
 
