@@ -3,7 +3,7 @@
 import contextvars
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 
@@ -21,7 +21,7 @@ class _Worker(threading.Thread):
         group: _Group,
         fn: Callable[..., object],
         args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
+        kwargs: dict[str, Any],
     ) -> None:
         super().__init__(target=fn, args=args, kwargs=kwargs, daemon=False)
         # Whoever takes the group out counts down: the thread, or the one who fails to start it.
@@ -56,11 +56,11 @@ def _report(thread: threading.Thread) -> None:
         args = threading.ExceptHookArgs((*sys.exc_info(), thread))
         threading.excepthook(args)
     except Exception:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
 
 
 def spawn(
-    group: _Group, fn: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    group: _Group, fn: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> threading.Thread:
     """Count one and call the function in a thread, which counts down when it is done."""
     if not callable(fn):

@@ -9,6 +9,8 @@ object are functions from state to state, without locks, and every step is whole
 A waiter that is not in the queue any more was *granted* what it asked for, by whoever took it
 out; that one opens its gate.  What a section did to the state, it also writes down in the waiter
 or the receipt of the operation, so that an interrupt right after it finds out what to undo.
+That is done in a `finally`: the end of an `except` clause is on 3.12 a place where another
+interrupt can come.
 
 A wait that a signal handler or finaliser interrupted is suspended until that returns.  While
 the handler uses the same object, its thread's waiter is *away*: it keeps its place and is passed
@@ -138,7 +140,7 @@ class Line:
     ) -> None:
         done = False
         granted: Waiters = ()
-        error: BaseException | None = None
+        later: BaseException | None = None
         try:
             while True:
                 old = self.state
@@ -150,24 +152,22 @@ class Line:
                         receipt.done = done = True
                 if done:
                     break
-        except BaseException as first:
-            error = first
-        while done and granted:
-            try:
-                _wake(granted)
-                break
-            except BaseException as another:
-                error = error or another
-        if error is not None:
-            try:
-                raise error
-            finally:
-                error = None  # which refers to this frame
+        finally:
+            if done and granted:
+                while True:
+                    try:
+                        _wake(granted)
+                        break
+                    except BaseException as another:
+                        later = later or another
+        if later is not None:
+            raise later
 
     def acquire(self, request: Any, seconds: float | None) -> bool:
         """Be granted the request, at most after so many seconds; zero is one try."""
         me = Waiter(self, request)
-        error: BaseException | None = None
+        keep = settled = False
+        later: BaseException | None = None
         try:
             below = self.__suspended()
             self.__arrive(me, below, join=False)
@@ -175,27 +175,26 @@ class Line:
                 self.__enlist(me)
                 self.__arrive(me, below, join=True)
                 self.sleep(me, seconds)
-        except BaseException as first:
-            error = first
-        else:
-            if me.kept and me.gate is None and me.sent_away is None:
-                return True  # there was no need to wait, and nothing is to be put right
-        while True:  # twice: an interrupt can also come where a loop jumps back
-            try:
-                while True:
+            keep = True
+            # When there was no need to wait, and nothing is to be put right.
+            settled = me.kept and me.gate is None and me.sent_away is None
+        finally:
+            if not settled:
+                while True:  # twice: an interrupt can also come where a loop jumps back
                     try:
-                        self.leave(me, keep=error is None)
+                        while True:
+                            try:
+                                self.leave(me, keep)
+                                break
+                            except BaseException as another:
+                                keep = False
+                                later = later or another
                         break
                     except BaseException as another:
-                        error = error or another
-                break
-            except BaseException as another:
-                error = error or another
-        if error is not None:
-            try:
-                raise error
-            finally:
-                error = None  # which refers to this frame
+                        keep = False
+                        later = later or another
+        if later is not None:  # and it was the first
+            raise later
         return me.kept
 
     def join(self, me: Waiter) -> None:

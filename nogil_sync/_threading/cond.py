@@ -23,10 +23,10 @@ from .rwmutex import RWMutexReader, RWMutexWriter
 T = TypeVar("T")
 
 # Locks that tell by a receipt whether they were let go.
-_OURS = (Mutex, RWMutexReader, RWMutexWriter)
+_OURS: tuple[Any, ...] = (Mutex, RWMutexReader, RWMutexWriter)
 
 # Locks that raise only what interrupts them, after which asking again makes sense.
-_SOUND = (*_OURS, type(threading.Lock()), type(threading.RLock()))
+_SOUND: tuple[Any, ...] = (*_OURS, type(threading.Lock()), type(threading.RLock()))
 
 
 class _Lock(Protocol):
@@ -143,9 +143,9 @@ class Cond(SyncObject):
         release = getattr(lock, "_release_save", lock.release)
         if ours:
             release = partial(lock._release, free)
-        unsure = False
+        keep = unsure = False
         saved = None
-        error: BaseException | None = None
+        later: BaseException | None = None
         try:
             line.join(me)
             unsure = not ours
@@ -153,35 +153,35 @@ class Cond(SyncObject):
             free.done = True
             unsure = False
             line.sleep(me, seconds)
-        except BaseException as first:
-            error = first
-        while True:  # twice: an interrupt can also come where a loop jumps back
-            try:
-                while True:
-                    try:
-                        # Leave first: no notification is for one who gave up and wants the lock.
-                        line.leave(me, keep=error is None)
-                        if unsure:
-                            unsure = False
-                            free.done = not Cond._is_owned(self)
-                        if free.done:
-                            restore = getattr(lock, "_acquire_restore", None)
-                            acquire = partial(restore, saved) if restore else lock.acquire
-                            (_,) = map(call, (acquire,))
-                            free.done = False
-                        break
-                    except BaseException as another:
-                        error = error or another
-                        if isinstance(another, Exception) and type(lock) not in _SOUND:
-                            free.done = False  # it would fail for ever
-                break
-            except BaseException as another:
-                error = error or another
-        if error is not None:
-            try:
-                raise error
-            finally:
-                error = None  # which refers to this frame
+            keep = True
+        finally:
+            while True:  # twice: an interrupt can also come where a loop jumps back
+                try:
+                    while True:
+                        try:
+                            # Leave first: no notification is for one who gave up and only
+                            # wants the lock.
+                            line.leave(me, keep)
+                            if unsure:
+                                unsure = False
+                                free.done = not Cond._is_owned(self)
+                            if free.done:
+                                restore = getattr(lock, "_acquire_restore", None)
+                                acquire = partial(restore, saved) if restore else lock.acquire
+                                (_,) = map(call, (acquire,))
+                                free.done = False
+                            break
+                        except BaseException as another:
+                            keep = False
+                            later = later or another
+                            if isinstance(another, Exception) and type(lock) not in _SOUND:
+                                free.done = False  # it would fail for ever
+                    break
+                except BaseException as another:
+                    keep = False
+                    later = later or another
+        if later is not None:  # and it was the first
+            raise later
         return me.kept
 
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
@@ -234,7 +234,7 @@ class Cond(SyncObject):
         if hasattr(lock, "_is_owned"):
             return bool(lock._is_owned())
         if isinstance(lock, _OURS):
-            return lock.locked()
+            return bool(lock.locked())
         (free,) = map(call, (lock.acquire,), (False,))
         if free:
             lock.release()

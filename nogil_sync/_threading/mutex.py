@@ -238,7 +238,8 @@ class Mutex(SyncObject):
         now = monotonic()
         deadline = None if seconds is None else now + seconds
         expired = seconds == 0
-        error: BaseException | None = None
+        keep = False
+        later: BaseException | None = None
 
         below = _thread.waiter
         me = _Waiter(self, below, now)
@@ -258,60 +259,60 @@ class Mutex(SyncObject):
                     break
                 expired = not sleep_at(me.gate, deadline)
                 now = monotonic()
-        except BaseException as first:
-            error = first
-        # Leave no trace of a call that gave up, and let the one below go on waiting.
-        # (Written out here because the entry to a function can be interrupted.)  Nothing can
-        # take the lock away any more: no interrupt comes before `me` is off the list.
-        _thread.waiter = me.outer
-        del _waiting[me]
-        while True:  # twice: an interrupt can also come where a loop jumps back
-            try:
-                while error is not None or below is not None or not me.granted:
-                    wake = None
-                    try:
-                        with self.__guard:
-                            if me.queued:
-                                me.queued = False
-                                if me.prev is None:
-                                    self.__head = me.next
-                                else:
-                                    me.prev.next = me.next
-                                if me.next is None:
-                                    self.__tail = me.prev
-                                else:
-                                    me.next.prev = me.prev
-                            if below is not None and not below.granted and not below.queued:
-                                below.queued = True  # at its old place, which was the front
-                                below.prev = None
-                                below.next = head = self.__head
-                                self.__head = below
-                                if head is None:
-                                    self.__tail = below
-                                else:
-                                    head.prev = below
-                            if me.granted and error is not None:  # handed over in the last moment
-                                me.granted = False
-                                self.__locked = False
-                            if not self.__locked:
-                                wake = self.__head
-                        if wake is not None:
-                            try:
-                                wake.gate.release()
-                            except RuntimeError:
-                                pass  # open already
-                        break
-                    except BaseException as another:
-                        error = error or another
-                break
-            except BaseException as another:
-                error = error or another
-        if error is not None:
-            try:
-                raise error
-            finally:
-                error = None  # which refers to this frame
-        return me.granted
+            # Nothing can take the lock away from here on: no interrupt comes before `me`
+            # is off the list.
+            keep = me.granted
+        finally:
+            # Leave no trace of a call that gave up, and let the one below go on waiting.
+            # (Written out here because the entry to a function can be interrupted.)
+            _thread.waiter = me.outer
+            del _waiting[me]
+            while True:  # twice: an interrupt can also come where a loop jumps back
+                try:
+                    while not keep or below is not None:
+                        wake = None
+                        try:
+                            with self.__guard:
+                                if me.queued:
+                                    me.queued = False
+                                    if me.prev is None:
+                                        self.__head = me.next
+                                    else:
+                                        me.prev.next = me.next
+                                    if me.next is None:
+                                        self.__tail = me.prev
+                                    else:
+                                        me.next.prev = me.prev
+                                if below is not None and not below.granted and not below.queued:
+                                    below.queued = True  # at its old place, which was the front
+                                    below.prev = None
+                                    below.next = head = self.__head
+                                    self.__head = below
+                                    if head is None:
+                                        self.__tail = below
+                                    else:
+                                        head.prev = below
+                                if me.granted and not keep:  # handed over in the last moment
+                                    me.granted = False
+                                    self.__locked = False
+                                if not self.__locked:
+                                    wake = self.__head
+                            if wake is not None:
+                                try:
+                                    wake.gate.release()
+                                except RuntimeError:
+                                    pass  # open already
+                            break
+                        except BaseException as another:
+                            keep = False
+                            later = later or another
+                    break
+                except BaseException as another:
+                    keep = False
+                    later = later or another
+        if later is not None:  # and it was the first
+            raise later
+        return keep
 
     def __try(self, me: _Waiter, now: float, expired: bool) -> None:
         """Take the lock or queue for it; on expiry, queue no longer.  Sets `me.granted`."""

@@ -1,6 +1,6 @@
 """RWMutex, pure Python: who holds it, and a queue (see `_queue`) of readers and writers."""
 
-from typing import NoReturn, TypeAlias, TypeVar
+from typing import Self, TypeAlias, TypeVar, final
 
 from ._arguments import lock_timeout
 from ._guard import Receipt
@@ -85,12 +85,12 @@ class _View(SyncObject):
     _line: _Sides
     _write: bool
 
-    def __new__(cls, *_: object, **__: object) -> NoReturn:
+    def __new__(cls, *_: object, **__: object) -> Self:
         raise TypeError(f"cannot create {cls.__name__!r} instances")
 
     def __init_subclass__(cls) -> None:
         if _View not in cls.__bases__:
-            raise TypeError(f"type {cls.__base__.__name__!r} is not an acceptable base type")
+            raise TypeError(f"type {cls.__mro__[1].__name__!r} is not an acceptable base type")
 
     def __repr__(self) -> str:
         try:
@@ -118,6 +118,7 @@ class _View(SyncObject):
         self._line.change(self._line.release, self._write, receipt=receipt)
 
 
+@final
 class RWMutexReader(_View):
     """The read side of an :class:`RWMutex`: a lock that many hold at the same time.
 
@@ -162,6 +163,7 @@ class RWMutexReader(_View):
         return self._line.state[0][0] > 0
 
 
+@final
 class RWMutexWriter(_View):
     """The write side of an :class:`RWMutex`: a lock that excludes readers and writers.
 
