@@ -71,8 +71,10 @@ _running: dict[object, _Run] = {}
 _waits: dict[int, _Run] = {}  # which run each waiting thread waits for
 
 
-def exclusively(key: object, look: Callable[[], T | None], work: Callable[[], T]) -> T:
-    """What `look()` finds as soon as it is not None, else what `work()` returns.
+def exclusively(
+    key: object, look: Callable[P, T | None], work: Callable[P, T], /, *args: P.args, **kw: P.kwargs
+) -> T:
+    """What `look(...)` finds as soon as that is not None, else what `work(...)` returns.
 
     Of all calls with this key one at a time works, while the others wait.
     """
@@ -82,10 +84,10 @@ def exclusively(key: object, look: Callable[[], T | None], work: Callable[[], T]
         while True:
             other = run.table.setdefault(key, run)
             if other is run:
-                found = look()
-                return work() if found is None else found
+                found = look(*args, **kw)
+                return work(*args, **kw) if found is None else found
             _wait(run, other)
-            found = look()
+            found = look(*args, **kw)
             if found is not None:
                 return found
     finally:
@@ -142,9 +144,10 @@ def _waits_for(run: _Run, me: int) -> bool:
             return False
         chain.append(after)
     # Seen one after the other; if they are all still there, they were there all at once.
-    return not any(each.over for each in chain) and all(
-        _waits.get(a.thread) is b for a, b in pairwise(chain)
-    )
+    for a, b in pairwise(chain):
+        if a.over or _waits.get(a.thread) is not b:
+            return False
+    return not chain[-1].over
 
 
 def _forget_other_threads() -> None:
@@ -191,13 +194,13 @@ class Cell(Generic[T]):
         if not self.done():
             if not callable(fn):
                 raise TypeError(f"{type(fn).__name__!r} object is not callable")
-            exclusively(id(self), self._look, lambda: self._run(fn, args, kwargs))
+            exclusively(id(self), self._look, self._run, fn, args, kwargs)
         if self.failure is not None:
             self.failure.throw()
         result: T = self.value
         return result
 
-    def _look(self) -> "Cell[T] | None":
+    def _look(self, fn: Any, args: Any, kwargs: Any) -> "Cell[T] | None":  # noqa: ARG002
         return self if self.done() else None
 
     def _run(self, fn: Callable[..., T], args: Any, kwargs: Any) -> "Cell[T]":
@@ -310,10 +313,12 @@ def _required_parameter(fn: Callable[..., object]) -> str | None:
     if isinstance(fn, FunctionType):
         # The common case, for which `inspect` need not be imported.
         code, names = fn.__code__, fn.__code__.co_varnames
-        required = names[: code.co_argcount - len(fn.__defaults__ or ())]
-        keywords = names[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
-        required += tuple(name for name in keywords if name not in (fn.__kwdefaults__ or ()))
-        return required[0] if required else None
+        for name in names[: code.co_argcount - len(fn.__defaults__ or ())]:
+            return name
+        for name in names[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]:
+            if name not in (fn.__kwdefaults__ or ()):
+                return name
+        return None
     import inspect
 
     try:
@@ -410,23 +415,26 @@ class once_property(Generic[T]):  # noqa: N801  (named as `property` is)
         if getattr(type(instance), name, None) is not self:
             return self.func(instance)
 
-        def look() -> tuple[Any] | None:
-            value = stored.get(name, ABSENT)
-            return None if value is ABSENT else (value,)
+        found = self._look(instance, name, stored)
+        if found is None:
+            key = id(instance), id(self)
+            found = exclusively(key, self._look, self._compute, instance, name, stored)
+        return found[0]
 
-        def work() -> tuple[Any]:
-            value = self.func(instance)
-            try:
-                stored[name] = value
-            except TypeError:
-                raise TypeError(
-                    f"the __dict__ of {type(instance).__name__!r} object takes no items: "
-                    f"{name!r} cannot be stored"
-                ) from None
-            return (value,)
+    def _look(self, instance: Any, name: str, stored: Any) -> tuple[T] | None:  # noqa: ARG002
+        value = stored.get(name, ABSENT)
+        return None if value is ABSENT else (value,)
 
-        found = look()
-        return (exclusively((id(instance), id(self)), look, work) if found is None else found)[0]
+    def _compute(self, instance: Any, name: str, stored: Any) -> tuple[T]:
+        value = self.func(instance)
+        try:
+            stored[name] = value
+        except TypeError:
+            raise TypeError(
+                f"the __dict__ of {type(instance).__name__!r} object takes no items: "
+                f"{name!r} cannot be stored"
+            ) from None
+        return (value,)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"cannot pickle or copy {type(self).__name__!r} object")
