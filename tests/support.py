@@ -99,8 +99,10 @@ def background(*functions: Callable[[], Any]) -> Iterator[None]:
 
 
 def collect_often() -> None:
-    """Collect, then let the others run: each collection stops all threads, and the next may
-    come before they are awake again."""
+    """Collect, then let the others run.
+
+    Each collection stops all threads, and the next may come before they are awake again.
+    """
     gc.collect()
     time.sleep(0.001)
 
