@@ -1,0 +1,155 @@
+"""TaskGroup in the child of a fork: the parent's tasks are not its own."""
+
+import os
+
+import pytest
+from support import python
+
+pytestmark = [
+    pytest.mark.thread_unsafe(reason="forks"),
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system"),
+]
+
+FORK = """
+    import os, signal, sys, threading, time, warnings
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from concurrent.futures import ThreadPoolExecutor
+    from nogil_sync import TaskGroup
+
+    def wait_for(child, limit=20):
+        end = time.monotonic() + limit
+        while time.monotonic() < end:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.002)
+        os.kill(child, signal.SIGABRT)
+        os.waitpid(child, 0)
+        return "hangs"
+"""
+
+
+@pytest.mark.parametrize("kind", ["", "limit=1", "executor=pool"])
+def test_left_in_the_child_of_a_fork(kind):
+    python(
+        FORK
+        + f"""
+    finish = threading.Event()
+    pool = ThreadPoolExecutor(2)
+    try:
+        with TaskGroup({kind}) as tg:
+            futures = [tg.go(finish.wait, 30) for _ in range(4)]
+            while not futures[0].running():
+                time.sleep(0.001)
+            child = os.fork()
+            if child == 0:
+                assert repr(tg).endswith("0 running, 0 queued>"), tg
+                more = tg.go(pow, 2, 3)     # the child's own tasks are waited for
+                raise ValueError
+            assert wait_for(child) == 7
+            finish.set()
+    except* ValueError:
+        assert child == 0
+        assert more.done()
+        os._exit(7)
+    assert child and all(f.result() for f in futures)
+    pool.shutdown()
+    """
+    )
+
+
+def test_a_fork_inside_a_task():
+    python(
+        FORK
+        + """
+    parent = os.getpid()
+    ran = []
+    def task():
+        child = os.fork()
+        if child == 0:
+            ran.clear()
+            try:
+                tg.go(ran.append, 2).result(10)
+                assert ran == [2]
+                os._exit(3)
+            finally:
+                os._exit(1)
+        code = wait_for(child)
+        assert code == 3, code
+    with TaskGroup(limit=1) as tg:
+        tg.go(task)
+        tg.go(ran.append, os.getpid())
+    assert ran == [parent]
+    """
+    )
+
+
+def test_a_task_that_returns_in_the_child():
+    # Its thread is the only one there, and does not begin what is the parent's to do.
+    python(
+        FORK
+        + """
+    read, write = os.pipe()
+    def task():
+        global child
+        child = os.fork()
+    with TaskGroup(limit=1) as tg:
+        tg.go(task)
+        tg.go(os.write, write, b"x")
+    os.close(write)
+    assert wait_for(child) != "hangs"
+    assert os.read(read, 10) == b"x"
+    """
+    )
+
+
+def test_a_fork_in_a_handler_that_interrupts_the_join():
+    python(
+        FORK
+        + """
+    parent = os.getpid()
+    finish = threading.Event()
+    child = None
+    def handler(*_):
+        global child
+        child = os.fork()
+    signal.signal(signal.SIGALRM, handler)
+    with TaskGroup() as tg:
+        tg.go(finish.wait, 30)
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        threading.Timer(1.5, finish.set).start()
+    if os.getpid() != parent:
+        assert "left" in repr(tg)
+        os._exit(5)
+    assert wait_for(child) == 5
+    """
+    )
+
+
+def test_forks_while_tasks_come_and_go():
+    python(
+        FORK
+        + """
+    stop = threading.Event()
+    def churn(tg):
+        while not stop.is_set():
+            tg.go(int).result()
+    with TaskGroup(limit=6) as tg:
+        for _ in range(3):
+            tg.go(churn, tg)
+        for _ in range(30):
+            time.sleep(0.002)
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    future = tg.go(pow, 2, 5)
+                    tg.__exit__(None, None, None)
+                    code = 0 if future.result(0) == 32 else 2
+                finally:
+                    os._exit(code)
+            code = wait_for(child)
+            assert code == 0, code
+        stop.set()
+    """
+    )
