@@ -212,7 +212,10 @@ check_phases(void)
     CHECK(ns_is_granted(&reader[0]) && ns_is_granted(&reader[1]) && !ns_is_granted(&writer[0]));
 
     CHECK(!ns_rwmutex_try_read(&rw));
+    reader[0] = (ns_waiter){0};
+    CHECK(!read_steps->enter(&rw, &reader[0]));
     CHECK(!write_steps->leave(&rw, &writer[0])); /* keeps nobody out while it is away */
+    CHECK(ns_is_granted(&reader[0]) && ns_rwmutex_read_unlock(&rw));
     CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_read_unlock(&rw));
     write_steps->rejoin(&rw, &writer[0]);
     CHECK(!ns_rwmutex_try_read(&rw));
@@ -372,6 +375,8 @@ main(void)
 
     pthread_barrier_init(&step, NULL, 3);
     make();
+    CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw)); /* now there are cells */
+    CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_read_unlock(&rw));
     run_threads(3, give_back);
     pthread_barrier_destroy(&step);
 
