@@ -212,7 +212,10 @@ check_phases(void)
     CHECK(ns_is_granted(&reader[0]) && ns_is_granted(&reader[1]) && !ns_is_granted(&writer[0]));
 
     CHECK(!ns_rwmutex_try_read(&rw));
+    reader[0] = (ns_waiter){0};
+    CHECK(!read_steps->enter(&rw, &reader[0]));
     CHECK(!write_steps->leave(&rw, &writer[0])); /* keeps nobody out while it is away */
+    CHECK(ns_is_granted(&reader[0]) && ns_rwmutex_read_unlock(&rw));
     CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_read_unlock(&rw));
     write_steps->rejoin(&rw, &writer[0]);
     CHECK(!ns_rwmutex_try_read(&rw));
@@ -300,6 +303,29 @@ check_spread_while_away(void)
     CHECK(ns_rwmutex_read_unlock(&rw));
 }
 
+static _Atomic int turn;
+
+/* Two readers relieve each other, so that one holds it at any time, and a third thread looks on. */
+static void
+relieve(int i)
+{
+    if (i == 2) {
+        for (int64_t end = ns_now() + 200 * MILLISECOND; ns_now() < end;) {
+            CHECK(ns_rwmutex_is_read_locked(&rw));
+        }
+        ns_store(&stop, 1, NS_RELAXED);
+    }
+    for (int n = i; !ns_load(&stop, NS_RELAXED); n += 2) {
+        while (ns_load(&turn, NS_ACQUIRE) != n && !ns_load(&stop, NS_RELAXED)) {
+            ns_pause();
+        }
+        if (ns_load(&turn, NS_ACQUIRE) == n) {
+            CHECK(ns_rwmutex_read_unlock(&rw) && lock_read(NS_FOREVER, 0));
+            ns_store(&turn, n + 1, NS_RELEASE);
+        }
+    }
+}
+
 /* A third thread gives back the holds of two, one by one. */
 static void
 give_back(int i)
@@ -370,8 +396,15 @@ main(void)
     CHECK(ns_rwmutex_try_read(&rw));
     run_threads(2, fast_then_slow);
 
+    make();
+    CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw));
+    run_threads(3, relieve);
+    ns_store(&stop, 0, NS_RELAXED);
+
     pthread_barrier_init(&step, NULL, 3);
     make();
+    CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw)); /* now there are cells */
+    CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_read_unlock(&rw));
     run_threads(3, give_back);
     pthread_barrier_destroy(&step);
 

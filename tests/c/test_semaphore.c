@@ -130,6 +130,11 @@ check_steps(void)
     CHECK(ns_semaphore_release(&semaphore, 1) && !ns_is_granted(&large));
     steps->rejoin(&semaphore, &large); /* they came free while it was away */
     CHECK(ns_is_granted(&large));
+
+    CHECK(ns_semaphore_release(&semaphore, 2));
+    small[0] = (ns_waiter){.amount = 1};
+    CHECK(steps->enter(&semaphore, &small[0])); /* it came free since the try */
+    CHECK(ns_semaphore_release(&semaphore, 1) && ns_semaphore_available(&semaphore) == 2);
     ns_semaphore_reset(&semaphore);
     CHECK(ns_semaphore_available(&semaphore) == 3 && !ns_semaphore_release(&semaphore, 1));
 }

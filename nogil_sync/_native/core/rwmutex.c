@@ -271,6 +271,12 @@ ns_rwmutex_is_read_locked(ns_rwmutex *m)
     for (uint32_t i = 0; !held && i < m->used; i++) {
         held = ns_load(&cells[i].word, NS_RELAXED) >= CELL_UNIT;
     }
+    if (!held && m->used != 0) { /* one may have come behind us as another left ahead: stop them */
+        freeze(m);
+        close_cells(m);
+        held = m->readers != 0;
+        thaw(m);
+    }
     ns_waitq_unlock(&m->queue);
     return held;
 }
