@@ -247,7 +247,7 @@ class Cond(SyncObject):
             return lock._release_save()
         return lock.release()
 
-    def _acquire_restore(self, saved: Any) -> None:
+    def _acquire_restore(self, saved: Any, /) -> None:
         """Take the lock as often as it was held before."""
         lock = self.__lock
         if hasattr(lock, "_acquire_restore"):
