@@ -59,10 +59,12 @@ def once(fn: Any = None, /, *, retry: bool = False) -> Any:
     ``__wrapped__`` is there only until then).
 
     An exception is an outcome, too: every call raises it, the same object, with the
-    traceback from that call to its origin. With ``retry=True`` a run that fails does not
-    count: its error reaches its own caller only, and the next call, or one of those that
-    waited, runs the function again. ``KeyboardInterrupt``, ``SystemExit`` and whatever else
-    is no ``Exception`` never count.
+    traceback from that call to its origin. (Free-threaded Python 3.13 cannot take one exception
+    in several threads at the same time; there the raises are kept 5 ms apart.)
+
+    With ``retry=True`` a run that fails does not count: its error reaches its own caller
+    only, and the next call, or one of those that waited, runs the function again.
+    ``KeyboardInterrupt``, ``SystemExit`` and whatever else is no ``Exception`` never count.
 
     A call that would have to wait for itself, from inside the function or in a circle through
     others and their threads, is a ``RuntimeError``. A Ctrl-C ends the wait for another
