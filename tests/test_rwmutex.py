@@ -5,6 +5,7 @@ import gc
 import math
 import pickle
 import random
+import sys
 import threading
 import time
 import weakref
@@ -607,6 +608,26 @@ def test_no_writer_comes_between_in_a_downgrade():
     run_threads(work, times=4)
     assert value == 800
     assert state(rw) == FREE
+
+
+@threads
+def test_small_until_two_read_at_once():
+    rw = RWMutex()
+
+    def one_after_the_other():
+        for _ in range(50):
+            with turns:
+                with rw.read:
+                    pass
+                with rw.write:
+                    pass
+
+    turns = threading.Lock()
+    run_threads(one_after_the_other, times=4)
+    assert sys.getsizeof(rw) < 512
+    with rw.read, rw.read:
+        pass
+    assert not rw.read.locked()
 
 
 @threads
