@@ -115,7 +115,8 @@ class TaskGroup(SyncObject):
         this, tasks too, from entering the group until leaving it is complete; before
         and after, it is a ``RuntimeError``. In a cancelled group nothing is called and the
         future comes back cancelled. ``Future.cancel()`` keeps a task that has not
-        begun from being called; that is no failure.
+        begun from being called; that is no failure. A task that waits for the result of
+        another may wait for ever if `limit` or the executor leaves that no thread.
 
         If no thread can be started, or the executor does not take the call, the exception is
         raised here and there is no task.

@@ -19,8 +19,11 @@ Who comes for the waiting tasks?
   bounded executor comes to its end although no thread of the executor may be left for it.  What
   the executor then begins too late finds the task taken.
 
-Nothing relies on a promise that an interrupt could break.  A task in the list is found by
-whoever leaves; its future, once cancelled, makes whoever takes it skip it.
+An interrupt leaves nothing half done: what a section began is finished in a ``finally`` or
+undone in an ``except`` that starts with a section, and so cannot be interrupted itself.  What
+Python's own code does when interrupted is beyond this: one inside ``Thread.start`` may come out as
+a ``RuntimeError``, or leave a thread that hangs before it gets here (nobody waits for it); one
+inside ``Future.result`` may leave the future locked, so that its task cannot end.
 
 In the child of a fork a `Tasks` of the parent is *stale*: nothing of it is begun any more, joining
 it does not wait, and its group goes on with a fresh one.
