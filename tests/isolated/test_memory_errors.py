@@ -133,6 +133,8 @@ def test_no_address_space_left():
         kinds = [Mutex, Event, ShardedCounter, ShardedFloatCounter, AtomicRef, AtomicInt64]
         kept = None
         made = 0
+        # A little of each size, for the interpreter to handle exceptions with.
+        slack = [bytes(size) for size in range(1, 512, 16) for _ in range(8)]
         try:
             while True:
                 for kind in kinds:
@@ -140,6 +142,7 @@ def test_no_address_space_left():
                     made += 1
         except MemoryError:
             pass
+        del slack
         tries = 0
         for action in actions:
             try:
