@@ -17,11 +17,10 @@ typedef struct {
     ns_cond cond;
     _Atomic(PyObject *) lock; /* NULL until __init__ ran, and after a collection cleared it */
     bool plain;               /* the lock is exactly a Mutex; written before `lock` */
+    bool sound;               /* of a kind whose acquire fails only when it is interrupted; so, too */
     _Atomic bool claimed;     /* by an __init__ */
     PyObject *weakrefs;
 } Cond;
-
-#define RELOCK_TRIES 100
 
 static inline ns_cond *
 cond_of(PyObject *self)
@@ -80,17 +79,27 @@ call(PyObject *object, const char *name)
     return result == NULL ? -1 : 0;
 }
 
-static int
-is_ours(PyObject *self, PyObject *lock)
+static bool
+is_ours(ns_state *state, PyObject *lock)
 {
-    ns_state *state = ns_state_of(self);
-    PyObject *types[] = {state->mutex_type, state->rwmutex_reader_type, state->rwmutex_writer_type};
+    PyObject *types[] = {
+        state->mutex_type, state->rwmutex_reader_type, state->rwmutex_writer_type};
     for (size_t i = 0; i < Py_ARRAY_LENGTH(types); i++) {
         if (types[i] != NULL && PyObject_TypeCheck(lock, (PyTypeObject *)types[i])) {
-            return 1;
+            return true;
         }
     }
-    return 0;
+    return false;
+}
+
+/* Whether its acquire fails only when it is interrupted. Not so for subclasses. */
+static bool
+is_sound(ns_state *state, PyObject *lock)
+{
+    PyObject *type = (PyObject *)Py_TYPE(lock);
+    return type == state->mutex_type || type == state->rwmutex_reader_type ||
+           type == state->rwmutex_writer_type || type == state->lock_type ||
+           type == state->rlock_type;
 }
 
 /* Whether the calling thread may use the condition: 1 or 0. */
@@ -109,7 +118,7 @@ is_owned(PyObject *self)
     if (found != 0) {
         return found < 0 ? -1 : truth_of(result);
     }
-    if (is_ours(self, lock)) {
+    if (is_ours(ns_state_of(self), lock)) {
         return truth_of(PyObject_CallMethod(lock, "locked", NULL));
     }
     int free = truth_of(PyObject_CallMethod(lock, "acquire", "O", Py_False));
@@ -168,20 +177,22 @@ lock_again_once(PyObject *self, PyObject *saved, ns_waiter *w)
 }
 
 /* Takes the lock again, through all interruptions; then the first exception counts, be it one that was
- * set before. A foreign lock that goes on raising for other reasons is given up at last. */
+ * set before. A foreign lock whose acquire raises an Exception, perhaps for ever, is given up. */
 static int
 lock_again(PyObject *self, PyObject *saved, ns_waiter *w)
 {
     PyObject *first = PyErr_GetRaisedException();
-    for (int tries = 0; lock_again_once(self, saved, w) < 0; tries++) {
+    while (lock_again_once(self, saved, w) < 0) {
         PyObject *error = PyErr_GetRaisedException();
+        bool given_up = !((Cond *)self)->sound &&
+                        PyObject_TypeCheck(error, (PyTypeObject *)PyExc_Exception);
         if (first == NULL) {
             first = error;
         }
         else {
             Py_DECREF(error);
         }
-        if (!is_plain(self) && tries == RELOCK_TRIES) {
+        if (given_up) {
             break;
         }
     }
@@ -404,8 +415,7 @@ at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
         return NULL;
     }
     Py_DECREF(result);
-    ns_cond_reset(cond_of(self));
-    Py_RETURN_NONE;
+    Py_RETURN_NONE; /* those of the parent who waited are forgotten by themselves */
 }
 
 /* ---- The object ---- */
@@ -467,6 +477,7 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
         return ns_initialized_twice(self);
     }
     o->plain = Py_IS_TYPE(lock, (PyTypeObject *)state->mutex_type);
+    o->sound = is_sound(state, lock);
     ns_store(&o->lock, lock, NS_RELEASE);
     return 0;
 }

@@ -12,8 +12,11 @@ init_state(PyObject *module)
         return -1;
     }
     state->main_thread_ident = PyObject_GetAttrString(thread, "_get_main_thread_ident");
+    state->lock_type = PyObject_GetAttrString(thread, "LockType");
+    state->rlock_type = PyObject_GetAttrString(thread, "RLock");
     Py_DECREF(thread);
-    if (state->main_thread_ident == NULL) {
+    if (state->main_thread_ident == NULL || state->lock_type == NULL ||
+        state->rlock_type == NULL) {
         return -1;
     }
     PyObject *flags = PySys_GetObject("flags"); /* borrowed, held by sys */
@@ -77,6 +80,8 @@ traverse_module(PyObject *module, visitproc visit, void *arg)
 {
     ns_state *state = PyModule_GetState(module);
     Py_VISIT(state->main_thread_ident);
+    Py_VISIT(state->lock_type);
+    Py_VISIT(state->rlock_type);
     Py_VISIT(state->mutex_type);
     Py_VISIT(state->rwmutex_type);
     Py_VISIT(state->rwmutex_reader_type);
@@ -93,6 +98,8 @@ clear_module(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
     Py_CLEAR(state->main_thread_ident);
+    Py_CLEAR(state->lock_type);
+    Py_CLEAR(state->rlock_type);
     Py_CLEAR(state->mutex_type);
     Py_CLEAR(state->rwmutex_type);
     Py_CLEAR(state->rwmutex_reader_type);

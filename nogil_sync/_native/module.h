@@ -12,7 +12,8 @@
 
 typedef struct ns_state {
     PyObject *main_thread_ident; /* _thread._get_main_thread_ident */
-    PyObject *mutex_type;        /* Cond's own */
+    PyObject *lock_type, *rlock_type; /* of _thread */
+    PyObject *mutex_type;             /* Cond's own */
     PyObject *rwmutex_type, *rwmutex_reader_type, *rwmutex_writer_type;
     PyObject *semaphore_hold_type;
     PyObject *once_cell, *once_function_cell, *once_function; /* classes, for once_type.c */

@@ -45,12 +45,6 @@ ns_cond_notify_slow(ns_cond *c, uint64_t n)
     ns_wake(&wakes);
 }
 
-void
-ns_cond_reset(ns_cond *c)
-{
-    ns_cond_notify_slow(c, UINT64_MAX);
-}
-
 static bool
 enter_step(void *object, ns_waiter *w)
 {

@@ -42,7 +42,4 @@ uint32_t ns_cond_waiting(ns_cond *c);
 
 extern const struct ns_wait_steps ns_cond_steps;
 
-/* Nobody waits any more: for the child of a fork. */
-void ns_cond_reset(ns_cond *c);
-
 #endif
