@@ -10,7 +10,6 @@
 static ns_semaphore semaphore;
 static _Atomic int64_t out;
 static long guarded; /* plain: written with all of the semaphore taken */
-static _Atomic int served_first;
 
 static void
 make(uint64_t total)
@@ -49,29 +48,6 @@ mix(int i)
         }
         ns_sub(&out, (int64_t)want, NS_RELAXED);
         CHECK(ns_semaphore_release(&semaphore, want));
-    }
-}
-
-/* A large request at the front: small ones come after it although they would fit. */
-static void
-in_line(int i)
-{
-    sleep_ms(i * 30);
-    if (i == 0) {
-        CHECK(take(2, NS_FOREVER, 0)); /* of 3 */
-        sleep_ms(120);
-        CHECK(ns_semaphore_release(&semaphore, 2));
-    }
-    else if (i == 1) {
-        CHECK(take(3, NS_FOREVER, 0));
-        CHECK(ns_add(&served_first, 1, NS_RELAXED) == 0);
-        CHECK(ns_semaphore_release(&semaphore, 3));
-    }
-    else {
-        CHECK(!ns_semaphore_try(&semaphore, 1)); /* one is free, but somebody waits */
-        CHECK(take(1, NS_FOREVER, 0));
-        CHECK(ns_add(&served_first, 1, NS_RELAXED) != 0);
-        CHECK(ns_semaphore_release(&semaphore, 1));
     }
 }
 
@@ -181,10 +157,6 @@ main(void)
     make(2);
     CHECK(ns_semaphore_try(&semaphore, 2) && !steps->enter(&semaphore, &w));
     run_threads(2, slow_then_fast);
-
-    make(3);
-    run_threads(4, in_line);
-    CHECK(ns_semaphore_available(&semaphore) == 3);
 
     make(TOTAL);
     run_threads(THREADS, mix);
