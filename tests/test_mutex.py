@@ -658,7 +658,7 @@ def test_handlers_and_other_waiters(interrupt):
     workers = [threading.Thread(target=work, args=(k,), daemon=True) for k in range(2)]
     for worker in workers:
         worker.start()
-    halt = interrupt(handler, 0.001, 0.001)
+    halt = interrupt(handler, 0.01, 0.01)
     end = time.monotonic() + 1
     while time.monotonic() < end:
         assert m.acquire(timeout=LONG)

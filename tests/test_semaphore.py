@@ -811,7 +811,7 @@ def test_handlers_and_other_waiters(interrupt):
     workers = [threading.Thread(target=work, args=(k,), daemon=True) for k in range(2)]
     for worker in workers:
         worker.start()
-    halt = interrupt(handler, 0.001, 0.001)
+    halt = interrupt(handler, 0.01, 0.01)
     for _ in for_a_while(1):
         assert s.acquire(timeout=LONG, n=2)
         counts[2] += 1
