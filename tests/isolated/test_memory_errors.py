@@ -45,7 +45,7 @@ def have_nomemory():
         "m.acquire(timeout=0.001)",
         "e.wait(0.001)",
         "rw.write.acquire(timeout=0.001)",
-        "(rw.read.acquire(timeout=0.001), rw.read.release())",
+        "rw.read.acquire(timeout=0.001)",
         "s.acquire(timeout=0.001, n=2)",
         "s.hold(2, 0.001)",
         "k.wait(0.001)",
@@ -83,12 +83,15 @@ def test_each_allocation_fails_once(use):
             value = once_property(lambda self: 1)
         code = compile({use!r}, "use", "eval")
         eval(code)
+        # Without memory CPython 3.11 loses the exception of a __getattr__ in Python.
+        lossy = backend == "threading" and sys.version_info < (3, 12)
+        NO_MEMORY = (MemoryError, SystemError) if lossy else MemoryError
         failed = 0
         for n in range(60):
             _testcapi.set_nomemory(n, n + 1)
             try:
                 eval(code)
-            except MemoryError:
+            except NO_MEMORY:
                 failed += 1
             finally:
                 _testcapi.remove_mem_hooks()
@@ -100,7 +103,7 @@ def test_each_allocation_fails_once(use):
         assert e.wait()
         r.store(2)
         assert r.load() == 2
-        rw.read.release()
+        rw._at_fork_reinit()
         with rw.write: assert not rw.read.acquire(timeout=0.001)
         s.release()
         with s.hold(2): assert s.available() == 0
