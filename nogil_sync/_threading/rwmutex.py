@@ -46,7 +46,8 @@ class _Sides(Line):
         if not granted:
             return value, waiters, ()
         readers, _, downgraded = value
-        staying = tuple(w for w in waiters if w.request or w.away)
+        # Not by looking at `away` again, which may have changed: who is granted leaves the queue.
+        staying = tuple(w for w in waiters if w not in granted)
         return (readers + len(granted), False, downgraded), staying, granted
 
     def give(self, value: _Value, waiters: Waiters, write: bool) -> Change:
