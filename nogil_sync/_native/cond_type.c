@@ -17,8 +17,8 @@ typedef struct {
     ns_cond cond;
     _Atomic(PyObject *) lock; /* NULL until __init__ ran, and after a collection cleared it */
     bool plain;               /* the lock is exactly a Mutex; written before `lock` */
-    bool sound;               /* of a kind whose acquire fails only when it is interrupted; so, too */
-    _Atomic bool claimed;     /* by an __init__ */
+    bool sound; /* of a kind whose acquire fails only when it is interrupted; so, too */
+    _Atomic bool claimed; /* by an __init__ */
     PyObject *weakrefs;
 } Cond;
 
@@ -82,8 +82,7 @@ call(PyObject *object, const char *name)
 static bool
 is_ours(ns_state *state, PyObject *lock)
 {
-    PyObject *types[] = {
-        state->mutex_type, state->rwmutex_reader_type, state->rwmutex_writer_type};
+    PyObject *types[] = {state->mutex_type, state->rwmutex_reader_type, state->rwmutex_writer_type};
     for (size_t i = 0; i < Py_ARRAY_LENGTH(types); i++) {
         if (types[i] != NULL && PyObject_TypeCheck(lock, (PyTypeObject *)types[i])) {
             return true;
@@ -184,8 +183,8 @@ lock_again(PyObject *self, PyObject *saved, ns_waiter *w)
     PyObject *first = PyErr_GetRaisedException();
     while (lock_again_once(self, saved, w) < 0) {
         PyObject *error = PyErr_GetRaisedException();
-        bool given_up = !((Cond *)self)->sound &&
-                        PyObject_TypeCheck(error, (PyTypeObject *)PyExc_Exception);
+        bool given_up =
+            !((Cond *)self)->sound && PyObject_TypeCheck(error, (PyTypeObject *)PyExc_Exception);
         if (first == NULL) {
             first = error;
         }

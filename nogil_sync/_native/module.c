@@ -15,8 +15,7 @@ init_state(PyObject *module)
     state->lock_type = PyObject_GetAttrString(thread, "LockType");
     state->rlock_type = PyObject_GetAttrString(thread, "RLock");
     Py_DECREF(thread);
-    if (state->main_thread_ident == NULL || state->lock_type == NULL ||
-        state->rlock_type == NULL) {
+    if (state->main_thread_ident == NULL || state->lock_type == NULL || state->rlock_type == NULL) {
         return -1;
     }
     PyObject *flags = PySys_GetObject("flags"); /* borrowed, held by sys */
