@@ -181,6 +181,39 @@ def started(function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[An
     return thread, result
 
 
+# Forks in such an interpreter; 3.12 and later warn of every fork of a process with threads.
+FORKS = """
+import os, signal, sys, threading, time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+from nogil_sync import *
+
+def wait_for(child, limit=20):
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(child, signal.SIGABRT)  # faulthandler shows where it hangs
+    os.waitpid(child, 0)
+    return "hangs"
+
+def in_child(function):
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            function()
+            code = 0
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    code = wait_for(child)
+    assert code == 0, code
+"""
+
 # Exceptions rain on a thread. Handlers run after a call, but not after a step of `for`: so nothing
 # comes between the return of `call`'s function and the store that disarms them, and a call that
 # raised must have done nothing.

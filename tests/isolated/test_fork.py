@@ -4,48 +4,15 @@ import os
 import sys
 
 import pytest
-from support import python
+from support import FORKS, python
 
 pytestmark = [
     pytest.mark.thread_unsafe(reason="forks"),
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system"),
 ]
 
-# Python 3.12 and later warn of every fork of a process with threads.
-HEADER = """
-import os, signal, sys, threading, time, warnings
-warnings.simplefilter("ignore", DeprecationWarning)
-from nogil_sync import *
-
-def wait_for(child, limit=20):
-    end = time.monotonic() + limit
-    while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(child, signal.SIGABRT)  # faulthandler shows where it hangs
-    os.waitpid(child, 0)
-    return "hangs"
-
-def in_child(function):
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            function()
-            code = 0
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    code = wait_for(child)
-    assert code == 0, code
-"""
-
 FIGHT = (
-    HEADER
+    FORKS
     + """
 integers = [AtomicInt64(), AtomicUint64(), AtomicInt32(), AtomicUint32()]
 flag = AtomicBool()
@@ -169,7 +136,7 @@ def test_forty_forks():
 
 def test_a_held_mutex_stays_held_and_its_waiters_are_forgotten():
     python(
-        HEADER
+        FORKS
         + """
 m, gone = Mutex(), Mutex()
 def hold():
@@ -221,7 +188,7 @@ m.release()
 
 def test_a_grandchild():
     python(
-        HEADER
+        FORKS
         + """
 m, c, e = Mutex(), ShardedCounter(), Event()
 c.add(5)
@@ -252,7 +219,7 @@ assert c.value() == 5
 
 def test_event_waiters_are_forgotten():
     python(
-        HEADER
+        FORKS
         + """
 e = Event()
 waiters = [threading.Thread(target=e.wait, daemon=True) for _ in range(3)]
@@ -275,7 +242,7 @@ for w in waiters:
 
 def test_counter_shards_of_vanished_threads_count():
     python(
-        HEADER
+        FORKS
         + """
 c = ShardedCounter()
 go, done = threading.Event(), threading.Barrier(5)
@@ -305,7 +272,7 @@ assert c.value() == 400
 def test_a_fork_in_a_handler_that_interrupts_a_wait(wait):
     # The child goes on in the handler, and then in the wait, which is its own.
     python(
-        HEADER
+        FORKS
         + f"""
 m, e = Mutex(), Event()
 m.acquire()
@@ -333,7 +300,7 @@ else:
 
 def test_fork_with_nothing_going_on():
     python(
-        HEADER
+        FORKS
         + """
 m, c, e, r = Mutex(), ShardedCounter(1), Event(), AtomicRef("x")
 def child():
@@ -354,7 +321,7 @@ assert c.value() == 1
 
 def test_logging_with_a_mutex_survives_a_fork():
     python(
-        HEADER
+        FORKS
         + """
 import logging
 class Handler(logging.Handler):
@@ -381,7 +348,7 @@ assert not any(t.is_alive() for t in threads)
 
 def test_multiprocessing_by_fork():
     python(
-        HEADER
+        FORKS
         + """
 import multiprocessing
 c, m = ShardedCounter(), Mutex()

@@ -3,50 +3,22 @@
 import os
 
 import pytest
-from support import python
+from support import FORKS, python
 
 pytestmark = [
     pytest.mark.thread_unsafe(reason="forks"),
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system"),
 ]
 
-# Python 3.12 and later warn of every fork of a process with threads.
-HEADER = """
-import os, signal, sys, threading, time, warnings
-warnings.simplefilter("ignore", DeprecationWarning)
-from nogil_sync import *
-
-def wait_for(child, limit=20):
-    end = time.monotonic() + limit
-    while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(child, signal.SIGABRT)  # faulthandler shows where it hangs
-    os.waitpid(child, 0)
-    return "hangs"
-
-def in_child(function):
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            function()
-            code = 0
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    code = wait_for(child)
-    assert code == 0, code
-
+HEADER = (
+    FORKS
+    + """
 def start(function, *args, **kwargs):
     thread = threading.Thread(target=function, args=args, kwargs=kwargs, daemon=True)
     thread.start()
     return thread
 """
+)
 
 
 def test_what_is_held_stays_held_and_waiters_are_forgotten():
