@@ -18,6 +18,7 @@ static void
 init(void)
 {
     ns_store(&ns_epochs.now, 1, NS_RELAXED);
+    ns_store(&ns_epochs.safe, 1, NS_RELAXED); /* a stamp of 0 is always safe */
     pthread_atfork(NULL, NULL, in_child);
 }
 
