@@ -1,8 +1,9 @@
 """What SyncMap is made of in both backends: all of it that is not hot.
 
 A backend's class derives from `SharedMap` and adds the primitives, each of them atomic for its
-key: ``[]``, ``in``, ``len``, iteration over keys, `get`, `setdefault`, `pop`, `popitem`, `clear`, `insert`,
-`swap`, `compare_and_swap`, `compare_and_delete`, `modify`, `snapshot`, `load_or_compute`, and for us
+key: ``[]``, ``in``, ``len``, iteration over keys, `get`, `setdefault`, `pop`, `popitem`,
+`clear`, `insert`, `swap`, `compare_and_swap`, `compare_and_delete`, `modify`, `snapshot`,
+`load_or_compute`, and for us
 
 ``_plain``
     the public class itself. Its methods are called from here and not those of a subclass, as
@@ -14,22 +15,23 @@ key: ``[]``, ``in``, ``len``, iteration over keys, `get`, `setdefault`, `pop`, `
 ``_flights()``
     a plain map of its own, which belongs to the map and is made by the first call.
 ``_land(key, value, detached)``
-    one atomic step: the given value if the flag is set, else what ``setdefault(key, value)`` returns.
+    one atomic step: the given value if the flag is set, else what ``setdefault(key, value)``
+    returns.
 
-**Flights.** A miss of `load_or_compute` is a *flight*: an object in the map ``_flights()`` under the same
-key. It runs once: `_once.exclusively` picks the call that runs and has the others wait,
-under the flight's id, so no code of a user is part of that. When the run is over, the flight is
-over, with a value, with a failure, or with nothing if it was interrupted; then those who
-waited begin from the start. A flight that is over means nothing any more, so it is harmless if it is
-still in the table (its removal runs equality of users, which can raise): who finds it
-there puts another in its place.
+**Flights.** A miss of `load_or_compute` is a *flight*: an object in the map ``_flights()``
+under the same key. It runs once: `_once.exclusively` picks the call that runs and has the
+others wait, under the flight's id, so no code of a user is part of that. When the run is over,
+the flight is over, with a value, with a failure, or with nothing if it was interrupted; then
+those who waited begin from the start. A flight that is over means nothing any more, so it is
+harmless if it is still in the table (its removal runs equality of users, which can raise): who
+finds it there puts another in its place.
 
-**Detaching.** Whoever deletes a key calls ``_detach(key)`` *first* and deletes *then*. The flag is set
-before the deletion, and `_land` looks at the flag in the step in which it inserts. So either
-the flag is seen and nothing is inserted, or the insertion comes before the deletion, which
-deletes it. The native backend keeps the number of flights in a word to see when there is none
-to detach; it is to be read in a sequentially consistent way: who changes the source of the value and
-then deletes the key from the map must not miss a flight that has read the old source.
+**Detaching.** Whoever deletes a key calls ``_detach(key)`` *first* and deletes *then*. The flag
+is set before the deletion, and `_land` looks at the flag in the step in which it inserts. So
+either the flag is seen and nothing is inserted, or the insertion comes before the deletion,
+which deletes it. The native backend keeps the number of flights in a word to see when there is
+none to detach; it is to be read in a sequentially consistent way: who changes the source of the
+value and then deletes the key from the map must not miss a flight that has read the old source.
 """
 
 from _thread import get_ident
@@ -218,7 +220,7 @@ class SharedMap(_Base[K, V]):
         return self
 
     def _detach(self, key: Any) -> None:
-        """Have nothing stored of what is being computed for this key; to be called before deleting."""
+        """Store nothing of what is being computed for this key: to be called before deleting it."""
         flights = self._plain._flights(self)
         flight = flights.get(key)
         if flight is not None:

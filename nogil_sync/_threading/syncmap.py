@@ -7,9 +7,9 @@ fetches the bucket, and compares in it at leisure: what it finds was the truth w
 
 A change computes the next bucket in ordinary code, which nobody else sees, and installs it in a
 section (see `_guard`) if the bucket it started from is still there; else another thread, or
-user code that it called itself, was faster, and it looks again.  No two keys are compared twice for
-that, so equality that changes this very map does not keep it going round.  Of all who try, one
-always succeeds.
+user code that it called itself, was faster, and it looks again.  No two keys are compared twice
+for that, so equality that changes this very map does not keep it going round.  Of all who try,
+one always succeeds.
 
 In these sections the dict is read and stored to, which the rule of `_guard` allows for exact
 dicts with keys that are exact ints: it calls nothing, and whatever is replaced is still held
@@ -94,11 +94,10 @@ def _find_again(
 
 def _replaced(bucket: Bucket | None, at: int, key: object, value: object) -> Bucket | None:
     """The bucket with this value in that place, which is -1 for a new entry; None if empty."""
-    if value is ABSENT:
-        assert bucket is not None
-        return bucket[:at] + bucket[at + 2 :] or None
     if bucket is None:
         return (key, value)
+    if value is ABSENT:
+        return bucket[:at] + bucket[at + 2 :] or None
     if at < 0:
         return (*bucket, key, value)
     return (*bucket[: at + 1], value, *bucket[at + 2 :])
@@ -128,11 +127,11 @@ def _apply(old: object, fn: Callable[[Any], object], default: object) -> object:
 
 
 class SyncMap(SyncObject, SharedMap[K, V]):
-    """A dict for many threads, with the atomic operations that dict lacks. (Go's ``sync.Map``.)
+    """A dict for many threads, with the atomic operations that dict lacks: Go's ``sync.Map``.
 
     It is a ``MutableMapping``: what works with a dict works with it, from any thread and
-    without a lock around it. Keys are hashable, compared by ``is`` or ``==``; None is a value like
-    any other. `mapping_or_pairs` and keyword arguments are those of ``dict``.
+    without a lock around it. Keys are hashable, compared by ``is`` or ``==``; None is a value
+    like any other. `mapping_or_pairs` and keyword arguments are those of ``dict``.
 
     >>> from nogil_sync import SyncMap
     >>> stock = SyncMap({"apple": 3}, pear=5)
@@ -146,28 +145,29 @@ class SyncMap(SyncObject, SharedMap[K, V]):
     >>> sorted(stock.items())
     [('apple', 4), ('pear', 6)]
 
-    **Atomicity.** Operations on one key, and :meth:`popitem`, are atomic and sequentially consistent:
-    whoever finds a value sees what its storer did before. ``len``, :meth:`clear`, :meth:`update`,
-    ``|=``, :meth:`copy`, :meth:`snapshot`, ``==`` and iteration go entry by entry: exact when nobody
-    writes, otherwise each entry as it was at some moment during the call.
+    **Atomicity.** Operations on one key, and :meth:`popitem`, are atomic and sequentially
+    consistent: whoever finds a value sees what its storer did before. ``len``, :meth:`clear`,
+    :meth:`update`, ``|=``, :meth:`copy`, :meth:`snapshot`, ``==`` and iteration go entry by
+    entry: exact when nobody writes, otherwise each entry as it was at some moment during the
+    call.
 
-    **Iteration** never fails because of a change: it gives each key at most once, and every key that
-    is there throughout exactly once. It holds no values: what it gives is in the map right then.
-    No order is promised, so there is no ``reversed``; nor are there ``fromkeys`` and
+    **Iteration** never fails because of a change: it gives each key at most once, and every key
+    that is there throughout exactly once. It holds no values: what it gives is in the map right
+    then. No order is promised, so there is no ``reversed``; nor are there ``fromkeys`` and
     ``__missing__``. ``dict(map)`` and ``{**map}`` fetch first the keys and then each value, so
     they can meet a key that was deleted meanwhile (``KeyError``): use :meth:`snapshot`.
 
-    **Cost.** In the native backend a lookup takes no lock and writes to no shared memory except the
-    reference count of the value that it returns, and writers lock a part of the table only. Memory
-    follows the number of entries: churn of ever new keys neither grows nor slows the map. A value
-    is let go at once when it is replaced or deleted, a key soon after.
+    **Cost.** In the native backend a lookup takes no lock and writes to no shared memory except
+    the reference count of the value that it returns, and writers lock a part of the table only.
+    Memory follows the number of entries: churn of ever new keys neither grows nor slows the
+    map. A value is let go at once when it is replaced or deleted, a key soon after.
 
     **User code.** ``__hash__`` and ``__eq__`` of keys and values, finalisers and functions given
     to a method never run under a lock of the map. They may use it, block, or raise, which
     reaches the caller, and then nothing has changed.
 
-    The map itself is not hashable. It can be copied, one level deep, and cannot be pickled. In the child
-    of a fork it is intact.
+    The map itself is not hashable. It can be copied, one level deep, and cannot be pickled. In
+    the child of a fork it is intact.
     """
 
     __module__ = "nogil_sync"
@@ -408,10 +408,11 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         """Return the value of `key`; if it is missing, insert it with ``fn(*args)``.
 
         At most one thread at a time computes the value of a key. Others that ask for this key
-        wait and get the same value; other keys are not held up. What the function did is visible to
-        all of them. `timeout` bounds the wait for another thread, in seconds (``TimeoutError``);
-        zero or less does not wait, None waits for ever. NaN is a ``ValueError``, a time-out too
-        large for the system an ``OverflowError``. A Ctrl-C interrupts the wait in the main thread.
+        wait and get the same value; other keys are not held up. What the function did is
+        visible to all of them. `timeout` bounds the wait for another thread, in seconds
+        (``TimeoutError``); zero or less does not wait, None waits for ever. NaN is a
+        ``ValueError``, a time-out too large for the system an ``OverflowError``. A Ctrl-C
+        interrupts the wait in the main thread.
 
         If the key is stored meanwhile, the stored value wins, and all return that. If the key is
         deleted meanwhile, by ``del``, :meth:`pop`, :meth:`clear` or a successful
@@ -420,11 +421,11 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         invalidated by ``cache.pop(key, None)`` also while it is being filled.
 
         An ``Exception`` of `fn` reaches all who waited, the same object, and is not kept.
-        ``KeyboardInterrupt``, ``SystemExit`` and whatever else is no ``Exception`` reaches its own
-        thread only; one of those who waited then calls its own function. A call that would have to
-        wait for itself, directly or in a circle through other keys, maps, ``once`` functions and
-        threads, is a ``RuntimeError``. In the child of a fork a call of another thread counts as not
-        begun.
+        ``KeyboardInterrupt``, ``SystemExit`` and whatever else is no ``Exception`` reaches its
+        own thread only; one of those who waited then calls its own function. A call that would
+        have to wait for itself, directly or in a circle through other keys, maps, ``once``
+        functions and threads, is a ``RuntimeError``. In the child of a fork a call of another
+        thread counts as not begun.
 
         >>> from nogil_sync import SyncMap
         >>> squares = SyncMap()
