@@ -209,13 +209,11 @@ class SharedMap(_Base[K, V]):
         new.update(self)
         return new
 
-    @overload
-    def __ior__(  # type: ignore[misc]
-        self, other: "SupportsKeysAndGetItem[K, V]", /
-    ) -> Self: ...
+    @overload  # type: ignore[misc]
+    def __ior__(self, other: "SupportsKeysAndGetItem[K, V]", /) -> Self: ...
     @overload
     def __ior__(self, other: Iterable[tuple[K, V]], /) -> Self: ...
-    def __ior__(self, other: Any, /) -> Any:
+    def __ior__(self, other: Any, /) -> Any:  # type: ignore[misc]
         SharedMap.update(self, other)
         return self
 
