@@ -40,6 +40,7 @@ if TYPE_CHECKING or backend == "threading":
         Semaphore,
         ShardedCounter,
         ShardedFloatCounter,
+        SyncMap,
         WaitGroup,
         is_pinned,
         once,
@@ -81,6 +82,7 @@ else:
             "'pip install --no-binary nogil_sync --force-reinstall nogil_sync'. "
             f"To run on the slow pure-Python backend instead, set {_VARIABLE}=threading."
         ) from missing
+    from ._threading.syncmap import SyncMap
 
 __all__ = [
     "AtomicBool",
@@ -98,6 +100,7 @@ __all__ = [
     "Semaphore",
     "ShardedCounter",
     "ShardedFloatCounter",
+    "SyncMap",
     "WaitGroup",
     "backend",
     "is_pinned",
