@@ -13,7 +13,7 @@
  * gone and what it guards may be half-changed: the owner must put that right, or start afresh. So forking
  * needs no preparation, and no registry of live locks. A zeroed word is a free lock.
  *
- * Ordering: taking is an acquire, releasing a release; the bare minimum of a lock.
+ * Ordering: taking is an acquire, releasing a release unless the owner wants more.
  */
 #ifndef NS_LOCK_H
 #define NS_LOCK_H
@@ -55,12 +55,18 @@ ns_lock_try(ns_lock *l)
 }
 
 static inline void
-ns_lock_release(ns_lock *l)
+ns_lock_release_as(ns_lock *l, memory_order order)
 {
-    uint32_t old = ns_swap(&l->word, ns_fork_generation() << NS_LOCK_SHIFT, NS_RELEASE);
+    uint32_t old = ns_swap(&l->word, ns_fork_generation() << NS_LOCK_SHIFT, order);
     if (ns_unlikely((old & NS_LOCK_STATE) == NS_LOCK_CONTENDED)) {
         ns_lock_wake(l);
     }
+}
+
+static inline void
+ns_lock_release(ns_lock *l)
+{
+    ns_lock_release_as(l, NS_RELEASE);
 }
 
 /* For a lock that nobody else can see yet. */

@@ -712,7 +712,7 @@ tidy(ns_table *t, ns_segment *s, ns_garbage *garbage)
         sweep(s, garbage);
         waiting = s->dead >= sweep_base(s);
     }
-    ns_lock_release(&s->lock);
+    ns_lock_release_as(&s->lock, NS_SEQ_CST);
     if (waiting) {
         ns_epoch_poll();
         s = ns_table_lock(t, prefix);
@@ -728,7 +728,7 @@ ns_table_unlock(ns_table *t, ns_segment *s, ns_garbage *garbage)
         tidy(t, s, garbage);
     }
     else {
-        ns_lock_release(&s->lock);
+        ns_lock_release_as(&s->lock, NS_SEQ_CST);
     }
 }
 
@@ -820,7 +820,7 @@ ns_table_bytes(ns_table *t)
 }
 
 size_t
-ns_table_page(ns_table *t, uint64_t *from, ns_pair *pairs, size_t room, bool (*hold)(uintptr_t))
+ns_table_page(ns_table *t, uint64_t *from, ns_hashed *keys, size_t room, bool (*hold)(uintptr_t))
 {
     if (ns_load(&t->directory, NS_ACQUIRE) == NULL) {
         *from = 0;
@@ -834,12 +834,10 @@ ns_table_page(ns_table *t, uint64_t *from, ns_pair *pairs, size_t room, bool (*h
             uint64_t bits = ns_load(&s->groups[g].tags, NS_RELAXED) & NS_TAG_HIGH;
             for (; bits != 0; bits &= bits - 1) {
                 ns_entry *e = &s->groups[g].entries[ns_tag_index(bits)];
-                uintptr_t value = ns_load(&e->value, NS_RELAXED);
-                if (ns_is_live(value) && ns_load(&e->hash, NS_RELAXED) >= *from) {
-                    pairs[n] = (ns_pair){ns_load(&e->key, NS_RELAXED), value};
-                    hold(pairs[n].key);
-                    hold(pairs[n].value);
-                    n++;
+                uint64_t hash = ns_load(&e->hash, NS_RELAXED);
+                if (ns_is_live(ns_load(&e->value, NS_RELAXED)) && hash >= *from) {
+                    keys[n] = (ns_hashed){ns_load(&e->key, NS_RELAXED), hash};
+                    hold(keys[n++].key);
                 }
             }
         }

@@ -74,7 +74,8 @@
  *    takes many insertions. Writers wait only for their segment.
  *
  * Ordering beyond that: everything a writer did before storing a value happens before a hit of it
- * (release, acquire).
+ * (release, acquire). And operations are sequentially consistent with each other: a writer's unlocking is, and a
+ * search begins with a sequentially consistent load of tags.
  */
 #ifndef NS_TABLE_H
 #define NS_TABLE_H
@@ -174,12 +175,10 @@ typedef struct ns_place {
     uint64_t left; /* bits of the group's tags not looked at yet */
 } ns_place;
 
-/* The finaliser of MurmurHash3, a bijection: patterns in the input leave none. */
+/* A bijection (multiply, xor, shift) that leaves no pattern of the input in the bits we use. */
 static inline uint64_t
 ns_hash_mix(uint64_t h)
 {
-    h ^= h >> 32;
-    h *= UINT64_C(0xD6E8FEB86659FD93);
     h ^= h >> 32;
     h *= UINT64_C(0xD6E8FEB86659FD93);
     h ^= h >> 32;
@@ -241,7 +240,7 @@ ns_segment_find(ns_segment *s, uint64_t hash, ns_match_fn match, const void *wan
     }
     for (;;) {
         ns_group *group = &s->groups[g];
-        uint64_t tags = ns_load(&group->tags, NS_ACQUIRE);
+        uint64_t tags = ns_load(&group->tags, NS_SEQ_CST);
         uint64_t hits = ns_tags_zero(tags ^ pattern) & left;
         while (hits != 0) {
             ns_entry *e = &group->entries[ns_tag_index(hits)];
@@ -360,16 +359,17 @@ size_t ns_table_count(ns_table *t);
 /* Bytes beyond the struct itself. */
 size_t ns_table_bytes(ns_table *t);
 
-typedef struct ns_pair {
-    uintptr_t key, value;
-} ns_pair;
+typedef struct ns_hashed {
+    uintptr_t key;
+    uint64_t hash;
+} ns_hashed;
 
-/* Walks in the order of hashes, a segment at a time: copies the entries of the segment that holds
+/* Walks in the order of hashes, a segment at a time: copies the keys of the segment that holds
  * *from whose hash is not less, takes references (`hold` cannot fail here), moves *from to the least hash of the next
  * segment (0: that was the last), returns how many. If there are more than `room`, returns their number and does nothing else.
  * Each key lives at one hash, so whatever is rebuilt between calls, each is told at most once, and
  * exactly once if it stays. */
-size_t ns_table_page(ns_table *t, uint64_t *from, ns_pair *pairs, size_t room,
+size_t ns_table_page(ns_table *t, uint64_t *from, ns_hashed *keys, size_t room,
                      bool (*hold)(uintptr_t));
 
 /* Calls visit for each word owned: see 5. Stops at the first result that is not 0. */
