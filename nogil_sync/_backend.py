@@ -66,6 +66,7 @@ else:
             Semaphore,
             ShardedCounter,
             ShardedFloatCounter,
+            SyncMap,
             WaitGroup,
             is_pinned,
             once,
@@ -82,7 +83,6 @@ else:
             "'pip install --no-binary nogil_sync --force-reinstall nogil_sync'. "
             f"To run on the slow pure-Python backend instead, set {_VARIABLE}=threading."
         ) from missing
-    from ._threading.syncmap import SyncMap
 
 __all__ = [
     "AtomicBool",

@@ -223,7 +223,8 @@ pop_any(void)
     if (s == NULL) {
         return -1;
     }
-    uintptr_t v = ns_segment_remove(s, ns_segment_any(s), &garbage);
+    uint32_t group = 0;
+    uintptr_t v = ns_segment_remove(s, ns_segment_any(s, &group), &garbage);
     ns_table_unlock(&table, s, &garbage);
     int64_t id = (int64_t)ns_load(&((value *)v)->id, NS_RELAXED);
     drop_value(v);

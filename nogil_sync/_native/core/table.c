@@ -13,6 +13,12 @@ slots_of(const ns_segment *s)
     return (s->mask + 1) * NS_GROUP;
 }
 
+static inline uint64_t
+lowest_bit_of_prefix(uint8_t depth)
+{
+    return UINT64_C(1) << (64 - depth);
+}
+
 static inline uint32_t
 limit_of(const ns_segment *s)
 {
@@ -170,7 +176,7 @@ ns_segment_remove(ns_segment *s, ns_entry *e, ns_garbage *garbage)
 {
     ns_group *group = group_of(s, e);
     unsigned index = (unsigned)(e - group->entries);
-    uint64_t stamp;
+    uint64_t stamp = 0;
     uintptr_t value = ns_swap(&e->value, 0, NS_SEQ_CST);
     bump(&s->live, UINT32_MAX);
     if (ns_epoch_retire(&stamp) && garbage->count < NS_GARBAGE) {
@@ -201,18 +207,21 @@ sweep(ns_segment *s, ns_garbage *garbage)
 }
 
 ns_entry *
-ns_segment_any(ns_segment *s)
+ns_segment_any(ns_segment *s, uint32_t *group)
 {
-    for (uint32_t g = 0; g <= s->mask; g++) {
-        uint64_t bits = ns_load(&s->groups[g].tags, NS_RELAXED) & NS_TAG_HIGH;
-        for (; bits != 0; bits &= bits - 1) {
-            ns_entry *e = &s->groups[g].entries[ns_tag_index(bits)];
-            if (ns_is_live(ns_load(&e->value, NS_RELAXED))) {
-                return e;
-            }
+    for (; *group <= s->mask; ++*group) {
+        uint64_t bits = ns_load(&s->groups[*group].tags, NS_RELAXED) & NS_TAG_HIGH;
+        if (bits != 0) {
+            return &s->groups[*group].entries[ns_tag_index(bits)];
         }
     }
     return NULL;
+}
+
+uint64_t
+ns_segment_end(const ns_segment *s)
+{
+    return s->depth == 0 ? 0 : s->prefix + lowest_bit_of_prefix(s->depth);
 }
 
 /* Its lock was held by a thread that did not survive a fork. */
@@ -530,12 +539,6 @@ resize(ns_table *t, ns_segment *s, uint32_t slots, ns_garbage *garbage)
     return new[0];
 }
 
-static uint64_t
-lowest_bit_of_prefix(uint8_t depth)
-{
-    return UINT64_C(1) << (64 - depth);
-}
-
 /* How the segment's entries would be shared by its halves. */
 static void
 count_halves(ns_segment *s, uint32_t counts[2])
@@ -732,13 +735,6 @@ ns_table_unlock(ns_table *t, ns_segment *s, ns_garbage *garbage)
     }
 }
 
-/* The least hash after the segment's; 0 if there is none. */
-static uint64_t
-end_of(const ns_segment *s)
-{
-    return s->depth == 0 ? 0 : s->prefix + lowest_bit_of_prefix(s->depth);
-}
-
 ns_segment *
 ns_table_lock_first(ns_table *t)
 {
@@ -755,7 +751,7 @@ ns_table_lock_first(ns_table *t)
             return s;
         }
         seen = ns_hash_mix(seen ^ s->serial) + ns_load(&s->inserts, NS_RELAXED);
-        hash = end_of(s);
+        hash = ns_segment_end(s);
         ns_lock_release(&s->lock);
         if (hash == 0) {
             if (walk >= 2 && seen == before) {
@@ -835,13 +831,13 @@ ns_table_page(ns_table *t, uint64_t *from, ns_hashed *keys, size_t room, bool (*
             for (; bits != 0; bits &= bits - 1) {
                 ns_entry *e = &s->groups[g].entries[ns_tag_index(bits)];
                 uint64_t hash = ns_load(&e->hash, NS_RELAXED);
-                if (ns_is_live(ns_load(&e->value, NS_RELAXED)) && hash >= *from) {
+                if (hash >= *from) {
                     keys[n] = (ns_hashed){ns_load(&e->key, NS_RELAXED), hash};
                     hold(keys[n++].key);
                 }
             }
         }
-        *from = end_of(s);
+        *from = ns_segment_end(s);
     }
     ns_lock_release(&s->lock);
     return n;
@@ -862,7 +858,7 @@ ns_table_flush(ns_table *t, uint64_t *from, ns_garbage *garbage)
     ns_segment *s = ns_table_lock(t, *from);
     sweep(s, garbage);
     if (garbage->count < NS_GARBAGE) {
-        *from = end_of(s);
+        *from = ns_segment_end(s);
     }
     ns_lock_release(&s->lock);
 }

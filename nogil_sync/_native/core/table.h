@@ -350,8 +350,10 @@ ns_entry_replace(ns_entry *e, uintptr_t value)
 
 /* Takes an entry out. The old value is the caller's now. */
 uintptr_t ns_segment_remove(ns_segment *s, ns_entry *e, ns_garbage *garbage);
-/* Any live entry, or NULL. */
-ns_entry *ns_segment_any(ns_segment *s);
+/* A live entry of its groups from *group on, or NULL. */
+ns_entry *ns_segment_any(ns_segment *s, uint32_t *group);
+/* The least hash after the segment's; 0 if there is none. */
+uint64_t ns_segment_end(const ns_segment *s);
 
 /* ---- The whole ---- */
 
