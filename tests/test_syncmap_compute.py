@@ -10,7 +10,7 @@ import weakref
 import pytest
 from support import LONG, eventually, python, run_threads
 
-from nogil_sync import Once, SyncMap, once, once_property
+from nogil_sync import Once, SyncMap, _once, once, once_property
 
 threads = pytest.mark.thread_unsafe(reason="starts threads itself")
 processes = pytest.mark.thread_unsafe(reason="starts processes itself")
@@ -73,14 +73,10 @@ def flying(m, held, key="k"):
     return call
 
 
-def joined(m, count=1, key="k", fn=None):
-    """Calls that wait for the one that has begun; what is not waiting yet joins soon."""
-    calls = [
-        Call(m.load_or_compute, key, fn or raises(AssertionError("ran"))) for _ in range(count)
-    ]
-    # One that gives up shows that those who came before it wait, or are about to.
-    with pytest.raises(TimeoutError):
-        m.load_or_compute(key, raises(AssertionError("ran")), timeout=0.02)
+def joined(m, count=1, key="k", fn=raises(AssertionError("ran"))):
+    """Calls that wait for the one that has begun."""
+    calls = [Call(m.load_or_compute, key, fn) for _ in range(count)]
+    assert eventually(lambda: all(call.ident in _once._waits for call in calls))
     return calls
 
 
@@ -367,9 +363,7 @@ def test_an_interrupt_hits_one_and_the_next_runs_its_own(kind):
         runs.append(1)
         return "next"
 
-    others = [Call(m.load_or_compute, "k", compute) for _ in range(3)]
-    with pytest.raises(TimeoutError):
-        m.load_or_compute("k", int, timeout=0.02)
+    others = joined(m, 3, fn=compute)
     held.go.set()
     assert isinstance(first.ended(), kind)
     assert [call.ended() for call in others] == ["next"] * 3
