@@ -22,7 +22,10 @@ ns_key_hash(PyObject *key, uint64_t *hash)
     if (PyUnicode_CheckExact(key)) {
         h = __atomic_load_n(&((PyASCIIObject *)key)->hash, __ATOMIC_RELAXED);
     }
-    if (h == -1) {
+    else if (PyLong_CheckExact(key) && PyUnstable_Long_IsCompact((PyLongObject *)key)) {
+        h = PyUnstable_Long_CompactValue((PyLongObject *)key); /* less than the modulus */
+    }
+    if (h == -1) { /* not yet known, or the int -1, whose hash is another */
         h = PyObject_Hash(key);
         if (h == -1) {
             return -1;

@@ -8,9 +8,10 @@
  * attempts, with nothing held but references (syncmap_keys.h); an attempt after that
  * goes on where the last one stopped, if nothing was inserted in its way meanwhile.
  *
- * References. The table owns one to each key and value. Both are published (tryref.h) before they are stored, so
- * a reader can always take one to what an entry holds. A value is let go by whoever replaced it, at once. Keys are
- * compared without touching their counts (core/table.h, 3a).
+ * References. The table owns one to each key and value. Values are published (tryref.h) before they are stored, so
+ * a reader can always take one to what an entry holds; a value is let go by whoever replaced it, at once. Keys are
+ * compared without touching their counts (core/table.h, 3a), but for those that must be asked: they are published, too,
+ * if they are of a type for which that is usual; else the reference is taken under the lock.
  *
  * A map without __init__ has no directory, so that only what finds nothing has to look whether it was
  * called.
@@ -37,6 +38,24 @@ drop_nothing(uintptr_t Py_UNUSED(word))
 {
 }
 
+/* A reference to the next key to ask about, taken under the lock: for a plain key that another thread made, which
+ * is looked for by one that is not plain. 0: there is none any more. */
+static uintptr_t
+key_to_ask(SyncMap *o, uint64_t hash, ns_asker *a)
+{
+    ns_entry *entry;
+    uintptr_t value, key = 0;
+    ns_segment *s = ns_table_lock(&o->table, hash);
+    if (s != NULL) {
+        if (ns_segment_find(s, hash, ns_match_asked, a, NULL, &entry, &value) == NS_ASK) {
+            key = ns_load(&entry->key, NS_RELAXED);
+            Py_INCREF((PyObject *)key);
+        }
+        ns_lock_release(&s->lock);
+    }
+    return key;
+}
+
 /* Nothing was found: FOUND, MISSING, or ERROR. With *value a reference, unless value is NULL. */
 static Py_NO_INLINE int
 lookup_slow(SyncMap *o, PyObject *key, uint64_t hash, PyObject **value, enum ns_found found)
@@ -51,6 +70,9 @@ lookup_slow(SyncMap *o, PyObject *key, uint64_t hash, PyObject **value, enum ns_
     ns_asker_init(&a, key);
     while ((found = ns_table_get(&o->table, hash, ns_match_asked, &a, &a.place, ns_hold, ns_drop,
                                  &word)) == NS_ASK) {
+        if (word == 0 && (word = key_to_ask(o, hash, &a)) == 0) {
+            continue;
+        }
         if (ns_asker_ask(&a, (PyObject *)word) < 0) {
             ns_asker_clear(&a);
             return ERROR;
@@ -105,8 +127,15 @@ is_in(SyncMap *o, PyObject *key, uint64_t hash)
 {
     uintptr_t word;
     ns_watch_use(o->watch, (PyObject *)o);
-    enum ns_found found = ns_table_get(&o->table, hash, ns_match_any, key, NULL, hold_nothing,
-                                       drop_nothing, &word);
+    enum ns_found found;
+    if (PyUnicode_CheckExact(key)) {
+        found = ns_table_get(
+            &o->table, hash, ns_match_str, key, NULL, hold_nothing, drop_nothing, &word);
+    }
+    else {
+        found = ns_table_get(
+            &o->table, hash, ns_match_any, key, NULL, hold_nothing, drop_nothing, &word);
+    }
     return ns_likely(found == NS_PRESENT) ? FOUND : lookup_slow(o, key, hash, NULL, found);
 }
 
@@ -166,7 +195,9 @@ act(SyncMap *o, const edit *e, ns_segment *s, enum ns_found found, ns_entry *ent
         uintptr_t key = (uintptr_t)e->key, new = (uintptr_t)e->new;
         Py_INCREF(e->key);
         Py_INCREF(e->new);
-        ns_publish(e->key);
+        if (!ns_is_plain(Py_TYPE(e->key))) {
+            ns_publish(e->key);
+        }
         if (ns_unlikely(!ns_segment_insert(s, e->hash, key, new, &garbage))) {
             ns_segment *larger = ns_table_make_room(&o->table, s, e->hash, &garbage);
             if (larger != NULL) {

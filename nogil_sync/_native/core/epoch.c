@@ -12,12 +12,17 @@ in_child(void)
         ns_store(&ns_epochs.records[i].epoch, 0, NS_RELAXED);
     }
     ns_store(&ns_epochs.strays, 0, NS_RELAXED);
+    if (ns_load(&ns_epochs.polling, NS_RELAXED)) { /* by a thread that is gone */
+        uint64_t now = ns_load(&ns_epochs.now, NS_RELAXED);
+        ns_store(&ns_epochs.now, now + (now & 1), NS_RELAXED);
+        ns_store(&ns_epochs.polling, false, NS_RELAXED);
+    }
 }
 
 static void
 init(void)
 {
-    ns_store(&ns_epochs.now, 1, NS_RELAXED);
+    ns_store(&ns_epochs.now, 2, NS_RELAXED);
     ns_store(&ns_epochs.safe, 1, NS_RELAXED); /* a stamp of 0 is always safe */
     pthread_atfork(NULL, NULL, in_child);
 }
@@ -33,7 +38,7 @@ ns_section
 ns_epoch_enter_stray(void)
 {
     ns_add(&ns_epochs.strays, 1, NS_SEQ_CST);
-    ns_fence(NS_SEQ_CST);
+    ns_fence_everywhere();
     return NULL;
 }
 
@@ -43,36 +48,16 @@ ns_epoch_leave_stray(void)
     ns_sub(&ns_epochs.strays, 1, NS_RELEASE);
 }
 
-bool
-ns_epoch_retire(uint64_t *stamp)
-{
-    ns_fence(NS_SEQ_CST); /* U before the loads, for all to see */
-    if (ns_load(&ns_slots_taken, NS_SEQ_CST) == 1 && ns_cached_slot != 0 &&
-        ns_load(&ns_epochs.strays, NS_SEQ_CST) == 0) {
-        return true;
-    }
-#if defined(__SANITIZE_THREAD__)
-    *stamp = ns_add(&ns_epochs.now, 0, NS_SEQ_CST);
-#else
-    *stamp = ns_load(&ns_epochs.now, NS_ACQUIRE);
-#endif
-    return false;
-}
-
 uint64_t
 ns_epoch_poll(void)
 {
+    if (ns_load(&ns_epochs.polling, NS_RELAXED) ||
+        ns_swap(&ns_epochs.polling, true, NS_SEQ_CST)) {
+        return ns_epoch_safe();
+    }
+    ns_add(&ns_epochs.now, 1, NS_SEQ_CST);
+    ns_fence_everywhere();
     uint64_t oldest = ns_add(&ns_epochs.now, 1, NS_SEQ_CST) + 1;
-    if (ns_can_fence_threads) {
-        ns_fence_threads();
-    }
-    else {
-        ns_fence(NS_SEQ_CST);
-    }
-    uint64_t safe = ns_load(&ns_epochs.safe, NS_ACQUIRE);
-    if (ns_load(&ns_epochs.strays, NS_SEQ_CST) != 0) {
-        return safe;
-    }
     uint32_t high = ns_load(&ns_slots_high, NS_SEQ_CST);
     for (uint32_t i = 0; i < high; i++) {
         uint64_t entered = ns_load(&ns_epochs.records[i].epoch, NS_ACQUIRE);
@@ -80,8 +65,12 @@ ns_epoch_poll(void)
             oldest = entered;
         }
     }
-    /* Release: who reads it has this poll's knowledge of the sections that are over. */
-    while (safe < oldest && !ns_cas(&ns_epochs.safe, &safe, oldest, NS_SEQ_CST)) {
+    uint64_t safe = ns_load(&ns_epochs.safe, NS_RELAXED);
+    if (ns_load(&ns_epochs.strays, NS_SEQ_CST) == 0 && oldest - 1 > safe) {
+        safe = oldest - 1;
+        /* Release: who reads it has this poll's knowledge of the sections that are over. */
+        ns_store(&ns_epochs.safe, safe, NS_RELEASE);
     }
-    return safe < oldest ? oldest : ns_epoch_safe();
+    ns_store(&ns_epochs.polling, false, NS_RELEASE);
+    return safe;
 }

@@ -10,43 +10,44 @@
  *   ... loads of shared pointers ...         ns_epoch_retire(&stamp) -> alone: free it now
  *   ns_epoch_leave(section)                  later: stamp < ns_epoch_poll(): free it
  *
- * State. `now` counts up, from 1. A record holds 0 outside of sections, else what `now` was on entry.
+ * State. `now` counts up. A record holds 0 outside of sections, else what `now` was on entry.
  * Records belong to thread slots (slots.h) and lie in static memory: a thread may vanish at shutdown, and
  * another take over its slot. Threads without a slot count themselves in `strays`: while there are any,
  * nothing becomes free.
  *
- *   ns_epoch_poll(): now += 1; fence in all threads; look at every record. Everything whose stamp
- *   is less than every record that is not 0 (and less than the new `now`) may be freed.
+ * ns_epoch_poll(), one at a time (a second one does nothing): now += 1; a fence in all threads;
+ * now += 1; look at every record. So `now` is even between polls. With e the least record that is not 0, or the new `now`:
+ * everything stamped less than `safe` = e - 1 may be freed.
  *
- * Argument. Let a thing be unlinked (store U), then stamped s: a fence, then the load of `now` that gave
- * s. Let a poll, begun after that, find `safe` > s, and let some section read the thing. Its record is
- * stored (R) before its loads (L); L did not see U. Two cases.
- *   - The poll did not see R. The poll's fence is in the reader's thread either before R, and then L
- *     comes after the fence and U before it, so L sees U; or after R, and then the poll's look at the
- *     record comes after R and sees it, or a later value: 0, stored when the section was over.
- *     Either contradicts.
- *   - The poll saw R = e, so e > s. The reader loaded `now` = e (acquire) and then L. The writer's load
- *     gave s < e after its fence, so U was visible to all before `now` became e, and L sees U. This
- *     needs a store that becomes visible to all other processors at once (x86-64, ARMv8),
- *     or fences on both sides; hence the fallback elsewhere. Contradiction.
- *   So every section that could have read the thing is over, and the release of its leaving
+ * Argument. Let a thing be unlinked (store U) and then stamped: `now` is loaded and, if odd, rounded
+ * up, which gives s. Let F be the fence of the poll that goes from s to s + 2. It comes, in the writer's thread, after the
+ * load: that gave s, or s - 1 in the middle of the poll before. So U is visible to all after F. Let some poll Q
+ * find `safe` > s; it is that poll or a later one. Suppose some section still reads the thing after Q. Its record is
+ * stored (R) before its loads (L), and L did not see U; so L came before F.
+ *   - Q did not see R: then R comes, in the reader's thread, after Q's fence, which is F or a later one, and L
+ *     after R. Contradiction.
+ *   - Q saw R = e, and e - 1 > s: e is at least s + 2, a value that `now` got after F. The reader loaded
+ *     it (acquire) before L, so L came after F. Contradiction.
+ *   So every section that could have read the thing is over. The release of its leaving
  *   store, or of whatever that thread stored in its record later, pairs with the poll's acquire: its reads
- *   happen before the freeing.
+ *   happen before the freeing. (This needs stores that become visible to all other
+ *   processors at once: x86-64, ARMv8. Elsewhere there are fences on all sides.)
  *
  * The fence. Where one thread can put a fence into all others (park.h: membarrier), entering costs two
- * plain loads and a plain store, and leaving one. Elsewhere entering has a sequentially consistent fence
- * and so has the poll, and the same argument is C11's own: of two fences one is first. Under thread sanitizer,
- * which knows neither, the record is swapped and the polls' looks synchronise with it.
+ * plain loads and a plain store, leaving one store, retiring a load: the polls, and whatever is rare, pay for all. Elsewhere
+ * entering and retiring have a sequentially consistent fence, as has the poll, and the same argument is C11's own: of
+ * two fences one is first. Under thread sanitizer, which knows neither, the record is swapped and the
+ * stamp is read by a read-modify-write.
  *
- * Alone. If no other thread holds a slot and there are no strays, nobody else can be in a section: a
- * thread that comes later raises the count first (seq_cst), and after that sees U, by
- * the fence in ns_epoch_retire between U and the load of the count. Then nothing is deferred.
+ * Alone. If no other thread holds a slot and there are no strays, nobody else can be in a section, and
+ * nothing is deferred. A thread that comes later first raises the count, then has the fence put into all threads: the
+ * writer's load of the count, if it did not see that, came before the fence, and U too; so what enters later sees U.
  *
  * Rules. In a section only loads, compares and compare-and-swaps: it may not block for long, run Python,
  * detach, allocate or nest. (A brief lock of lock.h may be taken: that delays only the freeing.) Nobody ever waits
  * for a grace period: what cannot be freed yet is kept, by the structure it came from.
  *
- * Progress. Readers: wait-free. A poll is wait-free too; a section that is preempted keeps back what is
+ * Progress. Entering, leaving, retiring and polling are wait-free; a section that is preempted keeps back what is
  * retired meanwhile, no more.
  *
  * Fork. The child has one thread, which is in no section: the other records are reset.
@@ -65,6 +66,7 @@ extern struct ns_epochs {
     _Alignas(NS_CACHE_LINE) _Atomic uint64_t now; /* written by polls only */
     _Alignas(NS_CACHE_LINE) _Atomic uint64_t safe; /* the best a poll has found */
     _Alignas(NS_CACHE_LINE) _Atomic uint64_t strays;
+    _Atomic bool polling;
     ns_epoch_record records[NS_SLOTS];
 } ns_epochs;
 
@@ -112,7 +114,27 @@ ns_epoch_leave(ns_section section)
 
 /* For something that is no longer reachable. True: nobody else can be reading it, free it now.
  * False: free it when *stamp < ns_epoch_safe(). */
-bool ns_epoch_retire(uint64_t *stamp);
+static inline bool
+ns_epoch_retire(uint64_t *stamp)
+{
+    if (ns_likely(ns_can_fence_threads)) {
+        ns_compiler_fence();
+    }
+    else {
+        ns_fence(NS_SEQ_CST);
+    }
+    if (ns_load(&ns_slots_taken, NS_SEQ_CST) == 1 && ns_cached_slot != 0 &&
+        ns_load(&ns_epochs.strays, NS_SEQ_CST) == 0) {
+        return true;
+    }
+#if defined(__SANITIZE_THREAD__)
+    uint64_t now = ns_add(&ns_epochs.now, 0, NS_SEQ_CST);
+#else
+    uint64_t now = ns_load(&ns_epochs.now, NS_ACQUIRE);
+#endif
+    *stamp = now + (now & 1);
+    return false;
+}
 
 /* What a poll found so far: cheap. */
 static inline uint64_t
@@ -121,7 +143,8 @@ ns_epoch_safe(void)
     return ns_load(&ns_epochs.safe, NS_ACQUIRE);
 }
 
-/* Looks anew: about half a microsecond, and a look at every thread's record. Not in a section. */
+/* Looks anew: about half a microsecond, and a look at every thread's record. Not in a section.
+ * What was retired before it is free afterwards, unless somebody is in a section or polls just now. */
 uint64_t ns_epoch_poll(void);
 
 #endif

@@ -58,6 +58,18 @@ unsigned ns_cpu_count(void);
 extern bool ns_can_fence_threads;
 void ns_fence_threads(void);
 
+/* The fence of those that are rare, against the compiler fences, or fences, of those that are not. */
+static inline void
+ns_fence_everywhere(void)
+{
+    if (ns_can_fence_threads) {
+        ns_fence_threads();
+    }
+    else {
+        ns_fence(NS_SEQ_CST);
+    }
+}
+
 extern _Atomic uint32_t ns_fork_count;
 
 /* Changes only in the child of a fork, before any other thread exists there. */

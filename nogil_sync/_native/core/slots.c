@@ -79,6 +79,7 @@ ns_slot_claim(void)
                 while (high <= slot && !ns_cas(&ns_slots_high, &high, slot + 1, NS_SEQ_CST)) {
                 }
                 ns_add(&ns_slots_taken, 1, NS_SEQ_CST);
+                ns_fence_everywhere(); /* for those who look whether they are alone: epoch.h */
                 if (pthread_setspecific(exit_key, (void *)(uintptr_t)(slot + 1)) != 0) {
                     give_back(slot); /* no memory to remember it by */
                     return NS_NO_SLOT;

@@ -177,7 +177,7 @@ ns_segment_remove(ns_segment *s, ns_entry *e, ns_garbage *garbage)
     ns_group *group = group_of(s, e);
     unsigned index = (unsigned)(e - group->entries);
     uint64_t stamp = 0;
-    uintptr_t value = ns_swap(&e->value, 0, NS_SEQ_CST);
+    uintptr_t value = ns_entry_replace(e, 0);
     bump(&s->live, UINT32_MAX);
     if (ns_epoch_retire(&stamp) && garbage->count < NS_GARBAGE) {
         garbage->keys[garbage->count++] = ns_load(&e->key, NS_RELAXED);

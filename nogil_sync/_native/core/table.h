@@ -279,7 +279,8 @@ ns_segment_find(ns_segment *s, uint64_t hash, ns_match_fn match, const void *wan
 /* ---- Reading ---- */
 
 /* Looks a key up and takes a reference to its value. `hold` tries to take one in the section; `drop` gives
- * one back, outside of it. With `place`, NS_ASK gives a reference to the stored key in *result; without, nothing. */
+ * one back, outside of it. With `place`, NS_ASK gives a reference to the stored key in *result,
+ * or 0 if `hold` refused; without, nothing. */
 static inline __attribute__((always_inline)) enum ns_found
 ns_table_get(ns_table *t, uint64_t hash, ns_match_fn match, const void *wanted, ns_place *place,
              bool (*hold)(uintptr_t), void (*drop)(uintptr_t), uintptr_t *result)
@@ -306,8 +307,7 @@ ns_table_get(ns_table *t, uint64_t hash, ns_match_fn match, const void *wanted, 
         }
         else if (found == NS_ASK && place != NULL) {
             held = ns_load(&entry->key, NS_RELAXED);
-            ok = hold(held);
-            held = ok ? held : 0;
+            held = hold(held) ? held : 0;
         }
         ok = ok && !ns_load(&s->moved, NS_ACQUIRE);
         ns_epoch_leave(section);
@@ -345,7 +345,9 @@ ns_segment *ns_table_make_room(ns_table *t, ns_segment *s, uint64_t hash, ns_gar
 static inline uintptr_t
 ns_entry_replace(ns_entry *e, uintptr_t value)
 {
-    return ns_swap(&e->value, value, NS_SEQ_CST);
+    uintptr_t old = ns_load(&e->value, NS_RELAXED);
+    ns_store(&e->value, value, NS_RELEASE);
+    return old;
 }
 
 /* Takes an entry out. The old value is the caller's now. */
