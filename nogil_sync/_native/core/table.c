@@ -461,11 +461,16 @@ reap(ns_table *t, ns_garbage *garbage)
 
 /* ---- Rebuilding ---- */
 
-/* Copies the live entries of `old` to those of the new segments that cover them. */
+/* Copies the live entries of `old` to those of the new segments that cover them. The groups are taken in the
+ * order of a search for one of them: if all have one hash, as can happen, they keep their order, which was
+ * that of their insertion, and with it what a dict's searches cost. */
 static void
 fill(ns_segment *old, ns_segment *new[2])
 {
-    for (uint32_t g = 0; g <= old->mask; g++) {
+    uint32_t g = 0;
+    ns_entry *first = ns_segment_any(old, &g);
+    g = first != NULL ? (uint32_t)ns_load(&first->hash, NS_RELAXED) & old->mask : 0;
+    for (uint32_t turn = 0; turn <= old->mask; g = (g + ++turn) & old->mask) {
         uint64_t bits = ns_load(&old->groups[g].tags, NS_RELAXED) & NS_TAG_HIGH;
         for (; bits != 0; bits &= bits - 1) {
             ns_entry *from = &old->groups[g].entries[ns_tag_index(bits)];
