@@ -72,11 +72,18 @@ _waits: dict[int, _Run] = {}  # which run each waiting thread waits for
 
 
 def exclusively(
-    key: object, look: Callable[P, T | None], work: Callable[P, T], /, *args: P.args, **kw: P.kwargs
+    key: object,
+    deadline: float | None,
+    look: Callable[P, T | None],
+    work: Callable[P, T],
+    /,
+    *args: P.args,
+    **kw: P.kwargs,
 ) -> T:
     """What `look(...)` finds as soon as that is not None, else what `work(...)` returns.
 
-    Of all calls with this key one at a time works, while the others wait.
+    Of all calls with this key one at a time works, while the others wait; at the deadline they
+    give up by TimeoutError.
     """
     run = _Run(key, _local.run)
     _local.run = run
@@ -86,7 +93,7 @@ def exclusively(
             if other is run:
                 found = look(*args, **kw)
                 return work(*args, **kw) if found is None else found
-            _wait(run, other)
+            _wait(run, other, deadline)
             found = look(*args, **kw)
             if found is not None:
                 return found
@@ -104,10 +111,10 @@ def exclusively(
             pass  # open already: somebody saw that it is over
 
 
-def _wait(run: _Run, other: _Run) -> None:
-    """Sleep until the other run is over, or raise if that cannot be."""
+def _wait(run: _Run, other: _Run, deadline: float | None) -> None:
+    """Sleep until the other run is over, or raise if that cannot be or takes too long."""
     me = run.thread
-    nap = _NAP if me == threading.main_thread().ident else -1
+    nap = _NAP if me == threading.main_thread().ident else -1.0
     below = _waits.get(me)  # a wait of this thread that a signal handler interrupted
     run.waiting = True
     try:
@@ -118,7 +125,13 @@ def _wait(run: _Run, other: _Run) -> None:
                 break
             if _waits_for(other, me):
                 raise RuntimeError("recursive call: it would wait for itself")
-            other.gate.acquire(True, nap)
+            if deadline is None:
+                other.gate.acquire(True, nap)
+                continue
+            remaining = deadline - monotonic()
+            if remaining <= 0:
+                raise TimeoutError("timed out waiting for another thread's call")
+            other.gate.acquire(True, remaining if nap < 0 else min(remaining, nap))
     finally:
         run.waiting = False
         try:
@@ -177,7 +190,7 @@ class Cell(Generic[T]):
     def __init__(self, retry: bool) -> None:
         self.retry = retry
         self.value: Any = ABSENT
-        self.failure: _Failure | None = None
+        self.failure: Failure | None = None
 
     def done(self) -> bool:
         return self.value is not ABSENT or self.failure is not None
@@ -194,7 +207,7 @@ class Cell(Generic[T]):
         if not self.done():
             if not callable(fn):
                 raise TypeError(f"{type(fn).__name__!r} object is not callable")
-            exclusively(id(self), self._look, self._run, fn, args, kwargs)
+            exclusively(id(self), None, self._look, self._run, fn, args, kwargs)
         if self.failure is not None:
             self.failure.throw()
         result: T = self.value
@@ -209,7 +222,7 @@ class Cell(Generic[T]):
         except Exception as error:
             if self.retry:
                 raise
-            self.failure = _Failure(error)
+            self.failure = Failure(error)
         return self
 
 
@@ -247,7 +260,7 @@ class _Turns:
             sleep(max(0.0, turn * _TURN - monotonic()))
 
 
-class _Failure:
+class Failure:
     """An exception that is raised again and again, as it was the first time."""
 
     __slots__ = ("context", "error", "traceback", "turns")
@@ -270,6 +283,7 @@ class _Failure:
         finally:
             # Not what this caller happened to be handling.
             error.__context__ = self.context
+            del self, error  # the traceback has this frame
 
 
 class FunctionCell(Cell[T]):
@@ -418,7 +432,7 @@ class once_property(Generic[T]):  # noqa: N801  (named as `property` is)
         found = self._look(instance, name, stored)
         if found is None:
             key = id(instance), id(self)
-            found = exclusively(key, self._look, self._compute, instance, name, stored)
+            found = exclusively(key, None, self._look, self._compute, instance, name, stored)
         return found[0]
 
     def _look(self, instance: Any, name: str, stored: Any) -> tuple[T] | None:  # noqa: ARG002

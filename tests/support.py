@@ -40,7 +40,8 @@ WAITED_FOR = [
     nogil_sync.WaitGroup,
     nogil_sync.Once,
 ]
-CLASSES = [*ATOMICS, *COUNTERS, *LOCKS, *WAITED_FOR]
+MAPS = [nogil_sync.SyncMap]
+CLASSES = [*ATOMICS, *COUNTERS, *LOCKS, *WAITED_FOR, *MAPS]
 
 STRESS = float(os.environ.get("NOGIL_SYNC_STRESS", "1"))
 

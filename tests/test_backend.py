@@ -57,6 +57,7 @@ def test_all_names():
         "Semaphore",
         "ShardedCounter",
         "ShardedFloatCounter",
+        "SyncMap",
         "TaskGroup",
         "WaitGroup",
         "backend",

@@ -28,6 +28,8 @@ class Wait(NamedTuple):
     """What it gives when the time is over; the name of an exception if it raises that."""
     rest: str = "pass"
     """Gives back what a served call has got, so that it would wait again."""
+    in_child: bool = True
+    """Whether it would wait in the child of a fork, too."""
 
 
 LOCKED = "(x.read.locked(), x.write.locked())"
@@ -120,6 +122,20 @@ WAITS = {
         "x.acquire(); ready.append(1); x.notify_all(); x.release()",
         "(x.locked(), repr(x))",
         rest="ready.clear()",
+    ),
+    "SyncMap.load_or_compute": Wait(
+        "import threading; x, go, begun = SyncMap(), Event(), Event(); "
+        "hold = lambda: begun.set() or go.wait(); "
+        "start = lambda: (go.clear(), begun.clear(), "
+        "threading.Thread(target=x.load_or_compute, args=('k', hold), daemon=True).start(), "
+        "begun.wait()); start()",
+        "x.load_or_compute('k', int, timeout={timeout})",
+        "True",
+        "go.set()",
+        "'k' in x or go.is_set()",
+        "TimeoutError",
+        rest="x.clear(); start()",
+        in_child=False,  # the thread that computes is gone
     ),
 }
 

@@ -3,6 +3,7 @@
 #include "core/atomics.h"
 #include "docs.h"
 #include "object.h"
+#include "syncmap.h"
 
 /* Values of the byte; false and true are consecutive. */
 enum { UNBORN = 0, FALSE_ = 1, TRUE_ = 2 };
@@ -12,6 +13,12 @@ typedef struct {
     _Atomic uint8_t value;
     PyObject *weakrefs;
 } AtomicBool;
+
+bool
+ns_atomic_bool_is_set(PyObject *self)
+{
+    return ns_load(&((AtomicBool *)self)->value, NS_SEQ_CST) == TRUE_;
+}
 
 /* An operation saw `old`: it as a Python bool, or RuntimeError. */
 static PyObject *

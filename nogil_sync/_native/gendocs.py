@@ -24,6 +24,10 @@ def signature(name: str, function: Function, *, is_method: bool, cls: bool = Fal
     for star in (arguments.vararg, arguments.kwarg):
         if star:
             star.annotation = None
+    # A default that only the pure class can name, for "none was given".
+    arguments.defaults = [
+        ast.Constant(...) if isinstance(each, ast.Name) else each for each in arguments.defaults
+    ]
     if is_method:
         every = arguments.posonlyargs or arguments.args
         every.pop(0)

@@ -1,5 +1,6 @@
 #include "module.h"
 
+#include "core/epoch.h"
 #include "core/park.h"
 #include "core/slots.h"
 
@@ -49,6 +50,7 @@ exec_module(PyObject *module)
 {
     ns_park_init();
     ns_slots_init();
+    ns_epoch_init();
     if (init_state(module) < 0 || add_performance_warning(module) < 0) {
         return -1;
     }
@@ -64,6 +66,7 @@ exec_module(PyObject *module)
         ns_add_cond,
         ns_add_waitgroup,
         ns_add_once,
+        ns_add_syncmap,
         ns_add_pin,
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(parts); i++) {
@@ -89,6 +92,11 @@ traverse_module(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->once_cell);
     Py_VISIT(state->once_function_cell);
     Py_VISIT(state->once_function);
+    Py_VISIT(state->atomic_bool_type);
+    Py_VISIT(state->syncmap_type);
+    Py_VISIT(state->syncmap_iterator_type);
+    Py_VISIT(state->syncmap_shared);
+    Py_VISIT(state->syncmap_compute);
     return 0;
 }
 
@@ -107,6 +115,11 @@ clear_module(PyObject *module)
     Py_CLEAR(state->once_cell);
     Py_CLEAR(state->once_function_cell);
     Py_CLEAR(state->once_function);
+    Py_CLEAR(state->atomic_bool_type);
+    Py_CLEAR(state->syncmap_type);
+    Py_CLEAR(state->syncmap_iterator_type);
+    Py_CLEAR(state->syncmap_shared);
+    Py_CLEAR(state->syncmap_compute);
     return 0;
 }
 

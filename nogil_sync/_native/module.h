@@ -17,6 +17,8 @@ typedef struct ns_state {
     PyObject *rwmutex_type, *rwmutex_reader_type, *rwmutex_writer_type;
     PyObject *semaphore_hold_type;
     PyObject *once_cell, *once_function_cell, *once_function; /* classes, for once_type.c */
+    PyObject *atomic_bool_type, *syncmap_type, *syncmap_iterator_type;
+    PyObject *syncmap_shared, *syncmap_compute; /* of _syncmap.py: the base class, and a function */
     bool watches_sharing; /* development mode, main interpreter: see watch.h */
 } ns_state;
 
@@ -45,6 +47,7 @@ int ns_add_semaphore(PyObject *module);
 int ns_add_cond(PyObject *module);
 int ns_add_waitgroup(PyObject *module);
 int ns_add_once(PyObject *module);
+int ns_add_syncmap(PyObject *module);
 int ns_add_pin(PyObject *module);
 
 #endif

@@ -20,6 +20,7 @@ from .once import Once, once, once_property
 from .pin import is_pinned, pin, pin_all
 from .rwmutex import RWMutex
 from .semaphore import Semaphore
+from .syncmap import SyncMap
 from .waitgroup import WaitGroup
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Semaphore",
     "ShardedCounter",
     "ShardedFloatCounter",
+    "SyncMap",
     "WaitGroup",
     "is_pinned",
     "once",

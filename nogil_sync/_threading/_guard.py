@@ -2,7 +2,8 @@
 
 A *section* is the body of ``with guard:``.  One rule makes the whole backend safe: a section
 is **straight-line code: no call, no loop, no import, no ``raise``, and no allocation of a
-container**.  It reads and stores slots, compares, and adds exact ints and floats.
+container**.  It reads and stores slots, compares, and adds exact ints and floats.  An exact dict
+whose keys are exact ints is a set of slots, too: its lookups and stores call nothing.
 
 Signal handlers, thread switches, garbage collections (with the finalisers they run) and
 ``KeyboardInterrupt`` come only where the interpreter looks for them: after a call, on a

@@ -9,6 +9,7 @@
 
 #include "cond.h"
 #include "counter.h"
+#include "epoch.h"
 #include "event.h"
 #include "mutex.h"
 #include "park.h"
@@ -32,6 +33,7 @@ init_core(void)
 {
     ns_park_init();
     ns_slots_init();
+    ns_epoch_init();
 }
 
 /* What the child of a fork finds: everything as it was, by threads that are gone. */

@@ -22,6 +22,7 @@ from nogil_sync import (
     RWMutex,
     Semaphore,
     ShardedCounter,
+    SyncMap,
     once,
     once_property,
 )
@@ -115,7 +116,7 @@ def test_errors(cls):
         for call in (
             lambda: obj.__init__(),
             lambda: cls(1, 2, 3),
-            lambda: cls(nothing=1),
+            lambda: cls(1, 2, 3, nothing=1),
             lambda: cls.__new__(cls).nothing(),
             lambda: obj.__reduce__(),
         ):
@@ -222,6 +223,44 @@ def test_once_by_many_threads():
             thread.join()
 
     steady(action, 30, slack=300)
+
+
+def test_maps():
+    m = SyncMap()
+
+    def action():
+        for key in ("k", 10**9, (1, [2][0]), frozenset([m is None])):
+            m[key] = [key]
+            m.swap(key, [m[key]])
+            m.insert(key, [1])
+            m.setdefault(key, [1])
+            m.compare_and_swap(key, m.get(key), [2])
+            m.modify(key, lambda old: [old], None)
+            m.load_or_compute((key, 1), lambda: [3])
+            m.compare_and_delete((key, 1), [3])
+            assert key in m
+        m["me"] = [m, m.keys(), iter(m)]
+        for each in (m.copy(), m.snapshot(), m | {"x": 1}, list(m.items()), repr(m), m == {}):
+            assert each is not None
+        for wrong in (
+            lambda: m[[]],
+            lambda: m["missing"],
+            lambda: m.insert(m, 1),
+            lambda: m.load_or_compute("missing", len),
+            lambda: m.modify("missing", len, 1),
+            lambda: m.update(5),
+            lambda: SyncMap([1]),
+        ):
+            with pytest.raises((TypeError, KeyError)):
+                wrong()
+        m.popitem()
+        m.pop("k", None)
+        m.clear()
+        node = SyncMap()
+        node["me"] = node
+        node.load_or_compute("k", lambda: node)
+
+    steady(action, 60, slack=150)
 
 
 @pytest.mark.parametrize("name", WAITS)

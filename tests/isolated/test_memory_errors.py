@@ -55,6 +55,19 @@ def have_nomemory():
         "Once().do(f)",
         "once(p)()",
         "once(retry=True)(p)()",
+        "SyncMap(a=1)",
+        "y['a']",
+        "y.get('b')",
+        "y.__setitem__('a', 2)",
+        "y.insert('a', 2)",
+        "y.setdefault('a', 2)",
+        "y.swap('a', 2)",
+        "y.compare_and_swap('a', 2, 2)",
+        "(y.insert('new', 1), y.pop('new', 0))",
+        "(y.insert(5000, 1), y.popitem(), y.setdefault('a', 1))",
+        "y.modify('a', f, 0)",
+        "(y.load_or_compute('new', p), y.pop('new'))",
+        "(list(y), list(y.items()), y.snapshot(), y.copy(), y == y, y | y)",
         "of()",
         "oo.do(f)",
         "Lazy().value",
@@ -73,6 +86,7 @@ def test_each_allocation_fails_once(use):
         a, r, c = AtomicInt64(2**62), AtomicRef(1), ShardedCounter()
         m, e, o = Mutex(), Event(), {{}}
         two = o, [1]  # made here: without memory, BUILD_LIST itself crashes CPython 3.13
+        y = SyncMap(a=1)
         rw, s, k, g = RWMutex(), Semaphore(2), Cond(), WaitGroup()
         m.acquire(); rw.read.acquire(); s.acquire(); k.acquire(); g.add()
         f = int
@@ -112,6 +126,9 @@ def test_each_allocation_fails_once(use):
         with k: assert not k.wait(0.001)
         g.done()
         assert g.wait()
+        assert len(y) == len(list(y)) and set(y) <= {{"a", "new", 5000}}
+        y.clear()
+        assert y.load_or_compute("new", p) == 1 and y == {{"new": 1}}
         print(failed)
         """
     )

@@ -14,6 +14,7 @@ BLOCKED = {
     "wait": "e.wait()",
     "wait with time-out": "e.wait(100)",
     "once": "o.do(e.wait)",
+    "load_or_compute": "x.load_or_compute('k', e.wait)",
 }
 
 
@@ -23,8 +24,8 @@ def test_daemon_threads_blocked_at_exit(way):
     done = python(
         f"""
         import threading, time
-        from nogil_sync import Mutex, Event, Once
-        m, e, o = Mutex(), Event(), Once()
+        from nogil_sync import Mutex, Event, Once, SyncMap
+        m, e, o, x = Mutex(), Event(), Once(), SyncMap()
         m.acquire()
         def block():
             {BLOCKED[way]}
@@ -113,6 +114,7 @@ def test_used_in_atexit_and_module_teardown():
                 self.name = name
                 self.objects = (Mutex(), Event(), ShardedCounter(), ShardedFloatCounter(),
                     AtomicInt64(), AtomicBool(), AtomicRef([]))
+                self.map = SyncMap(me=self)
                 self.lazy = Once(), once(lambda: [self]), once(lambda: 1 / 0)
             @once_property
             def value(self):
@@ -135,6 +137,11 @@ def test_used_in_atexit_and_module_teardown():
                 b.store(1)
                 r.store([r]); r.load(); r.swap(None)
                 repr((m, e, c, f, a, b, r))
+                assert self.map["me"] is self.map.load_or_compute("me", int) is self
+                self.map["more"] = self.map
+                self.map.load_or_compute("computed", lambda: [self])
+                for _ in self.map.items(): repr(self.map)
+                self.map.pop("more"); self.map.clear(); self.map.insert("me", self)
                 Mutex(); Event(); ShardedCounter(); AtomicRef(3)
             def __del__(self):
                 self.use()

@@ -8,6 +8,7 @@ from support import python
 from waits import WAITS
 
 every_wait = pytest.mark.parametrize("name", WAITS)
+in_child = pytest.mark.parametrize("name", [n for n, wait in WAITS.items() if wait.in_child])
 pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
 
 
@@ -87,7 +88,7 @@ def test_exit_with_daemon_threads_that_are_served_just_then(name):
     assert done.stderr == ""
 
 
-@every_wait
+@in_child
 def test_a_fork_while_others_wait(name):
     done = python(
         names(name)
@@ -126,7 +127,7 @@ def test_a_fork_while_others_wait(name):
     assert done.stderr == ""
 
 
-@every_wait
+@in_child
 def test_a_fork_in_a_handler_that_interrupts_the_wait(name):
     # The child goes on in the handler, and then in the wait, which is its own.
     code = names(name) + textwrap.dedent(

@@ -32,6 +32,14 @@
 /* Updates *expected on failure, whose ordering is relaxed: retry loops re-read. */
 #define ns_cas(p, expected, desired, order) \
     atomic_compare_exchange_strong_explicit((p), (expected), (desired), order, NS_RELAXED)
+/* The thread sanitizer knows no fences (and gcc warns of it): where one matters, it is given a
+ * read-modify-write instead. */
+#if defined(__SANITIZE_THREAD__)
+#define ns_fence(order) ((void)0)
+#else
+#define ns_fence(order) atomic_thread_fence(order)
+#endif
+#define ns_compiler_fence() atomic_signal_fence(NS_SEQ_CST)
 
 /* State of one thread is kept this far from another's: adjacent cache lines are
  * fetched in pairs on x86-64, and lines are 128 bytes on Apple's processors. */

@@ -8,6 +8,7 @@
 #if defined(NS_PARK_FUTEX)
 #include <limits.h>
 #include <linux/futex.h>
+#include <linux/membarrier.h>
 #include <sched.h>
 #include <sys/syscall.h>
 #endif
@@ -16,6 +17,7 @@
 
 _Atomic uint32_t ns_fork_count;
 static unsigned cpu_count = 1;
+bool ns_can_fence_threads;
 
 int64_t
 ns_now(void)
@@ -75,9 +77,28 @@ count_cpus(void)
     cpu_count = online > 0 ? (unsigned)online : 1;
 }
 
+/* The argument for epoch.h holds where a store reaches all other processors at once. */
+static void
+register_fences(void)
+{
+#if defined(__x86_64__) || defined(__aarch64__)
+    long known = syscall(SYS_membarrier, MEMBARRIER_CMD_QUERY, 0, 0);
+    ns_can_fence_threads =
+        known > 0 && (known & MEMBARRIER_CMD_PRIVATE_EXPEDITED) &&
+        syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
+#endif
+}
+
+void
+ns_fence_threads(void)
+{
+    syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+}
+
 static void
 init_sleep(void)
 {
+    register_fences();
 }
 
 static void
@@ -145,6 +166,11 @@ count_cpus(void)
 {
     long online = sysconf(_SC_NPROCESSORS_ONLN);
     cpu_count = online > 0 ? (unsigned)online : 1;
+}
+
+void
+ns_fence_threads(void)
+{
 }
 
 static void

@@ -1,7 +1,7 @@
 /* park.h: everything the library asks of the operating system in order to wait.
  *
  * Sleep on a word until it changes or a deadline passes, wake sleepers, read the
- * clock, and learn that the process forked. park.c is the only file with
+ * clock, put a memory fence into every thread, and learn that the process forked. park.c is the only file with
  * operating-system calls; locks above it hold their whole state in words of their own.
  *
  * Contract of ns_park(word, expected, deadline)
@@ -50,6 +50,25 @@ void ns_unpark(const void *word, int count);
 
 /* How many processors this process may run on; at least 1. */
 unsigned ns_cpu_count(void);
+
+/* Whether ns_fence_threads() works: then one thread's call is a full memory fence in every running
+ * thread of the process, and the others need only keep the compiler from reordering. Linux's
+ * membarrier (private, expedited); the registration outlives forks. Set by ns_park_init, may be
+ * cleared by tests. */
+extern bool ns_can_fence_threads;
+void ns_fence_threads(void);
+
+/* The fence of those that are rare, against the compiler fences, or fences, of those that are not. */
+static inline void
+ns_fence_everywhere(void)
+{
+    if (ns_can_fence_threads) {
+        ns_fence_threads();
+    }
+    else {
+        ns_fence(NS_SEQ_CST);
+    }
+}
 
 extern _Atomic uint32_t ns_fork_count;
 

@@ -9,6 +9,7 @@
 
 NS_THREAD_LOCAL uint32_t ns_cached_slot;
 uint32_t ns_slots_mask;
+_Atomic uint32_t ns_slots_taken, ns_slots_high;
 
 static _Atomic uint64_t taken[WORDS];
 static pthread_key_t exit_key;
@@ -17,6 +18,7 @@ static bool has_exit_key;
 static void
 give_back(uint32_t slot)
 {
+    ns_sub(&ns_slots_taken, 1, NS_RELEASE);
     ns_and(&taken[slot / BITS], ~(UINT64_C(1) << slot % BITS), NS_RELEASE);
 }
 
@@ -34,6 +36,7 @@ in_child(void)
     for (int i = 0; i < WORDS; i++) {
         ns_store(&taken[i], 0, NS_RELAXED);
     }
+    ns_store(&ns_slots_taken, cached != 0, NS_RELAXED);
     if (cached != 0) {
         uint32_t mine = cached - 1;
         ns_or(&taken[mine / BITS], UINT64_C(1) << mine % BITS, NS_RELAXED);
@@ -72,6 +75,11 @@ ns_slot_claim(void)
             uint64_t before = ns_or(&taken[i], lowest, NS_ACQUIRE);
             if (!(before & lowest)) {
                 uint32_t slot = i * BITS + (uint32_t)__builtin_ctzll(lowest);
+                uint32_t high = ns_load(&ns_slots_high, NS_RELAXED);
+                while (high <= slot && !ns_cas(&ns_slots_high, &high, slot + 1, NS_SEQ_CST)) {
+                }
+                ns_add(&ns_slots_taken, 1, NS_SEQ_CST);
+                ns_fence_everywhere(); /* for those who look whether they are alone: epoch.h */
                 if (pthread_setspecific(exit_key, (void *)(uintptr_t)(slot + 1)) != 0) {
                     give_back(slot); /* no memory to remember it by */
                     return NS_NO_SLOT;
@@ -83,14 +91,4 @@ ns_slot_claim(void)
         }
     }
     return NS_NO_SLOT;
-}
-
-unsigned
-ns_slots_in_use(void)
-{
-    unsigned n = 0;
-    for (int i = 0; i < WORDS; i++) {
-        n += (unsigned)__builtin_popcountll(ns_load(&taken[i], NS_RELAXED));
-    }
-    return n;
 }

@@ -51,7 +51,14 @@ ns_slot(void)
  * processor, so that threads seldom meet in one, and a power of two. */
 extern uint32_t ns_slots_mask;
 
-/* How many slots are taken now. */
-unsigned ns_slots_in_use(void);
+/* How many slots are taken now, and one more than the highest that ever was. Both are raised, with
+ * sequential consistency, before the thread gets its slot. */
+extern _Atomic uint32_t ns_slots_taken, ns_slots_high;
+
+static inline unsigned
+ns_slots_in_use(void)
+{
+    return ns_load(&ns_slots_taken, NS_SEQ_CST);
+}
 
 #endif

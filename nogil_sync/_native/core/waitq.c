@@ -2,49 +2,23 @@
 
 #include <stdlib.h>
 
-enum { FREE = 0, HELD = 1, CONTENDED = 2, STATE_MASK = 3, SHIFT = 2 };
-
-#define SPINS 40
-
 bool
 ns_waitq_lock(ns_waitq *q)
 {
-    const uint32_t stamp = ns_fork_generation() << SHIFT;
-    uint32_t word = ns_load(&q->lock, NS_RELAXED);
-    uint32_t take = HELD;
-    for (int spins = 0;;) {
-        bool stale = (word & ~(uint32_t)STATE_MASK) != stamp;
-        if (stale || (word & STATE_MASK) == FREE) {
-            if (ns_cas(&q->lock, &word, stamp | take, NS_ACQUIRE)) {
-                if (stale) {
-                    q->head = q->tail = NULL;
-                }
-                return stale;
-            }
-            continue;
-        }
-        if (spins++ < SPINS) {
-            ns_pause();
-            word = ns_load(&q->lock, NS_RELAXED);
-            continue;
-        }
-        /* Its holder was preempted. From here on take it as CONTENDED: others may sleep too. */
-        take = CONTENDED;
-        if ((word & STATE_MASK) == CONTENDED ||
-            ns_cas(&q->lock, &word, stamp | CONTENDED, NS_RELAXED)) {
-            ns_park(&q->lock, stamp | CONTENDED, NS_FOREVER);
-        }
-        word = ns_load(&q->lock, NS_RELAXED);
+    switch (ns_lock_take(&q->lock)) {
+    case NS_LOCKED_STALE:
+    case NS_LOCKED_ABANDONED:
+        q->head = q->tail = NULL;
+        return true;
+    default:
+        return false;
     }
 }
 
 void
 ns_waitq_unlock(ns_waitq *q)
 {
-    uint32_t old = ns_swap(&q->lock, ns_fork_generation() << SHIFT, NS_RELEASE);
-    if (ns_unlikely((old & STATE_MASK) == CONTENDED)) {
-        ns_unpark(&q->lock, 1);
-    }
+    ns_lock_release(&q->lock);
 }
 
 void

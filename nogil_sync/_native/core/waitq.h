@@ -3,14 +3,9 @@
  * The one place where waiters are kept. A lock built on it decides who is served; the
  * queue gives order, membership and the fork rule.
  *
- * The queue's lock word holds the fork generation in which it was last taken:
- *
- *     generation << 2 | state        state: 0 free, 1 held, 2 held and somebody sleeps on it
- *
- * A word of an older generation belongs to threads that did not survive a fork: whoever finds
- * one takes the lock by compare-and-swap and starts with an empty queue (ns_waitq_lock then
- * returns true, so that the owner resets what it keeps beside the queue). So forking
- * needs no preparation, and no registry of live locks.
+ * The lock is that of lock.h. One that was last taken before a fork means a queue of threads that are
+ * gone: whoever finds that starts with an empty queue (ns_waitq_lock then returns true, so that the
+ * owner resets what it keeps beside the queue).
  *
  * The lock is held for a few dozen instructions, never across a call that can block, run
  * Python, or allocate. It may be taken attached or detached.
@@ -25,7 +20,7 @@
 #ifndef NS_WAITQ_H
 #define NS_WAITQ_H
 
-#include "park.h"
+#include "lock.h"
 
 typedef struct ns_waiter {
     struct ns_waiter *previous, *next;
@@ -40,7 +35,7 @@ typedef struct ns_waiter {
 } ns_waiter;
 
 typedef struct ns_waitq {
-    _Atomic uint32_t lock;
+    ns_lock lock;
     ns_waiter *head, *tail;
 } ns_waitq;
 

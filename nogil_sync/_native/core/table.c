@@ -1,0 +1,1029 @@
+#include "table.h"
+
+#include <stdlib.h>
+
+/* ---- Segments ---- */
+
+#define LEAST NS_GROUP
+#define DEEPEST 32
+#define REFUSED 64    /* the table's count is not everybody's business at every turn */
+#define UNNEEDED 4096 /* merges not made, until segments that writers fought over may be merged */
+
+static inline uint32_t
+slots_of(const ns_segment *s)
+{
+    return (s->mask + 1) * NS_GROUP;
+}
+
+static inline uint64_t
+lowest_bit_of_prefix(uint8_t depth)
+{
+    return UINT64_C(1) << (64 - depth);
+}
+
+static inline uint32_t
+limit_of(const ns_segment *s)
+{
+    return slots_of(s) - slots_of(s) / 8;
+}
+
+/* Few enough live entries for something smaller. */
+static inline bool
+is_sparse(const ns_segment *s)
+{
+    uint32_t slots = slots_of(s);
+    return ns_load(&s->live, NS_RELAXED) < slots / 8 &&
+           (slots > NS_SEGMENT_FLOOR || s->depth > 0);
+}
+
+static inline uint32_t
+sweep_base(const ns_segment *s)
+{
+    uint32_t part = slots_of(s) / 16;
+    return part > NS_SWEEP ? part : NS_SWEEP;
+}
+
+static size_t
+bytes_of(const ns_segment *s)
+{
+    return sizeof(ns_segment) + (s->mask + (size_t)1) * sizeof(ns_group);
+}
+
+/* Room for n, with some for more. */
+static uint32_t
+slots_for(uint32_t n)
+{
+    uint32_t slots = LEAST;
+    while ((uint64_t)n * 8 > (uint64_t)slots * 5) {
+        slots *= 2;
+    }
+    return slots;
+}
+
+/* Born locked. */
+static ns_segment *
+new_segment(ns_table *t, uint64_t prefix, uint8_t depth, uint32_t slots)
+{
+    size_t groups = slots / NS_GROUP;
+    ns_segment *s = calloc(1, sizeof(ns_segment) + groups * sizeof(ns_group));
+    if (s != NULL) {
+        s->prefix = prefix;
+        s->depth = depth;
+        s->serial = ns_add(&t->serial, 1, NS_RELAXED) + 1;
+        s->mask = (uint32_t)groups - 1;
+        s->sweep_at = sweep_base(s);
+        ns_lock_init_held(&s->lock);
+    }
+    return s;
+}
+
+static inline void
+bump(_Atomic uint32_t *count, uint32_t by)
+{
+    ns_store(count, ns_load(count, NS_RELAXED) + by, NS_RELAXED);
+}
+
+static inline void
+set_tag(ns_group *group, unsigned index, uint64_t tag)
+{
+    uint64_t tags = ns_load(&group->tags, NS_RELAXED) & ~(UINT64_C(0xff) << 8 * index);
+    ns_store(&group->tags, tags | tag << 8 * index, NS_RELEASE);
+}
+
+/* What a group's entry becomes when its key is gone: see 2. */
+static inline void
+free_entry(ns_segment *s, ns_group *group, unsigned index)
+{
+    ns_store(&group->entries[index].key, 0, NS_RELAXED);
+    ns_store(&group->entries[index].value, 0, NS_RELAXED);
+    if (ns_tags_zero(ns_load(&group->tags, NS_RELAXED)) != 0) {
+        set_tag(group, index, NS_TAG_EMPTY);
+        s->used--;
+    }
+    else {
+        set_tag(group, index, NS_TAG_DELETED);
+    }
+}
+
+/* Whether the dead entry's key could be taken out; then the entry is free. */
+static bool
+bury(ns_segment *s, ns_group *group, unsigned index, uint64_t safe, ns_garbage *garbage)
+{
+    ns_entry *e = &group->entries[index];
+    uintptr_t value = ns_load(&e->value, NS_RELAXED);
+    if (!(value & 1) || value >> 1 >= safe || garbage->count == NS_GARBAGE) {
+        return false;
+    }
+    garbage->keys[garbage->count++] = ns_load(&e->key, NS_RELAXED);
+    s->dead--;
+    free_entry(s, group, index);
+    return true;
+}
+
+bool
+ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value, ns_garbage *garbage)
+{
+    uint32_t g = (uint32_t)hash & s->mask;
+    for (uint32_t step = 0;; g = (g + ++step) & s->mask) {
+        ns_group *group = &s->groups[g];
+        uint64_t tags = ns_load(&group->tags, NS_RELAXED);
+        uint64_t empty = ns_tags_zero(tags);
+        uint64_t deleted = ~tags & NS_TAG_HIGH;
+        int found = -1;
+        if (s->used > ns_load(&s->live, NS_RELAXED)) { /* there are some that were deleted */
+            for (uint64_t bits = deleted; bits != 0 && found < 0; bits &= bits - 1) {
+                unsigned i = ns_tag_index(bits);
+                ns_entry *e = &group->entries[i];
+                if ((tags >> 8 * i & 0xff) == NS_TAG_DELETED &&
+                    (ns_load(&e->value, NS_RELAXED) == 0 ||
+                     bury(s, group, i, ns_epoch_safe(), garbage))) {
+                    found = (int)i;
+                }
+            }
+            tags = ns_load(&group->tags, NS_RELAXED);
+        }
+        if (found < 0) {
+            if (empty == 0) {
+                if (step == s->mask) {
+                    return false;
+                }
+                continue;
+            }
+            found = (int)ns_tag_index(empty);
+        }
+        bool is_new = (tags >> 8 * found & 0xff) == NS_TAG_EMPTY;
+        if (is_new && s->used >= limit_of(s)) {
+            return false;
+        }
+        ns_entry *e = &group->entries[found];
+        ns_store(&e->key, key, NS_RELAXED);
+        ns_store(&e->hash, hash, NS_RELAXED);
+        set_tag(group, (unsigned)found, ns_tag(hash));
+        ns_store(&e->value, value, NS_RELEASE);
+        s->used += is_new;
+        bump(&s->live, 1);
+        bump(&s->inserts, 1);
+        return true;
+    }
+}
+
+static ns_group *
+group_of(ns_segment *s, const ns_entry *e)
+{
+    size_t offset = (size_t)((const char *)e - (const char *)s->groups);
+    return &s->groups[offset / sizeof(ns_group)];
+}
+
+uintptr_t
+ns_segment_remove(ns_segment *s, ns_entry *e, ns_garbage *garbage)
+{
+    ns_group *group = group_of(s, e);
+    unsigned index = (unsigned)(e - group->entries);
+    uint64_t stamp = 0;
+    uintptr_t value = ns_entry_replace(e, 0);
+    bump(&s->live, UINT32_MAX);
+    if (ns_epoch_retire(&stamp) && garbage->count < NS_GARBAGE) {
+        garbage->keys[garbage->count++] = ns_load(&e->key, NS_RELAXED);
+        free_entry(s, group, index);
+    }
+    else {
+        ns_store(&e->value, (uintptr_t)stamp << 1 | 1, NS_RELAXED);
+        set_tag(group, index, NS_TAG_DELETED);
+        s->dead++;
+    }
+    return value;
+}
+
+/* Frees dead entries whose time has come. */
+static void
+sweep(ns_segment *s, ns_garbage *garbage)
+{
+    uint64_t safe = ns_epoch_safe();
+    for (uint32_t g = 0; g <= s->mask && s->dead > 0; g++) {
+        ns_group *group = &s->groups[g];
+        uint64_t tags = ns_load(&group->tags, NS_RELAXED);
+        for (uint64_t bits = ~tags & NS_TAG_HIGH; bits != 0; bits &= bits - 1) {
+            bury(s, group, ns_tag_index(bits), safe, garbage);
+        }
+    }
+    s->sweep_at = s->dead + sweep_base(s);
+}
+
+ns_entry *
+ns_segment_any(ns_segment *s, uint32_t *group)
+{
+    for (; *group <= s->mask; ++*group) {
+        uint64_t bits = ns_load(&s->groups[*group].tags, NS_RELAXED) & NS_TAG_HIGH;
+        if (bits != 0) {
+            return &s->groups[*group].entries[ns_tag_index(bits)];
+        }
+    }
+    return NULL;
+}
+
+uint64_t
+ns_segment_end(const ns_segment *s)
+{
+    return s->depth == 0 ? 0 : s->prefix + lowest_bit_of_prefix(s->depth);
+}
+
+/* Its lock was held by a thread that did not survive a fork. */
+static void
+repair(ns_segment *s)
+{
+    uint32_t live = 0;
+    uint64_t stamp = 0;
+    s->used = s->dead = 0;
+    ns_epoch_retire(&stamp);
+    for (uint32_t g = 0; g <= s->mask; g++) {
+        ns_group *group = &s->groups[g];
+        for (unsigned i = 0; i < NS_GROUP; i++) {
+            ns_entry *e = &group->entries[i];
+            uintptr_t value = ns_load(&e->value, NS_RELAXED);
+            if (ns_is_live(value)) {
+                live++;
+            }
+            else if (ns_load(&e->key, NS_RELAXED) != 0) { /* half in, half out, or dead */
+                ns_store(&e->value, value != 0 ? value : (uintptr_t)stamp << 1 | 1, NS_RELAXED);
+                set_tag(group, i, NS_TAG_DELETED);
+                s->dead++;
+            }
+            else if ((ns_load(&group->tags, NS_RELAXED) >> 8 * i & 0xff) != NS_TAG_EMPTY) {
+                ns_store(&e->value, 0, NS_RELAXED);
+                set_tag(group, i, NS_TAG_DELETED);
+            }
+            s->used += (ns_load(&group->tags, NS_RELAXED) >> 8 * i & 0xff) != NS_TAG_EMPTY;
+        }
+    }
+    ns_store(&s->live, live, NS_RELAXED);
+    s->sweep_at = s->dead + sweep_base(s);
+}
+
+/* ---- The directory, and what is retired: under the structure lock ---- */
+
+static inline uint64_t
+index_in(const ns_directory *d, uint64_t prefix)
+{
+    return prefix >> 1 >> (63 - d->depth);
+}
+
+static inline uint64_t
+span_in(const ns_directory *d, const ns_segment *s)
+{
+    return UINT64_C(1) << (d->depth - s->depth);
+}
+
+/* The segment at index i of the directory; moves i to the next one's. The segment may begin before i,
+ * after a merge. */
+static ns_segment *
+next_in(ns_directory *d, uint64_t *i)
+{
+    if (*i >> d->depth != 0) {
+        return NULL;
+    }
+    ns_segment *s = ns_load(&d->segments[*i], NS_ACQUIRE);
+    *i = index_in(d, s->prefix) + span_in(d, s);
+    return s;
+}
+
+static ns_directory *
+new_directory(uint8_t depth)
+{
+    ns_directory *d =
+        malloc(sizeof(ns_directory) + ((size_t)1 << depth) * sizeof(_Atomic(ns_segment *)));
+    if (d != NULL) {
+        *d = (ns_directory){.depth = depth};
+    }
+    return d;
+}
+
+static void
+put(ns_directory *d, ns_segment *s)
+{
+    uint64_t begin = index_in(d, s->prefix), end = begin + span_in(d, s);
+    for (uint64_t i = begin; i < end; i++) {
+        ns_store(&d->segments[i], s, NS_RELEASE);
+    }
+}
+
+static void
+count_segments(ns_table *t, ns_directory *d)
+{
+    uint32_t n = 0;
+    ns_segment *s;
+    d->deepest = 0;
+    for (uint64_t i = 0; (s = next_in(d, &i)) != NULL;) {
+        n++;
+        d->deepest += s->depth == d->depth;
+    }
+    ns_store(&t->segments, n, NS_RELAXED);
+}
+
+static void
+retire(ns_table *t, ns_segment *s)
+{
+    s->stamp = 0;
+    ns_epoch_retire(&s->stamp);
+    s->next = t->retired;
+    t->retired = s;
+}
+
+/* Steps of a publication that can be repeated. */
+static void
+publish(ns_table *t)
+{
+    ns_directory *d = ns_load(&t->directory, NS_RELAXED);
+    for (int i = 0; i < 2; i++) {
+        if (t->new[i] != NULL) {
+            put(d, t->new[i]);
+        }
+    }
+    for (int i = 0; i < 2; i++) {
+        if (t->old[i] != NULL) {
+            ns_store(&t->old[i]->moved, true, NS_RELEASE);
+        }
+    }
+}
+
+static bool
+is_retired(ns_table *t, ns_segment *s)
+{
+    ns_segment *each = t->retired;
+    while (each != NULL && each != s) {
+        each = each->next;
+    }
+    return each != NULL;
+}
+
+static void
+forget(ns_table *t)
+{
+    for (int i = 0; i < 2; i++) {
+        if (t->old[i] != NULL) {
+            retire(t, t->old[i]);
+        }
+    }
+    t->old[1] = t->new[1] = NULL;
+    t->new[0] = NULL;
+    t->old[0] = NULL;
+}
+
+static void
+lock_structure(ns_table *t)
+{
+    if (ns_unlikely(ns_lock_take(&t->structure) == NS_LOCKED_ABANDONED)) {
+        ns_directory *d = ns_load(&t->directory, NS_RELAXED);
+        if (t->old[0] != NULL) {
+            publish(t);
+            for (int i = 0; i < 2; i++) {
+                if (t->old[i] != NULL && is_retired(t, t->old[i])) {
+                    t->old[i] = NULL;
+                }
+            }
+            forget(t);
+        }
+        if (d != NULL) {
+            count_segments(t, d);
+        }
+    }
+}
+
+static void
+unlock_structure(ns_table *t)
+{
+    ns_lock_release(&t->structure);
+}
+
+static void
+replace_directory(ns_table *t, ns_directory *old, ns_directory *new)
+{
+    ns_store(&t->directory, new, NS_RELEASE);
+    old->stamp = 0;
+    ns_epoch_retire(&old->stamp);
+    old->next = t->retired_directories;
+    t->retired_directories = old;
+}
+
+static ns_directory *
+double_directory(ns_table *t, ns_directory *d)
+{
+    ns_directory *new = new_directory(d->depth + 1);
+    if (new != NULL) {
+        for (uint64_t i = 0; i >> new->depth == 0; i++) {
+            ns_segment *s = ns_load(&d->segments[i / 2], NS_RELAXED);
+            ns_store(&new->segments[i], s, NS_RELAXED);
+        }
+        replace_directory(t, d, new);
+    }
+    return new;
+}
+
+/* As long as no segment is as deep. Without memory it stays as it is. */
+static void
+halve_directory(ns_table *t)
+{
+    for (;;) {
+        ns_directory *d = ns_load(&t->directory, NS_RELAXED), *new;
+        if (d->deepest != 0 || d->depth == 0 || (new = new_directory(d->depth - 1)) == NULL) {
+            return;
+        }
+        for (uint64_t i = 0; i >> new->depth == 0; i++) {
+            ns_segment *s = ns_load(&d->segments[i * 2], NS_RELAXED);
+            ns_store(&new->segments[i], s, NS_RELAXED);
+        }
+        count_segments(t, new);
+        replace_directory(t, d, new);
+    }
+}
+
+/* Takes from the retired what can be freed now. */
+static void
+reap(ns_table *t, ns_garbage *garbage)
+{
+    uint64_t safe = ns_epoch_safe();
+    for (ns_segment **link = &t->retired, *s; (s = *link) != NULL;) {
+        if (s->stamp < safe) {
+            *link = s->next;
+            s->next = garbage->segments;
+            garbage->segments = s;
+        }
+        else {
+            link = &s->next;
+        }
+    }
+    for (ns_directory **link = &t->retired_directories, *d; (d = *link) != NULL;) {
+        if (d->stamp < safe) {
+            *link = d->next;
+            free(d);
+        }
+        else {
+            link = &d->next;
+        }
+    }
+}
+
+/* ---- Rebuilding ---- */
+
+/* Copies the live entries of `old` to those of the new segments that cover them. The groups are taken in the
+ * order of a search for one of them: if all have one hash, as can happen, they keep their order, which was
+ * that of their insertion, and with it what a dict's searches cost. */
+static void
+fill(ns_segment *old, ns_segment *new[2])
+{
+    uint32_t g = 0;
+    ns_entry *first = ns_segment_any(old, &g);
+    g = first != NULL ? (uint32_t)ns_load(&first->hash, NS_RELAXED) & old->mask : 0;
+    for (uint32_t turn = 0; turn <= old->mask; g = (g + ++turn) & old->mask) {
+        uint64_t bits = ns_load(&old->groups[g].tags, NS_RELAXED) & NS_TAG_HIGH;
+        for (; bits != 0; bits &= bits - 1) {
+            ns_entry *from = &old->groups[g].entries[ns_tag_index(bits)];
+            uintptr_t value = ns_load(&from->value, NS_RELAXED);
+            uint64_t hash = ns_load(&from->hash, NS_RELAXED);
+            ns_segment *s = new[1] != NULL && hash >= new[1]->prefix ? new[1] : new[0];
+            uint32_t to = (uint32_t)hash & s->mask, step = 0;
+            uint64_t empty;
+            while ((empty = ns_tags_zero(ns_load(&s->groups[to].tags, NS_RELAXED))) == 0) {
+                to = (to + ++step) & s->mask;
+            }
+            unsigned i = ns_tag_index(empty);
+            ns_entry *e = &s->groups[to].entries[i];
+            ns_store(&e->key, ns_load(&from->key, NS_RELAXED), NS_RELAXED);
+            ns_store(&e->hash, hash, NS_RELAXED);
+            ns_store(&e->value, value, NS_RELAXED);
+            set_tag(&s->groups[to], i, ns_tag(hash));
+            s->used++;
+            bump(&s->live, 1);
+        }
+    }
+}
+
+/* Puts new segments, filled, in the place of old ones: 4. True: the old ones are unlocked and
+ * retired. False: no memory for a larger directory; nothing happened. */
+static bool
+replace(ns_table *t, ns_segment *old[2], ns_segment *new[2], ns_garbage *garbage)
+{
+    lock_structure(t);
+    ns_directory *d = ns_load(&t->directory, NS_RELAXED);
+    if (new[0]->depth > d->depth && (d = double_directory(t, d)) == NULL) {
+        unlock_structure(t);
+        return false;
+    }
+    t->old[1] = old[1];
+    t->new[0] = new[0];
+    t->new[1] = new[1];
+    t->old[0] = old[0];
+    publish(t);
+    const bool merged = old[1] != NULL, split = new[1] != NULL;
+    if (merged || split) {
+        bump(&t->segments, split ? 1 : UINT32_MAX);
+        d->deepest += split && new[0]->depth == d->depth ? 2 : 0;
+        d->deepest -= merged && old[0]->depth == d->depth ? 2 : 0;
+    }
+    ns_lock_release(&old[0]->lock);
+    if (merged) {
+        ns_lock_release(&old[1]->lock);
+    }
+    forget(t);
+    halve_directory(t);
+    /* Old segments may go at once if nobody is in a section, as is the rule. */
+    if (t->retired != NULL && t->retired->stamp != 0) {
+        ns_epoch_poll();
+    }
+    reap(t, garbage);
+    unlock_structure(t);
+    return true;
+}
+
+/* A segment of another size with the same hashes; s is locked, and so is the result. NULL without memory. */
+static ns_segment *
+resize(ns_table *t, ns_segment *s, uint32_t slots, ns_garbage *garbage)
+{
+    ns_segment *new[2] = {new_segment(t, s->prefix, s->depth, slots), NULL};
+    if (new[0] == NULL) {
+        return NULL;
+    }
+    fill(s, new);
+    replace(t, (ns_segment *[2]){s, NULL}, new, garbage);
+    return new[0];
+}
+
+/* How the segment's entries would be shared by its halves. */
+static void
+count_halves(ns_segment *s, uint32_t counts[2])
+{
+    uint64_t middle = s->prefix | lowest_bit_of_prefix(s->depth + 1);
+    counts[0] = counts[1] = 0;
+    for (uint32_t g = 0; g <= s->mask; g++) {
+        uint64_t bits = ns_load(&s->groups[g].tags, NS_RELAXED) & NS_TAG_HIGH;
+        for (; bits != 0; bits &= bits - 1) {
+            ns_entry *e = &s->groups[g].entries[ns_tag_index(bits)];
+            counts[ns_load(&e->hash, NS_RELAXED) >= middle]++;
+        }
+    }
+}
+
+/* Not if that would make a directory out of proportion: hashes that are alike in their top bits. */
+static bool
+may_deepen(ns_table *t, const ns_segment *s)
+{
+    uint64_t segments = ns_load(&t->segments, NS_RELAXED);
+    return s->depth < DEEPEST && UINT64_C(2) << s->depth <= 16 * (segments + 4);
+}
+
+/* The half that covers the hash, locked; NULL without memory. */
+static ns_segment *
+split(ns_table *t, ns_segment *s, const uint32_t counts[2], uint64_t hash, ns_garbage *garbage)
+{
+    const uint8_t depth = s->depth + 1;
+    const uint64_t middle = s->prefix | lowest_bit_of_prefix(depth);
+    ns_segment *new[2] = {new_segment(t, s->prefix, depth, slots_for(counts[0] + 1)),
+                          new_segment(t, middle, depth, slots_for(counts[1] + 1))};
+    if (new[0] != NULL && new[1] != NULL) {
+        fill(s, new);
+        if (replace(t, (ns_segment *[2]){s, NULL}, new, garbage)) {
+            bool upper = hash >= middle;
+            ns_lock_release(&new[!upper]->lock);
+            return new[upper];
+        }
+    }
+    free(new[0]);
+    free(new[1]);
+    return NULL;
+}
+
+ns_segment *
+ns_table_make_room(ns_table *t, ns_segment *s, uint64_t hash, ns_garbage *garbage)
+{
+    const uint32_t live = ns_load(&s->live, NS_RELAXED);
+    uint32_t slots = slots_for(live + 1);
+    if (s->dead > live) {
+        /* Keys come and go. Better than a rebuild is to use the places of those that went; but a look at
+         * all threads is only worth its price for many at a time. */
+        if (slots_of(s) >= NS_SEGMENT_FLOOR) {
+            ns_epoch_poll();
+            sweep(s, garbage);
+            if (s->used < limit_of(s)) {
+                return s;
+            }
+        }
+        else if (slots < 2 * slots_of(s)) {
+            slots = 2 * slots_of(s);
+        }
+    }
+    if (slots > NS_SEGMENT_MAX && may_deepen(t, s)) {
+        uint32_t counts[2];
+        count_halves(s, counts);
+        /* Equal hashes cannot be parted. */
+        if ((counts[0] < counts[1] ? counts[0] : counts[1]) >= live / 8) {
+            ns_segment *half = split(t, s, counts, hash, garbage);
+            if (half != NULL) {
+                return half;
+            }
+        }
+    }
+    return resize(t, s, slots, garbage);
+}
+
+/* The merger of s and its buddy, locked; NULL if they cannot be merged now. */
+static ns_segment *
+merge(ns_table *t, ns_segment *s, ns_garbage *garbage)
+{
+    if (s->depth == 0) {
+        return NULL;
+    }
+    const uint32_t spread = ns_load(&t->spread, NS_RELAXED);
+    if (ns_load(&t->segments, NS_RELAXED) <= spread) {
+        if (++s->refused % REFUSED == 0 &&
+            ns_add(&t->unneeded, 1, NS_RELAXED) >= UNNEEDED / REFUSED) {
+            ns_store(&t->unneeded, 0, NS_RELAXED);
+            ns_store(&t->spread, spread / 2, NS_RELAXED);
+        }
+        return NULL;
+    }
+    const uint64_t bit = lowest_bit_of_prefix(s->depth);
+    ns_section section = ns_epoch_enter();
+    ns_segment *buddy = ns_directory_find(ns_load(&t->directory, NS_ACQUIRE), s->prefix ^ bit);
+    bool ok = buddy->depth == s->depth && ns_lock_try(&buddy->lock);
+    if (ok && ns_load(&buddy->moved, NS_RELAXED)) {
+        ns_lock_release(&buddy->lock);
+        ok = false;
+    }
+    ns_epoch_leave(section);
+    if (!ok) {
+        return NULL;
+    }
+    const uint32_t live = ns_load(&s->live, NS_RELAXED) + ns_load(&buddy->live, NS_RELAXED);
+    ns_segment *new[2] = {NULL, NULL};
+    if (live <= NS_SEGMENT_MAX / 8 * 3) {
+        new[0] = new_segment(t, s->prefix & ~bit, s->depth - 1, slots_for(live));
+    }
+    if (new[0] == NULL) {
+        ns_lock_release(&buddy->lock);
+        return NULL;
+    }
+    fill(s, new);
+    fill(buddy, new);
+    replace(t, (ns_segment *[2]){s, buddy}, new, garbage);
+    return new[0];
+}
+
+/* ---- Locking ---- */
+
+static bool
+create(ns_table *t)
+{
+    lock_structure(t);
+    if (ns_load(&t->directory, NS_RELAXED) == NULL) {
+        ns_directory *d = new_directory(0);
+        ns_segment *s = d != NULL ? new_segment(t, 0, 0, LEAST) : NULL;
+        if (s == NULL) {
+            free(d);
+            unlock_structure(t);
+            return false;
+        }
+        ns_lock_release(&s->lock);
+        d->deepest = 1;
+        ns_store(&d->segments[0], s, NS_RELAXED);
+        ns_store(&t->segments, 1, NS_RELAXED);
+        ns_store(&t->directory, d, NS_RELEASE);
+    }
+    unlock_structure(t);
+    return true;
+}
+
+ns_segment *
+ns_table_lock(ns_table *t, uint64_t hash)
+{
+    for (;;) {
+        /* A section, so that the segment is memory while we wait for its lock; after that it
+         * cannot be retired before we unlock it, if it was not moved. */
+        ns_section section = ns_epoch_enter();
+        ns_directory *d = ns_load(&t->directory, NS_ACQUIRE);
+        if (ns_unlikely(d == NULL)) {
+            ns_epoch_leave(section);
+            if (!create(t)) {
+                return NULL;
+            }
+            continue;
+        }
+        ns_segment *s = ns_directory_find(d, hash);
+        enum ns_locked how = ns_lock_take(&s->lock);
+        if (ns_unlikely(how != NS_LOCKED)) {
+            if (how == NS_LOCKED_ABANDONED) {
+                lock_structure(t);
+                unlock_structure(t);
+                repair(s);
+            }
+            s->fights += how == NS_LOCKED_AFTER_ALL;
+        }
+        if (ns_unlikely(ns_load(&s->moved, NS_RELAXED))) {
+            ns_lock_release(&s->lock);
+            s = NULL;
+        }
+        ns_epoch_leave(section);
+        if (ns_likely(s != NULL)) {
+            return s;
+        }
+    }
+}
+
+/* Writers met here often. */
+static ns_segment *
+spread_out(ns_table *t, ns_segment *s, ns_garbage *garbage)
+{
+    uint32_t counts[2], segments = ns_load(&t->segments, NS_RELAXED);
+    s->fights = 0;
+    if (ns_cpu_count() == 1 || segments >= 4 * ns_cpu_count() || !may_deepen(t, s)) {
+        return s;
+    }
+    count_halves(s, counts);
+    ns_segment *half = split(t, s, counts, s->prefix, garbage);
+    if (half == NULL) {
+        return s;
+    }
+    if (ns_load(&t->spread, NS_RELAXED) < segments + 1) {
+        ns_store(&t->spread, segments + 1, NS_RELAXED);
+    }
+    ns_store(&t->unneeded, 0, NS_RELAXED);
+    return half;
+}
+
+static void
+tidy(ns_table *t, ns_segment *s, ns_garbage *garbage)
+{
+    if (s->fights >= NS_FIGHTS) {
+        s = spread_out(t, s, garbage);
+    }
+    while (is_sparse(s)) {
+        ns_segment *new = merge(t, s, garbage);
+        if (new == NULL) {
+            uint32_t slots = slots_for(ns_load(&s->live, NS_RELAXED));
+            slots = slots < NS_SEGMENT_FLOOR ? NS_SEGMENT_FLOOR : slots;
+            new = slots < slots_of(s) ? resize(t, s, slots, garbage) : NULL;
+            s = new != NULL ? new : s;
+            break;
+        }
+        s = new;
+    }
+    const uint64_t prefix = s->prefix;
+    bool waiting = s->dead >= s->sweep_at;
+    if (waiting) {
+        sweep(s, garbage);
+        waiting = s->dead >= sweep_base(s);
+    }
+    ns_lock_release_as(&s->lock, NS_SEQ_CST);
+    if (waiting) {
+        ns_epoch_poll();
+        s = ns_table_lock(t, prefix);
+        sweep(s, garbage);
+        ns_lock_release(&s->lock);
+    }
+}
+
+void
+ns_table_unlock(ns_table *t, ns_segment *s, ns_garbage *garbage)
+{
+    if (ns_unlikely(s->dead >= s->sweep_at || s->fights >= NS_FIGHTS || is_sparse(s))) {
+        tidy(t, s, garbage);
+    }
+    else {
+        ns_lock_release_as(&s->lock, NS_SEQ_CST);
+    }
+}
+
+ns_segment *
+ns_table_lock_first(ns_table *t)
+{
+    if (ns_load(&t->directory, NS_ACQUIRE) == NULL) {
+        return NULL;
+    }
+    /* It was empty at one moment if two walks in a row found it so and no key had come in between: the
+     * moment between the walks. The first walk, which begins in the middle, only looks. */
+    uint64_t hash = ns_load(&t->start, NS_RELAXED), seen = 0, before = 0;
+    for (int walk = 0;;) {
+        ns_segment *s = ns_table_lock(t, hash);
+        if (ns_load(&s->live, NS_RELAXED) != 0) {
+            ns_store(&t->start, s->prefix, NS_RELAXED);
+            return s;
+        }
+        seen = ns_hash_mix(seen ^ s->serial) + ns_load(&s->inserts, NS_RELAXED);
+        hash = ns_segment_end(s);
+        ns_lock_release(&s->lock);
+        if (hash == 0) {
+            if (walk >= 2 && seen == before) {
+                return NULL;
+            }
+            before = seen;
+            seen = 0;
+            walk++;
+        }
+    }
+}
+
+/* ---- The whole ---- */
+
+static size_t
+sum(ns_table *t, size_t (*of)(const ns_segment *))
+{
+    size_t total = 0;
+    ns_section section = ns_epoch_enter();
+    ns_directory *d = ns_load(&t->directory, NS_ACQUIRE);
+    ns_segment *s;
+    for (uint64_t i = 0; d != NULL && (s = next_in(d, &i)) != NULL;) {
+        total += of(s);
+    }
+    ns_epoch_leave(section);
+    return total;
+}
+
+static size_t
+live_of(const ns_segment *s)
+{
+    return ns_load(&s->live, NS_RELAXED);
+}
+
+size_t
+ns_table_count(ns_table *t)
+{
+    return sum(t, live_of);
+}
+
+static size_t
+directory_bytes(const ns_directory *d)
+{
+    return sizeof(*d) + ((size_t)1 << d->depth) * sizeof(d->segments[0]);
+}
+
+size_t
+ns_table_bytes(ns_table *t)
+{
+    size_t total = sum(t, bytes_of);
+    lock_structure(t);
+    ns_directory *d = ns_load(&t->directory, NS_RELAXED);
+    total += d != NULL ? directory_bytes(d) : 0;
+    for (const ns_segment *s = t->retired; s != NULL; s = s->next) {
+        total += bytes_of(s);
+    }
+    for (d = t->retired_directories; d != NULL; d = d->next) {
+        total += directory_bytes(d);
+    }
+    unlock_structure(t);
+    return total;
+}
+
+size_t
+ns_table_page(ns_table *t, uint64_t *from, ns_hashed *keys, size_t room, bool (*hold)(uintptr_t))
+{
+    if (ns_load(&t->directory, NS_ACQUIRE) == NULL) {
+        *from = 0;
+        return 0;
+    }
+    ns_segment *s = ns_table_lock(t, *from);
+    size_t n = ns_load(&s->live, NS_RELAXED);
+    if (n <= room) {
+        n = 0;
+        for (uint32_t g = 0; g <= s->mask; g++) {
+            uint64_t bits = ns_load(&s->groups[g].tags, NS_RELAXED) & NS_TAG_HIGH;
+            for (; bits != 0; bits &= bits - 1) {
+                ns_entry *e = &s->groups[g].entries[ns_tag_index(bits)];
+                uint64_t hash = ns_load(&e->hash, NS_RELAXED);
+                if (hash >= *from) {
+                    keys[n] = (ns_hashed){ns_load(&e->key, NS_RELAXED), hash};
+                    hold(keys[n++].key);
+                }
+            }
+        }
+        *from = ns_segment_end(s);
+    }
+    ns_lock_release(&s->lock);
+    return n;
+}
+
+void
+ns_table_flush(ns_table *t, uint64_t *from, ns_garbage *garbage)
+{
+    if (ns_load(&t->directory, NS_ACQUIRE) == NULL) {
+        return;
+    }
+    if (*from == 0) {
+        ns_epoch_poll();
+        lock_structure(t);
+        reap(t, garbage);
+        unlock_structure(t);
+    }
+    ns_segment *s = ns_table_lock(t, *from);
+    sweep(s, garbage);
+    if (garbage->count < NS_GARBAGE) {
+        *from = ns_segment_end(s);
+    }
+    ns_lock_release(&s->lock);
+}
+
+/* A current segment owns keys and values, a retired one the keys of its dead entries. */
+static int
+visit_segment(ns_segment *s, bool current, int (*visit)(uintptr_t, void *), void *context)
+{
+    int result = 0;
+    for (uint32_t g = 0; g <= s->mask; g++) {
+        for (unsigned i = 0; i < NS_GROUP && result == 0; i++) {
+            uintptr_t value = ns_load(&s->groups[g].entries[i].value, NS_RELAXED);
+            uintptr_t key = ns_load(&s->groups[g].entries[i].key, NS_RELAXED);
+            if (key != 0 && (current || (value & 1))) {
+                result = visit(key, context);
+            }
+            if (result == 0 && current && ns_is_live(value)) {
+                result = visit(value, context);
+            }
+        }
+    }
+    return result;
+}
+
+int
+ns_table_visit(ns_table *t, int (*visit)(uintptr_t word, void *context), void *context)
+{
+    int result = 0;
+    ns_segment *s;
+    ns_directory *d = ns_load(&t->directory, NS_RELAXED);
+    /* A publication that a fork cut short: the old ones count. */
+    ns_segment *const *old = t->old, *const *new = t->new;
+    bool pending = old[0] != NULL;
+    for (int i = 0; pending && i < 2 && result == 0; i++) {
+        result = old[i] != NULL ? visit_segment(old[i], true, visit, context) : 0;
+    }
+    for (uint64_t i = 0; d != NULL && result == 0 && (s = next_in(d, &i)) != NULL;) {
+        if (!pending || (s != old[0] && s != old[1] && s != new[0] && s != new[1])) {
+            result = visit_segment(s, true, visit, context);
+        }
+    }
+    for (s = t->retired; s != NULL && result == 0; s = s->next) {
+        if (!pending || (s != old[0] && s != old[1])) {
+            result = visit_segment(s, false, visit, context);
+        }
+    }
+    return result;
+}
+
+/* ---- Giving back ---- */
+
+static void
+release_dead_keys(ns_segment *s, void (*release)(uintptr_t))
+{
+    for (uint32_t g = 0; s->dead > 0 && g <= s->mask; g++) {
+        for (unsigned i = 0; i < NS_GROUP; i++) {
+            if (ns_load(&s->groups[g].entries[i].value, NS_RELAXED) & 1) {
+                release(ns_load(&s->groups[g].entries[i].key, NS_RELAXED));
+            }
+        }
+    }
+}
+
+void
+ns_garbage_release(ns_garbage *garbage, void (*release)(uintptr_t key))
+{
+    while (garbage->count > 0) {
+        release(garbage->keys[--garbage->count]);
+    }
+    while (garbage->segments != NULL) {
+        ns_segment *s = garbage->segments;
+        garbage->segments = s->next;
+        release_dead_keys(s, release);
+        free(s);
+    }
+}
+
+void
+ns_table_destroy(ns_table *t, void (*release)(uintptr_t key, uintptr_t value))
+{
+    lock_structure(t); /* finishes what a fork cut short */
+    unlock_structure(t);
+    ns_directory *d = ns_load(&t->directory, NS_RELAXED);
+    ns_segment *s;
+    for (uint64_t i = 0; d != NULL && (s = next_in(d, &i)) != NULL;) {
+        for (uint32_t e = 0; e < slots_of(s); e++) {
+            ns_entry *entry = &s->groups[e / NS_GROUP].entries[e % NS_GROUP];
+            uintptr_t value = ns_load(&entry->value, NS_RELAXED);
+            uintptr_t key = ns_load(&entry->key, NS_RELAXED);
+            if (key != 0) {
+                release(key, ns_is_live(value) ? value : 0);
+            }
+        }
+        free(s);
+    }
+    free(d);
+    while ((s = t->retired) != NULL) {
+        t->retired = s->next;
+        for (uint32_t e = 0; e < slots_of(s); e++) {
+            ns_entry *entry = &s->groups[e / NS_GROUP].entries[e % NS_GROUP];
+            if (ns_load(&entry->value, NS_RELAXED) & 1) {
+                release(ns_load(&entry->key, NS_RELAXED), 0);
+            }
+        }
+        free(s);
+    }
+    while ((d = t->retired_directories) != NULL) {
+        t->retired_directories = d->next;
+        free(d);
+    }
+    ns_store(&t->directory, NULL, NS_RELAXED);
+}

@@ -1,0 +1,39 @@
+/* syncmap.h: what the two files of SyncMap share. */
+#ifndef NS_SYNCMAP_H
+#define NS_SYNCMAP_H
+
+#include "syncmap_keys.h"
+#include "tryref.h"
+#include "watch.h"
+
+typedef struct SyncMap {
+    PyObject_HEAD
+    ns_table table;
+    _Atomic bool born;
+    ns_ref flights; /* the map of the calls of load_or_compute under way; NULL before the first */
+    ns_watch *watch;
+    PyObject *weakrefs;
+} SyncMap;
+
+/* What the table does with the words: they are objects, and it owns a reference to each. */
+
+static inline bool
+ns_hold(uintptr_t word)
+{
+    return ns_try_incref((PyObject *)word);
+}
+
+static inline void
+ns_drop(uintptr_t word)
+{
+    Py_DECREF((PyObject *)word);
+}
+
+/* Iterators over keys, or (key, value) pairs. */
+PyObject *ns_syncmap_iterate(SyncMap *o, bool pairs);
+int ns_add_syncmap_iterator(PyObject *module);
+
+/* atomic_bool_type.c: an AtomicBool's value; the object must be one. */
+bool ns_atomic_bool_is_set(PyObject *self);
+
+#endif

@@ -1,0 +1,207 @@
+/* Iterators of SyncMap: a page of keys at a time, each looked up when its turn comes.
+ *
+ * A page is what one part of the table held at one moment (core/table.h, ns_table_page). The iterator
+ * holds the keys of its page, never a value, so that values are let go when they leave the map. A key
+ * whose entry is gone when its turn comes is left out: the entry is found by the identity of the key, without
+ * any code of users.
+ *
+ * Threads may share an iterator: a small lock guards its fields, and never more than moving
+ * them. A thread fills its new page outside, and throws it away if another was faster.
+ */
+#include "object.h"
+#include "syncmap.h"
+
+typedef struct {
+    PyObject_HEAD
+    SyncMap *map;
+    bool pairs;
+    bool done;
+    ns_lock lock; /* of all below */
+    uint64_t from;
+    ns_hashed *page;
+    size_t next, count;
+} Iterator;
+
+static bool
+hold_key(uintptr_t word)
+{
+    Py_INCREF((PyObject *)word); /* the table owns one, and is locked */
+    return true;
+}
+
+static void
+drop_page(ns_hashed *page, size_t next, size_t count)
+{
+    for (; next < count; next++) {
+        ns_drop(page[next].key);
+    }
+    PyMem_RawFree(page);
+}
+
+/* The next key of the page, whose reference is the caller's. False: the page is at its end. */
+static bool
+take(Iterator *it, ns_hashed *key, uint64_t *from, bool *done)
+{
+    ns_lock_take(&it->lock);
+    bool any = it->next < it->count;
+    if (any) {
+        *key = it->page[it->next++];
+    }
+    *from = it->from;
+    *done = it->done;
+    ns_lock_release(&it->lock);
+    return any;
+}
+
+/* 0, or -1 without memory. */
+static int
+turn_page(Iterator *it, uint64_t from)
+{
+    size_t room = 8, count;
+    uint64_t end;
+    ns_hashed *page = NULL;
+    do {
+        PyMem_RawFree(page);
+        page = PyMem_RawMalloc(room * sizeof(*page));
+        if (page == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        end = from;
+        count = ns_table_page(&it->map->table, &end, page, room, hold_key);
+    } while (count > room && (room = count + count / 4, true));
+    ns_lock_take(&it->lock);
+    bool current = !it->done && it->from == from && it->next == it->count;
+    if (current) {
+        ns_hashed *old = it->page;
+        it->page = page;
+        page = old;
+        it->from = end;
+        it->done = end == 0;
+        it->next = 0;
+        it->count = count;
+        count = 0;
+    }
+    ns_lock_release(&it->lock);
+    drop_page(page, 0, count);
+    return 0;
+}
+
+static PyObject *
+next(PyObject *self)
+{
+    Iterator *it = (Iterator *)self;
+    for (;;) {
+        ns_hashed key;
+        uint64_t from;
+        bool done;
+        if (!take(it, &key, &from, &done)) {
+            if (done || turn_page(it, from) < 0) {
+                return NULL;
+            }
+            continue;
+        }
+        PyObject *object = (PyObject *)key.key;
+        uintptr_t value;
+        enum ns_found found = ns_table_get(&it->map->table, key.hash, ns_match_identical, object,
+                                           NULL, ns_hold, ns_drop, &value);
+        if (found != NS_PRESENT) {
+            Py_DECREF(object);
+            continue;
+        }
+        if (!it->pairs) {
+            ns_drop(value);
+            return object;
+        }
+        PyObject *pair = PyTuple_New(2);
+        if (pair == NULL) {
+            ns_drop(value);
+            Py_DECREF(object);
+            return NULL;
+        }
+        PyTuple_SET_ITEM(pair, 0, object);
+        PyTuple_SET_ITEM(pair, 1, (PyObject *)value);
+        return pair;
+    }
+}
+
+PyObject *
+ns_syncmap_iterate(SyncMap *o, bool pairs)
+{
+    ns_state *state = ns_state_of((PyObject *)o);
+    PyTypeObject *type = state ? (PyTypeObject *)state->syncmap_iterator_type : NULL;
+    Iterator *it = type ? (Iterator *)type->tp_alloc(type, 0) : NULL;
+    if (it != NULL) {
+        it->map = (SyncMap *)Py_NewRef((PyObject *)o);
+        it->pairs = pairs;
+    }
+    return (PyObject *)it;
+}
+
+static int
+traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Iterator *it = (Iterator *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT((PyObject *)it->map);
+    for (size_t i = it->next; i < it->count; i++) {
+        Py_VISIT((PyObject *)it->page[i].key);
+    }
+    return 0;
+}
+
+static int
+clear(PyObject *self)
+{
+    Iterator *it = (Iterator *)self;
+    ns_lock_take(&it->lock);
+    ns_hashed *page = it->page;
+    size_t next = it->next, count = it->count;
+    it->next = it->count = 0;
+    it->page = NULL;
+    it->done = true;
+    ns_lock_release(&it->lock);
+    drop_page(page, next, count);
+    return 0;
+}
+
+static void
+dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    clear(self);
+    Py_XDECREF((PyObject *)((Iterator *)self)->map);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef methods[] = {
+    NS_NO_PICKLE,
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_dealloc, dealloc},
+    {Py_tp_traverse, traverse},
+    {Py_tp_clear, clear},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, next},
+    {Py_tp_methods, methods},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "nogil_sync._native._core.SyncMapIterator",
+    .basicsize = sizeof(Iterator),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = slots,
+};
+
+int
+ns_add_syncmap_iterator(PyObject *module)
+{
+    ns_state *state = PyModule_GetState(module);
+    state->syncmap_iterator_type = PyType_FromModuleAndSpec(module, &spec, NULL);
+    return state->syncmap_iterator_type == NULL ? -1 : 0;
+}

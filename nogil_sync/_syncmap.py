@@ -1,0 +1,343 @@
+"""What SyncMap is made of in both backends: all of it that is not hot.
+
+A backend's class derives from `SharedMap` and adds the primitives, each of them atomic for its
+key: ``[]``, ``in``, ``len``, iteration over keys, `get`, `setdefault`, `pop`, `popitem`,
+`clear`, `insert`, `swap`, `compare_and_swap`, `compare_and_delete`, `modify`, `snapshot`,
+`load_or_compute`, and for us
+
+``_plain``
+    the public class itself. Its methods are called from here and not those of a subclass, as
+    ``dict`` does not look for what a subclass overrides either.
+``_pairs()``
+    an iterator over ``(key, value)``, as iteration gives them.
+``_Flag``
+    the backend's AtomicBool.
+``_flights()``
+    a plain map of its own, which belongs to the map and is made by the first call.
+``_land(key, value, detached)``
+    one atomic step: the given value if the flag is set, else what ``setdefault(key, value)``
+    returns.
+
+**Flights.** A miss of `load_or_compute` is a *flight*: an object in the map ``_flights()``
+under the same key. It runs once: `_once.exclusively` picks the call that runs and has the
+others wait, under the flight's id, so no code of a user is part of that. When the run is over,
+the flight is over, with a value, with a failure, or with nothing if it was interrupted; then
+those who waited begin from the start. A flight that is over means nothing any more, so it is
+harmless if it is still in the table (its removal runs equality of users, which can raise): who
+finds it there puts another in its place.
+
+**Detaching.** Whoever deletes a key calls ``_detach(key)`` *first* and deletes *then*. The flag
+is set before the deletion, and `_land` looks at the flag in the step in which it inserts. So
+either the flag is seen and nothing is inserted, or the insertion comes before the deletion,
+which deletes it. The native backend keeps the number of flights in a word to see when there is
+none to detach; it is to be read in a sequentially consistent way: who changes the source of the
+value and then deletes the key from the map must not miss a flight that has read the old source.
+"""
+
+from _thread import get_ident
+from collections.abc import (
+    Callable,
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    MutableMapping,
+    ValuesView,
+)
+from time import monotonic
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, overload
+
+from ._once import ABSENT, Failure, exclusively
+
+K = TypeVar("K")
+V = TypeVar("V")
+T = TypeVar("T")
+KT = TypeVar("KT")
+VT = TypeVar("VT")
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsKeysAndGetItem
+
+    from ._threading.syncmap import SyncMap
+
+    _Base = MutableMapping
+else:
+    # Registered as one below: a metaclass of Python's would slow down what is in C.
+    _Base = Generic
+
+# Pairs of a map's id and a thread that is in its repr: a value may refer back to it.
+_in_repr: set[tuple[int, int]] = set()
+
+
+class SharedMap(_Base[K, V]):
+    """The part of SyncMap that both backends share."""
+
+    __slots__ = ()
+
+    _plain: ClassVar[Any]
+    _Flag: ClassVar[Any]
+
+    if TYPE_CHECKING:
+
+        def _flights(self) -> Any: ...
+        def _pairs(self) -> Iterator[tuple[K, V]]: ...
+
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        plain = self._plain
+        try:
+            plain.__len__(self)
+        except RuntimeError:
+            return f"<{name} object, not initialized>"
+        entry = id(self), get_ident()
+        if entry in _in_repr:
+            return f"{name}({{...}})"
+        _in_repr.add(entry)
+        try:
+            return f"{name}({{{', '.join(f'{k!r}: {v!r}' for k, v in plain._pairs(self))}}})"
+        finally:
+            _in_repr.discard(entry)
+
+    def __eq__(self, other: object, /) -> bool:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        plain = self._plain
+        if plain.__len__(self) != len(other):
+            return False
+        for key, value in plain._pairs(self):
+            others = other.get(key, ABSENT)
+            if not (value is others or value == others):
+                return False
+        return True
+
+    __hash__: ClassVar[None]  # type: ignore[assignment]
+    __reversed__: ClassVar[None] = None
+
+    def keys(self) -> KeysView[K]:
+        """Return a view of the keys: a set that follows the map.
+
+        >>> from nogil_sync import SyncMap
+        >>> SyncMap(a=1, b=2).keys() & {"b", "c"}
+        {'b'}
+        """
+        return Keys(self)
+
+    def values(self) -> ValuesView[V]:
+        """Return a view of the values, which follows the map.
+
+        >>> from nogil_sync import SyncMap
+        >>> sum(SyncMap(a=1, b=2).values())
+        3
+        """
+        return Values(self)
+
+    def items(self) -> ItemsView[K, V]:
+        """Return a view of the entries as ``(key, value)`` pairs, which follows the map.
+
+        >>> from nogil_sync import SyncMap
+        >>> ("a", 1) in SyncMap(a=1, b=2).items()
+        True
+        """
+        return Items(self)
+
+    @overload
+    def update(self, other: "SupportsKeysAndGetItem[K, V]", /) -> None: ...
+    @overload
+    def update(
+        self: "SharedMap[str, V]", other: "SupportsKeysAndGetItem[str, V]", /, **kwargs: V
+    ) -> None: ...
+    @overload
+    def update(self, other: Iterable[tuple[K, V]], /) -> None: ...
+    @overload
+    def update(
+        self: "SharedMap[str, V]", other: Iterable[tuple[str, V]], /, **kwargs: V
+    ) -> None: ...
+    @overload
+    def update(self: "SharedMap[str, V]", /, **kwargs: V) -> None: ...
+    def update(self, other: Any = (), /, **kwargs: Any) -> None:
+        """Set the entries of a mapping, or of an iterable of pairs, and of the keyword arguments.
+
+        >>> from nogil_sync import SyncMap
+        >>> ports = SyncMap()
+        >>> ports.update({"http": 80}, https=443)
+        >>> ports["https"]
+        443
+        """
+        store = self._plain.__setitem__
+        for key, value in self._entries(other):
+            store(self, key, value)
+        for name, value in kwargs.items():
+            store(self, name, value)
+
+    @staticmethod
+    def _entries(other: Any) -> Iterable[tuple[Any, Any]]:
+        """The entries of what `update` takes."""
+        if isinstance(other, SharedMap):
+            return other._plain._pairs(other)  # type: ignore[no-any-return]
+        if type(other) is dict:
+            return other.items()
+        if hasattr(other, "keys"):
+            return ((key, other[key]) for key in other.keys())  # noqa: SIM118
+        return ((key, value) for key, value in other)
+
+    def copy(self) -> "SyncMap[K, V]":
+        """Return a new map with the same entries: a SyncMap, of a subclass, too.
+
+        So does ``copy.copy``.
+
+        >>> from nogil_sync import SyncMap
+        >>> SyncMap(a=1).copy()
+        SyncMap({'a': 1})
+        """
+        plain = self._plain
+        return plain(plain._pairs(self))  # type: ignore[no-any-return]
+
+    __copy__ = copy
+
+    def __or__(self, other: Mapping[KT, VT], /) -> "SyncMap[K | KT, V | VT]":
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        new: SyncMap[Any, Any] = self._plain(self)
+        new.update(other)
+        return new
+
+    def __ror__(self, other: Mapping[KT, VT], /) -> "SyncMap[K | KT, V | VT]":
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        new: SyncMap[Any, Any] = self._plain(other)
+        new.update(self)
+        return new
+
+    @overload  # type: ignore[misc]
+    def __ior__(self, other: "SupportsKeysAndGetItem[K, V]", /) -> Self: ...
+    @overload
+    def __ior__(self, other: Iterable[tuple[K, V]], /) -> Self: ...
+    def __ior__(self, other: Any, /) -> Any:  # type: ignore[misc]
+        SharedMap.update(self, other)
+        return self
+
+    def _detach(self, key: Any) -> None:
+        """Store nothing of what is being computed for this key: to be called before deleting it."""
+        flights = self._plain._flights(self)
+        flight = flights.get(key)
+        if flight is not None:
+            flight.detached.store(True)
+            flights.compare_and_delete(key, flight)
+
+    def _detach_all(self) -> None:
+        """The same for all keys."""
+        flights = self._plain._flights(self)
+        for key, flight in flights._pairs():
+            flight.detached.store(True)
+            flights.compare_and_delete(key, flight)
+
+
+MutableMapping.register(SharedMap)  # type: ignore[type-abstract]
+
+
+class Keys(KeysView[K]):
+    """The keys of a SyncMap."""
+
+    __slots__ = ()
+    _mapping: SharedMap[K, Any]
+
+    def __repr__(self) -> str:
+        return f"{type(self._mapping).__name__}.keys({list(self)!r})"
+
+
+class Values(ValuesView[V]):
+    """The values of a SyncMap."""
+
+    __slots__ = ()
+    _mapping: SharedMap[Any, V]
+
+    def __iter__(self) -> Iterator[V]:
+        return (value for _, value in self._mapping._pairs())
+
+    def __contains__(self, value: object) -> bool:
+        return any(each is value or each == value for each in self)
+
+    def __repr__(self) -> str:
+        return f"{type(self._mapping).__name__}.values({list(self)!r})"
+
+
+class Items(ItemsView[K, V]):
+    """The entries of a SyncMap."""
+
+    __slots__ = ()
+    _mapping: SharedMap[K, V]
+
+    def __iter__(self) -> Iterator[tuple[K, V]]:
+        return self._mapping._pairs()
+
+    def __repr__(self) -> str:
+        return f"{type(self._mapping).__name__}.items({list(self)!r})"
+
+
+class Flight:
+    """A value that is being computed. Over is what its run has left: it does not run again."""
+
+    __slots__ = ("detached", "failure", "over", "value")
+
+    def __init__(self, detached: Any) -> None:
+        self.detached = detached  # what it computes is not stored
+        self.over = False
+        self.value: Any = ABSENT
+        self.failure: Failure | None = None
+
+
+def load_or_compute(
+    self: Any, key: Any, fn: Callable[..., Any], args: tuple[Any, ...], seconds: float | None
+) -> Any:
+    """The slow path of the method: the key was missing."""
+    if not callable(fn):
+        raise TypeError(f"{type(fn).__name__!r} object is not callable")
+    deadline = None if seconds is None else monotonic() + seconds
+    while True:
+        flight = _join(self, key)
+        exclusively(id(flight), deadline, _over, _run, flight, self, key, fn, args)
+        failure, value = flight.failure, flight.value
+        if failure is not None:
+            del flight  # this frame will be in the traceback, which the flight refers to
+            failure.throw()
+        if value is not ABSENT:
+            return value
+
+
+def _join(self: Any, key: Any) -> Flight:
+    """The flight of this key, or a new one."""
+    flights = self._plain._flights(self)
+    new = Flight(self._Flag())
+    while True:
+        flight: Flight = flights.setdefault(key, new)
+        if not flight.over and not flight.detached.load():
+            return flight
+        if flights.compare_and_swap(key, flight, new):
+            return new
+
+
+def _over(flight: Flight, *_: Any) -> Flight | None:
+    return flight if flight.over else None
+
+
+def _run(
+    flight: Flight, self: Any, key: Any, fn: Callable[..., Any], args: tuple[Any, ...]
+) -> Flight:
+    plain = self._plain
+    try:
+        try:
+            value = plain.get(self, key, ABSENT)  # another may have landed before this one began
+            if value is ABSENT:
+                value = plain._land(self, key, fn(*args), flight.detached)
+            flight.value = value
+        except Exception as error:
+            flight.failure = Failure(error)
+        finally:
+            flight.over = True
+    finally:
+        try:
+            plain._flights(self).compare_and_delete(key, flight)
+        except Exception:
+            pass  # of the keys' equality; the flight is over all the same
+    return flight

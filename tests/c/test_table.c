@@ -1,0 +1,725 @@
+/* core/table.h: a dictionary, whatever is rebuilt, by however many threads, across forks. */
+#include "harness.h"
+
+#include "table.c" /* its states are made by hand below */
+
+#define THREADS 4
+#ifdef __SANITIZE_THREAD__
+#define ROUNDS 3000
+#else
+#define ROUNDS 20000
+#endif
+
+/* ---- Keys: allocated for each insertion, plain inside, so that the sanitizer sees one that is read too late ---- */
+
+typedef struct key {
+    uint64_t id;
+    _Atomic int references;
+} key;
+
+static _Atomic long keys_alive;
+
+static key *
+new_key(uint64_t id)
+{
+    key *k = malloc(sizeof(key));
+    CHECK(k != NULL);
+    *k = (key){id, 1};
+    ns_add(&keys_alive, 1, NS_RELAXED);
+    return k;
+}
+
+static void
+drop_key(uintptr_t word)
+{
+    key *k = (key *)word;
+    if (ns_sub(&k->references, 1, NS_SEQ_CST) == 1) {
+        k->id = UINT64_MAX;
+        free(k);
+        ns_sub(&keys_alive, 1, NS_RELAXED);
+    }
+}
+
+static enum ns_match
+match_key(uintptr_t stored, const void *wanted)
+{
+    return ((const key *)stored)->id == *(const uint64_t *)wanted ? NS_EQUAL : NS_DIFFERENT;
+}
+
+/* ---- Values: their memory stays, as that of Python's objects does; a count of 0 cannot be taken ---- */
+
+typedef struct value {
+    _Atomic int references;
+    _Atomic uint64_t id, version;
+} value;
+
+#define VALUES 65536
+static value values[VALUES];
+static _Atomic uint32_t next_value;
+
+static value *
+new_value(uint64_t id, uint64_t version)
+{
+    for (;;) {
+        value *v = &values[ns_add(&next_value, 1, NS_RELAXED) % VALUES];
+        int none = 0;
+        if (ns_load(&v->references, NS_RELAXED) == 0 &&
+            ns_cas(&v->references, &none, 1000000, NS_SEQ_CST)) {
+            ns_store(&v->id, id, NS_RELAXED);
+            ns_store(&v->version, version, NS_RELAXED);
+            ns_sub(&v->references, 999999, NS_SEQ_CST);
+            return v;
+        }
+    }
+}
+
+static bool
+hold_value(uintptr_t word)
+{
+    value *v = (value *)word;
+    int n = ns_load(&v->references, NS_RELAXED);
+    while (n > 0) {
+        if (ns_cas(&v->references, &n, n + 1, NS_SEQ_CST)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void
+drop_value(uintptr_t word)
+{
+    CHECK(ns_sub(&((value *)word)->references, 1, NS_SEQ_CST) >= 1);
+}
+
+static bool
+is_value(uintptr_t word)
+{
+    return word >= (uintptr_t)values && word < (uintptr_t)(values + VALUES);
+}
+
+static bool
+hold_any(uintptr_t word)
+{
+    if (is_value(word)) {
+        return hold_value(word);
+    }
+    ns_add(&((key *)word)->references, 1, NS_SEQ_CST);
+    return true;
+}
+
+static void
+drop_any(uintptr_t word)
+{
+    (is_value(word) ? drop_value : drop_key)(word);
+}
+
+static long
+values_alive(void)
+{
+    long n = 0;
+    for (int i = 0; i < VALUES; i++) {
+        n += ns_load(&values[i].references, NS_RELAXED);
+    }
+    return n;
+}
+
+/* ---- A dictionary of them ---- */
+
+static ns_table table;
+
+static uint64_t (*hash_of)(uint64_t) = ns_hash_mix;
+
+static uint64_t
+same_hash(uint64_t id)
+{
+    (void)id;
+    return UINT64_C(0x123456789abcdef0);
+}
+
+static uint64_t
+same_top(uint64_t id)
+{
+    return ns_hash_mix(id) >> 40;
+}
+
+/* Four different hashes, and in few groups. */
+static uint64_t
+few_hashes(uint64_t id)
+{
+    return ns_hash_mix(id % 4) & ~UINT64_C(0xff);
+}
+
+/* The version, or -1. */
+static int64_t
+get(uint64_t id)
+{
+    uintptr_t word;
+    if (ns_table_get(&table, hash_of(id), match_key, &id, NULL, hold_value, drop_value, &word) !=
+        NS_PRESENT) {
+        return -1;
+    }
+    value *v = (value *)word;
+    CHECK(ns_load(&v->id, NS_RELAXED) == id);
+    int64_t version = (int64_t)ns_load(&v->version, NS_RELAXED);
+    drop_value(word);
+    return version;
+}
+
+/* Sets, or with only_new inserts; whether it was new. */
+static bool
+put_key(uint64_t id, uint64_t version, bool only_new)
+{
+    ns_garbage garbage = {.count = 0};
+    uint64_t hash = hash_of(id);
+    uintptr_t old = 0, k = 0;
+    uintptr_t v = (uintptr_t)new_value(id, version);
+    ns_segment *s = ns_table_lock(&table, hash);
+    ns_entry *entry;
+    bool is_new = ns_segment_find(s, hash, match_key, &id, NULL, &entry, &old) == NS_ABSENT;
+    if (is_new) {
+        old = 0;
+        k = (uintptr_t)new_key(id);
+        if (!ns_segment_insert(s, hash, k, v, &garbage)) {
+            s = ns_table_make_room(&table, s, hash, &garbage);
+            CHECK(s != NULL && ns_segment_insert(s, hash, k, v, &garbage));
+        }
+    }
+    else {
+        old = only_new ? v : ns_entry_replace(entry, v);
+    }
+    ns_table_unlock(&table, s, &garbage);
+    if (old != 0) {
+        drop_value(old);
+    }
+    ns_garbage_release(&garbage, drop_key);
+    return is_new;
+}
+
+static bool
+delete_key(uint64_t id)
+{
+    ns_garbage garbage = {.count = 0};
+    uint64_t hash = hash_of(id);
+    uintptr_t old = 0;
+    ns_segment *s = ns_table_lock(&table, hash);
+    ns_entry *entry;
+    bool there = ns_segment_find(s, hash, match_key, &id, NULL, &entry, &old) == NS_PRESENT;
+    if (there) {
+        old = ns_segment_remove(s, entry, &garbage);
+    }
+    ns_table_unlock(&table, s, &garbage);
+    if (there) {
+        drop_value(old);
+    }
+    ns_garbage_release(&garbage, drop_key);
+    return there;
+}
+
+/* The id that was removed, or -1. */
+static int64_t
+pop_any(void)
+{
+    ns_garbage garbage = {.count = 0};
+    ns_segment *s = ns_table_lock_first(&table);
+    if (s == NULL) {
+        return -1;
+    }
+    uint32_t group = 0;
+    uintptr_t v = ns_segment_remove(s, ns_segment_any(s, &group), &garbage);
+    ns_table_unlock(&table, s, &garbage);
+    int64_t id = (int64_t)ns_load(&((value *)v)->id, NS_RELAXED);
+    drop_value(v);
+    ns_garbage_release(&garbage, drop_key);
+    return id;
+}
+
+/* Counts each id it meets. */
+static size_t
+walk(uint8_t *met, size_t ids)
+{
+    static _Thread_local ns_hashed keys[8192];
+    uint64_t from = 0;
+    size_t total = 0;
+    do {
+        size_t n = ns_table_page(&table, &from, keys, 8192, hold_any);
+        CHECK(n <= 8192);
+        for (size_t i = 0; i < n; i++) {
+            uint64_t id = ((key *)keys[i].key)->id;
+            CHECK(keys[i].hash == hash_of(id));
+            if (id < ids && met != NULL) {
+                met[id]++;
+            }
+            drop_key(keys[i].key);
+        }
+        total += n;
+    } while (from != 0);
+    return total;
+}
+
+static void
+flush(void)
+{
+    uint64_t from = 0;
+    do {
+        ns_garbage garbage = {.count = 0};
+        ns_table_flush(&table, &from, &garbage);
+        ns_garbage_release(&garbage, drop_key);
+    } while (from != 0);
+}
+
+static void
+release_pair(uintptr_t k, uintptr_t v)
+{
+    drop_key(k);
+    if (v != 0) {
+        drop_value(v);
+    }
+}
+
+static int
+count_word(uintptr_t word, void *context)
+{
+    /* What is visited is owned. */
+    CHECK(ns_load(is_value(word) ? &((value *)word)->references : &((key *)word)->references,
+                  NS_RELAXED) > 0);
+    ++*(long *)context;
+    return 0;
+}
+
+static long
+words_owned(void)
+{
+    long n = 0;
+    CHECK(ns_table_visit(&table, count_word, &n) == 0);
+    return n;
+}
+
+/* With nobody about: all that is alive is owned by the table, each thing once. */
+static void
+check_owned(void)
+{
+    CHECK(words_owned() == ns_load(&keys_alive, NS_RELAXED) + values_alive());
+}
+
+static void
+finish(void)
+{
+    check_owned();
+    ns_table_destroy(&table, release_pair);
+    table = (ns_table){0};
+    CHECK(ns_load(&keys_alive, NS_RELAXED) == 0 && values_alive() == 0);
+}
+
+/* ---- One thread ---- */
+
+#define IDS 3000
+
+static uint32_t seed = 1;
+
+static uint32_t
+roll(uint32_t *state)
+{
+    *state = *state * 1664525 + 1013904223;
+    return *state >> 8;
+}
+
+/* Random operations, growing and shrinking by turns, beside an array. */
+static void
+check_model(int ids, int rounds)
+{
+    static int64_t model[IDS];
+    static uint8_t met[IDS];
+    size_t live = 0;
+    for (int i = 0; i < ids; i++) {
+        model[i] = -1;
+    }
+    for (int n = 0; n < rounds; n++) {
+        int id = (int)(roll(&seed) % (uint32_t)ids);
+        bool growing = n / (ids * 2) % 2 == 0;
+        uint32_t what = roll(&seed) % 8;
+        if (what < (growing ? 4U : 1U)) {
+            CHECK(put_key((uint64_t)id, (uint64_t)n, false) == (model[id] < 0));
+            live += model[id] < 0;
+            model[id] = n;
+        }
+        else if (what < 5) {
+            CHECK(delete_key((uint64_t)id) == (model[id] >= 0));
+            live -= model[id] >= 0;
+            model[id] = -1;
+        }
+        else if (what == 5 && !growing) {
+            int64_t popped = pop_any();
+            CHECK((popped < 0) == (live == 0));
+            if (popped >= 0) {
+                CHECK(model[popped] >= 0);
+                model[popped] = -1;
+                live--;
+            }
+        }
+        CHECK(get((uint64_t)id) == model[id]);
+        if (n % (ids * 2) == 0) {
+            CHECK(ns_table_count(&table) == live);
+            memset(met, 0, sizeof(met));
+            CHECK(walk(met, (size_t)ids) == live);
+            for (int i = 0; i < ids; i++) {
+                CHECK(get((uint64_t)i) == model[i] && met[i] == (model[i] >= 0));
+            }
+            check_owned();
+        }
+    }
+    while (pop_any() >= 0) {
+        live--;
+    }
+    CHECK(live == 0 && ns_table_count(&table) == 0);
+}
+
+/* An empty table is small again, whatever it was. */
+static void
+check_size(void)
+{
+    size_t most;
+    CHECK(ns_table_bytes(&table) == 0 && ns_table_count(&table) == 0 && get(1) == -1);
+    CHECK(pop_any() == -1);
+    put_key(1, 1, false);
+    CHECK(ns_table_bytes(&table) < 500);
+    for (uint64_t i = 0; i < 20000; i++) {
+        put_key(i, i, true);
+    }
+    most = ns_table_bytes(&table);
+    CHECK(most > 20000 * 25 && most < 20000 * 64 * (NS_SEGMENT_MAX < 64 ? 2 : 1));
+    for (uint64_t i = 0; i < 20000; i++) {
+        CHECK(get(i) >= 0 && delete_key(i));
+    }
+    flush();
+    CHECK(ns_table_bytes(&table) <= 2048 && ns_table_count(&table) == 0);
+    finish();
+}
+
+static void
+check_one_thread(void)
+{
+    uint64_t (*const hashes[])(uint64_t) = {ns_hash_mix, same_top, few_hashes, same_hash};
+    for (unsigned i = 0; i < sizeof(hashes) / sizeof(*hashes); i++) {
+        hash_of = hashes[i];
+        check_model(hash_of == same_hash ? 200 : IDS, hash_of == same_hash ? 20000 : 60000);
+        check_model(12, 5000);
+        finish();
+    }
+    hash_of = ns_hash_mix;
+}
+
+/* Asking outside, and going on where the search stopped. */
+static uint64_t answered[8];
+static int answers;
+
+static enum ns_match
+match_by_asking(uintptr_t stored, const void *wanted)
+{
+    for (int i = 0; i < answers; i++) {
+        if (answered[i] == ((key *)stored)->id) {
+            return match_key(stored, wanted);
+        }
+    }
+    return NS_UNKNOWN;
+}
+
+static void
+check_asking(void)
+{
+    hash_of = same_hash;
+    for (uint64_t i = 0; i < 6; i++) {
+        put_key(i, i, false);
+    }
+    for (int disturb = 0; disturb < 3; disturb++) {
+        ns_place place = {0};
+        uint64_t wanted = 5, word = 0;
+        enum ns_found found;
+        answers = 0;
+        int asked = 0;
+        while ((found = ns_table_get(&table, hash_of(wanted), match_by_asking, &wanted, &place,
+                                     hold_any, drop_any, &word)) == NS_ASK) {
+            CHECK(asked++ < 20);
+            answered[answers % 8] = ((key *)word)->id;
+            answers += answers < 8;
+            drop_key(word);
+            if (disturb == 1 && asked == 3) { /* the segment is rebuilt meanwhile */
+                for (uint64_t i = 100; i < 120; i++) {
+                    put_key(i, i, false);
+                    delete_key(i);
+                }
+            }
+            if (disturb == 2) {
+                delete_key(5);
+            }
+        }
+        CHECK(found == (disturb == 2 ? NS_ABSENT : NS_PRESENT));
+        if (found == NS_PRESENT) {
+            drop_any(word);
+        }
+        CHECK(asked >= 5);
+    }
+    finish();
+    hash_of = ns_hash_mix;
+}
+
+/* ---- Forks: what a thread that is gone left in the middle of a change ---- */
+
+static void
+use_all(uint64_t ids)
+{
+    for (uint64_t i = 0; i < ids; i++) {
+        CHECK(get(i) == (int64_t)i);
+        CHECK(!put_key(i, i, true));
+    }
+    for (uint64_t i = ids; i < 2 * ids; i++) {
+        CHECK(put_key(i, i, true));
+    }
+    CHECK(ns_table_count(&table) == 2 * ids && walk(NULL, 0) == 2 * ids);
+    for (uint64_t i = ids; i < 2 * ids; i++) {
+        CHECK(delete_key(i));
+    }
+    flush();
+    check_owned();
+}
+
+/* A rebuild cut short after each of its steps. */
+static void
+check_fork_in_rebuild(int step)
+{
+    const uint64_t ids = 5 * NS_SEGMENT_MAX;
+    for (uint64_t i = 0; i < ids; i++) {
+        put_key(i, i, true);
+    }
+    ns_segment *s = ns_table_lock(&table, 0);
+    uint8_t depth = s->depth + 1;
+    ns_segment *new[2] = {
+        new_segment(&table, s->prefix, depth, 8 * NS_SEGMENT_MAX),
+        new_segment(&table, s->prefix | lowest_bit_of_prefix(depth), depth, 8 * NS_SEGMENT_MAX)};
+    fill(s, new);
+    lock_structure(&table);
+    ns_directory *d = table.directory;
+    if (depth > d->depth) {
+        d = double_directory(&table, d);
+    }
+    if (step >= 1) {
+        table.old[1] = NULL;
+        table.new[0] = new[0];
+        table.new[1] = new[1];
+        table.old[0] = s;
+    }
+    if (step >= 2) {
+        put(d, new[0]);
+    }
+    if (step >= 3) {
+        put(d, new[1]);
+    }
+    if (step >= 4) {
+        ns_store(&s->moved, true, NS_RELEASE);
+    }
+    if (step >= 5) {
+        ns_lock_release(&s->lock);
+    }
+    if (step >= 6) {
+        retire(&table, s);
+    }
+    pretend_to_fork();
+    check_owned();
+    for (uint64_t i = 0; i < ids; i++) {
+        CHECK(get(i) == (int64_t)i);
+    }
+    check_owned();
+    use_all(ids);
+    finish();
+    if (step == 0) { /* never seen by anybody else */
+        free(new[0]);
+        free(new[1]);
+    }
+}
+
+/* An insertion and a deletion cut short. */
+static void
+check_fork_in_change(int step)
+{
+    const uint64_t ids = 5;
+    for (uint64_t i = 0; i < ids; i++) {
+        put_key(i, i, true);
+    }
+    uint64_t hash = hash_of(77), wanted = 2;
+    ns_segment *s = ns_table_lock(&table, hash);
+    ns_group *group = &s->groups[(uint32_t)hash & s->mask];
+    unsigned i = ns_tag_index(ns_tags_zero(group->tags));
+    if (step >= 1 && step <= 3) {
+        ns_store(&group->entries[i].key, (uintptr_t)new_key(77), NS_RELAXED);
+    }
+    if (step >= 2 && step <= 3) {
+        ns_store(&group->entries[i].hash, hash, NS_RELAXED);
+        set_tag(group, i, ns_tag(hash));
+    }
+    if (step == 3) {
+        ns_store(&group->entries[i].value, (uintptr_t)new_value(77, 77), NS_RELEASE);
+    }
+    if (step == 4) {
+        ns_entry *entry;
+        uintptr_t v;
+        CHECK(ns_segment_find(s, hash_of(2), match_key, &wanted, NULL, &entry, &v) == NS_PRESENT);
+        drop_value(ns_swap(&entry->value, 0, NS_SEQ_CST));
+    }
+    pretend_to_fork();
+    check_owned();
+    CHECK(get(77) == (step == 3 ? 77 : -1) && get(2) == (step == 4 ? -1 : 2));
+    CHECK(put_key(2, 2, true) == (step == 4));
+    CHECK(delete_key(77) == (step == 3));
+    check_owned();
+    use_all(ids);
+    finish();
+}
+
+/* ---- Many threads ---- */
+
+#define STABLE 64 /* ids below it are never deleted */
+#define CHURNED 256
+
+static _Atomic long inserted, deleted;
+
+static void
+torture(int i)
+{
+    uint32_t state = (uint32_t)i * 7919 + 13;
+    int64_t versions[STABLE] = {0};
+    for (int round = 0; round < ROUNDS; round++) {
+        uint64_t stable = roll(&state) % STABLE;
+        uint64_t id = STABLE + roll(&state) % (round / 1000 % 2 ? CHURNED : 16);
+        uint32_t what = roll(&state) % 16;
+        /* Present throughout: never missed. And versions of a key never go back. */
+        int64_t version = get(stable);
+        CHECK(version >= 0 && version >= versions[stable]);
+        versions[stable] = version;
+        if (stable % THREADS == (unsigned)i) { /* its only writer */
+            put_key(stable, (uint64_t)version + 1, false);
+            CHECK(get(stable) == version + 1);
+            versions[stable] = version + 1;
+        }
+        if (what < 6) {
+            ns_add(&inserted, put_key(id, (uint64_t)round, what < 3), NS_RELAXED);
+        }
+        else if (what < 12) {
+            ns_add(&deleted, delete_key(id), NS_RELAXED);
+        }
+        else {
+            get(id);
+        }
+        if (round % 512 == 0) {
+            static _Thread_local uint8_t met[STABLE + CHURNED];
+            memset(met, 0, sizeof(met));
+            walk(met, sizeof(met));
+            for (int k = 0; k < STABLE + CHURNED; k++) {
+                CHECK(met[k] <= 1 && (k >= STABLE || met[k] == 1));
+            }
+            CHECK(ns_table_count(&table) <= STABLE + CHURNED);
+        }
+    }
+}
+
+static void
+check_torture(void)
+{
+    ns_store(&inserted, 0, NS_RELAXED);
+    ns_store(&deleted, 0, NS_RELAXED);
+    for (uint64_t i = 0; i < STABLE; i++) {
+        put_key(i, 0, true);
+    }
+    run_threads(THREADS, torture);
+    CHECK(ns_table_count(&table) ==
+          (size_t)(STABLE + ns_load(&inserted, NS_RELAXED) - ns_load(&deleted, NS_RELAXED)));
+    check_owned();
+    flush();
+    CHECK(ns_load(&keys_alive, NS_RELAXED) == (long)ns_table_count(&table));
+    finish();
+}
+
+/* Grows to thousands and back while others look on; then everybody takes all out. */
+#define MANY (24 * NS_SEGMENT_MAX < 6000 ? 6000 : 6 * NS_SEGMENT_MAX)
+static _Atomic long popped;
+
+static void
+grow_and_shrink(int i)
+{
+    const uint64_t first = STABLE + (uint64_t)i * 1000000;
+    for (uint64_t n = 0; n < (uint64_t)MANY; n++) {
+        CHECK(put_key(first + n, n, true));
+        CHECK(get(n % STABLE) == 0 && get(first + n) == (int64_t)n && get(first + n + 1) == -1);
+    }
+    for (uint64_t n = 0; n < (uint64_t)MANY; n += 2) {
+        CHECK(delete_key(first + n) && get(first + n) == -1 && get(first + n + 1) >= 0);
+        CHECK(get(n % STABLE) == 0);
+    }
+}
+
+static void
+take_out(int i)
+{
+    (void)i;
+    while (pop_any() >= 0) {
+        ns_add(&popped, 1, NS_RELAXED);
+    }
+}
+
+static void
+check_growth(void)
+{
+    for (uint64_t i = 0; i < STABLE; i++) {
+        put_key(i, 0, true);
+    }
+    ns_store(&popped, 0, NS_RELAXED);
+    run_threads(THREADS, grow_and_shrink);
+    CHECK(ns_table_count(&table) == (size_t)(STABLE + THREADS * (MANY / 2)));
+    check_owned();
+    run_threads(THREADS, take_out);
+    CHECK(ns_load(&popped, NS_RELAXED) == STABLE + THREADS * (MANY / 2));
+    flush();
+    CHECK(ns_table_count(&table) == 0 && ns_load(&keys_alive, NS_RELAXED) == 0);
+    finish();
+}
+
+/* One item goes round: the table is never empty, and pop never says so. */
+static void
+pass_item(int i)
+{
+    for (int round = 0; round < ROUNDS / 10; round++) {
+        if (i == 0) {
+            CHECK(put_key((uint64_t)round + 1, 0, true));
+            CHECK(delete_key((uint64_t)round));
+        }
+        else {
+            CHECK(ns_table_count(&table) <= 2);
+            ns_segment *s = ns_table_lock_first(&table);
+            CHECK(s != NULL);
+            ns_lock_release(&s->lock);
+        }
+    }
+}
+
+int
+main(void)
+{
+    init_core();
+    check_size();
+    check_one_thread();
+    check_asking();
+    for (int step = 0; step <= 6; step++) {
+        check_fork_in_rebuild(step);
+    }
+    for (int step = 0; step <= 4; step++) {
+        check_fork_in_change(step);
+    }
+    for (int fences = 0; fences < 2; fences++) {
+        check_torture();
+        check_growth();
+        put_key(0, 0, true);
+        run_threads(2, pass_item);
+        finish();
+        ns_can_fence_threads = false;
+    }
+    return 0;
+}
