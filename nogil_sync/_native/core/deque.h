@@ -74,10 +74,6 @@ typedef struct ns_deque {
     _Alignas(NS_CACHE_LINE) _Atomic int64_t top;
 } ns_deque;
 
-/* Lowers `bottom`, in the one order of all sequentially consistent operations. */
-#ifndef NS_DEQUE_LOWER
-#define NS_DEQUE_LOWER(bottom, value) ns_swap(bottom, value, NS_SEQ_CST)
-#endif
 
 /* ---- the owner ---- */
 
@@ -107,6 +103,24 @@ ns_deque_push(ns_deque *d, void *item, uint32_t stamp, uint64_t now)
     return true;
 }
 
+/* Lowers `bottom`, then reads `top`; in the one order of all sequentially consistent operations. */
+static inline int64_t
+ns_deque_lower(ns_deque *d, int64_t bottom)
+{
+#ifndef NS_DEQUE_LATE
+    (void)ns_swap(&d->bottom, bottom, NS_SEQ_CST);
+    return ns_load(&d->top, NS_SEQ_CST);
+#else
+    /* What a processor makes of a plain store, for tests: it is seen some time after the read. */
+    int64_t top = ns_load(&d->top, NS_SEQ_CST);
+    for (int i = 0; i < 100; i++) {
+        ns_pause();
+    }
+    ns_store(&d->bottom, bottom, NS_RELEASE);
+    return top;
+#endif
+}
+
 /* The item pushed last, or NULL. */
 static inline void *
 ns_deque_pop(ns_deque *d)
@@ -116,8 +130,7 @@ ns_deque_pop(ns_deque *d)
         return NULL;
     }
     ns_ring *ring = ns_load(&d->ring, NS_RELAXED);
-    (void)NS_DEQUE_LOWER(&d->bottom, bottom);
-    int64_t top = ns_load(&d->top, NS_SEQ_CST);
+    int64_t top = ns_deque_lower(d, bottom);
     void *item = NULL;
     if (top <= bottom) {
         item = ns_load(&ring->slots[bottom & ring->mask].item, NS_RELAXED);
