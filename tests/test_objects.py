@@ -9,7 +9,7 @@ import weakref
 from typing import Any
 
 import pytest
-from support import ATOMICS, CLASSES, COUNTERS, INTEGERS, NATIVE, run_threads
+from support import ATOMICS, CLASSES, COUNTERS, INTEGERS, NATIVE, make, needed, run_threads
 
 import nogil_sync
 from nogil_sync import (
@@ -19,6 +19,7 @@ from nogil_sync import (
     Event,
     Mutex,
     Once,
+    Pool,
     RWMutex,
     Semaphore,
     ShardedCounter,
@@ -72,6 +73,7 @@ OPERATIONS: dict[type, dict[str, Any]] = {
     },
     Semaphore: {"acquire": (), "release": (), "hold": (), "available": (), "_at_fork_reinit": ()},
     WaitGroup: {"add": (), "done": (), "wait": (0,)},
+    Pool: {"get": (), "put": (1,), "use": (), "clear": (), "idle": ()},
 }
 # What only the holder of the lock may call.
 FOR_HOLDERS = {
@@ -92,6 +94,7 @@ STATES: dict[type, Any] = {
     Cond: Cond.locked,
     Semaphore: Semaphore.available,
     WaitGroup: lambda group: repr(group).rpartition(",")[2],
+    Pool: Pool.idle,
 }
 CHANGES: dict[type, Any] = {
     Mutex: Mutex.acquire,
@@ -101,6 +104,7 @@ CHANGES: dict[type, Any] = {
     Cond: Cond.acquire,
     Semaphore: Semaphore.acquire,
     WaitGroup: WaitGroup.add,
+    Pool: lambda pool: pool.put([]),
     **{cls: (lambda counter: counter.add()) for cls in COUNTERS},
     **{cls: (lambda atomic: atomic.store(7)) for cls in ATOMICS},
 }
@@ -115,14 +119,14 @@ def state(obj):
 
 def changed(cls):
     """An object that is not in its first state."""
-    obj = cls()
+    obj = make(cls)
     CHANGES[cls](obj)
     return obj
 
 
 @every
 def test_weak_references(cls):
-    obj = cls()
+    obj = make(cls)
     called = []
     watch = weakref.ref(obj, called.append)
     assert watch() is obj
@@ -130,14 +134,14 @@ def test_weak_references(cls):
     gc.collect()
     assert watch() is None
     assert called == [watch]
-    weakref.WeakKeyDictionary()[cls()] = 1
+    weakref.WeakKeyDictionary()[make(cls)] = 1
 
 
 @every
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_not_pickled(cls, protocol):
     with pytest.raises(TypeError, match=cls.__name__):
-        pickle.dumps(cls(), protocol)
+        pickle.dumps(make(cls), protocol)
 
 
 @every
@@ -147,12 +151,12 @@ def test_not_copied(cls, way):
     with pytest.raises(TypeError, match=cls.__name__):
         way(obj)
     with pytest.raises(TypeError):
-        way(type("Sub", (cls,), {})())
+        way(make(type("Sub", (cls,), {})))
 
 
 @every
 def test_identity_equality_and_hash(cls):
-    a, b = cls(), cls()
+    a, b = make(cls), make(cls)
     assert a == a
     assert a != b
     assert hash(a) != hash(b) or a is not b
@@ -161,7 +165,7 @@ def test_identity_equality_and_hash(cls):
 
 @every
 def test_attributes(cls):
-    obj = cls()
+    obj = make(cls)
     with pytest.raises(AttributeError):
         obj.nothing_of_the_kind
     with pytest.raises(AttributeError):
@@ -177,7 +181,7 @@ def test_subclass(cls):
 
         extra = 1
 
-    obj = Sub()
+    obj = make(Sub)
     assert isinstance(obj, cls)
     obj.attribute = 5
     assert obj.attribute == 5
@@ -197,11 +201,11 @@ def test_subclass(cls):
 @every
 def test_subclass_with_its_own_init(cls):
     class Sub(cls):
-        def __init__(self, name, **kwargs):
+        def __init__(self, name, *args, **kwargs):
             self.name = name
-            super().__init__(**kwargs)
+            super().__init__(*args, **kwargs)
 
-    obj = Sub("x")
+    obj = Sub("x", *needed(cls))
     assert obj.name == "x"
     state(obj)
     if cls in (*ATOMICS, *COUNTERS):
@@ -233,7 +237,7 @@ def test_subclass_with_slots_and_mixins(cls):
     class Slotted(cls, Mixin):
         __slots__ = ("mine",)
 
-    obj = Slotted()
+    obj = make(Slotted)
     with pytest.raises(AttributeError):
         obj.mine
     obj.mine = 1
@@ -245,7 +249,7 @@ def test_subclass_with_slots_and_mixins(cls):
 
     class Second(Mixin, cls):
         def __init__(self):
-            super().__init__()
+            super().__init__(*needed(cls))
             self.ready = True
 
     assert Second().ready
@@ -258,8 +262,9 @@ def test_subclass_overrides_do_not_confuse(cls):
             raise AssertionError("called")
 
         value = is_set = locked = release = acquire = do = done = load
+        get = put = clear = idle = load
 
-    obj = Sub()
+    obj = make(Sub)
     repr(obj)
     if cls is Mutex:
         with obj:  # as threading.Lock, which does not look for acquire and release
@@ -270,7 +275,7 @@ def test_subclass_overrides_do_not_confuse(cls):
 def test_init_again(cls):
     obj = changed(cls)
     before = state(obj)
-    for args in ((), (0,) if cls in (*ATOMICS, *COUNTERS) else ()):
+    for args in (needed(cls), (0,) if cls in (*ATOMICS, *COUNTERS) else needed(cls)):
         with pytest.raises(RuntimeError, match="already initialized"):
             obj.__init__(*args)
     assert state(obj) == before
@@ -282,8 +287,8 @@ def test_without_init(cls, name, args):
     for _ in range(2):
         with pytest.raises(RuntimeError, match="not initialized"):
             getattr(obj, name)(*args)
-    obj.__init__()
-    assert state(obj) == state(cls())
+    obj.__init__(*needed(cls))
+    assert state(obj) == state(make(cls))
     if (cls, name) in FOR_HOLDERS:
         CHANGES[cls](obj)
     getattr(obj, name)(*args)
@@ -310,7 +315,7 @@ def test_without_init_is_harmless(cls):
     with pytest.raises(TypeError):
         obj.__init__(1, 2)
     assert "not initialized" in repr(obj)
-    obj.__init__()
+    obj.__init__(*needed(cls))
     assert "not initialized" not in repr(obj)
 
 
@@ -328,7 +333,7 @@ def test_new_of_something_else(cls):
 
 @valued
 def test_no_truth_value(cls):
-    for obj in (cls(), cls(1)):
+    for obj in (make(cls), cls(1)):
         with pytest.raises(TypeError):
             bool(obj)
         with pytest.raises(TypeError):
@@ -339,7 +344,7 @@ def test_no_truth_value(cls):
 
 @pytest.mark.parametrize("cls", [Mutex, Event, Once])
 def test_locks_are_true(cls):
-    assert bool(cls())
+    assert bool(make(cls))
 
 
 @pytest.mark.parametrize("cls", INTEGERS)
@@ -397,7 +402,7 @@ def test_generic_at_run_time():
     assert Sub("x").load() == "x"
 
 
-@pytest.mark.parametrize("cls", [c for c in CLASSES if c not in (AtomicRef, Once)])
+@pytest.mark.parametrize("cls", [c for c in CLASSES if c not in (AtomicRef, Once, Pool)])
 def test_others_are_not_generic(cls):
     with pytest.raises(TypeError):
         cls[int]
@@ -413,7 +418,7 @@ def test_collected_through_cycles(cls):
         node.obj = cls(node)
         node.obj.store([node, node.obj])
     else:
-        node.obj = type("Sub", (cls,), {})()
+        node.obj = make(type("Sub", (cls,), {}))
         node.obj.node = node
     watch = weakref.ref(node.obj)
     del node
@@ -446,17 +451,17 @@ def test_used_in_its_own_finaliser(cls):
         def __del__(self):
             log.append(state(self))
 
-    Sub()
-    obj = Sub()
+    make(Sub)
+    obj = make(Sub)
     obj.me = obj
     del obj
     gc.collect()
-    assert log == [state(cls())] * 2
+    assert log == [state(make(cls))] * 2
 
 
 @every
 def test_size_is_told(cls):
-    assert 16 < sys.getsizeof(cls()) <= 256
+    assert 16 < sys.getsizeof(make(cls)) <= 256
 
 
 @every
@@ -510,7 +515,7 @@ def test_methods_accept_keywords(cls):
         if any(p.kind is p.POSITIONAL_ONLY for p in parameters):
             continue
         names = [p.name for p in parameters]
-        obj = cls()
+        obj = make(cls)
         if (cls, name) in FOR_HOLDERS:
             CHANGES[cls](obj)
         getattr(obj, name)(**dict(zip(names, args, strict=False)))
@@ -521,7 +526,7 @@ def test_methods_accept_keywords(cls):
 def test_created_and_dropped_by_many_threads(cls):
     def work():
         for _ in range(300):
-            obj = cls()
+            obj = make(cls)
             state(obj)
             repr(obj)
 
@@ -536,7 +541,7 @@ def test_init_by_many_threads_succeeds_once(cls):
 
         def init(obj=obj):
             try:
-                obj.__init__()
+                obj.__init__(*needed(cls))
             except RuntimeError:
                 return 0
             return 1

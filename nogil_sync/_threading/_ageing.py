@@ -48,7 +48,7 @@ def register(pool: Aged) -> None:
 
 
 class _Sweeper:
-    __slots__ = ("pools", "me")
+    __slots__ = ("me", "pools")
 
     def __init__(self, pools: dict[int, weakref.ref[Any]]) -> None:
         self.pools = pools
@@ -64,7 +64,7 @@ class _Sweeper:
 class _Hook:
     """The function, with what it needs at hand also while modules are taken apart."""
 
-    __slots__ = ("last", "clock", "sweeper", "pools")
+    __slots__ = ("clock", "last", "pools", "sweeper")
 
     def __init__(self) -> None:
         self.last = time.monotonic()

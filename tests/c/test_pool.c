@@ -51,7 +51,7 @@ check_deque_steps(void)
     CHECK(ns_deque_count(&deque) == ITEMS);
     CHECK(ns_deque_pop(&deque) == &items[ITEMS - 1]); /* the newest */
     CHECK(ns_deque_steal(&deque, 0, 0) == &items[0]); /* the oldest */
-    for (int i = 1; i < 200; i++) {                   /* of the ages 0 and 1 */
+    for (int i = 1; i < 200; i++) { /* of the ages 0 and 1 */
         CHECK(ns_deque_steal(&deque, 3, 2) == &items[i]);
     }
     CHECK(ns_deque_steal(&deque, 3, 2) == NULL && ns_deque_steal(&deque, 1, 1) == NULL);

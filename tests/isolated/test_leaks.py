@@ -8,7 +8,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from support import CLASSES, COUNTERS, python, run_threads
+from support import CLASSES, COUNTERS, make, python, run_threads
 from waits import WAITS, Play
 
 import nogil_sync
@@ -105,13 +105,13 @@ def steady(action, times=300, *, slack=30):
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_made_and_dropped(cls):
-    steady(cls)
+    steady(lambda: make(cls))
 
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_errors(cls):
     def action():
-        obj = cls()
+        obj = make(cls)
         for call in (
             lambda: obj.__init__(),
             lambda: cls(1, 2, 3),

@@ -74,7 +74,6 @@ typedef struct ns_deque {
     _Alignas(NS_CACHE_LINE) _Atomic int64_t top;
 } ns_deque;
 
-
 /* ---- the owner ---- */
 
 /* A ring with room for one more than lies in [top, bottom), or NULL without memory. */

@@ -74,9 +74,9 @@ typedef struct ns_pool {
     _Atomic uint32_t used; /* slots from this one on have no shard */
     _Atomic uint32_t age;
     _Atomic uint64_t collections; /* the `now` of deque.h */
-    _Atomic int64_t aged;         /* when the present age began, by ns_now() */
-    _Atomic int64_t *reserved;    /* in a cache line of its own; NULL: no limit */
-    int64_t most;                 /* the limit */
+    _Atomic int64_t aged; /* when the present age began, by ns_now() */
+    _Atomic int64_t *reserved; /* in a cache line of its own; NULL: no limit */
+    int64_t most; /* the limit */
 } ns_pool;
 
 /* Of zero bytes. most < 0: no limit. False without memory. */
@@ -147,7 +147,7 @@ void ns_pool_collected(ns_pool *p);
 /* For walks over all items: zero bytes to begin. */
 typedef struct ns_pool_walk {
     uint32_t slot;
-    bool began;   /* with this slot's deque */
+    bool began; /* with this slot's deque */
     int64_t left; /* in it, to be looked at */
 } ns_pool_walk;
 
