@@ -73,7 +73,8 @@ class _Items(Generic[T]):
             register(self)
 
     def __del__(self) -> None:
-        self.clear()
+        if self.drop is not None:  # else they go by themselves, without a Python frame for each
+            self.clear()
 
     def get(self) -> T:
         node = None
