@@ -33,6 +33,8 @@ def have_nomemory():
         "Semaphore(2)",
         "Cond()",
         "WaitGroup()",
+        "Pool(f)",
+        "Pool(f, reset=f, drop=f, max_idle=2)",
         "a.add(2**62)",
         "a.load()",
         "a.swap(2**61)",
@@ -58,6 +60,11 @@ def have_nomemory():
         "of()",
         "oo.do(f)",
         "Lazy().value",
+        "[(p.get(), p.put(o)) for p in pools]",
+        "[p.put(o) for p in pools for _ in range(40)]",
+        "[p.use().__enter__() for p in pools]",
+        "[(p.idle(), p.clear(), repr(p)) for p in pools]",
+        "__import__('gc').collect()",
         "repr((a, r, c, m, e, rw, rw.read, rw.write, s, k, g, of, oo))",
         "pin(rw)",
         "pin(o)",
@@ -76,6 +83,7 @@ def test_each_allocation_fails_once(use):
         rw, s, k, g = RWMutex(), Semaphore(2), Cond(), WaitGroup()
         m.acquire(); rw.read.acquire(); s.acquire(); k.acquire(); g.add()
         f = int
+        pools = [Pool(dict), Pool(dict, reset=id, drop=id, max_idle=30)]
         def p(): return 1  # for a function in C, `once` needs inspect, which does not survive this
         of, oo = once(f), Once()
         of(); oo.do(f)
@@ -112,6 +120,11 @@ def test_each_allocation_fails_once(use):
         with k: assert not k.wait(0.001)
         g.done()
         assert g.wait()
+        for each in pools:
+            each.clear()
+            each.put(o)
+            assert each.get() is o
+            assert each.idle() == 0
         print(failed)
         """
     )
