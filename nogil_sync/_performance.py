@@ -38,10 +38,10 @@ def report(filename: str | None, lineno: int, type_name: str) -> None:
             lineno,
         )
     except BaseException as error:  # a filter turned the warning into an error
-        _Unraisable(error)
+        Unraisable(error)
 
 
-class _Unraisable:
+class Unraisable:
     """Takes an error to ``sys.unraisablehook``, as only a finaliser can."""
 
     __slots__ = ("error",)

@@ -41,7 +41,21 @@ WAITED_FOR = [
     nogil_sync.Once,
 ]
 MAPS = [nogil_sync.SyncMap]
-CLASSES = [*ATOMICS, *COUNTERS, *LOCKS, *WAITED_FOR, *MAPS]
+CLASSES = [*ATOMICS, *COUNTERS, *LOCKS, *WAITED_FOR, *MAPS, nogil_sync.Pool]
+
+# What must be given to make one.
+NEEDED: dict[type, tuple[Any, ...]] = {nogil_sync.Pool: (list,)}
+
+
+def needed(cls: type) -> tuple[Any, ...]:
+    """The arguments that this class, one of ours or a subclass, cannot do without."""
+    return next((NEEDED[each] for each in cls.__mro__ if each in NEEDED), ())
+
+
+def make(cls: type) -> Any:
+    """An object made with as few arguments as possible."""
+    return cls(*needed(cls))
+
 
 STRESS = float(os.environ.get("NOGIL_SYNC_STRESS", "1"))
 

@@ -53,6 +53,7 @@ def test_all_names():
         "Mutex",
         "Once",
         "PerformanceWarning",
+        "Pool",
         "RWMutex",
         "Semaphore",
         "ShardedCounter",

@@ -9,7 +9,7 @@ import weakref
 from typing import Any
 
 import pytest
-from support import ATOMICS, CLASSES, COUNTERS, INTEGERS, NATIVE, run_threads
+from support import ATOMICS, CLASSES, COUNTERS, INTEGERS, NATIVE, make, needed, run_threads
 
 import nogil_sync
 from nogil_sync import (
@@ -19,6 +19,7 @@ from nogil_sync import (
     Event,
     Mutex,
     Once,
+    Pool,
     RWMutex,
     Semaphore,
     ShardedCounter,
@@ -88,6 +89,7 @@ OPERATIONS: dict[type, dict[str, Any]] = {
         "clear": (),
         "snapshot": (),
     },
+    Pool: {"get": (), "put": (1,), "use": (), "clear": (), "idle": ()},
 }
 # What only the holder of the lock, or such, may call.
 FOR_HOLDERS = {
@@ -110,6 +112,7 @@ STATES: dict[type, Any] = {
     Semaphore: Semaphore.available,
     WaitGroup: lambda group: repr(group).rpartition(",")[2],
     SyncMap: SyncMap.snapshot,
+    Pool: Pool.idle,
 }
 CHANGES: dict[type, Any] = {
     Mutex: Mutex.acquire,
@@ -120,6 +123,7 @@ CHANGES: dict[type, Any] = {
     Semaphore: Semaphore.acquire,
     WaitGroup: WaitGroup.add,
     SyncMap: lambda m: m.insert("k", 1),
+    Pool: lambda pool: pool.put([]),
     **{cls: (lambda counter: counter.add()) for cls in COUNTERS},
     **{cls: (lambda atomic: atomic.store(7)) for cls in ATOMICS},
 }
@@ -134,14 +138,14 @@ def state(obj):
 
 def changed(cls):
     """An object that is not in its first state."""
-    obj = cls()
+    obj = make(cls)
     CHANGES[cls](obj)
     return obj
 
 
 @every
 def test_weak_references(cls):
-    obj = cls()
+    obj = make(cls)
     called = []
     watch = weakref.ref(obj, called.append)
     assert watch() is obj
@@ -150,14 +154,14 @@ def test_weak_references(cls):
     assert watch() is None
     assert called == [watch]
     if cls is not SyncMap:  # not hashable
-        weakref.WeakKeyDictionary()[cls()] = 1
+        weakref.WeakKeyDictionary()[make(cls)] = 1
 
 
 @every
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_not_pickled(cls, protocol):
     with pytest.raises(TypeError, match=cls.__name__):
-        pickle.dumps(cls(), protocol)
+        pickle.dumps(make(cls), protocol)
 
 
 @every
@@ -169,12 +173,12 @@ def test_not_copied(cls, way):
     with pytest.raises(TypeError, match=cls.__name__):
         way(obj)
     with pytest.raises(TypeError):
-        way(type("Sub", (cls,), {})())
+        way(make(type("Sub", (cls,), {})))
 
 
 @pytest.mark.parametrize("cls", [c for c in CLASSES if c is not SyncMap])
 def test_identity_equality_and_hash(cls):
-    a, b = cls(), cls()
+    a, b = make(cls), make(cls)
     assert a == a
     assert a != b
     assert hash(a) != hash(b) or a is not b
@@ -183,7 +187,7 @@ def test_identity_equality_and_hash(cls):
 
 @every
 def test_attributes(cls):
-    obj = cls()
+    obj = make(cls)
     with pytest.raises(AttributeError):
         obj.nothing_of_the_kind
     with pytest.raises(AttributeError):
@@ -199,7 +203,7 @@ def test_subclass(cls):
 
         extra = 1
 
-    obj = Sub()
+    obj = make(Sub)
     assert isinstance(obj, cls)
     obj.attribute = 5
     assert obj.attribute == 5
@@ -219,11 +223,11 @@ def test_subclass(cls):
 @every
 def test_subclass_with_its_own_init(cls):
     class Sub(cls):
-        def __init__(self, name, **kwargs):
+        def __init__(self, name, *args, **kwargs):
             self.name = name
-            super().__init__(**kwargs)
+            super().__init__(*args, **kwargs)
 
-    obj = Sub("x")
+    obj = Sub("x", *needed(cls))
     assert obj.name == "x"
     state(obj)
     if cls in (*ATOMICS, *COUNTERS):
@@ -255,7 +259,7 @@ def test_subclass_with_slots_and_mixins(cls):
     class Slotted(cls, Mixin):
         __slots__ = ("mine",)
 
-    obj = Slotted()
+    obj = make(Slotted)
     with pytest.raises(AttributeError):
         obj.mine
     obj.mine = 1
@@ -267,7 +271,7 @@ def test_subclass_with_slots_and_mixins(cls):
 
     class Second(Mixin, cls):
         def __init__(self):
-            super().__init__()
+            super().__init__(*needed(cls))
             self.ready = True
 
     assert Second().ready
@@ -280,8 +284,9 @@ def test_subclass_overrides_do_not_confuse(cls):
             raise AssertionError("called")
 
         value = is_set = locked = release = acquire = do = done = load
+        get = put = clear = idle = load
 
-    obj = Sub()
+    obj = make(Sub)
     repr(obj)
     if cls is Mutex:
         with obj:  # as threading.Lock, which does not look for acquire and release
@@ -292,7 +297,7 @@ def test_subclass_overrides_do_not_confuse(cls):
 def test_init_again(cls):
     obj = changed(cls)
     before = state(obj)
-    for args in ((), (0,) if cls in (*ATOMICS, *COUNTERS) else ()):
+    for args in (needed(cls), (0,) if cls in (*ATOMICS, *COUNTERS) else needed(cls)):
         with pytest.raises(RuntimeError, match="already initialized"):
             obj.__init__(*args)
     assert state(obj) == before
@@ -304,8 +309,8 @@ def test_without_init(cls, name, args):
     for _ in range(2):
         with pytest.raises(RuntimeError, match="not initialized"):
             getattr(obj, name)(*args)
-    obj.__init__()
-    assert state(obj) == state(cls())
+    obj.__init__(*needed(cls))
+    assert state(obj) == state(make(cls))
     if (cls, name) in FOR_HOLDERS:
         CHANGES[cls](obj)
     getattr(obj, name)(*args)
@@ -332,7 +337,7 @@ def test_without_init_is_harmless(cls):
     with pytest.raises(TypeError):
         obj.__init__(1, 2)
     assert "not initialized" in repr(obj)
-    obj.__init__()
+    obj.__init__(*needed(cls))
     assert "not initialized" not in repr(obj)
 
 
@@ -350,7 +355,7 @@ def test_new_of_something_else(cls):
 
 @valued
 def test_no_truth_value(cls):
-    for obj in (cls(), cls(1)):
+    for obj in (make(cls), cls(1)):
         with pytest.raises(TypeError):
             bool(obj)
         with pytest.raises(TypeError):
@@ -361,7 +366,7 @@ def test_no_truth_value(cls):
 
 @pytest.mark.parametrize("cls", [Mutex, Event, Once])
 def test_locks_are_true(cls):
-    assert bool(cls())
+    assert bool(make(cls))
 
 
 @pytest.mark.parametrize("cls", INTEGERS)
@@ -419,7 +424,7 @@ def test_generic_at_run_time():
     assert Sub("x").load() == "x"
 
 
-@pytest.mark.parametrize("cls", [c for c in CLASSES if c not in (AtomicRef, Once, SyncMap)])
+@pytest.mark.parametrize("cls", [c for c in CLASSES if c not in (AtomicRef, Once, Pool, SyncMap)])
 def test_others_are_not_generic(cls):
     with pytest.raises(TypeError):
         cls[int]
@@ -435,7 +440,7 @@ def test_collected_through_cycles(cls):
         node.obj = cls(node)
         node.obj.store([node, node.obj])
     else:
-        node.obj = type("Sub", (cls,), {})()
+        node.obj = make(type("Sub", (cls,), {}))
         node.obj.node = node
     watch = weakref.ref(node.obj)
     del node
@@ -468,17 +473,17 @@ def test_used_in_its_own_finaliser(cls):
         def __del__(self):
             log.append(state(self))
 
-    Sub()
-    obj = Sub()
+    make(Sub)
+    obj = make(Sub)
     obj.me = obj
     del obj
     gc.collect()
-    assert log == [state(cls())] * 2
+    assert log == [state(make(cls))] * 2
 
 
 @every
 def test_size_is_told(cls):
-    assert 16 < sys.getsizeof(cls()) <= (4096 if cls is SyncMap else 256)
+    assert 16 < sys.getsizeof(make(cls)) <= (4096 if cls is SyncMap else 256)
 
 
 @every
@@ -539,7 +544,7 @@ def test_methods_accept_keywords(cls):
         if any(p.kind is p.POSITIONAL_ONLY for p in parameters):
             continue
         names = [p.name for p in parameters]
-        obj = cls()
+        obj = make(cls)
         if (cls, name) in FOR_HOLDERS:
             CHANGES[cls](obj)
         getattr(obj, name)(**dict(zip(names, args, strict=False)))
@@ -550,7 +555,7 @@ def test_methods_accept_keywords(cls):
 def test_created_and_dropped_by_many_threads(cls):
     def work():
         for _ in range(300):
-            obj = cls()
+            obj = make(cls)
             state(obj)
             repr(obj)
 
@@ -565,7 +570,7 @@ def test_init_by_many_threads_succeeds_once(cls):
 
         def init(obj=obj):
             try:
-                obj.__init__()
+                obj.__init__(*needed(cls))
             except RuntimeError:
                 return 0
             return 1

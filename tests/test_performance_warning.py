@@ -19,7 +19,7 @@ import nogil_sync
 
 seen = []
 warnings.showwarning = lambda *args: seen.append(args)
-counters = [nogil_sync.{kind}() for _ in range(2)]; line = sys._getframe().f_lineno
+counters = [nogil_sync.{kind} for _ in range(2)]; line = sys._getframe().f_lineno
 for counter in counters:
     {prepare}
 done = time.monotonic() + {seconds}
@@ -45,7 +45,8 @@ CALLS = "for _ in range(1000): counter.add()"
 
 
 def run(kind: str, seconds: float, use: str = CALLS, prepare: str = "pass") -> str:
-    program = PROGRAM.format(kind=kind, seconds=seconds, use=use, prepare=prepare)
+    made = kind if "(" in kind else f"{kind}()"
+    program = PROGRAM.format(kind=made, seconds=seconds, use=use, prepare=prepare)
     return python(program, options=("-X", "dev")).stdout
 
 
@@ -56,6 +57,16 @@ def test_one_warning_for_a_creation_site(kind: str) -> None:
     assert lines[0].startswith("PerformanceWarning <string> True")
     assert "pin" in lines[0]
     assert "bound method" in lines[0]
+
+
+def test_pools() -> None:
+    use = "for _ in range(1000): counter.put(counter.get())"
+    lines = run("Pool(list)", 30, use).splitlines()
+    assert len(lines) == 1
+    assert "Pool" in lines[0]
+    assert run("Pool(list)", 0.5, use, prepare="nogil_sync.pin(counter)") == ""
+    bound = "get, put = counter.get, counter.put\n        for _ in range(100_000): put(get())"
+    assert run("Pool(list)", 0.5, bound) == ""
 
 
 def test_no_warning_for_pinned_objects() -> None:

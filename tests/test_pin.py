@@ -8,7 +8,7 @@ import warnings
 import weakref
 
 import pytest
-from support import CLASSES, NATIVE, python, run_threads
+from support import CLASSES, NATIVE, make, python, run_threads
 
 import nogil_sync
 from nogil_sync import PerformanceWarning, is_pinned, pin, pin_all
@@ -89,7 +89,7 @@ def samples():
         super(Plain, Plain()),
         ValueError("made"),
         sys._getframe(),
-        *(cls() for cls in CLASSES),
+        *(make(cls) for cls in CLASSES),
     )
 
 
@@ -163,7 +163,7 @@ def test_pinned_objects_work_as_before():
     obj.x = items
     assert obj.x is items
     for cls in CLASSES:
-        pin(cls())
+        pin(make(cls))
     gc.collect()
     assert items == [1, 2, 3]
     assert table == {"a": 1, "b": 2}

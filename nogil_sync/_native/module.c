@@ -67,6 +67,8 @@ exec_module(PyObject *module)
         ns_add_waitgroup,
         ns_add_once,
         ns_add_syncmap,
+        ns_add_ageing,
+        ns_add_pool,
         ns_add_pin,
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(parts); i++) {
@@ -89,6 +91,8 @@ traverse_module(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->rwmutex_reader_type);
     Py_VISIT(state->rwmutex_writer_type);
     Py_VISIT(state->semaphore_hold_type);
+    Py_VISIT(state->pool_use_type);
+    Py_VISIT(state->sweeper_type);
     Py_VISIT(state->once_cell);
     Py_VISIT(state->once_function_cell);
     Py_VISIT(state->once_function);
@@ -112,6 +116,8 @@ clear_module(PyObject *module)
     Py_CLEAR(state->rwmutex_reader_type);
     Py_CLEAR(state->rwmutex_writer_type);
     Py_CLEAR(state->semaphore_hold_type);
+    Py_CLEAR(state->pool_use_type);
+    Py_CLEAR(state->sweeper_type);
     Py_CLEAR(state->once_cell);
     Py_CLEAR(state->once_function_cell);
     Py_CLEAR(state->once_function);

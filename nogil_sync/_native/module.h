@@ -16,6 +16,8 @@ typedef struct ns_state {
     PyObject *mutex_type;             /* Cond's own */
     PyObject *rwmutex_type, *rwmutex_reader_type, *rwmutex_writer_type;
     PyObject *semaphore_hold_type;
+    PyObject *pool_use_type, *sweeper_type;
+    struct ns_ager *ager; /* see ageing.h */
     PyObject *once_cell, *once_function_cell, *once_function; /* classes, for once_type.c */
     PyObject *atomic_bool_type, *syncmap_type, *syncmap_iterator_type;
     PyObject *syncmap_shared, *syncmap_compute; /* of _syncmap.py: the base class, and a function */
@@ -48,6 +50,8 @@ int ns_add_cond(PyObject *module);
 int ns_add_waitgroup(PyObject *module);
 int ns_add_once(PyObject *module);
 int ns_add_syncmap(PyObject *module);
+int ns_add_ageing(PyObject *module);
+int ns_add_pool(PyObject *module);
 int ns_add_pin(PyObject *module);
 
 #endif

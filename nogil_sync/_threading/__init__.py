@@ -18,6 +18,7 @@ from .event import Event
 from .mutex import Mutex
 from .once import Once, once, once_property
 from .pin import is_pinned, pin, pin_all
+from .pool import Pool
 from .rwmutex import RWMutex
 from .semaphore import Semaphore
 from .syncmap import SyncMap
@@ -35,6 +36,7 @@ __all__ = [
     "Mutex",
     "Once",
     "PerformanceWarning",
+    "Pool",
     "RWMutex",
     "Semaphore",
     "ShardedCounter",

@@ -21,9 +21,13 @@ ref = AtomicRef([1, 1])
 counter, floats = ShardedCounter(), ShardedFloatCounter()
 mutex, event = Mutex(), Event()
 latest = [Once()]       # being run by some thread, mostly
+pool = Pool(lambda: [0, 0], drop=lambda pair: check_pair(pair), max_idle=30)
 quiet = Mutex()         # held by nobody at the fork
 guarded = [0, 0]
 stop = False
+
+def check_pair(pair):
+    assert pair[0] == pair[1], pair
 
 def fight(k):
     i = 0
@@ -49,6 +53,11 @@ def fight(k):
             event.set()
         event.clear()
         event.wait(0.0001)
+        pairs = [pool.get() for _ in range(i % 6)]
+        for pair in pairs:
+            pair[0] += 1
+            pair[1] += 1
+            pool.put(pair)
         if k == 0:
             latest[0] = Once()
         assert latest[0].do(lambda: (time.sleep(0.0001), 7)[1]) == 7
@@ -98,6 +107,15 @@ def check():
     # What another thread was running has not begun here.
     assert latest[0].do(lambda: 7) == 7
     assert once(lambda: 8)() == 8
+    # What is idle was put back whole, and is there once.
+    idle = [pool.get() for _ in range(pool.idle())]
+    for pair in idle: check_pair(pair)
+    assert len({id(pair) for pair in idle}) == len(idle)
+    for pair in idle: pool.put(pair)
+    assert pool.idle() <= 30 + 3
+    import gc
+    for _ in range(3): gc.collect()
+    assert pool.idle() == 0
     # Threads of the child use them all, too.
     integers[0].store(0)
     counter.reset()
@@ -107,6 +125,9 @@ def check():
         for _ in range(200):
             integers[0].add()
             counter.add()
+            with pool.use() as pair:
+                pair[0] += 1
+                pair[1] += 1
             with mutex:
                 guarded[0] += 1
     guarded[0] = 0
@@ -116,6 +137,7 @@ def check():
     for t in threads: t.join(10)
     assert not any(t.is_alive() for t in threads)
     assert integers[0].load() == counter.value() == guarded[0] == 600
+    assert sum(pool.get()[0] for _ in range(pool.idle())) == 600
 
 threads = [threading.Thread(target=fight, args=(k,), daemon=True) for k in range(3)]
 for t in threads: t.start()

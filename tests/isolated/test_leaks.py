@@ -8,7 +8,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from support import CLASSES, COUNTERS, python, run_threads
+from support import CLASSES, COUNTERS, make, python, run_threads
 from waits import WAITS, Play
 
 import nogil_sync
@@ -19,6 +19,7 @@ from nogil_sync import (
     Event,
     Mutex,
     Once,
+    Pool,
     RWMutex,
     Semaphore,
     ShardedCounter,
@@ -106,13 +107,13 @@ def steady(action, times=300, *, slack=30):
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_made_and_dropped(cls):
-    steady(cls)
+    steady(lambda: make(cls))
 
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_errors(cls):
     def action():
-        obj = cls()
+        obj = make(cls)
         for call in (
             lambda: obj.__init__(),
             lambda: cls(1, 2, 3),
@@ -308,6 +309,94 @@ def test_cycles_through_a_cond():
         lock.views = Cond(RWMutex().read), Semaphore(1).hold()
 
     steady(action)
+
+
+def test_pools():
+    class Own(Pool):
+        def __init__(self):
+            super().__init__(self.make, drop=self.leave)
+
+        def make(self):
+            return [self]
+
+        def leave(self, item):
+            pass
+
+    def refuses(item):
+        raise LookupError
+
+    def action():
+        pool = Pool(list, drop=id, max_idle=30)
+        for _ in range(60):
+            pool.put(pool.get())
+            pool.put([pool])
+        with pool.use() as item:
+            item.append(item)
+        with pytest.raises(LookupError), pool.use():
+            raise LookupError
+        refusing = Pool(list, reset=refuses)
+        with pytest.raises(LookupError):
+            refusing.put([refusing])
+        own = Own()
+        own.put(own.get())
+        own.use().__enter__()
+        pool.clear()
+        pool.put(pool.use())
+
+    steady(action, 60, slack=400)
+
+
+def test_pools_that_age():
+    pool = Pool(list)
+
+    def action():
+        for _ in range(20):
+            pool.put([])
+        for _ in range(3):
+            gc.collect()
+        assert pool.idle() == 0
+
+    steady(action, 10, slack=2000)
+
+
+@linux
+def test_ten_thousand_threads_through_a_pool():
+    print(
+        python(
+            f"""
+            import sys, threading
+            sys.path[:0] = {sys.path!r}
+            from nogil_sync import Pool, ShardedCounter
+
+            def resident():
+                with open("/proc/self/statm") as statm:
+                    return int(statm.read().split()[1]) * 4096
+
+            made = ShardedCounter()
+            def new():
+                made.add()
+                return bytearray(10_000)
+
+            pool = Pool(new)
+            def work():
+                items = [pool.get() for _ in range(5)]
+                for item in items: pool.put(item)
+            def round(n):
+                for _ in range(n // 20):
+                    threads = [threading.Thread(target=work) for _ in range(20)]
+                    for t in threads: t.start()
+                    for t in threads: t.join()
+            round(2000)
+            before, size = resident(), sys.getsizeof(pool)
+            round(8000)
+            grown = resident() - before
+            print("grown by", grown, "made", made.value(), "size", sys.getsizeof(pool))
+            assert grown < 4_000_000, grown
+            assert sys.getsizeof(pool) <= 2 * size
+            """,
+            timeout=150,
+        ).stdout
+    )
 
 
 def test_waits_of_other_threads():

@@ -33,6 +33,8 @@ def have_nomemory():
         "Semaphore(2)",
         "Cond()",
         "WaitGroup()",
+        "Pool(f)",
+        "Pool(f, reset=f, drop=f, max_idle=2)",
         "a.add(2**62)",
         "a.load()",
         "a.swap(2**61)",
@@ -71,6 +73,11 @@ def have_nomemory():
         "of()",
         "oo.do(f)",
         "Lazy().value",
+        "[(p.get(), p.put(o)) for p in pools]",
+        "[p.put(o) for p in pools for _ in range(40)]",
+        "[p.use().__enter__() for p in pools]",
+        "[(p.idle(), p.clear(), repr(p)) for p in pools]",
+        "__import__('gc').collect()",
         "repr((a, r, c, m, e, rw, rw.read, rw.write, s, k, g, of, oo))",
         "pin(rw)",
         "pin(o)",
@@ -90,6 +97,7 @@ def test_each_allocation_fails_once(use):
         rw, s, k, g = RWMutex(), Semaphore(2), Cond(), WaitGroup()
         m.acquire(); rw.read.acquire(); s.acquire(); k.acquire(); g.add()
         f = int
+        pools = [Pool(dict), Pool(dict, reset=id, drop=id, max_idle=30)]
         def p(): return 1  # for a function in C, `once` needs inspect, which does not survive this
         of, oo = once(f), Once()
         of(); oo.do(f)
@@ -129,6 +137,11 @@ def test_each_allocation_fails_once(use):
         assert len(y) == len(list(y)) and set(y) <= {{"a", "new", 5000}}
         y.clear()
         assert y.load_or_compute("new", p) == 1 and y == {{"new": 1}}
+        for each in pools:
+            each.clear()
+            each.put(o)
+            assert each.get() is o
+            assert each.idle() == 0
         print(failed)
         """
     )

@@ -48,6 +48,7 @@ BENCHMARKS = [
     "counter",
     "mutex",
     "once",
+    "pool",
     "rwmutex",
     "semaphore",
     "waitgroup",
@@ -86,6 +87,13 @@ def test_every_row_runs(script: Path, tmp_path: Path) -> None:
     for bench in benches:
         metadata = bench.get_metadata()
         assert f"{metadata['operation']}: {metadata['reference_row']}: 1T" in names
+
+
+def test_latencies_of_a_log_line() -> None:
+    code, printed = run(PERF / "pooling.py", "--threads", "1,2", "--seconds", "0.02")
+    assert code == 0, printed
+    assert "io.StringIO" in printed
+    assert "new calls" in printed
 
 
 def test_the_pyperf_way(tmp_path: Path) -> None:

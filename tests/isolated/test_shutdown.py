@@ -63,11 +63,15 @@ def test_daemon_threads_that_fight_during_exit():
         import threading, time
         from nogil_sync import *
         m, e, c, a, r = Mutex(), Event(), ShardedCounter(), AtomicInt64(), AtomicRef()
+        pool = Pool(list, reset=list.clear, drop=len, max_idle=3)
         def fight():
             while True:
                 with m:
                     c.add()
                 a.add()
+                with pool.use() as items:
+                    items.append(pool.get())
+                    pool.put(items.pop())
                 r.store([1])
                 r.load()
                 e.set()
@@ -115,11 +119,21 @@ def test_used_in_atexit_and_module_teardown():
                 self.objects = (Mutex(), Event(), ShardedCounter(), ShardedFloatCounter(),
                     AtomicInt64(), AtomicBool(), AtomicRef([]))
                 self.map = SyncMap(me=self)
+                self.pool = Pool(list, drop=self.let_go)
+                self.pool.put([self])
                 self.lazy = Once(), once(lambda: [self]), once(lambda: 1 / 0)
             @once_property
             def value(self):
                 return self.name
+            def let_go(self, item):
+                assert self.name
             def use(self):
+                pool = self.pool
+                with pool.use() as item: assert type(item) is list
+                for _ in range(40): pool.put([pool])
+                pool.clear()
+                assert pool.get() == [] and pool.idle() == 0
+                Pool(int, max_idle=1).put(1)
                 o, load, fail = self.lazy
                 assert o.do(lambda: self.name) == self.name == self.value
                 assert load() == [self]

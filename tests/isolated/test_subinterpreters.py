@@ -71,6 +71,14 @@ else:
     class Lazy:
         value = once_property(lambda self: f)
     assert Lazy().value is f
+    import gc
+    gone = []
+    pool = Pool(list, drop=gone.append)
+    for _ in range(9): pool.put([pool])
+    with pool.use() as item: assert item == [pool]
+    for _ in range(3): gc.collect()
+    assert pool.idle() == 0 and len(gone) == 9
+    pool.put(pool)
     print("used")
 ''' % (sys.path,)
 """

@@ -5,7 +5,15 @@ import sys
 import threading
 
 import pytest
-from support import CLASSES, NATIVE, background, collect_often, for_a_while, run_threads
+from support import (
+    CLASSES,
+    NATIVE,
+    background,
+    collect_often,
+    for_a_while,
+    make,
+    run_threads,
+)
 
 from nogil_sync import AtomicRef, is_pinned, pin, pin_all
 
@@ -140,7 +148,7 @@ def make_all():
         threading.Lock(),
         range(10**5),
         sys._getframe(),
-        *(cls() for cls in CLASSES),
+        *(make(cls) for cls in CLASSES),
     ]
 
 

@@ -1,0 +1,163 @@
+#include "ageing.h"
+
+/* ---- the list ---- */
+
+ns_ager_node *
+ns_ager_add(ns_ager *a, PyObject *pool)
+{
+    ns_publish(pool);
+    ns_add(&a->pools, 1, NS_RELAXED);
+    for (ns_ager_node *n = ns_load(&a->nodes, NS_ACQUIRE); n != NULL; n = n->next) {
+        PyObject *none = NULL;
+        if (ns_load(&n->pool, NS_RELAXED) == NULL && ns_cas(&n->pool, &none, pool, NS_SEQ_CST)) {
+            return n;
+        }
+    }
+    ns_ager_node *fresh = PyMem_RawCalloc(1, sizeof(ns_ager_node));
+    if (fresh == NULL) {
+        ns_sub(&a->pools, 1, NS_RELAXED);
+        PyErr_NoMemory();
+        return NULL;
+    }
+    ns_store(&fresh->pool, pool, NS_RELAXED);
+    ns_ager_node *head = ns_load(&a->nodes, NS_RELAXED);
+    do {
+        fresh->next = head;
+    } while (!ns_cas(&a->nodes, &head, fresh, NS_RELEASE));
+    return fresh;
+}
+
+void
+ns_ager_remove(ns_ager *a, ns_ager_node *node)
+{
+    ns_store(&node->pool, NULL, NS_SEQ_CST);
+    ns_sub(&a->pools, 1, NS_RELAXED);
+}
+
+/* ---- the sweeper ---- */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *me;
+    ns_ager *ager;
+} Sweeper;
+
+static void
+finalize(PyObject *self)
+{
+    PyObject *pending = PyErr_GetRaisedException();
+    ns_ager_node *n = ns_load(&((Sweeper *)self)->ager->nodes, NS_ACQUIRE);
+    for (; n != NULL; n = n->next) {
+        PyObject *pool = ns_load(&n->pool, NS_SEQ_CST);
+        if (pool != NULL && ns_try_incref(pool)) {
+            if (ns_load(&n->pool, NS_SEQ_CST) == pool) {
+                ns_pool_collect(pool);
+            }
+            Py_DECREF(pool);
+        }
+    }
+    PyErr_SetRaisedException(pending);
+}
+
+static int
+traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((Sweeper *)self)->me);
+    return 0;
+}
+
+static int
+clear(PyObject *self)
+{
+    Py_CLEAR(((Sweeper *)self)->me);
+    return 0;
+}
+
+static void
+dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyType_Slot slots[] = {
+    {Py_tp_traverse, traverse},
+    {Py_tp_clear, clear},
+    {Py_tp_finalize, finalize},
+    {Py_tp_dealloc, dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "nogil_sync.PoolSweeper",
+    .basicsize = sizeof(Sweeper),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = slots,
+};
+
+/* ---- the hook ---- */
+
+/* `type_ref` is a weak reference to the sweeper's type: the list of callbacks outlives all modules, and
+ * must not keep this one alive. */
+static PyObject *
+on_collection(PyObject *type_ref, PyObject *const *args, Py_ssize_t nargs)
+{
+    PyObject *type = NULL;
+    if (nargs != 2 || !PyUnicode_Check(args[0]) ||
+        PyUnicode_CompareWithASCIIString(args[0], "start") != 0 ||
+        PyWeakref_GetRef(type_ref, &type) <= 0) {
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    }
+    ns_state *state = PyType_GetModuleState((PyTypeObject *)type);
+    ns_ager *ager = state ? state->ager : NULL;
+    Sweeper *s = NULL;
+    if (ager != NULL && ns_load(&ager->pools, NS_RELAXED) != 0) {
+        s = PyObject_GC_New(Sweeper, (PyTypeObject *)type);
+    }
+    Py_DECREF(type);
+    if (s != NULL) {
+        s->ager = ager;
+        s->me = (PyObject *)s; /* the reference that is ours so far */
+        PyObject_GC_Track(s);
+    }
+    else if (PyErr_Occurred()) { /* no memory: another collection will do */
+        PyErr_Clear();
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef hook = {
+    "nogil_sync_pools", _PyCFunction_CAST(on_collection), METH_FASTCALL, NULL};
+
+static int
+install(ns_state *state)
+{
+    PyObject *gc = PyImport_ImportModule("gc");
+    PyObject *callbacks = gc ? PyObject_GetAttrString(gc, "callbacks") : NULL;
+    PyObject *ref = callbacks ? PyWeakref_NewRef(state->sweeper_type, NULL) : NULL;
+    PyObject *function = ref ? PyCFunction_New(&hook, ref) : NULL;
+    int result = function ? PyList_Append(callbacks, function) : -1;
+    Py_XDECREF(function);
+    Py_XDECREF(ref);
+    Py_XDECREF(callbacks);
+    Py_XDECREF(gc);
+    return result;
+}
+
+int
+ns_add_ageing(PyObject *module)
+{
+    ns_state *state = PyModule_GetState(module);
+    state->ager = PyMem_RawCalloc(1, sizeof(ns_ager));
+    if (state->ager == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    state->sweeper_type = PyType_FromModuleAndSpec(module, &spec, NULL);
+    return state->sweeper_type == NULL ? -1 : install(state);
+}

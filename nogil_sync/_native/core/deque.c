@@ -1,0 +1,126 @@
+#include "deque.h"
+
+#include <stdlib.h>
+
+/* Rings up to this size are kept. */
+#define NS_DEQUE_LARGE (16 * NS_DEQUE_SIZE)
+
+static void
+free_all(ns_ring *ring)
+{
+    while (ring != NULL) {
+        ns_ring *older = ring->older;
+        free(ring);
+        ring = older;
+    }
+}
+
+/* Frees what was retired long enough ago; all older ones then were. */
+static void
+reclaim(ns_deque *d, uint64_t now)
+{
+    ns_ring **link = &d->retired;
+    while (*link != NULL && now - (*link)->retired < 2) {
+        link = &(*link)->older;
+    }
+    free_all(*link);
+    *link = NULL;
+}
+
+/* Moves [top, bottom) into a new ring of that size. */
+static ns_ring *
+replace(ns_deque *d, int64_t top, int64_t bottom, int64_t size, uint64_t now)
+{
+    ns_ring *old = ns_load(&d->ring, NS_RELAXED);
+    ns_ring *ring = malloc(sizeof(ns_ring) + (size_t)size * sizeof(ns_deque_slot));
+    if (ring == NULL) {
+        return NULL;
+    }
+    ring->mask = size - 1;
+    for (int64_t i = top; i < bottom; i++) {
+        ns_deque_slot *from = &old->slots[i & old->mask], *to = &ring->slots[i & ring->mask];
+        ns_store(&to->item, ns_load(&from->item, NS_RELAXED), NS_RELAXED);
+        ns_store(&to->stamp, ns_load(&from->stamp, NS_RELAXED), NS_RELAXED);
+    }
+    ns_store(&d->ring, ring, NS_RELEASE);
+    reclaim(d, now);
+    if (old != NULL) {
+        old->older = d->retired;
+        old->retired = now;
+        d->retired = old;
+    }
+    return ring;
+}
+
+ns_ring *
+ns_deque_grow(ns_deque *d, int64_t top, int64_t bottom, uint64_t now)
+{
+    ns_ring *old = ns_load(&d->ring, NS_RELAXED);
+    if (old != NULL && old->mask >= INT64_C(1) << 40) {
+        return NULL;
+    }
+    return replace(d, top, bottom, old == NULL ? NS_DEQUE_SIZE : 2 * (old->mask + 1), now);
+}
+
+void
+ns_deque_trim(ns_deque *d, uint64_t now)
+{
+    ns_ring *ring = ns_load(&d->ring, NS_RELAXED);
+    int64_t bottom = ns_load(&d->bottom, NS_RELAXED), top = ns_load(&d->top, NS_ACQUIRE);
+    reclaim(d, now);
+    if (ring != NULL && ring->mask >= NS_DEQUE_LARGE && bottom - top < ring->mask / 8) {
+        replace(d, top, bottom, (ring->mask + 1) / 4, now);
+    }
+}
+
+void *
+ns_deque_steal(ns_deque *d, uint32_t stamp, uint32_t age)
+{
+    for (;;) {
+        int64_t top = ns_load(&d->top, NS_SEQ_CST);
+        int64_t bottom = ns_load(&d->bottom, NS_SEQ_CST);
+        if (top >= bottom) {
+            return NULL;
+        }
+        ns_ring *ring = ns_load(&d->ring, NS_ACQUIRE);
+        ns_deque_slot *slot = &ring->slots[top & ring->mask];
+        void *item = ns_load(&slot->item, NS_RELAXED);
+        /* Acquire, so that `top` is read again after the stamp: was it this item's? */
+        bool young =
+            age != 0 && (int32_t)(stamp - ns_load(&slot->stamp, NS_ACQUIRE)) < (int32_t)age;
+        if (young && ns_load(&d->top, NS_RELAXED) == top) {
+            return NULL;
+        }
+        if (!young && ns_cas(&d->top, &top, top + 1, NS_SEQ_CST)) {
+            return item;
+        }
+    }
+}
+
+int
+ns_deque_each(ns_deque *d, int (*visit)(void *item, void *argument), void *argument)
+{
+    ns_ring *ring = ns_load(&d->ring, NS_RELAXED);
+    int64_t bottom = ns_load(&d->bottom, NS_RELAXED);
+    for (int64_t i = ns_load(&d->top, NS_RELAXED); i < bottom; i++) {
+        int result = visit(ns_load(&ring->slots[i & ring->mask].item, NS_RELAXED), argument);
+        if (result != 0) {
+            return result;
+        }
+    }
+    return 0;
+}
+
+size_t
+ns_deque_size(ns_deque *d)
+{
+    ns_ring *ring = ns_load(&d->ring, NS_ACQUIRE);
+    return ring == NULL ? 0 : sizeof(ns_ring) + ((size_t)ring->mask + 1) * sizeof(ns_deque_slot);
+}
+
+void
+ns_deque_destroy(ns_deque *d)
+{
+    free(ns_load(&d->ring, NS_RELAXED));
+    free_all(d->retired);
+}

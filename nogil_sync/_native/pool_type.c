@@ -1,0 +1,566 @@
+/* Pool and what its use() returns, over core/pool.h.
+ *
+ * References. The pool owns one to each item: put takes it, get hands it over, without any change of
+ * the count in between.
+ *
+ * User code. `new`, `reset`, `drop` and the finalisers of items run between calls of the core and never
+ * inside one, with the item they are about in nobody's hands but the caller's.
+ *
+ * For the collector each call of the core is one step, so traverse finds every item in one place, and the
+ * one that a thread has in its hands nowhere.
+ *
+ * tp_clear may meet a thread that got hold of this garbage through gc.get_objects(); so it replaces the
+ * functions by None, and who calls one takes a reference first, by tryref.h. For functions at module level
+ * and methods of types, which are immortal as soon as there are threads, that writes nothing.
+ */
+#include "ageing.h"
+#include "arguments.h"
+#include "core/pool.h"
+#include "docs.h"
+#include "object.h"
+#include "watch.h"
+
+/* Where nothing is collected for so long, a put counts as a collection. */
+#define A_WHILE INT64_C(60000000000) /* nanoseconds */
+
+typedef struct {
+    PyObject_HEAD
+    ns_pool pool;
+    ns_ref new, reset, drop; /* reset and drop may be NULL; None: cleared by the collector */
+    _Atomic uint8_t born;    /* 0: no __init__ yet, 1: in it, 2: done */
+    bool ages;
+    ns_ager *ager; /* with `node`: those it is registered with; NULL if it does not age */
+    ns_ager_node *node;
+    ns_watch *watch;
+    PyObject *weakrefs;
+} Pool;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *pool;
+    ns_ref item; /* NULL: not entered */
+} Use;
+
+/* 0, or -1 if there was no __init__. */
+static int
+check_born(PyObject *self)
+{
+    return ns_load(&((Pool *)self)->born, NS_ACQUIRE) == 2 ? 0 : (ns_not_initialized(self), -1);
+}
+
+/* A new reference to one of the functions, or NULL without an exception. */
+static PyObject *
+function_of(ns_ref *ref)
+{
+    PyObject *function = ns_load_ref(ref);
+    if (function == Py_None) {
+        Py_CLEAR(function);
+    }
+    return function;
+}
+
+/* ---- letting go ---- */
+
+/* Calls `drop` for an item that the pool does not keep; the reference stays the caller's. */
+static void
+say_goodbye(PyObject *self, PyObject *item)
+{
+    if (ns_load(&((Pool *)self)->drop, NS_RELAXED) == NULL) {
+        return;
+    }
+    PyObject *pending = PyErr_GetRaisedException();
+    PyObject *drop = function_of(&((Pool *)self)->drop);
+    if (drop != NULL) {
+        PyObject *result = PyObject_CallOneArg(drop, item);
+        if (result == NULL) {
+            PyErr_WriteUnraisable(drop);
+        }
+        Py_XDECREF(result);
+        Py_DECREF(drop);
+    }
+    PyErr_SetRaisedException(pending);
+}
+
+static void
+let_go(PyObject *self, PyObject *item)
+{
+    say_goodbye(self, item);
+    Py_DECREF(item);
+}
+
+/* Lets go of the old items, or of all. */
+static void
+sweep(PyObject *self, bool all)
+{
+    ns_pool_walk walk = {0};
+    PyObject *item;
+    while ((item = ns_pool_next(&((Pool *)self)->pool, &walk, all)) != NULL) {
+        let_go(self, item);
+    }
+}
+
+void
+ns_pool_collect(PyObject *self)
+{
+    if (ns_load(&((Pool *)self)->born, NS_ACQUIRE) == 2) {
+        ns_pool_collected(&((Pool *)self)->pool);
+        sweep(self, false);
+    }
+}
+
+/* ---- get and put ---- */
+
+static PyObject *
+make_item(PyObject *self)
+{
+    if (check_born(self) < 0) {
+        return NULL;
+    }
+    PyObject *new = function_of(&((Pool *)self)->new);
+    if (new == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the pool is garbage that is being collected");
+        return NULL;
+    }
+    PyObject *item = PyObject_CallNoArgs(new);
+    Py_DECREF(new);
+    return item;
+}
+
+static PyObject *
+get(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    Pool *o = (Pool *)self;
+    PyObject *item = ns_pool_get(&o->pool);
+    if (ns_unlikely(item == NULL)) {
+        item = make_item(self);
+    }
+    ns_watch_use(o->watch, self);
+    return item;
+}
+
+/* Keeps an item, which is ready, or lets it go. 0, or -1 if there was no __init__. */
+static int
+keep_slow(PyObject *self, PyObject *item)
+{
+    Pool *o = (Pool *)self;
+    if (check_born(self) < 0) {
+        Py_DECREF(item);
+        return -1;
+    }
+    PyObject *refused = ns_pool_put_slow(&o->pool, item);
+    bool due = ns_pool_is_due(&o->pool);
+    if (refused != NULL) {
+        let_go(self, refused);
+    }
+    if (due && o->ages && ns_pool_grow_older(&o->pool, A_WHILE)) {
+        sweep(self, false);
+    }
+    return 0;
+}
+
+static inline int
+keep(PyObject *self, PyObject *item)
+{
+    Py_INCREF(item);
+    return ns_likely(ns_pool_put_fast(&((Pool *)self)->pool, item)) ? 0 : keep_slow(self, item);
+}
+
+/* 1: to be kept, 0: it has gone, -1: it has, with an exception. */
+static int
+reset_item(PyObject *self, PyObject *item)
+{
+    PyObject *reset = function_of(&((Pool *)self)->reset);
+    if (reset == NULL) {
+        return 1;
+    }
+    PyObject *verdict = PyObject_CallOneArg(reset, item);
+    Py_DECREF(reset);
+    int result = verdict == NULL ? -1 : verdict != Py_False;
+    Py_XDECREF(verdict);
+    if (result != 1) {
+        say_goodbye(self, item);
+    }
+    return result;
+}
+
+static inline int
+put_item(PyObject *self, PyObject *item)
+{
+    if (ns_load(&((Pool *)self)->reset, NS_RELAXED) != NULL) {
+        int result = check_born(self) < 0 ? -1 : reset_item(self, item);
+        if (result != 1) {
+            return result;
+        }
+    }
+    return keep(self, item);
+}
+
+static PyObject *
+put(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"put", {"item"}, 1, 1, 0};
+    PyObject *item;
+    if (ns_unpack(&s, args, nargs, kwnames, &item) < 0 || put_item(self, item) < 0) {
+        return NULL;
+    }
+    ns_watch_use(((Pool *)self)->watch, self);
+    Py_RETURN_NONE;
+}
+
+/* ---- the rest of it ---- */
+
+static PyObject *
+use(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    if (check_born(self) < 0) {
+        return NULL;
+    }
+    ns_state *state = ns_state_of(self);
+    PyObject *type = state ? state->pool_use_type : NULL;
+    if (type == NULL) {
+        return state ? ns_shutting_down() : NULL;
+    }
+    Use *u = PyObject_GC_New(Use, (PyTypeObject *)type);
+    if (u == NULL) {
+        return NULL;
+    }
+    u->pool = Py_NewRef(self);
+    ns_store(&u->item, NULL, NS_RELAXED);
+    PyObject_GC_Track(u);
+    return (PyObject *)u;
+}
+
+static PyObject *
+clear_items(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    if (check_born(self) < 0) {
+        return NULL;
+    }
+    sweep(self, true);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+idle(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return check_born(self) < 0 ? NULL : PyLong_FromLongLong(ns_pool_count(&((Pool *)self)->pool));
+}
+
+static PyObject *
+size_of(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return PyLong_FromSize_t((size_t)Py_TYPE(self)->tp_basicsize +
+                             ns_pool_extra_size(&((Pool *)self)->pool));
+}
+
+static PyObject *
+repr(PyObject *self)
+{
+    if (ns_load(&((Pool *)self)->born, NS_ACQUIRE) != 2) {
+        return ns_repr_uninitialized(self);
+    }
+    char state[32];
+    PyOS_snprintf(
+        state, sizeof(state), "%lld idle", (long long)ns_pool_count(&((Pool *)self)->pool));
+    return ns_repr_state(self, state);
+}
+
+/* None, or what can be called. */
+static int
+check_callable(PyObject *function, const char *name)
+{
+    if (function != Py_None && !PyCallable_Check(function)) {
+        PyErr_Format(PyExc_TypeError, "%s must be callable or None", name);
+        return -1;
+    }
+    return 0;
+}
+
+static void
+set_function(ns_ref *ref, PyObject *function)
+{
+    if (function != Py_None) {
+        ns_publish(function);
+        ns_store(ref, Py_NewRef(function), NS_RELEASE);
+    }
+}
+
+static int
+init(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"new", "reset", "drop", "max_idle", "age", NULL};
+    Pool *o = (Pool *)self;
+    PyObject *new, *reset = Py_None, *drop = Py_None, *max_idle = Py_None;
+    int ages = 1;
+    int64_t most = -1;
+    if (!PyArg_ParseTupleAndKeywords(
+            args, kwargs, "O|$OOOp:Pool", names, &new, &reset, &drop, &max_idle, &ages)) {
+        return -1;
+    }
+    if (!PyCallable_Check(new)) {
+        PyErr_SetString(PyExc_TypeError, "new must be callable");
+        return -1;
+    }
+    if (check_callable(reset, "reset") < 0 || check_callable(drop, "drop") < 0) {
+        return -1;
+    }
+    if (max_idle != Py_None) {
+        if (ns_clamped_int64(max_idle, &most) < 0) {
+            return -1;
+        }
+        if (most < 0) {
+            PyErr_SetString(PyExc_ValueError, "max_idle must be >= 0");
+            return -1;
+        }
+    }
+    ns_state *state = ns_state_of(self);
+    if (state == NULL) {
+        return -1;
+    }
+    uint8_t unborn = 0;
+    if (!ns_cas(&o->born, &unborn, 1, NS_RELAXED)) {
+        return ns_initialized_twice(self);
+    }
+    if (!ns_pool_init(&o->pool, most)) {
+        ns_store(&o->born, 0, NS_RELAXED);
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (ages) {
+        o->node = ns_ager_add(state->ager, self);
+        if (o->node == NULL) {
+            ns_pool_destroy(&o->pool);
+            o->pool = (ns_pool){0};
+            ns_store(&o->born, 0, NS_RELAXED);
+            return -1;
+        }
+        o->ager = state->ager;
+        o->ages = true;
+    }
+    o->watch = ns_watch_new(self);
+    set_function(&o->new, new);
+    set_function(&o->reset, reset);
+    set_function(&o->drop, drop);
+    ns_store(&o->born, 2, NS_RELEASE);
+    return 0;
+}
+
+typedef struct {
+    visitproc visit;
+    void *arg;
+} visitor;
+
+static int
+visit_item(void *item, void *argument)
+{
+    visitor *v = argument;
+    return v->visit(item, v->arg);
+}
+
+static int
+traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Pool *o = (Pool *)self;
+    visitor v = {visit, arg};
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(ns_load(&o->new, NS_RELAXED));
+    Py_VISIT(ns_load(&o->reset, NS_RELAXED));
+    Py_VISIT(ns_load(&o->drop, NS_RELAXED));
+    return ns_pool_each(&o->pool, visit_item, &v);
+}
+
+/* The end of a pool in a cycle, while all it refers to is still whole. */
+static void
+finalize(PyObject *self)
+{
+    sweep(self, true);
+}
+
+static int
+clear(PyObject *self)
+{
+    Pool *o = (Pool *)self;
+    ns_ref *functions[] = {&o->new, &o->reset, &o->drop};
+    sweep(self, true);
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(functions); i++) {
+        if (ns_load(functions[i], NS_RELAXED) != NULL) {
+            Py_DECREF(ns_swap(functions[i], Py_None, NS_SEQ_CST));
+        }
+    }
+    return 0;
+}
+
+static void
+dealloc(PyObject *self)
+{
+    Pool *o = (Pool *)self;
+    PyObject_GC_UnTrack(self);
+    if (o->node != NULL) {
+        ns_ager_remove(o->ager, o->node);
+        o->node = NULL;
+    }
+    Py_TRASHCAN_BEGIN(self, dealloc) /* a chain of them may be a million long */
+    if (o->weakrefs != NULL) {
+        PyObject_ClearWeakRefs(self);
+    }
+    sweep(self, true);
+    Py_XDECREF(ns_load(&o->new, NS_RELAXED));
+    Py_XDECREF(ns_load(&o->reset, NS_RELAXED));
+    Py_XDECREF(ns_load(&o->drop, NS_RELAXED));
+    ns_pool_destroy(&o->pool);
+    ns_watch_free(o->watch);
+    PyTypeObject *type = Py_TYPE(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+    Py_TRASHCAN_END
+}
+
+/* ---- use() ---- */
+
+static int
+enter_twice(void)
+{
+    PyErr_SetString(PyExc_RuntimeError, "already in use: call use() for each with statement");
+    return -1;
+}
+
+static PyObject *
+use_enter(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    Use *u = (Use *)self;
+    PyObject *none = NULL;
+    if (ns_load(&u->item, NS_RELAXED) != NULL) {
+        enter_twice();
+        return NULL;
+    }
+    PyObject *item = get(u->pool, NULL);
+    if (item == NULL) {
+        return NULL;
+    }
+    Py_INCREF(item); /* ours, while the body has it */
+    if (ns_likely(ns_cas(&u->item, &none, item, NS_RELEASE))) {
+        return item;
+    }
+    Py_DECREF(item); /* another thread entered meanwhile */
+    int kept = keep(u->pool, item);
+    Py_DECREF(item);
+    if (kept == 0) {
+        enter_twice();
+    }
+    return NULL;
+}
+
+static PyObject *
+use_exit(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    Use *u = (Use *)self;
+    PyObject *item = ns_swap(&u->item, NULL, NS_ACQUIRE);
+    if (item == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "not in use");
+        return NULL;
+    }
+    int result = 0;
+    if (nargs > 0 && args[0] != Py_None) {
+        say_goodbye(u->pool, item);
+    }
+    else {
+        result = put_item(u->pool, item);
+    }
+    Py_DECREF(item);
+    return result < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+static int
+use_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((Use *)self)->pool);
+    Py_VISIT(ns_load(&((Use *)self)->item, NS_RELAXED));
+    return 0;
+}
+
+/* Not the pool: that clears itself. */
+static int
+use_clear(PyObject *self)
+{
+    Py_XDECREF(ns_swap(&((Use *)self)->item, NULL, NS_ACQUIRE));
+    return 0;
+}
+
+static void
+use_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    use_clear(self);
+    Py_DECREF(((Use *)self)->pool);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef use_methods[] = {
+    {"__enter__", use_enter, METH_NOARGS, NULL},
+    {"__exit__", _PyCFunction_CAST(use_exit), METH_FASTCALL, NULL},
+    NS_NO_PICKLE,
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot use_slots[] = {
+    {Py_tp_traverse, use_traverse},
+    {Py_tp_clear, use_clear},
+    {Py_tp_dealloc, use_dealloc},
+    {Py_tp_methods, use_methods},
+    {0, NULL},
+};
+
+static PyType_Spec use_spec = {
+    .name = "nogil_sync.PoolUse",
+    .basicsize = sizeof(Use),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = use_slots,
+};
+
+/* ---- Pool ---- */
+
+static PyMethodDef methods[] = {
+    {"get", get, METH_NOARGS, DOC_Pool_get},
+    NS_METHOD("put", put, DOC_Pool_put),
+    {"use", use, METH_NOARGS, DOC_Pool_use},
+    {"clear", clear_items, METH_NOARGS, DOC_Pool_clear},
+    {"idle", idle, METH_NOARGS, DOC_Pool_idle},
+    {"__sizeof__", size_of, METH_NOARGS, NULL},
+    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
+    NS_NO_PICKLE,
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Pool);
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, DOC_Pool},
+    {Py_tp_init, init},
+    {Py_tp_dealloc, dealloc},
+    {Py_tp_finalize, finalize},
+    {Py_tp_traverse, traverse},
+    {Py_tp_clear, clear},
+    {Py_tp_repr, repr},
+    {Py_tp_methods, methods},
+    {Py_tp_members, members},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "nogil_sync.Pool",
+    .basicsize = sizeof(Pool),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = slots,
+};
+
+int
+ns_add_pool(PyObject *module)
+{
+    ns_state *state = PyModule_GetState(module);
+    state->pool_use_type = PyType_FromModuleAndSpec(module, &use_spec, NULL);
+    return state->pool_use_type == NULL ? -1 : ns_add_type(module, &spec);
+}

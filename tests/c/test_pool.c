@@ -1,0 +1,448 @@
+/* core/deque.h and core/pool.h: every item in one place, nothing lost, and ages and limits kept. */
+#include <string.h>
+
+#include "deque.h"
+#include "harness.h"
+#include "pool.h"
+
+#define THREADS 5
+#ifndef ROUNDS
+#define ROUNDS 20000
+#endif
+#define ITEMS 400
+
+/* What is pooled. Its fields are plain: only who has the item may touch them. */
+typedef struct {
+    int holder;
+    long uses;
+} item;
+
+static item items[ITEMS];
+
+static void
+hold(item *it, int by)
+{
+    CHECK(it->holder == 0);
+    it->holder = by + 1;
+    it->uses++;
+}
+
+static void
+let_go(item *it, int by)
+{
+    CHECK(it->holder == by + 1);
+    it->holder = 0;
+}
+
+/* ---- the deque alone ---- */
+
+static ns_deque deque;
+static _Atomic int64_t taken;
+static _Atomic bool done;
+
+static void
+check_deque_steps(void)
+{
+    memset(&deque, 0, sizeof(deque));
+    CHECK(ns_deque_pop(&deque) == NULL && ns_deque_steal(&deque, 0, 0) == NULL);
+    for (int i = 0; i < ITEMS; i++) {
+        CHECK(ns_deque_push(&deque, &items[i], (uint32_t)(i / 100), 0));
+    }
+    CHECK(ns_deque_count(&deque) == ITEMS);
+    CHECK(ns_deque_pop(&deque) == &items[ITEMS - 1]); /* the newest */
+    CHECK(ns_deque_steal(&deque, 0, 0) == &items[0]); /* the oldest */
+    for (int i = 1; i < 200; i++) { /* of the ages 0 and 1 */
+        CHECK(ns_deque_steal(&deque, 3, 2) == &items[i]);
+    }
+    CHECK(ns_deque_steal(&deque, 3, 2) == NULL && ns_deque_steal(&deque, 1, 1) == NULL);
+    for (int i = ITEMS - 2; i >= 200; i--) {
+        CHECK(ns_deque_pop(&deque) == &items[i]);
+    }
+    CHECK(ns_deque_count(&deque) == 0 && ns_deque_pop(&deque) == NULL);
+
+    /* The child of a fork finds a pop that was cut off. */
+    ns_sub(&deque.bottom, 1, NS_RELAXED);
+    CHECK(ns_deque_count(&deque) == 0 && ns_deque_pop(&deque) == NULL);
+    CHECK(ns_deque_steal(&deque, 0, 0) == NULL);
+    CHECK(ns_deque_push(&deque, &items[0], 0, 0) && ns_deque_count(&deque) == 1);
+    CHECK(ns_deque_steal(&deque, 0, 0) == &items[0]);
+
+    /* Memory goes in steps, and only after two quiet moments. */
+    size_t large = ns_deque_size(&deque);
+    ns_ring *ring = deque.retired;
+    ns_deque_trim(&deque, 1);
+    CHECK(ring != NULL && (deque.retired == ring || deque.retired->older == ring));
+    for (int i = 0; i < 20 * ITEMS; i++) {
+        CHECK(ns_deque_push(&deque, &items[0], 0, 1));
+    }
+    CHECK(ns_deque_size(&deque) > large);
+    while (ns_deque_pop(&deque) != NULL) {
+    }
+    for (uint64_t now = 2; now < 20; now++) {
+        ns_deque_trim(&deque, now);
+    }
+    CHECK(ns_deque_size(&deque) <= large && deque.retired == NULL);
+    ns_deque_destroy(&deque);
+    memset(&deque, 0, sizeof(deque));
+}
+
+/* One owner, few items at a time, so that it meets the thieves at the last one; more now and then, so that the
+ * ring grows while they read it. */
+static void
+own_and_steal(int i)
+{
+    if (i == 0) {
+        int next = 0;
+        item *free_items[ITEMS];
+        for (int n = 0; n < ITEMS; n++) {
+            free_items[n] = &items[n];
+        }
+        for (int n = 0; n < ROUNDS; n++) {
+            int burst = n % 1000 == 999 ? ITEMS / 2 : 1 + n % 3;
+            for (int k = 0; k < burst; k++) {
+                item *it = free_items[next];
+                while (__atomic_load_n(&it->holder, __ATOMIC_ACQUIRE) != 0) { /* a thief has it */
+                    ns_pause();
+                }
+                it->uses++;
+                CHECK(ns_deque_push(&deque, it, 0, 0));
+                next = (next + 1) % ITEMS;
+            }
+            for (item *it; (it = ns_deque_pop(&deque)) != NULL;) {
+                hold(it, i);
+                ns_add(&taken, 1, NS_RELAXED);
+                let_go(it, i);
+            }
+        }
+        ns_store(&done, true, NS_RELEASE);
+    }
+    else {
+        while (!ns_load(&done, NS_ACQUIRE)) {
+            item *it = ns_deque_steal(&deque, 0, 0);
+            if (it != NULL) {
+                hold(it, i);
+                ns_add(&taken, 1, NS_RELAXED);
+                __atomic_store_n(&it->holder, 0, __ATOMIC_RELEASE);
+            }
+        }
+    }
+}
+
+/* Each number goes in once and must come out once. */
+#define NUMBERS (20 * ROUNDS)
+static _Atomic uint8_t seen[NUMBERS];
+
+static void
+see(void *number)
+{
+    CHECK(ns_swap(&seen[(uintptr_t)number - 1], 1, NS_RELAXED) == 0);
+    ns_add(&taken, 1, NS_RELAXED);
+}
+
+static void
+count_once(int i)
+{
+    void *number;
+    if (i == 0) {
+        for (uintptr_t n = 0; n < NUMBERS;) {
+            for (int k = 0; k < 2; k++) {
+                CHECK(ns_deque_push(&deque, (void *)(++n), 0, 0));
+            }
+            for (int k = 0; k < 2 && (number = ns_deque_pop(&deque)) != NULL; k++) {
+                see(number);
+            }
+        }
+        while ((number = ns_deque_pop(&deque)) != NULL) {
+            see(number);
+        }
+        ns_store(&done, true, NS_RELEASE);
+    }
+    else {
+        while (!ns_load(&done, NS_ACQUIRE)) {
+            if ((number = ns_deque_steal(&deque, 0, 0)) != NULL) {
+                see(number);
+            }
+        }
+    }
+}
+
+static void
+check_deque(void)
+{
+    check_deque_steps();
+    run_threads(2, count_once);
+    CHECK(taken == NUMBERS);
+    ns_store(&done, false, NS_RELAXED);
+    run_threads(3, own_and_steal);
+    ns_deque_destroy(&deque);
+    memset(items, 0, sizeof(items));
+}
+
+/* ---- the pool ---- */
+
+static ns_pool pool;
+
+static void
+make(int64_t most)
+{
+    pool = (ns_pool){0};
+    CHECK(ns_pool_init(&pool, most));
+}
+
+static item *
+next_old(void)
+{
+    ns_pool_walk walk = {0};
+    return ns_pool_next(&pool, &walk, false);
+}
+
+static void
+drain(void)
+{
+    ns_pool_walk walk = {0};
+    while (ns_pool_next(&pool, &walk, true) != NULL) {
+    }
+    CHECK(ns_pool_count(&pool) == 0);
+}
+
+static int
+count_visit(void *it, void *argument)
+{
+    ((item *)it)->uses = 1;
+    return ++*(int *)argument == 3 ? 7 : 0;
+}
+
+static void
+put_one(int i)
+{
+    CHECK(ns_pool_put(&pool, &items[i]) == NULL);
+}
+
+static void
+check_steps(void)
+{
+    make(-1);
+    CHECK(ns_pool_get(&pool) == NULL && ns_pool_extra_size(&pool) == 0);
+    for (int i = 0; i < 5; i++) {
+        CHECK(ns_pool_put(&pool, &items[i]) == NULL);
+    }
+    CHECK(ns_pool_count(&pool) == 5 && ns_pool_extra_size(&pool) > sizeof(ns_pool_shard));
+    int visited = 0;
+    CHECK(ns_pool_each(&pool, count_visit, &visited) == 7 && visited == 3);
+    for (int i = 4; i >= 0; i--) { /* the newest first */
+        CHECK(ns_pool_get(&pool) == &items[i]);
+    }
+    CHECK(ns_pool_get(&pool) == NULL);
+
+    /* What finished threads left is found by others. */
+    run_threads(8, put_one);
+    CHECK(ns_pool_count(&pool) == 8);
+    for (int i = 0; i < 8; i++) {
+        item *it = ns_pool_get(&pool);
+        CHECK(it != NULL && it->holder == 0);
+        it->holder = 1;
+    }
+    CHECK(ns_pool_get(&pool) == NULL);
+    memset(items, 0, sizeof(items));
+
+    /* Ages: two collections in a row. */
+    CHECK(ns_pool_put(&pool, &items[0]) == NULL && ns_pool_put(&pool, &items[1]) == NULL);
+    CHECK(next_old() == NULL);
+    ns_pool_collected(&pool);
+    CHECK(next_old() == NULL);
+    CHECK(ns_pool_put(&pool, &items[2]) == NULL); /* now 0 and 1 are in the deque */
+    CHECK(!ns_pool_grow_older(&pool, INT64_C(3600000000000)) && ns_pool_grow_older(&pool, 0));
+    CHECK(next_old() == &items[0] && next_old() == &items[1] && next_old() == NULL);
+    ns_pool_collected(&pool);
+    CHECK(next_old() == &items[2] && ns_pool_count(&pool) == 0);
+    ns_pool_collected(&pool);
+    ns_pool_collected(&pool);
+    CHECK(ns_pool_put(&pool, &items[0]) == NULL && next_old() == NULL);
+    CHECK(ns_pool_get(&pool) == &items[0]);
+
+    /* Now and then a put looks at the clock. */
+    int due = 0;
+    for (int i = 0; i < 4 * NS_POOL_ROUND; i++) {
+        if (!ns_pool_put_fast(&pool, &items[0])) {
+            CHECK(ns_pool_put_slow(&pool, &items[0]) == NULL);
+            due += ns_pool_is_due(&pool);
+        }
+        CHECK(ns_pool_get(&pool) == &items[0]);
+    }
+    CHECK(due >= 3 && due <= 5);
+    ns_pool_destroy(&pool);
+}
+
+static void
+get_one(int i)
+{
+    (void)i;
+    CHECK(ns_pool_get(&pool) != NULL);
+}
+
+static void
+put_then_get(int i)
+{
+    CHECK(ns_pool_put(&pool, &items[i]) == NULL);
+    CHECK(ns_pool_get(&pool) != NULL);
+}
+
+static void
+check_limit(void)
+{
+    make(0);
+    CHECK(ns_pool_put(&pool, &items[0]) == &items[0] && ns_pool_count(&pool) == 0);
+    ns_pool_destroy(&pool);
+
+    make(3);
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < 5; i++) {
+            CHECK(ns_pool_put(&pool, &items[i]) == (i < 3 ? NULL : &items[i]));
+        }
+        CHECK(ns_pool_count(&pool) == 3 && ns_load(pool.reserved, NS_RELAXED) == 3);
+        if (round == 0) {
+            drain();
+        }
+        else {
+            run_threads(3, get_one); /* who steals takes the reservation along */
+        }
+        CHECK(ns_load(pool.reserved, NS_RELAXED) == 0);
+    }
+    /* Reservations for items that are out are no hindrance. */
+    run_threads(2, put_then_get);
+    drain();
+    for (int i = 0; i < 4; i++) {
+        CHECK(ns_pool_put(&pool, &items[i]) == (i < 3 ? NULL : &items[i]));
+    }
+    drain();
+    CHECK(ns_load(pool.reserved, NS_RELAXED) == 0);
+    ns_pool_destroy(&pool);
+}
+
+static _Atomic int put_too_many;
+
+/* Everybody gets, holds and puts, by one and in bursts; one thread lets time pass. What is let go, it
+ * has; at the end everything is somewhere. */
+static item *outside[THREADS][ITEMS];
+static int outside_count[THREADS];
+
+static void
+mix(int i)
+{
+    item **mine = outside[i];
+    int count = 0;
+    for (int k = i; k < ITEMS; k += THREADS) {
+        mine[count++] = &items[k];
+    }
+    for (int n = 0; n < ROUNDS / 10; n++) {
+        int burst = n % 100 == 0 ? 40 : 1 + n % 3;
+        for (int k = 0; k < burst && count > 0; k++) {
+            item *it = mine[--count];
+            hold(it, i);
+            let_go(it, i);
+            item *back = ns_pool_put(&pool, it);
+            if (back != NULL) {
+                hold(back, i);
+                let_go(back, i);
+                mine[count++] = back;
+                break;
+            }
+        }
+        for (int k = 0; k < burst; k++) {
+            item *it = ns_pool_get(&pool);
+            if (it == NULL) {
+                break;
+            }
+            hold(it, i);
+            let_go(it, i);
+            mine[count++] = it;
+        }
+        if (pool.reserved != NULL) {
+            if (ns_pool_count(&pool) > pool.most + THREADS) {
+                ns_add(&put_too_many, 1, NS_RELAXED);
+            }
+        }
+        if (i == 1 && n % 7 == 0) {
+            ns_pool_grow_older(&pool, 0);
+            ns_pool_walk walk = {0};
+            for (item *it; (it = ns_pool_next(&pool, &walk, n % 70 == 0)) != NULL;) {
+                hold(it, i);
+                let_go(it, i);
+                mine[count++] = it;
+            }
+        }
+    }
+    outside_count[i] = count;
+}
+
+static void
+check_mix(int64_t most)
+{
+    memset(items, 0, sizeof(items));
+    make(most);
+    run_threads(THREADS, mix);
+    int total = 0;
+    for (int i = 0; i < THREADS; i++) {
+        total += outside_count[i];
+        for (int k = 0; k < outside_count[i]; k++) {
+            hold(outside[i][k], i); /* each once */
+        }
+    }
+    total += (int)ns_pool_count(&pool);
+    CHECK(total == ITEMS);
+    ns_pool_walk walk = {0};
+    for (item *it; (it = ns_pool_next(&pool, &walk, true)) != NULL;) {
+        hold(it, THREADS);
+    }
+    CHECK(ns_pool_count(&pool) == 0);
+    ns_pool_destroy(&pool);
+}
+
+/* More threads than a segment has slots, all alive at once. */
+static pthread_barrier_t all_alive;
+
+static void *
+be_one_of_many(void *argument)
+{
+    CHECK(ns_pool_put(&pool, argument) == NULL);
+    pthread_barrier_wait(&all_alive);
+    return NULL;
+}
+
+static void
+check_many(void)
+{
+    enum { MANY = 300 };
+    pthread_t threads[MANY];
+    make(-1);
+    pthread_barrier_init(&all_alive, NULL, MANY);
+    for (int i = 0; i < MANY; i++) {
+        CHECK(pthread_create(&threads[i], NULL, be_one_of_many, &items[i]) == 0);
+    }
+    for (int i = 0; i < MANY; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    CHECK(ns_pool_count(&pool) == MANY);
+    for (int i = 0; i < MANY; i++) {
+        CHECK(ns_pool_get(&pool) != NULL);
+    }
+    CHECK(ns_pool_get(&pool) == NULL);
+    ns_pool_destroy(&pool);
+}
+
+int
+main(void)
+{
+    init_core();
+    check_deque();
+    check_steps();
+    check_limit();
+    check_mix(-1);
+    check_mix(50);
+    check_mix(3);
+    printf("over the limit by more than one a thread: %d times\n", (int)put_too_many);
+    memset(items, 0, sizeof(items));
+    check_many();
+    puts("pool: ok");
+    return 0;
+}

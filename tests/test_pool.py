@@ -1,0 +1,1025 @@
+"""Pool: every item in one place, hooks in their order, limits, ages, and the collector."""
+
+import gc
+import io
+import sys
+import threading
+import weakref
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import NATIVE, eventually, python, run_threads
+
+from nogil_sync import Mutex, Pool
+
+threads = pytest.mark.thread_unsafe(reason="starts threads itself")
+ages = pytest.mark.thread_unsafe(reason="counts collections of the process")
+
+
+class Item:
+    """Can be referred to weakly, and is equal to nothing."""
+
+    def __eq__(self, other):
+        raise AssertionError("asked whether it is equal")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def lasting(new=Item, **kwargs):
+    """A pool from which collections that happen to come take nothing."""
+    return Pool(new, age=False, **kwargs)
+
+
+@pytest.fixture
+def no_gc():
+    """Collections come only when the test asks for one."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+# ---- get and put ----
+
+
+def test_makes_what_it_does_not_have():
+    made = []
+
+    def new():
+        made.append(Item())
+        return made[-1]
+
+    pool = lasting(new)
+    assert made == []
+    a = pool.get()
+    b = pool.get()
+    assert made[0] is a
+    assert made[1] is b
+    assert len(made) == 2
+    assert pool.put(a) is None
+    assert pool.get() is a
+    assert len(made) == 2
+
+
+def test_the_newest_first():
+    pool = lasting()
+    items = [Item() for _ in range(100)]
+    for item in items:
+        pool.put(item)
+    assert pool.idle() == 100
+    for item in reversed(items):
+        assert pool.get() is item
+    assert pool.idle() == 0
+
+
+def test_by_turns():
+    pool = lasting()
+    items = [Item() for _ in range(5)]
+    for item in items:
+        pool.put(item)
+    for _ in range(500):
+        got = [pool.get() for _ in range(3)]
+        assert got[0] is items[4]
+        assert got[2] is items[2]
+        for item in reversed(got):
+            pool.put(item)
+    assert pool.idle() == 5
+
+
+def test_anything_can_be_pooled():
+    pool = lasting(lambda: "new")
+    things = [None, False, 0, (), "", Item(), Item, pool, pool.get, [pool]]
+    for thing in things:
+        pool.put(thing)
+    for thing in reversed(things):
+        assert pool.get() is thing
+    assert pool.get() == "new"
+
+
+def test_named_arguments():
+    pool = Pool(new=list, reset=None, drop=None, max_idle=None, age=False)
+    mine = [1]
+    pool.put(item=mine)
+    assert pool.get() is mine
+
+
+def test_put_twice_is_served_twice():
+    pool = lasting()
+    item = Item()
+    watch = weakref.ref(item)
+    for _ in range(40):
+        pool.put(item)
+    del item
+    got = [pool.get() for _ in range(20)]
+    assert all(each is got[0] for each in got)
+    assert watch() is got[0]
+    del got
+    assert watch() is not None
+    pool.clear()
+    gc.collect()
+    assert watch() is None
+
+
+def test_holds_and_hands_over_its_references():
+    pool = lasting()
+    item = Item()
+    before = sys.getrefcount(item)
+    for _ in range(3):
+        pool.put(item)
+    assert sys.getrefcount(item) == before + 3
+    for _ in range(3):
+        assert pool.get() is item
+    assert sys.getrefcount(item) == before
+    pool.put(item)
+    del pool
+    assert sys.getrefcount(item) == before
+
+
+def test_wrong_arguments():
+    for wrong in (
+        lambda: Pool(),
+        lambda: Pool(1),
+        lambda: Pool(None),
+        lambda: Pool(list, list.clear),
+        lambda: Pool(list, reset=1),
+        lambda: Pool(list, drop="x"),
+        lambda: Pool(list, max_idle=1.5),
+        lambda: Pool(list, max_idle="1"),
+        lambda: Pool(list, nothing=1),
+    ):
+        with pytest.raises(TypeError):
+            wrong()
+    with pytest.raises(ValueError, match="max_idle"):
+        Pool(list, max_idle=-1)
+    with pytest.raises(ValueError, match="max_idle"):
+        Pool(list, max_idle=-(10**30))
+    pool = Pool(list)
+    for wrong in (
+        lambda: pool.put(),
+        lambda: pool.put(1, 2),
+        lambda: pool.put(thing=1),
+        lambda: pool.get(1),
+        lambda: pool.use(1),
+        lambda: pool.idle(1),
+        lambda: pool.clear(1),
+    ):
+        with pytest.raises(TypeError):
+            wrong()
+    assert pool.idle() == 0
+
+
+def test_repr():
+    pool = lasting()
+    assert repr(pool) == f"<nogil_sync.Pool object at {id(pool):#x}, 0 idle>"
+    pool.put(1)
+    pool.put(2)
+    assert repr(pool).endswith(", 2 idle>")
+
+
+def test_generic_at_run_time():
+    assert Pool[int].__origin__ is Pool
+    pool = Pool[int](int)
+    assert type(pool) is Pool
+
+    class Sub(Pool[str]):
+        pass
+
+    assert Sub(str).get() == ""
+
+
+# ---- new ----
+
+
+def test_new_that_raises():
+    fail = True
+
+    def new():
+        if fail:
+            raise LookupError
+        return 7
+
+    pool = lasting(new)
+    for _ in range(2):
+        with pytest.raises(LookupError):
+            pool.get()
+        assert pool.idle() == 0
+    pool.put(1)
+    assert pool.get() == 1
+    with pytest.raises(LookupError), pool.use():
+        raise AssertionError("entered")
+    fail = False
+    assert pool.get() == 7
+
+
+def test_new_that_uses_the_pool():
+    depth = 0
+
+    def new():
+        nonlocal depth
+        depth += 1
+        pool.put(Item())
+        return pool.get() if depth < 5 else pool
+
+    pool = lasting(new)
+    assert isinstance(pool.get(), Item)
+    pool.put(Item())
+    pool.clear()
+    assert depth == 1
+
+
+# ---- reset ----
+
+
+def test_reset_comes_before_others_can_get_it():
+    seen = []
+
+    def reset(buffer):
+        seen.append((buffer.getvalue(), pool.idle()))
+        buffer.seek(0)
+        buffer.truncate()
+
+    pool = lasting(io.StringIO, reset=reset)
+    buffer = pool.get()
+    assert seen == []
+    buffer.write("text")
+    pool.put(buffer)
+    assert seen == [("text", 0)]
+    assert pool.get() is buffer
+    assert buffer.getvalue() == ""
+
+
+@pytest.mark.parametrize("verdict", [None, True, 0, "", 1, [], 0.0])
+def test_only_false_refuses(verdict):
+    pool = lasting(reset=lambda item: verdict)
+    pool.put(Item())
+    assert pool.idle() == 1
+
+
+def test_refused_by_reset():
+    dropped = []
+    pool = lasting(bytearray, reset=lambda buffer: len(buffer) < 10, drop=dropped.append)
+    pool.put(bytearray(9))
+    large = bytearray(10)
+    pool.put(large)
+    assert pool.idle() == 1
+    assert len(dropped) == 1
+    assert dropped[0] is large
+
+
+def test_reset_that_raises():
+    dropped = []
+
+    def reset(item):
+        if item == "bad":
+            raise LookupError(item)
+
+    pool = lasting(reset=reset, drop=dropped.append)
+    pool.put("good")
+    with pytest.raises(LookupError, match="bad"):
+        pool.put("bad")
+    assert dropped == ["bad"]
+    assert pool.idle() == 1
+    with pytest.raises(LookupError), pool.use() as item:
+        assert item == "good"
+        pool.put("bad")
+    assert dropped == ["bad", "bad", "good"]
+
+
+def test_reset_that_uses_the_pool():
+    def reset(item):
+        if item == 0:
+            for n in range(1, 60):
+                pool.put(n)
+            pool.get()
+
+    pool = lasting(reset=reset)
+    pool.put(0)
+    assert pool.idle() == 59
+    assert pool.get() == 0
+
+
+# ---- drop ----
+
+
+def test_drop_gets_what_goes():
+    dropped = []
+    pool = lasting(int, drop=dropped.append, max_idle=3)
+    for n in range(5):
+        pool.put(n)
+    assert dropped == [3, 4]
+    pool.clear()
+    assert sorted(dropped) == [0, 1, 2, 3, 4]
+    pool.put(5)
+    del pool
+    assert dropped[5:] == [5]
+
+
+def test_drop_that_uses_the_pool():
+    seen = []
+
+    def drop(item):
+        seen.append(item)
+        if len(seen) < 100:
+            pool.put(item + 1)
+            pool.put(item + 2)
+            pool.get()
+            pool.idle()
+
+    pool = lasting(int, drop=drop, max_idle=1)
+    for n in range(3):
+        pool.put(n)
+    pool.clear()
+    assert len(seen) > 3
+
+
+@pytest.mark.thread_unsafe(reason="replaces sys.unraisablehook")
+def test_drop_that_raises(monkeypatch):
+    unraisable = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda info: unraisable.append(info.exc_type))
+
+    def drop(item):
+        raise LookupError(item)
+
+    def reset(item):
+        if item == "bad":
+            raise ValueError(item)
+
+    pool = lasting(int, drop=drop, reset=reset, max_idle=2)
+    for n in range(4):
+        pool.put(n)
+    assert unraisable == [LookupError] * 2
+    with pytest.raises(ValueError, match="bad"):
+        pool.put("bad")
+    pool.clear()
+    assert unraisable == [LookupError] * 5
+    pool.put(1)
+    with pytest.raises(KeyError), pool.use():
+        raise KeyError
+    assert pool.idle() == 0
+    assert unraisable == [LookupError] * 6
+
+
+def test_drop_of_a_pool_in_a_cycle():
+    dropped = []
+    pool = lasting(drop=lambda item: dropped.append(item.name))
+    for name in ("a", "b"):
+        item = Item()
+        item.name, item.pool = name, pool
+        pool.put(item)
+    del item, pool
+    gc.collect()
+    assert eventually(lambda: len(dropped) == 2)
+    assert sorted(dropped) == ["a", "b"]
+
+
+# ---- max_idle ----
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 7, 100])
+def test_limit_of_one_thread_is_exact(most):
+    pool = lasting(max_idle=most)
+    for _ in range(3):
+        for n in range(most + 5):
+            pool.put(n)
+            assert pool.idle() == min(n + 1, most)
+        for n in range(most, 0, -1):
+            assert pool.get() == n - 1
+        assert pool.idle() == 0
+    for n in range(most + 5):
+        pool.put(n)
+    pool.clear()
+    for n in range(most + 5):
+        pool.put(n)
+    assert pool.idle() == most
+
+
+@pytest.mark.parametrize("most", [10**30, 2**63, True])
+def test_limits_of_all_sizes(most):
+    pool = lasting(max_idle=most)
+    pool.put(1)
+    assert pool.idle() == 1
+
+
+@threads
+@pytest.mark.parametrize("most", [0, 1, 5, 60])
+def test_limit_of_many_threads(most):
+    pool = lasting(max_idle=most)
+    workers = 4
+    highest = [0] * workers
+
+    def work(k):
+        held = []
+        for n in range(2000):
+            if n % 7:
+                pool.put(n)
+            else:
+                held.append(pool.get())
+            highest[k] = max(highest[k], pool.idle())
+
+    run_threads(*(lambda k=k: work(k) for k in range(workers)))
+    assert max(highest) <= most + workers
+    while pool.idle():
+        pool.get()
+    for n in range(most + 3):  # what finished threads reserved is free again
+        pool.put(n)
+    assert pool.idle() == most
+
+
+# ---- use ----
+
+
+def test_use():
+    pool = lasting(list, reset=list.clear)
+    with pool.use() as item:
+        assert type(item) is list
+        item.append(1)
+        assert pool.idle() == 0
+        with pool.use() as other:
+            assert other is not item
+    assert pool.idle() == 2
+    assert pool.get() is item
+    assert item == []
+
+
+def test_use_with_an_error():
+    dropped = []
+    reset = []
+    pool = lasting(reset=reset.append, drop=dropped.append)
+    with pytest.raises(LookupError), pool.use() as item:
+        raise LookupError
+    assert reset == []
+    assert len(dropped) == 1
+    assert dropped[0] is item
+    assert pool.idle() == 0
+
+
+def test_use_again_and_wrongly():
+    pool = lasting()
+    use = pool.use()
+    with pytest.raises(RuntimeError, match="not in use"):
+        use.__exit__(None, None, None)
+    for _ in range(3):
+        with use as item:
+            with pytest.raises(RuntimeError, match="already in use"):
+                use.__enter__()
+            assert isinstance(item, Item)
+        assert pool.idle() == 1
+    with pytest.raises(RuntimeError, match="not in use"):
+        use.__exit__(None, None, None)
+    assert pool.idle() == 1
+
+
+@threads
+def test_use_entered_by_many_threads():
+    pool = lasting()
+    for _ in range(50):
+        use = pool.use()
+        pool.clear()
+
+        def enter(use=use):
+            try:
+                return use.__enter__()
+            except RuntimeError:
+                return None
+
+        got = [item for item in run_threads(enter, times=3) if item is not None]
+        assert len(got) == 1
+        use.__exit__(None, None, None)
+        assert pool.idle() <= 3
+
+
+def test_use_that_is_left_behind():
+    pool = lasting()
+    use = pool.use()
+    watch = weakref.ref(use.__enter__())
+    del use
+    gc.collect()
+    assert watch() is None
+    assert pool.idle() == 0
+
+
+def test_use_in_a_cycle():
+    pool = lasting()
+    item = Item()
+    item.use, item.pool = pool.use(), pool
+    watch = weakref.ref(item)
+    pool.put(item)
+    assert item.use.__enter__() is item
+    del item, pool
+    gc.collect()
+    assert watch() is None
+
+
+def test_subclass_with_its_own_ways():
+    class Counting(Pool):
+        gets = 0
+
+        def get(self):
+            self.gets += 1
+            return super().get()
+
+    pool = Counting(list, age=False)
+    pool.put(pool.get())
+    with pool.use():
+        pass
+    assert pool.gets == 1
+
+
+# ---- threads ----
+
+
+@threads
+def test_what_others_put_is_found():
+    pool = lasting(lambda: pytest.fail("made one"))
+    items = [Item() for _ in range(300)]
+    run_threads(*(lambda k=k: [pool.put(items[n]) for n in range(k, 300, 3)] for k in range(3)))
+    assert pool.idle() == 300
+    got = {id(pool.get()) for _ in range(150)}
+    got |= {
+        id(item)
+        for each in run_threads(lambda: [pool.get() for _ in range(75)], times=2)
+        for item in each
+    }
+    assert got == set(map(id, items))
+    assert pool.idle() == 0
+
+
+@threads
+def test_what_is_seen_of_an_item():
+    pool = lasting(dict)
+
+    def work():
+        for n in range(3000):
+            item = pool.get()
+            assert item.get("open") is None
+            item["open"] = threading.get_ident()
+            item["uses"] = item.get("uses", 0) + 1
+            assert item.pop("open") == threading.get_ident()
+            pool.put(item)
+            if n % 10 == 0:
+                pool.put(pool.get())
+        return 3000 + 0
+
+    total = sum(run_threads(work, times=4))
+    uses = 0
+    while pool.idle():
+        uses += pool.get().get("uses", 0)
+    assert uses == total
+
+
+@threads
+def test_ten_thousand_short_threads():
+    made = Counter()
+
+    def new():
+        made["items"] += 1
+        return Item()
+
+    pool = lasting(new)
+    barrier = threading.Barrier(20)
+
+    def work():
+        item = pool.get()
+        pool.put(item)
+
+    def meet():
+        item = pool.get()
+        barrier.wait(30)
+        pool.put(item)
+
+    run_threads(meet, times=20)
+    before = made["items"]
+    size = sys.getsizeof(pool)
+    for _ in range(100):
+        run_threads(work, times=20)
+    # Each found one of those there were; more were made only if all were out at the same moment.
+    assert made["items"] <= before
+    assert pool.idle() == made["items"] <= 20
+    if NATIVE:
+        assert sys.getsizeof(pool) <= 2 * size
+
+
+@threads
+def test_dropped_while_threads_are_in_it():
+    class Slow:
+        def __init__(self):
+            inside.set()
+            assert leave.wait(30)
+
+    for way in ("new", "reset"):
+        inside, leave = threading.Event(), threading.Event()
+        dropped = []
+        if way == "new":
+            pool = Pool(Slow, drop=dropped.append)
+            calls = [lambda pool=pool: pool.get()]
+        else:
+            pool = Pool(list, reset=lambda _: Slow() and None, drop=dropped.append)
+            calls = [lambda pool=pool: pool.put([])]
+        watch = weakref.ref(pool)
+        thread = threading.Thread(target=calls.pop(), daemon=True)
+        del pool
+        thread.start()
+        assert inside.wait(30)
+        gc.collect()
+        assert watch() is not None
+        leave.set()
+        thread.join(30)
+        del thread
+        assert eventually(lambda watch=watch: gc.collect() >= 0 and watch() is None)
+        assert len(dropped) == (way == "reset")
+
+
+# ---- ages ----
+
+
+@ages
+def test_idle_items_go_after_two_collections(no_gc):
+    pool = Pool(Item)
+    items = [Item() for _ in range(100)]
+    watches = list(map(weakref.ref, items))
+    for item in items:
+        pool.put(item)
+    del item, items
+    gc.collect()
+    assert pool.idle() == 100
+    assert all(watch() is not None for watch in watches)
+    gc.collect()
+    gc.collect()
+    # Nobody calls the pool.
+    assert all(watch() is None for watch in watches)
+    assert pool.idle() == 0
+    pool.put(Item())
+    assert pool.idle() == 1
+
+
+@ages
+@threads
+def test_items_of_finished_threads_go_too(no_gc):
+    pool = Pool(Item)
+    run_threads(lambda: [pool.put(Item()) for _ in range(10)], times=4)
+    gc.collect()
+    assert pool.idle() == 40
+    run_threads(lambda: (gc.collect(), gc.collect()))
+    assert pool.idle() == 0
+
+
+@ages
+def test_use_makes_young(no_gc):
+    pool = Pool(list)
+    items = [[n] for n in range(10)]
+    for item in items:
+        pool.put(item)
+    for _ in range(6):
+        gc.collect()
+        used = [pool.get() for _ in range(4)]
+        for item in reversed(used):
+            pool.put(item)
+    assert pool.idle() == 4
+    assert [pool.get() for _ in range(4)] == [[9], [8], [7], [6]]
+
+
+@ages
+def test_items_in_use_are_not_touched(no_gc):
+    dropped = []
+    pool = Pool(Item, drop=dropped.append)
+    item = pool.get()
+    with pool.use() as other:
+        for _ in range(4):
+            gc.collect()
+        assert dropped == []
+        assert pool.idle() == 0
+    pool.put(item)
+    assert pool.idle() == 2
+    assert pool.get() is item
+    assert pool.get() is other
+
+
+@ages
+def test_without_age_they_stay(no_gc):
+    pool = Pool(Item, age=False)
+    for _ in range(10):
+        pool.put(Item())
+    for _ in range(5):
+        gc.collect()
+    assert pool.idle() == 10
+
+
+@ages
+def test_drop_runs_outside_of_callbacks(no_gc):
+    log = []
+    pool = Pool(Item, drop=lambda _: log.append("drop"))
+    pool.put(Item())
+    gc.collect()
+
+    def last(phase, _info):
+        log.append(phase)
+
+    gc.callbacks.append(last)
+    try:
+        gc.collect()
+    finally:
+        gc.callbacks.remove(last)
+    assert log == ["start", "drop", "stop"]
+
+
+@ages
+def test_drop_while_ageing_may_do_anything(no_gc):
+    dropped = []
+
+    def drop(item):
+        dropped.append(item)
+        pool.get()
+        pool.put(item + 1)
+        pool.put(item + 1000)
+        with pool.use():
+            gc.collect()
+        Pool(int).put(1)
+
+    pool = Pool(int, drop=drop)
+    for n in range(20):
+        pool.put(n)
+    for _ in range(3):
+        gc.collect()
+    assert len(dropped) >= 10
+
+
+@ages
+def test_finalisers_of_old_items_may_use_the_pool(no_gc):
+    class Last:
+        def __del__(self):
+            pool.put("again")
+            log.append(pool.get())
+
+    log = []
+    pool = Pool(Last)
+    for _ in range(50):
+        pool.put(Last())
+    for _ in range(3):
+        gc.collect()
+    assert log.count("again") == 50
+
+
+@ages
+def test_a_lock_held_by_user_code_is_no_matter(no_gc):
+    """A collection inside a section of the program's own, with hooks that take the same lock."""
+    m = Mutex()
+    dropped = []
+
+    def drop(item):
+        dropped.append(m.acquire(blocking=False))
+
+    pool = Pool(Item, drop=drop)
+    with m:
+        pool.put(Item())
+        for _ in range(3):
+            gc.collect()
+    assert dropped == [False]
+
+
+@ages
+def test_one_callback_for_all_pools():
+    before = list(gc.callbacks)
+    pools = [Pool(int) for _ in range(10)]
+    assert gc.callbacks == before
+    del pools
+    gc.collect()
+    assert gc.callbacks == before
+
+
+@ages
+@pytest.mark.parametrize("backend", ["native", "threading"] if NATIVE else ["threading"])
+def test_they_go_in_a_program_that_allocates(backend):
+    done = python(
+        """
+        import time, weakref
+        from nogil_sync import Pool
+        class Item: pass
+        class Cycle:
+            def __init__(self): self.me = self
+        pool = Pool(Item)
+        items = [pool.get() for _ in range(100)]
+        watches = [weakref.ref(item) for item in items]
+        for item in items: pool.put(item)
+        del items, item
+        kept = []
+        end = time.monotonic() + 60
+        while any(watch() is not None for watch in watches):
+            assert time.monotonic() < end
+            kept = [[Cycle()] for _ in range(5000)]
+        print(pool.idle())
+        """,
+        timeout=90,
+        env={"NOGIL_SYNC_BACKEND": backend},
+    )
+    assert done.stdout == "0\n"
+
+
+@ages
+def test_many_pools_come_and_go_among_collections(no_gc):
+    kept = []
+    for n in range(60):
+        pools = [Pool(Item) for _ in range(20)]
+        for pool in pools:
+            pool.put(Item())
+        kept = [*kept[-10:], pools[n % 20]]
+        if n % 10 == 0:
+            gc.collect()
+    del pools, pool
+    for _ in range(3):
+        gc.collect()
+    assert all(pool.idle() == 0 for pool in kept)
+
+
+@pytest.mark.skipif(NATIVE, reason="the clock of the C code cannot be moved")
+@ages
+def test_by_time_where_nothing_is_collected(no_gc, monkeypatch):
+    import nogil_sync._threading.pool as module
+
+    pool = Pool(int)
+    pool.put(1)
+    monkeypatch.setattr(module, "_A_WHILE", 0.0)
+    pool.put(2)
+    assert pool.idle() == 2
+    pool.get()
+    pool.put(3)
+    assert pool.idle() == 1
+
+
+# ---- the collector ----
+
+
+def test_the_collector_sees_each_item_once():
+    pool = lasting()
+    items = [Item() for _ in range(200)]
+    for item in items:
+        pool.put(item)
+    for _ in range(20):
+        pool.get()
+    referents = gc.get_referents(pool)
+    if NATIVE:
+        assert sum(isinstance(each, Item) for each in referents) == 180
+        assert len({id(each) for each in referents if isinstance(each, Item)}) == 180
+
+
+def test_cycles_through_items():
+    pool = Pool(Item)
+    item = Item()
+    item.pool = pool
+    for _ in range(3):
+        pool.put(item)
+    watch = weakref.ref(item), weakref.ref(pool)
+    del item, pool
+    gc.collect()
+    assert [each() for each in watch] == [None, None]
+
+
+def test_cycles_through_functions():
+    class Mine(Pool):
+        def __init__(self):
+            super().__init__(self.make, reset=self.wash, drop=self.leave)
+
+        def make(self):
+            return [self]
+
+        def wash(self, item):
+            pass
+
+        def leave(self, item):
+            pass
+
+    mine = Mine()
+    mine.put(mine.get())
+    own = Pool.__new__(Pool)
+    own.__init__(own.get, drop=own.put)
+    watch = weakref.ref(mine), weakref.ref(own)
+    del mine, own
+    gc.collect()
+    gc.collect()
+    assert [each() for each in watch] == [None, None]
+
+
+def test_a_subclass_with_a_finaliser():
+    log = []
+
+    class Sub(Pool):
+        def __del__(self):
+            log.append(self.idle())
+
+    pool = Sub(list, drop=log.append)
+    pool.put("item")
+    del pool
+    gc.collect()
+    assert log == [1, "item"]
+    pool = Sub(list, drop=log.append)
+    pool.put("other")
+    pool.me = pool
+    del pool
+    gc.collect()
+    assert sorted(map(str, log[2:])) in (["0", "other"], ["1", "other"])
+
+
+def test_a_pool_in_its_own_finaliser_works():
+    class Sub(Pool):
+        def __del__(self):
+            self.put(1)
+            log.append(self.get())
+
+    log = []
+    pool = Sub(list)
+    pool.me = pool
+    pool.put([pool])
+    del pool
+    gc.collect()
+    assert log == [1]
+
+
+def test_a_long_chain_of_pools_is_freed():
+    pool = None
+    for _ in range(50_000):
+        outer = Pool(list, age=False)
+        outer.put(pool)
+        pool = outer
+    del pool, outer
+    gc.collect()
+
+
+def test_the_last_reference_goes_in_a_hook():
+    log = []
+
+    def drop(item):
+        log.append(item)
+        holder.clear()
+
+    holder = [Pool(int, drop=drop, max_idle=1)]
+    for n in range(3):
+        if holder:
+            holder[0].put(n)
+    assert sorted(log) == [0, 1]
+
+
+@pytest.mark.skipif(not NATIVE, reason="about memory of the C code")
+def test_size_follows_what_it_holds():
+    pool = Pool(int, age=False)
+    small = sys.getsizeof(pool)
+    pool.put(1)
+    used = sys.getsizeof(pool)
+    for n in range(20_000):
+        pool.put(n)
+    large = sys.getsizeof(pool)
+    assert small < used < large
+    pool.clear()
+    for _ in range(3000):
+        pool.put(1)
+        pool.get()
+    assert sys.getsizeof(pool) < large / 4
+
+
+# ---- against a model ----
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.integers(1, 8)),
+        st.tuples(st.just("get"), st.integers(1, 8)),
+        st.sampled_from([("collect", 0), ("clear", 0)]),
+    ),
+    max_size=30,
+)
+
+
+@ages
+@settings(max_examples=40, deadline=None)
+@given(steps=STEPS, most=st.one_of(st.none(), st.integers(0, 6)))
+def test_like_a_list_with_ages(steps, most):
+    gc.disable()
+    try:
+        age, counter = 0, 0
+        model = []  # item, age
+        dropped = []
+        gone = []
+        pool = Pool(lambda: -1, drop=dropped.append, max_idle=most)
+        for what, times in steps:
+            for _ in range(times):
+                if what == "put":
+                    counter += 1
+                    pool.put(counter)
+                    if most is not None and len(model) >= most:
+                        gone.append(counter)
+                    else:
+                        model.append((counter, age))
+                elif what == "get":
+                    assert pool.get() == (model.pop()[0] if model else -1)
+            if what == "collect":
+                gc.collect()
+                age += 1
+                gone += [item for item, since in model if age - since >= 2]
+                model = [(item, since) for item, since in model if age - since < 2]
+            elif what == "clear":
+                pool.clear()
+                gone += [item for item, _ in model]
+                model = []
+            assert pool.idle() == len(model)
+            assert sorted(dropped) == sorted(gone)
+    finally:
+        gc.enable()
