@@ -61,6 +61,7 @@ exec_module(PyObject *module)
         ns_add_event,
         ns_add_rwmutex,
         ns_add_semaphore,
+        ns_add_channel,
         ns_add_cond,
         ns_add_waitgroup,
         ns_add_once,
@@ -86,6 +87,7 @@ traverse_module(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->rwmutex_reader_type);
     Py_VISIT(state->rwmutex_writer_type);
     Py_VISIT(state->semaphore_hold_type);
+    Py_VISIT(state->channel_closed);
     Py_VISIT(state->once_cell);
     Py_VISIT(state->once_function_cell);
     Py_VISIT(state->once_function);
@@ -104,6 +106,7 @@ clear_module(PyObject *module)
     Py_CLEAR(state->rwmutex_reader_type);
     Py_CLEAR(state->rwmutex_writer_type);
     Py_CLEAR(state->semaphore_hold_type);
+    Py_CLEAR(state->channel_closed);
     Py_CLEAR(state->once_cell);
     Py_CLEAR(state->once_function_cell);
     Py_CLEAR(state->once_function);

@@ -16,6 +16,7 @@ typedef struct ns_state {
     PyObject *mutex_type;             /* Cond's own */
     PyObject *rwmutex_type, *rwmutex_reader_type, *rwmutex_writer_type;
     PyObject *semaphore_hold_type;
+    PyObject *channel_closed; /* the exception */
     PyObject *once_cell, *once_function_cell, *once_function; /* classes, for once_type.c */
     bool watches_sharing; /* development mode, main interpreter: see watch.h */
 } ns_state;
@@ -42,6 +43,7 @@ int ns_add_mutex(PyObject *module);
 int ns_add_event(PyObject *module);
 int ns_add_rwmutex(PyObject *module);
 int ns_add_semaphore(PyObject *module);
+int ns_add_channel(PyObject *module);
 int ns_add_cond(PyObject *module);
 int ns_add_waitgroup(PyObject *module);
 int ns_add_once(PyObject *module);
