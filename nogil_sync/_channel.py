@@ -1,7 +1,7 @@
 """The exception of both backends that says that a channel has come to its end."""
 
 
-class ChannelClosed(Exception):
+class ChannelClosed(Exception):  # noqa: N818  (the name of an event, as StopIteration)
     """The channel is closed: nothing can be sent any more, or nothing is left to receive.
 
     :meth:`Channel.send` raises it from the close on, :meth:`Channel.recv` once all items that

@@ -139,7 +139,7 @@ class Line:
         """Of the value after a step: what remains, who was handed which item, and who is done."""
         raise NotImplementedError
 
-    def returns(self, request: Any) -> bool:
+    def returns(self, _request: Any) -> bool:
         """Whether what was granted to the request can be taken back."""
         return True
 
@@ -357,7 +357,8 @@ def _forget_waiters() -> None:
         mine = tuple(waiter for waiter in waiters if waiter.thread == this_thread)
         value, mine, granted = line.admit(value, mine)
         if line.hands_over:
-            value, taker, taker.item, giver = line.hand_over(value)
+            value, taker, item, giver = line.hand_over(value)
+            taker.item = item
             taker.done = giver.done = True
         line.state = (value, mine)
         _wake(granted)

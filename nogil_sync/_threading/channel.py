@@ -107,12 +107,12 @@ class _Items(Line):
     def give(self, value: _Value, waiters: Waiters, request: Request) -> Change:
         if isinstance(request, _Receive) and request.done:
             front, back, count, *rest = value
-            value = ((request.item, front), back, count + 1, *rest)  # type: ignore[assignment]
+            value = ((request.item, front), back, count + 1, *rest)
         return self.admit(value, waiters)
 
     def shut(self, value: _Value, waiters: Waiters) -> Change:
         front, back, count, _, *rest = value
-        return self.admit((front, back, count, True, *rest), waiters)  # type: ignore[arg-type]
+        return self.admit((front, back, count, True, *rest), waiters)
 
     def sleep(self, me: Waiter, seconds: float | None) -> None:
         while me in self.state[1] and not self.settled(me):
