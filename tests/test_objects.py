@@ -15,6 +15,7 @@ import nogil_sync
 from nogil_sync import (
     AtomicBool,
     AtomicRef,
+    Channel,
     Cond,
     Event,
     Mutex,
@@ -72,6 +73,7 @@ OPERATIONS: dict[type, dict[str, Any]] = {
     },
     Semaphore: {"acquire": (), "release": (), "hold": (), "available": (), "_at_fork_reinit": ()},
     WaitGroup: {"add": (), "done": (), "wait": (0,)},
+    Channel: {"try_send": (1,), "try_recv": (), "closed": (), "close": ()},
 }
 # What only the holder of the lock may call.
 FOR_HOLDERS = {
@@ -92,6 +94,7 @@ STATES: dict[type, Any] = {
     Cond: Cond.locked,
     Semaphore: Semaphore.available,
     WaitGroup: lambda group: repr(group).rpartition(",")[2],
+    Channel: lambda channel: (len(channel), channel.closed()),
 }
 CHANGES: dict[type, Any] = {
     Mutex: Mutex.acquire,
@@ -101,6 +104,7 @@ CHANGES: dict[type, Any] = {
     Cond: Cond.acquire,
     Semaphore: Semaphore.acquire,
     WaitGroup: WaitGroup.add,
+    Channel: Channel.close,
     **{cls: (lambda counter: counter.add()) for cls in COUNTERS},
     **{cls: (lambda atomic: atomic.store(7)) for cls in ATOMICS},
 }
@@ -289,7 +293,7 @@ def test_without_init(cls, name, args):
     getattr(obj, name)(*args)
 
 
-@pytest.mark.parametrize("cls", [Mutex, Cond, Semaphore])
+@pytest.mark.parametrize("cls", [Mutex, Cond, Semaphore, Channel])
 def test_with_without_init(cls):
     obj = cls.__new__(cls)
     with pytest.raises(RuntimeError, match="not initialized"), obj:
@@ -384,6 +388,7 @@ def test_repr_of_locks():
 
 
 def test_generic_at_run_time():
+    assert type(Channel[int](5)) is Channel
     alias = AtomicRef[int]
     assert alias.__origin__ is AtomicRef
     assert alias.__args__ == (int,)
@@ -397,7 +402,7 @@ def test_generic_at_run_time():
     assert Sub("x").load() == "x"
 
 
-@pytest.mark.parametrize("cls", [c for c in CLASSES if c not in (AtomicRef, Once)])
+@pytest.mark.parametrize("cls", [c for c in CLASSES if c not in (AtomicRef, Once, Channel)])
 def test_others_are_not_generic(cls):
     with pytest.raises(TypeError):
         cls[int]
@@ -412,6 +417,10 @@ def test_collected_through_cycles(cls):
     if cls is AtomicRef:
         node.obj = cls(node)
         node.obj.store([node, node.obj])
+    elif cls is Channel:
+        node.obj = cls(2)
+        node.obj.send(node)
+        node.obj.send(node.obj)
     else:
         node.obj = type("Sub", (cls,), {})()
         node.obj.node = node
@@ -426,6 +435,16 @@ def test_a_long_chain_is_freed():
     for _ in range(200_000):
         obj = AtomicRef(obj)
     del obj
+    gc.collect()
+
+
+def test_a_long_chain_of_channels_is_freed():
+    obj = Channel(1)
+    for _ in range(50_000):
+        outer = Channel(1)
+        outer.send(obj)
+        obj = outer
+    del obj, outer
     gc.collect()
 
 
@@ -456,7 +475,8 @@ def test_used_in_its_own_finaliser(cls):
 
 @every
 def test_size_is_told(cls):
-    assert 16 < sys.getsizeof(cls()) <= 256
+    # A channel keeps its two ends on cache lines of their own.
+    assert 16 < sys.getsizeof(cls()) <= (640 if cls is Channel else 256)
 
 
 @every

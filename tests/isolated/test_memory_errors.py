@@ -33,6 +33,7 @@ def have_nomemory():
         "Semaphore(2)",
         "Cond()",
         "WaitGroup()",
+        "Channel(5)",
         "a.add(2**62)",
         "a.load()",
         "a.swap(2**61)",
@@ -52,13 +53,17 @@ def have_nomemory():
         "k.wait_for(int, 0.001)",
         "(k.notify(), k.notify_all())",
         "g.wait(0.001)",
+        "h.recv(0.001)",
+        "h.send(2**62, 0.001)",
+        "(ch.send(o), ch.recv())",
+        "(ch.try_send(o), ch.try_recv())",
         "Once().do(f)",
         "once(p)()",
         "once(retry=True)(p)()",
         "of()",
         "oo.do(f)",
         "Lazy().value",
-        "repr((a, r, c, m, e, rw, rw.read, rw.write, s, k, g, of, oo))",
+        "repr((a, r, c, m, e, rw, rw.read, rw.write, s, k, g, h, ch, of, oo))",
         "pin(rw)",
         "pin(o)",
         "pin_all(two)",
@@ -74,6 +79,7 @@ def test_each_allocation_fails_once(use):
         m, e, o = Mutex(), Event(), {{}}
         two = o, [1]  # made here: without memory, BUILD_LIST itself crashes CPython 3.13
         rw, s, k, g = RWMutex(), Semaphore(2), Cond(), WaitGroup()
+        h, ch = Channel(), Channel(3)
         m.acquire(); rw.read.acquire(); s.acquire(); k.acquire(); g.add()
         f = int
         def p(): return 1  # for a function in C, `once` needs inspect, which does not survive this
@@ -112,6 +118,11 @@ def test_each_allocation_fails_once(use):
         with k: assert not k.wait(0.001)
         g.done()
         assert g.wait()
+        assert not h.try_send(1) and h.try_recv(2) == 2
+        assert all(each is o for each in (ch.try_recv(o), ch.try_recv(o), ch.try_recv(o)))
+        ch.send(1)
+        ch.close()
+        assert list(ch) == [1]
         print(failed)
         """
     )

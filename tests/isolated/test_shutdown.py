@@ -14,6 +14,9 @@ BLOCKED = {
     "wait": "e.wait()",
     "wait with time-out": "e.wait(100)",
     "once": "o.do(e.wait)",
+    "send": "c.send(1)",
+    "receive": "d.recv(100)",
+    "iterate": "list(d)",
 }
 
 
@@ -23,8 +26,8 @@ def test_daemon_threads_blocked_at_exit(way):
     done = python(
         f"""
         import threading, time
-        from nogil_sync import Mutex, Event, Once
-        m, e, o = Mutex(), Event(), Once()
+        from nogil_sync import Channel, Mutex, Event, Once
+        m, e, o, c, d = Mutex(), Event(), Once(), Channel(), Channel(5)
         m.acquire()
         def block():
             {BLOCKED[way]}
@@ -62,6 +65,7 @@ def test_daemon_threads_that_fight_during_exit():
         import threading, time
         from nogil_sync import *
         m, e, c, a, r = Mutex(), Event(), ShardedCounter(), AtomicInt64(), AtomicRef()
+        h, ch = Channel(), Channel(2)
         def fight():
             while True:
                 with m:
@@ -72,6 +76,12 @@ def test_daemon_threads_that_fight_during_exit():
                 e.set()
                 e.clear()
                 e.wait(0.0001)
+                ch.try_send([ch])
+                ch.try_recv()
+                h.try_send(1)
+                for call in (h.recv, ch.recv, lambda t: ch.send(1, t), lambda t: h.send(1, t)):
+                    try: call(0.0001)
+                    except TimeoutError: pass
         for _ in range(4):
             threading.Thread(target=fight, daemon=True).start()
         time.sleep(0.1)
@@ -113,6 +123,7 @@ def test_used_in_atexit_and_module_teardown():
                 self.name = name
                 self.objects = (Mutex(), Event(), ShardedCounter(), ShardedFloatCounter(),
                     AtomicInt64(), AtomicBool(), AtomicRef([]))
+                self.channel = Channel(3)
                 self.lazy = Once(), once(lambda: [self]), once(lambda: 1 / 0)
             @once_property
             def value(self):
@@ -134,6 +145,15 @@ def test_used_in_atexit_and_module_teardown():
                 a.add(); a.compare_and_swap(1, 2)
                 b.store(1)
                 r.store([r]); r.load(); r.swap(None)
+                ch = self.channel
+                ch.send(self); assert ch.recv() is self; ch.send(ch)
+                assert len(ch) == 1 and ch.try_recv() is ch
+                ch.send(self)
+                try: Channel().recv(0.001)
+                except TimeoutError: pass
+                else: raise AssertionError
+                assert ch.recv() is self
+                repr(ch)
                 repr((m, e, c, f, a, b, r))
                 Mutex(); Event(); ShardedCounter(); AtomicRef(3)
             def __del__(self):
