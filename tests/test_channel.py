@@ -888,9 +888,9 @@ def test_a_handler_is_served_instead_and_the_call_waits_on(interrupt, receives):
             log.append(c.recv(LONG))
             started(c.send, "for the call")
         else:
-            started(lambda: log.append(c.recv(LONG)))
+            for seconds in (0.1, 0.2):
+                threading.Timer(seconds, lambda: log.append(c.recv(LONG))).start()
             c.send("from the handler", LONG)
-            started(lambda: log.append(c.recv(LONG)))
 
     interrupt(handler, 0.05)
     if receives:

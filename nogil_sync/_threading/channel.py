@@ -7,7 +7,8 @@ almost all of it.
 One step hands an item to one receiver at most, and accepts one waiting sender's at most: a section
 has room for no more. Those who could be served as well are recalled, and look for themselves.
 
-A receive that is interrupted puts its item back where it was. A send cannot be undone once its
+A receive that is interrupted puts its item back where it was, even if there is no room for it any
+more, as its sender has gone on. A send cannot be undone once its
 item was accepted: if the interrupt came in that very moment, it is sent although `send` raised.
 """
 
@@ -195,11 +196,10 @@ class Channel(SyncObject, Generic[T]):
         except RuntimeError:
             return uninitialized(self)
         cls = type(self)
-        value = line.state[0]
+        _, _, count, closed, *_ = line.state[0]
         return (
             f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, "
-            f"{min(value[2], line.capacity)} of {line.capacity} items"
-            f"{', closed' if value[3] else ''}>"
+            f"{count} of {line.capacity} items{', closed' if closed else ''}>"
         )
 
     def send(self, value: T, timeout: float | None = None) -> None:
@@ -310,8 +310,8 @@ class Channel(SyncObject, Generic[T]):
 
     def __len__(self) -> int:
         """How many items there are to be received; those of waiting senders do not count."""
-        line = self.__line
-        return min(line.state[0][2], line.capacity)
+        count: int = self.__line.state[0][2]
+        return count
 
     def __iter__(self) -> Iterator[T]:
         return self
