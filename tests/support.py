@@ -39,6 +39,7 @@ WAITED_FOR = [
     nogil_sync.Event,
     nogil_sync.WaitGroup,
     nogil_sync.Once,
+    nogil_sync.Channel,
 ]
 MAPS = [nogil_sync.SyncMap]
 CLASSES = [*ATOMICS, *COUNTERS, *LOCKS, *WAITED_FOR, *MAPS, nogil_sync.Pool]

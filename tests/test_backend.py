@@ -48,6 +48,8 @@ def test_all_names():
         "AtomicRef",
         "AtomicUint32",
         "AtomicUint64",
+        "Channel",
+        "ChannelClosed",
         "Cond",
         "Event",
         "Mutex",

@@ -15,6 +15,7 @@ import nogil_sync
 from nogil_sync import (
     AtomicBool,
     AtomicRef,
+    Channel,
     Cond,
     Event,
     Mutex,
@@ -90,6 +91,7 @@ OPERATIONS: dict[type, dict[str, Any]] = {
         "snapshot": (),
     },
     Pool: {"get": (), "put": (1,), "use": (), "clear": (), "idle": ()},
+    Channel: {"try_send": (1,), "try_recv": (), "closed": (), "close": ()},
 }
 # What only the holder of the lock, or such, may call.
 FOR_HOLDERS = {
@@ -113,6 +115,7 @@ STATES: dict[type, Any] = {
     WaitGroup: lambda group: repr(group).rpartition(",")[2],
     SyncMap: SyncMap.snapshot,
     Pool: Pool.idle,
+    Channel: lambda channel: (len(channel), channel.closed()),
 }
 CHANGES: dict[type, Any] = {
     Mutex: Mutex.acquire,
@@ -124,6 +127,7 @@ CHANGES: dict[type, Any] = {
     WaitGroup: WaitGroup.add,
     SyncMap: lambda m: m.insert("k", 1),
     Pool: lambda pool: pool.put([]),
+    Channel: Channel.close,
     **{cls: (lambda counter: counter.add()) for cls in COUNTERS},
     **{cls: (lambda atomic: atomic.store(7)) for cls in ATOMICS},
 }
@@ -316,7 +320,7 @@ def test_without_init(cls, name, args):
     getattr(obj, name)(*args)
 
 
-@pytest.mark.parametrize("cls", [Mutex, Cond, Semaphore])
+@pytest.mark.parametrize("cls", [Mutex, Cond, Semaphore, Channel])
 def test_with_without_init(cls):
     obj = cls.__new__(cls)
     with pytest.raises(RuntimeError, match="not initialized"), obj:
@@ -411,6 +415,7 @@ def test_repr_of_locks():
 
 
 def test_generic_at_run_time():
+    assert type(Channel[int](5)) is Channel
     alias = AtomicRef[int]
     assert alias.__origin__ is AtomicRef
     assert alias.__args__ == (int,)
@@ -424,7 +429,10 @@ def test_generic_at_run_time():
     assert Sub("x").load() == "x"
 
 
-@pytest.mark.parametrize("cls", [c for c in CLASSES if c not in (AtomicRef, Once, Pool, SyncMap)])
+GENERIC = (AtomicRef, Once, Pool, SyncMap, Channel)
+
+
+@pytest.mark.parametrize("cls", [c for c in CLASSES if c not in GENERIC])
 def test_others_are_not_generic(cls):
     with pytest.raises(TypeError):
         cls[int]
@@ -439,6 +447,10 @@ def test_collected_through_cycles(cls):
     if cls is AtomicRef:
         node.obj = cls(node)
         node.obj.store([node, node.obj])
+    elif cls is Channel:
+        node.obj = cls(2)
+        node.obj.send(node)
+        node.obj.send(node.obj)
     else:
         node.obj = make(type("Sub", (cls,), {}))
         node.obj.node = node
@@ -453,6 +465,16 @@ def test_a_long_chain_is_freed():
     for _ in range(200_000):
         obj = AtomicRef(obj)
     del obj
+    gc.collect()
+
+
+def test_a_long_chain_of_channels_is_freed():
+    obj = Channel(1)
+    for _ in range(50_000):
+        outer = Channel(1)
+        outer.send(obj)
+        obj = outer
+    del obj, outer
     gc.collect()
 
 
@@ -483,7 +505,8 @@ def test_used_in_its_own_finaliser(cls):
 
 @every
 def test_size_is_told(cls):
-    assert 16 < sys.getsizeof(make(cls)) <= (4096 if cls is SyncMap else 256)
+    # A map has its first segment; a channel keeps its two ends on cache lines of their own.
+    assert 16 < sys.getsizeof(make(cls)) <= {SyncMap: 4096, Channel: 640}.get(cls, 256)
 
 
 @every

@@ -108,6 +108,22 @@ WAITS = {
         "repr(x)",
         rest="x.add(2)",
     ),
+    "Channel.send": Wait(
+        "x = Channel(1); x.send(0)",
+        "x.send(1, {timeout})",
+        "None",
+        "x.try_recv()",
+        "len(x)",
+        "TimeoutError",
+    ),
+    "Channel.recv": Wait(
+        "x = Channel(1)",
+        "x.recv({timeout})",
+        "1",
+        "x.try_send(1)",
+        "len(x)",
+        "TimeoutError",
+    ),
     "Cond.wait": Wait(
         "x = Cond(); x.acquire()",
         "x.wait({timeout})",

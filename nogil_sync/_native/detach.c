@@ -78,10 +78,10 @@ ns_wait(PyObject *self, const struct ns_wait_steps *steps, void *object, ns_wait
     }
     for (bool away = false;; away = true) {
         int result;
-        Py_BEGIN_ALLOW_THREADS
         if (away) {
             steps->rejoin(object, w);
         }
+        Py_BEGIN_ALLOW_THREADS
         result = sleep_detached(steps, object, w, deadline, sliced);
         Py_END_ALLOW_THREADS
         if (result >= 0) {

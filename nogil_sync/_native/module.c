@@ -63,6 +63,7 @@ exec_module(PyObject *module)
         ns_add_event,
         ns_add_rwmutex,
         ns_add_semaphore,
+        ns_add_channel,
         ns_add_cond,
         ns_add_waitgroup,
         ns_add_once,
@@ -93,6 +94,7 @@ traverse_module(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->semaphore_hold_type);
     Py_VISIT(state->pool_use_type);
     Py_VISIT(state->sweeper_type);
+    Py_VISIT(state->channel_closed);
     Py_VISIT(state->once_cell);
     Py_VISIT(state->once_function_cell);
     Py_VISIT(state->once_function);
@@ -118,6 +120,7 @@ clear_module(PyObject *module)
     Py_CLEAR(state->semaphore_hold_type);
     Py_CLEAR(state->pool_use_type);
     Py_CLEAR(state->sweeper_type);
+    Py_CLEAR(state->channel_closed);
     Py_CLEAR(state->once_cell);
     Py_CLEAR(state->once_function_cell);
     Py_CLEAR(state->once_function);

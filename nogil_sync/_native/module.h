@@ -18,6 +18,7 @@ typedef struct ns_state {
     PyObject *semaphore_hold_type;
     PyObject *pool_use_type, *sweeper_type;
     struct ns_ager *ager; /* see ageing.h */
+    PyObject *channel_closed; /* the exception */
     PyObject *once_cell, *once_function_cell, *once_function; /* classes, for once_type.c */
     PyObject *atomic_bool_type, *syncmap_type, *syncmap_iterator_type;
     PyObject *syncmap_shared, *syncmap_compute; /* of _syncmap.py: the base class, and a function */
@@ -46,6 +47,7 @@ int ns_add_mutex(PyObject *module);
 int ns_add_event(PyObject *module);
 int ns_add_rwmutex(PyObject *module);
 int ns_add_semaphore(PyObject *module);
+int ns_add_channel(PyObject *module);
 int ns_add_cond(PyObject *module);
 int ns_add_waitgroup(PyObject *module);
 int ns_add_once(PyObject *module);

@@ -3,6 +3,7 @@
 The docstrings of these classes are those of the native ones too.
 """
 
+from .._channel import ChannelClosed
 from .._performance import PerformanceWarning
 from .atomics import (
     AtomicBool,
@@ -12,6 +13,7 @@ from .atomics import (
     AtomicUint32,
     AtomicUint64,
 )
+from .channel import Channel
 from .cond import Cond
 from .counters import ShardedCounter, ShardedFloatCounter
 from .event import Event
@@ -31,6 +33,8 @@ __all__ = [
     "AtomicRef",
     "AtomicUint32",
     "AtomicUint64",
+    "Channel",
+    "ChannelClosed",
     "Cond",
     "Event",
     "Mutex",

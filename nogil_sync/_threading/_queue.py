@@ -1,4 +1,4 @@
-"""The queue of those who wait, which Semaphore, RWMutex and Cond share.
+"""The queue of those who wait, which Semaphore, RWMutex, Cond and Channel share.
 
 The state of a `Line` is one immutable tuple: a value (what is free, who holds) and the waiters,
 first come first served.  An operation reads it, computes the next state in ordinary code, which
@@ -27,6 +27,19 @@ from typing import Any, TypeAlias
 
 from ._guard import NO_RECEIPT, Guard, Receipt, guard_of
 from ._sleep import closed_gate, sleep_at
+
+
+class Request:
+    """A request that is more than a number: who is served gets an item, or gives one."""
+
+    __slots__ = ("done", "item")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.item: Any = None
+
+
+NOBODY = Request()  # for those who do not ask
 
 
 class Waiter:
@@ -99,10 +112,12 @@ def _wake(waiters: Waiters) -> None:
 class Line:
     """A value and the queue of those who wait for it to allow what they ask for.
 
-    Subclasses say what that means, in three functions without side effects.
+    Subclasses say what that means, in three functions without side effects.  One whose requests
+    are more than numbers says besides what a step hands over.
     """
 
     __slots__ = ("__guard", "state")
+    hands_over = False
 
     def __init__(self, value: Any) -> None:
         self.state: tuple[Any, Waiters] = (value, ())
@@ -119,6 +134,14 @@ class Line:
     def give(self, value: Any, waiters: Waiters, request: Any) -> Change:
         """Take back what was granted, and grant to waiters what that allows."""
         raise NotImplementedError
+
+    def hand_over(self, value: Any) -> tuple[Any, Request, Any, Request]:
+        """Of the value after a step: what remains, who was handed which item, and who is done."""
+        raise NotImplementedError
+
+    def returns(self, _request: Any) -> bool:
+        """Whether what was granted to the request can be taken back."""
+        return True
 
     def change(
         self, edit: Callable[..., Change], *args: Any, receipt: Receipt = NO_RECEIPT
@@ -145,11 +168,18 @@ class Line:
             while True:
                 old = self.state
                 value, waiters, granted = edit(*old, *args)
+                taker = giver = NOBODY
+                item = None
+                if self.hands_over:
+                    value, taker, item, giver = self.hand_over(value)
+                _replaced = taker.item  # which must not end in the section
                 new = (value, waiters)
                 with self.__guard:
                     if self.state is old:
                         self.state = new
                         receipt.done = done = True
+                        taker.item = item
+                        taker.done = giver.done = True
                 if done:
                     break
         finally:
@@ -212,7 +242,11 @@ class Line:
             if not sleep_at(me.gate, deadline):
                 break
             if me in self.state[1]:  # what we wait for may have come while we were away
-                self.__install(self.admit)
+                self.look_again()
+
+    def look_again(self) -> None:
+        """Grant what can be granted by now."""
+        self.__install(self.admit)
 
     def leave(self, me: Waiter, keep: bool) -> None:
         """Make an end: keep what was granted, or leave no trace.  `me.kept` tells which.
@@ -231,6 +265,11 @@ class Line:
                 break
             else:
                 value, waiters, granted = self.give(value, waiters, me.request)
+            taker = giver = NOBODY
+            item = None
+            if self.hands_over:
+                value, taker, item, giver = self.hand_over(value)
+            _replaced = taker.item  # which must not end in the section
             new = (value, waiters)
             granted += me.wake
             with self.__guard:
@@ -238,6 +277,8 @@ class Line:
                     self.state = new
                     me.joined = me.kept = False
                     me.wake = granted
+                    taker.item = item
+                    taker.done = giver.done = True
         _wake(me.wake)
         if _thread.waiter is me:
             _thread.waiter = me.outer
@@ -267,10 +308,13 @@ class Line:
         while True:
             old = self.state
             value, waiters = old
-            if below is None or below in waiters:
+            loser = NOBODY
+            if below is None or below in waiters or not self.returns(below.request):
                 value, waiters, granted = self.admit(value, (*waiters, me))
                 kept = me not in waiters
             else:  # it was granted what it waits for: ours to use, in its place
+                if self.hands_over:
+                    loser = below.request
                 value = self.give(value, (), below.request)[0]
                 rest = self.take(value, me.request)
                 kept = rest is not None
@@ -280,6 +324,11 @@ class Line:
                     value, waiters, granted = self.admit(value, (below, me, *waiters))
             if not (kept or join):
                 break
+            taker = giver = NOBODY
+            item = None
+            if self.hands_over:
+                value, taker, item, giver = self.hand_over(value)
+            _replaced = taker.item  # which must not end in the section
             new = (value, waiters)
             granted = tuple(each for each in granted if each is not me)
             with self.__guard:
@@ -288,6 +337,9 @@ class Line:
                     me.joined = True
                     me.kept = kept
                     me.wake = granted
+                    loser.done = False
+                    taker.item = item
+                    taker.done = giver.done = True
             if me.joined:
                 break
         _wake(me.wake)
@@ -304,6 +356,10 @@ def _forget_waiters() -> None:
         value, waiters = line.state
         mine = tuple(waiter for waiter in waiters if waiter.thread == this_thread)
         value, mine, granted = line.admit(value, mine)
+        if line.hands_over:
+            value, taker, item, giver = line.hand_over(value)
+            taker.item = item
+            taker.done = giver.done = True
         line.state = (value, mine)
         _wake(granted)
     for waiter in list(_waiting):

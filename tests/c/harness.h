@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "channel.h"
 #include "cond.h"
 #include "counter.h"
 #include "epoch.h"

@@ -35,6 +35,7 @@ def have_nomemory():
         "WaitGroup()",
         "Pool(f)",
         "Pool(f, reset=f, drop=f, max_idle=2)",
+        "Channel(5)",
         "a.add(2**62)",
         "a.load()",
         "a.swap(2**61)",
@@ -54,6 +55,10 @@ def have_nomemory():
         "k.wait_for(int, 0.001)",
         "(k.notify(), k.notify_all())",
         "g.wait(0.001)",
+        "h.recv(0.001)",
+        "h.send(2**62, 0.001)",
+        "(ch.send(o), ch.recv())",
+        "(ch.try_send(o), ch.try_recv())",
         "Once().do(f)",
         "once(p)()",
         "once(retry=True)(p)()",
@@ -78,7 +83,7 @@ def have_nomemory():
         "[p.use().__enter__() for p in pools]",
         "[(p.idle(), p.clear(), repr(p)) for p in pools]",
         "__import__('gc').collect()",
-        "repr((a, r, c, m, e, rw, rw.read, rw.write, s, k, g, of, oo))",
+        "repr((a, r, c, m, e, rw, rw.read, rw.write, s, k, g, h, ch, of, oo))",
         "pin(rw)",
         "pin(o)",
         "pin_all(two)",
@@ -95,6 +100,7 @@ def test_each_allocation_fails_once(use):
         two = o, [1]  # made here: without memory, BUILD_LIST itself crashes CPython 3.13
         y = SyncMap(a=1)
         rw, s, k, g = RWMutex(), Semaphore(2), Cond(), WaitGroup()
+        h, ch = Channel(), Channel(3)
         m.acquire(); rw.read.acquire(); s.acquire(); k.acquire(); g.add()
         f = int
         pools = [Pool(dict), Pool(dict, reset=id, drop=id, max_idle=30)]
@@ -142,6 +148,11 @@ def test_each_allocation_fails_once(use):
             each.put(o)
             assert each.get() is o
             assert each.idle() == 0
+        assert not h.try_send(1) and h.try_recv(2) == 2
+        assert all(each is o for each in (ch.try_recv(o), ch.try_recv(o), ch.try_recv(o)))
+        ch.send(1)
+        ch.close()
+        assert list(ch) == [1]
         print(failed)
         """
     )

@@ -15,6 +15,9 @@ BLOCKED = {
     "wait with time-out": "e.wait(100)",
     "once": "o.do(e.wait)",
     "load_or_compute": "x.load_or_compute('k', e.wait)",
+    "send": "c.send(1)",
+    "receive": "d.recv(100)",
+    "iterate": "list(d)",
 }
 
 
@@ -24,8 +27,8 @@ def test_daemon_threads_blocked_at_exit(way):
     done = python(
         f"""
         import threading, time
-        from nogil_sync import Mutex, Event, Once, SyncMap
-        m, e, o, x = Mutex(), Event(), Once(), SyncMap()
+        from nogil_sync import Channel, Event, Mutex, Once, SyncMap
+        m, e, o, x, c, d = Mutex(), Event(), Once(), SyncMap(), Channel(), Channel(5)
         m.acquire()
         def block():
             {BLOCKED[way]}
@@ -64,6 +67,7 @@ def test_daemon_threads_that_fight_during_exit():
         from nogil_sync import *
         m, e, c, a, r = Mutex(), Event(), ShardedCounter(), AtomicInt64(), AtomicRef()
         pool = Pool(list, reset=list.clear, drop=len, max_idle=3)
+        h, ch = Channel(), Channel(2)
         def fight():
             while True:
                 with m:
@@ -77,6 +81,12 @@ def test_daemon_threads_that_fight_during_exit():
                 e.set()
                 e.clear()
                 e.wait(0.0001)
+                ch.try_send([ch])
+                ch.try_recv()
+                h.try_send(1)
+                for call in (h.recv, ch.recv, lambda t: ch.send(1, t), lambda t: h.send(1, t)):
+                    try: call(0.0001)
+                    except TimeoutError: pass
         for _ in range(4):
             threading.Thread(target=fight, daemon=True).start()
         time.sleep(0.1)
@@ -121,6 +131,7 @@ def test_used_in_atexit_and_module_teardown():
                 self.map = SyncMap(me=self)
                 self.pool = Pool(list, drop=self.let_go)
                 self.pool.put([self])
+                self.channel = Channel(3)
                 self.lazy = Once(), once(lambda: [self]), once(lambda: 1 / 0)
             @once_property
             def value(self):
@@ -150,6 +161,15 @@ def test_used_in_atexit_and_module_teardown():
                 a.add(); a.compare_and_swap(1, 2)
                 b.store(1)
                 r.store([r]); r.load(); r.swap(None)
+                ch = self.channel
+                ch.send(self); assert ch.recv() is self; ch.send(ch)
+                assert len(ch) == 1 and ch.try_recv() is ch
+                ch.send(self)
+                try: Channel().recv(0.001)
+                except TimeoutError: pass
+                else: raise AssertionError
+                assert ch.recv() is self
+                repr(ch)
                 repr((m, e, c, f, a, b, r))
                 assert self.map["me"] is self.map.load_or_compute("me", int) is self
                 self.map["more"] = self.map

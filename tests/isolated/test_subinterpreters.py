@@ -66,6 +66,11 @@ else:
     assert c.value() == a.load() == 200
     pin(r); pin_all([[]]); is_pinned(r)
     r.store(r)
+    ch = Channel(2)
+    ch.send(r); ch.close()
+    assert list(ch) == [r]
+    try: ch.recv()
+    except ChannelClosed: pass
     f, o = once(lambda: [r]), Once()
     assert f() is f() and o.do(int) == 0
     class Lazy:

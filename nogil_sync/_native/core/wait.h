@@ -9,7 +9,7 @@
  *                                                enter -> served: done, else
  *              wait -> SERVED -----------------> done
  *                   -> TIMED_OUT -> cancel ----> done (cancel may find it served)
- *                   -> INTERRUPTED -> leave ---> handlers -> (detached) rejoin -> wait ...
+ *                   -> INTERRUPTED -> leave ---> handlers -> rejoin -> (detached) wait ...
  *                                                         -> an exception: cancel, undo
  *
  * Rule: whenever the thread re-attaches its node is either unlinked or away, and no lock of
@@ -35,7 +35,7 @@ struct ns_wait_steps {
     enum ns_wait_result (*wait)(void *object, ns_waiter *w, int64_t deadline);
     /* Steps aside without losing its place. True if it was served first. */
     bool (*leave)(void *object, ns_waiter *w);
-    /* Comes back after leave, also in the child of a fork made meanwhile. */
+    /* Comes back after leave, also in the child of a fork made meanwhile. Brief, too. */
     void (*rejoin)(void *object, ns_waiter *w);
     /* Gives up. True if it was served first. */
     bool (*cancel)(void *object, ns_waiter *w);

@@ -1,0 +1,426 @@
+#include "channel.h"
+
+#ifndef NS_CHANNEL_SPIN
+#define NS_CHANNEL_SPIN 10000 /* nanoseconds before a waiter sleeps */
+#endif
+#ifndef NS_CHANNEL_LINGER
+#define NS_CHANNEL_LINGER 5000 /* nanoseconds before it waits at all */
+#endif
+
+/* What `lock` clears; tests/c has a mutant that clears nothing. */
+#ifndef NS_CHANNEL_FREEZES
+#define NS_CHANNEL_FREEZES NS_CHANNEL_OPEN
+#endif
+
+#define NAP 20000 /* nanoseconds, for a thread that was preempted between its two steps */
+
+#define BORN NS_CHANNEL_BORN
+#define OPEN NS_CHANNEL_OPEN
+#define CLOSED NS_CHANNEL_CLOSED
+
+void
+ns_channel_init(ns_channel *c, ns_channel_slot *slots, uint64_t capacity)
+{
+    uint32_t shift = 0;
+    while (UINT64_C(1) << shift < capacity) {
+        shift++;
+    }
+    ns_channel_end *const ends[] = {&c->out, &c->in};
+    for (int i = 0; i < 2; i++) {
+        ends[i]->slots = slots;
+        ends[i]->capacity = capacity;
+        ends[i]->shift = shift;
+        ns_store(&ends[i]->generation, ns_fork_generation(), NS_RELAXED);
+    }
+    uint64_t word = BORN | (capacity > 0 ? OPEN : 0);
+    ns_store(&c->out.word, word, NS_RELEASE);
+    ns_store(&c->in.word, word, NS_RELEASE);
+}
+
+/* ---- The ring, under the lock: both ends are frozen, and only their words' owner is here ---- */
+
+static uint64_t
+distance(const ns_channel_end *end, uint64_t from, uint64_t to)
+{
+    return (ns_channel_lap(end, to) - ns_channel_lap(end, from)) * end->capacity +
+           ns_channel_index(end, to) - ns_channel_index(end, from);
+}
+
+static uint64_t
+count(ns_channel *c)
+{
+    return distance(&c->in, ns_load(&c->out.word, NS_RELAXED), ns_load(&c->in.word, NS_RELAXED));
+}
+
+/* Waits for who took the position before us to pass the turn on. */
+static void
+await(ns_channel_slot *slot, uint64_t turn)
+{
+    _Atomic uint32_t nothing = 0;
+    for (int polls = 0; ns_load(&slot->turn, NS_ACQUIRE) != turn; polls++) {
+        if (polls < NS_CHANNEL_POLLS) {
+            ns_pause();
+        }
+        else {
+            ns_park(&nothing, 0, ns_now() + NAP);
+        }
+    }
+}
+
+static void
+push(ns_channel *c, void *item)
+{
+    ns_channel_end *in = &c->in;
+    uint64_t word = ns_load(&in->word, NS_RELAXED), turn = 2 * ns_channel_lap(in, word);
+    ns_channel_slot *slot = &in->slots[ns_channel_index(in, word)];
+    await(slot, turn);
+    slot->item = item;
+    ns_store(&slot->turn, turn + 1, NS_RELEASE);
+    ns_store(&in->word, ns_channel_next(in, word), NS_RELAXED);
+}
+
+static void *
+pop(ns_channel *c)
+{
+    ns_channel_end *out = &c->out;
+    uint64_t word = ns_load(&out->word, NS_RELAXED), turn = 2 * ns_channel_lap(out, word) + 1;
+    ns_channel_slot *slot = &out->slots[ns_channel_index(out, word)];
+    await(slot, turn);
+    void *item = slot->item;
+    ns_store(&slot->turn, turn + 1, NS_RELEASE);
+    ns_store(&out->word, ns_channel_next(out, word), NS_RELAXED);
+    return item;
+}
+
+/* After a fork: no other thread of this process has been in the ring yet. Closes the gaps that threads left which are
+ * gone, from the front, and frees all other slots for their next turn. */
+static void
+mend(ns_channel *c)
+{
+    ns_channel_end *out = &c->out;
+    const uint64_t first = ns_load(&out->word, NS_RELAXED) & ~(uint64_t)NS_CHANNEL_FLAGS;
+    const uint64_t in = ns_load(&c->in.word, NS_RELAXED);
+    uint64_t from = first, to = first;
+    for (uint64_t n = count(c); n > 0; n--, from = ns_channel_next(out, from)) {
+        ns_channel_slot *source = &out->slots[ns_channel_index(out, from)];
+        if (ns_load(&source->turn, NS_RELAXED) == 2 * ns_channel_lap(out, from) + 1) {
+            ns_channel_slot *target = &out->slots[ns_channel_index(out, to)];
+            target->item = source->item;
+            ns_store(&target->turn, 2 * ns_channel_lap(out, to) + 1, NS_RELAXED);
+            to = ns_channel_next(out, to);
+        }
+    }
+    const uint64_t end = to;
+    for (uint64_t n = out->capacity - distance(out, first, end); n > 0; n--) {
+        ns_channel_slot *slot = &out->slots[ns_channel_index(out, to)];
+        uint64_t turn = 2 * ns_channel_lap(out, to);
+        if (ns_load(&slot->turn, NS_RELAXED) != turn) { /* most were never touched */
+            ns_store(&slot->turn, turn, NS_RELAXED);
+        }
+        to = ns_channel_next(out, to);
+    }
+    ns_store(&c->in.word, end | (in & NS_CHANNEL_FLAGS), NS_RELEASE);
+    ns_store(&c->in.generation, ns_fork_generation(), NS_RELEASE);
+    ns_store(&out->generation, ns_fork_generation(), NS_RELEASE);
+}
+
+/* ---- Waiting ---- */
+
+/* Locks the queues and freezes both ends: from here on nothing changes but by us, and slots whose
+ * position was taken before become ready. */
+static void
+lock(ns_channel *c)
+{
+    if (ns_waitq_lock(&c->senders)) {
+        c->receivers.head = c->receivers.tail = NULL;
+    }
+    ns_and(&c->in.word, ~(uint64_t)NS_CHANNEL_FREEZES, NS_ACQUIRE);
+    ns_and(&c->out.word, ~(uint64_t)NS_CHANNEL_FREEZES, NS_ACQUIRE);
+    if (ns_unlikely(ns_load(&c->in.generation, NS_RELAXED) != ns_fork_generation())) {
+        mend(c);
+    }
+}
+
+static void
+unlock(ns_channel *c)
+{
+    if (c->senders.head == NULL && c->receivers.head == NULL && c->in.capacity > 0) {
+        if (!ns_channel_is_closed(c)) {
+            ns_or(&c->in.word, OPEN, NS_RELEASE);
+        }
+        ns_or(&c->out.word, OPEN, NS_RELEASE);
+    }
+    ns_waitq_unlock(&c->senders);
+}
+
+/* Who waits and can be served is served, in order. Moves items: attached only. */
+static void
+serve(ns_channel *c, ns_wakes *wakes)
+{
+    const bool closed = ns_channel_is_closed(c);
+    for (;;) {
+        ns_waiter *r = ns_waitq_first(&c->receivers), *s = ns_waitq_first(&c->senders);
+        const uint64_t items = count(c);
+        if (r != NULL && items > 0) {
+            r->amount = (uintptr_t)pop(c);
+            ns_grant(&c->receivers, r, wakes);
+        }
+        else if (s != NULL && closed) {
+            ns_grant(&c->senders, s, wakes); /* with its item */
+        }
+        else if (r != NULL && s != NULL) {
+            r->amount = s->amount;
+            s->amount = 0;
+            ns_grant(&c->receivers, r, wakes);
+            ns_grant(&c->senders, s, wakes);
+        }
+        else if (r != NULL && closed) {
+            ns_grant(&c->receivers, r, wakes); /* without one */
+        }
+        else if (s != NULL && items < c->in.capacity) {
+            push(c, (void *)(uintptr_t)s->amount);
+            s->amount = 0;
+            ns_grant(&c->senders, s, wakes);
+        }
+        else {
+            return;
+        }
+    }
+}
+
+static void
+serve_and_unlock(ns_channel *c)
+{
+    ns_wakes wakes = {0};
+    serve(c, &wakes);
+    unlock(c);
+    ns_wake(&wakes);
+}
+
+/* In line for a moment. False if it was not served, and is in line no more. */
+static bool
+serve_at_once(ns_channel *c, ns_waitq *queue, ns_waiter *w)
+{
+    ns_wakes wakes = {0};
+    lock(c);
+    ns_waitq_push(queue, w);
+    serve(c, &wakes);
+    ns_waitq_remove(queue, w);
+    unlock(c);
+    ns_wake(&wakes);
+    return ns_is_granted(w);
+}
+
+enum ns_channel_result
+ns_channel_try_send_slow(ns_channel *c, void *item)
+{
+    if (!ns_channel_is_born(c)) {
+        return NS_CHANNEL_WOULD_WAIT;
+    }
+    if (ns_channel_is_closed(c)) {
+        return NS_CHANNEL_REFUSED;
+    }
+    ns_waiter w = {.amount = (uintptr_t)item};
+    return !serve_at_once(c, &c->senders, &w) ? NS_CHANNEL_WOULD_WAIT
+           : w.amount == 0                    ? NS_CHANNEL_DONE
+                                              : NS_CHANNEL_REFUSED;
+}
+
+enum ns_channel_result
+ns_channel_try_receive_slow(ns_channel *c, void **item)
+{
+    if (!ns_channel_is_born(c)) {
+        return NS_CHANNEL_WOULD_WAIT;
+    }
+    ns_waiter w = {0};
+    if (!serve_at_once(c, &c->receivers, &w)) {
+        return NS_CHANNEL_WOULD_WAIT;
+    }
+    *item = (void *)(uintptr_t)w.amount;
+    return w.amount == 0 ? NS_CHANNEL_REFUSED : NS_CHANNEL_DONE;
+}
+
+bool
+ns_channel_close(ns_channel *c)
+{
+    lock(c);
+    bool first = !(ns_or(&c->in.word, CLOSED, NS_RELAXED) & CLOSED);
+    serve_and_unlock(c);
+    return first;
+}
+
+static bool
+linger(ns_channel_end *end, unsigned ready)
+{
+    if (!ns_channel_is_easy(end, ns_load(&end->word, NS_RELAXED)) || !ns_spin_begin()) {
+        return false;
+    }
+    const int64_t until = ns_now() + NS_CHANNEL_LINGER;
+    bool found = false, easy;
+    do {
+        ns_pause();
+        uint64_t word = ns_load(&end->word, NS_RELAXED);
+        easy = ns_channel_is_easy(end, word);
+        found = easy && ns_load(&end->slots[ns_channel_index(end, word)].turn, NS_RELAXED) ==
+                            2 * ns_channel_lap(end, word) + ready;
+    } while (easy && !found && ns_now() < until);
+    ns_spin_end();
+    return found;
+}
+
+bool
+ns_channel_linger_to_send(ns_channel *c)
+{
+    return linger(&c->in, 0);
+}
+
+bool
+ns_channel_linger_to_receive(ns_channel *c)
+{
+    return linger(&c->out, 1);
+}
+
+static bool
+enter(ns_channel *c, ns_waitq *queue, ns_waiter *w)
+{
+    lock(c);
+    ns_waitq_push(queue, w);
+    serve_and_unlock(c);
+    return ns_is_granted(w);
+}
+
+static enum ns_wait_result
+wait_step(void *object, ns_waiter *w, int64_t deadline)
+{
+    (void)object;
+    return ns_await_grant(w, deadline, NS_CHANNEL_SPIN);
+}
+
+/* Those behind it wait for the same, and no more can be had: nobody is to be served. */
+static bool
+leave_step(void *object, ns_waiter *w)
+{
+    ns_channel *c = object;
+    lock(c);
+    bool granted = ns_is_granted(w);
+    w->away = true;
+    unlock(c);
+    return granted;
+}
+
+static void
+rejoin(ns_channel *c, ns_waitq *queue, ns_waiter *w)
+{
+    lock(c);
+    if (!ns_waitq_has(w)) { /* its queue was left behind by a fork */
+        ns_waitq_push(queue, w);
+    }
+    w->away = false;
+    serve_and_unlock(c);
+}
+
+static bool
+cancel(ns_channel *c, ns_waitq *queue, ns_waiter *w)
+{
+    lock(c);
+    bool granted = ns_is_granted(w);
+    ns_waitq_remove(queue, w);
+    unlock(c);
+    return granted;
+}
+
+static bool
+enter_to_send(void *object, ns_waiter *w)
+{
+    return enter(object, &((ns_channel *)object)->senders, w);
+}
+
+static bool
+enter_to_receive(void *object, ns_waiter *w)
+{
+    return enter(object, &((ns_channel *)object)->receivers, w);
+}
+
+static void
+rejoin_to_send(void *object, ns_waiter *w)
+{
+    rejoin(object, &((ns_channel *)object)->senders, w);
+}
+
+static void
+rejoin_to_receive(void *object, ns_waiter *w)
+{
+    rejoin(object, &((ns_channel *)object)->receivers, w);
+}
+
+static bool
+cancel_sending(void *object, ns_waiter *w)
+{
+    return cancel(object, &((ns_channel *)object)->senders, w);
+}
+
+static bool
+cancel_receiving(void *object, ns_waiter *w)
+{
+    return cancel(object, &((ns_channel *)object)->receivers, w);
+}
+
+/* Never needed: who is away is served nothing, so a call that a handler fails has nothing to give back. */
+static void
+undo_step(void *object, ns_waiter *w)
+{
+    (void)object;
+    (void)w;
+}
+
+const struct ns_wait_steps ns_channel_send_steps = {
+    .enter = enter_to_send,
+    .wait = wait_step,
+    .leave = leave_step,
+    .rejoin = rejoin_to_send,
+    .cancel = cancel_sending,
+    .undo = undo_step,
+};
+
+const struct ns_wait_steps ns_channel_receive_steps = {
+    .enter = enter_to_receive,
+    .wait = wait_step,
+    .leave = leave_step,
+    .rejoin = rejoin_to_receive,
+    .cancel = cancel_receiving,
+    .undo = undo_step,
+};
+
+/* ---- Looking at it ---- */
+
+uint64_t
+ns_channel_count(ns_channel *c)
+{
+    /* `in` after `out`, so that their distance is not negative; it may be more than there is room for. */
+    uint64_t out = ns_load(&c->out.word, NS_ACQUIRE), in = ns_load(&c->in.word, NS_ACQUIRE);
+    if (ns_channel_position(in) <= ns_channel_position(out)) {
+        return 0;
+    }
+    uint64_t items = distance(&c->in, out, in);
+    return items < c->in.capacity ? items : c->in.capacity;
+}
+
+void *
+ns_channel_each(ns_channel *c, uint64_t *cursor)
+{
+    const uint64_t mask = ~(uint64_t)NS_CHANNEL_FLAGS;
+    uint64_t word = ns_load(&c->out.word, NS_RELAXED) & mask;
+    const uint64_t end = ns_load(&c->in.word, NS_RELAXED) & mask;
+    /* 1 in the flags' place tells a cursor from a beginning. */
+    word = *cursor == 0 ? word : *cursor & mask;
+    while (word < end) {
+        ns_channel_slot *slot = &c->out.slots[ns_channel_index(&c->out, word)];
+        bool full = ns_load(&slot->turn, NS_ACQUIRE) == 2 * ns_channel_lap(&c->out, word) + 1;
+        word = ns_channel_next(&c->out, word);
+        if (full) { /* in the child of a fork its sender may be gone */
+            *cursor = word | 1;
+            return slot->item;
+        }
+    }
+    return NULL;
+}

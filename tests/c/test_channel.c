@@ -1,0 +1,376 @@
+/* core/channel.h: every item once, in order, to those in line; nothing lost to those who give up, to a close or a fork. */
+#include "harness.h"
+
+#define PAIRS 3 /* senders, and as many receivers */
+#define MOST_SLOTS 64
+#ifndef ROUNDS
+#define ROUNDS 3000
+#endif
+
+#define PATIENCE (20000 * MILLISECOND) /* nobody waits that long, unless a wake-up was lost */
+
+static ns_channel channel;
+static ns_channel_slot slots[MOST_SLOTS];
+
+static void
+make(uint64_t capacity)
+{
+    channel = (ns_channel){.apart = {0}};
+    for (int i = 0; i < MOST_SLOTS; i++) {
+        slots[i] = (ns_channel_slot){.turn = 0};
+    }
+    ns_channel_init(&channel, slots, capacity);
+}
+
+/* Items without memory of their own. */
+static char things[MOST_SLOTS];
+
+static enum ns_channel_result
+try_send(int thing)
+{
+    return ns_channel_try_send(&channel, &things[thing]);
+}
+
+/* The number of the thing received, -1: nothing there, -2: closed. */
+static int
+try_receive(void)
+{
+    void *item = NULL;
+    switch (ns_channel_try_receive(&channel, &item)) {
+    case NS_CHANNEL_DONE:
+        return (int)((char *)item - things);
+    case NS_CHANNEL_WOULD_WAIT:
+        return -1;
+    default:
+        return -2;
+    }
+}
+
+static ns_waiter
+sending(int thing)
+{
+    return (ns_waiter){.amount = (uintptr_t)&things[thing]};
+}
+
+static int
+received(ns_waiter *w)
+{
+    CHECK(ns_is_granted(w));
+    return w->amount == 0 ? -2 : (int)((char *)(uintptr_t)w->amount - things);
+}
+
+static bool
+sent(ns_waiter *w)
+{
+    CHECK(ns_is_granted(w));
+    return w->amount == 0;
+}
+
+static const struct ns_wait_steps *const senders = &ns_channel_send_steps;
+static const struct ns_wait_steps *const receivers = &ns_channel_receive_steps;
+
+static bool
+is_open(void)
+{
+    return ns_load(&channel.in.word, NS_RELAXED) & ns_load(&channel.out.word, NS_RELAXED) &
+           NS_CHANNEL_OPEN;
+}
+
+/* Every capacity is exact, lap after lap. */
+static void
+check_ring(void)
+{
+    for (uint64_t capacity = 1; capacity <= 9; capacity++) {
+        make(capacity);
+        int next = 0, first = 0;
+        for (uint64_t fill = 1; fill <= 3 * capacity; fill++) {
+            uint64_t items = fill % capacity + 1;
+            for (uint64_t n = 0; n < items; n++) {
+                CHECK(ns_channel_count(&channel) == n);
+                CHECK(try_send(next++ % MOST_SLOTS) == NS_CHANNEL_DONE);
+            }
+            CHECK(items < capacity || try_send(0) == NS_CHANNEL_WOULD_WAIT);
+            uint64_t cursor = 0, seen = 0;
+            for (char *item; (item = ns_channel_each(&channel, &cursor)) != NULL; seen++) {
+                CHECK(item == &things[(first + (int)seen) % MOST_SLOTS]);
+            }
+            CHECK(seen == items);
+            for (uint64_t n = 0; n < items; n++) {
+                CHECK(try_receive() == first++ % MOST_SLOTS);
+            }
+            CHECK(try_receive() == -1 && ns_channel_count(&channel) == 0);
+        }
+    }
+}
+
+/* Who is served when, step by step; no thread is needed to see it. */
+static void
+check_steps(void)
+{
+    make(2);
+    ns_waiter a = {0}, b = {0};
+    CHECK(!receivers->enter(&channel, &a) && !receivers->enter(&channel, &b) && !is_open());
+    CHECK(try_receive() == -1);
+    CHECK(try_send(1) == NS_CHANNEL_DONE && received(&a) == 1 && !ns_is_granted(&b));
+    CHECK(!receivers->leave(&channel, &b)); /* passed by from now on */
+    CHECK(try_send(2) == NS_CHANNEL_DONE && try_send(3) == NS_CHANNEL_DONE);
+    CHECK(try_send(4) == NS_CHANNEL_WOULD_WAIT && ns_channel_count(&channel) == 2);
+    CHECK(try_receive() == 2);
+    receivers->rejoin(&channel, &b); /* and finds what came meanwhile */
+    CHECK(received(&b) == 3 && is_open() && ns_channel_count(&channel) == 0);
+
+    CHECK(try_send(1) == NS_CHANNEL_DONE && try_send(2) == NS_CHANNEL_DONE);
+    ns_waiter c = sending(3), d = sending(4), e = sending(5);
+    CHECK(!senders->enter(&channel, &c) && !senders->enter(&channel, &d));
+    CHECK(!senders->enter(&channel, &e) && ns_channel_count(&channel) == 2);
+    CHECK(!senders->leave(&channel, &c) && !senders->cancel(&channel, &e));
+    CHECK(try_receive() == 1 && sent(&d)); /* in place of the one that is away */
+    CHECK(try_receive() == 2 && try_send(6) == NS_CHANNEL_DONE);
+    senders->rejoin(&channel, &c);
+    CHECK(!ns_is_granted(&c) && try_receive() == 4 && sent(&c));
+    CHECK(try_receive() == 6 && try_receive() == 3 && try_receive() == -1 && is_open());
+    CHECK(e.amount == (uintptr_t)&things[5]);
+
+    a = (ns_waiter){0};
+    CHECK(!receivers->enter(&channel, &a) && !receivers->cancel(&channel, &a) && is_open());
+    c = sending(7);
+    CHECK(senders->enter(&channel, &c) && sent(&c)); /* there was room since the try */
+    a = (ns_waiter){0};
+    CHECK(receivers->enter(&channel, &a) && received(&a) == 7);
+}
+
+static void
+check_rendezvous(void)
+{
+    make(0);
+    CHECK(try_send(1) == NS_CHANNEL_WOULD_WAIT && try_receive() == -1);
+    ns_waiter a = sending(1), b = sending(2), c = {0}, d = {0};
+    CHECK(!senders->enter(&channel, &a) && !senders->enter(&channel, &b));
+    CHECK(ns_channel_count(&channel) == 0 && !ns_is_granted(&a));
+    CHECK(!senders->leave(&channel, &a));
+    CHECK(try_receive() == 2 && sent(&b) && try_receive() == -1);
+    CHECK(!receivers->enter(&channel, &c) && !receivers->enter(&channel, &d));
+    CHECK(!receivers->leave(&channel, &c));
+    senders->rejoin(&channel, &a);
+    CHECK(sent(&a) && received(&d) == 1 && !ns_is_granted(&c));
+    a = sending(3);
+    CHECK(!senders->enter(&channel, &a)); /* its receiver is away */
+    receivers->rejoin(&channel, &c);
+    CHECK(sent(&a) && received(&c) == 3);
+    c = (ns_waiter){0};
+    CHECK(!receivers->enter(&channel, &c) && try_send(4) == NS_CHANNEL_DONE && received(&c) == 4);
+    CHECK(!is_open());
+}
+
+static void
+check_close(void)
+{
+    make(2);
+    CHECK(try_send(1) == NS_CHANNEL_DONE && try_send(2) == NS_CHANNEL_DONE);
+    ns_waiter a = sending(3), b = sending(4);
+    CHECK(!senders->enter(&channel, &a) && !senders->enter(&channel, &b));
+    CHECK(!senders->leave(&channel, &b) && !ns_channel_is_closed(&channel));
+    CHECK(ns_channel_close(&channel) && !ns_channel_close(&channel));
+    CHECK(ns_channel_is_closed(&channel) && !sent(&a) && !ns_is_granted(&b));
+    CHECK(try_send(5) == NS_CHANNEL_REFUSED && try_receive() == 1);
+    senders->rejoin(&channel, &b);
+    CHECK(!sent(&b) && b.amount == (uintptr_t)&things[4]);
+    CHECK(try_receive() == 2 && try_receive() == -2 && try_receive() == -2);
+
+    for (uint64_t capacity = 0; capacity < 2; capacity++) {
+        make(capacity);
+        ns_waiter c = {0}, d = {0}, e = {0};
+        CHECK(!receivers->enter(&channel, &c) && !receivers->enter(&channel, &d));
+        CHECK(!receivers->leave(&channel, &c) && ns_channel_close(&channel));
+        CHECK(received(&d) == -2 && !ns_is_granted(&c));
+        receivers->rejoin(&channel, &c);
+        CHECK(received(&c) == -2);
+        CHECK(receivers->enter(&channel, &e) && received(&e) == -2);
+        a = sending(1);
+        CHECK(senders->enter(&channel, &a) && !sent(&a) && try_receive() == -2);
+    }
+}
+
+/* The first of the two steps, by a thread that a fork leaves behind before the other. */
+static void
+take_position(ns_channel_end *end)
+{
+    ns_store(&end->word, ns_channel_next(end, ns_load(&end->word, NS_RELAXED)), NS_RELAXED);
+}
+
+/* In the child all that was sent is there, in its order, and nobody waits; who comes back waits again. */
+static void
+check_fork(void)
+{
+    for (uint64_t capacity = 6; capacity <= 8; capacity++) {
+        for (uint64_t before = 0; before < capacity; before++) {
+            make(capacity);
+            for (uint64_t n = 0; n < before; n++) {
+                CHECK(try_send(0) == NS_CHANNEL_DONE && try_receive() == 0);
+            }
+            CHECK(try_send(1) == NS_CHANNEL_DONE && try_send(2) == NS_CHANNEL_DONE);
+            take_position(&channel.out); /* 1 is lost with its receiver */
+            take_position(&channel.in);
+            CHECK(try_send(3) == NS_CHANNEL_DONE);
+            take_position(&channel.in);
+            CHECK(try_send(4) == NS_CHANNEL_DONE);
+            uint64_t cursor = 0;
+            for (int thing = 2; thing <= 4; thing++) {
+                CHECK(ns_channel_each(&channel, &cursor) == &things[thing]);
+            }
+            CHECK(ns_channel_each(&channel, &cursor) == NULL);
+            pretend_to_fork();
+            for (uint64_t n = 3; n < capacity; n++) {
+                CHECK(try_send((int)n + 2) == NS_CHANNEL_DONE);
+            }
+            CHECK(try_send(0) == NS_CHANNEL_WOULD_WAIT && ns_channel_count(&channel) == capacity);
+            for (uint64_t n = 0; n < capacity; n++) {
+                CHECK(try_receive() == (int)n + 2);
+            }
+            CHECK(try_receive() == -1 && is_open());
+        }
+    }
+
+    make(2);
+    ns_waiter gone = {0}, back = {0}, away = sending(1);
+    CHECK(!receivers->enter(&channel, &gone) && !receivers->enter(&channel, &back));
+    CHECK(!receivers->leave(&channel, &back));
+    pretend_to_fork();
+    CHECK(try_receive() == -1 && is_open());
+    receivers->rejoin(&channel, &back);
+    CHECK(try_send(2) == NS_CHANNEL_DONE && received(&back) == 2 && !ns_is_granted(&gone));
+    CHECK(try_send(3) == NS_CHANNEL_DONE && try_send(4) == NS_CHANNEL_DONE);
+    CHECK(!senders->enter(&channel, &away) && !senders->leave(&channel, &away));
+    CHECK(ns_channel_close(&channel));
+    pretend_to_fork();
+    CHECK(ns_channel_is_closed(&channel) && try_receive() == 3);
+    senders->rejoin(&channel, &away);
+    CHECK(!sent(&away) && try_receive() == 4 && try_receive() == -2);
+}
+
+/* Before its words are written nothing can be done with it. */
+static void
+check_unborn(void)
+{
+    channel = (ns_channel){.apart = {0}};
+    CHECK(!ns_channel_is_born(&channel) && ns_channel_count(&channel) == 0);
+    CHECK(try_send(1) == NS_CHANNEL_WOULD_WAIT && try_receive() == -1);
+    uint64_t cursor = 0;
+    CHECK(ns_channel_each(&channel, &cursor) == NULL);
+    CHECK(ns_load(&channel.in.word, NS_RELAXED) == 0);
+}
+
+/* An item as it goes through: its fields are plain, so an ordering that is missing is a race. */
+struct item {
+    int sender, number, times_received;
+};
+
+static struct item sent_items[PAIRS][ROUNDS];
+static _Atomic int senders_left, received_items, given_up;
+
+/* True: sent. Some give up soon, some step aside all the time. */
+static bool
+send_item(struct item *item, int64_t deadline, int64_t slice)
+{
+    enum ns_channel_result result;
+    while ((result = ns_channel_try_send(&channel, item)) == NS_CHANNEL_WOULD_WAIT &&
+           ns_channel_linger_to_send(&channel)) {
+    }
+    if (result == NS_CHANNEL_WOULD_WAIT) {
+        ns_waiter *w = ns_waiter_new();
+        CHECK(w != NULL);
+        w->amount = (uintptr_t)item;
+        bool served = drive(senders, &channel, w, deadline, slice);
+        result = !served          ? NS_CHANNEL_WOULD_WAIT
+                 : w->amount == 0 ? NS_CHANNEL_DONE
+                                  : NS_CHANNEL_REFUSED;
+        ns_waiter_free(w);
+    }
+    CHECK(result != NS_CHANNEL_REFUSED);
+    return result == NS_CHANNEL_DONE;
+}
+
+static enum ns_channel_result
+receive_item(struct item **item, int64_t deadline, int64_t slice)
+{
+    enum ns_channel_result result;
+    while ((result = ns_channel_try_receive(&channel, (void **)item)) == NS_CHANNEL_WOULD_WAIT &&
+           ns_channel_linger_to_receive(&channel)) {
+    }
+    if (result == NS_CHANNEL_WOULD_WAIT) {
+        ns_waiter *w = ns_waiter_new();
+        CHECK(w != NULL);
+        if (drive(receivers, &channel, w, deadline, slice)) {
+            *item = (struct item *)(uintptr_t)w->amount;
+            result = *item ? NS_CHANNEL_DONE : NS_CHANNEL_REFUSED;
+        }
+        ns_waiter_free(w);
+    }
+    return result;
+}
+
+static void
+work(int i)
+{
+    const int64_t slice = i % PAIRS == 1 ? 5000 : 0;
+    if (i < PAIRS) {
+        for (int n = 0; n < ROUNDS; n++) {
+            struct item *item = &sent_items[i][n];
+            *item = (struct item){.sender = i, .number = n};
+            for (bool hurry = n % 3 == 0;; hurry = false) {
+                if (send_item(item, ns_now() + (hurry ? 20000 : PATIENCE), slice)) {
+                    break;
+                }
+                CHECK(hurry); /* else it slept through its turn */
+                ns_add(&given_up, 1, NS_RELAXED);
+            }
+        }
+        if (ns_sub(&senders_left, 1, NS_RELAXED) == 1) {
+            ns_channel_close(&channel);
+        }
+        return;
+    }
+    int last[PAIRS] = {-1, -1, -1};
+    for (int n = 0;; n++) {
+        struct item *item;
+        bool hurry = n % 4 == 0;
+        switch (receive_item(&item, ns_now() + (hurry ? 20000 : PATIENCE), slice)) {
+        case NS_CHANNEL_DONE:
+            CHECK(item->number > last[item->sender]);
+            last[item->sender] = item->number;
+            CHECK(++item->times_received == 1);
+            ns_add(&received_items, 1, NS_RELAXED);
+            break;
+        case NS_CHANNEL_WOULD_WAIT:
+            CHECK(hurry);
+            ns_add(&given_up, 1, NS_RELAXED);
+            break;
+        case NS_CHANNEL_REFUSED:
+            return;
+        }
+    }
+}
+
+int
+main(void)
+{
+    init_core();
+    check_unborn();
+    check_ring();
+    check_steps();
+    check_rendezvous();
+    check_close();
+    check_fork();
+    static const uint64_t capacities[] = {0, 1, 2, 3, 64};
+    for (size_t n = 0; n < sizeof(capacities) / sizeof(*capacities); n++) {
+        make(capacities[n]);
+        ns_store(&senders_left, PAIRS, NS_RELAXED);
+        ns_store(&received_items, 0, NS_RELAXED);
+        run_threads(2 * PAIRS, work);
+        CHECK(ns_load(&received_items, NS_RELAXED) == PAIRS * ROUNDS);
+        CHECK(ns_channel_count(&channel) == 0 && try_receive() == -2);
+    }
+    check_nobody_spins();
+    printf("channel: ok, %d gave up\n", ns_load(&given_up, NS_RELAXED));
+    return 0;
+}

@@ -1,0 +1,962 @@
+"""Channel: capacity and order, rendezvous, close, what misuse and time-outs leave alone, interrupts."""
+
+import gc
+import math
+import sys
+import threading
+import time
+import weakref
+
+import pytest
+from support import (
+    LONG,
+    NATIVE,
+    background,
+    collect_often,
+    eventually,
+    for_a_while,
+    run_threads,
+    started,
+)
+
+from nogil_sync import Channel, ChannelClosed
+
+threads = pytest.mark.thread_unsafe(reason="starts threads itself")
+signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
+collects = pytest.mark.thread_unsafe(reason="collects, which is slow on many threads at once")
+
+MOST = 2**59 - 1
+CAPACITIES = [0, 1, 2, 3, 7, 8, 9, 64]
+
+
+class Item:
+    """Something to watch."""
+
+
+# The interface
+
+
+def test_send_and_receive():
+    c = Channel(2)
+    assert len(c) == 0
+    assert c.send("a") is None
+    assert c.try_send("b") is True
+    assert len(c) == 2
+    assert c.try_send("c") is False
+    assert c.recv() == "a"
+    assert c.try_recv() == "b"
+    assert c.try_recv() is None
+    assert c.try_recv("default") == "default"
+    assert c.try_recv(default=5) == 5
+    c.send(value=1, timeout=1)
+    assert c.recv(timeout=1) == 1
+    assert len(c) == 0
+
+
+@pytest.mark.parametrize("capacity", range(1, 10))
+def test_every_capacity_is_exact(capacity):
+    c = Channel(capacity)
+    sent = received = 0
+    for lap in range(3 * capacity):
+        items = 1 + lap % capacity
+        for count in range(items):
+            assert len(c) == count
+            c.send(sent)
+            sent += 1
+        if items == capacity:
+            assert not c.try_send(None)
+        for _ in range(items):
+            assert c.recv(0) == received
+            received += 1
+        assert c.try_recv("nothing") == "nothing"
+
+
+def test_without_capacity_nothing_is_held():
+    c = Channel()
+    assert len(c) == 0
+    assert c.try_send(1) is False
+    assert c.try_recv(2) == 2
+    with pytest.raises(TimeoutError):
+        c.send(1, 0.01)
+    with pytest.raises(TimeoutError):
+        c.recv(0.01)
+    assert len(c) == 0
+    assert not c.closed()
+
+
+def test_any_item_goes_through_as_it_is():
+    items = [None, False, 0, "", (), [], object(), Exception(), Channel(), TimeoutError("x")]
+    c = Channel(len(items))
+    items.append(c)
+    for item in items[:-1]:
+        c.send(item)
+    for item in items[:-1]:
+        assert c.recv() is item
+    c.send(c)
+    assert c.recv() is c
+
+
+def test_an_item_is_held_by_the_channel_and_no_longer():
+    c = Channel(3)
+    item = Item()
+    watch = weakref.ref(item)
+    c.send(item)
+    del item
+    gc.collect()
+    assert watch() is not None
+    item = c.recv()
+    assert watch() is item
+    del item
+    gc.collect()
+    assert watch() is None
+
+
+def test_reference_counts():
+    if not hasattr(sys, "getrefcount"):
+        pytest.skip("no reference counts here")
+    c = Channel(1)
+    item = Item()
+    before = sys.getrefcount(item)
+    for _ in range(100):
+        c.send(item)
+        assert c.try_send(item) is False
+        with pytest.raises(TimeoutError):
+            c.send(item, 0)
+        assert c.recv() is item
+    c.close()
+    for _ in range(100):
+        with pytest.raises(ChannelClosed):
+            c.send(item)
+        with pytest.raises(ChannelClosed):
+            c.try_send(item)
+    gc.collect()
+    assert sys.getrefcount(item) <= before + 1
+
+
+def test_close():
+    c = Channel(3)
+    c.send(1)
+    c.send(2)
+    assert c.closed() is False
+    assert c.close() is None
+    assert c.closed() is True
+    c.close()
+    for send in (c.send, c.try_send, lambda item: c.send(item, 0)):
+        with pytest.raises(ChannelClosed, match="the channel is closed"):
+            send(3)
+    assert len(c) == 2
+    assert c.recv() == 1
+    assert c.try_recv() == 2
+    for receive in (c.recv, c.try_recv, lambda: c.recv(0), lambda: c.try_recv("default")):
+        with pytest.raises(ChannelClosed, match="the channel is closed"):
+            receive()
+    assert list(c) == []
+
+
+def test_a_full_channel_that_is_closed():
+    c = Channel(1)
+    c.send(1)
+    c.close()
+    with pytest.raises(ChannelClosed):
+        c.send(2, timeout=10)
+    assert list(c) == [1]
+
+
+@pytest.mark.parametrize("capacity", [0, 1])
+def test_an_empty_channel_that_is_closed(capacity):
+    c = Channel(capacity)
+    c.close()
+    assert list(c) == []
+    with pytest.raises(ChannelClosed):
+        c.recv()
+    with pytest.raises(ChannelClosed):
+        c.send(1)
+
+
+def test_the_exception():
+    assert issubclass(ChannelClosed, Exception)
+    assert ChannelClosed.__module__ == "nogil_sync"
+    assert not issubclass(ChannelClosed, (OSError, LookupError))
+
+
+def test_with_closes():
+    with Channel(1) as c:
+        assert isinstance(c, Channel)
+        c.send(1)
+        assert not c.closed()
+    assert c.closed()
+    assert list(c) == [1]
+    with pytest.raises(LookupError), Channel() as c:
+        raise LookupError
+    assert c.closed()
+    with c:
+        pass
+
+
+def test_iteration():
+    c = Channel(3)
+    for n in range(3):
+        c.send(n)
+    assert iter(c) is c
+    assert next(c) == 0
+    c.close()
+    assert list(c) == [1, 2]
+    assert next(c, "end") == "end"
+    with pytest.raises(StopIteration):
+        next(c)
+    c = Channel(1)
+    seen = []
+    c.send(0)
+    for n in c:
+        seen.append(n)
+        if n < 5:
+            c.send(n + 1)
+        else:
+            c.close()
+    assert seen == list(range(6))
+
+
+def test_truth_is_that_of_its_length():
+    c = Channel(1)
+    assert not c
+    c.send(None)
+    assert c
+
+
+def test_repr():
+    c = Channel(3)
+    where = f"<nogil_sync.Channel object at {id(c):#x}, "
+    assert repr(c) == f"{where}0 of 3 items>"
+    c.send(1)
+    assert repr(c) == f"{where}1 of 3 items>"
+    c.close()
+    assert repr(c) == f"{where}1 of 3 items, closed>"
+    assert repr(Channel()).endswith(" 0 of 0 items>")
+
+    class Sub(Channel):
+        pass
+
+    assert "Sub" in repr(Sub(2))
+
+
+def test_not_comparable_or_indexable():
+    c = Channel(1)
+    c.send(1)
+    with pytest.raises(TypeError):
+        c[0]
+    with pytest.raises(TypeError):
+        c < c  # noqa: B015
+    with pytest.raises(TypeError):
+        reversed(c)
+    assert len(c) == 1
+
+
+def test_size_grows_with_the_capacity():
+    if NATIVE:
+        assert sys.getsizeof(Channel(100)) >= sys.getsizeof(Channel()) + 100 * 16
+
+
+@pytest.mark.parametrize("name", ["send", "recv"])
+def test_without_init(name):
+    c = Channel.__new__(Channel)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="not initialized"):
+            getattr(c, name)(*(["x"] if name == "send" else []))
+        with pytest.raises(RuntimeError, match="not initialized"):
+            len(c)
+        with pytest.raises(RuntimeError, match="not initialized"):
+            next(c)
+        with pytest.raises(RuntimeError, match="not initialized"):
+            list(c)
+    c.__init__(1)
+    c.send(1)
+    assert c.recv() == 1
+
+
+class Number:
+    def __index__(self):
+        return 2
+
+
+def test_capacities():
+    for capacity in (2, Number(), True + 1):
+        c = Channel(capacity)
+        c.send(1)
+        c.send(2)
+        assert not c.try_send(3)
+    assert Channel(True).try_send(1)
+    assert not Channel(False).try_send(1)
+    assert Channel(capacity=1).try_send(1)
+
+
+@pytest.mark.parametrize(
+    ("capacity", "error", "message"),
+    [
+        (-1, ValueError, "channel capacity must be >= 0"),
+        (-(10**30), ValueError, "channel capacity must be >= 0"),
+        (MOST + 1, OverflowError, "channel capacity is too large"),
+        (2**63, OverflowError, "channel capacity is too large"),
+        (10**30, OverflowError, "channel capacity is too large"),
+        (1.0, TypeError, None),
+        ("1", TypeError, None),
+        (None, TypeError, None),
+    ],
+)
+def test_wrong_capacities(capacity, error, message):
+    c = Channel.__new__(Channel)
+    with pytest.raises(error, match=message):
+        c.__init__(capacity)
+    assert "not initialized" in repr(c)
+    c.__init__(1)
+    assert c.try_send(1)
+
+
+def test_a_capacity_without_memory_for_it():
+    try:
+        c = Channel(MOST)  # more than any processor can address
+    except MemoryError:
+        assert NATIVE
+    else:
+        assert not NATIVE
+        c.send(1)
+
+
+def test_a_large_capacity_costs_what_is_used():
+    c = Channel(10**6)
+    for n in range(1000):
+        c.send(n)
+    assert len(c) == 1000
+    assert [c.recv() for _ in range(1000)] == list(range(1000))
+
+
+@pytest.mark.parametrize("timeout", [0, -1, -0.5, -math.inf, 0.001])
+@pytest.mark.parametrize("capacity", [0, 1])
+def test_time_outs_of_nothing(timeout, capacity):
+    c = Channel(capacity)
+    with pytest.raises(TimeoutError, match="timed out waiting to receive"):
+        c.recv(timeout)
+    if capacity:
+        c.send(1, timeout)
+    with pytest.raises(TimeoutError, match="timed out waiting to send"):
+        c.send(2, timeout)
+    assert len(c) == capacity
+    if capacity:
+        assert c.recv(timeout) == 1
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"),
+    [
+        (math.nan, ValueError),
+        (math.inf, OverflowError),
+        (threading.TIMEOUT_MAX * 2, OverflowError),
+        (10**400, OverflowError),
+        ("1", TypeError),
+        ([], TypeError),
+    ],
+)
+def test_wrong_time_outs(timeout, error):
+    c = Channel(2)
+    c.send(1)
+    with pytest.raises(error):
+        c.send(2, timeout)
+    with pytest.raises(error):
+        c.recv(timeout)
+    assert len(c) == 1
+    assert c.recv(threading.TIMEOUT_MAX) == 1
+    c.send(3, threading.TIMEOUT_MAX)
+    assert c.recv(None) == 3
+
+
+def test_wrong_arguments():
+    c = Channel(2)
+    for call in (
+        lambda: c.send(),
+        lambda: c.send(1, 2, 3),
+        lambda: c.send(item=1),
+        lambda: c.recv(1, 2),
+        lambda: c.recv(default=1),
+        lambda: c.try_send(),
+        lambda: c.try_send(1, 1),
+        lambda: c.try_recv(1, 2),
+        lambda: c.close(1),
+        lambda: c.closed(1),
+        lambda: Channel(1, 2),
+        lambda: Channel(size=1),
+    ):
+        with pytest.raises(TypeError):
+            call()
+    assert len(c) == 0
+    assert not c.closed()
+
+
+# Waiting
+
+
+@threads
+@pytest.mark.parametrize("capacity", CAPACITIES)
+@pytest.mark.parametrize("pairs", [1, 3])
+def test_every_item_once_and_in_its_senders_order(capacity, pairs):
+    c = Channel(capacity)
+    count = 300
+    left = [None] * (pairs - 1)
+
+    def send(k):
+        for n in range(count):
+            c.send((k, n))
+        try:
+            left.pop()
+        except IndexError:  # the last
+            c.close()
+
+    def receive():
+        return list(c)
+
+    results = run_threads(*[lambda k=k: send(k) for k in range(pairs)], *[receive] * pairs)[pairs:]
+    assert sorted(sum(results, [])) == [(k, n) for k in range(pairs) for n in range(count)]
+    for result in results:
+        for k in range(pairs):
+            numbers = [n for sender, n in result if sender == k]
+            assert numbers == sorted(numbers)
+
+
+@threads
+def test_a_rendezvous_ends_when_the_receiver_has_it():
+    c = Channel()
+    thread, sent = started(c.send, "x")
+    assert not sent
+    assert len(c) == 0
+    assert c.recv() == "x"
+    thread.join(LONG)
+    assert sent == [None]
+    thread, received = started(c.recv)
+    assert eventually(lambda: c.try_send("y"))
+    thread.join(LONG)
+    assert received == ["y"]
+    thread, sent = started(c.send, "z")
+    assert eventually(lambda: c.try_recv() == "z")
+    thread.join(LONG)
+    assert sent == [None]
+
+
+@threads
+@pytest.mark.parametrize("capacity", [0, 1])
+def test_receivers_are_served_in_order(capacity):
+    c = Channel(capacity)
+    order = []
+
+    def work(k):
+        order.append((k, c.recv(LONG)))
+
+    workers = [started(work, k)[0] for k in range(5)]
+    for n in range(5):
+        c.send(n)
+        workers[n].join(LONG)
+        assert order[-1] == (n, n)
+    assert c.try_recv() is None
+
+
+@threads
+@pytest.mark.parametrize("capacity", [0, 2])
+def test_senders_are_served_in_order(capacity):
+    c = Channel(capacity)
+    for n in range(capacity):
+        c.send(n)
+    senders = [started(c.send, n, LONG) for n in range(capacity, capacity + 5)]
+    assert len(c) == capacity
+    for n in range(capacity + 5):
+        assert c.recv() == n
+        if n < 5:
+            senders[n][0].join(LONG)
+            assert senders[n][1] == [None]
+            assert len(c) == capacity
+            assert not c.try_send("overtakes") or capacity == 0
+    assert c.try_recv() is None
+
+
+@threads
+def test_who_gives_up_has_not_sent():
+    c = Channel(1)
+    c.send(0)
+
+    def send():
+        try:
+            c.send("late", 0.05)
+        except TimeoutError:
+            return "gave up"
+
+    thread, result = started(send)
+    behind, sent = started(c.send, 1, LONG)
+    thread.join(LONG)
+    assert result == ["gave up"]
+    assert not sent
+    assert c.recv() == 0
+    behind.join(LONG)
+    assert sent == [None]
+    assert c.recv() == 1
+    assert c.try_recv() is None
+
+
+@threads
+def test_who_gives_up_has_not_received():
+    c = Channel()
+
+    def receive(timeout):
+        try:
+            c.recv(timeout)
+        except TimeoutError:
+            return "gave up"
+
+    for timeout in (0.001, 0.05):
+        thread, result = started(receive, timeout)
+        thread.join(LONG)
+        assert result == ["gave up"]
+        assert not c.try_send(1)
+
+
+@threads
+@pytest.mark.parametrize("capacity", [0, 1, 3])
+def test_close_wakes_everybody(capacity):
+    c = Channel(capacity)
+
+    def closed(function, *args):
+        try:
+            return function(*args)
+        except ChannelClosed:
+            return "closed"
+
+    waiters = [started(closed, c.recv, t) for t in (None, LONG)]
+    waiters.append(started(lambda: list(c)))
+    c.close()
+    for thread, _ in waiters:
+        thread.join(LONG)
+    assert [result for _, result in waiters] == [["closed"], ["closed"], [[]]]
+
+    c = Channel(capacity)
+    for n in range(capacity):
+        c.send(n)
+    items = [Item() for _ in range(3)]
+    watches = [weakref.ref(item) for item in items]
+    waiters = [started(closed, c.send, item, t) for item, t in zip(items, (None, LONG, None))]
+    c.close()
+    for thread, _ in waiters:
+        thread.join(LONG)
+    assert [result for _, result in waiters] == [["closed"]] * 3
+    assert list(c) == list(range(capacity))
+    del items, waiters, thread
+    gc.collect()
+    assert eventually(lambda: [w() for w in watches] == [None] * 3)
+
+
+@threads
+@pytest.mark.parametrize("capacity", CAPACITIES)
+def test_a_close_in_the_middle_loses_nothing_accepted(capacity):
+    for _ in range(10):
+        c = Channel(capacity)
+
+        def send(k, c=c):
+            accepted = []
+            try:
+                for n in range(10**6):
+                    c.send((k, n))
+                    accepted.append((k, n))
+            except ChannelClosed:
+                return accepted
+            raise AssertionError
+
+        def receive(c=c):
+            return list(c)
+
+        def close(c=c):
+            time.sleep(0.003)
+            c.close()
+
+        results = run_threads(*[lambda k=k: send(k) for k in range(2)], receive, receive, close)
+        assert sorted(results[0] + results[1]) == sorted(results[2] + results[3])
+        assert len(c) == 0
+
+
+@threads
+@pytest.mark.parametrize("capacity", [0, 1, 3])
+def test_time_outs_and_tries_lose_nothing(capacity):
+    c = Channel(capacity)
+    done = threading.Event()
+
+    def send(k):
+        accepted = []
+        for n in for_a_while(0.4):
+            try:
+                if n % 3:
+                    c.send((k, n), n % 5 / 2000)
+                elif not c.try_send((k, n)):
+                    continue
+            except TimeoutError:
+                continue
+            accepted.append((k, n))
+        return accepted
+
+    def receive():
+        received = []
+        while True:
+            try:
+                if len(received) % 2:
+                    received.append(c.recv(0.0007))
+                else:
+                    item = c.try_recv()
+                    if item is not None:
+                        received.append(item)
+                    elif done.is_set():
+                        return received
+                    else:
+                        received.append(c.recv(0.001))
+            except TimeoutError:
+                if done.is_set() and not len(c):
+                    return received
+
+    def run():
+        results = run_threads(*[lambda k=k: send(k) for k in range(2)])
+        done.set()
+        return results
+
+    accepted, *received = run_threads(run, receive, receive)
+    assert sorted(sum(accepted, [])) == sorted(sum(received, []))
+    assert all(accepted)
+
+
+@threads
+def test_a_sender_gets_an_answer_through_the_same_channel_type():
+    requests = Channel(2)
+
+    def serve():
+        for value, answer in requests:
+            answer.send(value * 2)
+
+    def ask():
+        for n in range(200):
+            answer = Channel(1)
+            requests.send((n, answer))
+            assert answer.recv(LONG) == 2 * n
+
+    server = threading.Thread(target=serve)
+    server.start()
+    run_threads(ask, times=3)
+    requests.close()
+    server.join(LONG)
+    assert not server.is_alive()
+
+
+@threads
+@pytest.mark.parametrize("capacity", [0, 1, 2])
+def test_ping_pong(capacity):
+    to, fro = Channel(capacity), Channel(capacity)
+
+    def echo():
+        for n in to:
+            fro.send(n)
+        fro.close()
+
+    def play():
+        for n in range(500):
+            to.send(n)
+            assert fro.recv() == n
+        to.close()
+        assert list(fro) == []
+
+    run_threads(echo, play)
+
+
+@threads
+def test_others_run_and_collect_while_one_waits():
+    c = Channel()
+    receiver, received = started(c.recv)
+    for _ in range(3):
+        gc.collect()
+    assert not received
+    c.send([1])
+    receiver.join(LONG)
+    assert received == [[1]]
+    sender, sent = started(c.send, [2])
+    for _ in range(3):
+        gc.collect()
+    assert not sent
+    assert c.recv() == [2]
+    sender.join(LONG)
+
+
+# Garbage collection
+
+
+@collects
+@pytest.mark.parametrize("capacity", [1, 3])
+def test_cycles_through_items_are_collected(capacity):
+    for closed in (False, True):
+        c = Channel(capacity)
+        item = Item()
+        item.channel = c
+        for _ in range(capacity):
+            c.send(item)
+        if closed:
+            c.close()
+        watches = weakref.ref(c), weakref.ref(item)
+        del c, item
+        gc.collect()
+        assert [watch() for watch in watches] == [None, None]
+
+
+@collects
+def test_a_cycle_of_channels_is_collected():
+    first = previous = Channel(2)
+    for _ in range(10):
+        c = Channel(2)
+        c.send(previous)
+        previous = c
+    first.send(previous)
+    watch = weakref.ref(first)
+    del first, previous, c
+    gc.collect()
+    assert watch() is None
+
+
+@collects
+def test_items_are_not_collected_too_early():
+    c = Channel(5)
+    for n in range(5):
+        item = Item()
+        item.me = item
+        item.list = [n]
+        c.send(item)
+    del item
+    for _ in range(3):
+        gc.collect()
+    for n in range(5):
+        assert c.recv().list == [n]
+        gc.collect()
+
+
+@collects
+def test_a_finaliser_in_the_cycle_finds_a_usable_channel():
+    seen = []
+
+    class Last:
+        def __del__(self):
+            c = self.channel
+            seen.append(len(c))
+            while c.try_send("more"):
+                pass
+            try:
+                c.send("late", 0)
+            except TimeoutError:
+                seen.append(c.try_recv() is not None)
+            c.close()
+            seen.append(len(list(c)))
+
+    c = Channel(3)
+    last = Last()
+    last.channel = c
+    c.send(last)
+    watch = weakref.ref(c)
+    del c, last
+    gc.collect()
+    gc.collect()
+    assert seen == [1, True, 2]
+    assert watch() is None
+
+
+@collects
+def test_items_end_with_their_channel():
+    seen = []
+
+    class Last:
+        def __init__(self, n):
+            self.n = n
+
+        def __del__(self):
+            seen.append(self.n)
+
+    c = Channel(4)
+    for n in range(6):  # into the second lap
+        c.send(Last(n))
+        if n < 3:
+            c.recv()
+    assert seen == [0, 1, 2]
+    del c
+    gc.collect()
+    assert seen == [0, 1, 2, 3, 4, 5]
+
+
+@threads
+def test_finalisers_that_use_the_channel_in_the_middle_of_everything():
+    c = Channel(2)
+
+    class Last:
+        def __init__(self):
+            self.me = self
+
+        def __del__(self):
+            c.try_send(None)
+            c.try_recv()
+
+    def work():
+        for _ in range(150):
+            Last()
+            c.try_send(Last())
+            item = c.try_recv()
+            del item
+            gc.collect(0)
+
+    run_threads(work, times=3)
+    gc.collect()
+    while len(c):
+        c.try_recv()
+
+
+@threads
+@pytest.mark.parametrize("capacity", [0, 2, 16])
+def test_collections_while_items_go_through(capacity):
+    # Each item is a cycle that only the channel, or a thread in a call, holds for a while.
+    c = Channel(capacity)
+
+    def send():
+        for n in for_a_while(0.7):
+            item = Item()
+            item.me = item
+            item.content = [n]
+            c.send(item, LONG)
+            del item
+        c.close()
+
+    def receive():
+        for expected, item in enumerate(c):
+            assert item.me is item
+            assert item.content == [expected]
+
+    with background(collect_often):
+        run_threads(send, receive)
+
+
+# Handlers
+
+
+@signals
+@pytest.mark.parametrize("capacity", [0, 1])
+def test_a_handler_uses_the_channel_its_thread_waits_for(interrupt, capacity):
+    c = Channel(capacity)
+    log = []
+
+    def handler():
+        log.append(c.try_recv("empty"))
+        if capacity:
+            c.send("mine")
+            log.append(c.recv())
+            c.send("yours")
+        else:
+            log.append(c.try_send("nobody takes it"))
+            started(c.send, "yours")
+
+    interrupt(handler, 0.05)
+    assert c.recv(LONG) == "yours"
+    assert log == ["empty", "mine" if capacity else False]
+    assert len(c) == 0
+
+
+@signals
+def test_a_handler_receives_what_its_thread_waits_to_have_room_for(interrupt):
+    c = Channel(1)
+    c.send(0)
+    log = []
+
+    def handler():
+        log.append(c.recv())
+        c.send("handler's")
+
+    interrupt(handler, 0.05)
+    started(lambda: (time.sleep(0.1), log.append(c.recv())))
+    c.send("last", LONG)
+    assert log == [0, "handler's"]
+    assert c.recv() == "last"
+
+
+@signals
+@pytest.mark.parametrize("receives", [False, True])
+def test_a_handler_is_served_instead_and_the_call_waits_on(interrupt, receives):
+    c = Channel()
+    log = []
+
+    def handler():
+        if receives:
+            started(c.send, "for the handler")
+            log.append(c.recv(LONG))
+            started(c.send, "for the call")
+        else:
+            for seconds in (0.1, 0.2):
+                threading.Timer(seconds, lambda: log.append(c.recv(LONG))).start()
+            c.send("from the handler", LONG)
+
+    interrupt(handler, 0.05)
+    if receives:
+        log.append(c.recv(LONG))
+        assert log == ["for the handler", "for the call"]
+    else:
+        c.send("from the call", LONG)
+        assert eventually(lambda: len(log) == 2)
+        assert log == ["from the handler", "from the call"]
+
+
+@signals
+@pytest.mark.parametrize("receives", [False, True])
+def test_a_handler_closes_the_channel_its_thread_waits_for(interrupt, receives):
+    c = Channel(0)
+    interrupt(c.close, 0.05)
+    with pytest.raises(ChannelClosed):
+        if receives:
+            c.recv(LONG)
+        else:
+            c.send(1, LONG)
+    assert c.closed()
+
+
+@signals
+def test_a_handler_closes_what_its_thread_iterates_over(interrupt):
+    c = Channel(3)
+    c.send(1)
+
+    def handler():
+        c.send(2)
+        c.close()
+
+    interrupt(handler, 0.1)
+    assert list(c) == [1, 2]
+
+
+@signals
+@pytest.mark.parametrize("capacity", [0, 1, 3])
+def test_handlers_in_the_middle_of_everything(interrupt, capacity):
+    c = Channel(capacity)
+    stop = threading.Event()
+    received = []
+    from_handlers = []
+
+    def receive():
+        received.extend(c)
+
+    def handler():
+        try:
+            c.send(("handler", len(from_handlers)), 0.002)
+        except TimeoutError:
+            return
+        from_handlers.append(("handler", len(from_handlers)))
+
+    thread = threading.Thread(target=receive, daemon=True)
+    thread.start()
+    halt = interrupt(handler, 0.005, 0.005)
+    sent = []
+    for n in for_a_while(0.7):
+        c.send(("main", n), LONG)
+        sent.append(("main", n))
+    halt()
+    stop.set()
+    c.close()
+    thread.join(LONG)
+    assert not thread.is_alive()
+    assert [item for item in received if item[0] == "main"] == sent
+    assert [item for item in received if item[0] == "handler"] == from_handlers
