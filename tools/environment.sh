@@ -37,11 +37,12 @@ add_tools() {
   touch "$home/.has-$list"
 }
 
-# environment PYTHON LIST...: prints the environment with the tools and this tree's package.
+# environment PYTHON LIST...: prints the environment with the tools and this tree's package. With SANITIZE
+# (thread, or address,undefined) the extension is built under these sanitizers.
 environment() {
   local home env
   home=$(tools "$1" build "${@:2}") || exit
-  env=$CACHE/package/${home##*/}-$(sources | digest)
+  env=$CACHE/package/${home##*/}${SANITIZE:+-$SANITIZE}-$(sources | digest)
   [[ -d $env ]] || locked "build-$(build_name "$home")" install_package "$home" "$env" || exit
   touch "$env" "$home" # for the tidying below
   echo "$env"
@@ -57,18 +58,25 @@ sources() {
 }
 
 # One build folder for a checkout and an interpreter: kept, so that only what changed is compiled.
-build_name() { echo "${1##*/}-$(echo "$ROOT" | digest)"; }
+build_name() { echo "${1##*/}${SANITIZE:+-$SANITIZE}-$(echo "$ROOT" | digest)"; }
 
 install_package() {
-  local home=$1 env=$2 build site stage=$2.$$
+  local home=$1 env=$2 build site stage=$2.$$ sanitized=()
   [[ ! -d $env ]] || return 0
   build=$CACHE/build/$(build_name "$home")
   mkdir -p "$CACHE/package" "$CACHE/build"
   "$home/bin/python" -c '
 import sys, sysconfig; sys.exit(not sysconfig.get_config_var("Py_GIL_DISABLED"))' && compiler
-  PATH=$home/bin:$PATH logged "building nogil_sync for ${home##*/}" \
+  if [[ -n ${SANITIZE:-} ]]; then
+    local option
+    for option in "b_sanitize=$SANITIZE" b_lundef=false buildtype=debugoptimized b_ndebug=false; do
+      sanitized+=("--config-settings=setup-args=-D$option")
+    done
+  fi
+  PATH=$home/bin:$PATH logged "building nogil_sync for ${home##*/}${SANITIZE:+ under sanitizers: $SANITIZE}" \
     "$home/bin/python" -m pip --disable-pip-version-check wheel --no-build-isolation --no-deps \
-    --config-settings=build-dir="$build" --config-settings=setup-args=-Dwerror=true --wheel-dir "$stage.wheel" "$ROOT" || exit
+    --config-settings=build-dir="$build" --config-settings=setup-args=-Dwerror=true \
+    ${sanitized[@]+"${sanitized[@]}"} --wheel-dir "$stage.wheel" "$ROOT" || exit
   "$home/bin/python" -m venv --without-pip "$stage" || exit
   site=$("$stage/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   logged "installing it" "$home/bin/python" -m pip --disable-pip-version-check --python "$stage/bin/python" \

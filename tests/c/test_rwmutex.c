@@ -378,6 +378,35 @@ fast_then_slow(int i)
     write_data();
 }
 
+/* A hold that was granted to a waiter is given back by the slow path, too. */
+static ns_waiter granted_reader;
+
+static void
+granted_then_fast(int i)
+{
+    if (i == 0) {
+        CHECK(data[0] == data[1]);
+        CHECK(ns_rwmutex_read_unlock(&rw));
+        return;
+    }
+    await_free();
+    CHECK(ns_rwmutex_try_write_fast(&rw));
+    write_data();
+}
+
+static void
+fast_then_fast(int i)
+{
+    if (i == 0) {
+        write_data();
+        CHECK(ns_rwmutex_write_unlock(&rw));
+        return;
+    }
+    await_free();
+    CHECK(ns_rwmutex_try_write_fast(&rw));
+    write_data();
+}
+
 int
 main(void)
 {
@@ -395,6 +424,13 @@ main(void)
     make();
     CHECK(ns_rwmutex_try_read(&rw));
     run_threads(2, fast_then_slow);
+    make();
+    CHECK(ns_rwmutex_try_write(&rw));
+    run_threads(2, fast_then_fast);
+    make();
+    CHECK(ns_rwmutex_try_write(&rw) && !read_steps->enter(&rw, &granted_reader));
+    CHECK(ns_rwmutex_write_unlock(&rw) && ns_is_granted(&granted_reader));
+    run_threads(2, granted_then_fast);
 
     make();
     CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw));

@@ -4,7 +4,9 @@
 
 enum { FREE = 0, HELD = 1, CONTENDED = 2, STATE_MASK = 3, SHIFT = 2 };
 
-#define SPINS 40
+#ifndef NS_WAITQ_SPINS /* tests shrink it */
+#define NS_WAITQ_SPINS 40
+#endif
 
 bool
 ns_waitq_lock(ns_waitq *q)
@@ -23,7 +25,7 @@ ns_waitq_lock(ns_waitq *q)
             }
             continue;
         }
-        if (spins++ < SPINS) {
+        if (spins++ < NS_WAITQ_SPINS) {
             ns_pause();
             word = ns_load(&q->lock, NS_RELAXED);
             continue;
