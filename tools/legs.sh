@@ -64,7 +64,7 @@ suite() {
   interpreter=$($2)
   shift 2
   env=$(environment "$interpreter" test ${MORE_TOOLS[@]+"${MORE_TOOLS[@]}"})
-  PATH=$env/bin:$(tools "$interpreter" build test)/bin:$PATH
+  PATH=$env/bin:$(tools "${TOOLS_OF:-$interpreter}" build test)/bin:$PATH
   cd "$ROOT"
   # The working directory stays off sys.path: the installed package is tested, not the tree's.
   export PYTHONSAFEPATH=1 HYPOTHESIS_STORAGE_DIRECTORY=$CACHE/hypothesis

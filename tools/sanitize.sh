@@ -32,6 +32,8 @@ leg_extension() {
 }
 
 leg_thread() {
+  local TOOLS_OF
+  TOOLS_OF=$(free_threaded)
   export SANITIZE=thread LIMIT=14400 TSAN_OPTIONS NOGIL_SYNC_STRESS=${NOGIL_SYNC_STRESS:-0.3}
   # CPython's own list of what it knows of itself; it names nothing of ours.
   TSAN_OPTIONS="suppressions=$(cpython_source)/Tools/tsan/suppressions_free_threading.txt die_after_fork=0 exitcode=0"
@@ -41,6 +43,8 @@ leg_thread() {
 }
 
 leg_address() {
+  local TOOLS_OF
+  TOOLS_OF=$(free_threaded)
   export SANITIZE=address,undefined LIMIT=14400 NOGIL_SYNC_STRESS=${NOGIL_SYNC_STRESS:-0.3}
   address_options
   reported address suite address "free_threaded_sanitized address" "${SANITIZED_TESTS[@]}" "$@"
