@@ -37,14 +37,53 @@ add_tools() {
   touch "$home/.has-$list"
 }
 
-# environment PYTHON LIST...: prints the environment with the tools and this tree's package.
+# environment PYTHON LIST...: prints the environment with the tools and this tree's package. With SANITIZE
+# (thread, or address,undefined) the extension is built under these sanitizers.
 environment() {
   local home env
-  home=$(tools "$1" build "${@:2}") || exit
-  env=$CACHE/package/${home##*/}-$(sources | digest)
+  home=$(tools "${TOOLS_OF:-$1}" build "${@:2}") || exit
+  if [[ -n ${TOOLS_OF:-} ]]; then
+    borrowed_environment "$1" "$home"
+    return
+  fi
+  env=$CACHE/package/${home##*/}${SANITIZE:+-$SANITIZE}-$(sources | digest)
   [[ -d $env ]] || locked "build-$(build_name "$home")" install_package "$home" "$env" || exit
   touch "$env" "$home" # for the tidying below
   echo "$env"
+}
+
+# borrowed_environment PYTHON HOME: prints an environment of PYTHON with the tools of another interpreter of the
+# same version. Under a sanitizer pip and meson would take a quarter of an hour, and our tools are all Python.
+borrowed_environment() {
+  local prefix env
+  prefix=$(dirname "$(dirname "$1")")
+  env=$CACHE/package/$(basename "$prefix")-$(sources | digest)
+  [[ -d $env ]] || locked "build-$(build_name "$prefix")" install_borrowed "$1" "$2" "$env" || exit
+  touch "$env"
+  echo "$env"
+}
+
+install_borrowed() {
+  local python=$1 home=$2 env=$3 build site
+  [[ ! -d $env ]] || return 0
+  build=$CACHE/build/$(build_name "$(dirname "$(dirname "$python")")")
+  mkdir -p "$CACHE/package" "$build"
+  compiler
+  printf "[binaries]\npython = '%s'\n" "$python" >"$build.ini"
+  local PATH=$home/bin:$PATH
+  [[ -e $build/build.ninja ]] || logged "configuring nogil_sync under sanitizers: $SANITIZE" meson setup "$build" "$ROOT" \
+    --native-file "$build.ini" -Dwerror=true "-Db_sanitize=$SANITIZE" -Db_lundef=false -Dbuildtype=debugoptimized \
+    -Db_ndebug=false -Dprefix="$CACHE/package/sanitized" -Dpython.install_env=prefix || exit
+  logged "building nogil_sync under sanitizers: $SANITIZE" meson compile -C "$build" || exit
+  rm -rf "$env.stage" "$env.root"
+  "$python" -m venv --without-pip "$env.stage" || exit
+  site=$("$env.stage/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  logged "installing it" meson install -C "$build" --no-rebuild --destdir "$env.root" || exit
+  mv "$env.root$CACHE"/*/*/lib/python*/site-packages/nogil_sync "$site/"
+  rm -rf "$env.root"
+  echo "import site; site.addsitedir(r'$("$home/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+    >"$site/tools.pth"
+  mv "$env.stage" "$env"
 }
 
 # What decides the built package.
@@ -57,18 +96,25 @@ sources() {
 }
 
 # One build folder for a checkout and an interpreter: kept, so that only what changed is compiled.
-build_name() { echo "${1##*/}-$(echo "$ROOT" | digest)"; }
+build_name() { echo "${1##*/}${SANITIZE:+-$SANITIZE}-$(echo "$ROOT" | digest)"; }
 
 install_package() {
-  local home=$1 env=$2 build site stage=$2.$$
+  local home=$1 env=$2 build site stage=$2.$$ sanitized=()
   [[ ! -d $env ]] || return 0
   build=$CACHE/build/$(build_name "$home")
   mkdir -p "$CACHE/package" "$CACHE/build"
   "$home/bin/python" -c '
 import sys, sysconfig; sys.exit(not sysconfig.get_config_var("Py_GIL_DISABLED"))' && compiler
-  PATH=$home/bin:$PATH logged "building nogil_sync for ${home##*/}" \
+  if [[ -n ${SANITIZE:-} ]]; then
+    local option
+    for option in "b_sanitize=$SANITIZE" b_lundef=false buildtype=debugoptimized b_ndebug=false; do
+      sanitized+=("--config-settings=setup-args=-D$option")
+    done
+  fi
+  PATH=$home/bin:$PATH logged "building nogil_sync for ${home##*/}${SANITIZE:+ under sanitizers: $SANITIZE}" \
     "$home/bin/python" -m pip --disable-pip-version-check wheel --no-build-isolation --no-deps \
-    --config-settings=build-dir="$build" --config-settings=setup-args=-Dwerror=true --wheel-dir "$stage.wheel" "$ROOT" || exit
+    --config-settings=build-dir="$build" --config-settings=setup-args=-Dwerror=true \
+    ${sanitized[@]+"${sanitized[@]}"} --wheel-dir "$stage.wheel" "$ROOT" || exit
   "$home/bin/python" -m venv --without-pip "$stage" || exit
   site=$("$stage/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   logged "installing it" "$home/bin/python" -m pip --disable-pip-version-check --python "$stage/bin/python" \

@@ -40,6 +40,11 @@ free_threaded_debug() {
   built -debug || { locked python build_python -debug && built -debug; }
 }
 
+# Prints a build under a sanitizer, "thread" or "address": ours as well.
+free_threaded_sanitized() {
+  built "-$1" || { locked "python-$1" build_python "-$1" && built "-$1"; }
+}
+
 # Prints a standard Python of at least 3.11 that can make environments. NOGIL_SYNC_STANDARD_PYTHON names one.
 standard() {
   local name
@@ -96,9 +101,15 @@ build_python() {
   case $prefix in
     # With CPython's own test modules, whose _testcapi makes allocations fail.
     *-debug) options+=(--with-pydebug) ;;
+    *-thread) options+=(--with-pydebug --disable-test-modules --with-thread-sanitizer) ;;
+    *-address)
+      options+=(--with-pydebug --disable-test-modules --with-address-sanitizer --with-undefined-behavior-sanitizer)
+      ;;
     *-pgo) options+=(--disable-test-modules --enable-optimizations) ;;
     *) options+=(--disable-test-modules) ;;
   esac
+  # Its leaks at exit would end its own build.
+  export ASAN_OPTIONS=detect_leaks=0
   logged "configuring CPython ${prefix##*/}" "$source/configure" "${options[@]}" || exit
   logged "compiling CPython ${prefix##*/} on $(cores) cores (about 5 minutes of one core)" \
     make -j"$(cores)" || exit

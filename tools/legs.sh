@@ -57,13 +57,14 @@ leg_tsan() { core tsan -Db_sanitize=thread -Db_lundef=false; }
 
 leg_asan() { core asan -Db_sanitize=address,undefined -Db_lundef=false; }
 
-# suite LEG INTERPRETER PYTEST-ARGS...
+# suite LEG INTERPRETER PYTEST-ARGS...: WITH is a command to run Python by.
 suite() {
   local leg=$1 interpreter env limit=() colour=no status=0
-  interpreter=$("$2")
+  # shellcheck disable=SC2086 # a function and its arguments
+  interpreter=$($2)
   shift 2
   env=$(environment "$interpreter" test ${MORE_TOOLS[@]+"${MORE_TOOLS[@]}"})
-  PATH=$env/bin:$(tools "$interpreter" build test)/bin:$PATH
+  PATH=$env/bin:$(tools "${TOOLS_OF:-$interpreter}" build test)/bin:$PATH
   cd "$ROOT"
   # The working directory stays off sys.path: the installed package is tested, not the tree's.
   export PYTHONSAFEPATH=1 HYPOTHESIS_STORAGE_DIRECTORY=$CACHE/hypothesis
@@ -73,7 +74,7 @@ suite() {
   export PYTHONFAULTHANDLER=1
   if have timeout; then limit=(timeout --foreground --signal=ABRT --kill-after=30 "${LIMIT:-900}"); fi
   [[ ! -t 1 ]] || colour=yes
-  ${limit[@]+"${limit[@]}"} "$env/bin/python" -m pytest --color=$colour -o cache_dir="$CACHE/pytest-$leg" "$@" |
+  ${limit[@]+"${limit[@]}"} ${WITH[@]+"${WITH[@]}"} "$env/bin/python" -m pytest --color=$colour -o cache_dir="$CACHE/pytest-$leg" "$@" |
     tee "$RESULTS/output" || status=$?
   # From "==== 12 passed, 1 skipped in 0.5s ====", perhaps with colours, or without the lines.
   sed -En $'s/\033\\[[0-9;]*m//g; s/^(=+ )?([0-9]+ (passed|failed|skipped|error|deselected).*) in [0-9].*/\\2/p' \

@@ -27,6 +27,29 @@
         }                                                                           \
     } while (0)
 
+#ifdef NS_SHAKE
+#include <sched.h>
+
+/* Comes before every atomic step of the core: mostly nothing, often a yield, seldom a sleep. */
+void
+ns_shake(void)
+{
+    static _Thread_local uint32_t seed;
+    if (seed == 0) {
+        seed = (uint32_t)(uintptr_t)&seed | 1;
+    }
+    seed ^= seed << 13;
+    seed ^= seed >> 17;
+    seed ^= seed << 5;
+    if (seed % 512 == 0) {
+        nanosleep(&(struct timespec){0, 20000}, NULL);
+    }
+    else if (seed % 8 == 0) {
+        sched_yield();
+    }
+}
+#endif
+
 #define MILLISECOND INT64_C(1000000)
 
 static inline void

@@ -86,6 +86,17 @@ check_order(void)
     CHECK(ns_is_granted(&w[3]) && ns_is_granted(&w[4]) && ns_cond_waiting(&cond) == 0);
 }
 
+/* They line up and give up at once, which no lock orders but the queue's. */
+static void
+come_and_go(int i)
+{
+    for (int n = 0; n < ROUNDS; n++) {
+        CHECK(lock_mutex(&mutex, NS_FOREVER, 0));
+        wait_cond(ns_now() + (i + n) % 3 * 500, 0);
+        CHECK(ns_mutex_unlock(&mutex));
+    }
+}
+
 #define CROWD 40
 
 /* More sleepers than one batch of wake-ups. */
@@ -145,6 +156,8 @@ main(void)
     CHECK(generation == ROUNDS);
     run_threads(THREADS, produce_and_consume);
     CHECK(tokens == 0 && consumed == THREADS / 2 * ROUNDS);
+    CHECK(ns_cond_waiting(&cond) == 0);
+    run_threads(THREADS, come_and_go);
     CHECK(ns_cond_waiting(&cond) == 0);
     run_threads(CROWD, broadcast);
     puts("cond: ok");

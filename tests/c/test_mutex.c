@@ -84,6 +84,97 @@ test_newcomers(void)
     ns_waiter_free(newcomer);
 }
 
+static const struct ns_wait_steps *const steps = &ns_mutex_steps;
+
+enum { PARKED, HEIR, GRANTED }; /* a node's states, as mutex.c has them */
+
+static uint32_t
+state_of(ns_waiter *w)
+{
+    return ns_load(&w->state, NS_RELAXED);
+}
+
+/* Who is served when, step by step; no thread is needed to see it. */
+static void
+check_steps(void)
+{
+    ns_waiter first = {0}, second = {0};
+    CHECK(ns_mutex_try_lock(&mutex));
+    CHECK(!steps->enter(&mutex, &first) && !steps->enter(&mutex, &second));
+    CHECK(state_of(&first) == HEIR && state_of(&second) == PARKED);
+    CHECK(!steps->leave(&mutex, &first) && state_of(&second) == HEIR); /* skipped while it is away */
+    CHECK(!steps->leave(&mutex, &second) && mutex.heir == NULL);
+    steps->rejoin(&mutex, &second);
+    CHECK(state_of(&second) == HEIR);
+    steps->rejoin(&mutex, &first); /* in its place, but another is heir by now */
+    CHECK(state_of(&first) == PARKED && mutex.heir == &second);
+    CHECK(!steps->cancel(&mutex, &second) && state_of(&first) == HEIR);
+
+    /* A heir that waited too long demands the lock, and gets it from the next release. */
+    first.since -= 1000 * MILLISECOND;
+    while (!first.impatient && state_of(&first) == HEIR) {
+        CHECK(steps->wait(&mutex, &first, ns_now() + 20000) == NS_TIMED_OUT);
+    }
+    CHECK(ns_mutex_unlock(&mutex) && ns_mutex_is_locked(&mutex));
+    CHECK(state_of(&first) == GRANTED && steps->leave(&mutex, &first) && steps->cancel(&mutex, &first));
+    steps->undo(&mutex, &first);
+    CHECK(!ns_mutex_is_locked(&mutex));
+
+    /* So does one that waited too long and sleeps, whoever is in line behind it. */
+    first = second = (ns_waiter){0};
+    CHECK(ns_mutex_try_lock(&mutex));
+    CHECK(!steps->enter(&mutex, &first) && !steps->enter(&mutex, &second));
+    while (state_of(&first) == HEIR) {
+        CHECK(steps->wait(&mutex, &first, ns_now() + MILLISECOND) == NS_TIMED_OUT);
+    }
+    first.since -= 1000 * MILLISECOND;
+    CHECK(ns_mutex_unlock(&mutex) && ns_mutex_is_locked(&mutex));
+    CHECK(state_of(&second) == HEIR && steps->cancel(&mutex, &first));
+    CHECK(ns_mutex_unlock(&mutex) && steps->wait(&mutex, &second, NS_FOREVER) == NS_SERVED);
+    CHECK(ns_mutex_unlock(&mutex) && !ns_mutex_unlock(&mutex));
+    CHECK(ns_load(&mutex.word, NS_RELAXED) == NS_MUTEX_BORN && mutex.queue.head == NULL);
+}
+
+static ns_waiter first_in_line;
+
+/* The heir gives up: the next in line, asleep, must be woken for the office. */
+static void
+give_up(int i)
+{
+    if (i == 0) {
+        sleep_ms(30); /* for the other to fall asleep; if it does not, less is tested */
+        CHECK(!steps->cancel(&mutex, &first_in_line));
+        return;
+    }
+    CHECK(lock_mutex(&mutex, NS_FOREVER, 0));
+    CHECK(ns_mutex_unlock(&mutex));
+}
+
+static void
+test_heir_gives_up(void)
+{
+    CHECK(ns_mutex_try_lock(&mutex));
+    CHECK(!steps->enter(&mutex, &first_in_line));
+    CHECK(ns_mutex_unlock(&mutex)); /* by the fast path: the heir, they say, is awake */
+    run_threads(2, give_up);
+}
+
+/* What came before a release by the slow path is seen after an acquire by the fast one. */
+static void
+slow_then_fast(int i)
+{
+    if (i == 0) {
+        guarded++;
+        CHECK(ns_mutex_unlock_slow(&mutex));
+        return;
+    }
+    while (!ns_mutex_try_lock(&mutex)) {
+        ns_pause();
+    }
+    guarded++;
+    CHECK(ns_mutex_unlock(&mutex));
+}
+
 static long turns[THREADS];
 
 static void
@@ -110,6 +201,9 @@ test_fork(void)
     pid_t child = fork();
     CHECK(child >= 0);
     if (child == 0) {
+        ns_waiter fresh = {0}; /* the first in line, though the parent had an heir */
+        CHECK(!steps->enter(&mutex, &fresh) && mutex.heir == &fresh);
+        CHECK(!steps->cancel(&mutex, &fresh));
         CHECK(!lock_mutex(&mutex, ns_now() + 5 * MILLISECOND, 0));
         CHECK(ns_mutex_unlock(&mutex));
         CHECK(!ns_mutex_unlock(&mutex));
@@ -150,6 +244,10 @@ main(void)
     run_threads(THREADS, gate);
     CHECK(!ns_mutex_is_locked(&mutex) && mutex.queue.head == NULL);
     test_newcomers();
+    check_steps();
+    test_heir_gives_up();
+    CHECK(ns_mutex_try_lock(&mutex));
+    run_threads(2, slow_then_fast);
 
     ns_store(&expected, ns_now() + 300 * MILLISECOND, NS_RELAXED);
     run_threads(THREADS, greedy);

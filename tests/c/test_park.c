@@ -1,6 +1,8 @@
 /* core/park.h: deadlines, wake-ups, and the queue's lock, which sleeps on it. */
 #include <pthread.h>
 #include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "harness.h"
 
@@ -65,6 +67,35 @@ interrupt(int i)
 #endif
 }
 
+static _Atomic uint32_t words[256];
+static _Atomic bool stop;
+
+/* A process forks while others sleep and wake: the child finds nothing locked. */
+static void
+fork_under_fire(int i)
+{
+    if (i != 0) {
+        for (unsigned n = 0; !ns_load(&stop, NS_RELAXED); n++) {
+            ns_unpark(&words[n % 256], 1);
+        }
+        return;
+    }
+    for (int n = 0; n < 20; n++) {
+        sleep_ms(1);
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            for (int k = 0; k < 256; k++) {
+                ns_unpark(&words[k], 1);
+            }
+            _exit(0);
+        }
+        int status = 1;
+        CHECK(waitpid(child, &status, 0) == child && status == 0);
+    }
+    ns_store(&stop, true, NS_RELAXED);
+}
+
 int
 main(void)
 {
@@ -89,6 +120,7 @@ main(void)
     struct sigaction action = {.sa_handler = on_signal};
     sigaction(SIGUSR1, &action, NULL);
     run_threads(2, interrupt);
+    run_threads(3, fork_under_fire);
     puts("park: ok");
     return 0;
 }

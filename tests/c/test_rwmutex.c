@@ -188,6 +188,12 @@ check_downgrade(void)
     CHECK(!ns_rwmutex_write_unlock(&rw) && !ns_rwmutex_try_write(&rw));
     CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_try_write(&rw));
 
+    ns_waiter reader = {0}, writer = {0}; /* the readers in line come with it, before the next writer */
+    CHECK(!ns_rwmutex_write_steps.enter(&rw, &writer) && !ns_rwmutex_read_steps.enter(&rw, &reader));
+    CHECK(ns_rwmutex_downgrade(&rw) && ns_is_granted(&reader) && !ns_is_granted(&writer));
+    CHECK(ns_rwmutex_read_unlock(&rw) && !ns_is_granted(&writer));
+    CHECK(ns_rwmutex_write_unlock(&rw) && ns_is_granted(&writer));
+
     CHECK(ns_rwmutex_downgrade(&rw) && ns_rwmutex_read_unlock(&rw)); /* given back as a read hold */
     CHECK(!ns_rwmutex_write_unlock(&rw) && !ns_rwmutex_read_unlock(&rw));
     CHECK(ns_rwmutex_try_read(&rw) && !ns_rwmutex_write_unlock(&rw) && ns_rwmutex_read_unlock(&rw));
@@ -378,6 +384,117 @@ fast_then_slow(int i)
     write_data();
 }
 
+/* A waiter that is served at once takes over from a fast release. */
+static void
+fast_then_enter(int i)
+{
+    if (i == 0) {
+        CHECK(data[0] == data[1]);
+        CHECK(ns_rwmutex_read_unlock(&rw));
+        return;
+    }
+    ns_waiter writer = {0};
+    await_free();
+    CHECK(write_steps->enter(&rw, &writer));
+    write_data();
+}
+
+/* A reader that comes by the slow path opens the cells of other threads, too: what a writer left must be seen
+ * through those. In this order, which nothing but relaxed words gives. */
+static void
+open_for_others(int i)
+{
+    for (int k = 0; k < 3; k++) { /* slots in order, the one that opens has the last but one */
+        if (k == i) {
+            ns_slot();
+            ns_add(&turn, 1, NS_RELAXED);
+        }
+        while (ns_load(&turn, NS_RELAXED) <= k) {
+            ns_pause();
+        }
+    }
+    static const int nth[] = {2, 1, 0}; /* slot order: who reads last, who opens, who writes */
+    while (ns_load(&turn, NS_RELAXED) != 3 + nth[i]) {
+        ns_pause();
+    }
+    if (i == 2) {
+        CHECK(lock_write(NS_FOREVER, 0));
+        write_data();
+        CHECK(ns_rwmutex_write_unlock(&rw));
+    }
+    else {
+        CHECK(ns_rwmutex_try_read(&rw));
+        if (i == 0) {
+            CHECK(data[0] == data[1]);
+        }
+    }
+    ns_add(&turn, 1, NS_RELAXED);
+}
+
+/* All meet for the first time, and so each makes a table: one is kept. */
+static void
+meet(int i)
+{
+    for (int n = 0; n < 200; n++) {
+        if (i == 0) {
+            make();
+        }
+        pthread_barrier_wait(&step);
+        CHECK(lock_read(NS_FOREVER, 0));
+        CHECK(lock_read(NS_FOREVER, 0));
+        pthread_barrier_wait(&step);
+        CHECK(ns_rwmutex_read_unlock(&rw));
+        CHECK(ns_rwmutex_read_unlock(&rw));
+        pthread_barrier_wait(&step);
+        CHECK(i != 0 || (!ns_rwmutex_read_unlock(&rw) && !ns_rwmutex_is_read_locked(&rw)));
+        pthread_barrier_wait(&step);
+    }
+}
+
+/* Holds move from cell to cell, and at each moment there is one: whoever releases must find it. */
+static void
+shuffle(int i)
+{
+    for (int n = 0; n < ROUNDS; n++) {
+        if (i != 2) {
+            CHECK(lock_read(NS_FOREVER, 0));
+        }
+        CHECK(ns_rwmutex_read_unlock(&rw));
+        if (i == 2) {
+            CHECK(lock_read(NS_FOREVER, 0));
+        }
+    }
+}
+
+/* A hold that was granted to a waiter is given back by the slow path, too. */
+static ns_waiter granted_reader;
+
+static void
+granted_then_fast(int i)
+{
+    if (i == 0) {
+        CHECK(data[0] == data[1]);
+        CHECK(ns_rwmutex_read_unlock(&rw));
+        return;
+    }
+    await_free();
+    CHECK(ns_rwmutex_try_write_fast(&rw));
+    write_data();
+}
+
+static void
+fast_then_fast(int i)
+{
+    if (i == 0) {
+        write_data();
+        CHECK(ns_rwmutex_write_unlock(&rw));
+        return;
+    }
+    await_free();
+    CHECK(ns_rwmutex_try_write_fast(&rw));
+    write_data();
+}
+
 int
 main(void)
 {
@@ -395,11 +512,36 @@ main(void)
     make();
     CHECK(ns_rwmutex_try_read(&rw));
     run_threads(2, fast_then_slow);
+    make();
+    CHECK(ns_rwmutex_try_read(&rw));
+    run_threads(2, fast_then_enter);
+    make();
+    CHECK(ns_rwmutex_try_write(&rw));
+    run_threads(2, fast_then_fast);
+    make();
+    CHECK(ns_rwmutex_try_write(&rw) && !read_steps->enter(&rw, &granted_reader));
+    CHECK(ns_rwmutex_write_unlock(&rw) && ns_is_granted(&granted_reader));
+    run_threads(2, granted_then_fast);
 
     make();
     CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw));
     run_threads(3, relieve);
     ns_store(&stop, 0, NS_RELAXED);
+
+    make();
+    CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw)); /* now there are cells */
+    CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_read_unlock(&rw));
+    ns_store(&turn, 0, NS_RELAXED);
+    run_threads(3, open_for_others);
+
+    make();
+    CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw));
+    run_threads(3, shuffle);
+    CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_read_unlock(&rw) && !ns_rwmutex_read_unlock(&rw));
+
+    pthread_barrier_init(&step, NULL, 4);
+    run_threads(4, meet);
+    pthread_barrier_destroy(&step);
 
     pthread_barrier_init(&step, NULL, 3);
     make();

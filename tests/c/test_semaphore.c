@@ -96,6 +96,7 @@ check_steps(void)
     CHECK(!steps->enter(&semaphore, &large) && !steps->enter(&semaphore, &small[0]));
     CHECK(!steps->enter(&semaphore, &small[1]));
     CHECK(ns_semaphore_release(&semaphore, 1) && !ns_is_granted(&small[0]));
+    CHECK(ns_semaphore_available(&semaphore) >= 1 && !ns_semaphore_try(&semaphore, 1));
     CHECK(!steps->cancel(&semaphore, &large)); /* it was all that kept the others back */
     CHECK(ns_is_granted(&small[0]) && ns_is_granted(&small[1]));
     CHECK(ns_semaphore_release(&semaphore, 3));

@@ -22,16 +22,25 @@
 #define NS_RELAXED memory_order_relaxed
 #define NS_SEQ_CST memory_order_seq_cst
 
-#define ns_load(p, order) atomic_load_explicit((p), order)
-#define ns_store(p, v, order) atomic_store_explicit((p), (v), order)
-#define ns_swap(p, v, order) atomic_exchange_explicit((p), (v), order)
-#define ns_add(p, v, order) atomic_fetch_add_explicit((p), (v), order)
-#define ns_sub(p, v, order) atomic_fetch_sub_explicit((p), (v), order)
-#define ns_or(p, v, order) atomic_fetch_or_explicit((p), (v), order)
-#define ns_and(p, v, order) atomic_fetch_and_explicit((p), (v), order)
+/* Tests of the core may have a pause before any of these, at random, so that interleavings which are
+ * one in a million come up within seconds (tests/c/harness.h). */
+#ifdef NS_SHAKE
+void ns_shake(void);
+#define ns_step ns_shake(),
+#else
+#define ns_step
+#endif
+
+#define ns_load(p, order) (ns_step atomic_load_explicit((p), order))
+#define ns_store(p, v, order) (ns_step atomic_store_explicit((p), (v), order))
+#define ns_swap(p, v, order) (ns_step atomic_exchange_explicit((p), (v), order))
+#define ns_add(p, v, order) (ns_step atomic_fetch_add_explicit((p), (v), order))
+#define ns_sub(p, v, order) (ns_step atomic_fetch_sub_explicit((p), (v), order))
+#define ns_or(p, v, order) (ns_step atomic_fetch_or_explicit((p), (v), order))
+#define ns_and(p, v, order) (ns_step atomic_fetch_and_explicit((p), (v), order))
 /* Updates *expected on failure, whose ordering is relaxed: retry loops re-read. */
 #define ns_cas(p, expected, desired, order) \
-    atomic_compare_exchange_strong_explicit((p), (expected), (desired), order, NS_RELAXED)
+    (ns_step atomic_compare_exchange_strong_explicit((p), (expected), (desired), order, NS_RELAXED))
 /* The thread sanitizer knows no fences (and gcc warns of it): where one matters, it is given a
  * read-modify-write instead. */
 #if defined(__SANITIZE_THREAD__)

@@ -1,0 +1,244 @@
+/* epoch.pml: epochs with a reader side without fences, on processors with store buffers.
+ *
+ * Each thread's stores go through a buffer of its own and become visible in order, some time later (x86's
+ * total store order); its loads look there first. A locked read-modify-write drains the buffer. The reader stores
+ * what the epoch `now` was in its record, loads the pointer, reads what it points to, and clears the record,
+ * with no fence at all: whoever polls has the fence put into every thread (membarrier). Model checkers take memory as
+ * sequentially consistent unless, as here, the buffers are in the model: without them the variants would pass.
+ *
+ *   writer:  replace the pointer;  stamp = now
+ *   poll:    now += 1;  fence in all threads;  now += 1;  e = least record that is not 0, else now
+ *            what is stamped below e - 1 may be freed
+ *
+ * Properties
+ *   no use after reclaim   nobody reads an object that was freed (assert)
+ *   progress               once readers are gone, two polls free everything (assert at the end)
+ *
+ * FENCES: the way without membarrier, where readers, writers and polls each have a full fence of their own.
+ */
+#ifndef READERS
+#define READERS 2
+#endif
+#ifndef SECTIONS
+#define SECTIONS 2 /* of each reader */
+#endif
+#ifndef OBJECTS
+#define OBJECTS 2 /* replaced one after the other */
+#endif
+#define THREADS (READERS + 2) /* readers, the writer, the one that polls */
+#define WRITER READERS
+#define POLLER (READERS + 1)
+#define DEPTH 3
+
+/* Addresses: records of the readers, then these. */
+#define PTR READERS
+#define WORDS (READERS + 1)
+
+byte memory[WORDS];
+byte now = 2; /* written by polls alone, by read-modify-writes: in no buffer */
+
+typedef buffer { byte address[DEPTH]; byte value[DEPTH]; byte count };
+buffer pending[THREADS];
+
+bit freed[OBJECTS + 1];
+bit retired[OBJECTS + 1];
+byte stamp[OBJECTS + 1];
+byte gone;
+bit written;
+
+inline store(a, v) {
+	atomic {
+		pending[me].count < DEPTH ->
+		pending[me].address[pending[me].count] = a;
+		pending[me].value[pending[me].count] = v;
+		pending[me].count++
+	}
+}
+
+/* The newest store of its own to the address, else the memory. */
+inline load(a, to) {
+	d_step {
+		to = memory[a];
+		k = 0;
+		do
+		:: k < pending[me].count ->
+			if
+			:: pending[me].address[k] == a -> to = pending[me].value[k]
+			:: else
+			fi;
+			k++
+		:: else -> break
+		od;
+		k = 0
+	}
+}
+
+inline flush_one(t) {
+	memory[pending[t].address[0]] = pending[t].value[0];
+	k = 0;
+	do
+	:: k + 1 < pending[t].count ->
+		pending[t].address[k] = pending[t].address[k + 1];
+		pending[t].value[k] = pending[t].value[k + 1];
+		k++
+	:: else -> break
+	od;
+	pending[t].count--;
+	pending[t].address[pending[t].count] = 0;
+	pending[t].value[pending[t].count] = 0;
+	k = 0
+}
+
+inline drain(t) {
+	d_step {
+		do
+		:: pending[t].count > 0 -> flush_one(t)
+		:: else -> break
+		od
+	}
+}
+
+/* The processor: makes the oldest store of some thread visible, whenever it likes. */
+active proctype processor() {
+	byte k;
+end:	do
+	:: d_step { pending[0].count > 0 -> flush_one(0) }
+#if READERS > 1
+	:: d_step { pending[1].count > 0 -> flush_one(1) }
+#endif
+	:: d_step { pending[WRITER].count > 0 -> flush_one(WRITER) }
+	od
+}
+
+proctype reader(byte me) {
+	byte e, p, k, n;
+	do
+	:: n == SECTIONS -> break
+	:: else ->
+		n++;
+		e = now;
+#ifdef RECORDS_LATE
+		load(PTR, p);
+		store(me, e);
+#else
+		store(me, e);
+#ifdef FENCES
+#ifndef READER_WITHOUT_FENCE
+		drain(me);
+#endif
+#endif
+		load(PTR, p);
+#endif
+		assert(!freed[p]); /* the section's reads: at its beginning, and as late as can be */
+		assert(!freed[p]);
+		store(me, 0);
+		e = 0;
+		p = 0
+	od;
+	gone++
+}
+
+proctype writer(byte me) {
+	byte n, k;
+	do
+	:: n == OBJECTS -> break
+	:: else ->
+		store(PTR, n + 1);
+#ifdef FENCES
+#ifndef WRITER_WITHOUT_FENCE
+		drain(me);
+#endif
+#endif
+		stamp[n] = now;
+		retired[n] = 1;
+		n++
+	od;
+	written = 1
+}
+
+inline poll() {
+#ifndef ADDS_ONCE
+	now++;
+#endif
+#ifdef FENCES
+	/* Its own read-modify-write is the fence. */
+	skip;
+#elif !defined(NO_BARRIER)
+	t = 0;
+	do
+	:: t < POLLER ->
+#ifdef BARRIER_MISSES_THE_WRITER
+		if
+		:: t != WRITER -> drain(t)
+		:: else
+		fi;
+#elif defined(BARRIER_MISSES_READERS)
+		if
+		:: t == WRITER -> drain(t)
+		:: else
+		fi;
+#else
+		drain(t); /* one thread after the other, as the kernel does */
+#endif
+		t++
+	:: t == POLLER -> break
+	od;
+#endif
+	now++;
+	least = now;
+	t = 0;
+	do
+	:: t < READERS ->
+		if
+		:: memory[t] != 0 && memory[t] < least -> least = memory[t]
+		:: else
+		fi;
+		t++
+	:: t == READERS -> break
+	od;
+	t = 0;
+	do
+	:: t < OBJECTS ->
+		if
+#ifdef FREES_TOO_EARLY
+		:: retired[t] && stamp[t] < least -> freed[t] = 1
+#else
+		:: retired[t] && stamp[t] < least - 1 -> freed[t] = 1
+#endif
+		:: else
+		fi;
+		t++
+	:: t == OBJECTS -> break
+	od;
+	t = 0;
+	least = 0
+}
+
+proctype poller(byte me) {
+	byte t, least, k, n;
+	do
+	:: n < 2 -> poll(); n++
+	:: n == 2 -> break
+	od;
+	gone == READERS && written;
+	(pending[0].count == 0 && pending[READERS - 1].count == 0);
+	poll();
+	poll();
+	t = 0;
+	do
+	:: t < OBJECTS -> assert(freed[t]); t++
+	:: else -> break
+	od
+}
+
+init {
+	byte n;
+	atomic {
+		do
+		:: n < READERS -> run reader(n); n++
+		:: else -> break
+		od;
+		run writer(WRITER);
+		run poller(POLLER)
+	}
+}

@@ -1,0 +1,354 @@
+/* mutex.pml: the protocol of core/mutex.c: who is heir, who sleeps, who is woken.
+ *
+ * One step here is one atomic step there. The word's bits are `locked` and `visit` (QUEUED steers nothing);
+ * what is under the queue's lock is marked q(...). Time is left out: whatever depends on a clock (patience, naps,
+ * starving, time-outs, signals) may happen at any moment, a time-out or a signal once a thread.
+ *
+ * Properties
+ *   exclusion        never two in the critical section (assert)
+ *   invariant W      of mutex.h, whenever the queue's lock is let go (assert)
+ *   no lost wake-up  a sleeper without a waker to come is an invalid end state
+ *   nothing is left  at the end the lock is free, nobody is in line, and there is no heir (assert)
+ *
+ * GATE: threads take the lock and another one releases it.
+ * The variants named in models.toml are broken on purpose and must fail.
+ */
+#ifndef N
+#define N 3 /* threads */
+#endif
+#ifndef TURNS
+#define TURNS 1 /* how often each takes it */
+#endif
+#define NONE 255
+
+mtype = { PARKED, HEIR, GRANTED };
+
+bit locked, visit;
+bit queue_held;
+byte heir = NONE;
+byte line[N]; /* the queue: line[0] waits longest */
+byte length;
+mtype state[N];
+bit away[N], impatient[N], asleep[N];
+byte inside, done;
+
+inline lock_queue() { atomic { !queue_held -> queue_held = 1 } }
+
+/* Invariant W is checked in the step that lets go of the queue. */
+inline unlock_queue() {
+	atomic {
+		i = 0;
+		do
+		:: i < length ->
+			if
+			:: !away[line[i]] -> assert(heir != NONE || (visit && locked))
+			:: else
+			fi;
+			i++
+		:: else -> break
+		od;
+		i = 0;
+		queue_held = 0
+	}
+}
+
+/* `to` becomes the first in line that is not away, or NONE. */
+inline first(to) {
+	d_step {
+		to = NONE;
+		i = 0;
+		do
+		:: i < length && away[line[i]] -> i++
+		:: i < length && !away[line[i]] -> to = line[i]; break
+		:: else -> break
+		od;
+		i = 0
+	}
+}
+
+inline remove(who) {
+	d_step {
+		i = 0;
+		do
+		:: i < length && line[i] != who -> i++
+		:: else -> break
+		od;
+		do
+		:: i + 1 < length -> line[i] = line[i + 1]; i++
+		:: else -> break
+		od;
+		length--;
+		line[length] = 0;
+		i = 0
+	}
+}
+
+inline choose_heir(to) {
+	first(to);
+	heir = to;
+	if
+	:: to != NONE -> state[to] = HEIR
+	:: else
+	fi
+}
+
+/* Wakes a sleeper; the name of one that does not sleep does nothing. */
+inline unpark(who) {
+#ifndef NO_WAKE
+	if
+	:: who != NONE -> asleep[who] = 0
+	:: else
+	fi;
+#endif
+	who = NONE
+}
+
+inline await_turn() {
+	away[me] = 0;
+	first(next);
+	if
+#ifdef OVERTAKES
+	:: heir == NONE -> heir = me
+#elif defined(NOBODY_LOOKS)
+	:: false
+#else
+	:: heir == NONE && next == me -> heir = me
+#endif
+	:: else
+	fi;
+	next = NONE;
+	if
+	:: heir == me -> state[me] = HEIR
+	:: else -> state[me] = PARKED
+	fi
+}
+
+inline resign() {
+	impatient[me] = 0;
+	if
+	:: heir == me ->
+#ifdef RESIGNS_TO_NOBODY
+		heir = NONE
+#else
+		choose_heir(woken)
+#endif
+	:: else
+	fi
+}
+
+/* The lock is ours to give, and VISIT is set: nobody else changes the word. */
+inline release() {
+	was_asleep = (heir == NONE);
+	if
+	:: was_asleep -> first(next)
+	:: else -> next = heir
+	fi;
+	if
+	:: next != NONE && !was_asleep && impatient[next] -> goto hand_over
+	:: next != NONE && was_asleep -> goto hand_over /* if it is starving */
+	:: !(next != NONE && !was_asleep && impatient[next]) ->
+		if
+		:: was_asleep ->
+#ifndef RELEASE_CHOOSES_NOBODY
+			choose_heir(woken)
+#endif
+			skip
+		:: else
+		fi;
+		next = NONE;
+		atomic { locked = 0; visit = 0 }
+	fi;
+	goto freed;
+hand_over:
+	remove(next);
+	impatient[next] = 0;
+	choose_heir(woken);
+#ifdef HAND_OVER_FREES
+	atomic { locked = 0; visit = 0 };
+#else
+	visit = 0;
+#endif
+	state[next] = GRANTED;
+	if
+	:: was_asleep -> granted = next
+	:: else
+	fi;
+	next = NONE;
+freed:
+	was_asleep = 0;
+	unlock_queue();
+	unpark(granted);
+	unpark(woken)
+}
+
+/* `ok`: it was held. The fast path is one compare-and-swap of the whole word. */
+inline unlock() {
+	ok = 0;
+	do
+	:: atomic { locked && !visit -> locked = 0; ok = 1; break }
+	:: visit && locked ->
+		lock_queue();
+		atomic { was_locked = locked; visit = 1 };
+		if
+		:: !was_locked -> unlock_queue(); break
+		:: else -> was_locked = 0; release(); ok = 1; break
+		fi
+	:: !locked -> break
+	od
+}
+
+proctype thread(byte me) {
+	byte turns, i, next = NONE, woken = NONE, granted = NONE;
+	bit ok, was_locked, was_asleep, may_leave = 1;
+	do
+	:: turns == TURNS -> break
+	:: else ->
+		turns++;
+		if
+		:: atomic { !locked -> locked = 1; goto got }
+		:: locked /* which, at the latest when it is in line, may have changed */
+		fi;
+		lock_queue();
+		atomic { line[length] = me; length++ };
+		impatient[me] = 0;
+		await_turn();
+		unlock_queue();
+waits:		do
+		:: state[me] == GRANTED -> goto got
+		:: state[me] == HEIR && !locked -> /* take */
+			lock_queue();
+			ok = 0;
+			atomic {
+				if
+				:: heir == me && !locked -> locked = 1; ok = 1
+				:: else
+				fi
+			};
+			if
+			:: ok ->
+				remove(me);
+				heir = NONE;
+				if
+				:: length == 0 -> visit = 0
+				:: else ->
+#ifdef TAKE_ASKS_FOR_NO_VISIT
+					skip
+#else
+					atomic { was_locked = locked; visit = 1 };
+#ifndef TAKE_LOOKS_ONCE
+					if
+					:: !was_locked -> choose_heir(woken)
+					:: else
+					fi;
+#endif
+					was_locked = 0
+#endif
+				fi;
+				unlock_queue();
+				unpark(woken);
+				goto got
+			:: else -> unlock_queue()
+			fi
+		:: state[me] == HEIR && locked && !impatient[me] -> /* demand */
+			lock_queue();
+			if
+			:: heir == me -> impatient[me] = 1; visit = 1
+			:: else
+			fi;
+			unlock_queue()
+		:: state[me] == HEIR -> /* nap */
+			lock_queue();
+			if
+			:: heir == me ->
+#ifdef NAP_ASKS_FOR_NO_VISIT
+				was_locked = locked;
+#else
+				atomic { was_locked = locked; visit = 1 };
+#endif
+#ifdef NAP_LOOKS_ONCE
+				was_locked = 1;
+#endif
+				if
+				:: was_locked -> impatient[me] = 0; state[me] = PARKED; heir = NONE
+				:: else
+				fi;
+				was_locked = 0
+			:: else
+			fi;
+			unlock_queue()
+		:: atomic { state[me] == PARKED -> asleep[me] = 1 }; /* ns_park */
+			if
+			:: !asleep[me]
+			:: may_leave -> asleep[me] = 0; goto leave
+			fi
+		:: state[me] == HEIR && may_leave ->
+leave:			may_leave = 0;
+			lock_queue();
+			if
+			:: state[me] == GRANTED -> unlock_queue(); goto got
+			:: else ->
+				if
+				:: away[me] = 1; /* for a signal: it comes back */
+					resign();
+					unlock_queue();
+					unpark(woken);
+					lock_queue();
+					await_turn();
+					unlock_queue()
+				:: remove(me); /* for good: a time-out */
+					resign();
+					if
+					:: length == 0 -> visit = 0
+					:: else
+					fi;
+					unlock_queue();
+					unpark(woken);
+					goto gave_up
+				fi
+			fi
+		od;
+got:		atomic { inside++;
+#ifndef GATE
+			assert(inside == 1)
+#endif
+		};
+		atomic { inside--; ok = 0 };
+#ifndef GATE
+		unlock();
+		assert(ok);
+		ok = 0
+#endif
+gave_up:		skip
+	od;
+	done++
+}
+
+#ifdef GATE
+/* Releases whatever is held, until all are through. */
+proctype gate() {
+	byte i, next = NONE, woken = NONE, granted = NONE;
+	bit ok, was_locked, was_asleep;
+	do
+	:: locked -> unlock(); ok = 0
+	:: done == N && !locked -> break
+	od
+}
+#endif
+
+init {
+	byte n;
+	atomic {
+		do
+		:: n < N -> state[n] = PARKED; run thread(n); n++
+		:: else -> break
+		od;
+#ifdef GATE
+		run gate()
+#endif
+	};
+	done == N;
+#ifdef GATE
+	!locked;
+#endif
+	assert(!locked && length == 0 && heir == NONE)
+}

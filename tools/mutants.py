@@ -1,0 +1,281 @@
+"""Breaks the C core on purpose, one place at a time, and looks whether its tests notice.
+
+A mutant is a piece of text of one file of core/ and what stands there instead (tests/mutants/*.toml, where
+mutants.md says how to write one).  Each is applied to a copy, built with the tests that
+must notice, and run until one fails: a check, a race that the thread sanitizer reports, a crash, or a
+hang.  A mutant that no test kills is a hole in the tests, unless the data say why it changes nothing.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CORE = ROOT / "nogil_sync" / "_native" / "core"
+TESTS = ROOT / "tests" / "c"
+DATA = ROOT / "tests" / "mutants"
+
+# Times and tables so small that what is rare becomes common.
+SHRUNK = [
+    *("-DNS_MUTEX_STARVING=20000", "-DNS_MUTEX_PATIENCE=300", "-DNS_MUTEX_NAP=1000"),
+    *("-DNS_SEMAPHORE_SPIN=0", "-DNS_RW_READER_SPIN=0", "-DNS_RW_WAITER_SPIN=0"),
+    *("-DNS_LOCK_SPINS=0", "-DNS_WAKES=2", "-DNS_SLOTS_CELLS=2"),
+]
+FLAGS = ["-std=gnu11", "-g", "-D_GNU_SOURCE", "-pthread", f"-I{TESTS}"]
+THREAD = ["-O1", "-fsanitize=thread"]
+
+
+@dataclass(frozen=True)
+class Build:
+    """One way to build a test."""
+
+    name: str
+    flags: tuple[str, ...]
+
+    @property
+    def sanitized(self) -> bool:
+        return "-fsanitize=thread" in self.flags
+
+
+BUILDS = [
+    Build("plain", ("-O2", *SHRUNK)),
+    Build("shaken", ("-O2", *SHRUNK, "-DNS_SHAKE", "-DROUNDS=2000")),
+    Build("thread sanitizer", (*THREAD, *SHRUNK)),
+    Build("thread sanitizer, usual times", tuple(THREAD)),
+]
+
+
+@dataclass
+class Mutant:
+    """What is replaced where, and which tests must notice."""
+
+    name: str
+    file: str
+    find: str
+    replace: str
+    tests: list[str]
+    survives: str = ""
+    portable: bool = False
+    times: int = 1
+
+    @property
+    def only_weakens_an_ordering(self) -> bool:
+        """Whether it differs in memory orderings alone, which only the sanitizer can see."""
+        orders = re.compile(r"NS_(ACQUIRE|RELEASE|RELAXED|SEQ_CST)|memory_order_\w+")
+        return orders.sub("", self.find) == orders.sub("", self.replace)
+
+    def apply(self, core: Path) -> None:
+        path = core / self.file
+        text = path.read_text()
+        if text.count(self.find) != self.times:
+            raise SystemExit(
+                f"mutants: '{self.name}': its text is {text.count(self.find)} times in {self.file}, "
+                f"not {self.times}: bring tests/mutants up to date"
+            )
+        path.write_text(text.replace(self.find, self.replace))
+
+
+def read(names: list[str]) -> list[Mutant]:
+    mutants = []
+    for path in sorted(DATA.glob("*.toml")):
+        data = tomllib.loads(path.read_text())
+        defaults = {key: value for key, value in data.items() if key != "mutant"}
+        mutants += [Mutant(**{**defaults, **entry}) for entry in data["mutant"]]
+    titles = [f"{m.file} {m.name}" for m in mutants]
+    assert len(set(titles)) == len(titles), "two mutants have one name"
+    return [m for m in mutants if not names or any(n in f"{m.file} {m.name}" for n in names)]
+
+
+class Compiler:
+    """Compiles the core and a test, each unchanged file once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.objects: dict[tuple[object, ...], Path] = {}
+        self.locks: dict[tuple[object, ...], threading.Lock] = {}
+        self.lock = threading.Lock()
+
+    def program(self, test: str, build: Build, core: Path, mutant: Mutant | None) -> Path:
+        changed = mutant.file if mutant else ""
+        futex = [] if mutant and mutant.portable else ["-DNS_PARK_FUTEX"]
+        sources = [*sorted(core.glob("*.c")), TESTS / f"test_{test}.c"]
+        objects = []
+        for source in sources:
+            own = changed == source.name or changed.endswith(".h")
+            home = core if own else CORE
+            file = source if own or source.parent == TESTS else CORE / source.name
+            objects.append(self.object(file, home, (*build.flags, *futex), core if own else None))
+        program = core / f"{test}-{build.name.replace(' ', '-')}"
+        self.cc("-o", program, *objects, *FLAGS, *build.flags)
+        return program
+
+    def object(self, source: Path, home: Path, flags: tuple[str, ...], own: Path | None) -> Path:
+        key = (source.name, flags, own)
+        with self.lock:
+            lock = self.locks.setdefault(key, threading.Lock())
+        with lock:
+            if key not in self.objects:
+                where = own or self.folder
+                out = where / f"{source.stem}-{abs(hash(flags)):x}.o"
+                self.cc("-c", "-o", out, source, f"-I{home}", *FLAGS, *flags)
+                self.objects[key] = out
+            return self.objects[key]
+
+    def cc(self, *arguments: object) -> None:
+        command = [*os.environ.get("CC", "cc").split(), *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"mutants: {' '.join(command)}\n{done.stderr}")
+
+
+def still(pid: int) -> tuple[int, ...] | None:
+    """How often each thread was switched; None if one of them runs."""
+    counts = []
+    try:
+        for task in sorted(Path(f"/proc/{pid}/task").iterdir()):
+            status = (task / "status").read_text()
+            if "State:\tS" not in status:
+                return None
+            counts += [int(n) for n in re.findall(r"ctxt_switches:\t(\d+)", status)]
+    except OSError:
+        return None
+    return tuple(counts)
+
+
+def run(program: Path, limit: float) -> str:
+    """How the test failed, or nothing."""
+    command = [str(program)]
+    if shutil.which("setarch"):
+        command[:0] = ["setarch", "--addr-no-randomize"]
+    environment = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1"}
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, env=environment, start_new_session=True
+        )
+        begin = quiet_since = time.monotonic()
+        before: tuple[int, ...] | None = None
+        hangs = False
+        while process.poll() is None:
+            time.sleep(0.02)
+            now = time.monotonic()
+            switches = still(process.pid)
+            if switches is None or switches != before:
+                quiet_since = now
+            before = switches
+            # All asleep, and nobody was woken for much longer than any test sleeps.
+            hangs = now - quiet_since > 4 or now - begin > limit
+            if hangs:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if hangs:
+            return "hang"
+        if process.returncode == 0:
+            return ""
+        output.seek(0)
+        text = output.read()
+        if "not so:" in text:
+            return "check"
+        return "race" if "WARNING: ThreadSanitizer" in text else "crash"
+
+
+def kill(mutant: Mutant, compiler: Compiler, limits: dict[tuple[str, str], float]) -> str:
+    """By what it was noticed, or nothing."""
+    with tempfile.TemporaryDirectory(dir=compiler.folder) as folder:
+        core = Path(folder) / "core"
+        shutil.copytree(CORE, core)
+        mutant.apply(core)
+        builds = BUILDS
+        if mutant.only_weakens_an_ordering:
+            builds = [build for build in BUILDS if build.sanitized]
+        for build in builds:
+            for test in mutant.tests:
+                program = compiler.program(test, build, core, mutant)
+                how = run(program, limits[test, build.name])
+                if how:
+                    return f"{how} ({test}; {build.name})"
+    return ""
+
+
+def baseline(tests: set[str], compiler: Compiler) -> dict[tuple[str, str], float]:
+    """The unbroken core passes everywhere; how long a broken one may take."""
+    core = compiler.folder / "unbroken"
+    shutil.copytree(CORE, core)
+    limits = {}
+    for build in BUILDS:
+        for test in sorted(tests):
+            program = compiler.program(test, build, core, None)
+            begin = time.monotonic()
+            how = run(program, 120)
+            if how:
+                raise SystemExit(f"mutants: without any, {test} fails by a {how} ({build.name})")
+            limits[test, build.name] = 20 + 5 * (time.monotonic() - begin)
+    return limits
+
+
+def table(mutants: list[Mutant], results: dict[int, str]) -> None:
+    how = ["check", "race", "hang", "crash"]
+    print(f"\n{'':16}{'mutants':>9}{'killed':>8}   by{how[0]:>6}", *(f"{h:>6}" for h in how[1:]), "  survive")
+    rows = {m.file for m in mutants}
+    for file in [*sorted(rows), ""]:
+        of = [m for m in mutants if m.file == file or not file]
+        got = [results[id(m)].split(" ")[0] for m in of]
+        counts = [got.count(h) for h in how]
+        print(
+            f"{file or 'all':16}{len(of):9}{sum(counts):8}     {counts[0]:6}",
+            *(f"{c:6}" for c in counts[1:]),
+            f"{got.count(''):9}",
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="./dev mutants", description=__doc__)
+    parser.add_argument("names", nargs="*", help="only those with this in their file or name")
+    parser.add_argument("--list", action="store_true", help="name them and stop")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    options = parser.parse_args()
+    mutants = read(options.names)
+    if options.list:
+        for mutant in mutants:
+            print(f"{mutant.file:14} {mutant.name}" + (" (changes nothing)" if mutant.survives else ""))
+        return 0
+    results: dict[int, str] = {}
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        compiler = Compiler(Path(folder))
+        limits = baseline({test for m in mutants for test in m.tests}, compiler)
+
+        def one(mutant: Mutant) -> None:
+            how = results[id(mutant)] = kill(mutant, compiler, limits)
+            if how:
+                verdict = how + (": but the data say that it changes nothing" if mutant.survives else "")
+            else:
+                verdict = f"changes nothing: {mutant.survives}" if mutant.survives else "SURVIVES"
+            print(f"{mutant.file:14} {mutant.name:58} {verdict}", flush=True)
+
+        with ThreadPoolExecutor(options.jobs) as pool:
+            for _ in pool.map(one, mutants):
+                pass
+    table(mutants, results)
+    holes = [m for m in mutants if not results[id(m)] and not m.survives]
+    wrong = [m for m in mutants if results[id(m)] and m.survives]
+    print(
+        f"\n{len(mutants)} mutants in {time.monotonic() - begin:.0f} s: "
+        f"{sum(map(bool, results.values()))} killed, "
+        f"{sum(not results[id(m)] for m in mutants if m.survives)} change nothing, {len(holes)} survive"
+    )
+    return 1 if holes or wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

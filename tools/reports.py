@@ -1,0 +1,45 @@
+"""Sums up the reports of sanitizers in a folder; fails if one of them names a frame of ours."""
+
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+# A line of a stack, and what in it is ours: the extension's file or its sources.
+FRAME = re.compile(r"^\s+#\d+ (?:0x[0-9a-f]+ in )?(.*)$")
+OURS = re.compile(r"nogil_sync/_native|_native/_core\b|_core\.cpython-")
+BEGIN = re.compile(r"WARNING: ThreadSanitizer|ERROR: AddressSanitizer|runtime error:")
+
+
+def reports(text: str) -> list[list[str]]:
+    found: list[list[str]] = []
+    for line in text.splitlines():
+        if BEGIN.search(line):
+            found.append([])
+        if found:
+            found[-1].append(line)
+    return found
+
+
+def main() -> int:
+    ours: list[list[str]] = []
+    others: Counter[str] = Counter()
+    for path in sorted(Path(sys.argv[1]).iterdir()):
+        for report in reports(path.read_text(errors="replace")):
+            frames = [match[1] for line in report if (match := FRAME.match(line))]
+            if any(OURS.search(line) for line in [report[0], *frames]):
+                ours.append(report)
+            else:
+                own = [f for f in frames if not re.search(r"lib[a-z]+san|\.\./sysdeps", f)]
+                what = re.sub(r"==\d+==|\(pid=\d+\)", "", report[0]).strip()
+                others[f"{what}: {own[0] if own else '?'}"] += 1
+    for report in ours[:10]:
+        print("\n".join(report))
+    for what, count in others.most_common(20):
+        print(f"  {count:5} times, not ours: {what}")
+    print(f"sanitizer reports: {len(ours)} of ours, {others.total()} of others ({sys.argv[1]})")
+    return 1 if ours else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
