@@ -872,7 +872,7 @@ def test_a_handler_receives_what_its_thread_waits_to_have_room_for(interrupt):
     interrupt(handler, 0.05)
     started(lambda: (time.sleep(0.1), log.append(c.recv())))
     c.send("last", LONG)
-    assert log == [0, "handler's"]
+    assert eventually(lambda: log == [0, "handler's"])
     assert c.recv() == "last"
 
 
