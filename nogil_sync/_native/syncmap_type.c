@@ -362,7 +362,7 @@ remove_key(SyncMap *o, PyObject *key, PyObject **value)
     return apply(o, &e, value);
 }
 
-static int
+static void
 clear_entries(SyncMap *o)
 {
     enum { BATCH = NS_GARBAGE / 2 };
@@ -390,12 +390,12 @@ clear_entries(SyncMap *o)
             }
         }
     }
+    bool more;
     do { /* keys, too */
         ns_garbage garbage = {.count = 0};
-        ns_table_flush(&o->table, &from, &garbage);
+        more = ns_table_flush(&o->table, &from, &garbage);
         ns_garbage_release(&garbage, ns_drop);
-    } while (from != 0);
-    return 0;
+    } while (more);
 }
 
 /* ---- The mapping protocol ---- */

@@ -261,11 +261,12 @@ static void
 flush(void)
 {
     uint64_t from = 0;
+    bool more;
     do {
         ns_garbage garbage = {.count = 0};
-        ns_table_flush(&table, &from, &garbage);
+        more = ns_table_flush(&table, &from, &garbage);
         ns_garbage_release(&garbage, drop_key);
-    } while (from != 0);
+    } while (more);
 }
 
 static void

@@ -899,11 +899,11 @@ ns_table_page(ns_table *t, uint64_t *from, ns_hashed *keys, size_t room, bool (*
     return n;
 }
 
-void
+bool
 ns_table_flush(ns_table *t, uint64_t *from, ns_garbage *garbage)
 {
     if (ns_load(&t->directory, NS_ACQUIRE) == NULL) {
-        return;
+        return false;
     }
     if (*from == 0) {
         ns_epoch_poll();
@@ -913,10 +913,12 @@ ns_table_flush(ns_table *t, uint64_t *from, ns_garbage *garbage)
     }
     ns_segment *s = ns_table_lock(t, *from);
     sweep(s, garbage);
-    if (garbage->count < NS_GARBAGE) {
+    bool full = garbage->count == NS_GARBAGE;
+    if (!full) {
         *from = ns_segment_end(s);
     }
     ns_lock_release(&s->lock);
+    return full || *from != 0;
 }
 
 /* A current segment owns keys and values, a retired one the keys of its dead entries. */

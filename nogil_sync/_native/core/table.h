@@ -387,9 +387,8 @@ size_t ns_table_page(ns_table *t, uint64_t *from, ns_hashed *keys, size_t room,
 /* Calls visit for each word owned: see 5. Stops at the first result that is not 0. */
 int ns_table_visit(ns_table *t, int (*visit)(uintptr_t word, void *context), void *context);
 
-/* Takes out what waits for its grace period and may go now. Like ns_table_page it goes a segment at a time, from *from, which
- * is 0 again in the end. */
-void ns_table_flush(ns_table *t, uint64_t *from, ns_garbage *garbage);
+/* Takes out what waits for its grace period and may go now, beginning with *from = 0. True: call it again. */
+bool ns_table_flush(ns_table *t, uint64_t *from, ns_garbage *garbage);
 
 /* Hands each key in the garbage to `release` and frees its segments. With no lock held, outside of sections. */
 void ns_garbage_release(ns_garbage *garbage, void (*release)(uintptr_t key));
