@@ -438,8 +438,14 @@ check_asking(void)
         enum ns_found found;
         answers = 0;
         int asked = 0;
-        while ((found = ns_table_get(&table, hash_of(wanted), match_by_asking, &wanted, &place,
-                                     hold_any, drop_any, &word)) == NS_ASK) {
+        while ((found = ns_table_get(&table,
+                                     hash_of(wanted),
+                                     match_by_asking,
+                                     &wanted,
+                                     &place,
+                                     hold_any,
+                                     drop_any,
+                                     &word)) == NS_ASK) {
             CHECK(asked++ < 20);
             answered[answers % 8] = ((key *)word)->id;
             answers += answers < 8;

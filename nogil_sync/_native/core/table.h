@@ -235,8 +235,8 @@ ns_directory_find(ns_directory *d, uint64_t hash)
 /* Looks for a key in a segment: in a section, or with the segment locked. On NS_PRESENT and NS_ASK *entry is
  * the one; *value its value as first seen. `place`, which may be NULL: where to begin, and on NS_ASK where to go on. */
 static inline __attribute__((always_inline)) enum ns_found
-ns_segment_find(ns_segment *s, uint64_t hash, ns_match_fn match, const void *wanted, ns_place *place,
-                ns_entry **entry, uintptr_t *value)
+ns_segment_find(ns_segment *s, uint64_t hash, ns_match_fn match, const void *wanted,
+                ns_place *place, ns_entry **entry, uintptr_t *value)
 {
     const uint64_t pattern = ns_tag(hash) * NS_TAG_LOW;
     uint32_t g = (uint32_t)hash & s->mask, step = 0;
