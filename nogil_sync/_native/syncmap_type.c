@@ -306,6 +306,9 @@ apply(SyncMap *o, const edit *e, PyObject **old)
     if (PyUnicode_CheckExact(e->key)) {
         found = ns_segment_find(s, e->hash, ns_match_str, e->key, NULL, &entry, &value);
     }
+    else if (PyLong_CheckExact(e->key)) {
+        found = ns_segment_find(s, e->hash, ns_match_int, e->key, NULL, &entry, &value);
+    }
     else {
         found = ns_segment_find(s, e->hash, ns_match_any, e->key, NULL, &entry, &value);
     }

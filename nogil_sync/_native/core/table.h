@@ -62,7 +62,7 @@
  *
  * 6. Reclamation. Values are handed back at once. Keys of deleted entries stay in place, dead, until safe;
  *    they are taken out by the next insertion that wants the entry, or by a sweep of the segment,
- *    which each sixteenth part of dead entries (at least NS_SWEEP) brings. Old segments and directories wait in
+ *    which each eighth part of dead entries (at least NS_SWEEP) brings. Old segments and directories wait in
  *    the list of the retired, which each rebuild reaps. If the calling thread is alone (epoch.h) nothing waits.
  *
  * 7. Fork. A segment's lock, if held by a thread that is gone, was held in the middle of a change:
@@ -126,6 +126,7 @@ typedef struct ns_segment {
     uint32_t used;            /* entries whose tag is not EMPTY */
     uint32_t dead;            /* of these, with a key that waits */
     uint32_t sweep_at;        /* so many dead ones are worth a sweep */
+    uint64_t died;            /* not later than the oldest stamp of a dead one */
     uint32_t fights;          /* how often a writer found the lock taken */
     uint32_t refused;         /* merges, for the table's sake */
     ns_group groups[];
