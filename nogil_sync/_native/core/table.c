@@ -32,14 +32,13 @@ static inline bool
 is_sparse(const ns_segment *s)
 {
     uint32_t slots = slots_of(s);
-    return ns_load(&s->live, NS_RELAXED) < slots / 8 &&
-           (slots > NS_SEGMENT_FLOOR || s->depth > 0);
+    return ns_load(&s->live, NS_RELAXED) < slots / 8 && (slots > NS_SEGMENT_FLOOR || s->depth > 0);
 }
 
 static inline uint32_t
 sweep_base(const ns_segment *s)
 {
-    uint32_t part = slots_of(s) / 16;
+    uint32_t part = slots_of(s) / 8;
     return part > NS_SWEEP ? part : NS_SWEEP;
 }
 
@@ -189,7 +188,9 @@ ns_segment_remove(ns_segment *s, ns_entry *e, ns_garbage *garbage)
     else {
         ns_store(&e->value, (uintptr_t)stamp << 1 | 1, NS_RELAXED);
         set_tag(group, index, NS_TAG_DELETED);
-        s->dead++;
+        if (s->dead++ == 0) {
+            s->died = stamp;
+        }
     }
     return value;
 }
@@ -199,6 +200,9 @@ static void
 sweep(ns_segment *s, ns_garbage *garbage)
 {
     uint64_t safe = ns_epoch_safe();
+    if (s->died >= safe) {
+        return; /* that of none has */
+    }
     for (uint32_t g = 0; g <= s->mask && s->dead > 0; g++) {
         ns_group *group = &s->groups[g];
         uint64_t tags = ns_load(&group->tags, NS_RELAXED);
@@ -206,6 +210,7 @@ sweep(ns_segment *s, ns_garbage *garbage)
             bury(s, group, ns_tag_index(bits), safe, garbage);
         }
     }
+    s->died = 0; /* of those that are left we do not know */
     s->sweep_at = s->dead + sweep_base(s);
 }
 
@@ -234,6 +239,7 @@ repair(ns_segment *s)
     uint32_t live = 0;
     uint64_t stamp = 0;
     s->used = s->dead = 0;
+    s->died = 0;
     ns_epoch_retire(&stamp);
     for (uint32_t g = 0; g <= s->mask; g++) {
         ns_group *group = &s->groups[g];
@@ -470,30 +476,35 @@ reap(ns_table *t, ns_garbage *garbage)
 static void
 fill(ns_segment *old, ns_segment *new[2])
 {
-    uint32_t g = 0;
+    uint32_t g = 0, counts[2] = {0, 0};
     ns_entry *first = ns_segment_any(old, &g);
     g = first != NULL ? (uint32_t)ns_load(&first->hash, NS_RELAXED) & old->mask : 0;
+    const uint64_t middle = new[1] != NULL ? new[1]->prefix : UINT64_MAX;
     for (uint32_t turn = 0; turn <= old->mask; g = (g + ++turn) & old->mask) {
         uint64_t bits = ns_load(&old->groups[g].tags, NS_RELAXED) & NS_TAG_HIGH;
         for (; bits != 0; bits &= bits - 1) {
             ns_entry *from = &old->groups[g].entries[ns_tag_index(bits)];
-            uintptr_t value = ns_load(&from->value, NS_RELAXED);
             uint64_t hash = ns_load(&from->hash, NS_RELAXED);
-            ns_segment *s = new[1] != NULL && hash >= new[1]->prefix ? new[1] : new[0];
+            bool upper = hash >= middle && new[1] != NULL;
+            ns_segment *s = new[upper];
             uint32_t to = (uint32_t)hash & s->mask, step = 0;
-            uint64_t empty;
-            while ((empty = ns_tags_zero(ns_load(&s->groups[to].tags, NS_RELAXED))) == 0) {
+            uint64_t tags, empty;
+            while ((empty = ns_tags_zero(tags = ns_load(&s->groups[to].tags, NS_RELAXED))) == 0) {
                 to = (to + ++step) & s->mask;
             }
             unsigned i = ns_tag_index(empty);
             ns_entry *e = &s->groups[to].entries[i];
             ns_store(&e->key, ns_load(&from->key, NS_RELAXED), NS_RELAXED);
             ns_store(&e->hash, hash, NS_RELAXED);
-            ns_store(&e->value, value, NS_RELAXED);
-            set_tag(&s->groups[to], i, ns_tag(hash));
-            s->used++;
-            bump(&s->live, 1);
+            ns_store(&e->value, ns_load(&from->value, NS_RELAXED), NS_RELAXED);
+            /* An EMPTY tag is 0. Nobody sees it yet: the directory publishes all. */
+            ns_store(&s->groups[to].tags, tags | ns_tag(hash) << 8 * i, NS_RELAXED);
+            counts[upper]++;
         }
+    }
+    for (int i = 0; i < 2 && new[i] != NULL; i++) {
+        new[i]->used += counts[i];
+        bump(&new[i]->live, counts[i]);
     }
 }
 
@@ -578,7 +589,7 @@ split(ns_table *t, ns_segment *s, const uint32_t counts[2], uint64_t hash, ns_ga
     const uint64_t middle = s->prefix | lowest_bit_of_prefix(depth);
     ns_segment *new[2] = {new_segment(t, s->prefix, depth, slots_for(counts[0] + 1)),
                           new_segment(t, middle, depth, slots_for(counts[1] + 1))};
-    if (new[0] != NULL && new[1] != NULL) {
+    if (new[0] != NULL &&new[1] != NULL) {
         fill(s, new);
         if (replace(t, (ns_segment *[2]){s, NULL}, new, garbage)) {
             bool upper = hash >= middle;
@@ -596,6 +607,9 @@ ns_table_make_room(ns_table *t, ns_segment *s, uint64_t hash, ns_garbage *garbag
 {
     const uint32_t live = ns_load(&s->live, NS_RELAXED);
     uint32_t slots = slots_for(live + 1);
+    if (slots > slots_of(s) && slots <= NS_SEGMENT_FLOOR / 2) {
+        slots *= 2; /* fewer steps while they are small */
+    }
     if (s->dead > live) {
         /* Keys come and go. Better than a rebuild is to use the places of those that went; but a look at
          * all threads is only worth its price for many at a time. */
@@ -769,13 +783,16 @@ tidy(ns_table *t, ns_segment *s, ns_garbage *garbage)
     bool waiting = s->dead >= s->sweep_at;
     if (waiting) {
         sweep(s, garbage);
-        waiting = s->dead >= sweep_base(s);
+        waiting = s->dead >= s->sweep_at;
     }
     ns_lock_release_as(&s->lock, NS_SEQ_CST);
     if (waiting) {
         ns_epoch_poll();
         s = ns_table_lock(t, prefix);
         sweep(s, garbage);
+        if (s->dead >= s->sweep_at) {
+            s->sweep_at = s->dead + sweep_base(s); /* somebody is in a section: not every time */
+        }
         ns_lock_release(&s->lock);
     }
 }
@@ -899,11 +916,11 @@ ns_table_page(ns_table *t, uint64_t *from, ns_hashed *keys, size_t room, bool (*
     return n;
 }
 
-void
+bool
 ns_table_flush(ns_table *t, uint64_t *from, ns_garbage *garbage)
 {
     if (ns_load(&t->directory, NS_ACQUIRE) == NULL) {
-        return;
+        return false;
     }
     if (*from == 0) {
         ns_epoch_poll();
@@ -913,10 +930,12 @@ ns_table_flush(ns_table *t, uint64_t *from, ns_garbage *garbage)
     }
     ns_segment *s = ns_table_lock(t, *from);
     sweep(s, garbage);
-    if (garbage->count < NS_GARBAGE) {
+    bool full = garbage->count == NS_GARBAGE;
+    if (!full) {
         *from = ns_segment_end(s);
     }
     ns_lock_release(&s->lock);
+    return full || *from != 0;
 }
 
 /* A current segment owns keys and values, a retired one the keys of its dead entries. */

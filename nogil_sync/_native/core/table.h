@@ -62,7 +62,7 @@
  *
  * 6. Reclamation. Values are handed back at once. Keys of deleted entries stay in place, dead, until safe;
  *    they are taken out by the next insertion that wants the entry, or by a sweep of the segment,
- *    which each sixteenth part of dead entries (at least NS_SWEEP) brings. Old segments and directories wait in
+ *    which each eighth part of dead entries (at least NS_SWEEP) brings. Old segments and directories wait in
  *    the list of the retired, which each rebuild reaps. If the calling thread is alone (epoch.h) nothing waits.
  *
  * 7. Fork. A segment's lock, if held by a thread that is gone, was held in the middle of a change:
@@ -126,6 +126,7 @@ typedef struct ns_segment {
     uint32_t used;            /* entries whose tag is not EMPTY */
     uint32_t dead;            /* of these, with a key that waits */
     uint32_t sweep_at;        /* so many dead ones are worth a sweep */
+    uint64_t died;            /* not later than the oldest stamp of a dead one */
     uint32_t fights;          /* how often a writer found the lock taken */
     uint32_t refused;         /* merges, for the table's sake */
     ns_group groups[];
@@ -235,8 +236,8 @@ ns_directory_find(ns_directory *d, uint64_t hash)
 /* Looks for a key in a segment: in a section, or with the segment locked. On NS_PRESENT and NS_ASK *entry is
  * the one; *value its value as first seen. `place`, which may be NULL: where to begin, and on NS_ASK where to go on. */
 static inline __attribute__((always_inline)) enum ns_found
-ns_segment_find(ns_segment *s, uint64_t hash, ns_match_fn match, const void *wanted, ns_place *place,
-                ns_entry **entry, uintptr_t *value)
+ns_segment_find(ns_segment *s, uint64_t hash, ns_match_fn match, const void *wanted,
+                ns_place *place, ns_entry **entry, uintptr_t *value)
 {
     const uint64_t pattern = ns_tag(hash) * NS_TAG_LOW;
     uint32_t g = (uint32_t)hash & s->mask, step = 0;
@@ -387,9 +388,8 @@ size_t ns_table_page(ns_table *t, uint64_t *from, ns_hashed *keys, size_t room,
 /* Calls visit for each word owned: see 5. Stops at the first result that is not 0. */
 int ns_table_visit(ns_table *t, int (*visit)(uintptr_t word, void *context), void *context);
 
-/* Takes out what waits for its grace period and may go now. Like ns_table_page it goes a segment at a time, from *from, which
- * is 0 again in the end. */
-void ns_table_flush(ns_table *t, uint64_t *from, ns_garbage *garbage);
+/* Takes out what waits for its grace period and may go now, beginning with *from = 0. True: call it again. */
+bool ns_table_flush(ns_table *t, uint64_t *from, ns_garbage *garbage);
 
 /* Hands each key in the garbage to `release` and frees its segments. With no lock held, outside of sections. */
 void ns_garbage_release(ns_garbage *garbage, void (*release)(uintptr_t key));
