@@ -101,15 +101,14 @@ note(ns_channel *c, PyObject *item)
     }
 }
 
-/* 1: done, 0: timed out, -1: exception. The reference to the value is the channel's if it is done.
- * */
+/* 1: done, and the reference to the value is the channel's; 0: timed out; -1: exception. */
 static int
 send_slow(PyObject *self, PyObject *value, ns_patience patience, int64_t deadline,
           enum ns_channel_result result)
 {
     ns_channel *c = channel_of(self);
-    while (result == NS_CHANNEL_WOULD_WAIT && patience != NS_DO_NOT_WAIT &&
-           ns_channel_linger_to_send(c)) {
+    if (result == NS_CHANNEL_WOULD_WAIT && patience != NS_DO_NOT_WAIT &&
+        ns_channel_linger_to_send(c)) {
         result = ns_channel_try_send(c, value);
     }
     if (result == NS_CHANNEL_DONE) {
@@ -162,8 +161,8 @@ take_slow(PyObject *self, PyObject **value, ns_patience patience, int64_t deadli
           enum ns_channel_result result)
 {
     ns_channel *c = channel_of(self);
-    while (result == NS_CHANNEL_WOULD_WAIT && patience != NS_DO_NOT_WAIT &&
-           ns_channel_linger_to_receive(c)) {
+    if (result == NS_CHANNEL_WOULD_WAIT && patience != NS_DO_NOT_WAIT &&
+        ns_channel_linger_to_receive(c)) {
         result = ns_channel_try_receive(c, (void **)value);
     }
     if (result != NS_CHANNEL_WOULD_WAIT) {

@@ -54,9 +54,9 @@
  * Ordering. The turns carry the items. A turn is stored with release after the item was written
  * (read), and loaded with acquire before it is read (written): so what a thread did before a send
  * happens before what its receiver does next, and the k-th receive before the end of the
- * (k + capacity)-th send. Positions carry nothing: relaxed; but an end's word is first read with
- * acquire, for the fields beside it. For those who wait the queue's lock and the node's state carry
- * the item. tests/c has a mutant for each.
+ * (k + capacity)-th send. Positions carry nothing: they are taken relaxed. An end's word is read with
+ * acquire, for the fields beside it, and for "and then" in the paragraph above. For those who wait
+ * the queue's lock and the node's state carry the item. tests/c has a mutant for each.
  *
  * Collection. Items are visited with the world stopped. Threads stop at safe points only, and there
  * every position that a living thread took has its slot ready. So items enter and leave the
@@ -203,13 +203,14 @@ ns_channel_try_send(ns_channel *c, void *item)
                 ns_store(&slot->turn, turn + 1, NS_CHANNEL_PASS);
                 return NS_CHANNEL_DONE;
             }
-            continue; /* another sender was faster */
+            word = ns_load(&in->word, NS_ACQUIRE); /* another sender was faster */
+            continue;
         }
         uint64_t out = ns_load(&c->out.word, NS_RELAXED);
         if (ns_channel_position(ns_channel_lap_on(in, out)) == ns_channel_position(word)) {
             return NS_CHANNEL_WOULD_WAIT;
         }
-        uint64_t now = ns_load(&in->word, NS_RELAXED);
+        uint64_t now = ns_load(&in->word, NS_ACQUIRE);
         if (now == word) {
             polls++;
             ns_pause();
@@ -234,7 +235,8 @@ ns_channel_try_receive(ns_channel *c, void **item)
                 ns_store(&slot->turn, turn + 1, NS_CHANNEL_PASS);
                 return NS_CHANNEL_DONE;
             }
-            continue; /* another receiver was faster */
+            word = ns_load(&out->word, NS_ACQUIRE); /* another receiver was faster */
+            continue;
         }
         uint64_t in = ns_load(&c->in.word, NS_RELAXED);
         if (ns_channel_position(in) == ns_channel_position(word)) {
@@ -243,7 +245,7 @@ ns_channel_try_receive(ns_channel *c, void **item)
             }
             break; /* somebody waits, or it is closed */
         }
-        uint64_t now = ns_load(&out->word, NS_RELAXED);
+        uint64_t now = ns_load(&out->word, NS_ACQUIRE);
         if (now == word) {
             polls++;
             ns_pause();
@@ -264,8 +266,7 @@ bool ns_channel_linger_to_receive(ns_channel *c);
  * refused. */
 extern const struct ns_wait_steps ns_channel_send_steps, ns_channel_receive_steps;
 
-/* From here on sends are refused, and receives once all items are gone. False if it was so before.
- * */
+/* Refuses sends from here on, and receives once all items are gone. False if it was so before. */
 bool ns_channel_close(ns_channel *c);
 
 /* How many items there are; those of waiting senders do not count. */
