@@ -40,14 +40,75 @@ raise_closed(PyObject *self)
     Py_DECREF(type);
 }
 
-/* 1: done, 0: timed out, -1: exception. With a reference to the value, which is the channel's if it is done. */
+/* The reference that goes through the ring.
+ *
+ * An object's count has a part that its owner alone writes, without atomics, and a shared part. If
+ * the reference for the receiver were taken in the owner's part, as Py_INCREF does in the thread
+ * that made the item, then the receiver, dropping it, would bring the shared part below zero; to
+ * put that right takes a lock, a queue, and an interruption of the owner. So where items travel to
+ * other threads the reference is taken in the shared part, as every thread but the owner takes it.
+ * Where they stay in their thread that would be the slower way. Each end has a hint: `in` whether
+ * items travel, `out` for how many items that did not this is still believed; written only as that
+ * changes.
+ */
+#define BELIEVED 64
+
+static bool
+give(ns_channel *c, PyObject *item)
+{
+    if (ns_load(&c->in.hint, NS_RELAXED) != 0 && !_Py_IsImmortal(item)) {
+        __atomic_fetch_add(&item->ob_ref_shared, 1 << _Py_REF_SHARED_SHIFT, __ATOMIC_RELAXED);
+#ifdef Py_REF_DEBUG
+        _Py_INCREF_IncRefTotal();
+#endif
+        return true;
+    }
+    Py_INCREF(item);
+    return false;
+}
+
+/* Undoes it. Our caller has a reference, so ours is not the last. */
+static void
+keep(PyObject *item, bool shared)
+{
+    if (shared) {
+        __atomic_fetch_sub(&item->ob_ref_shared, 1 << _Py_REF_SHARED_SHIFT, __ATOMIC_RELAXED);
+#ifdef Py_REF_DEBUG
+        _Py_DECREF_DecRefTotal();
+#endif
+    }
+    else {
+        Py_DECREF(item);
+    }
+}
+
+/* What a received item tells about that. */
+static inline void
+note(ns_channel *c, PyObject *item)
+{
+    uint32_t believed = ns_load(&c->out.hint, NS_RELAXED);
+    if (!_Py_IsOwnedByCurrentThread(item)) {
+        if (believed != BELIEVED) {
+            ns_store(&c->out.hint, BELIEVED, NS_RELAXED);
+            ns_store(&c->in.hint, 1, NS_RELAXED);
+        }
+    }
+    else if (ns_unlikely(believed != 0)) {
+        if (believed == 1) {
+            ns_store(&c->in.hint, 0, NS_RELAXED);
+        }
+        ns_store(&c->out.hint, believed - 1, NS_RELAXED);
+    }
+}
+
+/* 1: done, and the reference to the value is the channel's; 0: timed out; -1: exception. */
 static int
 send_slow(PyObject *self, PyObject *value, ns_patience patience, int64_t deadline,
           enum ns_channel_result result)
 {
     ns_channel *c = channel_of(self);
-    while (result == NS_CHANNEL_WOULD_WAIT && patience != NS_DO_NOT_WAIT &&
-           ns_channel_linger_to_send(c)) {
+    if (result == NS_CHANNEL_WOULD_WAIT && patience != NS_DO_NOT_WAIT &&
+        ns_channel_linger_to_send(c)) {
         result = ns_channel_try_send(c, value);
     }
     if (result == NS_CHANNEL_DONE) {
@@ -82,14 +143,14 @@ send_slow(PyObject *self, PyObject *value, ns_patience patience, int64_t deadlin
 static int
 put(PyObject *self, PyObject *value, ns_patience patience, int64_t deadline)
 {
-    Py_INCREF(value);
+    bool shared = give(channel_of(self), value);
     enum ns_channel_result result = ns_channel_try_send(channel_of(self), value);
     if (ns_likely(result == NS_CHANNEL_DONE)) {
         return 1;
     }
     int done = send_slow(self, value, patience, deadline, result);
     if (done != 1) {
-        Py_DECREF(value);
+        keep(value, shared);
     }
     return done;
 }
@@ -100,8 +161,8 @@ take_slow(PyObject *self, PyObject **value, ns_patience patience, int64_t deadli
           enum ns_channel_result result)
 {
     ns_channel *c = channel_of(self);
-    while (result == NS_CHANNEL_WOULD_WAIT && patience != NS_DO_NOT_WAIT &&
-           ns_channel_linger_to_receive(c)) {
+    if (result == NS_CHANNEL_WOULD_WAIT && patience != NS_DO_NOT_WAIT &&
+        ns_channel_linger_to_receive(c)) {
         result = ns_channel_try_receive(c, (void **)value);
     }
     if (result != NS_CHANNEL_WOULD_WAIT) {
@@ -128,9 +189,13 @@ static inline int
 take(PyObject *self, PyObject **value, ns_patience patience, int64_t deadline)
 {
     enum ns_channel_result result = ns_channel_try_receive(channel_of(self), (void **)value);
-    return ns_likely(result == NS_CHANNEL_DONE)
-               ? 1
-               : take_slow(self, value, patience, deadline, result);
+    int done = ns_likely(result == NS_CHANNEL_DONE)
+                   ? 1
+                   : take_slow(self, value, patience, deadline, result);
+    if (ns_likely(done == 1)) {
+        note(channel_of(self), *value);
+    }
+    return done;
 }
 
 static PyObject *

@@ -19,7 +19,9 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("send", ["os.kill(os.getpid(), signal.SIGINT)", "_thread.interrupt_main()"])
+@pytest.mark.parametrize(
+    "send", ["os.kill(os.getpid(), signal.SIGINT)", "_thread.interrupt_main()"]
+)
 @pytest.mark.parametrize("call", CALLS)
 def test_ctrl_c(call, send):
     make, before, wait = CALLS[call]

@@ -15,6 +15,8 @@ import nogil_sync
 from nogil_sync import (
     AtomicInt64,
     AtomicRef,
+    Channel,
+    ChannelClosed,
     Cond,
     Event,
     Mutex,
@@ -397,6 +399,52 @@ def test_ten_thousand_threads_through_a_pool():
             timeout=150,
         ).stdout
     )
+
+
+def test_channels():
+    def action():
+        c, open_ = Channel(3), Channel()
+        for n in range(7):  # into the third lap
+            c.send([n, c])
+            c.try_send([open_])
+            while len(c) > 1:
+                c.recv()
+        while c.try_send([0]):
+            pass
+        for refused in (lambda: c.send([1], 0), lambda: open_.send([1], 0), lambda: open_.recv(0)):
+            with pytest.raises(TimeoutError):
+                refused()
+        c.close()
+        with pytest.raises(ChannelClosed):
+            c.send([1])
+        c.recv()
+        repr(c)
+
+    steady(action, 100, slack=100)
+
+
+def test_items_between_threads():
+    # Their references are counted in another way than those of items that stay in their thread.
+    c, results = Channel(4), Channel()
+
+    def action():
+        def send():
+            for n in range(50):
+                c.send([n])
+            results.send("sent")
+
+        threads = [threading.Thread(target=send), threading.Thread(target=send)]
+        for thread in threads:
+            thread.start()
+        for _ in range(100):
+            c.recv()
+        with pytest.raises(TimeoutError):
+            results.send([1], 0)
+        assert [results.recv(), results.recv()] == ["sent", "sent"]
+        for thread in threads:
+            thread.join()
+
+    steady(action, 40, slack=300)
 
 
 def test_waits_of_other_threads():

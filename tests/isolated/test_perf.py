@@ -44,6 +44,7 @@ def run(*command: object, **environment: str) -> tuple[int, str]:
 
 BENCHMARKS = [
     "atomics",
+    "channel",
     "cond",
     "counter",
     "mutex",

@@ -37,7 +37,7 @@ ns_channel_init(ns_channel *c, ns_channel_slot *slots, uint64_t capacity)
     ns_store(&c->in.word, word, NS_RELEASE);
 }
 
-/* ---- The ring, under the lock: both ends are frozen, and only their words' owner is here ---- */
+/* ---- The ring, under the lock: with both ends frozen, their words are ours ---- */
 
 static uint64_t
 distance(const ns_channel_end *end, uint64_t from, uint64_t to)
@@ -57,7 +57,7 @@ static void
 await(ns_channel_slot *slot, uint64_t turn)
 {
     _Atomic uint32_t nothing = 0;
-    for (int polls = 0; ns_load(&slot->turn, NS_ACQUIRE) != turn; polls++) {
+    for (int polls = 0; ns_load(&slot->turn, NS_CHANNEL_READ) != turn; polls++) {
         if (polls < NS_CHANNEL_POLLS) {
             ns_pause();
         }
@@ -75,7 +75,7 @@ push(ns_channel *c, void *item)
     ns_channel_slot *slot = &in->slots[ns_channel_index(in, word)];
     await(slot, turn);
     slot->item = item;
-    ns_store(&slot->turn, turn + 1, NS_RELEASE);
+    ns_store(&slot->turn, turn + 1, NS_CHANNEL_PASS);
     ns_store(&in->word, ns_channel_next(in, word), NS_RELAXED);
 }
 
@@ -87,13 +87,13 @@ pop(ns_channel *c)
     ns_channel_slot *slot = &out->slots[ns_channel_index(out, word)];
     await(slot, turn);
     void *item = slot->item;
-    ns_store(&slot->turn, turn + 1, NS_RELEASE);
+    ns_store(&slot->turn, turn + 1, NS_CHANNEL_PASS);
     ns_store(&out->word, ns_channel_next(out, word), NS_RELAXED);
     return item;
 }
 
-/* After a fork: no other thread of this process has been in the ring yet. Closes the gaps that threads left which are
- * gone, from the front, and frees all other slots for their next turn. */
+/* After a fork, before any other thread of this process was in the ring: moves the items up to
+ * where threads that are gone left gaps, and gives all other slots the turn they should have. */
 static void
 mend(ns_channel *c)
 {
@@ -126,8 +126,8 @@ mend(ns_channel *c)
 
 /* ---- Waiting ---- */
 
-/* Locks the queues and freezes both ends: from here on nothing changes but by us, and slots whose
- * position was taken before become ready. */
+/* Locks the queues and freezes both ends. From here on all that changes without us is that slots
+ * become ready whose positions were taken before. */
 static void
 lock(ns_channel *c)
 {
@@ -365,7 +365,8 @@ cancel_receiving(void *object, ns_waiter *w)
     return cancel(object, &((ns_channel *)object)->receivers, w);
 }
 
-/* Never needed: who is away is served nothing, so a call that a handler fails has nothing to give back. */
+/* Never needed: nobody is served while away, so a call that its handler ends has nothing to
+ * return. */
 static void
 undo_step(void *object, ns_waiter *w)
 {
@@ -396,7 +397,8 @@ const struct ns_wait_steps ns_channel_receive_steps = {
 uint64_t
 ns_channel_count(ns_channel *c)
 {
-    /* `in` after `out`, so that their distance is not negative; it may be more than there is room for. */
+    /* `in` after `out`, so that their distance is not negative; it may be more than there is room
+     * for. */
     uint64_t out = ns_load(&c->out.word, NS_ACQUIRE), in = ns_load(&c->in.word, NS_ACQUIRE);
     if (ns_channel_position(in) <= ns_channel_position(out)) {
         return 0;
@@ -415,7 +417,7 @@ ns_channel_each(ns_channel *c, uint64_t *cursor)
     word = *cursor == 0 ? word : *cursor & mask;
     while (word < end) {
         ns_channel_slot *slot = &c->out.slots[ns_channel_index(&c->out, word)];
-        bool full = ns_load(&slot->turn, NS_ACQUIRE) == 2 * ns_channel_lap(&c->out, word) + 1;
+        bool full = ns_load(&slot->turn, NS_CHANNEL_READ) == 2 * ns_channel_lap(&c->out, word) + 1;
         word = ns_channel_next(&c->out, word);
         if (full) { /* in the child of a fork its sender may be gone */
             *cursor = word | 1;

@@ -1,72 +1,80 @@
 /* channel.h: a bounded many-to-many queue with an end; at capacity 0, a rendezvous.
  *
  * Overview
- *   The ring is Dmitry Vyukov's bounded MPMC queue (1024cores.net, 2010), with slots that count turns
- *   as in Erik Rigtorp's. Each end of the channel is a word with a position; each slot has a turn. A sender
- *   takes the position of the `in` end by one compare-and-swap, writes its item into the slot,
- *   and passes the turn on; a receiver does the same at the `out` end. With room and items that is all: no lock, and nobody
- *   is woken.
- *   Who has to wait goes through a queue under a small lock (waitq.h), as in Go's runtime (chan.go): items are
- *   handed to waiting receivers and taken from waiting senders in their order.
+ *   The ring is Dmitry Vyukov's bounded MPMC queue (1024cores.net, 2010), with slots that count
+ *   turns, as in Erik Rigtorp's. Each end of the channel is a word with a position; each slot has
+ *   a turn. A sender takes the position of the `in` end by one compare-and-swap, writes its item
+ *   into the slot, and passes the turn on; a receiver does the same at the `out` end. With room
+ *   and items that is all: no lock, and nobody is woken.
+ *   Who has to wait goes through a queue under a small lock (waitq.h), as in Go's runtime (chan.go):
+ *   items are handed to waiting receivers, and taken from waiting senders, in their order.
  *
  * An end's word:   position << 3 | flags
  *
- *     OPEN    the ring may be used without the lock. Cleared ("frozen") while somebody waits, at capacity 0,
- *             and in the `in` end of a closed channel
+ *     OPEN    the ring may be used without the lock. Cleared ("frozen") while somebody waits, at
+ *             capacity 0, and in the `in` end of a closed channel
  *     BORN    initialised; 0 refuses everything
  *     CLOSED  in the `in` end only
  *
- *   A position is lap << shift | index, index < capacity <= 1 << shift: so capacities are exact without a
- *   division. Positions never come again: 2^60 items, several centuries.
+ *   A position is lap << shift | index, with index < capacity <= 1 << shift: so any capacity is
+ *   exact, without a division. Positions never come again: 2^60 items are centuries.
  *
- * A slot's turn.  For the position of lap n and this index:
+ * A slot's turn. For the position of lap n that has the slot's index:
  *
- *     2n        free: the sender that takes the position may write the item
+ *     2n        free: the sender that takes the position may write its item
  *     2n + 1    full: the receiver that takes the position may take the item, then 2(n + 1)
  *
  *   All zero is a new ring, so that a large one costs memory only where it is used (calloc).
  *
  * Invariants
- *   - out <= in <= out + capacity, as positions; the items are those in between, and two that have not happened
- *     yet: a position is taken a moment before its slot is full, or free.
- *   - Settled: whenever the lock is free, no receiver waits while there is an item, and no sender while there is room or a
- *     receiver waits (those who are away, running handlers, do not count), and nobody waits that a close concerns.
- *     `serve` restores it after each step under the lock.
+ *   - out <= in <= out + capacity, as positions. The items are those in between; a position is
+ *     taken a moment before its slot is full, or free.
+ *   - Settled: whenever the lock is free, no receiver waits while there is an item, no sender while
+ *     there is room or a receiver waits, and nobody in a closed channel whom that concerns. (Those
+ *     who are away, running handlers, do not count.) `serve` restores it.
  *   - Somebody is in a queue => both ends are frozen.
  *
- * Nobody sleeps for ever. Who waits first freezes both ends, each by one read-modify-write on the very word that the
- * others take positions from; what that read returned is the last position that was ever taken without the lock.
- * So it either sees an item (room), or those who bring it find the end frozen and come to the lock: there is no
- * "look, then announce", and no fence. tests/c has the mutant that does not freeze.
+ * Nobody sleeps for ever. Who waits first freezes both ends, each by one read-modify-write of the
+ * very word that the others take positions from; the position it reads there is the last that was
+ * taken without the lock. So it either sees the item (the room), or those who bring it find the end
+ * frozen and come to the lock. It is not "announce, fence, look", and needs no fence. tests/c has
+ * the mutant that does not freeze.
  *
- * Empty and full are exact. A receiver that reads `out` = p, and then `in` = p, knows that the channel was empty at that moment: out
- * is at least p, and never beyond `in`. A sender that reads `in` = p and then `out` = p - capacity knows that it was full. If
- * the slot is not ready and it is neither, another thread is between its two steps.
+ * Empty and full are exact. A receiver that reads p in `out` and then p in `in` knows that the
+ * channel was empty at the second read: `out` is at least p by then, and never beyond `in`. A
+ * sender that reads p in `in`, and then in `out` the position one lap before p, knows that it was
+ * full. If the slot is not ready and it is neither, another thread is between its two steps.
  *
- * Progress. Between taking a position and passing the turn a thread executes a handful of instructions, none of which
- * can block, run Python, or let the collector in. A thread that the system preempts just there holds up the receiver (sender) of that one slot and,
- * since items keep their order, those after it; they poll, then nap for some microseconds.
- * All others go on. (Never so the whole: a lock held instead would stop both ends at every preemption.)
+ * Progress. Between taking a position and passing the turn a thread executes a handful of
+ * instructions that do not block, run no Python, and do not let the collector in. Should the
+ * system preempt it just there, the receiver (sender) of that one slot has to wait for it, and as
+ * items keep their order so have those behind; they poll, then nap for some microseconds. The
+ * other end goes on.
  *
- * Ordering. The turns carry the items: a turn is stored with release after the item was written (read), and loaded with acquire before it
- * is read (written). So what a thread did before a send happens before what its receiver does next, and the
- * k-th receive before the (k + capacity)-th send. Positions themselves carry nothing: relaxed. A word is first read with acquire, for
- * the fields beside it were written before it was born. Through the queue, its lock and the node's state carry the item.
+ * Ordering. The turns carry the items. A turn is stored with release after the item was written
+ * (read), and loaded with acquire before it is read (written): so what a thread did before a send
+ * happens before what its receiver does next, and the k-th receive before the end of the
+ * (k + capacity)-th send. Positions carry nothing: they are taken relaxed. An end's word is read with
+ * acquire, for the fields beside it, and for "and then" in the paragraph above. For those who wait
+ * the queue's lock and the node's state carry the item. tests/c has a mutant for each.
  *
- * Collection. Items are visited with the world stopped; threads stop at safe points only, and there
- * every position taken by a living thread has its slot ready. So items must enter and leave the ring
- * with the interpreter attached: of the steps of a wait (wait.h) `enter` and `rejoin` serve, and are called attached;
- * `leave` and `cancel`, which are not, never move an item, as those who are left behind wait for the same thing.
- * The item of a sender that waits is not visited: its thread's frame holds it anyway.
+ * Collection. Items are visited with the world stopped. Threads stop at safe points only, and there
+ * every position that a living thread took has its slot ready. So items enter and leave the
+ * ring with the interpreter attached: of the steps of a wait (wait.h), `enter` and `rejoin` serve,
+ * and are called attached; `leave` and `cancel`, which may not be, move no item, as those left
+ * behind wait for the same thing. The item of a sender that waits is not visited: the frame of its
+ * thread holds it anyway.
  *
- * Fork. The ring survives; waiters are forgotten. Threads that are gone may have stopped between their two steps, and the child must not wait
- * for them: so both ends carry the fork generation in which the ring was last known to be whole, which each
- * operation compares before it takes a position. The first to find it old mends the ring under
- * the lock, while all others come to the lock: an item half sent was not sent, one half received is gone with its receiver,
- * all others stay in their order. That looks at each slot once.
+ * Fork. The ring survives; waiters are forgotten. Threads that are gone may have been between
+ * their two steps, and the child must not wait for them: each end has the fork generation in which
+ * the ring was last known to be whole, which an operation compares before it takes a position. The
+ * first to find it old mends the ring under the lock, to which all others come meanwhile. An item
+ * half sent was not sent, one half received is gone with its receiver, all others keep their
+ * order. That looks at each slot once.
  *
- * Who writes what. Words: anyone by compare-and-swap while OPEN, else who holds the lock. Slots: who has the position, at its turn. The rest:
- * under the lock, `slots`, `capacity` and `shift` before birth.
+ * Who writes what. Words: anyone by compare-and-swap while OPEN, else who has the lock. Slots: who
+ * has the position, in its turn. `slots`, `capacity`, `shift`: nobody after birth. The rest: who
+ * has the lock.
  */
 #ifndef NS_CHANNEL_H
 #define NS_CHANNEL_H
@@ -77,7 +85,15 @@ enum { NS_CHANNEL_OPEN = 1, NS_CHANNEL_BORN = 2, NS_CHANNEL_CLOSED = 4, NS_CHANN
 
 #define NS_CHANNEL_SHIFT 3 /* of the position in the word */
 
-/* How often an operation polls a slot whose thread is between its steps, before it takes the lock. */
+/* How turns are read and passed on; tests/c has mutants of these alone. */
+#ifndef NS_CHANNEL_READ
+#define NS_CHANNEL_READ NS_ACQUIRE
+#endif
+#ifndef NS_CHANNEL_PASS
+#define NS_CHANNEL_PASS NS_RELEASE
+#endif
+
+/* How often an operation polls a slot whose thread is between its steps. Then it takes the lock. */
 #define NS_CHANNEL_POLLS 64
 
 typedef struct ns_channel_slot {
@@ -85,14 +101,15 @@ typedef struct ns_channel_slot {
     void *item;
 } ns_channel_slot;
 
-/* What each end needs, on a cache line of its own: senders write one, receivers the other. */
+/* All that an end needs, on a cache line of its own: senders write one, receivers the other. */
 typedef struct ns_channel_end {
     _Atomic uint64_t word;
     ns_channel_slot *slots;
     uint64_t capacity;
     uint32_t shift;
     _Atomic uint32_t generation;
-    char apart[NS_CACHE_LINE - 32];
+    _Atomic uint32_t hint; /* the layer above's */
+    char apart[NS_CACHE_LINE - 36];
 } ns_channel_end;
 
 _Static_assert(sizeof(ns_channel_end) == NS_CACHE_LINE, "one end, one line");
@@ -170,7 +187,8 @@ ns_channel_is_easy(ns_channel_end *end, uint64_t word)
 enum ns_channel_result ns_channel_try_send_slow(ns_channel *c, void *item);
 enum ns_channel_result ns_channel_try_receive_slow(ns_channel *c, void **item);
 
-/* Sends if there is room, or a receiver waits. The item must not be NULL; it is the channel's once that is DONE. */
+/* Sends if there is room, or a receiver waits. The item, not NULL, is the channel's if that is
+ * DONE. */
 static inline enum ns_channel_result
 ns_channel_try_send(ns_channel *c, void *item)
 {
@@ -179,19 +197,20 @@ ns_channel_try_send(ns_channel *c, void *item)
     for (int polls = 0; polls < NS_CHANNEL_POLLS && ns_channel_is_easy(in, word);) {
         ns_channel_slot *slot = &in->slots[ns_channel_index(in, word)];
         uint64_t turn = 2 * ns_channel_lap(in, word);
-        if (ns_likely(ns_load(&slot->turn, NS_ACQUIRE) == turn)) {
+        if (ns_likely(ns_load(&slot->turn, NS_CHANNEL_READ) == turn)) {
             if (ns_cas(&in->word, &word, ns_channel_next(in, word), NS_RELAXED)) {
                 slot->item = item;
-                ns_store(&slot->turn, turn + 1, NS_RELEASE);
+                ns_store(&slot->turn, turn + 1, NS_CHANNEL_PASS);
                 return NS_CHANNEL_DONE;
             }
-            continue; /* another sender was faster */
+            word = ns_load(&in->word, NS_ACQUIRE); /* another sender was faster */
+            continue;
         }
         uint64_t out = ns_load(&c->out.word, NS_RELAXED);
         if (ns_channel_position(ns_channel_lap_on(in, out)) == ns_channel_position(word)) {
             return NS_CHANNEL_WOULD_WAIT;
         }
-        uint64_t now = ns_load(&in->word, NS_RELAXED);
+        uint64_t now = ns_load(&in->word, NS_ACQUIRE);
         if (now == word) {
             polls++;
             ns_pause();
@@ -210,13 +229,14 @@ ns_channel_try_receive(ns_channel *c, void **item)
     for (int polls = 0; polls < NS_CHANNEL_POLLS && ns_channel_is_easy(out, word);) {
         ns_channel_slot *slot = &out->slots[ns_channel_index(out, word)];
         uint64_t turn = 2 * ns_channel_lap(out, word) + 1;
-        if (ns_likely(ns_load(&slot->turn, NS_ACQUIRE) == turn)) {
+        if (ns_likely(ns_load(&slot->turn, NS_CHANNEL_READ) == turn)) {
             if (ns_cas(&out->word, &word, ns_channel_next(out, word), NS_RELAXED)) {
                 *item = slot->item;
-                ns_store(&slot->turn, turn + 1, NS_RELEASE);
+                ns_store(&slot->turn, turn + 1, NS_CHANNEL_PASS);
                 return NS_CHANNEL_DONE;
             }
-            continue; /* another receiver was faster */
+            word = ns_load(&out->word, NS_ACQUIRE); /* another receiver was faster */
+            continue;
         }
         uint64_t in = ns_load(&c->in.word, NS_RELAXED);
         if (ns_channel_position(in) == ns_channel_position(word)) {
@@ -225,7 +245,7 @@ ns_channel_try_receive(ns_channel *c, void **item)
             }
             break; /* somebody waits, or it is closed */
         }
-        uint64_t now = ns_load(&out->word, NS_RELAXED);
+        uint64_t now = ns_load(&out->word, NS_ACQUIRE);
         if (now == word) {
             polls++;
             ns_pause();
@@ -235,23 +255,25 @@ ns_channel_try_receive(ns_channel *c, void **item)
     return ns_channel_try_receive_slow(c, item);
 }
 
-/* A short look-out for room (an item), before waiting in earnest: a wake-up costs much more. True if it is worth another
- * try. Who is on the look-out does not wait yet: it has no place in the order. */
+/* A short look-out for room (an item) before waiting in earnest, which costs more, and most where
+ * it comes to a wake-up. True if it is worth another try. Who looks out does not wait yet: it has
+ * no place in the order. */
 bool ns_channel_linger_to_send(ns_channel *c);
 bool ns_channel_linger_to_receive(ns_channel *c);
 
-/* How to wait (wait.h). A sender's `amount` is its item, and once served 0 if that was received or accepted, else it was
- * refused. A receiver's, once served, is the item, or 0 if it was refused. */
+/* How to wait (wait.h). A sender's `amount` is its item, and once it is served 0 if that was
+ * accepted, else it was refused. A receiver's, once it is served, is the item, or 0 if it was
+ * refused. */
 extern const struct ns_wait_steps ns_channel_send_steps, ns_channel_receive_steps;
 
-/* From here on sends are refused, and receives once all items are gone. False if it was so before. */
+/* Refuses sends from here on, and receives once all items are gone. False if it was so before. */
 bool ns_channel_close(ns_channel *c);
 
 /* How many items there are; those of waiting senders do not count. */
 uint64_t ns_channel_count(ns_channel *c);
 
-/* For the collector, with the world stopped, or the channel out of reach of all others: the items one by one.
- * `cursor` is 0 at first; NULL at the end. */
+/* The items one by one, then NULL; `cursor` is 0 at first. With the world stopped, or the channel
+ * out of reach of all others. */
 void *ns_channel_each(ns_channel *c, uint64_t *cursor);
 
 #endif
