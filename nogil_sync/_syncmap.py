@@ -45,6 +45,7 @@ from collections.abc import (
     MutableMapping,
     ValuesView,
 )
+from operator import itemgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, overload
 
@@ -242,6 +243,9 @@ class Keys(KeysView[K]):
     __slots__ = ()
     _mapping: SharedMap[K, Any]
 
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._mapping)
+
     def __repr__(self) -> str:
         return f"{type(self._mapping).__name__}.keys({list(self)!r})"
 
@@ -253,7 +257,7 @@ class Values(ValuesView[V]):
     _mapping: SharedMap[Any, V]
 
     def __iter__(self) -> Iterator[V]:
-        return (value for _, value in self._mapping._pairs())
+        return map(itemgetter(1), self._mapping._pairs())
 
     def __contains__(self, value: object) -> bool:
         return any(each is value or each == value for each in self)

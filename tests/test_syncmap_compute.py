@@ -1,6 +1,5 @@
 """SyncMap.load_or_compute: one call in flight for a key, and what ends, joins or detaches it."""
 
-import gc
 import math
 import signal
 import threading
@@ -9,7 +8,7 @@ import traceback
 import weakref
 
 import pytest
-from support import FORKS, LONG, RAIN, eventually, python, run_threads
+from support import FORKS, LONG, RAIN, collected, eventually, python, run_threads
 
 from nogil_sync import Once, SyncMap, _once, once, once_property
 
@@ -295,8 +294,7 @@ def test_nothing_is_left_over():
     with pytest.raises(LookupError):
         m.load_or_compute("k", compute)
     del compute
-    gc.collect()
-    assert watch() is None
+    assert collected(watch)
 
 
 # Many threads

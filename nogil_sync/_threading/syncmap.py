@@ -61,10 +61,10 @@ class _Table:
         self.narrow = sys.maxsize  # it is made smaller only when it has fewer buckets
 
 
-def _find(bucket: Bucket | None, key: object) -> int:
-    """Where in the bucket the entry with this key is, or -1. Runs code of users."""
+def _find(bucket: Bucket | None, key: object, begin: int = 0) -> int:
+    """Where in the bucket, from there on, the entry with this key is, or -1. Runs code of users."""
     if bucket is not None:
-        for at in range(0, len(bucket), 2):
+        for at in range(begin, len(bucket), 2):
             each = bucket[at]
             if each is key or each == key:
                 return at
@@ -209,11 +209,13 @@ class SyncMap(SyncObject, SharedMap[K, V]):
 
     def __getitem__(self, key: K, /) -> V:
         bucket = self.__table.buckets.get(hash(key))
-        at = _find(bucket, key)
-        if bucket is None or at < 0:
-            raise KeyError(key)
-        value: V = bucket[at + 1]
-        return value
+        if bucket is not None:
+            first = bucket[0]  # nearly always the only one
+            at = 0 if first is key or first == key else _find(bucket, key, 2)
+            if at >= 0:
+                value: V = bucket[at + 1]
+                return value
+        raise KeyError(key)
 
     def __contains__(self, key: object, /) -> bool:
         return _find(self.__table.buckets.get(hash(key)), key) >= 0
@@ -227,8 +229,12 @@ class SyncMap(SyncObject, SharedMap[K, V]):
     def get(self, key: Any, default: Any = None, /) -> Any:
         """Return the value of `key`, or `default` if the key is missing."""
         bucket = self.__table.buckets.get(hash(key))
-        at = _find(bucket, key)
-        return default if bucket is None or at < 0 else bucket[at + 1]
+        if bucket is not None:
+            first = bucket[0]
+            at = 0 if first is key or first == key else _find(bucket, key, 2)
+            if at >= 0:
+                return bucket[at + 1]
+        return default
 
     def __len__(self) -> int:
         table = self.__table
