@@ -79,11 +79,6 @@ class SharedMap(_Base[K, V]):
     _plain: ClassVar[Any]
     _Flag: ClassVar[Any]
 
-    if TYPE_CHECKING:
-
-        def _flights(self) -> Any: ...
-        def _pairs(self) -> Iterator[tuple[K, V]]: ...
-
     def __repr__(self) -> str:
         name = type(self).__name__
         plain = self._plain
@@ -241,7 +236,7 @@ class Keys(KeysView[K]):
     """The keys of a SyncMap."""
 
     __slots__ = ()
-    _mapping: SharedMap[K, Any]
+    _mapping: Any
 
     def __iter__(self) -> Iterator[K]:
         return iter(self._mapping)
@@ -254,7 +249,7 @@ class Values(ValuesView[V]):
     """The values of a SyncMap."""
 
     __slots__ = ()
-    _mapping: SharedMap[Any, V]
+    _mapping: Any
 
     def __iter__(self) -> Iterator[V]:
         return map(itemgetter(1), self._mapping._pairs())
@@ -270,10 +265,11 @@ class Items(ItemsView[K, V]):
     """The entries of a SyncMap."""
 
     __slots__ = ()
-    _mapping: SharedMap[K, V]
+    _mapping: Any
 
     def __iter__(self) -> Iterator[tuple[K, V]]:
-        return self._mapping._pairs()
+        pairs: Iterator[tuple[K, V]] = self._mapping._pairs()
+        return pairs
 
     def __repr__(self) -> str:
         return f"{type(self._mapping).__name__}.items({list(self)!r})"
