@@ -295,12 +295,18 @@ def load_or_compute(
         raise TypeError(f"{type(fn).__name__!r} object is not callable")
     deadline = None if seconds is None else monotonic() + seconds
     while True:
-        flight = _join(self, key)
-        exclusively(id(flight), deadline, _over, _run, flight, self, key, fn, args)
+        # The frames of a call hang on the traceback of its error: so that these do not hold
+        # each other, the frames have the flight, which knows the error, in a box that is emptied.
+        box = [_join(self, key)]
+        exclusively(id(box[0]), deadline, _over, _run, box, self, key, fn, args)
+        flight = box.pop()
         failure, value = flight.failure, flight.value
+        del flight
         if failure is not None:
-            del flight  # this frame will be in the traceback, which the flight refers to
-            failure.throw()
+            try:
+                failure.throw()
+            finally:
+                del failure
         if value is not ABSENT:
             return value
 
@@ -317,14 +323,15 @@ def _join(self: Any, key: Any) -> Flight:
             return new
 
 
-def _over(flight: Flight, *_: Any) -> Flight | None:
-    return flight if flight.over else None
+def _over(box: list[Flight], *_: Any) -> bool | None:
+    return box[0].over or None
 
 
 def _run(
-    flight: Flight, self: Any, key: Any, fn: Callable[..., Any], args: tuple[Any, ...]
-) -> Flight:
+    box: list[Flight], self: Any, key: Any, fn: Callable[..., Any], args: tuple[Any, ...]
+) -> bool:
     plain = self._plain
+    flight = box[0]
     try:
         try:
             value = plain.get(self, key, ABSENT)  # another may have landed before this one began
@@ -340,4 +347,5 @@ def _run(
             plain._flights(self).compare_and_delete(key, flight)
         except Exception:
             pass  # of the keys' equality; the flight is over all the same
-    return flight
+        del flight
+    return True
