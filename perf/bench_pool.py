@@ -1,4 +1,4 @@
-"""Reusing objects: `Pool` beside making them anew, and beside what people share or keep per thread."""
+"""Reusing objects: `Pool` beside making them anew, sharing them, and keeping them per thread."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def buffer() -> bytearray:
     return bytearray(4096)
 
 
-def pool(new: Callable[[], object] = buffer, **options: bool) -> Callable[[], Mapping[str, object]]:
-    return lambda: {"p": Pool(new, **options)}
+def pool(new: Callable[[], object] = buffer) -> Callable[[], Mapping[str, object]]:
+    return lambda: {"p": Pool(new)}
 
 
 def deque() -> Mapping[str, object]:
@@ -194,13 +194,13 @@ def expensive_new() -> Operation:
 
 
 def ageing() -> Operation:
-    """What pools cost the collector, with 10 000 containers in them or elsewhere."""
+    """What pools cost the collector, with 1000 containers in them or elsewhere."""
 
     def idle(pools: int, *, age: bool) -> Callable[[], Mapping[str, object]]:
         def made() -> Mapping[str, object]:
-            kept = [Pool(list, age=age) for _ in range(pools)]
+            kept: list[Pool[object]] = [Pool(list, age=age) for _ in range(pools)]
             for each in kept:
-                for _ in range(10_000 // pools):
+                for _ in range(1000 // pools):
                     each.put([[]])
             return {"kept": kept, "collect": gc.collect}
 
@@ -210,17 +210,17 @@ def ageing() -> Operation:
         "in a list",
         "stdlib",
         "collect()",
-        lambda: {"kept": [[[]] for _ in range(10_000)], "collect": gc.collect},
+        lambda: {"kept": [[[]] for _ in range(1000)], "collect": gc.collect},
     )
     return Operation(
-        "Pool, collections with 10 000 idle items",
+        "Pool, collections with 1000 idle items",
         elsewhere.name,
         (
             LOOP_ALONE,
             elsewhere,
             Row("in a Pool(age=False)", "ours", "collect()", idle(1, age=False)),
             Row("in a Pool, all gone soon", "ours", "collect()", idle(1, age=True)),
-            Row("in 1000 Pools, all gone soon", "ours", "collect()", idle(1000, age=True)),
+            Row("in 100 Pools, all gone soon", "ours", "collect()", idle(100, age=True)),
         ),
         threads=(1,),
         quick=False,

@@ -1,11 +1,11 @@
-"""Does pooling pay? The latency of a log line through buffers new and pooled; how often `new` is called.
+"""Does pooling pay? The latency of a log line, and how often `new` is called.
 
     ./dev python perf/pooling.py [--threads 1,2] [--seconds 1]
 
-A line is formatted into a buffer, as a formatter of logging does it. The buffer is made for it, or comes
-from a Pool (pinned, as the pool of a module should be): an io.StringIO, a bytearray that grows as it is
-written to, and one of 4 and of 64 KiB that is written to in place, as for a socket or a file. The clock
-is read before and after each line; what reading it costs is in all figures alike.
+A line is formatted into a buffer, as a formatter of logging does it. The buffer is made for it, or
+comes from a Pool (pinned, as the pool of a module should be): an io.StringIO, a bytearray that
+grows as it is written to, and one of 4 and of 64 KiB that is written to in place, as for a socket
+or a file. The clock is read before and after each line; what that costs is in all figures alike.
 """
 
 from __future__ import annotations

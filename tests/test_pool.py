@@ -1,5 +1,6 @@
 """Pool: every item in one place, hooks in their order, limits, ages, and the collector."""
 
+import contextlib
 import gc
 import io
 import sys
@@ -786,6 +787,24 @@ def test_one_callback_for_all_pools():
     del pools
     gc.collect()
     assert gc.callbacks == before
+
+
+@ages
+def test_a_callback_called_by_hand(no_gc):
+    pool = Pool(int)
+    pool.put(1)
+    for _ in range(3):
+        for callback in list(gc.callbacks):
+            if "nogil_sync" in repr(callback):
+                callback("start", {"generation": 2})
+                callback("stop", {"generation": 2})
+                for wrong in ((), (1,), (1, 2, 3)):
+                    with contextlib.suppress(TypeError):
+                        callback(*wrong)
+    gc.collect()
+    assert pool.idle() == 1
+    gc.collect()
+    assert pool.idle() == 0
 
 
 @ages

@@ -45,8 +45,12 @@ typedef struct {
 static void
 finalize(PyObject *self)
 {
+    ns_ager *ager = ((Sweeper *)self)->ager;
+    if (!ns_swap(&ager->due, false, NS_RELAXED)) {
+        return;
+    }
     PyObject *pending = PyErr_GetRaisedException();
-    ns_ager_node *n = ns_load(&((Sweeper *)self)->ager->nodes, NS_ACQUIRE);
+    ns_ager_node *n = ns_load(&ager->nodes, NS_ACQUIRE);
     for (; n != NULL; n = n->next) {
         PyObject *pool = ns_load(&n->pool, NS_SEQ_CST);
         if (pool != NULL && ns_try_incref(pool)) {
@@ -124,6 +128,7 @@ on_collection(PyObject *type_ref, PyObject *const *args, Py_ssize_t nargs)
         s->ager = ager;
         s->me = (PyObject *)s; /* the reference that is ours so far */
         PyObject_GC_Track(s);
+        ns_store(&ager->due, true, NS_RELAXED);
     }
     else if (PyErr_Occurred()) { /* no memory: another collection will do */
         PyErr_Clear();

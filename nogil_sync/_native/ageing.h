@@ -9,6 +9,9 @@
  * released. So items that nobody uses go when the collector runs, also if nobody ever calls the pool
  * again, and whatever the main thread is doing (a pending call would wait for it).
  *
+ * One collection counts once, even if a sweeper of an earlier one was left over, or somebody called the
+ * function by hand: the first sweeper takes the note that the function left.
+ *
  * By then the collection has stopped the world once, so that every thread has left whatever call of
  * core/pool.h it was in: the moment that deque.h counts.
  *
@@ -32,6 +35,7 @@ typedef struct ns_ager_node {
 typedef struct ns_ager {
     _Atomic(ns_ager_node *) nodes;
     _Atomic uint32_t pools; /* how many nodes are in use */
+    _Atomic bool due; /* a collection began; set by the hook, cleared by the first sweeper */
 } ns_ager;
 
 /* Each collection from now on calls ns_pool_collect(pool). NULL with MemoryError. */

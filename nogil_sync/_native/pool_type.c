@@ -132,7 +132,7 @@ get(PyObject *self, PyObject *Py_UNUSED(unused))
     Pool *o = (Pool *)self;
     PyObject *item = ns_pool_get(&o->pool);
     if (ns_unlikely(item == NULL)) {
-        item = make_item(self);
+        return make_item(self);
     }
     ns_watch_use(o->watch, self);
     return item;

@@ -48,14 +48,18 @@ def register(pool: Aged) -> None:
 
 
 class _Sweeper:
-    __slots__ = ("me", "pools")
+    __slots__ = ("hook", "me")
 
-    def __init__(self, pools: dict[int, weakref.ref[Any]]) -> None:
-        self.pools = pools
+    def __init__(self, hook: "_Hook") -> None:
+        self.hook = hook
         self.me = self
 
     def __del__(self) -> None:
-        for ref in self.pools.copy().values():
+        hook = self.hook
+        if not hook.due:  # one that was left over
+            return
+        hook.due = False
+        for ref in hook.pools.copy().values():
             pool = ref()
             if pool is not None:
                 pool.collected()
@@ -64,13 +68,14 @@ class _Sweeper:
 class _Hook:
     """The function, with what it needs at hand also while modules are taken apart."""
 
-    __slots__ = ("clock", "last", "pools", "sweeper")
+    __slots__ = ("clock", "due", "last", "pools", "sweeper")
 
     def __init__(self) -> None:
-        self.last = time.monotonic()
         self.clock = time.monotonic
-        self.sweeper = _Sweeper
+        self.due = False  # a collection began, and no sweeper was there yet
+        self.last = time.monotonic()
         self.pools = _pools
+        self.sweeper = _Sweeper
 
     def __call__(self, phase: str, info: dict[str, int]) -> None:
         if phase != "start" or not self.pools:
@@ -80,7 +85,8 @@ class _Hook:
             if now - self.last < _SPACING:
                 return
             self.last = now
-        self.sweeper(self.pools)
+        self.due = True
+        self.sweeper(self)
 
 
 gc.callbacks.append(_Hook())
