@@ -60,13 +60,16 @@ def test_one_warning_for_a_creation_site(kind: str) -> None:
 
 
 def test_pools() -> None:
-    use = "for _ in range(1000): counter.put(counter.get())"
+    # Each round keeps a reference more: a fight over the count that needs no second processor.
+    use = (
+        "kept = []\n        for _ in range(1000): kept.append(counter); counter.put(counter.get())"
+    )
     lines = run("Pool(list)", 30, use).splitlines()
     assert len(lines) == 1
     assert "Pool" in lines[0]
-    assert run("Pool(list)", 0.5, use, prepare="nogil_sync.pin(counter)") == ""
-    bound = "get, put = counter.get, counter.put\n        for _ in range(100_000): put(get())"
-    assert run("Pool(list)", 0.5, bound) == ""
+    assert run("Pool(list)", 0.1, use, prepare="nogil_sync.pin(counter)") == ""
+    bound = "get, put = counter.get, counter.put\n        for _ in range(20_000): put(get())"
+    assert run("Pool(list)", 0.1, bound) == ""
 
 
 def test_no_warning_for_pinned_objects() -> None:
