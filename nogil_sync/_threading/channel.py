@@ -8,8 +8,8 @@ One step hands an item to one receiver at most, and accepts one waiting sender's
 has room for no more. Those who could be served as well are recalled, and look for themselves.
 
 A receive that is interrupted puts its item back where it was, even if there is no room for it any
-more, as its sender has gone on. A send cannot be undone once its
-item was accepted: if the interrupt came in that very moment, it is sent although `send` raised.
+more, as its sender has gone on. A send cannot be undone once its item was accepted: if the
+interrupt came in that very moment, it is sent although `send` raised.
 """
 
 from collections.abc import Iterator

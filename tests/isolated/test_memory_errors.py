@@ -55,8 +55,8 @@ def have_nomemory():
         "k.wait_for(int, 0.001)",
         "(k.notify(), k.notify_all())",
         "g.wait(0.001)",
-        "h.recv(0.001)",
-        "h.send(2**62, 0.001)",
+        "late(h.recv, 0.001)",
+        "late(h.send, 2**62, 0.001)",
         "(ch.send(o), ch.recv())",
         "(ch.try_send(o), ch.try_recv())",
         "Once().do(f)",
@@ -105,6 +105,9 @@ def test_each_allocation_fails_once(use):
         f = int
         pools = [Pool(dict), Pool(dict, reset=id, drop=id, max_idle=30)]
         def p(): return 1  # for a function in C, `once` needs inspect, which does not survive this
+        def late(call, *args):
+            try: call(*args)
+            except TimeoutError: pass
         of, oo = once(f), Once()
         of(); oo.do(f)
         class Lazy:
