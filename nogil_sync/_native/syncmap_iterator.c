@@ -130,7 +130,10 @@ ns_syncmap_iterate(SyncMap *o, bool pairs)
 {
     ns_state *state = ns_state_of((PyObject *)o);
     PyTypeObject *type = state ? (PyTypeObject *)state->syncmap_iterator_type : NULL;
-    Iterator *it = type ? (Iterator *)type->tp_alloc(type, 0) : NULL;
+    if (type == NULL) {
+        return ns_shutting_down();
+    }
+    Iterator *it = (Iterator *)type->tp_alloc(type, 0);
     if (it != NULL) {
         it->map = (SyncMap *)Py_NewRef((PyObject *)o);
         it->pairs = pairs;

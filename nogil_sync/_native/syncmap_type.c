@@ -27,6 +27,12 @@
 
 enum { ERROR = -1, MISSING = 0, FOUND = 1 };
 
+static inline bool
+is_born(SyncMap *o)
+{
+    return ns_load(&o->born, NS_ACQUIRE) == 2;
+}
+
 static bool
 hold_nothing(uintptr_t Py_UNUSED(word))
 {
@@ -64,9 +70,7 @@ lookup_slow(SyncMap *o, PyObject *key, uint64_t hash, PyObject **value, ns_asker
     uintptr_t word;
     ns_asker own;
     if (found == NS_ABSENT) {
-        return ns_likely(ns_load(&o->born, NS_RELAXED))
-                   ? MISSING
-                   : (ns_not_initialized((PyObject *)o), ERROR);
+        return ns_likely(is_born(o)) ? MISSING : (ns_not_initialized((PyObject *)o), ERROR);
     }
     if (a == NULL) {
         ns_asker_unused(&own);
@@ -185,8 +189,7 @@ act(SyncMap *o, const edit *e, ns_segment *s, enum ns_found found, ns_entry *ent
     PyObject **old)
 {
     ns_garbage garbage;
-    garbage.count = 0;
-    garbage.segments = NULL;
+    ns_garbage_init(&garbage);
     int result = found == NS_PRESENT ? FOUND : MISSING;
     if (ns_unlikely(e->unless != NULL) && ns_atomic_bool_is_set(e->unless)) {
         result = FORBIDDEN;
@@ -224,6 +227,9 @@ act(SyncMap *o, const edit *e, ns_segment *s, enum ns_found found, ns_entry *ent
         }
     }
     ns_table_unlock(&o->table, s, &garbage);
+    if (ns_unlikely(o->is_flights)) {
+        ns_fence_everywhere(); /* against `has_flights` */
+    }
     if (ns_unlikely(result == ERROR)) {
         Py_DECREF(e->key);
         Py_DECREF(e->new);
@@ -289,7 +295,7 @@ apply(SyncMap *o, const edit *e, PyObject **old)
 {
     *old = NULL;
     ns_watch_use(o->watch, (PyObject *)o);
-    if (ns_unlikely(!ns_load(&o->born, NS_RELAXED))) {
+    if (ns_unlikely(!is_born(o))) {
         ns_not_initialized((PyObject *)o);
         return ERROR;
     }
@@ -332,9 +338,18 @@ put(SyncMap *o, PyObject *key, uint64_t hash, PyObject *value)
 
 /* ---- Deleting, which detaches the calls of load_or_compute first (_syncmap.py) ---- */
 
+/* Who changed what a value is computed from, and then deletes the key, must see each flight that has begun before
+ * it could know: so this load comes after that change, in the order of all. It costs nothing, since who
+ * begins a flight has a fence put into all threads (see `act`). */
 static inline bool
 has_flights(SyncMap *o)
 {
+    if (ns_likely(ns_can_fence_threads)) {
+        ns_compiler_fence();
+    }
+    else {
+        ns_fence(NS_SEQ_CST);
+    }
     PyObject *flights = ns_load(&o->flights, NS_SEQ_CST);
     return ns_unlikely(flights != NULL) && ns_table_count(&((SyncMap *)flights)->table) != 0;
 }
@@ -346,6 +361,9 @@ detach(SyncMap *o, PyObject *key)
         return 0;
     }
     ns_state *state = ns_state_of((PyObject *)o);
+    if (state->syncmap_shared == NULL) {
+        return 0; /* the interpreter is ending, nobody computes any more */
+    }
     PyObject *result = key != NULL
                            ? PyObject_CallMethod(state->syncmap_shared, "_detach", "OO", o, key)
                            : PyObject_CallMethod(state->syncmap_shared, "_detach_all", "O", o);
@@ -374,7 +392,8 @@ clear_entries(SyncMap *o)
         int n = 0;
         uint32_t group = 0;
         ns_entry *entry = NULL;
-        ns_garbage garbage = {.count = 0};
+        ns_garbage garbage;
+        ns_garbage_init(&garbage);
         ns_segment *s = ns_table_lock(&o->table, from);
         while (n < BATCH && (entry = ns_segment_any(s, &group)) != NULL) {
             values[n++] = (PyObject *)ns_segment_remove(s, entry, &garbage);
@@ -394,7 +413,8 @@ clear_entries(SyncMap *o)
     }
     bool more;
     do { /* keys, too */
-        ns_garbage garbage = {.count = 0};
+        ns_garbage garbage;
+        ns_garbage_init(&garbage);
         more = ns_table_flush(&o->table, &from, &garbage);
         ns_garbage_release(&garbage, ns_drop);
     } while (more);
@@ -450,7 +470,7 @@ static Py_ssize_t
 length(PyObject *self)
 {
     SyncMap *o = (SyncMap *)self;
-    if (ns_unlikely(!ns_load(&o->born, NS_RELAXED))) {
+    if (ns_unlikely(!is_born(o))) {
         ns_not_initialized(self);
         return -1;
     }
@@ -553,7 +573,8 @@ popitem(PyObject *self, PyObject *Py_UNUSED(unused))
         PyErr_SetString(PyExc_KeyError, "popitem(): the map is empty");
         return NULL;
     }
-    ns_garbage garbage = {.count = 0};
+    ns_garbage garbage;
+    ns_garbage_init(&garbage);
     uint32_t group = 0;
     ns_entry *entry = ns_segment_any(s, &group);
     PyTuple_SET_ITEM(pair, 0, Py_NewRef((PyObject *)ns_load(&entry->key, NS_RELAXED)));
@@ -737,6 +758,9 @@ static PyObject *
 compute(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *timeout)
 {
     ns_state *state = ns_state_of(self);
+    if (state->syncmap_compute == NULL) {
+        return ns_shutting_down();
+    }
     PyObject *rest = PyTuple_New(nargs - 2), *seconds = seconds_of(timeout), *result = NULL;
     if (rest != NULL && seconds != NULL) {
         for (Py_ssize_t i = 2; i < nargs; i++) {
@@ -817,10 +841,14 @@ flights_of(PyObject *self, PyObject *Py_UNUSED(unused))
     PyObject *flights = ns_load(&o->flights, NS_ACQUIRE);
     if (flights == NULL) {
         ns_state *state = ns_state_of(self);
+        if (state->syncmap_type == NULL) {
+            return ns_shutting_down();
+        }
         PyObject *none = NULL, *new = PyObject_CallNoArgs(state->syncmap_type);
         if (new == NULL) {
             return NULL;
         }
+        ((SyncMap *)new)->is_flights = true;
         if (ns_cas(&o->flights, &none, new, NS_SEQ_CST)) {
             flights = new;
         }
@@ -838,6 +866,9 @@ land(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     PyObject *value;
     edit e = {.kind = ADD};
     ns_state *state = ns_state_of(self);
+    if (state->atomic_bool_type == NULL) {
+        return ns_shutting_down();
+    }
     if (nargs != 3 || !PyObject_TypeCheck(args[2], (PyTypeObject *)state->atomic_bool_type)) {
         PyErr_SetString(PyExc_TypeError, "_land(key, value, detached: AtomicBool)");
         return NULL;
@@ -862,6 +893,10 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     PyObject *source = NULL, *entries = NULL, *list = NULL;
     ns_state *state = ns_state_of(self);
     if (state == NULL || !PyArg_UnpackTuple(args, "SyncMap", 0, 1, &source)) {
+        return -1;
+    }
+    if (source != NULL && state->syncmap_shared == NULL) {
+        ns_shutting_down();
         return -1;
     }
     int result = -1;
@@ -891,14 +926,13 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
             }
         }
     }
-    bool unborn = false;
-    ns_watch *watch = ns_watch_new(self);
-    if (!ns_cas(&o->born, &unborn, true, NS_SEQ_CST)) {
-        ns_watch_free(watch);
+    uint8_t unborn = 0;
+    if (!ns_cas(&o->born, &unborn, 1, NS_RELAXED)) {
         ns_initialized_twice(self);
         goto done;
     }
-    o->watch = watch;
+    o->watch = ns_watch_new(self);
+    ns_store(&o->born, 2, NS_RELEASE);
     for (Py_ssize_t i = 0; i < n; i++) {
         PyObject *pair = PyList_GET_ITEM(list, i);
         if (put(o, PyTuple_GET_ITEM(pair, 0), hashes[i], PyTuple_GET_ITEM(pair, 1)) < 0) {

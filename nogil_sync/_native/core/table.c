@@ -161,7 +161,7 @@ ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value, 
         ns_store(&e->value, value, NS_RELEASE);
         s->used += is_new;
         bump(&s->live, 1);
-        bump(&s->inserts, 1);
+        ns_store(&s->inserts, ns_load(&s->inserts, NS_RELAXED) + 1, NS_RELAXED);
         return true;
     }
 }

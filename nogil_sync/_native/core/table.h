@@ -122,7 +122,7 @@ typedef struct ns_segment {
     /* Under `lock`; the counts may be read without it. */
     ns_lock lock;
     _Atomic uint32_t live;
-    _Atomic uint32_t inserts; /* keys that came since it was built */
+    _Atomic uint64_t inserts; /* keys that came since it was built */
     uint32_t used;            /* entries whose tag is not EMPTY */
     uint32_t dead;            /* of these, with a key that waits */
     uint32_t sweep_at;        /* so many dead ones are worth a sweep */
@@ -176,10 +176,16 @@ typedef struct ns_garbage {
     ns_segment *segments; /* with the keys of their dead entries */
 } ns_garbage;
 
+static inline void
+ns_garbage_init(ns_garbage *g)
+{
+    g->count = 0;
+    g->segments = NULL;
+}
+
 /* Where a search stopped to ask, and goes on: in the segment of that serial. A zeroed serial: begin anew. */
 typedef struct ns_place {
-    uint64_t serial;
-    uint32_t inserts;
+    uint64_t serial, inserts;
     uint32_t group, step;
     uint64_t left; /* bits of the group's tags not looked at yet */
 } ns_place;
