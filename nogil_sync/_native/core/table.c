@@ -814,24 +814,30 @@ ns_table_lock_first(ns_table *t)
     if (ns_load(&t->directory, NS_ACQUIRE) == NULL) {
         return NULL;
     }
-    /* It was empty at one moment if two walks in a row found it so and no key had come in between: the
-     * moment between the walks. The first walk, which begins in the middle, only looks. */
-    uint64_t hash = ns_load(&t->start, NS_RELAXED), seen = 0, before = 0;
+    /* It was empty at one moment, that between two walks, if both found it so and no key came from the
+     * first one's beginning to the second one's end. That is, if no segment was made meanwhile (which happens
+     * under the lock of the one it replaces) and as many insertions were counted. The walk that
+     * begins in the middle only looks. */
+    uint64_t hash = ns_load(&t->start, NS_RELAXED);
+    uint64_t inserts = 0, inserts_before = 0, serial = 0, serial_before = 0;
     for (int walk = 0;;) {
         ns_segment *s = ns_table_lock(t, hash);
         if (ns_load(&s->live, NS_RELAXED) != 0) {
             ns_store(&t->start, s->prefix, NS_RELAXED);
             return s;
         }
-        seen = ns_hash_mix(seen ^ s->serial) + ns_load(&s->inserts, NS_RELAXED);
+        inserts += ns_load(&s->inserts, NS_RELAXED);
         hash = ns_segment_end(s);
         ns_lock_release(&s->lock);
         if (hash == 0) {
-            if (walk >= 2 && seen == before) {
+            uint64_t now = ns_load(&t->serial, NS_RELAXED);
+            if (walk >= 2 && inserts == inserts_before && now == serial_before) {
                 return NULL;
             }
-            before = seen;
-            seen = 0;
+            inserts_before = inserts;
+            serial_before = serial;
+            inserts = 0;
+            serial = now;
             walk++;
         }
     }
