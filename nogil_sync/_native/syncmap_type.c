@@ -1,20 +1,23 @@
 /* SyncMap: core/table.h as a Python mapping.
  *
  * Here are the primitives, each atomic for its key; views, comparison, repr and the calls of
- * load_or_compute that miss are Python, in nogil_sync/_syncmap.py, whose SharedMap is the base of this type.
+ * load_or_compute that miss are Python, in nogil_sync/_syncmap.py, whose SharedMap is the base
+ * of this type.
  *
- * Every operation is one of two. `lookup` reads without a lock. `edit` locks the key's segment, finds
- * the entry, changes it, unlocks, and only then lets go of what was replaced. Equality that may run code of users is asked between
- * attempts, with nothing held but references (syncmap_keys.h); an attempt after that
- * goes on where the last one stopped, if nothing was inserted in its way meanwhile.
+ * Every operation is one of two. `lookup` reads without a lock. `edit` locks the key's segment,
+ * finds the entry, changes it, unlocks, and only then lets go of what was replaced. Equality
+ * that may run code of users is asked between attempts, with nothing held but references
+ * (syncmap_keys.h); an attempt after that goes on where the last one stopped, if nothing was
+ * inserted in its way meanwhile.
  *
- * References. The table owns one to each key and value. Values are published (tryref.h) before they are stored, so
- * a reader can always take one to what an entry holds; a value is let go by whoever replaced it, at once. Keys are
- * compared without touching their counts (core/table.h, 3a), but for those that must be asked: they are published, too,
- * if they are of a type for which that is usual; else the reference is taken under the lock.
+ * References. The table owns one to each key and value. Values are published (tryref.h) before
+ * they are stored, so a reader can always take one to what an entry holds; a value is let go by
+ * whoever replaced it, at once. Keys are compared without touching their counts (core/table.h,
+ * 3a), but for those that must be asked: they are published, too, if they are of a type for
+ * which that is usual; else the reference is taken under the lock.
  *
- * A map without __init__ has no directory, so that only what finds nothing has to look whether it was
- * called.
+ * A map without __init__ has no directory, so that only what finds nothing has to look whether
+ * it was called.
  */
 #include "syncmap.h"
 
@@ -44,8 +47,8 @@ drop_nothing(uintptr_t Py_UNUSED(word))
 {
 }
 
-/* A reference to the next key to ask about, taken under the lock: for a plain key that another thread made, which
- * is looked for by one that is not plain. 0: there is none any more. */
+/* A reference to the next key to ask about, taken under the lock: for a plain key that another
+ * thread made, which is looked for by one that is not plain. 0: there is none any more. */
 static uintptr_t
 key_to_ask(SyncMap *o, uint64_t hash, ns_asker *a)
 {
@@ -62,7 +65,8 @@ key_to_ask(SyncMap *o, uint64_t hash, ns_asker *a)
     return key;
 }
 
-/* What `lookup` does where nothing was found at once. With *value a reference, unless value is NULL. */
+/* What `lookup` does where nothing was found at once. With *value a reference, unless value is
+ * NULL. */
 static Py_NO_INLINE int
 lookup_slow(SyncMap *o, PyObject *key, uint64_t hash, PyObject **value, ns_asker *a,
             enum ns_found found)
@@ -107,9 +111,9 @@ get_any(SyncMap *o, PyObject *key, uint64_t hash, uintptr_t *word)
     return ns_table_get(&o->table, hash, ns_match_any, key, NULL, ns_hold, ns_drop, word);
 }
 
-/* FOUND with a reference in *value, MISSING, or ERROR with an exception. `a`, if not NULL, keeps the
- * answers of equality for the edit that follows: so no two keys are compared twice in one operation, and
- * equality that changes the map cannot keep it going round. */
+/* FOUND with a reference in *value, MISSING, or ERROR with an exception. `a`, if not NULL, keeps
+ * the answers of equality for the edit that follows: so no two keys are compared twice in one
+ * operation, and equality that changes the map cannot keep it going round. */
 static inline int
 lookup_with(SyncMap *o, PyObject *key, uint64_t hash, PyObject **value, ns_asker *a)
 {
@@ -287,9 +291,9 @@ apply_asking(SyncMap *o, const edit *e, PyObject **old)
     return result;
 }
 
-/* Does the edit, as one step. FOUND or MISSING: whether the key was there; of ADD and MISSING, or PUT, that it
- * is now. NOT_THIS: its value is not the expected one. FORBIDDEN: see `unless`. ERROR: nothing changed.
- * *old: the value that was there, a reference; of NOT_THIS NULL. */
+/* Does the edit, as one step. FOUND or MISSING: whether the key was there; of ADD and MISSING,
+ * or PUT, that it is now. NOT_THIS: its value is not the expected one. FORBIDDEN: see `unless`.
+ * ERROR: nothing changed. *old: the value that was there, a reference; of NOT_THIS NULL. */
 static int
 apply(SyncMap *o, const edit *e, PyObject **old)
 {
@@ -338,9 +342,9 @@ put(SyncMap *o, PyObject *key, uint64_t hash, PyObject *value)
 
 /* ---- Deleting, which detaches the calls of load_or_compute first (_syncmap.py) ---- */
 
-/* Who changed what a value is computed from, and then deletes the key, must see each flight that has begun before
- * it could know: so this load comes after that change, in the order of all. It costs nothing, since who
- * begins a flight has a fence put into all threads (see `act`). */
+/* Who changed what a value is computed from, and then deletes the key, must see each flight that
+ * has begun before it could know: so this load comes after that change, in the order of all. It
+ * costs nothing, since who begins a flight has a fence put into all threads (see `act`). */
 static inline bool
 has_flights(SyncMap *o)
 {
@@ -634,7 +638,8 @@ swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
                             : Py_NewRef(values[2] != NULL ? values[2] : Py_None);
 }
 
-/* compare_and_swap, compare_and_delete: 1, 0, or -1. e->expected is what the caller compares with. */
+/* compare_and_swap, compare_and_delete: 1, 0, or -1. e->expected is what the caller compares
+ * with. */
 static int
 compare_and(SyncMap *o, edit *e)
 {

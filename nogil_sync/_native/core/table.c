@@ -279,8 +279,8 @@ span_in(const ns_directory *d, const ns_segment *s)
     return UINT64_C(1) << (d->depth - s->depth);
 }
 
-/* The segment at index i of the directory; moves i to the next one's. The segment may begin before i,
- * after a merge. */
+/* The segment at index i of the directory; moves i to the next one's. The segment may begin
+ * before i, after a merge. */
 static ns_segment *
 next_in(ns_directory *d, uint64_t *i)
 {
@@ -470,9 +470,9 @@ reap(ns_table *t, ns_garbage *garbage)
 
 /* ---- Rebuilding ---- */
 
-/* Copies the live entries of `old` to those of the new segments that cover them. The groups are taken in the
- * order of a search for one of them: if all have one hash, as can happen, they keep their order, which was
- * that of their insertion, and with it what a dict's searches cost. */
+/* Copies the live entries of `old` to those of the new segments that cover them. The groups are
+ * taken in the order of a search for one of them: if all have one hash, as can happen, they keep
+ * their order, which was that of their insertion, and with it what a dict's searches cost. */
 static void
 fill(ns_segment *old, ns_segment *new[2])
 {
@@ -545,7 +545,8 @@ replace(ns_table *t, ns_segment *old[2], ns_segment *new[2], ns_garbage *garbage
     return true;
 }
 
-/* A segment of another size with the same hashes; s is locked, and so is the result. NULL without memory. */
+/* A segment of another size with the same hashes; s is locked, and so is the result. NULL
+ * without memory. */
 static ns_segment *
 resize(ns_table *t, ns_segment *s, uint32_t slots, ns_garbage *garbage)
 {
@@ -611,8 +612,8 @@ ns_table_make_room(ns_table *t, ns_segment *s, uint64_t hash, ns_garbage *garbag
         slots *= 2; /* fewer steps while they are small */
     }
     if (s->dead > live) {
-        /* Keys come and go. Better than a rebuild is to use the places of those that went; but a look at
-         * all threads is only worth its price for many at a time. */
+        /* Keys come and go. Better than a rebuild is to use the places of those that went; but a
+         * look at all threads is only worth its price for many at a time. */
         if (slots_of(s) >= NS_SEGMENT_FLOOR) {
             ns_epoch_poll();
             sweep(s, garbage);
@@ -814,10 +815,10 @@ ns_table_lock_first(ns_table *t)
     if (ns_load(&t->directory, NS_ACQUIRE) == NULL) {
         return NULL;
     }
-    /* It was empty at one moment, that between two walks, if both found it so and no key came from the
-     * first one's beginning to the second one's end. That is, if no segment was made meanwhile (which happens
-     * under the lock of the one it replaces) and as many insertions were counted. The walk that
-     * begins in the middle only looks. */
+    /* It was empty at one moment, that between two walks, if both found it so and no key came
+     * from the first one's beginning to the second one's end. That is, if no segment was made
+     * meanwhile (which happens under the lock of the one it replaces) and as many insertions
+     * were counted. The walk that begins in the middle only looks. */
     uint64_t hash = ns_load(&t->start, NS_RELAXED);
     uint64_t inserts = 0, inserts_before = 0, serial = 0, serial_before = 0;
     for (int walk = 0;;) {
