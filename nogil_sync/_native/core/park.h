@@ -1,28 +1,29 @@
 /* park.h: everything the library asks of the operating system in order to wait.
  *
- * Sleep on a word until it changes or a deadline passes, wake sleepers, read the clock, put a
- * memory fence into every thread, and learn that the process forked. park.c is the only file
- * with operating-system calls; locks above it hold their whole state in words of their own.
+ * Sleep on a word until it changes or a deadline passes, wake sleepers, read the
+ * clock, put a memory fence into every thread, and learn that the process forked. park.c is
+ * the only file with operating-system calls; locks above it hold their whole state in words of
+ * their own.
  *
  * Contract of ns_park(word, expected, deadline)
- *   Sleeps while *word == expected. The comparison and the going to sleep are one step with
- *   respect to ns_unpark, so a waker that first changes the word and then calls ns_unpark is
- *   never missed. It may also return for no reason: callers loop. Ordering: none. The caller
- *   re-reads the word with the ordering it needs.
+ *   Sleeps while *word == expected. The comparison and the going to sleep are one
+ *   step with respect to ns_unpark, so a waker that first changes the word and then
+ *   calls ns_unpark is never missed. It may also return for no reason: callers loop.
+ *   Ordering: none. The caller re-reads the word with the ordering it needs.
  *
  * Contract of ns_unpark(word, count)
- *   Wakes up to `count` threads that sleep on the address. The address is a mere name: it is
- *   never read, so the word's memory may be gone already. That lets a waker publish "granted",
- *   after which the sleeper may free its node, and only then wake it.
+ *   Wakes up to `count` threads that sleep on the address. The address is a mere name:
+ *   it is never read, so the word's memory may be gone already. That lets a waker publish
+ *   "granted", after which the sleeper may free its node, and only then wake it.
  *
- * Two implementations: Linux futexes, and a table of POSIX mutexes and condition variables for
- * the rest (an address hashes to a bucket; an unpark wakes the bucket, which the "for no reason"
- * above allows).
+ * Two implementations: Linux futexes, and a table of POSIX mutexes and condition
+ * variables for the rest (an address hashes to a bucket; an unpark wakes the bucket,
+ * which the "for no reason" above allows).
  *
- * Fork. Only the forking thread lives on in the child; queues list threads that are gone and
- * internal locks may be held by them. The child's first act, from pthread_atfork, which also
- * sees forks from C, is to bump the fork generation. Whatever carries an older stamp is by
- * definition unlocked and empty (see waitq.h). Nothing else happens there.
+ * Fork. Only the forking thread lives on in the child; queues list threads that are gone
+ * and internal locks may be held by them. The child's first act, from pthread_atfork, which
+ * also sees forks from C, is to bump the fork generation. Whatever carries an older
+ * stamp is by definition unlocked and empty (see waitq.h). Nothing else happens there.
  */
 #ifndef NS_PARK_H
 #define NS_PARK_H
@@ -58,8 +59,7 @@ unsigned ns_cpu_count(void);
 extern bool ns_can_fence_threads;
 void ns_fence_threads(void);
 
-/* The fence of those that are rare, against the compiler fences, or fences, of those that are
- * not. */
+/* The fence of those who come rarely, against the compiler fences (or fences) of the others. */
 static inline void
 ns_fence_everywhere(void)
 {

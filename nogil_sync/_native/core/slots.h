@@ -1,18 +1,18 @@
 /* slots.h: a small number for every living thread.
  *
  * Sharded structures give each thread its own cell; the thread's slot says which. Slots are
- * dense (the lowest free one is handed out), taken on first use and returned at thread exit, so
- * that a program that starts ten thousand short-lived threads keeps using the first few.
+ * dense (the lowest free one is handed out), taken on first use and returned at thread exit, so that
+ * a program that starts ten thousand short-lived threads keeps using the first few.
  *
  * Mechanism: a bitmap in static memory, one bit a slot, claimed by an atomic OR; the number is
- * cached in a thread-local variable; one pthread key for the whole library gives it back. The
- * key's destructor touches atomics and static memory only, since it may run when the
- * interpreter, or this thread's part of it, is gone. A thread that asks again after that (a
- * later destructor that still uses a counter) takes a slot anew and re-arms the key: POSIX runs
- * destructors again until none are left.
+ * cached in a thread-local variable; one pthread key for the whole library gives it back.
+ * The key's destructor touches atomics and static memory only, since it may run when the
+ * interpreter, or this thread's part of it, is gone. A thread that asks again after that (a later
+ * destructor that still uses a counter) takes a slot anew and re-arms the key: POSIX
+ * runs destructors again until none are left.
  *
- * What a slot promises: no two threads that are alive hold the same one, and the previous
- * holder's writes happen before the next holder gets it (release on return, acquire on claim).
+ * What a slot promises: no two threads that are alive hold the same one, and the previous holder's
+ * writes happen before the next holder gets it (release on return, acquire on claim).
  * What it does not: NS_NO_SLOT is returned when all are taken. Callers need a shared way out.
  *
  * Fork: the child keeps the forking thread's slot and frees the others.
