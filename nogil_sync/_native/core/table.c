@@ -161,7 +161,7 @@ ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value, 
         ns_store(&e->value, value, NS_RELEASE);
         s->used += is_new;
         bump(&s->live, 1);
-        bump(&s->inserts, 1);
+        ns_store(&s->inserts, ns_load(&s->inserts, NS_RELAXED) + 1, NS_RELAXED);
         return true;
     }
 }
@@ -279,8 +279,8 @@ span_in(const ns_directory *d, const ns_segment *s)
     return UINT64_C(1) << (d->depth - s->depth);
 }
 
-/* The segment at index i of the directory; moves i to the next one's. The segment may begin before i,
- * after a merge. */
+/* The segment at index i of the directory; moves i to the next one's. The segment may begin
+ * before i, after a merge. */
 static ns_segment *
 next_in(ns_directory *d, uint64_t *i)
 {
@@ -470,9 +470,9 @@ reap(ns_table *t, ns_garbage *garbage)
 
 /* ---- Rebuilding ---- */
 
-/* Copies the live entries of `old` to those of the new segments that cover them. The groups are taken in the
- * order of a search for one of them: if all have one hash, as can happen, they keep their order, which was
- * that of their insertion, and with it what a dict's searches cost. */
+/* Copies the live entries of `old` to those of the new segments that cover them. The groups are
+ * taken in the order of a search for one of them: if all have one hash, as can happen, they keep
+ * their order, which was that of their insertion, and with it what a dict's searches cost. */
 static void
 fill(ns_segment *old, ns_segment *new[2])
 {
@@ -545,7 +545,8 @@ replace(ns_table *t, ns_segment *old[2], ns_segment *new[2], ns_garbage *garbage
     return true;
 }
 
-/* A segment of another size with the same hashes; s is locked, and so is the result. NULL without memory. */
+/* A segment of another size with the same hashes; s is locked, and so is the result. NULL
+ * without memory. */
 static ns_segment *
 resize(ns_table *t, ns_segment *s, uint32_t slots, ns_garbage *garbage)
 {
@@ -611,8 +612,8 @@ ns_table_make_room(ns_table *t, ns_segment *s, uint64_t hash, ns_garbage *garbag
         slots *= 2; /* fewer steps while they are small */
     }
     if (s->dead > live) {
-        /* Keys come and go. Better than a rebuild is to use the places of those that went; but a look at
-         * all threads is only worth its price for many at a time. */
+        /* Keys come and go. Better than a rebuild is to use the places of those that went; but a
+         * look at all threads is only worth its price for many at a time. */
         if (slots_of(s) >= NS_SEGMENT_FLOOR) {
             ns_epoch_poll();
             sweep(s, garbage);
@@ -814,24 +815,30 @@ ns_table_lock_first(ns_table *t)
     if (ns_load(&t->directory, NS_ACQUIRE) == NULL) {
         return NULL;
     }
-    /* It was empty at one moment if two walks in a row found it so and no key had come in between: the
-     * moment between the walks. The first walk, which begins in the middle, only looks. */
-    uint64_t hash = ns_load(&t->start, NS_RELAXED), seen = 0, before = 0;
+    /* It was empty at one moment, that between two walks, if both found it so and no key came
+     * from the first one's beginning to the second one's end. That is, if no segment was made
+     * meanwhile (which happens under the lock of the one it replaces) and as many insertions
+     * were counted. The walk that begins in the middle only looks. */
+    uint64_t hash = ns_load(&t->start, NS_RELAXED);
+    uint64_t inserts = 0, inserts_before = 0, serial = 0, serial_before = 0;
     for (int walk = 0;;) {
         ns_segment *s = ns_table_lock(t, hash);
         if (ns_load(&s->live, NS_RELAXED) != 0) {
             ns_store(&t->start, s->prefix, NS_RELAXED);
             return s;
         }
-        seen = ns_hash_mix(seen ^ s->serial) + ns_load(&s->inserts, NS_RELAXED);
+        inserts += ns_load(&s->inserts, NS_RELAXED);
         hash = ns_segment_end(s);
         ns_lock_release(&s->lock);
         if (hash == 0) {
-            if (walk >= 2 && seen == before) {
+            uint64_t now = ns_load(&t->serial, NS_RELAXED);
+            if (walk >= 2 && inserts == inserts_before && now == serial_before) {
                 return NULL;
             }
-            before = seen;
-            seen = 0;
+            inserts_before = inserts;
+            serial_before = serial;
+            inserts = 0;
+            serial = now;
             walk++;
         }
     }
