@@ -32,7 +32,7 @@ def spin(file: Path, defines: str, limit: int) -> tuple[str, int]:
         made = call("spin", *options, "-a", str(file))
         if not (Path(folder) / "pan.c").exists() or "Error" in made:
             raise SystemExit(f"models: {file.name} {defines}\n{made}")
-        call("cc", "-O2", "-w", "-DSAFETY", "-DCOLLAPSE", f"-DMEMLIM={limit}", "-DVECTORSZ=4096", "-o", "pan", "pan.c")
+        call("cc", "-O1", "-w", "-DSAFETY", "-DCOLLAPSE", f"-DMEMLIM={limit}", "-DVECTORSZ=4096", "-o", "pan", "pan.c")
         text = call("./pan", "-m1000000", "-n")
     states = re.search(r"(\d[\d.e+]*) states, stored", text)
     errors = re.search(r"errors: (\d+)", text)
