@@ -88,6 +88,22 @@ done_then_cancel(int i)
     CHECK(results[0][0] == -1);
 }
 
+/* And so has one that ends as it begins. */
+static void
+done_then_enter(int i)
+{
+    ns_waiter w = {0};
+    if (i == 0) {
+        results[0][0] = -2;
+        CHECK(ns_waitgroup_add(&group, -1) == NS_ADDED);
+        return;
+    }
+    while (!ns_waitgroup_steps.enter(&group, &w)) {
+        ns_pause();
+    }
+    CHECK(results[0][0] == -2);
+}
+
 int
 main(void)
 {
@@ -115,6 +131,8 @@ main(void)
     ns_store(&group.word, NS_WAITGROUP_BORN, NS_RELAXED);
     CHECK(ns_waitgroup_add(&group, 1) == NS_ADDED);
     run_threads(2, done_then_cancel);
+    CHECK(ns_waitgroup_add(&group, 1) == NS_ADDED);
+    run_threads(2, done_then_enter);
     pthread_barrier_init(&round_end, NULL, THREADS);
     run_threads(THREADS, fan_in);
     run_threads(THREADS, pulse);
