@@ -152,7 +152,7 @@ def counters() -> None:
 
 
 def atomics() -> None:
-    a, r = AtomicInt64(), AtomicRef()
+    a, r = AtomicInt64(), AtomicRef[Any]()
 
     def use() -> None:
         for n in range(100):
@@ -166,7 +166,8 @@ def atomics() -> None:
 
 
 def once_() -> None:
-    f, o = once(lambda: [1]), Once(retry=True)
+    f = once(lambda: [1])
+    o: Once[None] = Once(retry=True)
 
     def fail() -> None:
         raise OnPurposeError
@@ -225,15 +226,22 @@ def main(arguments: Iterable[str]) -> int:
     warm_up = rounds(max(2.0, seconds / 5))
     before = peak = resident()
     done = 0
-    print(f"backend {nogil_sync.backend}, {len(WORK)} kinds of work, {THREADS} threads each; warm-up: {warm_up} rounds")
+    print(
+        f"backend {nogil_sync.backend}, {len(WORK)} kinds of work, {THREADS} threads each; warm-up: {warm_up} rounds"
+    )
     for part in range(1, 9):
         done += rounds(seconds / 10)
         now = resident()
         peak = max(peak, now)
-        print(f"  {part}/8  {done:7} rounds  {now / 2**20:7.1f} MiB  {(now - before) / 2**20:+.2f}", flush=True)
+        print(
+            f"  {part}/8  {done:7} rounds  {now / 2**20:7.1f} MiB  {(now - before) / 2**20:+.2f}",
+            flush=True,
+        )
     grown = resident() - before
     flat = grown < ALLOWED
-    print(f"soaked {seconds / 60:g} minutes, {done} rounds: grown by {grown / 2**20:.2f} MiB: {'flat' if flat else 'LEAKS'}")
+    print(
+        f"soaked {seconds / 60:g} minutes, {done} rounds: grown by {grown / 2**20:.2f} MiB: {'flat' if flat else 'LEAKS'}"
+    )
     return 0 if flat else 1
 
 

@@ -1,4 +1,4 @@
-"""Small concurrent programs under the memory model of C: which outcomes are possible at all?
+"""Small concurrent programs under the memory model of C: the outcomes that are possible.
 
 For each program of models/litmus/*.toml all candidate executions are enumerated and those that RC11 allows are kept
 (Lahav, Vafeiadis, Kang, Hur, Dreyer, "Repairing sequential consistency in C/C++11", PLDI 2017; release sequences as in
@@ -43,12 +43,16 @@ def paths(thread: int, text: str) -> Iterator[tuple[list[Event], dict[str, int]]
     """What a thread may do, for all values that its loads may return."""
     lines = [m for line in text.strip().splitlines() if (m := LINE.match(line.strip()))]
 
-    def go(at: int, events: list[Event], registers: dict[str, int]) -> Iterator[tuple[list[Event], dict[str, int]]]:
+    def go(
+        at: int, events: list[Event], registers: dict[str, int]
+    ) -> Iterator[tuple[list[Event], dict[str, int]]]:
         if at == len(lines):
             yield events, registers
             return
         line = lines[at]
-        if line["guard"] and not eval(line["guard"], {}, {**dict.fromkeys("abcdefgh", -1), **registers}):
+        if line["guard"] and not eval(
+            line["guard"], {}, {**dict.fromkeys("abcdefgh", -1), **registers}
+        ):
             yield from go(at + 1, events, registers)
             return
         op, rest = line["op"], line["rest"].split()
@@ -58,16 +62,28 @@ def paths(thread: int, text: str) -> Iterator[tuple[list[Event], dict[str, int]]
         where, *numbers, order = rest
         n = [int(number) for number in numbers]
         if op == "W":
-            yield from go(at + 1, [*events, Event(thread, "W", where, order, None, n[0])], registers)
+            yield from go(
+                at + 1, [*events, Event(thread, "W", where, order, None, n[0])], registers
+            )
             return
         for value in VALUES:
             kind, new, how = "U", None, order
             if op == "R" or (op == "CAS" and value != n[0]):
                 kind, how = "R", (order if op == "R" else "rlx")
             else:
-                new = {"SWAP": n[0], "ADD": value + n[0], "OR": value | n[0], "AND": value & n[0], "CAS": n[-1]}[op]
+                new = {
+                    "SWAP": n[0],
+                    "ADD": value + n[0],
+                    "OR": value | n[0],
+                    "AND": value & n[0],
+                    "CAS": n[-1],
+                }[op]
             event = Event(thread, kind, where, how, value, new)
-            yield from go(at + 1, [*events, event], {**registers, **({line["to"]: value} if line["to"] else {})})
+            yield from go(
+                at + 1,
+                [*events, event],
+                {**registers, **({line["to"]: value} if line["to"] else {})},
+            )
 
     yield from go(0, [], {})
 
@@ -77,7 +93,7 @@ def closure(edges: Edges, count: int) -> Edges:
     for k in range(count):
         for row in reach:
             if k in row:
-                row |= reach[k]
+                row.update(reach[k])
     return {(a, b) for a in range(count) for b in reach[a]}
 
 
@@ -101,7 +117,10 @@ class Execution:
         rf = {(w, r) for r, w in self.rf.items()}
         mo = {(a, b) for line in self.mo.values() for a, b in itertools.combinations(line, 2)}
         rb = {(r, b) for r, w in self.rf.items() for a, b in mo if a == w and b != r}
-        if any(e[r].kind == "U" and self.mo[e[r].where].index(w) + 1 != self.mo[e[r].where].index(r) for w, r in rf):
+        if any(
+            e[r].kind == "U" and self.mo[e[r].where].index(w) + 1 != self.mo[e[r].where].index(r)
+            for w, r in rf
+        ):
             return False  # not atomic
         same = {(n, n) for n in range(count)}
         # A write heads a sequence of read-modify-writes, each of what the one before wrote.
@@ -161,7 +180,9 @@ def executions(threads: list[str]) -> Iterator[tuple[Execution, dict[str, int]]]
             [
                 w
                 for w, event in enumerate(all_events)
-                if event.where == all_events[r].where and event.writes == all_events[r].reads and w != r
+                if event.where == all_events[r].where
+                and event.writes == all_events[r].reads
+                and w != r
             ]
             for r in reads
         ]
@@ -170,11 +191,18 @@ def executions(threads: list[str]) -> Iterator[tuple[Execution, dict[str, int]]]
         registers = {name: value for _, own in chosen for name, value in own.items()}
         lines = []
         for where in used:
-            initial, *rest = [n for n, ev in enumerate(all_events) if ev.where == where and ev.writes is not None]
+            initial, *rest = [
+                n for n, ev in enumerate(all_events) if ev.where == where and ev.writes is not None
+            ]
             lines.append([[initial, *line] for line in itertools.permutations(rest)])
         for source in itertools.product(*sources):
             for line in itertools.product(*lines):
-                candidate = Execution(all_events, sb, dict(zip(reads, source, strict=True)), dict(zip(used, line, strict=True)))
+                candidate = Execution(
+                    all_events,
+                    sb,
+                    dict(zip(reads, source, strict=True)),
+                    dict(zip(used, line, strict=True)),
+                )
                 yield candidate, registers
 
 
@@ -206,5 +234,7 @@ def check(path: Path) -> tuple[int, int]:
             wrong += bad
             verdict = "possible, or a race" if found else "impossible"
             label = what.replace("\n", "; ") or test["name"]
-            print(f"  {kind:6} {label:60} {count:4} executions  {verdict}{'   <-- WRONG' if bad else ''}")
+            print(
+                f"  {kind:6} {label:60} {count:4} executions  {verdict}{'   <-- WRONG' if bad else ''}"
+            )
     return total, wrong

@@ -116,12 +116,12 @@ class Compiler:
             own = changed == source.name or changed.endswith(".h")
             home = core if own else CORE
             file = source if own or source.parent == TESTS else CORE / source.name
-            objects.append(self.object(file, home, (*build.flags, *futex), core if own else None))
+            objects.append(self.compiled(file, home, (*build.flags, *futex), core if own else None))
         program = core / f"{test}-{build.name.replace(' ', '-')}"
         self.cc("-o", program, *objects, *FLAGS, *build.flags)
         return program
 
-    def object(self, source: Path, home: Path, flags: tuple[str, ...], own: Path | None) -> Path:
+    def compiled(self, source: Path, home: Path, flags: tuple[str, ...], own: Path | None) -> Path:
         key = (source.name, flags, own)
         with self.lock:
             lock = self.locks.setdefault(key, threading.Lock())
@@ -135,7 +135,7 @@ class Compiler:
 
     def cc(self, *arguments: object) -> None:
         command = [*os.environ.get("CC", "cc").split(), *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"mutants: {' '.join(command)}\n{done.stderr}")
 
@@ -226,7 +226,11 @@ def baseline(tests: set[str], compiler: Compiler) -> dict[tuple[str, str], float
 
 def table(mutants: list[Mutant], results: dict[int, str]) -> None:
     how = ["check", "race", "hang", "crash"]
-    print(f"\n{'':16}{'mutants':>9}{'killed':>8}   by{how[0]:>6}", *(f"{h:>6}" for h in how[1:]), "  survive")
+    print(
+        f"\n{'':16}{'mutants':>9}{'killed':>8}   by{how[0]:>6}",
+        *(f"{h:>6}" for h in how[1:]),
+        "  survive",
+    )
     rows = {m.file for m in mutants}
     for file in [*sorted(rows), ""]:
         of = [m for m in mutants if m.file == file or not file]
@@ -248,7 +252,10 @@ def main() -> int:
     mutants = read(options.names)
     if options.list:
         for mutant in mutants:
-            print(f"{mutant.file:14} {mutant.name}" + (" (survives, explained)" if mutant.survives else ""))
+            print(
+                f"{mutant.file:14} {mutant.name}"
+                + (" (survives, explained)" if mutant.survives else "")
+            )
         return 0
     results: dict[int, str] = {}
     begin = time.monotonic()
@@ -259,7 +266,9 @@ def main() -> int:
         def one(mutant: Mutant) -> None:
             how = results[id(mutant)] = kill(mutant, compiler, limits)
             if how:
-                verdict = how + (": but the data say that it cannot be noticed" if mutant.survives else "")
+                verdict = how + (
+                    ": but the data say that it cannot be noticed" if mutant.survives else ""
+                )
             else:
                 verdict = f"survives: {mutant.survives}" if mutant.survives else "SURVIVES"
             print(f"{mutant.file:14} {mutant.name:58} {verdict}", flush=True)
