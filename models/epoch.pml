@@ -6,7 +6,7 @@
  * with no fence at all: whoever polls has the fence put into every thread (membarrier). Model checkers take memory as
  * sequentially consistent unless, as here, the buffers are in the model: without them the variants would pass.
  *
- *   writer:  replace the pointer;  stamp = now
+ *   writer:  replace the pointer, visibly (a read-modify-write or a fence);  stamp = now
  *   poll:    now += 1;  fence in all threads;  now += 1;  e = least record that is not 0, else now
  *            what is stamped below e - 1 may be freed
  *
@@ -14,8 +14,17 @@
  *   no use after reclaim   nobody reads an object that was freed (assert)
  *   progress               once readers are gone, two polls free everything (assert at the end)
  *
+ * WRITER_WITHOUT_FENCE, which fails: membarrier reaches one thread after the other. A section that begins between
+ * the reader's turn and the writer's still sees the old pointer, its record is still in the reader's
+ * buffer when the poll looks, and the stamp is old enough: so the replacement must be visible before the stamp is read.
+ *
  * FENCES: the way without membarrier, where readers, writers and polls each have a full fence of their own.
  */
+#ifdef SMALL
+#define READERS 1
+#define SECTIONS 1
+#define OBJECTS 1
+#endif
 #ifndef READERS
 #define READERS 2
 #endif
@@ -144,10 +153,8 @@ proctype writer(byte me) {
 	:: n == OBJECTS -> break
 	:: else ->
 		store(PTR, n + 1);
-#ifdef FENCES
 #ifndef WRITER_WITHOUT_FENCE
 		drain(me);
-#endif
 #endif
 		stamp[n] = now;
 		retired[n] = 1;
@@ -189,10 +196,12 @@ inline poll() {
 	t = 0;
 	do
 	:: t < READERS ->
-		if
-		:: memory[t] != 0 && memory[t] < least -> least = memory[t]
-		:: else
-		fi;
+		d_step {
+			if
+			:: memory[t] != 0 && memory[t] < least -> least = memory[t]
+			:: else
+			fi
+		};
 		t++
 	:: t == READERS -> break
 	od;

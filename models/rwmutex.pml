@@ -1,7 +1,8 @@
 /* rwmutex.pml: the protocol of core/rwmutex.c: cells that writers close, holds that are counted, phases.
  *
  * One step here is one atomic step there; what is under the queue's lock is several steps, since fast paths run on
- * beside it. How a waiter sleeps is grant.pml's matter. Each thread may give up waiting once.
+ * beside it. How a waiter sleeps is grant.pml's matter. One thread of each kind
+ * may give up waiting, once.
  *
  * BASE: the lock is one word (no two readers ever met). Otherwise readers use two cells.
  *
@@ -26,7 +27,7 @@
 
 /* The base word. */
 byte count;
-bit open, writer, slow;
+bit is_open, writer, slow;
 
 byte cell[CELLS];
 bit cell_open[CELLS];
@@ -50,7 +51,7 @@ inline lock() {
 #ifdef FREEZES_NOT
 	skip
 #else
-	atomic { open = 0; slow = 1 }
+	atomic { is_open = 0; slow = 1 }
 #endif
 }
 
@@ -114,7 +115,7 @@ inline thaw() {
 		closed = 0
 	:: else
 	fi;
-	atomic { count = old_count; writer = old_writer; slow = new_slow; open = new_open;
+	atomic { count = old_count; writer = old_writer; slow = new_slow; is_open = new_open;
 		old_count = 0; old_writer = 0; new_slow = 0; new_open = 0; nobody = 0 }
 }
 
@@ -206,15 +207,15 @@ inline serve_and_unlock() {
 
 proctype reader(byte me; byte mine) {
 	byte turns, k, who, old_count;
-	bit old_writer, nobody, new_slow, new_open, ok, may_leave = 1;
+	bit old_writer, nobody, new_slow, new_open, ok, may_leave = (me == 0);
 	do
 	:: turns == TURNS -> break
 	:: else ->
 		turns++;
 #ifdef BASE
 		if
-		:: atomic { open && !slow && !writer && count == 0 -> count = 1; goto got }
-		:: !(open && !slow && !writer && count == 0)
+		:: atomic { is_open && !slow && !writer && count == 0 -> count = 1; goto got }
+		:: !(is_open && !slow && !writer && count == 0)
 		fi;
 #else
 		if
@@ -269,8 +270,8 @@ got:		atomic { reading++; assert(writing == 0) };
 		reading--;
 #ifdef BASE
 		if
-		:: atomic { open && !slow && !writer && count == 1 -> count = 0; goto gave_up }
-		:: !(open && !slow && !writer && count == 1)
+		:: atomic { is_open && !slow && !writer && count == 1 -> count = 0; goto gave_up }
+		:: !(is_open && !slow && !writer && count == 1)
 		fi;
 #else
 		if
@@ -326,15 +327,15 @@ gave_up:	ok = 0
 
 proctype writer_thread(byte me) {
 	byte turns, k, who, old_count;
-	bit old_writer, nobody, new_slow, new_open, ok, may_leave = 1;
+	bit old_writer, nobody, new_slow, new_open, ok, may_leave = (me == READERS && WRITERS > 1);
 	do
 	:: turns == TURNS -> break
 	:: else ->
 		turns++;
 #ifdef BASE
 		if
-		:: atomic { open && !slow && !writer && count == 0 -> writer = 1; open = 0; goto got }
-		:: !(open && !slow && !writer && count == 0)
+		:: atomic { is_open && !slow && !writer && count == 0 -> writer = 1; is_open = 0; goto got }
+		:: !(is_open && !slow && !writer && count == 0)
 		fi;
 #endif
 		lock();
@@ -378,9 +379,9 @@ got:		atomic { writing++; assert(writing == 1 && reading == 0) };
 #ifdef BASE
 		if
 #ifdef RELEASE_OVERLOOKS_SLOW
-		:: atomic { writer -> writer = 0; open = 1; goto gave_up }
+		:: atomic { writer -> writer = 0; is_open = 1; goto gave_up }
 #else
-		:: atomic { writer && !slow && !open && count == 0 -> writer = 0; open = 1; goto gave_up }
+		:: atomic { writer && !slow && !is_open && count == 0 -> writer = 0; is_open = 1; goto gave_up }
 #endif
 		:: slow
 		fi;
@@ -401,7 +402,7 @@ init {
 	byte n;
 	atomic {
 #ifdef BASE
-		open = 1;
+		is_open = 1;
 #else
 		slow = 0;
 		do

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import nogil_sync
@@ -197,12 +198,38 @@ def python(
 
 
 def started(function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
-    """A thread that calls the function, and has had time to wait; the list gets the result."""
+    """A thread that calls the function, and waits in it by now; the list gets the result."""
     result: list[Any] = []
-    thread = threading.Thread(target=lambda: result.append(function(*args, **kwargs)), daemon=True)
+    begun = threading.Event()
+
+    def run() -> None:
+        begun.set()
+        result.append(function(*args, **kwargs))
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
+    begun.wait(LONG)
     time.sleep(0.03)
+    settle(thread)
     return thread, result
+
+
+def settle(thread: threading.Thread, timeout: float = 5.0) -> None:
+    """Wait until the thread sleeps.
+
+    On a loaded machine, or under a sanitizer, a fixed time is too short.  Looks several times, since a
+    thread also sleeps briefly on its way; where the system does not tell, does nothing.
+    """
+    status = Path(f"/proc/self/task/{thread.native_id}/stat")
+    end = time.monotonic() + timeout
+    asleep = 0
+    while asleep < 5 and time.monotonic() < end:
+        try:
+            state = status.read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return
+        asleep = asleep + 1 if state == "S" else 0
+        time.sleep(0.002)
 
 
 # Forks in such an interpreter; 3.12 and later warn of every fork of a process with threads.

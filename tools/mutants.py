@@ -1,9 +1,10 @@
 """Breaks the C core on purpose, one place at a time, and looks whether its tests notice.
 
-A mutant is a piece of text of one file of core/ and what stands there instead (tests/mutants/*.toml, where
-mutants.md says how to write one).  Each is applied to a copy, built with the tests that
-must notice, and run until one fails: a check, a race that the thread sanitizer reports, a crash, or a
-hang.  A mutant that no test kills is a hole in the tests, unless the data say why it changes nothing.
+A mutant is a piece of text of one file of core/ and what stands there instead.  tests/mutants/*.toml list them: `find`
+must be in `file` just once (or `times`), `tests` are those of tests/c that must notice, `portable` builds without futexes,
+and `survives` says why a mutant cannot be noticed.  Each is applied to a copy, built with its
+tests in four ways (BUILDS), and run until one fails: by a check, a race that the thread sanitizer reports, a crash, or a
+hang.  A mutant that no test kills is a hole in the tests, unless the data say why it is none.
 """
 
 import argparse
@@ -115,12 +116,12 @@ class Compiler:
             own = changed == source.name or changed.endswith(".h")
             home = core if own else CORE
             file = source if own or source.parent == TESTS else CORE / source.name
-            objects.append(self.object(file, home, (*build.flags, *futex), core if own else None))
+            objects.append(self.compiled(file, home, (*build.flags, *futex), core if own else None))
         program = core / f"{test}-{build.name.replace(' ', '-')}"
         self.cc("-o", program, *objects, *FLAGS, *build.flags)
         return program
 
-    def object(self, source: Path, home: Path, flags: tuple[str, ...], own: Path | None) -> Path:
+    def compiled(self, source: Path, home: Path, flags: tuple[str, ...], own: Path | None) -> Path:
         key = (source.name, flags, own)
         with self.lock:
             lock = self.locks.setdefault(key, threading.Lock())
@@ -134,7 +135,7 @@ class Compiler:
 
     def cc(self, *arguments: object) -> None:
         command = [*os.environ.get("CC", "cc").split(), *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"mutants: {' '.join(command)}\n{done.stderr}")
 
@@ -225,7 +226,11 @@ def baseline(tests: set[str], compiler: Compiler) -> dict[tuple[str, str], float
 
 def table(mutants: list[Mutant], results: dict[int, str]) -> None:
     how = ["check", "race", "hang", "crash"]
-    print(f"\n{'':16}{'mutants':>9}{'killed':>8}   by{how[0]:>6}", *(f"{h:>6}" for h in how[1:]), "  survive")
+    print(
+        f"\n{'':16}{'mutants':>9}{'killed':>8}   by{how[0]:>6}",
+        *(f"{h:>6}" for h in how[1:]),
+        "  survive",
+    )
     rows = {m.file for m in mutants}
     for file in [*sorted(rows), ""]:
         of = [m for m in mutants if m.file == file or not file]
@@ -247,7 +252,10 @@ def main() -> int:
     mutants = read(options.names)
     if options.list:
         for mutant in mutants:
-            print(f"{mutant.file:14} {mutant.name}" + (" (changes nothing)" if mutant.survives else ""))
+            print(
+                f"{mutant.file:14} {mutant.name}"
+                + (" (survives, explained)" if mutant.survives else "")
+            )
         return 0
     results: dict[int, str] = {}
     begin = time.monotonic()
@@ -258,9 +266,11 @@ def main() -> int:
         def one(mutant: Mutant) -> None:
             how = results[id(mutant)] = kill(mutant, compiler, limits)
             if how:
-                verdict = how + (": but the data say that it changes nothing" if mutant.survives else "")
+                verdict = how + (
+                    ": but the data say that it cannot be noticed" if mutant.survives else ""
+                )
             else:
-                verdict = f"changes nothing: {mutant.survives}" if mutant.survives else "SURVIVES"
+                verdict = f"survives: {mutant.survives}" if mutant.survives else "SURVIVES"
             print(f"{mutant.file:14} {mutant.name:58} {verdict}", flush=True)
 
         with ThreadPoolExecutor(options.jobs) as pool:
@@ -272,7 +282,7 @@ def main() -> int:
     print(
         f"\n{len(mutants)} mutants in {time.monotonic() - begin:.0f} s: "
         f"{sum(map(bool, results.values()))} killed, "
-        f"{sum(not results[id(m)] for m in mutants if m.survives)} change nothing, {len(holes)} survive"
+        f"{sum(not results[id(m)] for m in mutants if m.survives)} survive for a reason in the data, {len(holes)} survive without one"
     )
     return 1 if holes or wrong else 0
 

@@ -1,4 +1,7 @@
 /* core/counter.h and core/slots.h: exact totals, small until shared, slots come back. */
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include "harness.h"
 
 #define THREADS 8
@@ -47,11 +50,20 @@ touch(void *unused)
 /* A destructor of another library, which may run after ours and use a counter again. */
 static pthread_key_t late_key;
 
+static uint32_t late_slot;
+
 static void
-late(void *unused)
+late(void *turn)
 {
-    (void)unused;
     ns_counter_add(&counter, 1);
+    if (turn != &late_key) { /* stays alive until another thread has asked for a slot */
+        _Atomic int *t = turn;
+        late_slot = ns_slot();
+        ns_store(t, 1, NS_RELEASE);
+        while (ns_load(t, NS_ACQUIRE) != 2) {
+            ns_pause();
+        }
+    }
 }
 
 static void *
@@ -61,6 +73,94 @@ touch_late(void *unused)
     pthread_setspecific(late_key, &late_key);
     ns_counter_add(&counter, 1);
     return NULL;
+}
+
+/* Whoever takes over a slot sees what its last holder wrote, though nobody joined that thread. */
+static long of_slot[8];
+static _Atomic int handed_on;
+
+static void *
+use_slot(void *number)
+{
+    /* Not a handshake: it says in which order the threads begin, and orders nothing else. */
+    while (ns_load(&handed_on, NS_RELAXED) != (int)(intptr_t)number) {
+        ns_pause();
+    }
+    while (ns_slots_in_use() != 1) { /* until the other one has gone: relaxed loads as well */
+        ns_pause();
+    }
+    uint32_t slot = ns_slot();
+    CHECK(slot < 8);
+    of_slot[slot]++;
+    ns_store(&handed_on, (int)(intptr_t)number + 1, NS_RELAXED);
+    return NULL;
+}
+
+static void
+check_takeover(void)
+{
+    pthread_t threads[4];
+    for (intptr_t n = 0; n < 4; n++) {
+        CHECK(pthread_create(&threads[n], NULL, use_slot, (void *)n) == 0);
+    }
+    for (int n = 0; n < 4; n++) {
+        pthread_join(threads[n], NULL);
+    }
+    CHECK(ns_slots_in_use() == 1 && of_slot[1] == 4);
+}
+
+/* The child has one thread, which keeps its slot; those of the others are free. */
+static pthread_barrier_t both;
+
+static void
+fork_with_slots(int i)
+{
+    uint32_t mine = ns_slot();
+    pthread_barrier_wait(&both);
+    if (i == 0) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            CHECK(ns_slots_in_use() == 1 && ns_slot() == mine);
+            ns_cached_slot = 0; /* as another thread would */
+            uint32_t other = ns_slot_claim();
+            _exit(ns_slots_in_use() == 2 && other != mine ? 0 : 1);
+        }
+        int status = 1;
+        CHECK(waitpid(child, &status, 0) == child && status == 0);
+    }
+    pthread_barrier_wait(&both);
+}
+
+/* Two threads meet at a new counter: one makes the table, the other one uses it as well. */
+static ns_counter fresh[400];
+
+static void
+meet(int i)
+{
+    (void)i;
+    for (int n = 0; n < 400; n++) {
+        ns_counter_add(&fresh[n], 1);
+        ns_counter_add(&fresh[n], 1);
+    }
+}
+
+/* A late destructor's slot is one of its own. */
+static _Atomic int late_turn;
+
+static void
+late_holder(int i)
+{
+    if (i == 0) {
+        ns_slot();
+        pthread_setspecific(late_key, &late_turn);
+        return; /* its destructor asks for a slot again */
+    }
+    while (ns_load(&late_turn, NS_ACQUIRE) != 1) {
+        ns_pause();
+    }
+    CHECK(ns_slot() != late_slot);
+    ns_store(&late_turn, 2, NS_RELEASE);
 }
 
 int
@@ -105,6 +205,20 @@ main(void)
     }
     CHECK(ns_counter_sum(&counter, true) == 20);
     CHECK(ns_slots_in_use() == 1);
+
+    run_threads(2, late_holder);
+    CHECK(ns_slots_in_use() == 1);
+
+    check_takeover();
+    pthread_barrier_init(&both, NULL, 3);
+    run_threads(3, fork_with_slots);
+    CHECK(ns_slots_in_use() == 1);
+
+    run_threads(4, meet);
+    for (int n = 0; n < 400; n++) {
+        CHECK(ns_counter_sum(&fresh[n], true) == 8);
+        ns_counter_destroy(&fresh[n]);
+    }
 
     ns_counter_destroy(&counter);
     ns_counter_destroy(&float_counter);

@@ -67,6 +67,22 @@ pulse(int i)
     }
 }
 
+/* A wait that is given up and finds itself served has seen what came before the set. */
+static void
+set_then_cancel(int i)
+{
+    ns_waiter w = {0};
+    if (i == 0) {
+        message = -1;
+        ns_event_set(&event);
+        return;
+    }
+    while (!ns_event_steps.cancel(&event, &w)) {
+        ns_pause();
+    }
+    CHECK(message == -1);
+}
+
 int
 main(void)
 {
@@ -79,6 +95,16 @@ main(void)
     CHECK(!ns_event_is_set(&event));
     CHECK(ns_load(&event.word, NS_RELAXED) & NS_EVENT_BORN);
 
+    ns_waiter w = {0}; /* who gives up, or steps aside, sees what it was served just before */
+    CHECK(!ns_event_steps.enter(&event, &w));
+    CHECK(!ns_event_steps.leave(&event, &w) && !ns_event_steps.cancel(&event, &w));
+    ns_event_set(&event);
+    ns_event_clear(&event);
+    CHECK(ns_event_steps.leave(&event, &w) && ns_event_steps.cancel(&event, &w));
+
+    ns_store(&event.word, NS_EVENT_BORN, NS_RELAXED); /* anew: w's epoch is 0 */
+    run_threads(2, set_then_cancel);
+    ns_event_clear(&event);
     pthread_barrier_init(&round_end, NULL, THREADS);
     run_threads(THREADS, pulse);
     run_threads(THREADS, publish);

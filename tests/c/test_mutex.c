@@ -102,7 +102,8 @@ check_steps(void)
     CHECK(ns_mutex_try_lock(&mutex));
     CHECK(!steps->enter(&mutex, &first) && !steps->enter(&mutex, &second));
     CHECK(state_of(&first) == HEIR && state_of(&second) == PARKED);
-    CHECK(!steps->leave(&mutex, &first) && state_of(&second) == HEIR); /* skipped while it is away */
+    CHECK(!steps->leave(&mutex, &first) &&
+          state_of(&second) == HEIR); /* skipped while it is away */
     CHECK(!steps->leave(&mutex, &second) && mutex.heir == NULL);
     steps->rejoin(&mutex, &second);
     CHECK(state_of(&second) == HEIR);
@@ -116,7 +117,8 @@ check_steps(void)
         CHECK(steps->wait(&mutex, &first, ns_now() + 20000) == NS_TIMED_OUT);
     }
     CHECK(ns_mutex_unlock(&mutex) && ns_mutex_is_locked(&mutex));
-    CHECK(state_of(&first) == GRANTED && steps->leave(&mutex, &first) && steps->cancel(&mutex, &first));
+    CHECK(state_of(&first) == GRANTED && steps->leave(&mutex, &first) &&
+          steps->cancel(&mutex, &first));
     steps->undo(&mutex, &first);
     CHECK(!ns_mutex_is_locked(&mutex));
 

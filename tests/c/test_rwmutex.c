@@ -188,8 +188,10 @@ check_downgrade(void)
     CHECK(!ns_rwmutex_write_unlock(&rw) && !ns_rwmutex_try_write(&rw));
     CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_try_write(&rw));
 
-    ns_waiter reader = {0}, writer = {0}; /* the readers in line come with it, before the next writer */
-    CHECK(!ns_rwmutex_write_steps.enter(&rw, &writer) && !ns_rwmutex_read_steps.enter(&rw, &reader));
+    ns_waiter reader = {0},
+              writer = {0}; /* the readers in line come with it, before the next writer */
+    CHECK(!ns_rwmutex_write_steps.enter(&rw, &writer) &&
+          !ns_rwmutex_read_steps.enter(&rw, &reader));
     CHECK(ns_rwmutex_downgrade(&rw) && ns_is_granted(&reader) && !ns_is_granted(&writer));
     CHECK(ns_rwmutex_read_unlock(&rw) && !ns_is_granted(&writer));
     CHECK(ns_rwmutex_write_unlock(&rw) && ns_is_granted(&writer));
@@ -537,7 +539,8 @@ main(void)
     make();
     CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw));
     run_threads(3, shuffle);
-    CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_read_unlock(&rw) && !ns_rwmutex_read_unlock(&rw));
+    CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_read_unlock(&rw) &&
+          !ns_rwmutex_read_unlock(&rw));
 
     pthread_barrier_init(&step, NULL, 4);
     run_threads(4, meet);

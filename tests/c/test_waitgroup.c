@@ -72,6 +72,38 @@ pulse(int i)
     }
 }
 
+/* A wait that is given up and finds itself served has seen what came before the last done. */
+static void
+done_then_cancel(int i)
+{
+    ns_waiter w = {0};
+    if (i == 0) {
+        results[0][0] = -1;
+        CHECK(ns_waitgroup_add(&group, -1) == NS_ADDED);
+        return;
+    }
+    while (!ns_waitgroup_steps.cancel(&group, &w)) {
+        ns_pause();
+    }
+    CHECK(results[0][0] == -1);
+}
+
+/* And so has one that ends as it begins. */
+static void
+done_then_enter(int i)
+{
+    ns_waiter w = {0};
+    if (i == 0) {
+        results[0][0] = -2;
+        CHECK(ns_waitgroup_add(&group, -1) == NS_ADDED);
+        return;
+    }
+    while (!ns_waitgroup_steps.enter(&group, &w)) {
+        ns_pause();
+    }
+    CHECK(results[0][0] == -2);
+}
+
 int
 main(void)
 {
@@ -95,6 +127,12 @@ main(void)
     CHECK(ns_waitgroup_steps.leave(&group, &w) && ns_waitgroup_steps.cancel(&group, &w));
     CHECK(ns_waitgroup_add(&group, -1) == NS_ADDED);
 
+    w = (ns_waiter){0}; /* before the first zero of a new group, whose epoch is 0 */
+    ns_store(&group.word, NS_WAITGROUP_BORN, NS_RELAXED);
+    CHECK(ns_waitgroup_add(&group, 1) == NS_ADDED);
+    run_threads(2, done_then_cancel);
+    CHECK(ns_waitgroup_add(&group, 1) == NS_ADDED);
+    run_threads(2, done_then_enter);
     pthread_barrier_init(&round_end, NULL, THREADS);
     run_threads(THREADS, fan_in);
     run_threads(THREADS, pulse);
