@@ -2,8 +2,11 @@
 
 import doctest
 import inspect
+import re
+from pathlib import Path
 
 import pytest
+from support import python
 
 import nogil_sync
 
@@ -38,3 +41,9 @@ def test_examples(name):
 @pytest.mark.parametrize("name", [n for n in DOCS if "." not in n and n != "PerformanceWarning"])
 def test_every_class_and_function_has_an_example(name):
     assert ">>>" in DOCS[name]
+
+
+def test_the_tour_of_the_readme():
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    (tour,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    python(tour)
