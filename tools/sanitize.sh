@@ -25,7 +25,7 @@ SANITIZED_TESTS=(--ignore=tests/isolated/test_packaging.py --ignore=tests/isolat
 # The interpreter's own memory is not looked at, ours is.
 leg_extension() {
   local WITH
-  export SANITIZE=address,undefined
+  export SANITIZE=address,undefined LIMIT=7200
   WITH=(env "LD_PRELOAD=$("${CC:-cc}" -print-file-name=libasan.so) $("${CC:-cc}" -print-file-name=libubsan.so)")
   address_options
   reported extension suite extension free_threaded "${SANITIZED_TESTS[@]}" --ignore=tests/isolated --ignore=tests/stress "$@"
