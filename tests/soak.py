@@ -1,8 +1,8 @@
 """Uses every object in every way for minutes, and watches the memory: ./dev soak [MINUTES].
 
-Threads come and go, wait, give up, are interrupted, fail; objects are made, shared and dropped.  After a
-warm-up the resident size must stay flat: what grows with the number of rounds is a leak.  To take part, a new
-object gets an entry in `WORK`.
+Threads come and go, wait, give up and fail; objects are made, shared and dropped.  After a warm-up
+the resident size must stay flat: what grows with the number of rounds is a leak.  To take part, a
+new object gets an entry in `WORK`.
 """
 
 import gc
@@ -226,9 +226,8 @@ def main(arguments: Iterable[str]) -> int:
     warm_up = rounds(max(2.0, seconds / 5))
     before = peak = resident()
     done = 0
-    print(
-        f"backend {nogil_sync.backend}, {len(WORK)} kinds of work, {THREADS} threads each; warm-up: {warm_up} rounds"
-    )
+    print(f"backend {nogil_sync.backend}, {len(WORK)} kinds of work, {THREADS} threads each")
+    print(f"  warm-up: {warm_up} rounds")
     for part in range(1, 9):
         done += rounds(seconds / 10)
         now = resident()
@@ -239,9 +238,8 @@ def main(arguments: Iterable[str]) -> int:
         )
     grown = resident() - before
     flat = grown < ALLOWED
-    print(
-        f"soaked {seconds / 60:g} minutes, {done} rounds: grown by {grown / 2**20:.2f} MiB: {'flat' if flat else 'LEAKS'}"
-    )
+    verdict = "flat" if flat else "LEAKS"
+    print(f"soaked {seconds / 60:g} minutes, {done} rounds: {grown / 2**20:+.2f} MiB: {verdict}")
     return 0 if flat else 1
 
 

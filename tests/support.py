@@ -217,8 +217,8 @@ def started(function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[An
 def settle(thread: threading.Thread, timeout: float = 5.0) -> None:
     """Wait until the thread sleeps.
 
-    On a loaded machine, or under a sanitizer, a fixed time is too short.  Looks several times, since a
-    thread also sleeps briefly on its way; where the system does not tell, does nothing.
+    On a loaded machine, or under a sanitizer, a fixed time is too short.  Looks several times, as
+    a thread also sleeps briefly on its way; where the system does not tell, does nothing.
     """
     status = Path(f"/proc/self/task/{thread.native_id}/stat")
     end = time.monotonic() + timeout

@@ -430,7 +430,7 @@ def test_one_release_lets_in_as_many_as_fit():
 def test_who_gives_up_lets_in_those_behind():
     s = Semaphore(3)
     s.acquire(n=2)
-    large, large_got = started(s.acquire, timeout=0.3, n=3)
+    large, large_got = started(s.acquire, timeout=1.0, n=3)
     waiters = [started(s.acquire), started(s.acquire)]
     assert not any(r for _, r in waiters)
     large.join(LONG)

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # The legs of the test suite. Each runs everything that makes sense there and leaves its totals for the summary.
 
-LEGS=(native parallel threading standard core tsan)
+LEGS=(native parallel threading standard core tsan asan)
 
 # run_legs LEG... -- PYTEST-ARGS...: runs them one after the other, whatever fails, and sums up.
 run_legs() {

@@ -75,6 +75,18 @@ touch_late(void *unused)
     return NULL;
 }
 
+/* Threads that claim at the same moment get slots of their own. */
+static void
+claim(int i)
+{
+    pthread_barrier_wait(&all_alive);
+    slot_of[i] = ns_slot();
+    pthread_barrier_wait(&all_alive);
+    for (int k = 0; k < THREADS; k++) {
+        CHECK(k == i || slot_of[k] != slot_of[i]);
+    }
+}
+
 /* Whoever takes over a slot sees what its last holder wrote, though nobody joined that thread. */
 static long of_slot[8];
 static _Atomic int handed_on;
@@ -209,6 +221,9 @@ main(void)
     run_threads(2, late_holder);
     CHECK(ns_slots_in_use() == 1);
 
+    for (int n = 0; n < 100; n++) {
+        run_threads(THREADS, claim);
+    }
     check_takeover();
     pthread_barrier_init(&both, NULL, 3);
     run_threads(3, fork_with_slots);
