@@ -4,7 +4,10 @@
 #include "table.c" /* its states are made by hand below */
 
 #define THREADS 4
-#ifdef __SANITIZE_THREAD__
+#ifdef NS_SHAKE
+#undef ROUNDS
+#define ROUNDS 100 /* with many steps each */
+#elif defined(__SANITIZE_THREAD__)
 #define ROUNDS 3000
 #else
 #define ROUNDS 20000

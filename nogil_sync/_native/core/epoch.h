@@ -19,12 +19,13 @@
  * now += 1; look at every record. So `now` is even between polls. With e the least record that
  * is not 0, or the new `now`: everything stamped less than `safe` = e - 1 may be freed.
  *
- * Argument. Let a thing be unlinked (store U) and then stamped: `now` is loaded and, if odd,
- * rounded up, which gives s. Let F be the fence of the poll that goes from s to s + 2. It comes,
- * in the writer's thread, after the load: that gave s, or s - 1 in the middle of the poll
- * before. So U is visible to all after F. Let some poll Q find `safe` > s; it is that poll or a
- * later one. Suppose some section still reads the thing after Q. Its record is stored (R) before
- * its loads (L), and L did not see U; so L came before F.
+ * Argument. Let a thing be unlinked (store U), then a full fence, then it is stamped: `now` is
+ * loaded and, if odd, rounded up, which gives s. So U is visible to all before that load, which
+ * comes before the poll from s to s + 2 begins. Let F be that poll's fence: it reaches one thread
+ * after the other, and may reach a reader long before the writer, which is why U cannot rely on
+ * it (models/epoch.pml has the section that begins in between). Let some poll Q find `safe` > s;
+ * it is that poll or a later one. Suppose some section still reads the thing after Q. Its record
+ * is stored (R) before its loads (L), and L did not see U; so L came before F began.
  *   - Q did not see R: then R comes, in the reader's thread, after Q's fence, which is F or a
  *     later one, and L after R. Contradiction.
  *   - Q saw R = e, and e - 1 > s: e is at least s + 2, a value that `now` got after F. The
@@ -35,11 +36,10 @@
  *   processors at once: x86-64, ARMv8. Elsewhere there are fences on all sides.)
  *
  * The fence. Where one thread can put a fence into all others (park.h: membarrier), entering
- * costs two plain loads and a plain store, leaving one store, retiring a load: the polls, and
- * whatever is rare, pay for all. Elsewhere entering and retiring have a sequentially consistent
- * fence, as has the poll, and the same argument is C11's own: of two fences one is first. Under
- * thread sanitizer, which knows neither, the record is swapped and the stamp is read by a
- * read-modify-write.
+ * costs two plain loads and a plain store and leaving one store; retiring, polls and whatever is rare
+ * pay for all. Elsewhere entering has a sequentially consistent fence too, and the same
+ * argument is C11's own: of two fences one is first. Under thread sanitizer, which knows neither, the
+ * record is swapped and the stamp is read by a read-modify-write.
  *
  * Alone. If no other thread holds a slot and there are no strays, nobody else can be in a
  * section, and nothing is deferred. A thread that comes later first raises the count, then has
@@ -122,7 +122,7 @@ static inline bool
 ns_epoch_retire(uint64_t *stamp)
 {
     if (ns_likely(ns_can_fence_threads)) {
-        ns_compiler_fence();
+        ns_compiler_fence(); /* newcomers bring the fence */
     }
     else {
         ns_fence(NS_SEQ_CST);
@@ -130,6 +130,9 @@ ns_epoch_retire(uint64_t *stamp)
     if (ns_load(&ns_slots_taken, NS_SEQ_CST) == 1 && ns_cached_slot != 0 &&
         ns_load(&ns_epochs.strays, NS_SEQ_CST) == 0) {
         return true;
+    }
+    if (ns_likely(ns_can_fence_threads)) {
+        ns_fence(NS_SEQ_CST);
     }
 #if defined(__SANITIZE_THREAD__)
     uint64_t now = ns_add(&ns_epochs.now, 0, NS_SEQ_CST);
