@@ -4,9 +4,13 @@
 #include "table.c" /* its states are made by hand below */
 
 #define THREADS 4
+/* How much of what one thread does alone, where shaking shows nothing. */
+#define SOME(n) (n)
 #ifdef NS_SHAKE
+#undef SOME
 #undef ROUNDS
 #define ROUNDS 100 /* with many steps each */
+#define SOME(n) ((n) / 15)
 #elif defined(__SANITIZE_THREAD__)
 #define ROUNDS 3000
 #else
@@ -317,7 +321,7 @@ finish(void)
 
 /* ---- One thread ---- */
 
-#define IDS 3000
+#define IDS SOME(3000)
 
 static uint32_t seed = 1;
 
@@ -387,12 +391,12 @@ check_size(void)
     CHECK(pop_any() == -1);
     put_key(1, 1, false);
     CHECK(ns_table_bytes(&table) < 500);
-    for (uint64_t i = 0; i < 20000; i++) {
+    for (uint64_t i = 0; i < SOME(20000); i++) {
         put_key(i, i, true);
     }
     most = ns_table_bytes(&table);
-    CHECK(most > 20000 * 25 && most < 20000 * 64 * (NS_SEGMENT_MAX < 64 ? 2 : 1));
-    for (uint64_t i = 0; i < 20000; i++) {
+    CHECK(most > SOME(20000) * 25 && most < SOME(20000) * 64 * (NS_SEGMENT_MAX < 64 ? 2 : 1));
+    for (uint64_t i = 0; i < SOME(20000); i++) {
         CHECK(get(i) >= 0 && delete_key(i));
     }
     flush();
@@ -649,7 +653,7 @@ check_torture(void)
 }
 
 /* Grows to thousands and back while others look on; then everybody takes all out. */
-#define MANY (24 * NS_SEGMENT_MAX < 6000 ? 6000 : 6 * NS_SEGMENT_MAX)
+#define MANY (24 * NS_SEGMENT_MAX < SOME(6000) ? SOME(6000) : 6 * NS_SEGMENT_MAX)
 static _Atomic long popped;
 
 static void
