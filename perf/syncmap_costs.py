@@ -1,0 +1,166 @@
+"""The cost of each operation in processor time: `SyncMap` beside `dict`, in one thread and in several.
+
+Processor time, not the clock: it holds on machines that others use too. Operations are measured in rounds, one map
+after the other, and the best round counts. All keys are equal to the stored ones and none is the same object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import apart
+from mapkeys import fresh, stored
+
+import nogil_sync
+from nogil_sync import SyncMap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+MAPS: dict[str, Callable[[], Any]] = {"dict": dict, "SyncMap": SyncMap}
+STEPS = ("insert", "load", "store", "delete")
+ALONE = "one thread, "
+TOGETHER = "loads of "
+MIN_LOADS = 50_000
+
+
+def insert(m: Any, keys: list[Hashable]) -> None:
+    for key in keys:
+        m[key] = keys
+
+
+def load(m: Any, keys: list[Hashable]) -> None:
+    for key in keys:
+        m[key]
+
+
+def delete(m: Any, keys: list[Hashable]) -> None:
+    for key in keys:
+        del m[key]
+
+
+def pass_over(m: Any, keys: list[Hashable]) -> None:  # noqa: ARG001
+    for _ in keys:
+        pass
+
+
+def cost(step: Callable[[Any, list[Hashable]], None], m: Any, keys: list[Hashable]) -> float:
+    """ns an operation."""
+    times = 1 if step is delete else max(1, MIN_LOADS // len(keys))
+    began = time.thread_time_ns()
+    for _ in range(times):
+        step(m, keys)
+    return (time.thread_time_ns() - began) / times / len(keys)
+
+
+def life(make: Callable[[], Any], kind: str, size: int) -> dict[str, float]:
+    """Of enough maps to be measurable: filled, read, overwritten, emptied."""
+    keys, own = stored(kind, size), fresh(kind, size, size)
+    few = max(1, MIN_LOADS // size // 4)
+    maps = [make() for _ in range(few)]
+    load(dict.fromkeys(keys), own)  # all keys know their hashes
+    found = {"loop alone": cost(pass_over, None, own)}
+    began = time.thread_time_ns()
+    for m in maps:
+        insert(m, keys)
+    found["insert"] = (time.thread_time_ns() - began) / few / size
+    found["load"] = cost(load, maps[0], own)
+    found["store"] = cost(insert, maps[0], own)
+    began = time.thread_time_ns()
+    for m in maps:
+        delete(m, own)
+    found["delete"] = (time.thread_time_ns() - began) / few / size
+    return found
+
+
+def shared_loads(m: Any, kind: str, size: int, threads: int) -> float:
+    """ns of processor time a load, in that many threads at once."""
+    barrier = threading.Barrier(threads)
+    spent: list[float] = []
+
+    def work() -> None:
+        keys = fresh(kind, size, size)
+        keys *= max(1, 4 * MIN_LOADS // len(keys))
+        load(m, keys)
+        barrier.wait()
+        began = time.thread_time_ns()
+        load(m, keys)
+        spent.append((time.thread_time_ns() - began) / len(keys))
+
+    workers = [threading.Thread(target=work) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return sum(spent) / threads
+
+
+def shared_map(name: str, size: int) -> Any:
+    m = MAPS[name.split(",")[0]]()
+    pins = name.partition(", ")[2]
+    for key in stored("str", size):
+        value = object()
+        m[key] = nogil_sync.pin(value) if pins.endswith("values pinned") else value
+    return nogil_sync.pin(m) if pins else m
+
+
+def measure(name: str, args: argparse.Namespace) -> apart.Result:
+    if name.startswith(ALONE):
+        kind, size = name.removeprefix(ALONE).split()
+        best: dict[str, dict[str, float]] = {m: {} for m in MAPS}
+        for _ in range(args.rounds):
+            for m, make in MAPS.items():
+                for step, ns in life(make, kind, int(size)).items():
+                    best[m][step] = min(ns, best[m].get(step, ns))
+        return best
+    size = int(name.removeprefix(TOGETHER))
+    ours = ["SyncMap", "SyncMap, pinned", "SyncMap, it and values pinned"]
+    maps = {which: shared_map(which, size) for which in ["dict", *ours]}
+    found: apart.Result = {}
+    for _ in range(args.rounds):
+        for which, m in maps.items():
+            for threads in (1, args.threads):
+                ns = shared_loads(m, "str", size, threads)
+                key = f"{which}: {threads}"
+                found[key] = min(ns, found.get(key, ns))
+    return found
+
+
+def show(found: dict[str, list[apart.Result]], args: argparse.Namespace) -> None:
+    print("ns of processor time an operation, all in one thread; the loop included\n")
+    rows: list[list[object]] = []
+    for name, (first, *_) in found.items():
+        if name.startswith(ALONE):
+            theirs, mine = first["dict"], first["SyncMap"]
+            rows.append([f"{name.removeprefix(ALONE)}, dict", *(f"{ns:.1f}" for ns in theirs.values())])
+            rows.append(["  SyncMap", *(f"{ns:.1f}" for ns in mine.values())])
+            rows.append(["  ratio", *(f"{mine[step] / theirs[step]:.2f}" for step in mine)])
+    apart.table(["keys", "loop alone", *STEPS], rows)
+    print(f"\nThe same of a load in 1 and {args.threads} threads at once, str keys, ordinary values\n")
+    rows = []
+    for name, (first, *_) in found.items():
+        if name.startswith(TOGETHER):
+            for key, one in first.items():
+                which, threads = key.split(": ")
+                if threads == "1":
+                    many = first[f"{which}: {args.threads}"]
+                    scaling = args.threads * one / many
+                    rows.append([name, which, f"{one:.1f}", f"{many:.1f}", f"{scaling:.2f}"])
+    apart.table(["keys", "map", "1", str(args.threads), "scaling"], rows)
+
+
+def names(args: argparse.Namespace) -> list[str]:
+    alone = [f"{ALONE}{kind} {n}" for kind in ("str", "int") for n in (args.few, args.many)]
+    return [*alone, f"{TOGETHER}1", f"{TOGETHER}{args.many}"]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--few", type=int, default=1000, help="entries of a small map")
+    parser.add_argument("--many", type=int, default=100_000, help="entries of a large one")
+    parser.add_argument("--rounds", type=int, default=10, help="the best counts")
+    parser.add_argument("--threads", type=int, default=2)
+    apart.main(parser, names, measure, show)
