@@ -1,12 +1,16 @@
-"""The cost of each operation in processor time: `SyncMap` beside `dict`, in one thread and in several.
+"""The cost of each operation, on machines that others use too: `SyncMap` beside `dict`.
 
-Processor time, not the clock: it holds on machines that others use too. Operations are measured in rounds, one map
-after the other, and the best round counts. All keys are equal to the stored ones and none is the same object.
+In one thread: its processor time, in rounds of one map after the other, of which the best counts. In several: the
+loads of batches during which no thread was kept from running, as the clocks of all show afterwards. All keys
+are equal to the stored ones and none is the same object.
 """
 
 from __future__ import annotations
 
 import argparse
+import bisect
+import math
+import statistics
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -20,11 +24,15 @@ from nogil_sync import SyncMap
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
+    Span = tuple[int, int]
+
 MAPS: dict[str, Callable[[], Any]] = {"dict": dict, "SyncMap": SyncMap}
 STEPS = ("insert", "load", "store", "delete")
 ALONE = "one thread, "
 TOGETHER = "loads of "
 MIN_LOADS = 50_000
+BATCH = 500
+GAP = 2_000  # ns between two batches, at most
 
 
 def insert(m: Any, keys: list[Hashable]) -> None:
@@ -76,26 +84,56 @@ def life(make: Callable[[], Any], kind: str, size: int) -> dict[str, float]:
     return found
 
 
-def shared_loads(m: Any, kind: str, size: int, threads: int) -> float:
-    """ns of processor time a load, in that many threads at once."""
+def run_together(m: Any, kind: str, size: int, threads: int, seconds: float) -> list[list[Span]]:
+    """What each thread's batches of loads took, by the clock."""
     barrier = threading.Barrier(threads)
-    spent: list[float] = []
+    spans: list[list[Span]] = []
 
     def work() -> None:
         keys = fresh(kind, size, size)
-        keys *= max(1, 4 * MIN_LOADS // len(keys))
         load(m, keys)
+        keys *= max(1, BATCH // len(keys))
+        batches = [keys[i : i + BATCH] for i in range(0, len(keys) - BATCH + 1, BATCH)]
+        clock, mine = time.perf_counter_ns, []
         barrier.wait()
-        began = time.thread_time_ns()
-        load(m, keys)
-        spent.append((time.thread_time_ns() - began) / len(keys))
+        end = clock()
+        deadline = end + round(seconds * 1e9)
+        while end < deadline:
+            for batch in batches:
+                began = clock()
+                load(m, batch)
+                end = clock()
+                mine.append((began, end))
+        spans.append(mine)
 
     workers = [threading.Thread(target=work) for _ in range(threads)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    return sum(spent) / threads
+    return spans
+
+
+def undisturbed(spans: list[Span]) -> list[Span]:
+    """Without those during which the thread did not run all the time."""
+    limit = 2 * statistics.median(end - began for began, end in spans)
+    return [(began, end) for began, end in spans if end - began < limit]
+
+
+def covers(spans: list[Span], moment: int) -> bool:
+    at = bisect.bisect_right(spans, (moment, 1 << 63)) - 1
+    return at >= 0 and spans[at][1] >= moment - GAP
+
+
+def side_by_side(spans: list[list[Span]]) -> list[float]:
+    """ns a load, of the batches during which all threads were running."""
+    clean = [undisturbed(mine) for mine in spans]
+    return [
+        (end - began) / BATCH
+        for mine in clean
+        for began, end in mine
+        if all(other is mine or (covers(other, began) and covers(other, end)) for other in clean)
+    ]
 
 
 def shared_map(name: str, size: int) -> Any:
@@ -119,14 +157,16 @@ def measure(name: str, args: argparse.Namespace) -> apart.Result:
     size = int(name.removeprefix(TOGETHER))
     ours = ["SyncMap", "SyncMap, pinned", "SyncMap, it and values pinned"]
     maps = {which: shared_map(which, size) for which in ["dict", *ours]}
-    found: apart.Result = {}
+    batches: dict[str, list[float]] = {}
     for _ in range(args.rounds):
         for which, m in maps.items():
             for threads in (1, args.threads):
-                ns = shared_loads(m, "str", size, threads)
-                key = f"{which}: {threads}"
-                found[key] = min(ns, found.get(key, ns))
-    return found
+                spans = run_together(m, "str", size, threads, args.seconds)
+                batches.setdefault(f"{which}: {threads}", []).extend(side_by_side(spans))
+    return {
+        key: {"count": len(ns), "ns": statistics.median(ns) if ns else math.nan}
+        for key, ns in batches.items()
+    }
 
 
 def show(found: dict[str, list[apart.Result]], args: argparse.Namespace) -> None:
@@ -139,7 +179,10 @@ def show(found: dict[str, list[apart.Result]], args: argparse.Namespace) -> None
             rows.append(["  SyncMap", *(f"{ns:.1f}" for ns in mine.values())])
             rows.append(["  ratio", *(f"{mine[step] / theirs[step]:.2f}" for step in mine)])
     apart.table(["keys", "loop alone", *STEPS], rows)
-    print(f"\nThe same of a load in 1 and {args.threads} threads at once, str keys, ordinary values\n")
+    print(
+        f"\nns a load in 1 thread, and in {args.threads} while all of them run, str keys and ordinary "
+        f"values:\nthe median of batches of {BATCH}\n"
+    )
     rows = []
     for name, (first, *_) in found.items():
         if name.startswith(TOGETHER):
@@ -147,9 +190,10 @@ def show(found: dict[str, list[apart.Result]], args: argparse.Namespace) -> None
                 which, threads = key.split(": ")
                 if threads == "1":
                     many = first[f"{which}: {args.threads}"]
-                    scaling = args.threads * one / many
-                    rows.append([name, which, f"{one:.1f}", f"{many:.1f}", f"{scaling:.2f}"])
-    apart.table(["keys", "map", "1", str(args.threads), "scaling"], rows)
+                    scaling = args.threads * one["ns"] / many["ns"]
+                    costs = [f"{one['ns']:.1f}", f"{many['ns']:.1f}", f"{scaling:.2f}"]
+                    rows.append([name, which, *costs, many["count"]])
+    apart.table(["keys", "map", "1", str(args.threads), "scaling", "batches"], rows)
 
 
 def names(args: argparse.Namespace) -> list[str]:
@@ -163,4 +207,5 @@ if __name__ == "__main__":
     parser.add_argument("--many", type=int, default=100_000, help="entries of a large one")
     parser.add_argument("--rounds", type=int, default=10, help="the best counts")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=0.2, help="of loads in threads, a round")
     apart.main(parser, names, measure, show)
