@@ -2,13 +2,14 @@
 
 import gc
 import math
+import signal
 import threading
 import time
 import traceback
 import weakref
 
 import pytest
-from support import LONG, eventually, python, run_threads
+from support import FORKS, LONG, RAIN, eventually, python, run_threads
 
 from nogil_sync import Once, SyncMap, _once, once, once_property
 
@@ -489,6 +490,36 @@ def test_no_value_from_before_its_deletion():
 
 
 @threads
+@pytest.mark.parametrize(
+    ("delete", "gives"),
+    [
+        (lambda m, key: m.pop(key), "computed"),
+        (lambda m, key: m.pop(key, None), "computed"),
+        (lambda m, key: m.__delitem__(key), None),
+    ],
+)
+def test_a_value_that_lands_in_the_middle_of_a_deletion_is_deleted(delete, gives):
+    me = threading.get_ident()
+    land = []
+
+    class Key:
+        def __hash__(self):
+            return 1
+
+        def __eq__(self, other):
+            if land and threading.get_ident() == me:
+                land.pop()()
+            return True
+
+    m, held = SyncMap(), Held()
+    first = flying(m, held, Key())
+    land.append(lambda: held.go.set() or first.ended())
+    assert delete(m, Key()) == gives
+    assert first.ended() == "computed"
+    assert list(m) == []
+
+
+@threads
 def test_circles_through_threads():
     m, other = SyncMap(), SyncMap()
     for _ in range(20):
@@ -579,9 +610,56 @@ def test_failures_at_random():
 
 
 @processes
-def test_forked_while_another_thread_computes():
-    from support import FORKS
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this system")
+def test_a_rain_of_interrupts():
+    # Wherever an exception comes, the map is whole, and what was begun can be begun again.
+    python(
+        RAIN
+        + """
+from nogil_sync import SyncMap
 
+m = SyncMap()
+go_on = True
+def others():
+    n = 0
+    while go_on:
+        n += 1
+        m.load_or_compute("k", lambda: n)
+        m.pop("k", None)
+        m.modify("count", lambda old: old, 0)
+
+thread = threading.Thread(target=others)
+thread.start()
+done = 0
+for _ in for_a_second():
+    rain(lambda key: m.load_or_compute(key, lambda: 1), "k", 1)
+    rain(lambda key: m.load_or_compute(key, time.sleep, 0.0003), "mine", 1)
+    rain(lambda key: m.pop(key, None), "mine", 2)
+    m["count"] = 0
+    for _ in range(20):
+        before = m.get("own", 0)
+        counted = rain(lambda key: m.modify(key, lambda old: old + 1, 0), "own", 1)
+        # All of it or nothing; the exception may also come after it.
+        assert m.get("own", 0) - before in ((1,) if counted else (0, 1))
+    rain(lambda _: m.insert(done, done), 0, 1)
+    done += 1
+    if done % 10 == 0:
+        rain(lambda _: m.clear(), 0, 1)
+    assert len(list(m)) <= len(m) + 2
+go_on = False
+thread.join()
+m.clear()
+assert m.load_or_compute("k", lambda: "last", timeout=20) == "last"
+assert m.load_or_compute("mine", lambda: "last", timeout=20) == "last"
+assert m == {"k": "last", "mine": "last"}
+m.clear()
+assert len(m) == 0 and list(m) == []
+"""
+    )
+
+
+@processes
+def test_forked_while_another_thread_computes():
     python(
         FORKS
         + """

@@ -51,8 +51,11 @@ ns_key_compare(PyObject *stored, PyObject *key, int depth)
 }
 
 void
-ns_asker_init(ns_asker *a, PyObject *key)
+ns_asker_begin(ns_asker *a, PyObject *key)
 {
+    if (a->key != NULL) {
+        return;
+    }
     a->key = key;
     a->equal = NULL;
     a->different = a->few;

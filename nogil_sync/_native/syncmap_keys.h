@@ -115,15 +115,29 @@ ns_match_identical(uintptr_t stored, const void *wanted)
 /* One search that may have to ask: what was answered, and where it stopped. Holds references to the keys it
  * asked about, so that their addresses mean them. */
 typedef struct ns_asker {
-    PyObject *key;
+    PyObject *key; /* NULL: not in use yet */
     PyObject *equal;
     PyObject **different, *few[8];
     Py_ssize_t count, room;
     ns_place place;
 } ns_asker;
 
-void ns_asker_init(ns_asker *a, PyObject *key);
+static inline void
+ns_asker_unused(ns_asker *a)
+{
+    a->key = NULL;
+}
+
+void ns_asker_begin(ns_asker *a, PyObject *key); /* also where it is in use already */
 void ns_asker_clear(ns_asker *a);
+
+static inline void
+ns_asker_end(ns_asker *a)
+{
+    if (ns_unlikely(a->key != NULL)) {
+        ns_asker_clear(a);
+    }
+}
 /* Compares in Python, outside of everything. Steals the reference to stored. 0 or -1. */
 int ns_asker_ask(ns_asker *a, PyObject *stored);
 /* A match function: wanted is the asker. */

@@ -56,26 +56,30 @@ key_to_ask(SyncMap *o, uint64_t hash, ns_asker *a)
     return key;
 }
 
-/* Nothing was found: FOUND, MISSING, or ERROR. With *value a reference, unless value is NULL. */
+/* What `lookup` does where nothing was found at once. With *value a reference, unless value is NULL. */
 static Py_NO_INLINE int
-lookup_slow(SyncMap *o, PyObject *key, uint64_t hash, PyObject **value, enum ns_found found)
+lookup_slow(SyncMap *o, PyObject *key, uint64_t hash, PyObject **value, ns_asker *a,
+            enum ns_found found)
 {
     uintptr_t word;
-    ns_asker a;
+    ns_asker own;
     if (found == NS_ABSENT) {
         return ns_likely(ns_load(&o->born, NS_RELAXED))
                    ? MISSING
                    : (ns_not_initialized((PyObject *)o), ERROR);
     }
-    ns_asker_init(&a, key);
-    while ((found = ns_table_get(&o->table, hash, ns_match_asked, &a, &a.place, ns_hold, ns_drop,
-                                 &word)) == NS_ASK) {
-        if (word == 0 && (word = key_to_ask(o, hash, &a)) == 0) {
+    if (a == NULL) {
+        ns_asker_unused(&own);
+    }
+    ns_asker *const asker = a != NULL ? a : &own;
+    ns_asker_begin(asker, key);
+    while ((found = ns_table_get(&o->table, hash, ns_match_asked, asker, &asker->place, ns_hold,
+                                 ns_drop, &word)) == NS_ASK) {
+        if (word == 0 && (word = key_to_ask(o, hash, asker)) == 0) {
             continue;
         }
-        if (ns_asker_ask(&a, (PyObject *)word) < 0) {
-            ns_asker_clear(&a);
-            return ERROR;
+        if (ns_asker_ask(asker, (PyObject *)word) < 0) {
+            break;
         }
     }
     if (found == NS_PRESENT) {
@@ -86,8 +90,10 @@ lookup_slow(SyncMap *o, PyObject *key, uint64_t hash, PyObject **value, enum ns_
             ns_drop(word);
         }
     }
-    ns_asker_clear(&a);
-    return found == NS_PRESENT ? FOUND : MISSING;
+    if (a == NULL) {
+        ns_asker_end(&own);
+    }
+    return found == NS_PRESENT ? FOUND : found == NS_ABSENT ? MISSING : ERROR;
 }
 
 static Py_NO_INLINE enum ns_found
@@ -96,9 +102,11 @@ get_any(SyncMap *o, PyObject *key, uint64_t hash, uintptr_t *word)
     return ns_table_get(&o->table, hash, ns_match_any, key, NULL, ns_hold, ns_drop, word);
 }
 
-/* FOUND with a reference in *value, MISSING, or ERROR with an exception. */
+/* FOUND with a reference in *value, MISSING, or ERROR with an exception. `a`, if not NULL, keeps the
+ * answers of equality for the edit that follows: so no two keys are compared twice in one operation, and
+ * equality that changes the map cannot keep it going round. */
 static inline int
-lookup(SyncMap *o, PyObject *key, uint64_t hash, PyObject **value)
+lookup_with(SyncMap *o, PyObject *key, uint64_t hash, PyObject **value, ns_asker *a)
 {
     uintptr_t word;
     enum ns_found found;
@@ -118,12 +126,18 @@ lookup(SyncMap *o, PyObject *key, uint64_t hash, PyObject **value)
         *value = (PyObject *)word;
         return FOUND;
     }
-    return lookup_slow(o, key, hash, value, found);
+    return lookup_slow(o, key, hash, value, a, found);
+}
+
+static inline int
+lookup(SyncMap *o, PyObject *key, uint64_t hash, PyObject **value)
+{
+    return lookup_with(o, key, hash, value, NULL);
 }
 
 /* The same without the value: touches no count at all. */
 static int
-is_in(SyncMap *o, PyObject *key, uint64_t hash)
+is_in(SyncMap *o, PyObject *key, uint64_t hash, ns_asker *a)
 {
     uintptr_t word;
     ns_watch_use(o->watch, (PyObject *)o);
@@ -136,7 +150,7 @@ is_in(SyncMap *o, PyObject *key, uint64_t hash)
         found = ns_table_get(
             &o->table, hash, ns_match_any, key, NULL, hold_nothing, drop_nothing, &word);
     }
-    return ns_likely(found == NS_PRESENT) ? FOUND : lookup_slow(o, key, hash, NULL, found);
+    return ns_likely(found == NS_PRESENT) ? FOUND : lookup_slow(o, key, hash, NULL, a, found);
 }
 
 static void
@@ -161,6 +175,7 @@ typedef struct edit {
     PyObject *new;      /* not for REMOVE */
     PyObject *expected; /* CHANGE and REMOVE: only if the value is this very object; NULL: any */
     PyObject *unless;   /* an AtomicBool: if it is set nothing is done; NULL: none */
+    ns_asker *asker;    /* with the answers of a lookup before; NULL: none */
 } edit;
 
 enum { NOT_THIS = 2, FORBIDDEN = 3 }; /* what else edits return */
@@ -231,8 +246,12 @@ no_memory(void)
 static Py_NO_INLINE int
 apply_asking(SyncMap *o, const edit *e, PyObject **old)
 {
-    ns_asker a;
-    ns_asker_init(&a, e->key);
+    ns_asker own;
+    if (e->asker == NULL) {
+        ns_asker_unused(&own);
+    }
+    ns_asker *const a = e->asker != NULL ? e->asker : &own;
+    ns_asker_begin(a, e->key);
     int result = ERROR;
     for (;;) {
         ns_entry *entry = NULL;
@@ -242,22 +261,24 @@ apply_asking(SyncMap *o, const edit *e, PyObject **old)
             result = no_memory();
             break;
         }
-        if (a.place.serial != s->serial || a.place.inserts != ns_load(&s->inserts, NS_RELAXED)) {
-            a.place.serial = 0;
+        if (a->place.serial != s->serial || a->place.inserts != ns_load(&s->inserts, NS_RELAXED)) {
+            a->place.serial = 0;
         }
         enum ns_found found =
-            ns_segment_find(s, e->hash, ns_match_asked, &a, &a.place, &entry, &value);
+            ns_segment_find(s, e->hash, ns_match_asked, a, &a->place, &entry, &value);
         if (found != NS_ASK) {
             result = act(o, e, s, found, entry, (PyObject *)value, old);
             break;
         }
         PyObject *stored = Py_NewRef((PyObject *)ns_load(&entry->key, NS_RELAXED));
         ns_lock_release(&s->lock);
-        if (ns_asker_ask(&a, stored) < 0) {
+        if (ns_asker_ask(a, stored) < 0) {
             break;
         }
     }
-    ns_asker_clear(&a);
+    if (e->asker == NULL) {
+        ns_asker_end(&own);
+    }
     return result;
 }
 
@@ -420,7 +441,7 @@ static int
 contains(PyObject *self, PyObject *key)
 {
     uint64_t hash;
-    return ns_key_hash(key, &hash) < 0 ? -1 : is_in((SyncMap *)self, key, hash);
+    return ns_key_hash(key, &hash) < 0 ? -1 : is_in((SyncMap *)self, key, hash, NULL);
 }
 
 static Py_ssize_t
@@ -488,10 +509,14 @@ setdefault(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     if (ns_key_hash(e.key, &e.hash) < 0) {
         return NULL;
     }
-    int found = lookup((SyncMap *)self, e.key, e.hash, &value);
+    ns_asker a;
+    ns_asker_unused(&a);
+    int found = lookup_with((SyncMap *)self, e.key, e.hash, &value, &a);
     if (found == MISSING) {
+        e.asker = &a;
         found = apply((SyncMap *)self, &e, &value);
     }
+    ns_asker_end(&a);
     return found == FOUND ? value : found == ERROR ? NULL : Py_NewRef(e.new);
 }
 
@@ -557,11 +582,15 @@ insert(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwname
     }
     e.key = values[0];
     e.new = values[1];
-    int found = is_in((SyncMap *)self, e.key, e.hash);
+    ns_asker a;
+    ns_asker_unused(&a);
+    int found = is_in((SyncMap *)self, e.key, e.hash, &a);
     if (found == MISSING) {
+        e.asker = &a;
         found = apply((SyncMap *)self, &e, &old);
         Py_XDECREF(old);
     }
+    ns_asker_end(&a);
     return found == ERROR ? NULL : PyBool_FromLong(found == MISSING);
 }
 
@@ -588,7 +617,7 @@ compare_and(SyncMap *o, edit *e)
 {
     PyObject *const wanted = e->expected, *current, *old;
     for (;;) {
-        int result = lookup(o, e->key, e->hash, &current);
+        int result = lookup_with(o, e->key, e->hash, &current, e->asker);
         if (result != FOUND) {
             return result == MISSING ? 0 : -1;
         }
@@ -611,6 +640,17 @@ compare_and(SyncMap *o, edit *e)
 }
 
 static PyObject *
+compare_and_edit(PyObject *self, edit *e)
+{
+    ns_asker a;
+    ns_asker_unused(&a);
+    e->asker = &a;
+    int done = compare_and((SyncMap *)self, e);
+    ns_asker_end(&a);
+    return done < 0 ? NULL : PyBool_FromLong(done);
+}
+
+static PyObject *
 compare_and_swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     static const ns_signature s = {"compare_and_swap", {"key", "old", "new"}, 3, 3, 0};
@@ -622,8 +662,7 @@ compare_and_swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObje
     e.key = values[0];
     e.expected = values[1];
     e.new = values[2];
-    int done = compare_and((SyncMap *)self, &e);
-    return done < 0 ? NULL : PyBool_FromLong(done);
+    return compare_and_edit(self, &e);
 }
 
 static PyObject *
@@ -637,8 +676,7 @@ compare_and_delete(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyOb
     }
     e.key = values[0];
     e.expected = values[1];
-    int done = compare_and((SyncMap *)self, &e);
-    return done < 0 ? NULL : PyBool_FromLong(done);
+    return compare_and_edit(self, &e);
 }
 
 static PyObject *
@@ -650,31 +688,31 @@ modify(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwname
     if (ns_unpack(&s, args, nargs, kwnames, values) < 0 || ns_key_hash(values[0], &e.hash) < 0) {
         return NULL;
     }
+    ns_asker a;
+    ns_asker_unused(&a);
     e.key = values[0];
-    for (;;) {
-        current = NULL;
-        int result = lookup((SyncMap *)self, e.key, e.hash, &current);
-        if (result == ERROR) {
-            return NULL;
+    e.asker = &a;
+    int before, now;
+    do {
+        current = e.new = NULL;
+        now = ERROR;
+        before = lookup_with((SyncMap *)self, e.key, e.hash, &current, &a);
+        if (before != ERROR) {
+            e.new = PyObject_CallOneArg(values[1], before == FOUND ? current : values[2]);
         }
-        e.new = PyObject_CallOneArg(values[1], result == FOUND ? current : values[2]);
-        if (e.new == NULL) {
-            Py_XDECREF(current);
-            return NULL;
+        if (e.new != NULL) {
+            e.kind = before == FOUND ? CHANGE : ADD;
+            e.expected = current;
+            now = apply((SyncMap *)self, &e, &old);
+            Py_XDECREF(old);
         }
-        e.kind = result == FOUND ? CHANGE : ADD;
-        e.expected = current;
-        int now = apply((SyncMap *)self, &e, &old);
-        Py_XDECREF(old);
         Py_XDECREF(current);
-        if (now == result) { /* as it was when we looked */
-            return e.new;
+        if (now != before) { /* it failed, or another thread was faster */
+            Py_CLEAR(e.new);
         }
-        Py_DECREF(e.new);
-        if (now == ERROR) {
-            return NULL;
-        }
-    }
+    } while (now != before && now != ERROR);
+    ns_asker_end(&a);
+    return e.new;
 }
 
 /* The wait's bound as _syncmap.py takes it: seconds, or None. */

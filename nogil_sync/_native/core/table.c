@@ -6,6 +6,8 @@
 
 #define LEAST NS_GROUP
 #define DEEPEST 32
+#define REFUSED 64    /* the table's count is not everybody's business at every turn */
+#define UNNEEDED 4096 /* merges not made, until segments that writers fought over may be merged */
 
 static inline uint32_t
 slots_of(const ns_segment *s)
@@ -30,7 +32,8 @@ static inline bool
 is_sparse(const ns_segment *s)
 {
     uint32_t slots = slots_of(s);
-    return ns_load(&s->live, NS_RELAXED) < slots / 8 && (slots > LEAST || s->depth > 0);
+    return ns_load(&s->live, NS_RELAXED) < slots / 8 &&
+           (slots > NS_SEGMENT_FLOOR || s->depth > 0);
 }
 
 static inline uint32_t
@@ -461,11 +464,16 @@ reap(ns_table *t, ns_garbage *garbage)
 
 /* ---- Rebuilding ---- */
 
-/* Copies the live entries of `old` to those of the new segments that cover them. */
+/* Copies the live entries of `old` to those of the new segments that cover them. The groups are taken in the
+ * order of a search for one of them: if all have one hash, as can happen, they keep their order, which was
+ * that of their insertion, and with it what a dict's searches cost. */
 static void
 fill(ns_segment *old, ns_segment *new[2])
 {
-    for (uint32_t g = 0; g <= old->mask; g++) {
+    uint32_t g = 0;
+    ns_entry *first = ns_segment_any(old, &g);
+    g = first != NULL ? (uint32_t)ns_load(&first->hash, NS_RELAXED) & old->mask : 0;
+    for (uint32_t turn = 0; turn <= old->mask; g = (g + ++turn) & old->mask) {
         uint64_t bits = ns_load(&old->groups[g].tags, NS_RELAXED) & NS_TAG_HIGH;
         for (; bits != 0; bits &= bits - 1) {
             ns_entry *from = &old->groups[g].entries[ns_tag_index(bits)];
@@ -587,7 +595,21 @@ ns_segment *
 ns_table_make_room(ns_table *t, ns_segment *s, uint64_t hash, ns_garbage *garbage)
 {
     const uint32_t live = ns_load(&s->live, NS_RELAXED);
-    const uint32_t slots = slots_for(live + 1);
+    uint32_t slots = slots_for(live + 1);
+    if (s->dead > live) {
+        /* Keys come and go. Better than a rebuild is to use the places of those that went; but a look at
+         * all threads is only worth its price for many at a time. */
+        if (slots_of(s) >= NS_SEGMENT_FLOOR) {
+            ns_epoch_poll();
+            sweep(s, garbage);
+            if (s->used < limit_of(s)) {
+                return s;
+            }
+        }
+        else if (slots < 2 * slots_of(s)) {
+            slots = 2 * slots_of(s);
+        }
+    }
     if (slots > NS_SEGMENT_MAX && may_deepen(t, s)) {
         uint32_t counts[2];
         count_halves(s, counts);
@@ -607,6 +629,15 @@ static ns_segment *
 merge(ns_table *t, ns_segment *s, ns_garbage *garbage)
 {
     if (s->depth == 0) {
+        return NULL;
+    }
+    const uint32_t spread = ns_load(&t->spread, NS_RELAXED);
+    if (ns_load(&t->segments, NS_RELAXED) <= spread) {
+        if (++s->refused % REFUSED == 0 &&
+            ns_add(&t->unneeded, 1, NS_RELAXED) >= UNNEEDED / REFUSED) {
+            ns_store(&t->unneeded, 0, NS_RELAXED);
+            ns_store(&t->spread, spread / 2, NS_RELAXED);
+        }
         return NULL;
     }
     const uint64_t bit = lowest_bit_of_prefix(s->depth);
@@ -696,13 +727,38 @@ ns_table_lock(ns_table *t, uint64_t hash)
     }
 }
 
+/* Writers met here often. */
+static ns_segment *
+spread_out(ns_table *t, ns_segment *s, ns_garbage *garbage)
+{
+    uint32_t counts[2], segments = ns_load(&t->segments, NS_RELAXED);
+    s->fights = 0;
+    if (ns_cpu_count() == 1 || segments >= 4 * ns_cpu_count() || !may_deepen(t, s)) {
+        return s;
+    }
+    count_halves(s, counts);
+    ns_segment *half = split(t, s, counts, s->prefix, garbage);
+    if (half == NULL) {
+        return s;
+    }
+    if (ns_load(&t->spread, NS_RELAXED) < segments + 1) {
+        ns_store(&t->spread, segments + 1, NS_RELAXED);
+    }
+    ns_store(&t->unneeded, 0, NS_RELAXED);
+    return half;
+}
+
 static void
 tidy(ns_table *t, ns_segment *s, ns_garbage *garbage)
 {
+    if (s->fights >= NS_FIGHTS) {
+        s = spread_out(t, s, garbage);
+    }
     while (is_sparse(s)) {
         ns_segment *new = merge(t, s, garbage);
         if (new == NULL) {
             uint32_t slots = slots_for(ns_load(&s->live, NS_RELAXED));
+            slots = slots < NS_SEGMENT_FLOOR ? NS_SEGMENT_FLOOR : slots;
             new = slots < slots_of(s) ? resize(t, s, slots, garbage) : NULL;
             s = new != NULL ? new : s;
             break;
@@ -727,7 +783,7 @@ tidy(ns_table *t, ns_segment *s, ns_garbage *garbage)
 void
 ns_table_unlock(ns_table *t, ns_segment *s, ns_garbage *garbage)
 {
-    if (ns_unlikely(s->dead >= s->sweep_at || is_sparse(s))) {
+    if (ns_unlikely(s->dead >= s->sweep_at || s->fights >= NS_FIGHTS || is_sparse(s))) {
         tidy(t, s, garbage);
     }
     else {

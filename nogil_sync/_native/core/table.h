@@ -87,8 +87,13 @@
 #define NS_SEGMENT_MAX 1024 /* entries; at least 16, a power of two */
 #endif
 #ifndef NS_SWEEP
-#define NS_SWEEP 8 /* so many dead entries of a segment are worth a poll */
+#define NS_SWEEP 32 /* so many dead entries of a segment are worth a poll */
 #endif
+#ifndef NS_FIGHTS
+#define NS_FIGHTS 64 /* so many meetings of writers are worth a split */
+#endif
+/* Segments do not shrink below this. */
+#define NS_SEGMENT_FLOOR (NS_SEGMENT_MAX < 64 ? NS_SEGMENT_MAX : 64)
 
 #define NS_GROUP 8
 
@@ -122,6 +127,7 @@ typedef struct ns_segment {
     uint32_t dead;            /* of these, with a key that waits */
     uint32_t sweep_at;        /* so many dead ones are worth a sweep */
     uint32_t fights;          /* how often a writer found the lock taken */
+    uint32_t refused;         /* merges, for the table's sake */
     ns_group groups[];
 } ns_segment;
 
@@ -139,6 +145,8 @@ typedef struct ns_table {
     ns_lock structure;                 /* of everything below */
     _Atomic uint32_t segments;         /* how many are current */
     _Atomic uint64_t serial;
+    _Atomic uint32_t spread;   /* so many segments writers needed: not merged below */
+    _Atomic uint32_t unneeded; /* how often that prevented a merge since */
     _Atomic uint64_t start; /* where `ns_table_lock_first` begins to look */
     ns_segment *old[2], *new[2]; /* the rebuild that is being published, if any */
     ns_segment *retired;

@@ -1,0 +1,156 @@
+"""Whether what threads saw of an object can be explained by its operations one after the other.
+
+A *history* is the calls that threads made on one object, each with the time at which it began
+and ended, what it was and what came out. It is *linearizable* (Herlihy and Wing 1990) if the
+calls can be put in an order that contradicts neither time (a call that ended before another
+began comes first) nor the object's sequential specification.
+
+The search is that of Wing and Gong (1993): any call that began before all others have ended may
+be the first; take one whose outcome the specification allows, go on with the rest, and step
+back where there is none. With Lowe's addition (2017) no configuration (which calls are
+done, and the state they lead to) is looked at twice. Histories of independent parts of an object,
+such as the keys of a map, are recorded and checked apart, which is as good and much faster
+(Horn and Kroening 2015).
+"""
+
+import random
+import sys
+import threading
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from time import perf_counter_ns, sleep
+from typing import Any, NamedTuple
+
+from support import FREE_THREADED, LONG, cores
+
+GIL = not FREE_THREADED
+Step = tuple[str, tuple[Any, ...]]  # a method and its arguments
+
+
+class Call(NamedTuple):
+    """A call that a thread made."""
+
+    thread: int
+    begin: int
+    end: int
+    name: str
+    args: tuple[Any, ...]
+    result: Any  # the type of the exception, if that was the outcome
+
+    def __str__(self) -> str:
+        args = ", ".join(map(repr, self.args))
+        return (
+            f"thread {self.thread}  {self.begin:>9} .. {self.end:<9}"
+            f"  {self.name}({args}) -> {self.result!r}"
+        )
+
+
+History = list[Call]
+
+IMPOSSIBLE = object()
+
+# From the state and a call to the next state, or IMPOSSIBLE if it cannot have had its result.
+Specification = Callable[[Any, Call], Any]
+
+
+def linearizable(history: Iterable[Call], initial: Hashable, after: Specification) -> bool:
+    """Whether the calls can have come one after the other, from this state on."""
+    calls = sorted(history, key=lambda call: call.begin)
+    everything = (1 << len(calls)) - 1
+    stack: list[tuple[int, Any]] = [(0, initial)]
+    seen = set(stack)
+    while stack:
+        done, state = stack.pop()
+        if done == everything:
+            return True
+        left = [(i, call) for i, call in enumerate(calls) if not done >> i & 1]
+        first_end = min(call.end for _, call in left)
+        for i, call in left:
+            if call.begin > first_end:
+                break  # one that is left ended before this one and all that follow began
+            state_after = after(state, call)
+            configuration = done | 1 << i, state_after
+            if state_after is not IMPOSSIBLE and configuration not in seen:
+                seen.add(configuration)
+                stack.append(configuration)
+    return False
+
+
+def told(history: Iterable[Call]) -> str:
+    """The history as text, for the message of a failed test."""
+    calls = sorted(history, key=lambda call: call.begin)
+    start = calls[0].begin if calls else 0
+    return "\n".join(
+        str(call._replace(begin=call.begin - start, end=call.end - start)) for call in calls
+    )
+
+
+def record(
+    objects: Sequence[Any],
+    choose: Callable[[random.Random, Any], list[Step]],
+    seed: int = 0,
+    call: Callable[..., Any] = lambda each, name, args: getattr(each, name)(*args),
+) -> list[History]:
+    """Have threads do to each object what `choose` says; return what they saw of each.
+
+    `choose(random, object)` is asked by each thread for each object, beforehand. The threads go
+    over the objects in step, so that they meet at each of them.
+    """
+    threads = min(max(cores(), 2), 4)
+    reached = [-1] * threads
+    seen: list[list[list[Call]]] = [[[] for _ in objects] for _ in range(threads)]
+    errors: list[BaseException] = []
+
+    def work(me: int) -> None:
+        rng = random.Random(f"{seed} {me}")
+        try:
+            plan = [choose(rng, each) for each in objects]
+            for i, each in enumerate(objects):
+                reached[me] = i
+                spins = 0
+                while min(reached) < i:
+                    spins += 1
+                    if errors:
+                        return
+                    if spins > 300 or GIL:
+                        sleep(0)
+                for name, args in plan[i]:
+                    begin = perf_counter_ns()
+                    try:
+                        result = call(each, name, args)
+                    except Exception as error:
+                        result = type(error)
+                    end = perf_counter_ns()
+                    seen[me][i].append(Call(me, begin, end, name, args, result))
+            reached[me] = len(objects)
+        except BaseException as error:
+            errors.append(error)
+
+    workers = [threading.Thread(target=work, args=(me,), daemon=True) for me in range(threads)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(2 * LONG)
+    finally:
+        sys.setswitchinterval(interval)
+    if errors:
+        raise errors[0]
+    assert not any(worker.is_alive() for worker in workers), "hanging"
+    return [[call for part in seen for call in part[i]] for i in range(len(objects))]
+
+
+def overlapping(histories: Iterable[History]) -> int:
+    """In how many histories calls of different threads overlap: the others prove nothing."""
+    count = 0
+    for history in histories:
+        calls = sorted(history, key=lambda call: call.begin)
+        latest = calls[:1]
+        for call in calls[1:]:
+            if call.begin <= latest[0].end and call.thread != latest[0].thread:
+                count += 1
+                break
+            if call.end > latest[0].end:
+                latest = [call]
+    return count
