@@ -33,6 +33,8 @@ TOGETHER = "loads of "
 MIN_LOADS = 50_000
 BATCH = 500
 GAP = 2_000  # ns between two batches, at most
+ENOUGH = 1000  # batches; where there are fewer, up to MORE times as many rounds
+MORE = 4
 
 
 def insert(m: Any, keys: list[Hashable]) -> None:
@@ -157,12 +159,15 @@ def measure(name: str, args: argparse.Namespace) -> apart.Result:
     size = int(name.removeprefix(TOGETHER))
     ours = ["SyncMap", "SyncMap, pinned", "SyncMap, it and values pinned"]
     maps = {which: shared_map(which, size) for which in ["dict", *ours]}
-    batches: dict[str, list[float]] = {}
-    for _ in range(args.rounds):
-        for which, m in maps.items():
-            for threads in (1, args.threads):
-                spans = run_together(m, "str", size, threads, args.seconds)
-                batches.setdefault(f"{which}: {threads}", []).extend(side_by_side(spans))
+    batches: dict[str, list[float]] = {
+        f"{which}: {threads}": [] for which in maps for threads in (1, args.threads)
+    }
+    for turn in range(args.rounds * MORE):
+        for key, done in batches.items():
+            if turn < args.rounds or len(done) < ENOUGH:
+                which, threads = key.split(": ")
+                spans = run_together(maps[which], "str", size, int(threads), args.seconds)
+                done += side_by_side(spans)
     return {
         key: {"count": len(ns), "ns": statistics.median(ns) if ns else math.nan}
         for key, ns in batches.items()
