@@ -103,8 +103,8 @@ next(PyObject *self)
         }
         PyObject *object = (PyObject *)key.key;
         uintptr_t value;
-        enum ns_found found = ns_table_get(&it->map->table, key.hash, ns_match_identical, object,
-                                           NULL, ns_hold, ns_drop, &value);
+        enum ns_found found = ns_table_get(
+            &it->map->table, key.hash, ns_match_identical, object, NULL, ns_hold, ns_drop, &value);
         if (found != NS_PRESENT) {
             Py_DECREF(object);
             continue;

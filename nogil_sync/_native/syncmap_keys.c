@@ -36,8 +36,8 @@ ns_key_compare(PyObject *stored, PyObject *key, int depth)
             return NS_DIFFERENT;
         }
         for (Py_ssize_t i = 0; i < size; i++) {
-            enum ns_match m = ns_key_compare(
-                PyTuple_GET_ITEM(stored, i), PyTuple_GET_ITEM(key, i), depth + 1);
+            enum ns_match m =
+                ns_key_compare(PyTuple_GET_ITEM(stored, i), PyTuple_GET_ITEM(key, i), depth + 1);
             if (m != NS_EQUAL) {
                 return m; /* as the interpreter does: the first that differs decides */
             }

@@ -52,7 +52,8 @@ ns_same_int(PyObject *a, PyObject *b)
 {
     const struct _PyLongValue *x = &((PyLongObject *)a)->long_value;
     const struct _PyLongValue *y = &((PyLongObject *)b)->long_value;
-    if (((x->lv_tag ^ y->lv_tag) & ~(uintptr_t)NS_INT_FLAG) != 0 || x->ob_digit[0] != y->ob_digit[0]) {
+    if (((x->lv_tag ^ y->lv_tag) & ~(uintptr_t)NS_INT_FLAG) != 0 ||
+        x->ob_digit[0] != y->ob_digit[0]) {
         return false;
     }
     size_t digits = x->lv_tag >> _PyLong_NON_SIZE_BITS;
@@ -100,9 +101,8 @@ ns_match_int(uintptr_t stored_word, const void *wanted)
 static inline enum ns_match
 ns_match_any(uintptr_t stored, const void *wanted)
 {
-    return stored == (uintptr_t)wanted
-               ? NS_EQUAL
-               : ns_key_compare((PyObject *)stored, (PyObject *)wanted, 0);
+    return stored == (uintptr_t)wanted ? NS_EQUAL
+                                       : ns_key_compare((PyObject *)stored, (PyObject *)wanted, 0);
 }
 
 /* This very object. */

@@ -73,8 +73,9 @@ lookup_slow(SyncMap *o, PyObject *key, uint64_t hash, PyObject **value, ns_asker
     }
     ns_asker *const asker = a != NULL ? a : &own;
     ns_asker_begin(asker, key);
-    while ((found = ns_table_get(&o->table, hash, ns_match_asked, asker, &asker->place, ns_hold,
-                                 ns_drop, &word)) == NS_ASK) {
+    while ((found = ns_table_get(
+                &o->table, hash, ns_match_asked, asker, &asker->place, ns_hold, ns_drop, &word)) ==
+           NS_ASK) {
         if (word == 0 && (word = key_to_ask(o, hash, asker)) == 0) {
             continue;
         }
@@ -112,12 +113,10 @@ lookup_with(SyncMap *o, PyObject *key, uint64_t hash, PyObject **value, ns_asker
     enum ns_found found;
     ns_watch_use(o->watch, (PyObject *)o);
     if (PyUnicode_CheckExact(key)) {
-        found =
-            ns_table_get(&o->table, hash, ns_match_str, key, NULL, ns_hold, ns_drop, &word);
+        found = ns_table_get(&o->table, hash, ns_match_str, key, NULL, ns_hold, ns_drop, &word);
     }
     else if (PyLong_CheckExact(key)) {
-        found =
-            ns_table_get(&o->table, hash, ns_match_int, key, NULL, ns_hold, ns_drop, &word);
+        found = ns_table_get(&o->table, hash, ns_match_int, key, NULL, ns_hold, ns_drop, &word);
     }
     else {
         found = get_any(o, key, hash, &word);
@@ -172,18 +171,18 @@ typedef struct edit {
     edit_kind kind;
     PyObject *key;
     uint64_t hash;
-    PyObject *new;      /* not for REMOVE */
+    PyObject *new; /* not for REMOVE */
     PyObject *expected; /* CHANGE and REMOVE: only if the value is this very object; NULL: any */
-    PyObject *unless;   /* an AtomicBool: if it is set nothing is done; NULL: none */
-    ns_asker *asker;    /* with the answers of a lookup before; NULL: none */
+    PyObject *unless; /* an AtomicBool: if it is set nothing is done; NULL: none */
+    ns_asker *asker; /* with the answers of a lookup before; NULL: none */
 } edit;
 
 enum { NOT_THIS = 2, FORBIDDEN = 3 }; /* what else edits return */
 
 /* The step itself: with the segment locked, which it unlocks. Like `apply`. */
 static int
-act(SyncMap *o, const edit *e, ns_segment *s, enum ns_found found, ns_entry *entry,
-    PyObject *value, PyObject **old)
+act(SyncMap *o, const edit *e, ns_segment *s, enum ns_found found, ns_entry *entry, PyObject *value,
+    PyObject **old)
 {
     ns_garbage garbage;
     garbage.count = 0;
@@ -344,9 +343,9 @@ detach(SyncMap *o, PyObject *key)
         return 0;
     }
     ns_state *state = ns_state_of((PyObject *)o);
-    PyObject *result =
-        key != NULL ? PyObject_CallMethod(state->syncmap_shared, "_detach", "OO", o, key)
-                    : PyObject_CallMethod(state->syncmap_shared, "_detach_all", "O", o);
+    PyObject *result = key != NULL
+                           ? PyObject_CallMethod(state->syncmap_shared, "_detach", "OO", o, key)
+                           : PyObject_CallMethod(state->syncmap_shared, "_detach_all", "O", o);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
 }
@@ -362,7 +361,7 @@ remove_key(SyncMap *o, PyObject *key, PyObject **value)
     return apply(o, &e, value);
 }
 
-static int
+static void
 clear_entries(SyncMap *o)
 {
     enum { BATCH = NS_GARBAGE / 2 };
@@ -390,12 +389,12 @@ clear_entries(SyncMap *o)
             }
         }
     }
+    bool more;
     do { /* keys, too */
         ns_garbage garbage = {.count = 0};
-        ns_table_flush(&o->table, &from, &garbage);
+        more = ns_table_flush(&o->table, &from, &garbage);
         ns_garbage_release(&garbage, ns_drop);
-    } while (from != 0);
-    return 0;
+    } while (more);
 }
 
 /* ---- The mapping protocol ---- */
@@ -754,16 +753,14 @@ load_or_compute(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObjec
     PyObject *timeout = NULL, *value;
     uint64_t hash;
     if (nargs < 2) {
-        return PyErr_Format(PyExc_TypeError,
-                            "load_or_compute expected at least 2 arguments, got %zd",
-                            nargs);
+        return PyErr_Format(
+            PyExc_TypeError, "load_or_compute expected at least 2 arguments, got %zd", nargs);
     }
     for (Py_ssize_t k = 0; kwnames != NULL && k < PyTuple_GET_SIZE(kwnames); k++) {
         PyObject *name = PyTuple_GET_ITEM(kwnames, k);
         if (PyUnicode_CompareWithASCIIString(name, "timeout") != 0) {
-            return PyErr_Format(PyExc_TypeError,
-                                "load_or_compute() got an unexpected keyword argument %R",
-                                name);
+            return PyErr_Format(
+                PyExc_TypeError, "load_or_compute() got an unexpected keyword argument %R", name);
         }
         timeout = args[nargs + k];
     }
@@ -1046,8 +1043,7 @@ ns_add_syncmap(PyObject *module)
     state->syncmap_type = PyType_FromModuleAndSpec(module, &spec, state->syncmap_shared);
     return state->syncmap_type == NULL ||
                    PyObject_SetAttrString(state->syncmap_type, "_plain", state->syncmap_type) < 0 ||
-                   PyObject_SetAttrString(
-                       state->syncmap_type, "_Flag", state->atomic_bool_type) < 0
+                   PyObject_SetAttrString(state->syncmap_type, "_Flag", state->atomic_bool_type) < 0
                ? -1
                : PyModule_AddType(module, (PyTypeObject *)state->syncmap_type);
 }

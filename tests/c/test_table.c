@@ -261,11 +261,12 @@ static void
 flush(void)
 {
     uint64_t from = 0;
+    bool more;
     do {
         ns_garbage garbage = {.count = 0};
-        ns_table_flush(&table, &from, &garbage);
+        more = ns_table_flush(&table, &from, &garbage);
         ns_garbage_release(&garbage, drop_key);
-    } while (from != 0);
+    } while (more);
 }
 
 static void
@@ -437,8 +438,14 @@ check_asking(void)
         enum ns_found found;
         answers = 0;
         int asked = 0;
-        while ((found = ns_table_get(&table, hash_of(wanted), match_by_asking, &wanted, &place,
-                                     hold_any, drop_any, &word)) == NS_ASK) {
+        while ((found = ns_table_get(&table,
+                                     hash_of(wanted),
+                                     match_by_asking,
+                                     &wanted,
+                                     &place,
+                                     hold_any,
+                                     drop_any,
+                                     &word)) == NS_ASK) {
             CHECK(asked++ < 20);
             answered[answers % 8] = ((key *)word)->id;
             answers += answers < 8;

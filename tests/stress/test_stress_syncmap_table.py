@@ -316,7 +316,9 @@ def test_maps_in_their_own_entries_are_collected():
 
     with background(collect_often):
         run_threads(work, times=3)
-    assert eventually(lambda: (gc.collect(), any(ref() is not None for ref in kept))[-1] is False, 20)
+    assert eventually(
+        lambda: (gc.collect(), any(ref() is not None for ref in kept))[-1] is False, 20
+    )
 
 
 def test_clear_beside_everything():
@@ -347,7 +349,7 @@ def test_short_lived_threads():
             m[Object(n)] = k
             m.pop(Object(n - 10), None)
 
-    for k in range(int(60)):
+    for k in range(60):
         thread = threading.Thread(target=visit, args=(k,))
         thread.start()
         visit(k)

@@ -51,8 +51,7 @@ ns_epoch_leave_stray(void)
 uint64_t
 ns_epoch_poll(void)
 {
-    if (ns_load(&ns_epochs.polling, NS_RELAXED) ||
-        ns_swap(&ns_epochs.polling, true, NS_SEQ_CST)) {
+    if (ns_load(&ns_epochs.polling, NS_RELAXED) || ns_swap(&ns_epochs.polling, true, NS_SEQ_CST)) {
         return ns_epoch_safe();
     }
     ns_add(&ns_epochs.now, 1, NS_SEQ_CST);

@@ -13,7 +13,7 @@ ns_lock_take_slow(ns_lock *l)
         bool is_free = (word & NS_LOCK_STATE) == NS_LOCK_FREE;
         if (stale || is_free) {
             if (ns_cas(&l->word, &word, stamp | take, NS_ACQUIRE)) {
-                return !stale ? NS_LOCKED_AFTER_ALL
+                return !stale    ? NS_LOCKED_AFTER_ALL
                        : is_free ? NS_LOCKED_STALE
                                  : NS_LOCKED_ABANDONED;
             }

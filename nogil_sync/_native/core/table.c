@@ -32,8 +32,7 @@ static inline bool
 is_sparse(const ns_segment *s)
 {
     uint32_t slots = slots_of(s);
-    return ns_load(&s->live, NS_RELAXED) < slots / 8 &&
-           (slots > NS_SEGMENT_FLOOR || s->depth > 0);
+    return ns_load(&s->live, NS_RELAXED) < slots / 8 && (slots > NS_SEGMENT_FLOOR || s->depth > 0);
 }
 
 static inline uint32_t
@@ -479,7 +478,7 @@ fill(ns_segment *old, ns_segment *new[2])
             ns_entry *from = &old->groups[g].entries[ns_tag_index(bits)];
             uintptr_t value = ns_load(&from->value, NS_RELAXED);
             uint64_t hash = ns_load(&from->hash, NS_RELAXED);
-            ns_segment *s = new[1] != NULL && hash >= new[1]->prefix ? new[1] : new[0];
+            ns_segment *s = new[1] != NULL &&hash >= new[1]->prefix ? new[1] : new[0];
             uint32_t to = (uint32_t)hash & s->mask, step = 0;
             uint64_t empty;
             while ((empty = ns_tags_zero(ns_load(&s->groups[to].tags, NS_RELAXED))) == 0) {
@@ -578,7 +577,7 @@ split(ns_table *t, ns_segment *s, const uint32_t counts[2], uint64_t hash, ns_ga
     const uint64_t middle = s->prefix | lowest_bit_of_prefix(depth);
     ns_segment *new[2] = {new_segment(t, s->prefix, depth, slots_for(counts[0] + 1)),
                           new_segment(t, middle, depth, slots_for(counts[1] + 1))};
-    if (new[0] != NULL && new[1] != NULL) {
+    if (new[0] != NULL &&new[1] != NULL) {
         fill(s, new);
         if (replace(t, (ns_segment *[2]){s, NULL}, new, garbage)) {
             bool upper = hash >= middle;
@@ -899,11 +898,11 @@ ns_table_page(ns_table *t, uint64_t *from, ns_hashed *keys, size_t room, bool (*
     return n;
 }
 
-void
+bool
 ns_table_flush(ns_table *t, uint64_t *from, ns_garbage *garbage)
 {
     if (ns_load(&t->directory, NS_ACQUIRE) == NULL) {
-        return;
+        return false;
     }
     if (*from == 0) {
         ns_epoch_poll();
@@ -913,10 +912,12 @@ ns_table_flush(ns_table *t, uint64_t *from, ns_garbage *garbage)
     }
     ns_segment *s = ns_table_lock(t, *from);
     sweep(s, garbage);
-    if (garbage->count < NS_GARBAGE) {
+    bool full = garbage->count == NS_GARBAGE;
+    if (!full) {
         *from = ns_segment_end(s);
     }
     ns_lock_release(&s->lock);
+    return full || *from != 0;
 }
 
 /* A current segment owns keys and values, a retired one the keys of its dead entries. */

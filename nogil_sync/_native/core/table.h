@@ -235,8 +235,8 @@ ns_directory_find(ns_directory *d, uint64_t hash)
 /* Looks for a key in a segment: in a section, or with the segment locked. On NS_PRESENT and NS_ASK *entry is
  * the one; *value its value as first seen. `place`, which may be NULL: where to begin, and on NS_ASK where to go on. */
 static inline __attribute__((always_inline)) enum ns_found
-ns_segment_find(ns_segment *s, uint64_t hash, ns_match_fn match, const void *wanted, ns_place *place,
-                ns_entry **entry, uintptr_t *value)
+ns_segment_find(ns_segment *s, uint64_t hash, ns_match_fn match, const void *wanted,
+                ns_place *place, ns_entry **entry, uintptr_t *value)
 {
     const uint64_t pattern = ns_tag(hash) * NS_TAG_LOW;
     uint32_t g = (uint32_t)hash & s->mask, step = 0;
@@ -387,9 +387,8 @@ size_t ns_table_page(ns_table *t, uint64_t *from, ns_hashed *keys, size_t room,
 /* Calls visit for each word owned: see 5. Stops at the first result that is not 0. */
 int ns_table_visit(ns_table *t, int (*visit)(uintptr_t word, void *context), void *context);
 
-/* Takes out what waits for its grace period and may go now. Like ns_table_page it goes a segment at a time, from *from, which
- * is 0 again in the end. */
-void ns_table_flush(ns_table *t, uint64_t *from, ns_garbage *garbage);
+/* Takes out what waits for its grace period and may go now, beginning with *from = 0. True: call it again. */
+bool ns_table_flush(ns_table *t, uint64_t *from, ns_garbage *garbage);
 
 /* Hands each key in the garbage to `release` and frees its segments. With no lock held, outside of sections. */
 void ns_garbage_release(ns_garbage *garbage, void (*release)(uintptr_t key));
