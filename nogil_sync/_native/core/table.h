@@ -128,6 +128,7 @@ typedef struct ns_segment {
     uint32_t sweep_at;        /* so many dead ones are worth a sweep */
     uint32_t fights;          /* how often a writer found the lock taken */
     uint32_t refused;         /* merges, for the table's sake */
+    uint64_t swept;           /* what was safe when it was last swept */
     ns_group groups[];
 } ns_segment;
 
