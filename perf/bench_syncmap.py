@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import itertools
+import os
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -21,24 +22,17 @@ import nogil_sync
 from nogil_sync import SyncMap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
+    from collections.abc import Callable, Iterator
 
     Make = Callable[[], Any]
 
-SPREAD = 16_384
+# What the sizes of maps are divided by, in the tests of the benchmarks.
+SHRINK = int(os.environ.get("NOGIL_SYNC_BENCH_SHRINK", "1"))
+SPREAD = 16_384 // SHRINK
+SIZES = (100, 10_000, 1_000_000)
 
 # How many keys each thread looks up where the map has more.
 SAMPLE = 1 << 16
-
-
-class Locked(dict):  # type: ignore[type-arg]
-    """A dict that carries the lock of those who use it by its rules."""
-
-    __slots__ = ("lock",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lock = threading.Lock()
 
 
 def contenders(peers: list[str]) -> Iterator[tuple[str, Kind, Make]]:
@@ -96,10 +90,13 @@ def under_lock(row: Row, body: str | None = None) -> Row:
 
 # ---- Lookups, and stores over existing keys ----
 
-OWN_KEYS = "keys = fresh(kind, count, of)\nv = object()"
+# All know their hashes, and the processor knows them, before the clock starts.
+OWN_KEYS = "keys = fresh(kind, count, of)\nfor k in keys: m[k]\nv = object()"
 
 
-def existing(kind: str, size: int, *, count: int = 0, read_only: bool = False) -> Callable[[Make], Row]:
+def existing(
+    kind: str, size: int, *, count: int = 0, read_only: bool = False
+) -> Callable[[Make], Row]:
     """Rows that go through so many of the keys that are there."""
     how: dict[str, object] = {"fresh": fresh, "kind": kind, "count": count or size, "of": size}
 
@@ -163,9 +160,10 @@ else:
 def stores(name: str, every: int, peers: list[str], *, quick: bool = False) -> Operation:
     rows = existing("str", SPREAD)
     body = "m[k] = v" if every == 1 else STORES.format(every=every)
+    prologue = f"{OWN_KEYS}\nturn = 0"
 
     def counting(make: Make) -> Row:
-        return replace(rows(make), prologue=f"{OWN_KEYS}\nturn = 0")
+        return replace(rows(make), prologue=prologue)
 
     shown = variants(body, counting, peers)
     return Operation(name, "dict", (keys_alone(rows(dict)), *shown), quick=quick)
@@ -175,7 +173,9 @@ def stores(name: str, every: int, peers: list[str], *, quick: bool = False) -> O
 
 # Each thread has a million numbers to itself.
 OWN_RANGE = f"first = {FIRST} + 1_000_000 * (1 + next(numbers))\nv = object()"
-OWN_CHURN = f"{OWN_RANGE}\nkeys = [f'key:{{first + i}}' for i in range(1024)]"
+OWN_CHURN = (
+    f"{OWN_RANGE}\nkeys = [f'key:{{first + i}}' for i in range(1024)]\nfor k in keys: hash(k)"
+)
 
 
 def churning(size: int, prologue: str = OWN_CHURN) -> Callable[[Make], Row]:
@@ -232,7 +232,7 @@ def iteration() -> Operation:
 # ---- load_or_compute ----
 
 
-def compute(hit: bool) -> Operation:  # noqa: FBT001
+def compute(hit: bool) -> Operation:
     """Beside what is written without it, which computes under the lock."""
     rows = existing("str", SPREAD) if hit else churning(SPREAD)
     after = "" if hit else "\ndel m[k]"
@@ -254,8 +254,6 @@ def compute(hit: bool) -> Operation:  # noqa: FBT001
 
 
 # ---- The mixes of Go's map_bench_test.go ----
-
-HITS, MISSES = 1023, 1  # of the mixes that mostly hit
 
 
 def go_mix(
@@ -288,7 +286,8 @@ def go_mix(
     shown = [] if locked else [dict_row]
     shown.append(under_lock(dict_row, step(locked or body)))
     shown += [
-        row for row in variants(step(ours or body), rows, peers if ours is None else [])
+        row
+        for row in variants(step(ours or body), rows, peers if ours is None else [])
         if row.kind != "stdlib"
     ]
     reference = shown[0].name
@@ -367,8 +366,14 @@ def operations(peers: list[str]) -> list[Operation]:
             if kind != "str"
         ),
         *(
-            lookups(f"SyncMap, m[k] of {size} keys", "str", size, peers, count=min(size, SAMPLE))
-            for size in (100, 10_000, 1_000_000)
+            lookups(
+                f"SyncMap, m[k] of {size} keys",
+                "str",
+                max(1, size // SHRINK),
+                peers,
+                count=max(1, min(size, SAMPLE) // SHRINK),
+            )
+            for size in SIZES
         ),
         *go_mixes(peers),
     ]

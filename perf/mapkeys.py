@@ -66,7 +66,7 @@ def values(count: int) -> list[object]:
 @functools.cache
 def order(count: int, of: int) -> Sequence[int]:
     """So many different numbers, without order: a dict keeps its entries as they were inserted."""
-    return random.Random(2026).sample(range(of), count)  # noqa: S311
+    return random.Random(2026).sample(range(of), count)
 
 
 def fresh(kind: str, count: int, of: int) -> list[Hashable]:

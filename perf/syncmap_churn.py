@@ -74,7 +74,9 @@ def look(m: Any, costs: list[float], pairs: int) -> apart.Result:
 
 
 def show(found: dict[str, list[apart.Result]], args: argparse.Namespace) -> None:
-    print(f"{args.operations} stores and deletions of ever new keys, {args.live} live, in {PARTS} parts\n")
+    print(
+        f"{args.operations} stores and deletions of ever new keys, {args.live} live, in {PARTS} parts\n"
+    )
     for name, rounds in found.items():
         best = [min(r["parts"][part]["ns"] for r in rounds) for part in range(PARTS)]
         last = rounds[-1]["parts"]

@@ -58,7 +58,7 @@ def pass_over(m: Any, keys: list[Hashable]) -> None:  # noqa: ARG001
 
 
 def cost(step: Callable[[Any, list[Hashable]], None], m: Any, keys: list[Hashable]) -> float:
-    """ns an operation."""
+    """Ns an operation."""
     times = 1 if step is delete else max(1, MIN_LOADS // len(keys))
     began = time.thread_time_ns()
     for _ in range(times):
@@ -128,7 +128,7 @@ def covers(spans: list[Span], moment: int) -> bool:
 
 
 def side_by_side(spans: list[list[Span]]) -> list[float]:
-    """ns a load, of the batches during which all threads were running."""
+    """Ns a load, of the batches during which all threads were running."""
     clean = [undisturbed(mine) for mine in spans]
     return [
         (end - began) / BATCH
@@ -139,7 +139,7 @@ def side_by_side(spans: list[list[Span]]) -> list[float]:
 
 
 def shared_map(name: str, size: int) -> Any:
-    m = MAPS[name.split(",")[0]]()
+    m = MAPS[name.split(",", maxsplit=1)[0]]()
     pins = name.partition(", ")[2]
     for key in stored("str", size):
         value = object()
@@ -180,7 +180,9 @@ def show(found: dict[str, list[apart.Result]], args: argparse.Namespace) -> None
     for name, (first, *_) in found.items():
         if name.startswith(ALONE):
             theirs, mine = first["dict"], first["SyncMap"]
-            rows.append([f"{name.removeprefix(ALONE)}, dict", *(f"{ns:.1f}" for ns in theirs.values())])
+            rows.append(
+                [f"{name.removeprefix(ALONE)}, dict", *(f"{ns:.1f}" for ns in theirs.values())]
+            )
             rows.append(["  SyncMap", *(f"{ns:.1f}" for ns in mine.values())])
             rows.append(["  ratio", *(f"{mine[step] / theirs[step]:.2f}" for step in mine)])
     apart.table(["keys", "loop alone", *STEPS], rows)

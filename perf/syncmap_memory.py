@@ -74,7 +74,9 @@ def show(found: dict[str, list[apart.Result]], args: argparse.Namespace) -> None
     rows = []
     for kind in ("str", "int"):
         mine, theirs = of[f"SyncMap {kind}"], of[f"dict {kind}"]
-        rows += [[f"{name} of {kind}", *(f"{b:.1f}" for b in of[f"{name} {kind}"])] for name in MAPS]
+        rows += [
+            [f"{name} of {kind}", *(f"{b:.1f}" for b in of[f"{name} {kind}"])] for name in MAPS
+        ]
         rows.append(["  ratio", *(f"{a / b:.2f}" for a, b in zip(mine, theirs, strict=True))])
     apart.table(["entries", *of["counts"]], rows)
     print("\nBytes of small maps\n")
