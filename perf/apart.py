@@ -1,7 +1,7 @@
 """Measurements that disturb what comes after them: each is made in a process of its own.
 
-A script gives its measurements names. Run by itself it runs itself once more for each, in rounds if it is to
-repeat them, collects what they return as JSON, and shows it.
+A script gives its measurements names. Run by itself it runs itself once more for each, in rounds
+if it is to repeat them, collects what they return as JSON, and shows it.
 """
 
 from __future__ import annotations

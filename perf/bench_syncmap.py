@@ -1,7 +1,8 @@
 """One map for all threads: `SyncMap` beside `dict`, alone and under a lock.
 
-No thread ever brings the key object that is stored, nor another thread's: only an equal one of its own (mapkeys.py).
-A few operations are quick ones; the rest, with the mixes of Go's `map_bench_test.go`, are for `--full` and `--only`.
+No thread ever brings the key object that is stored, nor another thread's: only an equal one of its
+own (mapkeys.py). A few operations are quick ones; the rest, with the mixes of Go's
+`map_bench_test.go`, are for `--full` and `--only`.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def pinned_values(count: int) -> list[object]:
 
 
 def variants(body: str, rows: Callable[[Make], Row], peers: list[str]) -> Iterator[Row]:
-    """The same body on all maps: `rows` makes the row of one kind of map, its body still missing."""
+    """The same body on all maps: `rows` makes the row of one kind of map, without its body."""
     for name, kind, make in contenders(peers):
         row = replace(rows(make), name=name, kind=kind, body=body)
         if name == "dict":
@@ -235,12 +236,12 @@ def iteration() -> Operation:
 def compute(hit: bool) -> Operation:
     """Beside what is written without it, which computes under the lock."""
     rows = existing("str", SPREAD) if hit else churning(SPREAD)
-    after = "" if hit else "\ndel m[k]"
+    after, locked_after = ("", "") if hit else ("\ndel m[k]", "\n    del m[k]")
     locked = replace(
         rows(dict),
         name="dict and Lock",
         kind="stdlib",
-        body=f"with lock:\n    if k not in m:\n        m[k] = object()\n    m[k]{after and '\n    del m[k]'}",
+        body="with lock:\n    if k not in m:\n        m[k] = object()\n    m[k]" + locked_after,
         sized=lambda threads: {"lock": threading.Lock()},  # noqa: ARG005
     )
     setdefault = replace(
@@ -262,25 +263,28 @@ def go_mix(
     peers: list[str],
     *,
     size: int = 0,
+    prologue: str = "",
     ours: str | None = None,
     locked: str | None = None,
 ) -> Operation:
-    """Int keys, the map filled with the first so many of them; in each thread `i` counts from a
-    number of its own. `body` is dict's; where dict has no such operation, `locked` is one under the
-    lock, and the row without lock is left out.
+    """Int keys, the map filled with the first so many; in each thread `i` counts, from afar.
+
+    `body` is dict's. Where dict has no such operation, `locked` is one under the lock, `ours` is
+    SyncMap's, and the row without lock is left out.
     """
+    more = {"few": values(2)}
 
     def rows(make: Make) -> Row:
         return Row(
             "",
             "ours",
             "",
-            lambda: {"m": filled(make, "int", size), "numbers": itertools.count(1)},
-            "i = next(numbers) << 40",
+            lambda: {"m": filled(make, "int", size), "numbers": itertools.count(1), **more},
+            f"i = next(numbers) << 40\n{prologue}",
         )
 
     def step(text: str) -> str:
-        return f"i += 1\nj = i % {{span}} + {FIRST}\n".format(span=max(size, 1)) + text
+        return f"i += 1\nj = i % {max(size, 1)} + {FIRST}\n{text}"
 
     dict_row = replace(rows(dict), name="dict", kind="stdlib", body=step(body))
     shown = [] if locked else [dict_row]
@@ -327,24 +331,24 @@ def go_mixes(peers: list[str]) -> Iterator[Operation]:
         "",
         [],
         size=1,
-        locked="if m.get(j) is i:\n    m[j] = j",
-        ours="m.compare_and_swap(j, i, j)",
+        prologue=f"a, b = few\nm[{FIRST}] = a",
+        locked="if m[j] is a:\n    m[j] = b\nif m[j] is b:\n    m[j] = a",
+        ours="if m.compare_and_swap(j, a, b):\n    m.compare_and_swap(j, b, a)",
     )
-    # Against maps that copy themselves when read often: stores ever fewer new keys.
+    # Against maps that copy themselves once they were read often: stores as soon as it may be due.
     yield go_mix(
         "adversarial allocation",
-        "m.get(i)\nif not i & (i - 1) or not i % 1024:\n    m[i] = i",
+        "m.get(i)\nloads += 1\nif loads > stores:\n    m[i] = i\n    loads = 0\n    stores += 1",
         peers,
         size=1024,
+        prologue="loads = stores = 0",
     )
-    # And: deletes some key, and stores a new one, each time it came round.
+    # And: each time it came round it deletes some key and stores a new one.
     yield go_mix(
         "adversarial deletion",
-        "",
+        "m.get(j)\nif not i % 1024:\n    m.popitem()\n    m[i] = i",
         [],
         size=1024,
-        locked="m.get(j)\nif not i % 1024:\n    m.popitem()\n    m[i] = i",
-        ours="m.get(j)\nif not i % 1024:\n    m.popitem()\n    m[i] = i",
     )
 
 

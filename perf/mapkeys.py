@@ -1,7 +1,7 @@
 """Keys for maps: what a program looks up is equal to the stored key, and not the same object.
 
-A key is made anew from its number, as requests are parsed into keys; so threads that make the keys of
-the same numbers hold equal ones of their own. Numbers begin where ints are no longer immortal.
+A key is made anew from its number, as requests are parsed into keys; so threads that make the keys
+of the same numbers hold equal ones of their own. Numbers begin where ints are no longer immortal.
 """
 
 from __future__ import annotations

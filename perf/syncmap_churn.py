@@ -1,4 +1,4 @@
-"""Ever new keys, of which few are alive at a time: `SyncMap` beside `dict`, its cost and memory over time.
+"""Ever new keys, few of them alive at a time: cost and memory of `SyncMap` beside `dict`'s.
 
 Each thread stores a key that never was there and deletes its oldest one: two operations.
 """
@@ -75,7 +75,7 @@ def look(m: Any, costs: list[float], pairs: int) -> apart.Result:
 
 def show(found: dict[str, list[apart.Result]], args: argparse.Namespace) -> None:
     print(
-        f"{args.operations} stores and deletions of ever new keys, {args.live} live, in {PARTS} parts\n"
+        f"{args.operations} stores and deletions of new keys, {args.live} live, in {PARTS} parts\n"
     )
     for name, rounds in found.items():
         best = [min(r["parts"][part]["ns"] for r in rounds) for part in range(PARTS)]

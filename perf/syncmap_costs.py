@@ -1,8 +1,8 @@
 """The cost of each operation, on machines that others use too: `SyncMap` beside `dict`.
 
-In one thread: its processor time, in rounds of one map after the other, of which the best counts. In several: the
-loads of batches during which no thread was kept from running, as the clocks of all show afterwards. All keys
-are equal to the stored ones and none is the same object.
+In one thread: its processor time, in rounds of one map after the other, of which the best counts.
+In several: the loads of batches during which no thread was kept from running, as the clocks of all
+show afterwards. All keys are equal to the stored ones and none is the same object.
 """
 
 from __future__ import annotations
@@ -149,11 +149,11 @@ def shared_map(name: str, size: int) -> Any:
 
 def measure(name: str, args: argparse.Namespace) -> apart.Result:
     if name.startswith(ALONE):
-        kind, size = name.removeprefix(ALONE).split()
+        kind, entries = name.removeprefix(ALONE).split()
         best: dict[str, dict[str, float]] = {m: {} for m in MAPS}
         for _ in range(args.rounds):
             for m, make in MAPS.items():
-                for step, ns in life(make, kind, int(size)).items():
+                for step, ns in life(make, kind, int(entries)).items():
                     best[m][step] = min(ns, best[m].get(step, ns))
         return best
     size = int(name.removeprefix(TOGETHER))
@@ -165,9 +165,9 @@ def measure(name: str, args: argparse.Namespace) -> apart.Result:
     for turn in range(args.rounds * MORE):
         for key, done in batches.items():
             if turn < args.rounds or len(done) < ENOUGH:
-                which, threads = key.split(": ")
-                spans = run_together(maps[which], "str", size, int(threads), args.seconds)
-                done += side_by_side(spans)
+                which, count = key.split(": ")
+                spans = run_together(maps[which], "str", size, int(count), args.seconds)
+                done.extend(side_by_side(spans))
     return {
         key: {"count": len(ns), "ns": statistics.median(ns) if ns else math.nan}
         for key, ns in batches.items()
@@ -187,8 +187,8 @@ def show(found: dict[str, list[apart.Result]], args: argparse.Namespace) -> None
             rows.append(["  ratio", *(f"{mine[step] / theirs[step]:.2f}" for step in mine)])
     apart.table(["keys", "loop alone", *STEPS], rows)
     print(
-        f"\nns a load in 1 thread, and in {args.threads} while all of them run, str keys and ordinary "
-        f"values:\nthe median of batches of {BATCH}\n"
+        f"\nns a load in 1 thread, and in {args.threads} while all of them run, str keys and "
+        f"ordinary values:\nthe median of batches of {BATCH}\n"
     )
     rows = []
     for name, (first, *_) in found.items():

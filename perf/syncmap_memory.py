@@ -18,7 +18,7 @@ from nogil_sync import SyncMap
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MAPS: dict[str, Callable[[], Any]] = {"dict": dict, "SyncMap": SyncMap}
+MAPS: dict[str, Callable[..., Any]] = {"dict": dict, "SyncMap": SyncMap}
 SIZES, EMPTIED = "sizes", "emptied "
 CLEARED = ", by clear()"
 

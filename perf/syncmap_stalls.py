@@ -1,8 +1,8 @@
 """How long lookups take while another thread makes the map large: `SyncMap` beside `dict`.
 
-The control is a thread that reads the clock as often and looks nothing up, beside the same growth: what it shows is
-the machine's and the interpreter's doing. A lookup is counted as *preempted* if the system took the processor
-from its thread, for another, during the batch of lookups it belongs to.
+The control is a thread that reads the clock as often and looks nothing up, beside the same growth:
+what it shows is the machine's and the interpreter's doing. A lookup is counted as *preempted* if
+the system took the processor from its thread, for another, during the batch it belongs to.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from mapkeys import fresh, int_key, stored
 from nogil_sync import SyncMap
 
 try:
-    from resource import RUSAGE_THREAD, getrusage
-except ImportError:  # not Linux
-    RUSAGE_THREAD = None  # type: ignore[assignment]
+    import resource
+except ImportError:  # not Unix
+    resource = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -34,8 +34,9 @@ SLOW = 20_000  # ns
 
 
 def switches() -> int:
-    """How often the calling thread had to leave the processor to others."""
-    return getrusage(RUSAGE_THREAD).ru_nivcsw if RUSAGE_THREAD is not None else 0
+    """How often the calling thread had to leave the processor to others; 0 if that is not told."""
+    who = getattr(resource, "RUSAGE_THREAD", None)
+    return 0 if who is None else resource.getrusage(who).ru_nivcsw
 
 
 class Latencies:
@@ -108,14 +109,16 @@ class Merged:
 
     def __init__(self, rounds: list[apart.Result]) -> None:
         self.counts = [sum(column) for column in zip(*(r["counts"] for r in rounds), strict=True)]
-        self.total = sum(self.counts)
-        self.slow = sorted((took, preempted) for r in rounds for took, preempted in r["slow"])
+        self.total: int = sum(self.counts)
+        self.slow: list[tuple[int, bool]] = sorted(
+            (took, preempted) for r in rounds for took, preempted in r["slow"]
+        )
         self.seconds = min(r["seconds"] for r in rounds)
 
     def share_slower(self, limit: int, *, undisturbed: bool = False) -> float:
         assert limit >= SLOW
-        slower = [1 for took, hit in self.slow if took >= limit and not (undisturbed and hit)]
-        return len(slower) / max(1, self.total)
+        slower = sum(took >= limit and not (undisturbed and hit) for took, hit in self.slow)
+        return slower / max(1, self.total)
 
     def slowest(self, *, undisturbed: bool = False) -> str:
         took = [took for took, hit in self.slow if not (undisturbed and hit)]
@@ -126,9 +129,10 @@ def show(found: dict[str, list[apart.Result]], args: argparse.Namespace) -> None
     merged = {name: Merged(rounds) for name, rounds in found.items()}
     print(f"Lookups while another thread stores {args.entries} entries, by how long they took\n")
     used = [any(m.counts[bit] for m in merged.values()) for bit in range(64)]
-    rows: list[list[object]] = []
-    for bit in range(used.index(True), 64 - used[::-1].index(True)):
-        rows.append([f"< {(1 << bit) / 1000:g} µs", *(m.counts[bit] for m in merged.values())])
+    rows: list[list[object]] = [
+        [f"< {(1 << bit) / 1000:g} µs", *(m.counts[bit] for m in merged.values())]
+        for bit in range(used.index(True), 64 - used[::-1].index(True))
+    ]
     for title, undisturbed in (("", False), (", not preempted", True)):
         shares = (m.share_slower(50_000, undisturbed=undisturbed) for m in merged.values())
         rows.append([f"% of 50 µs or more{title}", *(f"{share * 100:.4f}" for share in shares)])
