@@ -1,5 +1,8 @@
 """Running something once, for both backends: who runs it, who waits, and what everyone gets.
 
+`once` and its kin are here; the flights of ``SyncMap.load_or_compute`` (`_syncmap`) run by
+:func:`exclusively`, too, so that a circle of waits is found also when it goes through both.
+
 A *run* is one call of :func:`exclusively`. It claims its key by ``setdefault`` in the table of
 what is under way, which is one atomic step; whoever finds another's run there waits until that
 is over and looks again. So nothing is locked while user code runs, and what nobody computes

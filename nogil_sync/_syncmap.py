@@ -45,6 +45,7 @@ from collections.abc import (
     MutableMapping,
     ValuesView,
 )
+from operator import itemgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, overload
 
@@ -77,11 +78,6 @@ class SharedMap(_Base[K, V]):
 
     _plain: ClassVar[Any]
     _Flag: ClassVar[Any]
-
-    if TYPE_CHECKING:
-
-        def _flights(self) -> Any: ...
-        def _pairs(self) -> Iterator[tuple[K, V]]: ...
 
     def __repr__(self) -> str:
         name = type(self).__name__
@@ -240,7 +236,10 @@ class Keys(KeysView[K]):
     """The keys of a SyncMap."""
 
     __slots__ = ()
-    _mapping: SharedMap[K, Any]
+    _mapping: Any
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._mapping)
 
     def __repr__(self) -> str:
         return f"{type(self._mapping).__name__}.keys({list(self)!r})"
@@ -250,10 +249,10 @@ class Values(ValuesView[V]):
     """The values of a SyncMap."""
 
     __slots__ = ()
-    _mapping: SharedMap[Any, V]
+    _mapping: Any
 
     def __iter__(self) -> Iterator[V]:
-        return (value for _, value in self._mapping._pairs())
+        return map(itemgetter(1), self._mapping._pairs())
 
     def __contains__(self, value: object) -> bool:
         return any(each is value or each == value for each in self)
@@ -266,10 +265,11 @@ class Items(ItemsView[K, V]):
     """The entries of a SyncMap."""
 
     __slots__ = ()
-    _mapping: SharedMap[K, V]
+    _mapping: Any
 
     def __iter__(self) -> Iterator[tuple[K, V]]:
-        return self._mapping._pairs()
+        pairs: Iterator[tuple[K, V]] = self._mapping._pairs()
+        return pairs
 
     def __repr__(self) -> str:
         return f"{type(self._mapping).__name__}.items({list(self)!r})"
@@ -295,12 +295,18 @@ def load_or_compute(
         raise TypeError(f"{type(fn).__name__!r} object is not callable")
     deadline = None if seconds is None else monotonic() + seconds
     while True:
-        flight = _join(self, key)
-        exclusively(id(flight), deadline, _over, _run, flight, self, key, fn, args)
+        # The frames of a call hang on the traceback of its error: so that these do not hold
+        # each other, the frames have the flight, which knows the error, in a box that is emptied.
+        box = [_join(self, key)]
+        exclusively(id(box[0]), deadline, _over, _run, box, self, key, fn, args)
+        flight = box.pop()
         failure, value = flight.failure, flight.value
+        del flight
         if failure is not None:
-            del flight  # this frame will be in the traceback, which the flight refers to
-            failure.throw()
+            try:
+                failure.throw()
+            finally:
+                del failure
         if value is not ABSENT:
             return value
 
@@ -317,14 +323,15 @@ def _join(self: Any, key: Any) -> Flight:
             return new
 
 
-def _over(flight: Flight, *_: Any) -> Flight | None:
-    return flight if flight.over else None
+def _over(box: list[Flight], *_: Any) -> bool | None:
+    return box[0].over or None
 
 
 def _run(
-    flight: Flight, self: Any, key: Any, fn: Callable[..., Any], args: tuple[Any, ...]
-) -> Flight:
+    box: list[Flight], self: Any, key: Any, fn: Callable[..., Any], args: tuple[Any, ...]
+) -> bool:
     plain = self._plain
+    flight = box[0]
     try:
         try:
             value = plain.get(self, key, ABSENT)  # another may have landed before this one began
@@ -340,4 +347,5 @@ def _run(
             plain._flights(self).compare_and_delete(key, flight)
         except Exception:
             pass  # of the keys' equality; the flight is over all the same
-    return flight
+        del flight
+    return True

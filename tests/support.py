@@ -116,6 +116,14 @@ def collect_often() -> None:
     time.sleep(0.001)
 
 
+def collected(*watches: Callable[[], object]) -> bool:
+    """Whether what these weak references refer to is collected.
+
+    Again and again, as gc.collect() does nothing while another thread collects.
+    """
+    return eventually(lambda: gc.collect() >= 0 and all(watch() is None for watch in watches))
+
+
 def for_a_while(seconds: float) -> Iterator[int]:
     """Count until the time is over, scaled by NOGIL_SYNC_STRESS."""
     end = time.monotonic() + seconds * STRESS

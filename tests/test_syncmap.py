@@ -3,7 +3,6 @@
 import collections
 import collections.abc
 import copy
-import gc
 import pickle
 import sys
 import threading
@@ -11,7 +10,7 @@ import types
 import weakref
 
 import pytest
-from support import background, run_threads
+from support import background, collected, run_threads
 
 from nogil_sync import SyncMap
 
@@ -684,8 +683,7 @@ def test_all_goes_with_the_map():
     m[key] = value
     del key, value
     del m
-    gc.collect()
-    assert [watch() for watch in watches] == [None, None]
+    assert collected(*watches)
 
 
 @pytest.mark.parametrize("through", ["values", "keys", "views", "iterators", "flights"])
@@ -706,10 +704,9 @@ def test_cycles_are_collected(through):
         m["iterators"] = [iter(m), iter(m.items()), holder]
     else:
         m.load_or_compute(holder, lambda m=m: m)
-    watch = weakref.ref(holder), weakref.ref(m)
+    watches = weakref.ref(holder), weakref.ref(m)
     del m, holder
-    gc.collect()
-    assert [each() for each in watch] == [None, None]
+    assert collected(*watches)
 
 
 # Threads

@@ -281,22 +281,31 @@ def test_nothing_is_left_over():
     class Value:
         pass
 
+    def use(outcome):
+        held = Value()
+
+        def compute(held=held):
+            if outcome is not None:
+                raise outcome
+            return held
+
+        try:
+            m.load_or_compute("k", compute)
+        except BaseException:
+            pass
+        m.pop("k", None)
+        return weakref.ref(held)
+
     m = SyncMap()
-    value = m.load_or_compute("k", Value)
-    watch = weakref.ref(value)
-    del m["k"], value
-    assert watch() is None
-
-    def compute(held=Value()):
-        nonlocal watch
-        watch = weakref.ref(held)
-        raise LookupError
-
-    with pytest.raises(LookupError):
-        m.load_or_compute("k", compute)
-    del compute
-    gc.collect()
-    assert watch() is None
+    enabled = gc.isenabled()
+    gc.disable()  # no cycles either
+    try:
+        for outcome in (None, LookupError, KeyboardInterrupt):
+            assert use(outcome)() is None
+        assert len(m._flights()) == 0
+    finally:
+        if enabled:
+            gc.enable()
 
 
 # Many threads

@@ -9,7 +9,8 @@
 typedef struct SyncMap {
     PyObject_HEAD
     ns_table table;
-    _Atomic bool born;
+    _Atomic uint8_t born; /* 0: no __init__ yet, 1: in it, 2: done */
+    bool is_flights;      /* constant: it is another map's `flights` */
     ns_ref flights; /* the map of the calls of load_or_compute under way; NULL before the first */
     ns_watch *watch;
     PyObject *weakrefs;

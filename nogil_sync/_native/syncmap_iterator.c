@@ -1,9 +1,9 @@
 /* Iterators of SyncMap: a page of keys at a time, each looked up when its turn comes.
  *
- * A page is what one part of the table held at one moment (core/table.h, ns_table_page). The iterator
- * holds the keys of its page, never a value, so that values are let go when they leave the map. A key
- * whose entry is gone when its turn comes is left out: the entry is found by the identity of the key, without
- * any code of users.
+ * A page is what one part of the table held at one moment (core/table.h, ns_table_page). The
+ * iterator holds the keys of its page, never a value, so that values are let go when they leave
+ * the map. A key whose entry is gone when its turn comes is left out: the entry is found by the
+ * identity of the key, without any code of users.
  *
  * Threads may share an iterator: a small lock guards its fields, and never more than moving
  * them. A thread fills its new page outside, and throws it away if another was faster.
@@ -130,7 +130,10 @@ ns_syncmap_iterate(SyncMap *o, bool pairs)
 {
     ns_state *state = ns_state_of((PyObject *)o);
     PyTypeObject *type = state ? (PyTypeObject *)state->syncmap_iterator_type : NULL;
-    Iterator *it = type ? (Iterator *)type->tp_alloc(type, 0) : NULL;
+    if (type == NULL) {
+        return ns_shutting_down();
+    }
+    Iterator *it = (Iterator *)type->tp_alloc(type, 0);
     if (it != NULL) {
         it->map = (SyncMap *)Py_NewRef((PyObject *)o);
         it->pairs = pairs;

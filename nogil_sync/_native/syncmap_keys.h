@@ -1,9 +1,10 @@
 /* syncmap_keys.h: the hash of a key, and whether a key in the table is the one looked for.
  *
- * In the table's sections and under its locks no code of users may run, and nothing may be allocated, raised or
- * released. Keys of exact str, int, bytes, float, and tuples of such, are compared here, in place:
- * their contents never change and they live as long as the section (core/table.h, 3a). About anything else
- * NS_UNKNOWN is the answer; then the caller leaves and asks the interpreter.
+ * In the table's sections and under its locks no code of users may run, and nothing may be
+ * allocated, raised or released. Keys of exact str, int, bytes, float, and tuples of such, are
+ * compared here, in place: their contents never change and they live as long as the section
+ * (core/table.h, 3a). About anything else NS_UNKNOWN is the answer; then the caller leaves and
+ * asks the interpreter.
  */
 #ifndef NS_SYNCMAP_KEYS_H
 #define NS_SYNCMAP_KEYS_H
@@ -112,8 +113,8 @@ ns_match_identical(uintptr_t stored, const void *wanted)
     return stored == (uintptr_t)wanted ? NS_EQUAL : NS_DIFFERENT;
 }
 
-/* One search that may have to ask: what was answered, and where it stopped. Holds references to the keys it
- * asked about, so that their addresses mean them. */
+/* One search that may have to ask: what was answered, and where it stopped. Holds references to
+ * the keys it asked about, so that their addresses mean them. */
 typedef struct ns_asker {
     PyObject *key; /* NULL: not in use yet */
     PyObject *equal;

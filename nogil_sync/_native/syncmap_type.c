@@ -1,20 +1,23 @@
 /* SyncMap: core/table.h as a Python mapping.
  *
  * Here are the primitives, each atomic for its key; views, comparison, repr and the calls of
- * load_or_compute that miss are Python, in nogil_sync/_syncmap.py, whose SharedMap is the base of this type.
+ * load_or_compute that miss are Python, in nogil_sync/_syncmap.py, whose SharedMap is the base
+ * of this type.
  *
- * Every operation is one of two. `lookup` reads without a lock. `edit` locks the key's segment, finds
- * the entry, changes it, unlocks, and only then lets go of what was replaced. Equality that may run code of users is asked between
- * attempts, with nothing held but references (syncmap_keys.h); an attempt after that
- * goes on where the last one stopped, if nothing was inserted in its way meanwhile.
+ * Every operation is one of two. `lookup` reads without a lock. `edit` locks the key's segment,
+ * finds the entry, changes it, unlocks, and only then lets go of what was replaced. Equality
+ * that may run code of users is asked between attempts, with nothing held but references
+ * (syncmap_keys.h); an attempt after that goes on where the last one stopped, if nothing was
+ * inserted in its way meanwhile.
  *
- * References. The table owns one to each key and value. Values are published (tryref.h) before they are stored, so
- * a reader can always take one to what an entry holds; a value is let go by whoever replaced it, at once. Keys are
- * compared without touching their counts (core/table.h, 3a), but for those that must be asked: they are published, too,
- * if they are of a type for which that is usual; else the reference is taken under the lock.
+ * References. The table owns one to each key and value. Values are published (tryref.h) before
+ * they are stored, so a reader can always take one to what an entry holds; a value is let go by
+ * whoever replaced it, at once. Keys are compared without touching their counts (core/table.h,
+ * 3a), but for those that must be asked: they are published, too, if they are of a type for
+ * which that is usual; else the reference is taken under the lock.
  *
- * A map without __init__ has no directory, so that only what finds nothing has to look whether it was
- * called.
+ * A map without __init__ has no directory, so that only what finds nothing has to look whether
+ * it was called.
  */
 #include "syncmap.h"
 
@@ -27,6 +30,12 @@
 
 enum { ERROR = -1, MISSING = 0, FOUND = 1 };
 
+static inline bool
+is_born(SyncMap *o)
+{
+    return ns_load(&o->born, NS_ACQUIRE) == 2;
+}
+
 static bool
 hold_nothing(uintptr_t Py_UNUSED(word))
 {
@@ -38,8 +47,8 @@ drop_nothing(uintptr_t Py_UNUSED(word))
 {
 }
 
-/* A reference to the next key to ask about, taken under the lock: for a plain key that another thread made, which
- * is looked for by one that is not plain. 0: there is none any more. */
+/* A reference to the next key to ask about, taken under the lock: for a plain key that another
+ * thread made, which is looked for by one that is not plain. 0: there is none any more. */
 static uintptr_t
 key_to_ask(SyncMap *o, uint64_t hash, ns_asker *a)
 {
@@ -56,7 +65,8 @@ key_to_ask(SyncMap *o, uint64_t hash, ns_asker *a)
     return key;
 }
 
-/* What `lookup` does where nothing was found at once. With *value a reference, unless value is NULL. */
+/* What `lookup` does where nothing was found at once. With *value a reference, unless value is
+ * NULL. */
 static Py_NO_INLINE int
 lookup_slow(SyncMap *o, PyObject *key, uint64_t hash, PyObject **value, ns_asker *a,
             enum ns_found found)
@@ -64,9 +74,7 @@ lookup_slow(SyncMap *o, PyObject *key, uint64_t hash, PyObject **value, ns_asker
     uintptr_t word;
     ns_asker own;
     if (found == NS_ABSENT) {
-        return ns_likely(ns_load(&o->born, NS_RELAXED))
-                   ? MISSING
-                   : (ns_not_initialized((PyObject *)o), ERROR);
+        return ns_likely(is_born(o)) ? MISSING : (ns_not_initialized((PyObject *)o), ERROR);
     }
     if (a == NULL) {
         ns_asker_unused(&own);
@@ -103,9 +111,9 @@ get_any(SyncMap *o, PyObject *key, uint64_t hash, uintptr_t *word)
     return ns_table_get(&o->table, hash, ns_match_any, key, NULL, ns_hold, ns_drop, word);
 }
 
-/* FOUND with a reference in *value, MISSING, or ERROR with an exception. `a`, if not NULL, keeps the
- * answers of equality for the edit that follows: so no two keys are compared twice in one operation, and
- * equality that changes the map cannot keep it going round. */
+/* FOUND with a reference in *value, MISSING, or ERROR with an exception. `a`, if not NULL, keeps
+ * the answers of equality for the edit that follows: so no two keys are compared twice in one
+ * operation, and equality that changes the map cannot keep it going round. */
 static inline int
 lookup_with(SyncMap *o, PyObject *key, uint64_t hash, PyObject **value, ns_asker *a)
 {
@@ -185,8 +193,7 @@ act(SyncMap *o, const edit *e, ns_segment *s, enum ns_found found, ns_entry *ent
     PyObject **old)
 {
     ns_garbage garbage;
-    garbage.count = 0;
-    garbage.segments = NULL;
+    ns_garbage_init(&garbage);
     int result = found == NS_PRESENT ? FOUND : MISSING;
     if (ns_unlikely(e->unless != NULL) && ns_atomic_bool_is_set(e->unless)) {
         result = FORBIDDEN;
@@ -224,6 +231,9 @@ act(SyncMap *o, const edit *e, ns_segment *s, enum ns_found found, ns_entry *ent
         }
     }
     ns_table_unlock(&o->table, s, &garbage);
+    if (ns_unlikely(o->is_flights)) {
+        ns_fence_everywhere(); /* against `has_flights` */
+    }
     if (ns_unlikely(result == ERROR)) {
         Py_DECREF(e->key);
         Py_DECREF(e->new);
@@ -281,15 +291,15 @@ apply_asking(SyncMap *o, const edit *e, PyObject **old)
     return result;
 }
 
-/* Does the edit, as one step. FOUND or MISSING: whether the key was there; of ADD and MISSING, or PUT, that it
- * is now. NOT_THIS: its value is not the expected one. FORBIDDEN: see `unless`. ERROR: nothing changed.
- * *old: the value that was there, a reference; of NOT_THIS NULL. */
+/* Does the edit, as one step. FOUND or MISSING: whether the key was there; of ADD and MISSING,
+ * or PUT, that it is now. NOT_THIS: its value is not the expected one. FORBIDDEN: see `unless`.
+ * ERROR: nothing changed. *old: the value that was there, a reference; of NOT_THIS NULL. */
 static int
 apply(SyncMap *o, const edit *e, PyObject **old)
 {
     *old = NULL;
     ns_watch_use(o->watch, (PyObject *)o);
-    if (ns_unlikely(!ns_load(&o->born, NS_RELAXED))) {
+    if (ns_unlikely(!is_born(o))) {
         ns_not_initialized((PyObject *)o);
         return ERROR;
     }
@@ -305,6 +315,9 @@ apply(SyncMap *o, const edit *e, PyObject **old)
     enum ns_found found;
     if (PyUnicode_CheckExact(e->key)) {
         found = ns_segment_find(s, e->hash, ns_match_str, e->key, NULL, &entry, &value);
+    }
+    else if (PyLong_CheckExact(e->key)) {
+        found = ns_segment_find(s, e->hash, ns_match_int, e->key, NULL, &entry, &value);
     }
     else {
         found = ns_segment_find(s, e->hash, ns_match_any, e->key, NULL, &entry, &value);
@@ -329,9 +342,18 @@ put(SyncMap *o, PyObject *key, uint64_t hash, PyObject *value)
 
 /* ---- Deleting, which detaches the calls of load_or_compute first (_syncmap.py) ---- */
 
+/* Who changed what a value is computed from, and then deletes the key, must see each flight that
+ * has begun before it could know: so this load comes after that change, in the order of all. It
+ * costs nothing, since who begins a flight has a fence put into all threads (see `act`). */
 static inline bool
 has_flights(SyncMap *o)
 {
+    if (ns_likely(ns_can_fence_threads)) {
+        ns_compiler_fence();
+    }
+    else {
+        ns_fence(NS_SEQ_CST);
+    }
     PyObject *flights = ns_load(&o->flights, NS_SEQ_CST);
     return ns_unlikely(flights != NULL) && ns_table_count(&((SyncMap *)flights)->table) != 0;
 }
@@ -343,6 +365,9 @@ detach(SyncMap *o, PyObject *key)
         return 0;
     }
     ns_state *state = ns_state_of((PyObject *)o);
+    if (state->syncmap_shared == NULL) {
+        return 0; /* the interpreter is ending, nobody computes any more */
+    }
     PyObject *result = key != NULL
                            ? PyObject_CallMethod(state->syncmap_shared, "_detach", "OO", o, key)
                            : PyObject_CallMethod(state->syncmap_shared, "_detach_all", "O", o);
@@ -371,7 +396,8 @@ clear_entries(SyncMap *o)
         int n = 0;
         uint32_t group = 0;
         ns_entry *entry = NULL;
-        ns_garbage garbage = {.count = 0};
+        ns_garbage garbage;
+        ns_garbage_init(&garbage);
         ns_segment *s = ns_table_lock(&o->table, from);
         while (n < BATCH && (entry = ns_segment_any(s, &group)) != NULL) {
             values[n++] = (PyObject *)ns_segment_remove(s, entry, &garbage);
@@ -391,7 +417,8 @@ clear_entries(SyncMap *o)
     }
     bool more;
     do { /* keys, too */
-        ns_garbage garbage = {.count = 0};
+        ns_garbage garbage;
+        ns_garbage_init(&garbage);
         more = ns_table_flush(&o->table, &from, &garbage);
         ns_garbage_release(&garbage, ns_drop);
     } while (more);
@@ -447,7 +474,7 @@ static Py_ssize_t
 length(PyObject *self)
 {
     SyncMap *o = (SyncMap *)self;
-    if (ns_unlikely(!ns_load(&o->born, NS_RELAXED))) {
+    if (ns_unlikely(!is_born(o))) {
         ns_not_initialized(self);
         return -1;
     }
@@ -550,7 +577,8 @@ popitem(PyObject *self, PyObject *Py_UNUSED(unused))
         PyErr_SetString(PyExc_KeyError, "popitem(): the map is empty");
         return NULL;
     }
-    ns_garbage garbage = {.count = 0};
+    ns_garbage garbage;
+    ns_garbage_init(&garbage);
     uint32_t group = 0;
     ns_entry *entry = ns_segment_any(s, &group);
     PyTuple_SET_ITEM(pair, 0, Py_NewRef((PyObject *)ns_load(&entry->key, NS_RELAXED)));
@@ -610,7 +638,8 @@ swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
                             : Py_NewRef(values[2] != NULL ? values[2] : Py_None);
 }
 
-/* compare_and_swap, compare_and_delete: 1, 0, or -1. e->expected is what the caller compares with. */
+/* compare_and_swap, compare_and_delete: 1, 0, or -1. e->expected is what the caller compares
+ * with. */
 static int
 compare_and(SyncMap *o, edit *e)
 {
@@ -734,6 +763,9 @@ static PyObject *
 compute(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *timeout)
 {
     ns_state *state = ns_state_of(self);
+    if (state->syncmap_compute == NULL) {
+        return ns_shutting_down();
+    }
     PyObject *rest = PyTuple_New(nargs - 2), *seconds = seconds_of(timeout), *result = NULL;
     if (rest != NULL && seconds != NULL) {
         for (Py_ssize_t i = 2; i < nargs; i++) {
@@ -814,10 +846,14 @@ flights_of(PyObject *self, PyObject *Py_UNUSED(unused))
     PyObject *flights = ns_load(&o->flights, NS_ACQUIRE);
     if (flights == NULL) {
         ns_state *state = ns_state_of(self);
+        if (state->syncmap_type == NULL) {
+            return ns_shutting_down();
+        }
         PyObject *none = NULL, *new = PyObject_CallNoArgs(state->syncmap_type);
         if (new == NULL) {
             return NULL;
         }
+        ((SyncMap *)new)->is_flights = true;
         if (ns_cas(&o->flights, &none, new, NS_SEQ_CST)) {
             flights = new;
         }
@@ -835,6 +871,9 @@ land(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     PyObject *value;
     edit e = {.kind = ADD};
     ns_state *state = ns_state_of(self);
+    if (state->atomic_bool_type == NULL) {
+        return ns_shutting_down();
+    }
     if (nargs != 3 || !PyObject_TypeCheck(args[2], (PyTypeObject *)state->atomic_bool_type)) {
         PyErr_SetString(PyExc_TypeError, "_land(key, value, detached: AtomicBool)");
         return NULL;
@@ -859,6 +898,10 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     PyObject *source = NULL, *entries = NULL, *list = NULL;
     ns_state *state = ns_state_of(self);
     if (state == NULL || !PyArg_UnpackTuple(args, "SyncMap", 0, 1, &source)) {
+        return -1;
+    }
+    if (source != NULL && state->syncmap_shared == NULL) {
+        ns_shutting_down();
         return -1;
     }
     int result = -1;
@@ -888,14 +931,13 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
             }
         }
     }
-    bool unborn = false;
-    ns_watch *watch = ns_watch_new(self);
-    if (!ns_cas(&o->born, &unborn, true, NS_SEQ_CST)) {
-        ns_watch_free(watch);
+    uint8_t unborn = 0;
+    if (!ns_cas(&o->born, &unborn, 1, NS_RELAXED)) {
         ns_initialized_twice(self);
         goto done;
     }
-    o->watch = watch;
+    o->watch = ns_watch_new(self);
+    ns_store(&o->born, 2, NS_RELEASE);
     for (Py_ssize_t i = 0; i < n; i++) {
         PyObject *pair = PyList_GET_ITEM(list, i);
         if (put(o, PyTuple_GET_ITEM(pair, 0), hashes[i], PyTuple_GET_ITEM(pair, 1)) < 0) {

@@ -61,10 +61,10 @@ class _Table:
         self.narrow = sys.maxsize  # it is made smaller only when it has fewer buckets
 
 
-def _find(bucket: Bucket | None, key: object) -> int:
-    """Where in the bucket the entry with this key is, or -1. Runs code of users."""
+def _find(bucket: Bucket | None, key: object, begin: int = 0) -> int:
+    """Where in the bucket, from there on, the entry with this key is, or -1. Runs code of users."""
     if bucket is not None:
-        for at in range(0, len(bucket), 2):
+        for at in range(begin, len(bucket), 2):
             each = bucket[at]
             if each is key or each == key:
                 return at
@@ -195,25 +195,27 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         self: "SyncMap[str, V]", mapping_or_pairs: Iterable[tuple[str, V]], /, **kwargs: V
     ) -> None: ...
     def __init__(self, mapping_or_pairs: Any = (), /, **kwargs: Any) -> None:
-        entries = [(hash(key), key, value) for key, value in self._entries(mapping_or_pairs)]
+        entries = list(self._entries(mapping_or_pairs))
         super().__init__()
         self.__guard: Guard = guard_of(self)
         self.__flights: SyncMap[K, Any] | None = None
         self.__table = _Table()
-        for which, key, value in entries:
-            self.__edit(which, key, _put, value)
+        for key, value in entries:
+            self.__edit(key, _put, value)
         for name, value in kwargs.items():
-            self.__edit(hash(name), name, _put, value)
+            self.__edit(name, _put, value)
 
     # Lookups
 
     def __getitem__(self, key: K, /) -> V:
         bucket = self.__table.buckets.get(hash(key))
-        at = _find(bucket, key)
-        if bucket is None or at < 0:
-            raise KeyError(key)
-        value: V = bucket[at + 1]
-        return value
+        if bucket is not None:
+            first = bucket[0]  # nearly always the only one
+            at = 0 if first is key or first == key else _find(bucket, key, 2)
+            if at >= 0:
+                value: V = bucket[at + 1]
+                return value
+        raise KeyError(key)
 
     def __contains__(self, key: object, /) -> bool:
         return _find(self.__table.buckets.get(hash(key)), key) >= 0
@@ -227,8 +229,12 @@ class SyncMap(SyncObject, SharedMap[K, V]):
     def get(self, key: Any, default: Any = None, /) -> Any:
         """Return the value of `key`, or `default` if the key is missing."""
         bucket = self.__table.buckets.get(hash(key))
-        at = _find(bucket, key)
-        return default if bucket is None or at < 0 else bucket[at + 1]
+        if bucket is not None:
+            first = bucket[0]
+            at = 0 if first is key or first == key else _find(bucket, key, 2)
+            if at >= 0:
+                return bucket[at + 1]
+        return default
 
     def __len__(self) -> int:
         table = self.__table
@@ -237,11 +243,11 @@ class SyncMap(SyncObject, SharedMap[K, V]):
     # Changes
 
     def __setitem__(self, key: K, value: V, /) -> None:
-        self.__edit(hash(key), key, _put, value)
+        self.__edit(key, _put, value)
 
     def __delitem__(self, key: K, /) -> None:
         self.__invalidate(key)
-        if self.__edit(hash(key), key, _remove)[0] is ABSENT:
+        if self.__edit(key, _remove)[0] is ABSENT:
             raise KeyError(key)
 
     @overload
@@ -258,7 +264,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         >>> members.setdefault("ann", 1), members.setdefault("ann", 2)
         (1, 1)
         """
-        found = self.__edit(hash(key), key, _put_first, default)[0]
+        found = self.__edit(key, _put_first, default)[0]
         return default if found is ABSENT else found
 
     @overload
@@ -279,7 +285,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         (1, None)
         """
         self.__invalidate(key)
-        found = self.__edit(hash(key), key, _remove)[0]
+        found = self.__edit(key, _remove)[0]
         if found is not ABSENT:
             return found
         if default is ABSENT:
@@ -334,7 +340,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         >>> seen.insert("id-1", None), seen.insert("id-1", None)
         (True, False)
         """
-        return self.__edit(hash(key), key, _put_first, value)[0] is ABSENT
+        return self.__edit(key, _put_first, value)[0] is ABSENT
 
     @overload
     def swap(self, key: K, value: V, default: None = None) -> V | None: ...
@@ -350,7 +356,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         >>> owner.swap("door", "bob"), owner.swap("gate", "bob", "nobody")
         ('ann', 'nobody')
         """
-        found = self.__edit(hash(key), key, _put, value)[0]
+        found = self.__edit(key, _put, value)[0]
         return default if found is ABSENT else found
 
     def compare_and_swap(self, key: K, old: V, new: V) -> bool:
@@ -365,7 +371,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         >>> state.compare_and_swap("job", "queued", "running")
         False
         """
-        return self.__edit(hash(key), key, _exchange, old, new)[1] is not KEEP
+        return self.__edit(key, _exchange, old, new)[1] is not KEEP
 
     def compare_and_delete(self, key: K, old: V) -> bool:
         """Delete `key` if its value is `old`; return whether it was.
@@ -386,7 +392,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
             self.__invalidate(key)
             return ABSENT
 
-        return self.__edit(hash(key), key, remove)[1] is not KEEP
+        return self.__edit(key, remove)[1] is not KEEP
 
     def modify(self, key: K, fn: Callable[[V], V], default: V) -> V:
         """Set `key` to ``fn(value)``, or to ``fn(default)`` if it is missing; return the new value.
@@ -399,7 +405,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         >>> hits.modify("/", lambda n: n + 1, 0), hits.modify("/", lambda n: n + 1, 0)
         (1, 2)
         """
-        value: V = self.__edit(hash(key), key, _apply, fn, default)[1]
+        value: V = self.__edit(key, _apply, fn, default)[1]
         return value
 
     def load_or_compute(
@@ -473,17 +479,15 @@ class SyncMap(SyncObject, SharedMap[K, V]):
 
     # How it is done
 
-    def __edit(self, which: int, key: Any, edit: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
-        """Set the key, of this hash, to ``edit(value, *args)``; return the value, and that.
-
-        ABSENT is the value of a missing key, and deletes it; KEEP changes nothing.
-        """
-        return self.__edit_unless(None, which, key, edit, *args)
-
-    def __edit_unless(
-        self, flag: Any, which: int, key: Any, edit: Callable[..., Any], *args: Any
+    def __edit(
+        self, key: Any, edit: Callable[..., Any], *args: Any, unless: Any = None
     ) -> tuple[Any, Any]:
-        """The same, but no change after the flag is set."""
+        """Set the key to ``edit(value, *args)``; return the value, and that.
+
+        ABSENT is the value of a missing key, and deletes it; KEEP changes nothing. Nothing changes
+        once the flag `unless` is set.
+        """
+        which = hash(key)
         bucket = self.__table.buckets.get(which)
         at = _find(bucket, key)
         value = ABSENT if bucket is None or at < 0 else bucket[at + 1]
@@ -491,9 +495,9 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         found: Any = ABSENT
         unequal: dict[int, object] = {}
         while new is not KEEP:
-            if self.__install(which, bucket, _replaced(bucket, at, key, new), flag):
+            if self.__install(which, bucket, _replaced(bucket, at, key, new), unless):
                 break
-            if flag is not None and flag.load():
+            if unless is not None and unless.load():
                 break
             if bucket is not None:
                 unequal |= {id(each): each for each in bucket[: at if at >= 0 else None : 2]}
@@ -507,7 +511,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         return value, new
 
     def __install(
-        self, which: int, old: Bucket | None, new: Bucket | None, flag: Any = None
+        self, which: int, old: Bucket | None, new: Bucket | None, unless: Any = None
     ) -> bool:
         """Put the new bucket in place of the old one, if that is still there; return whether."""
         more = (len(new) // 2 - 1 if new else 0) - (len(old) // 2 - 1 if old else 0)
@@ -516,7 +520,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
             table = self.__table
             buckets = table.buckets
             current = buckets[which] if which in buckets else None  # noqa: SIM401
-            if current is old and (flag is None or not flag._AtomicBool__value):
+            if current is old and (unless is None or not unless._AtomicBool__value):
                 extra = table.extra + more
                 version = table.version + 1
                 if new is None:
@@ -571,7 +575,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
 
     def _land(self, key: K, value: V, detached: AtomicBool) -> V:
         """Insert the key, unless detached; return its value, or the given one if detached."""
-        found = self.__edit_unless(detached, hash(key), key, _put_first, value)[0]
+        found = self.__edit(key, _put_first, value, unless=detached)[0]
         return value if found is ABSENT or detached.load() else found
 
 

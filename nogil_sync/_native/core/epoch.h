@@ -1,9 +1,9 @@
 /* epoch.h: when may memory be freed that others read without a lock?
  *
  * After Fraser's epochs ("Practical lock-freedom", 2004) and the grace periods of user-space RCU
- * (Desnoyers et al., IEEE TPDS 2012). Readers mark their sections, in a record of their own; whoever
- * takes something out of a structure stamps it, and frees it once no section is left that was entered
- * early enough to have seen it.
+ * (Desnoyers et al., IEEE TPDS 2012). Readers mark their sections, in a record of their own;
+ * whoever takes something out of a structure stamps it, and frees it once no section is left
+ * that was entered early enough to have seen it.
  *
  *   reader                                   writer
  *   section = ns_epoch_enter()               make it unreachable
@@ -11,44 +11,48 @@
  *   ns_epoch_leave(section)                  later: stamp < ns_epoch_poll(): free it
  *
  * State. `now` counts up. A record holds 0 outside of sections, else what `now` was on entry.
- * Records belong to thread slots (slots.h) and lie in static memory: a thread may vanish at shutdown, and
- * another take over its slot. Threads without a slot count themselves in `strays`: while there are any,
- * nothing becomes free.
+ * Records belong to thread slots (slots.h) and lie in static memory: a thread may vanish at
+ * shutdown, and another take over its slot. Threads without a slot count themselves in `strays`:
+ * while there are any, nothing becomes free.
  *
  * ns_epoch_poll(), one at a time (a second one does nothing): now += 1; a fence in all threads;
- * now += 1; look at every record. So `now` is even between polls. With e the least record that is not 0, or the new `now`:
- * everything stamped less than `safe` = e - 1 may be freed.
+ * now += 1; look at every record. So `now` is even between polls. With e the least record that
+ * is not 0, or the new `now`: everything stamped less than `safe` = e - 1 may be freed.
  *
- * Argument. Let a thing be unlinked (store U) and then stamped: `now` is loaded and, if odd, rounded
- * up, which gives s. Let F be the fence of the poll that goes from s to s + 2. It comes, in the writer's thread, after the
- * load: that gave s, or s - 1 in the middle of the poll before. So U is visible to all after F. Let some poll Q
- * find `safe` > s; it is that poll or a later one. Suppose some section still reads the thing after Q. Its record is
- * stored (R) before its loads (L), and L did not see U; so L came before F.
- *   - Q did not see R: then R comes, in the reader's thread, after Q's fence, which is F or a later one, and L
- *     after R. Contradiction.
- *   - Q saw R = e, and e - 1 > s: e is at least s + 2, a value that `now` got after F. The reader loaded
- *     it (acquire) before L, so L came after F. Contradiction.
- *   So every section that could have read the thing is over. The release of its leaving
- *   store, or of whatever that thread stored in its record later, pairs with the poll's acquire: its reads
- *   happen before the freeing. (This needs stores that become visible to all other
+ * Argument. Let a thing be unlinked (store U) and then stamped: `now` is loaded and, if odd,
+ * rounded up, which gives s. Let F be the fence of the poll that goes from s to s + 2. It comes,
+ * in the writer's thread, after the load: that gave s, or s - 1 in the middle of the poll
+ * before. So U is visible to all after F. Let some poll Q find `safe` > s; it is that poll or a
+ * later one. Suppose some section still reads the thing after Q. Its record is stored (R) before
+ * its loads (L), and L did not see U; so L came before F.
+ *   - Q did not see R: then R comes, in the reader's thread, after Q's fence, which is F or a
+ *     later one, and L after R. Contradiction.
+ *   - Q saw R = e, and e - 1 > s: e is at least s + 2, a value that `now` got after F. The
+ *     reader loaded it (acquire) before L, so L came after F. Contradiction.
+ *   So every section that could have read the thing is over. The release of its leaving store,
+ *   or of whatever that thread stored in its record later, pairs with the poll's acquire: its
+ *   reads happen before the freeing. (This needs stores that become visible to all other
  *   processors at once: x86-64, ARMv8. Elsewhere there are fences on all sides.)
  *
- * The fence. Where one thread can put a fence into all others (park.h: membarrier), entering costs two
- * plain loads and a plain store, leaving one store, retiring a load: the polls, and whatever is rare, pay for all. Elsewhere
- * entering and retiring have a sequentially consistent fence, as has the poll, and the same argument is C11's own: of
- * two fences one is first. Under thread sanitizer, which knows neither, the record is swapped and the
- * stamp is read by a read-modify-write.
+ * The fence. Where one thread can put a fence into all others (park.h: membarrier), entering
+ * costs two plain loads and a plain store, leaving one store, retiring a load: the polls, and
+ * whatever is rare, pay for all. Elsewhere entering and retiring have a sequentially consistent
+ * fence, as has the poll, and the same argument is C11's own: of two fences one is first. Under
+ * thread sanitizer, which knows neither, the record is swapped and the stamp is read by a
+ * read-modify-write.
  *
- * Alone. If no other thread holds a slot and there are no strays, nobody else can be in a section, and
- * nothing is deferred. A thread that comes later first raises the count, then has the fence put into all threads: the
- * writer's load of the count, if it did not see that, came before the fence, and U too; so what enters later sees U.
+ * Alone. If no other thread holds a slot and there are no strays, nobody else can be in a
+ * section, and nothing is deferred. A thread that comes later first raises the count, then has
+ * the fence put into all threads: the writer's load of the count, if it did not see that, came
+ * before the fence, and U too; so what enters later sees U.
  *
- * Rules. In a section only loads, compares and compare-and-swaps: it may not block for long, run Python,
- * detach, allocate or nest. (A brief lock of lock.h may be taken: that delays only the freeing.) Nobody ever waits
- * for a grace period: what cannot be freed yet is kept, by the structure it came from.
+ * Rules. In a section only loads, compares and compare-and-swaps: it may not block for long, run
+ * Python, detach, allocate or nest. (A brief lock of lock.h may be taken: that delays only the
+ * freeing.) Nobody ever waits for a grace period: what cannot be freed yet is kept, by the
+ * structure it came from.
  *
- * Progress. Entering, leaving, retiring and polling are wait-free; a section that is preempted keeps back what is
- * retired meanwhile, no more.
+ * Progress. Entering, leaving, retiring and polling are wait-free; a section that is preempted
+ * keeps back what is retired meanwhile, no more.
  *
  * Fork. The child has one thread, which is in no section: the other records are reset.
  */
@@ -144,7 +148,8 @@ ns_epoch_safe(void)
 }
 
 /* Looks anew: about half a microsecond, and a look at every thread's record. Not in a section.
- * What was retired before it is free afterwards, unless somebody is in a section or polls just now. */
+ * What was retired before it is free afterwards, unless somebody is in a section or polls just
+ * now. */
 uint64_t ns_epoch_poll(void);
 
 #endif

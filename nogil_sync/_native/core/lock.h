@@ -1,17 +1,17 @@
 /* lock.h: the small lock inside other structures, which survives fork.
  *
- * Held for a few hundred instructions at most, never across a call that can run Python or wait for
- * anything else. It may be taken attached to the interpreter or not. What programs hold is a
+ * Held for a few hundred instructions at most, never across a call that can run Python or wait
+ * for anything else. It may be taken attached to the interpreter or not. What programs hold is a
  * mutex (mutex.h); this guards a queue or a part of a table.
  *
  * The word holds the fork generation in which it was last taken:
  *
  *     generation << 2 | state        state: 0 free, 1 held, 2 held and somebody sleeps on it
  *
- * A word of an older generation belongs to threads that did not survive a fork: whoever finds one
- * takes the lock by compare-and-swap and is told so. If it was held then, its holder is
- * gone and what it guards may be half-changed: the owner must put that right, or start afresh. So forking
- * needs no preparation, and no registry of live locks. A zeroed word is a free lock.
+ * A word of an older generation belongs to threads that did not survive a fork: whoever finds
+ * one takes the lock by compare-and-swap and is told so. If it was held then, its holder is gone
+ * and what it guards may be half-changed: the owner must put that right, or start afresh. So
+ * forking needs no preparation, and no registry of live locks. A zeroed word is a free lock.
  *
  * Ordering: taking is an acquire, releasing a release unless the owner wants more.
  */

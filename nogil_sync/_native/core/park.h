@@ -1,8 +1,9 @@
 /* park.h: everything the library asks of the operating system in order to wait.
  *
  * Sleep on a word until it changes or a deadline passes, wake sleepers, read the
- * clock, put a memory fence into every thread, and learn that the process forked. park.c is the only file with
- * operating-system calls; locks above it hold their whole state in words of their own.
+ * clock, put a memory fence into every thread, and learn that the process forked. park.c is
+ * the only file with operating-system calls; locks above it hold their whole state in words of
+ * their own.
  *
  * Contract of ns_park(word, expected, deadline)
  *   Sleeps while *word == expected. The comparison and the going to sleep are one
@@ -58,7 +59,7 @@ unsigned ns_cpu_count(void);
 extern bool ns_can_fence_threads;
 void ns_fence_threads(void);
 
-/* The fence of those that are rare, against the compiler fences, or fences, of those that are not. */
+/* The fence of those who come rarely, against the compiler fences (or fences) of the others. */
 static inline void
 ns_fence_everywhere(void)
 {

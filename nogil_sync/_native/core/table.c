@@ -38,7 +38,7 @@ is_sparse(const ns_segment *s)
 static inline uint32_t
 sweep_base(const ns_segment *s)
 {
-    uint32_t part = slots_of(s) / 16;
+    uint32_t part = slots_of(s) / 8;
     return part > NS_SWEEP ? part : NS_SWEEP;
 }
 
@@ -161,7 +161,7 @@ ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value, 
         ns_store(&e->value, value, NS_RELEASE);
         s->used += is_new;
         bump(&s->live, 1);
-        bump(&s->inserts, 1);
+        ns_store(&s->inserts, ns_load(&s->inserts, NS_RELAXED) + 1, NS_RELAXED);
         return true;
     }
 }
@@ -188,7 +188,9 @@ ns_segment_remove(ns_segment *s, ns_entry *e, ns_garbage *garbage)
     else {
         ns_store(&e->value, (uintptr_t)stamp << 1 | 1, NS_RELAXED);
         set_tag(group, index, NS_TAG_DELETED);
-        s->dead++;
+        if (s->dead++ == 0) {
+            s->died = stamp;
+        }
     }
     return value;
 }
@@ -198,6 +200,9 @@ static void
 sweep(ns_segment *s, ns_garbage *garbage)
 {
     uint64_t safe = ns_epoch_safe();
+    if (s->died >= safe) {
+        return; /* that of none has */
+    }
     for (uint32_t g = 0; g <= s->mask && s->dead > 0; g++) {
         ns_group *group = &s->groups[g];
         uint64_t tags = ns_load(&group->tags, NS_RELAXED);
@@ -206,6 +211,7 @@ sweep(ns_segment *s, ns_garbage *garbage)
             bury(s, group, ns_tag_index(bits), safe, garbage);
         }
     }
+    s->died = 0; /* of those that are left we do not know */
     s->sweep_at = s->dead + sweep_base(s);
     s->swept = safe;
 }
@@ -235,6 +241,7 @@ repair(ns_segment *s)
     uint32_t live = 0;
     uint64_t stamp = 0;
     s->used = s->dead = 0;
+    s->died = 0;
     ns_epoch_retire(&stamp);
     for (uint32_t g = 0; g <= s->mask; g++) {
         ns_group *group = &s->groups[g];
@@ -274,8 +281,8 @@ span_in(const ns_directory *d, const ns_segment *s)
     return UINT64_C(1) << (d->depth - s->depth);
 }
 
-/* The segment at index i of the directory; moves i to the next one's. The segment may begin before i,
- * after a merge. */
+/* The segment at index i of the directory; moves i to the next one's. The segment may begin
+ * before i, after a merge. */
 static ns_segment *
 next_in(ns_directory *d, uint64_t *i)
 {
@@ -465,36 +472,41 @@ reap(ns_table *t, ns_garbage *garbage)
 
 /* ---- Rebuilding ---- */
 
-/* Copies the live entries of `old` to those of the new segments that cover them. The groups are taken in the
- * order of a search for one of them: if all have one hash, as can happen, they keep their order, which was
- * that of their insertion, and with it what a dict's searches cost. */
+/* Copies the live entries of `old` to those of the new segments that cover them. The groups are
+ * taken in the order of a search for one of them: if all have one hash, as can happen, they keep
+ * their order, which was that of their insertion, and with it what a dict's searches cost. */
 static void
 fill(ns_segment *old, ns_segment *new[2])
 {
-    uint32_t g = 0;
+    uint32_t g = 0, counts[2] = {0, 0};
     ns_entry *first = ns_segment_any(old, &g);
     g = first != NULL ? (uint32_t)ns_load(&first->hash, NS_RELAXED) & old->mask : 0;
+    const uint64_t middle = new[1] != NULL ? new[1]->prefix : UINT64_MAX;
     for (uint32_t turn = 0; turn <= old->mask; g = (g + ++turn) & old->mask) {
         uint64_t bits = ns_load(&old->groups[g].tags, NS_RELAXED) & NS_TAG_HIGH;
         for (; bits != 0; bits &= bits - 1) {
             ns_entry *from = &old->groups[g].entries[ns_tag_index(bits)];
-            uintptr_t value = ns_load(&from->value, NS_RELAXED);
             uint64_t hash = ns_load(&from->hash, NS_RELAXED);
-            ns_segment *s = new[1] != NULL &&hash >= new[1]->prefix ? new[1] : new[0];
+            bool upper = hash >= middle && new[1] != NULL;
+            ns_segment *s = new[upper];
             uint32_t to = (uint32_t)hash & s->mask, step = 0;
-            uint64_t empty;
-            while ((empty = ns_tags_zero(ns_load(&s->groups[to].tags, NS_RELAXED))) == 0) {
+            uint64_t tags, empty;
+            while ((empty = ns_tags_zero(tags = ns_load(&s->groups[to].tags, NS_RELAXED))) == 0) {
                 to = (to + ++step) & s->mask;
             }
             unsigned i = ns_tag_index(empty);
             ns_entry *e = &s->groups[to].entries[i];
             ns_store(&e->key, ns_load(&from->key, NS_RELAXED), NS_RELAXED);
             ns_store(&e->hash, hash, NS_RELAXED);
-            ns_store(&e->value, value, NS_RELAXED);
-            set_tag(&s->groups[to], i, ns_tag(hash));
-            s->used++;
-            bump(&s->live, 1);
+            ns_store(&e->value, ns_load(&from->value, NS_RELAXED), NS_RELAXED);
+            /* An EMPTY tag is 0. Nobody sees it yet: the directory publishes all. */
+            ns_store(&s->groups[to].tags, tags | ns_tag(hash) << 8 * i, NS_RELAXED);
+            counts[upper]++;
         }
+    }
+    for (int i = 0; i < 2 && new[i] != NULL; i++) {
+        new[i]->used += counts[i];
+        bump(&new[i]->live, counts[i]);
     }
 }
 
@@ -535,7 +547,8 @@ replace(ns_table *t, ns_segment *old[2], ns_segment *new[2], ns_garbage *garbage
     return true;
 }
 
-/* A segment of another size with the same hashes; s is locked, and so is the result. NULL without memory. */
+/* A segment of another size with the same hashes; s is locked, and so is the result. NULL
+ * without memory. */
 static ns_segment *
 resize(ns_table *t, ns_segment *s, uint32_t slots, ns_garbage *garbage)
 {
@@ -597,9 +610,12 @@ ns_table_make_room(ns_table *t, ns_segment *s, uint64_t hash, ns_garbage *garbag
 {
     const uint32_t live = ns_load(&s->live, NS_RELAXED);
     uint32_t slots = slots_for(live + 1);
+    if (slots > slots_of(s) && slots <= NS_SEGMENT_FLOOR / 2) {
+        slots *= 2; /* fewer steps while they are small */
+    }
     if (s->dead > live) {
-        /* Keys come and go. Better than a rebuild is to use the places of those that went; but a look at
-         * all threads is only worth its price for many at a time. */
+        /* Keys come and go. Better than a rebuild is to use the places of those that went; but a
+         * look at all threads is only worth its price for many at a time. */
         if (slots_of(s) >= NS_SEGMENT_FLOOR) {
             ns_epoch_poll();
             sweep(s, garbage);
@@ -770,13 +786,16 @@ tidy(ns_table *t, ns_segment *s, ns_garbage *garbage)
     bool waiting = s->dead >= s->sweep_at;
     if (waiting && s->swept < ns_epoch_safe()) { /* other segments had somebody poll */
         sweep(s, garbage);
-        waiting = s->dead >= sweep_base(s);
+        waiting = s->dead >= s->sweep_at;
     }
     ns_lock_release_as(&s->lock, NS_SEQ_CST);
     if (waiting) {
         ns_epoch_poll();
         s = ns_table_lock(t, prefix);
         sweep(s, garbage);
+        if (s->dead >= s->sweep_at) {
+            s->sweep_at = s->dead + sweep_base(s); /* somebody is in a section: not every time */
+        }
         ns_lock_release(&s->lock);
     }
 }
@@ -798,24 +817,30 @@ ns_table_lock_first(ns_table *t)
     if (ns_load(&t->directory, NS_ACQUIRE) == NULL) {
         return NULL;
     }
-    /* It was empty at one moment if two walks in a row found it so and no key had come in between: the
-     * moment between the walks. The first walk, which begins in the middle, only looks. */
-    uint64_t hash = ns_load(&t->start, NS_RELAXED), seen = 0, before = 0;
+    /* It was empty at one moment, that between two walks, if both found it so and no key came
+     * from the first one's beginning to the second one's end. That is, if no segment was made
+     * meanwhile (which happens under the lock of the one it replaces) and as many insertions
+     * were counted. The walk that begins in the middle only looks. */
+    uint64_t hash = ns_load(&t->start, NS_RELAXED);
+    uint64_t inserts = 0, inserts_before = 0, serial = 0, serial_before = 0;
     for (int walk = 0;;) {
         ns_segment *s = ns_table_lock(t, hash);
         if (ns_load(&s->live, NS_RELAXED) != 0) {
             ns_store(&t->start, s->prefix, NS_RELAXED);
             return s;
         }
-        seen = ns_hash_mix(seen ^ s->serial) + ns_load(&s->inserts, NS_RELAXED);
+        inserts += ns_load(&s->inserts, NS_RELAXED);
         hash = ns_segment_end(s);
         ns_lock_release(&s->lock);
         if (hash == 0) {
-            if (walk >= 2 && seen == before) {
+            uint64_t now = ns_load(&t->serial, NS_RELAXED);
+            if (walk >= 2 && inserts == inserts_before && now == serial_before) {
                 return NULL;
             }
-            before = seen;
-            seen = 0;
+            inserts_before = inserts;
+            serial_before = serial;
+            inserts = 0;
+            serial = now;
             walk++;
         }
     }

@@ -1,19 +1,19 @@
 /* table.h: a hash table that is read without a lock and changed under one lock for each part.
  *
- * Keys and values are opaque even words that are not 0; who owns them and when keys are equal is the user's business, told in
- * functions that the compiler inlines.
+ * Keys and values are opaque even words that are not 0; who owns them and when keys are equal is
+ * the user's business, told in functions that the compiler inlines.
  *
- * 1. Shape: extendible hashing (Fagin et al., ACM TODS 1979), so that growing and shrinking go part by
- *    part and no operation ever waits for the whole table.
+ * 1. Shape: extendible hashing (Fagin et al., ACM TODS 1979), so that growing and shrinking go
+ *    part by part and no operation ever waits for the whole table.
  *
  *        directory  [s0 s1 s1' s2 ...]      2^depth pointers, indexed by the hash's top bits
  *        segment    depth d: all hashes with its d-bit prefix; 2^(depth - d) pointers lead to it
  *        group      8 tags in a word, 8 entries {value, key, hash}; Swiss tables' layout
  *
- *    Segments grow from 8 entries by doubling to NS_SEGMENT_MAX, then split; emptied ones shrink, and merge
- *    with their buddy. Any such change is a *rebuild*: new segments are filled, published, and the old ones
- *    marked moved. A segment's shape never changes.
- *    Hashes must be mixed (ns_hash_mix): the top bits choose the segment, the low ones the group, seven
+ *    Segments grow from 8 entries by doubling to NS_SEGMENT_MAX, then split; emptied ones
+ *    shrink, and merge with their buddy. Any such change is a *rebuild*: new segments are
+ *    filled, published, and the old ones marked moved. A segment's shape never changes. Hashes
+ *    must be mixed (ns_hash_mix): the top bits choose the segment, the low ones the group, seven
  *    between them the tag. Equal hashes cannot be split: then a segment grows instead.
  *
  * 2. States of an entry (its value word, its tag). Written under the segment's lock.
@@ -25,57 +25,62 @@
  *        v (even)         0x80|7 bits      word     live
  *        stamp << 1 | 1   DELETED          word     dead; its key is kept until the stamp is safe (epoch.h)
  *
- *    Insert:  key, hash, tag (release), value (release: the moment it is there).
+ *    Insert: key, hash, tag (release), value (release: the moment it is there).
  *    Replace: value (the moment).     Delete: value (the moment), then tag.
- *    A group that has an EMPTY never was full since its segment was built: so a probe may end there,
- *    and a deleted entry in such a group becomes EMPTY again, others DELETED.
+ *    A group that has an EMPTY never was full since its segment was built: so a probe may end
+ *    there, and a deleted entry in such a group becomes EMPTY again, others DELETED.
  *
- * 3. Reading (ns_table_get), in a section of epoch.h: directory -> segment -> tags of a group -> for each
- *    candidate: value (acquire; live, else not there), hash, key, compare; take a reference to the value; look at
- *    the value again: the same; look at `moved`: not set. A hit or a miss in a moved segment starts again.
+ * 3. Reading (ns_table_get), in a section of epoch.h: directory -> segment -> tags of a group ->
+ *    for each candidate: value (acquire; live, else not there), hash, key, compare; take a
+ *    reference to the value; look at the value again: the same; look at `moved`: not set. A hit
+ *    or a miss in a moved segment starts again.
  *
- *    (a) Key and hash belong to the value. The value was seen live inside the section. An entry gets a new key
- *        only after its old one's stamp is safe, that is after all sections that began before the
- *        deletion. So from the load of a live value to the end of the section key and hash do not change,
- *        and the key is not released: it can be compared in place.
- *    (b) A hit is right. The entry held (key, v) at the second look at the value, and the segment
- *        was current, since `moved` was loaded later and still unset. That look is when it happened. (The reference:
- *        see the user's `hold`; the second look makes it a reference to what the entry held.)
- *    (c) A miss is right: at some moment during the search the key was absent. Suppose it was present
- *        all the time, while the segment was not moved. Then it stayed in one entry, for keys change
- *        place only by a rebuild. Its tag and value were stored before the search, so the search, which looks at
- *        every group up to the first EMPTY, saw it: no group before it can have shown an EMPTY. Contradiction.
- *    (d) Later searches cannot miss what an earlier one hit: the tag is stored before the value, both
- *        with release, and a hit has acquired the value.
+ *    (a) Key and hash belong to the value. The value was seen live inside the section. An entry
+ *        gets a new key only after its old one's stamp is safe, that is after all sections that
+ *        began before the deletion. So from the load of a live value to the end of the section
+ *        key and hash do not change, and the key is not released: it can be compared in place.
+ *    (b) A hit is right. The entry held (key, v) at the second look at the value, and the
+ *        segment was current, since `moved` was loaded later and still unset. That look is when
+ *        it happened. (The reference: see the user's `hold`; the second look makes it a
+ *        reference to what the entry held.)
+ *    (c) A miss is right: at some moment during the search the key was absent. Suppose it was
+ *        present all the time, while the segment was not moved. Then it stayed in one entry, for
+ *        keys change place only by a rebuild. Its tag and value were stored before the search,
+ *        so the search, which looks at every group up to the first EMPTY, saw it: no group
+ *        before it can have shown an EMPTY. Contradiction.
+ *    (d) Later searches cannot miss what an earlier one hit: the tag is stored before the value,
+ *        both with release, and a hit has acquired the value.
  *
- * 4. Rebuild: under the locks of the old segments (two for a merge, the second only tried for): fill the new ones, which are born
- *    locked; then, under the table's structure lock, note {old, new} as pending, store the pointers into the directory, mark the old ones
- *    moved, forget the note. Only then the new locks are released.
- *    So as long as the old ones are unmarked nobody has changed the new ones, and answers from either agree;
- *    a reader who finds the mark finds the new segments in the directory. Entries are moved, not shared: from
- *    the mark on the old segment owns only the keys of its dead entries. No reader waits for anything.
- *    A writer who got the lock of a moved segment looks it up anew.
+ * 4. Rebuild: under the locks of the old segments (two for a merge, the second only tried for):
+ *    fill the new ones, which are born locked; then, under the table's structure lock, note
+ *    {old, new} as pending, store the pointers into the directory, mark the old ones moved,
+ *    forget the note. Only then the new locks are released. So as long as the old ones are
+ *    unmarked nobody has changed the new ones, and answers from either agree; a reader who finds
+ *    the mark finds the new segments in the directory. Entries are moved, not shared: from the
+ *    mark on the old segment owns only the keys of its dead entries. No reader waits for
+ *    anything. A writer who got the lock of a moved segment looks it up anew.
  *
- * 5. Ownership, for collectors. At any moment at which no thread is inside a call: current segments own
- *    each key word that is not 0 and each live value; retired ones the keys of dead entries (odd values). ns_table_visit tells each
- *    exactly once, taking no lock.
+ * 5. Ownership, for collectors. At any moment at which no thread is inside a call: current
+ *    segments own each key word that is not 0 and each live value; retired ones the keys of dead
+ *    entries (odd values). ns_table_visit tells each exactly once, taking no lock.
  *
- * 6. Reclamation. Values are handed back at once. Keys of deleted entries stay in place, dead, until safe;
- *    they are taken out by the next insertion that wants the entry, or by a sweep of the segment,
- *    which each sixteenth part of dead entries (at least NS_SWEEP) brings. Old segments and directories wait in
- *    the list of the retired, which each rebuild reaps. If the calling thread is alone (epoch.h) nothing waits.
+ * 6. Reclamation. Values are handed back at once. Keys of deleted entries stay in place, dead,
+ *    until safe; they are taken out by the next insertion that wants the entry, or by a sweep of
+ *    the segment, which each eighth part of dead entries (at least NS_SWEEP) brings. Old
+ *    segments and directories wait in the list of the retired, which each rebuild reaps. If the
+ *    calling thread is alone (epoch.h) nothing waits.
  *
- * 7. Fork. A segment's lock, if held by a thread that is gone, was held in the middle of a change:
- *    whoever takes it finishes a pending rebuild (all its steps can be repeated), then puts the entries
- *    right: a value is live or not by one store, so each entry is wholly there or not. What the vanished
- *    thread held in its hands leaks.
+ * 7. Fork. A segment's lock, if held by a thread that is gone, was held in the middle of a
+ *    change: whoever takes it finishes a pending rebuild (all its steps can be repeated), then
+ *    puts the entries right: a value is live or not by one store, so each entry is wholly there
+ *    or not. What the vanished thread held in its hands leaks.
  *
- * 8. Progress. Readers are lock-free: they start again only if a rebuild was finished meanwhile, which
- *    takes many insertions. Writers wait only for their segment.
+ * 8. Progress. Readers are lock-free: they start again only if a rebuild was finished meanwhile,
+ *    which takes many insertions. Writers wait only for their segment.
  *
- * Ordering beyond that: everything a writer did before storing a value happens before a hit of it
- * (release, acquire). And operations are sequentially consistent with each other: a writer's unlocking is, and a
- * search begins with a sequentially consistent load of tags.
+ * Ordering beyond that: everything a writer did before storing a value happens before a hit of
+ * it (release, acquire). And operations are sequentially consistent with each other: a writer's
+ * unlocking is, and a search begins with a sequentially consistent load of tags.
  */
 #ifndef NS_TABLE_H
 #define NS_TABLE_H
@@ -122,10 +127,11 @@ typedef struct ns_segment {
     /* Under `lock`; the counts may be read without it. */
     ns_lock lock;
     _Atomic uint32_t live;
-    _Atomic uint32_t inserts; /* keys that came since it was built */
+    _Atomic uint64_t inserts; /* keys that came since it was built */
     uint32_t used;            /* entries whose tag is not EMPTY */
     uint32_t dead;            /* of these, with a key that waits */
     uint32_t sweep_at;        /* so many dead ones are worth a sweep */
+    uint64_t died;            /* not later than the oldest stamp of a dead one */
     uint32_t fights;          /* how often a writer found the lock taken */
     uint32_t refused;         /* merges, for the table's sake */
     uint64_t swept;           /* what was safe when it was last swept */
@@ -176,22 +182,33 @@ typedef struct ns_garbage {
     ns_segment *segments; /* with the keys of their dead entries */
 } ns_garbage;
 
-/* Where a search stopped to ask, and goes on: in the segment of that serial. A zeroed serial: begin anew. */
+static inline void
+ns_garbage_init(ns_garbage *g)
+{
+    g->count = 0;
+    g->segments = NULL;
+}
+
+/* Where a search stopped to ask, and goes on: in the segment of that serial. A zeroed serial:
+ * begin anew. */
 typedef struct ns_place {
-    uint64_t serial;
-    uint32_t inserts;
+    uint64_t serial, inserts;
     uint32_t group, step;
     uint64_t left; /* bits of the group's tags not looked at yet */
 } ns_place;
 
-/* A bijection (multiply, xor, shift) that leaves no pattern of the input in the bits we use. */
+/* From the hash of a key to ours. No pattern of the input piles up: the segment (top bits) is
+ * chosen by all bits but the low seven, multiplied; the tag and the upper part of the group by
+ * all bits. The low seven bits of the group are those of the input, changed by the same for each
+ * 128 neighbours: so these lie in one segment and share its groups evenly, and a program that
+ * counts its keys up stays in the processor's caches. */
 static inline uint64_t
 ns_hash_mix(uint64_t h)
 {
-    h ^= h >> 32;
-    h *= UINT64_C(0xD6E8FEB86659FD93);
-    h ^= h >> 32;
-    return h;
+    uint64_t run = (h >> 7) * UINT64_C(0xD6E8FEB86659FD93);
+    uint64_t all = (h ^ h >> 32) * UINT64_C(0x9E3779B97F4A7C15) >> 32;
+    run ^= run >> 32;
+    return (run & ~UINT64_C(0xffffffff)) | (all & UINT64_C(0xffffff80)) | ((h ^ run) & 0x7f);
 }
 
 /* ---- Eight tags in a word ---- */
@@ -233,8 +250,9 @@ ns_directory_find(ns_directory *d, uint64_t hash)
     return ns_load(&d->segments[hash >> 1 >> (63 - d->depth)], NS_ACQUIRE);
 }
 
-/* Looks for a key in a segment: in a section, or with the segment locked. On NS_PRESENT and NS_ASK *entry is
- * the one; *value its value as first seen. `place`, which may be NULL: where to begin, and on NS_ASK where to go on. */
+/* Looks for a key in a segment: in a section, or with the segment locked. On NS_PRESENT and
+ * NS_ASK *entry is the one; *value its value as first seen. `place`, which may be NULL: where to
+ * begin, and on NS_ASK where to go on. */
 static inline __attribute__((always_inline)) enum ns_found
 ns_segment_find(ns_segment *s, uint64_t hash, ns_match_fn match, const void *wanted,
                 ns_place *place, ns_entry **entry, uintptr_t *value)
@@ -287,9 +305,9 @@ ns_segment_find(ns_segment *s, uint64_t hash, ns_match_fn match, const void *wan
 
 /* ---- Reading ---- */
 
-/* Looks a key up and takes a reference to its value. `hold` tries to take one in the section; `drop` gives
- * one back, outside of it. With `place`, NS_ASK gives a reference to the stored key in *result,
- * or 0 if `hold` refused; without, nothing. */
+/* Looks a key up and takes a reference to its value. `hold` tries to take one in the section;
+ * `drop` gives one back, outside of it. With `place`, NS_ASK gives a reference to the stored key
+ * in *result, or 0 if `hold` refused; without, nothing. */
 static inline __attribute__((always_inline)) enum ns_found
 ns_table_get(ns_table *t, uint64_t hash, ns_match_fn match, const void *wanted, ns_place *place,
              bool (*hold)(uintptr_t), void (*drop)(uintptr_t), uintptr_t *result)
@@ -337,7 +355,8 @@ ns_table_get(ns_table *t, uint64_t hash, ns_match_fn match, const void *wanted, 
 
 /* The segment that holds the hash, locked; NULL without memory for the first one. */
 ns_segment *ns_table_lock(ns_table *t, uint64_t hash);
-/* The first segment with an entry at or after some moving place, locked; NULL if the table was empty at one moment. */
+/* The first segment with an entry at or after some moving place, locked; NULL if the table was
+ * empty at one moment. */
 ns_segment *ns_table_lock_first(ns_table *t);
 /* Releases it, after whatever housekeeping is due: sweeps, shrinks, merges. */
 void ns_table_unlock(ns_table *t, ns_segment *s, ns_garbage *garbage);
@@ -347,7 +366,8 @@ void ns_table_unlock(ns_table *t, ns_segment *s, ns_garbage *garbage);
 /* False: it is full, call ns_table_make_room. Takes over key and value. */
 bool ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value,
                        ns_garbage *garbage);
-/* Rebuilds; the segment that then holds the hash, locked, with room for one, or NULL without memory: s is as it was. */
+/* Rebuilds; the segment that then holds the hash, locked, with room for one, or NULL without
+ * memory: s is as it was. */
 ns_segment *ns_table_make_room(ns_table *t, ns_segment *s, uint64_t hash, ns_garbage *garbage);
 
 /* The old value, which is the caller's now. */
@@ -378,20 +398,22 @@ typedef struct ns_hashed {
 } ns_hashed;
 
 /* Walks in the order of hashes, a segment at a time: copies the keys of the segment that holds
- * *from whose hash is not less, takes references (`hold` cannot fail here), moves *from to the least hash of the next
- * segment (0: that was the last), returns how many. If there are more than `room`, returns their number and does nothing else.
- * Each key lives at one hash, so whatever is rebuilt between calls, each is told at most once, and
- * exactly once if it stays. */
+ * *from whose hash is not less, takes references (`hold` cannot fail here), moves *from to the
+ * least hash of the next segment (0: that was the last), returns how many. If there are more
+ * than `room`, returns their number and does nothing else. Each key lives at one hash, so
+ * whatever is rebuilt between calls, each is told at most once, and exactly once if it stays. */
 size_t ns_table_page(ns_table *t, uint64_t *from, ns_hashed *keys, size_t room,
                      bool (*hold)(uintptr_t));
 
 /* Calls visit for each word owned: see 5. Stops at the first result that is not 0. */
 int ns_table_visit(ns_table *t, int (*visit)(uintptr_t word, void *context), void *context);
 
-/* Takes out what waits for its grace period and may go now, beginning with *from = 0. True: call it again. */
+/* Takes out what waits for its grace period and may go now, beginning with *from = 0. True: call
+ * it again. */
 bool ns_table_flush(ns_table *t, uint64_t *from, ns_garbage *garbage);
 
-/* Hands each key in the garbage to `release` and frees its segments. With no lock held, outside of sections. */
+/* Hands each key in the garbage to `release` and frees its segments. With no lock held, outside
+ * of sections. */
 void ns_garbage_release(ns_garbage *garbage, void (*release)(uintptr_t key));
 static inline bool
 ns_garbage_is_empty(const ns_garbage *g)
@@ -399,8 +421,8 @@ ns_garbage_is_empty(const ns_garbage *g)
     return g->count == 0 && g->segments == NULL;
 }
 
-/* For the table's end, when nobody else can be using it: hands every key that is owned to `release`, with its value or
- * 0, and frees everything. */
+/* For the table's end, when nobody else can be using it: hands every key that is owned to
+ * `release`, with its value or 0, and frees everything. */
 void ns_table_destroy(ns_table *t, void (*release)(uintptr_t key, uintptr_t value));
 
 #endif

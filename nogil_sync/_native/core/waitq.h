@@ -3,9 +3,9 @@
  * The one place where waiters are kept. A lock built on it decides who is served; the
  * queue gives order, membership and the fork rule.
  *
- * The lock is that of lock.h. One that was last taken before a fork means a queue of threads that are
- * gone: whoever finds that starts with an empty queue (ns_waitq_lock then returns true, so that the
- * owner resets what it keeps beside the queue).
+ * The lock is that of lock.h. One that was last taken before a fork means a queue of threads that
+ * are gone: whoever finds that starts with an empty queue (ns_waitq_lock then returns true, so that
+ * the owner resets what it keeps beside the queue).
  *
  * The lock is held for a few dozen instructions, never across a call that can block, run
  * Python, or allocate. It may be taken attached or detached.
