@@ -15,6 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from harness import check_gil, environment
 
+try:
+    import resource
+except ImportError:  # not Unix
+    resource = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
@@ -30,6 +35,12 @@ def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
     except OSError:
         return 0
+
+
+def switches() -> int:
+    """How often the calling thread had to leave the processor to others; 0 if that is not told."""
+    who = getattr(resource, "RUSAGE_THREAD", None)
+    return 0 if who is None else resource.getrusage(who).ru_nivcsw
 
 
 def main(

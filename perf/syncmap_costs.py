@@ -1,14 +1,16 @@
 """The cost of each operation, on machines that others use too: `SyncMap` beside `dict`.
 
 In one thread: its processor time, in rounds of one map after the other, of which the best counts.
-In several: the loads of batches during which no thread was kept from running, as the clocks of all
-show afterwards. All keys are equal to the stored ones and none is the same object.
+In several: by the clock, the loads during which the system took the processor from none of the
+threads, as the records of all show afterwards. All keys are equal to the stored ones and none is the
+same object.
 """
 
 from __future__ import annotations
 
 import argparse
 import bisect
+import itertools
 import math
 import statistics
 import threading
@@ -24,7 +26,8 @@ from nogil_sync import SyncMap
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    Span = tuple[int, int]
+    # Of a batch: when it began and ended, and how often the thread had been preempted by then.
+    Span = tuple[int, int, int]
 
 MAPS: dict[str, Callable[[], Any]] = {"dict": dict, "SyncMap": SyncMap}
 STEPS = ("insert", "load", "store", "delete")
@@ -33,7 +36,6 @@ TOGETHER = "loads of "
 MIN_LOADS = 50_000
 BATCH = 500
 GAP = 2_000  # ns between two batches, at most
-SLICE = 300_000  # ns that others get at least, where they get the processor
 ENOUGH = 1000  # batches; where there are fewer, up to MORE times as many rounds
 MORE = 4
 
@@ -97,7 +99,7 @@ def run_together(m: Any, kind: str, size: int, threads: int, seconds: float) -> 
         load(m, keys)
         keys *= max(1, BATCH // len(keys))
         batches = [keys[i : i + BATCH] for i in range(0, len(keys) - BATCH + 1, BATCH)]
-        clock, mine = time.perf_counter_ns, []
+        clock, switches, mine = time.perf_counter_ns, apart.switches, []
         barrier.wait()
         end = clock()
         deadline = end + round(seconds * 1e9)
@@ -106,7 +108,7 @@ def run_together(m: Any, kind: str, size: int, threads: int, seconds: float) -> 
                 began = clock()
                 load(m, batch)
                 end = clock()
-                mine.append((began, end))
+                mine.append((began, end, switches()))
         spans.append(mine)
 
     workers = [threading.Thread(target=work) for _ in range(threads)]
@@ -118,28 +120,28 @@ def run_together(m: Any, kind: str, size: int, threads: int, seconds: float) -> 
 
 
 def undisturbed(spans: list[Span]) -> list[Span]:
-    """Without those during which the thread did not run all the time.
-
-    They took a time slice longer, not some times as long: batches of threads that get in each
-    other's way do too.
-    """
-    limit = statistics.median(end - began for began, end in spans) + SLICE
-    return [(began, end) for began, end in spans if end - began < limit]
+    """Without those during which the system took the processor from the thread, for another."""
+    return [now for before, now in itertools.pairwise(spans) if now[2] == before[2]]
 
 
-def covers(spans: list[Span], moment: int) -> bool:
-    at = bisect.bisect_right(spans, (moment, 1 << 63)) - 1
-    return at >= 0 and spans[at][1] >= moment - GAP
+def covers(spans: list[Span], began: int, end: int) -> bool:
+    """Whether the thread was in undisturbed batches all this time."""
+    first = bisect.bisect_right(spans, began, key=lambda span: span[0]) - 1
+    last = bisect.bisect_right(spans, end, key=lambda span: span[0]) - 1
+    if first < 0 or spans[last][1] < end - GAP:
+        return False
+    chain = spans[first : last + 1]
+    return all(b[0] - a[1] < GAP for a, b in itertools.pairwise(chain))
 
 
 def side_by_side(spans: list[list[Span]]) -> list[float]:
-    """Ns a load, of the batches during which all threads were running."""
+    """Nanoseconds a load, of the batches during which none of the threads was kept from running."""
     clean = [undisturbed(mine) for mine in spans]
     return [
         (end - began) / BATCH
         for mine in clean
-        for began, end in mine
-        if all(other is mine or (covers(other, began) and covers(other, end)) for other in clean)
+        for began, end, _ in mine
+        if all(other is mine or covers(other, began, end) for other in clean)
     ]
 
 
@@ -174,7 +176,7 @@ def measure(name: str, args: argparse.Namespace) -> apart.Result:
                 spans = run_together(maps[which], "str", size, int(count), args.seconds)
                 done.extend(side_by_side(spans))
     return {
-        key: {"count": len(ns), "ns": statistics.median(ns) if ns else math.nan}
+        key: {"count": len(ns), "ns": statistics.fmean(ns) if ns else math.nan}
         for key, ns in batches.items()
     }
 
@@ -193,7 +195,7 @@ def show(found: dict[str, list[apart.Result]], args: argparse.Namespace) -> None
     apart.table(["keys", "loop alone", *STEPS], rows)
     print(
         f"\nns a load in 1 thread, and in {args.threads} while all of them run, str keys and "
-        f"ordinary values:\nthe median of batches of {BATCH}\n"
+        f"ordinary values:\nthe mean of batches of {BATCH}\n"
     )
     rows = []
     for name, (first, *_) in found.items():

@@ -17,11 +17,6 @@ from mapkeys import fresh, int_key, stored
 
 from nogil_sync import SyncMap
 
-try:
-    import resource
-except ImportError:  # not Unix
-    resource = None  # type: ignore[assignment]
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
@@ -33,12 +28,6 @@ BATCH = 64
 SLOW = 20_000  # ns
 
 
-def switches() -> int:
-    """How often the calling thread had to leave the processor to others; 0 if that is not told."""
-    who = getattr(resource, "RUSAGE_THREAD", None)
-    return 0 if who is None else resource.getrusage(who).ru_nivcsw
-
-
 class Latencies:
     """Counts by powers of two of nanoseconds, and each that is slow."""
 
@@ -48,7 +37,7 @@ class Latencies:
 
     def look_up(self, m: Any, keys: list[Hashable]) -> None:
         clock, counts = time.perf_counter_ns, self.counts
-        before, slow = switches(), []
+        before, slow = apart.switches(), []
         for key in keys:
             began = clock()
             m[key]
@@ -60,7 +49,7 @@ class Latencies:
 
     def look_nothing_up(self, m: Any, keys: list[Hashable]) -> None:  # noqa: ARG002
         clock, counts = time.perf_counter_ns, self.counts
-        before, slow = switches(), []
+        before, slow = apart.switches(), []
         for _ in keys:
             began = clock()
             took = clock() - began
@@ -71,7 +60,7 @@ class Latencies:
 
     def _add(self, slow: list[int], before: int) -> None:
         if slow:
-            preempted = switches() != before
+            preempted = apart.switches() != before
             self.slow += [(took, preempted) for took in slow]
 
 
