@@ -1,9 +1,8 @@
 """The cost of each operation, on machines that others use too: `SyncMap` beside `dict`.
 
-In one thread: its processor time, in rounds of one map after the other, of which the best counts.
+In one thread: its processor time, in rounds of one map after the other, of which the median counts.
 In several: by the clock, the loads during which the system took the processor from none of the
-threads, as the records of all show afterwards. All keys are equal to the stored ones and none is the
-same object.
+threads, as all their records show. All keys are equal to those stored and none is the same object.
 """
 
 from __future__ import annotations
@@ -157,12 +156,14 @@ def shared_map(name: str, size: int) -> Any:
 def measure(name: str, args: argparse.Namespace) -> apart.Result:
     if name.startswith(ALONE):
         kind, entries = name.removeprefix(ALONE).split()
-        best: dict[str, dict[str, float]] = {m: {} for m in MAPS}
+        lives: dict[str, list[dict[str, float]]] = {m: [] for m in MAPS}
         for _ in range(args.rounds):
             for m, make in MAPS.items():
-                for step, ns in life(make, kind, int(entries)).items():
-                    best[m][step] = min(ns, best[m].get(step, ns))
-        return best
+                lives[m].append(life(make, kind, int(entries)))
+        return {
+            m: {step: statistics.median(each[step] for each in all_) for step in all_[0]}
+            for m, all_ in lives.items()
+        }
     size = int(name.removeprefix(TOGETHER))
     ours = ["SyncMap", "SyncMap, pinned", "SyncMap, it and values pinned"]
     maps = {which: shared_map(which, size) for which in ["dict", *ours]}
@@ -219,7 +220,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--few", type=int, default=1000, help="entries of a small map")
     parser.add_argument("--many", type=int, default=100_000, help="entries of a large one")
-    parser.add_argument("--rounds", type=int, default=10, help="the best counts")
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=0.2, help="of loads in threads, a round")
     apart.main(parser, names, measure, show)
