@@ -354,8 +354,8 @@ def go_mixes(peers: list[str]) -> Iterator[Operation]:
 
 def operations(peers: list[str]) -> list[Operation]:
     return [
-        lookups("SyncMap, m[k] of one hot key", "str", 1, peers, quick=True),
-        lookups("SyncMap, m[k] of 16 k keys", "str", SPREAD, peers, quick=True),
+        lookups("SyncMap, loads of one hot key", "str", 1, peers, quick=True),
+        lookups("SyncMap, loads of 16 k keys", "str", SPREAD, peers, quick=True),
         stores("SyncMap, 16 k keys, 1 % stores", 100, peers, quick=True),
         stores("SyncMap, 16 k keys, 10 % stores", 10, peers),
         stores("SyncMap, stores over 16 k keys", 1, peers),
@@ -365,13 +365,13 @@ def operations(peers: list[str]) -> list[Operation]:
         compute(hit=True),
         compute(hit=False),
         *(
-            lookups(f"SyncMap, m[k] of 16 k {kind} keys", kind, SPREAD, peers)
+            lookups(f"SyncMap, loads of 16 k {kind} keys", kind, SPREAD, peers)
             for kind in KINDS
             if kind != "str"
         ),
         *(
             lookups(
-                f"SyncMap, m[k] of {size} keys",
+                f"SyncMap, loads of {size} keys",
                 "str",
                 max(1, size // SHRINK),
                 peers,
