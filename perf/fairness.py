@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BATCH = 100
 
 _SHARE = """
-def loop(_repeat, _clock, _meet, _seconds, {names}):
+def loop(_repeat, _rounds, _clock, _meet, _seconds, {names}):
     _start = _meet()
     _deadline = _start + _seconds
     while _clock() < _start:
@@ -36,7 +36,7 @@ def loop(_repeat, _clock, _meet, _seconds, {names}):
 """
 
 _LONGEST_WAIT = """
-def loop(_repeat, _clock, _meet, _seconds, {names}):
+def loop(_repeat, _rounds, _clock, _meet, _seconds, {names}):
     _start = _meet()
     _deadline = _start + _seconds
     while _clock() < _start:

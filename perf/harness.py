@@ -28,21 +28,21 @@ from typing import TYPE_CHECKING, Any
 import nogil_sync
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rows import Row
 
 SETTLE = 0.001  # seconds between the last thread's arrival and the common start
 
 _TEMPLATE = """
-def loop(_repeat, _clock, _meet, _loops, {names}):
+def loop(_repeat, _rounds, _clock, _meet, _loops, {names}):
     {prologue}
-    _iterator = _repeat(None, _loops)
+    _iterator = {iterator}
     _start = _meet()
     while _clock() < _start:
         pass
     _began = _clock()
-    for _ in _iterator:
+    for {item} in _iterator:
         {body}
     return _began, _clock()
 """
@@ -61,6 +61,8 @@ def compile_source(
         names=", ".join(names),
         prologue=indented(row.prologue, 4) or "pass",
         body=indented(row.body, depth),
+        iterator=f"_rounds({row.through}, _loops)" if row.through else "_repeat(None, _loops)",
+        item="k" if row.through else "_",
         **values,
     )
     scope: dict[str, Any] = {}
@@ -70,6 +72,11 @@ def compile_source(
     exec(compiled, scope)
     code: types.CodeType = scope["loop"].__code__
     return code
+
+
+def rounds(items: Iterable[object], loops: int) -> Iterator[object]:
+    """That many items, from the beginning again after the last."""
+    return itertools.islice(itertools.cycle(items), loops)
 
 
 def together(
@@ -97,7 +104,7 @@ def together(
         # A function of its own: also its reference count is not shared.
         own = types.FunctionType(loop, {"__builtins__": __builtins__})
         try:
-            results.append(own(itertools.repeat, time.perf_counter, meet, *arguments))
+            results.append(own(itertools.repeat, rounds, time.perf_counter, meet, *arguments))
         except BaseException as error:
             failures.append(error)
             barrier.abort()

@@ -43,6 +43,7 @@ class Row:
     `sized` does the same for what depends on how many threads there are.
     `prologue` runs once per thread before the clock starts: it fetches bound methods there, and
     makes whatever the thread has to itself.
+    `through` names something it makes for the loop to go through, in rounds; each item is `k`.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Row:
     shared: Callable[[], Mapping[str, object]] = dict
     prologue: str = ""
     sized: Callable[[int], Mapping[str, object]] | None = None
+    through: str = ""
 
     def objects(self, threads: int) -> dict[str, object]:
         """The objects for one run."""

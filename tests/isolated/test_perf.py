@@ -52,6 +52,7 @@ BENCHMARKS = [
     "pool",
     "rwmutex",
     "semaphore",
+    "syncmap",
     "waitgroup",
 ]
 
@@ -74,7 +75,7 @@ def check_metadata(metadata: dict[str, object], threads: set[int]) -> None:
 def test_every_row_runs(script: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.json"
     tiny = ("--quick", "--quiet", "--min-time", "0.0001", "--threads", "1,3")
-    code, printed = run(script, *tiny, "-o", output)
+    code, printed = run(script, *tiny, "-o", output, NOGIL_SYNC_BENCH_SHRINK="64")
     assert code == 0, printed
     benches = pyperf.BenchmarkSuite.load(str(output)).get_benchmarks()
     assert len(benches) >= 10
@@ -176,6 +177,28 @@ def test_unknown_operation_is_an_error(tmp_path: Path) -> None:
     code, printed = run(PERF, "--only", "nothing like it", "-o", tmp_path / "out")
     assert code != 0
     assert "no operation matches" in printed
+
+
+MAP_SCRIPTS = {
+    "costs": ("--few", 10, "--many", 100, "--rounds", 1, "--seconds", 0.01, "--threads", 3),
+    "stalls": ("--entries", 5_000, "--repeat", 2),
+    "memory": ("--entries", 1_000, "--emptied", 3_000),
+    "churn": ("--operations", 4_000, "--threads", "1,3"),
+}
+
+
+@pytest.mark.parametrize("name", MAP_SCRIPTS)
+def test_scripts_about_maps(name: str, tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    script = PERF / f"syncmap_{name}.py"
+    code, printed = run(script, *MAP_SCRIPTS[name], "-o", output)
+    assert code == 0, printed
+    assert "dict" in printed
+    assert "SyncMap" in printed
+    stored = json.loads(output.read_text())
+    assert stored["environment"]["gil_enabled"] == ("no" if FREE_THREADED else "yes")
+    rounds = 2 if "--repeat" in MAP_SCRIPTS[name] else 1
+    assert all(len(results) == rounds for results in stored["results"].values())
 
 
 @pytest.mark.skipif(not FREE_THREADED, reason="of free-threaded interpreters")

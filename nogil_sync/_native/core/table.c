@@ -206,12 +206,14 @@ sweep(ns_segment *s, ns_garbage *garbage)
     for (uint32_t g = 0; g <= s->mask && s->dead > 0; g++) {
         ns_group *group = &s->groups[g];
         uint64_t tags = ns_load(&group->tags, NS_RELAXED);
-        for (uint64_t bits = ~tags & NS_TAG_HIGH; bits != 0; bits &= bits - 1) {
+        uint64_t deleted = ns_tags_zero(tags ^ NS_TAG_DELETED * NS_TAG_LOW);
+        for (uint64_t bits = deleted; bits != 0; bits &= bits - 1) {
             bury(s, group, ns_tag_index(bits), safe, garbage);
         }
     }
     s->died = 0; /* of those that are left we do not know */
     s->sweep_at = s->dead + sweep_base(s);
+    s->swept = safe;
 }
 
 ns_entry *
@@ -782,7 +784,7 @@ tidy(ns_table *t, ns_segment *s, ns_garbage *garbage)
     }
     const uint64_t prefix = s->prefix;
     bool waiting = s->dead >= s->sweep_at;
-    if (waiting) {
+    if (waiting && s->swept < ns_epoch_safe()) { /* other segments had somebody poll */
         sweep(s, garbage);
         waiting = s->dead >= s->sweep_at;
     }

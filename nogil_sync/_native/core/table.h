@@ -134,6 +134,7 @@ typedef struct ns_segment {
     uint64_t died;            /* not later than the oldest stamp of a dead one */
     uint32_t fights;          /* how often a writer found the lock taken */
     uint32_t refused;         /* merges, for the table's sake */
+    uint64_t swept;           /* what was safe when it was last swept */
     ns_group groups[];
 } ns_segment;
 
