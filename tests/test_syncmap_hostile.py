@@ -212,6 +212,65 @@ def test_equality_that_always_changes_the_neighbours_comes_to_an_end(name):
     assert len(m) in (4, 5, 6)
 
 
+@pytest.mark.parametrize(
+    "name", ["setitem", "setdefault", "insert", "swap", "modify", "load_or_compute", "update"]
+)
+@pytest.mark.parametrize("at", range(4))
+def test_equality_that_inserts_the_key(name, at):
+    # It goes to a place that the search has passed, where an entry was deleted before.
+    inserting = []
+
+    def act(mine, his):
+        if inserting and mine.name == at:
+            inserting.clear()
+            m[new_key("key")] = "first"
+
+    new_key = kind(act)
+    m = SyncMap()
+    m[new_key("was there")] = None
+    for n in range(4):
+        m[new_key(n)] = n
+    del m[new_key("was there")]
+    inserting.append(True)
+    result = OPERATIONS[name](m, new_key("key"))
+    names = [key.name for key in m]
+    assert sorted(names, key=str) == [0, 1, 2, 3, "key"]
+    assert len(m) == 5
+    if name in ("setdefault", "load_or_compute"):
+        assert result == m[new_key("key")] == "first"
+    elif name == "insert":
+        assert result is False
+    elif name == "modify":
+        assert result == ["first"]
+
+
+@threads
+@every
+def test_a_key_that_moves_to_where_the_search_has_passed(name):
+    # Beside an int that another thread made: those are looked at in another way.
+    code = 10**6
+
+    def act(mine, his):
+        if moving and mine.name == "key":
+            moving.clear()
+            del m[first]
+            value = m.pop(mine)
+            m[mine] = value
+
+    moving = []
+    new_key = kind(act)
+    m = SyncMap()
+    first = new_key("first", code)
+    m[first] = 1
+    m[new_key("key", code)] = 1
+    run_threads(lambda: m.__setitem__(int(str(code)), 1))
+    moving.append(True)
+    tried(name, m, new_key("key", code))
+    moving.clear()
+    assert len(m) == len(list(m)) <= 3
+    assert m[code] == 1
+
+
 @every
 def test_equality_of_values_that_changes_the_map(name):
     class Value:
@@ -259,6 +318,29 @@ def test_values_whose_finaliser_uses_the_map():
     m.pop("k", None)
     assert sorted(finalised) == [*range(20), 100, 101, 102]
     assert m["finalised"] == 102
+
+
+@pytest.mark.parametrize("size", [1, 100, 2000])
+def test_clear_ends_though_finalisers_put_everything_back(size):
+    m = SyncMap()
+    finalised = [0]
+
+    class Value:
+        def __init__(self, n):
+            self.n = n
+
+        def __del__(self):
+            finalised[0] += 1
+            if finalised[0] <= 3 * size:
+                m[self.n] = Value(self.n)
+
+    m.update((n, Value(n)) for n in range(size))
+    m.clear()
+    assert finalised[0] == size
+    assert len(m) == size
+    finalised[0] = 10 * size
+    m.clear()
+    assert len(m) == 0
 
 
 def test_keys_whose_finaliser_uses_the_map():

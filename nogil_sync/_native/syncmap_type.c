@@ -85,6 +85,7 @@ lookup_slow(SyncMap *o, PyObject *key, uint64_t hash, PyObject **value, ns_asker
                 &o->table, hash, ns_match_asked, asker, &asker->place, ns_hold, ns_drop, &word)) ==
            NS_ASK) {
         if (word == 0 && (word = key_to_ask(o, hash, asker)) == 0) {
+            asker->place.serial = 0; /* what was found is perhaps before it */
             continue;
         }
         if (ns_asker_ask(asker, (PyObject *)word) < 0) {
@@ -386,36 +387,47 @@ remove_key(SyncMap *o, PyObject *key, PyObject **value)
     return apply(o, &e, value);
 }
 
+/* More room for values than the n words there are; the old one if there is no memory. */
+static uintptr_t *
+more_room(uintptr_t *values, size_t *room, size_t n, const uintptr_t *few)
+{
+    uintptr_t *larger = PyMem_RawMalloc((n + n / 4) * sizeof(*larger));
+    if (larger == NULL) {
+        return values;
+    }
+    if (values != few) {
+        PyMem_RawFree(values);
+    }
+    *room = n + n / 4;
+    return larger;
+}
+
+/* A part of the table at a time, and each once: finalisers, and other threads, may insert as fast
+ * as it deletes. */
 static void
 clear_entries(SyncMap *o)
 {
-    enum { BATCH = NS_GARBAGE / 2 };
+    uintptr_t few[NS_GARBAGE], *values = few;
+    size_t room = NS_GARBAGE, n;
     uint64_t from = 0;
-    while (ns_load(&o->table.directory, NS_ACQUIRE) != NULL) {
-        PyObject *values[BATCH];
-        int n = 0;
-        uint32_t group = 0;
-        ns_entry *entry = NULL;
+    bool more, some = false;
+    do {
         ns_garbage garbage;
         ns_garbage_init(&garbage);
-        ns_segment *s = ns_table_lock(&o->table, from);
-        while (n < BATCH && (entry = ns_segment_any(s, &group)) != NULL) {
-            values[n++] = (PyObject *)ns_segment_remove(s, entry, &garbage);
+        more = ns_table_take(&o->table, &from, values, room, some, &n, &garbage);
+        if (n > room) {
+            values = more_room(values, &room, n, few);
+            some = n > room;
+            n = 0;
         }
-        uint64_t end = ns_segment_end(s);
-        ns_table_unlock(&o->table, s, &garbage);
         while (n > 0) {
-            Py_DECREF(values[--n]);
+            ns_drop(values[--n]);
         }
         ns_garbage_release(&garbage, ns_drop);
-        if (entry == NULL) {
-            from = end;
-            if (from == 0) {
-                break;
-            }
-        }
+    } while (more);
+    if (values != few) {
+        PyMem_RawFree(values);
     }
-    bool more;
     do { /* keys, too */
         ns_garbage garbage;
         ns_garbage_init(&garbage);

@@ -22,7 +22,7 @@ bucket and not yet counted it.
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple, overload
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, TypeVarTuple, overload
 
 from .._once import ABSENT
 from .._syncmap import SharedMap, load_or_compute
@@ -610,6 +610,9 @@ class _Pairs:
                 if len(bucket) == 2:
                     return bucket
                 self.__rest.extend(zip(bucket[::2], bucket[1::2], strict=True))
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"cannot pickle or copy {type(self).__name__!r} object")
 
 
 class _Keys(_Pairs):

@@ -276,6 +276,37 @@ flush(void)
     } while (more);
 }
 
+/* Empties it, by so many at a time; before each turn but the first some of those that are gone come
+ * again. The number that was taken. */
+static size_t
+take_all(size_t room, bool some, uint64_t again)
+{
+    static uintptr_t taken[8192];
+    uint64_t from = 0;
+    size_t total = 0, n;
+    bool more;
+    do {
+        ns_garbage garbage = {.count = 0};
+        more = ns_table_take(&table, &from, taken, room, some, &n, &garbage);
+        if (n > room) {
+            CHECK(more && n <= 8192 && !some);
+            room = n;
+            n = 0;
+        }
+        total += n;
+        while (n > 0) {
+            value *v = (value *)taken[--n];
+            uint64_t id = ns_load(&v->id, NS_RELAXED);
+            drop_value((uintptr_t)v);
+            if (id < again) {
+                put_key(id, id, true);
+            }
+        }
+        ns_garbage_release(&garbage, drop_key);
+    } while (more);
+    return total;
+}
+
 static void
 release_pair(uintptr_t k, uintptr_t v)
 {
@@ -473,7 +504,48 @@ check_asking(void)
         }
         CHECK(asked >= 5);
     }
+    /* A key that comes in the middle of a search is not in the count that its place tells. */
+    put_key(5, 5, false);
+    delete_key(0);
+    ns_place place = {0};
+    for (answers = 0; answers < 2; answers++) {
+        uint64_t wanted = 200, word;
+        uint64_t before = answers == 0 ? ns_load(&table.directory->segments[0]->inserts, NS_RELAXED)
+                                       : place.inserts;
+        CHECK(ns_table_get(&table,
+                           hash_of(wanted),
+                           match_by_asking,
+                           &wanted,
+                           &place,
+                           hold_any,
+                           drop_any,
+                           &word) == NS_ASK);
+        CHECK(place.inserts == before);
+        answered[answers] = ((key *)word)->id;
+        drop_key(word);
+        put_key(300 + (uint64_t)answers, 0, true);
+    }
     finish();
+    hash_of = ns_hash_mix;
+}
+
+/* While others put back what is taken. */
+static void
+check_taking(void)
+{
+    uint64_t (*const hashes[])(uint64_t) = {ns_hash_mix, few_hashes, same_hash};
+    for (unsigned i = 0; i < 3; i++) {
+        hash_of = hashes[i];
+        CHECK(take_all(64, false, 0) == 0);
+        for (uint64_t id = 0; id < 500; id++) {
+            put_key(id, id, true);
+        }
+        CHECK(take_all(5, false, 500) == 500 && ns_table_count(&table) == 500);
+        CHECK(take_all(64, false, 100) == 500 && ns_table_count(&table) == 100);
+        CHECK(take_all(7, true, 0) == 100 && ns_table_count(&table) == 0);
+        flush();
+        finish();
+    }
     hash_of = ns_hash_mix;
 }
 
@@ -721,6 +793,7 @@ main(void)
     check_size();
     check_one_thread();
     check_asking();
+    check_taking();
     for (int step = 0; step <= 6; step++) {
         check_fork_in_rebuild(step);
     }

@@ -161,7 +161,8 @@ ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value, 
         ns_store(&e->value, value, NS_RELEASE);
         s->used += is_new;
         bump(&s->live, 1);
-        ns_store(&s->inserts, ns_load(&s->inserts, NS_RELAXED) + 1, NS_RELAXED);
+        /* Release: who has seen this count, without the lock, does not overlook the entry. */
+        ns_store(&s->inserts, ns_load(&s->inserts, NS_RELAXED) + 1, NS_RELEASE);
         return true;
     }
 }
@@ -923,6 +924,41 @@ ns_table_page(ns_table *t, uint64_t *from, ns_hashed *keys, size_t room, bool (*
     }
     ns_lock_release(&s->lock);
     return n;
+}
+
+bool
+ns_table_take(ns_table *t, uint64_t *from, uintptr_t *values, size_t room, bool some, size_t *n,
+              ns_garbage *garbage)
+{
+    *n = 0;
+    if (ns_load(&t->directory, NS_ACQUIRE) == NULL) {
+        return false;
+    }
+    ns_segment *s = ns_table_lock(t, *from);
+    bool over = false;
+    if (!some && ns_load(&s->live, NS_RELAXED) > room) {
+        *n = ns_load(&s->live, NS_RELAXED);
+    }
+    else {
+        bool all = true;
+        for (uint32_t g = 0; g <= s->mask && all; g++) {
+            uint64_t bits = ns_load(&s->groups[g].tags, NS_RELAXED) & NS_TAG_HIGH;
+            for (; bits != 0 && all; bits &= bits - 1) {
+                ns_entry *e = &s->groups[g].entries[ns_tag_index(bits)];
+                if (ns_load(&e->hash, NS_RELAXED) < *from) {
+                    continue;
+                }
+                all = *n < room;
+                if (all) {
+                    values[(*n)++] = ns_segment_remove(s, e, garbage);
+                }
+            }
+        }
+        *from = all ? ns_segment_end(s) : *from;
+        over = all && *from == 0;
+    }
+    ns_table_unlock(t, s, garbage);
+    return !over;
 }
 
 bool

@@ -190,7 +190,8 @@ ns_garbage_init(ns_garbage *g)
 }
 
 /* Where a search stopped to ask, and goes on: in the segment of that serial. A zeroed serial:
- * begin anew. */
+ * begin anew. What it passed is as it was only if no key came since it began: `inserts` is the
+ * segment's from before its first look. */
 typedef struct ns_place {
     uint64_t serial, inserts;
     uint32_t group, step;
@@ -260,10 +261,15 @@ ns_segment_find(ns_segment *s, uint64_t hash, ns_match_fn match, const void *wan
     const uint64_t pattern = ns_tag(hash) * NS_TAG_LOW;
     uint32_t g = (uint32_t)hash & s->mask, step = 0;
     uint64_t left = UINT64_MAX;
+    uint64_t inserts = 0;
     if (place != NULL && place->serial != 0) {
         g = place->group;
         step = place->step;
         left = place->left;
+        inserts = place->inserts;
+    }
+    else if (place != NULL) {
+        inserts = ns_load(&s->inserts, NS_ACQUIRE);
     }
     for (;;) {
         ns_group *group = &s->groups[g];
@@ -288,7 +294,7 @@ ns_segment_find(ns_segment *s, uint64_t hash, ns_match_fn match, const void *wan
             }
             if (place != NULL) {
                 *place = (ns_place){.serial = s->serial,
-                                    .inserts = ns_load(&s->inserts, NS_RELAXED),
+                                    .inserts = inserts,
                                     .group = g,
                                     .step = step,
                                     .left = left & ~(bit - 1)};
@@ -404,6 +410,13 @@ typedef struct ns_hashed {
  * whatever is rebuilt between calls, each is told at most once, and exactly once if it stays. */
 size_t ns_table_page(ns_table *t, uint64_t *from, ns_hashed *keys, size_t room,
                      bool (*hold)(uintptr_t));
+
+/* Walks likewise, and takes the segment's entries out, whose *n values are the caller's now. So
+ * who empties the table meets each entry that stays until then, and comes to an end whatever
+ * others insert. True: call it again. If there are more than `room` it only tells in *n how many;
+ * with `some` it takes as many as there is room for, and *from stays. */
+bool ns_table_take(ns_table *t, uint64_t *from, uintptr_t *values, size_t room, bool some,
+                   size_t *n, ns_garbage *garbage);
 
 /* Calls visit for each word owned: see 5. Stops at the first result that is not 0. */
 int ns_table_visit(ns_table *t, int (*visit)(uintptr_t word, void *context), void *context);
