@@ -513,6 +513,36 @@ def test_who_gives_up_has_not_sent():
 
 
 @threads
+def test_who_gives_up_leaves_no_reference_behind():
+    c = Channel(1)
+    for n in range(2):  # items travel between threads here
+        thread, _ = in_line(c.recv)
+        c.send(Item())
+        thread.join(LONG)
+        c.send(n)  # full
+        item = Item()
+        watch = weakref.ref(item)
+        others = [item]
+        waiting, gone = threading.Event(), threading.Event()
+
+        def drop(others=others, waiting=waiting, gone=gone):
+            assert waiting.wait(LONG)
+            others.clear()
+            gone.set()
+
+        thread = threading.Thread(target=drop)
+        thread.start()
+        waiting.set()
+        while not gone.is_set():
+            with pytest.raises(TimeoutError):
+                c.send(item, 0.05)
+        thread.join(LONG)
+        del item
+        assert eventually(lambda watch=watch: watch() is None)
+        assert c.recv() == n
+
+
+@threads
 def test_who_gives_up_has_not_received():
     c = Channel()
 

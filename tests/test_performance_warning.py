@@ -41,7 +41,9 @@ for message, category, filename, at, *_ in seen:
     print(category.__name__, filename, at == line, message)
 """
 KINDS = ["ShardedCounter", "ShardedFloatCounter"]
-CALLS = "for _ in range(1000): counter.add()"
+# Each call comes with one reference more: a fight over the count that needs no second processor.
+KEEPING = "kept = []\n        for _ in range(1000): kept.append(counter); "
+CALLS = KEEPING + "counter.add()"
 
 
 def run(kind: str, seconds: float, use: str = CALLS, prepare: str = "pass") -> str:
@@ -60,10 +62,7 @@ def test_one_warning_for_a_creation_site(kind: str) -> None:
 
 
 def test_pools() -> None:
-    # Each round keeps a reference more: a fight over the count that needs no second processor.
-    use = (
-        "kept = []\n        for _ in range(1000): kept.append(counter); counter.put(counter.get())"
-    )
+    use = KEEPING + "counter.put(counter.get())"
     lines = run("Pool(list)", 30, use).splitlines()
     assert len(lines) == 1
     assert "Pool" in lines[0]

@@ -6,7 +6,6 @@ import io
 import sys
 import threading
 import weakref
-from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -501,6 +500,18 @@ def test_use_that_is_left_behind():
     assert pool.idle() == 0
 
 
+def test_a_long_chain_of_uses_is_freed():
+    pool = lasting(lambda: None)
+    use = None
+    for _ in range(50_000):
+        outer = pool.use()
+        pool.put(use)
+        assert outer.__enter__() is use
+        use = outer
+    del use, outer
+    assert pool.idle() == 0
+
+
 def test_use_in_a_cycle():
     pool = lasting()
     item = Item()
@@ -572,10 +583,10 @@ def test_what_is_seen_of_an_item():
 
 @threads
 def test_ten_thousand_short_threads():
-    made = Counter()
+    made = []
 
     def new():
-        made["items"] += 1
+        made.append(None)
         return Item()
 
     pool = lasting(new)
@@ -591,13 +602,13 @@ def test_ten_thousand_short_threads():
         pool.put(item)
 
     run_threads(meet, times=20)
-    before = made["items"]
+    before = len(made)
     size = sys.getsizeof(pool)
     for _ in range(100):
         run_threads(work, times=20)
     # Each found one of those there were; more were made only if all were out at the same moment.
-    assert made["items"] <= before
-    assert pool.idle() == made["items"] <= 20
+    assert len(made) <= before
+    assert pool.idle() == len(made) <= 20
     if NATIVE:
         assert sys.getsizeof(pool) <= 2 * size
 
@@ -808,6 +819,38 @@ def test_a_callback_called_by_hand(no_gc):
 
 
 @ages
+@pytest.mark.skipif(not NATIVE, reason="about memory of the C code")
+def test_a_finaliser_called_by_hand(no_gc):
+    pool = Pool(int)
+    pool.put(1)
+    swept = []
+
+    def by_hand(phase, _info):
+        if phase == "start":
+            for each in gc.get_objects():
+                if type(each).__name__ == "PoolSweeper":
+                    for _ in range(3):
+                        each.__del__()
+                    swept.append(pool.idle())
+
+    gc.callbacks.append(by_hand)
+    try:
+        gc.collect()
+    finally:
+        gc.callbacks.remove(by_hand)
+    assert swept == [1]
+    assert pool.idle() == 1
+    gc.collect()
+    assert pool.idle() == 0
+
+
+def test_thousands_of_pools_find_their_places():
+    for _ in range(2):
+        pools = [Pool(list) for _ in range(30_000)]  # a minute if each looks at all the others
+        assert pools.pop().idle() == 0
+
+
+@ages
 @pytest.mark.parametrize("backend", ["native", "threading"] if NATIVE else ["threading"])
 def test_they_go_in_a_program_that_allocates(backend):
     done = python(
@@ -978,8 +1021,9 @@ def test_the_last_reference_goes_in_a_hook():
     assert sorted(log) == [0, 1]
 
 
+@ages
 @pytest.mark.skipif(not NATIVE, reason="about memory of the C code")
-def test_size_follows_what_it_holds():
+def test_size_follows_what_it_holds(no_gc):
     pool = Pool(int, age=False)
     small = sys.getsizeof(pool)
     pool.put(1)
@@ -989,10 +1033,20 @@ def test_size_follows_what_it_holds():
     large = sys.getsizeof(pool)
     assert small < used < large
     pool.clear()
-    for _ in range(3000):
-        pool.put(1)
-        pool.get()
-    assert sys.getsizeof(pool) < large / 4
+
+    def use():
+        for _ in range(100):
+            pool.put(1)
+            pool.get()
+        return sys.getsizeof(pool)
+
+    for _ in range(3):
+        use()
+    assert use() == large  # no collection yet: a thief may still be in the old memory
+    for _ in range(10):
+        gc.collect()
+        use()
+    assert use() < large / 4
 
 
 # ---- against a model ----

@@ -2,15 +2,32 @@
 
 /* ---- the list ---- */
 
+/* The first empty node from this one on, but before the other, now the pool's; or NULL. */
+static ns_ager_node *
+take_empty(ns_ager_node *n, const ns_ager_node *end, PyObject *pool)
+{
+    for (; n != end; n = n->next) {
+        PyObject *none = NULL;
+        if (ns_load(&n->pool, NS_RELAXED) == NULL && ns_cas(&n->pool, &none, pool, NS_SEQ_CST)) {
+            return n;
+        }
+    }
+    return NULL;
+}
+
 ns_ager_node *
 ns_ager_add(ns_ager *a, PyObject *pool)
 {
     ns_publish(pool);
-    ns_add(&a->pools, 1, NS_RELAXED);
-    for (ns_ager_node *n = ns_load(&a->nodes, NS_ACQUIRE); n != NULL; n = n->next) {
-        PyObject *none = NULL;
-        if (ns_load(&n->pool, NS_RELAXED) == NULL && ns_cas(&n->pool, &none, pool, NS_SEQ_CST)) {
-            return n;
+    if (ns_add(&a->pools, 1, NS_RELAXED) < ns_load(&a->count, NS_RELAXED)) {
+        ns_ager_node *hint = ns_load(&a->hint, NS_ACQUIRE);
+        ns_ager_node *empty = take_empty(hint, NULL, pool);
+        if (empty == NULL) {
+            empty = take_empty(ns_load(&a->nodes, NS_ACQUIRE), hint, pool);
+        }
+        if (empty != NULL) {
+            ns_store(&a->hint, empty->next, NS_RELEASE);
+            return empty;
         }
     }
     ns_ager_node *fresh = PyMem_RawCalloc(1, sizeof(ns_ager_node));
@@ -24,6 +41,7 @@ ns_ager_add(ns_ager *a, PyObject *pool)
     do {
         fresh->next = head;
     } while (!ns_cas(&a->nodes, &head, fresh, NS_RELEASE));
+    ns_add(&a->count, 1, NS_RELAXED);
     return fresh;
 }
 
@@ -31,6 +49,7 @@ void
 ns_ager_remove(ns_ager *a, ns_ager_node *node)
 {
     ns_store(&node->pool, NULL, NS_SEQ_CST);
+    ns_store(&a->hint, node, NS_RELEASE);
     ns_sub(&a->pools, 1, NS_RELAXED);
 }
 
@@ -46,7 +65,8 @@ static void
 finalize(PyObject *self)
 {
     ns_ager *ager = ((Sweeper *)self)->ager;
-    if (!ns_swap(&ager->due, false, NS_RELAXED)) {
+    uint8_t stage = NS_AGER_PAUSED;
+    if (!ns_cas(&ager->stage, &stage, NS_AGER_IDLE, NS_RELAXED)) {
         return;
     }
     PyObject *pending = PyErr_GetRaisedException();
@@ -66,6 +86,8 @@ finalize(PyObject *self)
 static int
 traverse(PyObject *self, visitproc visit, void *arg)
 {
+    uint8_t stage = NS_AGER_BEGUN;
+    ns_cas(&((Sweeper *)self)->ager->stage, &stage, NS_AGER_PAUSED, NS_RELAXED);
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(((Sweeper *)self)->me);
     return 0;
@@ -128,7 +150,7 @@ on_collection(PyObject *type_ref, PyObject *const *args, Py_ssize_t nargs)
         s->ager = ager;
         s->me = (PyObject *)s; /* the reference that is ours so far */
         PyObject_GC_Track(s);
-        ns_store(&ager->due, true, NS_RELAXED);
+        ns_store(&ager->stage, NS_AGER_BEGUN, NS_RELAXED);
     }
     else if (PyErr_Occurred()) { /* no memory: another collection will do */
         PyErr_Clear();

@@ -67,15 +67,16 @@ give(ns_channel *c, PyObject *item)
     return false;
 }
 
-/* Undoes it. Our caller has a reference, so ours is not the last. */
+/* Undoes it, in the same part. Not by a plain subtraction: others may have dropped references
+ * meanwhile, and what would bring the shared part below zero its owner must be told. */
 static void
 keep(PyObject *item, bool shared)
 {
     if (shared) {
-        __atomic_fetch_sub(&item->ob_ref_shared, 1 << _Py_REF_SHARED_SHIFT, __ATOMIC_RELAXED);
 #ifdef Py_REF_DEBUG
         _Py_DECREF_DecRefTotal();
 #endif
+        _Py_DecRefShared(item);
     }
     else {
         Py_DECREF(item);

@@ -29,7 +29,7 @@ typedef struct {
     ns_ref new, reset, drop; /* reset and drop may be NULL; None: cleared by the collector */
     _Atomic uint8_t born;    /* 0: no __init__ yet, 1: in it, 2: done */
     bool ages;
-    ns_ager *ager; /* with `node`: those it is registered with; NULL if it does not age */
+    ns_ager *ager; /* with `node`: those it is registered with */
     ns_ager_node *node;
     ns_watch *watch;
     PyObject *weakrefs;
@@ -104,7 +104,9 @@ ns_pool_collect(PyObject *self)
 {
     if (ns_load(&((Pool *)self)->born, NS_ACQUIRE) == 2) {
         ns_pool_collected(&((Pool *)self)->pool);
-        sweep(self, false);
+        if (((Pool *)self)->ages) {
+            sweep(self, false);
+        }
     }
 }
 
@@ -326,16 +328,14 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
         PyErr_NoMemory();
         return -1;
     }
-    if (ages) {
-        o->node = ns_ager_add(state->ager, self);
-        if (o->node == NULL) {
-            ns_pool_destroy(&o->pool);
-            o->pool = (ns_pool){0};
-            ns_store(&o->born, 0, NS_RELAXED);
-            return -1;
-        }
-        o->ager = state->ager;
-        o->ages = true;
+    o->ages = ages;
+    o->ager = state->ager;
+    o->node = ns_ager_add(state->ager, self); /* without ages for its memory's sake */
+    if (o->node == NULL) {
+        ns_pool_destroy(&o->pool);
+        o->pool = (ns_pool){0};
+        ns_store(&o->born, 0, NS_RELAXED);
+        return -1;
     }
     o->watch = ns_watch_new(self);
     set_function(&o->new, new);
@@ -490,12 +490,14 @@ use_clear(PyObject *self)
 static void
 use_dealloc(PyObject *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
+    Py_TRASHCAN_BEGIN(self, use_dealloc) /* items may be others, a million deep */
     use_clear(self);
     Py_DECREF(((Use *)self)->pool);
+    PyTypeObject *type = Py_TYPE(self);
     type->tp_free(self);
     Py_DECREF(type);
+    Py_TRASHCAN_END
 }
 
 static PyMethodDef use_methods[] = {

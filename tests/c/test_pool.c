@@ -82,6 +82,25 @@ check_deque_steps(void)
         ns_deque_trim(&deque, now);
     }
     CHECK(ns_deque_size(&deque) <= large && deque.retired == NULL);
+
+    /* Where nothing counts, bursts by turns with quiet do not pile up rings. */
+    int most = 0;
+    for (int lap = 0; lap < 20; lap++) {
+        for (int i = 0; i < 20 * ITEMS; i++) {
+            CHECK(ns_deque_push(&deque, &items[0], 0, 20));
+        }
+        while (ns_deque_pop(&deque) != NULL) {
+        }
+        for (int i = 0; i < 20; i++) {
+            ns_deque_trim(&deque, 20);
+        }
+        int rings = 0;
+        for (ns_ring *each = deque.retired; each != NULL; each = each->older) {
+            rings++;
+        }
+        most = lap == 0 ? rings : most;
+        CHECK(rings <= most + 1);
+    }
     ns_deque_destroy(&deque);
     memset(&deque, 0, sizeof(deque));
 }

@@ -68,7 +68,8 @@ ns_deque_trim(ns_deque *d, uint64_t now)
     ns_ring *ring = ns_load(&d->ring, NS_RELAXED);
     int64_t bottom = ns_load(&d->bottom, NS_RELAXED), top = ns_load(&d->top, NS_ACQUIRE);
     reclaim(d, now);
-    if (ring != NULL && ring->mask >= NS_DEQUE_LARGE && bottom - top < ring->mask / 8) {
+    if (ring != NULL && ring->mask >= NS_DEQUE_LARGE && bottom - top < ring->mask / 8 &&
+        d->retired == NULL) {
         replace(d, top, bottom, (ring->mask + 1) / 4, now);
     }
 }

@@ -35,8 +35,9 @@
  * Reclamation. Replaced rings are kept in a list of the owner's, and freed when no thief can be reading
  * them. `now` counts moments at which no thread at all was inside a call of this file (for the
  * pool: pauses of the garbage collector). A count may be read a little before the moment it
- * tells of, so a ring retired at n is free from n + 2 on. Until then rings take at most as
- * much again as the one in use; where nothing counts, until the end.
+ * tells of, so a ring retired at n is free from n + 2 on. A ring is replaced by a smaller one only when
+ * none is retired. So those that are retired are all of different sizes, and take less than twice the largest
+ * that was ever needed, also where nothing counts for long, or ever.
  *
  * Fork. The child may find an owner gone amid a call. A pop leaves bottom == top - 1 in the worst case, which
  * every reader takes for empty, and the next push repairs; the item that was being moved is lost to the
@@ -145,7 +146,7 @@ ns_deque_pop(ns_deque *d)
     return item;
 }
 
-/* Gives back memory that a burst of items needed and that is not needed any more. */
+/* Gives back memory that a burst of items needed and that is not needed any more, a step at a time. */
 void ns_deque_trim(ns_deque *d, uint64_t now);
 
 /* ---- anyone ---- */
