@@ -72,7 +72,7 @@ suite() {
   export PYTHONWARNINGS='error:The global interpreter lock (GIL):RuntimeWarning'
   # pytest ends tests that hang; this ends what hangs at exit, and shows all stacks.
   export PYTHONFAULTHANDLER=1
-  if have timeout; then limit=(timeout --foreground --signal=ABRT --kill-after=30 "${LIMIT:-900}"); fi
+  if have timeout; then limit=(timeout --foreground --signal=ABRT --kill-after=30 "${LIMIT:-1800}"); fi
   [[ ! -t 1 ]] || colour=yes
   ${limit[@]+"${limit[@]}"} ${WITH[@]+"${WITH[@]}"} "$env/bin/python" -m pytest --color=$colour -o cache_dir="$CACHE/pytest-$leg" "$@" |
     tee "$RESULTS/output" || status=$?
