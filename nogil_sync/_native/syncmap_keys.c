@@ -64,37 +64,87 @@ ns_asker_begin(ns_asker *a, PyObject *key)
     a->place.serial = 0;
 }
 
+/* Where it is in the set, or where it would go. */
+static PyObject **
+place_of(PyObject **set, size_t room, PyObject *stored)
+{
+    size_t i = (size_t)ns_hash_mix((uintptr_t)stored) & (room - 1);
+    while (set[i] != NULL && set[i] != stored) {
+        i = (i + 1) & (room - 1);
+    }
+    return &set[i];
+}
+
 void
 ns_asker_clear(ns_asker *a)
 {
     Py_XDECREF(a->equal);
-    for (Py_ssize_t i = 0; i < a->count; i++) {
-        Py_DECREF(a->different[i]);
+    size_t places = a->different == a->few ? a->count : a->room;
+    for (size_t i = 0; i < places; i++) {
+        Py_XDECREF(a->different[i]);
     }
     if (a->different != a->few) {
         PyMem_Free(a->different);
     }
 }
 
+/* Makes it a set, eight times as large. */
+static int
+make_room(ns_asker *a)
+{
+    size_t room = a->room * 8, places = a->different == a->few ? a->count : a->room;
+    PyObject **set = PyMem_Calloc(room, sizeof(*set));
+    if (set == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (size_t i = 0; i < places; i++) {
+        if (a->different[i] != NULL) {
+            *place_of(set, room, a->different[i]) = a->different[i];
+        }
+    }
+    if (a->different != a->few) {
+        PyMem_Free(a->different);
+    }
+    a->different = set;
+    a->room = room;
+    return 0;
+}
+
 static int
 note_different(ns_asker *a, PyObject *stored)
 {
-    if (a->count == a->room) {
-        PyObject **more = PyMem_New(PyObject *, (size_t)a->room * 4);
-        if (more == NULL) {
-            Py_DECREF(stored);
-            PyErr_NoMemory();
-            return -1;
-        }
-        memcpy(more, a->different, (size_t)a->count * sizeof(*more));
-        if (a->different != a->few) {
-            PyMem_Free(a->different);
-        }
-        a->different = more;
-        a->room *= 4;
+    bool few = a->different == a->few;
+    if ((few ? a->count == a->room : a->count >= a->room / 2) && make_room(a) < 0) {
+        Py_DECREF(stored);
+        return -1;
     }
-    a->different[a->count++] = stored;
+    if (a->different == a->few) {
+        a->few[a->count++] = stored;
+        return 0;
+    }
+    PyObject **place = place_of(a->different, a->room, stored);
+    if (*place != NULL) { /* noted already */
+        Py_DECREF(stored);
+        return 0;
+    }
+    *place = stored;
+    a->count++;
     return 0;
+}
+
+static bool
+is_different(const ns_asker *a, PyObject *stored)
+{
+    if (a->different != a->few) {
+        return *place_of(a->different, a->room, stored) != NULL;
+    }
+    for (size_t i = a->count; i-- > 0;) {
+        if (a->few[i] == stored) {
+            return true;
+        }
+    }
+    return false;
 }
 
 int
@@ -121,11 +171,5 @@ ns_match_asked(uintptr_t word, const void *wanted)
         return NS_EQUAL;
     }
     enum ns_match m = ns_key_compare(stored, a->key, 0);
-    /* The last answer first: mostly it was just asked for. */
-    for (Py_ssize_t i = a->count; m == NS_UNKNOWN && i-- > 0;) {
-        if (a->different[i] == stored) {
-            m = NS_DIFFERENT;
-        }
-    }
-    return m;
+    return m == NS_UNKNOWN && is_different(a, stored) ? NS_DIFFERENT : m;
 }

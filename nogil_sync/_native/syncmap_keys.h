@@ -118,8 +118,9 @@ ns_match_identical(uintptr_t stored, const void *wanted)
 typedef struct ns_asker {
     PyObject *key; /* NULL: not in use yet */
     PyObject *equal;
-    PyObject **different, *few[8];
-    Py_ssize_t count, room;
+    PyObject **different; /* a list, in `few`; if there are more a hash set, of `room` places */
+    PyObject *few[8];
+    size_t count, room;
     ns_place place;
 } ns_asker;
 
