@@ -3,11 +3,15 @@
 import os
 
 import pytest
-from support import FORKS, python
+from support import FORKS, FREE_THREADED, NATIVE, python
 
 pytestmark = [
     pytest.mark.thread_unsafe(reason="forks"),
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system"),
+    pytest.mark.skipif(
+        FREE_THREADED and not NATIVE,
+        reason="without the GIL a dict that a thread was using at the fork stays locked",
+    ),
 ]
 
 FIGHT = (
