@@ -71,6 +71,16 @@ def test_pools() -> None:
     assert run("Pool(list)", 0.1, bound) == ""
 
 
+def test_no_warning_for_what_a_map_keeps_to_itself() -> None:
+    use = (
+        "kept = []\n"
+        "        for n in range(1000):\n"
+        "            kept.append(counter._flights())\n"
+        "            counter.load_or_compute((n, id(kept)), int)"
+    )
+    assert run("SyncMap", 1, use, prepare="nogil_sync.pin(counter)") == ""
+
+
 def test_no_warning_for_pinned_objects() -> None:
     assert run("ShardedCounter", 0.5, prepare="nogil_sync.pin(counter)") == ""
 

@@ -715,12 +715,23 @@ def test_cycles_are_collected(through):
 @threads
 def test_one_inserts():
     m = SyncMap()
-    for key in range(200):
-        inserted = run_threads(lambda: m.insert(key, threading.get_ident()), times=4)
+    keys = range(500)
+
+    def insert():
+        return [m.insert(key, threading.get_ident()) for key in keys]
+
+    def set_default():
+        return [m.setdefault(-1 - key, object()) for key in keys]
+
+    def pop():
+        return [m.pop(key, None) for key in keys]
+
+    for inserted in zip(*run_threads(insert, times=4), strict=True):
         assert sorted(inserted) == [False, False, False, True]
-        mine = run_threads(lambda: m.setdefault(-1 - key, object()), times=4)
+    for mine in zip(*run_threads(set_default, times=4), strict=True):
         assert len(set(mine)) == 1
-        assert len(set(run_threads(lambda: m.pop(key, None), times=4))) == 2
+    for popped in zip(*run_threads(pop, times=4), strict=True):
+        assert sum(each is not None for each in popped) == 1
 
 
 @threads

@@ -6,20 +6,26 @@
  * identity of the key, without any code of users.
  *
  * Threads may share an iterator: a small lock guards its fields, and never more than moving
- * them. A thread fills its new page outside, and throws it away if another was faster.
+ * them. A thread fills its new page outside, and throws it away if another was faster. All that a
+ * page brings along comes by one store, so that the child of a fork finds it whole whenever its
+ * holder is gone.
  */
 #include "object.h"
 #include "syncmap.h"
 
 typedef struct {
+    uint64_t end; /* where the next page begins; 0: this is the last */
+    size_t next, count;
+    ns_hashed keys[];
+} key_page;
+
+typedef struct {
     PyObject_HEAD
     SyncMap *map;
     bool pairs;
-    bool done;
-    ns_lock lock; /* of all below */
-    uint64_t from;
-    ns_hashed *page;
-    size_t next, count;
+    bool cleared;
+    ns_lock lock;   /* of those around it */
+    key_page *page; /* NULL before the first */
 } Iterator;
 
 static bool
@@ -30,25 +36,33 @@ hold_key(uintptr_t word)
 }
 
 static void
-drop_page(ns_hashed *page, size_t next, size_t count)
+drop_page(key_page *page)
 {
-    for (; next < count; next++) {
-        ns_drop(page[next].key);
+    while (page != NULL && page->next < page->count) {
+        ns_drop(page->keys[page->next++].key);
     }
     PyMem_RawFree(page);
 }
 
-/* The next key of the page, whose reference is the caller's. False: the page is at its end. */
+/* With the lock: whether the page has no more keys, and where the one after it begins. */
+static bool
+at_end(const Iterator *it, uint64_t *from)
+{
+    *from = it->page != NULL ? it->page->end : 0;
+    return it->page == NULL || it->page->next == it->page->count;
+}
+
+/* The next key of the page, whose reference is the caller's. False: the page is at its end; then
+ * *from is where to go on, if not *done. */
 static bool
 take(Iterator *it, ns_hashed *key, uint64_t *from, bool *done)
 {
     ns_lock_take(&it->lock);
-    bool any = it->next < it->count;
+    bool any = !at_end(it, from);
     if (any) {
-        *key = it->page[it->next++];
+        *key = it->page->keys[it->page->next++];
     }
-    *from = it->from;
-    *done = it->done;
+    *done = it->cleared || (it->page != NULL && *from == 0);
     ns_lock_release(&it->lock);
     return any;
 }
@@ -58,32 +72,29 @@ static int
 turn_page(Iterator *it, uint64_t from)
 {
     size_t room = 8, count;
-    uint64_t end;
-    ns_hashed *page = NULL;
+    key_page *page = NULL;
     do {
         PyMem_RawFree(page);
-        page = PyMem_RawMalloc(room * sizeof(*page));
+        page = PyMem_RawMalloc(sizeof(*page) + room * sizeof(page->keys[0]));
         if (page == NULL) {
             PyErr_NoMemory();
             return -1;
         }
-        end = from;
-        count = ns_table_page(&it->map->table, &end, page, room, hold_key);
+        page->end = from;
+        count = ns_table_page(&it->map->table, &page->end, page->keys, room, hold_key);
     } while (count > room && (room = count + count / 4, true));
+    page->next = 0;
+    page->count = count;
+    uint64_t now;
     ns_lock_take(&it->lock);
-    bool current = !it->done && it->from == from && it->next == it->count;
-    if (current) {
-        ns_hashed *old = it->page;
+    /* Each page begins further on, but for the first. */
+    if (at_end(it, &now) && now == from && (from != 0 || it->page == NULL) && !it->cleared) {
+        key_page *old = it->page;
         it->page = page;
         page = old;
-        it->from = end;
-        it->done = end == 0;
-        it->next = 0;
-        it->count = count;
-        count = 0;
     }
     ns_lock_release(&it->lock);
-    drop_page(page, 0, count);
+    drop_page(page);
     return 0;
 }
 
@@ -147,8 +158,9 @@ traverse(PyObject *self, visitproc visit, void *arg)
     Iterator *it = (Iterator *)self;
     Py_VISIT(Py_TYPE(self));
     Py_VISIT((PyObject *)it->map);
-    for (size_t i = it->next; i < it->count; i++) {
-        Py_VISIT((PyObject *)it->page[i].key);
+    const key_page *page = it->page;
+    for (size_t i = page != NULL ? page->next : 0; page != NULL && i < page->count; i++) {
+        Py_VISIT((PyObject *)page->keys[i].key);
     }
     return 0;
 }
@@ -158,13 +170,11 @@ clear(PyObject *self)
 {
     Iterator *it = (Iterator *)self;
     ns_lock_take(&it->lock);
-    ns_hashed *page = it->page;
-    size_t next = it->next, count = it->count;
-    it->next = it->count = 0;
+    key_page *page = it->page;
+    it->cleared = true;
     it->page = NULL;
-    it->done = true;
     ns_lock_release(&it->lock);
-    drop_page(page, next, count);
+    drop_page(page);
     return 0;
 }
 

@@ -866,6 +866,8 @@ flights_of(PyObject *self, PyObject *Py_UNUSED(unused))
             return NULL;
         }
         ((SyncMap *)new)->is_flights = true;
+        ns_watch_free(((SyncMap *)new)->watch); /* no user can pin it */
+        ((SyncMap *)new)->watch = NULL;
         if (ns_cas(&o->flights, &none, new, NS_SEQ_CST)) {
             flights = new;
         }

@@ -16,8 +16,11 @@ dicts with keys that are exact ints: it calls nothing, and whatever is replaced 
 by a variable outside, so nothing is finalised there.
 
 The entries beyond the first of their bucket are counted, which makes the length: a dict knows its
-own.  In the child of a fork, without the GIL, a thread that is gone may have stored such a
-bucket and not yet counted it.
+own.
+
+Without the GIL, where this backend can only be forced, the child of a fork is not safe from the
+threads that are gone: one may have stored such a bucket and not yet counted it, or be using the
+dict, whose own lock then stays locked for ever.
 """
 
 import sys

@@ -10,7 +10,7 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system"),
     pytest.mark.skipif(
         FREE_THREADED and not NATIVE,
-        reason="without the GIL a dict's own lock, the interpreter's, may be held in the child",
+        reason="without the GIL a dict that a thread was using at the fork stays locked",
     ),
 ]
 
