@@ -1,6 +1,7 @@
 """Channel: capacity, order, rendezvous, close, what misuse and time-outs leave alone, handlers."""
 
 import gc
+import linecache
 import math
 import sys
 import threading
@@ -668,6 +669,48 @@ def test_time_outs_and_tries_lose_nothing(capacity):
     assert all(accepted)
 
 
+@pytest.mark.skipif(NATIVE, reason="about the sections of the other backend")
+@pytest.mark.thread_unsafe(reason="traces, and starts threads itself")
+@pytest.mark.parametrize("receives", [False, True])
+def test_who_looks_in_the_middle_of_a_step_sees_its_item(receives):
+    # Without the GIL, or under a debugger, others run between the lines of a section.
+    slow = {"taker.done = giver.done = True", "self.state = new", "me.joined = True"}
+    c = Channel()
+    served = threading.Event()
+
+    def tracer(frame, event, _arg):
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+        if event == "line" and line in slow:
+            time.sleep(0.01)
+        return tracer
+
+    def partner():
+        while not served.is_set():
+            try:
+                if receives:
+                    c.send("item", 0.005)
+                else:
+                    assert c.recv(0.005) == "item"
+                served.set()
+            except TimeoutError:
+                pass
+
+    def traced():
+        sys.settrace(tracer)
+        try:
+            if receives:
+                assert c.recv(LONG) == "item"
+            else:
+                c.send("item", LONG)
+        finally:
+            sys.settrace(None)
+            served.set()
+
+    for _ in range(3):
+        served.clear()
+        run_threads(traced, partner)
+
+
 @threads
 def test_a_sender_gets_an_answer_through_the_same_channel_type():
     requests = Channel(2)
@@ -842,7 +885,7 @@ def test_finalisers_that_use_the_channel_in_the_middle_of_everything():
             c.try_recv()
 
     def work():
-        for _ in range(150):
+        for _ in range(40):
             Last()
             c.try_send(Last())
             item = c.try_recv()
