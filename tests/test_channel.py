@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import weakref
-from itertools import chain
+from itertools import chain, count
 
 import pytest
 from support import (
@@ -414,11 +414,11 @@ def test_wrong_arguments():
 @pytest.mark.parametrize("pairs", [1, 3])
 def test_every_item_once_and_in_its_senders_order(capacity, pairs):
     c = Channel(capacity)
-    count = 300
+    each = 300
     left = [None] * (pairs - 1)
 
     def send(k):
-        for n in range(count):
+        for n in range(each):
             c.send((k, n))
         try:
             left.pop()
@@ -429,7 +429,7 @@ def test_every_item_once_and_in_its_senders_order(capacity, pairs):
         return list(c)
 
     results = run_threads(*[lambda k=k: send(k) for k in range(pairs)], *[receive] * pairs)[pairs:]
-    assert sorted(chain(*results)) == [(k, n) for k in range(pairs) for n in range(count)]
+    assert sorted(chain(*results)) == [(k, n) for k in range(pairs) for n in range(each)]
     for result in results:
         for k in range(pairs):
             numbers = [n for sender, n in result if sender == k]
@@ -630,7 +630,10 @@ def test_time_outs_and_tries_lose_nothing(capacity):
 
     def send(k):
         accepted = []
-        for n in for_a_while(0.4):
+        end = time.monotonic() + 0.4
+        for n in count():
+            if accepted and time.monotonic() > end:
+                break
             try:
                 if n % 3:
                     c.send((k, n), n % 5 / 2000)
@@ -977,14 +980,17 @@ def test_a_handler_is_served_instead_and_the_call_waits_on(interrupt, receives):
     c = Channel()
     log = []
 
+    def receive_twice():
+        for _ in range(2):
+            log.append(c.recv(LONG))
+
     def handler():
         if receives:
             started(c.send, "for the handler")
             log.append(c.recv(LONG))
             started(c.send, "for the call")
         else:
-            for seconds in (0.1, 0.2):
-                threading.Timer(seconds, lambda: log.append(c.recv(LONG))).start()
+            threading.Timer(0.1, receive_twice).start()
             c.send("from the handler", LONG)
 
     interrupt(handler, 0.05)
