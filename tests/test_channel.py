@@ -75,8 +75,8 @@ def test_every_capacity_is_exact(capacity):
     sent = received = 0
     for lap in range(3 * capacity):
         items = 1 + lap % capacity
-        for count in range(items):
-            assert len(c) == count
+        for held in range(items):
+            assert len(c) == held
             c.send(sent)
             sent += 1
         if items == capacity:
