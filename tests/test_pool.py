@@ -1,8 +1,10 @@
 """Pool: every item in one place, hooks in their order, limits, ages, and the collector."""
 
 import contextlib
+import copy
 import gc
 import io
+import pickle
 import sys
 import threading
 import weakref
@@ -469,6 +471,14 @@ def test_use_again_and_wrongly():
     with pytest.raises(RuntimeError, match="not in use"):
         use.__exit__(None, None, None)
     assert pool.idle() == 1
+
+
+def test_use_is_not_copied():
+    use = lasting().use()
+    with use:
+        for wrong in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match="cannot pickle or copy"):
+                wrong(use)
 
 
 @threads

@@ -12,6 +12,9 @@ or the receipt of the operation, so that an interrupt right after it finds out w
 That is done in a `finally`: the end of an `except` clause is on 3.12 a place where another
 interrupt can come.
 
+What a step hands over is stored before the state that says so: without the GIL, who sees from that
+state that it was served may look for its item while the section is still under way.
+
 A wait that a signal handler or finaliser interrupted is suspended until that returns.  While
 the handler uses the same object, its thread's waiter is *away*: it keeps its place and is passed
 by, and looks for itself when it is back.  If it had been granted something, that goes back for the
@@ -176,10 +179,10 @@ class Line:
                 new = (value, waiters)
                 with self.__guard:
                     if self.state is old:
-                        self.state = new
-                        receipt.done = done = True
                         taker.item = item
                         taker.done = giver.done = True
+                        self.state = new
+                        receipt.done = done = True
                 if done:
                     break
         finally:
@@ -274,11 +277,11 @@ class Line:
             granted += me.wake
             with self.__guard:
                 if self.state is old:
+                    taker.item = item
+                    taker.done = giver.done = True
                     self.state = new
                     me.joined = me.kept = False
                     me.wake = granted
-                    taker.item = item
-                    taker.done = giver.done = True
         _wake(me.wake)
         if _thread.waiter is me:
             _thread.waiter = me.outer
@@ -333,13 +336,13 @@ class Line:
             granted = tuple(each for each in granted if each is not me)
             with self.__guard:
                 if self.state is old:
+                    loser.done = False
+                    taker.item = item
+                    taker.done = giver.done = True
                     self.state = new
                     me.joined = True
                     me.kept = kept
                     me.wake = granted
-                    loser.done = False
-                    taker.item = item
-                    taker.done = giver.done = True
             if me.joined:
                 break
         _wake(me.wake)

@@ -8,7 +8,7 @@ becomes stale.  Both are linked lists, so that each step is a section (see `_gua
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Generic, SupportsIndex, TypeVar
+from typing import Any, Generic, NoReturn, SupportsIndex, TypeVar
 
 from .._performance import Unraisable
 from ._ageing import register
@@ -195,6 +195,9 @@ class _Use(Generic[T]):
             self.__items.put(item)
         else:
             self.__items.let_go(item)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"cannot pickle or copy {type(self).__name__!r} object")
 
 
 class Pool(SyncObject, Generic[T]):

@@ -7,7 +7,7 @@ import time
 import weakref
 
 import pytest
-from support import NATIVE, background, collect_often, for_a_while, run_threads
+from support import NATIVE, background, collect_often, eventually, for_a_while, run_threads
 
 from nogil_sync import Pool, ShardedCounter, pin
 
@@ -184,7 +184,9 @@ def test_pools_that_die_while_collections_visit_them():
             elif n % 3 == 1:
                 watch = weakref.ref(pool)
                 del pool
-                assert watch() is None or True  # a collection may be looking at it just now
+                # At once, unless a collection is looking at it just now.
+                assert eventually(lambda watch=watch: watch() is None)
+                assert eventually(lambda gone=gone: len(gone) == 5)
                 continue
             del pool
 

@@ -36,8 +36,8 @@
  * them. `now` counts moments at which no thread at all was inside a call of this file (for the
  * pool: pauses of the garbage collector). A count may be read a little before the moment it
  * tells of, so a ring retired at n is free from n + 2 on. A ring is replaced by a smaller one only when
- * none is retired. So those that are retired are all of different sizes, and take less than twice the largest
- * that was ever needed, also where nothing counts for long, or ever.
+ * none is retired: so those that are take less than twice as much as the largest ever did, also where
+ * nothing counts for long, or ever.
  *
  * Fork. The child may find an owner gone amid a call. A pop leaves bottom == top - 1 in the worst case, which
  * every reader takes for empty, and the next push repairs; the item that was being moved is lost to the
