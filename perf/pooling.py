@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # One line, with the clock around it.
 _LATENCY = """
-def loop(_repeat, _clock, _meet, _seconds, _now, {names}):
+def loop(_repeat, _rounds, _clock, _meet, _seconds, _now, {names}):
     {prologue}
     _samples = []
     _note = _samples.append
