@@ -314,16 +314,16 @@ def test_nothing_is_left_over():
 @threads
 def test_all_get_what_one_computed():
     m = SyncMap()
-    for key in range(100):
-        runs = []
+    keys = range(300)
+    runs = []
 
-        def compute(key=key, runs=runs):
-            runs.append(key)
-            return object()
+    def compute(key):
+        runs.append(key)
+        return object()
 
-        results = run_threads(lambda: m.load_or_compute(key, compute), times=4)
-        assert len(runs) == 1
-        assert set(results) == {m[key]}
+    results = run_threads(lambda: [m.load_or_compute(key, compute, key) for key in keys], times=4)
+    assert sorted(runs) == [*keys]
+    assert all(result == [m[key] for key in keys] for result in results)
 
 
 @threads

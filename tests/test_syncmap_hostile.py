@@ -605,10 +605,15 @@ def test_finalisers_and_collections_beside_writers():
             m["finalised", self.me[1] % 10] = self.me[1]
             m.pop(self.me[1] % 10, None)
 
-    numbers = iter(range(10**9))
+    # With the GIL writers can make garbage faster than one thread finalises it, and each
+    # collection then takes longer than the one before: so there is an end to it.
+    numbers = iter(range(5000))
 
     def write():
-        n = next(numbers)
+        n = next(numbers, None)
+        if n is None:
+            time.sleep(0.001)
+            return
         m[n % 10] = Value(n)
         m.setdefault(n % 10, Value(n))
         m.modify(n % 10, lambda old: Value(n), None)
