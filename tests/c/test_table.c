@@ -554,6 +554,36 @@ check_asking(void)
     hash_of = ns_hash_mix;
 }
 
+/* From a place within a segment, where a merge may leave a walk, only what lies behind it. */
+static void
+check_from(void)
+{
+    for (uint64_t middle = 0; middle < 5; middle++) {
+        uintptr_t taken[5];
+        ns_hashed keys[5];
+        ns_garbage garbage = {.count = 0};
+        size_t behind = 0, n;
+        for (uint64_t id = 0; id < 5; id++) {
+            put_key(id, id, true);
+            behind += hash_of(id) >= hash_of(middle);
+        }
+        uint64_t from = hash_of(middle);
+        n = ns_table_page(&table, &from, keys, 5, hold_any);
+        CHECK(n == behind && from == 0);
+        while (n > 0) {
+            drop_key(keys[--n].key);
+        }
+        from = hash_of(middle);
+        CHECK(!ns_table_take(&table, &from, taken, 5, true, &n, &garbage) && n == behind);
+        CHECK(ns_table_count(&table) == 5 - behind);
+        while (n > 0) {
+            drop_value(taken[--n]);
+        }
+        ns_garbage_release(&garbage, drop_key);
+        finish();
+    }
+}
+
 /* While others put back what is taken. */
 static void
 check_taking(void)
@@ -979,6 +1009,55 @@ check_torture(void)
     finish();
 }
 
+/* What was done before a key is put is seen by who finds it, whatever `hold` does. */
+static long told;
+
+static bool
+just_look(uintptr_t word)
+{
+    (void)word;
+    return true;
+}
+
+static void
+let_go(uintptr_t word)
+{
+    (void)word;
+}
+
+static void
+tell(int i)
+{
+    uint64_t id = 1;
+    uintptr_t word = 0;
+    if (i == 0) {
+        told = 7;
+        put_key(id, 2, false);
+    }
+    else {
+        do {
+            ns_table_get(&table, hash_of(id), match_key, &id, NULL, just_look, let_go, &word);
+        } while (word == 0 || word == seen);
+        CHECK(told == 7);
+        told = 0;
+    }
+}
+
+static void
+check_telling(void)
+{
+    for (int replaces = 0; replaces < 2; replaces++) {
+        seen = 0;
+        if (replaces) {
+            put_key(1, 1, false);
+            seen = table.directory->segments[0]->groups[0].entries[0].value;
+        }
+        CHECK(!replaces || is_value(seen));
+        run_threads(2, tell);
+        finish();
+    }
+}
+
 /* Grows to thousands and back while others look on; then everybody takes all out. */
 #define MANY (24 * NS_SEGMENT_MAX < SOME(6000) ? SOME(6000) : 6 * NS_SEGMENT_MAX)
 static _Atomic long popped;
@@ -1048,6 +1127,7 @@ main(void)
     check_size();
     check_one_thread();
     check_asking();
+    check_from();
     check_taking();
     for (int step = 0; step <= 6; step++) {
         check_fork_in_rebuild(step);
@@ -1060,6 +1140,7 @@ main(void)
 #endif
     check_between_looks();
     for (int fences = 0; fences < 2; fences++) {
+        check_telling();
         check_torture();
         check_growth();
         put_key(0, 0, true);
