@@ -36,7 +36,7 @@ SHRUNK = [
     *("-DNS_CHANNEL_SPIN=0", "-DNS_CHANNEL_LINGER=0"),
 ]
 # Tests that include a source file of the core, to make its states by hand.
-INCLUDED = {"table": "table.c"}
+INCLUDED = {"table": "table.c", "counter": "counter.c"}
 FLAGS = ["-std=gnu11", "-g", "-D_GNU_SOURCE", "-pthread", f"-I{TESTS}"]
 THREAD = ["-O1", "-fsanitize=thread"]
 

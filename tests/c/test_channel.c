@@ -241,6 +241,16 @@ check_fork(void)
         }
     }
 
+    /* Who comes first mends it, before anybody takes a position: those of the living are no gaps. */
+    for (int end = 0; end < 2; end++) {
+        make(3);
+        CHECK(try_send(1) == NS_CHANNEL_DONE);
+        pretend_to_fork();
+        CHECK(end == 0 ? try_send(2) == NS_CHANNEL_DONE : try_receive() == 1);
+        CHECK(ns_load(&channel.in.generation, NS_RELAXED) == ns_fork_generation());
+        CHECK(ns_load(&channel.out.generation, NS_RELAXED) == ns_fork_generation());
+    }
+
     make(2);
     ns_waiter gone = {0}, back = {0}, away = sending(1);
     CHECK(!receivers->enter(&channel, &gone) && !receivers->enter(&channel, &back));

@@ -4,6 +4,23 @@
 
 #include "harness.h"
 
+/* Those who make a counter's table meet while they do, if wanted. */
+static pthread_barrier_t makers;
+static _Atomic bool makers_meet;
+
+static void *
+allocate(size_t alignment, size_t size)
+{
+    if (ns_load(&makers_meet, NS_RELAXED)) {
+        pthread_barrier_wait(&makers);
+    }
+    return aligned_alloc(alignment, size);
+}
+
+#define aligned_alloc allocate
+#include "counter.c"
+#undef aligned_alloc
+
 #define THREADS 8
 #define ADDS 20000
 #ifndef SHORT_LIVED
@@ -175,6 +192,28 @@ late_holder(int i)
     ns_store(&late_turn, 2, NS_RELEASE);
 }
 
+/* Two make a table at once: who comes second uses the first one's, and sees it cleared. */
+static ns_counter contested;
+
+static void
+make_table(int i)
+{
+    (void)i;
+    ns_counter_add(&contested, 1);
+}
+
+static void
+check_makers(void)
+{
+    ns_counter_add(&contested, 1); /* the word beside the table is ours */
+    pthread_barrier_init(&makers, NULL, 2);
+    ns_store(&makers_meet, true, NS_RELAXED);
+    run_threads(2, make_table);
+    ns_store(&makers_meet, false, NS_RELAXED);
+    CHECK(ns_counter_is_shared(&contested) && ns_counter_sum(&contested, true) == 3);
+    ns_counter_destroy(&contested);
+}
+
 int
 main(void)
 {
@@ -235,6 +274,7 @@ main(void)
         ns_counter_destroy(&fresh[n]);
     }
 
+    check_makers();
     ns_counter_destroy(&counter);
     ns_counter_destroy(&float_counter);
     puts("counter: ok");

@@ -414,6 +414,13 @@ check_mix(int64_t most)
         hold(it, THREADS);
     }
     CHECK(ns_pool_count(&pool) == 0);
+    /* What is still reserved, some shard has. */
+    int64_t reserved = 0;
+    for (uint32_t slot = 0; slot < ns_load(&pool.used, NS_RELAXED); slot++) {
+        ns_pool_shard *s = ns_pool_find(&pool, slot);
+        reserved += s != NULL && ns_load(&s->reserved, NS_RELAXED);
+    }
+    CHECK(pool.reserved == NULL || ns_load(pool.reserved, NS_RELAXED) == reserved);
     ns_pool_destroy(&pool);
 }
 

@@ -1,7 +1,26 @@
 /* core/table.h: a dictionary, whatever is rebuilt, by however many threads, across forks. */
 #include "harness.h"
+#include "lock.h"
+
+#include <setjmp.h>
+
+/* Comes before each store of the table, if set: see "Step by step". */
+static _Thread_local void (*at_store)(void);
+#undef ns_store
+#define ns_store(p, v, order) \
+    (at_store != NULL ? at_store() : (void)0, ns_step atomic_store_explicit((p), (v), order))
 
 #include "table.c" /* its states are made by hand below */
+
+#undef ns_store
+#define ns_store(p, v, order) (ns_step atomic_store_explicit((p), (v), order))
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/lsan_interface.h>
+#else
+#define __lsan_disable() ((void)0)
+#define __lsan_enable() ((void)0)
+#endif
 
 #define THREADS 4
 /* How much of what one thread does alone, where shaking shows nothing. */
@@ -158,11 +177,11 @@ few_hashes(uint64_t id)
 }
 
 /* The version, or -1. */
-static int64_t
-get(uint64_t id)
+static inline int64_t
+get_by(uint64_t id, bool (*hold)(uintptr_t))
 {
     uintptr_t word;
-    if (ns_table_get(&table, hash_of(id), match_key, &id, NULL, hold_value, drop_value, &word) !=
+    if (ns_table_get(&table, hash_of(id), match_key, &id, NULL, hold, drop_value, &word) !=
         NS_PRESENT) {
         return -1;
     }
@@ -171,6 +190,12 @@ get(uint64_t id)
     int64_t version = (int64_t)ns_load(&v->version, NS_RELAXED);
     drop_value(word);
     return version;
+}
+
+static int64_t
+get(uint64_t id)
+{
+    return get_by(id, hold_value);
 }
 
 /* Sets, or with only_new inserts; whether it was new. */
@@ -529,6 +554,36 @@ check_asking(void)
     hash_of = ns_hash_mix;
 }
 
+/* From a place within a segment, where a merge may leave a walk, only what lies behind it. */
+static void
+check_from(void)
+{
+    for (uint64_t middle = 0; middle < 5; middle++) {
+        uintptr_t taken[5];
+        ns_hashed keys[5];
+        ns_garbage garbage = {.count = 0};
+        size_t behind = 0, n;
+        for (uint64_t id = 0; id < 5; id++) {
+            put_key(id, id, true);
+            behind += hash_of(id) >= hash_of(middle);
+        }
+        uint64_t from = hash_of(middle);
+        n = ns_table_page(&table, &from, keys, 5, hold_any);
+        CHECK(n == behind && from == 0);
+        while (n > 0) {
+            drop_key(keys[--n].key);
+        }
+        from = hash_of(middle);
+        CHECK(!ns_table_take(&table, &from, taken, 5, true, &n, &garbage) && n == behind);
+        CHECK(ns_table_count(&table) == 5 - behind);
+        while (n > 0) {
+            drop_value(taken[--n]);
+        }
+        ns_garbage_release(&garbage, drop_key);
+        finish();
+    }
+}
+
 /* While others put back what is taken. */
 static void
 check_taking(void)
@@ -661,6 +716,236 @@ check_fork_in_change(int step)
     finish();
 }
 
+/* ---- Step by step: before each store of a change others look; or a fork leaves it there ---- */
+
+#define STEPPED (NS_SEGMENT_MAX < 64 ? 64 : NS_SEGMENT_MAX + 100) /* keys; enough for a split */
+#define CUTS 150
+
+static int64_t stepped[STEPPED]; /* what was put; -1: nothing */
+static uint64_t changing;        /* this one is being changed, to that: */
+static int64_t changed;
+static bool change_seen;
+
+static long steps, cut;
+static long critical[1024], criticals; /* steps at which a rebuild is being published */
+static jmp_buf gone;
+
+static void
+look(uint64_t id)
+{
+    int64_t version = get(id);
+    if (id != changing) {
+        CHECK(version == stepped[id]);
+        return;
+    }
+    /* Before or after, and after for good. */
+    CHECK(version == changed || (version == stepped[id] && !change_seen));
+    change_seen = version == changed;
+}
+
+static void
+step(void)
+{
+    at_store = NULL;
+    steps++;
+    if (steps == cut) {
+        longjmp(gone, 1);
+    }
+    if (cut < 0) { /* looks */
+        look(changing);
+        for (int i = 0; i < 6; i++) {
+            look((uint64_t)(steps * 7 + i * 11) % STEPPED);
+        }
+        if ((ns_load(&table.structure.word, NS_RELAXED) & NS_LOCK_HELD) && criticals < 1024) {
+            critical[criticals++] = steps;
+        }
+    }
+    at_store = step;
+}
+
+static void
+change(uint64_t id, int64_t version)
+{
+    changing = id;
+    changed = version;
+    change_seen = false;
+    at_store = step;
+    if (version < 0) {
+        delete_key(id);
+    }
+    else {
+        put_key(id, (uint64_t)version, false);
+    }
+    at_store = NULL;
+    stepped[id] = version;
+    CHECK(get(id) == version);
+}
+
+/* Grows from nothing, and back. */
+static void
+change_all(void)
+{
+    for (uint64_t id = 0; id < STEPPED; id++) {
+        stepped[id] = -1;
+    }
+    steps = 0;
+    for (uint64_t id = 0; id < STEPPED; id++) {
+        change(id, (int64_t)id);
+        if (id % 8 == 7) {
+            change(id - 7, 1000);
+            change(id - 3, -1);
+            change(id - 3, 1001);
+        }
+    }
+    for (uint64_t id = 0; id < STEPPED - 3; id++) {
+        change(id, -1);
+    }
+}
+
+/* The child finds it before the change or after it, and whole. */
+static void
+check_cut_off(long at)
+{
+    cut = at;
+    if (setjmp(gone) == 0) {
+        change_all();
+    }
+    at_store = NULL;
+    pretend_to_fork();
+    size_t live = 0;
+    for (uint64_t id = 0; id < STEPPED; id++) {
+        int64_t version = get(id);
+        CHECK(version == stepped[id] || (id == changing && version == changed));
+        live += version >= 0;
+    }
+    /* Something may be lost, but nothing is owned twice. */
+    long alive = ns_load(&keys_alive, NS_RELAXED) + values_alive(), owned = words_owned();
+    CHECK(owned >= 2 * (long)live && owned <= alive && alive - owned <= NS_GARBAGE + 3);
+    for (uint64_t id = 0; id < STEPPED; id++) { /* by now all locks were taken */
+        live += put_key(id, id, false);
+    }
+    CHECK(live == STEPPED && ns_table_count(&table) == live && walk(NULL, 0) == live);
+    CHECK(owned - words_owned() <= NS_GARBAGE + 1);
+    for (uint64_t id = 0; id < STEPPED; id++) {
+        CHECK(get(id) == (int64_t)id && delete_key(id));
+    }
+    flush();
+    CHECK(ns_table_count(&table) == 0 && words_owned() == 0 && table.retired == NULL);
+    ns_table_destroy(&table, release_pair);
+    table = (ns_table){0};
+    /* What the vanished thread had in its hands. */
+    ns_store(&keys_alive, 0, NS_RELAXED);
+    for (int i = 0; i < VALUES; i++) {
+        ns_store(&values[i].references, 0, NS_RELAXED);
+    }
+}
+
+static void
+step_through(int i)
+{
+    (void)i;
+    ns_slot(); /* with another thread about, or not: see below */
+    __lsan_disable();
+    cut = -1;
+    criticals = 0;
+    change_all();
+    finish();
+    const long all = steps;
+    for (long n = 0; n < CUTS; n++) {
+        check_cut_off(1 + n * all / CUTS);
+        check_cut_off(critical[n * criticals / CUTS]);
+    }
+    __lsan_enable();
+}
+
+static inline void
+check_step_by_step(void)
+{
+    step_through(0); /* alone: nothing has to wait */
+    run_threads(1, step_through);
+}
+
+/* ---- Others come between two looks of one search ---- */
+
+static void (*meanwhile)(int);
+static uintptr_t seen; /* the value found, before a reference is taken */
+
+static bool
+hold_late(uintptr_t word)
+{
+    if (meanwhile != NULL) {
+        void (*others)(int) = meanwhile;
+        meanwhile = NULL;
+        seen = word;
+        run_threads(1, others);
+    }
+    return hold_value(word);
+}
+
+/* Puts another key, whose value gets the memory of the one that was seen. */
+static void
+use_memory_again(void)
+{
+    CHECK(ns_load(&((value *)seen)->references, NS_RELAXED) == 0);
+    ns_store(&next_value, (uint32_t)((value *)seen - values), NS_RELAXED);
+    CHECK(put_key(2, 7, true) && ns_load(&((value *)seen)->id, NS_RELAXED) == 2);
+}
+
+static void
+rebuild(void)
+{
+    const uint64_t before = table.directory->segments[0]->serial;
+    for (uint64_t id = 100; table.directory->segments[0]->serial == before; id++) {
+        put_key(id, id, true);
+    }
+}
+
+static void
+replace_it(int i)
+{
+    (void)i;
+    CHECK(!put_key(1, 2, false));
+    use_memory_again();
+}
+
+static void
+delete_it(int i)
+{
+    (void)i;
+    CHECK(delete_key(1));
+    use_memory_again();
+}
+
+static void
+rebuild_and_replace_it(int i)
+{
+    rebuild();
+    replace_it(i);
+}
+
+static void
+rebuild_and_delete_it(int i)
+{
+    rebuild();
+    delete_it(i);
+}
+
+/* A reference to what came into the memory of a value is none to the value. */
+static void
+check_between_looks(void)
+{
+    static void (*const others[])(int) = {
+        replace_it, delete_it, rebuild_and_replace_it, rebuild_and_delete_it};
+    for (int i = 0; i < 4; i++) {
+        put_key(1, 1, true);
+        meanwhile = others[i];
+        CHECK(get_by(1, hold_late) == (i % 2 == 0 ? 2 : -1));
+        CHECK(meanwhile == NULL);
+        flush();
+        finish();
+    }
+}
+
 /* ---- Many threads ---- */
 
 #define STABLE 64 /* ids below it are never deleted */
@@ -722,6 +1007,55 @@ check_torture(void)
     flush();
     CHECK(ns_load(&keys_alive, NS_RELAXED) == (long)ns_table_count(&table));
     finish();
+}
+
+/* What was done before a key is put is seen by who finds it, whatever `hold` does. */
+static long told;
+
+static bool
+just_look(uintptr_t word)
+{
+    (void)word;
+    return true;
+}
+
+static void
+let_go(uintptr_t word)
+{
+    (void)word;
+}
+
+static void
+tell(int i)
+{
+    uint64_t id = 1;
+    uintptr_t word = 0;
+    if (i == 0) {
+        told = 7;
+        put_key(id, 2, false);
+    }
+    else {
+        do {
+            ns_table_get(&table, hash_of(id), match_key, &id, NULL, just_look, let_go, &word);
+        } while (word == 0 || word == seen);
+        CHECK(told == 7);
+        told = 0;
+    }
+}
+
+static void
+check_telling(void)
+{
+    for (int replaces = 0; replaces < 2; replaces++) {
+        seen = 0;
+        if (replaces) {
+            put_key(1, 1, false);
+            seen = table.directory->segments[0]->groups[0].entries[0].value;
+        }
+        CHECK(!replaces || is_value(seen));
+        run_threads(2, tell);
+        finish();
+    }
 }
 
 /* Grows to thousands and back while others look on; then everybody takes all out. */
@@ -793,6 +1127,7 @@ main(void)
     check_size();
     check_one_thread();
     check_asking();
+    check_from();
     check_taking();
     for (int step = 0; step <= 6; step++) {
         check_fork_in_rebuild(step);
@@ -800,7 +1135,12 @@ main(void)
     for (int step = 0; step <= 4; step++) {
         check_fork_in_change(step);
     }
+#ifndef NS_SHAKE /* which shows nothing here */
+    check_step_by_step();
+#endif
+    check_between_looks();
     for (int fences = 0; fences < 2; fences++) {
+        check_telling();
         check_torture();
         check_growth();
         put_key(0, 0, true);
