@@ -271,6 +271,10 @@ class Items(ItemsView[K, V]):
         pairs: Iterator[tuple[K, V]] = self._mapping._pairs()
         return pairs
 
+    def __contains__(self, item: object) -> bool:
+        # What cannot be an entry is none, as with a dict's.
+        return isinstance(item, tuple) and len(item) == 2 and super().__contains__(item)
+
     def __repr__(self) -> str:
         return f"{type(self._mapping).__name__}.items({list(self)!r})"
 

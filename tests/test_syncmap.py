@@ -430,6 +430,9 @@ def test_views_are_views():
     assert m.keys() - {"a"} == {"b"}
     assert m.keys() ^ {"a", "c"} == {"b", "c"}
     assert m.items() - {("a", 1)} == {("b", 2)}
+    for odd in (5, ("a",), ["a", 1], ("a", 1, 2)):
+        assert odd not in m.items()
+        assert odd not in d.items()
     assert m.keys() > {"a"}
     assert m.keys().isdisjoint({"c"})
     assert repr(SyncMap(a=1).keys()) == "SyncMap.keys(['a'])"
