@@ -22,8 +22,8 @@ static bool has_exit_key;
 static void
 give_back(uint32_t slot)
 {
-    ns_sub(&ns_slots_taken, 1, NS_RELEASE);
     ns_and(&taken[slot / BITS], ~(UINT64_C(1) << slot % BITS), NS_RELEASE);
+    ns_sub(&ns_slots_taken, 1, NS_RELEASE); /* last: never less than there are */
 }
 
 static void
