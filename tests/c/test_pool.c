@@ -143,6 +143,9 @@ check_deque_steps(void)
     memset(&deque, 0, sizeof(deque));
 }
 
+/* From the owner's push until whoever took it has let it go. */
+static _Atomic bool in_use[ITEMS];
+
 /* One owner, few items at a time, so that it meets the thieves at the last one; more now and then, so that the
  * ring grows while they read it. */
 static void
@@ -158,9 +161,10 @@ own_and_steal(int i)
             int burst = n % 1000 == 999 ? ITEMS / 2 : 1 + n % 3;
             for (int k = 0; k < burst; k++) {
                 item *it = free_items[next];
-                while (__atomic_load_n(&it->holder, __ATOMIC_ACQUIRE) != 0) { /* a thief has it */
-                    ns_pause();
+                while (ns_load(&in_use[it - items], NS_ACQUIRE)) { /* a thief has it */
+                    sched_yield();
                 }
+                ns_store(&in_use[it - items], true, NS_RELAXED);
                 it->uses++;
                 CHECK(ns_deque_push(&deque, it, 0, 0));
                 next = (next + 1) % ITEMS;
@@ -169,6 +173,7 @@ own_and_steal(int i)
                 hold(it, i);
                 ns_add(&taken, 1, NS_RELAXED);
                 let_go(it, i);
+                ns_store(&in_use[it - items], false, NS_RELAXED);
             }
         }
         ns_store(&done, true, NS_RELEASE);
@@ -179,7 +184,8 @@ own_and_steal(int i)
             if (it != NULL) {
                 hold(it, i);
                 ns_add(&taken, 1, NS_RELAXED);
-                __atomic_store_n(&it->holder, 0, __ATOMIC_RELEASE);
+                let_go(it, i);
+                ns_store(&in_use[it - items], false, NS_RELEASE);
             }
         }
     }
