@@ -489,6 +489,58 @@ match_by_asking(uintptr_t stored, const void *wanted)
 }
 
 static void
+rebuild(void)
+{
+    const uint64_t before = table.directory->segments[0]->serial;
+    for (uint64_t id = 100; table.directory->segments[0]->serial == before; id++) {
+        put_key(id, id, true);
+    }
+}
+
+/* Asks until it is found, or so many times. */
+static enum ns_found
+ask(uint64_t wanted, ns_place *place, int most)
+{
+    enum ns_found found;
+    uint64_t word;
+    do {
+        found = ns_table_get(
+            &table, hash_of(wanted), match_by_asking, &wanted, place, hold_any, drop_any, &word);
+        if (found != NS_ABSENT) {
+            answered[answers % 8] = found == NS_ASK ? ((key *)word)->id : 0;
+            answers += found == NS_ASK && answers < 8;
+            drop_any(word);
+        }
+    } while (found == NS_ASK && --most > 0);
+    return found;
+}
+
+/* Where a search stopped is no place in a segment that came later. */
+static void
+check_place_in_another(void)
+{
+    ns_place place = {0};
+    ns_garbage garbage = {.count = 0};
+    hash_of = same_hash;
+    answers = 0;
+    for (uint64_t id = 0; id < 6; id++) {
+        put_key(id, id, true);
+    }
+    CHECK(ask(5, &place, 3) == NS_ASK);
+    for (uint64_t id = 0; id < 5; id++) {
+        delete_key(id);
+    }
+    ns_segment *s = ns_table_lock(&table, hash_of(5));
+    s = resize(&table, s, 2 * slots_of(s), &garbage); /* now it is the first */
+    CHECK(s != NULL);
+    ns_lock_release(&s->lock);
+    ns_garbage_release(&garbage, drop_key);
+    CHECK(ask(5, &place, 20) == NS_PRESENT);
+    finish();
+    hash_of = ns_hash_mix;
+}
+
+static void
 check_asking(void)
 {
     hash_of = same_hash;
@@ -892,15 +944,6 @@ use_memory_again(void)
 }
 
 static void
-rebuild(void)
-{
-    const uint64_t before = table.directory->segments[0]->serial;
-    for (uint64_t id = 100; table.directory->segments[0]->serial == before; id++) {
-        put_key(id, id, true);
-    }
-}
-
-static void
 replace_it(int i)
 {
     (void)i;
@@ -1127,6 +1170,7 @@ main(void)
     check_size();
     check_one_thread();
     check_asking();
+    check_place_in_another();
     check_from();
     check_taking();
     for (int step = 0; step <= 6; step++) {
