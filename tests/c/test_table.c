@@ -3,12 +3,17 @@
 #include "lock.h"
 
 #include <setjmp.h>
+#include <stddef.h>
 
 /* Comes before each store of the table, if set: see "Step by step". */
 static _Thread_local void (*at_store)(void);
 #undef ns_store
 #define ns_store(p, v, order) \
     (at_store != NULL ? at_store() : (void)0, ns_step atomic_store_explicit((p), (v), order))
+
+/* And this before it tries the lock of a buddy. */
+static _Thread_local void (*at_try)(ns_lock *);
+#define ns_lock_try(l) (at_try != NULL ? at_try(l) : (void)0, (ns_lock_try)(l))
 
 #include "table.c" /* its states are made by hand below */
 
@@ -989,6 +994,45 @@ check_between_looks(void)
     }
 }
 
+/* A buddy is rebuilt when it was found and is not locked yet. */
+static uint64_t buddy;
+
+static void
+rebuild_buddy(int i)
+{
+    (void)i;
+    ns_garbage garbage = {.count = 0};
+    ns_segment *s = ns_table_lock(&table, buddy);
+    s = resize(&table, s, 2 * slots_of(s), &garbage);
+    CHECK(s != NULL);
+    ns_lock_release(&s->lock);
+    ns_garbage_release(&garbage, drop_key);
+}
+
+static void
+before_try(ns_lock *l)
+{
+    at_try = NULL;
+    buddy = ((ns_segment *)((char *)l - offsetof(ns_segment, lock)))->prefix;
+    run_threads(1, rebuild_buddy);
+}
+
+static void
+check_buddy(void)
+{
+    for (uint64_t id = 0; id < STEPPED; id++) {
+        put_key(id, id, true);
+    }
+    at_try = before_try;
+    for (uint64_t id = 0; id < STEPPED - 3; id++) {
+        CHECK(delete_key(id));
+    }
+    at_try = NULL; /* small segments may not have met */
+    CHECK(ns_table_count(&table) == 3 && walk(NULL, 0) == 3);
+    flush();
+    finish();
+}
+
 /* ---- Many threads ---- */
 
 #define STABLE 64 /* ids below it are never deleted */
@@ -1183,6 +1227,7 @@ main(void)
     check_step_by_step();
 #endif
     check_between_looks();
+    check_buddy();
     for (int fences = 0; fences < 2; fences++) {
         check_telling();
         check_torture();
