@@ -77,7 +77,9 @@ class Mutant:
     @property
     def only_weakens_an_ordering(self) -> bool:
         """Whether it differs in memory orderings alone, which only the sanitizer can see."""
-        orders = re.compile(r"NS_(ACQUIRE|RELEASE|RELAXED|SEQ_CST|CHANNEL_READ|CHANNEL_PASS)|memory_order_\w+")
+        orders = re.compile(
+            r"NS_(ACQUIRE|RELEASE|RELAXED|SEQ_CST|CHANNEL_READ|CHANNEL_PASS)|memory_order_\w+"
+        )
         return orders.sub("", self.find) == orders.sub("", self.replace)
 
     def apply(self, core: Path) -> None:

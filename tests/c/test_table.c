@@ -779,7 +779,7 @@ check_fork_in_change(int step)
 #define CUTS 150
 
 static int64_t stepped[STEPPED]; /* what was put; -1: nothing */
-static uint64_t changing;        /* this one is being changed, to that: */
+static uint64_t changing; /* this one is being changed, to that: */
 static int64_t changed;
 static bool change_seen;
 
