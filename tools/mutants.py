@@ -35,8 +35,8 @@ SHRUNK = [
     *("-DNS_SEGMENT_MAX=16", "-DNS_SWEEP=1", "-DNS_FIGHTS=1", "-DNS_DEQUE_SIZE=2"),
     *("-DNS_CHANNEL_SPIN=0", "-DNS_CHANNEL_LINGER=0"),
 ]
-# Tests that include a source file of the core, to make its states by hand.
-INCLUDED = {"table": "table.c", "counter": "counter.c"}
+# Tests that include sources of the core, to come between their steps.
+INCLUDED = {"table": ["table.c"], "counter": ["counter.c"], "pool": ["deque.c", "pool.c"]}
 FLAGS = ["-std=gnu11", "-g", "-D_GNU_SOURCE", "-pthread", f"-I{TESTS}"]
 THREAD = ["-O1", "-fsanitize=thread"]
 
@@ -119,9 +119,9 @@ class Compiler:
         sources = [*sorted(core.glob("*.c")), TESTS / f"test_{test}.c"]
         objects = []
         for source in sources:
-            if source.name == INCLUDED.get(test):
+            if source.name in INCLUDED.get(test, []):
                 continue
-            included = source.parent == TESTS and changed == INCLUDED.get(test, source.name)
+            included = source.parent == TESTS and changed in INCLUDED.get(test, [])
             own = changed == source.name or included or changed.endswith(".h")
             home = core if own else CORE
             file = source if own or source.parent == TESTS else CORE / source.name

@@ -1,9 +1,37 @@
 /* core/deque.h and core/pool.h: every item in one place, nothing lost, and ages and limits kept. */
+#include <sched.h>
 #include <string.h>
 
 #include "deque.h"
 #include "harness.h"
 #include "pool.h"
+
+/* Comes before each load of deque.c and pool.c, if set, so that others can come between two of them. */
+static _Thread_local void (*at_load)(void);
+#undef ns_load
+#define ns_load(p, order) \
+    (at_load != NULL ? at_load() : (void)0, ns_step atomic_load_explicit((p), order))
+
+/* Those who make a segment of places meet while they do, if wanted. */
+static pthread_barrier_t makers;
+static _Atomic bool makers_meet;
+
+static void *
+allocate(size_t n, size_t size)
+{
+    if (atomic_load(&makers_meet)) {
+        pthread_barrier_wait(&makers);
+    }
+    return calloc(n, size);
+}
+
+#define calloc allocate
+#include "deque.c"
+#include "pool.c"
+
+#undef calloc
+#undef ns_load
+#define ns_load(p, order) (ns_step atomic_load_explicit((p), order))
 
 #define THREADS 5
 #ifndef ROUNDS
@@ -101,9 +129,22 @@ check_deque_steps(void)
         most = lap == 0 ? rings : most;
         CHECK(rings <= most + 1);
     }
+    /* It stays as large as what is in it. */
+    ns_deque_destroy(&deque);
+    memset(&deque, 0, sizeof(deque));
+    for (int i = 0; i < 20 * ITEMS; i++) {
+        CHECK(ns_deque_push(&deque, &items[i % ITEMS], 0, 0));
+    }
+    for (int i = 20 * ITEMS; i > 0; i--) {
+        ns_deque_trim(&deque, (uint64_t)(20 * ITEMS + 2 - i));
+        CHECK(ns_deque_count(&deque) == i && ns_deque_pop(&deque) == &items[(i - 1) % ITEMS]);
+    }
     ns_deque_destroy(&deque);
     memset(&deque, 0, sizeof(deque));
 }
+
+/* From the owner's push until whoever took it has let it go. */
+static _Atomic bool in_use[ITEMS];
 
 /* One owner, few items at a time, so that it meets the thieves at the last one; more now and then, so that the
  * ring grows while they read it. */
@@ -120,9 +161,10 @@ own_and_steal(int i)
             int burst = n % 1000 == 999 ? ITEMS / 2 : 1 + n % 3;
             for (int k = 0; k < burst; k++) {
                 item *it = free_items[next];
-                while (__atomic_load_n(&it->holder, __ATOMIC_ACQUIRE) != 0) { /* a thief has it */
-                    ns_pause();
+                while (ns_load(&in_use[it - items], NS_ACQUIRE)) { /* a thief has it */
+                    sched_yield();
                 }
+                ns_store(&in_use[it - items], true, NS_RELAXED);
                 it->uses++;
                 CHECK(ns_deque_push(&deque, it, 0, 0));
                 next = (next + 1) % ITEMS;
@@ -131,6 +173,7 @@ own_and_steal(int i)
                 hold(it, i);
                 ns_add(&taken, 1, NS_RELAXED);
                 let_go(it, i);
+                ns_store(&in_use[it - items], false, NS_RELAXED);
             }
         }
         ns_store(&done, true, NS_RELEASE);
@@ -141,7 +184,8 @@ own_and_steal(int i)
             if (it != NULL) {
                 hold(it, i);
                 ns_add(&taken, 1, NS_RELAXED);
-                __atomic_store_n(&it->holder, 0, __ATOMIC_RELEASE);
+                let_go(it, i);
+                ns_store(&in_use[it - items], false, NS_RELEASE);
             }
         }
     }
@@ -185,10 +229,58 @@ count_once(int i)
     }
 }
 
+/* A thief that has read both ends finds a ring that is made only then, and finds it whole. The flag
+ * orders nothing. */
+static _Atomic int stage;
+
+static void
+let_it_grow(void)
+{
+    static int loads;
+    if (++loads == 3) { /* of the ring */
+        at_load = NULL;
+        ns_store(&stage, 1, NS_RELAXED);
+        while (ns_load(&stage, NS_RELAXED) != 2) {
+            sched_yield();
+        }
+    }
+}
+
+static void
+grow_under_thief(int i)
+{
+    if (i == 0) {
+        while (ns_load(&stage, NS_RELAXED) != 1) {
+            sched_yield();
+        }
+        CHECK(ns_deque_push(&deque, &items[NS_DEQUE_SIZE], 0, 0));
+        ns_store(&stage, 2, NS_RELAXED);
+    }
+    else {
+        at_load = let_it_grow;
+        CHECK(ns_deque_steal(&deque, 0, 0) == &items[0]);
+    }
+}
+
+static void
+check_growth_under_thief(void)
+{
+    for (int i = 0; i < NS_DEQUE_SIZE; i++) {
+        CHECK(ns_deque_push(&deque, &items[i], 0, 0));
+    }
+    run_threads(2, grow_under_thief);
+    for (int i = NS_DEQUE_SIZE; i > 0; i--) {
+        CHECK(ns_deque_pop(&deque) == &items[i]);
+    }
+    ns_deque_destroy(&deque);
+    memset(&deque, 0, sizeof(deque));
+}
+
 static void
 check_deque(void)
 {
     check_deque_steps();
+    check_growth_under_thief();
     run_threads(2, count_once);
     CHECK(taken == NUMBERS);
     ns_store(&done, false, NS_RELAXED);
@@ -248,6 +340,8 @@ check_steps(void)
     CHECK(ns_pool_count(&pool) == 5 && ns_pool_extra_size(&pool) > sizeof(ns_pool_shard));
     int visited = 0;
     CHECK(ns_pool_each(&pool, count_visit, &visited) == 7 && visited == 3);
+    visited = 3; /* and on */
+    CHECK(ns_pool_each(&pool, count_visit, &visited) == 0 && visited == 8);
     for (int i = 4; i >= 0; i--) { /* the newest first */
         CHECK(ns_pool_get(&pool) == &items[i]);
     }
@@ -289,6 +383,127 @@ check_steps(void)
         CHECK(ns_pool_get(&pool) == &items[0]);
     }
     CHECK(due >= 3 && due <= 5);
+    ns_pool_destroy(&pool);
+}
+
+/* Whatever way an item is put, who steals it sees what was done with it. The flag orders nothing. */
+static int way;
+
+static void
+hand_on(int i)
+{
+    item *it = &items[1];
+    if (i == 0) {
+        CHECK(ns_pool_put(&pool, &items[0]) == NULL);
+        CHECK(way == 2 || ns_pool_get(&pool) == &items[0]);
+        it->uses = 5;
+        CHECK(way == 0 ? ns_pool_put_fast(&pool, it) : ns_pool_put_slow(&pool, it) == NULL);
+        ns_store(&stage, 2, NS_RELAXED);
+        while (ns_load(&stage, NS_RELAXED) != 3) {
+            sched_yield();
+        }
+    }
+    else {
+        while (ns_load(&stage, NS_RELAXED) != 2) {
+            sched_yield();
+        }
+        ns_pool_walk walk = {0};
+        CHECK(ns_pool_next(&pool, &walk, true) == it && it->uses == 5);
+        it->uses = 0;
+        ns_store(&stage, 3, NS_RELAXED);
+    }
+}
+
+static void
+check_handing_on(void)
+{
+    for (way = 0; way < 3; way++) {
+        make(-1);
+        ns_store(&stage, 0, NS_RELAXED);
+        run_threads(2, hand_on);
+        drain();
+        ns_pool_destroy(&pool);
+    }
+}
+
+/* Two make the first segment at once: what both put is found. */
+static void
+check_makers(void)
+{
+    make(-1);
+    pthread_barrier_init(&makers, NULL, 2);
+    ns_store(&makers_meet, true, NS_RELAXED);
+    run_threads(2, put_one);
+    ns_store(&makers_meet, false, NS_RELAXED);
+    CHECK(ns_pool_count(&pool) == 2);
+    drain();
+    ns_pool_destroy(&pool);
+}
+
+/* A shard in the midst of others is found, and found whole. */
+static _Atomic uint32_t slot_of[3];
+static pthread_barrier_t known;
+
+static void
+come_late(int i)
+{
+    int rank = 0;
+    slot_of[i] = ns_slot();
+    pthread_barrier_wait(&known);
+    for (int k = 0; k < 3; k++) {
+        rank += slot_of[k] < slot_of[i];
+    }
+    const int turn = rank == 2 ? 0 : rank == 0 ? 1 : 2;
+    while (ns_load(&stage, NS_RELAXED) != turn) {
+        sched_yield();
+    }
+    if (turn < 2) {
+        CHECK(ns_pool_put(&pool, &items[turn]) == NULL);
+    }
+    else {
+        ns_pool_walk walk = {0};
+        CHECK(ns_pool_next(&pool, &walk, true) == &items[1]);
+    }
+    ns_store(&stage, turn + 1, NS_RELAXED);
+    while (ns_load(&stage, NS_RELAXED) != 3) {
+        sched_yield();
+    }
+}
+
+static void
+check_late_shard(void)
+{
+    make(-1);
+    ns_store(&stage, 0, NS_RELAXED);
+    pthread_barrier_init(&known, NULL, 3);
+    run_threads(3, come_late);
+    drain();
+    ns_pool_destroy(&pool);
+}
+
+/* A walk has seen that an item is old, and takes the one that came into its place: it goes back. */
+static void
+put_another(void)
+{
+    static int loads;
+    if (++loads == 6) { /* of the item, after its age */
+        at_load = NULL;
+        CHECK(ns_pool_get(&pool) == &items[0]);
+        CHECK(ns_pool_put(&pool, &items[1]) == NULL);
+    }
+}
+
+static void
+check_young(void)
+{
+    make(-1);
+    CHECK(ns_pool_put(&pool, &items[0]) == NULL);
+    ns_pool_collected(&pool);
+    ns_pool_collected(&pool);
+    ns_pool_walk walk = {.slot = ns_slot()};
+    at_load = put_another;
+    CHECK(ns_pool_next(&pool, &walk, false) == NULL && at_load == NULL);
+    CHECK(ns_pool_get(&pool) == &items[1] && ns_pool_count(&pool) == 0);
     ns_pool_destroy(&pool);
 }
 
@@ -462,6 +677,10 @@ main(void)
     init_core();
     check_deque();
     check_steps();
+    check_handing_on();
+    check_makers();
+    check_late_shard();
+    check_young();
     check_limit();
     check_mix(-1);
     check_mix(50);

@@ -3,12 +3,17 @@
 #include "lock.h"
 
 #include <setjmp.h>
+#include <stddef.h>
 
 /* Comes before each store of the table, if set: see "Step by step". */
 static _Thread_local void (*at_store)(void);
 #undef ns_store
 #define ns_store(p, v, order) \
     (at_store != NULL ? at_store() : (void)0, ns_step atomic_store_explicit((p), (v), order))
+
+/* And this before it tries the lock of a buddy. */
+static _Thread_local void (*at_try)(ns_lock *);
+#define ns_lock_try(l) (at_try != NULL ? at_try(l) : (void)0, (ns_lock_try)(l))
 
 #include "table.c" /* its states are made by hand below */
 
@@ -489,6 +494,58 @@ match_by_asking(uintptr_t stored, const void *wanted)
 }
 
 static void
+rebuild(void)
+{
+    const uint64_t before = table.directory->segments[0]->serial;
+    for (uint64_t id = 100; table.directory->segments[0]->serial == before; id++) {
+        put_key(id, id, true);
+    }
+}
+
+/* Asks until it is found, or so many times. */
+static enum ns_found
+ask(uint64_t wanted, ns_place *place, int most)
+{
+    enum ns_found found;
+    uint64_t word;
+    do {
+        found = ns_table_get(
+            &table, hash_of(wanted), match_by_asking, &wanted, place, hold_any, drop_any, &word);
+        if (found != NS_ABSENT) {
+            answered[answers % 8] = found == NS_ASK ? ((key *)word)->id : 0;
+            answers += found == NS_ASK && answers < 8;
+            drop_any(word);
+        }
+    } while (found == NS_ASK && --most > 0);
+    return found;
+}
+
+/* Where a search stopped is no place in a segment that came later. */
+static void
+check_place_in_another(void)
+{
+    ns_place place = {0};
+    ns_garbage garbage = {.count = 0};
+    hash_of = same_hash;
+    answers = 0;
+    for (uint64_t id = 0; id < 6; id++) {
+        put_key(id, id, true);
+    }
+    CHECK(ask(5, &place, 3) == NS_ASK);
+    for (uint64_t id = 0; id < 5; id++) {
+        delete_key(id);
+    }
+    ns_segment *s = ns_table_lock(&table, hash_of(5));
+    s = resize(&table, s, 2 * slots_of(s), &garbage); /* now it is the first */
+    CHECK(s != NULL);
+    ns_lock_release(&s->lock);
+    ns_garbage_release(&garbage, drop_key);
+    CHECK(ask(5, &place, 20) == NS_PRESENT);
+    finish();
+    hash_of = ns_hash_mix;
+}
+
+static void
 check_asking(void)
 {
     hash_of = same_hash;
@@ -722,7 +779,7 @@ check_fork_in_change(int step)
 #define CUTS 150
 
 static int64_t stepped[STEPPED]; /* what was put; -1: nothing */
-static uint64_t changing;        /* this one is being changed, to that: */
+static uint64_t changing; /* this one is being changed, to that: */
 static int64_t changed;
 static bool change_seen;
 
@@ -892,15 +949,6 @@ use_memory_again(void)
 }
 
 static void
-rebuild(void)
-{
-    const uint64_t before = table.directory->segments[0]->serial;
-    for (uint64_t id = 100; table.directory->segments[0]->serial == before; id++) {
-        put_key(id, id, true);
-    }
-}
-
-static void
 replace_it(int i)
 {
     (void)i;
@@ -944,6 +992,45 @@ check_between_looks(void)
         flush();
         finish();
     }
+}
+
+/* A buddy is rebuilt when it was found and is not locked yet. */
+static uint64_t buddy;
+
+static void
+rebuild_buddy(int i)
+{
+    (void)i;
+    ns_garbage garbage = {.count = 0};
+    ns_segment *s = ns_table_lock(&table, buddy);
+    s = resize(&table, s, 2 * slots_of(s), &garbage);
+    CHECK(s != NULL);
+    ns_lock_release(&s->lock);
+    ns_garbage_release(&garbage, drop_key);
+}
+
+static void
+before_try(ns_lock *l)
+{
+    at_try = NULL;
+    buddy = ((ns_segment *)((char *)l - offsetof(ns_segment, lock)))->prefix;
+    run_threads(1, rebuild_buddy);
+}
+
+static void
+check_buddy(void)
+{
+    for (uint64_t id = 0; id < STEPPED; id++) {
+        put_key(id, id, true);
+    }
+    at_try = before_try;
+    for (uint64_t id = 0; id < STEPPED - 3; id++) {
+        CHECK(delete_key(id));
+    }
+    at_try = NULL; /* small segments may not have met */
+    CHECK(ns_table_count(&table) == 3 && walk(NULL, 0) == 3);
+    flush();
+    finish();
 }
 
 /* ---- Many threads ---- */
@@ -1127,6 +1214,7 @@ main(void)
     check_size();
     check_one_thread();
     check_asking();
+    check_place_in_another();
     check_from();
     check_taking();
     for (int step = 0; step <= 6; step++) {
@@ -1139,6 +1227,7 @@ main(void)
     check_step_by_step();
 #endif
     check_between_looks();
+    check_buddy();
     for (int fences = 0; fences < 2; fences++) {
         check_telling();
         check_torture();
