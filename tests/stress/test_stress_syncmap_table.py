@@ -191,10 +191,11 @@ def test_every_item_is_popped_once():
     def consume():
         got = []
         while True:
+            all_there = put.is_set()  # asked before, for what is put later may be overlooked
             try:
                 key, value = m.popitem()
             except KeyError:
-                if put.is_set():
+                if all_there:
                     return got
                 continue
             assert value == -key
