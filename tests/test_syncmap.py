@@ -15,6 +15,9 @@ from support import background, collected, run_threads
 from nogil_sync import SyncMap
 
 threads = pytest.mark.thread_unsafe(reason="starts threads itself")
+keeps_back = pytest.mark.thread_unsafe(
+    reason="a thread that the system stops amid a lookup keeps back what others delete meanwhile"
+)
 
 CONTENTS = [
     {},
@@ -621,6 +624,7 @@ def test_what_a_subclass_overrides_is_not_called():
     assert len(m | {}) == 6
 
 
+@keeps_back
 def test_size_in_memory():
     empty = sys.getsizeof(SyncMap())
     assert empty <= 4096
@@ -634,6 +638,7 @@ def test_size_in_memory():
     assert sys.getsizeof(m) < empty + full / 50
 
 
+@keeps_back
 def test_churn_does_not_grow():
     m = SyncMap()
     sizes = []
