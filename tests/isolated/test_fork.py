@@ -351,16 +351,19 @@ class Handler(logging.Handler):
         self.lock = Mutex()
         logging._register_at_fork_reinit_lock(self)
     def emit(self, record): pass
-logger = logging.getLogger("x")
-logger.addHandler(Handler())
+# The handler by itself: a logger has dicts and caches of CPython's, whose locks do not survive a fork.
+handler = Handler()
+def say():
+    handler.handle(record)
+record = logging.LogRecord("x", logging.WARNING, "", 0, "x", (), None)
 stop = False
 def chatter():
-    while not stop: logger.warning("x")
+    while not stop: say()
 threads = [threading.Thread(target=chatter, daemon=True) for _ in range(2)]
 for t in threads: t.start()
 for _ in range(20):
     time.sleep(0.002)
-    in_child(lambda: logger.warning("child"))
+    in_child(say)
 stop = True
 for t in threads: t.join(10)
 assert not any(t.is_alive() for t in threads)
