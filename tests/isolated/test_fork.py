@@ -351,7 +351,8 @@ class Handler(logging.Handler):
         self.lock = Mutex()
         logging._register_at_fork_reinit_lock(self)
     def emit(self, record): pass
-# The handler by itself: a logger has dicts and caches of CPython's, whose locks do not survive a fork.
+# The handler by itself: a logger has dicts and caches of CPython's,
+# whose locks do not survive a fork.
 handler = Handler()
 def say():
     handler.handle(record)
