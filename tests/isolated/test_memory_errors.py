@@ -4,7 +4,7 @@ import os
 import sys
 
 import pytest
-from support import python
+from support import NATIVE, python
 
 pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
 
@@ -15,6 +15,9 @@ def have_nomemory():
     except ImportError:
         return False
     return hasattr(_testcapi, "set_nomemory")
+
+
+COLLECT = "__import__('gc').collect()"
 
 
 @pytest.mark.skipif(
@@ -82,7 +85,7 @@ def have_nomemory():
         "[p.put(o) for p in pools for _ in range(40)]",
         "[p.use().__enter__() for p in pools]",
         "[(p.idle(), p.clear(), repr(p)) for p in pools]",
-        "__import__('gc').collect()",
+        COLLECT,
         "repr((a, r, c, m, e, rw, rw.read, rw.write, s, k, g, h, ch, of, oo))",
         "pin(rw)",
         "pin(o)",
@@ -91,6 +94,11 @@ def have_nomemory():
     ],
 )
 def test_each_allocation_fails_once(use):
+    if not NATIVE and use == COLLECT:
+        pytest.skip(
+            "a collection empties CPython's free lists; without memory for its arguments "
+            "the __exit__ of any lock of Python's then cannot be called, and the lock stays taken"
+        )
     python(
         f"""
         import _testcapi, sys
