@@ -609,7 +609,9 @@ def test_who_is_interrupted_lets_in_those_behind():
         s.acquire(n=2)
         behind = threading.Thread(target=s.acquire, daemon=True)
         def interrupter():
-            time.sleep(0.1)
+            while s.acquire(False):  # until somebody is in line, whom this does not overtake
+                s.release()
+                time.sleep(0.01)
             behind.start()
             time.sleep(0.1)
             assert behind.is_alive()
