@@ -74,8 +74,9 @@ suite() {
   export PYTHONFAULTHANDLER=1
   if have timeout; then limit=(timeout --foreground --signal=ABRT --kill-after=30 "${LIMIT:-1800}"); fi
   [[ ! -t 1 ]] || colour=yes
-  ${limit[@]+"${limit[@]}"} ${WITH[@]+"${WITH[@]}"} "$env/bin/python" -m pytest --color=$colour -o cache_dir="$CACHE/pytest-$leg" "$@" |
-    tee "$RESULTS/output" || status=$?
+  local run=(${limit[@]+"${limit[@]}"} ${WITH[@]+"${WITH[@]}"}
+    "$env/bin/python" -m pytest "--color=$colour" -o cache_dir="$CACHE/pytest-$leg" "$@")
+  "${run[@]}" | tee "$RESULTS/output" || status=$?
   # From "==== 12 passed, 1 skipped in 0.5s ====", perhaps with colours, or without the lines.
   sed -En $'s/\033\\[[0-9;]*m//g; s/^(=+ )?([0-9]+ (passed|failed|skipped|error|deselected).*) in [0-9].*/\\2/p' \
     "$RESULTS/output" | tail -n 1 >"$RESULTS/$leg"
@@ -84,8 +85,7 @@ suite() {
   # three are run once more by themselves; the summary names it, and each is to be looked into.
   if ((status == 1)) && [[ -n ${CI:-} ]] && grep -qE '^[1-3] failed' "$RESULTS/$leg"; then
     step "run once more, by themselves: those that failed"
-    if ${limit[@]+"${limit[@]}"} "$env/bin/python" -m pytest --color=$colour -o cache_dir="$CACHE/pytest-$leg" \
-      --last-failed --last-failed-no-failures=none "$@"; then
+    if "${run[@]}" --last-failed --last-failed-no-failures=none; then
       status=0
       sed -E 's/^([1-3]) failed, (.*)/\2 (and \1 UNSTABLE, which passed when run again)/' "$RESULTS/$leg" >"$RESULTS/again"
       mv "$RESULTS/again" "$RESULTS/$leg"
