@@ -98,12 +98,17 @@ build_python() {
   local options=(--prefix="$prefix" --disable-gil
     # Environments bring their own pip, from the wheel that comes with the sources.
     --with-ensurepip=no)
+  local quick=() # for the install: compiling the whole library under a sanitizer takes longer than all the rest
   case $prefix in
     # With CPython's own test modules, whose _testcapi makes allocations fail.
     *-debug) options+=(--with-pydebug) ;;
-    *-thread) options+=(--with-pydebug --disable-test-modules --with-thread-sanitizer) ;;
+    *-thread)
+      options+=(--with-pydebug --disable-test-modules --with-thread-sanitizer)
+      quick=(PYTHON_FOR_BUILD=true)
+      ;;
     *-address)
       options+=(--with-pydebug --disable-test-modules --with-address-sanitizer --with-undefined-behavior-sanitizer)
+      quick=(PYTHON_FOR_BUILD=true)
       ;;
     *-pgo) options+=(--disable-test-modules --enable-optimizations) ;;
     *) options+=(--disable-test-modules) ;;
@@ -114,7 +119,7 @@ build_python() {
   logged "compiling CPython ${prefix##*/} on $(cores) cores (about 5 minutes of one core)" \
     make -j"$(cores)" || exit
   # Installed aside and moved: an interrupted build leaves no half interpreter behind.
-  logged "installing it into $prefix" make install DESTDIR="$stage/root" || exit
+  logged "installing it into $prefix" make install DESTDIR="$stage/root" ${quick[@]+"${quick[@]}"} || exit
   rm -rf "$prefix"
   mv "$stage/root$prefix" "$prefix"
   rm -rf "$stage"
