@@ -3,10 +3,12 @@
 
 # mutants [NAME...]: see tools/mutants.py and tests/mutants.
 mutants() {
-  local interpreter
+  local interpreter env
   compiler
   interpreter=$(free_threaded)
-  exec "$interpreter" "$ROOT/tools/mutants.py" "$@"
+  env=$(environment "$interpreter" test)
+  PATH=$env/bin:$(tools "$interpreter" build test)/bin:$PATH
+  exec "$env/bin/python" "$ROOT/tools/mutants.py" "$@"
 }
 
 # models [NAME...]: see tools/models.py and models/README.md.
