@@ -237,9 +237,11 @@ class Extensions:
         for n in range(copies):
             self.trees.put(Tree(folder / f"tree-{n}"))
         tree = self.trees.get()
-        how = tree.run(sorted(tests))
+        begin = time.monotonic()
+        how = tree.run(sorted(tests), 1200)
         if how:
             raise SystemExit(f"mutants: without any, a test of the extension fails by a {how}")
+        self.limit = 20 + time.monotonic() - begin  # for any few of them
         self.trees.put(tree)
 
     def kill(self, mutant: Mutant) -> str:
@@ -247,7 +249,7 @@ class Extensions:
         tree = self.trees.get()
         try:
             with tree.changed(mutant.file, mutant.text()):
-                return tree.run(mutant.tests)
+                return tree.run(mutant.tests, self.limit)
         finally:
             self.trees.put(tree)
 

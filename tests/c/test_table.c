@@ -469,6 +469,30 @@ check_size(void)
     finish();
 }
 
+/* Whoever finds no directory may come to make the first one when another thread has. */
+static void
+check_first_directory(void)
+{
+    put_key(1, 1, true);
+    CHECK(create(&table) && get(1) == 1);
+    finish();
+}
+
+/* With another thread about keys wait, dead, and count as such until they go. */
+static void
+wait_dead(int i)
+{
+    (void)i;
+    ns_slot();
+    put_key(1, 1, true);
+    put_key(2, 2, true);
+    delete_key(1);
+    const ns_segment *s = table.directory->segments[0];
+    flush();
+    CHECK(s->dead == 0 && s->used == 1);
+    finish();
+}
+
 static void
 check_one_thread(void)
 {
@@ -1283,6 +1307,8 @@ main(void)
 {
     init_core();
     check_size();
+    check_first_directory();
+    run_threads(1, wait_dead);
     check_one_thread();
     check_asking();
     check_place_in_another();
