@@ -860,6 +860,32 @@ def test_ctrl_c_while_the_lock_is_taken_again(lock, how_often):
     print(python(code).stdout)
 
 
+@pytest.mark.thread_unsafe(reason="sets a signal handler")
+def test_a_handler_notifies_its_thread_and_raises(interrupt):
+    # The thread is the first in line, so the notification was its own; as its call fails the next has it.
+    c, ready, served = Cond(), threading.Event(), []
+
+    def other():
+        with c:
+            ready.set()
+            served.append(c.wait(LONG))
+
+    def handler():
+        ready.wait(LONG)
+        with c:  # so the other thread waits by now
+            c.notify()
+        raise KeyboardInterrupt
+
+    thread = threading.Thread(target=other)
+    interrupt(handler, 0.05)
+    with c:
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            c.wait(LONG)
+    thread.join(LONG)
+    assert served == [True]
+
+
 @processes
 def test_a_notification_that_meets_a_ctrl_c_is_passed_on():
     python(
