@@ -691,6 +691,28 @@ def test_acquire_that_fails():
         lock.fails = False
 
 
+def test_the_first_interrupt_of_several_counts():
+    class Lock:
+        interrupts = []
+
+        def acquire(self, blocking=True):
+            if self.interrupts:
+                raise KeyboardInterrupt(self.interrupts.pop(0))
+            return True
+
+        def release(self):
+            pass
+
+        def _is_owned(self):
+            return True
+
+    c = Cond(Lock())
+    Lock.interrupts += ["first", "second", "third"]
+    with pytest.raises(KeyboardInterrupt, match="first"):
+        c.wait(0.001)
+    assert not Lock.interrupts
+
+
 def test_subclass_is_asked():
     lock = Sub()
     c = Cond(lock)
