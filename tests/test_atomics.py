@@ -473,7 +473,7 @@ def test_ref_update_retries():
 
 @pytest.mark.thread_unsafe(reason="sets a signal handler")
 def test_ref_update_that_is_always_overtaken_is_interrupted():
-    # Each of the two iterators stores the other one; by no bytecode, between which handlers would run.
+    # Each of the two iterators stores the other one, without bytecode between which handlers run.
     r, other = AtomicRef(), []
     one = map(r.store, itertools.cycle(other))
     other.append(map(r.store, itertools.repeat(one)))

@@ -692,12 +692,12 @@ def test_acquire_that_fails():
 
 
 def test_the_first_interrupt_of_several_counts():
-    class Lock:
-        interrupts = []
+    interrupts = []
 
+    class Lock:
         def acquire(self, blocking=True):
-            if self.interrupts:
-                raise KeyboardInterrupt(self.interrupts.pop(0))
+            if interrupts:
+                raise KeyboardInterrupt(interrupts.pop(0))
             return True
 
         def release(self):
@@ -707,10 +707,10 @@ def test_the_first_interrupt_of_several_counts():
             return True
 
     c = Cond(Lock())
-    Lock.interrupts += ["first", "second", "third"]
+    interrupts += ["first", "second", "third"]
     with pytest.raises(KeyboardInterrupt, match="first"):
         c.wait(0.001)
-    assert not Lock.interrupts
+    assert not interrupts
 
 
 def test_subclass_is_asked():
@@ -884,7 +884,7 @@ def test_ctrl_c_while_the_lock_is_taken_again(lock, how_often):
 
 @pytest.mark.thread_unsafe(reason="sets a signal handler")
 def test_a_handler_notifies_its_thread_and_raises(interrupt):
-    # The thread is the first in line, so the notification was its own; as its call fails the next has it.
+    # First in line, it is the one that is notified; as its call fails the next one has it.
     c, ready, served = Cond(), threading.Event(), []
 
     def other():

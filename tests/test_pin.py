@@ -206,7 +206,7 @@ def test_a_pinned_object_lives_for_ever():
 @native_only
 def test_what_cannot_be_pinned_lives_for_ever_too():
     class Text(str):
-        pass
+        __slots__ = ("__dict__", "__weakref__")
 
     obj = pin(Text("special"))
     assert not is_pinned(obj)

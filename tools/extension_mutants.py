@@ -80,7 +80,7 @@ class Tree:
             )
             try:
                 status = process.wait(limit)
-            except subprocess.TimeoutExpired: # pytest cannot end threads that never let go
+            except subprocess.TimeoutExpired:  # pytest cannot end threads that never let go
                 return "hang"
             finally:
                 with suppress(ProcessLookupError):

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What is proved rather than tested: mutants of the core, models of the algorithms, hours of use.
+# What is proved rather than tested: mutants of the C code, models of the algorithms, hours of use.
 
 # mutants [NAME...]: see tools/mutants.py and tests/mutants.
 mutants() {

@@ -4,7 +4,7 @@
 /* Comes before each load of rwmutex.c, if set: see `check_search`. */
 static _Thread_local void (*at_load)(const void *);
 #undef ns_load
-#define ns_load(p, order) \
+#define ns_load(p, order)                                    \
     (at_load != NULL ? at_load((const void *)(p)) : (void)0, \
      ns_step atomic_load_explicit((p), order))
 

@@ -1076,7 +1076,7 @@ check_buddy(void)
 
 /* The only item moves behind the back of who looks for a first one: whenever a segment at one end was
  * found empty it goes there from the one at the other end. The table is never empty. */
-static uint64_t ends[2];  /* keys of the first segment and of the last */
+static uint64_t ends[2]; /* keys of the first segment and of the last */
 static int item_at, moves; /* where it is; how often it will still move */
 static bool rebuild_too;
 
