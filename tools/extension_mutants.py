@@ -89,11 +89,12 @@ class Tree:
             output.seek(0)
             text = output.read()
         # A wrong name of a test, or tests of something else, would tell nothing.
-        if status in (4, 5) or "nogil_sync: native" not in text:
+        if status in (4, 5) or (status == 0 and "nogil_sync: native" not in text):
             raise SystemExit(f"mutants: {' '.join(command)}\n{text}")
         if status == 0:
             return ""
-        last = re.findall(r"^(?:FAILED |ERROR )?tests/(\S+::\w+)", text, re.MULTILINE)[-1]
+        seen = re.findall(r"^(?:FAILED |ERROR )?tests/(\S+::\w+)", text, re.MULTILINE)
+        last = seen[-1] if seen else "before any test"
         if "+ Timeout +" in text or "hanging: [" in text:
             return f"hang ({last})"
         return f"check ({last})" if status in (1, 2) else f"crash ({last})"
