@@ -1,7 +1,10 @@
 """Atomics: what each operation does, returns and refuses."""
 
 import gc
+import itertools
 import operator
+import signal
+import threading
 import weakref
 
 import pytest
@@ -466,6 +469,52 @@ def test_ref_update_retries():
 
     assert r.update(fn) == 201
     assert seen == [0, 100, 200]
+
+
+@pytest.mark.thread_unsafe(reason="sets a signal handler")
+def test_ref_update_that_is_always_overtaken_is_interrupted():
+    # Each of the two iterators stores the other one, without bytecode between which handlers run.
+    r, other = AtomicRef(), []
+    one = map(r.store, itertools.cycle(other))
+    other.append(map(r.store, itertools.repeat(one)))
+    r.store(one)
+    me = threading.get_ident()
+
+    def interrupt(*_):
+        raise InterruptedError
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    timer = threading.Timer(0.1, lambda: signal.pthread_kill(me, signal.SIGUSR1))
+    try:
+        timer.start()
+        with pytest.raises(InterruptedError):
+            r.update(operator.methodcaller("__next__"))
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_ref_keeps_nothing_that_was_not_stored():
+    r = AtomicRef()
+    x = Payload()
+    watch = weakref.ref(x)
+    assert not r.compare_and_swap(x, x)
+    del x
+    gc.collect()
+    assert watch() is None
+
+    made = []
+
+    def fn(current):
+        if not made:
+            r.store("faster")
+        value = Payload()
+        made.append(weakref.ref(value))
+        return value
+
+    assert r.update(fn) is r.load()
+    gc.collect()
+    assert [watch() is None for watch in made] == [True, False]
 
 
 def test_ref_lets_go_of_what_it_replaced():

@@ -691,6 +691,28 @@ def test_acquire_that_fails():
         lock.fails = False
 
 
+def test_the_first_interrupt_of_several_counts():
+    interrupts = []
+
+    class Lock:
+        def acquire(self, blocking=True):
+            if interrupts:
+                raise KeyboardInterrupt(interrupts.pop(0))
+            return True
+
+        def release(self):
+            pass
+
+        def _is_owned(self):
+            return True
+
+    c = Cond(Lock())
+    interrupts += ["first", "second", "third"]
+    with pytest.raises(KeyboardInterrupt, match="first"):
+        c.wait(0.001)
+    assert not interrupts
+
+
 def test_subclass_is_asked():
     lock = Sub()
     c = Cond(lock)
@@ -858,6 +880,32 @@ def test_ctrl_c_while_the_lock_is_taken_again(lock, how_often):
         limit=20,
     )
     print(python(code).stdout)
+
+
+@pytest.mark.thread_unsafe(reason="sets a signal handler")
+def test_a_handler_notifies_its_thread_and_raises(interrupt):
+    # First in line, it is the one that is notified; as its call fails the next one has it.
+    c, ready, served = Cond(), threading.Event(), []
+
+    def other():
+        with c:
+            ready.set()
+            served.append(c.wait(LONG))
+
+    def handler():
+        ready.wait(LONG)
+        with c:  # so the other thread waits by now
+            c.notify()
+        raise KeyboardInterrupt
+
+    thread = threading.Thread(target=other)
+    interrupt(handler, 0.05)
+    with c:
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            c.wait(LONG)
+    thread.join(LONG)
+    assert served == [True]
 
 
 @processes

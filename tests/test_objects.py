@@ -462,7 +462,7 @@ def test_collected_through_cycles(cls):
 
 def test_a_long_chain_is_freed():
     obj = None
-    for _ in range(200_000):
+    for _ in range(500_000):  # at two words of stack for each it would not fit
         obj = AtomicRef(obj)
     del obj
     gc.collect()

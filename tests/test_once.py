@@ -1201,6 +1201,23 @@ def test_used_in_a_finaliser_of_its_cycle():
     assert eventually(lambda: gc.collect() >= 0 and len(log) == 2)
 
 
+def test_the_result_is_referred_to_by_the_object_and_the_caller():
+    class Result:
+        pass
+
+    f = once(Result)
+    watch = weakref.ref(f())
+    gc.collect()
+    result = f()
+    assert watch() is result
+    del f
+    gc.collect()
+    assert watch() is result
+    del result
+    gc.collect()
+    assert watch() is None
+
+
 def test_a_long_chain_is_freed():
     f = None
     for _ in range(50_000):

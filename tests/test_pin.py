@@ -8,10 +8,10 @@ import warnings
 import weakref
 
 import pytest
-from support import CLASSES, NATIVE, make, python, run_threads
+from support import CLASSES, LONG, NATIVE, make, python, run_threads
 
 import nogil_sync
-from nogil_sync import PerformanceWarning, is_pinned, pin, pin_all
+from nogil_sync import PerformanceWarning, RWMutex, is_pinned, pin, pin_all
 
 threads = pytest.mark.thread_unsafe(reason="starts threads itself")
 native_only = pytest.mark.skipif(not NATIVE, reason="on standard builds pin changes nothing")
@@ -201,6 +201,60 @@ def test_a_pinned_object_lives_for_ever():
     del obj
     gc.collect()
     assert watch() is not None
+
+
+@native_only
+def test_what_cannot_be_pinned_lives_for_ever_too():
+    class Text(str):
+        __slots__ = ("__dict__", "__weakref__")
+
+    obj = pin(Text("special"))
+    assert not is_pinned(obj)
+    watch = weakref.ref(obj)
+    del obj
+    gc.collect()
+    assert watch() is not None
+
+
+@native_only
+def test_the_locks_of_an_rwmutex_are_pinned_with_it():
+    m = pin(RWMutex())
+    assert is_pinned(m.read)
+    assert is_pinned(m.write)
+
+
+@native_only
+@threads
+def test_a_string_of_another_thread_is_left_alone():
+    text = str(id(threads)) + " is the identity"
+    (pinned,) = run_threads(lambda: pin(text))
+    assert pinned == text
+    assert is_pinned(pinned)
+    assert not is_pinned(text)
+
+
+@native_only
+@threads
+def test_an_object_whose_counts_are_yet_to_be_merged():
+    # We drop a reference that its owner counted, so it is queued for the owner, who is asleep.
+    handed, ready, go = [], threading.Event(), threading.Event()
+
+    def own():
+        handed.extend([Plain()] * 2)
+        ready.set()
+        go.wait(LONG)
+
+    owner = threading.Thread(target=own)
+    owner.start()
+    ready.wait(LONG)
+    obj = handed.pop()
+    handed.clear()
+    pin(obj)
+    go.set()
+    owner.join()
+    gc.collect()
+    assert is_pinned(obj)
+    assert type(obj) is Plain
 
 
 @native_only

@@ -12,7 +12,7 @@ import weakref
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import NATIVE, eventually, python, run_threads
+from support import NATIVE, collected, eventually, python, run_threads
 
 from nogil_sync import Mutex, Pool
 
@@ -481,6 +481,37 @@ def test_use_is_not_copied():
                 wrong(use)
 
 
+def test_use_holds_the_item_besides_the_body():
+    class Thing:
+        pass
+
+    pool = lasting(Thing)
+    with pool.use() as thing:
+        watch = weakref.ref(thing)
+    del thing
+    gc.collect()
+    assert watch() is not None
+    assert watch() is pool.get()
+
+
+def test_use_entered_again_by_new():
+    made = []
+
+    def new():
+        made.append(None)
+        if len(made) == 1:
+            use.__enter__()
+        return []
+
+    pool = lasting(new)
+    use = pool.use()
+    with pytest.raises(RuntimeError):
+        use.__enter__()
+    assert pool.idle() == 1  # the item of the one who came too late
+    use.__exit__(None, None, None)
+    assert pool.idle() == 2
+
+
 @threads
 def test_use_entered_by_many_threads():
     pool = lasting()
@@ -886,6 +917,15 @@ def test_they_go_in_a_program_that_allocates(backend):
         env={"NOGIL_SYNC_BACKEND": backend},
     )
     assert done.stdout == "0\n"
+
+
+def test_collections_keep_no_pool():
+    pool = Pool(list)
+    watch = weakref.ref(pool)
+    for _ in range(3):
+        gc.collect()
+    del pool
+    assert collected(watch)
 
 
 @ages

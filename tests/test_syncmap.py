@@ -3,6 +3,7 @@
 import collections
 import collections.abc
 import copy
+import gc
 import pickle
 import sys
 import threading
@@ -10,7 +11,7 @@ import types
 import weakref
 
 import pytest
-from support import background, collected, run_threads
+from support import LONG, NATIVE, background, collected, run_threads
 
 from nogil_sync import SyncMap
 
@@ -142,6 +143,45 @@ def test_equal_keys_are_one():
     assert next(key for key in m if isinstance(key, Key)) is first
     m["abc"] = 1
     assert m["ABC".lower()] == 1  # another object
+
+
+def test_a_key_of_a_subclass_is_found_by_a_str():
+    class Text(str):
+        __slots__ = ()
+
+    m = SyncMap({Text("k"): 1})
+    assert m["k"] == 1
+    assert "k" in m
+    m["k"] = 2
+    assert len(m) == 1
+
+
+@threads
+def test_a_key_of_a_living_thread_is_found_by_an_equal_one():
+    # Another thread cannot take a reference to such a key but under the lock.
+    class Text(str):
+        __slots__ = ()
+
+    m, made, go = SyncMap(), threading.Event(), threading.Event()
+    wanted = f"the map {id(m)}"
+
+    def insert():
+        m[f"the map {id(m)}"] = 1
+        m[f"no other {id(m)}"] = 1
+        made.set()
+        go.wait(LONG)
+
+    thread = threading.Thread(target=insert)
+    thread.start()
+    made.wait(LONG)
+    for _ in range(50):
+        assert m[Text(wanted)] == 1
+    go.set()
+    thread.join()
+    # Both keys are the map's, and the loop's.
+    assert len({sys.getrefcount(key) for key in m}) == 1
+    assert m.pop(wanted) == 1
+    assert len(m) == 1
 
 
 def test_nan():
@@ -682,6 +722,79 @@ def test_a_value_is_let_go_at_once(end):
     assert watch() is None
     assert list(iterator) in (["a"], [])
     assert list(view) in ([1], [])
+
+
+def test_a_key_that_was_asked_is_let_go():
+    class Equal:
+        def __eq__(self, other):
+            return type(other) is Equal
+
+        def __hash__(self):
+            return 1
+
+    m, key = SyncMap(), Equal()
+    watch = weakref.ref(key)
+    m[key] = 1
+    del key
+    assert m[Equal()] == 1
+    assert m.setdefault(Equal(), 2) == 1
+    m[Equal()] = 3
+    assert m.pop(Equal()) == 3
+    del m
+    assert collected(watch)
+
+
+def test_an_iterator_holds_the_keys_it_has_yet_to_give():
+    m = SyncMap()
+    for _ in range(5):
+        m[Object()] = 1
+    watches = [weakref.ref(key) for key in m]
+    keys = iter(m)
+    next(keys)
+    m.clear()
+    if NATIVE:
+        assert any(watch() is not None for watch in watches)
+    assert list(keys) == []
+    assert collected(*watches)
+    for _ in range(5):
+        m[Object()] = 1
+    watches = [weakref.ref(key) for key in m]
+    keys = iter(m)
+    next(keys)
+    del keys  # with all the others
+    m.clear()
+    assert collected(*watches)
+
+
+def test_a_modification_that_was_overtaken_keeps_nothing():
+    m, made = SyncMap(), []
+
+    def fn(old):
+        if not made:
+            m["k"] = "faster"
+        value = Object()
+        made.append(weakref.ref(value))
+        return value
+
+    assert m.modify("k", fn, None) is m["k"]
+    gc.collect()
+    assert [watch() is None for watch in made] == [True, False]
+
+
+def test_a_value_that_changes_while_it_is_compared():
+    class Value:
+        def __eq__(self, other):
+            m["k"] = "newer"
+            return True
+
+        __hash__ = None
+
+    m = SyncMap(k=Value())
+    assert m.compare_and_swap("k", "any", "mine") is False
+    assert m["k"] == "newer"
+    m["k"] = Value()
+    assert m.compare_and_delete("k", "any") is False
+    assert m["k"] == "newer"
 
 
 def test_all_goes_with_the_map():

@@ -219,6 +219,26 @@ def test_the_function_stores_its_key():
         m.clear()
 
 
+def test_a_value_stored_meanwhile_is_held_by_the_map_and_the_caller():
+    class Object:
+        pass
+
+    def fn():
+        m["k"] = Object()
+        return Object()
+
+    m = SyncMap()
+    value = m.load_or_compute("k", fn)
+    watch = weakref.ref(value)
+    assert m["k"] is value
+    del value
+    gc.collect()
+    assert watch() is m["k"]
+    del m["k"]
+    gc.collect()
+    assert watch() is None
+
+
 DELETIONS = {
     "del": lambda m: m.__delitem__("k"),
     "pop": lambda m: m.pop("k"),

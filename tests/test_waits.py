@@ -151,6 +151,27 @@ def test_interrupted_in_the_moment_it_is_served(name):
 
 
 @every_wait
+def test_served_in_the_moment_a_handler_runs(name):
+    # The handler does nothing, so what it was served is not lost with the interruption.
+    me = threading.get_ident()
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        for _ in range(30):
+            play = Play(name)
+
+            def interrupt_and_serve(play=play):
+                signal.pthread_kill(me, signal.SIGUSR1)
+                play.free()
+
+            timer = threading.Timer(0.003, interrupt_and_serve)
+            timer.start()
+            assert play.call(LONG) == play.served
+            timer.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+@every_wait
 def test_a_handler_serves_the_waiter_it_interrupts(name):
     play = Play(name)
     with alarm(play.free):

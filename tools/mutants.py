@@ -1,10 +1,12 @@
-"""Breaks the C core on purpose, one place at a time, and looks whether its tests notice.
+"""Breaks the C code on purpose, one place at a time, and looks whether its tests notice.
 
 A mutant is a piece of text of one file of core/ and what stands there instead.  tests/mutants/*.toml list them: `find`
 must be in `file` just once (or `times`), `tests` are those of tests/c that must notice, `portable` builds without futexes,
 and `survives` says why a mutant cannot be noticed.  Each is applied to a copy, built with its
 tests in four ways (BUILDS), and run until one fails: by a check, a race that the thread sanitizer reports, a crash, or a
 hang.  A mutant that no test kills is a hole in the tests, unless the data say why it is none.
+
+With `kind = "extension"` the file is one of the extension's, and `tests` are pytest's: see extension_mutants.py.
 """
 
 import argparse
@@ -21,9 +23,12 @@ import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
+
+from extension_mutants import NATIVE, Tree
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE = ROOT / "nogil_sync" / "_native" / "core"
+CORE = NATIVE / "core"
 TESTS = ROOT / "tests" / "c"
 DATA = ROOT / "tests" / "mutants"
 
@@ -36,7 +41,12 @@ SHRUNK = [
     *("-DNS_CHANNEL_SPIN=0", "-DNS_CHANNEL_LINGER=0"),
 ]
 # Tests that include sources of the core, to come between their steps.
-INCLUDED = {"table": ["table.c"], "counter": ["counter.c"], "pool": ["deque.c", "pool.c"]}
+INCLUDED = {
+    "counter": ["counter.c"],
+    "pool": ["deque.c", "pool.c"],
+    "rwmutex": ["rwmutex.c"],
+    "table": ["table.c"],
+}
 FLAGS = ["-std=gnu11", "-g", "-D_GNU_SOURCE", "-pthread", f"-I{TESTS}"]
 THREAD = ["-O1", "-fsanitize=thread"]
 
@@ -73,6 +83,7 @@ class Mutant:
     survives: str = ""
     portable: bool = False
     times: int = 1
+    kind: str = "core"
 
     @property
     def only_weakens_an_ordering(self) -> bool:
@@ -82,15 +93,16 @@ class Mutant:
         )
         return orders.sub("", self.find) == orders.sub("", self.replace)
 
-    def apply(self, core: Path) -> None:
-        path = core / self.file
-        text = path.read_text()
+    def text(self) -> str:
+        """What its file becomes."""
+        home = CORE if self.kind == "core" else NATIVE
+        text = (home / self.file).read_text()
         if text.count(self.find) != self.times:
             raise SystemExit(
                 f"mutants: '{self.name}': its text is {text.count(self.find)} times in {self.file}, "
                 f"not {self.times}: bring tests/mutants up to date"
             )
-        path.write_text(text.replace(self.find, self.replace))
+        return text.replace(self.find, self.replace)
 
 
 def read(names: list[str]) -> list[Mutant]:
@@ -204,7 +216,7 @@ def kill(mutant: Mutant, compiler: Compiler, limits: dict[tuple[str, str], float
     with tempfile.TemporaryDirectory(dir=compiler.folder) as folder:
         core = Path(folder) / "core"
         shutil.copytree(CORE, core)
-        mutant.apply(core)
+        (core / mutant.file).write_text(mutant.text())
         builds = BUILDS
         if mutant.only_weakens_an_ordering:
             builds = [build for build in BUILDS if build.sanitized]
@@ -215,6 +227,31 @@ def kill(mutant: Mutant, compiler: Compiler, limits: dict[tuple[str, str], float
                 if how:
                     return f"{how} ({test}; {build.name})"
     return ""
+
+
+class Extensions:
+    """Kills mutants of the extension, in as many copies of the package as there are workers."""
+
+    def __init__(self, folder: Path, copies: int, tests: set[str]) -> None:
+        self.trees: SimpleQueue[Tree] = SimpleQueue()
+        for n in range(copies):
+            self.trees.put(Tree(folder / f"tree-{n}"))
+        tree = self.trees.get()
+        begin = time.monotonic()
+        how = tree.run(sorted(tests), 1200)
+        if how:
+            raise SystemExit(f"mutants: without any, a test of the extension fails by a {how}")
+        self.limit = 20 + time.monotonic() - begin  # for any few of them
+        self.trees.put(tree)
+
+    def kill(self, mutant: Mutant) -> str:
+        """By what it was noticed, or nothing."""
+        tree = self.trees.get()
+        try:
+            with tree.changed(mutant.file, mutant.text()):
+                return tree.run(mutant.tests, self.limit)
+        finally:
+            self.trees.put(tree)
 
 
 def baseline(tests: set[str], compiler: Compiler) -> dict[tuple[str, str], float]:
@@ -236,7 +273,7 @@ def baseline(tests: set[str], compiler: Compiler) -> dict[tuple[str, str], float
 def table(mutants: list[Mutant], results: dict[int, str]) -> None:
     how = ["check", "race", "hang", "crash"]
     print(
-        f"\n{'':16}{'mutants':>9}{'killed':>8}   by{how[0]:>6}",
+        f"\n{'':20}{'mutants':>9}{'killed':>8}   by{how[0]:>6}",
         *(f"{h:>6}" for h in how[1:]),
         "  survive",
     )
@@ -246,7 +283,7 @@ def table(mutants: list[Mutant], results: dict[int, str]) -> None:
         got = [results[id(m)].split(" ")[0] for m in of]
         counts = [got.count(h) for h in how]
         print(
-            f"{file or 'all':16}{len(of):9}{sum(counts):8}     {counts[0]:6}",
+            f"{file or 'all':20}{len(of):9}{sum(counts):8}     {counts[0]:6}",
             *(f"{c:6}" for c in counts[1:]),
             f"{got.count(''):9}",
         )
@@ -262,7 +299,7 @@ def main() -> int:
     if options.list:
         for mutant in mutants:
             print(
-                f"{mutant.file:14} {mutant.name}"
+                f"{mutant.file:18} {mutant.name}"
                 + (" (survives, explained)" if mutant.survives else "")
             )
         return 0
@@ -270,17 +307,27 @@ def main() -> int:
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         compiler = Compiler(Path(folder))
-        limits = baseline({test for m in mutants for test in m.tests}, compiler)
+        tests: dict[str, set[str]] = {"core": set(), "extension": set()}
+        for mutant in mutants:
+            tests[mutant.kind] |= set(mutant.tests)
+        limits = baseline(tests["core"], compiler)
+        extensions = None
+        if tests["extension"]:
+            extensions = Extensions(Path(folder), options.jobs, tests["extension"])
 
         def one(mutant: Mutant) -> None:
-            how = results[id(mutant)] = kill(mutant, compiler, limits)
+            how = results[id(mutant)] = (
+                extensions.kill(mutant)
+                if mutant.kind == "extension" and extensions
+                else kill(mutant, compiler, limits)
+            )
             if how:
                 verdict = how + (
                     ": but the data say that it cannot be noticed" if mutant.survives else ""
                 )
             else:
                 verdict = f"survives: {mutant.survives}" if mutant.survives else "SURVIVES"
-            print(f"{mutant.file:14} {mutant.name:58} {verdict}", flush=True)
+            print(f"{mutant.file:18} {mutant.name:58} {verdict}", flush=True)
 
         with ThreadPoolExecutor(options.jobs) as pool:
             for _ in pool.map(one, mutants):

@@ -1,12 +1,14 @@
 # shellcheck shell=bash
-# What is proved rather than tested: mutants of the core, models of the algorithms, hours of use.
+# What is proved rather than tested: mutants of the C code, models of the algorithms, hours of use.
 
 # mutants [NAME...]: see tools/mutants.py and tests/mutants.
 mutants() {
-  local interpreter
+  local interpreter env
   compiler
   interpreter=$(free_threaded)
-  exec "$interpreter" "$ROOT/tools/mutants.py" "$@"
+  env=$(environment "$interpreter" test)
+  PATH=$env/bin:$(tools "$interpreter" build test)/bin:$PATH
+  exec "$env/bin/python" "$ROOT/tools/mutants.py" "$@"
 }
 
 # models [NAME...]: see tools/models.py and models/README.md.

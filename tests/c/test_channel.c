@@ -371,10 +371,26 @@ work(int i)
     }
 }
 
+/* Who looks on never sees more than there is room for, though the ends move on between its looks. */
+static void
+look_on(int i)
+{
+    for (int n = 0; n < 10 * ROUNDS; n++) {
+        if (i == 0) {
+            CHECK(ns_channel_count(&channel) <= 1);
+        }
+        else {
+            CHECK(try_send(0) == NS_CHANNEL_DONE && try_receive() == 0);
+        }
+    }
+}
+
 int
 main(void)
 {
     init_core();
+    make(1);
+    run_threads(2, look_on);
     check_unborn();
     check_ring();
     check_steps();

@@ -1,4 +1,5 @@
 /* core/counter.h and core/slots.h: exact totals, small until shared, slots come back. */
+#include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -214,6 +215,31 @@ check_makers(void)
     ns_counter_destroy(&contested);
 }
 
+/* Whoever sums sees a table's zeroes, though it has added to none. */
+static ns_counter summed;
+static _Atomic int adders;
+
+static void
+add_and_sum(int i)
+{
+    if (i == 2) {
+        while (!ns_counter_is_shared(&summed)) {
+            sched_yield();
+        }
+        CHECK(ns_counter_sum(&summed, false) <= 2);
+        CHECK(ns_counter_sum_double(&summed, false) >= 0.0);
+        return;
+    }
+    while (ns_load(&adders, NS_RELAXED) != i) {
+        sched_yield();
+    }
+    ns_counter_add(&summed, 1);
+    ns_add(&adders, 1, NS_RELAXED);
+    while (ns_load(&adders, NS_RELAXED) != 2) { /* keeps its slot */
+        sched_yield();
+    }
+}
+
 int
 main(void)
 {
@@ -274,6 +300,8 @@ main(void)
         ns_counter_destroy(&fresh[n]);
     }
 
+    run_threads(3, add_and_sum);
+    ns_counter_destroy(&summed);
     check_makers();
     ns_counter_destroy(&counter);
     ns_counter_destroy(&float_counter);

@@ -1,6 +1,9 @@
 /* core/epoch.h: nothing is freed while a section can read it, everything is freed in the end. */
 #include "harness.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #define THREADS 4
 #ifndef ROUNDS
 #define ROUNDS 20000
@@ -161,12 +164,108 @@ check_alone(void)
     CHECK(ns_epoch_poll() > stamp);
 }
 
+static void
+retire_without_slot(int i)
+{
+    (void)i;
+    uint64_t stamp = 0;
+    CHECK(ns_cached_slot == 0 && !ns_epoch_retire(&stamp)); /* the main thread has one */
+}
+
+/* What another thread in the middle of something looks like, put there by hand. */
+static void
+check_others(void)
+{
+    const uint32_t other = ns_slot() == 0; /* somebody had that slot */
+    const uint64_t now = ns_load(&ns_epochs.now, NS_RELAXED);
+    uint64_t stamp, safe;
+    run_threads(1, retire_without_slot);
+    CHECK(ns_load(&ns_slots_high, NS_RELAXED) > 1);
+
+    /* It polls: nobody else does, and what is retired meanwhile counts to the next poll. */
+    ns_store(&ns_epochs.polling, true, NS_RELAXED);
+    ns_store(&ns_epochs.now, now + 1, NS_RELAXED);
+    CHECK(ns_epoch_poll() == ns_epoch_safe() && ns_load(&ns_epochs.now, NS_RELAXED) == now + 1);
+    ns_section stray = ns_epoch_enter_stray();
+    CHECK(!ns_epoch_retire(&stamp) && stamp == now + 2);
+    ns_epoch_leave(stray);
+    ns_store(&ns_epochs.now, now + 2, NS_RELAXED);
+    ns_store(&ns_epochs.polling, false, NS_RELAXED);
+    CHECK((safe = ns_epoch_poll()) > stamp);
+
+    /* It read `now` long before it entered: what was safe stays so. */
+    ns_store(&ns_epochs.records[other].epoch, now, NS_RELAXED);
+    CHECK(ns_epoch_poll() == safe && ns_epoch_safe() == safe);
+    ns_store(&ns_epochs.records[other].epoch, 0, NS_RELAXED);
+}
+
+/* In the child all of them are gone. */
+static void
+check_fork(void)
+{
+    const uint32_t other = ns_slot() == 0;
+    uint64_t now = ns_load(&ns_epochs.now, NS_RELAXED);
+    ns_add(&ns_slots_taken, 1, NS_RELAXED);
+    ns_store(&ns_epochs.records[other].epoch, now, NS_RELAXED);
+    ns_store(&ns_epochs.strays, 1, NS_RELAXED);
+    ns_store(&ns_epochs.polling, true, NS_RELAXED);
+    ns_store(&ns_epochs.now, now + 1, NS_RELAXED);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        uint64_t stamp = 0;
+        CHECK(ns_slots_in_use() == 1 && ns_epoch_retire(&stamp));
+        CHECK(ns_load(&ns_epochs.now, NS_RELAXED) == now + 2);
+        CHECK(ns_epoch_poll() == now + 3);
+        _exit(0);
+    }
+    int status = 1;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    ns_sub(&ns_slots_taken, 1, NS_RELAXED);
+    ns_store(&ns_epochs.records[other].epoch, 0, NS_RELAXED);
+    ns_store(&ns_epochs.strays, 0, NS_RELAXED);
+    ns_store(&ns_epochs.polling, false, NS_RELAXED);
+    ns_store(&ns_epochs.now, now + 2, NS_RELAXED);
+}
+
+/* A stray has read before it left: nothing but its leaving tells. */
+static _Atomic int turn;
+
+static void
+read_and_leave(int i)
+{
+    if (i == 0) {
+        read_cells(true);
+        ns_store(&turn, 1, NS_RELAXED);
+        return;
+    }
+    while (ns_load(&turn, NS_RELAXED) == 0) {
+        ns_pause();
+    }
+    node *n = ns_swap(&cells[0], NULL, NS_RELAXED);
+    if (!ns_epoch_retire(&n->stamp)) {
+        CHECK(ns_epoch_poll() > n->stamp);
+    }
+    destroy(n);
+}
+
+static void
+check_stray(void)
+{
+    ns_store(&turn, 0, NS_RELAXED);
+    ns_store(&cells[0], make(1), NS_RELEASE);
+    run_threads(2, read_and_leave);
+}
+
 int
 main(void)
 {
     init_core();
     check_alone();
     check_sections();
+    check_others();
+    check_fork();
+    check_stray();
     check_torture();
     check_alone(); /* the others gave their slots back */
     ns_can_fence_threads = false;

@@ -83,6 +83,41 @@ set_then_cancel(int i)
     CHECK(message == -1);
 }
 
+/* And so has one that ends as it begins. */
+static void
+set_then_enter(int i)
+{
+    ns_waiter w = {0};
+    if (i == 0) {
+        message = -2;
+        ns_event_set(&event);
+        return;
+    }
+    while (!ns_event_steps.enter(&event, &w)) {
+        ns_pause();
+    }
+    CHECK(message == -2);
+}
+
+/* A set of what is set already counts like any other. (The fences make the second read of the word
+ * come after it, and so the message there, also without; the sanitizer does not know them.) */
+static void
+set_again(int i)
+{
+    if (i == 0) {
+        message = -3;
+        ns_event_set(&event);
+        ns_fence(NS_SEQ_CST);
+        ns_store(&ready, 1, NS_RELAXED);
+        return;
+    }
+    while (ns_load(&ready, NS_RELAXED) == 0) {
+        ns_pause();
+    }
+    ns_fence(NS_SEQ_CST);
+    CHECK(ns_event_is_set(&event) && message == -3);
+}
+
 int
 main(void)
 {
@@ -104,6 +139,10 @@ main(void)
 
     ns_store(&event.word, NS_EVENT_BORN, NS_RELAXED); /* anew: w's epoch is 0 */
     run_threads(2, set_then_cancel);
+    ns_event_clear(&event);
+    run_threads(2, set_then_enter);
+    run_threads(2, set_again);
+    ns_store(&ready, 0, NS_RELAXED);
     ns_event_clear(&event);
     pthread_barrier_init(&round_end, NULL, THREADS);
     run_threads(THREADS, pulse);

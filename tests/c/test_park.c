@@ -1,5 +1,6 @@
 /* core/park.h: deadlines, wake-ups, and the queue's lock, which sleeps on it. */
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -37,34 +38,122 @@ queue_lock(int i)
 }
 
 static void
+try_lock(int i)
+{
+    (void)i;
+    for (int n = 0; n < 5000; n++) {
+        while (!ns_lock_try(&queue.lock)) {
+            sched_yield();
+        }
+        guarded++;
+        ns_lock_release(&queue.lock);
+    }
+}
+
+static void
 on_signal(int number)
 {
     (void)number;
 }
 
 static _Atomic(pthread_t) sleeper;
+static _Atomic bool woken;
+static enum { PARK, MUTEX, EVENT, WAITGROUP, SEMAPHORE, WAYS } way;
+
+/* Each way to sleep tells of a signal. (Condition variables do not: their callers slice.) */
+static void
+sleep_until_interrupted(void)
+{
+    const int64_t deadline = ns_now() + 20000 * MILLISECOND;
+    ns_mutex mutex = {0};
+    ns_event event = {0};
+    ns_waitgroup group = {0};
+    ns_semaphore semaphore = {.word = NS_SEMAPHORE_BORN, .total = 1};
+    ns_waiter w = {.amount = way == SEMAPHORE};
+    const struct ns_wait_steps *const steps[] = {
+        NULL, &ns_mutex_steps, &ns_event_steps, &ns_waitgroup_steps, &ns_semaphore_steps};
+    void *const objects[] = {NULL, &mutex, &event, &group, &semaphore};
+    CHECK(ns_mutex_init(&mutex) && ns_mutex_try_lock(&mutex));
+    CHECK(ns_waitgroup_add(&group, 1) == NS_ADDED);
+    CHECK(way == PARK || !steps[way]->enter(objects[way], &w));
+    ns_store(&sleeper, pthread_self(), NS_RELEASE);
+    if (way == PARK) {
+        CHECK(ns_park(&word, ns_load(&word, NS_RELAXED), deadline) == NS_PARK_INTERRUPTED);
+    }
+    else {
+        CHECK(steps[way]->wait(objects[way], &w, deadline) == NS_INTERRUPTED);
+        CHECK(!steps[way]->cancel(objects[way], &w));
+    }
+}
 
 static void
 interrupt(int i)
 {
-    if (i == 0) {
-        pthread_t target;
-        while ((target = ns_load(&sleeper, NS_ACQUIRE)) == 0) {
-            sleep_ms(1);
-        }
-        sleep_ms(20);
-        pthread_kill(target, SIGUSR1);
+    if (i == 1) {
+        sleep_until_interrupted();
+        ns_store(&woken, true, NS_RELEASE);
         return;
     }
-    int64_t start = ns_now();
-    ns_store(&sleeper, pthread_self(), NS_RELEASE);
-    enum ns_parked result = ns_park(&word, ns_load(&word, NS_RELAXED), start + 2000 * MILLISECOND);
+    while (ns_load(&sleeper, NS_ACQUIRE) == 0) {
+        sleep_ms(1);
+    }
+    for (pthread_t target = sleeper; !ns_load(&woken, NS_ACQUIRE);) {
+        sleep_ms(5); /* one that comes before the sleep is lost */
+        pthread_kill(target, SIGUSR1);
+    }
+}
+
+static void
+check_interrupts(void)
+{
 #if defined(NS_PARK_FUTEX)
-    CHECK(result == NS_PARK_INTERRUPTED);
-    CHECK(ns_now() - start < 1000 * MILLISECOND);
+    struct sigaction action = {.sa_handler = on_signal};
+    sigaction(SIGUSR1, &action, NULL);
+    for (way = PARK; way < WAYS; way++) {
+        ns_store(&sleeper, 0, NS_RELAXED);
+        ns_store(&woken, false, NS_RELAXED);
+        run_threads(2, interrupt);
+    }
 #else
-    (void)result; /* condition variables do not tell: callers slice */
+    (void)on_signal;
+    (void)interrupt;
 #endif
+}
+
+/* A queue that was left by another process is empty, held there or not. */
+static void
+check_stale_queue(void)
+{
+    for (int held = 0; held < 2; held++) {
+        ns_waitq q = {0};
+        ns_waiter w = {0};
+        ns_waitq_lock(&q);
+        ns_waitq_push(&q, &w);
+        if (!held) {
+            ns_waitq_unlock(&q);
+        }
+        pretend_to_fork();
+        CHECK(!ns_waitq_has(&w));
+        CHECK(ns_waitq_lock(&q) && q.head == NULL && q.tail == NULL);
+        ns_waitq_unlock(&q);
+        CHECK(!ns_waitq_lock(&q));
+        ns_waitq_unlock(&q);
+    }
+}
+
+static _Atomic unsigned spinners;
+
+static void
+spin(int i)
+{
+    (void)i;
+    for (int n = 0; n < 5000; n++) {
+        if (ns_spin_begin()) {
+            CHECK(ns_add(&spinners, 1, NS_RELAXED) < ns_cpu_count() / 2);
+            ns_sub(&spinners, 1, NS_RELAXED);
+            ns_spin_end();
+        }
+    }
 }
 
 static _Atomic uint32_t words[256];
@@ -116,10 +205,14 @@ main(void)
     guarded = 0;
     run_threads(8, queue_lock);
     CHECK(guarded == 40000);
+    guarded = 0;
+    run_threads(3, try_lock);
+    CHECK(guarded == 15000);
 
-    struct sigaction action = {.sa_handler = on_signal};
-    sigaction(SIGUSR1, &action, NULL);
-    run_threads(2, interrupt);
+    run_threads(4, spin);
+    check_nobody_spins();
+    check_stale_queue();
+    check_interrupts();
     run_threads(3, fork_under_fire);
     puts("park: ok");
     return 0;

@@ -383,6 +383,21 @@ check_steps(void)
         CHECK(ns_pool_get(&pool) == &items[0]);
     }
     CHECK(due >= 3 && due <= 5);
+
+    /* And frees the rings that a collection or two ago were replaced. */
+    for (int i = 0; i < 4 * NS_DEQUE_SIZE; i++) {
+        CHECK(ns_pool_put_slow(&pool, &items[i]) == NULL);
+    }
+    ns_pool_shard *s = ns_pool_mine(&pool);
+    for (int collections = 0; collections < 3; collections++) {
+        CHECK((s->deque.retired != NULL) == (collections < 2));
+        ns_pool_collected(&pool);
+        s->countdown = 0;
+        CHECK(ns_pool_is_due(&pool));
+    }
+    CHECK(s->deque.retired == NULL);
+    while (ns_pool_get(&pool) != NULL) {
+    }
     ns_pool_destroy(&pool);
 }
 

@@ -1,6 +1,18 @@
 /* core/rwmutex.h: no writer beside anybody, in all its regimes; and counts that stay right. */
 #include "harness.h"
 
+/* Comes before each load of rwmutex.c, if set: see `check_search`. */
+static _Thread_local void (*at_load)(const void *);
+#undef ns_load
+#define ns_load(p, order)                                    \
+    (at_load != NULL ? at_load((const void *)(p)) : (void)0, \
+     ns_step atomic_load_explicit((p), order))
+
+#include "rwmutex.c"
+
+#undef ns_load
+#define ns_load(p, order) (ns_step atomic_load_explicit((p), order))
+
 #define THREADS 6
 #ifndef ROUNDS
 #define ROUNDS 6000
@@ -147,7 +159,7 @@ check_misuse(void)
     CHECK(ns_rwmutex_write_unlock(&rw));
 
     CHECK(ns_rwmutex_extra_size(&rw) == 0);
-    CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw));
+    CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_is_read_locked(&rw) && ns_rwmutex_try_read(&rw));
     CHECK(ns_rwmutex_extra_size(&rw) != 0);
     CHECK(!lock_write(ns_now() + MILLISECOND, 0));
     CHECK(ns_rwmutex_try_read(&rw)); /* the writer gave up */
@@ -263,6 +275,7 @@ check_fork(void)
     CHECK(!write_steps->enter(&rw, &gone[0]) && !read_steps->enter(&rw, &gone[1]));
     pretend_to_fork();
     CHECK(ns_rwmutex_try_read(&rw));
+    CHECK(ns_load(&rw.cells[ns_slot() & ns_slots_mask].word, NS_RELAXED) & NS_RW_CELL_OPEN);
     for (int i = 0; i < 3; i++) {
         CHECK(!ns_rwmutex_try_write(&rw) && ns_rwmutex_read_unlock(&rw));
     }
@@ -468,6 +481,46 @@ shuffle(int i)
     }
 }
 
+/* The only hold is always in the cell that the search comes to next, and moves to the other one just
+ * before it is looked at; by the fast paths, as long as the cells are open. */
+static void
+move_hold(const void *word)
+{
+    for (int from = 0; from < 2; from++) {
+        ns_rwcell *cell = &rw.cells[from], *other = &rw.cells[1 - from];
+        uint64_t open = ns_load(&cell->word, NS_RELAXED) & ns_load(&other->word, NS_RELAXED);
+        if (word == &cell->word && (open & NS_RW_CELL_OPEN) &&
+            ns_load(&cell->word, NS_RELAXED) >= NS_RW_CELL_UNIT) {
+            ns_add(&other->word, NS_RW_CELL_UNIT, NS_RELAXED);
+            ns_sub(&cell->word, NS_RW_CELL_UNIT, NS_RELAXED);
+            return;
+        }
+    }
+}
+
+static void
+read_once(int i)
+{
+    (void)i;
+    CHECK(ns_rwmutex_try_read(&rw));
+}
+
+/* Whoever gives back the hold of another thread finds it, wherever it moves. */
+static void
+check_search(void)
+{
+    CHECK(ns_slot() == 0);
+    make();
+    CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw)); /* now there are cells */
+    run_threads(1, read_once); /* in the second one */
+    CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_read_unlock(&rw));
+    CHECK(ns_load(&rw.cells[1].word, NS_RELAXED) == (NS_RW_CELL_UNIT | NS_RW_CELL_OPEN));
+    at_load = move_hold;
+    CHECK(ns_rwmutex_read_unlock_slow(&rw));
+    at_load = NULL;
+    CHECK(!ns_rwmutex_is_read_locked(&rw) && !ns_rwmutex_read_unlock(&rw));
+}
+
 /* A hold that was granted to a waiter is given back by the slow path, too. */
 static ns_waiter granted_reader;
 
@@ -507,6 +560,7 @@ main(void)
     check_phases();
     check_fork();
     check_spread_while_away();
+    check_search();
 
     make();
     CHECK(ns_rwmutex_try_write(&rw));

@@ -15,6 +15,10 @@ static _Thread_local void (*at_store)(void);
 static _Thread_local void (*at_try)(ns_lock *);
 #define ns_lock_try(l) (at_try != NULL ? at_try(l) : (void)0, (ns_lock_try)(l))
 
+/* And this after it has let go of a segment that it did not change. */
+static _Thread_local void (*at_release)(ns_lock *);
+#define ns_lock_release(l) ((ns_lock_release)(l), at_release != NULL ? at_release(l) : (void)0)
+
 #include "table.c" /* its states are made by hand below */
 
 #undef ns_store
@@ -462,6 +466,30 @@ check_size(void)
     }
     flush();
     CHECK(ns_table_bytes(&table) <= 2048 && ns_table_count(&table) == 0);
+    finish();
+}
+
+/* Whoever finds no directory may come to make the first one when another thread has. */
+static void
+check_first_directory(void)
+{
+    put_key(1, 1, true);
+    CHECK(create(&table) && get(1) == 1);
+    finish();
+}
+
+/* With another thread about keys wait, dead, and count as such until they go. */
+static void
+wait_dead(int i)
+{
+    (void)i;
+    ns_slot();
+    put_key(1, 1, true);
+    put_key(2, 2, true);
+    delete_key(1);
+    const ns_segment *s = table.directory->segments[0];
+    flush();
+    CHECK(s->dead == 0 && s->used == 1);
     finish();
 }
 
@@ -997,23 +1025,36 @@ check_between_looks(void)
 /* A buddy is rebuilt when it was found and is not locked yet. */
 static uint64_t buddy;
 
-static void
-rebuild_buddy(int i)
+static ns_segment *
+segment_of_lock(ns_lock *l)
 {
-    (void)i;
+    return (ns_segment *)((char *)l - offsetof(ns_segment, lock));
+}
+
+/* By one as large: only its serial is another, and it counts insertions from nothing. */
+static void
+rebuild_segment(uint64_t hash, uint32_t times)
+{
     ns_garbage garbage = {.count = 0};
-    ns_segment *s = ns_table_lock(&table, buddy);
-    s = resize(&table, s, 2 * slots_of(s), &garbage);
+    ns_segment *s = ns_table_lock(&table, hash);
+    s = resize(&table, s, times * slots_of(s), &garbage);
     CHECK(s != NULL);
     ns_lock_release(&s->lock);
     ns_garbage_release(&garbage, drop_key);
 }
 
 static void
+rebuild_buddy(int i)
+{
+    (void)i;
+    rebuild_segment(buddy, 2);
+}
+
+static void
 before_try(ns_lock *l)
 {
     at_try = NULL;
-    buddy = ((ns_segment *)((char *)l - offsetof(ns_segment, lock)))->prefix;
+    buddy = segment_of_lock(l)->prefix;
     run_threads(1, rebuild_buddy);
 }
 
@@ -1029,6 +1070,60 @@ check_buddy(void)
     }
     at_try = NULL; /* small segments may not have met */
     CHECK(ns_table_count(&table) == 3 && walk(NULL, 0) == 3);
+    flush();
+    finish();
+}
+
+/* The only item moves behind the back of who looks for a first one: whenever a segment at one end was
+ * found empty it goes there from the one at the other end. The table is never empty. */
+static uint64_t ends[2]; /* keys of the first segment and of the last */
+static int item_at, moves; /* where it is; how often it will still move */
+static bool rebuild_too;
+
+static void
+move_item(ns_lock *l)
+{
+    ns_segment *s = segment_of_lock(l);
+    int at = s->prefix == 0 ? 0 : ns_segment_end(s) == 0 ? 1 : item_at;
+    if (at == item_at || moves == 0) {
+        return;
+    }
+    at_release = NULL;
+    CHECK(put_key(ends[at], 0, true) && delete_key(ends[item_at]));
+    for (int i = 0; rebuild_too && i < 2; i++) {
+        rebuild_segment(hash_of(ends[i]), 1);
+    }
+    item_at = at;
+    moves--;
+    at_release = move_item;
+}
+
+static void
+check_moving_item(void)
+{
+    put_key(0, 0, true);
+    ns_store(&table.spread, 1000, NS_RELAXED); /* segments stay, however empty */
+    for (uint64_t i = 0, id; i < STEPPED; i++) {
+        put_key(id = i << 7, 0, false); /* each 128 neighbours share a segment */
+        ends[0] = hash_of(id) < hash_of(ends[0]) ? id : ends[0];
+        ends[1] = hash_of(id) > hash_of(ends[1]) ? id : ends[1];
+    }
+    for (uint64_t i = 0; i < STEPPED; i++) {
+        CHECK(i << 7 == ends[1] || delete_key(i << 7));
+    }
+    CHECK(ns_table_count(&table) == 1 && ns_load(&table.segments, NS_RELAXED) > 1);
+    item_at = 1;
+    for (int turn = 0; turn < 4; turn++) {
+        rebuild_too = turn >= 2;
+        moves = 12;
+        ns_store(&table.start, 0, NS_RELAXED);
+        at_release = move_item;
+        ns_segment *s = ns_table_lock_first(&table);
+        at_release = NULL;
+        CHECK(s != NULL && ns_load(&s->live, NS_RELAXED) == 1 && moves == 0);
+        ns_lock_release(&s->lock);
+    }
+    CHECK(pop_any() == (int64_t)ends[item_at] && pop_any() == -1);
     flush();
     finish();
 }
@@ -1212,6 +1307,8 @@ main(void)
 {
     init_core();
     check_size();
+    check_first_directory();
+    run_threads(1, wait_dead);
     check_one_thread();
     check_asking();
     check_place_in_another();
@@ -1228,6 +1325,7 @@ main(void)
 #endif
     check_between_looks();
     check_buddy();
+    check_moving_item();
     for (int fences = 0; fences < 2; fences++) {
         check_telling();
         check_torture();

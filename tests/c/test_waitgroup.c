@@ -104,6 +104,21 @@ done_then_enter(int i)
     CHECK(results[0][0] == -2);
 }
 
+/* And who only looks at the count. */
+static void
+done_then_count(int i)
+{
+    if (i == 0) {
+        results[0][0] = -3;
+        CHECK(ns_waitgroup_add(&group, -1) == NS_ADDED);
+        return;
+    }
+    while (ns_waitgroup_count(&group) != 0) {
+        ns_pause();
+    }
+    CHECK(results[0][0] == -3);
+}
+
 int
 main(void)
 {
@@ -133,6 +148,8 @@ main(void)
     run_threads(2, done_then_cancel);
     CHECK(ns_waitgroup_add(&group, 1) == NS_ADDED);
     run_threads(2, done_then_enter);
+    CHECK(ns_waitgroup_add(&group, 1) == NS_ADDED);
+    run_threads(2, done_then_count);
     pthread_barrier_init(&round_end, NULL, THREADS);
     run_threads(THREADS, fan_in);
     run_threads(THREADS, pulse);

@@ -320,6 +320,32 @@ else:
     )
 
 
+def test_interrupts_in_the_child_of_another_thread():
+    # The thread that forks is the main one there, and was none when it waited before.
+    python(
+        FORKS
+        + """
+import _thread
+e, done = Event(), []
+def child():
+    threading.Timer(0.1, _thread.interrupt_main).start()
+    try:
+        e.wait(15)
+    except KeyboardInterrupt:
+        return
+    raise AssertionError("not interrupted")
+def fork():
+    assert e.wait(0.001) is False
+    in_child(child)
+    done.append(True)
+thread = threading.Thread(target=fork)
+thread.start()
+thread.join()
+assert done
+"""
+    )
+
+
 def test_fork_with_nothing_going_on():
     python(
         FORKS

@@ -201,6 +201,29 @@ def test_loads_race_stores(pinned):
     assert Payload.live.load() == before - 1
 
 
+def test_values_belong_to_their_reference():
+    # What one reference lets go of leaves its memory to the next value of the other.
+    class One:
+        __slots__ = ()
+
+    class Other:
+        __slots__ = ()
+
+    one, other = AtomicRef(One()), AtomicRef(Other())
+
+    def read():
+        for _ in for_a_while(SECONDS):
+            assert type(one.load()) is One
+            assert type(other.load()) is Other
+
+    def write():
+        for _ in for_a_while(SECONDS):
+            one.store(One())
+            other.store(Other())
+
+    run_threads(read, read, write, write)
+
+
 def test_loads_race_stores_of_any_kind_of_object():
     kinds = [
         lambda i: (i, i),
