@@ -20,8 +20,9 @@ before the one it follows. That makes the order in the line, and that nobody ove
 the specification.
 
 **Calls that meet**, as a send and a receive without a buffer, take effect together or not at all,
-which is no order of single calls: they are *set-linearizable* (Neiger 1994). Who met whom is seen from
-what they exchanged, so the two are replaced by one, which happened while both were there (`met`).
+which is no order of single calls: they are *set-linearizable* (Neiger 1994). Who met whom is
+seen from what they exchanged, so the two are replaced by one, which happened while both were
+there (`met`).
 
 All calls of a history have returned. Whoever makes a plan with calls that wait sees to it that
 somebody ends those waits, and a call that does not return fails the test.
