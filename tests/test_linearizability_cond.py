@@ -2,8 +2,8 @@
 
 A wait takes effect three times: it lets the lock go and is in line, in one step, so that no
 notification gets lost in between; it is notified, or leaves the line; it has the lock again. All
-but the leaving happens under the lock, whose order is seen from outside: so a history tells who was first
-in line, and whether a notification went to one who came later.
+but the leaving happens under the lock, whose order is seen from outside: so a history tells who was
+first in line, and whether a notification went to one who came later.
 """
 
 import threading

@@ -1,10 +1,10 @@
 """Histories of locks.
 
-Who waits for a `Semaphore` or an `RWMutex` stands in a line, and the order in it is part of what they
-promise. So a call that may wait has two steps: it enters the line, and is given what it
-asks for at once if it is its turn; later it finds that it is served, or leaves. The state has what is held,
-the line, and who was served and does not know yet. (When a thread got in line nobody sees; the order shows
-where one is refused because another waits.)
+Who waits for a `Semaphore` or an `RWMutex` stands in a line, and the order in it is part of what
+they promise. So a call that may wait has two steps: it enters the line, and is given what it asks
+for at once if it is its turn; later it finds that it was served, or leaves. The state has what is
+held, the line, and who was served and does not know yet. (When a thread got in line nobody sees;
+the order shows where one is refused because another waits.)
 """
 
 import random
