@@ -1,9 +1,16 @@
-"""Histories of SyncMap, key by key."""
+"""Histories of SyncMap, key by key.
 
+What goes over the whole map, such as iteration, acts entry by entry: for each key it is an
+operation like any other, at some moment of its own during the call. So such a call is part of
+the history of every key.
+"""
+
+import threading
 import time
+from time import perf_counter_ns
 
 import pytest
-from linearizability import IMPOSSIBLE, verify
+from linearizability import IMPOSSIBLE, catch, linearizable, told, verify
 
 from nogil_sync import SyncMap
 
@@ -146,3 +153,318 @@ def test_popitem():
         return steps
 
     verify(lambda _: SyncMap(), choose, frozenset(), whole)
+
+
+# What goes over the whole map
+
+KEYS = range(4)
+
+
+def worker(rng, _):
+    steps = []
+    for _ in range(6):
+        key = rng.randrange(4)
+        steps.append(
+            rng.choice(
+                [
+                    ("__setitem__", (key, rng.randrange(3))),
+                    ("insert", (key, rng.randrange(3))),
+                    ("pop", (key, "default")),
+                    ("get", (key, "default")),
+                    ("keys", ()),
+                    ("items", ()),
+                    ("snapshot", ()),
+                    ("copy", ()),
+                    ("clear", ()),
+                    ("update", ({key: 3, (key + 1) % 4: 4},)),
+                    ("__len__", ()),
+                ]
+            )
+        )
+    return steps
+
+
+def call_map(m, name, args):
+    result = getattr(m, name)(*args)
+    return list(result.items() if name == "copy" else result) if name in WHOLE else result
+
+
+WHOLE = ("keys", "items", "copy")
+
+
+def for_key(call, key):
+    """What a call is for one key, or None."""
+    if call.name == "keys":
+        return call._replace(name="__contains__", args=(key,), result=key in call.result)
+    if call.name in ("items", "copy", "snapshot"):
+        found = dict(call.result).get(key, "default")
+        return call._replace(name="get", args=(key, "default"), result=found)
+    if call.name == "clear":
+        return call._replace(name="discard", args=(key,))
+    if call.name == "update":
+        values = call.args[0]
+        if key in values:
+            return call._replace(name="__setitem__", args=(key, values[key]))
+    elif call.args and call.args[0] == key:
+        return call
+    return None
+
+
+def entry_or_discard(state, call):
+    return ABSENT if call.name == "discard" else entry(state, call)
+
+
+def key_by_key(history, _):
+    for call in history:
+        if call.name in WHOLE:
+            found = [each if call.name == "keys" else each[0] for each in call.result]
+            assert len(found) == len(set(found)), f"a key twice:\n{call}"
+            assert set(found) <= set(KEYS), f"a key that never was there:\n{call}"
+    views = [[part for call in history if (part := for_key(call, key))] for key in KEYS]
+    # A length counts each key as it was at some moment: no fewer than the keys that were there
+    # throughout, no more than those that were there at all.
+    for call in history:
+        if call.name == "__len__":
+            possible = [
+                [
+                    linearizable([*view, asked], ABSENT, entry_or_discard)
+                    for there in (False, True)
+                    for asked in [call._replace(name="__contains__", args=(0,), result=there)]
+                ]
+                for view in views
+            ]
+            least = sum(not absent for absent, _ in possible)
+            most = sum(there for _, there in possible)
+            assert least <= call.result <= most, f"not in {least} .. {most}:\n{told(history)}"
+    return views
+
+
+def test_whole_map():
+    verify(
+        lambda _: SyncMap(),
+        worker,
+        ABSENT,
+        entry_or_discard,
+        views=key_by_key,
+        call=call_map,
+        threads=3,
+    )
+
+
+class Skipping(SyncMap):
+    """Wrong: a walk misses the key after one that is deleted meanwhile."""
+
+    def keys(self):
+        keys = list(SyncMap.keys(self))
+        time.sleep(0)
+        gone = [key not in self for key in keys]
+        return [key for key, skip in zip(keys, [False, *gone], strict=False) if not skip]
+
+
+class Forgetful(SyncMap):
+    """Wrong: what is stored while it is cleared may come back as it was."""
+
+    def clear(self):
+        entries = self.snapshot()
+        SyncMap.clear(self)
+        time.sleep(0)
+        for key in entries:
+            if key in self:
+                self[key] = entries[key]
+
+
+class Late(SyncMap):
+    """Wrong: the length is what it was at an earlier call."""
+
+    last = 0
+
+    def __len__(self):
+        before, self.last = self.last, SyncMap.__len__(self)
+        return before
+
+
+@pytest.mark.parametrize("cls", [Skipping, Forgetful, Late])
+def test_wrong_walks_are_caught(cls):
+    catch(
+        lambda _: cls(),
+        worker,
+        ABSENT,
+        entry_or_discard,
+        views=key_by_key,
+        call=call_map,
+        threads=3,
+    )
+
+
+# load_or_compute
+
+KEY = "key"
+
+
+class OnPurposeError(Exception):
+    pass
+
+
+class Computing:
+    """A map whose computations say when they ran."""
+
+    def __init__(self, cls=SyncMap):
+        self.map = cls()
+        self.mine = threading.local()
+
+    def compute(self, value):
+        begin = perf_counter_ns()
+        time.sleep(0)
+        self.mine.run = (begin, perf_counter_ns())
+        if value < 0:
+            raise OnPurposeError(value)
+        return value
+
+    def call(self, name, args):
+        """The result; of `load_or_compute` also when its function ran, if it did."""
+        if name != "load_or_compute":
+            return getattr(self.map, name)(KEY, *args)
+        self.mine.run = None
+        value, timeout = args
+        try:
+            result = self.map.load_or_compute(KEY, self.compute, value, timeout=timeout)
+        except OnPurposeError as error:
+            result = error.args[0]
+        except TimeoutError:
+            result = TimeoutError
+        return result, self.mine.run
+
+
+def asker(rng, _):
+    for _ in range(4):
+        value = rng.getrandbits(60) + 1
+        failing = rng.random() < 0.1
+        timeout = rng.choice((None, None, 0))
+        yield rng.choice(
+            [
+                ("load_or_compute", (-value if failing else value, timeout)),
+                ("load_or_compute", (value, timeout)),
+                ("get", ("default",)),
+                ("pop", ("default",)),
+                ("__setitem__", (value,)),
+            ]
+        )
+
+
+def flights(history):
+    """Calls in their steps.
+
+    Who computes *boards* a flight, the only one at that time; finds the key missing and *departs*;
+    and *lands* with the result. Who waits for another's flight *joins* it. Who deletes
+    detaches the flight, and then deletes.
+    """
+    for call in history:
+        if call.name == "load_or_compute":
+            result, run = call.result
+            if run is None:
+                yield call._replace(name="join", args=(), result=result)
+                continue
+            begin, end = run
+            call = call._replace(args=call.args[:1], result=result)
+            yield call._replace(name="board", end=begin)
+            yield call._replace(name="depart", end=begin)
+            yield call._replace(name="land", begin=end)
+        elif call.name == "pop":
+            yield call._replace(name="detach")
+            yield call
+        else:
+            yield call
+
+
+def computed(state, call):
+    """The state of a key.
+
+    It is the value; the flight that may be joined, as whose it is and what comes of it; how far
+    each thread is that computes; and which are deleting.
+    """
+    value, flight, flying, deleting = state
+    me = call.thread
+    there = value is not ABSENT
+    name, result = call.name, call.result
+    if name == "get":
+        return state if result == (value if there else "default") else IMPOSSIBLE
+    if name == "__setitem__":
+        return call.args[0], flight, flying, deleting
+    if name == "detach":
+        return value, None, flying, deleting | {me}
+    if name == "pop":
+        if me not in deleting or result != (value if there else "default"):
+            return IMPOSSIBLE
+        return ABSENT, flight, flying, deleting - {me}
+    if name == "join":
+        if result is TimeoutError:
+            return state  # there was another call that looked for a value
+        shared = result == value or (flight is not None and result == flight[1])
+        return state if shared else IMPOSSIBLE
+    if name == "board":
+        if flight is not None:
+            return IMPOSSIBLE
+        return value, (me, result), flying | {(me, "boarded")}, deleting
+    if name == "depart":
+        if there or (me, "boarded") not in flying:
+            return IMPOSSIBLE
+        return value, flight, flying - {(me, "boarded")} | {(me, "departed")}, deleting
+    if (me, "departed") not in flying:
+        return IMPOSSIBLE
+    flying -= {(me, "departed")}
+    (computed,) = call.args
+    attached = flight == (me, result)
+    if attached:
+        flight = None
+        if computed > 0:
+            value = outcome = value if there else computed
+            return (value, flight, flying, deleting) if result == outcome else IMPOSSIBLE
+    return (value, flight, flying, deleting) if result == computed else IMPOSSIBLE
+
+
+COMPUTING = {
+    "views": lambda history, _: [list(flights(history))],
+    "call": Computing.call,
+    "threads": 3,
+}
+MISSING = (ABSENT, None, frozenset(), frozenset())
+
+
+def test_load_or_compute():
+    verify(lambda _: Computing(), asker, MISSING, computed, **COMPUTING)
+
+
+class Racing(SyncMap):
+    """Wrong: two may compute at the same time."""
+
+    def load_or_compute(self, key, fn, *args, timeout):
+        if key in self:
+            return self.get(key)
+        return self.setdefault(key, fn(*args))
+
+
+class Stubborn(SyncMap):
+    """Wrong: what is deleted while it is computed comes back."""
+
+    def load_or_compute(self, key, fn, *args, timeout):
+        return self.setdefault(key, super().load_or_compute(key, fn, *args, timeout=timeout))
+
+
+class Caching(SyncMap):
+    """Wrong: a failure is kept."""
+
+    failure = None
+
+    def load_or_compute(self, key, fn, *args, timeout):
+        if self.failure:
+            raise self.failure
+        try:
+            return super().load_or_compute(key, fn, *args, timeout=timeout)
+        except OnPurposeError as error:
+            self.failure = OnPurposeError(*error.args)
+            raise
+
+
+@pytest.mark.parametrize("cls", [Racing, Stubborn, Caching])
+def test_wrong_computations_are_caught(cls):
+    catch(lambda _: Computing(cls), asker, MISSING, computed, **COMPUTING)
