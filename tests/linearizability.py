@@ -230,11 +230,11 @@ def verify(
 ) -> None:
     """Check histories of objects that `make(number)` makes.
 
-    A thousand of them, and more if too few had calls that overlapped, as on a busy machine; but no
-    longer than a second.
+    A thousand of them, and more if too few had calls that overlapped, as on a busy machine; but not
+    much longer than half a second.
     """
     checked = overlapped = 0
-    for _ in for_a_while(1):
+    for _ in for_a_while(0.7):
         objects = [make(checked + n) for n in range(batch)]
         histories = record(objects, choose, seed=checked, **options)
         explain(histories, objects, initial, after, views)
