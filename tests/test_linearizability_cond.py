@@ -8,6 +8,7 @@ first in line, and whether a notification went to one who came later.
 
 import threading
 import time
+from typing import Any
 
 import pytest
 from linearizability import IMPOSSIBLE, catch, in_steps, verify
@@ -96,7 +97,7 @@ def notifier(rng, place):
         yield "release", ()
 
 
-NOTHING = (frozenset(), (), frozenset())
+NOTHING: tuple[Any, ...] = (frozenset(), (), frozenset())
 WAITS = {"views": steps, "call": Place.call, "threads": 3, "lead": notifier}
 
 

@@ -9,6 +9,7 @@ the order shows where one is refused because another waits.)
 
 import random
 import time
+from typing import Any
 
 import pytest
 from linearizability import IMPOSSIBLE, catch, in_steps, verify
@@ -117,7 +118,7 @@ def waits(history, _):
     return [in_steps(history, steps)]
 
 
-NOBODY = ((), frozenset())  # in line, and served
+NOBODY: tuple[Any, ...] = ((), frozenset())  # in line, and served
 
 
 # Semaphore

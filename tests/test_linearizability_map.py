@@ -8,6 +8,7 @@ the history of every key.
 import threading
 import time
 from time import perf_counter_ns
+from typing import Any
 
 import pytest
 from linearizability import IMPOSSIBLE, catch, linearizable, told, verify
@@ -427,7 +428,7 @@ COMPUTING = {
     "call": Computing.call,
     "threads": 3,
 }
-MISSING = (ABSENT, None, frozenset(), frozenset())
+MISSING: tuple[Any, ...] = (ABSENT, None, frozenset(), frozenset())
 
 
 def test_load_or_compute():
