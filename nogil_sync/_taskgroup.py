@@ -152,7 +152,9 @@ class TaskGroup(SyncObject):
 
         Leaving the group does not end the wait.
         """
-        return self.__current().event.wait(timeout)
+        tasks = self.__current()
+        # It is cancelled a moment before the event is set.
+        return tasks.event.wait(timeout) or tasks.cancelled
 
     def __enter__(self) -> Self:
         tasks = self.__current()

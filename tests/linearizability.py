@@ -11,19 +11,38 @@ back where there is none. With Lowe's addition (2017) no configuration (which ca
 done, and the state they lead to) is looked at twice. Histories of independent parts of an object,
 such as the keys of a map, are recorded and checked apart, which is as good and much faster
 (Horn and Kroening 2015).
+
+**Calls that wait** take effect more than once: at one moment such a call gets in line, at a later
+one it gets what it waits for, or gives up; in between others go on. They are specified as
+the *dual* data structures of Scherer and Scott (2004): a call is replaced by its steps, which
+all have its times (`in_steps`). The state says who has taken which step, so that none comes
+before the one it follows. That makes the order in the line, and that nobody overtakes, part of
+the specification.
+
+**Calls that meet**, as a send and a receive without a buffer, take effect together or not at all,
+which is no order of single calls: they are *set-linearizable* (Neiger 1994). Who met whom is
+seen from what they exchanged, so the two are replaced by one, which happened while both were
+there (`met`).
+
+All calls of a history have returned. Whoever makes a plan with calls that wait sees to it that
+somebody ends those waits, and a call that does not return fails the test.
 """
 
 import random
 import sys
 import threading
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from time import perf_counter_ns, sleep
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
+from time import monotonic, perf_counter_ns, sleep
 from typing import Any, NamedTuple
 
-from support import FREE_THREADED, LONG, cores
+from support import FREE_THREADED, LONG, STRESS, cores, for_a_while
 
 GIL = not FREE_THREADED
 Step = tuple[str, tuple[Any, ...]]  # a method and its arguments
+
+# What a thread does to an object: steps, or a generator that gets the result of each.
+Plan = Iterable[Step] | Generator[Step, Any, None]
+Choose = Callable[[random.Random, Any], Plan]
 
 
 class Call(NamedTuple):
@@ -84,27 +103,44 @@ def told(history: Iterable[Call]) -> str:
     )
 
 
+def in_steps(history: History, steps: Callable[[Call], Iterable[str]]) -> History:
+    """The calls replaced by their steps, which have their times and these names."""
+    return [call._replace(name=name) for call in history for name in steps(call)]
+
+
+def met(one: Call, other: Call, name: str) -> Call | None:
+    """The two as one call that takes effect while both are there; None if they never were."""
+    begin, end = max(one.begin, other.begin), min(one.end, other.end)
+    return one._replace(begin=begin, end=end, name=name) if begin <= end else None
+
+
 def record(
     objects: Sequence[Any],
-    choose: Callable[[random.Random, Any], list[Step]],
+    choose: Choose,
     seed: int = 0,
     call: Callable[..., Any] = lambda each, name, args: getattr(each, name)(*args),
+    threads: int | None = None,
+    lead: Choose | None = None,
 ) -> list[History]:
     """Have threads do to each object what `choose` says; return what they saw of each.
 
-    `choose(random, object)` is asked by each thread for each object, beforehand. The threads go
+    `choose(random, object)` is asked by each thread for each object, beforehand; instead of it
+    `lead`, if given, by one of them: that which ends what the others wait for. The threads go
     over the objects in step, so that they meet at each of them.
     """
-    threads = min(max(cores(), 2), 4)
+    threads = threads or min(max(cores(), 2), 4)
     reached = [-1] * threads
     seen: list[list[list[Call]]] = [[[] for _ in objects] for _ in range(threads)]
     errors: list[BaseException] = []
 
     def work(me: int) -> None:
         rng = random.Random(f"{seed} {me}")
+        mine = choose if lead is None or me else lead
         try:
-            plan = [choose(rng, each) for each in objects]
+            plans = [mine(rng, each) for each in objects]
             for i, each in enumerate(objects):
+                steps = plans[i]
+                plan = steps if isinstance(steps, Generator) else (step for step in steps)
                 reached[me] = i
                 spins = 0
                 while min(reached) < i:
@@ -113,7 +149,12 @@ def record(
                         return
                     if spins > 300 or GIL:
                         sleep(0)
-                for name, args in plan[i]:
+                result = None
+                while True:
+                    try:
+                        name, args = plan.send(result)
+                    except StopIteration:
+                        break
                     begin = perf_counter_ns()
                     try:
                         result = call(each, name, args)
@@ -154,3 +195,75 @@ def overlapping(histories: Iterable[History]) -> int:
             if call.end > latest[0].end:
                 latest = [call]
     return count
+
+
+# From a history and its object to the histories that must be linearizable: itself, in steps,
+# or those of its parts. What can be told without a search it asserts.
+Views = Callable[[History, Any], Iterable[History]]
+
+
+def as_it_is(history: History, _: Any) -> list[History]:
+    return [history]
+
+
+def explain(
+    histories: Iterable[History],
+    objects: Iterable[Any],
+    initial: Hashable,
+    after: Specification,
+    views: Views = as_it_is,
+) -> None:
+    """Assert that these histories of these objects can have been."""
+    for history, each in zip(histories, objects, strict=True):
+        for view in views(history, each):
+            assert linearizable(view, initial, after), f"not linearizable:\n{told(view)}"
+
+
+def verify(
+    make: Callable[[int], Any],
+    choose: Choose,
+    initial: Hashable,
+    after: Specification,
+    views: Views = as_it_is,
+    batch: int = 200,
+    **options: Any,
+) -> None:
+    """Check histories of objects that `make(number)` makes.
+
+    A thousand of them, and more if too few had calls that overlapped, as on a busy machine; but not
+    much longer than half a second.
+    """
+    checked = overlapped = 0
+    for _ in for_a_while(0.7):
+        objects = [make(checked + n) for n in range(batch)]
+        histories = record(objects, choose, seed=checked, **options)
+        explain(histories, objects, initial, after, views)
+        checked += len(histories)
+        overlapped += overlapping(histories)
+        if checked >= 1000 and overlapped >= 200 * STRESS:
+            break
+    print(checked, "histories,", overlapped, "with overlapping calls")
+
+
+def catch(
+    make: Callable[[int], Any],
+    choose: Choose,
+    initial: Hashable,
+    after: Specification,
+    views: Views = as_it_is,
+    batch: int = 100,
+    **options: Any,
+) -> None:
+    """Assert that a wrong implementation is noticed, by what `verify` does."""
+    end = monotonic() + LONG
+    checked = 0
+    while monotonic() < end:
+        objects = [make(checked + n) for n in range(batch)]
+        histories = record(objects, choose, seed=checked, **options)
+        checked += len(histories)
+        try:
+            explain(histories, objects, initial, after, views)
+        except AssertionError:
+            print("caught within", checked, "histories")
+            return
+    raise AssertionError("not caught")

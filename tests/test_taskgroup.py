@@ -15,7 +15,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 import pytest
 from support import FREE_THREADED, LONG, eventually, python, run_threads
 
-from nogil_sync import TaskGroup
+from nogil_sync import Event, TaskGroup
 
 pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
 
@@ -792,6 +792,22 @@ def test_interrupts_in_the_body_come_out_bare(kind, group):
     assert caught(use) is error
     assert futures[0].result() is True
     assert isinstance(futures[1].exception(), ValueError)
+
+
+def test_who_knows_that_it_is_cancelled_need_not_wait_for_it():
+    """It is cancelled a moment before the event is set that others wait for."""
+
+    class Late(Event):
+        def set(self):
+            seen.append((tg.cancelled(), tg.wait_cancelled(0)))
+            super().set()
+
+    seen = []
+    with TaskGroup() as tg:
+        tg._TaskGroup__tasks.event = Late()
+        tg.cancel()
+        assert seen == [(True, True)]
+        assert tg.wait_cancelled()
 
 
 def test_generator_closed_in_the_body():

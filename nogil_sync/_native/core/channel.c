@@ -397,14 +397,16 @@ const struct ns_wait_steps ns_channel_receive_steps = {
 uint64_t
 ns_channel_count(ns_channel *c)
 {
-    /* `in` after `out`, so that their distance is not negative; it may be more than there is room
-     * for. */
-    uint64_t out = ns_load(&c->out.word, NS_ACQUIRE), in = ns_load(&c->in.word, NS_ACQUIRE);
-    if (ns_channel_position(in) <= ns_channel_position(out)) {
-        return 0;
-    }
-    uint64_t items = distance(&c->in, out, in);
-    return items < c->in.capacity ? items : c->in.capacity;
+    /* Positions never come again: if `out` is where it was before `in` was read, their distance is
+     * the number at that moment. Else an item was received meanwhile: look again. */
+    uint64_t out, in, again = ns_load(&c->out.word, NS_ACQUIRE);
+    do {
+        out = again;
+        in = ns_load(&c->in.word, NS_ACQUIRE);
+        again = ns_load(&c->out.word, NS_ACQUIRE);
+    } while (ns_channel_position(again) != ns_channel_position(out));
+    /* What is seen of `in` may be older than `out`: nothing orders the two. */
+    return ns_channel_position(in) > ns_channel_position(out) ? distance(&c->in, out, in) : 0;
 }
 
 void *
