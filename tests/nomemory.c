@@ -2,9 +2,8 @@
  *
  * Preloaded (LD_PRELOAD), it stands before the C library's malloc and its kin, and fails those calls
  * whose return address lies in the library under test: the C core's own memory, which Python's
- * hooks do not see. As a module, it wraps Python's allocators, as _testcapi.set_nomemory does, which
- * few interpreters have. Either way only in the thread that asked for it, so that no other one, nor
- * the interpreter's own, fails where nobody expects it.
+ * hooks do not see. As a module, it wraps Python's allocators, as _testcapi.set_nomemory does, and
+ * fails what the library under test asks Python for. Either way only in the thread that wants it.
  *
  *     watch(begin, end)        the code of the library under test
  *     fail(kind, n, to)        the n-th allocation from now on (0: the next one) and those after it,
@@ -22,6 +21,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <execinfo.h>
+#include <link.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <stdbool.h>
@@ -66,11 +66,8 @@ is_ours(uintptr_t address)
 }
 
 static bool
-must_fail(int kind)
+must_fail(void)
 {
-    if (me.kind != kind || me.busy) {
-        return false;
-    }
     long n = me.next++;
     bool fails = n >= me.from && n < me.to;
     me.failed += fails;
@@ -82,7 +79,7 @@ must_fail(int kind)
 static bool
 core_must_fail(void *caller)
 {
-    if (me.kind != CORE || !is_ours((uintptr_t)caller) || !must_fail(CORE)) {
+    if (me.kind != CORE || !is_ours((uintptr_t)caller) || !must_fail()) {
         return false;
     }
     note(CORE, (uintptr_t)caller - begin);
@@ -147,23 +144,43 @@ static const PyMemAllocatorDomain domains[] = {
     PYMEM_DOMAIN_RAW, PYMEM_DOMAIN_MEM, PYMEM_DOMAIN_OBJ};
 static PyMemAllocatorEx wrapped[3];
 
-/* Notes the innermost call from the library under test, if there is one on the stack. */
+/* The interpreter's loop. */
+static uintptr_t eval_begin, eval_end;
+
+static void
+find_loop(void)
+{
+    Dl_info info;
+    const ElfW(Sym) *symbol = NULL;
+    if (dladdr1((void *)_PyEval_EvalFrameDefault, &info, (void **)&symbol, RTLD_DL_SYMENT) &&
+        symbol != NULL) {
+        eval_begin = (uintptr_t)info.dli_saddr;
+        eval_end = eval_begin + symbol->st_size;
+    }
+}
+
+/* Whether it is asked for by the library under test: by a call of its own into Python, not by the
+ * interpreter as it runs Python code, which has faults of its own without memory. */
 static bool
 python_must_fail(void)
 {
-    if (!must_fail(PYTHON)) {
+    if (me.kind != PYTHON || me.busy) {
         return false;
     }
     void *frames[DEPTH];
     me.busy = true;
-    int depth = backtrace(frames, DEPTH);
-    for (int i = 0; i < depth; i++) {
-        if (is_ours((uintptr_t)frames[i])) {
-            note(PYTHON, (uintptr_t)frames[i] - begin);
-            break;
-        }
-    }
+    int depth = backtrace(frames, DEPTH), i = 0;
     me.busy = false;
+    while (i < depth && !is_ours((uintptr_t)frames[i])) {
+        if ((uintptr_t)frames[i] >= eval_begin && (uintptr_t)frames[i] < eval_end) {
+            return false;
+        }
+        i++;
+    }
+    if (i == depth || !must_fail()) {
+        return false;
+    }
+    note(PYTHON, (uintptr_t)frames[i] - begin);
     return true;
 }
 
@@ -270,6 +287,7 @@ exec(PyObject *module)
 {
     void *frame;
     backtrace(&frame, 1); /* loads what it needs */
+    find_loop();
     for (int i = 0; i < 3; i++) {
         PyMem_GetAllocator(domains[i], &wrapped[i]);
         PyMemAllocatorEx hook = {&wrapped[i], hook_malloc, hook_calloc, hook_realloc, hook_free};

@@ -1,4 +1,4 @@
-"""A process in which chosen allocations fail: those of the C core, or those of Python.
+"""A process in which chosen allocations fail: the C core's, or what the extension asks Python for.
 
 `nomemory.c` makes them fail; the fixture `without_memory` compiles it and starts such a process,
 in which this module is imported.
