@@ -119,12 +119,13 @@ def use():
     assert m.load_or_compute(n % 10, compute, n % 10) == [n % 10]
     for k in range(5):
         m[n, k] = n
-    m.modify("sum", lambda total: total + n, 0)
+    if n % 10 == 0:  # who is beaten begins again, so that many take the square of their number
+        m.modify("sum", lambda total: total + n, 0)
     for k in range(5):
         assert m.pop((n, k)) == n
 crowd(use)
 assert computed.load() == 10
-assert len(m) == 11 and m["sum"] == THREADS * (THREADS + 1) // 2
+assert len(m) == 11 and m["sum"] == sum(range(0, THREADS + 1, 10))
 """,
             id="SyncMap",
         ),
