@@ -1,5 +1,6 @@
 """What holds for every call that waits, in processes of their own: exit, fork, Ctrl-C."""
 
+import signal
 import textwrap
 import time
 
@@ -172,3 +173,33 @@ def test_ctrl_c_ends_a_program_that_waits(name):
     )
     assert "KeyboardInterrupt" in done.stderr
     assert done.returncode != 0
+
+
+@every_wait
+def test_ctrl_c_as_the_exit_waits_for_threads_that_wait(name):
+    # The main thread is through and waits for those that are no daemons; the interrupt ends that,
+    # and the interpreter ends around them.
+    begin = time.monotonic()
+    done = python(
+        names(name)
+        + textwrap.dedent(
+            """
+            def interrupt():
+                main.join()  # it has returned once the interpreter waits for its threads
+                while True:  # one that comes right before the interpreter sleeps does not wake it
+                    os.kill(os.getpid(), signal.SIGINT)
+                    time.sleep(0.5)
+            main = threading.main_thread()
+            threads = [threading.Thread(target=call_anywhere, args=(t,)) for t in (300, 300, 300)]
+            threads += [threading.Thread(target=call_anywhere, args=(0.2,), daemon=True)]
+            threads += [threading.Thread(target=interrupt, daemon=True)]
+            for thread in threads:
+                thread.start()
+            """
+        ),
+        check=False,
+    )
+    assert "KeyboardInterrupt" in done.stderr, done.stderr
+    assert "Fatal" not in done.stderr
+    assert done.returncode in (0, 1, 130, -signal.SIGINT), (done.returncode, done.stderr)
+    assert time.monotonic() - begin < 50
