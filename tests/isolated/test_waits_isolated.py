@@ -6,49 +6,11 @@ import time
 
 import pytest
 from support import python
-from waits import WAITS
+from waits import WAITS, names
 
 every_wait = pytest.mark.parametrize("name", WAITS)
 in_child = pytest.mark.parametrize("name", [n for n, wait in WAITS.items() if wait.in_child])
 pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
-
-
-def names(name):
-    """Text that makes the wait's parts callable: wait(timeout), free(), rest(), probe()."""
-    wait = WAITS[name]
-    return textwrap.dedent(
-        f"""
-        import os, signal, threading, time, warnings
-        warnings.simplefilter("ignore", DeprecationWarning)  # forks of processes with threads
-        from nogil_sync import *
-        {wait.setup}
-        def call(timeout):
-            try:
-                return {wait.call.format(timeout="timeout")}
-            except TimeoutError as error:
-                return type(error).__name__
-        def free():
-            {wait.free}
-        def rest():
-            {wait.rest}
-        def probe():
-            return {wait.probe}
-        served = {wait.served}
-        timed_out = {wait.timed_out if wait.timed_out == "False" else repr(wait.timed_out)}
-        is_cond = {name.startswith("Cond")}
-        def call_anywhere(timeout):
-            # Only the holder of its lock may wait on a Cond.
-            if is_cond:
-                x.acquire()
-            try:
-                return call(timeout)
-            finally:
-                if is_cond:
-                    x.release()
-        if is_cond:
-            x.release()
-        """
-    )
 
 
 @every_wait
