@@ -1,11 +1,17 @@
 """One session tests one backend; it says which."""
 
+import os
+import shutil
 import signal
+import subprocess
 import sys
+import sysconfig
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from support import python
 
 import nogil_sync
 
@@ -72,3 +78,35 @@ def interrupt() -> Iterator[Callable[..., Callable[[], None]]]:
     yield start
     halt()
     signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.fixture(scope="session")
+def without_memory(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Run code like `support.python`, in a process that can import `nomemory`."""
+    tests = Path(__file__).parent
+    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()
+    include = sysconfig.get_path("include")
+    if not sys.platform.startswith("linux") or "musl" in (sysconfig.get_config_var("SOABI") or ""):
+        pytest.skip("needs the GNU C library")
+    if "LD_PRELOAD" in os.environ or "fsanitize" in (sysconfig.get_config_var("CFLAGS") or ""):
+        pytest.skip("a sanitizer has taken the C library's allocators")
+    if not (shutil.which(compiler[0]) and Path(include, "Python.h").exists()):
+        pytest.skip("needs a C compiler and Python's headers")
+    folder = tmp_path_factory.mktemp("nomemory")
+    module = folder / f"_nomemory{sysconfig.get_config_var('EXT_SUFFIX')}"
+    options = ["-shared", "-fPIC", "-O1", "-fno-builtin", f"-I{include}"]
+    command = [*compiler, *options, str(tests / "nomemory.c"), "-o", str(module), "-ldl"]
+    subprocess.run(command, check=True, timeout=120)
+    env = {
+        "LD_PRELOAD": str(module),
+        "PYTHONPATH": os.pathsep.join([str(folder), str(tests)]),
+        "PYTHONTRACEMALLOC": "0",  # it aborts without memory
+        "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",  # what is kept there counts as in use
+    }
+
+    def run(code: str, **options: object) -> "subprocess.CompletedProcess[str]":
+        return python(code, env=env, **options)  # type: ignore[arg-type]
+
+    return run

@@ -4,6 +4,7 @@ One table for the tests that must hold for all of them alike: time-outs, Ctrl-C,
 exit. Text, because some of them run it in other processes.
 """
 
+import textwrap
 import threading
 from functools import cache
 from typing import Any, NamedTuple
@@ -154,6 +155,44 @@ WAITS = {
         in_child=False,  # the thread that computes is gone
     ),
 }
+
+
+def names(name: str) -> str:
+    """Text that makes its parts callable in a process: call(timeout), free(), rest(), probe()."""
+    wait = WAITS[name]
+    return textwrap.dedent(
+        f"""
+        import os, signal, threading, time, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # forks of processes with threads
+        from nogil_sync import *
+        {wait.setup}
+        def call(timeout):
+            try:
+                return {wait.call.format(timeout="timeout")}
+            except TimeoutError as error:
+                return type(error).__name__
+        def free():
+            {wait.free}
+        def rest():
+            {wait.rest}
+        def probe():
+            return {wait.probe}
+        served = {wait.served}
+        timed_out = {wait.timed_out if wait.timed_out == "False" else repr(wait.timed_out)}
+        is_cond = {name.startswith("Cond")}
+        def call_anywhere(timeout):
+            # Only the holder of its lock may wait on a Cond.
+            if is_cond:
+                x.acquire()
+            try:
+                return call(timeout)
+            finally:
+                if is_cond:
+                    x.release()
+        if is_cond:
+            x.release()
+        """
+    )
 
 
 @cache

@@ -4,23 +4,28 @@
 #include "core/park.h"
 #include "core/slots.h"
 
+static PyObject *
+attribute_of(const char *module_name, const char *name)
+{
+    PyObject *module = PyImport_ImportModule(module_name);
+    PyObject *attribute = module ? PyObject_GetAttrString(module, name) : NULL;
+    Py_XDECREF(module);
+    return attribute;
+}
+
 static int
 init_state(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    PyObject *thread = PyImport_ImportModule("_thread");
-    if (thread == NULL) {
+    if ((state->main_thread_ident = attribute_of("_thread", "_get_main_thread_ident")) == NULL ||
+        (state->lock_type = attribute_of("_thread", "LockType")) == NULL ||
+        (state->rlock_type = attribute_of("_thread", "RLock")) == NULL) {
         return -1;
     }
-    state->main_thread_ident = PyObject_GetAttrString(thread, "_get_main_thread_ident");
-    state->lock_type = PyObject_GetAttrString(thread, "LockType");
-    state->rlock_type = PyObject_GetAttrString(thread, "RLock");
-    Py_DECREF(thread);
-    if (state->main_thread_ident == NULL || state->lock_type == NULL || state->rlock_type == NULL) {
-        return -1;
-    }
-    PyObject *flags = PySys_GetObject("flags"); /* borrowed, held by sys */
+    /* Not PySys_GetObject, which hides its errors. */
+    PyObject *flags = attribute_of("sys", "flags");
     PyObject *dev_mode = flags ? PyObject_GetAttrString(flags, "dev_mode") : NULL;
+    Py_XDECREF(flags);
     if (dev_mode == NULL) {
         return -1;
     }
@@ -36,13 +41,9 @@ init_state(PyObject *module)
 static int
 add_performance_warning(PyObject *module)
 {
-    PyObject *performance = PyImport_ImportModule("nogil_sync._performance");
-    if (performance == NULL) {
-        return -1;
-    }
-    PyObject *warning = PyObject_GetAttrString(performance, "PerformanceWarning");
-    Py_DECREF(performance);
-    return PyModule_Add(module, "PerformanceWarning", warning);
+    return PyModule_Add(module,
+                        "PerformanceWarning",
+                        attribute_of("nogil_sync._performance", "PerformanceWarning"));
 }
 
 static int

@@ -6,7 +6,7 @@ from support import python
 pytestmark = pytest.mark.thread_unsafe(reason="starts a thousand threads in a process of its own")
 
 CROWD = """
-import threading
+import threading, time
 from nogil_sync import *
 
 THREADS = 1000
@@ -104,6 +104,135 @@ crowd(use)
 assert total.value() == THREADS
 """,
             id="Event, WaitGroup, ShardedCounter",
+        ),
+        pytest.param(
+            """
+m, computed = SyncMap(), AtomicInt64()
+def compute(key):
+    computed.add()
+    ready.wait()
+    return [key]
+ready = Event()
+threading.Timer(0.5, ready.set).start()
+def use():
+    n = done.add()
+    assert m.load_or_compute(n % 10, compute, n % 10) == [n % 10]
+    for k in range(5):
+        m[n, k] = n
+    if n % 10 == 0:  # who is beaten begins again, so that many take the square of their number
+        m.modify("sum", lambda total: total + n, 0)
+    for k in range(5):
+        assert m.pop((n, k)) == n
+crowd(use)
+assert computed.load() == 10
+assert len(m) == 11 and m["sum"] == sum(range(0, THREADS + 1, 10))
+""",
+            id="SyncMap",
+        ),
+        pytest.param(
+            """
+made, gone = AtomicInt64(), AtomicInt64()
+def new():
+    made.add()
+    return [0]
+pool = Pool(new, drop=lambda item: gone.add(), max_idle=50, age=False)
+start = Event()
+threading.Timer(0.5, start.set).start()
+def use():
+    start.wait()
+    for _ in range(5):
+        with pool.use() as item:
+            item[0] += 1
+            assert item[0] <= 5 * THREADS
+    done.add()
+crowd(use)
+assert pool.idle() <= 60, pool  # 50, but for those that were just being put
+assert pool.idle() + gone.load() == made.load()
+""",
+            id="Pool",
+        ),
+        pytest.param(
+            """
+ch = Channel()
+received = ShardedCounter()
+def use():
+    n = done.add()
+    if n % 2:
+        for k in range(4):
+            ch.send(n)
+    else:
+        for k in range(4):
+            received.add(ch.recv())
+crowd(use)
+assert len(ch) == 0 and ch.try_recv() is None
+assert received.value() == 4 * sum(range(1, THREADS + 1, 2))
+""",
+            id="Channel, rendezvous",
+        ),
+        pytest.param(
+            """
+ch = Channel(7)
+sums = AtomicInt64()
+def use():
+    n = done.add()
+    if n <= 500:
+        ch.send(n)
+    else:
+        for item in ch:
+            sums.add(item)
+def close():
+    while sums.load() != sum(range(501)):
+        time.sleep(0.01)
+    ch.close()
+closer = threading.Thread(target=close)
+closer.start()
+crowd(use)
+closer.join()
+assert list(ch) == []
+""",
+            id="Channel, closed",
+        ),
+        pytest.param(
+            """
+o, ran = Once(), []
+hold = Event()
+threading.Timer(0.5, hold.set).start()
+@once
+def shared():
+    ran.append(1)
+    hold.wait()
+    return ran
+@once
+def failing():
+    hold.wait()
+    raise KeyError("once")
+def use():
+    assert shared() is ran
+    assert o.do(list, "ab") == ["a", "b"]
+    if done.add() <= 100:  # each takes a turn to raise, see the class
+        try: failing()
+        except KeyError: pass
+        else: raise AssertionError
+crowd(use)
+assert ran == [1]
+""",
+            id="Once",
+        ),
+        pytest.param(
+            """
+hold = Event()
+threading.Timer(0.5, hold.set).start()
+with TaskGroup() as group:
+    futures = [group.go(lambda: hold.wait() and done.add()) for _ in range(THREADS)]
+assert sorted(f.result() for f in futures) == list(range(1, THREADS + 1))
+assert threading.active_count() <= 2  # the timer
+
+done.store(0)
+inner = TaskGroup(limit=3)
+with inner:
+    crowd(lambda: inner.go(done.add))
+""",
+            id="TaskGroup",
         ),
     ],
 )

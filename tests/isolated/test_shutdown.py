@@ -18,6 +18,19 @@ BLOCKED = {
     "send": "c.send(1)",
     "receive": "d.recv(100)",
     "iterate": "list(d)",
+    "wait_cancelled": "t.wait_cancelled()",
+    "a predicate": "k.acquire(); k.wait_for(e.wait)",
+    "a pool's new": "Pool(e.wait).get()",
+    "a pool's reset": "Pool(list, reset=lambda item: e.wait()).put([])",
+    "a pool's drop": "Pool(list, drop=lambda item: e.wait(), max_idle=0).put([])",
+    "in use": "Pool(list).use().__enter__(); rw.read.acquire(); e.wait()",
+    "AtomicRef.update": "r.update(lambda value: e.wait())",
+    "SyncMap.modify": "x.modify('k', lambda value: e.wait(), 0)",
+    "a key's __eq__": "x[Slow()] = 1; x[Slow()] = 2",
+    "a finaliser": "x['k'] = Last(); del x['k']",
+    "in nested withs": "rw.write.acquire(); s.acquire()\n    with k: k.wait(100)",
+    "leaving a task group": "with TaskGroup(executor=Daemons()) as u: u.go(e.wait)",
+    "helping a task group": "with TaskGroup(executor=Executor()) as u: u.go(e.wait)",
 }
 
 
@@ -27,11 +40,24 @@ def test_daemon_threads_blocked_at_exit(way):
     done = python(
         f"""
         import threading, time
-        from nogil_sync import Channel, Event, Mutex, Once, SyncMap
+        from concurrent.futures import Future
+        from nogil_sync import *
         m, e, o, x, c, d = Mutex(), Event(), Once(), SyncMap(), Channel(), Channel(5)
+        t, k, s, rw, r = TaskGroup(), Cond(), Semaphore(9), RWMutex(), AtomicRef()
+        class Slow:
+            def __hash__(self): return 1
+            def __eq__(self, other): return e.wait()
+        class Last:
+            def __del__(self): e.wait()
+        class Executor:  # which never begins
+            def submit(self, call): return Future()
+        class Daemons:
+            def submit(self, call):
+                threading.Thread(target=call, daemon=True).start()
+                return Future()
         m.acquire()
         def block():
-            {BLOCKED[way]}
+            {BLOCKED[way].replace(chr(10), chr(10) + " " * 8)}
         for _ in range(4):
             threading.Thread(target=block, daemon=True).start()
         time.sleep(0.1)

@@ -1,53 +1,16 @@
 """What holds for every call that waits, in processes of their own: exit, fork, Ctrl-C."""
 
+import signal
 import textwrap
 import time
 
 import pytest
 from support import python
-from waits import WAITS
+from waits import WAITS, names
 
 every_wait = pytest.mark.parametrize("name", WAITS)
 in_child = pytest.mark.parametrize("name", [n for n, wait in WAITS.items() if wait.in_child])
 pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
-
-
-def names(name):
-    """Text that makes the wait's parts callable: wait(timeout), free(), rest(), probe()."""
-    wait = WAITS[name]
-    return textwrap.dedent(
-        f"""
-        import os, signal, threading, time, warnings
-        warnings.simplefilter("ignore", DeprecationWarning)  # forks of processes with threads
-        from nogil_sync import *
-        {wait.setup}
-        def call(timeout):
-            try:
-                return {wait.call.format(timeout="timeout")}
-            except TimeoutError as error:
-                return type(error).__name__
-        def free():
-            {wait.free}
-        def rest():
-            {wait.rest}
-        def probe():
-            return {wait.probe}
-        served = {wait.served}
-        timed_out = {wait.timed_out if wait.timed_out == "False" else repr(wait.timed_out)}
-        is_cond = {name.startswith("Cond")}
-        def call_anywhere(timeout):
-            # Only the holder of its lock may wait on a Cond.
-            if is_cond:
-                x.acquire()
-            try:
-                return call(timeout)
-            finally:
-                if is_cond:
-                    x.release()
-        if is_cond:
-            x.release()
-        """
-    )
 
 
 @every_wait
@@ -172,3 +135,33 @@ def test_ctrl_c_ends_a_program_that_waits(name):
     )
     assert "KeyboardInterrupt" in done.stderr
     assert done.returncode != 0
+
+
+@every_wait
+def test_ctrl_c_as_the_exit_waits_for_threads_that_wait(name):
+    # The main thread is through and waits for those that are no daemons; the interrupt ends that,
+    # and the interpreter ends around them.
+    begin = time.monotonic()
+    done = python(
+        names(name)
+        + textwrap.dedent(
+            """
+            def interrupt():
+                main.join()  # it has returned once the interpreter waits for its threads
+                while True:  # one that comes right before the interpreter sleeps does not wake it
+                    os.kill(os.getpid(), signal.SIGINT)
+                    time.sleep(0.5)
+            main = threading.main_thread()
+            threads = [threading.Thread(target=call_anywhere, args=(t,)) for t in (300, 300, 300)]
+            threads += [threading.Thread(target=call_anywhere, args=(0.2,), daemon=True)]
+            threads += [threading.Thread(target=interrupt, daemon=True)]
+            for thread in threads:
+                thread.start()
+            """
+        ),
+        check=False,
+    )
+    assert "KeyboardInterrupt" in done.stderr, done.stderr
+    assert "Fatal" not in done.stderr
+    assert done.returncode in (0, 1, 130, -signal.SIGINT), (done.returncode, done.stderr)
+    assert time.monotonic() - begin < 50

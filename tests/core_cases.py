@@ -1,0 +1,372 @@
+"""What allocates in the C core, as cases for `nomemory.each_fails`."""
+
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from nomemory import Case
+from waits import WAITS, Play
+
+from nogil_sync import (
+    Channel,
+    Cond,
+    Event,
+    Pool,
+    RWMutex,
+    ShardedCounter,
+    ShardedFloatCounter,
+    SyncMap,
+    TaskGroup,
+    WaitGroup,
+)
+
+Trial = Generator[Callable[[], object], bool, None]
+
+
+def in_thread(function: Callable[..., object], *args: object) -> None:
+    thread = threading.Thread(target=function, args=args)
+    thread.start()
+    thread.join()
+
+
+@contextmanager
+def crowd(function: Callable[[], object], n: int = 20) -> Iterator[None]:
+    """So many threads that have called the function, and live."""
+    begun, over = threading.Barrier(n + 1), threading.Event()
+
+    def run() -> None:
+        function()
+        begun.wait()
+        over.wait()
+
+    threads = [threading.Thread(target=run) for _ in range(n)]
+    for thread in threads:
+        thread.start()
+    begun.wait()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+# Waits
+
+
+def wait(name: str) -> Case:
+    def case() -> Trial:
+        play = Play(name)
+        before = play.probe()
+        yield lambda: play.call(0.001)
+        assert play.probe() == before
+        timer = play.free_soon(0)
+        assert play.call() == play.served
+        timer.join()
+
+    return case
+
+
+# Counters
+
+
+def counter(cls: type, n: Any) -> Case:
+    def case() -> Trial:
+        c = cls()
+        in_thread(c.add, n)  # now it is another thread's
+        raised = yield lambda: c.add(n)
+        assert not raised  # it is slower without its table
+        assert c.value() == 2 * n
+        c.add(n)
+        in_thread(c.add, n)
+        assert c.reset() == 4 * n
+        assert c.value() == 0
+
+    return case
+
+
+# RWMutex
+
+
+def readers() -> Trial:
+    x = RWMutex()
+    x.read.acquire()
+    raised = yield x.read.acquire
+    assert not raised
+    for _ in range(2):
+        assert not x.write.acquire(timeout=0)
+        x.read.release()
+    with x.write:
+        assert not x.read.acquire(timeout=0)
+    with x.read, x.read:
+        assert not x.write.acquire(timeout=0)
+
+
+# Pool
+
+
+class Item:
+    pass
+
+
+def pool(times: int, **options: Any) -> Case:
+    def case() -> Trial:
+        gone: list[Item] = []
+        p = Pool(Item, drop=gone.append, **options)
+        items = [Item() for _ in range(times)]
+
+        def put() -> None:
+            for item in items:
+                p.put(item)
+
+        raised = yield put
+        assert not raised  # what finds no place is dropped
+        got = [p.get() for _ in range(p.idle())]
+        assert len(set(got)) == len(got)
+        assert {*got, *gone} == {*items}
+        assert len(got) + len(gone) == len(items)
+        for item in items:
+            p.put(item)
+        most = options.get("max_idle", times)
+        # (A shard whose reservation was for the failed thread, gone since, may keep one.)
+        assert most - 1 <= p.idle() <= most
+        p.clear()
+        assert p.idle() == 0
+
+    return case
+
+
+def pool_of_many_threads() -> Trial:
+    p = Pool(Item)
+    with crowd(lambda: p.put(Item())):
+        raised = yield lambda: (p.put(Item()), p.put(Item()))
+        assert not raised
+        assert 20 <= p.idle() <= 22
+        got = [p.get() for _ in range(p.idle())]
+        assert len(set(got)) == len(got)
+
+
+def bounded_pool() -> Trial:
+    made: list[Pool[Item]] = []
+    raised = yield lambda: made.append(Pool(Item, max_idle=3))
+    assert raised == (not made)
+    for p in made:
+        p.put(Item())
+        assert p.idle() == 1
+
+
+# SyncMap
+
+
+class Key:
+    """Compared by Python code; `same` of them have one hash."""
+
+    def __init__(self, n: int, same: int = 1) -> None:
+        self.n = n
+        self.hash = hash(n // same)
+
+    def __hash__(self) -> int:
+        return self.hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Key) and self.n == other.n
+
+
+KEYS: dict[str, Sequence[Any]] = {
+    "int": range(6000),
+    "str": [f"key {n}" for n in range(3000)],
+    "Python's equality": [Key(n) for n in range(1500)],
+    "few hashes": [Key(n, 60) for n in range(300)],
+}
+
+
+def growth(kind: str, *, stubborn: bool) -> Case:
+    keys = KEYS[kind]
+
+    def case() -> Trial:
+        m: SyncMap[Any, Any] = SyncMap()
+        done: list[Any] = []
+
+        def fill() -> None:
+            for key in keys:
+                try:
+                    m[key] = key
+                except MemoryError:
+                    assert key not in m
+                    if not stubborn:
+                        raise
+                    m[key] = key
+                done.append(key)
+
+        yield fill
+        assert len(m) == len(done)
+        assert all(m[key] is key for key in done)
+        assert len(list(m)) == len(done)
+        for key in keys[len(done) :]:
+            m[key] = key
+        assert len(m) == len(keys)
+        assert set(m) == set(keys)
+
+    return case
+
+
+def shrinking(emptied: Callable[[Any, Any], object]) -> Case:
+    keys = KEYS["int"]
+
+    def case() -> Trial:
+        m = SyncMap(zip(keys, keys, strict=True))
+
+        def empty() -> None:
+            for key in keys[100:]:
+                emptied(m, key)
+
+        raised = yield empty
+        assert not raised  # what cannot shrink stays large
+        assert m == dict(zip(keys[:100], keys[:100], strict=True))
+        for key in keys:
+            m[key] = key
+        assert len(m) == len(keys)
+
+    return case
+
+
+def churn() -> Trial:
+    m: SyncMap[int, int] = SyncMap()
+    kept = 40
+    last = [0]
+
+    def go() -> None:
+        for n in range(3000):
+            m[n] = n
+            last[0] = n + 1
+            m.pop(n - kept, None)
+
+    yield go
+    end = last[0]
+    # The failed one was not put in; the one before it is there.
+    assert set(m) == set(range(max(0, end - kept), end))
+    for n in range(end, end + 3000):
+        m[n] = n
+        assert m.pop(n) == n
+
+
+def first(use: Callable[[Any], object]) -> Case:
+    """An operation on an empty map."""
+
+    def case() -> Trial:
+        m: SyncMap[Any, Any] = SyncMap()
+        raised = yield lambda: use(m)
+        if raised:
+            assert len(m) == 0
+            assert list(m) == []
+        use(m)
+        assert m == {"a": 1}
+
+    return case
+
+
+def made(make: Callable[[], Any]) -> Case:
+    def case() -> Trial:
+        results: list[Any] = []
+        raised = yield lambda: results.append(make())
+        assert raised == (not results)
+        assert make() == {"a": 1, "b": 2}
+        assert all(m == {"a": 1, "b": 2} for m in results)
+
+    return case
+
+
+FIRST: dict[str, Callable[[Any], object]] = {
+    "[]=": lambda m: m.__setitem__("a", 1),
+    "insert": lambda m: m.insert("a", 1),
+    "setdefault": lambda m: m.setdefault("a", 1),
+    "swap": lambda m: m.swap("a", 1),
+    "modify": lambda m: m.modify("a", lambda n: 1, 0),
+    "load_or_compute": lambda m: m.load_or_compute("a", lambda: 1),
+    "update": lambda m: m.update(a=1),
+    "|=": lambda m: m.__ior__({"a": 1}),
+}
+SOURCE = SyncMap(a=1, b=2)
+MADE: dict[str, Callable[[], Any]] = {
+    "SyncMap(**)": lambda: SyncMap(a=1, b=2),
+    "copy": SOURCE.copy,
+    "|": lambda: SOURCE | {"b": 2},
+}
+
+
+# What lets Python's threads wait for the core
+
+
+def wait_group() -> Trial:
+    x = WaitGroup()
+    ran: list[int] = []
+    raised = yield lambda: [x.go(ran.append, 1) for _ in range(3)]
+    assert not raised
+    assert x.wait(60)
+    assert len(ran) == 3
+
+
+def task_group() -> Trial:
+    ran: list[int] = []
+
+    def use() -> None:
+        with TaskGroup() as group:
+            group.go(ran.append, 1)
+            group.wait_cancelled(0.001)
+
+    raised = yield use
+    assert not raised
+    assert ran == [1]
+
+
+def gathering() -> Trial:
+    """One of many that wait."""
+    x, c, ch = Event(), Cond(), Channel[int]()
+
+    def notified() -> None:
+        with c:
+            c.wait(60)
+
+    threads = [threading.Thread(target=f) for f in (x.wait, x.wait, notified, notified)]
+    threads += [threading.Thread(target=ch.recv) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+
+    def use() -> None:
+        x.wait(0.001)
+        with c:
+            c.wait(0.001)
+
+    yield use
+    assert not c.locked()
+    x.set()
+    for _ in range(2):
+        ch.send(1)
+    while any(thread.is_alive() for thread in threads):
+        with c:
+            c.notify_all()
+        threads[0].join(0.001)
+
+
+CASES: dict[str, Case] = {
+    **{name: wait(name) for name in WAITS},
+    "ShardedCounter.add": counter(ShardedCounter, 3),
+    "ShardedFloatCounter.add": counter(ShardedFloatCounter, 0.5),
+    "RWMutex, two readers": readers,
+    "Pool.put": pool(100),
+    "Pool.put, bounded": pool(100, max_idle=50),
+    "Pool.put, one": pool(3, max_idle=1),
+    "Pool of many threads": pool_of_many_threads,
+    "Pool(max_idle=)": bounded_pool,
+    **{f"SyncMap grows, {kind}": growth(kind, stubborn=False) for kind in KEYS},
+    **{f"SyncMap grows nevertheless, {kind}": growth(kind, stubborn=True) for kind in KEYS},
+    "SyncMap shrinks by pop": shrinking(lambda m, key: m.pop(key)),
+    "SyncMap shrinks by compare_and_delete": shrinking(lambda m, k: m.compare_and_delete(k, k)),
+    "SyncMap, ever new keys": churn,
+    **{f"empty SyncMap, {name}": first(use) for name, use in FIRST.items()},
+    **{f"SyncMap made by {name}": made(make) for name, make in MADE.items()},
+    "WaitGroup.go": wait_group,
+    "TaskGroup": task_group,
+    "many that wait": gathering,
+}

@@ -1,0 +1,200 @@
+"""The C core's own allocations fail, one after the other: what it says, and what is left."""
+
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+from support import NATIVE
+
+pytestmark = [
+    pytest.mark.thread_unsafe(reason="starts processes itself"),
+    pytest.mark.skipif(not NATIVE, reason="the pure backend allocates by Python only"),
+]
+
+TRY = """
+    import os, sys, threading, time, warnings
+    import core_cases, nomemory
+    from nomemory import CORE, Tally, each_fails, in_use
+
+    def all_cases(**way):
+        hit = {}
+        for name, case in core_cases.CASES.items():
+            try:
+                hit[name] = each_fails(CORE, case, **way)
+            except BaseException as error:
+                error.add_note(f"in {name}")
+                raise
+        return hit
+"""
+
+WAYS = {
+    "one": "",
+    "all from one on": "rest=True",
+    "one, in a new thread": "thread=True",
+    "all from one on, in a new thread": "rest=True, thread=True",
+}
+
+# Where the core allocates. The last is for slots.c: the C library allocates in it.
+ALLOCATES = "malloc|calloc|realloc|aligned_alloc|posix_memalign|pthread_setspecific"
+
+
+def call_sites(library):
+    """Where a library calls what allocates: for each place the addresses that calls return to."""
+    text = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", library], capture_output=True, text=True, check=True
+    ).stdout
+    lines = re.findall(r"^(?:[0-9a-f]+ <(.+)>:| *([0-9a-f]+):\t(.*))$", text, re.MULTILINE)
+    function, calls, jumps, callers = "", [], {}, {}
+    for (name, at, what), (_, following, _) in pairwise(lines):
+        function = name or function
+        call = re.match(r"(call|jmp) +[0-9a-f]+ <([^+>]+)>", what)
+        if call is None:
+            continue
+        kind, target = call.groups()
+        if re.fullmatch(f"({ALLOCATES})(@plt)?", target):
+            if kind == "call":
+                calls.append({int(following, 16)})
+            else:  # in the place of a return: it returns to where this function was called
+                jumps[function] = at
+        elif kind == "call" and following:
+            callers.setdefault(target, set()).add(int(following, 16))
+    return calls + [callers.get(function, set()) for function in jumps]
+
+
+@pytest.mark.skipif(not shutil.which("objdump"), reason="disassembles the extension")
+@pytest.mark.skipif(
+    not re.fullmatch("x86_64|AMD64", platform.machine()), reason="reads x86-64 code"
+)
+def test_every_call_that_allocates_has_failed(without_memory):
+    done = without_memory(
+        TRY
+        + """
+    for way in {}, {"rest": True}, {"thread": True}:
+        all_cases(**way)
+    print(*nomemory.sites(CORE))
+    """,
+    )
+    failed = {int(at) for at in done.stdout.split()}
+    sites = call_sites(sys.modules["nogil_sync._native._core"].__file__)
+    reached = [site for site in sites if site & failed]
+    print(f"{len(reached)} of {len(sites)} places that allocate have failed")
+    assert len(sites) >= 10
+    assert [sorted(map(hex, site)) for site in sites if not site & failed] == []
+    assert failed <= set().union(*sites)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_allocation_fails(without_memory, way):
+    done = without_memory(
+        TRY
+        + f"""
+    with core_cases.crowd(lambda: None, {3 * ("new" in way)}):
+        hit = all_cases({WAYS[way]})
+    never = [name for name, n in hit.items() if not n]
+    print(Tally.runs, "runs,", Tally.failed, "allocations failed,", Tally.refused, "MemoryErrors;",
+          "nothing to fail in:", *never)
+    assert len(hit) - len(never) > 40
+    """
+    )
+    print(done.stdout)
+
+
+@pytest.mark.parametrize("way", ["one", "all from one on, in a new thread"])
+def test_nothing_half_made_is_kept(without_memory, way):
+    done = without_memory(
+        TRY
+        + f"""
+    # Its setup makes functions, which CPython 3.13t never frees, nor the map that they refer to.
+    del core_cases.CASES["SyncMap.load_or_compute"]
+    all_cases({WAYS[way]})  # caches fill
+    growth = []
+    for _ in range(2):
+        before = in_use()
+        all_cases({WAYS[way]})
+        growth.append(in_use() - before)
+    print("kept, in bytes:", growth)
+    assert min(growth) <= 64, growth
+    """
+    )
+    print(done.stdout)
+
+
+def test_in_the_child_of_a_fork(without_memory):
+    done = without_memory(
+        TRY
+        + """
+    warnings.simplefilter("ignore", DeprecationWarning)
+    with core_cases.crowd(lambda: core_cases.SOURCE.copy()):
+        for _ in range(3):
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    before = Tally.failed
+                    all_cases()
+                    assert Tally.failed > before + 100
+                    code = 0
+                except BaseException:
+                    import traceback
+                    traceback.print_exc()
+                finally:
+                    os._exit(code)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    """
+    )
+    assert done.stderr == ""
+
+
+def test_while_other_threads_use_the_same_map(without_memory):
+    # So nothing is freed at once, and segments are moved under readers.
+    done = without_memory(
+        TRY
+        + """
+    from nogil_sync import SyncMap
+    stop = False
+    maps = [SyncMap()]
+    errors = []
+    def use(k):
+        try:
+            while not stop:
+                m = maps[-1]
+                for n in range(200):
+                    assert m.setdefault((k, n), n) == n
+                for n in range(200):
+                    assert m.pop((k, n)) == n
+        except BaseException as error:
+            errors.append(error)
+
+    def case():
+        m = SyncMap()
+        maps[:] = [m]
+        done = []
+        def fill():
+            for n in range(3000):
+                m[n] = n
+                done.append(n)
+            for n in range(2000):
+                assert m.pop(n) == n
+        yield fill
+        assert errors == []
+        mine = {key for key in m if type(key) is int}
+        assert mine == set(range(2000 if len(done) == 3000 else 0, len(done)))
+
+    threads = [threading.Thread(target=use, args=(k,)) for k in range(2)]
+    for t in threads: t.start()
+    try:
+        for n in 0, 7, 19:
+            for rest in False, True:
+                each_fails(CORE, case, rest=rest)
+    finally:
+        stop = True
+    for t in threads: t.join()
+    assert errors == []
+    print(Tally.runs, "runs,", Tally.failed, "allocations failed")
+    """
+    )
+    print(done.stdout)
