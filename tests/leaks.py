@@ -1,4 +1,4 @@
-"""A pytest plugin that repeats every test and measures what it leaves behind: ./dev leaks [PYTEST-ARGS].
+"""A pytest plugin that repeats each test and measures what it leaves behind: ./dev leaks [ARGS].
 
 In the manner of CPython's ``regrtest -R 3:3``: after some runs that fill caches, a leak shows as
 growth in every run, and what is not a leak does not.  What grew in each of the first rounds is
@@ -105,7 +105,9 @@ class Meter:
 
     def flat(self, runs: int) -> bool:
         """Whether nothing at all changed in the last runs."""
-        return runs >= 3 and all(len(set(row[runs - 3 : runs])) == 1 for row in self.levels.values())
+        return runs >= 3 and all(
+            len(set(row[runs - 3 : runs])) == 1 for row in self.levels.values()
+        )
 
     def growth(self, runs: int) -> dict[str, list[int]]:
         """Of what each run left more behind than the run before, and how much."""
@@ -210,8 +212,8 @@ def pytest_configure(config: pytest.Config) -> None:
         pass
     else:
         # CPython 3.13t keeps classes, functions and the constants of code for ever once a second
-        # thread has started. A debug build can be told not to, so that tests that make some are told
-        # from those that leak.
+        # thread has started. A debug build can be told not to, so that tests that make
+        # some are told from those that leak.
         suppress_immortalization(True)
     # The same examples in every run.
     hypothesis.settings.register_profile(

@@ -188,9 +188,10 @@ def atomics() -> None:
 
 
 def once_() -> None:
-    f, failing = once(lambda: [f]), once(fail)
+    f: Any = once(lambda: [f])
+    failing = once(fail)
     o: Once[None] = Once(retry=True)
-    itself: Once[None] = Once()
+    itself: Once[Any] = Once()
 
     def call() -> None:
         assert f() is f()
@@ -198,7 +199,7 @@ def once_() -> None:
             with suppress(OnPurposeError):
                 refused()
         with suppress(RuntimeError):
-            itself.do(itself.do, itself.do, int)
+            itself.do(lambda: itself.do(int))
 
     share(call)
 
@@ -223,9 +224,9 @@ def once_property_() -> None:
     def read() -> None:
         assert lazy.value[0] is lazy
         with suppress(OnPurposeError):
-            lazy.failing  # noqa: B018
+            lazy.failing
         with suppress(RuntimeError):
-            lazy.itself  # noqa: B018
+            lazy.itself
 
     share(read)
     del lazy.value
@@ -390,7 +391,7 @@ counter, rwlock = ShardedCounter(), RWMutex()
 items: Pool[list[Any]] = Pool(list)
 routes: SyncMap[Any, Any] = SyncMap()
 log = Channel[Any](8)
-kept = [nogil_sync.pin(each) for each in (Mutex(), Event(), Pool(list), SyncMap[Any, Any](), [1])]
+kept: list[Any] = [Mutex(), Event(), Pool(list), SyncMap(), [1]]
 
 
 class Farewell:
@@ -423,16 +424,18 @@ def short_lived_threads() -> None:
 
 
 def pin() -> None:
+    mutex, _, pool, map_, _ = kept
+
     def use() -> None:
         for each in kept:
             assert nogil_sync.pin(each) is each
         nogil_sync.pin_all([*kept, None, "soaked"])
-        with kept[0]:
-            kept[2].put([])
-            kept[3][1] = kept[2].get()
+        with mutex:
+            pool.put([])
+            map_[1] = pool.get()
         assert not nogil_sync.is_pinned([])
         with suppress(TypeError):
-            nogil_sync.pin_all(5)  # type: ignore[call-overload]
+            nogil_sync.pin_all(None)  # type: ignore[arg-type]
 
     share(use)
 

@@ -100,6 +100,7 @@ def test_finds_what_leaks_and_nothing_else(tmp_path):
 
 
 def test_nothing_leaks():
-    # A short run of what ./dev leaks does with all of them on a debug build.
-    out = hunt("tests/test_counters.py", folder=TESTS.parent)
+    # A short run of what ./dev leaks does with all of them on a debug build. (Left out: what makes
+    # classes, which other free-threaded interpreters never free.)
+    out = hunt("tests/test_counters.py", "-k", "not uses_the_object", folder=TESTS.parent)
     assert re.search(r"^[1-9]\d* tests in \d+ runs, 0 leak", out, re.MULTILINE)
