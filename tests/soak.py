@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,22 @@ import nogil_sync
 from nogil_sync import (
     AtomicInt64,
     AtomicRef,
+    Channel,
+    ChannelClosed,
     Cond,
     Event,
     Mutex,
     Once,
+    Pool,
     RWMutex,
     Semaphore,
     ShardedCounter,
     ShardedFloatCounter,
+    SyncMap,
     TaskGroup,
     WaitGroup,
     once,
+    once_property,
 )
 
 THREADS = 4
@@ -38,6 +45,10 @@ SHORT = 0.0005
 
 class OnPurposeError(Exception):
     pass
+
+
+def fail(*_: object) -> None:
+    raise OnPurposeError
 
 
 def locks(lock: Any) -> None:
@@ -52,11 +63,22 @@ def locks(lock: Any) -> None:
 
 
 def share(*functions: Callable[[], Any]) -> None:
-    threads = [threading.Thread(target=f) for f in functions * (THREADS // len(functions))]
+    errors: list[BaseException] = []
+
+    def run(function: Callable[[], Any]) -> None:
+        try:
+            function()
+        except BaseException as error:
+            errors.append(error)
+
+    each = functions * (THREADS // len(functions))
+    threads = [threading.Thread(target=run, args=(f,)) for f in each]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    if errors:
+        raise errors[0]
 
 
 def mutex() -> None:
@@ -166,29 +188,256 @@ def atomics() -> None:
 
 
 def once_() -> None:
-    f = once(lambda: [1])
+    f: Any = once(lambda: [f])
+    failing = once(fail)
     o: Once[None] = Once(retry=True)
-
-    def fail() -> None:
-        raise OnPurposeError
+    itself: Once[Any] = Once()
 
     def call() -> None:
-        f()
-        try:
-            o.do(fail)
-        except OnPurposeError:
-            pass
+        assert f() is f()
+        for refused in (failing, lambda: o.do(fail)):
+            with suppress(OnPurposeError):
+                refused()
+        with suppress(RuntimeError):
+            itself.do(lambda: itself.do(int))
 
     share(call)
 
 
+class Lazy:
+    @once_property
+    def value(self) -> list[Any]:
+        return [self]
+
+    @once_property
+    def failing(self) -> None:
+        raise OnPurposeError
+
+    @once_property
+    def itself(self) -> Any:
+        return self.itself
+
+
+def once_property_() -> None:
+    lazy = Lazy()
+
+    def read() -> None:
+        assert lazy.value[0] is lazy
+        with suppress(OnPurposeError):
+            lazy.failing
+        with suppress(RuntimeError):
+            lazy.itself
+
+    share(read)
+    del lazy.value
+
+
 def taskgroup() -> None:
-    try:
-        with TaskGroup(2) as group:
-            for n in range(6):
-                group.go([].pop if n == 5 else int)
-    except ExceptionGroup:
-        pass
+    with suppress(ExceptionGroup), TaskGroup(2) as group:
+        for n in range(6):
+            group.go([].pop if n == 5 else int)
+
+
+def taskgroup_of_tasks() -> None:
+    with suppress(ExceptionGroup), TaskGroup(2) as group:
+        futures: list[Any] = []
+        for _ in range(3):
+            futures.append(group.go(lambda: futures.append(group.go(lambda: futures))))
+        raise OnPurposeError
+
+
+def taskgroup_cancelled() -> None:
+    with TaskGroup(2) as group:
+        for _ in range(4):
+            group.go(group.wait_cancelled)
+        assert not group.wait_cancelled(SHORT)
+        group.cancel()
+        assert group.go(fail).cancelled()
+
+
+def taskgroup_on_an_executor() -> None:
+    with ThreadPoolExecutor(2) as executor:
+        with suppress(ExceptionGroup), TaskGroup(executor=executor) as group:
+            group.go(fail)
+            group.go(int).result()
+        with TaskGroup(1, executor=executor) as group:
+            group.go(int)
+
+
+class Key:
+    """A key whose equality is Python code, and fails now and then."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __hash__(self) -> int:
+        return hash(("Key", self.n % 2))
+
+    def __eq__(self, other: object) -> bool:
+        if random.random() < 0.05:
+            raise OnPurposeError
+        return isinstance(other, Key) and other.n == self.n
+
+
+def syncmap() -> None:
+    m: SyncMap[Any, Any] = SyncMap()
+
+    def use() -> None:
+        for n in range(40):
+            m[n] = m[str(n)] = [m, n]
+            m[n, threading.get_ident()] = m
+            m.insert(n % 7, n)
+            m.swap(n, iter(m))
+            m.compare_and_swap(n, m.get(n), None)
+            m.modify(n, lambda old: [old], None)
+            m.compare_and_delete(n - 1, m.get(n - 1))
+            m.pop(str(n), None)
+            with suppress(OnPurposeError):
+                m[Key(n % 5)] = m.pop(Key(n % 3), None)
+            with suppress(OnPurposeError):
+                m.modify(n, fail, None)
+            with suppress(KeyError):
+                m.popitem()
+        next(iter(m.items()), None)
+        with suppress(OnPurposeError):
+            (m | {"more": m}).snapshot()
+        m.clear()
+
+    share(use)
+    m["left"] = m
+
+
+def load_or_compute() -> None:
+    m: SyncMap[Any, Any] = SyncMap()
+
+    def compute(n: int) -> list[Any]:
+        if n % 3 == 0:
+            raise OnPurposeError
+        return [m, n]
+
+    def slow() -> list[Any]:
+        time.sleep(SHORT)
+        return [m]
+
+    def itself() -> Any:
+        return m.load_or_compute("itself", itself)
+
+    def use() -> None:
+        for n in range(20):
+            with suppress(OnPurposeError):
+                m.load_or_compute(n % 6, compute, n % 6)
+            with suppress(TimeoutError):
+                m.load_or_compute("slow", slow, timeout=SHORT / 2)
+            with suppress(RuntimeError):
+                m.load_or_compute("itself", itself)
+            m.pop("slow", None)  # what is just being computed, too
+            m.pop(n % 6, None)
+
+    share(use)
+
+
+def pool() -> None:
+    def reset(item: list[Any]) -> bool:
+        if random.random() < 0.1:
+            raise OnPurposeError
+        return len(item) < 4
+
+    p: Pool[list[Any]] = Pool(list, reset=reset, drop=list.clear, max_idle=5)
+
+    def use() -> None:
+        for n in range(20):
+            with suppress(OnPurposeError), p.use() as item:
+                item.append(p)
+                if n % 5 == 0:
+                    raise OnPurposeError
+            items = [p.get(), p.get()]
+            with suppress(OnPurposeError):
+                p.put(items.pop())
+        p.use().__enter__()
+        if random.random() < 0.1:
+            p.clear()
+
+    share(use)
+
+
+def channel() -> None:
+    buffered, rendezvous = channels = [Channel[Any](3), Channel[Any]()]
+
+    def send() -> None:
+        for n in range(20):
+            for c in channels:
+                with suppress(TimeoutError, ChannelClosed):
+                    c.send([c, n], SHORT)
+                with suppress(ChannelClosed):
+                    c.try_send([c, n])
+
+    def recv() -> None:
+        for _ in range(20):
+            for c in channels:
+                with suppress(TimeoutError, ChannelClosed):
+                    c.recv(SHORT)
+                with suppress(ChannelClosed):
+                    c.try_recv()
+
+    share(send, recv)
+    share(send, recv, rendezvous.close)
+    with suppress(TimeoutError):
+        while True:
+            buffered.send([buffered], 0)
+
+
+# Objects that outlive the threads that use them: what a thread leaves in them must not pile up.
+counter, rwlock = ShardedCounter(), RWMutex()
+items: Pool[list[Any]] = Pool(list)
+routes: SyncMap[Any, Any] = SyncMap()
+log = Channel[Any](8)
+kept: list[Any] = [Mutex(), Event(), Pool(list), SyncMap(), [1]]
+
+
+class Farewell:
+    """Uses everything as it goes."""
+
+    def __del__(self) -> None:
+        routes[threading.get_ident()] = items.get()
+        log.try_send(routes.pop(threading.get_ident(), None))
+        counter.add()
+
+
+def short_lived_threads() -> None:
+    def use() -> None:
+        local = threading.local()
+        local.last = Farewell()
+        for n in range(20):
+            counter.add()
+            with rwlock.read:
+                items.put([n])
+            routes[threading.get_ident(), n] = Farewell()
+            log.try_send(items.get())
+            log.try_recv()
+        for n in range(20):
+            del routes[threading.get_ident(), n]
+        with rwlock.write:
+            pass
+
+    share(use)
+    counter.reset()
+
+
+def pin() -> None:
+    mutex, _, pool, map_, _ = kept
+
+    def use() -> None:
+        for each in kept:
+            assert nogil_sync.pin(each) is each
+        nogil_sync.pin_all([*kept, None, "soaked"])
+        with mutex:
+            pool.put([])
+            map_[1] = pool.get()
+        assert not nogil_sync.is_pinned([])
+        with suppress(TypeError):
+            nogil_sync.pin_all(None)  # type: ignore[arg-type]
+
+    share(use)
 
 
 WORK: list[Callable[[], None]] = [
@@ -201,7 +450,17 @@ WORK: list[Callable[[], None]] = [
     counters,
     atomics,
     once_,
+    once_property_,
     taskgroup,
+    taskgroup_of_tasks,
+    taskgroup_cancelled,
+    taskgroup_on_an_executor,
+    syncmap,
+    load_or_compute,
+    pool,
+    channel,
+    short_lived_threads,
+    pin,
 ]
 
 

@@ -13,6 +13,8 @@ from support import CLASSES, LONG, NATIVE, make, python, run_threads
 import nogil_sync
 from nogil_sync import PerformanceWarning, RWMutex, is_pinned, pin, pin_all
 
+pytestmark = pytest.mark.leaks(reason="pins objects, and names new places to report()")
+
 threads = pytest.mark.thread_unsafe(reason="starts threads itself")
 native_only = pytest.mark.skipif(not NATIVE, reason="on standard builds pin changes nothing")
 

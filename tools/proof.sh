@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What is proved rather than tested: mutants of the C code, models of the algorithms, hours of use.
+# What is proved rather than tested: mutants of the C code, models of the algorithms, every test repeated, hours of use.
 
 # mutants [NAME...]: see tools/mutants.py and tests/mutants.
 mutants() {
@@ -18,6 +18,14 @@ models() {
   have spin || packages "the models" spin
   interpreter=$(free_threaded)
   exec "$interpreter" "$ROOT/tools/models.py" "$@"
+}
+
+# leaks [PYTEST-ARGS]: every contract test again and again, and what is left behind measured: see tests/leaks.py.
+# On a debug build, which counts references; and malloc keeps nothing aside, so that its account is exact.
+leg_leaks() {
+  export PYTHONPATH=$ROOT/tests NOGIL_SYNC_STRESS=${NOGIL_SYNC_STRESS:-0.2}
+  export GLIBC_TUNABLES=glibc.malloc.tcache_count=0:glibc.malloc.arena_max=1
+  LIMIT=14400 suite leaks free_threaded_debug -p leaks --timeout=1800 --ignore=tests/isolated --ignore=tests/stress "$@"
 }
 
 # soak [MINUTES] [ARGS]: see tests/soak.py.
