@@ -522,6 +522,80 @@ check_young(void)
     ns_pool_destroy(&pool);
 }
 
+/* The owner of an item moves it while another thread looks for one: before its first load, its second,
+ * and so on. It is found all the same; and the oldest of two first. */
+enum { OWNED = 1, MOVE, MOVED, STOLEN };
+static int loads_left;
+
+static void
+let_it_move(void)
+{
+    if (loads_left-- == 0) {
+        at_load = NULL;
+        ns_store(&stage, MOVE, NS_RELAXED);
+        while (ns_load(&stage, NS_RELAXED) != MOVED) {
+            sched_yield();
+        }
+    }
+}
+
+static int
+turn_of(int one, int other)
+{
+    int now;
+    while ((now = ns_load(&stage, NS_RELAXED)) != one && now != other) {
+        sched_yield();
+    }
+    return now;
+}
+
+static void
+move_and_steal(int i)
+{
+    for (int round = 0; round < 20; round++) {
+        if (i == 0) {
+            CHECK(ns_pool_put(&pool, &items[0]) == NULL);
+            ns_store(&stage, OWNED, NS_RELAXED);
+            if (turn_of(MOVE, STOLEN) == MOVE) {
+                CHECK(ns_pool_put(&pool, &items[1]) == NULL);
+                CHECK(ns_pool_get(&pool) == &items[1]);
+                ns_store(&stage, MOVED, NS_RELAXED);
+            }
+            turn_of(STOLEN, STOLEN);
+        }
+        else {
+            turn_of(OWNED, OWNED);
+            loads_left = round;
+            at_load = let_it_move;
+            CHECK(ns_pool_get(&pool) == &items[0]);
+            at_load = NULL;
+            ns_store(&stage, STOLEN, NS_RELAXED);
+        }
+    }
+}
+
+static void
+put_two(int i)
+{
+    (void)i;
+    CHECK(ns_pool_put(&pool, &items[0]) == NULL && ns_pool_put(&pool, &items[1]) == NULL);
+}
+
+static void
+check_stealing(void)
+{
+    make(-1);
+    ns_store(&stage, 0, NS_RELAXED);
+    run_threads(2, move_and_steal);
+    CHECK(ns_pool_get(&pool) == NULL);
+    ns_pool_destroy(&pool);
+
+    make(-1);
+    run_threads(1, put_two);
+    CHECK(ns_pool_get(&pool) == &items[0] && ns_pool_get(&pool) == &items[1]);
+    ns_pool_destroy(&pool);
+}
+
 static void
 get_one(int i)
 {
@@ -696,6 +770,7 @@ main(void)
     check_makers();
     check_late_shard();
     check_young();
+    check_stealing();
     check_limit();
     check_mix(-1);
     check_mix(50);

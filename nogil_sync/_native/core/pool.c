@@ -208,6 +208,19 @@ steal_from_deque(ns_pool *p, ns_pool_shard *s, uint32_t stamp, uint32_t age)
     return item;
 }
 
+static inline void *
+steal(ns_pool *p, ns_pool_shard *s)
+{
+    void *item = steal_from_deque(p, s, 0, 0);
+    if (item == NULL) {
+        item = steal_item(p, s);
+    }
+    if (item == NULL) { /* what lay aside may have been moved into the deque meanwhile */
+        item = steal_from_deque(p, s, 0, 0);
+    }
+    return item;
+}
+
 void *
 ns_pool_get_slow(ns_pool *p)
 {
@@ -225,10 +238,7 @@ ns_pool_get_slow(ns_pool *p)
         slot = slot + 1 < used ? slot + 1 : 0;
         ns_pool_shard *s = ns_pool_find(p, slot);
         if (s != NULL && s != mine) {
-            void *item = steal_from_deque(p, s, 0, 0);
-            if (item == NULL) {
-                item = steal_item(p, s);
-            }
+            void *item = steal(p, s);
             if (item != NULL) {
                 return item;
             }

@@ -12,7 +12,9 @@
  *
  *     put   shard->item empty: a store. Else the new item takes its place and the old one goes into the
  *           deque, so that `get` returns the newest.
- *     get   shard->item by exchange with NULL, else pop, else steal.
+ *     get   shard->item by exchange with NULL, else pop, else steal: from each shard's deque, its item, and the
+ *           deque again, so that an item that goes from the one to the other is not missed. One that is
+ *           on its way at that moment can be, if yet another thread steals what replaced it.
  *
  *   So get and put by turns, on one thread, are one exchange in its own cache, and nothing shared is
  *   written.
