@@ -95,7 +95,7 @@ class Meter:
         self.threads = threading.active_count()
 
     def measure(self, run: int) -> None:
-        end = time.monotonic() + 1
+        end = time.monotonic() + 0.2
         while threading.active_count() > self.threads and time.monotonic() < end:
             time.sleep(0.001)  # some were only just told to end
         self.threads = threading.active_count()
