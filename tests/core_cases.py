@@ -139,8 +139,13 @@ def pool(times: int, **options: Any) -> Case:
 
 def pool_of_many_threads() -> Trial:
     p = Pool(Item)
-    with crowd(lambda: p.put(Item())):
-        raised = yield lambda: (p.put(Item()), p.put(Item()))
+
+    def put() -> None:
+        for _ in range(2):
+            p.put(Item())
+
+    with crowd(put, 10):
+        raised = yield put
         assert not raised
         assert 20 <= p.idle() <= 22
         got = [p.get() for _ in range(p.idle())]

@@ -432,11 +432,11 @@ def test_a_notification_in_time_counts_however_long_the_lock_takes():
 @threads
 def test_a_time_out_waits_for_the_lock():
     c = Cond()
-    thread, result = started(wait_in, c, 0.05)
+    thread, result = started(wait_in, c, 2)
     with c:
-        time.sleep(0.3)
+        assert eventually(lambda: waiting(c) == 0)
+        thread.join(0.05)
         assert thread.is_alive()
-        assert waiting(c) == 0
     thread.join(LONG)
     assert result == [False]
 

@@ -1064,7 +1064,8 @@ begun.wait()
 def later():
     time.sleep(0.2)
     os.kill(parent, signal.SIGUSR1)
-    time.sleep(0.5)
+    while not children:  # forked while nobody is at the locks of `go`, which CPython would leave held
+        time.sleep(0.01)
     go.set()
 threading.Thread(target=later).start()
 faulthandler.cancel_dump_traceback_later()

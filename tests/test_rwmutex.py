@@ -519,7 +519,7 @@ def test_writers_come_in_order():
 def test_a_writer_that_gives_up_lets_the_readers_in():
     rw = RWMutex()
     rw.read.acquire()
-    writer, wrote = started(rw.write.acquire, timeout=0.3)
+    writer, wrote = started(rw.write.acquire, timeout=2)
     readers = [started(rw.read.acquire) for _ in range(2)]
     assert not any(r for _, r in readers)
     writer.join(LONG)

@@ -130,3 +130,126 @@ for i in subs:
 exec(USE)
 """
     )
+
+
+# Everything that an interpreter can leave behind: objects alive in modules and cycles, pinned, held
+# and waited for by threads that have ended, with finalisers that use them as it ends.
+LEAVE = """
+LEFT = '''
+import sys
+sys.path[:0] = %r
+try:
+    import nogil_sync
+except ImportError as error:
+    assert "nogil_sync" in str(error) or "_core" in str(error), error
+else:
+    import threading
+    from nogil_sync import *
+    class Last:
+        def __init__(self):
+            self.me = self
+            self.m, self.rw, self.s, self.k = Mutex(), RWMutex(), Semaphore(2), Cond()
+            self.x, self.c, self.ch, self.o = SyncMap(me=self), ShardedCounter(), Channel(5), Once()
+            self.e = Event()
+            self.p = Pool(list, drop=self.dropped, max_idle=3)
+            self.g, self.r = WaitGroup(), AtomicRef(self)
+        def dropped(self, item):
+            self.c.add()
+        def use(self):
+            with self.m, self.rw.read, self.s, self.k: self.k.notify_all()
+            self.x[self.c.value()] = [self]
+            self.x.load_or_compute("k", list)
+            for _ in self.x.items(): pass
+            for _ in range(5): self.p.put([self])
+            self.ch.try_send(self); self.c.add(); self.e.set(); self.e.wait(1)
+            self.o.do(list); self.r.swap([self]); self.g.add(); self.g.done()
+        def __del__(self):
+            self.use()
+    module = Last()
+    sys.left = Last()
+    pin(Last().m); pin(RWMutex())
+    held = Mutex(), RWMutex().write, Semaphore(), Cond()
+    for lock in held: lock.acquire()
+    kept = [iter(Last().x), module.s.hold(1), module.p.use(), module.rw.read, module.x.items()]
+    kept[2].__enter__()
+    module.use()
+    try:
+        threads = [threading.Thread(target=module.use) for _ in range(3)]
+        for t in threads: t.start()
+        for t in threads: t.join()
+        with TaskGroup() as group:
+            for _ in range(3): group.go(module.use)
+        module.g.go(module.use).join()
+    except RuntimeError:
+        pass
+''' % (sys.path,)
+"""
+
+
+@pytest.mark.parametrize("kinds", ["legacy", "isolated", "legacy isolated"])
+@pytest.mark.parametrize("busy", [False, True], ids=["main idle", "main at work"])
+def test_ending_with_everything_alive(kinds, busy):
+    done = python(
+        HEADER
+        + LEAVE
+        + f"""
+import threading, time
+import nogil_sync
+from nogil_sync import *
+stop = False
+counter, shared, pool = ShardedCounter(), SyncMap(), Pool(list)
+def work(k):
+    n = 0
+    while not stop:
+        n += 1
+        counter.add()
+        shared[k, n % 100] = n
+        shared.pop((k, (n + 50) % 100), None)
+        with pool.use() as item: item.append(n); item.clear()
+        time.sleep(0.0005)
+threads = [threading.Thread(target=work, args=(k,)) for k in range(2 * {busy})]
+for t in threads: t.start()
+try:
+    for _ in range(2):
+        subs = [create(kind) for kind in {kinds.split()!r}]
+        for i in subs: run(i, LEFT)
+        for i in subs: run(i, LEFT)
+        for i in reversed(subs): destroy(i)
+finally:
+    stop = True
+for t in threads: t.join(30)
+assert len(shared) == len(list(shared)) <= 200
+exec(USE)
+""",
+        env={"PYTHONWARNINGS": "ignore", "PYTHONTRACEMALLOC": "0"},
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    assert "used" in done.stdout
+
+
+def test_first_import_in_one_that_ends():
+    # What the process keeps (slots, epochs, hooks) was set up by an interpreter that is gone.
+    python(
+        HEADER
+        + LEAVE
+        + """
+for kind in "legacy", "isolated", "legacy":
+    i = create(kind)
+    run(i, LEFT)
+    destroy(i)
+exec(USE)
+import os, warnings
+warnings.simplefilter("ignore")
+if hasattr(os, "fork"):
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            exec(USE)
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+""",
+        env={"PYTHONWARNINGS": "ignore", "PYTHONTRACEMALLOC": "0"},
+    )
