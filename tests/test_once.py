@@ -1064,7 +1064,7 @@ begun.wait()
 def later():
     time.sleep(0.2)
     os.kill(parent, signal.SIGUSR1)
-    while not children:  # forked while nobody is at the locks of `go`, which CPython would leave held
+    while not children:  # or the child may find the locks of `go` held
         time.sleep(0.01)
     go.set()
 threading.Thread(target=later).start()

@@ -294,6 +294,14 @@ check_fork(void)
     CHECK(!ns_is_granted(&gone[0]) && !ns_is_granted(&gone[1]));
     CHECK(ns_rwmutex_write_unlock(&rw) && !ns_rwmutex_is_read_locked(&rw));
 
+    CHECK(ns_rwmutex_try_write(&rw)); /* as a downgrade leaves it that a fork cuts short */
+    rw.granted++;
+    rw.downgraded++;
+    pretend_to_fork();
+    CHECK(!ns_rwmutex_is_read_locked(&rw) && !ns_rwmutex_try_read(&rw));
+    CHECK(ns_rwmutex_write_unlock(&rw) && !ns_rwmutex_write_unlock(&rw));
+    CHECK(!ns_rwmutex_read_unlock(&rw));
+
     for (int i = 0; i < 2; i++) { /* a reset forgets holds of either side, and marks */
         CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw));
         ns_rwmutex_reset(&rw);

@@ -88,6 +88,9 @@ lock_queue(ns_rwmutex *m)
     if (ns_unlikely(ns_waitq_lock(&m->queue))) {
         m->readers_queue.head = m->readers_queue.tail = NULL;
         m->closed = false; /* perhaps half closed or half open: do it again */
+        if (ns_rwmutex_is_write_locked(m)) {
+            m->granted = m->downgraded = 0; /* a downgrade that was cut short has not been */
+        }
         freeze(m);
         close_cells(m);
         thaw(m);

@@ -44,7 +44,8 @@
  *
  * Fork. Holds and WRITER belong to the program and survive; each slow step changes them one store
  * at a time, so that a child sees them before or after. Whoever finds the queue stale recomputes what
- * is derived (`closed`, `readers`).
+ * is derived (`closed`, `readers`); and as nobody reads while there is a WRITER, a hold that is counted all
+ * the same is that of a downgrade which was cut short, and is forgotten.
  */
 #ifndef NS_RWMUTEX_H
 #define NS_RWMUTEX_H
