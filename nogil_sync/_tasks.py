@@ -202,6 +202,8 @@ class Tasks:
         fresh.state = self.state
         fresh.cancelled = self.cancelled
         fresh.event = self.event
+        if fresh.cancelled:  # perhaps the fork came before it was set
+            fresh.event.set()
         fresh.errors = list(self.errors)
         return fresh
 

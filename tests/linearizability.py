@@ -243,6 +243,7 @@ def verify(
         if checked >= 1000 and overlapped >= 200 * STRESS:
             break
     print(checked, "histories,", overlapped, "with overlapping calls")
+    assert overlapped, "the threads never met"
 
 
 def catch(

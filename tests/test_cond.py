@@ -4,6 +4,7 @@ import concurrent.futures
 import gc
 import math
 import queue
+import signal
 import threading
 import time
 
@@ -883,29 +884,31 @@ def test_ctrl_c_while_the_lock_is_taken_again(lock, how_often):
 
 
 @pytest.mark.thread_unsafe(reason="sets a signal handler")
-def test_a_handler_notifies_its_thread_and_raises(interrupt):
+def test_a_handler_notifies_its_thread_and_raises():
     # First in line, it is the one that is notified; as its call fails the next one has it.
-    c, ready, served = Cond(), threading.Event(), []
+    c, served, main = Cond(), [], threading.get_ident()
 
     def other():
-        with c:
-            ready.set()
+        with c:  # so the main thread waits
+            signal.pthread_kill(main, signal.SIGUSR1)
             served.append(c.wait(LONG))
 
-    def handler():
-        ready.wait(LONG)
-        with c:  # so the other thread waits by now
+    def handler(*_):
+        with c:  # so the other one waits as well
             c.notify()
         raise KeyboardInterrupt
 
     thread = threading.Thread(target=other)
-    interrupt(handler, 0.05)
-    with c:
-        thread.start()
-        with pytest.raises(KeyboardInterrupt):
-            c.wait(LONG)
-    thread.join(LONG)
-    assert served == [True]
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with c:
+            thread.start()
+            with pytest.raises(KeyboardInterrupt):
+                c.wait(LONG)
+        thread.join(LONG)
+        assert served == [True]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 @processes

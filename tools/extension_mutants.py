@@ -89,6 +89,8 @@ class Tree:
             output.seek(0)
             text = output.read()
         # A wrong name of a test, or tests of something else, would tell nothing.
+        if status == 4 and "while loading conftest" in text:
+            return "crash (at its import)"
         if status in (4, 5) or (status == 0 and "nogil_sync: native" not in text):
             raise SystemExit(f"mutants: {' '.join(command)}\n{text}")
         if status == 0:

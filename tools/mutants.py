@@ -113,6 +113,8 @@ def read(names: list[str]) -> list[Mutant]:
         mutants += [Mutant(**{**defaults, **entry}) for entry in data["mutant"]]
     titles = [f"{m.file} {m.name}" for m in mutants]
     assert len(set(titles)) == len(titles), "two mutants have one name"
+    for mutant in mutants:
+        mutant.text()  # before hours of work: whether the data fit the sources
     return [m for m in mutants if not names or any(n in f"{m.file} {m.name}" for n in names)]
 
 

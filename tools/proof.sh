@@ -4,8 +4,9 @@
 # mutants [NAME...]: see tools/mutants.py and tests/mutants.
 mutants() {
   local interpreter env
-  compiler
   interpreter=$(free_threaded)
+  [[ " $* " != *" --list "* ]] || exec "$interpreter" "$ROOT/tools/mutants.py" "$@"
+  compiler
   env=$(environment "$interpreter" test)
   PATH=$env/bin:$(tools "$interpreter" build test)/bin:$PATH
   exec "$env/bin/python" "$ROOT/tools/mutants.py" "$@"

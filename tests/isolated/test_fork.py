@@ -328,8 +328,8 @@ def test_interrupts_in_the_child_of_another_thread():
 import _thread
 e, done = Event(), []
 def child():
-    threading.Timer(0.1, _thread.interrupt_main).start()
     try:
+        threading.Timer(0.1, _thread.interrupt_main).start()
         e.wait(15)
     except KeyboardInterrupt:
         return

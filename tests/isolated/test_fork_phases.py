@@ -119,7 +119,7 @@ def hook():
         children.append(os.fork())
 {setup}
 {call}
-if not children: hook()
+assert children
 code = 1
 try:
     {holds.replace(chr(10), chr(10) + "    ")}

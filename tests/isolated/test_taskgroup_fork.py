@@ -153,3 +153,33 @@ def test_forks_while_tasks_come_and_go():
         stop.set()
     """
     )
+
+
+def test_forked_in_the_middle_of_a_cancellation():
+    # After it is known, and before those who wait for it are woken.
+    python(
+        FORK
+        + """
+    import nogil_sync._tasks
+
+    class Event(nogil_sync.Event):
+        def set(self):
+            forker = threading.Thread(target=fork)
+            forker.start()
+            forker.join()
+            super().set()
+    children = []
+    def fork():
+        child = os.fork()
+        if child == 0:
+            nogil_sync._tasks.Event.set = nogil_sync.Event.set
+            begin = time.monotonic()
+            known = tg.cancelled() and tg.wait_cancelled(20)
+            os._exit(7 if known and time.monotonic() - begin < 15 else 1)
+        children.append(child)
+    nogil_sync._tasks.Event = Event
+    with TaskGroup() as tg:
+        tg.cancel()
+    assert [wait_for(child, 30) for child in children] == [7]
+    """
+    )

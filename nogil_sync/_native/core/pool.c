@@ -188,7 +188,8 @@ ns_pool_is_due(ns_pool *p)
 static inline void *
 steal_item(ns_pool *p, ns_pool_shard *s)
 {
-    if (ns_load(&s->item, NS_RELAXED) == NULL) {
+    /* Acquire, as the deque is looked at after it, for what was moved there. */
+    if (ns_load(&s->item, NS_ACQUIRE) == NULL) {
         return NULL;
     }
     void *item = ns_swap(&s->item, NULL, NS_ACQUIRE);

@@ -14,7 +14,8 @@
  *           deque, so that `get` returns the newest.
  *     get   shard->item by exchange with NULL, else pop, else steal: from each shard's deque, its item, and the
  *           deque again, so that an item that goes from the one to the other is not missed. One that is
- *           on its way at that moment can be, if yet another thread steals what replaced it.
+ *           on its way at that moment can be, if yet another thread steals what replaced it, or if it is
+ *           one that ns_pool_next puts back.
  *
  *   So get and put by turns, on one thread, are one exchange in its own cache, and nothing shared is
  *   written.
@@ -35,7 +36,7 @@
  * shard->item. A shard keeps it while its owner takes the item out and puts it back, which then
  * touches nothing shared. But the reservation goes with the item when that is stolen, and to whoever needs
  * one while the item is out. An owner that puts it back at just that moment has an item too many: the limit
- * is exact but for one item a thread, and exact when nobody is at it.
+ * is exact but for one item a thread.
  *
  * Memory. Shards are found through segments of pointers, which are made when needed and not moved; all
  * of it lives as long as the pool. Only deques have memory that is replaced (see there, and
