@@ -20,35 +20,11 @@ from typing import Any
 import hypothesis
 import pytest
 from _pytest.runner import runtestprotocol
+from support import malloced
 
 WARM_UP = 3
 ROUNDS = 3
 CERTAIN = 12  # rounds, before a test is said to leak
-
-
-class Mallinfo(ctypes.Structure):
-    """The C library's account of malloc, with which the core allocates."""
-
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
-            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
-        )
-    ]
-
-
-def malloced() -> Callable[[], int] | None:
-    mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)
-    if mallinfo is None:
-        return None
-    mallinfo.restype = Mallinfo
-
-    def read() -> int:
-        now = mallinfo()
-        return int(now.uordblks + now.hblkhd)
-
-    return read
 
 
 def blocks() -> int:
