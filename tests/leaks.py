@@ -47,6 +47,9 @@ def clean() -> None:
     linecache.clearcache()
     if hasattr(sys, "_clear_internal_caches"):
         sys._clear_internal_caches()
+    else:
+        # It keeps the names that C code looked up, each time another string.
+        sys._clear_type_cache()
     # What other threads released, and memory that readers without a lock might still look at, goes
     # in a collection; finalisers make more of it.  (Not "until nothing is found": garbage that is
     # pinned is found each time.)

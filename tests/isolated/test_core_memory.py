@@ -43,9 +43,7 @@ ALLOCATES = "malloc|calloc|realloc|aligned_alloc|posix_memalign|pthread_setspeci
 
 # Of a function, by way of the procedure linkage table, or through its entry in the global offset
 # table (-fno-plt). There may be prefixes (bnd, addr32); older binutils append the size (callq).
-CALL = re.compile(
-    r"(?:\w+ +)*(call|jmp)q? +(?:[0-9a-f]+|\*.*\(%rip\) +# [0-9a-f]+) <([^+>]+)>"
-)
+CALL = re.compile(r"(?:\w+ +)*(call|jmp)q? +(?:[0-9a-f]+|\*.*\(%rip\) +# [0-9a-f]+) <([^+>]+)>")
 
 
 def call_sites(library):
