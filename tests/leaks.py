@@ -20,35 +20,11 @@ from typing import Any
 import hypothesis
 import pytest
 from _pytest.runner import runtestprotocol
+from support import malloced
 
 WARM_UP = 3
 ROUNDS = 3
 CERTAIN = 12  # rounds, before a test is said to leak
-
-
-class Mallinfo(ctypes.Structure):
-    """The C library's account of malloc, with which the core allocates."""
-
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
-            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
-        )
-    ]
-
-
-def malloced() -> Callable[[], int] | None:
-    mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)
-    if mallinfo is None:
-        return None
-    mallinfo.restype = Mallinfo
-
-    def read() -> int:
-        now = mallinfo()
-        return int(now.uordblks + now.hblkhd)
-
-    return read
 
 
 def blocks() -> int:
@@ -71,6 +47,9 @@ def clean() -> None:
     linecache.clearcache()
     if hasattr(sys, "_clear_internal_caches"):
         sys._clear_internal_caches()
+    else:
+        # It keeps the names that C code looked up, each time another string.
+        sys._clear_type_cache()
     # What other threads released, and memory that readers without a lock might still look at, goes
     # in a collection; finalisers make more of it.  (Not "until nothing is found": garbage that is
     # pinned is found each time.)

@@ -26,9 +26,11 @@ def watch() -> None:
     """Tell it where the extension lies."""
     if nogil_sync.backend != "native":
         return
-    path = sys.modules["nogil_sync._native._core"].__file__
-    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    # As the maps name it: without symbolic links.
+    path = str(Path(sys.modules["nogil_sync._native._core"].__file__ or "").resolve())
+    lines = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
     ours = [line[0].split("-") for line in lines if line[-1] == path]
+    assert ours, f"{path} is not among the files in memory"
     _nomemory.watch(int(ours[0][0], 16), int(ours[-1][1], 16))
 
 

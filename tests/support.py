@@ -1,5 +1,6 @@
 """What several test files use: the classes under test, threads, subprocesses."""
 
+import ctypes
 import gc
 import os
 import subprocess
@@ -17,6 +18,8 @@ import nogil_sync
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 NATIVE = nogil_sync.backend == "native"
+# A sanitizer has taken the C library's allocators, or something else has.
+SANITIZED = "LD_PRELOAD" in os.environ or "fsanitize" in (sysconfig.get_config_var("CFLAGS") or "")
 
 INTEGERS = [
     nogil_sync.AtomicInt64,
@@ -157,6 +160,32 @@ def eventually(condition: Callable[[], bool], timeout: float = LONG) -> bool:
             return False
         time.sleep(0.001)
     return True
+
+
+class Mallinfo(ctypes.Structure):
+    """The C library's account of malloc, with which the core allocates."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def malloced() -> Callable[[], int] | None:
+    """What tells how many bytes of malloc's are in use, of all threads, if anything does."""
+    mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if mallinfo is None or SANITIZED:
+        return None
+    mallinfo.restype = Mallinfo
+
+    def read() -> int:
+        now = mallinfo()
+        return int(now.uordblks + now.hblkhd)
+
+    return read
 
 
 PRELUDE = """\

@@ -41,6 +41,10 @@ WAYS = {
 # Where the core allocates. The last is for slots.c: the C library allocates in it.
 ALLOCATES = "malloc|calloc|realloc|aligned_alloc|posix_memalign|pthread_setspecific"
 
+# Of a function, by way of the procedure linkage table, or through its entry in the global offset
+# table (-fno-plt). There may be prefixes (bnd, addr32); older binutils append the size (callq).
+CALL = re.compile(r"(?:\w+ +)*(call|jmp)q? +(?:[0-9a-f]+|\*.*\(%rip\) +# [0-9a-f]+) <([^+>]+)>")
+
 
 def call_sites(library):
     """Where a library calls what allocates: for each place the addresses that calls return to."""
@@ -51,11 +55,11 @@ def call_sites(library):
     function, calls, jumps, callers = "", [], {}, {}
     for (name, at, what), (_, following, _) in pairwise(lines):
         function = name or function
-        call = re.match(r"(call|jmp) +[0-9a-f]+ <([^+>]+)>", what)
-        if call is None:
+        call = CALL.match(what)
+        if call is None or function.endswith("@plt"):
             continue
         kind, target = call.groups()
-        if re.fullmatch(f"({ALLOCATES})(@plt)?", target):
+        if re.fullmatch(f"({ALLOCATES})(@.*)?", target):
             if kind == "call":
                 calls.append({int(following, 16)})
             else:  # in the place of a return: it returns to where this function was called
@@ -80,6 +84,8 @@ def test_every_call_that_allocates_has_failed(without_memory):
     )
     failed = {int(at) for at in done.stdout.split()}
     sites = call_sites(sys.modules["nogil_sync._native._core"].__file__)
+    if not sites:
+        pytest.skip("does not understand this disassembly")
     reached = [site for site in sites if site & failed]
     print(f"{len(reached)} of {len(sites)} places that allocate have failed")
     assert len(sites) >= 10
@@ -187,7 +193,7 @@ def test_while_other_threads_use_the_same_map(without_memory):
     threads = [threading.Thread(target=use, args=(k,)) for k in range(2)]
     for t in threads: t.start()
     try:
-        for n in 0, 7, 19:
+        for _ in range(3):
             for rest in False, True:
                 each_fails(CORE, case, rest=rest)
     finally:
@@ -195,6 +201,7 @@ def test_while_other_threads_use_the_same_map(without_memory):
     for t in threads: t.join()
     assert errors == []
     print(Tally.runs, "runs,", Tally.failed, "allocations failed")
+    assert Tally.failed >= 6
     """
     )
     print(done.stdout)

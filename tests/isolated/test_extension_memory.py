@@ -1,5 +1,10 @@
 """What the extension asks Python for fails, one allocation after the other.
 
+That is what functions of Python's allocate while one of the extension's is on the stack below them.
+Two kinds of requests are not among it, and after neither is anything of ours left to do: a call
+in the place of a return, such as of PyLong_FromLong, which compilers make a jump; and the object
+itself of a type that leaves making it to Python, as all but the function that `once` returns do.
+
 Python code runs on memory of its own meanwhile: CPython 3.13 itself does not survive without. Its
 BUILD_LIST and its dict.setdefault then corrupt memory, and unwinding a long function never ends.
 test_memory_errors.py goes as far there as it goes.
@@ -15,159 +20,131 @@ pytestmark = [
     pytest.mark.skipif(not NATIVE, reason="there is no extension"),
 ]
 
-# What is done meanwhile.
+# What is done meanwhile. Each asks for memory somewhere, wrong arguments for that of an exception.
 USES = {
-    "atomics": [
-        "AtomicInt64(5)",
-        "AtomicUint64(2**64 - 1)",
-        "AtomicBool(1)",
-        "AtomicRef([])",
-        "AtomicRef[int]",
-        "a.add(2**62)",
-        "a.load()",
-        "a.swap(2**61)",
-        "a.compare_and_swap(2**62, 2**61)",
-        "(a.store(2**62), a.fetch_and(2**62), a.fetch_or(2**40), a.fetch_xor(2**40))",
-        "(a.fetch_max(2**61), a.fetch_min(2**62), a.sub(2**40), a.add(2**40))",
-        "(u.add(2**63), u.sub(2**63), u.load())",
-        "(b.load(), b.store(1), b.swap(0), b.compare_and_swap(False, True))",
-        "r.store(None)",
-        "r.update(f)",
-        "(r.load(), r.swap(2**40), r.compare_and_swap(1, 2))",
+    "atomics and counters": [
+        "wrong(AtomicInt64, 2**70)",
+        "wrong(AtomicInt32, 2**70)",
+        "wrong(AtomicBool, 1, 2)",
+        "wrong(AtomicRef, 1, 2, 3)",
         "wrong(a.add, 2**70)",
-    ],
-    "counters": [
-        "ShardedCounter(5)",
-        "ShardedFloatCounter(5)",
-        "c.add(2**40)",
-        "c.value()",
-        "c.reset()",
-        "(d.add(0.25), d.value(), d.reset())",
+        "wrong(a.add, [])",
+        "wrong(a.compare_and_swap, 1)",
+        "wrong(u.add, -1)",
+        "wrong(u.store)",
+        "wrong(b.store)",
+        "wrong(b.swap, 1, 2)",
+        "wrong(r.compare_and_swap, 1)",
+        "wrong(r.update, fails)",
+        "wrong(ShardedCounter, 2**70)",
+        "wrong(ShardedFloatCounter, [])",
+        "wrong(c.add, 2**70)",
+        "wrong(d.add, [])",
+        "wrong(d.add, 2**4000)",
     ],
     "locks": [
-        "Mutex()",
         "RWMutex()",
-        "Semaphore(2)",
-        "m.acquire(timeout=0.001)",
-        "rw.write.acquire(timeout=0.001)",
-        "rw2.read.acquire(timeout=0.001)",
-        "(rw.read.locked(), rw.write.locked(), rw.write.acquire(False), m.locked())",
-        "rw2.downgrade()",
-        "s.acquire(timeout=0.001, n=2)",
         "s.hold(2, 0.001)",
         "late(s.hold(2, 0.001).__enter__)",
-        "(s.acquire(), s.release(), s.available())",
+        "wrong(Semaphore, -1)",
+        "wrong(m.acquire, False, 5)",
+        "wrong(m.acquire, True, -5)",
         "wrong(m2.release)",
+        "wrong(rw2.read.release)",
+        "wrong(rw.downgrade)",
         "wrong(s.release, 7)",
         "[x._at_fork_reinit() for x in (m2, rw2, rw2.read, s2, k2)]",
     ],
     "waits": [
-        "Event()",
         "Cond()",
         "Cond(m)",
-        "WaitGroup()",
-        "e.wait(0.001)",
-        "(e.is_set(), e.clear())",
-        "k.wait(0.001)",
-        "k.wait_for(int, 0.001)",
-        "(k.notify(), k.notify_all())",
-        "g.wait(0.001)",
-        "(g.add(), g.done())",
+        "wrong(Cond, 5)",
+        "wrong(k2.wait)",
+        "wrong(k2.notify)",
+        "wrong(e.wait, 'long')",
+        "wrong(e.wait, float('nan'))",
         "wrong(g.add, -7)",
+        "wrong(g.add, 2**31)",
+        "g.go(f).join()",
     ],
     "channels": [
         "Channel(5)",
+        "wrong(Channel, -1)",
+        "wrong(Channel, 'x')",
         "late(h.recv, 0.001)",
         "late(h.send, 2**62, 0.001)",
-        "(ch.send(o), ch.recv())",
-        "(ch.try_send(o), ch.try_recv())",
-        "(len(ch), ch.closed())",
         "through(Channel(3))",
         "wrong(full.recv)",
         "wrong(full.send, 1)",
+        "wrong(ch.send)",
+        "wrong(ch.try_recv, 1, 2)",
     ],
     "once": [
         "Once().do(f)",
         "Once(retry=True).do(f)",
         "once(p)()",
         "once(retry=True)(p)()",
-        "of()",
-        "oo.do(f)",
-        "(of.done(), oo.done())",
         "wrong(Once().do, fails)",
         "wrong(failed)",
-        "Lazy().value",
     ],
     "maps": [
-        "SyncMap(a=1)",
-        "y['a']",
-        "y.get('b')",
+        "wrong(SyncMap, 5)",
+        "wrong(SyncMap, 1, 2)",
         "wrong(y.__getitem__, 'b')",
-        "y.__setitem__('a', 2)",
-        "y.insert('a', 2)",
-        "y.setdefault('a', 2)",
-        "y.swap('a', 2)",
-        "y.compare_and_swap('a', 2, 2)",
-        "y.compare_and_delete('a', 3)",
-        "('a' in y, len(y), y.pop('none', None))",
-        "(y.insert('new', 1), y.pop('new', 0))",
-        "(y.insert('new', 1), y.__delitem__('new'))",
-        "(y.insert(5000, 1), y.popitem(), y.setdefault('a', 1))",
-        "(y.update(new=1), y.update([('new', 1)]), y.__ior__({'new': 1}))",
-        "y.modify('a', f, 0)",
+        "wrong(y.__delitem__, 'b')",
+        "wrong(y.pop, 'b')",
+        "wrong(y.insert, 1)",
+        "wrong(y.insert, [], 1)",
+        "wrong(y.modify, 'a', fails, 0)",
         "(y.load_or_compute('new', p), y.pop('new'))",
         "wrong(y.load_or_compute, 'new', fails)",
         "(list(y), list(y.items()), y.snapshot(), y.copy(), y == y, y | y, {'b': 1} | y)",
         "(y.keys() & {'a'}, ('a', 1) in y.items(), 1 in y.values(), copy.copy(y))",
         "(repr(y), repr(y.keys()), repr(y.items()), repr(y.values()))",
-        "[y.pop(i) for i in range(100, 150) if y.setdefault(i, i) == i]",
-        "[y.pop(i) for i in keys if y.setdefault(i, i) is i]",
-        "y.clear()",
     ],
     "pools": [
         "Pool(f)",
         "Pool(f, reset=f, drop=f, max_idle=2, age=False)",
+        "wrong(Pool, 5)",
         "[(p.get(), p.put(o)) for p in pools]",
         "[p.put(o) for p in pools for _ in range(40)]",
         "[p.use().__enter__() for p in pools]",
         "[wrong(use_and_fail, p) for p in pools]",
         "[(p.idle(), p.clear(), repr(p)) for p in pools]",
     ],
-    "groups": [
-        "TaskGroup()",
-        "TaskGroup(2, executor=executor)",
-        "g.go(f).join()",
-        "group()",
-        "group(1)",
-        "group(executor=executor)",
-        "wrong(failing_group)",
-        "(t.cancel(), t.cancelled(), t.wait_cancelled(0.001), repr(t))",
-    ],
-    "import": ["import_again()"],
     "objects": [
         "repr((a, r, c, m, e, rw, rw.read, rw.write, s, k, g, h, ch, of, oo))",
-        "[wrong(pickle.dumps, x) for x in (a, m, y)]",
-        "[weakref.ref(x) for x in (a, r, c, m, e, rw, s, k, g, h, ch, y, t)]",
         "[wrong(x.__new__(type(x)).__repr__) for x in (a, r, c, m, rw, s, k, g, ch, y)]",
         "pin(rw)",
         "pin(o)",
         "pin_all(two)",
-        "is_pinned(o)",
+        "wrong(pin_all, 5)",
         "gc.collect()",
     ],
+    "import": ["import_again()"],
+}
+
+# In at least so many places of the extension; compilers differ a little.
+PLACES = {
+    "atomics and counters": 6,
+    "locks": 8,
+    "waits": 8,
+    "channels": 5,
+    "once": 8,
+    "maps": 8,
+    "pools": 6,
+    "objects": 9,
+    "import": 30,
 }
 
 COMMON = """
-    import copy, gc, importlib.util, pickle, sys, threading, weakref
-    from concurrent.futures import ThreadPoolExecutor
+    import copy, gc, importlib.util, sys, threading
     import nomemory
     from nomemory import PYTHON, Tally
     from nogil_sync import *
 
     f = int
     two = {}, [1]  # made here: without memory, BUILD_LIST itself crashes CPython 3.13
-    executor = ThreadPoolExecutor(1)
-    executor.submit(int).result()
     spec = sys.modules["nogil_sync._native._core"].__spec__
     def import_again():
         module = importlib.util.module_from_spec(spec)
@@ -180,8 +157,8 @@ COMMON = """
             raise MemoryError from None
 
     class Wrong(Exception): pass
-    EXPECTED = (Wrong, ExceptionGroup, RuntimeError, ValueError, TypeError, LookupError,
-                OverflowError, ChannelClosed)
+    EXPECTED = (Wrong, RuntimeError, ValueError, TypeError, LookupError, OverflowError,
+                ChannelClosed)
     def fails():
         raise Wrong
     def p(): return 1  # for a function in C, `once` needs inspect, which does not survive this
@@ -198,13 +175,6 @@ COMMON = """
         with channel:
             channel.send(1)
         return list(channel)
-    class Lazy:
-        value = once_property(lambda self: 1)
-    class Key:
-        def __init__(self, n): self.n = n
-        def __hash__(self): return self.n // 3
-        def __eq__(self, other): return isinstance(other, Key) and self.n == other.n
-    keys = [Key(i) for i in range(30)]
     of = once(p)
     of()
 
@@ -217,25 +187,15 @@ COMMON = """
             self.rw, self.s, self.k, self.g = RWMutex(), Semaphore(2), Cond(), WaitGroup()
             self.m2, self.rw2, self.s2, self.k2 = Mutex(), RWMutex(), Semaphore(), Cond()
             self.h, self.ch, self.full = Channel(), Channel(3), Channel(1)
-            self.y, self.t, self.oo = SyncMap(a=1), TaskGroup(), Once()
+            self.y, self.oo = SyncMap(a=1), Once()
             self.pools = [Pool(dict), Pool(dict, reset=id, drop=id, max_idle=30)]
-            self.failed, self.ran = once(fails), []
+            self.failed = once(fails)
             wrong(self.failed)
             self.m.acquire(); self.rw.read.acquire(); self.s.acquire(); self.k.acquire()
             self.rw2.write.acquire()
             self.g.add()
             self.full.close()
             self.oo.do(f)
-
-        def group(self, *args, **kwargs):
-            del self.ran[:]
-            with TaskGroup(*args, **kwargs) as group:
-                group.go(self.ran.append, 1)
-                group.go(self.ran.append, 2)
-
-        def failing_group(self):
-            with TaskGroup() as group:
-                group.go(fails)
 
         def check(self):
             a, r, c, d, m, e, o = self.a, self.r, self.c, self.d, self.m, self.e, self.o
@@ -306,12 +266,14 @@ def test_each_allocation_of_the_extension_fails(without_memory, group, rest):
     done = without_memory(
         COMMON
         + f"""
-    for use in {USES[group]!r}:
-        print(use, each_fails(use, {rest}))
-    executor.shutdown()
+    hit = {{use: each_fails(use, {rest}) for use in {USES[group]!r}}}
     assert threading.active_count() == 1, threading.enumerate()
+    places = len(nomemory.sites(PYTHON))
+    for use, n in hit.items(): print(use, n)
     print(Tally.runs, "runs,", Tally.failed, "allocations failed,", Tally.refused, "MemoryErrors,",
-          len(nomemory.sites(PYTHON)), "places in the extension")
+          places, "places in the extension")
+    assert all(hit.values()), [use for use, n in hit.items() if not n]
+    assert Tally.failed >= Tally.refused >= len(hit) and places >= {PLACES[group]}
     """,
         timeout=100,
     )

@@ -1,6 +1,5 @@
 """Nothing grows: threads that come and go, objects made and dropped, errors raised."""
 
-import ctypes
 import gc
 import sys
 import threading
@@ -9,7 +8,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from support import CLASSES, COUNTERS, NATIVE, make, python, run_threads
+from support import CLASSES, COUNTERS, NATIVE, make, malloced, python, run_threads
 from waits import WAITS, Play
 
 import nogil_sync
@@ -277,23 +276,12 @@ def test_waits(name):
     steady(action, 100, slack=50)
 
 
-def allocated():
-    """Bytes that C code has from malloc, by glibc's count for the main thread."""
-
-    class Mallinfo2(ctypes.Structure):
-        _fields_ = [(name, ctypes.c_size_t) for name in "abcdefgxyz"]
-
-    mallinfo2 = ctypes.CDLL(None).mallinfo2
-    mallinfo2.restype = Mallinfo2
-    return mallinfo2().x  # uordblks
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="asks glibc")
+@pytest.mark.skipif(not malloced(), reason="the C library does not tell")
 @pytest.mark.skipif(not NATIVE, reason="about memory that is not Python's")
 @pytest.mark.parametrize("name", WAITS)
 def test_nodes_of_waits(name):
     # They are not from Python's allocators, whose watch sees nothing of them.
-    play = Play(name)
+    play, allocated = Play(name), malloced()
     growth = []
     for _ in range(4):
         before = allocated()

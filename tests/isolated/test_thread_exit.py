@@ -8,7 +8,7 @@ from support import python
 pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
 
 HEADER = """
-import gc, sys, threading, time, _thread
+import gc, os, sys, threading, time, _thread
 from nogil_sync import *
 
 threading.excepthook = lambda args: None
@@ -286,7 +286,7 @@ def test_ten_thousand_threads_through_everything():
             + """
 def resident():
     with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * 4096
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 x, ch, small, rw, m = SyncMap(), Channel(64), Channel(), RWMutex(), Mutex()
 s, pool, g, e, c = Semaphore(5), Pool(list), WaitGroup(), Event(), ShardedCounter()
