@@ -141,21 +141,27 @@ def test_pool(most):
 
 
 class Stack:
-    """A simple pool that is right if one thread uses it."""
+    """A simple pool, and a right one: each step of its list is atomic."""
 
     def __init__(self, new, drop, **_):
         self.new, self.drop = new, drop
         self.items = []
 
     def get(self):
-        return self.items.pop() if self.items else self.new()
+        try:
+            return self.items.pop()
+        except IndexError:
+            return self.new()
 
     def put(self, item):
         self.items.append(item)
 
     def clear(self):
-        while self.items:
-            self.drop(self.items.pop())
+        try:
+            while True:
+                self.drop(self.items.pop())
+        except IndexError:
+            pass
 
     def idle(self):
         return len(self.items)
@@ -165,12 +171,14 @@ class Sharing(Stack):
     """Wrong: two threads may get the same item."""
 
     def get(self):
-        if not self.items:
-            return self.new()
-        item = self.items[-1]
-        time.sleep(0)
-        if item in self.items:
+        try:
+            item = self.items[-1]
+            time.sleep(0)
             self.items.remove(item)
+        except IndexError:
+            return self.new()
+        except ValueError:
+            pass  # somebody else has it as well
         return item
 
 
@@ -187,7 +195,7 @@ class Wasting(Stack):
     """Wrong: it makes new items although there are some."""
 
     def get(self):
-        return self.new() if len(self.items) < 2 else self.items.pop()
+        return self.new() if len(self.items) < 2 else Stack.get(self)
 
 
 class Keeping(Stack):
