@@ -71,6 +71,12 @@ else:
 _in_repr: set[tuple[int, int]] = set()
 
 
+def _pair(entry: Any) -> tuple[Any, Any]:
+    # A function, as CPython 3.13 counts a generator's code wrongly if it has no memory for one.
+    key, value = entry
+    return key, value
+
+
 class SharedMap(_Base[K, V]):
     """The part of SyncMap that both backends share."""
 
@@ -175,7 +181,7 @@ class SharedMap(_Base[K, V]):
             return other.items()
         if hasattr(other, "keys"):
             return ((key, other[key]) for key in other.keys())  # noqa: SIM118
-        return ((key, value) for key, value in other)
+        return map(_pair, other)
 
     def copy(self) -> "SyncMap[K, V]":
         """Return a new map with the same entries: a SyncMap, of a subclass, too.

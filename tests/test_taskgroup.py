@@ -617,12 +617,15 @@ def test_failures_in_order():
     def use():
         with TaskGroup() as tg:
             events = [threading.Event() for _ in range(5)]
+            begun = threading.Barrier(6)  # what has not begun is cancelled
 
             def fail(n):
+                begun.wait(LONG)
                 assert events[n].wait(LONG)
                 raise ValueError(n)
 
             futures = [tg.go(fail, n) for n in range(5)]
+            begun.wait(LONG)
             for n in (3, 1, 4, 0, 2):
                 events[n].set()
                 concurrent.futures.wait([futures[n]])
