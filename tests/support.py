@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import nogil_sync
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
@@ -259,6 +261,13 @@ def settle(thread: threading.Thread, timeout: float = 5.0) -> None:
             return
         asleep = asleep + 1 if state == "S" else 0
         time.sleep(0.002)
+
+
+def watches_memory(test: Any) -> Any:
+    """Mark a test that watches the resident size of a process."""
+    no_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+    kept = pytest.mark.skipif(SANITIZED, reason="a sanitizer keeps aside what was freed")
+    return no_proc(kept(test))
 
 
 # Forks in such an interpreter; 3.12 and later warn of every fork of a process with threads.

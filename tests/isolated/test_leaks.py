@@ -8,7 +8,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from support import CLASSES, COUNTERS, NATIVE, make, malloced, python, run_threads
+from support import CLASSES, COUNTERS, NATIVE, make, malloced, python, run_threads, watches_memory
 from waits import WAITS, Play
 
 import nogil_sync
@@ -40,10 +40,7 @@ def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-
-
-@linux
+@watches_memory
 @pytest.mark.parametrize("cls", COUNTERS)
 def test_ten_thousand_threads(cls):
     print(
@@ -376,7 +373,7 @@ def test_pools_that_age():
     steady(action, 10, slack=2000)
 
 
-@linux
+@watches_memory
 def test_ten_thousand_threads_through_a_pool():
     print(
         python(
@@ -485,7 +482,7 @@ def test_pin_all_of_nothing_and_of_immortals():
     steady(lambda: nogil_sync.is_pinned(object()))
 
 
-@linux
+@watches_memory
 def test_memory_of_shared_objects():
     def action():
         for _ in range(50):

@@ -1,9 +1,7 @@
 """Threads that end in the middle of something, in every way, and those that come after them."""
 
-import sys
-
 import pytest
-from support import python
+from support import python, watches_memory
 
 pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
 
@@ -278,7 +276,7 @@ assert not (m.locked() or rw.read.locked() or rw.write.locked() or k.locked())
     )
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@watches_memory
 def test_ten_thousand_threads_through_everything():
     print(
         python(
