@@ -32,13 +32,13 @@
  * is right for a string of the calling thread; one that another thread owns is copied first. A
  * string of a subclass cannot be interned: it is leaked.
  *
- * From 3.14 on, where deferred counting is public, pinning is that plus a reference of ours.
+ * All this is so in 3.13 and 3.14. Later versions get what is public, deferred counting, and a reference of ours.
  */
 #include "arguments.h"
 #include "docs.h"
 #include "object.h"
 
-#if PY_VERSION_HEX >= 0x030E0000
+#if PY_VERSION_HEX >= 0x030F0000
 
 static bool
 is_immortal(PyObject *object)
@@ -165,7 +165,7 @@ canonical(PyObject *object)
     if (!PyUnicode_CheckExact(object) || is_immortal(object)) {
         return object;
     }
-#if PY_VERSION_HEX < 0x030E0000
+#if PY_VERSION_HEX < 0x030F0000
     if (!_Py_IsOwnedByCurrentThread(object)) {
         Py_SETREF(object,
                   PyUnicode_FromKindAndData(PyUnicode_KIND(object),
