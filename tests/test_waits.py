@@ -132,19 +132,23 @@ def test_interrupted_in_the_moment_it_is_served(name):
         assert other.call() == other.served
     after_it = other.probe()
     for _ in range(20):
-        play = Play(name)
+        play, begun = Play(name), []
 
-        def serve_and_interrupt(play=play):
+        def serve_and_interrupt(play=play, begun=begun):
+            while not begun:  # an interrupt in Thread.start would be another test
+                time.sleep(0.001)
+            time.sleep(0.004)
             play.free()
             _thread.interrupt_main()
 
-        timer = threading.Timer(0.005, serve_and_interrupt)
+        thread = threading.Thread(target=serve_and_interrupt)
+        thread.start()
         with pytest.raises(KeyboardInterrupt):
-            timer.start()
+            begun.append(True)
             play.call()
-            timer.join()
+            thread.join()
             time.sleep(LONG)
-        timer.join()
+        thread.join()
         if not name.startswith("Cond"):
             assert play.probe() == after_it or play.call(0) == play.served
         play.rest()
