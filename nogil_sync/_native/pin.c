@@ -20,7 +20,7 @@
  *   - the local count: the immortal value;
  *   - the shared count: 2^56 references more, once, so that no merge of the two counts by an exiting
  *     owner or a collection can bring the sum near zero;
- *   - never the owner's id: during a collection it is the collector's list link.
+ *   - not the owner's id: during a collection it is the collector's list link. (But see `merge`.)
  * A count that is queued to be merged by its owner must be merged first, since a merge
  * overwrites the local count: a collection does all outstanding merges, so run one and try again, a
  * few times. (Objects with deferred counting may stay queued; the interpreter makes them immortal
@@ -84,6 +84,23 @@ typedef struct {
     bool visited, unfinished;
 } request;
 
+/* 3.14's collector merges the two counts of an object whose owner has ended, and so writes the local one,
+ * unless they are merged. Those that are not are in none of its lists, so here the owner's id may be written. */
+static void
+merge(PyObject *object)
+{
+#if PY_VERSION_HEX >= 0x030E0000
+    Py_ssize_t shared = object->ob_ref_shared, flags = shared & _Py_REF_SHARED_FLAG_MASK;
+    if (flags == 0 || flags == _Py_REF_MAYBE_WEAKREF) {
+        shared += (Py_ssize_t)object->ob_ref_local << _Py_REF_SHARED_SHIFT;
+        __atomic_store_n(&object->ob_ref_shared, shared | _Py_REF_MERGED, __ATOMIC_RELAXED);
+        __atomic_store_n(&object->ob_tid, 0, __ATOMIC_RELAXED);
+    }
+#else
+    (void)object;
+#endif
+}
+
 /* With the world stopped. Writes and reads are atomic for the thread sanitizer's sake. */
 static int
 pin_while_stopped(PyObject *Py_UNUSED(any), void *argument)
@@ -99,6 +116,7 @@ pin_while_stopped(PyObject *Py_UNUSED(any), void *argument)
             r->unfinished |= !PyUnicode_Check(object);
             continue;
         }
+        merge(object);
         __atomic_fetch_add(&object->ob_ref_shared, EXTRA_REFERENCES, __ATOMIC_RELAXED);
         __atomic_store_n(&object->ob_ref_local, _Py_IMMORTAL_REFCNT_LOCAL, __ATOMIC_RELAXED);
     }
