@@ -8,7 +8,7 @@ import time
 import pytest
 from support import background, collect_often, eventually, for_a_while
 
-from nogil_sync import SyncMap
+from nogil_sync import AtomicInt64, SyncMap
 
 pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
 
@@ -16,17 +16,14 @@ pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
 class Weighed:
     """A value that counts how many of its kind there are."""
 
-    lock = threading.Lock()
-    alive = 0
+    alive = AtomicInt64()  # no lock: a collection amid __init__ may run a __del__
 
     def __init__(self, key):
         self.key = key
-        with Weighed.lock:
-            Weighed.alive += 1
+        Weighed.alive.add()
 
     def __del__(self):
-        with Weighed.lock:
-            Weighed.alive -= 1
+        Weighed.alive.sub()
 
 
 KEYS = {
@@ -41,7 +38,7 @@ KEYS = {
 def test_everything_at_once(make_key):
     # A value is only ever found under its own key; and none is left.
     m = SyncMap()
-    before = Weighed.alive
+    before = Weighed.alive.load()
 
     def check(key, value):
         assert value is None or value.key == key
@@ -91,7 +88,7 @@ def test_everything_at_once(make_key):
     assert len(m) == len(list(m)) == len(m.snapshot())
     assert len(m._flights()) == 0
     m.clear()
-    assert eventually(lambda: gc.collect() >= 0 and Weighed.alive == before)
+    assert eventually(lambda: gc.collect() >= 0 and Weighed.alive.load() == before)
 
 
 def test_growing_and_shrinking_beside_readers():
