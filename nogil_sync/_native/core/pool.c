@@ -188,8 +188,7 @@ ns_pool_is_due(ns_pool *p)
 static inline void *
 steal_item(ns_pool *p, ns_pool_shard *s)
 {
-    /* Acquire, as the deque is looked at after it, for what was moved there. */
-    if (ns_load(&s->item, NS_ACQUIRE) == NULL) {
+    if (ns_load(&s->item, NS_RELAXED) == NULL) {
         return NULL;
     }
     void *item = ns_swap(&s->item, NULL, NS_ACQUIRE);
@@ -217,6 +216,7 @@ steal(ns_pool *p, ns_pool_shard *s)
         item = steal_item(p, s);
     }
     if (item == NULL) { /* what lay aside may have been moved into the deque meanwhile */
+        (void)ns_load(&s->item, NS_ACQUIRE); /* so that the deque is looked at after it */
         item = steal_from_deque(p, s, 0, 0);
     }
     return item;
