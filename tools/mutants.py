@@ -2,7 +2,7 @@
 
 A mutant is a piece of text of one file of core/ and what stands there instead.  tests/mutants/*.toml list them: `find`
 must be in `file` just once (or `times`), `tests` are those of tests/c that must notice, `portable` builds without futexes,
-and `survives` says why a mutant cannot be noticed.  Each is applied to a copy, built with its
+`survives` says why a mutant cannot be noticed, and `chance` why it takes luck.  Each is applied to a copy, built with its
 tests in four ways (BUILDS), and run until one fails: by a check, a race that the thread sanitizer reports, a crash, or a
 hang.  A mutant that no test kills is a hole in the tests, unless the data say why it is none.
 
@@ -81,6 +81,7 @@ class Mutant:
     replace: str
     tests: list[str]
     survives: str = ""
+    chance: str = ""
     portable: bool = False
     times: int = 1
     kind: str = "core"
@@ -328,19 +329,21 @@ def main() -> int:
                     ": but the data say that it cannot be noticed" if mutant.survives else ""
                 )
             else:
-                verdict = f"survives: {mutant.survives}" if mutant.survives else "SURVIVES"
+                reason = mutant.survives or mutant.chance
+                verdict = f"survives: {reason}" if reason else "SURVIVES"
             print(f"{mutant.file:18} {mutant.name:58} {verdict}", flush=True)
 
         with ThreadPoolExecutor(options.jobs) as pool:
             for _ in pool.map(one, mutants):
                 pass
     table(mutants, results)
-    holes = [m for m in mutants if not results[id(m)] and not m.survives]
+    survivors = [m for m in mutants if not results[id(m)]]
+    holes = [m for m in survivors if not m.survives and not m.chance]
     wrong = [m for m in mutants if results[id(m)] and m.survives]
     print(
         f"\n{len(mutants)} mutants in {time.monotonic() - begin:.0f} s: "
         f"{sum(map(bool, results.values()))} killed, "
-        f"{sum(not results[id(m)] for m in mutants if m.survives)} survive for a reason in the data, {len(holes)} survive without one"
+        f"{len(survivors) - len(holes)} survive for a reason in the data, {len(holes)} survive without one"
     )
     return 1 if holes or wrong else 0
 
