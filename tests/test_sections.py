@@ -104,6 +104,6 @@ def test_there_are_sections():
     assert count["counters.py"] == 4
     assert count["mutex.py"] >= 4
     assert count["event.py"] == 3
-    assert count["syncmap.py"] == 4
+    assert count["syncmap.py"] == 5
     assert count["_taskgroup.py"] == 3
     assert count["_tasks.py"] >= 9

@@ -560,6 +560,9 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         """To be called before a key is deleted."""
         if self.__flights is not None:
             self._detach(key)
+            # Whoever looked at the flag before it was set has stored its value after this.
+            with self.__guard:
+                pass
 
     def _bucket(self, which: int) -> Bucket | None:
         """The entries of the keys with this hash."""
