@@ -72,7 +72,8 @@ _in_repr: set[tuple[int, int]] = set()
 
 
 def _pair(entry: Any) -> tuple[Any, Any]:
-    # A function, as CPython 3.13 counts a generator's code wrongly if it has no memory for one.
+    # A function, as no generators are used here: CPython 3.13 counts the code of one that it has no
+    # memory for wrongly.
     key, value = entry
     return key, value
 
@@ -180,7 +181,7 @@ class SharedMap(_Base[K, V]):
         if type(other) is dict:
             return other.items()
         if hasattr(other, "keys"):
-            return ((key, other[key]) for key in other.keys())  # noqa: SIM118
+            return map(lambda key: (key, other[key]), other.keys())  # noqa: C417 - see _pair
         return map(_pair, other)
 
     def copy(self) -> "SyncMap[K, V]":
@@ -261,7 +262,10 @@ class Values(ValuesView[V]):
         return map(itemgetter(1), self._mapping._pairs())
 
     def __contains__(self, value: object) -> bool:
-        return any(each is value or each == value for each in self)
+        for each in self:  # noqa: SIM110 - see _pair
+            if each is value or each == value:
+                return True
+        return False
 
     def __repr__(self) -> str:
         return f"{type(self._mapping).__name__}.values({list(self)!r})"

@@ -6,6 +6,7 @@ new object gets an entry in `WORK`.
 """
 
 import gc
+import os
 import random
 import sys
 import threading
@@ -465,7 +466,7 @@ WORK: list[Callable[[], None]] = [
 
 
 def resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def rounds(seconds: float) -> int:

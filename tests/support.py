@@ -263,6 +263,11 @@ def settle(thread: threading.Thread, timeout: float = 5.0) -> None:
         time.sleep(0.002)
 
 
+def resident() -> int:
+    """Bytes of memory that the process occupies."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def watches_memory(test: Any) -> Any:
     """Mark a test that watches the resident size of a process."""
     no_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -240,16 +240,11 @@ def key_by_key(history, _):
     return views
 
 
+WALKS = {"views": key_by_key, "call": call_map, "threads": 3}
+
+
 def test_whole_map():
-    verify(
-        lambda _: SyncMap(),
-        worker,
-        ABSENT,
-        entry_or_discard,
-        views=key_by_key,
-        call=call_map,
-        threads=3,
-    )
+    verify(lambda _: SyncMap(), worker, ABSENT, entry_or_discard, **WALKS)
 
 
 class Skipping(SyncMap):
@@ -286,15 +281,7 @@ class Late(SyncMap):
 
 @pytest.mark.parametrize("cls", [Skipping, Forgetful, Late])
 def test_wrong_walks_are_caught(cls):
-    catch(
-        lambda _: cls(),
-        worker,
-        ABSENT,
-        entry_or_discard,
-        views=key_by_key,
-        call=call_map,
-        threads=3,
-    )
+    catch(lambda _: cls(), worker, ABSENT, entry_or_discard, **WALKS)
 
 
 # load_or_compute

@@ -5,10 +5,19 @@ import sys
 import threading
 import time
 import tracemalloc
-from pathlib import Path
 
 import pytest
-from support import CLASSES, COUNTERS, NATIVE, make, malloced, python, run_threads, watches_memory
+from support import (
+    CLASSES,
+    COUNTERS,
+    NATIVE,
+    make,
+    malloced,
+    python,
+    resident,
+    run_threads,
+    watches_memory,
+)
 from waits import WAITS, Play
 
 import nogil_sync
@@ -35,11 +44,6 @@ pytestmark = pytest.mark.thread_unsafe(reason="measures the process")
 DEBUG = hasattr(sys, "gettotalrefcount")
 
 
-def resident():
-    """Bytes of memory the process occupies."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-
 @watches_memory
 @pytest.mark.parametrize("cls", COUNTERS)
 def test_ten_thousand_threads(cls):
@@ -49,10 +53,7 @@ def test_ten_thousand_threads(cls):
             import sys, threading
             sys.path[:0] = {sys.path!r}
             from nogil_sync import {cls.__name__}
-
-            def resident():
-                with open("/proc/self/statm") as statm:
-                    return int(statm.read().split()[1]) * 4096
+            from support import resident
 
             c = {cls.__name__}()
             def round(n):
@@ -381,10 +382,7 @@ def test_ten_thousand_threads_through_a_pool():
             import sys, threading
             sys.path[:0] = {sys.path!r}
             from nogil_sync import Pool, ShardedCounter
-
-            def resident():
-                with open("/proc/self/statm") as statm:
-                    return int(statm.read().split()[1]) * 4096
+            from support import resident
 
             made = ShardedCounter()
             def new():

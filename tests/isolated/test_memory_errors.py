@@ -183,7 +183,7 @@ def test_no_address_space_left():
         actions = [c.add, c.value, m.acquire, m.release, lambda: r.store(c), r.load, e.set,
                    e.clear, a.add, a.load, lambda: e.wait(0.001), lambda: repr(m)]
         with open("/proc/self/statm") as statm:
-            now = int(statm.read().split()[0]) * 4096
+            now = int(statm.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (now + (24 << 20),) * 2)
         kinds = [Mutex, Event, ShardedCounter, ShardedFloatCounter, AtomicRef, AtomicInt64]
         kept = None

@@ -1,32 +1,17 @@
 """TaskGroup in the child of a fork: the parent's tasks are not its own."""
 
 import os
+from textwrap import indent
 
 import pytest
-from support import python
+from support import FORKS, python
 
 pytestmark = [
     pytest.mark.thread_unsafe(reason="forks"),
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system"),
 ]
 
-FORK = """
-    import os, signal, sys, threading, time, warnings
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from concurrent.futures import ThreadPoolExecutor
-    from nogil_sync import TaskGroup
-
-    def wait_for(child, limit=20):
-        end = time.monotonic() + limit
-        while time.monotonic() < end:
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.002)
-        os.kill(child, signal.SIGABRT)
-        os.waitpid(child, 0)
-        return "hangs"
-"""
+FORK = indent(FORKS + "from concurrent.futures import ThreadPoolExecutor\n", "    ")
 
 
 @pytest.mark.parametrize("kind", ["", "limit=1", "executor=pool"])
