@@ -3,15 +3,15 @@
 #include "core/atomics.h"
 #include "docs.h"
 #include "object.h"
+#include "sharing.h"
 #include "syncmap.h"
 
 /* Values of the byte; false and true are consecutive. */
 enum { UNBORN = 0, FALSE_ = 1, TRUE_ = 2 };
 
 typedef struct {
-    PyObject_HEAD
+    NS_OBJECT_HEAD
     _Atomic uint8_t value;
-    PyObject *weakrefs;
 } AtomicBool;
 
 bool
@@ -30,6 +30,7 @@ bool_of(PyObject *self, uint8_t old)
 static PyObject *
 load(PyObject *self, PyObject *Py_UNUSED(unused))
 {
+    ns_used(self);
     return bool_of(self, ns_load(&((AtomicBool *)self)->value, NS_SEQ_CST));
 }
 
@@ -47,6 +48,7 @@ exchange(PyObject *self, const ns_signature *s, PyObject *const *args, Py_ssize_
     if (value < 0) {
         return -1;
     }
+    ns_used(self);
     *old = ns_load(&o->value, NS_RELAXED);
     if (*old != UNBORN) {
         *old = ns_swap(&o->value, (uint8_t)(FALSE_ + value), NS_SEQ_CST);
@@ -87,6 +89,7 @@ compare_and_swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObje
     if (new < 0) {
         return NULL;
     }
+    ns_used(self);
     uint8_t expected = (uint8_t)(FALSE_ + old);
     bool swapped = atomic_compare_exchange_strong(&o->value, &expected, (uint8_t)(FALSE_ + new));
     return expected == UNBORN ? ns_not_initialized(self) : PyBool_FromLong(swapped);
@@ -111,12 +114,6 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     return 0;
 }
 
-static void
-dealloc(PyObject *self)
-{
-    ns_free_object(self, &((AtomicBool *)self)->weakrefs);
-}
-
 static PyObject *
 repr(PyObject *self)
 {
@@ -139,7 +136,8 @@ static PyMemberDef members[] = NS_WEAKREF_MEMBERS(AtomicBool);
 static PyType_Slot slots[] = {
     {Py_tp_doc, DOC_AtomicBool},
     {Py_tp_init, init},
-    {Py_tp_dealloc, dealloc},
+    {Py_tp_dealloc, ns_dealloc},
+    {Py_tp_traverse, ns_traverse_type},
     {Py_tp_repr, repr},
     {Py_nb_bool, ns_no_bool},
     {Py_tp_methods, methods},
@@ -150,7 +148,7 @@ static PyType_Slot slots[] = {
 static PyType_Spec spec = {
     .name = "nogil_sync.AtomicBool",
     .basicsize = sizeof(AtomicBool),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = slots,
 };
 

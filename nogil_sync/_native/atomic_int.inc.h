@@ -21,9 +21,8 @@
 #define CLASS_DOC(type) CLASS_DOC_(type)
 
 typedef struct {
-    PyObject_HEAD
+    NS_OBJECT_HEAD
     _Atomic uint8_t born; /* 0: no __init__ yet, 1: in it, 2: done */
-    PyObject *weakrefs;
     /* Every call reads the header several times. If the value were on its cache line, each
      * change by another core would take that away as well: two transfers an operation, not one. */
     char apart_from_header[NS_LINE];
@@ -40,6 +39,7 @@ FN(word)(PyObject *self)
         ns_not_initialized(self);
         return NULL;
     }
+    ns_used(self);
     return &o->value;
 }
 
@@ -152,12 +152,6 @@ FN(init)(PyObject *self, PyObject *args, PyObject *kwargs)
     return 0;
 }
 
-static void
-FN(dealloc)(PyObject *self)
-{
-    ns_free_object(self, &((FN(Object) *)self)->weakrefs);
-}
-
 static PyObject *
 FN(repr)(PyObject *self)
 {
@@ -189,7 +183,8 @@ static PyMemberDef FN(members)[] = NS_WEAKREF_MEMBERS(FN(Object));
 static PyType_Slot FN(slots)[] = {
     {Py_tp_doc, (void *)CLASS_DOC(NAME)},
     {Py_tp_init, FN(init)},
-    {Py_tp_dealloc, FN(dealloc)},
+    {Py_tp_dealloc, ns_dealloc},
+    {Py_tp_traverse, ns_traverse_type},
     {Py_tp_repr, FN(repr)},
     {Py_nb_bool, ns_no_bool},
     {Py_tp_methods, FN(methods)},
@@ -200,7 +195,7 @@ static PyType_Slot FN(slots)[] = {
 static PyType_Spec FN(spec) = {
     .name = "nogil_sync." TEXT(NAME),
     .basicsize = sizeof(FN(Object)),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = FN(slots),
 };
 

@@ -3,6 +3,7 @@
 #include "core/atomics.h"
 #include "docs.h"
 #include "object.h"
+#include "sharing.h"
 
 static int
 parse_int64(PyObject *value, int64_t *result)

@@ -2,17 +2,18 @@
 #include "arguments.h"
 #include "docs.h"
 #include "object.h"
+#include "sharing.h"
 #include "tryref.h"
 
 typedef struct {
-    PyObject_HEAD
+    NS_OBJECT_HEAD
     ns_ref value; /* owns a reference; NULL before __init__ */
-    PyObject *weakrefs;
 } AtomicRef;
 
 static PyObject *
 load(PyObject *self, PyObject *Py_UNUSED(unused))
 {
+    ns_used(self);
     PyObject *value = ns_load_ref(&((AtomicRef *)self)->value);
     return value == NULL ? ns_not_initialized(self) : value;
 }
@@ -30,6 +31,7 @@ exchange(PyObject *self, PyObject *value)
     if (!is_born(self)) {
         return ns_not_initialized(self);
     }
+    ns_used(self);
     ns_publish(value);
     return ns_swap(&((AtomicRef *)self)->value, Py_NewRef(value), NS_SEQ_CST);
 }
@@ -39,6 +41,7 @@ static int
 replace(PyObject *self, PyObject *old, PyObject *value)
 {
     PyObject *expected = old;
+    ns_used(self);
     ns_publish(value);
     Py_INCREF(value);
     if (atomic_compare_exchange_strong(&((AtomicRef *)self)->value, &expected, value)) {

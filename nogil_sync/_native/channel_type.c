@@ -4,12 +4,12 @@
 #include "detach.h"
 #include "docs.h"
 #include "object.h"
+#include "sharing.h"
 
 #define MOST (PY_SSIZE_T_MAX / (int64_t)sizeof(ns_channel_slot))
 
 typedef struct {
-    PyObject_HEAD
-    PyObject *weakrefs;
+    NS_OBJECT_HEAD
     _Atomic bool claimed; /* by an __init__ */
     ns_channel channel;
 } Channel;
@@ -144,6 +144,7 @@ send_slow(PyObject *self, PyObject *value, ns_patience patience, int64_t deadlin
 static int
 put(PyObject *self, PyObject *value, ns_patience patience, int64_t deadline)
 {
+    ns_used(self);
     bool shared = give(channel_of(self), value);
     enum ns_channel_result result = ns_channel_try_send(channel_of(self), value);
     if (ns_likely(result == NS_CHANNEL_DONE)) {
@@ -189,6 +190,7 @@ take_slow(PyObject *self, PyObject **value, ns_patience patience, int64_t deadli
 static inline int
 take(PyObject *self, PyObject **value, ns_patience patience, int64_t deadline)
 {
+    ns_used(self);
     enum ns_channel_result result = ns_channel_try_receive(channel_of(self), (void **)value);
     int done = ns_likely(result == NS_CHANNEL_DONE)
                    ? 1

@@ -11,15 +11,15 @@
 #include "docs.h"
 #include "mutex_type.h"
 #include "object.h"
+#include "sharing.h"
 
 typedef struct {
-    PyObject_HEAD
+    NS_OBJECT_HEAD
     ns_cond cond;
     _Atomic(PyObject *) lock; /* NULL until __init__ ran, and after a collection cleared it */
     bool plain;               /* the lock is exactly a Mutex; written before `lock` */
     bool sound; /* of a kind whose acquire fails only when it is interrupted; so, too */
     _Atomic bool claimed; /* by an __init__ */
-    PyObject *weakrefs;
 } Cond;
 
 static inline ns_cond *
@@ -32,6 +32,7 @@ cond_of(PyObject *self)
 static inline PyObject *
 lock_of(PyObject *self)
 {
+    ns_used(self);
     PyObject *lock = ns_load(&((Cond *)self)->lock, NS_ACQUIRE);
     if (ns_unlikely(lock == NULL)) {
         ns_not_initialized(self);

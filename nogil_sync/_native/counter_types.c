@@ -3,14 +3,14 @@
 #include "core/counter.h"
 #include "docs.h"
 #include "object.h"
+#include "sharing.h"
 #include "watch.h"
 
 typedef struct {
-    PyObject_HEAD
+    NS_OBJECT_HEAD
     ns_counter counter;
     _Atomic uint8_t born; /* 0: no __init__ yet, 1: in it, 2: done */
     ns_watch *watch;
-    PyObject *weakrefs;
 } Counter;
 
 static const ns_signature add_signature = {"add", {"n"}, 0, 1, 0};
@@ -24,6 +24,7 @@ counter_of(PyObject *self)
         ns_not_initialized(self);
         return NULL;
     }
+    ns_used(self);
     return &o->counter;
 }
 
@@ -45,12 +46,10 @@ static void
 dealloc(PyObject *self)
 {
     Counter *o = (Counter *)self;
-    if (o->weakrefs != NULL) { /* first: a callback may not see a half-freed object */
-        PyObject_ClearWeakRefs(self);
-    }
+    ns_begin_dealloc(self);
     ns_counter_destroy(&o->counter);
     ns_watch_free(o->watch);
-    ns_free_object(self, &o->weakrefs);
+    ns_free_object(self);
 }
 
 static PyObject *
@@ -202,6 +201,7 @@ static PyType_Slot int_slots[] = {
     {Py_tp_doc, DOC_ShardedCounter},
     {Py_tp_init, int_init},
     {Py_tp_dealloc, dealloc},
+    {Py_tp_traverse, ns_traverse_type},
     {Py_tp_repr, int_repr},
     {Py_nb_bool, ns_no_bool},
     {Py_tp_methods, int_methods},
@@ -212,7 +212,7 @@ static PyType_Slot int_slots[] = {
 static PyType_Spec int_spec = {
     .name = "nogil_sync.ShardedCounter",
     .basicsize = sizeof(Counter),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = int_slots,
 };
 
@@ -229,6 +229,7 @@ static PyType_Slot float_slots[] = {
     {Py_tp_doc, DOC_ShardedFloatCounter},
     {Py_tp_init, float_init},
     {Py_tp_dealloc, dealloc},
+    {Py_tp_traverse, ns_traverse_type},
     {Py_tp_repr, float_repr},
     {Py_nb_bool, ns_no_bool},
     {Py_tp_methods, float_methods},
@@ -239,7 +240,7 @@ static PyType_Slot float_slots[] = {
 static PyType_Spec float_spec = {
     .name = "nogil_sync.ShardedFloatCounter",
     .basicsize = sizeof(Counter),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = float_slots,
 };
 

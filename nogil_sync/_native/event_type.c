@@ -4,11 +4,11 @@
 #include "detach.h"
 #include "docs.h"
 #include "object.h"
+#include "sharing.h"
 
 typedef struct {
-    PyObject_HEAD
+    NS_OBJECT_HEAD
     ns_event event;
-    PyObject *weakrefs;
 } Event;
 
 static inline ns_event *
@@ -26,6 +26,7 @@ is_unborn(PyObject *self)
 static PyObject *
 is_set(PyObject *self, PyObject *Py_UNUSED(unused))
 {
+    ns_used(self);
     if (ns_event_is_set(event_of(self))) {
         Py_RETURN_TRUE;
     }
@@ -66,6 +67,7 @@ wait_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
             return NULL;
         }
     }
+    ns_used(self);
     if (ns_event_is_set(e)) {
         Py_RETURN_TRUE;
     }
@@ -101,12 +103,6 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
                : ns_initialized_twice(self);
 }
 
-static void
-dealloc(PyObject *self)
-{
-    ns_free_object(self, &((Event *)self)->weakrefs);
-}
-
 static PyObject *
 repr(PyObject *self)
 {
@@ -129,7 +125,8 @@ static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Event);
 static PyType_Slot slots[] = {
     {Py_tp_doc, DOC_Event},
     {Py_tp_init, init},
-    {Py_tp_dealloc, dealloc},
+    {Py_tp_dealloc, ns_dealloc},
+    {Py_tp_traverse, ns_traverse_type},
     {Py_tp_repr, repr},
     {Py_tp_methods, methods},
     {Py_tp_members, members},
@@ -139,7 +136,7 @@ static PyType_Slot slots[] = {
 static PyType_Spec spec = {
     .name = "nogil_sync.Event",
     .basicsize = sizeof(Event),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = slots,
 };
 

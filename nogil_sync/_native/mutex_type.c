@@ -5,11 +5,11 @@
 #include "docs.h"
 #include "mutex_type.h"
 #include "object.h"
+#include "sharing.h"
 
 typedef struct {
-    PyObject_HEAD
+    NS_OBJECT_HEAD
     ns_mutex mutex;
-    PyObject *weakrefs;
 } Mutex;
 
 static inline ns_mutex *
@@ -59,6 +59,7 @@ ns_mutex_type_acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs, P
             return NULL;
         }
     }
+    ns_used(self);
     if (ns_likely(ns_mutex_try_lock(mutex_of(self)))) {
         Py_RETURN_TRUE;
     }
@@ -69,6 +70,7 @@ ns_mutex_type_acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs, P
 static PyObject *
 enter(PyObject *self, PyObject *Py_UNUSED(unused))
 {
+    ns_used(self);
     if (ns_unlikely(!ns_mutex_try_lock(mutex_of(self))) &&
         lock_slow(self, NS_WAIT_FOR_EVER, NS_FOREVER) < 0) {
         return NULL;
@@ -123,12 +125,6 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     return ns_mutex_init(mutex_of(self)) ? 0 : ns_initialized_twice(self);
 }
 
-static void
-dealloc(PyObject *self)
-{
-    ns_free_object(self, &((Mutex *)self)->weakrefs);
-}
-
 static PyObject *
 repr(PyObject *self)
 {
@@ -153,7 +149,8 @@ static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Mutex);
 static PyType_Slot slots[] = {
     {Py_tp_doc, DOC_Mutex},
     {Py_tp_init, init},
-    {Py_tp_dealloc, dealloc},
+    {Py_tp_dealloc, ns_dealloc},
+    {Py_tp_traverse, ns_traverse_type},
     {Py_tp_repr, repr},
     {Py_tp_methods, methods},
     {Py_tp_members, members},
@@ -163,7 +160,7 @@ static PyType_Slot slots[] = {
 static PyType_Spec spec = {
     .name = "nogil_sync.Mutex",
     .basicsize = sizeof(Mutex),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = slots,
 };
 

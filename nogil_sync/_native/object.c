@@ -67,15 +67,36 @@ ns_repr_call(PyObject *self, PyObject *value)
     return repr;
 }
 
-void
-ns_free_object(PyObject *self, PyObject **weakrefs)
+int
+ns_traverse_type(PyObject *self, visitproc visit, void *arg)
 {
-    PyTypeObject *type = Py_TYPE(self);
-    if (*weakrefs != NULL) {
+    (void)arg;
+    Py_VISIT(Py_TYPE(self));
+    return 0;
+}
+
+void
+ns_begin_dealloc(PyObject *self)
+{
+    PyObject_GC_UnTrack(self);
+    if (((ns_object *)self)->weakrefs != NULL) { /* a callback must see no half-freed object */
         PyObject_ClearWeakRefs(self);
     }
+}
+
+void
+ns_free_object(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
     type->tp_free(self);
     Py_DECREF(type);
+}
+
+void
+ns_dealloc(PyObject *self)
+{
+    ns_begin_dealloc(self);
+    ns_free_object(self);
 }
 
 int

@@ -2,11 +2,22 @@
 #ifndef NS_OBJECT_H
 #define NS_OBJECT_H
 
+#include "core/atomics.h"
 #include "module.h"
 
 #include <stddef.h>
 
-/* Members of a type whose struct has a `weakrefs` field. */
+/* What the struct of each type begins with. `foreign_uses` is sharing.h's. */
+#define NS_OBJECT_HEAD  \
+    PyObject_HEAD       \
+    PyObject *weakrefs; \
+    _Atomic uint32_t foreign_uses;
+
+typedef struct {
+    NS_OBJECT_HEAD
+} ns_object;
+
+/* Members of a type whose struct begins with NS_OBJECT_HEAD. */
 #define NS_WEAKREF_MEMBERS(Struct)                                                            \
     {                                                                                         \
         {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(Struct, weakrefs), Py_READONLY, NULL}, \
@@ -36,8 +47,14 @@ PyObject *ns_repr_state(PyObject *self, const char *state);
 /* "Class(value)"; steals the reference to value, which may be NULL with an exception set. */
 PyObject *ns_repr_call(PyObject *self, PyObject *value);
 
-/* The end of a tp_dealloc: weak references, memory, the type's count. */
-void ns_free_object(PyObject *self, PyObject **weakrefs);
+/* tp_traverse and tp_dealloc of a type whose objects refer to no other object. */
+int ns_traverse_type(PyObject *self, visitproc visit, void *arg);
+void ns_dealloc(PyObject *self);
+
+/* The start of a tp_dealloc: the collector and weak references let go of the object. */
+void ns_begin_dealloc(PyObject *self);
+/* Its end: the memory, and the type's count. */
+void ns_free_object(PyObject *self);
 
 /* Creates the type and adds it to the module. 0 or -1. */
 int ns_add_type(PyObject *module, PyType_Spec *spec);

@@ -24,14 +24,14 @@
 #include "arguments.h"
 #include "docs.h"
 #include "object.h"
+#include "sharing.h"
 #include "tryref.h"
 
 /* The part that both types begin with. */
 typedef struct {
-    PyObject_HEAD
+    NS_OBJECT_HEAD
     ns_ref value;
     ns_ref cell;
-    PyObject *weakrefs;
 } Once;
 
 typedef struct {
@@ -150,6 +150,7 @@ do_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
         PyErr_SetString(PyExc_TypeError, "do() missing required argument 'fn' (pos 1)");
         return NULL;
     }
+    ns_used(self);
     PyObject *value = ns_load_ref(&((Once *)self)->value);
     return ns_likely(value != NULL) ? value : do_slow(self, args, nargs, kwnames);
 }
@@ -229,6 +230,7 @@ call(PyObject *self, PyObject *const *Py_UNUSED(args), size_t nargsf, PyObject *
 {
     Py_ssize_t given = PyVectorcall_NARGS(nargsf) + (kwnames ? PyTuple_GET_SIZE(kwnames) : 0);
     PyObject *value = NULL;
+    ns_used(self);
     if (ns_likely(given == 0)) {
         value = ns_load_ref(&((Once *)self)->value);
     }

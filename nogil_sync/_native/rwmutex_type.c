@@ -1,32 +1,38 @@
 /* RWMutex and its two views, over core/rwmutex.h.
  *
- * Who keeps whom: the reading view holds the lock itself, the writing view the reading view, the RWMutex both. So a
- * view outlives its RWMutex, and there is no cycle to collect.
+ * Who keeps whom: the reading view holds the lock itself, the writing view the reading view, the
+ * RWMutex both. So a view outlives its RWMutex, and there is no cycle to collect.
+ *
+ * `rw.read` and `rw.write` are plain members: the interpreter reads a member without a call, and
+ * borrows what it finds there if that is pinned or defers its count. So an expression like
+ * `rw.read.acquire()` runs none of our code on the RWMutex, only on the view. A view that begins
+ * to defer therefore makes its RWMutex defer too (`defer_owner`): the reading view knows it by
+ * `owner`, which it does not keep alive.
  */
 #include "arguments.h"
 #include "core/rwmutex.h"
 #include "detach.h"
 #include "docs.h"
 #include "object.h"
+#include "sharing.h"
+#include "tryref.h"
 
 typedef struct {
-    PyObject_HEAD
+    NS_OBJECT_HEAD
+    ns_lock owner_lock;
+    PyObject *owner; /* the RWMutex while it lives, under owner_lock; not a reference */
     ns_rwmutex rw;
-    PyObject *weakrefs;
 } Reader;
 
 typedef struct {
-    PyObject_HEAD
+    NS_OBJECT_HEAD
     PyObject *reader;
-    PyObject *weakrefs;
 } Writer;
 
 typedef struct {
-    PyObject_HEAD
-    _Atomic(PyObject *) reader; /* both NULL until __init__ ran, then they never change */
-    _Atomic(PyObject *) writer;
-    _Atomic bool claimed; /* by an __init__ */
-    PyObject *weakrefs;
+    NS_OBJECT_HEAD
+    PyObject *reader, *writer; /* never NULL, and never changed */
+    _Atomic bool initialized;
 } RWMutex;
 
 /* ---- Both views, told apart by a constant. ---- */
@@ -36,6 +42,59 @@ lock_of(PyObject *view, bool writes)
 {
     return &((Reader *)(writes ? ((Writer *)view)->reader : view))->rw;
 }
+
+#if NS_CAN_DEFER
+
+/* The view has just begun to defer: makes its RWMutex defer as well, if that is alive. While the lock is
+ * held the RWMutex cannot be freed, for its dealloc takes the lock first. */
+static void
+defer_owner(Reader *reader)
+{
+    PyObject *kept = NULL;
+    ns_lock_take(&reader->owner_lock);
+    PyObject *owner = reader->owner;
+    if (owner != NULL) {
+        if (!_Py_IsOwnedByCurrentThread(owner)) {
+            kept = ns_try_incref(owner) ? owner : NULL;
+        }
+        else if (ns_local_count(owner) != 0) { /* else it is dying in this very thread */
+            kept = Py_NewRef(owner);
+        }
+    }
+    ns_lock_release(&reader->owner_lock);
+    if (kept != NULL) {
+        PyUnstable_Object_EnableDeferredRefcount(kept);
+        Py_DECREF(kept);
+    }
+}
+
+static void
+used_elsewhere(PyObject *view, bool writes)
+{
+    ns_used_elsewhere(view);
+    if (ns_is_deferred(view)) {
+        defer_owner((Reader *)(writes ? ((Writer *)view)->reader : view));
+    }
+}
+
+static inline void
+used(PyObject *view, bool writes)
+{
+    if (ns_unlikely(!_Py_IsOwnedByCurrentThread(view)) && !ns_is_deferred(view)) {
+        used_elsewhere(view, writes);
+    }
+}
+
+#else
+
+static inline void
+used(PyObject *view, bool writes)
+{
+    (void)view;
+    (void)writes;
+}
+
+#endif
 
 /* 1: locked, 0: timed out, -1: exception. */
 static int
@@ -60,6 +119,7 @@ static inline bool
 try_lock(PyObject *view, bool writes)
 {
     ns_rwmutex *m = lock_of(view, writes);
+    used(view, writes);
     return writes ? ns_rwmutex_try_write_fast(m) : ns_rwmutex_try_read(m);
 }
 
@@ -156,6 +216,7 @@ is_locked(PyObject *view, bool writes)
     static PyType_Slot side##_slots[] = {                                                      \
         {Py_tp_doc, DOC_RWMutex##side},                                                        \
         {Py_tp_dealloc, side##_dealloc},                                                       \
+        {Py_tp_traverse, side##_traverse},                                                     \
         {Py_tp_repr, side##_repr},                                                             \
         {Py_tp_methods, side##_methods},                                                       \
         {Py_tp_members, side##_members},                                                       \
@@ -164,31 +225,35 @@ is_locked(PyObject *view, bool writes)
     static PyType_Spec side##_spec = {                                                         \
         .name = "nogil_sync.RWMutex" #side,                                                    \
         .basicsize = sizeof(side),                                                             \
-        .flags =                                                                               \
-            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE, \
+        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |          \
+                 Py_TPFLAGS_DISALLOW_INSTANTIATION,                                            \
         .slots = side##_slots,                                                                 \
     }
 
 static void
 Reader_dealloc(PyObject *self)
 {
-    Reader *r = (Reader *)self;
-    if (r->weakrefs != NULL) { /* first: a callback may not see a half-freed object */
-        PyObject_ClearWeakRefs(self);
-    }
-    ns_rwmutex_destroy(&r->rw);
-    ns_free_object(self, &r->weakrefs);
+    ns_begin_dealloc(self);
+    ns_rwmutex_destroy(&((Reader *)self)->rw);
+    ns_free_object(self);
 }
 
 static void
 Writer_dealloc(PyObject *self)
 {
-    Writer *w = (Writer *)self;
-    if (w->weakrefs != NULL) {
-        PyObject_ClearWeakRefs(self);
-    }
-    Py_XDECREF(w->reader);
-    ns_free_object(self, &w->weakrefs);
+    ns_begin_dealloc(self);
+    Py_XDECREF(((Writer *)self)->reader);
+    ns_free_object(self);
+}
+
+#define Reader_traverse ns_traverse_type
+
+static int
+Writer_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((Writer *)self)->reader);
+    return 0;
 }
 
 static PyMemberDef Reader_members[] = NS_WEAKREF_MEMBERS(Reader);
@@ -199,38 +264,26 @@ VIEW_METHODS(Writer, true);
 
 /* ---- RWMutex ---- */
 
-/* A view, borrowed; NULL with RuntimeError if there was no __init__. */
-static inline PyObject *
-view_of(PyObject *self, bool writes)
+/* The lock, or NULL with RuntimeError if there was no __init__. */
+static ns_rwmutex *
+rwmutex_of(PyObject *self)
 {
     RWMutex *o = (RWMutex *)self;
-    PyObject *view = ns_load(writes ? &o->writer : &o->reader, NS_ACQUIRE);
-    if (ns_unlikely(view == NULL)) {
+    if (!ns_load(&o->initialized, NS_ACQUIRE)) {
         ns_not_initialized(self);
+        return NULL;
     }
-    return view;
-}
-
-static PyObject *
-get_read(PyObject *self, void *Py_UNUSED(closure))
-{
-    return Py_XNewRef(view_of(self, false));
-}
-
-static PyObject *
-get_write(PyObject *self, void *Py_UNUSED(closure))
-{
-    return Py_XNewRef(view_of(self, true));
+    return lock_of(o->reader, false);
 }
 
 static PyObject *
 downgrade(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    PyObject *reader = view_of(self, false);
-    if (reader == NULL) {
+    ns_rwmutex *m = rwmutex_of(self);
+    if (m == NULL) {
         return NULL;
     }
-    if (!ns_rwmutex_downgrade(lock_of(reader, false))) {
+    if (!ns_rwmutex_downgrade(m)) {
         PyErr_SetString(PyExc_RuntimeError, "downgrade of an unlocked write lock");
         return NULL;
     }
@@ -240,52 +293,72 @@ downgrade(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    PyObject *reader = view_of(self, false);
-    return reader == NULL ? NULL : Reader_at_fork_reinit(reader, NULL);
+    ns_rwmutex *m = rwmutex_of(self);
+    if (m == NULL) {
+        return NULL;
+    }
+    ns_rwmutex_reset(m);
+    Py_RETURN_NONE;
 }
 
 static PyObject *
 size_of(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    size_t size = (size_t)Py_TYPE(self)->tp_basicsize;
-    PyObject *reader = ns_load(&((RWMutex *)self)->reader, NS_ACQUIRE);
-    if (reader != NULL) {
-        size += sizeof(Reader) + sizeof(Writer) + ns_rwmutex_extra_size(lock_of(reader, false));
+    return PyLong_FromSize_t((size_t)Py_TYPE(self)->tp_basicsize + sizeof(Reader) + sizeof(Writer) +
+                             ns_rwmutex_extra_size(lock_of(((RWMutex *)self)->reader, false)));
+}
+
+static PyObject *
+new_rwmutex(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    PyObject *self = type->tp_alloc(type, 0);
+    ns_state *state = self ? ns_state_of(self) : NULL;
+    if (state == NULL) {
+        Py_XDECREF(self);
+        return NULL;
     }
-    return PyLong_FromSize_t(size);
+    PyTypeObject *reader_type = (PyTypeObject *)state->rwmutex_reader_type;
+    PyTypeObject *writer_type = (PyTypeObject *)state->rwmutex_writer_type;
+    if (reader_type == NULL || writer_type == NULL) {
+        ns_shutting_down();
+        Py_DECREF(self);
+        return NULL;
+    }
+    RWMutex *o = (RWMutex *)self;
+    o->reader = reader_type->tp_alloc(reader_type, 0);
+    o->writer = o->reader ? writer_type->tp_alloc(writer_type, 0) : NULL;
+    if (o->writer == NULL) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    Reader *reader = (Reader *)o->reader;
+    ns_rwmutex_init(&reader->rw);
+    ((Writer *)o->writer)->reader = Py_NewRef(o->reader);
+#if NS_CAN_DEFER
+    ns_publish(self); /* so that defer_owner may take a reference */
+    reader->owner = self;
+#endif
+    return self;
 }
 
 static int
 init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     static const ns_signature s = {"RWMutex", {NULL}, 0, 0, 0};
-    RWMutex *o = (RWMutex *)self;
     PyObject *none[NS_MAX_PARAMETERS];
-    ns_state *state = ns_state_of(self);
-    if (state == NULL || ns_unpack_init(&s, args, kwargs, none) < 0) {
+    if (ns_unpack_init(&s, args, kwargs, none) < 0) {
         return -1;
     }
-    if (state->rwmutex_reader_type == NULL || state->rwmutex_writer_type == NULL) {
-        ns_shutting_down();
-        return -1;
-    }
-    PyTypeObject *reader_type = (PyTypeObject *)state->rwmutex_reader_type;
-    PyTypeObject *writer_type = (PyTypeObject *)state->rwmutex_writer_type;
-    PyObject *reader = reader_type->tp_alloc(reader_type, 0);
-    PyObject *writer = reader ? writer_type->tp_alloc(writer_type, 0) : NULL;
-    if (writer == NULL) {
-        Py_XDECREF(reader);
-        return -1;
-    }
-    ns_rwmutex_init(&((Reader *)reader)->rw);
-    ((Writer *)writer)->reader = Py_NewRef(reader);
-    if (ns_swap(&o->claimed, true, NS_RELAXED)) {
-        Py_DECREF(reader);
-        Py_DECREF(writer);
-        return ns_initialized_twice(self);
-    }
-    ns_store(&o->writer, writer, NS_RELEASE);
-    ns_store(&o->reader, reader, NS_RELEASE);
+    return ns_swap(&((RWMutex *)self)->initialized, true, NS_SEQ_CST) ? ns_initialized_twice(self)
+                                                                     : 0;
+}
+
+static int
+traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((RWMutex *)self)->reader);
+    Py_VISIT(((RWMutex *)self)->writer);
     return 0;
 }
 
@@ -293,22 +366,26 @@ static void
 dealloc(PyObject *self)
 {
     RWMutex *o = (RWMutex *)self;
-    if (o->weakrefs != NULL) {
-        PyObject_ClearWeakRefs(self);
+    Reader *reader = (Reader *)o->reader;
+    ns_begin_dealloc(self);
+    if (reader != NULL && reader->owner != NULL) {
+        ns_lock_take(&reader->owner_lock);
+        reader->owner = NULL;
+        ns_lock_release(&reader->owner_lock);
     }
-    Py_XDECREF(ns_load(&o->reader, NS_RELAXED));
-    Py_XDECREF(ns_load(&o->writer, NS_RELAXED));
-    ns_free_object(self, &o->weakrefs);
+    Py_XDECREF(o->reader);
+    Py_XDECREF(o->writer);
+    ns_free_object(self);
 }
 
 static PyObject *
 repr(PyObject *self)
 {
-    PyObject *reader = ns_load(&((RWMutex *)self)->reader, NS_ACQUIRE);
-    if (reader == NULL) {
+    ns_rwmutex *m = rwmutex_of(self);
+    if (m == NULL) {
+        PyErr_Clear();
         return ns_repr_uninitialized(self);
     }
-    ns_rwmutex *m = lock_of(reader, false);
     return ns_repr_state(self,
                          ns_rwmutex_is_write_locked(m)  ? "write-locked"
                          : ns_rwmutex_is_read_locked(m) ? "read-locked"
@@ -318,15 +395,9 @@ repr(PyObject *self)
 void
 ns_rwmutex_parts(PyObject *self, PyObject *parts[2])
 {
-    parts[0] = ns_load(&((RWMutex *)self)->reader, NS_ACQUIRE);
-    parts[1] = ns_load(&((RWMutex *)self)->writer, NS_ACQUIRE);
+    parts[0] = ((RWMutex *)self)->reader;
+    parts[1] = ((RWMutex *)self)->writer;
 }
-
-static PyGetSetDef properties[] = {
-    {"read", get_read, NULL, DOC_RWMutex_read, NULL},
-    {"write", get_write, NULL, DOC_RWMutex_write, NULL},
-    {NULL, NULL, NULL, NULL, NULL},
-};
 
 static PyMethodDef methods[] = {
     {"downgrade", downgrade, METH_NOARGS, DOC_RWMutex_downgrade},
@@ -336,23 +407,29 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyMemberDef members[] = NS_WEAKREF_MEMBERS(RWMutex);
+static PyMemberDef members[] = {
+    {"read", Py_T_OBJECT_EX, offsetof(RWMutex, reader), Py_READONLY, DOC_RWMutex_read},
+    {"write", Py_T_OBJECT_EX, offsetof(RWMutex, writer), Py_READONLY, DOC_RWMutex_write},
+    {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(RWMutex, weakrefs), Py_READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
 
 static PyType_Slot slots[] = {
     {Py_tp_doc, DOC_RWMutex},
+    {Py_tp_new, new_rwmutex},
     {Py_tp_init, init},
     {Py_tp_dealloc, dealloc},
+    {Py_tp_traverse, traverse},
     {Py_tp_repr, repr},
     {Py_tp_methods, methods},
     {Py_tp_members, members},
-    {Py_tp_getset, properties},
     {0, NULL},
 };
 
 static PyType_Spec spec = {
     .name = "nogil_sync.RWMutex",
     .basicsize = sizeof(RWMutex),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = slots,
 };
 

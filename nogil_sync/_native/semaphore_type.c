@@ -4,12 +4,12 @@
 #include "detach.h"
 #include "docs.h"
 #include "object.h"
+#include "sharing.h"
 
 typedef struct {
-    PyObject_HEAD
+    NS_OBJECT_HEAD
     ns_semaphore semaphore;
     _Atomic bool claimed; /* by an __init__ */
-    PyObject *weakrefs;
 } Semaphore;
 
 typedef struct {
@@ -68,6 +68,7 @@ static int
 take(PyObject *self, uint64_t n, ns_patience patience, int64_t deadline)
 {
     ns_semaphore *s = semaphore_of(self);
+    ns_used(self);
     if (ns_likely(ns_semaphore_try(s, n))) {
         return 1;
     }
@@ -240,12 +241,6 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     return 0;
 }
 
-static void
-dealloc(PyObject *self)
-{
-    ns_free_object(self, &((Semaphore *)self)->weakrefs);
-}
-
 static PyObject *
 repr(PyObject *self)
 {
@@ -348,7 +343,8 @@ static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Semaphore);
 static PyType_Slot slots[] = {
     {Py_tp_doc, DOC_Semaphore},
     {Py_tp_init, init},
-    {Py_tp_dealloc, dealloc},
+    {Py_tp_dealloc, ns_dealloc},
+    {Py_tp_traverse, ns_traverse_type},
     {Py_tp_repr, repr},
     {Py_tp_methods, methods},
     {Py_tp_members, members},
@@ -358,7 +354,7 @@ static PyType_Slot slots[] = {
 static PyType_Spec spec = {
     .name = "nogil_sync.Semaphore",
     .basicsize = sizeof(Semaphore),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = slots,
 };
 

@@ -4,11 +4,11 @@
 #include "detach.h"
 #include "docs.h"
 #include "object.h"
+#include "sharing.h"
 
 typedef struct {
-    PyObject_HEAD
+    NS_OBJECT_HEAD
     ns_waitgroup group;
-    PyObject *weakrefs;
 } WaitGroup;
 
 static inline ns_waitgroup *
@@ -29,6 +29,7 @@ add_n(PyObject *self, int64_t n)
     if (is_unborn(self)) {
         return ns_not_initialized(self);
     }
+    ns_used(self);
     switch (ns_waitgroup_add(group_of(self), n)) {
     case NS_ADDED:
         Py_RETURN_NONE;
@@ -75,6 +76,7 @@ wait_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
     if (is_unborn(self)) {
         return ns_not_initialized(self);
     }
+    ns_used(self);
     if (ns_waitgroup_count(group_of(self)) == 0) {
         Py_RETURN_TRUE;
     }
@@ -124,12 +126,6 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
                : ns_initialized_twice(self);
 }
 
-static void
-dealloc(PyObject *self)
-{
-    ns_free_object(self, &((WaitGroup *)self)->weakrefs);
-}
-
 static PyObject *
 repr(PyObject *self)
 {
@@ -156,7 +152,8 @@ static PyMemberDef members[] = NS_WEAKREF_MEMBERS(WaitGroup);
 static PyType_Slot slots[] = {
     {Py_tp_doc, DOC_WaitGroup},
     {Py_tp_init, init},
-    {Py_tp_dealloc, dealloc},
+    {Py_tp_dealloc, ns_dealloc},
+    {Py_tp_traverse, ns_traverse_type},
     {Py_tp_repr, repr},
     {Py_tp_methods, methods},
     {Py_tp_members, members},
@@ -166,7 +163,7 @@ static PyType_Slot slots[] = {
 static PyType_Spec spec = {
     .name = "nogil_sync.WaitGroup",
     .basicsize = sizeof(WaitGroup),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = slots,
 };
 

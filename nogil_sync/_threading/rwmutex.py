@@ -218,7 +218,23 @@ def _view(cls: type[_V], line: _Sides) -> _V:
     return view
 
 
-class RWMutex(SyncObject):
+class _Sided(SyncObject):
+    """Makes both views before any ``__init__`` runs, so that they are always there."""
+
+    # Not in RWMutex itself, whose signature is that of its __init__.
+    __slots__ = ("_read", "_write")
+    _read: RWMutexReader
+    _write: RWMutexWriter
+
+    def __new__(cls, *_: object, **__: object) -> Self:
+        self = super().__new__(cls)
+        line = _Sides(_FREE)
+        self._read = _view(RWMutexReader, line)
+        self._write = _view(RWMutexWriter, line)
+        return self
+
+
+class RWMutex(_Sided):
     """A lock that many threads hold for reading, or one for writing.
 
     It has two sides, :attr:`read` and :attr:`write`, each a lock with the interface of
@@ -247,14 +263,11 @@ class RWMutex(SyncObject):
     """
 
     __module__ = "nogil_sync"
-    __slots__ = ("__line", "__read", "__write")
+    __slots__ = ("__line",)
 
     def __init__(self) -> None:
         super().__init__()
-        line = _Sides(_FREE)
-        self.__read = _view(RWMutexReader, line)
-        self.__write = _view(RWMutexWriter, line)
-        self.__line = line
+        self.__line = self._read._line
 
     def __repr__(self) -> str:
         try:
@@ -268,12 +281,12 @@ class RWMutex(SyncObject):
     @property
     def read(self) -> RWMutexReader:
         """The read side: always the same object, which lives on by itself."""
-        return self.__read
+        return self._read
 
     @property
     def write(self) -> RWMutexWriter:
         """The write side: always the same object, which lives on by itself."""
-        return self.__write
+        return self._write
 
     def downgrade(self) -> None:
         """Turn the write lock that is held into a read lock, without letting it go.
