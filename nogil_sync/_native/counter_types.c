@@ -3,7 +3,6 @@
 #include "core/counter.h"
 #include "docs.h"
 #include "object.h"
-#include "sharing.h"
 #include "watch.h"
 
 typedef struct {
@@ -24,7 +23,6 @@ counter_of(PyObject *self)
         ns_not_initialized(self);
         return NULL;
     }
-    ns_used(self);
     return &o->counter;
 }
 

@@ -24,7 +24,7 @@
 #define A_WHILE INT64_C(60000000000) /* nanoseconds */
 
 typedef struct {
-    PyObject_HEAD
+    NS_OBJECT_HEAD
     ns_pool pool;
     ns_ref new, reset, drop; /* reset and drop may be NULL; None: cleared by the collector */
     _Atomic uint8_t born;    /* 0: no __init__ yet, 1: in it, 2: done */
@@ -32,7 +32,6 @@ typedef struct {
     ns_ager *ager; /* with `node`: those it is registered with */
     ns_ager_node *node;
     ns_watch *watch;
-    PyObject *weakrefs;
 } Pool;
 
 typedef struct {
@@ -214,6 +213,7 @@ put(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 static PyObject *
 use(PyObject *self, PyObject *Py_UNUSED(unused))
 {
+    ns_watch_use(((Pool *)self)->watch, self);
     if (check_born(self) < 0) {
         return NULL;
     }

@@ -2,18 +2,18 @@
 #ifndef NS_SYNCMAP_H
 #define NS_SYNCMAP_H
 
+#include "object.h"
 #include "syncmap_keys.h"
 #include "tryref.h"
 #include "watch.h"
 
 typedef struct SyncMap {
-    PyObject_HEAD
+    NS_OBJECT_HEAD
     ns_table table;
     _Atomic uint8_t born; /* 0: no __init__ yet, 1: in it, 2: done */
     bool is_flights;      /* constant: it is another map's `flights` */
     ns_ref flights; /* the map of the calls of load_or_compute under way; NULL before the first */
     ns_watch *watch;
-    PyObject *weakrefs;
 } SyncMap;
 
 /* What the table does with the words: they are objects, and it owns a reference to each. */

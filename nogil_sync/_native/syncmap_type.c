@@ -496,6 +496,7 @@ length(PyObject *self)
 static PyObject *
 iterate(PyObject *self)
 {
+    ns_watch_use(((SyncMap *)self)->watch, self);
     return length(self) < 0 ? NULL : ns_syncmap_iterate((SyncMap *)self, false);
 }
 

@@ -13,7 +13,7 @@ typedef struct {
 ns_watch *
 ns_watch_new(PyObject *self)
 {
-    ns_state *state = ns_state_of(self);
+    ns_state *state = NS_CAN_DEFER ? NULL : ns_state_of(self);
     if (state == NULL || !state->watches_sharing) {
         PyErr_Clear();
         return NULL;

@@ -9,13 +9,14 @@
  * site is given, from a pending call of the main thread: never inside the operation.
  *
  * The notes are plain relaxed loads and stores: a lost one does not matter.
+ *
+ * From 3.14 on nothing is watched: such an object defers its count by itself (sharing.h), and a
+ * warning that asks to pin it would be wrong.
  */
 #ifndef NS_WATCH_H
 #define NS_WATCH_H
 
-#include "module.h"
-
-#include "core/atomics.h"
+#include "sharing.h"
 
 typedef struct ns_watch {
     _Atomic uint32_t uses;
@@ -34,9 +35,14 @@ void ns_watch_use_slow(ns_watch *w, PyObject *self);
 static inline void
 ns_watch_use(ns_watch *w, PyObject *self)
 {
+#if NS_CAN_DEFER
+    (void)w;
+    ns_used(self);
+#else
     if (ns_unlikely(w != NULL)) {
         ns_watch_use_slow(w, self);
     }
+#endif
 }
 
 #endif
