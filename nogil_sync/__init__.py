@@ -41,6 +41,7 @@ from ._backend import (
     pin,
     pin_all,
 )
+from ._pin import Left, PinReport, pin_report
 from ._taskgroup import TaskGroup
 
 __all__ = [
@@ -54,9 +55,11 @@ __all__ = [
     "ChannelClosed",
     "Cond",
     "Event",
+    "Left",
     "Mutex",
     "Once",
     "PerformanceWarning",
+    "PinReport",
     "Pool",
     "RWMutex",
     "Semaphore",
@@ -71,4 +74,5 @@ __all__ = [
     "once_property",
     "pin",
     "pin_all",
+    "pin_report",
 ]

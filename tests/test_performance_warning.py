@@ -1,5 +1,7 @@
 """Development mode tells who fights over the reference count of a sharded object."""
 
+import sys
+
 import pytest
 from support import python
 
@@ -10,6 +12,10 @@ pytestmark = [
     pytest.mark.skipif(
         nogil_sync.backend != "native",
         reason="the threading backend shares no reference counts between cores",
+    ),
+    pytest.mark.skipif(
+        sys.version_info >= (3, 14),
+        reason="from 3.14 on objects that threads fight over defer their counts by themselves",
     ),
 ]
 

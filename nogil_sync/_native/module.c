@@ -72,6 +72,7 @@ exec_module(PyObject *module)
         ns_add_ageing,
         ns_add_pool,
         ns_add_pin,
+        ns_add_referents,
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(parts); i++) {
         if (parts[i](module) < 0) {

@@ -55,5 +55,6 @@ int ns_add_syncmap(PyObject *module);
 int ns_add_ageing(PyObject *module);
 int ns_add_pool(PyObject *module);
 int ns_add_pin(PyObject *module);
+int ns_add_referents(PyObject *module);
 
 #endif

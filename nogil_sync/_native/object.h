@@ -2,8 +2,9 @@
 #ifndef NS_OBJECT_H
 #define NS_OBJECT_H
 
-#include "core/atomics.h"
 #include "module.h"
+
+#include "core/atomics.h"
 
 #include <stddef.h>
 

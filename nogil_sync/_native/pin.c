@@ -27,18 +27,21 @@
  * by itself.) What is still queued after that is leaked by a reference of ours: it lives for ever as
  * promised, and is merely not faster.
  *
- * Strings. The interpreter takes every immortal string for an interned one (and debug builds check),
- * so an exact str is interned, which makes it immortal. Interning writes the count without a pause, as
- * is right for a string of the calling thread; one that another thread owns is copied first. A
- * string of a subclass cannot be interned: it is leaked.
+ * Strings. For an exact str `pin` returns the interned string, which the interpreter makes immortal
+ * by itself. Interning writes the count without a pause, as is right for a string of the calling
+ * thread; one that another thread owns is copied first. Strings that are reached by `deep=True`, and
+ * those of subclasses, are pinned in place, as any object. A debug build, however, asserts that an
+ * immortal string is interned: there they are merely kept alive.
  *
- * All this is so in 3.13 and 3.14. Later versions get what is public, deferred counting, and a reference of ours.
+ * All this was read in the sources of 3.13, 3.14 and 3.15. On a version that is not known objects
+ * defer their counts where they can, and are kept alive (see cpython.h).
  */
 #include "arguments.h"
+#include "cpython.h"
 #include "docs.h"
 #include "object.h"
 
-#if PY_VERSION_HEX >= 0x030F0000
+#if !NS_KNOWN_VERSION
 
 static bool
 is_immortal(PyObject *object)
@@ -50,7 +53,8 @@ static int
 make_immortal(PyObject **objects, Py_ssize_t count)
 {
     for (Py_ssize_t i = 0; i < count; i++) {
-        if (!is_immortal(objects[i]) && PyUnstable_Object_EnableDeferredRefcount(objects[i])) {
+        if (!is_immortal(objects[i])) {
+            PyUnstable_Object_EnableDeferredRefcount(objects[i]);
             Py_INCREF(objects[i]);
         }
     }
@@ -60,7 +64,6 @@ make_immortal(PyObject **objects, Py_ssize_t count)
 #else
 
 #define ATTEMPTS 3
-#define GC_BITS_DEFERRED 64 /* _PyGC_BITS_DEFERRED, of no public header */
 #define EXTRA_REFERENCES ((Py_ssize_t)1 << 56)
 
 static bool
@@ -69,13 +72,19 @@ is_immortal(PyObject *object)
     return __atomic_load_n(&object->ob_ref_local, __ATOMIC_RELAXED) == _Py_IMMORTAL_REFCNT_LOCAL;
 }
 
-/* Must keep a count of its own: to be merged first, or for ever. */
+#ifdef Py_DEBUG
+#define CAN_PIN_STRINGS 0
+#else
+#define CAN_PIN_STRINGS 1
+#endif
+
+/* Waits for its owner to merge the two parts of the count. On 3.13 that need not happen to an
+ * object that defers its count, which its owner never merges. */
 static bool
-must_count(PyObject *object)
+is_queued(PyObject *object)
 {
-    return PyUnicode_Check(object) ||
-           ((object->ob_ref_shared & _Py_REF_SHARED_FLAG_MASK) == _Py_REF_QUEUED &&
-            !(object->ob_gc_bits & GC_BITS_DEFERRED));
+    return (object->ob_ref_shared & _Py_REF_SHARED_FLAG_MASK) == _Py_REF_QUEUED &&
+           (NS_CAN_DEFER || !ns_is_deferred(object));
 }
 
 typedef struct {
@@ -89,7 +98,7 @@ typedef struct {
 static void
 merge(PyObject *object)
 {
-#if PY_VERSION_HEX >= 0x030E0000
+#if NS_CAN_DEFER
     Py_ssize_t shared = object->ob_ref_shared, flags = shared & _Py_REF_SHARED_FLAG_MASK;
     if (flags == 0 || flags == _Py_REF_MAYBE_WEAKREF) {
         shared += (Py_ssize_t)object->ob_ref_local << _Py_REF_SHARED_SHIFT;
@@ -112,13 +121,17 @@ pin_while_stopped(PyObject *Py_UNUSED(any), void *argument)
         if (is_immortal(object)) {
             continue;
         }
-        if (must_count(object)) {
-            r->unfinished |= !PyUnicode_Check(object);
+        if (is_queued(object)) {
+            r->unfinished = true;
+            continue;
+        }
+        if (PyUnicode_Check(object) && !CAN_PIN_STRINGS) {
             continue;
         }
         merge(object);
         __atomic_fetch_add(&object->ob_ref_shared, EXTRA_REFERENCES, __ATOMIC_RELAXED);
         __atomic_store_n(&object->ob_ref_local, _Py_IMMORTAL_REFCNT_LOCAL, __ATOMIC_RELAXED);
+        ns_mark_deferred(object);
     }
     return 0; /* ends the visit */
 }
@@ -183,14 +196,12 @@ canonical(PyObject *object)
     if (!PyUnicode_CheckExact(object) || is_immortal(object)) {
         return object;
     }
-#if PY_VERSION_HEX < 0x030F0000
     if (!_Py_IsOwnedByCurrentThread(object)) {
         Py_SETREF(object,
                   PyUnicode_FromKindAndData(PyUnicode_KIND(object),
                                             PyUnicode_DATA(object),
                                             PyUnicode_GET_LENGTH(object)));
     }
-#endif
     if (object != NULL) {
         PyUnicode_InternInPlace(&object);
     }
@@ -225,15 +236,40 @@ pin_with_parts(PyObject *module, PyObject *tuple)
     return result;
 }
 
+/* Pins the graph of what the object reaches, and returns the object, whose reference is consumed. */
+static PyObject *
+pin_deep(PyObject *module, PyObject *object)
+{
+    PyObject *walker = PyImport_ImportModule("nogil_sync._pin");
+    PyObject *reached = walker ? PyObject_GetAttrString(walker, "reached") : NULL;
+    PyObject *list = reached ? PyObject_CallOneArg(reached, object) : NULL;
+    PyObject *tuple = list ? PySequence_Tuple(list) : NULL;
+    if (tuple == NULL || pin_with_parts(module, tuple) < 0) {
+        Py_CLEAR(object);
+    }
+    Py_XDECREF(tuple);
+    Py_XDECREF(list);
+    Py_XDECREF(reached);
+    Py_XDECREF(walker);
+    return object;
+}
+
 static PyObject *
 pin(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"pin", {"obj"}, 1, 1, 0};
-    PyObject *object;
-    if (ns_unpack(&s, args, nargs, kwnames, &object) < 0) {
+    static const ns_signature s = {"pin", {"obj", "deep"}, 1, 2, 1};
+    PyObject *given[2];
+    if (ns_unpack(&s, args, nargs, kwnames, given) < 0) {
         return NULL;
     }
-    object = canonical(Py_NewRef(object));
+    int deep = given[1] ? PyObject_IsTrue(given[1]) : 0;
+    if (deep < 0) {
+        return NULL;
+    }
+    PyObject *object = canonical(Py_NewRef(given[0]));
+    if (object != NULL && deep) {
+        return pin_deep(module, object);
+    }
     PyObject *tuple = object ? PyTuple_Pack(1, object) : NULL;
     if (tuple == NULL || pin_with_parts(module, tuple) < 0) {
         Py_CLEAR(object);

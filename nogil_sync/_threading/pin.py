@@ -13,7 +13,7 @@ else:
     _HUGE = sys.maxsize  # nothing is immortal
 
 
-def pin(obj: T) -> T:
+def pin(obj: T, *, deep: bool = False) -> T:
     """Make `obj` live for the rest of the process, and return the object to use.
 
     Threads that use one object contend for its reference count, however well its methods
@@ -26,9 +26,16 @@ def pin(obj: T) -> T:
     - finalisers and weak reference callbacks of a pinned object never run, not even at exit,
       so never pin what must be closed;
     - everything it refers to stays alive too, and cycles through it leak;
-    - it is not deep: the items of a pinned list are not pinned;
     - it stops all threads for a moment (some 0.2 ms when they are busy), so it belongs at
       start-up; :func:`pin_all` pins many objects in one pause.
+
+    The items of a pinned list are not pinned. With ``deep=True`` the whole graph is that
+    `obj` reaches through built-in containers, attributes and slots, and through the closures
+    and defaults of functions, in one pause: for parsed configuration, routing tables and
+    other data that threads only read. Modules and classes are not entered. What has to be
+    closed, released or joined is left as it is, and so is what has such a thing inside; see
+    :func:`pin_report`, which tells it beforehand. The graph must be complete: what is added
+    to it later is not pinned.
 
     The threading backend returns `obj` unchanged.
 

@@ -1,0 +1,240 @@
+"""Objects that threads use often defer their reference counts, those used briefly do not."""
+
+import ctypes
+import gc
+import sys
+import threading
+import weakref
+
+import pytest
+from support import CLASSES, NATIVE, make, run_threads
+
+from nogil_sync import (
+    AtomicBool,
+    AtomicInt32,
+    AtomicInt64,
+    AtomicRef,
+    AtomicUint32,
+    AtomicUint64,
+    Channel,
+    Cond,
+    Event,
+    Mutex,
+    Once,
+    Pool,
+    RWMutex,
+    Semaphore,
+    ShardedCounter,
+    ShardedFloatCounter,
+    SyncMap,
+    WaitGroup,
+    once,
+)
+
+pytestmark = [
+    pytest.mark.thread_unsafe(reason="starts threads itself"),
+    pytest.mark.skipif(not NATIVE, reason="standard builds have no deferred counts"),
+]
+defers = pytest.mark.skipif(
+    sys.version_info < (3, 14), reason="3.13 cannot defer the counts of our objects"
+)
+
+OFTEN = 3000  # more uses than it takes
+DEFERRED = 64
+GC_BITS = 11  # where the collector's bits stand in an object
+
+
+def is_deferred(obj):
+    return bool(ctypes.c_uint8.from_address(id(obj) + GC_BITS).value & DEFERRED)
+
+
+def with_(lock):
+    with lock:
+        pass
+
+
+def acquire(lock):
+    lock.acquire()
+    lock.release()
+
+
+def get_and_put(pool):
+    pool.put(pool.get())
+
+
+def send_and_receive(channel):
+    channel.send(None)
+    channel.recv()
+
+
+def add_and_done(group):
+    group.add()
+    group.done()
+
+
+def set_event():
+    event = Event()
+    event.set()
+    return event
+
+
+def filled_map():
+    return SyncMap({"key": None})
+
+
+def settled():
+    cell = Once()
+    cell.do(int)
+    return cell
+
+
+@once
+def settled_function():
+    return None
+
+
+def fresh_once():
+    function = once(lambda: None)
+    function()
+    return function
+
+
+USES = {
+    "ShardedCounter.add": (ShardedCounter, lambda c: c.add()),
+    "ShardedFloatCounter.add": (ShardedFloatCounter, lambda c: c.add(1.0)),
+    **{
+        f"{cls.__name__}.load": (cls, lambda a: a.load())
+        for cls in (AtomicInt64, AtomicUint64, AtomicInt32, AtomicUint32, AtomicBool, AtomicRef)
+    },
+    "AtomicInt64.add": (AtomicInt64, lambda a: a.add()),
+    "AtomicRef.swap": (AtomicRef, lambda a: a.swap(None)),
+    "AtomicBool.swap": (AtomicBool, lambda a: a.swap(True)),
+    "Event.is_set": (Event, Event.is_set),
+    "Event.wait": (set_event, Event.wait),
+    "with Mutex": (Mutex, with_),
+    "Mutex.acquire": (Mutex, acquire),
+    "with Cond": (Cond, with_),
+    "with Semaphore": (Semaphore, with_),
+    "Semaphore.hold": (Semaphore, lambda s: with_(s.hold())),
+    "WaitGroup.add": (WaitGroup, add_and_done),
+    "Channel": (lambda: Channel(1), send_and_receive),
+    "Pool.get": (lambda: Pool(list), get_and_put),
+    "Pool.use": (lambda: Pool(list), lambda p: with_(p.use())),
+    "SyncMap[]": (filled_map, lambda m: m["key"]),
+    "SyncMap.get": (filled_map, lambda m: m.get("key")),
+    "iter(SyncMap)": (filled_map, iter),
+    "Once.do": (settled, lambda o: o.do(int)),
+    "once()": (fresh_once, lambda f: f()),
+}
+each_use = pytest.mark.parametrize(("made", "use"), USES.values(), ids=USES)
+
+
+def use_often(obj, use, times=OFTEN):
+    for _ in range(times):
+        use(obj)
+
+
+@defers
+@each_use
+def test_object_used_often_by_another_thread_defers(made, use):
+    obj = made()
+    run_threads(lambda: use_often(obj, use))
+    assert is_deferred(obj)
+    watch = weakref.ref(obj)
+    del obj
+    gc.collect()
+    assert watch() is None
+
+
+@each_use
+def test_object_used_often_by_its_maker_counts(made, use):
+    obj = made()
+    use_often(obj, use)
+    assert not is_deferred(obj)
+    watch = weakref.ref(obj)
+    del obj
+    assert watch() is None  # without a collection
+
+
+@each_use
+def test_object_used_briefly_by_others_counts(made, use):
+    obj = made()
+    for _ in range(20):
+        run_threads(lambda: use_often(obj, use, 5))
+    assert not is_deferred(obj)
+
+
+@defers
+@pytest.mark.parametrize("side", ["read", "write"])
+def test_rwmutex_defers_with_its_view(side):
+    rw = RWMutex()
+
+    def use():
+        for _ in range(OFTEN):
+            with getattr(rw, side):
+                pass
+
+    run_threads(use)
+    assert is_deferred(getattr(rw, side))
+    assert is_deferred(rw)
+
+
+@defers
+def test_view_outlives_its_rwmutex():
+    rw = RWMutex()
+    read = rw.read
+    watch = weakref.ref(rw)
+    del rw
+    assert watch() is None
+    run_threads(lambda: use_often(read, with_))
+    assert is_deferred(read)
+
+
+@defers
+def test_rwmutex_dies_as_its_view_begins_to_defer():
+    # The thread that uses the view and the one that drops the RWMutex race each other.
+    for _ in range(30):
+        rw = [RWMutex()]
+        read = rw[0].read
+        started = threading.Event()
+
+        def use(read=read, started=started):
+            started.set()
+            use_often(read, with_)
+
+        thread = threading.Thread(target=use)
+        thread.start()
+        started.wait()
+        rw.clear()
+        thread.join()
+    gc.collect()
+
+
+def test_views_are_always_the_same():
+    rw = RWMutex()
+    assert rw.read is rw.read
+    assert rw.write is rw.write
+    with pytest.raises(AttributeError):
+        rw.read = rw.write
+    with pytest.raises(AttributeError):
+        del rw.read
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_every_type_is_collected(cls):
+    assert gc.is_tracked(make(cls))
+
+
+@defers
+def test_deferred_object_in_a_cycle_is_collected():
+    class Holder:
+        pass
+
+    holder = Holder()
+    holder.counter = ShardedCounter()
+    holder.me = holder
+    run_threads(lambda: use_often(holder.counter, ShardedCounter.add))
+    watch = weakref.ref(holder.counter)
+    del holder
+    gc.collect()
+    assert watch() is None
