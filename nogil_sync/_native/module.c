@@ -94,6 +94,7 @@ traverse_module(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->rwmutex_writer_type);
     Py_VISIT(state->semaphore_hold_type);
     Py_VISIT(state->pool_use_type);
+    Py_VISIT(state->pool_end_type);
     Py_VISIT(state->sweeper_type);
     Py_VISIT(state->channel_closed);
     Py_VISIT(state->once_cell);
@@ -120,6 +121,7 @@ clear_module(PyObject *module)
     Py_CLEAR(state->rwmutex_writer_type);
     Py_CLEAR(state->semaphore_hold_type);
     Py_CLEAR(state->pool_use_type);
+    Py_CLEAR(state->pool_end_type);
     Py_CLEAR(state->sweeper_type);
     Py_CLEAR(state->channel_closed);
     Py_CLEAR(state->once_cell);

@@ -16,7 +16,7 @@ typedef struct ns_state {
     PyObject *mutex_type;             /* Cond's own */
     PyObject *rwmutex_type, *rwmutex_reader_type, *rwmutex_writer_type;
     PyObject *semaphore_hold_type;
-    PyObject *pool_use_type, *sweeper_type;
+    PyObject *pool_use_type, *pool_end_type, *sweeper_type;
     struct ns_ager *ager; /* see ageing.h */
     PyObject *channel_closed; /* the exception */
     PyObject *once_cell, *once_function_cell, *once_function; /* classes, for once_type.c */
