@@ -78,7 +78,7 @@ exec_module(PyObject *module)
             return -1;
         }
     }
-    return 0;
+    return ns_pin_types(module);
 }
 
 static int

@@ -38,6 +38,9 @@ ns_state_of(PyObject *self)
 /* What pinning an RWMutex pins with it: borrowed, NULL if there was no __init__. */
 void ns_rwmutex_parts(PyObject *self, PyObject *parts[2]);
 
+/* When all are made: threads that make objects of ours do not contend for the types' counts. 0 or -1. */
+int ns_pin_types(PyObject *module);
+
 /* Each adds its types or functions to the module: 0, or -1 with an exception. */
 int ns_add_atomic_ints(PyObject *module);
 int ns_add_atomic_bool(PyObject *module);

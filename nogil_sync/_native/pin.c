@@ -32,32 +32,15 @@
  * is right for a string of the calling thread; one that another thread owns is copied first. A
  * string of a subclass cannot be interned: it is leaked.
  *
- * All this is so in 3.13 and 3.14. Later versions get what is public, deferred counting, and a reference of ours.
+ * Our own types are pinned as the module is imported: each object that is made and freed counts on its
+ * type, which threads that make objects would fight over. A module that is imported anew, or in another
+ * interpreter, has types of its own, and they and the module stay as long as the process.
+ *
+ * All this is so in 3.13, 3.14 and 3.15: tests/test_pin.py tells of a version where it is not.
  */
 #include "arguments.h"
 #include "docs.h"
 #include "object.h"
-
-#if PY_VERSION_HEX >= 0x030F0000
-
-static bool
-is_immortal(PyObject *object)
-{
-    return PyUnstable_IsImmortal(object);
-}
-
-static int
-make_immortal(PyObject **objects, Py_ssize_t count)
-{
-    for (Py_ssize_t i = 0; i < count; i++) {
-        if (!is_immortal(objects[i]) && PyUnstable_Object_EnableDeferredRefcount(objects[i])) {
-            Py_INCREF(objects[i]);
-        }
-    }
-    return 0;
-}
-
-#else
 
 #define ATTEMPTS 3
 #define GC_BITS_DEFERRED 64 /* _PyGC_BITS_DEFERRED, of no public header */
@@ -174,8 +157,6 @@ make_immortal(PyObject **objects, Py_ssize_t count)
     return 0;
 }
 
-#endif
-
 /* The object to use in place of `object`, whose reference is consumed; NULL without memory. */
 static PyObject *
 canonical(PyObject *object)
@@ -183,14 +164,12 @@ canonical(PyObject *object)
     if (!PyUnicode_CheckExact(object) || is_immortal(object)) {
         return object;
     }
-#if PY_VERSION_HEX < 0x030F0000
     if (!_Py_IsOwnedByCurrentThread(object)) {
         Py_SETREF(object,
                   PyUnicode_FromKindAndData(PyUnicode_KIND(object),
                                             PyUnicode_DATA(object),
                                             PyUnicode_GET_LENGTH(object)));
     }
-#endif
     if (object != NULL) {
         PyUnicode_InternInPlace(&object);
     }
@@ -290,6 +269,42 @@ static PyMethodDef functions[] = {
     NS_METHOD("is_pinned", is_pinned, DOC_is_pinned),
     {NULL, NULL, 0, NULL},
 };
+
+/* Whether it is a class of C code of this module. */
+static bool
+is_type_of(PyObject *module, PyObject *object)
+{
+    return PyType_Check(object) && PyType_HasFeature((PyTypeObject *)object, Py_TPFLAGS_HEAPTYPE) &&
+           ((PyHeapTypeObject *)object)->ht_module == module;
+}
+
+int
+ns_pin_types(PyObject *module)
+{
+    ns_state *state = PyModule_GetState(module);
+    /* Those that the module does not show. */
+    PyObject *objects[64] = {
+        state->rwmutex_reader_type,
+        state->rwmutex_writer_type,
+        state->semaphore_hold_type,
+        state->pool_use_type,
+        state->pool_end_type,
+        state->once_function,
+        state->syncmap_iterator_type,
+    };
+    Py_ssize_t count = 0, place = 0;
+    while (objects[count] != NULL) {
+        count++;
+    }
+    PyObject *dict = PyModule_GetDict(module), *name, *each;
+    while (PyDict_Next(dict, &place, &name, &each)) {
+        if (is_type_of(module, each)) {
+            assert(count < (Py_ssize_t)Py_ARRAY_LENGTH(objects));
+            objects[count++] = each;
+        }
+    }
+    return make_immortal(objects, count);
+}
 
 /* They belong to the module they are imported from. */
 static int
