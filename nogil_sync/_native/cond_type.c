@@ -120,7 +120,7 @@ is_owned(PyObject *self)
     if (is_ours(ns_state_of(self), lock)) {
         return truth_of(PyObject_CallMethod(lock, "locked", NULL));
     }
-    int free = truth_of(PyObject_CallMethod(lock, "acquire", "O", Py_False));
+    int free = truth_of(PyObject_CallMethod(lock, "acquire", "(O)", Py_False));
     if (free < 0 || (free && call(lock, "release") < 0)) {
         return -1;
     }
