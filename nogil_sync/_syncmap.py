@@ -125,12 +125,10 @@ class SharedMap(_Base[K, V]):
         if not isinstance(other, Mapping):
             return NotImplemented
         plain = self._plain
-        size, get = (
-            (plain.__len__(other), partial(plain.get, other))
-            if isinstance(other, SharedMap)
-            else (len(other), other.get)
-        )
-        if plain.__len__(self) != size:
+        length, get = len, other.get
+        if isinstance(other, SharedMap):
+            length, get = other._plain.__len__, partial(other._plain.get, other)
+        if plain.__len__(self) != length(other):
             return False
         for key, value in plain._pairs(self):
             others = get(key, ABSENT)
