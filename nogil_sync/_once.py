@@ -32,7 +32,7 @@ import threading
 from collections.abc import Callable
 from itertools import pairwise
 from time import monotonic, sleep
-from types import FunctionType, TracebackType
+from types import FunctionType, GenericAlias, TracebackType
 from typing import Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 T = TypeVar("T")
@@ -396,6 +396,8 @@ class once_property(Generic[T]):  # noqa: N801  (named as `property` is)
     """
 
     __module__ = "nogil_sync"
+
+    __class_getitem__ = classmethod(GenericAlias)
 
     def __init__(self, func: Callable[[Any], T]) -> None:
         if not callable(func):

@@ -142,7 +142,7 @@ is_owned(PyObject *self, const held_lock *lock)
     if (is_ours(ns_state_of(self), lock->object)) {
         return truth_of(PyObject_CallMethod(lock->object, "locked", NULL));
     }
-    int free = truth_of(PyObject_CallMethod(lock->object, "acquire", "O", Py_False));
+    int free = truth_of(PyObject_CallMethod(lock->object, "acquire", "(O)", Py_False));
     if (free < 0 || (free && call(lock->object, "release") < 0)) {
         return -1;
     }

@@ -264,7 +264,7 @@ init_function(PyObject *self, PyObject *args, PyObject *kwargs)
         make_cell(self, state->once_function_cell, fn, retry) < 0) {
         return -1;
     }
-    PyObject *dressed = PyObject_CallMethod(cell_of(self), "dress", "O", self);
+    PyObject *dressed = PyObject_CallMethod(cell_of(self), "dress", "(O)", self);
     Py_XDECREF(dressed);
     return dressed == NULL ? -1 : 0;
 }
@@ -274,7 +274,7 @@ repr_function(PyObject *self)
 {
     PyObject *cell = ns_load(&((Once *)self)->cell, NS_ACQUIRE);
     return cell == NULL ? ns_repr_uninitialized(self)
-                        : PyObject_CallMethod(cell, "describe", "O", self);
+                        : PyObject_CallMethod(cell, "describe", "(O)", self);
 }
 
 static void

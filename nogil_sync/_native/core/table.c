@@ -229,6 +229,22 @@ ns_segment_any(ns_segment *s, uint32_t *group)
     return NULL;
 }
 
+ns_entry *
+ns_segment_pick(ns_segment *s)
+{
+    uint64_t bits;
+    while ((bits = ns_load(&s->groups[s->cursor].tags, NS_RELAXED) & NS_TAG_HIGH) == 0) {
+        s->cursor = (s->cursor + 1) & s->mask;
+    }
+    ns_entry *entries = s->groups[s->cursor].entries;
+    const uint64_t rest = bits & (bits - 1);
+    if (rest != 0) { /* what its words point to, the caller is likely to need next */
+        __builtin_prefetch((void *)ns_load(&entries[ns_tag_index(rest)].key, NS_RELAXED), 1);
+        __builtin_prefetch((void *)ns_load(&entries[ns_tag_index(rest)].value, NS_RELAXED), 1);
+    }
+    return &entries[ns_tag_index(bits)];
+}
+
 uint64_t
 ns_segment_end(const ns_segment *s)
 {
@@ -848,6 +864,46 @@ ns_table_lock_first(ns_table *t)
 }
 
 /* ---- The whole ---- */
+
+/* Whether some segment has a live entry, as of one moment if so. The first that has one is where
+ * the next search begins. */
+static bool
+has_entry(ns_table *t)
+{
+    bool found = false;
+    ns_section section = ns_epoch_enter();
+    ns_directory *d = ns_load(&t->directory, NS_ACQUIRE);
+    const uint64_t start = ns_load(&t->start, NS_RELAXED);
+    /* The walk goes round: the segment that it began in is looked at twice. */
+    uint64_t i = d != NULL ? index_in(d, start) : 0;
+    for (int wrapped = 0; d != NULL && wrapped < 2 && !found;) {
+        ns_segment *s = next_in(d, &i);
+        if (s == NULL) {
+            i = 0;
+            wrapped++;
+            continue;
+        }
+        found = ns_load(&s->live, NS_RELAXED) != 0;
+        if (found && s->prefix != start) {
+            ns_store(&t->start, s->prefix, NS_RELAXED);
+        }
+    }
+    ns_epoch_leave(section);
+    return found;
+}
+
+bool
+ns_table_is_empty(ns_table *t)
+{
+    if (has_entry(t)) {
+        return false;
+    }
+    ns_segment *s = ns_table_lock_first(t); /* double-checks what we saw */
+    if (s != NULL) {
+        ns_lock_release(&s->lock);
+    }
+    return s == NULL;
+}
 
 static size_t
 sum(ns_table *t, size_t (*of)(const ns_segment *))
