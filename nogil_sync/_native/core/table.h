@@ -121,7 +121,7 @@ typedef struct ns_segment {
     uint8_t depth;
     _Atomic bool moved;
     /* When retired: under the structure lock. */
-    struct ns_segment *next;
+    _Atomic(struct ns_segment *) next;
     uint64_t stamp;
     char apart[NS_LINE - 24]; /* readers' line is not the writers' */
     /* Under `lock`; the counts may be read without it. */
@@ -140,7 +140,7 @@ typedef struct ns_segment {
 } ns_segment;
 
 typedef struct ns_directory {
-    struct ns_directory *next; /* when retired */
+    _Atomic(struct ns_directory *) next; /* when retired */
     uint64_t stamp;
     uint32_t deepest; /* segments as deep as the directory; under the structure lock */
     uint8_t depth;
@@ -156,9 +156,10 @@ typedef struct ns_table {
     _Atomic uint32_t spread;   /* so many segments writers needed: not merged below */
     _Atomic uint32_t unneeded; /* how often that prevented a merge since */
     _Atomic uint64_t start; /* where a search for any entry begins */
-    ns_segment *old[2], *new[2]; /* the rebuild that is being published, if any */
-    ns_segment *retired;
-    ns_directory *retired_directories;
+    /* The rebuild that is being published, if old[0] is set; noted for the child of a fork. */
+    _Atomic(ns_segment *) old[2], new[2];
+    _Atomic(ns_segment *) retired;
+    _Atomic(ns_directory *) retired_directories;
 } ns_table;
 
 /* How a stored key compares with the one looked for; called in sections and under locks. */
