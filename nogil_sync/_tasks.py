@@ -1,6 +1,6 @@
 """The machinery of `TaskGroup`: which tasks wait, who runs them, and when all are done.
 
-State changes only in sections (see `_threading._guard`): straight-line code under a guard that no
+State changes only in sections (see `_guard`): straight-line code under a guard that no
 signal handler, finaliser or ``KeyboardInterrupt`` can interrupt.  So every count below is exact
 at any moment, whatever interrupted whom, and user code never runs under a lock.
 
@@ -37,9 +37,9 @@ from concurrent.futures import CancelledError, Executor, Future, wait
 from contextvars import copy_context
 from typing import Any, Literal
 
-from ._backend import Event
-from ._threading._guard import guard_of
-from ._threading._sleep import closed_gate, sleep_at
+from ._backend import Event, guard_of
+from ._sleep import closed_gate, sleep_at
+from ._spawn import Thread
 
 # Seconds after which a worker without work ends.  It holds up the end of a program whose group
 # is never left, so it is short.
@@ -238,7 +238,8 @@ class Tasks:
         state = "left"
         added = wake = False
         try:
-            with self.guard:
+            self.guard.held = True
+            try:
                 state = self.state
                 if state != "new" and state != "left" and not self.cancelled:  # noqa: PLR1714
                     added = True
@@ -254,6 +255,8 @@ class Tasks:
                         if self.unplaced is None:
                             self.unplaced = task
                         wake = state == "leaving"
+            finally:
+                del self.guard.held
             if added:
                 self.advance(task)
         except BaseException as error:
@@ -293,7 +296,8 @@ class Tasks:
             wake = below = None
             started = wake_joiner = False
             try:
-                with self.guard:
+                self.guard.held = True
+                try:
                     if self.waiting > self.summoned and self.generation == _generation:
                         wake = self.idle
                         if wake is not None:
@@ -308,13 +312,16 @@ class Tasks:
                             started = fresh.summoned = True
                             self.workers += 1
                             self.summoned += 1
+                finally:
+                    del self.guard.held
                 if started:
-                    fresh.thread = threading.Thread(
-                        target=self.work, args=(fresh,), name="TaskGroup worker", daemon=False
+                    fresh.thread = Thread(
+                        target=self.work, args=(fresh,), name="TaskGroup worker"
                     )
                     fresh.thread.start()
             except BaseException:
-                with self.guard:
+                self.guard.held = True
+                try:
                     if started and not fresh.begun:
                         fresh.void = True
                         self.workers -= 1
@@ -322,6 +329,8 @@ class Tasks:
                             fresh.summoned = False
                             self.summoned -= 1
                         wake_joiner = True
+                finally:
+                    del self.guard.held
                 raise
             finally:
                 if wake is not None:
@@ -346,7 +355,8 @@ class Tasks:
             task = None
             outer = _thread.placing
             try:
-                with self.guard:
+                self.guard.held = True
+                try:
                     task = self.unplaced
                     if self.slots >= self.limit or self.cancelled or self.generation != _generation:
                         task = None
@@ -354,6 +364,8 @@ class Tasks:
                         self.unplaced = task.next
                         task.slot = True
                         self.slots += 1
+                finally:
+                    del self.guard.held
                 if task is not None:
                     _thread.placing = self
                     executor.submit(task.begin).add_done_callback(task.settled)
@@ -382,7 +394,8 @@ class Tasks:
             # (Nothing may go away by being replaced in a section: it could be the last reference.)
             previous = above = below = task = None
             over = wake = False
-            with self.guard:
+            self.guard.held = True
+            try:
                 task = self.first
                 if worker.void or self.generation != _generation:
                     over = True
@@ -407,6 +420,8 @@ class Tasks:
                             self.idle = worker
                             if below is not None:
                                 below.above = worker
+            finally:
+                del self.guard.held
             if over:
                 if wake:
                     try:
@@ -420,7 +435,8 @@ class Tasks:
                 return task
             below = None
             woken = worker.gate.acquire(True, _IDLE)
-            with self.guard:
+            self.guard.held = True
+            try:
                 if worker.idle:
                     worker.idle = False
                     worker.tired = not woken
@@ -433,6 +449,8 @@ class Tasks:
                         above.below = below
                     if below is not None:
                         below.above = above
+            finally:
+                del self.guard.held
 
     def attend(
         self, task: Task, worker: _Worker | None = None, error: BaseException | None = None
@@ -461,7 +479,8 @@ class Tasks:
         before = after = None
         mine = wake = False
         try:
-            with self.guard:
+            self.guard.held = True
+            try:
                 if (
                     task.phase == "waiting"
                     and (drop or task.slot or self.slots < self.limit)
@@ -490,6 +509,8 @@ class Tasks:
                     if worker is not None and worker.summoned:
                         worker.summoned = False
                         self.summoned -= 1
+            finally:
+                del self.guard.held
             if mine:
                 task.outer = outer
                 _thread.task = task
@@ -507,7 +528,8 @@ class Tasks:
             if mine:
                 _thread.task = outer
                 try:
-                    with self.guard:
+                    self.guard.held = True
+                    try:
                         task.phase = "done"
                         self.running -= 1
                         if task.slot:
@@ -516,6 +538,8 @@ class Tasks:
                             self.waiting + self.running == 0
                             or (self.executor is not None and self.first is not None)
                         )
+                    finally:
+                        del self.guard.held
                 finally:
                     if wake:
                         try:
@@ -566,9 +590,12 @@ class Tasks:
         """Cancel what waits, and tell what runs."""
         first = False
         try:
-            with self.guard:
+            self.guard.held = True
+            try:
                 first = not self.cancelled
                 self.cancelled = True
+            finally:
+                del self.guard.held
         finally:
             self.event.set()
         if first:
@@ -603,10 +630,13 @@ class Tasks:
                         pass  # no thread to be had, as before
                 continue
             left = False
-            with self.guard:
+            self.guard.held = True
+            try:
                 if self.waiting + self.running == 0:
                     self.state = "left"
                     left = True
+            finally:
+                del self.guard.held
             if left:
                 break
             sleep_at(self.gate, None)
@@ -617,7 +647,8 @@ class Tasks:
         while True:
             wake = None
             try:
-                with self.guard:
+                self.guard.held = True
+                try:
                     wake = self.idle
                     if wake is not None:
                         self.idle = below = wake.below
@@ -625,6 +656,8 @@ class Tasks:
                             below.above = None
                         wake.below = None
                         wake.idle = False
+                finally:
+                    del self.guard.held
             finally:
                 if wake is not None:
                     try:
@@ -647,9 +680,12 @@ class Tasks:
     def abandon(self) -> None:
         """Leave without waiting: nothing is taken or begun any more."""
         try:
-            with self.guard:
+            self.guard.held = True
+            try:
                 self.state = "left"
                 self.cancelled = True
+            finally:
+                del self.guard.held
         finally:
             self.event.set()
         self.drop_waiting()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from .._once import ABSENT, Cell, FunctionCell, Signature, once_property
-from ._object import SyncObject, uninitialized
+from .._object import SyncObject, uninitialized
 
 __all__ = ["Once", "OnceFunction", "once", "once_property"]
 
