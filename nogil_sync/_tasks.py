@@ -20,10 +20,10 @@ Who comes for the waiting tasks?
   the executor then begins too late finds the task taken.
 
 An interrupt leaves nothing half done: what a section began is finished in a ``finally`` or
-undone in an ``except`` that starts with a section, and so cannot be interrupted itself.  What
-Python's own code does when interrupted is beyond this: one inside ``Thread.start`` may come out as
-a ``RuntimeError``, or leave a thread that hangs before it gets here (nobody waits for it); one
-inside ``Future.result`` may leave the future locked, so that its task cannot end.
+undone in an ``except`` that starts with a section, and so cannot be interrupted itself.  The
+locks of Python's own code that an interrupt could leave locked are kept from that: that of a future
+by `_Condition`, those of the `threading` module by `_spawn.Thread`.  What an interrupt inside an
+executor's own ``submit`` does to the executor is beyond this.
 
 In the child of a fork a `Tasks` of the parent is *stale*: nothing of it is begun any more, joining
 it does not wait, and its group goes on with a fresh one.
@@ -35,9 +35,11 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Executor, Future, wait
 from contextvars import copy_context
+from operator import attrgetter
 from typing import Any, Literal
 
 from ._backend import Event, guard_of
+from ._guard import Guard
 from ._sleep import closed_gate, sleep_at
 from ._spawn import Thread
 
@@ -57,6 +59,27 @@ class _Thread(threading.local):
 
 
 _thread = _Thread()
+
+
+class _Condition(threading.Condition):
+    """A condition over a guard, so that no interrupt leaves a future locked.
+
+    ``with`` finds the methods of the guard here, and not those of the base class: these are
+    Python functions, and an interrupt can come before they do anything.
+    """
+
+    __enter__ = property(attrgetter("guard.__enter__"))  # type: ignore[assignment]
+    __exit__ = property(attrgetter("guard.__exit__"))  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        self.guard = Guard()
+        super().__init__(self.guard)
+
+
+def _new_future() -> "Future[Any]":
+    future: Future[Any] = Future()
+    future._condition = _Condition()
+    return future
 
 
 class Task:
@@ -233,7 +256,7 @@ class Tasks:
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> "Future[Any]":
         """Take a task.  A cancelled group returns it cancelled."""
-        future: Future[Any] = Future()
+        future = _new_future()
         task = Task(self, future, fn, args, kwargs)
         state = "left"
         added = wake = False

@@ -15,8 +15,9 @@
  * A waiter detaches and waits until the lock was free, re-attaches, and tries again. It must not
  * hold the lock while it re-attaches: at shutdown that may never return.
  */
-#include "core/lock.h"
 #include "object.h"
+
+#include "core/lock.h"
 
 typedef struct {
     PyObject_HEAD
