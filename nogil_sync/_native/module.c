@@ -62,6 +62,7 @@ exec_module(PyObject *module)
         ns_add_counters,
         ns_add_mutex,
         ns_add_event,
+        ns_add_guard,
         ns_add_rwmutex,
         ns_add_semaphore,
         ns_add_channel,

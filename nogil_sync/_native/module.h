@@ -48,6 +48,7 @@ int ns_add_atomic_ref(PyObject *module);
 int ns_add_counters(PyObject *module);
 int ns_add_mutex(PyObject *module);
 int ns_add_event(PyObject *module);
+int ns_add_guard(PyObject *module);
 int ns_add_rwmutex(PyObject *module);
 int ns_add_semaphore(PyObject *module);
 int ns_add_channel(PyObject *module);

@@ -10,8 +10,8 @@ from types import GenericAlias
 from typing import Any, ClassVar, Generic, NoReturn, SupportsIndex, TypeVar, overload
 
 from ._arguments import exact_int
-from ._guard import Guard, guard_of
-from ._object import SyncObject, uninitialized
+from .._guard import Guard, guard_of
+from .._object import SyncObject, uninitialized
 
 T = TypeVar("T")
 

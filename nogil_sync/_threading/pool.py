@@ -14,8 +14,8 @@ from typing import Any, Generic, NoReturn, SupportsIndex, TypeVar
 from .._performance import Unraisable
 from ._ageing import register
 from ._arguments import exact_int
-from ._guard import Guard, guard_of
-from ._object import SyncObject, uninitialized
+from .._guard import Guard, guard_of
+from .._object import SyncObject, uninitialized
 
 T = TypeVar("T")
 

@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, TypeVarTuple, o
 from .._once import ABSENT
 from .._syncmap import NO_DEFAULT, SharedMap, load_or_compute
 from ._arguments import wait_timeout
-from ._guard import Guard, guard_of
-from ._object import SyncObject
+from .._guard import Guard, guard_of
+from .._object import SyncObject
 from .atomics import AtomicBool
 
 if TYPE_CHECKING:
