@@ -73,7 +73,9 @@
 typedef struct ns_mutex {
     _Atomic uint32_t word;
     ns_waitq queue;
-    ns_waiter *heir; /* under the queue's lock */
+    ns_waiter *heir;           /* under the queue's lock; so are */
+    uint32_t asked;            /* when the last waiter went to sleep that left no heir; see long_holds */
+    _Atomic uint32_t slowness; /* how often it was held for long, lately; read without the lock */
 } ns_mutex;
 
 /* Takes the lock if it is free. */
