@@ -18,8 +18,8 @@
 #ifndef NS_MUTEX_LONG
 #define NS_MUTEX_LONG 50000 /* waiting for a holder that takes this long is not worth being awake for */
 #endif
-#define SLOW 2u     /* from this slowness on nobody waits awake */
-#define SLOWEST 8u  /* it is counted up to */
+#define SLOW 4u     /* from this slowness on nobody waits awake */
+#define SLOWEST 16u /* it is counted up to */
 #define SHORTEST_GAP 1000 /* between two looks of the heir, doubling up to */
 #define LONGEST_GAP 8000
 
@@ -44,7 +44,7 @@ lock_queue(ns_mutex *m)
     }
 }
 
-/* ---- How long the lock is held. With the queue locked, but for is_slow. ---- */
+/* ---- How long the lock is held. A guess, which races may spoil. ---- */
 
 /* Whether its holders are rather slow: then the first in line sleeps until a release. */
 static bool
@@ -53,13 +53,18 @@ is_slow(ns_mutex *m)
     return ns_load(&m->slowness, NS_RELAXED) >= SLOW;
 }
 
-/* Takes note that a waiter who came at any moment of a hold waited for long, or not. */
+/* Takes note of how long a waiter had to wait for a release. Long waits count twice: whoever
+ * stays awake through one spends more than a sleep would have cost, and brief ones occur by chance
+ * however long the lock is held. */
 static void
-note_hold(ns_mutex *m, bool is_long)
+note_wait(ns_mutex *m, int64_t waited)
 {
     uint32_t slowness = ns_load(&m->slowness, NS_RELAXED);
-    if (is_long ? slowness < SLOWEST : slowness > 0) {
-        ns_store(&m->slowness, is_long ? slowness + 1 : slowness - 1, NS_RELAXED);
+    if (waited >= NS_MUTEX_LONG) {
+        ns_store(&m->slowness, slowness + 2 <= SLOWEST ? slowness + 2 : SLOWEST, NS_RELAXED);
+    }
+    else if (slowness > 0) {
+        ns_store(&m->slowness, slowness - 1, NS_RELAXED);
     }
 }
 
@@ -116,8 +121,8 @@ release(ns_mutex *m)
     const int64_t now = ns_now();
     const bool asleep = m->heir == NULL;
     ns_waiter *next = asleep ? ns_waitq_first(&m->queue) : m->heir;
-    if (next != NULL && (asleep || next->impatient)) {
-        note_hold(m, asleep && stamp(now) - m->asked >= stamp(NS_MUTEX_LONG));
+    if (asleep && next != NULL) {
+        note_wait(m, (int64_t)(stamp(now) - m->asked) << 10);
     }
     if (next != NULL && (asleep ? now - next->since >= NS_MUTEX_STARVING : next->impatient)) {
         /* Hand over: the word stays LOCKED and nobody can barge. */
@@ -199,15 +204,12 @@ enter_step(void *object, ns_waiter *w)
 /* The heir takes the lock if it is free, and leaves the queue. Under the queue's lock, so that no
  * release can hand it a lock that it has just taken. */
 static bool
-take(ns_mutex *m, ns_waiter *w, bool waited)
+take(ns_mutex *m, ns_waiter *w)
 {
     ns_waiter *woken = NULL;
     lock_queue(m);
     bool taken = m->heir == w && ns_mutex_try_lock(m);
     if (taken) {
-        if (waited) {
-            note_hold(m, false);
-        }
         ns_waitq_remove(&m->queue, w);
         m->heir = NULL;
         if (m->queue.head == NULL) {
@@ -237,13 +239,10 @@ demand(ns_mutex *m, ns_waiter *w)
 /* The heir goes to sleep, unless the lock has come free. It gives up its demand: a hand-over to a
  * sleeper leaves the lock idle for a wake-up, so only a starving one gets that. */
 static void
-nap(ns_mutex *m, ns_waiter *w, bool waited)
+nap(ns_mutex *m, ns_waiter *w)
 {
     lock_queue(m);
     if (m->heir == w && (ns_or(&m->word, VISIT, NS_RELAXED) & LOCKED)) {
-        if (waited) {
-            note_hold(m, true);
-        }
         w->impatient = false;
         ns_store(&w->state, PARKED, NS_RELAXED);
         sleep_on(m, ns_now());
@@ -284,15 +283,11 @@ stand_back(ns_waiter *w, int64_t until)
 /* Until the lock is ours (true), or w is heir no more or the deadline has passed (false). With
  * `awake` false it only looks whether the lock is free. */
 static bool
-look(ns_mutex *m, ns_waiter *w, int64_t deadline, bool awake)
+look(ns_mutex *m, ns_waiter *w, int64_t deadline, bool awake, bool *waited)
 {
-    const bool alone = ns_cpu_count() == 1; /* then nothing happens while we look */
     int64_t gap = SHORTEST_GAP;
-    if (w->heir_since == 0) {
-        w->heir_since = ns_now();
-    }
-    for (bool waited = false; ns_load(&w->state, NS_ACQUIRE) == HEIR; waited = true) {
-        if ((alone || is_idle(m)) && take(m, w, waited)) {
+    for (; ns_load(&w->state, NS_ACQUIRE) == HEIR; *waited = true) {
+        if ((!awake || is_idle(m)) && take(m, w)) {
             return true;
         }
         int64_t now = ns_now();
@@ -300,7 +295,7 @@ look(ns_mutex *m, ns_waiter *w, int64_t deadline, bool awake)
             return false;
         }
         if (!awake || now - w->heir_since >= NS_MUTEX_NAP) {
-            nap(m, w, awake);
+            nap(m, w);
             return false;
         }
         if (!w->impatient &&
@@ -313,14 +308,23 @@ look(ns_mutex *m, ns_waiter *w, int64_t deadline, bool awake)
     return false;
 }
 
-/* The same, awake if that may pay and not too many threads spin. */
+/* The same, awake if that may pay and not too many threads spin. (On one processor none may: nothing
+ * happens there while we look.) */
 static bool
 reign(ns_mutex *m, ns_waiter *w, int64_t deadline)
 {
+    if (w->heir_since == 0) {
+        w->heir_since = ns_now();
+    }
+    const int64_t since = w->heir_since;
     const bool awake = !is_slow(m) && ns_spin_begin();
-    bool taken = look(m, w, deadline, awake);
+    bool waited = false; /* else the lock was free at once, which tells nothing */
+    const bool taken = look(m, w, deadline, awake, &waited);
     if (awake) {
         ns_spin_end();
+        if (waited) {
+            note_wait(m, ns_now() - since);
+        }
     }
     return taken;
 }
