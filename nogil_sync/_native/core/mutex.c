@@ -322,7 +322,7 @@ reign(ns_mutex *m, ns_waiter *w, int64_t deadline)
     const bool taken = look(m, w, deadline, awake, &waited);
     if (awake) {
         ns_spin_end();
-        if (waited) {
+        if (waited && (taken || ns_load(&w->state, NS_RELAXED) != HEIR)) {
             note_wait(m, ns_now() - since);
         }
     }
