@@ -132,6 +132,7 @@ check_steps(void)
         CHECK(steps->wait(&mutex, &first, ns_now() + MILLISECOND) == NS_TIMED_OUT);
     }
     first.since -= 1000 * MILLISECOND;
+    ns_store(&mutex.slowness, 0, NS_RELAXED);
     CHECK(ns_mutex_unlock(&mutex) && ns_mutex_is_locked(&mutex));
     CHECK(state_of(&second) == HEIR && steps->cancel(&mutex, &first));
     CHECK(ns_mutex_unlock(&mutex) && steps->wait(&mutex, &second, NS_FOREVER) == NS_SERVED);
@@ -274,6 +275,7 @@ test_fork(void)
     pid_t child = fork();
     CHECK(child >= 0);
     if (child == 0) {
+        ns_store(&mutex.slowness, 0, NS_RELAXED);
         ns_waiter fresh = {0}; /* the first in line, though the parent had an heir */
         CHECK(!steps->enter(&mutex, &fresh) && mutex.heir == &fresh);
         CHECK(!steps->cancel(&mutex, &fresh));
