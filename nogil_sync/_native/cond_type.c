@@ -191,15 +191,17 @@ lock_again_once(const held_lock *lock, PyObject *saved, ns_waiter *w)
 }
 
 /* Takes the lock again, through all interruptions; then the first exception counts, be it one that was
- * set before. A foreign lock whose acquire raises an Exception, perhaps for ever, is given up. */
+ * set before. A foreign lock whose acquire raises an Exception, perhaps for ever, is given up, and any
+ * lock at interpreter finalization. */
 static int
 lock_again(PyObject *self, const held_lock *lock, PyObject *saved, ns_waiter *w)
 {
     PyObject *first = PyErr_GetRaisedException();
     while (lock_again_once(lock, saved, w) < 0) {
         PyObject *error = PyErr_GetRaisedException();
-        bool given_up =
-            !((Cond *)self)->sound && PyObject_TypeCheck(error, (PyTypeObject *)PyExc_Exception);
+        PyObject *final =
+            ((Cond *)self)->sound ? PyExc_PythonFinalizationError : PyExc_Exception;
+        bool given_up = PyObject_TypeCheck(error, (PyTypeObject *)final);
         if (first == NULL) {
             first = error;
         }
@@ -259,6 +261,9 @@ wait_holding(PyObject *self, const held_lock *lock, ns_patience patience, int64_
 {
     if (require_lock(self, lock, "cannot wait on un-acquired lock") < 0) {
         return -1;
+    }
+    if (patience != NS_DO_NOT_WAIT && ns_is_last(self)) {
+        return ns_waits_in_vain();
     }
     ns_waiter *w = ns_waiter_new();
     if (w == NULL) {
@@ -414,10 +419,35 @@ release(PyObject *self, PyObject *Py_UNUSED(unused))
     return result;
 }
 
+/* What `enter` gives counts only once it is entered: a foreign lock's acquire may return anything. */
+static int
+enter_foreign(PyObject *self)
+{
+    PyObject *result = acquire(self, NULL, 0, NULL);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+static int
+leave_foreign(PyObject *self)
+{
+    PyObject *lock = lock_of(self);
+    return lock == NULL ? -1 : call(lock, "release");
+}
+
 static PyObject *
 enter(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    return acquire(self, NULL, 0, NULL);
+    PyObject *lock = lock_of(self);
+    if (lock != NULL && is_plain(self)) {
+        return ns_mutex_type_enter(lock, NULL);
+    }
+    PyObject *result = lock ? acquire(self, NULL, 0, NULL) : NULL;
+    if (result != NULL && ns_is_interrupted() &&
+        ns_enter_again(self, enter_foreign, leave_foreign) < 0) {
+        Py_CLEAR(result);
+    }
+    return result;
 }
 
 static PyObject *

@@ -16,6 +16,7 @@
 #include "ageing.h"
 #include "arguments.h"
 #include "core/pool.h"
+#include "detach.h"
 #include "docs.h"
 #include "object.h"
 #include "tryref.h"
@@ -553,7 +554,7 @@ enter_twice(void)
 }
 
 static PyObject *
-use_enter(PyObject *self, PyObject *Py_UNUSED(unused))
+use_take(PyObject *self)
 {
     Use *u = (Use *)self;
     PyObject *none = NULL;
@@ -576,6 +577,31 @@ use_enter(PyObject *self, PyObject *Py_UNUSED(unused))
         enter_twice();
     }
     return NULL;
+}
+
+/* The item goes back unused. */
+static int
+use_undo(PyObject *self)
+{
+    PyObject *item = ns_swap(&((Use *)self)->item, NULL, NS_ACQUIRE);
+    int kept = item ? keep(((Use *)self)->pool, item) : 0;
+    Py_XDECREF(item);
+    return kept;
+}
+
+static PyObject *
+use_enter(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    for (int turn = 0;; turn++) {
+        PyObject *item = use_take(self);
+        if (item == NULL || !ns_is_interrupted() || turn == NS_ENTER_AGAIN) {
+            return item;
+        }
+        Py_DECREF(item);
+        if (use_undo(self) < 0 || ns_run_handlers() < 0) {
+            return NULL;
+        }
+    }
 }
 
 static PyObject *
