@@ -19,6 +19,11 @@
  * buffer when the poll looks, and the stamp is old enough: so the replacement must be visible before the stamp is read.
  *
  * FENCES: the way without membarrier, where readers, writers and polls each have a full fence of their own.
+ *
+ * REFUSED: membarrier may fail at any poll, and from then on all have fences of their own. A reader stores its
+ * record and then looks whether it needs one. A poll is not sure, and frees nothing, until each store that was
+ * in a buffer at the refusal has become visible: which buffers do in a bounded time, long before park.c takes it
+ * for granted. LOOKS_FIRST, where the reader looks before it stores, fails; so do polls that do not wait.
  */
 #ifdef SMALL
 #define READERS 1
@@ -48,6 +53,11 @@ byte now = 2; /* written by polls alone, by read-modify-writes: in no buffer */
 
 typedef buffer { byte address[DEPTH]; byte value[DEPTH]; byte count };
 buffer pending[THREADS];
+
+#ifdef REFUSED
+bit own; /* all have fences of their own */
+byte older[THREADS]; /* stores in a thread's buffer from before that */
+#endif
 
 bit freed[OBJECTS + 1];
 bit retired[OBJECTS + 1];
@@ -93,6 +103,9 @@ inline flush_one(t) {
 	:: else -> break
 	od;
 	pending[t].count--;
+#ifdef REFUSED
+	older[t] = (older[t] > 0 -> older[t] - 1 : 0);
+#endif
 	pending[t].address[pending[t].count] = 0;
 	pending[t].value[pending[t].count] = 0;
 	k = 0
@@ -121,6 +134,7 @@ end:	do
 
 proctype reader(byte me) {
 	byte e, p, k, n;
+	bit fences;
 	do
 	:: n == SECTIONS -> break
 	:: else ->
@@ -130,7 +144,20 @@ proctype reader(byte me) {
 		load(PTR, p);
 		store(me, e);
 #else
+#if defined(REFUSED) && defined(LOOKS_FIRST)
+		fences = own;
+#endif
 		store(me, e);
+#ifdef REFUSED
+#ifndef LOOKS_FIRST
+		fences = own;
+#endif
+		if
+		:: fences -> drain(me)
+		:: else
+		fi;
+		fences = 0;
+#endif
 #ifdef FENCES
 #ifndef READER_WITHOUT_FENCE
 		drain(me);
@@ -171,7 +198,36 @@ inline poll() {
 	/* Its own read-modify-write is the fence. */
 	skip;
 #elif !defined(NO_BARRIER)
+#ifdef REFUSED
+	if
+	:: !own ->
+		d_step {
+			own = 1;
+			do
+			:: t < POLLER -> older[t] = pending[t].count; t++
+			:: t == POLLER -> break
+			od
+		}
+	:: t = 0
+	fi;
+	sure = 1;
+	if
+	:: own ->
+		t = 0;
+#ifndef TRUSTS_AT_ONCE
+		do
+		:: t < POLLER ->
+			sure = (older[t] > 0 -> 0 : sure);
+			t++
+		:: t == POLLER -> break
+		od;
+#endif
+		t = POLLER
+	:: else -> t = 0
+	fi;
+#else
 	t = 0;
+#endif
 	do
 	:: t < POLLER ->
 #ifdef BARRIER_MISSES_THE_WRITER
@@ -193,6 +249,9 @@ inline poll() {
 #endif
 	now++;
 	least = now;
+#ifdef REFUSED
+	least = (sure -> least : 0); /* nothing is below */
+#endif
 	t = 0;
 	do
 	:: t < READERS ->
@@ -225,6 +284,7 @@ inline poll() {
 
 proctype poller(byte me) {
 	byte t, least, k, n;
+	bit sure;
 	do
 	:: n < 2 -> poll(); n++
 	:: n == 2 -> break

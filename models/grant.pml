@@ -19,7 +19,7 @@ inline unlock_queue() { queue_held = 0 }
 
 proctype waiter(byte me) {
 	mtype seen;
-	bit may_time_out = (me == 0), served;
+	bit may_time_out = (me == 0), may_give_way = (me == 1), served;
 	lock_queue();
 	alive[me] = 1;
 	state[me] = WAITING;
@@ -52,6 +52,15 @@ proctype waiter(byte me) {
 		};
 		if
 		:: !asleep[me]
+		:: may_give_way -> /* for a handler that uses the object: what was granted goes back */
+			may_give_way = 0;
+			asleep[me] = 0;
+			lock_queue();
+			if
+			:: state[me] == GRANTED -> state[me] = WAITING; linked[me] = 1; in_line++
+			:: else
+			fi;
+			unlock_queue()
 		:: may_time_out -> /* cancel */
 			may_time_out = 0;
 			asleep[me] = 0;

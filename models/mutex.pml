@@ -2,7 +2,7 @@
  *
  * One step here is one atomic step there. The word's bits are `locked` and `visit` (QUEUED steers nothing);
  * what is under the queue's lock is marked q(...). Time is left out: whatever depends on a clock (patience, naps,
- * starving, time-outs, signals) may happen at any moment, a time-out or a signal once a thread.
+ * starving, slowness, time-outs, signals) may happen at any moment, a time-out or a signal once a thread.
  *
  * Properties
  *   exclusion        never two in the critical section (assert)
@@ -118,6 +118,27 @@ inline await_turn() {
 	fi;
 	next = NONE;
 	if
+	:: heir == me -> /* if the lock is slow it sleeps at once */
+		if
+		:: true
+		:: true ->
+#ifdef SLOW_ASKS_FOR_NO_VISIT
+			was_locked = locked;
+#else
+			atomic { was_locked = locked; visit = 1 };
+#endif
+#ifdef SLOW_LOOKS_NOT
+			was_locked = 1;
+#endif
+			if
+			:: was_locked -> heir = NONE
+			:: else
+			fi;
+			was_locked = 0
+		fi
+	:: else
+	fi;
+	if
 	:: heir == me -> state[me] = HEIR
 	:: else -> state[me] = PARKED
 	fi
@@ -162,12 +183,18 @@ inline release() {
 hand_over:
 	remove(next);
 	impatient[next] = 0;
-	choose_heir(woken);
+	if
+	:: choose_heir(woken);
 #ifdef HAND_OVER_FREES
-	atomic { locked = 0; visit = 0 };
+		atomic { locked = 0; visit = 0 };
 #else
-	visit = 0;
+		visit = 0;
 #endif
+	:: heir = NONE; /* if the lock is slow */
+#ifdef SLOW_HAND_OVER_ASKS_FOR_NO_VISIT
+		visit = 0;
+#endif
+	fi;
 	state[next] = GRANTED;
 	if
 	:: was_asleep -> granted = next

@@ -24,6 +24,7 @@ backend: str = _choose()
 
 if TYPE_CHECKING or backend == "threading":
     # Type checkers always see the pure classes: they are the typed specification.
+    from ._guard import guard_of
     from ._threading import (
         AtomicBool,
         AtomicInt32,
@@ -74,6 +75,7 @@ else:
             ShardedFloatCounter,
             SyncMap,
             WaitGroup,
+            guard_of,
             is_pinned,
             once,
             once_property,

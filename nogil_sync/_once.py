@@ -31,9 +31,15 @@ import sysconfig
 import threading
 from collections.abc import Callable
 from itertools import pairwise
-from time import monotonic, sleep
-from types import FunctionType, TracebackType
-from typing import Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
+from time import monotonic
+from types import (
+    FunctionType,
+    GenericAlias,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    TracebackType,
+)
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -231,42 +237,63 @@ class Cell(Generic[T]):
 
 # Before 3.14 an interpreter without the GIL does not survive threads that raise one exception
 # object at the same time (concurrent.futures has the same trouble): each frame that it passes
-# through replaces its traceback, unsynchronised. Only the interpreter could lock that. So raises
-# in different threads are kept apart by this many seconds at least, within which an exception
-# finds its handler, if its thread is let run. No proof, but in practice the difference between
-# a crash within milliseconds and none. A safe interpreter needs no turns.
-_TURN = 0.005 if sys.version_info < (3, 14) and sysconfig.get_config_var("Py_GIL_DISABLED") else 0.0
+# through replaces its traceback, unsynchronised. There each thread raises an object of its own.
+_SHAREABLE = sys.version_info >= (3, 14) or not sysconfig.get_config_var("Py_GIL_DISABLED")
+
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that is not built in
+_PARTS = [
+    vars(BaseException)[name] for name in ("args", "__cause__", "__context__", "__suppress_context__")
+]
+_dict_of = vars(BaseException)["__dict__"].__get__
 
 
-class _Turns:
-    """Who may raise when: one thread in `_TURN` seconds, and a pause before another does."""
+def _copied(error: BaseException) -> BaseException:
+    """A copy with the same parts, attributes and slots, made without calling the class's code."""
+    kind = type(error)
+    built_in: Any = next(each for each in kind.__mro__ if not each.__flags__ & _HEAP_TYPE)
+    copied: BaseException = built_in.__new__(kind, *error.args)
+    if type(copied) is not kind:
+        raise TypeError
+    attributes = _dict_of(copied)
+    attributes.update(_dict_of(error))
+    notes = attributes.get("__notes__")
+    if type(notes) is list:
+        attributes["__notes__"] = notes.copy()
+    for each in kind.__mro__:
+        for name, field in vars(each).items() if issubclass(each, BaseException) else ():
+            if isinstance(field, MemberDescriptorType | GetSetDescriptorType) and name[:2] != "__":
+                try:
+                    field.__set__(copied, field.__get__(error))
+                except (AttributeError, TypeError):
+                    pass  # not set, or read-only: then it comes from the arguments
+    for part in _PARTS:
+        part.__set__(copied, part.__get__(error))
+    return copied
 
-    __slots__ = ("taken",)
 
-    def __init__(self) -> None:
-        self.taken: dict[int, int] = {}
+def _twin(error: BaseException) -> BaseException:
+    """An exception for another thread to raise: a copy, or what tells why there is none."""
+    try:
+        return _copied(error)
+    except Exception:
+        pass
+    try:  # a class in C, perhaps, which is made in another way
+        from copy import copy
 
-    def wait(self) -> None:
-        """Take the first turn there is, which for the only thread is right now."""
-        me = threading.get_ident()
-        now = turn = int(monotonic() / _TURN)
-        taken = self.taken
-        while not (
-            taken.get(turn - 1, me) == taken.get(turn + 1, me) == me
-            and taken.setdefault(turn, me) == me
-        ):
-            turn += 1
-        if len(taken) > 100:
-            for old in [each for each in list(taken) if each < now - 1]:
-                taken.pop(old, None)
-        if turn != now:
-            sleep(max(0.0, turn * _TURN - monotonic()))
+        copied = copy(error)
+        if type(copied) is type(error) and copied is not error:
+            return copied
+    except Exception:
+        pass
+    wrapped = RuntimeError("another thread's exception, which cannot be copied for this one")
+    wrapped.__cause__ = error
+    return wrapped
 
 
 class Failure:
     """An exception that is raised again and again, as it was the first time."""
 
-    __slots__ = ("context", "error", "traceback", "turns")
+    __slots__ = ("context", "error", "model", "thread", "traceback")
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -274,12 +301,14 @@ class Failure:
         # Without our own frame, in which it was caught.
         whole = error.__traceback__
         self.traceback: TracebackType | None = whole and whole.tb_next
-        self.turns = _Turns()
+        self.thread = threading.get_ident()
+        # Nobody raises or changes the model, so that others can copy it meanwhile.
+        self.model = None if _SHAREABLE else _twin(error)
 
     def throw(self) -> NoReturn:
-        if _TURN:
-            self.turns.wait()
-        error = self.error
+        error: BaseException = self.error
+        if self.model is not None and threading.get_ident() != self.thread:
+            error = _twin(self.model)
         error.__traceback__ = self.traceback
         try:
             raise error
@@ -351,7 +380,7 @@ def _required_parameter(fn: Callable[..., object]) -> str | None:
     return None
 
 
-class Signature:
+class _Signature:
     """``__signature__`` of a decorated function: no parameters, and the function's annotation."""
 
     def __get__(self, wrapper: Any, owner: type) -> Any:
@@ -363,6 +392,39 @@ class Signature:
         return inspect.Signature(
             return_annotation=annotations.get("return", inspect.Signature.empty)
         )
+
+
+class _Annotations:
+    """``__annotations__`` of a decorated function, as a function's own.
+
+    Up to 3.13 `functools.update_wrapper` copies the dict, which then hides this. From 3.14 on it
+    copies ``__annotate__``, which makes the dict when somebody asks for it.
+    """
+
+    def __get__(self, wrapper: Any, owner: type) -> dict[str, Any]:
+        if wrapper is None:
+            return {}
+        attributes: dict[str, Any] = wrapper.__dict__
+        try:
+            annotate = attributes["__annotate__"]
+        except KeyError:
+            name = type(wrapper).__name__
+            raise AttributeError(
+                f"{name!r} object has no attribute '__annotations__'",
+                name="__annotations__",
+                obj=wrapper,
+            ) from None
+        value = 1  # annotationlib.Format.VALUE
+        annotations: dict[str, Any] = {} if annotate is None else annotate(value)
+        return attributes.setdefault("__annotations__", annotations)  # type: ignore[no-any-return]
+
+
+class Dressed:
+    """The base of a decorated function's class: what makes it look like the function."""
+
+    __slots__ = ()
+    __annotations__ = _Annotations()  # type: ignore[assignment]
+    __signature__ = _Signature()
 
 
 class once_property(Generic[T]):  # noqa: N801  (named as `property` is)
@@ -396,6 +458,9 @@ class once_property(Generic[T]):  # noqa: N801  (named as `property` is)
     """
 
     __module__ = "nogil_sync"
+
+    if not TYPE_CHECKING:  # that of Generic refuses subclasses without parameters of their own
+        __class_getitem__ = classmethod(GenericAlias)
 
     def __init__(self, func: Callable[[Any], T]) -> None:
         if not callable(func):

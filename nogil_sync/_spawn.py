@@ -1,37 +1,83 @@
-"""``WaitGroup.go``: a thread that counts; for both backends."""
+"""Threads that an interrupt cannot leave half started, and those of ``WaitGroup.go``."""
 
+import _thread
 import contextvars
+import os
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
+
+from ._sleep import closed_gate, sleep_at
 
 
-class _Group(Protocol):
-    def add(self) -> None: ...
+class Thread(threading.Thread):
+    """A thread, no daemon, whose start an interrupt cannot spoil.
 
-    def done(self) -> None: ...
+    ``threading.Thread.start`` takes locks of the `threading` module in Python code. An interrupt
+    there can leave one of them locked: then the new thread never gets to `run`, and from 3.14 on
+    no thread of the process starts or ends any more. Only the main thread is interrupted. So it
+    starts an auxiliary thread, by one call in C, and that one calls the real ``start``.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, daemon=False, **kwargs)
+        self.__gate = closed_gate()
+        self.__launched = False
+        self.__error: BaseException | None = None
+
+    def start(self) -> None:
+        """Start the thread, or raise the reason why there is none."""
+        if threading.get_ident() != threading.main_thread().ident:
+            super().start()
+            return
+        process = os.getpid()
+        _thread.start_new_thread(self.__launch, ())
+        while not self.__launched:
+            sleep_at(self.__gate, None)
+            if os.getpid() != process:
+                return  # a handler forked: the child has no such thread
+        error, self.__error = self.__error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
+
+    def __launch(self) -> None:
+        try:
+            super().start()
+        except BaseException as error:
+            self.__error = error
+        finally:
+            self.__launched = True
+            self.__gate.release()
 
 
-class _Worker(threading.Thread):
-    """Runs in a context of its own, and tells the group when nothing of it is left."""
+class Worker(Thread):
+    """Runs a function in a context of its own, and counts down when nothing of it is left.
+
+    The ticket is a dict with one entry, "done". Whoever takes that out owes the group one count
+    down: this thread, by calling it, or the one who fails to start this thread. Taking it out is
+    one step, so the count is given back once, whatever is interrupted.
+    """
 
     def __init__(
         self,
-        group: _Group,
+        ticket: dict[str, Callable[[], object]],
         fn: Callable[..., object],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> None:
-        super().__init__(target=fn, args=args, kwargs=kwargs, daemon=False)
-        # Whoever takes the group out counts down: the thread, or the one who fails to start it.
-        self.__group = [group]
+        if not callable(fn):
+            raise TypeError(f"fn must be callable, not {type(fn).__name__}")
+        super().__init__(target=fn, args=args, kwargs=kwargs)
+        self.__ticket = ticket
         self.__own = [contextvars.copy_context()]
 
     def run(self) -> None:
-        try:
-            group = self.__group.pop()
-        except IndexError:
+        done = self.__ticket.pop("done", None)
+        if done is None:
             return  # start() was interrupted, and the thread started nevertheless
         try:
             try:
@@ -39,15 +85,7 @@ class _Worker(threading.Thread):
             except BaseException:
                 _report(self)
         finally:
-            group.done()
-
-    def abandon(self) -> None:
-        """The thread did not start, or must not do anything."""
-        try:
-            group = self.__group.pop()
-        except IndexError:
-            return  # it is under way already, and counts down itself
-        group.done()
+            done()
 
 
 def _report(thread: threading.Thread) -> None:
@@ -57,19 +95,3 @@ def _report(thread: threading.Thread) -> None:
         threading.excepthook(args)
     except Exception:
         sys.excepthook(*sys.exc_info())
-
-
-def spawn(
-    group: _Group, fn: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> threading.Thread:
-    """Count one and call the function in a thread, which counts down when it is done."""
-    if not callable(fn):
-        raise TypeError(f"fn must be callable, not {type(fn).__name__}")
-    worker = _Worker(group, fn, args, kwargs)
-    group.add()
-    try:
-        worker.start()
-    except BaseException:
-        worker.abandon()
-        raise
-    return worker

@@ -45,9 +45,11 @@ from collections.abc import (
     MutableMapping,
     ValuesView,
 )
+from functools import partial
 from operator import itemgetter
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, overload
+from types import GenericAlias, MappingProxyType, MemberDescriptorType
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar, overload
 
 from ._once import ABSENT, Failure, exclusively
 
@@ -60,14 +62,29 @@ VT = TypeVar("VT")
 if TYPE_CHECKING:
     from _typeshed import SupportsKeysAndGetItem
 
-    from ._threading.syncmap import SyncMap
+    from ._threading.syncmap import SyncMap  # noqa: F401
 
     _Base = MutableMapping
 else:
     # Registered as one below: a metaclass of Python's would slow down what is in C.
     _Base = Generic
 
-# Pairs of a map's id and a thread that is in its repr: a value may refer back to it.
+
+class _NoDefault(str):
+    """The default of a parameter that has none.
+
+    A str, since the signature of a function in C may name constants only, and is shown by them.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<no default>"
+
+
+NO_DEFAULT: Final = _NoDefault()
+
+# Pairs of an id, of a map or a view, and a thread that is in its repr: a value may refer back to it.
 _in_repr: set[tuple[int, int]] = set()
 
 
@@ -85,6 +102,8 @@ class SharedMap(_Base[K, V]):
 
     _plain: ClassVar[Any]
     _Flag: ClassVar[Any]
+
+    __class_getitem__ = classmethod(GenericAlias)
 
     def __repr__(self) -> str:
         name = type(self).__name__
@@ -106,18 +125,21 @@ class SharedMap(_Base[K, V]):
         if not isinstance(other, Mapping):
             return NotImplemented
         plain = self._plain
-        if plain.__len__(self) != len(other):
+        length, get = len, other.get
+        if isinstance(other, SharedMap):
+            length, get = other._plain.__len__, partial(other._plain.get, other)
+        if plain.__len__(self) != length(other):
             return False
         for key, value in plain._pairs(self):
-            others = other.get(key, ABSENT)
-            if not (value is others or value == others):
+            others = get(key, ABSENT)
+            if others is ABSENT or not (value is others or value == others):
                 return False
         return True
 
     __hash__: ClassVar[None]  # type: ignore[assignment]
     __reversed__: ClassVar[None] = None
 
-    def keys(self) -> KeysView[K]:
+    def keys(self) -> "Keys[K, V]":
         """Return a view of the keys: a set that follows the map.
 
         >>> from nogil_sync import SyncMap
@@ -126,7 +148,7 @@ class SharedMap(_Base[K, V]):
         """
         return Keys(self)
 
-    def values(self) -> ValuesView[V]:
+    def values(self) -> "Values[K, V]":
         """Return a view of the values, which follows the map.
 
         >>> from nogil_sync import SyncMap
@@ -135,7 +157,7 @@ class SharedMap(_Base[K, V]):
         """
         return Values(self)
 
-    def items(self) -> ItemsView[K, V]:
+    def items(self) -> "Items[K, V]":
         """Return a view of the entries as ``(key, value)`` pairs, which follows the map.
 
         >>> from nogil_sync import SyncMap
@@ -184,17 +206,23 @@ class SharedMap(_Base[K, V]):
             return map(lambda key: (key, other[key]), other.keys())  # noqa: C417 - see _pair
         return map(_pair, other)
 
-    def copy(self) -> "SyncMap[K, V]":
-        """Return a new map with the same entries: a SyncMap, of a subclass, too.
+    def copy(self) -> Self:
+        """Return a new map with the same entries; so does ``copy.copy``.
 
-        So does ``copy.copy``.
+        The copy of a subclass's object is of that class and has the same attributes; its
+        ``__new__`` and ``__init__`` are not called.
 
         >>> from nogil_sync import SyncMap
         >>> SyncMap(a=1).copy()
         SyncMap({'a': 1})
         """
         plain = self._plain
-        return plain(plain._pairs(self))  # type: ignore[no-any-return]
+        pairs = plain._pairs(self)
+        new: Self = plain.__new__(type(self))
+        plain.__init__(new, pairs)
+        if type(self) is not plain:
+            _copy_attributes(self, new, plain)
+        return new
 
     __copy__ = copy
 
@@ -239,24 +267,60 @@ class SharedMap(_Base[K, V]):
 MutableMapping.register(SharedMap)  # type: ignore[type-abstract]
 
 
-class Keys(KeysView[K]):
+def _copy_attributes(old: Any, new: Any, plain: type) -> None:
+    """Give `new` the attributes that the classes below `plain` gave `old`, in its dict or slots."""
+    if hasattr(old, "__dict__"):
+        new.__dict__.update(old.__dict__)
+    for cls in type(old).__mro__:
+        if cls not in plain.__mro__ and "__slots__" in vars(cls):
+            for slot in list(vars(cls).values()):
+                if isinstance(slot, MemberDescriptorType):
+                    try:
+                        value = slot.__get__(old)
+                    except AttributeError:
+                        continue  # it is empty
+                    slot.__set__(new, value)
+
+
+def _view_repr(view: Any, name: str) -> str:
+    entry = id(view), get_ident()
+    if entry in _in_repr:
+        return "..."
+    _in_repr.add(entry)
+    try:
+        return f"{type(view._mapping).__name__}.{name}({list(view)!r})"
+    finally:
+        _in_repr.discard(entry)
+
+
+class Keys(KeysView[K], Generic[K, V]):
     """The keys of a SyncMap."""
 
     __slots__ = ()
     _mapping: Any
 
+    @property
+    def mapping(self) -> MappingProxyType[K, V]:
+        """The map, read-only."""
+        return MappingProxyType(self._mapping)
+
     def __iter__(self) -> Iterator[K]:
         return iter(self._mapping)
 
     def __repr__(self) -> str:
-        return f"{type(self._mapping).__name__}.keys({list(self)!r})"
+        return _view_repr(self, "keys")
 
 
-class Values(ValuesView[V]):
+class Values(ValuesView[V], Generic[K, V]):
     """The values of a SyncMap."""
 
     __slots__ = ()
     _mapping: Any
+
+    @property
+    def mapping(self) -> MappingProxyType[K, V]:
+        """The map, read-only."""
+        return MappingProxyType(self._mapping)
 
     def __iter__(self) -> Iterator[V]:
         return map(itemgetter(1), self._mapping._pairs())
@@ -268,7 +332,7 @@ class Values(ValuesView[V]):
         return False
 
     def __repr__(self) -> str:
-        return f"{type(self._mapping).__name__}.values({list(self)!r})"
+        return _view_repr(self, "values")
 
 
 class Items(ItemsView[K, V]):
@@ -276,6 +340,11 @@ class Items(ItemsView[K, V]):
 
     __slots__ = ()
     _mapping: Any
+
+    @property
+    def mapping(self) -> MappingProxyType[K, V]:
+        """The map, read-only."""
+        return MappingProxyType(self._mapping)
 
     def __iter__(self) -> Iterator[tuple[K, V]]:
         pairs: Iterator[tuple[K, V]] = self._mapping._pairs()
@@ -286,7 +355,7 @@ class Items(ItemsView[K, V]):
         return isinstance(item, tuple) and len(item) == 2 and super().__contains__(item)
 
     def __repr__(self) -> str:
-        return f"{type(self._mapping).__name__}.items({list(self)!r})"
+        return _view_repr(self, "items")
 
 
 class Flight:

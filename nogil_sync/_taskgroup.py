@@ -1,11 +1,11 @@
 """TaskGroup, one for both backends; the machinery is in `_tasks`."""
 
+import operator
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
-from ._threading._arguments import exact_int
-from ._threading._object import SyncObject, uninitialized
+from ._object import SyncObject, uninitialized
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
@@ -92,7 +92,7 @@ class TaskGroup(SyncObject):
         from ._tasks import Tasks
 
         if limit is not None:
-            limit = exact_int(limit)
+            limit = int.__index__(operator.index(limit))
             if limit < 1:
                 raise ValueError("limit must be at least 1")
         if executor is not None and not callable(getattr(executor, "submit", None)):
@@ -159,10 +159,13 @@ class TaskGroup(SyncObject):
     def __enter__(self) -> Self:
         tasks = self.__current()
         entered = False
-        with tasks.guard:
+        tasks.guard.held = True
+        try:
             if tasks.state == "new":
                 tasks.state = "open"
                 entered = True
+        finally:
+            del tasks.guard.held
         if not entered:
             raise RuntimeError("the TaskGroup was used before")
         return self
@@ -183,11 +186,14 @@ class TaskGroup(SyncObject):
         mine = False
         try:
             try:
-                with tasks.guard:
+                tasks.guard.held = True
+                try:
                     state = tasks.state
                     if state == "open":
                         tasks.state = "leaving"
                         mine = True
+                finally:
+                    del tasks.guard.held
                 if mine:
                     if error is not None:
                         tasks.cancel()
@@ -245,8 +251,11 @@ class TaskGroup(SyncObject):
         tasks = self.__tasks
         while tasks.stale():
             fresh = tasks.reborn()
-            with tasks.guard:
+            tasks.guard.held = True
+            try:
                 if self.__tasks is tasks:
                     self.__tasks = fresh
+            finally:
+                del tasks.guard.held
             tasks = self.__tasks
         return tasks

@@ -1,6 +1,6 @@
 """The machinery of `TaskGroup`: which tasks wait, who runs them, and when all are done.
 
-State changes only in sections (see `_threading._guard`): straight-line code under a guard that no
+State changes only in sections (see `_guard`): straight-line code under a guard that no
 signal handler, finaliser or ``KeyboardInterrupt`` can interrupt.  So every count below is exact
 at any moment, whatever interrupted whom, and user code never runs under a lock.
 
@@ -20,10 +20,10 @@ Who comes for the waiting tasks?
   the executor then begins too late finds the task taken.
 
 An interrupt leaves nothing half done: what a section began is finished in a ``finally`` or
-undone in an ``except`` that starts with a section, and so cannot be interrupted itself.  What
-Python's own code does when interrupted is beyond this: one inside ``Thread.start`` may come out as
-a ``RuntimeError``, or leave a thread that hangs before it gets here (nobody waits for it); one
-inside ``Future.result`` may leave the future locked, so that its task cannot end.
+undone in an ``except`` that starts with a section, and so cannot be interrupted itself.  The
+locks of Python's own code that an interrupt could leave locked are kept from that: that of a future
+by `_Condition`, those of the `threading` module by `_spawn.Thread`.  What an interrupt inside an
+executor's own ``submit`` does to the executor is beyond this.
 
 In the child of a fork a `Tasks` of the parent is *stale*: nothing of it is begun any more, joining
 it does not wait, and its group goes on with a fresh one.
@@ -35,11 +35,13 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Executor, Future, wait
 from contextvars import copy_context
+from operator import attrgetter
 from typing import Any, Literal
 
-from ._backend import Event
-from ._threading._guard import guard_of
-from ._threading._sleep import closed_gate, sleep_at
+from ._backend import Event, guard_of
+from ._guard import Guard
+from ._sleep import closed_gate, sleep_at
+from ._spawn import Thread
 
 # Seconds after which a worker without work ends.  It holds up the end of a program whose group
 # is never left, so it is short.
@@ -57,6 +59,27 @@ class _Thread(threading.local):
 
 
 _thread = _Thread()
+
+
+class _Condition(threading.Condition):
+    """A condition over a guard, so that no interrupt leaves a future locked.
+
+    ``with`` finds the methods of the guard here, and not those of the base class: these are
+    Python functions, and an interrupt can come before they do anything.
+    """
+
+    __enter__ = property(attrgetter("guard.__enter__"))  # type: ignore[assignment]
+    __exit__ = property(attrgetter("guard.__exit__"))  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        self.guard = Guard()
+        super().__init__(self.guard)
+
+
+def _new_future() -> "Future[Any]":
+    future: Future[Any] = Future()
+    future._condition = _Condition()
+    return future
 
 
 class Task:
@@ -233,12 +256,13 @@ class Tasks:
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> "Future[Any]":
         """Take a task.  A cancelled group returns it cancelled."""
-        future: Future[Any] = Future()
+        future = _new_future()
         task = Task(self, future, fn, args, kwargs)
         state = "left"
         added = wake = False
         try:
-            with self.guard:
+            self.guard.held = True
+            try:
                 state = self.state
                 if state != "new" and state != "left" and not self.cancelled:  # noqa: PLR1714
                     added = True
@@ -254,6 +278,8 @@ class Tasks:
                         if self.unplaced is None:
                             self.unplaced = task
                         wake = state == "leaving"
+            finally:
+                del self.guard.held
             if added:
                 self.advance(task)
         except BaseException as error:
@@ -293,7 +319,8 @@ class Tasks:
             wake = below = None
             started = wake_joiner = False
             try:
-                with self.guard:
+                self.guard.held = True
+                try:
                     if self.waiting > self.summoned and self.generation == _generation:
                         wake = self.idle
                         if wake is not None:
@@ -308,13 +335,16 @@ class Tasks:
                             started = fresh.summoned = True
                             self.workers += 1
                             self.summoned += 1
+                finally:
+                    del self.guard.held
                 if started:
-                    fresh.thread = threading.Thread(
-                        target=self.work, args=(fresh,), name="TaskGroup worker", daemon=False
+                    fresh.thread = Thread(
+                        target=self.work, args=(fresh,), name="TaskGroup worker"
                     )
                     fresh.thread.start()
             except BaseException:
-                with self.guard:
+                self.guard.held = True
+                try:
                     if started and not fresh.begun:
                         fresh.void = True
                         self.workers -= 1
@@ -322,6 +352,8 @@ class Tasks:
                             fresh.summoned = False
                             self.summoned -= 1
                         wake_joiner = True
+                finally:
+                    del self.guard.held
                 raise
             finally:
                 if wake is not None:
@@ -346,7 +378,8 @@ class Tasks:
             task = None
             outer = _thread.placing
             try:
-                with self.guard:
+                self.guard.held = True
+                try:
                     task = self.unplaced
                     if self.slots >= self.limit or self.cancelled or self.generation != _generation:
                         task = None
@@ -354,6 +387,8 @@ class Tasks:
                         self.unplaced = task.next
                         task.slot = True
                         self.slots += 1
+                finally:
+                    del self.guard.held
                 if task is not None:
                     _thread.placing = self
                     executor.submit(task.begin).add_done_callback(task.settled)
@@ -382,7 +417,8 @@ class Tasks:
             # (Nothing may go away by being replaced in a section: it could be the last reference.)
             previous = above = below = task = None
             over = wake = False
-            with self.guard:
+            self.guard.held = True
+            try:
                 task = self.first
                 if worker.void or self.generation != _generation:
                     over = True
@@ -407,6 +443,8 @@ class Tasks:
                             self.idle = worker
                             if below is not None:
                                 below.above = worker
+            finally:
+                del self.guard.held
             if over:
                 if wake:
                     try:
@@ -420,7 +458,8 @@ class Tasks:
                 return task
             below = None
             woken = worker.gate.acquire(True, _IDLE)
-            with self.guard:
+            self.guard.held = True
+            try:
                 if worker.idle:
                     worker.idle = False
                     worker.tired = not woken
@@ -433,6 +472,8 @@ class Tasks:
                         above.below = below
                     if below is not None:
                         below.above = above
+            finally:
+                del self.guard.held
 
     def attend(
         self, task: Task, worker: _Worker | None = None, error: BaseException | None = None
@@ -461,7 +502,8 @@ class Tasks:
         before = after = None
         mine = wake = False
         try:
-            with self.guard:
+            self.guard.held = True
+            try:
                 if (
                     task.phase == "waiting"
                     and (drop or task.slot or self.slots < self.limit)
@@ -490,6 +532,8 @@ class Tasks:
                     if worker is not None and worker.summoned:
                         worker.summoned = False
                         self.summoned -= 1
+            finally:
+                del self.guard.held
             if mine:
                 task.outer = outer
                 _thread.task = task
@@ -507,7 +551,8 @@ class Tasks:
             if mine:
                 _thread.task = outer
                 try:
-                    with self.guard:
+                    self.guard.held = True
+                    try:
                         task.phase = "done"
                         self.running -= 1
                         if task.slot:
@@ -516,6 +561,8 @@ class Tasks:
                             self.waiting + self.running == 0
                             or (self.executor is not None and self.first is not None)
                         )
+                    finally:
+                        del self.guard.held
                 finally:
                     if wake:
                         try:
@@ -566,9 +613,12 @@ class Tasks:
         """Cancel what waits, and tell what runs."""
         first = False
         try:
-            with self.guard:
+            self.guard.held = True
+            try:
                 first = not self.cancelled
                 self.cancelled = True
+            finally:
+                del self.guard.held
         finally:
             self.event.set()
         if first:
@@ -603,10 +653,13 @@ class Tasks:
                         pass  # no thread to be had, as before
                 continue
             left = False
-            with self.guard:
+            self.guard.held = True
+            try:
                 if self.waiting + self.running == 0:
                     self.state = "left"
                     left = True
+            finally:
+                del self.guard.held
             if left:
                 break
             sleep_at(self.gate, None)
@@ -617,7 +670,8 @@ class Tasks:
         while True:
             wake = None
             try:
-                with self.guard:
+                self.guard.held = True
+                try:
                     wake = self.idle
                     if wake is not None:
                         self.idle = below = wake.below
@@ -625,6 +679,8 @@ class Tasks:
                             below.above = None
                         wake.below = None
                         wake.idle = False
+                finally:
+                    del self.guard.held
             finally:
                 if wake is not None:
                     try:
@@ -647,9 +703,12 @@ class Tasks:
     def abandon(self) -> None:
         """Leave without waiting: nothing is taken or begun any more."""
         try:
-            with self.guard:
+            self.guard.held = True
+            try:
                 self.state = "left"
                 self.cancelled = True
+            finally:
+                del self.guard.held
         finally:
             self.event.set()
         self.drop_waiting()

@@ -27,7 +27,6 @@ from nogil_sync import (
     ShardedFloatCounter,
     SyncMap,
     WaitGroup,
-    _once,
 )
 from nogil_sync import _threading as pure
 
@@ -522,18 +521,11 @@ def public_methods(cls):
 
 
 def shape(thing):
-    """The parameters, less `self`, which C methods take by position only; none of a property.
-
-    A default that means "none was given" is an ellipsis in C.
-    """
+    """The parameters, less `self`, which C methods take by position only; none of a property."""
     if not callable(thing):
         return None
     parameters = inspect.signature(thing).parameters.values()
-    return [
-        (p.name, p.kind, ... if p.default is _once.ABSENT else p.default)
-        for p in parameters
-        if p.name != "self"
-    ]
+    return [(p.name, p.kind, p.default) for p in parameters if p.name != "self"]
 
 
 @every

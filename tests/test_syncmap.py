@@ -385,10 +385,10 @@ def test_wrong_arguments():
     for call in (
         lambda: m.get(),
         lambda: m.get("a", 1, 2),
-        lambda: m.get(key="a"),
+        lambda: m.get(default="a"),
         lambda: m.pop(),
         lambda: m.pop("a", 1, 2),
-        lambda: m.pop(key="a"),
+        lambda: m.pop(default="a"),
         lambda: m.setdefault(),
         lambda: m.setdefault("a", 1, 2),
         lambda: m.popitem(1),

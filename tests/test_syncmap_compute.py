@@ -244,6 +244,7 @@ DELETIONS = {
     "pop": lambda m: m.pop("k"),
     "clear": lambda m: m.clear(),
     "compare_and_delete": lambda m: m.compare_and_delete("k", "stored"),
+    "popitem": lambda m: m.popitem(),
 }
 
 
@@ -295,6 +296,106 @@ def test_what_does_not_detach():
 
     assert m.load_or_compute("k", compute) == "computed"
     assert m == {"k": "computed"}
+
+
+def test_popitem_detaches_no_other_key():
+    m = SyncMap()
+
+    def compute():
+        m["other"] = 1
+        assert m.popitem() == ("other", 1)
+        with pytest.raises(KeyError):
+            m.popitem()
+        return "computed"
+
+    assert m.load_or_compute("k", compute) == "computed"
+    assert m == {"k": "computed"}
+
+
+class Hooked:
+    """Keys with one hash; comparing two runs the hook."""
+
+    hook = None
+
+    def __hash__(self):
+        return 1
+
+    def __eq__(self, other):
+        if Hooked.hook is not None:
+            Hooked.hook()
+        return self is other
+
+
+@pytest.fixture
+def hook():
+    def install(function):
+        Hooked.hook = function
+
+    yield install
+    Hooked.hook = None
+
+
+@pytest.mark.thread_unsafe(reason="the hook is everybody's")
+def test_equality_that_raises_in_popitem_leaves_the_entry(hook):
+    m, computed, stored = SyncMap(), Hooked(), Hooked()
+
+    def compute():
+        m[stored] = 1
+        hook(raises(LookupError))
+        with pytest.raises(LookupError):
+            m.popitem()
+        hook(None)
+        assert m[stored] == 1
+        assert m.popitem() == (stored, 1)
+        return "computed"
+
+    assert m.load_or_compute(computed, compute) == "computed"
+    assert m.snapshot() == {computed: "computed"}
+
+
+@pytest.mark.thread_unsafe(reason="the hook is everybody's")
+@pytest.mark.parametrize("more", [False, True])
+def test_popitem_whose_entry_goes_meanwhile(hook, more):
+    m, computed, stored = SyncMap(), Hooked(), Hooked()
+
+    def steal():
+        hook(None)
+        m.clear()
+        if more:
+            m["more"] = 2
+
+    def compute():
+        m[stored] = 1
+        hook(steal)
+        if more:
+            assert m.popitem() == ("more", 2)
+        else:
+            with pytest.raises(KeyError, match="empty"):
+                m.popitem()
+        return "computed"
+
+    assert m.load_or_compute(computed, compute) == "computed"
+    assert not m
+
+
+def test_deletions_after_many_computations_at_once():
+    # Calls inside each other, so that there are as many at the same time.
+    m = SyncMap()
+
+    def compute(depth):
+        if depth > 0:
+            m.load_or_compute(depth, compute, depth - 1)
+        m["stored"] = depth
+        m.pop("stored")
+        m.pop(depth + 1, None)  # detaches the innermost one that is still under way
+        return depth
+
+    for _ in range(3):
+        assert m.load_or_compute("k", compute, 50) == 50
+        assert m == {"k": 50}
+        del m["k"]
+        assert not m
+        assert len(m._flights()) == 0
 
 
 def test_nothing_is_left_over():
@@ -447,9 +548,9 @@ def test_a_store_wins(store):
 
 @threads
 @pytest.mark.parametrize("missing", [True, False])
-@pytest.mark.parametrize("delete", ["pop", "clear", "del", "compare_and_delete"])
+@pytest.mark.parametrize("delete", ["pop", "clear", "del", "compare_and_delete", "popitem"])
 def test_a_delete_detaches(delete, missing):
-    if missing and delete == "compare_and_delete":
+    if missing and delete in ("compare_and_delete", "popitem"):
         pytest.skip("deletes nothing where nothing is")
     m, held = SyncMap(), Held(lambda: "old")
     first = flying(m, held)
@@ -494,7 +595,8 @@ def test_a_detached_flight_that_is_interrupted():
 
 
 @threads
-def test_no_value_from_before_its_deletion():
+@pytest.mark.parametrize("popitem", [False, True])
+def test_no_value_from_before_its_deletion(popitem):
     # Whoever changes the source and then deletes the key never finds the old value again.
     m, source = SyncMap(), [0]
     stop = threading.Event()
@@ -507,7 +609,12 @@ def test_no_value_from_before_its_deletion():
     try:
         for n in range(1, 2000):
             source[0] = n
-            if n % 3 == 0:
+            if popitem:
+                try:
+                    m.popitem()
+                except KeyError:
+                    continue  # nothing was deleted
+            elif n % 3 == 0:
                 m.clear()
             else:
                 m.pop("k", None)

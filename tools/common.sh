@@ -11,10 +11,17 @@ die() {
   exit 1
 }
 
+# unavailable REASON: as die; a leg that ends so is left out of the tests, and the summary says why.
+unavailable() {
+  [[ -z ${RESULTS:-} ]] || echo "$*" >"$RESULTS/.unavailable"
+  die "$@"
+}
+
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# A short hash of what comes in.
-digest() { { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-12; }
+# The SHA-256 of what comes in, and a short hash.
+sha256() { { if have sha256sum; then sha256sum; else shasum -a 256; fi; } | cut -c1-64; }
+digest() { sha256 | cut -c1-12; }
 
 cores() { getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2; }
 
@@ -76,11 +83,11 @@ packages() {
     [[ $(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null) == installed ]] || missing+=("$name")
   done
   ((${#missing[@]})) || return 0
-  [[ $(id -u) == 0 ]] || die "$why needs the Debian packages: ${missing[*]}
-  Install them with: sudo apt-get install ${missing[*]}"
+  [[ $(id -u) == 0 ]] ||
+    unavailable "$why needs the Debian packages: ${missing[*]} (sudo apt-get install ${missing[*]})"
   # An image may come without package lists, hence the update, tried only when needed.
   logged "installing Debian packages for $why: ${missing[*]}" install_packages "${missing[@]}" ||
-    die "could not install: ${missing[*]}"
+    unavailable "$why needs the Debian packages ${missing[*]}, which could not be installed"
 }
 
 install_packages() {

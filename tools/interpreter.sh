@@ -1,104 +1,193 @@
 # shellcheck shell=bash
-# Finds or makes the interpreters: the free-threaded one, its debug build, a standard one.
+# Finds or makes the interpreters: free-threaded ones, their debug and sanitizers' builds, standard ones.
 
-NO_INTERPRETER="there is no free-threaded Python here, and none could be fetched.
-  Install one (for example 'uv python install 3.13t'), or name one with NOGIL_SYNC_PYTHON=/path/to/python3.13t."
-
-# Whether $1 runs without the GIL, can make environments and can build extensions.
-is_free_threaded() {
-  "$1" -c '
-import ensurepip, os, sys, sysconfig, venv
-header = os.path.join(sysconfig.get_path("include"), "Python.h")
-sys.exit(not (sysconfig.get_config_var("Py_GIL_DISABLED") and os.path.exists(header)))
-' 2>/dev/null
+# The free-threaded versions that ./dev knows: the source archive of each below pool/main/p of a mirror of
+# Debian, and its SHA-256. The first is the default.
+VERSIONS=(3.13 3.14 3.15)
+source_of() {
+  case $1 in
+    3.13) echo 3.13.5 python3.13/python3.13_3.13.5.orig.tar.xz \
+      93e583f243454e6e9e4588ca2c2662206ad961659863277afcdb96801647d640 ;;
+    3.14) echo 3.14.7 python3.14/python3.14_3.14.7.orig.tar.xz \
+      3b48dac8fb59f62eaa67ac83c1eb12bda1b7a08406dd286e252c11a66be27f81 ;;
+    3.15) echo 3.15.0rc2 python3.15/python3.15_3.15.0~rc2.orig.tar.xz \
+      8d93af5eaaaea5adfd41bd786a7ba3f03f2ad1ab57c6a65e0b963deab91d5ad7 ;;
+  esac
 }
 
-# Prints the free-threaded interpreter. The order: the one the user names, PATH, uv, our own build.
-free_threaded() {
+# choose_python NAME: what --python or NOGIL_SYNC_PYTHON says. Sets VERSION (3.14), and NAMED to the
+# interpreter if the name is one and not a version.
+choose_python() {
+  local name=${1:-${VERSIONS[0]}t} known program told
+  known=$(printf '%st ' "${VERSIONS[@]}")
+  known="there are ${known% }, or the path of an interpreter"
+  NAMED=
+  if [[ $name == [0-9]* && $name != */* ]]; then
+    VERSION=${name%t}
+    [[ $name == *t && " ${VERSIONS[*]} " == *" $VERSION "* ]] ||
+      die "no free-threaded Python is called '$name' ($known)"
+    return
+  fi
+  program=$(command -v -- "$name") && [[ -f $program && -x $program ]] || die "'$name' is not a program ($known)"
+  [[ $program == /* ]] || program=$PWD/$program
+  told=$(examine "$program") || told="is not a Python interpreter"
+  [[ $told == version* ]] || die "'$name' $told"
+  NAMED=$program
+  VERSION=${told#version }
+}
+
+# examine PYTHON: "version 3.14", or what it lacks to make environments and extensions that need no GIL. Whatever
+# program that is, ./dev included, it is not told what was asked for.
+examine() {
+  env -u NOGIL_SYNC_PYTHON "$1" -c '
+import os, sys, sysconfig
+def lacks(what):
+    sys.exit(print(what))
+if not sysconfig.get_config_var("Py_GIL_DISABLED"):
+    lacks("is a standard Python %d.%d, not a free-threaded one" % sys.version_info[:2])
+if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
+    lacks("has no C headers (Python.h)")
+try:
+    import ensurepip, venv
+except ImportError as error:
+    lacks("cannot make environments: %s" % error)
+print("version %d.%d" % sys.version_info[:2])
+' 2>/dev/null </dev/null
+}
+
+# is_free_threaded PYTHON VERSION
+is_free_threaded() { [[ $(examine "$1") == "version $2" ]]; }
+
+# found_python VERSION: prints a free-threaded interpreter that is there already. The order: the one that the
+# user names, PATH, uv's, our own build.
+found_python() {
   local found
-  if [[ -n ${NOGIL_SYNC_PYTHON:-} ]]; then
-    is_free_threaded "$NOGIL_SYNC_PYTHON" || die \
-      "NOGIL_SYNC_PYTHON=$NOGIL_SYNC_PYTHON is not a free-threaded Python with venv and C headers"
-    command -v "$NOGIL_SYNC_PYTHON"
-  elif is_free_threaded python3.13t; then
-    command -v python3.13t
-  elif found=$(uv python find 3.13t 2>/dev/null) && is_free_threaded "$found"; then
-    echo "$found"
-  elif found=$(built ""); then
-    echo "$found"
-  elif have uv && logged "asking uv for Python 3.13t" uv python install 3.13t >&2 &&
-    found=$(uv python find 3.13t 2>/dev/null) && is_free_threaded "$found"; then
+  if [[ -n $NAMED && $VERSION == "$1" ]]; then
+    echo "$NAMED"
+  elif is_free_threaded "python$1t" "$1"; then
+    command -v "python$1t"
+  elif found=$(uv python find "$1t" 2>/dev/null) && is_free_threaded "$found" "$1"; then
     echo "$found"
   else
-    locked python build_python "" || exit
-    built ""
+    built "$1" ""
   fi
 }
 
-# Prints a debug build: always one of ours, as hardly anyone has one.
-free_threaded_debug() {
-  built -debug || { locked python build_python -debug && built -debug; }
+# free_threaded [VERSION]: prints the interpreter, the chosen one or of another version. What is not there comes
+# from uv, where that can reach its downloads, or is built.
+free_threaded() {
+  local version=${1:-$VERSION}
+  found_python "$version" && return
+  if have uv && logged "asking uv for Python ${version}t" uv python install "${version}t" >&2; then
+    found_python "$version" && return
+  fi
+  made "$version" ""
 }
 
-# Prints a build under a sanitizer, "thread" or "address": ours as well.
-free_threaded_sanitized() {
-  built "-$1" || { locked "python-$1" build_python "-$1" && built "-$1"; }
-}
+# A debug build, or one under a sanitizer, "thread" or "address": always ours, as hardly anyone has one.
+free_threaded_debug() { made "$VERSION" -debug; }
+free_threaded_sanitized() { made "$VERSION" "-$1"; }
 
-# Prints a standard Python of at least 3.11 that can make environments. NOGIL_SYNC_STANDARD_PYTHON names one.
+# standard [WHICH]: prints a standard Python that can make environments: the oldest there is, or the newest to be
+# had, or that of a version. NOGIL_SYNC_STANDARD_PYTHON names the one that is taken for the oldest.
 standard() {
-  local name
-  if [[ -z ${NOGIL_SYNC_STANDARD_PYTHON:-} && $(id -u) == 0 ]] && have apt-get && ! find_standard >/dev/null; then
+  local which=${1:-oldest} newest=${VERSIONS[${#VERSIONS[@]} - 1]} known found
+  known=$(standards)
+  if [[ -z $known && $(id -u) == 0 ]] && have apt-get; then
     packages "the standard interpreter" python3 python3-venv
+    known=$(standards)
   fi
-  find_standard || die "a standard Python >= 3.11 with venv is needed; name one with NOGIL_SYNC_STANDARD_PYTHON"
+  case $which in
+    oldest)
+      if [[ -n ${NOGIL_SYNC_STANDARD_PYTHON:-} ]]; then
+        found=$(standard_version "$NOGIL_SYNC_STANDARD_PYTHON") ||
+          die "NOGIL_SYNC_STANDARD_PYTHON=$NOGIL_SYNC_STANDARD_PYTHON is not a standard Python >= 3.11 with venv"
+      else
+        found=$(sort -s -V -k 1,1 <<<"$known" | head -n 1)
+      fi
+      ;;
+    # One as new as the newest version that ./dev knows is built, if none is there and that can be done.
+    newest)
+      found=$(grep "^$newest " <<<"$known" | head -n 1)
+      [[ -n $found ]] || found=$(made "$newest" -standard) && found="$newest $found" ||
+        found=$(sort -s -r -V -k 1,1 <<<"$known" | head -n 1)
+      ;;
+    *) found=$(grep "^${which//./\\.} " <<<"$known" | head -n 1) ;;
+  esac
+  [[ -n $found ]] || unavailable "a standard Python ${which/#oldest/>= 3.11} with venv is not here"
+  echo "${found#* }"
 }
 
-find_standard() {
+# standards: the standard interpreters that are there, a line each: its version and path, in the order of search.
+standards() {
   local name
-  for name in ${NOGIL_SYNC_STANDARD_PYTHON:-python3 /usr/bin/python3 python3.14 python3.13 python3.12 python3.11}; do
-    # sys.executable sees through version managers' wrapper scripts, which are slow.
-    "$name" -c '
-import ensurepip, sys, sysconfig, venv
+  for name in python3 /usr/bin/python3 python3.{11..19} "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.*/bin/python3 \
+    "$(uv python dir 2>/dev/null)"/*/bin/python3 "$CACHE"/python/*-standard/bin/python3; do
+    standard_version "$name"
+  done | awk '!seen[$0]++'
+}
+
+# sys.executable sees through version managers' wrapper scripts, which are slow.
+standard_version() {
+  "$1" -c '
+import ensurepip, os, sys, sysconfig, venv
 if sys.version_info < (3, 11) or sysconfig.get_config_var("Py_GIL_DISABLED"):
     sys.exit(1)
-print(sys.executable)' 2>/dev/null && return
+print("%d.%d" % sys.version_info[:2], os.path.realpath(sys.executable))' 2>/dev/null </dev/null
+}
+
+# built VERSION FLAVOUR: prints the interpreter of an earlier build. A prefix appears by one rename when it is
+# complete, so being there is proof enough.
+built() {
+  local prefix program
+  prefix=$(prefix_of "$@") || return
+  for program in "$prefix/bin/python$1"{t,td,}; do
+    [[ ! -x $program ]] || { echo "$program" && return; }
   done
   return 1
 }
 
-# built SUFFIX: prints the interpreter of an earlier build. A prefix appears by one rename when
-# it is complete, so being there is proof enough.
-built() {
-  local prefix
-  prefix=$(printf '%s\n' "$CACHE"/python/3.13.*t"$(flavour "$1")" | sort -V | tail -n 1)
-  [[ -x $prefix/bin/python3.13t || -x $prefix/bin/python3.13td ]] || return 1
-  printf '%s\n' "$prefix"/bin/python3.13t* | head -n 1
+# prefix_of VERSION FLAVOUR: where such a build is, or would be. "-standard" is one with the GIL.
+prefix_of() {
+  local full flavour=$2
+  read -r full _ <<<"$(source_of "$1")"
+  [[ -n $full ]] || return 1
+  [[ -n $flavour || -z ${NOGIL_SYNC_PGO:-} ]] || flavour=-pgo
+  [[ $flavour == -standard ]] || full+=t
+  echo "$CACHE/python/$full$flavour"
 }
 
-# The suffix of the prefix: "-debug", "-pgo" or nothing.
-flavour() { [[ -z $1 && -n ${NOGIL_SYNC_PGO:-} ]] && echo -pgo || echo "$1"; }
+# made VERSION FLAVOUR: prints such a build, and builds it if it is not there.
+made() {
+  prefix_of "$@" >/dev/null || die "only ${VERSIONS[*]/%/t} can be built here, not $1t"
+  built "$@" && return
+  locked "python-$1$2" build_python "$1" "$2" && built "$@"
+}
 
-# build_python SUFFIX: builds CPython from the Debian source package into the cache.
+# build_python VERSION FLAVOUR: builds CPython from Debian's source archive into the cache.
 build_python() {
-  built "$1" >/dev/null && return # another ./dev was faster
-  have apt-get || die "$NO_INTERPRETER"
-  step "building a free-threaded Python$1 from Debian's source package: once, in a few minutes"
-  packages "building CPython" gcc libc6-dev make xz-utils zlib1g-dev libssl-dev libffi-dev \
-    libbz2-dev liblzma-dev libreadline-dev libncurses-dev debian-archive-keyring ca-certificates
-
-  local source version prefix stage
-  source=$(cpython_source) || exit
-  version=${source##*-}
-  prefix=$CACHE/python/${version}t$(flavour "$1")
-  stage=$CACHE/build/python-$(basename "$prefix")
+  built "$1" "$2" >/dev/null && return # another ./dev was faster
+  local source prefix stage status=0
+  prefix=$(prefix_of "$1" "$2")
+  stage=$CACHE/build/python-${prefix##*/}
+  source=$(cpython_source "$1") || exit
+  step "building CPython ${prefix##*/} from Debian's source archive: once, in a few minutes"
+  packages "building CPython" gcc libc6-dev make zlib1g-dev libssl-dev libffi-dev \
+    libbz2-dev liblzma-dev libreadline-dev libncurses-dev
   rm -rf "$stage"
   mkdir -p "$stage" "$CACHE/python"
+  (compile_python "$source" "$prefix" "$stage") || status=$?
+  rm -rf "$stage"
+  return "$status"
+}
+
+compile_python() {
+  local source=$1 prefix=$2 stage=$3 library
   cd "$stage" || exit
-  local options=(--prefix="$prefix" --disable-gil
-    # Environments bring their own pip, from the wheel that comes with the sources.
-    --with-ensurepip=no)
+  # Environments bring their own pip, from the wheel that comes with the sources.
+  local options=(--prefix="$prefix" --with-ensurepip=no)
   local quick=() # for the install: compiling the whole library under a sanitizer takes longer than all the rest
+  [[ $prefix == *-standard ]] || options+=(--disable-gil)
   case $prefix in
     # With CPython's own test modules, whose _testcapi makes allocations fail.
     *-debug) options+=(--with-pydebug) ;;
@@ -120,54 +209,108 @@ build_python() {
     make -j"$(cores)" || exit
   # Installed aside and moved: an interrupted build leaves no half interpreter behind.
   logged "installing it into $prefix" make install DESTDIR="$stage/root" ${quick[@]+"${quick[@]}"} || exit
+  # CPython's tests of its locks and queues are run on ours as well.
+  for library in "$stage/root$prefix"/lib/python3.*; do
+    [[ -d $library/test ]] || cp -R "$source/Lib/test" "$library/test" || exit
+  done
   rm -rf "$prefix"
   mv "$stage/root$prefix" "$prefix"
-  rm -rf "$stage"
 }
 
-# Prints the folder of CPython's sources, fetched through apt with settings and state of our own: the
-# machine's stay as they are, and apt verifies the archive with Debian's keys.
+# cpython_source VERSION: prints the folder of CPython's sources, fetched and unpacked if they are not there.
 cpython_source() {
-  local mirror
-  unpacked && return
-  mkdir -p "$CACHE"/src/apt/{lists,archives}/partial "$CACHE/src/apt/parts"
-  cd "$CACHE/src" || exit
-  mirror=$(debian_mirror)
-  [[ -n $mirror ]] || die "$NO_INTERPRETER"
-  # Of Debian's suites the stable one keeps its sources for years.
-  echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie main" >apt/sources.list
-  TAIL=3 logged "fetching CPython's sources through apt" fetch_source || die "$NO_INTERPRETER"
-  rm -rf unpacking && mkdir unpacking
-  logged "unpacking them" tar -C unpacking --strip-components=0 \
-    -xf "$(printf '%s\n' python3.13_*.orig.tar.xz | sort -V | tail -n 1)" || exit
+  local full path sum folder
+  read -r full path sum <<<"$(source_of "$1")"
+  [[ -n $full ]] || die "no sources of CPython $1 are known here"
+  folder=$CACHE/src/Python-$full
+  [[ -d $folder ]] || locked "source-$full" unpack_source "$folder" "$path" "$sum" || exit
   # An assertion of debug builds fails if a threading.Lock is released again while it is handed to a waiter,
-  # which any thread may do (TaskGroup and the threading backend do). It is in no other build.
-  sed -i '/if (entry.handed_off)/,/return/ { /assert(/d }' unpacking/Python-3.13.*/Python/lock.c || exit
-  mv unpacking/Python-3.13.* . && rmdir unpacking
-  unpacked
+  # which any thread may do (TaskGroup and the threading backend do). It is in no other build, and 3.15 mended it.
+  [[ $1 != 3.1[34] ]] || ! sed -n '/if (entry.handed_off)/,/return/p' "$folder/Python/lock.c" | grep -q 'assert(' ||
+    sed -i '/if (entry.handed_off)/,/return/ { /assert(/d }' "$folder/Python/lock.c" || exit
+  echo "$folder"
 }
 
-unpacked() {
-  local found
-  found=$(printf '%s\n' "$CACHE"/src/Python-3.13.* | sort -V | tail -n 1)
-  [[ -d $found ]] && echo "$found"
+# unpack_source FOLDER PATH SUM: nothing is unpacked whose SHA-256 is another.
+unpack_source() {
+  local folder=$1 path=$2 sum=$3 archive=$CACHE/src/${2##*/}
+  [[ ! -d $folder ]] || return 0 # another ./dev was faster
+  mkdir -p "$CACHE/src"
+  [[ -e $archive ]] || fetch_source "$path" "$archive"
+  [[ $(sha256 <"$archive") == "$sum" ]] ||
+    die "$archive is not the archive that Debian has, as its SHA-256 is another; nothing was built (remove it to fetch it again)"
+  have xz || packages "unpacking CPython's sources" xz-utils
+  rm -rf "$folder.unpacking"
+  mkdir "$folder.unpacking"
+  if ! logged "unpacking ${path##*/}" tar -C "$folder.unpacking" --strip-components=1 -xf "$archive"; then
+    rm -rf "$folder.unpacking"
+    exit 1
+  fi
+  mv "$folder.unpacking" "$folder"
 }
 
-# apt_get ARGS...: apt-get with its state in the cache folder.
-apt_get() {
-  apt-get -q -o Dir::State::Lists="$CACHE/src/apt/lists" -o Dir::Cache="$CACHE/src/apt" \
-    -o APT::Sandbox::User="$(id -un)" "$@"
-}
-
+# fetch_source PATH ARCHIVE: from the pool of the Debian mirror that this machine uses.
 fetch_source() {
-  local only=(-o Dir::Etc::SourceList="$CACHE/src/apt/sources.list" -o Dir::Etc::SourceParts="$CACHE/src/apt/parts")
-  apt_get "${only[@]}" update && apt_get "${only[@]}" source --download-only python3.13
+  local path=$1 archive=$2 mirror helper=/usr/lib/apt/apt-helper
+  have apt-get && [[ -x $helper ]] && mirror=$(debian_mirror) ||
+    unavailable "${path##*/} is not in $CACHE/src, and this machine has no Debian mirror to fetch it from; $OTHERWISE"
+  rm -f "$archive.part"*
+  step "fetching ${path##*/}"
+  if ! "$helper" download-file "${mirror%/}/pool/main/p/$path" "$archive.part" >/dev/null 2>&1; then
+    rm -f "$archive.part"*
+    unavailable "Debian's mirror does not have ${path##*/} any more, or cannot be reached; $OTHERWISE"
+  fi
+  mv "$archive.part" "$archive"
 }
 
-# Prints the address of the Debian mirror this machine uses. It is known from the package lists; a
-# machine that has none yet (a container, say) gets them into our folder first.
+OTHERWISE="install a free-threaded Python ('uv python install 3.14t'), or name one: ./dev --python PATH"
+
+# Prints the address of the Debian mirror this machine uses. It is known from the package lists; for a machine that
+# has none yet (a container, say) they are fetched into our folder first.
 debian_mirror() {
   # shellcheck disable=SC2016 # apt fills this in
   local query=(indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian')
-  { apt-get "${query[@]}" && apt_get update && apt_get "${query[@]}"; } 2>/dev/null | grep -m 1 :
+  local state=$CACHE/src/apt
+  mkdir -p "$state"/{lists,archives}/partial
+  local apt=(apt-get -q -o "Dir::State::Lists=$state/lists" -o "Dir::Cache=$state" -o "APT::Sandbox::User=$(id -un)")
+  { apt-get "${query[@]}" | grep -m 1 : || { "${apt[@]}" update >&2 && "${apt[@]}" "${query[@]}" | grep -m 1 :; }; } 2>/dev/null
+}
+
+# pythons: which interpreters are there, and which could be.
+pythons() {
+  local version flavour found path archive
+  for version in "${VERSIONS[@]}"; do
+    if found=$(found_python "$version"); then
+      described "${version}t" "$found"
+    else
+      read -r _ path _ <<<"$(source_of "$version")"
+      archive=$CACHE/src/${path##*/}
+      printf '%-6s not here; %s\n' "${version}t" "$(
+        ! have uv || echo "uv may have it; "
+        if [[ -e $archive ]]; then
+          echo "can be built from $archive"
+        elif have apt-get; then
+          echo "can be built from ${path##*/}, if Debian's mirror has it"
+        else
+          echo "cannot be built: its sources come from a Debian mirror"
+        fi
+      )"
+    fi
+    for flavour in "" -pgo -debug -thread -address; do
+      path=$(built "$version" "$flavour") && [[ $path != "$found" ]] && described "" "$path"
+    done
+  done
+  printf '\nstandard, of which the tests use the oldest and the newest:\n'
+  while read -r version path; do described "$version" "$path"; done <<<"$(standards | sort -s -V -k 1,1)"
+}
+
+# described NAME PYTHON: a line about it.
+described() {
+  printf '%-6s %s\n' "$1" "$("$2" -c '
+import platform, sys, sysconfig
+arguments = sysconfig.get_config_var("CONFIG_ARGS") or ""
+kinds = ["PGO" if "--enable-optimizations" in arguments else "no PGO"]
+kinds += ["debug"] if hasattr(sys, "gettotalrefcount") else []
+kinds += [kind + " sanitizer" for kind in ("thread", "address") if f"--with-{kind}-sanitizer" in arguments]
+print(f"{platform.python_version():10} {sys.executable} ({chr(44).join(kinds)})".replace(",", ", "))')"
 }

@@ -1,11 +1,29 @@
 # shellcheck shell=bash
 # The legs of the test suite. Each runs everything that makes sense there and leaves its totals for the summary.
 
-LEGS=(native parallel threading standard core tsan asan)
+# Those of `./dev test`, those that --full runs instead, and more names that --leg knows.
+SHORT_LEGS=(native standard core)
+FULL_LEGS=(native-3.13t native-3.14t native-3.15t parallel threading standard standard-newest core tsan asan)
+LEGS=(native "${FULL_LEGS[@]}")
 
-# run_legs LEG... -- PYTEST-ARGS...: runs them one after the other, whatever fails, and sums up.
+# is_leg NAME: standard-3.12 and so on are legs too.
+is_leg() { [[ " ${LEGS[*]} " == *" $1 "* || $1 == standard-3.[0-9]* ]]; }
+
+# run_leg NAME ARGS...
+run_leg() {
+  local leg=$1
+  shift
+  case $leg in
+    native-*) suite_native "$leg" "${leg//[^0-9.]/}" "$@" ;;
+    standard-*) suite "$leg" "standard ${leg#standard-}" "$@" ;;
+    *) "leg_$leg" "$@" ;;
+  esac
+}
+
+# run_legs LEG... -- PYTEST-ARGS...: runs them one after the other, whatever fails, and sums up. A leg whose
+# interpreter cannot be had is no failure where OPTIONAL says so.
 run_legs() {
-  local names=() leg status begin failed=0 summary=()
+  local names=() leg status begin failed=0 ran=0 verdict summary=()
   while [[ $1 != -- ]]; do
     names+=("$1")
     shift
@@ -16,18 +34,28 @@ run_legs() {
   for leg in "${names[@]}"; do
     printf '\n==== %s ====\n' "$leg"
     begin=$SECONDS
+    rm -f "$RESULTS"/.[a-z]*
     # In a subshell, as a leg that cannot run must not end the others; not in a condition,
     # where bash ignores -e.
     set +e
-    (set -e; "leg_$leg" "$@")
+    (set -e; run_leg "$leg" "$@")
     status=$?
     set -e
+    if ((status)) && [[ -s $RESULTS/.unavailable ]]; then
+      summary+=("$(printf '%-16s not available here: %s' "$leg" "$(cat "$RESULTS/.unavailable")")")
+      [[ -n ${OPTIONAL:-} ]] || failed=1
+      continue
+    fi
+    ran=1
     ((status == 0)) || failed=1
-    summary+=("$(printf '%-10s %-6s %4d s  %s' "$leg" "$( ((status)) && echo FAILED || echo ok)" \
-      $((SECONDS - begin)) "$(grep . "$RESULTS/$leg" 2>/dev/null || echo 'did not get to its end')")")
+    verdict=$( ((status)) && echo FAILED || echo ok)
+    summary+=("$(printf '%-16s %-6s %4d s  %-13s %s' "$leg" "$verdict" $((SECONDS - begin)) \
+      "$(cat "$RESULTS/.on" 2>/dev/null)" "$(grep . "$RESULTS/$leg" 2>/dev/null || echo 'did not get to its end')")")
   done
+  ((ran)) || failed=1
   printf '\n==== summary ====\n'
   printf '%s\n' "${summary[@]}"
+  [[ -z ${REMARK:-} ]] || printf '%s\n' "$REMARK"
   cat "$RESULTS"/* 2>/dev/null | awk '
     { for (i = 2; i <= NF; i++) { sub(/,$/, "", $i); count[$i] += $(i - 1) } }
     END { printf "total: %d passed, %d failed, %d skipped\n", count["passed"] + count["xfailed"],
@@ -35,12 +63,18 @@ run_legs() {
   return "$failed"
 }
 
-# The only leg with the benchmarks' tools, and so the one that tests the benchmarks.
-leg_native() { MORE_TOOLS=(bench) && suite native free_threaded "$@"; }
+leg_native() { suite_native native "$VERSION" "$@"; }
+
+# suite_native LEG VERSION ARGS...: these legs alone have the benchmarks' tools, and so test the benchmarks.
+suite_native() {
+  local MORE_TOOLS=(bench)
+  suite "$1" "free_threaded $2" "${@:3}"
+}
 
 # Each test on four threads at once. Left out are those that start threads or processes themselves.
 leg_parallel() {
-  suite parallel free_threaded --ignore=tests/isolated --ignore=tests/stress --parallel-threads=4 "$@"
+  local OPTIONS=(--ignore=tests/isolated --ignore=tests/stress --parallel-threads=4)
+  suite parallel free_threaded "$@"
 }
 
 leg_threading() { NOGIL_SYNC_BACKEND=threading suite threading free_threaded "$@"; }
@@ -57,12 +91,19 @@ leg_tsan() { core tsan -Db_sanitize=thread -Db_lundef=false; }
 
 leg_asan() { core asan -Db_sanitize=address,undefined -Db_lundef=false; }
 
-# suite LEG INTERPRETER PYTEST-ARGS...: WITH is a command to run Python by.
+# How many processes share a leg's tests, which mostly wait for something. A leg with arguments for pytest runs
+# in one, as those who name tests want to see and to stop them.
+WORKERS=${NOGIL_SYNC_WORKERS:-$((2 * $(cores) < 8 ? 2 * $(cores) : 8))}
+
+# suite LEG INTERPRETER PYTEST-ARGS...: WITH is a command to run Python by, OPTIONS are more arguments for pytest.
 suite() {
   local leg=$1 interpreter env limit=() colour=no status=0
   # shellcheck disable=SC2086 # a function and its arguments
   interpreter=$($2)
   shift 2
+  "$interpreter" -c '
+import platform, sysconfig
+print("on", platform.python_version() + ("t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""))' >"$RESULTS/.on"
   env=$(environment "$interpreter" test ${MORE_TOOLS[@]+"${MORE_TOOLS[@]}"})
   PATH=$env/bin:$(tools "${TOOLS_OF:-$interpreter}" build test)/bin:$PATH
   cd "$ROOT"
@@ -74,9 +115,12 @@ suite() {
   export PYTHONFAULTHANDLER=1
   if have timeout; then limit=(timeout --foreground --signal=ABRT --kill-after=30 "${LIMIT:-1800}"); fi
   [[ ! -t 1 ]] || colour=yes
+  local workers=()
+  (($#)) || workers=(-n "$WORKERS" --dist worksteal)
   local run=(${limit[@]+"${limit[@]}"} ${WITH[@]+"${WITH[@]}"}
-    "$env/bin/python" -m pytest "--color=$colour" -o cache_dir="$CACHE/pytest-$leg" "$@")
-  "${run[@]}" | tee "$RESULTS/output" || status=$?
+    "$env/bin/python" -m pytest "--color=$colour" -o cache_dir="$CACHE/pytest-$leg"
+    ${OPTIONS[@]+"${OPTIONS[@]}"} "$@")
+  "${run[@]}" ${workers[@]+"${workers[@]}"} | tee "$RESULTS/output" || status=$?
   # From "==== 12 passed, 1 skipped in 0.5s ====", perhaps with colours, or without the lines.
   sed -En $'s/\033\\[[0-9;]*m//g; s/^(=+ )?([0-9]+ (passed|failed|skipped|error|deselected).*) in [0-9].*/\\2/p' \
     "$RESULTS/output" | tail -n 1 >"$RESULTS/$leg"

@@ -43,6 +43,7 @@ SHRUNK = [
 # Tests that include sources of the core, to come between their steps.
 INCLUDED = {
     "counter": ["counter.c"],
+    "epoch": ["park.c"],
     "pool": ["deque.c", "pool.c"],
     "rwmutex": ["rwmutex.c"],
     "table": ["table.c"],

@@ -36,8 +36,8 @@ leg_thread() {
   TOOLS_OF=$(free_threaded)
   export SANITIZE=thread LIMIT=14400 TSAN_OPTIONS NOGIL_SYNC_STRESS=${NOGIL_SYNC_STRESS:-0.3}
   # CPython's own list of what it knows of itself, and what it does not know; they name nothing of ours.
-  local known=$CACHE/tsan-suppressions.txt
-  cat "$(cpython_source)/Tools/tsan/suppressions_free_threading.txt" "$ROOT/tools/tsan_suppressions.txt" >"$known"
+  local known=$CACHE/tsan-suppressions-$VERSION.txt
+  cat "$(cpython_source "$VERSION")/Tools/tsan/suppressions_free_threading.txt" "$ROOT/tools/tsan_suppressions.txt" >"$known"
   TSAN_OPTIONS="suppressions=$known die_after_fork=0 exitcode=0"
   TSAN_OPTIONS+=" second_deadlock_stack=1 history_size=4"
   reported thread suite thread "free_threaded_sanitized thread" "${SANITIZED_TESTS[@]}" "$@"

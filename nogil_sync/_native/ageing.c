@@ -2,41 +2,45 @@
 
 /* ---- the list ---- */
 
-/* The first empty node from this one on, but before the other, now the pool's; or NULL. */
+/* The first free node from this one on, but before the other, now the caller's; or NULL. */
 static ns_ager_node *
-take_empty(ns_ager_node *n, const ns_ager_node *end, PyObject *pool)
+take_free(ns_ager_node *n, const ns_ager_node *end)
 {
     for (; n != end; n = n->next) {
-        PyObject *none = NULL;
-        if (ns_load(&n->pool, NS_RELAXED) == NULL && ns_cas(&n->pool, &none, pool, NS_SEQ_CST)) {
+        uint32_t none = 0;
+        if (ns_load(&n->state, NS_RELAXED) == 0 &&
+            ns_cas(&n->state, &none, NS_AGER_TAKEN, NS_SEQ_CST)) {
             return n;
         }
     }
     return NULL;
 }
 
-ns_ager_node *
-ns_ager_add(ns_ager *a, PyObject *pool)
+/* A free node of the list, now the caller's; or NULL. */
+static ns_ager_node *
+find_free(ns_ager *a)
 {
-    ns_publish(pool);
-    if (ns_add(&a->pools, 1, NS_RELAXED) < ns_load(&a->count, NS_RELAXED)) {
-        ns_ager_node *hint = ns_load(&a->hint, NS_ACQUIRE);
-        ns_ager_node *empty = take_empty(hint, NULL, pool);
-        if (empty == NULL) {
-            empty = take_empty(ns_load(&a->nodes, NS_ACQUIRE), hint, pool);
-        }
-        if (empty != NULL) {
-            ns_store(&a->hint, empty->next, NS_RELEASE);
-            return empty;
-        }
+    ns_ager_node *hint = ns_load(&a->hint, NS_ACQUIRE);
+    ns_ager_node *found = take_free(hint, NULL);
+    if (found == NULL) {
+        found = take_free(ns_load(&a->nodes, NS_ACQUIRE), hint);
     }
+    if (found != NULL) {
+        ns_store(&a->hint, found->next, NS_RELEASE);
+    }
+    return found;
+}
+
+/* A new node, in the list, and the caller's; NULL without memory. */
+static ns_ager_node *
+make_node(ns_ager *a)
+{
     ns_ager_node *fresh = PyMem_RawCalloc(1, sizeof(ns_ager_node));
     if (fresh == NULL) {
-        ns_sub(&a->pools, 1, NS_RELAXED);
-        PyErr_NoMemory();
         return NULL;
     }
-    ns_store(&fresh->pool, pool, NS_RELAXED);
+    fresh->ager = a;
+    ns_store(&fresh->state, NS_AGER_TAKEN, NS_RELAXED);
     ns_ager_node *head = ns_load(&a->nodes, NS_RELAXED);
     do {
         fresh->next = head;
@@ -45,42 +49,105 @@ ns_ager_add(ns_ager *a, PyObject *pool)
     return fresh;
 }
 
-void
-ns_ager_remove(ns_ager *a, ns_ager_node *node)
+ns_ager_node *
+ns_ager_add(ns_ager *a, PyObject *pool)
 {
-    ns_store(&node->pool, NULL, NS_SEQ_CST);
+    ns_ager_node *node = NULL;
+    if (ns_add(&a->pools, 1, NS_RELAXED) < ns_load(&a->count, NS_RELAXED)) {
+        node = find_free(a);
+    }
+    if (node == NULL) {
+        node = make_node(a);
+    }
+    if (node == NULL) {
+        ns_sub(&a->pools, 1, NS_RELAXED);
+        PyErr_NoMemory();
+        return NULL;
+    }
+    node->pool = pool;
+    ns_store(&node->state, NS_AGER_TAKEN | NS_AGER_LIVE, NS_SEQ_CST);
+    return node;
+}
+
+bool
+ns_ager_remove(ns_ager_node *node)
+{
+    return ns_sub(&node->state, NS_AGER_LIVE, NS_SEQ_CST) == (NS_AGER_TAKEN | NS_AGER_LIVE);
+}
+
+void
+ns_ager_release(ns_ager_node *node)
+{
+    ns_ager *a = node->ager;
+    ns_store(&node->state, 0, NS_SEQ_CST);
     ns_store(&a->hint, node, NS_RELEASE);
     ns_sub(&a->pools, 1, NS_RELAXED);
+}
+
+PyObject *
+ns_ager_enter(ns_ager_node *node)
+{
+    uint32_t state = ns_load(&node->state, NS_RELAXED);
+    do {
+        if (!(state & NS_AGER_LIVE)) {
+            return NULL;
+        }
+    } while (!ns_cas(&node->state, &state, state + NS_AGER_VISIT, NS_SEQ_CST));
+    return node->pool;
+}
+
+void
+ns_ager_leave(ns_ager_node *node)
+{
+    PyObject *pool = node->pool; /* as long as we are inside */
+    if (ns_sub(&node->state, NS_AGER_VISIT, NS_SEQ_CST) == NS_AGER_TAKEN + NS_AGER_VISIT) {
+        ns_pool_free(pool);
+    }
 }
 
 /* ---- the sweeper ---- */
 
 typedef struct {
     PyObject_HEAD
-    PyObject *me;
+    _Atomic(PyObject *) me;
     ns_ager *ager;
 } Sweeper;
 
 static void
-finalize(PyObject *self)
+drop_me(PyObject *self)
 {
-    ns_ager *ager = ((Sweeper *)self)->ager;
-    uint8_t stage = NS_AGER_PAUSED;
-    if (!ns_cas(&ager->stage, &stage, NS_AGER_IDLE, NS_RELAXED)) {
-        return;
-    }
-    PyObject *pending = PyErr_GetRaisedException();
+    Py_XDECREF(ns_swap(&((Sweeper *)self)->me, NULL, NS_RELAXED));
+}
+
+static void
+visit_pools(ns_ager *ager)
+{
     ns_ager_node *n = ns_load(&ager->nodes, NS_ACQUIRE);
     for (; n != NULL; n = n->next) {
-        PyObject *pool = ns_load(&n->pool, NS_SEQ_CST);
-        if (pool != NULL && ns_try_incref(pool)) {
-            if (ns_load(&n->pool, NS_SEQ_CST) == pool) {
-                ns_pool_collect(pool);
-            }
-            Py_DECREF(pool);
+        PyObject *pool = ns_ager_enter(n);
+        if (pool != NULL) {
+            ns_pool_collect(pool);
+            ns_ager_leave(n);
         }
     }
-    PyErr_SetRaisedException(pending);
+}
+
+static void
+finalize(PyObject *self)
+{
+    if (!PyObject_GC_IsFinalized(self)) { /* called by hand */
+        return;
+    }
+    /* The collector holds a reference, and lets it go in its turn: then the sweeper is freed. */
+    PyObject_GC_UnTrack(self);
+    drop_me(self);
+    ns_ager *ager = ((Sweeper *)self)->ager;
+    uint8_t stage = NS_AGER_PAUSED;
+    if (ns_cas(&ager->stage, &stage, NS_AGER_IDLE, NS_RELAXED)) {
+        PyObject *pending = PyErr_GetRaisedException();
+        visit_pools(ager);
+        PyErr_SetRaisedException(pending);
+    }
 }
 
 static int
@@ -89,14 +156,14 @@ traverse(PyObject *self, visitproc visit, void *arg)
     uint8_t stage = NS_AGER_BEGUN;
     ns_cas(&((Sweeper *)self)->ager->stage, &stage, NS_AGER_PAUSED, NS_RELAXED);
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(((Sweeper *)self)->me);
+    Py_VISIT(ns_load(&((Sweeper *)self)->me, NS_RELAXED));
     return 0;
 }
 
 static int
 clear(PyObject *self)
 {
-    Py_CLEAR(((Sweeper *)self)->me);
+    drop_me(self);
     return 0;
 }
 
@@ -105,7 +172,7 @@ dealloc(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    clear(self);
+    drop_me(self);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -128,31 +195,55 @@ static PyType_Spec spec = {
 
 /* ---- the hook ---- */
 
-/* `type_ref` is a weak reference to the sweeper's type: the list of callbacks outlives all modules, and
- * must not keep this one alive. */
-static PyObject *
-on_collection(PyObject *type_ref, PyObject *const *args, Py_ssize_t nargs)
+/* Leaves a sweeper behind if there are pools. No memory: another collection will do. */
+static void
+make_sweeper(PyTypeObject *type)
 {
-    PyObject *type = NULL;
-    if (nargs != 2 || !PyUnicode_Check(args[0]) ||
-        PyUnicode_CompareWithASCIIString(args[0], "start") != 0 ||
-        PyWeakref_GetRef(type_ref, &type) <= 0) {
-        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
-    }
-    ns_state *state = PyType_GetModuleState((PyTypeObject *)type);
+    ns_state *state = PyType_GetModuleState(type);
     ns_ager *ager = state ? state->ager : NULL;
-    Sweeper *s = NULL;
-    if (ager != NULL && ns_load(&ager->pools, NS_RELAXED) != 0) {
-        s = PyObject_GC_New(Sweeper, (PyTypeObject *)type);
+    if (ager == NULL || ns_load(&ager->pools, NS_RELAXED) == 0) {
+        return;
     }
-    Py_DECREF(type);
+    Sweeper *s = PyObject_GC_New(Sweeper, type);
     if (s != NULL) {
         s->ager = ager;
-        s->me = (PyObject *)s; /* the reference that is ours so far */
+        ns_store(&s->me, (PyObject *)s, NS_RELAXED); /* the reference that is ours so far */
         PyObject_GC_Track(s);
         ns_store(&ager->stage, NS_AGER_BEGUN, NS_RELAXED);
     }
-    else if (PyErr_Occurred()) { /* no memory: another collection will do */
+}
+
+/* The type of sweepers that this entry of the hook's list refers to, a new reference; NULL if it has gone. */
+static PyTypeObject *
+sweeper_type_of(PyObject *ref)
+{
+    PyObject *type = NULL;
+    if (ref == NULL || !PyWeakref_CheckRefExact(ref) || PyWeakref_GetRef(ref, &type) <= 0) {
+        return NULL;
+    }
+    if (!PyType_Check(type) || ((PyTypeObject *)type)->tp_dealloc != dealloc) {
+        Py_CLEAR(type); /* somebody changed the list */
+    }
+    return (PyTypeObject *)type;
+}
+
+/* `types` is a list of weak references, for each module that was imported in this interpreter one to its type
+ * of sweepers: the list of callbacks outlives all modules, and must not keep one alive. */
+static PyObject *
+on_collection(PyObject *types, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 2 || !PyUnicode_Check(args[0]) ||
+        PyUnicode_CompareWithASCIIString(args[0], "start") != 0) {
+        Py_RETURN_NONE;
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(types); i++) {
+        PyObject *ref = PyList_GetItemRef(types, i);
+        PyTypeObject *type = sweeper_type_of(ref);
+        if (type != NULL) {
+            make_sweeper(type);
+            Py_DECREF(type);
+        }
+        Py_XDECREF(ref);
         PyErr_Clear();
     }
     Py_RETURN_NONE;
@@ -161,16 +252,64 @@ on_collection(PyObject *type_ref, PyObject *const *args, Py_ssize_t nargs)
 static PyMethodDef hook = {
     "nogil_sync_pools", _PyCFunction_CAST(on_collection), METH_FASTCALL, NULL};
 
+/* The list of the hook that stands in there, a new reference; one of a new hook if there was none; or NULL. */
+static PyObject *
+types_of_hook(PyObject *callbacks)
+{
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(callbacks); i++) {
+        PyObject *each = PyList_GetItemRef(callbacks, i);
+        PyObject *types = NULL;
+        if (each != NULL && PyCFunction_CheckExact(each) &&
+            PyCFunction_GetFunction(each) == _PyCFunction_CAST(on_collection)) {
+            types = Py_XNewRef(PyCFunction_GetSelf(each));
+        }
+        Py_XDECREF(each);
+        if (types != NULL) {
+            return types;
+        }
+    }
+    PyErr_Clear(); /* the list became shorter meanwhile */
+    PyObject *types = PyList_New(0);
+    PyObject *function = types ? PyCFunction_New(&hook, types) : NULL;
+    if (function == NULL || PyList_Append(callbacks, function) < 0) {
+        Py_CLEAR(types);
+    }
+    Py_XDECREF(function);
+    return types;
+}
+
+/* Takes out the references to what has gone. */
+static int
+forget_the_dead(PyObject *types)
+{
+    for (Py_ssize_t i = PyList_GET_SIZE(types) - 1; i >= 0; i--) {
+        PyObject *ref = PyList_GetItemRef(types, i);
+        PyTypeObject *type = sweeper_type_of(ref);
+        int result = type == NULL ? PyList_SetSlice(types, i, i + 1, NULL) : 0;
+        Py_XDECREF(type);
+        Py_XDECREF(ref);
+        if (result < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 static int
 install(ns_state *state)
 {
     PyObject *gc = PyImport_ImportModule("gc");
     PyObject *callbacks = gc ? PyObject_GetAttrString(gc, "callbacks") : NULL;
-    PyObject *ref = callbacks ? PyWeakref_NewRef(state->sweeper_type, NULL) : NULL;
-    PyObject *function = ref ? PyCFunction_New(&hook, ref) : NULL;
-    int result = function ? PyList_Append(callbacks, function) : -1;
-    Py_XDECREF(function);
+    if (callbacks != NULL && !PyList_Check(callbacks)) {
+        PyErr_SetString(PyExc_TypeError, "gc.callbacks is not a list");
+        Py_CLEAR(callbacks);
+    }
+    PyObject *types = callbacks ? types_of_hook(callbacks) : NULL;
+    int result = types ? forget_the_dead(types) : -1;
+    PyObject *ref = result == 0 ? PyWeakref_NewRef(state->sweeper_type, NULL) : NULL;
+    result = ref ? PyList_Append(types, ref) : -1;
     Py_XDECREF(ref);
+    Py_XDECREF(types);
     Py_XDECREF(callbacks);
     Py_XDECREF(gc);
     return result;

@@ -4,6 +4,10 @@
  * The lock may be any object, so all of its methods may run user code, raise, or come back
  * here; nothing of ours is held meanwhile. For a plain Mutex, which is what Cond makes for
  * itself, the same steps are taken without calls.
+ *
+ * A thread that got hold of garbage (gc.get_objects()) can be inside when the collector clears it. So each
+ * call takes a reference to the lock first, and a wait takes again the very lock that it let go of. A plain Mutex
+ * refers to nothing and is part of no cycle: tp_clear leaves it, it lives as long as its Cond, and is borrowed.
  */
 #include "arguments.h"
 #include "core/cond.h"
@@ -12,13 +16,14 @@
 #include "mutex_type.h"
 #include "object.h"
 #include "sharing.h"
+#include "tryref.h"
 
 typedef struct {
     NS_OBJECT_HEAD
     ns_cond cond;
-    _Atomic(PyObject *) lock; /* NULL until __init__ ran, and after a collection cleared it */
-    bool plain;               /* the lock is exactly a Mutex; written before `lock` */
-    bool sound; /* of a kind whose acquire fails only when it is interrupted; so, too */
+    ns_ref lock; /* NULL until __init__ ran, and after a collection cleared it */
+    bool plain;  /* the lock is exactly a Mutex; written before `lock` */
+    bool sound;  /* of a kind whose acquire fails only when it is interrupted; so, too */
     _Atomic bool claimed; /* by an __init__ */
 } Cond;
 
@@ -28,22 +33,43 @@ cond_of(PyObject *self)
     return &((Cond *)self)->cond;
 }
 
-/* The lock, borrowed; NULL with RuntimeError if there was no __init__. */
-static inline PyObject *
-lock_of(PyObject *self)
+/* The lock, for the time of a call. */
+typedef struct {
+    PyObject *object; /* owned, unless it is plain */
+    bool plain;
+} held_lock;
+
+/* False with RuntimeError if there was no __init__. */
+static inline bool
+hold(PyObject *self, held_lock *lock)
 {
+    Cond *o = (Cond *)self;
     ns_used(self);
-    PyObject *lock = ns_load(&((Cond *)self)->lock, NS_ACQUIRE);
-    if (ns_unlikely(lock == NULL)) {
-        ns_not_initialized(self);
+    lock->object = ns_load(&o->lock, NS_ACQUIRE);
+    lock->plain = lock->object != NULL && o->plain;
+    if (ns_unlikely(!lock->plain)) {
+        lock->object = ns_load_ref(&o->lock);
+        if (lock->object == NULL) {
+            ns_not_initialized(self);
+            return false;
+        }
     }
-    return lock;
+    return true;
 }
 
-static inline bool
-is_plain(PyObject *self)
+static inline void
+let_go(held_lock *lock)
 {
-    return ((Cond *)self)->plain;
+    if (ns_unlikely(!lock->plain)) {
+        Py_DECREF(lock->object);
+    }
+}
+
+/* 0, or -1 if there was no __init__. */
+static int
+check_born(PyObject *self)
+{
+    return ns_load(&((Cond *)self)->lock, NS_ACQUIRE) ? 0 : (ns_not_initialized(self), -1);
 }
 
 /* ---- The lock. Each returns -1 with an exception. ---- */
@@ -104,25 +130,21 @@ is_sound(ns_state *state, PyObject *lock)
 
 /* Whether the calling thread may use the condition: 1 or 0. */
 static int
-is_owned(PyObject *self)
+is_owned(PyObject *self, const held_lock *lock)
 {
-    PyObject *lock = lock_of(self);
-    if (lock == NULL) {
-        return -1;
-    }
-    if (is_plain(self)) {
-        return ns_mutex_is_locked(ns_mutex_of(lock));
+    if (lock->plain) {
+        return ns_mutex_is_locked(ns_mutex_of(lock->object));
     }
     PyObject *result;
-    int found = call_if_there(lock, "_is_owned", NULL, &result);
+    int found = call_if_there(lock->object, "_is_owned", NULL, &result);
     if (found != 0) {
         return found < 0 ? -1 : truth_of(result);
     }
-    if (is_ours(ns_state_of(self), lock)) {
-        return truth_of(PyObject_CallMethod(lock, "locked", NULL));
+    if (is_ours(ns_state_of(self), lock->object)) {
+        return truth_of(PyObject_CallMethod(lock->object, "locked", NULL));
     }
-    int free = truth_of(PyObject_CallMethod(lock, "acquire", "O", Py_False));
-    if (free < 0 || (free && call(lock, "release") < 0)) {
+    int free = truth_of(PyObject_CallMethod(lock->object, "acquire", "(O)", Py_False));
+    if (free < 0 || (free && call(lock->object, "release") < 0)) {
         return -1;
     }
     return !free;
@@ -130,41 +152,34 @@ is_owned(PyObject *self)
 
 /* Lets go of the lock however often it is held. `*saved` is what takes it again, NULL for acquire. */
 static int
-unlock(PyObject *self, PyObject **saved)
+unlock(const held_lock *lock, PyObject **saved)
 {
-    PyObject *lock = lock_of(self);
     *saved = NULL;
-    if (lock == NULL) {
-        return -1;
-    }
-    if (is_plain(self)) {
-        if (ns_mutex_unlock(ns_mutex_of(lock))) {
+    if (lock->plain) {
+        if (ns_mutex_unlock(ns_mutex_of(lock->object))) {
             return 0;
         }
         PyErr_SetString(PyExc_RuntimeError, "release unlocked lock");
         return -1;
     }
-    int found = call_if_there(lock, "_release_save", NULL, saved);
-    return found != 0 ? Py_MIN(found, 0) : call(lock, "release");
+    int found = call_if_there(lock->object, "_release_save", NULL, saved);
+    return found != 0 ? Py_MIN(found, 0) : call(lock->object, "release");
 }
 
 static int
-lock_again_once(PyObject *self, PyObject *saved, ns_waiter *w)
+lock_again_once(const held_lock *lock, PyObject *saved, ns_waiter *w)
 {
-    PyObject *lock = lock_of(self);
-    if (lock == NULL) {
-        return -1;
-    }
-    if (is_plain(self)) {
-        if (ns_mutex_try_lock(ns_mutex_of(lock))) {
+    if (lock->plain) {
+        ns_mutex *m = ns_mutex_of(lock->object);
+        if (ns_mutex_try_lock(m)) {
             return 0;
         }
         *w = (ns_waiter){0}; /* the node of the wait serves again: no memory is needed here */
-        return ns_wait(lock, &ns_mutex_steps, ns_mutex_of(lock), w, NS_FOREVER) < 0 ? -1 : 0;
+        return ns_wait(lock->object, &ns_mutex_steps, m, w, NS_FOREVER) < 0 ? -1 : 0;
     }
     if (saved != NULL) {
         PyObject *result;
-        int found = call_if_there(lock, "_acquire_restore", saved, &result);
+        int found = call_if_there(lock->object, "_acquire_restore", saved, &result);
         if (found == 1) {
             Py_DECREF(result);
             return 0;
@@ -173,19 +188,21 @@ lock_again_once(PyObject *self, PyObject *saved, ns_waiter *w)
             return -1;
         }
     }
-    return call(lock, "acquire");
+    return call(lock->object, "acquire");
 }
 
 /* Takes the lock again, through all interruptions; then the first exception counts, be it one that was
- * set before. A foreign lock whose acquire raises an Exception, perhaps for ever, is given up. */
+ * set before. A foreign lock whose acquire raises an Exception, perhaps for ever, is given up, and any
+ * lock at interpreter finalization. */
 static int
-lock_again(PyObject *self, PyObject *saved, ns_waiter *w)
+lock_again(PyObject *self, const held_lock *lock, PyObject *saved, ns_waiter *w)
 {
     PyObject *first = PyErr_GetRaisedException();
-    while (lock_again_once(self, saved, w) < 0) {
+    while (lock_again_once(lock, saved, w) < 0) {
         PyObject *error = PyErr_GetRaisedException();
-        bool given_up =
-            !((Cond *)self)->sound && PyObject_TypeCheck(error, (PyTypeObject *)PyExc_Exception);
+        PyObject *final =
+            ((Cond *)self)->sound ? PyExc_PythonFinalizationError : PyExc_Exception;
+        bool given_up = PyObject_TypeCheck(error, (PyTypeObject *)final);
         if (first == NULL) {
             first = error;
         }
@@ -207,9 +224,9 @@ lock_again(PyObject *self, PyObject *saved, ns_waiter *w)
 
 /* 1: owned, else -1 with an exception. */
 static int
-require_lock(PyObject *self, const char *message)
+require_lock(PyObject *self, const held_lock *lock, const char *message)
 {
-    int owned = is_owned(self);
+    int owned = is_owned(self, lock);
     if (owned == 0) {
         PyErr_SetString(PyExc_RuntimeError, message);
         return -1;
@@ -219,12 +236,12 @@ require_lock(PyObject *self, const char *message)
 
 /* 1: notified, 0: timed out, -1: exception; with the lock held again in all cases. */
 static int
-wait_with(PyObject *self, ns_waiter *w, ns_patience patience, int64_t deadline)
+wait_with(PyObject *self, const held_lock *lock, ns_waiter *w, ns_patience patience, int64_t deadline)
 {
     ns_cond *c = cond_of(self);
     PyObject *saved;
     ns_cond_link(c, w);
-    if (unlock(self, &saved) < 0) {
+    if (unlock(lock, &saved) < 0) {
         if (ns_cond_steps.cancel(c, w)) {
             ns_cond_steps.undo(c, w);
         }
@@ -232,7 +249,7 @@ wait_with(PyObject *self, ns_waiter *w, ns_patience patience, int64_t deadline)
     }
     int result = patience == NS_DO_NOT_WAIT ? ns_cond_steps.cancel(c, w)
                                             : ns_wait(self, &ns_cond_steps, c, w, deadline);
-    int again = lock_again(self, saved, w);
+    int again = lock_again(self, lock, saved, w);
     Py_XDECREF(saved);
     if (again < 0 && result == 1) {
         ns_cond_steps.undo(c, w); /* notified, but the call fails: the next one has it */
@@ -241,18 +258,33 @@ wait_with(PyObject *self, ns_waiter *w, ns_patience patience, int64_t deadline)
 }
 
 static int
-wait_until(PyObject *self, ns_patience patience, int64_t deadline)
+wait_holding(PyObject *self, const held_lock *lock, ns_patience patience, int64_t deadline)
 {
-    if (require_lock(self, "cannot wait on un-acquired lock") < 0) {
+    if (require_lock(self, lock, "cannot wait on un-acquired lock") < 0) {
         return -1;
+    }
+    if (patience != NS_DO_NOT_WAIT && ns_is_last(self)) {
+        return ns_waits_in_vain();
     }
     ns_waiter *w = ns_waiter_new();
     if (w == NULL) {
         PyErr_NoMemory();
         return -1;
     }
-    int result = wait_with(self, w, patience, deadline);
+    int result = wait_with(self, lock, w, patience, deadline);
     ns_waiter_free(w);
+    return result;
+}
+
+static int
+wait_until(PyObject *self, ns_patience patience, int64_t deadline)
+{
+    held_lock lock;
+    if (!hold(self, &lock)) {
+        return -1;
+    }
+    int result = wait_holding(self, &lock, patience, deadline);
+    let_go(&lock);
     return result;
 }
 
@@ -279,7 +311,7 @@ wait_for(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
     ns_patience patience;
     int64_t deadline;
     if (ns_unpack(&s, args, nargs, kwnames, given) < 0 ||
-        ns_plain_timeout(given[1], &patience, &deadline) < 0 || lock_of(self) == NULL) {
+        ns_plain_timeout(given[1], &patience, &deadline) < 0 || check_born(self) < 0) {
         return NULL;
     }
     for (bool over = false;;) {
@@ -296,6 +328,25 @@ wait_for(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
     }
 }
 
+/* 0, or -1 with an exception. */
+static int
+notify_up_to(PyObject *self, uint64_t n)
+{
+    held_lock lock;
+    if (!hold(self, &lock)) {
+        return -1;
+    }
+    int owned = require_lock(self, &lock, "cannot notify on un-acquired lock");
+    let_go(&lock);
+    if (owned < 0) {
+        return -1;
+    }
+    if (n > 0) {
+        ns_cond_notify(cond_of(self), n);
+    }
+    return 0;
+}
+
 static PyObject *
 notify(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
@@ -308,11 +359,8 @@ notify(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwname
     if (given != NULL && ns_clamped_int64(given, &n) < 0) {
         return NULL;
     }
-    if (require_lock(self, "cannot notify on un-acquired lock") < 0) {
+    if (notify_up_to(self, n > 0 ? (uint64_t)n : 0) < 0) {
         return NULL;
-    }
-    if (n > 0) {
-        ns_cond_notify(cond_of(self), (uint64_t)n);
     }
     Py_RETURN_NONE;
 }
@@ -320,10 +368,9 @@ notify(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwname
 static PyObject *
 notify_all(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    if (require_lock(self, "cannot notify on un-acquired lock") < 0) {
+    if (notify_up_to(self, UINT64_MAX) < 0) {
         return NULL;
     }
-    ns_cond_notify(cond_of(self), UINT64_MAX);
     Py_RETURN_NONE;
 }
 
@@ -332,40 +379,81 @@ notify_all(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    PyObject *lock = lock_of(self);
-    if (lock == NULL) {
+    held_lock lock;
+    if (!hold(self, &lock)) {
         return NULL;
     }
-    if (is_plain(self)) {
-        return ns_mutex_type_acquire(lock, args, nargs, kwnames);
+    if (lock.plain) {
+        return ns_mutex_type_acquire(lock.object, args, nargs, kwnames);
     }
-    PyObject *method = PyObject_GetAttrString(lock, "acquire");
+    PyObject *method = PyObject_GetAttrString(lock.object, "acquire");
     PyObject *result = method ? PyObject_Vectorcall(method, args, (size_t)nargs, kwnames) : NULL;
     Py_XDECREF(method);
+    let_go(&lock);
     return result;
 }
 
 static PyObject *
 forward(PyObject *self, const char *name)
 {
-    PyObject *lock = lock_of(self);
-    return lock == NULL ? NULL : PyObject_CallMethod(lock, name, NULL);
+    held_lock lock;
+    if (!hold(self, &lock)) {
+        return NULL;
+    }
+    PyObject *result = PyObject_CallMethod(lock.object, name, NULL);
+    let_go(&lock);
+    return result;
 }
 
 static PyObject *
 release(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    PyObject *lock = lock_of(self);
-    if (lock != NULL && is_plain(self)) {
-        return ns_mutex_type_release(lock, NULL);
+    held_lock lock;
+    if (!hold(self, &lock)) {
+        return NULL;
     }
-    return lock == NULL ? NULL : forward(self, "release");
+    if (lock.plain) {
+        return ns_mutex_type_release(lock.object, NULL);
+    }
+    PyObject *result = PyObject_CallMethod(lock.object, "release", NULL);
+    let_go(&lock);
+    return result;
+}
+
+/* What `enter` gives counts only once it is entered: a foreign lock's acquire may return anything. */
+static int
+enter_foreign(PyObject *self)
+{
+    PyObject *result = acquire(self, NULL, 0, NULL);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+static int
+leave_foreign(PyObject *self)
+{
+    PyObject *result = release(self, NULL);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
 }
 
 static PyObject *
 enter(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    return acquire(self, NULL, 0, NULL);
+    held_lock lock;
+    if (!hold(self, &lock)) {
+        return NULL;
+    }
+    if (lock.plain) {
+        return ns_mutex_type_enter(lock.object, NULL);
+    }
+    let_go(&lock);
+    PyObject *result = acquire(self, NULL, 0, NULL);
+    if (result != NULL && ns_is_interrupted() &&
+        ns_enter_again(self, enter_foreign, leave_foreign) < 0) {
+        Py_CLEAR(result);
+    }
+    return result;
 }
 
 static PyObject *
@@ -385,25 +473,38 @@ locked(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 owned(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    int result = is_owned(self);
+    held_lock lock;
+    if (!hold(self, &lock)) {
+        return NULL;
+    }
+    int result = is_owned(self, &lock);
+    let_go(&lock);
     return result < 0 ? NULL : PyBool_FromLong(result);
 }
 
 static PyObject *
 release_save(PyObject *self, PyObject *Py_UNUSED(unused))
 {
+    held_lock lock;
     PyObject *saved;
-    return unlock(self, &saved) < 0 ? NULL : saved ? saved : Py_NewRef(Py_None);
+    if (!hold(self, &lock)) {
+        return NULL;
+    }
+    int result = unlock(&lock, &saved);
+    let_go(&lock);
+    return result < 0 ? NULL : saved ? saved : Py_NewRef(Py_None);
 }
 
 static PyObject *
 acquire_restore(PyObject *self, PyObject *saved)
 {
-    PyObject *lock = lock_of(self), *result;
-    if (lock == NULL) {
+    held_lock lock;
+    PyObject *result = NULL;
+    if (!hold(self, &lock)) {
         return NULL;
     }
-    int found = is_plain(self) ? 0 : call_if_there(lock, "_acquire_restore", saved, &result);
+    int found = lock.plain ? 0 : call_if_there(lock.object, "_acquire_restore", saved, &result);
+    let_go(&lock);
     return found < 0 ? NULL : found ? result : acquire(self, NULL, 0, NULL);
 }
 
@@ -478,6 +579,7 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     }
     o->plain = Py_IS_TYPE(lock, (PyTypeObject *)state->mutex_type);
     o->sound = is_sound(state, lock);
+    ns_publish(lock);
     ns_store(&o->lock, lock, NS_RELEASE);
     return 0;
 }
@@ -493,7 +595,10 @@ traverse(PyObject *self, visitproc visit, void *arg)
 static int
 clear(PyObject *self)
 {
-    Py_XDECREF(ns_swap(&((Cond *)self)->lock, NULL, NS_RELAXED));
+    Cond *o = (Cond *)self;
+    if (ns_load(&o->lock, NS_ACQUIRE) != NULL && !o->plain) {
+        Py_XDECREF(ns_swap(&o->lock, NULL, NS_SEQ_CST));
+    }
     return 0;
 }
 
@@ -506,7 +611,7 @@ dealloc(PyObject *self)
     if (o->weakrefs != NULL) {
         PyObject_ClearWeakRefs(self);
     }
-    clear(self);
+    Py_XDECREF(ns_load(&o->lock, NS_RELAXED));
     PyTypeObject *type = Py_TYPE(self);
     type->tp_free(self);
     Py_DECREF(type);
@@ -516,7 +621,7 @@ dealloc(PyObject *self)
 static PyObject *
 repr(PyObject *self)
 {
-    PyObject *lock = Py_XNewRef(ns_load(&((Cond *)self)->lock, NS_ACQUIRE));
+    PyObject *lock = ns_load_ref(&((Cond *)self)->lock);
     if (lock == NULL) {
         return ns_repr_uninitialized(self);
     }

@@ -4,6 +4,20 @@
 
 #define SLICE INT64_C(50000000) /* nanoseconds */
 
+/* Bits of PyThreadState.eval_breaker (CPython's pycore_ceval.h; the same from 3.13 to 3.15). */
+#define SIGNALS 2u
+#define CALLS 4u
+#define ASYNC_EXCEPTION 8u
+#define COLLECTION 16u
+
+/* What ns_run_handlers takes care of. All other bits stay set until Python code runs: they mean nothing
+ * here. PyErr_CheckSignals raises asynchronous exceptions from 3.15 on. */
+#if PY_VERSION_HEX >= 0x030F0000
+#define WORK (SIGNALS | CALLS | COLLECTION | ASYNC_EXCEPTION)
+#else
+#define WORK (SIGNALS | CALLS | COLLECTION)
+#endif
+
 /* Whether this thread runs signal handlers. Known per thread until a fork, which makes the forking
  * thread the main one. If the question fails the answer is yes: slices are never wrong. */
 static bool
@@ -25,18 +39,88 @@ is_main_thread(PyObject *self)
 }
 
 /* Whether the interpreter has something for this thread to do. Asked while detached, of a thread state
- * that is this thread's own. The flags are set from other threads, for signals (also
- * _thread.interrupt_main's) in the state of the thread that was the main one at start-up: after a fork
- * from another thread that is not this one, and the answer is always yes. */
+ * that is this thread's own. Signals (also _thread.interrupt_main's) set their flag in the
+ * interpreter's first thread state. In the child of a fork from another thread the main thread has a
+ * different one, which no flag tells anything: the answer is always yes. */
 static bool
 has_work(PyThreadState *tstate)
 {
-    const uintptr_t flags = 0xff; /* the rest of the word is a version number */
-    return ns_fork_generation() != 0 ||
-           (__atomic_load_n(&tstate->eval_breaker, __ATOMIC_ACQUIRE) & flags) != 0;
+    return PyThreadState_GetID(tstate) != 1 ||
+           (__atomic_load_n(&tstate->eval_breaker, __ATOMIC_ACQUIRE) & WORK) != 0;
 }
 
-/* One sleep, detached. On return the node is unlinked (1, 0) or away (-1). */
+/* Py_MakePendingCalls also clears the flags; it does nothing outside the main thread. */
+int
+ns_run_handlers(void)
+{
+    return Py_MakePendingCalls() < 0 ? -1 : PyErr_CheckSignals();
+}
+
+/* ---- Waits that handlers have interrupted ---- */
+
+static NS_THREAD_LOCAL ns_waiter *interrupted; /* this thread's, the latest first, linked by `outer` */
+
+bool
+ns_make_way(void *object)
+{
+    bool made = false;
+    for (ns_waiter *w = interrupted; w != NULL; w = w->outer) {
+        if (w->object == object && !w->away) {
+            w->steps->give_way(object, w);
+            made = true;
+        }
+    }
+    return made;
+}
+
+static int
+run_handlers_in_line(const struct ns_wait_steps *steps, void *object, ns_waiter *w)
+{
+    if (steps->give_way == NULL) {
+        return ns_run_handlers();
+    }
+    w->object = object;
+    w->steps = steps;
+    w->outer = interrupted;
+    interrupted = w;
+    int result = ns_run_handlers();
+    ns_waiter **link = &interrupted; /* a search, as greenlets may end in any order */
+    while (*link != w) {
+        link = &(*link)->outer;
+    }
+    *link = w->outer;
+    return result;
+}
+
+/* ---- Exit ---- */
+
+bool
+ns_is_last(PyObject *self)
+{
+    if (ns_likely(!Py_IsFinalizing())) {
+        return false;
+    }
+    const bool is_main = is_main_thread(self);
+    Py_BEGIN_ALLOW_THREADS /* only the thread that finalizes comes back, once the others are stopped */
+    if (!is_main) {
+        _Atomic uint32_t nobody = 0;
+        ns_park(&nobody, 0, ns_now() + SLICE);
+    }
+    Py_END_ALLOW_THREADS
+    return true;
+}
+
+int
+ns_waits_in_vain(void)
+{
+    PyErr_SetString(PyExc_PythonFinalizationError, "cannot wait at interpreter finalization");
+    return -1;
+}
+
+/* ---- Waiting ---- */
+
+/* One sleep, detached. 1: served; 0: timed out; -1: there may be handlers to run, and the node stays
+ * in line or is away. */
 static int
 sleep_detached(const struct ns_wait_steps *steps, void *object, ns_waiter *w, int64_t deadline,
                PyThreadState *sliced)
@@ -73,12 +157,17 @@ ns_wait(PyObject *self, const struct ns_wait_steps *steps, void *object, ns_wait
 {
     /* Asking may detach, so before the node is linked. */
     PyThreadState *sliced = is_main_thread(self) ? PyThreadState_Get() : NULL;
-    if (steps->enter(object, w)) {
+    const bool last = ns_is_last(self);
+    ns_make_way(object);
+    if (steps->enter(object, w) || (last && steps->cancel(object, w))) {
         return 1;
     }
-    for (bool away = false;; away = true) {
+    if (last) {
+        return ns_waits_in_vain();
+    }
+    for (bool interrupted_before = false;; interrupted_before = true) {
         int result;
-        if (away) {
+        if (interrupted_before) {
             steps->rejoin(object, w);
         }
         Py_BEGIN_ALLOW_THREADS
@@ -87,11 +176,24 @@ ns_wait(PyObject *self, const struct ns_wait_steps *steps, void *object, ns_wait
         if (result >= 0) {
             return result;
         }
-        if (PyErr_CheckSignals() < 0) {
+        if (run_handlers_in_line(steps, object, w) < 0) {
             if (steps->cancel(object, w)) {
                 steps->undo(object, w);
             }
             return -1;
         }
     }
+}
+
+/* ---- Entering ---- */
+
+int
+ns_enter_again(PyObject *self, int (*enter)(PyObject *self), int (*undo)(PyObject *self))
+{
+    for (int turn = 0; turn < NS_ENTER_AGAIN && ns_is_interrupted(); turn++) {
+        if (undo(self) < 0 || ns_run_handlers() < 0 || enter(self) < 0) {
+            return -1;
+        }
+    }
+    return 0;
 }

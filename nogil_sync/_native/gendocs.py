@@ -15,6 +15,9 @@ from pathlib import Path
 
 Function = ast.FunctionDef
 
+# Where `inspect` finds the defaults that have names. They must be of the types of constants.
+NAMED = {"NO_DEFAULT": "nogil_sync._syncmap.NO_DEFAULT"}
+
 
 def signature(name: str, function: Function, *, is_method: bool, cls: bool = False) -> str:
     """The text signature of a function, without annotations."""
@@ -24,9 +27,9 @@ def signature(name: str, function: Function, *, is_method: bool, cls: bool = Fal
     for star in (arguments.vararg, arguments.kwarg):
         if star:
             star.annotation = None
-    # A default that only the pure class can name, for "none was given".
     arguments.defaults = [
-        ast.Constant(...) if isinstance(each, ast.Name) else each for each in arguments.defaults
+        ast.Name(NAMED[each.id]) if isinstance(each, ast.Name) else each
+        for each in arguments.defaults
     ]
     if is_method:
         every = arguments.posonlyargs or arguments.args

@@ -62,6 +62,7 @@ exec_module(PyObject *module)
         ns_add_counters,
         ns_add_mutex,
         ns_add_event,
+        ns_add_guard,
         ns_add_rwmutex,
         ns_add_semaphore,
         ns_add_channel,
@@ -79,7 +80,7 @@ exec_module(PyObject *module)
             return -1;
         }
     }
-    return 0;
+    return ns_pin_types(module);
 }
 
 static int
@@ -95,6 +96,7 @@ traverse_module(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->rwmutex_writer_type);
     Py_VISIT(state->semaphore_hold_type);
     Py_VISIT(state->pool_use_type);
+    Py_VISIT(state->pool_end_type);
     Py_VISIT(state->sweeper_type);
     Py_VISIT(state->channel_closed);
     Py_VISIT(state->once_cell);
@@ -121,6 +123,7 @@ clear_module(PyObject *module)
     Py_CLEAR(state->rwmutex_writer_type);
     Py_CLEAR(state->semaphore_hold_type);
     Py_CLEAR(state->pool_use_type);
+    Py_CLEAR(state->pool_end_type);
     Py_CLEAR(state->sweeper_type);
     Py_CLEAR(state->channel_closed);
     Py_CLEAR(state->once_cell);

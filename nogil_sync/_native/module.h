@@ -16,7 +16,7 @@ typedef struct ns_state {
     PyObject *mutex_type;             /* Cond's own */
     PyObject *rwmutex_type, *rwmutex_reader_type, *rwmutex_writer_type;
     PyObject *semaphore_hold_type;
-    PyObject *pool_use_type, *sweeper_type;
+    PyObject *pool_use_type, *pool_end_type, *sweeper_type;
     struct ns_ager *ager; /* see ageing.h */
     PyObject *channel_closed; /* the exception */
     PyObject *once_cell, *once_function_cell, *once_function; /* classes, for once_type.c */
@@ -38,6 +38,9 @@ ns_state_of(PyObject *self)
 /* What pinning an RWMutex pins with it: borrowed, NULL if there was no __init__. */
 void ns_rwmutex_parts(PyObject *self, PyObject *parts[2]);
 
+/* When all are made: threads that make objects of ours do not contend for the types' counts. 0 or -1. */
+int ns_pin_types(PyObject *module);
+
 /* Each adds its types or functions to the module: 0, or -1 with an exception. */
 int ns_add_atomic_ints(PyObject *module);
 int ns_add_atomic_bool(PyObject *module);
@@ -45,6 +48,7 @@ int ns_add_atomic_ref(PyObject *module);
 int ns_add_counters(PyObject *module);
 int ns_add_mutex(PyObject *module);
 int ns_add_event(PyObject *module);
+int ns_add_guard(PyObject *module);
 int ns_add_rwmutex(PyObject *module);
 int ns_add_semaphore(PyObject *module);
 int ns_add_channel(PyObject *module);

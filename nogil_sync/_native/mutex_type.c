@@ -67,12 +67,26 @@ ns_mutex_type_acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs, P
     return locked < 0 ? NULL : PyBool_FromLong(locked);
 }
 
-static PyObject *
-enter(PyObject *self, PyObject *Py_UNUSED(unused))
+static inline int
+lock(PyObject *self)
 {
     ns_used(self);
-    if (ns_unlikely(!ns_mutex_try_lock(mutex_of(self))) &&
-        lock_slow(self, NS_WAIT_FOR_EVER, NS_FOREVER) < 0) {
+    return ns_likely(ns_mutex_try_lock(mutex_of(self)))
+               ? 1
+               : lock_slow(self, NS_WAIT_FOR_EVER, NS_FOREVER);
+}
+
+static int
+unlock(PyObject *self)
+{
+    ns_mutex_unlock(mutex_of(self));
+    return 0;
+}
+
+PyObject *
+ns_mutex_type_enter(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    if (lock(self) < 0 || (ns_is_interrupted() && ns_enter_again(self, lock, unlock) < 0)) {
         return NULL;
     }
     Py_RETURN_TRUE;
@@ -137,7 +151,7 @@ static PyMethodDef methods[] = {
     NS_METHOD("acquire", ns_mutex_type_acquire, DOC_Mutex_acquire),
     {"release", ns_mutex_type_release, METH_NOARGS, DOC_Mutex_release},
     {"locked", locked, METH_NOARGS, DOC_Mutex_locked},
-    {"__enter__", enter, METH_NOARGS, NULL},
+    {"__enter__", ns_mutex_type_enter, METH_NOARGS, NULL},
     {"__exit__", _PyCFunction_CAST(leave), METH_FASTCALL, NULL},
     {"_at_fork_reinit", at_fork_reinit, METH_NOARGS, NULL},
     NS_NO_PICKLE,

@@ -12,5 +12,6 @@ ns_mutex *ns_mutex_of(PyObject *self);
 PyObject *ns_mutex_type_acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                                 PyObject *kwnames);
 PyObject *ns_mutex_type_release(PyObject *self, PyObject *unused);
+PyObject *ns_mutex_type_enter(PyObject *self, PyObject *unused);
 
 #endif

@@ -266,7 +266,7 @@ init_function(PyObject *self, PyObject *args, PyObject *kwargs)
         make_cell(self, state->once_function_cell, fn, retry) < 0) {
         return -1;
     }
-    PyObject *dressed = PyObject_CallMethod(cell_of(self), "dress", "O", self);
+    PyObject *dressed = PyObject_CallMethod(cell_of(self), "dress", "(O)", self);
     Py_XDECREF(dressed);
     return dressed == NULL ? -1 : 0;
 }
@@ -276,7 +276,7 @@ repr_function(PyObject *self)
 {
     PyObject *cell = ns_load(&((Once *)self)->cell, NS_ACQUIRE);
     return cell == NULL ? ns_repr_uninitialized(self)
-                        : PyObject_CallMethod(cell, "describe", "O", self);
+                        : PyObject_CallMethod(cell, "describe", "(O)", self);
 }
 
 static void
@@ -387,6 +387,16 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
+/* OnceFunction, whose base is a Python class: its attributes that make it look like the function. */
+static int
+add_once_function(ns_state *state, PyObject *module, PyObject *base)
+{
+    PyObject *type = base ? PyType_FromModuleAndSpec(module, &function_spec, base) : NULL;
+    state->once_function = type;
+    Py_XDECREF(base);
+    return type == NULL ? -1 : 0;
+}
+
 /* From nogil_sync._once: the cells, and what needs no C. */
 static int
 import_shared(PyObject *module)
@@ -399,24 +409,19 @@ import_shared(PyObject *module)
     state->once_cell = PyObject_GetAttrString(shared, "Cell");
     state->once_function_cell = PyObject_GetAttrString(shared, "FunctionCell");
     PyObject *property = PyObject_GetAttrString(shared, "once_property");
-    PyObject *signature = PyObject_CallMethod(shared, "Signature", NULL);
+    PyObject *base = PyObject_GetAttrString(shared, "Dressed");
     Py_DECREF(shared);
-    int result =
-        state->once_cell == NULL || state->once_function_cell == NULL || signature == NULL ||
-                PyObject_SetAttrString(state->once_function, "__signature__", signature) < 0
-            ? -1
-            : 0;
-    Py_XDECREF(signature);
+    int result = add_once_function(state, module, base);
+    if (state->once_cell == NULL || state->once_function_cell == NULL) {
+        result = -1;
+    }
     return PyModule_Add(module, "once_property", property) < 0 ? -1 : result;
 }
 
 int
 ns_add_once(PyObject *module)
 {
-    ns_state *state = PyModule_GetState(module);
-    state->once_function = PyType_FromModuleAndSpec(module, &function_spec, NULL);
-    return state->once_function == NULL || import_shared(module) < 0 ||
-                   ns_add_type(module, &once_spec) < 0
+    return import_shared(module) < 0 || ns_add_type(module, &once_spec) < 0
                ? -1
                : PyModule_AddFunctions(module, functions);
 }

@@ -33,8 +33,13 @@
  * those of subclasses, are pinned in place, as any object. A debug build, however, asserts that an
  * immortal string is interned: there they are merely kept alive.
  *
- * All this was read in the sources of 3.13, 3.14 and 3.15. On a version that is not known objects
- * defer their counts where they can, and are kept alive (see cpython.h).
+ * Our own types are pinned as the module is imported: each object that is made and freed counts on its
+ * type, which threads that make objects would fight over. A module that is imported anew, or in another
+ * interpreter, has types of its own, and they and the module stay as long as the process.
+ *
+ * All this was read in the sources of 3.13, 3.14 and 3.15, and tests/test_pin.py tells of a version
+ * where it is not so. On a version that is not known objects defer their counts where they can, and
+ * are kept alive (see cpython.h).
  */
 #include "arguments.h"
 #include "cpython.h"
@@ -326,6 +331,42 @@ static PyMethodDef functions[] = {
     NS_METHOD("is_pinned", is_pinned, DOC_is_pinned),
     {NULL, NULL, 0, NULL},
 };
+
+/* Whether it is a class of C code of this module. */
+static bool
+is_type_of(PyObject *module, PyObject *object)
+{
+    return PyType_Check(object) && PyType_HasFeature((PyTypeObject *)object, Py_TPFLAGS_HEAPTYPE) &&
+           ((PyHeapTypeObject *)object)->ht_module == module;
+}
+
+int
+ns_pin_types(PyObject *module)
+{
+    ns_state *state = PyModule_GetState(module);
+    /* Those that the module does not show. */
+    PyObject *objects[64] = {
+        state->rwmutex_reader_type,
+        state->rwmutex_writer_type,
+        state->semaphore_hold_type,
+        state->pool_use_type,
+        state->pool_end_type,
+        state->once_function,
+        state->syncmap_iterator_type,
+    };
+    Py_ssize_t count = 0, place = 0;
+    while (objects[count] != NULL) {
+        count++;
+    }
+    PyObject *dict = PyModule_GetDict(module), *name, *each;
+    while (PyDict_Next(dict, &place, &name, &each)) {
+        if (is_type_of(module, each)) {
+            assert(count < (Py_ssize_t)Py_ARRAY_LENGTH(objects));
+            objects[count++] = each;
+        }
+    }
+    return make_immortal(objects, count);
+}
 
 /* They belong to the module they are imported from. */
 static int

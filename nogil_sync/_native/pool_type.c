@@ -16,8 +16,10 @@
 #include "ageing.h"
 #include "arguments.h"
 #include "core/pool.h"
+#include "detach.h"
 #include "docs.h"
 #include "object.h"
+#include "tryref.h"
 #include "watch.h"
 
 /* Where nothing is collected for so long, a put counts as a collection. */
@@ -29,10 +31,19 @@ typedef struct {
     ns_ref new, reset, drop; /* reset and drop may be NULL; None: cleared by the collector */
     _Atomic uint8_t born;    /* 0: no __init__ yet, 1: in it, 2: done */
     bool ages;
-    ns_ager *ager; /* with `node`: those it is registered with */
-    ns_ager_node *node;
+    _Atomic bool ended;  /* the collector found it to be garbage, and `drop` was called */
+    ns_ager_node *node;  /* where it is registered; NULL: no __init__ */
+    PyObject *end;       /* an End, for a pool with `drop` */
     ns_watch *watch;
 } Pool;
+
+/* Through its finaliser the collector tells a pool that it has found it to be garbage. Only the pool refers to it.
+ * That the pool's type has no finaliser itself: before the instance of a subclass dies, CPython would call it with
+ * the object taken up once more, and from then on a weak reference to the dying pool would give it out. */
+typedef struct {
+    PyObject_HEAD
+    _Atomic(ns_ager_node *) node; /* NULL: the pool has gone */
+} End;
 
 typedef struct {
     PyObject_HEAD
@@ -95,6 +106,17 @@ sweep(PyObject *self, bool all)
     PyObject *item;
     while ((item = ns_pool_next(&((Pool *)self)->pool, &walk, all)) != NULL) {
         let_go(self, item);
+    }
+}
+
+/* Lets go of all, without `drop`. */
+static void
+let_go_in_silence(PyObject *self)
+{
+    ns_pool_walk walk = {0};
+    PyObject *item;
+    while ((item = ns_pool_next(&((Pool *)self)->pool, &walk, true)) != NULL) {
+        Py_DECREF(item);
     }
 }
 
@@ -267,6 +289,72 @@ repr(PyObject *self)
     return ns_repr_state(self, state);
 }
 
+/* ---- the end of a pool in a cycle ---- */
+
+/* All that the pool refers to is still whole. */
+static void
+end_finalize(PyObject *self)
+{
+    ns_ager_node *node = ns_load(&((End *)self)->node, NS_SEQ_CST);
+    if (!PyObject_GC_IsFinalized(self) || node == NULL) { /* called by hand, or too late */
+        return;
+    }
+    PyObject *pool = ns_ager_enter(node);
+    if (pool != NULL) {
+        sweep(pool, true);
+        ns_store(&((Pool *)pool)->ended, true, NS_RELAXED);
+        ns_ager_leave(node);
+    }
+}
+
+static int
+end_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    return 0;
+}
+
+static void
+end_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyType_Slot end_slots[] = {
+    {Py_tp_traverse, end_traverse},
+    {Py_tp_finalize, end_finalize},
+    {Py_tp_dealloc, end_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec end_spec = {
+    .name = "nogil_sync.PoolEnd",
+    .basicsize = sizeof(End),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = end_slots,
+};
+
+static PyObject *
+make_end(ns_state *state)
+{
+    PyObject *type = state->pool_end_type;
+    if (type == NULL) {
+        return ns_shutting_down();
+    }
+    End *end = PyObject_GC_New(End, (PyTypeObject *)type);
+    if (end != NULL) {
+        ns_store(&end->node, NULL, NS_RELAXED);
+        PyObject_GC_Track(end);
+    }
+    return (PyObject *)end;
+}
+
+/* ---- the object ---- */
+
 /* None, or what can be called. */
 static int
 check_callable(PyObject *function, const char *name)
@@ -285,6 +373,25 @@ set_function(ns_ref *ref, PyObject *function)
         ns_publish(function);
         ns_store(ref, Py_NewRef(function), NS_RELEASE);
     }
+}
+
+/* The core's part, and the place among those that are told of collections, also for a pool without ages: for its
+ * memory's sake. 0, or -1 with nothing changed. */
+static int
+begin(PyObject *self, ns_state *state, int64_t most)
+{
+    Pool *o = (Pool *)self;
+    if (!ns_pool_init(&o->pool, most)) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    o->node = ns_ager_add(state->ager, self);
+    if (o->node == NULL) {
+        ns_pool_destroy(&o->pool);
+        o->pool = (ns_pool){0};
+        return -1;
+    }
+    return 0;
 }
 
 static int
@@ -319,23 +426,24 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     if (state == NULL) {
         return -1;
     }
+    PyObject *last = NULL;
+    if (drop != Py_None && (last = make_end(state)) == NULL) {
+        return -1;
+    }
     uint8_t unborn = 0;
     if (!ns_cas(&o->born, &unborn, 1, NS_RELAXED)) {
+        Py_XDECREF(last);
         return ns_initialized_twice(self);
     }
-    if (!ns_pool_init(&o->pool, most)) {
+    if (begin(self, state, most) < 0) {
         ns_store(&o->born, 0, NS_RELAXED);
-        PyErr_NoMemory();
+        Py_XDECREF(last);
         return -1;
     }
     o->ages = ages;
-    o->ager = state->ager;
-    o->node = ns_ager_add(state->ager, self); /* without ages for its memory's sake */
-    if (o->node == NULL) {
-        ns_pool_destroy(&o->pool);
-        o->pool = (ns_pool){0};
-        ns_store(&o->born, 0, NS_RELAXED);
-        return -1;
+    if (last != NULL) {
+        ns_store(&((End *)last)->node, o->node, NS_SEQ_CST);
+        o->end = last;
     }
     o->watch = ns_watch_new(self);
     set_function(&o->new, new);
@@ -366,28 +474,58 @@ traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(ns_load(&o->new, NS_RELAXED));
     Py_VISIT(ns_load(&o->reset, NS_RELAXED));
     Py_VISIT(ns_load(&o->drop, NS_RELAXED));
+    Py_VISIT(o->end);
     return ns_pool_each(&o->pool, visit_item, &v);
 }
 
-/* The end of a pool in a cycle, while all it refers to is still whole. */
-static void
-finalize(PyObject *self)
-{
-    sweep(self, true);
-}
-
+/* In garbage `drop` may be cleared already, and must not be called: the items go without (see End). */
 static int
 clear(PyObject *self)
 {
     Pool *o = (Pool *)self;
     ns_ref *functions[] = {&o->new, &o->reset, &o->drop};
-    sweep(self, true);
     for (size_t i = 0; i < Py_ARRAY_LENGTH(functions); i++) {
         if (ns_load(functions[i], NS_RELAXED) != NULL) {
             Py_DECREF(ns_swap(functions[i], Py_None, NS_SEQ_CST));
         }
     }
+    let_go_in_silence(self);
     return 0;
+}
+
+/* The last items of a pool that dies. `drop` is called once for those of a pool in a cycle: a pool that a
+ * finaliser brought back has had its end. */
+static void
+let_go_of_the_last(PyObject *self)
+{
+    if (ns_load(&((Pool *)self)->ended, NS_RELAXED)) {
+        let_go_in_silence(self);
+    }
+    else {
+        sweep(self, true);
+    }
+}
+
+void
+ns_pool_free(PyObject *self)
+{
+    Pool *o = (Pool *)self;
+    let_go_of_the_last(self); /* a walk may have put one back meanwhile */
+    Py_XDECREF(ns_load(&o->new, NS_RELAXED));
+    Py_XDECREF(ns_load(&o->reset, NS_RELAXED));
+    Py_XDECREF(ns_load(&o->drop, NS_RELAXED));
+    if (o->end != NULL) {
+        ns_store(&((End *)o->end)->node, NULL, NS_SEQ_CST);
+        Py_DECREF(o->end);
+    }
+    if (o->node != NULL) {
+        ns_ager_release(o->node);
+    }
+    ns_pool_destroy(&o->pool);
+    ns_watch_free(o->watch);
+    PyTypeObject *type = Py_TYPE(self);
+    type->tp_free(self);
+    Py_DECREF(type);
 }
 
 static void
@@ -395,23 +533,14 @@ dealloc(PyObject *self)
 {
     Pool *o = (Pool *)self;
     PyObject_GC_UnTrack(self);
-    if (o->node != NULL) {
-        ns_ager_remove(o->ager, o->node);
-        o->node = NULL;
-    }
     Py_TRASHCAN_BEGIN(self, dealloc) /* a chain of them may be a million long */
     if (o->weakrefs != NULL) {
         PyObject_ClearWeakRefs(self);
     }
-    sweep(self, true);
-    Py_XDECREF(ns_load(&o->new, NS_RELAXED));
-    Py_XDECREF(ns_load(&o->reset, NS_RELAXED));
-    Py_XDECREF(ns_load(&o->drop, NS_RELAXED));
-    ns_pool_destroy(&o->pool);
-    ns_watch_free(o->watch);
-    PyTypeObject *type = Py_TYPE(self);
-    type->tp_free(self);
-    Py_DECREF(type);
+    let_go_of_the_last(self);
+    if (o->node == NULL || ns_ager_remove(o->node)) {
+        ns_pool_free(self);
+    }
     Py_TRASHCAN_END
 }
 
@@ -425,7 +554,7 @@ enter_twice(void)
 }
 
 static PyObject *
-use_enter(PyObject *self, PyObject *Py_UNUSED(unused))
+use_take(PyObject *self)
 {
     Use *u = (Use *)self;
     PyObject *none = NULL;
@@ -448,6 +577,31 @@ use_enter(PyObject *self, PyObject *Py_UNUSED(unused))
         enter_twice();
     }
     return NULL;
+}
+
+/* The item goes back unused. */
+static int
+use_undo(PyObject *self)
+{
+    PyObject *item = ns_swap(&((Use *)self)->item, NULL, NS_ACQUIRE);
+    int kept = item ? keep(((Use *)self)->pool, item) : 0;
+    Py_XDECREF(item);
+    return kept;
+}
+
+static PyObject *
+use_enter(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    for (int turn = 0;; turn++) {
+        PyObject *item = use_take(self);
+        if (item == NULL || !ns_is_interrupted() || turn == NS_ENTER_AGAIN) {
+            return item;
+        }
+        Py_DECREF(item);
+        if (use_undo(self) < 0 || ns_run_handlers() < 0) {
+            return NULL;
+        }
+    }
 }
 
 static PyObject *
@@ -543,7 +697,6 @@ static PyType_Slot slots[] = {
     {Py_tp_doc, DOC_Pool},
     {Py_tp_init, init},
     {Py_tp_dealloc, dealloc},
-    {Py_tp_finalize, finalize},
     {Py_tp_traverse, traverse},
     {Py_tp_clear, clear},
     {Py_tp_repr, repr},
@@ -564,5 +717,7 @@ ns_add_pool(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
     state->pool_use_type = PyType_FromModuleAndSpec(module, &use_spec, NULL);
-    return state->pool_use_type == NULL ? -1 : ns_add_type(module, &spec);
+    state->pool_end_type = PyType_FromModuleAndSpec(module, &end_spec, NULL);
+    return state->pool_use_type == NULL || state->pool_end_type == NULL ? -1
+                                                                        : ns_add_type(module, &spec);
 }

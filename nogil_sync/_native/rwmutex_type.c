@@ -96,13 +96,19 @@ used(PyObject *view, bool writes)
 
 #endif
 
+static bool
+lock_now(ns_rwmutex *m, bool writes)
+{
+    return writes ? ns_rwmutex_try_write(m) : ns_rwmutex_try_read(m);
+}
+
 /* 1: locked, 0: timed out, -1: exception. */
 static int
 lock_slow(PyObject *view, bool writes, ns_patience patience, int64_t deadline)
 {
     ns_rwmutex *m = lock_of(view, writes);
     if (patience == NS_DO_NOT_WAIT) {
-        return writes ? ns_rwmutex_try_write(m) : ns_rwmutex_try_read(m);
+        return lock_now(m, writes) || (ns_make_way(m) && lock_now(m, writes));
     }
     ns_waiter *w = ns_waiter_new();
     if (w == NULL) {
@@ -143,21 +149,25 @@ acquire(PyObject *view, bool writes, PyObject *const *args, Py_ssize_t nargs, Py
     return locked < 0 ? NULL : PyBool_FromLong(locked);
 }
 
-static inline PyObject *
-enter(PyObject *view, bool writes)
+static inline int
+lock(PyObject *view, bool writes)
 {
-    if (ns_unlikely(!try_lock(view, writes)) &&
-        lock_slow(view, writes, NS_WAIT_FOR_EVER, NS_FOREVER) < 0) {
-        return NULL;
-    }
-    Py_RETURN_TRUE;
+    return ns_likely(try_lock(view, writes))
+               ? 1
+               : lock_slow(view, writes, NS_WAIT_FOR_EVER, NS_FOREVER);
+}
+
+static inline bool
+unlock(PyObject *view, bool writes)
+{
+    ns_rwmutex *m = lock_of(view, writes);
+    return writes ? ns_rwmutex_write_unlock(m) : ns_rwmutex_read_unlock(m);
 }
 
 static inline PyObject *
 release(PyObject *view, bool writes)
 {
-    ns_rwmutex *m = lock_of(view, writes);
-    if (ns_unlikely(!(writes ? ns_rwmutex_write_unlock(m) : ns_rwmutex_read_unlock(m)))) {
+    if (ns_unlikely(!unlock(view, writes))) {
         PyErr_SetString(PyExc_RuntimeError, "release unlocked lock");
         return NULL;
     }
@@ -177,9 +187,22 @@ is_locked(PyObject *view, bool writes)
     {                                                                                          \
         return acquire(self, writes, args, nargs, kwnames);                                    \
     }                                                                                          \
+    static int side##_lock(PyObject *self)                                                     \
+    {                                                                                          \
+        return lock(self, writes);                                                             \
+    }                                                                                          \
+    static int side##_unlock(PyObject *self)                                                   \
+    {                                                                                          \
+        unlock(self, writes);                                                                  \
+        return 0;                                                                              \
+    }                                                                                          \
     static PyObject *side##_enter(PyObject *self, PyObject *Py_UNUSED(unused))                 \
     {                                                                                          \
-        return enter(self, writes);                                                            \
+        if (lock(self, writes) < 0 ||                                                          \
+            (ns_is_interrupted() && ns_enter_again(self, side##_lock, side##_unlock) < 0)) {   \
+            return NULL;                                                                       \
+        }                                                                                      \
+        Py_RETURN_TRUE;                                                                        \
     }                                                                                          \
     static PyObject *side##_release(PyObject *self, PyObject *Py_UNUSED(unused))               \
     {                                                                                          \

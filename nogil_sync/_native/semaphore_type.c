@@ -76,7 +76,7 @@ take(PyObject *self, uint64_t n, ns_patience patience, int64_t deadline)
         return -1;
     }
     if (patience == NS_DO_NOT_WAIT) {
-        return 0;
+        return ns_make_way(s) && ns_semaphore_try(s, n);
     }
     ns_waiter *w = ns_waiter_new();
     if (w == NULL) {
@@ -146,10 +146,24 @@ release(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
     return give_back(self, n);
 }
 
+static int
+take_one(PyObject *self)
+{
+    return take(self, 1, NS_WAIT_FOR_EVER, NS_FOREVER);
+}
+
+static int
+untake_one(PyObject *self)
+{
+    ns_semaphore_release(semaphore_of(self), 1);
+    return 0;
+}
+
 static PyObject *
 enter(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    if (check_n(self, 1) < 0 || take(self, 1, NS_WAIT_FOR_EVER, NS_FOREVER) < 0) {
+    if (check_n(self, 1) < 0 || take_one(self) < 0 ||
+        (ns_is_interrupted() && ns_enter_again(self, take_one, untake_one) < 0)) {
         return NULL;
     }
     Py_RETURN_TRUE;
@@ -259,20 +273,38 @@ repr(PyObject *self)
 
 /* ---- hold() ---- */
 
-static PyObject *
-hold_enter(PyObject *self, PyObject *Py_UNUSED(unused))
+/* 1, or -1 with an exception. */
+static int
+hold_take(PyObject *self)
 {
     Hold *h = (Hold *)self;
     ns_patience patience;
     int64_t deadline;
     if (ns_plain_timeout(h->timeout, &patience, &deadline) < 0) {
-        return NULL;
+        return -1;
     }
     int taken = take(h->semaphore, h->n, patience, deadline);
     if (taken == 0) {
         PyErr_SetString(PyExc_TimeoutError, "timed out waiting for the semaphore");
     }
-    return taken == 1 ? Py_NewRef(Py_None) : NULL;
+    return taken == 1 ? 1 : -1;
+}
+
+static int
+hold_untake(PyObject *self)
+{
+    ns_semaphore_release(semaphore_of(((Hold *)self)->semaphore), ((Hold *)self)->n);
+    return 0;
+}
+
+static PyObject *
+hold_enter(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    if (hold_take(self) < 0 ||
+        (ns_is_interrupted() && ns_enter_again(self, hold_take, hold_untake) < 0)) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
 }
 
 static PyObject *

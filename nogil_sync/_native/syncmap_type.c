@@ -188,6 +188,15 @@ typedef struct edit {
 
 enum { NOT_THIS = 2, FORBIDDEN = 3 }; /* what else edits return */
 
+/* How many flights there are, for `has_flights`. */
+static inline void
+count_flight(SyncMap *o, uint32_t by)
+{
+    if (ns_unlikely(o->is_flights)) {
+        ns_add(&o->flying, by, NS_SEQ_CST);
+    }
+}
+
 /* The step itself: with the segment locked, which it unlocks. Like `apply`. */
 static int
 act(SyncMap *o, const edit *e, ns_segment *s, enum ns_found found, ns_entry *entry, PyObject *value,
@@ -208,6 +217,7 @@ act(SyncMap *o, const edit *e, ns_segment *s, enum ns_found found, ns_entry *ent
         }
         else if (e->kind == REMOVE) {
             *old = (PyObject *)ns_segment_remove(s, entry, &garbage);
+            count_flight(o, UINT32_MAX);
         }
         else {
             *old = (PyObject *)ns_entry_replace(entry, (uintptr_t)Py_NewRef(e->new));
@@ -220,6 +230,7 @@ act(SyncMap *o, const edit *e, ns_segment *s, enum ns_found found, ns_entry *ent
         if (!ns_is_plain(Py_TYPE(e->key))) {
             ns_publish(e->key);
         }
+        count_flight(o, 1);
         if (ns_unlikely(!ns_segment_insert(s, e->hash, key, new, &garbage))) {
             ns_segment *larger = ns_table_make_room(&o->table, s, e->hash, &garbage);
             if (larger != NULL) {
@@ -227,6 +238,7 @@ act(SyncMap *o, const edit *e, ns_segment *s, enum ns_found found, ns_entry *ent
                 ns_segment_insert(s, e->hash, key, new, &garbage);
             }
             else {
+                count_flight(o, UINT32_MAX);
                 result = ERROR;
             }
         }
@@ -355,8 +367,11 @@ has_flights(SyncMap *o)
     else {
         ns_fence(NS_SEQ_CST);
     }
-    PyObject *flights = ns_load(&o->flights, NS_SEQ_CST);
-    return ns_unlikely(flights != NULL) && ns_table_count(&((SyncMap *)flights)->table) != 0;
+    SyncMap *flights = (SyncMap *)ns_load(&o->flights, NS_SEQ_CST);
+    /* The count is as good as always right; where it is not, the table tells. */
+    return ns_unlikely(flights != NULL) &&
+           ns_unlikely(ns_load(&flights->flying, NS_SEQ_CST) != 0) &&
+           ns_table_count(&flights->table) != 0;
 }
 
 static int
@@ -371,7 +386,7 @@ detach(SyncMap *o, PyObject *key)
     }
     PyObject *result = key != NULL
                            ? PyObject_CallMethod(state->syncmap_shared, "_detach", "OO", o, key)
-                           : PyObject_CallMethod(state->syncmap_shared, "_detach_all", "O", o);
+                           : PyObject_CallMethod(state->syncmap_shared, "_detach_all", "(O)", o);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
 }
@@ -420,6 +435,7 @@ clear_entries(SyncMap *o)
             some = n > room;
             n = 0;
         }
+        count_flight(o, (uint32_t)-n);
         while (n > 0) {
             ns_drop(values[--n]);
         }
@@ -493,6 +509,24 @@ length(PyObject *self)
     return (Py_ssize_t)ns_table_count(&o->table);
 }
 
+/* Not by `length`, which looks at every part of the table. A subclass that has its own length
+ * is asked for it, as dict does. */
+static int
+truth(PyObject *self)
+{
+    SyncMap *o = (SyncMap *)self;
+    lenfunc own = Py_TYPE(self)->tp_as_mapping->mp_length;
+    if (ns_unlikely(own != length)) {
+        Py_ssize_t n = own(self);
+        return n < 0 ? -1 : n != 0;
+    }
+    if (ns_unlikely(!is_born(o))) {
+        ns_not_initialized(self);
+        return -1;
+    }
+    return !ns_table_is_empty(&o->table);
+}
+
 static PyObject *
 iterate(PyObject *self)
 {
@@ -508,46 +542,32 @@ pairs(PyObject *self, PyObject *Py_UNUSED(unused))
 
 /* ---- Methods ---- */
 
-/* For those whose parameters are by position only. */
-static inline int
-check_count(const char *name, Py_ssize_t nargs, Py_ssize_t most)
-{
-    if (ns_likely(nargs >= 1 && nargs <= most)) {
-        return 0;
-    }
-    PyErr_Format(PyExc_TypeError,
-                 nargs < 1 ? "%s expected at least 1 argument, got %zd"
-                           : "%s expected at most 2 arguments, got %zd",
-                 name,
-                 nargs);
-    return -1;
-}
-
 static PyObject *
-get(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+get(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    static const ns_signature s = {"get", {"key", "default"}, 1, 2, 0};
     uint64_t hash;
-    PyObject *value;
-    if (check_count("get", nargs, 2) < 0 || ns_key_hash(args[0], &hash) < 0) {
+    PyObject *values[2], *value;
+    if (ns_unpack(&s, args, nargs, kwnames, values) < 0 || ns_key_hash(values[0], &hash) < 0) {
         return NULL;
     }
-    int found = lookup((SyncMap *)self, args[0], hash, &value);
+    int found = lookup((SyncMap *)self, values[0], hash, &value);
     return ns_likely(found == FOUND) ? value
            : found == ERROR          ? NULL
-                                     : Py_NewRef(nargs == 2 ? args[1] : Py_None);
+                                     : Py_NewRef(values[1] != NULL ? values[1] : Py_None);
 }
 
 static PyObject *
-setdefault(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+setdefault(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    PyObject *value;
-    if (check_count("setdefault", nargs, 2) < 0) {
+    static const ns_signature s = {"setdefault", {"key", "default"}, 1, 2, 0};
+    PyObject *values[2], *value;
+    edit e = {.kind = ADD};
+    if (ns_unpack(&s, args, nargs, kwnames, values) < 0 || ns_key_hash(values[0], &e.hash) < 0) {
         return NULL;
     }
-    edit e = {.kind = ADD, .key = args[0], .new = nargs == 2 ? args[1] : Py_None};
-    if (ns_key_hash(e.key, &e.hash) < 0) {
-        return NULL;
-    }
+    e.key = values[0];
+    e.new = values[1] != NULL ? values[1] : Py_None;
     ns_asker a;
     ns_asker_unused(&a);
     int found = lookup_with((SyncMap *)self, e.key, e.hash, &value, &a);
@@ -560,44 +580,112 @@ setdefault(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 }
 
 static PyObject *
-pop(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+pop(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    PyObject *value;
-    if (check_count("pop", nargs, 2) < 0) {
+    static const ns_signature s = {"pop", {"key", "default"}, 1, 2, 0};
+    PyObject *values[2], *value;
+    if (ns_unpack(&s, args, nargs, kwnames, values) < 0) {
         return NULL;
     }
-    int found = remove_key((SyncMap *)self, args[0], &value);
-    if (found == MISSING && nargs == 2) {
-        return Py_NewRef(args[1]);
+    int found = remove_key((SyncMap *)self, values[0], &value);
+    if (found == MISSING && values[1] != NULL) {
+        return Py_NewRef(values[1]);
     }
     if (found == MISSING) {
-        set_key_error(args[0]);
+        set_key_error(values[0]);
     }
     return found == FOUND ? value : NULL;
+}
+
+/* Takes the entry out of its segment, which is locked, and unlocks it. The pair gets the key and
+ * the value. */
+static void
+take_entry(SyncMap *o, ns_segment *s, ns_entry *entry, PyObject *pair)
+{
+    ns_garbage garbage;
+    ns_garbage_init(&garbage);
+    PyObject *key = (PyObject *)ns_load(&entry->key, NS_RELAXED);
+    PyTuple_SET_ITEM(pair, 1, (PyObject *)ns_segment_remove(s, entry, &garbage));
+    if (garbage.count == 0) {
+        Py_INCREF(key); /* the table keeps its own for a while */
+    }
+    else {
+        garbage.count = 0; /* the table's own */
+    }
+    PyTuple_SET_ITEM(pair, 0, key);
+    ns_table_unlock(&o->table, s, &garbage);
+    if (ns_unlikely(!ns_garbage_is_empty(&garbage))) {
+        ns_garbage_release(&garbage, ns_drop);
+    }
+}
+
+/* The segment of some entry, locked; NULL with KeyError if there is none. */
+static ns_segment *
+lock_any(SyncMap *o)
+{
+    ns_segment *s = ns_table_lock_first(&o->table);
+    if (s == NULL) {
+        PyErr_SetString(PyExc_KeyError, "popitem(): the map is empty");
+    }
+    return s;
+}
+
+/* FOUND with some entry, which was removed, or ERROR. */
+static inline int
+pop_any(SyncMap *o, PyObject **pair)
+{
+    *pair = PyTuple_New(2);
+    ns_segment *s = *pair != NULL ? lock_any(o) : NULL;
+    if (s == NULL) {
+        Py_CLEAR(*pair);
+        return ERROR;
+    }
+    take_entry(o, s, ns_segment_pick(s), *pair);
+    return FOUND;
+}
+
+/* The same where values are being computed: chooses a key, detaches the calls for it, and then
+ * removes it. MISSING: another thread removed it meanwhile, and nothing happened. */
+static Py_NO_INLINE int
+pop_detached(SyncMap *o, PyObject **pair)
+{
+    *pair = NULL;
+    ns_segment *s = lock_any(o);
+    if (s == NULL) {
+        return ERROR;
+    }
+    ns_entry *entry = ns_segment_pick(s);
+    PyObject *key = Py_NewRef((PyObject *)ns_load(&entry->key, NS_RELAXED));
+    const uint64_t hash = ns_load(&entry->hash, NS_RELAXED);
+    ns_lock_release(&s->lock);
+    *pair = detach(o, key) < 0 ? NULL : PyTuple_New(2); /* no user code may see it unfilled */
+    int result = *pair == NULL ? ERROR : MISSING;
+    if (result == MISSING) {
+        uintptr_t value;
+        s = ns_table_lock(&o->table, hash); /* not NULL: there is a first segment */
+        if (ns_segment_find(s, hash, ns_match_identical, key, NULL, &entry, &value) == NS_PRESENT) {
+            take_entry(o, s, entry, *pair);
+            result = FOUND;
+        }
+        else {
+            ns_lock_release(&s->lock);
+            Py_CLEAR(*pair);
+        }
+    }
+    Py_DECREF(key);
+    return result;
 }
 
 static PyObject *
 popitem(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     SyncMap *o = (SyncMap *)self;
-    PyObject *pair = length(self) < 0 ? NULL : PyTuple_New(2);
-    if (pair == NULL) {
-        return NULL;
+    PyObject *pair;
+    if (ns_unlikely(!is_born(o))) {
+        return ns_not_initialized(self);
     }
-    ns_segment *s = ns_table_lock_first(&o->table);
-    if (s == NULL) {
-        Py_DECREF(pair);
-        PyErr_SetString(PyExc_KeyError, "popitem(): the map is empty");
-        return NULL;
+    while ((ns_likely(!has_flights(o)) ? pop_any(o, &pair) : pop_detached(o, &pair)) == MISSING) {
     }
-    ns_garbage garbage;
-    ns_garbage_init(&garbage);
-    uint32_t group = 0;
-    ns_entry *entry = ns_segment_any(s, &group);
-    PyTuple_SET_ITEM(pair, 0, Py_NewRef((PyObject *)ns_load(&entry->key, NS_RELAXED)));
-    PyTuple_SET_ITEM(pair, 1, (PyObject *)ns_segment_remove(s, entry, &garbage));
-    ns_table_unlock(&o->table, s, &garbage);
-    ns_garbage_release(&garbage, ns_drop);
     return pair;
 }
 
@@ -919,11 +1007,14 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
         ns_shutting_down();
         return -1;
     }
+    if (kwargs != NULL && !PyArg_ValidateKeywordArguments(kwargs)) {
+        return -1;
+    }
     int result = -1;
     uint64_t *hashes = NULL;
     Py_ssize_t n = 0;
     if (source != NULL) {
-        entries = PyObject_CallMethod(state->syncmap_shared, "_entries", "O", source);
+        entries = PyObject_CallMethod(state->syncmap_shared, "_entries", "(O)", source);
         list = entries != NULL ? PySequence_List(entries) : NULL;
         Py_XDECREF(entries);
         if (list == NULL) {
@@ -1029,9 +1120,9 @@ dealloc(PyObject *self)
 }
 
 static PyMethodDef methods[] = {
-    {"get", _PyCFunction_CAST(get), METH_FASTCALL, DOC_SyncMap_get},
-    {"setdefault", _PyCFunction_CAST(setdefault), METH_FASTCALL, DOC_SyncMap_setdefault},
-    {"pop", _PyCFunction_CAST(pop), METH_FASTCALL, DOC_SyncMap_pop},
+    NS_METHOD("get", get, DOC_SyncMap_get),
+    NS_METHOD("setdefault", setdefault, DOC_SyncMap_setdefault),
+    NS_METHOD("pop", pop, DOC_SyncMap_pop),
     {"popitem", popitem, METH_NOARGS, DOC_SyncMap_popitem},
     {"clear", clear, METH_NOARGS, DOC_SyncMap_clear},
     {"snapshot", snapshot, METH_NOARGS, DOC_SyncMap_snapshot},
@@ -1061,6 +1152,7 @@ static PyType_Slot slots[] = {
     {Py_mp_subscript, subscript},
     {Py_mp_ass_subscript, ass_subscript},
     {Py_mp_length, length},
+    {Py_nb_bool, truth},
     {Py_sq_contains, contains},
     {Py_tp_methods, methods},
     {Py_tp_members, members},

@@ -88,7 +88,60 @@ wait_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
     return result < 0 ? NULL : PyBool_FromLong(result);
 }
 
-/* Starting a thread takes tens of microseconds and Python code; the backends share it. */
+static PyMethodDef count_down = {"done", done, METH_NOARGS, NULL};
+
+/* A ticket (see nogil_sync/_spawn.py): {"done": the method that counts down}. */
+static PyObject *
+new_ticket(PyObject *self, PyObject *key)
+{
+    PyObject *ticket = PyDict_New();
+    PyObject *method = ticket ? PyCFunction_New(&count_down, self) : NULL;
+    if (method == NULL || PyDict_SetItem(ticket, key, method) < 0) {
+        Py_CLEAR(ticket);
+    }
+    Py_XDECREF(method);
+    return ticket;
+}
+
+/* Counts one and starts the worker. The count and its return are both in this call: the
+ * interpreter runs handlers inside `start`, in Python code, and nowhere else in here. */
+static int
+launch(PyObject *self, PyObject *worker, PyObject *ticket, PyObject *key)
+{
+    PyObject *counted = add_n(self, 1);
+    PyObject *started = counted ? PyObject_CallMethod(worker, "start", NULL) : NULL;
+    if (counted != NULL && started == NULL) {
+        PyObject *error = PyErr_GetRaisedException();
+        if (PyDict_Pop(ticket, key, NULL) == 1) { /* else the thread is under way */
+            ns_waitgroup_add(group_of(self), -1);
+        }
+        PyErr_SetRaisedException(error);
+    }
+    Py_XDECREF(counted);
+    Py_XDECREF(started);
+    return started == NULL ? -1 : 0;
+}
+
+/* go() with its arguments taken apart. Making the worker takes Python code that the backends share. */
+static PyObject *
+spawn(PyObject *self, PyObject *fn, PyObject *args, PyObject *kwargs)
+{
+    PyObject *module = PyImport_ImportModule("nogil_sync._spawn");
+    PyObject *key = module ? PyUnicode_InternFromString("done") : NULL;
+    PyObject *ticket = key ? new_ticket(self, key) : NULL;
+    PyObject *worker = NULL;
+    if (ticket != NULL) {
+        worker = PyObject_CallMethod(module, "Worker", "OOOO", ticket, fn, args, kwargs);
+    }
+    if (worker != NULL && launch(self, worker, ticket, key) < 0) {
+        Py_CLEAR(worker);
+    }
+    Py_XDECREF(ticket);
+    Py_XDECREF(key);
+    Py_XDECREF(module);
+    return worker;
+}
+
 static PyObject *
 go(PyObject *self, PyObject *args, PyObject *kwargs)
 {
@@ -98,17 +151,11 @@ go(PyObject *self, PyObject *args, PyObject *kwargs)
                         "WaitGroup.go() missing 1 required positional argument: 'fn'");
         return NULL;
     }
-    PyObject *module = PyImport_ImportModule("nogil_sync._spawn");
-    PyObject *rest = module ? PyTuple_GetSlice(args, 1, nargs) : NULL;
+    PyObject *rest = PyTuple_GetSlice(args, 1, nargs);
     PyObject *named = rest ? (kwargs ? Py_NewRef(kwargs) : PyDict_New()) : NULL;
-    PyObject *thread = NULL;
-    if (named != NULL) {
-        thread = PyObject_CallMethod(
-            module, "spawn", "OOOO", self, PyTuple_GET_ITEM(args, 0), rest, named);
-    }
+    PyObject *thread = named ? spawn(self, PyTuple_GET_ITEM(args, 0), rest, named) : NULL;
     Py_XDECREF(named);
     Py_XDECREF(rest);
-    Py_XDECREF(module);
     return thread;
 }
 

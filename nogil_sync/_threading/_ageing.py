@@ -1,11 +1,15 @@
 """Tells pools of each collection, and lets them release what grew old, outside of it.
 
-One function stands in ``gc.callbacks`` from the import on.  It runs inside the collector, at the
+One function stands in ``gc.callbacks`` from the first pool on that ages: a program without one has none,
+and a module that is imported again uses the one that is there.  It runs inside the collector, at the
 beginning of each collection, and must do next to nothing.  What it does is to leave behind a
 *sweeper*: an object that refers to itself, and to which nobody else refers.  The collection
 that is just beginning finds it to be garbage and runs its finaliser, as any other's, on the
 thread that collects.  There the pools are visited, and items are released.  So items that
 nobody uses go when the collector runs, also if nobody ever calls the pool again.
+
+The finaliser first brings the sweeper back to life: the collector then neither counts it nor keeps it
+(``gc.DEBUG_SAVEALL``), so ``while gc.collect(): pass`` comes to an end.  The next one takes its place.
 
 Which collections count.  On free-threaded builds all of them are full ones.  Elsewhere the full
 ones count, and of the many small ones at most one a second: a program whose garbage dies young may
@@ -13,10 +17,13 @@ never see a full one.
 """
 
 import gc
+import os
 import sysconfig
+import threading
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 _EVERY_ONE = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
@@ -30,32 +37,17 @@ class Aged(Protocol):
     def collected(self) -> None: ...
 
 
-# By the identity of the weak reference, since the hash of one is that of its object: user code.
-# Only calls that are atomic touch it.
-_pools: dict[int, weakref.ref[Any]] = {}
-
-
-def _forget(
-    ref: weakref.ref[Any], pop: Callable[..., object] = _pools.pop, identity: Any = id
-) -> None:
-    pop(identity(ref), None)
-
-
-def register(pool: Aged) -> None:
-    """Each collection from now on calls its ``collected``."""
-    ref = weakref.ref(pool, _forget)
-    _pools[id(ref)] = ref
-
-
 class _Sweeper:
     __slots__ = ("hook", "me")
 
     def __init__(self, hook: "_Hook") -> None:
         self.hook = hook
-        self.me = self
+        self.me: _Sweeper | None = self
 
     def __del__(self) -> None:
         hook = self.hook
+        hook.swept = self
+        self.me = None
         if not hook.due:  # one that was left over
             return
         hook.due = False
@@ -68,14 +60,18 @@ class _Sweeper:
 class _Hook:
     """The function, with what it needs at hand also while modules are taken apart."""
 
-    __slots__ = ("clock", "due", "last", "pools", "sweeper")
+    __slots__ = ("clock", "due", "forget", "last", "pools", "swept", "sweeper")
 
     def __init__(self) -> None:
         self.clock = time.monotonic
         self.due = False  # a collection began, and no sweeper was there yet
         self.last = time.monotonic()
-        self.pools = _pools
+        # By the identity of the weak reference, since the hash of one is that of its object: user
+        # code. Only calls that are atomic touch it.
+        self.pools: dict[int, weakref.ref[Any]] = {}
         self.sweeper = _Sweeper
+        self.swept: _Sweeper | None = None  # the one that came last
+        self.forget = partial(_forget, self.pools.pop)
 
     def __call__(self, phase: str, info: dict[str, int]) -> None:
         if phase != "start" or not self.pools:
@@ -89,4 +85,36 @@ class _Hook:
         self.sweeper(self)
 
 
-gc.callbacks.append(_Hook())
+def _forget(pop: Callable[..., object], ref: weakref.ref[Any], identity: Any = id) -> None:
+    pop(identity(ref), None)
+
+
+_installing = threading.RLock()  # reentrant: a finaliser may make a pool, too
+
+
+def _hook() -> Any:
+    """The one in ``gc.callbacks``: perhaps that of a module that was imported before this one."""
+    global _mine
+    if _mine is None:
+        with _installing:
+            for each in gc.callbacks:
+                if type(each).__qualname__ == "_Hook" and type(each).__module__ == __name__:
+                    _mine = each
+            if _mine is None:
+                _mine = _Hook()
+                gc.callbacks.append(_mine)
+    return _mine
+
+
+_mine: Any = None
+
+
+def register(pool: Aged) -> None:
+    """Each collection from now on calls its ``collected``."""
+    hook = _hook()
+    ref = weakref.ref(pool, hook.forget)
+    hook.pools[id(ref)] = ref
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_installing._at_fork_reinit)  # type: ignore[attr-defined]

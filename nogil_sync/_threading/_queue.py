@@ -28,8 +28,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, TypeAlias
 
-from ._guard import NO_RECEIPT, Guard, Receipt, guard_of
-from ._sleep import closed_gate, sleep_at
+from .._guard import NO_RECEIPT, Guard, Receipt, guard_of
+from .._sleep import closed_gate, sleep_at
 
 
 class Request:

@@ -6,11 +6,12 @@ Each operation checks and converts its arguments first, then does its work in on
 
 import threading
 from collections.abc import Callable
+from types import GenericAlias
 from typing import Any, ClassVar, Generic, NoReturn, SupportsIndex, TypeVar, overload
 
 from ._arguments import exact_int
-from ._guard import Guard, guard_of
-from ._object import SyncObject, uninitialized
+from .._guard import Guard, guard_of
+from .._object import SyncObject, uninitialized
 
 T = TypeVar("T")
 
@@ -359,6 +360,8 @@ class AtomicRef(_Atomic, Generic[T]):
 
     __module__ = "nogil_sync"
     __slots__ = ("__guard", "__value")
+
+    __class_getitem__ = classmethod(GenericAlias)
 
     @overload
     def __init__(self: "AtomicRef[T | None]", value: None = None) -> None: ...

@@ -13,11 +13,12 @@ interrupt came in that very moment, it is sent although `send` raised.
 """
 
 from collections.abc import Iterator
+from types import GenericAlias
 from typing import Any, Generic, Self, SupportsIndex, TypeAlias, TypeVar
 
 from .._channel import ChannelClosed
 from ._arguments import exact_int, wait_timeout
-from ._object import SyncObject, uninitialized
+from .._object import SyncObject, uninitialized
 from ._queue import NOBODY, Change, Line, Request, Waiter, Waiters
 
 T = TypeVar("T")
@@ -180,6 +181,8 @@ class Channel(SyncObject, Generic[T]):
 
     __module__ = "nogil_sync"
     __slots__ = ("__line",)
+
+    __class_getitem__ = classmethod(GenericAlias)
 
     def __init__(self, capacity: SupportsIndex = 0) -> None:
         number = exact_int(capacity)

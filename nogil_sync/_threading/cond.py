@@ -14,9 +14,10 @@ from time import monotonic
 from typing import Any, Protocol, SupportsIndex, TypeVar
 
 from ._arguments import exact_int, wait_timeout
-from ._guard import Receipt
-from ._object import SyncObject, uninitialized
+from .._guard import Receipt
+from .._object import SyncObject, uninitialized
 from ._queue import Change, Line, Waiter, Waiters
+from ._sleep import check_exit
 from .mutex import Mutex
 from .rwmutex import RWMutexReader, RWMutexWriter
 
@@ -136,6 +137,8 @@ class Cond(SyncObject):
         seconds = wait_timeout(timeout)
         if not Cond._is_owned(self):
             raise RuntimeError("cannot wait on un-acquired lock")
+        if seconds != 0:
+            check_exit()
         line, lock = self.__line, self.__lock
         ours = type(lock) in _OURS
         me = Waiter(line, 1)
@@ -174,7 +177,9 @@ class Cond(SyncObject):
                         except BaseException as another:
                             keep = False
                             later = later or another
-                            if isinstance(another, Exception) and type(lock) not in _SOUND:
+                            if isinstance(another, Exception) and (
+                                type(lock) not in _SOUND or sys.is_finalizing()
+                            ):
                                 free.done = False  # it would fail for ever
                     break
                 except BaseException as another:

@@ -6,8 +6,8 @@ that an interrupted waiter could be left in.
 """
 
 from ._arguments import wait_timeout
-from ._guard import Guard, guard_of
-from ._object import SyncObject, uninitialized
+from .._guard import Guard, guard_of
+from .._object import SyncObject, uninitialized
 from ._round import Round
 
 

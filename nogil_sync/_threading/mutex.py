@@ -34,9 +34,9 @@ import threading
 from time import monotonic
 
 from ._arguments import lock_timeout
-from ._guard import NO_RECEIPT, Guard, Receipt, guard_of
-from ._object import SyncObject, uninitialized
-from ._sleep import closed_gate, sleep_at
+from .._guard import NO_RECEIPT, Guard, Receipt, guard_of
+from .._object import SyncObject, uninitialized
+from .._sleep import closed_gate, sleep_at
 
 _PATIENCE = 0.001  # seconds after which the first waiter gets the next turn
 

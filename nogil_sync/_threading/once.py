@@ -2,10 +2,11 @@
 
 import functools
 from collections.abc import Callable
+from types import GenericAlias
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from .._once import ABSENT, Cell, FunctionCell, Signature, once_property
-from ._object import SyncObject, uninitialized
+from .._once import ABSENT, Cell, Dressed, FunctionCell, once_property
+from .._object import SyncObject, uninitialized
 
 __all__ = ["Once", "OnceFunction", "once", "once_property"]
 
@@ -13,12 +14,13 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class OnceFunction(SyncObject, Generic[T]):
+class OnceFunction(Dressed, SyncObject, Generic[T]):
     """A function made by :func:`nogil_sync.once`."""
 
     __module__ = "nogil_sync"
     __slots__ = ("__cell", "__dict__")
-    __signature__ = Signature()
+
+    __class_getitem__ = classmethod(GenericAlias)
 
     def __init__(self, fn: Callable[[], T], /, *, retry: bool = False) -> None:
         cell = FunctionCell(fn, bool(retry))
@@ -59,8 +61,9 @@ def once(fn: Any = None, /, *, retry: bool = False) -> Any:
     ``__wrapped__`` is there only until then).
 
     An exception is an outcome, too: every call raises it, the same object, with the
-    traceback from that call to its origin. (Free-threaded Python 3.13 cannot take one exception
-    in several threads at the same time; there the raises are kept 5 ms apart.)
+    traceback from that call to its origin. (Free-threaded Python 3.13 does not survive one
+    exception in several threads at the same time. There each call in another thread than the
+    one that ran the function raises a copy.)
 
     With ``retry=True`` a run that fails does not count: its error reaches its own caller
     only, and the next call, or one of those that waited, runs the function again.
@@ -107,6 +110,8 @@ class Once(SyncObject, Generic[T]):
 
     __module__ = "nogil_sync"
     __slots__ = ("__cell",)
+
+    __class_getitem__ = classmethod(GenericAlias)
 
     def __init__(self, *, retry: bool = False) -> None:
         cell: Cell[T] = Cell(bool(retry))

@@ -8,13 +8,14 @@ becomes stale.  Both are linked lists, so that each step is a section (see `_gua
 import sys
 import time
 from collections.abc import Callable
+from types import GenericAlias
 from typing import Any, Generic, NoReturn, SupportsIndex, TypeVar
 
 from .._performance import Unraisable
 from ._ageing import register
 from ._arguments import exact_int
-from ._guard import Guard, guard_of
-from ._object import SyncObject, uninitialized
+from .._guard import Guard, guard_of
+from .._object import SyncObject, uninitialized
 
 T = TypeVar("T")
 
@@ -247,6 +248,8 @@ class Pool(SyncObject, Generic[T]):
 
     __module__ = "nogil_sync"
     __slots__ = ("__items",)
+
+    __class_getitem__ = classmethod(GenericAlias)
 
     def __init__(
         self,

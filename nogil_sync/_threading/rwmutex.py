@@ -3,8 +3,8 @@
 from typing import Self, TypeAlias, TypeVar, final
 
 from ._arguments import lock_timeout
-from ._guard import Receipt
-from ._object import SyncObject, uninitialized
+from .._guard import Receipt
+from .._object import SyncObject, uninitialized
 from ._queue import Change, Line, Waiters
 
 _Value: TypeAlias = tuple[int, bool, int]

@@ -3,7 +3,7 @@
 from typing import SupportsIndex
 
 from ._arguments import exact_int, wait_timeout
-from ._object import SyncObject, uninitialized
+from .._object import SyncObject, uninitialized
 from ._queue import Change, Line, Waiters
 
 _MOST = (1 << 62) - 1

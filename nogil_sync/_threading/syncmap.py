@@ -28,10 +28,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, TypeVarTuple, overload
 
 from .._once import ABSENT
-from .._syncmap import SharedMap, load_or_compute
+from .._syncmap import NO_DEFAULT, SharedMap, load_or_compute
 from ._arguments import wait_timeout
-from ._guard import Guard, guard_of
-from ._object import SyncObject
+from .._guard import Guard, guard_of
+from .._object import SyncObject
 from .atomics import AtomicBool
 
 if TYPE_CHECKING:
@@ -224,12 +224,12 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         return _find(self.__table.buckets.get(hash(key)), key) >= 0
 
     @overload
-    def get(self, key: K, default: None = None, /) -> V | None: ...
+    def get(self, key: K, default: None = None) -> V | None: ...
     @overload
-    def get(self, key: K, default: V, /) -> V: ...
+    def get(self, key: K, default: V) -> V: ...
     @overload
-    def get(self, key: K, default: T, /) -> V | T: ...
-    def get(self, key: Any, default: Any = None, /) -> Any:
+    def get(self, key: K, default: T) -> V | T: ...
+    def get(self, key: Any, default: Any = None) -> Any:
         """Return the value of `key`, or `default` if the key is missing."""
         bucket = self.__table.buckets.get(hash(key))
         if bucket is not None:
@@ -243,6 +243,10 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         table = self.__table
         return len(table.buckets) + table.extra
 
+    def __bool__(self) -> bool:
+        # The native backend has it, since its length costs more.
+        return len(self) != 0
+
     # Changes
 
     def __setitem__(self, key: K, value: V, /) -> None:
@@ -254,10 +258,10 @@ class SyncMap(SyncObject, SharedMap[K, V]):
             raise KeyError(key)
 
     @overload
-    def setdefault(self: "SyncMap[K, T | None]", key: K, default: None = None, /) -> T | None: ...
+    def setdefault(self: "SyncMap[K, T | None]", key: K, default: None = None) -> T | None: ...
     @overload
-    def setdefault(self, key: K, default: V, /) -> V: ...
-    def setdefault(self, key: Any, default: Any = None, /) -> Any:
+    def setdefault(self, key: K, default: V) -> V: ...
+    def setdefault(self, key: Any, default: Any = None) -> Any:
         """Return the value of `key`; if it is missing, insert it with `default` and return that.
 
         Of several threads one inserts, and all get its value. (Go's ``LoadOrStore``.)
@@ -271,12 +275,12 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         return default if found is ABSENT else found
 
     @overload
-    def pop(self, key: K, /) -> V: ...
+    def pop(self, key: K) -> V: ...
     @overload
-    def pop(self, key: K, default: V, /) -> V: ...
+    def pop(self, key: K, default: V) -> V: ...
     @overload
-    def pop(self, key: K, default: T, /) -> V | T: ...
-    def pop(self, key: Any, default: Any = ABSENT, /) -> Any:
+    def pop(self, key: K, default: T) -> V | T: ...
+    def pop(self, key: Any, default: Any = NO_DEFAULT) -> Any:
         """Delete `key` and return its value.
 
         Return `default` if it is missing, which without a default is a ``KeyError``.
@@ -291,7 +295,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         found = self.__edit(key, _remove)[0]
         if found is not ABSENT:
             return found
-        if default is ABSENT:
+        if default is NO_DEFAULT:
             raise KeyError(key)
         return default
 
@@ -316,6 +320,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
                 continue
             bucket = table.buckets.get(which)
             if bucket is not None:
+                self.__invalidate(bucket[-2])
                 if self.__install(which, bucket, bucket[:-2] or None):
                     return bucket[-2], bucket[-1]
                 table.candidates.append(which)

@@ -1,13 +1,14 @@
 """WaitGroup, pure Python: a number, and a round (see `_round`) for those who wait for zero."""
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import ParamSpec, SupportsIndex
 
-from .._spawn import spawn
+from .._guard import Guard, guard_of
+from .._object import SyncObject, uninitialized
+from .._spawn import Worker
 from ._arguments import exact_int, wait_timeout
-from ._guard import Guard, guard_of
-from ._object import SyncObject, uninitialized
 from ._round import Round
 
 _MOST = (1 << 31) - 1
@@ -61,31 +62,28 @@ class WaitGroup(SyncObject):
         be done, not in the thread that does it, or a :meth:`wait` may come first.
         """
         number = exact_int(n)
+        guard = self.__guard
         ended = None
         counted = False
+        # From here to the return, or to the call that opens the gate, nothing can come between.
+        guard.held = True
         try:
-            with self.__guard:
-                total = self.__count + number
-                if 0 <= total <= _MOST:
-                    self.__count = total
-                    counted = True
-                    if total == 0:
-                        ended = self.__round
-                        if ended is not None:
-                            ended.over = True
-                            self.__round = None
-        except BaseException:
-            # An interrupt right after the section.  What was begun and not told of would never
-            # be done; what was done stays done.
-            if counted and number > 0:
-                WaitGroup.add(self, -number)
-            raise
+            total = self.__count + number
+            if 0 <= total <= _MOST:
+                self.__count = total
+                counted = True
+                if total == 0:
+                    ended = self.__round
+                    if ended is not None:
+                        ended.over = True
+                        self.__round = None
         finally:
-            if ended is not None:
-                try:
-                    ended.gate.release()
-                except RuntimeError:
-                    pass  # already open: one of those who wait looked at `over` first
+            del guard.held
+        if ended is not None:
+            try:
+                ended.gate.release()
+            except RuntimeError:
+                pass  # already open: one of those who wait looked at `over` first
         if not counted:
             if total < 0:
                 raise RuntimeError("negative WaitGroup counter")
@@ -135,4 +133,44 @@ class WaitGroup(SyncObject):
         >>> log
         ['written']
         """
-        return spawn(self, fn, args, kwargs)
+        ticket = {"done": functools.partial(WaitGroup.done, self)}
+        worker = Worker(ticket, fn, args, kwargs)
+        guard = self.__guard
+        ended = None
+        counted = False
+        try:
+            guard.held = True
+            try:
+                if self.__count < _MOST:
+                    self.__count += 1
+                    counted = True
+            finally:
+                del guard.held
+            if not counted:
+                raise OverflowError("WaitGroup counter is too large")
+            worker.start()
+        except BaseException:
+            # Nothing can come between taking the ticket and counting down.
+            try:
+                del ticket["done"]
+            except KeyError:
+                counted = False  # the thread is under way and counts down itself
+            if counted:
+                guard.held = True
+                try:
+                    self.__count -= 1
+                    if self.__count == 0:
+                        ended = self.__round
+                        if ended is not None:
+                            ended.over = True
+                            self.__round = None
+                finally:
+                    del guard.held
+            raise
+        finally:
+            if ended is not None:
+                try:
+                    ended.gate.release()
+                except RuntimeError:
+                    pass  # as above
+        return worker

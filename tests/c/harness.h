@@ -127,8 +127,8 @@ sleep_ms(long ms)
     nanosleep(&t, NULL);
 }
 
-/* Drives the steps as detach.c does, stepping aside every `slice` ns (0: never).
- * Returns whether it was served. */
+/* Drives the steps as detach.c does, as if handlers ran every `slice` ns (0: never), every other of
+ * which uses the object. Returns whether it was served. */
 static inline bool
 drive(const struct ns_wait_steps *steps, void *object, ns_waiter *w, int64_t deadline,
       int64_t slice)
@@ -136,7 +136,7 @@ drive(const struct ns_wait_steps *steps, void *object, ns_waiter *w, int64_t dea
     if (steps->enter(object, w)) {
         return true;
     }
-    for (;;) {
+    for (bool uses = true;; uses = !uses) {
         int64_t until = slice ? ns_now() + slice : deadline;
         until = until < deadline ? until : deadline;
         switch (steps->wait(object, w, until)) {
@@ -152,6 +152,9 @@ drive(const struct ns_wait_steps *steps, void *object, ns_waiter *w, int64_t dea
         }
         if (steps->leave(object, w)) {
             return true;
+        }
+        if (uses && steps->give_way != NULL) {
+            steps->give_way(object, w);
         }
         steps->rejoin(object, w);
     }

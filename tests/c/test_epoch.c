@@ -1,8 +1,24 @@
 /* core/epoch.h: nothing is freed while a section can read it, everything is freed in the end. */
 #include "harness.h"
 
+#include <errno.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+/* The system refuses the fence in all threads, with this error; 0: it does not. */
+static _Atomic int refused;
+static int64_t refusal_lasts = 50 * MILLISECOND;
+#if defined(NS_PARK_FUTEX)
+#include <sys/syscall.h>
+#define syscall(number, ...)                                                                  \
+    ((number) == SYS_membarrier && atomic_load(&refused) ? (errno = atomic_load(&refused), -1L) \
+                                                         : syscall(number, __VA_ARGS__))
+#endif
+#undef NS_REFUSED
+#define NS_REFUSED refusal_lasts
+#include "park.c"
+
+#undef syscall
 
 #define THREADS 4
 #ifndef ROUNDS
@@ -18,6 +34,7 @@ typedef struct node {
 
 static _Atomic(node *) cells[CELLS];
 static _Atomic long made, freed;
+static bool refuse_midway;
 
 static node *
 make(long value)
@@ -57,6 +74,9 @@ work(int i)
     int n = 0;
     ns_slot();
     for (int round = 0; round < ROUNDS; round++) {
+        if (i == 0 && round == ROUNDS / 2 && refuse_midway) {
+            atomic_store(&refused, ENOMEM);
+        }
         if (i >= 2) {
             read_cells(i == 3 && round % 64 == 0);
             continue;
@@ -257,6 +277,77 @@ check_stray(void)
     run_threads(2, read_and_leave);
 }
 
+/* ---- The system refuses ---- */
+
+static void
+work_again(void)
+{
+    atomic_store(&refused, 0);
+    ns_store(&ns_can_fence_threads, true, NS_RELAXED);
+    ns_store(&sure_from, 0, NS_RELAXED);
+}
+
+/* What waits goes on waiting, until it is sure that all threads have fences of their own; and that stays so. */
+static void
+poll_refused(int i)
+{
+    (void)i;
+    uint64_t stamp = 0, safe = ns_epoch_safe();
+    ns_slot();
+    CHECK(!ns_epoch_retire(&stamp) && safe <= stamp); /* the main thread has a slot, too */
+    refusal_lasts = 1000000 * MILLISECOND;
+    atomic_store(&refused, EPERM);
+    for (int n = 0; n < 3; n++) {
+        CHECK(ns_epoch_poll() == safe && ns_epoch_safe() == safe);
+        CHECK(ns_load(&ns_epochs.now, NS_RELAXED) % 2 == 0);
+        CHECK(!ns_load(&ns_can_fence_threads, NS_RELAXED));
+        atomic_store(&refused, 0);
+    }
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) { /* nobody else is there */
+        _exit(ns_epoch_poll() > stamp ? 0 : 1);
+    }
+    int status = 1;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    CHECK(ns_epoch_poll() == safe);
+
+    const int64_t then = ns_now() + 20 * MILLISECOND;
+    ns_store(&sure_from, then, NS_RELAXED);
+    ns_fence_everywhere();
+    CHECK(ns_now() >= then && ns_epoch_poll() > stamp);
+    work_again();
+}
+
+/* A newcomer waits until it is sure, for who thinks that it is alone may have no fence of its own. */
+static void
+claim_refused(int i)
+{
+    (void)i;
+    const int64_t then = ns_now() + refusal_lasts;
+    CHECK(ns_cached_slot == 0);
+    ns_slot();
+    CHECK(ns_now() >= then && !ns_load(&ns_can_fence_threads, NS_RELAXED));
+}
+
+static void
+check_refusals(void)
+{
+    if (!ns_load(&ns_can_fence_threads, NS_RELAXED)) {
+        return; /* all have their own, here */
+    }
+    run_threads(1, poll_refused);
+    refusal_lasts = 20 * MILLISECOND;
+    atomic_store(&refused, ENOMEM);
+    run_threads(1, claim_refused);
+    work_again();
+    refuse_midway = true;
+    check_torture();
+    CHECK(!ns_load(&ns_can_fence_threads, NS_RELAXED));
+    refuse_midway = false;
+    work_again();
+}
+
 int
 main(void)
 {
@@ -268,6 +359,7 @@ main(void)
     check_stray();
     check_torture();
     check_alone(); /* the others gave their slots back */
+    check_refusals();
     ns_can_fence_threads = false;
     check_sections();
     check_torture();

@@ -87,6 +87,7 @@ test_newcomers(void)
 static const struct ns_wait_steps *const steps = &ns_mutex_steps;
 
 enum { PARKED, HEIR, GRANTED }; /* a node's states, as mutex.c has them */
+enum { SLOW = 4, SLOWEST = 16 }; /* of `slowness`; so, too */
 
 static uint32_t
 state_of(ns_waiter *w)
@@ -99,6 +100,7 @@ static void
 check_steps(void)
 {
     ns_waiter first = {0}, second = {0};
+    ns_store(&mutex.slowness, 0, NS_RELAXED);
     CHECK(ns_mutex_try_lock(&mutex));
     CHECK(!steps->enter(&mutex, &first) && !steps->enter(&mutex, &second));
     CHECK(state_of(&first) == HEIR && state_of(&second) == PARKED);
@@ -130,11 +132,81 @@ check_steps(void)
         CHECK(steps->wait(&mutex, &first, ns_now() + MILLISECOND) == NS_TIMED_OUT);
     }
     first.since -= 1000 * MILLISECOND;
+    ns_store(&mutex.slowness, 0, NS_RELAXED);
     CHECK(ns_mutex_unlock(&mutex) && ns_mutex_is_locked(&mutex));
     CHECK(state_of(&second) == HEIR && steps->cancel(&mutex, &first));
     CHECK(ns_mutex_unlock(&mutex) && steps->wait(&mutex, &second, NS_FOREVER) == NS_SERVED);
     CHECK(ns_mutex_unlock(&mutex) && !ns_mutex_unlock(&mutex));
     CHECK(ns_load(&mutex.word, NS_RELAXED) == NS_MUTEX_BORN && mutex.queue.head == NULL);
+}
+
+/* Where holders are slow nobody waits awake, and nobody is forgotten. */
+static void
+check_slow_steps(void)
+{
+    ns_waiter first = {0}, second = {0};
+    ns_store(&mutex.slowness, SLOWEST, NS_RELAXED);
+    CHECK(!steps->enter(&mutex, &first)); /* the lock came free: somebody has to look */
+    CHECK(state_of(&first) == HEIR && steps->wait(&mutex, &first, NS_FOREVER) == NS_SERVED);
+    first = (ns_waiter){0};
+    CHECK(!steps->enter(&mutex, &first) && !steps->enter(&mutex, &second));
+    CHECK(state_of(&first) == PARKED && state_of(&second) == PARKED && mutex.heir == NULL);
+    sleep_ms(1);
+    CHECK(ns_mutex_unlock(&mutex));
+    CHECK(state_of(&first) == GRANTED || state_of(&first) == HEIR); /* it may be starving */
+    CHECK(steps->wait(&mutex, &first, NS_FOREVER) == NS_SERVED);
+    CHECK(state_of(&second) == PARKED && mutex.heir == NULL);
+
+    second.since -= 1000 * MILLISECOND; /* the next gets it in its sleep, and wakes nobody */
+    first = (ns_waiter){0};
+    CHECK(!steps->enter(&mutex, &first));
+    sleep_ms(1);
+    CHECK(ns_mutex_unlock(&mutex) && state_of(&second) == GRANTED);
+    CHECK(ns_mutex_is_locked(&mutex) && state_of(&first) == PARKED && mutex.heir == NULL);
+    CHECK(ns_mutex_unlock(&mutex) && state_of(&first) != PARKED);
+    CHECK(steps->wait(&mutex, &first, NS_FOREVER) == NS_SERVED && ns_mutex_unlock(&mutex));
+    CHECK(ns_load(&mutex.word, NS_RELAXED) == NS_MUTEX_BORN && mutex.queue.head == NULL);
+}
+
+static void
+hold_beside_a_waiter(long ms)
+{
+    ns_waiter w = {0};
+    CHECK(ns_mutex_try_lock(&mutex) && !steps->enter(&mutex, &w));
+    if (ms != 0) {
+        sleep_ms(ms);
+    }
+    CHECK(ns_mutex_unlock(&mutex) && steps->wait(&mutex, &w, NS_FOREVER) == NS_SERVED);
+    CHECK(ns_mutex_unlock(&mutex));
+}
+
+/* The lock learns that holders became brief, and that they became slow. */
+static void
+check_slowness(void)
+{
+    ns_store(&mutex.slowness, SLOWEST, NS_RELAXED);
+    for (int n = 0; ns_load(&mutex.slowness, NS_RELAXED) >= SLOW; n++) {
+        CHECK(n < 1000000); /* on a busy machine a holder may be slow against its will */
+        hold_beside_a_waiter(0);
+    }
+    hold_beside_a_waiter(0); /* awake again */
+    ns_store(&mutex.slowness, SLOW, NS_RELAXED);
+    for (int n = 0; n < 20; n++) {
+        hold_beside_a_waiter(1);
+    }
+    CHECK(ns_load(&mutex.slowness, NS_RELAXED) == SLOWEST);
+    ns_store(&mutex.slowness, 0, NS_RELAXED); /* and by those who waited awake */
+    for (int n = 0; ns_load(&mutex.slowness, NS_RELAXED) < SLOW; n++) {
+        CHECK(n < 1000000);
+        ns_waiter w = {0};
+        CHECK(ns_mutex_try_lock(&mutex) && !steps->enter(&mutex, &w));
+        while (state_of(&w) == HEIR) {
+            CHECK(steps->wait(&mutex, &w, ns_now() + MILLISECOND) == NS_TIMED_OUT);
+        }
+        CHECK(ns_mutex_unlock(&mutex) && steps->wait(&mutex, &w, NS_FOREVER) == NS_SERVED);
+        CHECK(ns_mutex_unlock(&mutex));
+    }
+    ns_store(&mutex.slowness, 0, NS_RELAXED);
 }
 
 static ns_waiter first_in_line;
@@ -203,6 +275,7 @@ test_fork(void)
     pid_t child = fork();
     CHECK(child >= 0);
     if (child == 0) {
+        ns_store(&mutex.slowness, 0, NS_RELAXED);
         ns_waiter fresh = {0}; /* the first in line, though the parent had an heir */
         CHECK(!steps->enter(&mutex, &fresh) && mutex.heir == &fresh);
         CHECK(!steps->cancel(&mutex, &fresh));
@@ -247,6 +320,8 @@ main(void)
     CHECK(!ns_mutex_is_locked(&mutex) && mutex.queue.head == NULL);
     test_newcomers();
     check_steps();
+    check_slow_steps();
+    check_slowness();
     test_heir_gives_up();
     CHECK(ns_mutex_try_lock(&mutex));
     run_threads(2, slow_then_fast);

@@ -25,11 +25,26 @@ allocate(size_t n, size_t size)
     return calloc(n, size);
 }
 
+/* What is freed is in no list that the child of a fork would find. */
+static ns_deque deque;
+
+static void
+release(void *p)
+{
+    ns_ring *ring = atomic_load(&deque.retired);
+    for (; ring != NULL; ring = atomic_load(&ring->older)) {
+        CHECK(ring != p);
+    }
+    free(p);
+}
+
 #define calloc allocate
+#define free release
 #include "deque.c"
 #include "pool.c"
 
 #undef calloc
+#undef free
 #undef ns_load
 #define ns_load(p, order) (ns_step atomic_load_explicit((p), order))
 
@@ -64,7 +79,6 @@ let_go(item *it, int by)
 
 /* ---- the deque alone ---- */
 
-static ns_deque deque;
 static _Atomic int64_t taken;
 static _Atomic bool done;
 

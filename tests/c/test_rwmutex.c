@@ -234,7 +234,9 @@ check_phases(void)
     CHECK(!ns_rwmutex_try_read(&rw));
     reader[0] = (ns_waiter){0};
     CHECK(!read_steps->enter(&rw, &reader[0]));
-    CHECK(!write_steps->leave(&rw, &writer[0])); /* keeps nobody out while it is away */
+    CHECK(!write_steps->leave(&rw, &writer[0])); /* keeps others out while handlers run */
+    CHECK(!ns_is_granted(&reader[0]) && !ns_rwmutex_try_read(&rw));
+    write_steps->give_way(&rw, &writer[0]); /* unless one uses the lock */
     CHECK(ns_is_granted(&reader[0]) && ns_rwmutex_read_unlock(&rw));
     CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_read_unlock(&rw));
     write_steps->rejoin(&rw, &writer[0]);
@@ -258,10 +260,44 @@ check_phases(void)
     CHECK(ns_is_granted(&writer[1]));
 
     CHECK(!read_steps->enter(&rw, &reader[0]) && !read_steps->leave(&rw, &reader[0]));
+    read_steps->give_way(&rw, &reader[0]);
     CHECK(ns_rwmutex_write_unlock(&rw) && !ns_is_granted(&reader[0]));
     read_steps->rejoin(&rw, &reader[0]); /* it came free while the reader was away */
     CHECK(read_steps->cancel(&rw, &reader[0]) && ns_rwmutex_is_read_locked(&rw));
     read_steps->undo(&rw, &reader[0]);
+    CHECK(ns_rwmutex_try_write(&rw) && ns_rwmutex_write_unlock(&rw));
+}
+
+/* What a handler's thread was granted goes back for the handler, and the place is kept. */
+static void
+check_give_way(void)
+{
+    ns_waiter reader[2] = {{0}}, writer[3] = {{0}};
+    make();
+    CHECK(ns_rwmutex_try_write(&rw));
+    CHECK(!write_steps->enter(&rw, &writer[0]) && !write_steps->enter(&rw, &writer[1]));
+    CHECK(!read_steps->enter(&rw, &reader[0]) && !write_steps->leave(&rw, &writer[0]));
+    CHECK(ns_rwmutex_write_unlock(&rw) && ns_is_granted(&reader[0]));
+    CHECK(ns_rwmutex_read_unlock(&rw) && ns_is_granted(&writer[0]));
+    CHECK(!read_steps->enter(&rw, &reader[1]));
+    write_steps->rejoin(&rw, &writer[0]); /* served while its handlers ran: nothing to do */
+    CHECK(ns_is_granted(&writer[0]) && !ns_waitq_has(&writer[0]));
+
+    write_steps->give_way(&rw, &writer[0]);
+    CHECK(!ns_is_granted(&writer[0]) && ns_is_granted(&reader[1]) && !ns_is_granted(&writer[1]));
+    CHECK(ns_rwmutex_read_unlock(&rw) && ns_is_granted(&writer[1]));
+    CHECK(!write_steps->enter(&rw, &writer[2]));
+    write_steps->rejoin(&rw, &writer[0]);
+    CHECK(ns_rwmutex_write_unlock(&rw) && ns_is_granted(&writer[0]) && !ns_is_granted(&writer[2]));
+
+    reader[0] = reader[1] = (ns_waiter){0};
+    CHECK(!read_steps->enter(&rw, &reader[0]) && !read_steps->leave(&rw, &reader[0]));
+    CHECK(ns_rwmutex_write_unlock(&rw) && ns_is_granted(&reader[0]));
+    read_steps->give_way(&rw, &reader[0]);
+    CHECK(!ns_is_granted(&reader[0]) && ns_is_granted(&writer[2]));
+    read_steps->rejoin(&rw, &reader[0]);
+    CHECK(ns_rwmutex_write_unlock(&rw) && ns_is_granted(&reader[0]));
+    CHECK(ns_rwmutex_read_unlock(&rw) && !ns_rwmutex_is_read_locked(&rw));
     CHECK(ns_rwmutex_try_write(&rw) && ns_rwmutex_write_unlock(&rw));
 }
 
@@ -321,6 +357,7 @@ check_spread_while_away(void)
     make();
     CHECK(ns_rwmutex_try_write(&rw));
     CHECK(!read_steps->enter(&rw, &reader) && !read_steps->leave(&rw, &reader));
+    read_steps->give_way(&rw, &reader);
     CHECK(ns_rwmutex_write_unlock(&rw));
     CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw));
     CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_read_unlock(&rw));
@@ -566,6 +603,7 @@ main(void)
     check_downgrade();
     check_fast_after_slow();
     check_phases();
+    check_give_way();
     check_fork();
     check_spread_while_away();
     check_search();

@@ -79,7 +79,9 @@ check_steps(void)
     CHECK(!steps->enter(&semaphore, &large) && !steps->enter(&semaphore, &small[0]));
     CHECK(!ns_semaphore_release(&semaphore, 3) && ns_semaphore_available(&semaphore) == 1);
 
-    CHECK(!steps->leave(&semaphore, &large)); /* the next one comes in its place */
+    CHECK(!steps->leave(&semaphore, &large)); /* whose handlers keep others waiting */
+    CHECK(!ns_is_granted(&small[0]) && !ns_semaphore_try(&semaphore, 1));
+    steps->give_way(&semaphore, &large); /* unless one uses the semaphore */
     CHECK(ns_is_granted(&small[0]) && ns_semaphore_available(&semaphore) == 0);
     CHECK(ns_semaphore_release(&semaphore, 1));
     CHECK(ns_semaphore_try(&semaphore, 1) && ns_semaphore_release(&semaphore, 1));
@@ -104,9 +106,32 @@ check_steps(void)
     large = (ns_waiter){.amount = 3};
     CHECK(ns_semaphore_try(&semaphore, 1));
     CHECK(!steps->enter(&semaphore, &large) && !steps->leave(&semaphore, &large));
+    steps->give_way(&semaphore, &large);
     CHECK(ns_semaphore_release(&semaphore, 1) && !ns_is_granted(&large));
     steps->rejoin(&semaphore, &large); /* they came free while it was away */
-    CHECK(ns_is_granted(&large));
+    CHECK(ns_is_granted(&large) && !ns_waitq_has(&large));
+    steps->rejoin(&semaphore, &large); /* as one that was served while its handlers ran */
+    CHECK(ns_is_granted(&large) && !ns_waitq_has(&large));
+
+    /* What a handler's thread was granted goes back for the handler, and the place is kept. */
+    small[0] = (ns_waiter){.amount = 1};
+    two = (ns_waiter){.amount = 2};
+    CHECK(!steps->enter(&semaphore, &small[0]) && !steps->enter(&semaphore, &two));
+    steps->give_way(&semaphore, &large);
+    CHECK(!ns_is_granted(&large) && ns_is_granted(&small[0]) && ns_is_granted(&two));
+    small[1] = (ns_waiter){.amount = 1};
+    CHECK(!steps->enter(&semaphore, &small[1]));
+    CHECK(ns_semaphore_release(&semaphore, 1) && ns_is_granted(&small[1]));
+    small[1] = (ns_waiter){.amount = 1};
+    CHECK(!steps->enter(&semaphore, &small[1]));
+    steps->rejoin(&semaphore, &large);
+    CHECK(ns_semaphore_release(&semaphore, 3) && ns_is_granted(&large));
+    CHECK(!ns_is_granted(&small[1]) && !steps->cancel(&semaphore, &small[1]));
+    ns_semaphore_reset(&semaphore); /* by the handler */
+    steps->give_way(&semaphore, &large);
+    CHECK(!ns_is_granted(&large) && ns_semaphore_available(&semaphore) == 3);
+    steps->rejoin(&semaphore, &large);
+    CHECK(ns_is_granted(&large) && ns_semaphore_available(&semaphore) == 0);
 
     CHECK(ns_semaphore_release(&semaphore, 2));
     small[0] = (ns_waiter){.amount = 1};

@@ -50,6 +50,12 @@ void ns_shake(void);
 #endif
 #define ns_compiler_fence() atomic_signal_fence(NS_SEQ_CST)
 
+/* A fork by another thread can come between any two stores. The child then has the first and not the second, and
+ * goes on with what it finds. So these are atomic too, and each that must not come before another is a release:
+ * the compiler may reorder plain stores. This one takes something out of a list before it is freed; the compiler,
+ * which knows what `free` reads, must not move it behind that. */
+#define ns_unlink(p, next) (ns_store((p), (next), NS_RELEASE), ns_compiler_fence())
+
 /* State of one thread is kept this far from another's: adjacent cache lines are
  * fetched in pairs on x86-64, and lines are 128 bytes on Apple's processors. */
 #define NS_CACHE_LINE 128

@@ -9,7 +9,7 @@ static void
 free_all(ns_ring *ring)
 {
     while (ring != NULL) {
-        ns_ring *older = ring->older;
+        ns_ring *older = ns_load(&ring->older, NS_RELAXED);
         free(ring);
         ring = older;
     }
@@ -19,12 +19,15 @@ free_all(ns_ring *ring)
 static void
 reclaim(ns_deque *d, uint64_t now)
 {
-    ns_ring **link = &d->retired;
-    while (*link != NULL && now - (*link)->retired < 2) {
-        link = &(*link)->older;
+    _Atomic(ns_ring *) *link = &d->retired;
+    ns_ring *ring;
+    while ((ring = ns_load(link, NS_RELAXED)) != NULL && now - ring->retired < 2) {
+        link = &ring->older;
     }
-    free_all(*link);
-    *link = NULL;
+    if (ring != NULL) {
+        ns_unlink(link, NULL);
+        free_all(ring);
+    }
 }
 
 /* Moves [top, bottom) into a new ring of that size. */
@@ -45,9 +48,9 @@ replace(ns_deque *d, int64_t top, int64_t bottom, int64_t size, uint64_t now)
     ns_store(&d->ring, ring, NS_RELEASE);
     reclaim(d, now);
     if (old != NULL) {
-        old->older = d->retired;
+        ns_store(&old->older, ns_load(&d->retired, NS_RELAXED), NS_RELAXED);
         old->retired = now;
-        d->retired = old;
+        ns_store(&d->retired, old, NS_RELEASE);
     }
     return ring;
 }
@@ -69,7 +72,7 @@ ns_deque_trim(ns_deque *d, uint64_t now)
     int64_t bottom = ns_load(&d->bottom, NS_RELAXED), top = ns_load(&d->top, NS_ACQUIRE);
     reclaim(d, now);
     if (ring != NULL && ring->mask >= NS_DEQUE_LARGE && bottom - top < ring->mask / 8 &&
-        d->retired == NULL) {
+        ns_load(&d->retired, NS_RELAXED) == NULL) {
         replace(d, top, bottom, (ring->mask + 1) / 4, now);
     }
 }
@@ -122,6 +125,9 @@ ns_deque_size(ns_deque *d)
 void
 ns_deque_destroy(ns_deque *d)
 {
-    free(ns_load(&d->ring, NS_RELAXED));
-    free_all(d->retired);
+    ns_ring *ring = ns_load(&d->ring, NS_RELAXED), *retired = ns_load(&d->retired, NS_RELAXED);
+    ns_store(&d->ring, NULL, NS_RELAXED);
+    ns_unlink(&d->retired, NULL);
+    free(ring);
+    free_all(retired);
 }

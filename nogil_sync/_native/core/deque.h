@@ -41,7 +41,9 @@
  *
  * Fork. The child may find an owner gone amid a call. A pop leaves bottom == top - 1 in the worst case, which
  * every reader takes for empty, and the next push repairs; the item that was being moved is lost to the
- * child, like whatever else that thread had in its hands.
+ * child, like whatever else that thread had in its hands. The list of retired rings holds only rings that are
+ * whole and not freed, whatever step of the owner is the last: a ring is linked in by one store, after its fields
+ * are set, and rings are taken out by one store before any of them is freed.
  *
  * Progress: owner wait-free but for growth; a thief retries only if another took an item.
  */
@@ -61,9 +63,9 @@ typedef struct ns_deque_slot {
 } ns_deque_slot;
 
 typedef struct ns_ring {
-    int64_t mask;          /* its size, a power of two, less one */
-    struct ns_ring *older; /* the list of retired ones; the owner's */
-    uint64_t retired;      /* when */
+    int64_t mask;                    /* its size, a power of two, less one */
+    _Atomic(struct ns_ring *) older; /* the list of retired ones; the owner's */
+    uint64_t retired;                /* when */
     ns_deque_slot slots[];
 } ns_ring;
 
@@ -71,7 +73,7 @@ typedef struct ns_ring {
 typedef struct ns_deque {
     _Alignas(NS_CACHE_LINE) _Atomic int64_t bottom;
     _Atomic(ns_ring *) ring;
-    ns_ring *retired;
+    _Atomic(ns_ring *) retired;
     _Alignas(NS_CACHE_LINE) _Atomic int64_t top;
 } ns_deque;
 

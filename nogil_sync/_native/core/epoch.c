@@ -55,7 +55,7 @@ ns_epoch_poll(void)
         return ns_epoch_safe();
     }
     ns_add(&ns_epochs.now, 1, NS_SEQ_CST);
-    ns_fence_everywhere();
+    const bool fenced = ns_try_fence_everywhere();
     uint64_t oldest = ns_add(&ns_epochs.now, 1, NS_SEQ_CST) + 1;
     uint32_t high = ns_load(&ns_slots_high, NS_SEQ_CST);
     for (uint32_t i = 0; i < high; i++) {
@@ -65,7 +65,7 @@ ns_epoch_poll(void)
         }
     }
     uint64_t safe = ns_load(&ns_epochs.safe, NS_RELAXED);
-    if (ns_load(&ns_epochs.strays, NS_SEQ_CST) == 0 && oldest - 1 > safe) {
+    if (fenced && ns_load(&ns_epochs.strays, NS_SEQ_CST) == 0 && oldest - 1 > safe) {
         safe = oldest - 1;
         /* Release: who reads it has this poll's knowledge of the sections that are over. */
         ns_store(&ns_epochs.safe, safe, NS_RELEASE);

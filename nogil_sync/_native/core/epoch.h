@@ -41,8 +41,15 @@
  * argument is C11's own: of two fences one is first. Under thread sanitizer, which knows neither, the
  * record is swapped and the stamp is read by a read-modify-write.
  *
+ * When the system refuses. The call that puts the fence into all threads can fail at any time: the kernel has
+ * no memory for it, or a seccomp filter was installed. Then all change over to fences of their own
+ * (park.h). A poll that cannot be sure yet that every reader did finds nothing safe, and what waits goes on
+ * waiting; one that is sure rests on the argument for fences on all sides. A thread that claims a slot waits
+ * until it is sure.
+ *
  * Alone. If no other thread holds a slot and there are no strays, nobody else can be in a
- * section, and nothing is deferred. A thread that comes later first raises the count, then has
+ * section, and nothing is deferred. Not even the caller may be in one: a thread that comes later would
+ * free, by a stamp of 0, what the caller still reads. A thread that comes later first raises the count, then has
  * the fence put into all threads: the writer's load of the count, if it did not see that, came
  * before the fence, and U too; so what enters later sees U.
  *
@@ -96,12 +103,7 @@ ns_epoch_enter(void)
     ns_swap(&section->epoch, now, NS_SEQ_CST);
 #else
     ns_store(&section->epoch, now, NS_RELEASE);
-    if (ns_likely(ns_can_fence_threads)) {
-        ns_compiler_fence();
-    }
-    else {
-        ns_fence(NS_SEQ_CST);
-    }
+    ns_fence_here();
 #endif
     return section;
 }
@@ -116,30 +118,31 @@ ns_epoch_leave(ns_section section)
     ns_store(&section->epoch, 0, NS_RELEASE);
 }
 
-/* For something that is no longer reachable. True: nobody else can be reading it, free it now.
- * False: free it when *stamp < ns_epoch_safe(). */
-static inline bool
-ns_epoch_retire(uint64_t *stamp)
+/* For something that is no longer reachable: free it when the result < ns_epoch_safe(). The caller may be in a
+ * section. */
+static inline uint64_t
+ns_epoch_stamp(void)
 {
-    if (ns_likely(ns_can_fence_threads)) {
-        ns_compiler_fence(); /* newcomers bring the fence */
-    }
-    else {
-        ns_fence(NS_SEQ_CST);
-    }
-    if (ns_load(&ns_slots_taken, NS_SEQ_CST) == 1 && ns_cached_slot != 0 &&
-        ns_load(&ns_epochs.strays, NS_SEQ_CST) == 0) {
-        return true;
-    }
-    if (ns_likely(ns_can_fence_threads)) {
-        ns_fence(NS_SEQ_CST);
-    }
+    ns_fence(NS_SEQ_CST);
 #if defined(__SANITIZE_THREAD__)
     uint64_t now = ns_add(&ns_epochs.now, 0, NS_SEQ_CST);
 #else
     uint64_t now = ns_load(&ns_epochs.now, NS_ACQUIRE);
 #endif
-    *stamp = now + (now & 1);
+    return now + (now & 1);
+}
+
+/* Likewise, but not in a section. True: this thread is alone, free it now. False: free it when
+ * *stamp < ns_epoch_safe(). */
+static inline bool
+ns_epoch_retire(uint64_t *stamp)
+{
+    ns_fence_here(); /* newcomers bring the other one */
+    if (ns_load(&ns_slots_taken, NS_SEQ_CST) == 1 && ns_cached_slot != 0 &&
+        ns_load(&ns_epochs.strays, NS_SEQ_CST) == 0) {
+        return true;
+    }
+    *stamp = ns_epoch_stamp();
     return false;
 }
 
@@ -151,8 +154,8 @@ ns_epoch_safe(void)
 }
 
 /* Looks anew: about half a microsecond, and a look at every thread's record. Not in a section.
- * What was retired before it is free afterwards, unless somebody is in a section or polls just
- * now. */
+ * What was retired before it is free afterwards, unless somebody is in a section, or polls just
+ * now, or the system has just refused the fence. */
 uint64_t ns_epoch_poll(void);
 
 #endif

@@ -1,5 +1,7 @@
 #include "mutex.h"
 
+#include "grant.h"
+
 /* Times in nanoseconds; tests shrink them so that the rare paths are taken. */
 #ifndef NS_MUTEX_STARVING
 #define NS_MUTEX_STARVING 1000000 /* the contract: who waited this long is next */
@@ -13,6 +15,11 @@
 #ifndef NS_MUTEX_IDLE
 #define NS_MUTEX_IDLE 500 /* a lock that stays free for this long is not in anybody's loop */
 #endif
+#ifndef NS_MUTEX_LONG
+#define NS_MUTEX_LONG 50000 /* waiting for a holder that takes this long is not worth being awake for */
+#endif
+#define SLOW 4u     /* from this slowness on nobody waits awake */
+#define SLOWEST 16u /* it is counted up to */
 #define SHORTEST_GAP 1000 /* between two looks of the heir, doubling up to */
 #define LONGEST_GAP 8000
 
@@ -36,6 +43,39 @@ lock_queue(ns_mutex *m)
         ns_and(&m->word, LOCKED | BORN, NS_RELAXED);
     }
 }
+
+/* ---- How long the lock is held. A guess, which races may spoil. ---- */
+
+/* Whether its holders are rather slow: then the first in line sleeps until a release. */
+static bool
+is_slow(ns_mutex *m)
+{
+    return ns_load(&m->slowness, NS_RELAXED) >= SLOW;
+}
+
+/* Takes note of how long a waiter had to wait for a release. Long waits count twice: whoever
+ * stays awake through one spends more than a sleep would have cost, and brief ones occur by chance
+ * however long the lock is held. */
+static void
+note_wait(ns_mutex *m, int64_t waited)
+{
+    uint32_t slowness = ns_load(&m->slowness, NS_RELAXED);
+    if (waited >= NS_MUTEX_LONG) {
+        ns_store(&m->slowness, slowness + 2 <= SLOWEST ? slowness + 2 : SLOWEST, NS_RELAXED);
+    }
+    else if (slowness > 0) {
+        ns_store(&m->slowness, slowness - 1, NS_RELAXED);
+    }
+}
+
+/* The clock in units of 1024 ns, which wraps. */
+static uint32_t
+stamp(int64_t now)
+{
+    return (uint32_t)(now >> 10);
+}
+
+/* ---- Passing it on ---- */
 
 /* Makes the first in line the heir, and returns it if it must be woken (after unlocking). */
 static ns_waiter *
@@ -63,20 +103,39 @@ free_word(const ns_mutex *m)
     return m->queue.head != NULL ? BORN | QUEUED : BORN;
 }
 
+/* Leaves the line without an heir, as the lock is held. Returns what the word needs. */
+static uint32_t
+sleep_on(ns_mutex *m, int64_t now)
+{
+    m->heir = NULL;
+    m->asked = stamp(now);
+    return VISIT;
+}
+
 /* Frees the lock or passes it on. With the queue locked, which it unlocks; and VISIT set, so
  * that nobody else can change the word. */
 static void
 release(ns_mutex *m)
 {
     ns_waiter *granted = NULL, *woken = NULL;
+    const int64_t now = ns_now();
     const bool asleep = m->heir == NULL;
     ns_waiter *next = asleep ? ns_waitq_first(&m->queue) : m->heir;
-    if (next != NULL && (asleep ? ns_now() - next->since >= NS_MUTEX_STARVING : next->impatient)) {
+    if (asleep && next != NULL) {
+        note_wait(m, (int64_t)(stamp(now) - m->asked) << 10);
+    }
+    if (next != NULL && (asleep ? now - next->since >= NS_MUTEX_STARVING : next->impatient)) {
         /* Hand over: the word stays LOCKED and nobody can barge. */
         granted = asleep ? next : NULL;
         ns_waitq_remove(&m->queue, next);
-        woken = choose_heir(m);
-        ns_store(&m->word, LOCKED | free_word(m), NS_RELAXED);
+        uint32_t word = LOCKED | free_word(m);
+        if (is_slow(m)) {
+            word |= sleep_on(m, now);
+        }
+        else {
+            woken = choose_heir(m);
+        }
+        ns_store(&m->word, word, NS_RELAXED);
         ns_store(&next->state, GRANTED, NS_RELEASE);
     }
     else {
@@ -116,7 +175,8 @@ await_turn(ns_mutex *m, ns_waiter *w)
 {
     w->away = false;
     w->heir_since = 0;
-    if (m->heir == NULL && ns_waitq_first(&m->queue) == w) {
+    if (m->heir == NULL && ns_waitq_first(&m->queue) == w &&
+        !(is_slow(m) && (ns_or(&m->word, sleep_on(m, ns_now()), NS_RELAXED) & LOCKED))) {
         m->heir = w;
     }
     ns_store(&w->state, m->heir == w ? HEIR : PARKED, NS_RELAXED);
@@ -155,7 +215,7 @@ take(ns_mutex *m, ns_waiter *w)
         if (m->queue.head == NULL) {
             ns_and(&m->word, ~(QUEUED | VISIT), NS_RELAXED);
         }
-        else if (!(ns_or(&m->word, VISIT, NS_RELAXED) & LOCKED)) {
+        else if (!(ns_or(&m->word, sleep_on(m, ns_now()), NS_RELAXED) & LOCKED)) {
             woken = choose_heir(m); /* somebody has released it already: any thread may */
         }
     }
@@ -185,7 +245,7 @@ nap(ns_mutex *m, ns_waiter *w)
     if (m->heir == w && (ns_or(&m->word, VISIT, NS_RELAXED) & LOCKED)) {
         w->impatient = false;
         ns_store(&w->state, PARKED, NS_RELAXED);
-        m->heir = NULL;
+        sleep_on(m, ns_now());
     }
     ns_waitq_unlock(&m->queue);
     w->heir_since = 0;
@@ -220,24 +280,21 @@ stand_back(ns_waiter *w, int64_t until)
     }
 }
 
-/* Until the lock is ours (true), or w is heir no more or the deadline has passed (false). */
+/* Until the lock is ours (true), or w is heir no more or the deadline has passed (false). With
+ * `awake` false it only looks whether the lock is free. */
 static bool
-reign(ns_mutex *m, ns_waiter *w, int64_t deadline)
+look(ns_mutex *m, ns_waiter *w, int64_t deadline, bool awake, bool *waited)
 {
-    const bool alone = ns_cpu_count() == 1; /* then nothing happens while we look */
     int64_t gap = SHORTEST_GAP;
-    if (w->heir_since == 0) {
-        w->heir_since = ns_now();
-    }
-    while (ns_load(&w->state, NS_ACQUIRE) == HEIR) {
-        if ((alone || is_idle(m)) && take(m, w)) {
+    for (; ns_load(&w->state, NS_ACQUIRE) == HEIR; *waited = true) {
+        if ((!awake || is_idle(m)) && take(m, w)) {
             return true;
         }
         int64_t now = ns_now();
         if (now >= deadline) {
             return false;
         }
-        if (alone || now - w->heir_since >= NS_MUTEX_NAP) {
+        if (!awake || now - w->heir_since >= NS_MUTEX_NAP) {
             nap(m, w);
             return false;
         }
@@ -249,6 +306,27 @@ reign(ns_mutex *m, ns_waiter *w, int64_t deadline)
         gap = gap < LONGEST_GAP ? 2 * gap : gap;
     }
     return false;
+}
+
+/* The same, awake if that may pay and not too many threads spin. (On one processor none may: nothing
+ * happens there while we look.) */
+static bool
+reign(ns_mutex *m, ns_waiter *w, int64_t deadline)
+{
+    if (w->heir_since == 0) {
+        w->heir_since = ns_now();
+    }
+    const int64_t since = w->heir_since;
+    const bool awake = !is_slow(m) && ns_spin_begin();
+    bool waited = false; /* else the lock was free at once, which tells nothing */
+    const bool taken = look(m, w, deadline, awake, &waited);
+    if (awake) {
+        ns_spin_end();
+        if (waited && (taken || ns_load(&w->state, NS_RELAXED) != HEIR)) {
+            note_wait(m, ns_now() - since);
+        }
+    }
+    return taken;
 }
 
 static enum ns_wait_result

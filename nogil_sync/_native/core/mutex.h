@@ -14,7 +14,13 @@
  *       Idle means free for half a microsecond on end: a thread that uses the lock in a loop
  *       leaves it free half of the time, and taking it then would be a change of owner
  *       every few operations (measured: a quarter of the throughput);
- *     - the thread that hands over also wakes the next heir, off the new owner's path.
+ *     - the thread that hands over also wakes the next heir, off the new owner's path;
+ *     - where holders keep the lock for long (they sleep in it, say) waiting awake is a waste. The lock
+ *       estimates that by what waiters find: `slowness` grows by two with each wait of 50 us or more
+ *       until a release, and shrinks by one with each shorter wait. While it is high nobody waits awake: the
+ *       first in line sleeps at once, is woken by the next release, and takes the lock if it is still
+ *       free. Those sleeps are measured, too, so the lock notices when its holders become brief. Besides, at
+ *       most half of the processors spin at a time, over all objects (grant.h).
  *   A waiter of 1 ms or more is next: asleep, it is handed the lock by the release that finds it;
  *   as heir it demands the lock at once. Only while a chosen heir is still waking up may
  *   others barge. Waiters are served first come, first served; so no thread starves, and under full
@@ -30,7 +36,7 @@
  *       0      1      0     free, the heir is awake and will find it
  *       0      1      1     held, the heir is awake and patient: a release need not look
  *       1      1      1     held, the release must visit the queue: the heir asks for the
- *                           lock, or there is no awake heir
+ *                           lock, or there is no heir, as all waiters sleep
  *       1      1      0     free for the moment between a barger's or heir's steps; the next
  *                           holder's release visits
  *     and BORN in all of them; a word of 0 is not initialised, and fails both fast paths.
@@ -40,9 +46,11 @@
  * LOCKED is set, so that a release is still to come and will choose one.
  *   - a newcomer is the heir if it is the first in line. If it is not, and there is no heir, W held
  *     before and so holds for it: it sleeps, and never overtakes a sleeper;
- *   - an heir that goes to sleep sets VISIT by a read-modify-write and stays awake
- *     if that shows LOCKED clear. The order of read-modify-writes on the one word
- *     decides: either the release sees VISIT, or the heir sees the lock free;
+ *   - an heir that goes to sleep, and a first in line that sleeps at once because the lock is slow,
+ *     sets VISIT by a read-modify-write and stays awake if that shows LOCKED clear. The order of
+ *     read-modify-writes on the one word decides: either the release sees VISIT, or the heir sees
+ *     the lock free;
+ *   - a release that hands over chooses the next heir, or, if the lock is slow, stores VISIT with LOCKED;
  *   - an heir that takes the lock unlinks itself and, if others wait, sets VISIT in the same way:
  *     should somebody have released the lock already (any thread may), it appoints the next;
  *   - an heir that leaves (time-out, signal) passes the office to the next in line.
@@ -73,7 +81,9 @@
 typedef struct ns_mutex {
     _Atomic uint32_t word;
     ns_waitq queue;
-    ns_waiter *heir; /* under the queue's lock */
+    ns_waiter *heir;           /* under the queue's lock; so are */
+    uint32_t asked;            /* since when there is no heir: units of 1024 ns */
+    _Atomic uint32_t slowness; /* whether holders are slow, by what waiters found; a guess, by anyone */
 } ns_mutex;
 
 /* Takes the lock if it is free. */

@@ -17,7 +17,7 @@
 
 _Atomic uint32_t ns_fork_count;
 static unsigned cpu_count = 1;
-bool ns_can_fence_threads;
+_Atomic bool ns_can_fence_threads;
 
 int64_t
 ns_now(void)
@@ -89,10 +89,10 @@ register_fences(void)
 #endif
 }
 
-void
-ns_fence_threads(void)
+static bool
+fence_threads(void)
 {
-    syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+    return syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) == 0;
 }
 
 static void
@@ -168,9 +168,10 @@ count_cpus(void)
     cpu_count = online > 0 ? (unsigned)online : 1;
 }
 
-void
-ns_fence_threads(void)
+static bool
+fence_threads(void)
 {
+    return false;
 }
 
 static void
@@ -197,10 +198,50 @@ reset_sleep_after_fork(void)
 
 #endif
 
+/* ---- The fence in all threads ----
+ *
+ * membarrier can be refused at any time: for want of memory, or by a seccomp filter that was installed after it
+ * was registered. (mprotect is no substitute, though it used to interrupt all processors: newer ones invalidate each
+ * other's translations without.) Then the flag is cleared, and all threads go over to fences of their own.
+ *
+ * What is left are the threads that looked at the flag before it was cleared. Each made its store before that look,
+ * in the order of its program, and had no fence: the store may still be in its processor's store buffer while its
+ * loads are done. No other thread can force it out, but it does not stay: a store buffer is drained within
+ * microseconds, and by every interrupt at the latest ("Temporally Bounding TSO for Fence-Free Asymmetric
+ * Synchronization", Morrison and Afek, ASPLOS 2015; C11 7.17.3 asks for "a reasonable amount of time"). So after
+ * NS_REFUSED, five ticks of the slowest clock, each such store is visible; whoever looks at the
+ * flag later has a fence; and what a fence of one's own orders is sure from then on. */
+
+static _Atomic int64_t sure_from; /* by ns_now() */
+
+bool
+ns_try_fence_everywhere(void)
+{
+    if (ns_load(&ns_can_fence_threads, NS_ACQUIRE)) {
+        if (fence_threads()) {
+            return true;
+        }
+        ns_store(&sure_from, NS_FOREVER, NS_RELAXED);
+        ns_store(&ns_can_fence_threads, false, NS_RELEASE);
+        ns_store(&sure_from, ns_now() + NS_REFUSED, NS_RELEASE); /* this long after the flag */
+    }
+    ns_fence(NS_SEQ_CST);
+    return ns_load(&sure_from, NS_RELAXED) <= ns_now();
+}
+
+void
+ns_fence_everywhere(void)
+{
+    while (!ns_try_fence_everywhere()) {
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+    }
+}
+
 static void
 in_child(void)
 {
     reset_sleep_after_fork();
+    ns_store(&sure_from, 0, NS_RELAXED); /* no other thread is left */
     ns_add(&ns_fork_count, 1, NS_RELAXED);
 }
 

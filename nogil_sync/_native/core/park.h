@@ -52,24 +52,31 @@ void ns_unpark(const void *word, int count);
 /* How many processors this process may run on; at least 1. */
 unsigned ns_cpu_count(void);
 
-/* Whether ns_fence_threads() works: then one thread's call is a full memory fence in every running
- * thread of the process, and the others need only keep the compiler from reordering. Linux's
- * membarrier (private, expedited); the registration outlives forks. Set by ns_park_init, may be
- * cleared by tests. */
-extern bool ns_can_fence_threads;
-void ns_fence_threads(void);
+/* Whether one thread can put a full memory fence into every running thread of the process, so that the others
+ * need only keep the compiler from reordering. Linux's membarrier (private, expedited); the registration
+ * outlives forks. Set by ns_park_init. Cleared for good when the system refuses, and by tests. */
+extern _Atomic bool ns_can_fence_threads;
 
-/* The fence of those who come rarely, against the compiler fences (or fences) of the others. */
+/* The fence of those who come often: between a store and a load. The store, then the look at the flag, in the order
+ * of the program: see park.c. */
 static inline void
-ns_fence_everywhere(void)
+ns_fence_here(void)
 {
-    if (ns_can_fence_threads) {
-        ns_fence_threads();
-    }
-    else {
+    ns_compiler_fence();
+    if (ns_unlikely(!ns_load(&ns_can_fence_threads, NS_RELAXED))) {
         ns_fence(NS_SEQ_CST);
     }
+    ns_compiler_fence();
 }
+
+/* The fence of those who come rarely, against all of those. False: the system has just refused, and it is not sure
+ * yet that all threads have fences of their own. */
+bool ns_try_fence_everywhere(void);
+/* Waits until it is sure: NS_REFUSED nanoseconds at most, and only once in a process. */
+void ns_fence_everywhere(void);
+#ifndef NS_REFUSED /* tests stretch it */
+#define NS_REFUSED (50 * INT64_C(1000000))
+#endif
 
 extern _Atomic uint32_t ns_fork_count;
 

@@ -402,7 +402,7 @@ line_up(ns_rwmutex *m, ns_waiter *w)
 {
     ns_wakes wakes = {0};
     lock(m);
-    if (!ns_waitq_has(w)) { /* new, or its queue was left behind by a fork */
+    if (!ns_is_granted(w) && !ns_waitq_has(w)) { /* new, or its queue was left behind by a fork */
         ns_waitq_push(queue_of(m, w), w);
     }
     w->away = false;
@@ -462,13 +462,28 @@ wait_step(void *object, ns_waiter *w, int64_t deadline)
 static bool
 leave_step(void *object, ns_waiter *w)
 {
+    (void)object;
+    return ns_is_granted(w);
+}
+
+static void
+give_way_step(void *object, ns_waiter *w)
+{
     ns_rwmutex *m = object;
     ns_wakes wakes = {0};
     lock(m);
-    bool granted = ns_is_granted(w);
     w->away = true;
+    if (ns_is_granted(w)) {
+        ns_store(&w->state, NS_WAITING, NS_RELAXED);
+        ns_waitq_push_front(queue_of(m, w), w);
+        if (w->amount == READ) {
+            remove_reader(m);
+        }
+        else if (ns_rwmutex_is_write_locked(m)) {
+            admit_after_writer(m, &wakes);
+        }
+    }
     serve_and_unlock(m, &wakes);
-    return granted;
 }
 
 static bool
@@ -504,6 +519,7 @@ const struct ns_wait_steps ns_rwmutex_read_steps = {
     .enter = enter_read_step,
     .wait = wait_step,
     .leave = leave_step,
+    .give_way = give_way_step,
     .rejoin = rejoin_step,
     .cancel = cancel_step,
     .undo = undo_step,
@@ -513,6 +529,7 @@ const struct ns_wait_steps ns_rwmutex_write_steps = {
     .enter = enter_write_step,
     .wait = wait_step,
     .leave = leave_step,
+    .give_way = give_way_step,
     .rejoin = rejoin_step,
     .cancel = cancel_step,
     .undo = undo_step,

@@ -13,7 +13,8 @@
  *
  *   Fairness is by phases (Brandenburg and Anderson, 2010): a waiting writer keeps new readers out; when a
  *   writer leaves, all readers waiting at that moment get in before the next writer; when the last
- *   reader leaves, the first waiting writer gets in.
+ *   reader leaves, the first waiting writer gets in. A waiter whose thread runs signal handlers is in
+ *   line like all others, unless such a handler uses the lock (wait.h).
  *
  * Holds are counted, not owned
  *   A hold may be released by any thread. The count is the sum of: the base cell, the cells, and `granted`

@@ -90,12 +90,24 @@ wait_step(void *object, ns_waiter *w, int64_t deadline)
 static bool
 leave_step(void *object, ns_waiter *w)
 {
+    (void)object;
+    return ns_is_granted(w);
+}
+
+static void
+give_way_step(void *object, ns_waiter *w)
+{
     ns_semaphore *s = object;
     lock(s);
-    bool granted = ns_is_granted(w);
     w->away = true;
+    if (ns_is_granted(w)) {
+        if (w->amount <= s->total - ns_semaphore_available(s)) { /* else it was reset meanwhile */
+            ns_add(&s->word, w->amount * ONE, NS_RELAXED);
+        }
+        ns_store(&w->state, NS_WAITING, NS_RELAXED);
+        ns_waitq_push_front(&s->queue, w);
+    }
     serve_and_unlock(s);
-    return granted;
 }
 
 static void
@@ -103,7 +115,7 @@ rejoin_step(void *object, ns_waiter *w)
 {
     ns_semaphore *s = object;
     lock(s);
-    if (!ns_waitq_has(w)) { /* its queue was left behind by a fork */
+    if (!ns_is_granted(w) && !ns_waitq_has(w)) { /* its queue was left behind by a fork */
         ns_waitq_push(&s->queue, w);
     }
     w->away = false;
@@ -131,6 +143,7 @@ const struct ns_wait_steps ns_semaphore_steps = {
     .enter = enter_step,
     .wait = wait_step,
     .leave = leave_step,
+    .give_way = give_way_step,
     .rejoin = rejoin_step,
     .cancel = cancel_step,
     .undo = undo_step,

@@ -12,7 +12,8 @@
  *
  * Invariant, whenever the queue's lock is free: the first waiter who is not away wants more than is
  * available. Every step that could break it (a release, a departure, a time-out, the first
- * one stepping aside) ends in `serve`, which restores it.
+ * one giving way) ends in `serve`, which restores it. A waiter is away only if a handler that
+ * interrupted it uses the semaphore; otherwise it is served, and keeps others waiting, as if it slept.
  *
  * Ordering: acquire takes and release frees with the orderings of their names; with waiters the
  * queue's lock and the node's state carry them.

@@ -229,21 +229,37 @@ ns_segment_any(ns_segment *s, uint32_t *group)
     return NULL;
 }
 
+ns_entry *
+ns_segment_pick(ns_segment *s)
+{
+    uint64_t bits;
+    while ((bits = ns_load(&s->groups[s->cursor].tags, NS_RELAXED) & NS_TAG_HIGH) == 0) {
+        s->cursor = (s->cursor + 1) & s->mask;
+    }
+    ns_entry *entries = s->groups[s->cursor].entries;
+    const uint64_t rest = bits & (bits - 1);
+    if (rest != 0) { /* what its words point to, the caller is likely to need next */
+        __builtin_prefetch((void *)ns_load(&entries[ns_tag_index(rest)].key, NS_RELAXED), 1);
+        __builtin_prefetch((void *)ns_load(&entries[ns_tag_index(rest)].value, NS_RELAXED), 1);
+    }
+    return &entries[ns_tag_index(bits)];
+}
+
 uint64_t
 ns_segment_end(const ns_segment *s)
 {
     return s->depth == 0 ? 0 : s->prefix + lowest_bit_of_prefix(s->depth);
 }
 
-/* Its lock was held by a thread that did not survive a fork. */
+/* Its lock was held by a thread that did not survive a fork. In a section, so the keys get a stamp also if this
+ * thread is alone. */
 static void
 repair(ns_segment *s)
 {
+    const uint64_t stamp = ns_epoch_stamp();
     uint32_t live = 0;
-    uint64_t stamp = 0;
     s->used = s->dead = 0;
     s->died = 0;
-    ns_epoch_retire(&stamp);
     for (uint32_t g = 0; g <= s->mask; g++) {
         ns_group *group = &s->groups[g];
         for (unsigned i = 0; i < NS_GROUP; i++) {
@@ -328,13 +344,13 @@ count_segments(ns_table *t, ns_directory *d)
     ns_store(&t->segments, n, NS_RELAXED);
 }
 
+/* The stamp is set, and the segment leads to the others, before it is in the list. */
 static void
-retire(ns_table *t, ns_segment *s)
+retire(ns_table *t, ns_segment *s, uint64_t stamp)
 {
-    s->stamp = 0;
-    ns_epoch_retire(&s->stamp);
-    s->next = t->retired;
-    t->retired = s;
+    s->stamp = stamp;
+    ns_store(&s->next, ns_load(&t->retired, NS_RELAXED), NS_RELAXED);
+    ns_store(&t->retired, s, NS_RELEASE);
 }
 
 /* Steps of a publication that can be repeated. */
@@ -342,14 +358,15 @@ static void
 publish(ns_table *t)
 {
     ns_directory *d = ns_load(&t->directory, NS_RELAXED);
+    ns_segment *s;
     for (int i = 0; i < 2; i++) {
-        if (t->new[i] != NULL) {
-            put(d, t->new[i]);
+        if ((s = ns_load(&t->new[i], NS_RELAXED)) != NULL) {
+            put(d, s);
         }
     }
     for (int i = 0; i < 2; i++) {
-        if (t->old[i] != NULL) {
-            ns_store(&t->old[i]->moved, true, NS_RELEASE);
+        if ((s = ns_load(&t->old[i], NS_RELAXED)) != NULL) {
+            ns_store(&s->moved, true, NS_RELEASE);
         }
     }
 }
@@ -357,24 +374,42 @@ publish(ns_table *t)
 static bool
 is_retired(ns_table *t, ns_segment *s)
 {
-    ns_segment *each = t->retired;
+    ns_segment *each = ns_load(&t->retired, NS_RELAXED);
     while (each != NULL && each != s) {
-        each = each->next;
+        each = ns_load(&each->next, NS_RELAXED);
     }
     return each != NULL;
+}
+
+/* Notes what is about to be published. old[0] is the last: with it the note is there, and complete. */
+static void
+note(ns_table *t, ns_segment *old[2], ns_segment *new[2])
+{
+    ns_store(&t->old[1], old[1], NS_RELAXED);
+    ns_store(&t->new[0], new[0], NS_RELAXED);
+    ns_store(&t->new[1], new[1], NS_RELAXED);
+    ns_store(&t->old[0], old[0], NS_RELEASE);
 }
 
 static void
 forget(ns_table *t)
 {
+    ns_store(&t->old[0], NULL, NS_RELEASE);
+}
+
+/* Finishes what a thread was publishing that did not survive a fork. The caller may be in a section, and hold the
+ * lock of an old segment: so these get a stamp also if it is alone. */
+static void
+finish_publication(ns_table *t)
+{
+    publish(t);
     for (int i = 0; i < 2; i++) {
-        if (t->old[i] != NULL) {
-            retire(t, t->old[i]);
+        ns_segment *s = ns_load(&t->old[i], NS_RELAXED);
+        if (s != NULL && !is_retired(t, s)) {
+            retire(t, s, ns_epoch_stamp());
         }
     }
-    t->old[1] = t->new[1] = NULL;
-    t->new[0] = NULL;
-    t->old[0] = NULL;
+    forget(t);
 }
 
 static void
@@ -382,14 +417,8 @@ lock_structure(ns_table *t)
 {
     if (ns_unlikely(ns_lock_take(&t->structure) == NS_LOCKED_ABANDONED)) {
         ns_directory *d = ns_load(&t->directory, NS_RELAXED);
-        if (t->old[0] != NULL) {
-            publish(t);
-            for (int i = 0; i < 2; i++) {
-                if (t->old[i] != NULL && is_retired(t, t->old[i])) {
-                    t->old[i] = NULL;
-                }
-            }
-            forget(t);
+        if (ns_load(&t->old[0], NS_RELAXED) != NULL) {
+            finish_publication(t);
         }
         if (d != NULL) {
             count_segments(t, d);
@@ -409,8 +438,8 @@ replace_directory(ns_table *t, ns_directory *old, ns_directory *new)
     ns_store(&t->directory, new, NS_RELEASE);
     old->stamp = 0;
     ns_epoch_retire(&old->stamp);
-    old->next = t->retired_directories;
-    t->retired_directories = old;
+    ns_store(&old->next, ns_load(&t->retired_directories, NS_RELAXED), NS_RELAXED);
+    ns_store(&t->retired_directories, old, NS_RELEASE);
 }
 
 static ns_directory *
@@ -450,23 +479,25 @@ static void
 reap(ns_table *t, ns_garbage *garbage)
 {
     uint64_t safe = ns_epoch_safe();
-    for (ns_segment **link = &t->retired, *s; (s = *link) != NULL;) {
+    _Atomic(ns_segment *) *link = &t->retired;
+    for (ns_segment *s; (s = ns_load(link, NS_RELAXED)) != NULL;) {
         if (s->stamp < safe) {
-            *link = s->next;
-            s->next = garbage->segments;
+            ns_unlink(link, ns_load(&s->next, NS_RELAXED));
+            ns_store(&s->next, garbage->segments, NS_RELEASE);
             garbage->segments = s;
         }
         else {
             link = &s->next;
         }
     }
-    for (ns_directory **link = &t->retired_directories, *d; (d = *link) != NULL;) {
+    _Atomic(ns_directory *) *place = &t->retired_directories;
+    for (ns_directory *d; (d = ns_load(place, NS_RELAXED)) != NULL;) {
         if (d->stamp < safe) {
-            *link = d->next;
+            ns_unlink(place, ns_load(&d->next, NS_RELAXED));
             free(d);
         }
         else {
-            link = &d->next;
+            place = &d->next;
         }
     }
 }
@@ -522,10 +553,7 @@ replace(ns_table *t, ns_segment *old[2], ns_segment *new[2], ns_garbage *garbage
         unlock_structure(t);
         return false;
     }
-    t->old[1] = old[1];
-    t->new[0] = new[0];
-    t->new[1] = new[1];
-    t->old[0] = old[0];
+    note(t, old, new);
     publish(t);
     const bool merged = old[1] != NULL, split = new[1] != NULL;
     if (merged || split) {
@@ -537,10 +565,16 @@ replace(ns_table *t, ns_segment *old[2], ns_segment *new[2], ns_garbage *garbage
     if (merged) {
         ns_lock_release(&old[1]->lock);
     }
+    for (int i = 0; i < 2 && old[i] != NULL; i++) {
+        uint64_t stamp = 0;
+        ns_epoch_retire(&stamp);
+        retire(t, old[i], stamp);
+    }
     forget(t);
     halve_directory(t);
     /* Old segments may go at once if nobody is in a section, as is the rule. */
-    if (t->retired != NULL && t->retired->stamp != 0) {
+    ns_segment *last = ns_load(&t->retired, NS_RELAXED);
+    if (last != NULL && last->stamp != 0) {
         ns_epoch_poll();
     }
     reap(t, garbage);
@@ -849,6 +883,46 @@ ns_table_lock_first(ns_table *t)
 
 /* ---- The whole ---- */
 
+/* Whether some segment has a live entry, as of one moment if so. The first that has one is where
+ * the next search begins. */
+static bool
+has_entry(ns_table *t)
+{
+    bool found = false;
+    ns_section section = ns_epoch_enter();
+    ns_directory *d = ns_load(&t->directory, NS_ACQUIRE);
+    const uint64_t start = ns_load(&t->start, NS_RELAXED);
+    /* The walk goes round: the segment that it began in is looked at twice. */
+    uint64_t i = d != NULL ? index_in(d, start) : 0;
+    for (int wrapped = 0; d != NULL && wrapped < 2 && !found;) {
+        ns_segment *s = next_in(d, &i);
+        if (s == NULL) {
+            i = 0;
+            wrapped++;
+            continue;
+        }
+        found = ns_load(&s->live, NS_RELAXED) != 0;
+        if (found && s->prefix != start) {
+            ns_store(&t->start, s->prefix, NS_RELAXED);
+        }
+    }
+    ns_epoch_leave(section);
+    return found;
+}
+
+bool
+ns_table_is_empty(ns_table *t)
+{
+    if (has_entry(t)) {
+        return false;
+    }
+    ns_segment *s = ns_table_lock_first(t); /* double-checks what we saw */
+    if (s != NULL) {
+        ns_lock_release(&s->lock);
+    }
+    return s == NULL;
+}
+
 static size_t
 sum(ns_table *t, size_t (*of)(const ns_segment *))
 {
@@ -888,10 +962,12 @@ ns_table_bytes(ns_table *t)
     lock_structure(t);
     ns_directory *d = ns_load(&t->directory, NS_RELAXED);
     total += d != NULL ? directory_bytes(d) : 0;
-    for (const ns_segment *s = t->retired; s != NULL; s = s->next) {
+    ns_segment *s = ns_load(&t->retired, NS_RELAXED);
+    for (; s != NULL; s = ns_load(&s->next, NS_RELAXED)) {
         total += bytes_of(s);
     }
-    for (d = t->retired_directories; d != NULL; d = d->next) {
+    d = ns_load(&t->retired_directories, NS_RELAXED);
+    for (; d != NULL; d = ns_load(&d->next, NS_RELAXED)) {
         total += directory_bytes(d);
     }
     unlock_structure(t);
@@ -1010,7 +1086,8 @@ ns_table_visit(ns_table *t, int (*visit)(uintptr_t word, void *context), void *c
     ns_segment *s;
     ns_directory *d = ns_load(&t->directory, NS_RELAXED);
     /* A publication that a fork cut short: the old ones count. */
-    ns_segment *const *old = t->old, *const *new = t->new;
+    ns_segment *const old[2] = {ns_load(&t->old[0], NS_RELAXED), ns_load(&t->old[1], NS_RELAXED)};
+    ns_segment *const new[2] = {ns_load(&t->new[0], NS_RELAXED), ns_load(&t->new[1], NS_RELAXED)};
     bool pending = old[0] != NULL;
     for (int i = 0; pending && i < 2 && result == 0; i++) {
         result = old[i] != NULL ? visit_segment(old[i], true, visit, context) : 0;
@@ -1020,7 +1097,8 @@ ns_table_visit(ns_table *t, int (*visit)(uintptr_t word, void *context), void *c
             result = visit_segment(s, true, visit, context);
         }
     }
-    for (s = t->retired; s != NULL && result == 0; s = s->next) {
+    s = ns_load(&t->retired, NS_RELAXED);
+    for (; s != NULL && result == 0; s = ns_load(&s->next, NS_RELAXED)) {
         if (!pending || (s != old[0] && s != old[1])) {
             result = visit_segment(s, false, visit, context);
         }
@@ -1050,7 +1128,7 @@ ns_garbage_release(ns_garbage *garbage, void (*release)(uintptr_t key))
     }
     while (garbage->segments != NULL) {
         ns_segment *s = garbage->segments;
-        garbage->segments = s->next;
+        garbage->segments = ns_load(&s->next, NS_RELAXED);
         release_dead_keys(s, release);
         free(s);
     }
@@ -1075,8 +1153,8 @@ ns_table_destroy(ns_table *t, void (*release)(uintptr_t key, uintptr_t value))
         free(s);
     }
     free(d);
-    while ((s = t->retired) != NULL) {
-        t->retired = s->next;
+    while ((s = ns_load(&t->retired, NS_RELAXED)) != NULL) {
+        ns_unlink(&t->retired, ns_load(&s->next, NS_RELAXED));
         for (uint32_t e = 0; e < slots_of(s); e++) {
             ns_entry *entry = &s->groups[e / NS_GROUP].entries[e % NS_GROUP];
             if (ns_load(&entry->value, NS_RELAXED) & 1) {
@@ -1085,8 +1163,8 @@ ns_table_destroy(ns_table *t, void (*release)(uintptr_t key, uintptr_t value))
         }
         free(s);
     }
-    while ((d = t->retired_directories) != NULL) {
-        t->retired_directories = d->next;
+    while ((d = ns_load(&t->retired_directories, NS_RELAXED)) != NULL) {
+        ns_unlink(&t->retired_directories, ns_load(&d->next, NS_RELAXED));
         free(d);
     }
     ns_store(&t->directory, NULL, NS_RELAXED);

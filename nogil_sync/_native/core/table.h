@@ -121,7 +121,7 @@ typedef struct ns_segment {
     uint8_t depth;
     _Atomic bool moved;
     /* When retired: under the structure lock. */
-    struct ns_segment *next;
+    _Atomic(struct ns_segment *) next;
     uint64_t stamp;
     char apart[NS_LINE - 24]; /* readers' line is not the writers' */
     /* Under `lock`; the counts may be read without it. */
@@ -134,12 +134,13 @@ typedef struct ns_segment {
     uint64_t died;            /* not later than the oldest stamp of a dead one */
     uint32_t fights;          /* how often a writer found the lock taken */
     uint32_t refused;         /* merges, for the table's sake */
+    uint32_t cursor;          /* the group at which ns_segment_pick begins */
     uint64_t swept;           /* what was safe when it was last swept */
     ns_group groups[];
 } ns_segment;
 
 typedef struct ns_directory {
-    struct ns_directory *next; /* when retired */
+    _Atomic(struct ns_directory *) next; /* when retired */
     uint64_t stamp;
     uint32_t deepest; /* segments as deep as the directory; under the structure lock */
     uint8_t depth;
@@ -154,10 +155,11 @@ typedef struct ns_table {
     _Atomic uint64_t serial;
     _Atomic uint32_t spread;   /* so many segments writers needed: not merged below */
     _Atomic uint32_t unneeded; /* how often that prevented a merge since */
-    _Atomic uint64_t start; /* where `ns_table_lock_first` begins to look */
-    ns_segment *old[2], *new[2]; /* the rebuild that is being published, if any */
-    ns_segment *retired;
-    ns_directory *retired_directories;
+    _Atomic uint64_t start; /* where a search for any entry begins */
+    /* The rebuild that is being published, if old[0] is set; noted for the child of a fork. */
+    _Atomic(ns_segment *) old[2], new[2];
+    _Atomic(ns_segment *) retired;
+    _Atomic(ns_directory *) retired_directories;
 } ns_table;
 
 /* How a stored key compares with the one looked for; called in sections and under locks. */
@@ -364,6 +366,9 @@ ns_segment *ns_table_lock(ns_table *t, uint64_t hash);
 /* The first segment with an entry at or after some moving place, locked; NULL if the table was
  * empty at one moment. */
 ns_segment *ns_table_lock_first(ns_table *t);
+/* Whether the table was empty at one moment of the call. Costs one look, as a rule: it begins
+ * where ns_table_lock_first does. */
+bool ns_table_is_empty(ns_table *t);
 /* Releases it, after whatever housekeeping is due: sweeps, shrinks, merges. */
 void ns_table_unlock(ns_table *t, ns_segment *s, ns_garbage *garbage);
 
@@ -389,6 +394,9 @@ ns_entry_replace(ns_entry *e, uintptr_t value)
 uintptr_t ns_segment_remove(ns_segment *s, ns_entry *e, ns_garbage *garbage);
 /* A live entry of its groups from *group on, or NULL. */
 ns_entry *ns_segment_any(ns_segment *s, uint32_t *group);
+/* A live entry of a segment that has one. The search begins where the last one ended, so that
+ * emptying a segment looks at each group once. */
+ns_entry *ns_segment_pick(ns_segment *s);
 /* The least hash after the segment's; 0 if there is none. */
 uint64_t ns_segment_end(const ns_segment *s);
 

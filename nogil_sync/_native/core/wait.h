@@ -11,9 +11,18 @@
  *                   -> TIMED_OUT -> cancel ----> done (cancel may find it served)
  *                   -> INTERRUPTED -> leave ---> handlers -> rejoin -> (detached) wait ...
  *                                                         -> an exception: cancel, undo
+ *                                                give_way, if a handler uses the object itself
  *
- * Rule: whenever the thread re-attaches its node is either unlinked or away, and no lock of
- * ours is held; re-attaching may never return.
+ * A waiter whose thread runs handlers keeps its place. What others do to the queue meanwhile depends on
+ * the object. Where the order is strict (readers-writer lock, semaphore, condition) the waiter can be
+ * served meanwhile, and newcomers queue behind it. `give_way` takes that back: it is called when
+ * a handler, in the same thread, wants the very object, for that handler must not wait
+ * for the call that it interrupts. Mutex and channel pass by such a waiter at once (`leave` marks it
+ * away): they promise no strict order, and what they serve would lie idle.
+ *
+ * Rule: whenever the thread re-attaches no lock of ours is held, and its node is on the heap if it is linked:
+ * re-attaching may never return. (Only the main thread attaches while it is linked, and it fails to
+ * return only if another thread finalizes the interpreter, after which no thread waits.)
  */
 #ifndef NS_WAIT_H
 #define NS_WAIT_H
@@ -33,8 +42,11 @@ struct ns_wait_steps {
     bool (*enter)(void *object, ns_waiter *w);
     /* Sleeps until served, or the deadline, or a signal. */
     enum ns_wait_result (*wait)(void *object, ns_waiter *w, int64_t deadline);
-    /* Steps aside without losing its place. True if it was served first. */
+    /* Is about to run handlers, without losing its place. True if it was served first. */
     bool (*leave)(void *object, ns_waiter *w);
+    /* Between leave and rejoin: gives back what it was served meanwhile, gets its place back, and
+     * is passed by until rejoin. NULL: leave does all that is needed. */
+    void (*give_way)(void *object, ns_waiter *w);
     /* Comes back after leave, also in the child of a fork made meanwhile. Brief, too. */
     void (*rejoin)(void *object, ns_waiter *w);
     /* Gives up. True if it was served first. */

@@ -32,6 +32,17 @@ ns_waitq_push(ns_waitq *q, ns_waiter *w)
     q->tail = w;
 }
 
+void
+ns_waitq_push_front(ns_waitq *q, ns_waiter *w)
+{
+    w->generation = ns_fork_generation();
+    w->linked = true;
+    w->previous = NULL;
+    w->next = q->head;
+    *(q->head ? &q->head->previous : &q->tail) = w;
+    q->head = w;
+}
+
 bool
 ns_waitq_has(const ns_waiter *w)
 {

@@ -32,6 +32,10 @@ typedef struct ns_waiter {
     int64_t since;  /* when it began to wait, by ns_now() */
     int64_t heir_since; /* its own thread's: when it last became heir */
     uint64_t amount;    /* what it asks for, where that differs; written before it is linked */
+    /* Its own thread's, while that runs handlers: see ns_make_way in detach.h. */
+    struct ns_waiter *outer;
+    void *object;
+    const struct ns_wait_steps *steps;
 } ns_waiter;
 
 typedef struct ns_waitq {
@@ -45,6 +49,8 @@ void ns_waitq_unlock(ns_waitq *q);
 
 /* All of these: with the queue locked. */
 void ns_waitq_push(ns_waitq *q, ns_waiter *w);
+/* For a waiter that gets its place back: it waits longest. */
+void ns_waitq_push_front(ns_waitq *q, ns_waiter *w);
 /* Does nothing if w is not linked, or was linked before a fork. */
 void ns_waitq_remove(ns_waitq *q, ns_waiter *w);
 /* Whether w is linked in this process's queue. */

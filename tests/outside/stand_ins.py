@@ -1,0 +1,59 @@
+"""Our classes in the shape of `threading`'s, to run programs that were written for those."""
+
+import sys
+import threading
+from types import ModuleType
+from typing import Any
+
+import nogil_sync
+
+Lock = nogil_sync.Mutex
+Event = nogil_sync.Event
+
+
+class Condition(nogil_sync.Cond):
+    """Over a reentrant lock by default, as `threading.Condition`."""
+
+    def __init__(self, lock: Any = None) -> None:
+        super().__init__(threading.RLock() if lock is None else lock)
+
+
+class Semaphore(nogil_sync.Semaphore):
+    """Unbounded, as `threading.Semaphore`."""
+
+    def __init__(self, value: int = 1) -> None:
+        super().__init__(value, bounded=False)
+
+
+class BoundedSemaphore(nogil_sync.Semaphore):
+    def __init__(self, value: int = 1) -> None:
+        super().__init__(value)
+
+
+STAND_INS: dict[str, type] = {
+    "Lock": Lock,
+    "Condition": Condition,
+    "Semaphore": Semaphore,
+    "BoundedSemaphore": BoundedSemaphore,
+    "Event": Event,
+}
+
+try:
+    Semaphore(0)
+except (TypeError, ValueError):
+    del STAND_INS["Semaphore"]  # this version's are all bounded
+
+
+def install() -> None:
+    """Put our classes in place of those of `threading`, for all modules that use it.
+
+    Not RLock: ours are not reentrant.  `threading` itself uses them too, in its threads.
+    """
+    # What the library itself is made of stays.
+    own = ModuleType("threading")
+    vars(own).update(vars(threading))
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "nogil_sync" and getattr(module, "threading", 0) is threading:
+            vars(module)["threading"] = own
+    for name, stand_in in STAND_INS.items():
+        setattr(threading, name, stand_in)

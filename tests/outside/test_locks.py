@@ -1,0 +1,81 @@
+"""CPython's tests of its locks, conditions, events, semaphores and barriers, on ours."""
+
+import threading
+import time
+import unittest
+
+import pytest
+from outside import stand_ins
+
+import nogil_sync
+
+theirs = pytest.importorskip(
+    "test.lock_tests", reason="this interpreter comes without CPython's own tests"
+)
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    """Their sleep until threads have begun to wait, long enough for a loaded machine."""
+    monkeypatch.setattr(theirs, "wait_threads_blocked", lambda threads: time.sleep(0.05 * threads))
+
+
+class Patient(unittest.TestCase):
+    def assertTimeout(self, actual, expected):  # noqa: N802
+        self.assertGreaterEqual(actual, expected * 0.6)
+
+
+class MutexTest(Patient, theirs.LockTests):
+    locktype = nogil_sync.Mutex
+
+
+class WriteLockTest(Patient, theirs.LockTests):
+    locktype = staticmethod(lambda: nogil_sync.RWMutex().write)
+
+
+class CondTest(Patient, theirs.ConditionTests):
+    condtype = nogil_sync.Cond
+
+
+class CondOverRLockTest(Patient, theirs.ConditionTests):
+    condtype = stand_ins.Condition
+
+
+class CondOverWriteLockTest(Patient, theirs.ConditionTests):
+    @staticmethod
+    def condtype(lock=None):
+        return nogil_sync.Cond(nogil_sync.RWMutex().write if lock is None else lock)
+
+
+class ConditionOverMutexTest(Patient, theirs.ConditionTests):
+    """CPython's own condition, over our lock."""
+
+    @staticmethod
+    def condtype(lock=None):
+        return threading.Condition(nogil_sync.Mutex() if lock is None else lock)
+
+
+class EventTest(Patient, theirs.EventTests):
+    eventtype = nogil_sync.Event
+
+
+class SemaphoreTest(Patient, theirs.BoundedSemaphoreTests):
+    semtype = nogil_sync.Semaphore
+
+
+@pytest.mark.skipif("Semaphore" not in stand_ins.STAND_INS, reason="all semaphores are bounded")
+class UnboundedSemaphoreTest(Patient, theirs.SemaphoreTests):
+    semtype = stand_ins.Semaphore
+
+
+class Barrier(threading.Barrier):
+    """CPython's barrier, over our condition."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._cond = nogil_sync.Cond()
+
+
+class BarrierTest(Patient, theirs.BarrierTests):
+    barriertype = Barrier
+    defaultTimeout = 8.0  # noqa: N815

@@ -1,0 +1,21 @@
+"""CPython's tests of mappings, on SyncMap."""
+
+import pytest
+
+import nogil_sync
+
+theirs = pytest.importorskip(
+    "test.mapping_tests", reason="this interpreter comes without CPython's own tests"
+)
+
+
+class SyncMapTest(theirs.TestHashMappingProtocol):
+    type2test = nogil_sync.SyncMap
+
+
+class Subclass(nogil_sync.SyncMap):
+    """As users have: with a dict of attributes."""
+
+
+class SubclassTest(theirs.TestHashMappingProtocol):
+    type2test = Subclass

@@ -1,0 +1,263 @@
+"""What the library does to the garbage collector: its counts, its callbacks, the interrupts in it."""
+
+import importlib.util
+import signal
+
+import pytest
+from support import CLASSES, NATIVE, needed, python
+
+import nogil_sync
+
+pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
+backends = pytest.mark.parametrize("backend", ["native", "threading"] if NATIVE else ["threading"])
+
+
+def on(backend, code):
+    return python(code, env={"NOGIL_SYNC_BACKEND": backend})
+
+
+# One of everything, used, and alive.
+EVERYTHING = """
+import gc, threading
+import nogil_sync
+from nogil_sync import *
+alive = [getattr(nogil_sync, name)(*map(eval, args)) for name, args in %r]
+pools = [Pool(list, drop=id), Pool(list, age=False), type("Sub", (Pool,), {})(list)]
+m, s, c, rw = SyncMap(a=1), Semaphore(2), Cond(), RWMutex()
+alive += [m.keys(), m.items(), iter(m), s.hold(), rw.read, rw.write, once(int), ShardedCounter()]
+def work():
+    for pool in pools:
+        with pool.use(): pass
+    with s, c, rw.read: alive[-1].add()
+    m.load_or_compute("b", int)
+threads = [threading.Thread(target=work) for _ in range(2)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+with TaskGroup() as group: group.go(work)
+alive += [group, pools[0].use(), m, s, c, rw]
+""" % [(cls.__name__, [each.__name__ for each in needed(cls)]) for cls in CLASSES]
+
+
+@backends
+def test_collecting_until_nothing_is_found_ends(backend):
+    on(
+        backend,
+        EVERYTHING
+        + """
+for _ in range(3):
+    count = 0
+    while gc.collect():
+        count += 1
+        assert count < 10
+    for pool in pools: pool.put([])
+""",
+    )
+
+
+@backends
+def test_kept_garbage_holds_nothing_of_ours(backend):
+    on(
+        backend,
+        EVERYTHING
+        + """
+for _ in range(10): gc.collect()
+gc.set_debug(gc.DEBUG_SAVEALL)
+for _ in range(5):
+    for pool in pools: pool.put([])
+    gc.collect()
+gc.set_debug(0)
+assert not gc.garbage, gc.garbage
+""",
+    )
+
+
+@backends
+def test_other_garbage_is_counted(backend):
+    on(
+        backend,
+        EVERYTHING
+        + """
+class Node: pass
+for _ in range(10): gc.collect()
+for n in range(1, 5):
+    for _ in range(n):
+        node = Node()
+        node.me = node
+    del node
+    assert gc.collect() >= n
+    assert gc.collect() == 0
+""",
+    )
+
+
+@backends
+def test_import_adds_no_python_function_to_the_callbacks(backend):
+    on(
+        backend,
+        """
+import gc
+import nogil_sync
+from nogil_sync import *
+assert not [each for each in gc.callbacks if type(each).__name__ != "builtin_function_or_method"]
+assert len(gc.callbacks) == (nogil_sync.backend == "native")
+Pool(list, age=False)
+assert len(gc.callbacks) == (nogil_sync.backend == "native")
+""",
+    )
+
+
+REIMPORT = """
+import gc, sys
+def purge():
+    for name in list(sys.modules):
+        if name.partition(".")[0] == "nogil_sync": del sys.modules[name]
+"""
+
+
+@backends
+def test_callbacks_do_not_grow_with_imports(backend):
+    on(
+        backend,
+        REIMPORT
+        + """
+pools = []
+for _ in range(10):
+    import nogil_sync
+    pools.append(nogil_sync.Pool(list))
+    pools[-1].put([])
+    assert len(gc.callbacks) == 1, gc.callbacks
+    purge()
+    gc.collect()
+for _ in range(3): gc.collect()
+assert [pool.idle() for pool in pools] == [0] * 10
+count = 0
+while gc.collect():
+    count += 1
+    assert count < 10
+for pool in pools: pool.put([])
+del pools[5:], pool
+for _ in range(3): gc.collect()
+assert [pool.idle() for pool in pools] == [0] * 5
+""",
+    )
+
+
+@pytest.mark.skipif(not NATIVE, reason="about the callback of the C code")
+def test_callback_whose_list_was_changed():
+    on(
+        "native",
+        REIMPORT
+        + """
+import nogil_sync, weakref
+pool = nogil_sync.Pool(list)
+pool.put([])
+types = gc.callbacks[0].__self__
+class Other: pass
+other = Other()
+types += [None, 1, Other, weakref.ref(Other), weakref.ref(other), [], int]
+gc.collect()
+types.reverse()
+gc.collect()
+types.clear()
+gc.collect()
+assert pool.idle() == 1 or pool.idle() == 0
+purge()
+import nogil_sync
+again = nogil_sync.Pool(list)
+again.put([])
+assert len(gc.callbacks) == 1
+for _ in range(3): gc.collect()
+assert again.idle() == 0
+gc.callbacks.clear()
+purge()
+import nogil_sync
+assert len(gc.callbacks) == 1
+""",
+    )
+
+
+# A collection that takes a while, and a signal on its way in the midst of it.
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no timer")
+@pytest.mark.parametrize("pools", [False, True] if NATIVE else [False])
+def test_interrupts_in_a_collection_are_delivered(pools):
+    done = python(
+        f"""
+import gc, signal, sys, time
+from nogil_sync import *
+class Stop(BaseException): pass
+def handler(*_):
+    global struck
+    struck += 1
+    raise Stop
+lost = []
+sys.unraisablehook = lambda args: lost.append(args.exc_type)
+signal.signal(signal.SIGALRM, handler)
+alive = [[n] for n in range(200_000)]
+if {pools}:
+    pools = [Pool(list) for _ in range(100)]
+    for pool in pools: pool.put([])
+gc.collect()
+begin = time.monotonic()
+gc.collect()
+length = max(time.monotonic() - begin, 0.001)
+struck = raised = 0
+for n in range(40):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, length * (0.1 + n % 8 / 10))
+        for _ in range(1000):
+            gc.collect()
+            time.sleep(0.001)
+    except Stop:
+        raised += 1
+print(struck, raised, lost)
+assert struck == raised == 40 and not lost
+"""
+    )
+    print(done.stdout)
+
+
+@pytest.mark.skipif(not NATIVE, reason="the interpreter takes care of classes written in Python")
+def test_our_types_are_pinned():
+    rw = nogil_sync.RWMutex()
+    made = [
+        nogil_sync.Pool(list).use(),
+        nogil_sync.Semaphore().hold(),
+        iter(nogil_sync.SyncMap()),
+        rw.read,
+        rw.write,
+        nogil_sync.once(int),
+    ]
+    types = [*CLASSES, *map(type, made)]
+    assert [each for each in types if not nogil_sync.is_pinned(each)] == []
+
+
+@pytest.mark.skipif(not NATIVE, reason="about the types of the C code")
+@pytest.mark.skipif(
+    not any(map(importlib.util.find_spec, ("_interpreters", "_xxsubinterpreters"))),
+    reason="this interpreter has no subinterpreters to test with",
+)
+def test_types_pinned_in_every_import():
+    on(
+        "native",
+        REIMPORT
+        + """
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+code = '''
+import sys
+sys.path[:0] = %r
+import nogil_sync
+assert nogil_sync.is_pinned(nogil_sync.Mutex) and nogil_sync.is_pinned(nogil_sync.Pool)
+nogil_sync.Pool(list).put(nogil_sync.Mutex())
+''' % (sys.path,)
+for _ in range(3):
+    exec(code)
+    purge()
+    gc.collect()
+    each = interpreters.create("legacy") if hasattr(interpreters, "exec") else interpreters.create()
+    interpreters.run_string(each, code)
+    interpreters.destroy(each)
+""",
+    )

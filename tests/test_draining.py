@@ -1,0 +1,186 @@
+"""Emptying what holds many things: the cost of each does not grow with their number.
+
+The cost is processor time, which other programs hardly change, for one number of things and for
+sixteen times as many. What is linear costs about as much for each; the caches make that up to
+three times as much. What looks at all that is left costs far more than five times as much.
+"""
+
+import random
+import threading
+import time
+
+import pytest
+from support import NATIVE, run_threads
+
+from nogil_sync import Channel, Pool, SyncMap
+
+pytestmark = pytest.mark.thread_unsafe(reason="measures, and starts threads itself")
+
+SMALL = 25_000 if NATIVE else 8_000
+FACTOR = 16
+MOST = 5.0
+
+
+def growth(fill, drain, count=None):
+    """How much more each thing costs where there are many; `drain` is called by `count` threads."""
+    # Threads of the pure backend stand in each other's way at every step.
+    small = SMALL if NATIVE or count is None else SMALL // 8
+    best = [float("inf")] * 2
+    for _ in range(6):
+        for i, number in enumerate((small, small * FACTOR)):
+            full = fill(number)
+
+            def timed(full=full):
+                begin = time.thread_time()
+                drain(full)
+                return time.thread_time() - begin
+
+            cost = timed() if count is None else sum(run_threads(timed, times=count))
+            assert len(full) == 0
+            best[i] = min(best[i], cost / number)
+        if best[1] <= best[0] * MOST:
+            break
+    return best[1] / best[0]
+
+
+def ints(number):
+    return SyncMap((n, None) for n in range(number))
+
+
+def strings(number):
+    return SyncMap((f"key-{n}", n) for n in range(number))
+
+
+def pairs(number):
+    return SyncMap(((n, str(n)), n) for n in range(number))
+
+
+def popitem_while_true(m):
+    while m:
+        m.popitem()
+
+
+def popitem_while_not_empty(m):
+    try:
+        while True:
+            m.popitem()
+    except KeyError:
+        pass
+
+
+def pop_each(m):
+    for key in list(m):
+        m.pop(key, None)
+        assert m or not len(m)
+
+
+def pop_in_disorder(m):
+    keys = list(m)
+    random.Random(1).shuffle(keys)
+    for key in keys:
+        m.pop(key, None)
+
+
+def delete_each(m):
+    for key in list(m):
+        del m[key]
+
+
+def compare_and_delete_each(m):
+    for key, value in m.items():
+        m.compare_and_delete(key, value)
+
+
+def clear(m):
+    m.clear()
+
+
+def insert_and_popitem(m):
+    # One comes for each two that go.
+    n = -1
+    while m:
+        m.popitem()
+        if m:
+            m.popitem()
+            m[n] = n
+            n -= 1
+            if n % 2:
+                m.popitem()
+
+
+def popitem_in_a_computation(m):
+    m.load_or_compute(-1, lambda: popitem_while_true(m))
+    m.pop(-1)
+
+
+WAYS = [
+    *(popitem_while_true, popitem_while_not_empty, pop_each, pop_in_disorder, delete_each),
+    *(compare_and_delete_each, clear, insert_and_popitem, popitem_in_a_computation),
+]
+
+
+@pytest.mark.parametrize("drain", WAYS, ids=lambda way: way.__name__)
+def test_a_map_of_ints(drain):
+    assert growth(ints, drain) <= MOST
+
+
+@pytest.mark.parametrize("fill", [strings, pairs], ids=lambda fill: fill.__name__)
+def test_a_map_by_popitem(fill):
+    assert growth(fill, popitem_while_true) <= MOST
+
+
+@pytest.mark.parametrize("drain", [popitem_while_not_empty, pop_each, clear], ids=lambda w: w.__name__)
+def test_a_map_by_several_threads(drain):
+    assert growth(ints, drain, 2) <= MOST
+
+
+def test_a_map_beside_a_thread_that_has_used_it():
+    # Deleted keys then wait until no reader can have them.
+    leave = threading.Event()
+    used = threading.Barrier(2)
+
+    def stay():
+        assert SyncMap(a=1).pop("a") == 1
+        used.wait()
+        leave.wait()
+
+    other = threading.Thread(target=stay, daemon=True)
+    other.start()
+    used.wait()
+    try:
+        assert growth(ints, popitem_while_true) <= MOST
+    finally:
+        leave.set()
+        other.join()
+
+
+def test_a_channel():
+    def fill(number):
+        channel = Channel(number)
+        for n in range(number):
+            channel.send(n)
+        return channel
+
+    def drain(channel):
+        while len(channel):
+            channel.recv()
+
+    assert growth(fill, drain) <= MOST
+
+
+class Items(Pool):
+    __len__ = Pool.idle
+
+
+def test_a_pool():
+    def fill(number):
+        pool = Items(object, age=False)
+        for _ in range(number):
+            pool.put(object())
+        return pool
+
+    def drain(pool):
+        while pool.idle():
+            pool.get()
+
+    assert growth(fill, drain) <= MOST
