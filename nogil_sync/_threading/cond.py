@@ -17,7 +17,7 @@ from ._arguments import exact_int, wait_timeout
 from .._guard import Receipt
 from .._object import SyncObject, uninitialized
 from ._queue import Change, Line, Waiter, Waiters
-from ._sleep import check_exit
+from .._sleep import check_exit
 from .mutex import Mutex
 from .rwmutex import RWMutexReader, RWMutexWriter
 
