@@ -238,3 +238,114 @@ def test_deferred_object_in_a_cycle_is_collected():
     del holder
     gc.collect()
     assert watch() is None
+
+
+# What use(), hold() and iter() return, of objects that defer.
+
+HELPED = {
+    "Pool.use": (lambda: Pool(list), lambda p: with_(p.use())),
+    "Semaphore.hold": (lambda: Semaphore(9), lambda s: with_(s.hold())),
+    "iter(SyncMap)": (filled_map, lambda m: list(iter(m))),
+}
+each_helped = pytest.mark.parametrize(("made", "use"), HELPED.values(), ids=HELPED)
+
+
+def deferring(made, use):
+    obj = made()
+    run_threads(lambda: use_often(obj, use))
+    assert is_deferred(obj) is (sys.version_info >= (3, 14))
+    return obj
+
+
+@defers
+@each_helped
+def test_count_of_deferred_owner_stays(made, use):
+    obj = deferring(made, use)
+    use(obj)  # makes this thread's spare object
+    before = sys.getrefcount(obj)
+    use_often(obj, use, 100)
+    assert sys.getrefcount(obj) == before
+
+
+@each_helped
+def test_owner_with_spare_objects_is_collected(made, use):
+    for cls in (None, True):
+        obj = deferring(made, use)
+        if cls:
+            run_threads(lambda obj=obj: use_often(obj, use, 10), times=4)
+        watch = weakref.ref(obj)
+        del obj
+        gc.collect()
+        assert watch() is None
+
+
+def test_helpers_outlive_the_other_references():
+    pool = deferring(*HELPED["Pool.use"])
+    uses = [pool.use() for _ in range(5)]
+    semaphore = deferring(*HELPED["Semaphore.hold"])
+    holds = [semaphore.hold() for _ in range(5)]
+    m = deferring(*HELPED["iter(SyncMap)"])
+    iterators = [iter(m) for _ in range(5)]
+    watches = [weakref.ref(each) for each in (pool, semaphore, m)]
+    del pool, semaphore, m
+    gc.collect()
+    for each in uses:
+        with each as item:
+            assert item == []
+    for each in holds:
+        with each:
+            pass
+    assert [list(each) for each in iterators] == [["key"]] * 5
+    del uses, holds, iterators, each
+    gc.collect()
+    assert [watch() for watch in watches] == [None] * 3
+
+
+@each_helped
+def test_helpers_pass_between_threads(made, use):
+    obj = deferring(made, use)
+    make_helper = {Pool: Pool.use, Semaphore: Semaphore.hold, SyncMap: iter}[type(obj)]
+    for _ in range(20):
+        handed = [make_helper(obj) for _ in range(50)]
+        run_threads(handed.clear)
+        run_threads(lambda: use_often(obj, use, 50), times=3)
+    watch = weakref.ref(obj)
+    del obj
+    gc.collect()
+    assert watch() is None
+
+
+@each_helped
+def test_helpers_are_used_again_while_others_collect(made, use):
+    stop = threading.Event()
+
+    def collect():
+        while not stop.is_set():
+            gc.collect()
+
+    collector = threading.Thread(target=collect)
+    collector.start()
+    try:
+        for _ in range(5):
+            obj = deferring(made, use)
+            run_threads(lambda obj=obj: use_often(obj, use, 500), times=3)
+            del obj
+    finally:
+        stop.set()
+        collector.join()
+
+
+@each_helped
+def test_owner_in_a_cycle_with_its_helper_is_collected(made, use):
+    cls = {"Pool.use": Pool, "Semaphore.hold": Semaphore, "iter(SyncMap)": SyncMap}
+    name = next(key for key, value in HELPED.items() if value[0] is made)
+
+    class Sub(cls[name]):
+        pass
+
+    obj = deferring(lambda: Sub(list) if name == "Pool.use" else Sub(), use)
+    obj.helper = {Pool: Pool.use, Semaphore: Semaphore.hold, SyncMap: iter}[cls[name]](obj)
+    watch = weakref.ref(obj)
+    del obj
+    gc.collect()
+    assert watch() is None

@@ -19,6 +19,7 @@
 #include "detach.h"
 #include "docs.h"
 #include "object.h"
+#include "spares.h"
 #include "tryref.h"
 #include "watch.h"
 
@@ -35,6 +36,7 @@ typedef struct {
     ns_ager_node *node;  /* where it is registered; NULL: no __init__ */
     PyObject *end;       /* an End, for a pool with `drop` */
     ns_watch *watch;
+    ns_spares spare_uses;
 } Pool;
 
 /* Through its finaliser the collector tells a pool that it has found it to be garbage. Only the pool refers to it.
@@ -244,11 +246,11 @@ use(PyObject *self, PyObject *Py_UNUSED(unused))
     if (type == NULL) {
         return state ? ns_shutting_down() : NULL;
     }
-    Use *u = PyObject_GC_New(Use, (PyTypeObject *)type);
+    Use *u = (Use *)ns_spares_new(&((Pool *)self)->spare_uses, (PyTypeObject *)type, self);
     if (u == NULL) {
         return NULL;
     }
-    u->pool = Py_NewRef(self);
+    u->pool = self;
     ns_store(&u->item, NULL, NS_RELAXED);
     PyObject_GC_Track(u);
     return (PyObject *)u;
@@ -274,7 +276,8 @@ static PyObject *
 size_of(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     return PyLong_FromSize_t((size_t)Py_TYPE(self)->tp_basicsize +
-                             ns_pool_extra_size(&((Pool *)self)->pool));
+                             ns_pool_extra_size(&((Pool *)self)->pool) +
+                             ns_spares_size(&((Pool *)self)->spare_uses));
 }
 
 static PyObject *
@@ -475,7 +478,8 @@ traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(ns_load(&o->reset, NS_RELAXED));
     Py_VISIT(ns_load(&o->drop, NS_RELAXED));
     Py_VISIT(o->end);
-    return ns_pool_each(&o->pool, visit_item, &v);
+    int result = ns_spares_traverse(&o->spare_uses, self, visit, arg);
+    return result != 0 ? result : ns_pool_each(&o->pool, visit_item, &v);
 }
 
 /* In garbage `drop` may be cleared already, and must not be called: the items go without (see End). */
@@ -490,6 +494,7 @@ clear(PyObject *self)
         }
     }
     let_go_in_silence(self);
+    ns_spares_clear(&o->spare_uses, self);
     return 0;
 }
 
@@ -522,6 +527,7 @@ ns_pool_free(PyObject *self)
         ns_ager_release(o->node);
     }
     ns_pool_destroy(&o->pool);
+    ns_spares_destroy(&o->spare_uses);
     ns_watch_free(o->watch);
     PyTypeObject *type = Py_TYPE(self);
     type->tp_free(self);
@@ -647,10 +653,8 @@ use_dealloc(PyObject *self)
     PyObject_GC_UnTrack(self);
     Py_TRASHCAN_BEGIN(self, use_dealloc) /* items may be others, a million deep */
     use_clear(self);
-    Py_DECREF(((Use *)self)->pool);
-    PyTypeObject *type = Py_TYPE(self);
-    type->tp_free(self);
-    Py_DECREF(type);
+    PyObject *pool = ((Use *)self)->pool;
+    ns_spares_free(&((Pool *)pool)->spare_uses, self, pool);
     Py_TRASHCAN_END
 }
 

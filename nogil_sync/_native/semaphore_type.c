@@ -4,11 +4,12 @@
 #include "detach.h"
 #include "docs.h"
 #include "object.h"
-#include "sharing.h"
+#include "spares.h"
 
 typedef struct {
     NS_OBJECT_HEAD
     ns_semaphore semaphore;
+    ns_spares spare_holds;
     _Atomic bool claimed; /* by an __init__ */
 } Semaphore;
 
@@ -206,12 +207,13 @@ hold(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
     if (state != NULL && type == NULL) {
         ns_shutting_down();
     }
-    Hold *h = type ? PyObject_GC_New(Hold, (PyTypeObject *)type) : NULL;
+    ns_spares *spares = &((Semaphore *)self)->spare_holds;
+    Hold *h = type ? (Hold *)ns_spares_new(spares, (PyTypeObject *)type, self) : NULL;
     if (h == NULL) {
         Py_XDECREF(timeout);
         return NULL;
     }
-    h->semaphore = Py_NewRef(self);
+    h->semaphore = self;
     h->timeout = timeout;
     h->n = (uint64_t)n;
     PyObject_GC_Track(h);
@@ -253,6 +255,35 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     sem->total = (uint64_t)value;
     ns_store(&sem->word, (uint64_t)value * NS_SEMAPHORE_ONE | NS_SEMAPHORE_BORN, NS_RELEASE);
     return 0;
+}
+
+static int
+traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    return ns_spares_traverse(&((Semaphore *)self)->spare_holds, self, visit, arg);
+}
+
+static int
+clear(PyObject *self)
+{
+    ns_spares_clear(&((Semaphore *)self)->spare_holds, self);
+    return 0;
+}
+
+static void
+dealloc(PyObject *self)
+{
+    ns_begin_dealloc(self);
+    ns_spares_destroy(&((Semaphore *)self)->spare_holds);
+    ns_free_object(self);
+}
+
+static PyObject *
+size_of(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return PyLong_FromSize_t((size_t)Py_TYPE(self)->tp_basicsize +
+                             ns_spares_size(&((Semaphore *)self)->spare_holds));
 }
 
 static PyObject *
@@ -326,12 +357,10 @@ hold_traverse(PyObject *self, visitproc visit, void *arg)
 static void
 hold_dealloc(PyObject *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
+    PyObject *semaphore = ((Hold *)self)->semaphore;
     PyObject_GC_UnTrack(self);
-    Py_DECREF(((Hold *)self)->semaphore);
     Py_DECREF(((Hold *)self)->timeout);
-    type->tp_free(self);
-    Py_DECREF(type);
+    ns_spares_free(&((Semaphore *)semaphore)->spare_holds, self, semaphore);
 }
 
 static PyMethodDef hold_methods[] = {
@@ -366,6 +395,7 @@ static PyMethodDef methods[] = {
     {"__enter__", enter, METH_NOARGS, NULL},
     {"__exit__", _PyCFunction_CAST(leave), METH_FASTCALL, NULL},
     {"_at_fork_reinit", at_fork_reinit, METH_NOARGS, NULL},
+    {"__sizeof__", size_of, METH_NOARGS, NULL},
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},
 };
@@ -375,8 +405,9 @@ static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Semaphore);
 static PyType_Slot slots[] = {
     {Py_tp_doc, DOC_Semaphore},
     {Py_tp_init, init},
-    {Py_tp_dealloc, ns_dealloc},
-    {Py_tp_traverse, ns_traverse_type},
+    {Py_tp_dealloc, dealloc},
+    {Py_tp_traverse, traverse},
+    {Py_tp_clear, clear},
     {Py_tp_repr, repr},
     {Py_tp_methods, methods},
     {Py_tp_members, members},

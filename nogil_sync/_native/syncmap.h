@@ -3,6 +3,7 @@
 #define NS_SYNCMAP_H
 
 #include "object.h"
+#include "spares.h"
 #include "syncmap_keys.h"
 #include "tryref.h"
 #include "watch.h"
@@ -17,6 +18,7 @@ typedef struct SyncMap {
     _Atomic uint32_t flying;
     ns_ref flights; /* the map of the calls of load_or_compute under way; NULL before the first */
     ns_watch *watch;
+    ns_spares spare_iterators;
 } SyncMap;
 
 /* What the table does with the words: they are objects, and it owns a reference to each. */

@@ -144,10 +144,14 @@ ns_syncmap_iterate(SyncMap *o, bool pairs)
     if (type == NULL) {
         return ns_shutting_down();
     }
-    Iterator *it = (Iterator *)type->tp_alloc(type, 0);
+    Iterator *it = (Iterator *)ns_spares_new(&o->spare_iterators, type, (PyObject *)o);
     if (it != NULL) {
-        it->map = (SyncMap *)Py_NewRef((PyObject *)o);
+        it->map = o;
         it->pairs = pairs;
+        it->cleared = false;
+        it->lock = (ns_lock){0};
+        it->page = NULL;
+        PyObject_GC_Track((PyObject *)it);
     }
     return (PyObject *)it;
 }
@@ -181,12 +185,10 @@ clear(PyObject *self)
 static void
 dealloc(PyObject *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
+    SyncMap *map = ((Iterator *)self)->map;
     PyObject_GC_UnTrack(self);
     clear(self);
-    Py_XDECREF((PyObject *)((Iterator *)self)->map);
-    type->tp_free(self);
-    Py_DECREF(type);
+    ns_spares_free(&map->spare_iterators, self, (PyObject *)map);
 }
 
 static PyMethodDef methods[] = {

@@ -935,7 +935,8 @@ static PyObject *
 size_of(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     return PyLong_FromSize_t((size_t)Py_TYPE(self)->tp_basicsize +
-                             ns_table_bytes(&((SyncMap *)self)->table));
+                             ns_table_bytes(&((SyncMap *)self)->table) +
+                             ns_spares_size(&((SyncMap *)self)->spare_iterators));
 }
 
 /* ---- For _syncmap.py ---- */
@@ -1083,7 +1084,8 @@ traverse(PyObject *self, visitproc visit, void *arg)
     visitor v = {visit, arg};
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(ns_load(&o->flights, NS_RELAXED));
-    return ns_table_visit(&o->table, visit_word, &v);
+    int result = ns_spares_traverse(&o->spare_iterators, self, visit, arg);
+    return result != 0 ? result : ns_table_visit(&o->table, visit_word, &v);
 }
 
 /* Leaves an empty map that can be used: finalisers may still do so. */
@@ -1091,6 +1093,7 @@ static int
 clear_garbage(PyObject *self)
 {
     clear_entries((SyncMap *)self);
+    ns_spares_clear(&((SyncMap *)self)->spare_iterators, self);
     return 0;
 }
 
@@ -1111,6 +1114,7 @@ dealloc(PyObject *self)
         PyObject_ClearWeakRefs(self);
     }
     ns_table_destroy(&o->table, release_entry);
+    ns_spares_destroy(&o->spare_iterators);
     Py_XDECREF(ns_load(&o->flights, NS_RELAXED));
     ns_watch_free(o->watch);
     PyTypeObject *type = Py_TYPE(self);
