@@ -32,11 +32,12 @@
  * is right for a string of the calling thread; one that another thread owns is copied first. A
  * string of a subclass cannot be interned: it is leaked.
  *
- * Our own types are pinned as the module is imported: each object that is made and freed counts on its
- * type, which threads that make objects would fight over. A module that is imported anew, or in another
- * interpreter, has types of its own, and they and the module stay as long as the process.
+ * Our own types are pinned at import. Each object that is made or freed changes the count of its type,
+ * so threads that make objects would contend for it. Each interpreter, and each import after a purge
+ * of sys.modules, makes types of its own; they, and the module that they refer to, are never freed.
  *
- * All this is so in 3.13, 3.14 and 3.15: tests/test_pin.py tells of a version where it is not.
+ * All this holds in 3.13, 3.14 and 3.15. What rests on it is tested by tests/test_pin.py and
+ * tests/stress/test_stress_pin.py.
  */
 #include "arguments.h"
 #include "docs.h"
@@ -282,7 +283,7 @@ int
 ns_pin_types(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    /* Those that the module does not show. */
+    /* First those that are no attributes of the module. */
     PyObject *objects[64] = {
         state->rwmutex_reader_type,
         state->rwmutex_writer_type,
