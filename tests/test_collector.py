@@ -1,4 +1,4 @@
-"""What the library does to the garbage collector: its counts, its callbacks, the interrupts in it."""
+"""What the library does to the collector: its counts, its callbacks, interrupts in it."""
 
 import importlib.util
 import signal

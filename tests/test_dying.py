@@ -1,4 +1,4 @@
-"""Objects that die while user code runs: in the instance's dict, in finalisers, in the collector."""
+"""Objects that die among user code: in the instance's dict, in finalisers, in the collector."""
 
 import pytest
 from support import CLASSES, NATIVE, needed, python
@@ -15,10 +15,7 @@ def tried():
     for name, args in TRIED:
         print(name, flush=True)
         yield getattr(nogil_sync, name), [eval(each) for each in args]
-""" % [
-    (cls.__name__, [each.__name__ for each in needed(cls)])
-    for cls in CLASSES
-]
+""" % [(cls.__name__, [each.__name__ for each in needed(cls)]) for cls in CLASSES]
 
 
 def died(code, **kwargs):

@@ -138,7 +138,7 @@ finalize(PyObject *self)
     if (!PyObject_GC_IsFinalized(self)) { /* called by hand */
         return;
     }
-    /* The collector holds a reference, and lets it go in its turn: then the sweeper is freed. */
+    /* The collector holds the last reference and drops it later. */
     PyObject_GC_UnTrack(self);
     drop_me(self);
     ns_ager *ager = ((Sweeper *)self)->ager;
@@ -195,7 +195,7 @@ static PyType_Spec spec = {
 
 /* ---- the hook ---- */
 
-/* Leaves a sweeper behind if there are pools. No memory: another collection will do. */
+/* Leaves a sweeper behind if there are pools. Without memory it waits for another collection. */
 static void
 make_sweeper(PyTypeObject *type)
 {
@@ -213,7 +213,8 @@ make_sweeper(PyTypeObject *type)
     }
 }
 
-/* The type of sweepers that this entry of the hook's list refers to, a new reference; NULL if it has gone. */
+/* A new reference to the sweepers' type that an entry of the hook's list refers to; NULL if it is dead
+ * or the entry is not ours. */
 static PyTypeObject *
 sweeper_type_of(PyObject *ref)
 {
@@ -227,8 +228,8 @@ sweeper_type_of(PyObject *ref)
     return (PyTypeObject *)type;
 }
 
-/* `types` is a list of weak references, for each module that was imported in this interpreter one to its type
- * of sweepers: the list of callbacks outlives all modules, and must not keep one alive. */
+/* `types` is a list of weak references, one for each import of the module in this interpreter, to its
+ * type of sweepers. They are weak because gc.callbacks outlives all modules. */
 static PyObject *
 on_collection(PyObject *types, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -252,7 +253,7 @@ on_collection(PyObject *types, PyObject *const *args, Py_ssize_t nargs)
 static PyMethodDef hook = {
     "nogil_sync_pools", _PyCFunction_CAST(on_collection), METH_FASTCALL, NULL};
 
-/* The list of the hook that stands in there, a new reference; one of a new hook if there was none; or NULL. */
+/* A new reference to the list of the hook in gc.callbacks, which is made if there is none; or NULL. */
 static PyObject *
 types_of_hook(PyObject *callbacks)
 {

@@ -5,9 +5,10 @@
  * here; nothing of ours is held meanwhile. For a plain Mutex, which is what Cond makes for
  * itself, the same steps are taken without calls.
  *
- * A thread that got hold of garbage (gc.get_objects()) can be inside when the collector clears it. So each
- * call takes a reference to the lock first, and a wait takes again the very lock that it let go of. A plain Mutex
- * refers to nothing and is part of no cycle: tp_clear leaves it, it lives as long as its Cond, and is borrowed.
+ * A thread can get hold of garbage (a finaliser may publish it) and be inside when the collector clears
+ * it. So each call first takes a reference to the lock, and a wait takes back the very lock that it let
+ * go of. A plain Mutex refers to nothing and is in no cycle: tp_clear leaves it alone, it lives as long
+ * as its Cond, and calls borrow it.
  */
 #include "arguments.h"
 #include "core/cond.h"
@@ -236,7 +237,8 @@ require_lock(PyObject *self, const held_lock *lock, const char *message)
 
 /* 1: notified, 0: timed out, -1: exception; with the lock held again in all cases. */
 static int
-wait_with(PyObject *self, const held_lock *lock, ns_waiter *w, ns_patience patience, int64_t deadline)
+wait_with(PyObject *self, const held_lock *lock, ns_waiter *w, ns_patience patience,
+          int64_t deadline)
 {
     ns_cond *c = cond_of(self);
     PyObject *saved;

@@ -38,7 +38,8 @@ ns_state_of(PyObject *self)
 /* What pinning an RWMutex pins with it: borrowed, NULL if there was no __init__. */
 void ns_rwmutex_parts(PyObject *self, PyObject *parts[2]);
 
-/* When all are made: threads that make objects of ours do not contend for the types' counts. 0 or -1. */
+/* After all of them: makes the types immortal, so that threads that make objects do not contend for
+ * the types' counts. 0 or -1. */
 int ns_pin_types(PyObject *module);
 
 /* Each adds its types or functions to the module: 0, or -1 with an exception. */

@@ -33,13 +33,13 @@
  * those of subclasses, are pinned in place, as any object. A debug build, however, asserts that an
  * immortal string is interned: there they are merely kept alive.
  *
- * Our own types are pinned as the module is imported: each object that is made and freed counts on its
- * type, which threads that make objects would fight over. A module that is imported anew, or in another
- * interpreter, has types of its own, and they and the module stay as long as the process.
+ * Our own types are pinned at import. Each object that is made or freed changes the count of its type,
+ * so threads that make objects would contend for it. Each interpreter, and each import after a purge
+ * of sys.modules, makes types of its own; they, and the module that they refer to, are never freed.
  *
- * All this was read in the sources of 3.13, 3.14 and 3.15, and tests/test_pin.py tells of a version
- * where it is not so. On a version that is not known objects defer their counts where they can, and
- * are kept alive (see cpython.h).
+ * All this was read in the sources of 3.13, 3.14 and 3.15. What rests on it is tested by
+ * tests/test_pin.py and tests/stress/test_stress_pin.py. On a version that is not known objects
+ * defer their counts where they can, and are kept alive (see cpython.h).
  */
 #include "arguments.h"
 #include "cpython.h"
@@ -344,7 +344,7 @@ int
 ns_pin_types(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    /* Those that the module does not show. */
+    /* First those that are no attributes of the module. */
     PyObject *objects[64] = {
         state->rwmutex_reader_type,
         state->rwmutex_writer_type,

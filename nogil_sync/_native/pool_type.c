@@ -39,9 +39,9 @@ typedef struct {
     ns_spares spare_uses;
 } Pool;
 
-/* Through its finaliser the collector tells a pool that it has found it to be garbage. Only the pool refers to it.
- * That the pool's type has no finaliser itself: before the instance of a subclass dies, CPython would call it with
- * the object taken up once more, and from then on a weak reference to the dying pool would give it out. */
+/* Belongs to a pool with `drop`, and has the finaliser by which the collector tells a pool that it is
+ * garbage. Pool has no finaliser itself: CPython would call it before an instance of a subclass dies,
+ * and revive the instance for that; after it a weak reference can return the dying pool. */
 typedef struct {
     PyObject_HEAD
     _Atomic(ns_ager_node *) node; /* NULL: the pool has gone */
@@ -111,7 +111,7 @@ sweep(PyObject *self, bool all)
     }
 }
 
-/* Lets go of all, without `drop`. */
+/* Lets go of all items without `drop`. */
 static void
 let_go_in_silence(PyObject *self)
 {
@@ -294,7 +294,7 @@ repr(PyObject *self)
 
 /* ---- the end of a pool in a cycle ---- */
 
-/* All that the pool refers to is still whole. */
+/* Runs before the collector clears anything: `drop` and the items are whole. */
 static void
 end_finalize(PyObject *self)
 {
@@ -378,8 +378,8 @@ set_function(ns_ref *ref, PyObject *function)
     }
 }
 
-/* The core's part, and the place among those that are told of collections, also for a pool without ages: for its
- * memory's sake. 0, or -1 with nothing changed. */
+/* Sets up the core and registers the pool. A pool without ages is registered for the sake of deque.h's
+ * memory. 0, or -1 with nothing changed. */
 static int
 begin(PyObject *self, ns_state *state, int64_t most)
 {
@@ -482,7 +482,7 @@ traverse(PyObject *self, visitproc visit, void *arg)
     return result != 0 ? result : ns_pool_each(&o->pool, visit_item, &v);
 }
 
-/* In garbage `drop` may be cleared already, and must not be called: the items go without (see End). */
+/* Calls no `drop`: in garbage the function may be cleared already. End has called it before. */
 static int
 clear(PyObject *self)
 {
@@ -498,8 +498,8 @@ clear(PyObject *self)
     return 0;
 }
 
-/* The last items of a pool that dies. `drop` is called once for those of a pool in a cycle: a pool that a
- * finaliser brought back has had its end. */
+/* Lets go of the items of a dying pool. If a finaliser revived the pool after its End, without `drop`:
+ * as with Python's finalisers, which run once. */
 static void
 let_go_of_the_last(PyObject *self)
 {
@@ -515,7 +515,7 @@ void
 ns_pool_free(PyObject *self)
 {
     Pool *o = (Pool *)self;
-    let_go_of_the_last(self); /* a walk may have put one back meanwhile */
+    let_go_of_the_last(self); /* a walk may have put an item back after dealloc's sweep */
     Py_XDECREF(ns_load(&o->new, NS_RELAXED));
     Py_XDECREF(ns_load(&o->reset, NS_RELAXED));
     Py_XDECREF(ns_load(&o->drop, NS_RELAXED));
@@ -722,6 +722,7 @@ ns_add_pool(PyObject *module)
     ns_state *state = PyModule_GetState(module);
     state->pool_use_type = PyType_FromModuleAndSpec(module, &use_spec, NULL);
     state->pool_end_type = PyType_FromModuleAndSpec(module, &end_spec, NULL);
-    return state->pool_use_type == NULL || state->pool_end_type == NULL ? -1
-                                                                        : ns_add_type(module, &spec);
+    return state->pool_use_type == NULL || state->pool_end_type == NULL
+               ? -1
+               : ns_add_type(module, &spec);
 }

@@ -1,15 +1,16 @@
 """Tells pools of each collection, and lets them release what grew old, outside of it.
 
-One function stands in ``gc.callbacks`` from the first pool on that ages: a program without one has none,
-and a module that is imported again uses the one that is there.  It runs inside the collector, at the
-beginning of each collection, and must do next to nothing.  What it does is to leave behind a
-*sweeper*: an object that refers to itself, and to which nobody else refers.  The collection
-that is just beginning finds it to be garbage and runs its finaliser, as any other's, on the
-thread that collects.  There the pools are visited, and items are released.  So items that
-nobody uses go when the collector runs, also if nobody ever calls the pool again.
+The first pool that ages puts a hook, one function, into ``gc.callbacks``.  (An interrupt that
+comes during a collection is lost in such a function, since it is written in Python; a program
+without pools has none.)  A module that is imported again uses the hook that is there.  The hook
+runs inside the collector, at the beginning of each collection, and must do next to nothing.  It
+leaves a *sweeper* behind: an object that refers to itself, and to which nobody else refers.  The
+collection that is just beginning finds the sweeper to be garbage and calls its finaliser on the
+thread that collects.  The finaliser visits the pools, which release items.  So unused items go
+when the collector runs, also if nobody ever calls the pool again.
 
-The finaliser first brings the sweeper back to life: the collector then neither counts it nor keeps it
-(``gc.DEBUG_SAVEALL``), so ``while gc.collect(): pass`` comes to an end.  The next one takes its place.
+The finaliser first revives the sweeper.  The collector neither counts a revived object nor keeps
+it (``gc.DEBUG_SAVEALL``), so ``while gc.collect(): pass`` ends.  The next sweeper takes its place.
 
 Which collections count.  On free-threaded builds all of them are full ones.  Elsewhere the full
 ones count, and of the many small ones at most one a second: a program whose garbage dies young may
@@ -60,7 +61,7 @@ class _Sweeper:
 class _Hook:
     """The function, with what it needs at hand also while modules are taken apart."""
 
-    __slots__ = ("clock", "due", "forget", "last", "pools", "swept", "sweeper")
+    __slots__ = ("clock", "due", "forget", "last", "pools", "sweeper", "swept")
 
     def __init__(self) -> None:
         self.clock = time.monotonic

@@ -217,7 +217,9 @@ class Pool(SyncObject, Generic[T]):
     `drop`, if given, is called with each item that the pool lets go, never under a lock nor
     inside a callback of the collector: to close a connection, say. That may happen on any
     thread and, as for a finaliser, in the middle of anything else; what it raises is reported
-    by ``sys.unraisablehook``. When the pool itself dies, it lets go of all its items.
+    by ``sys.unraisablehook``. When the pool itself dies, it lets go of all its items. A pool in a
+    reference cycle does so once, like a finaliser, when the collector finds it to be garbage and
+    all it refers to is still whole: items that finalisers put into it later go without `drop`.
 
     `max_idle` is how many items are kept at most, in total, exact to within one item a thread;
     what is put beyond is dropped. ``None`` sets no limit, 0 keeps none; a negative number is a
