@@ -498,15 +498,17 @@ contains(PyObject *self, PyObject *key)
     return ns_key_hash(key, &hash) < 0 ? -1 : is_in((SyncMap *)self, key, hash, NULL);
 }
 
+/* 0, or -1 with an exception. */
+static inline int
+check_born(PyObject *self)
+{
+    return ns_likely(is_born((SyncMap *)self)) ? 0 : (ns_not_initialized(self), -1);
+}
+
 static Py_ssize_t
 length(PyObject *self)
 {
-    SyncMap *o = (SyncMap *)self;
-    if (ns_unlikely(!is_born(o))) {
-        ns_not_initialized(self);
-        return -1;
-    }
-    return (Py_ssize_t)ns_table_count(&o->table);
+    return check_born(self) < 0 ? -1 : (Py_ssize_t)ns_table_count(&((SyncMap *)self)->table);
 }
 
 /* Not by `length`, which looks at every part of the table. A subclass that has its own length
@@ -514,29 +516,24 @@ length(PyObject *self)
 static int
 truth(PyObject *self)
 {
-    SyncMap *o = (SyncMap *)self;
     lenfunc own = Py_TYPE(self)->tp_as_mapping->mp_length;
     if (ns_unlikely(own != length)) {
         Py_ssize_t n = own(self);
         return n < 0 ? -1 : n != 0;
     }
-    if (ns_unlikely(!is_born(o))) {
-        ns_not_initialized(self);
-        return -1;
-    }
-    return !ns_table_is_empty(&o->table);
+    return check_born(self) < 0 ? -1 : !ns_table_is_empty(&((SyncMap *)self)->table);
 }
 
 static PyObject *
 iterate(PyObject *self)
 {
-    return length(self) < 0 ? NULL : ns_syncmap_iterate((SyncMap *)self, false);
+    return check_born(self) < 0 ? NULL : ns_syncmap_iterate((SyncMap *)self, false);
 }
 
 static PyObject *
 pairs(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    return length(self) < 0 ? NULL : ns_syncmap_iterate((SyncMap *)self, true);
+    return check_born(self) < 0 ? NULL : ns_syncmap_iterate((SyncMap *)self, true);
 }
 
 /* ---- Methods ---- */
@@ -680,8 +677,8 @@ popitem(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     SyncMap *o = (SyncMap *)self;
     PyObject *pair;
-    if (ns_unlikely(!is_born(o))) {
-        return ns_not_initialized(self);
+    if (check_born(self) < 0) {
+        return NULL;
     }
     while ((ns_likely(!has_flights(o)) ? pop_any(o, &pair) : pop_detached(o, &pair)) == MISSING) {
     }
@@ -691,7 +688,7 @@ popitem(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 clear(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    if (length(self) < 0 || detach((SyncMap *)self, NULL) < 0) {
+    if (check_born(self) < 0 || detach((SyncMap *)self, NULL) < 0) {
         return NULL;
     }
     clear_entries((SyncMap *)self);
