@@ -33,7 +33,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from time import monotonic, sleep
 from types import FunctionType, GenericAlias, TracebackType
-from typing import Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
+from typing import Any, ClassVar, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -397,7 +397,7 @@ class once_property(Generic[T]):  # noqa: N801  (named as `property` is)
 
     __module__ = "nogil_sync"
 
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: ClassVar[Any] = classmethod(GenericAlias)
 
     def __init__(self, func: Callable[[Any], T]) -> None:
         if not callable(func):

@@ -3,8 +3,8 @@
 import collections.abc
 import copy
 import inspect
-import typing
 import types
+import typing
 import weakref
 
 import pytest
@@ -77,9 +77,11 @@ def test_a_subclass_of_a_subscripted_class(cls):
     for sub in (Fixed, Open, Declared):
         assert issubclass(sub, cls)
         assert isinstance(new(sub), cls)
-        assert types.get_original_bases(sub)[0].__origin__ is cls if hasattr(
-            types, "get_original_bases"
-        ) else sub.__orig_bases__[0].__origin__ is cls
+        assert (
+            types.get_original_bases(sub)[0].__origin__ is cls
+            if hasattr(types, "get_original_bases")
+            else sub.__orig_bases__[0].__origin__ is cls
+        )
     assert typing.get_origin(Open[types_]) is Open
     assert typing.get_origin(Declared[types_]) is Declared
     assert typing.get_args(Declared[types_]) == types_
@@ -353,7 +355,7 @@ def test_keywords_are_strings(keywords):
     assert m == {"a": 1}
 
     class Name(str):
-        pass
+        __slots__ = ()
 
     assert SyncMap(**{Name("n"): 1}) == {"n": 1}
 
