@@ -62,7 +62,7 @@ VT = TypeVar("VT")
 if TYPE_CHECKING:
     from _typeshed import SupportsKeysAndGetItem
 
-    from ._threading.syncmap import SyncMap  # noqa: F401
+    from ._threading.syncmap import SyncMap
 
     _Base = MutableMapping
 else:
@@ -84,7 +84,7 @@ class _NoDefault(str):
 
 NO_DEFAULT: Final = _NoDefault()
 
-# Pairs of an id, of a map or a view, and a thread that is in its repr: a value may refer back to it.
+# Pairs of the id of a map or a view and a thread that is in its repr: a value may refer back to it.
 _in_repr: set[tuple[int, int]] = set()
 
 
@@ -103,7 +103,7 @@ class SharedMap(_Base[K, V]):
     _plain: ClassVar[Any]
     _Flag: ClassVar[Any]
 
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: ClassVar[Any] = classmethod(GenericAlias)
 
     def __repr__(self) -> str:
         name = type(self).__name__

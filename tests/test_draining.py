@@ -129,7 +129,9 @@ def test_a_map_by_popitem(fill):
     assert growth(fill, popitem_while_true) <= MOST
 
 
-@pytest.mark.parametrize("drain", [popitem_while_not_empty, pop_each, clear], ids=lambda w: w.__name__)
+@pytest.mark.parametrize(
+    "drain", [popitem_while_not_empty, pop_each, clear], ids=lambda w: w.__name__
+)
 def test_a_map_by_several_threads(drain):
     assert growth(ints, drain, 2) <= MOST
 

@@ -6,8 +6,8 @@ an exception, as several values of a format.
 
 import re
 import threading
-from collections import namedtuple
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 from support import LONG
@@ -34,10 +34,13 @@ from nogil_sync import (
     pin_all,
 )
 
-Point = namedtuple("Point", "x y")
+
+class Point(NamedTuple):
+    x: object
+    y: object
 
 
-class Sub(tuple):
+class Sub(tuple):  # noqa: SLOT001
     """A tuple with attributes, which is no plain one."""
 
 
@@ -63,7 +66,7 @@ OTHER = ("other",)
 def fresh(value):
     """An equal tuple that is another object."""
     if type(value) is tuple:
-        return tuple(list(value))
+        return (*value, None)[:-1]
     return type(value)(*value) if isinstance(value, Point) else type(value)(list(value))
 
 
@@ -337,7 +340,7 @@ def test_a_tuple_is_one_object(use, value):
 
 
 # Where something else is wanted.
-BAD = {
+BAD: dict[str, Any] = {
     "AtomicInt64": lambda t: AtomicInt64(t),
     "AtomicInt64.add": lambda t: AtomicInt64().add(t),
     "AtomicInt64.store": lambda t: AtomicInt64().store(t),
@@ -347,7 +350,7 @@ BAD = {
     "AtomicRef.update": lambda t: AtomicRef().update(t),
     "Channel": lambda t: Channel(t),
     "Channel.recv": lambda t: Channel().recv(t),
-    "Channel.send": lambda t: Channel().send(1, t),
+    "Channel.send": lambda t: Channel[int]().send(1, t),
     "Mutex.acquire": lambda t: Mutex().acquire(True, t),
     "Event.wait": lambda t: Event().wait(t),
     "Semaphore": lambda t: Semaphore(t),
@@ -361,13 +364,13 @@ BAD = {
     "Once.do": lambda t: Once().do(t),
     "once": lambda t: once(t),
     "once_property": lambda t: once_property(t),
-    "SyncMap.modify": lambda t: SyncMap().modify("k", t, 0),
-    "SyncMap.load_or_compute": lambda t: SyncMap().load_or_compute("k", t),
+    "SyncMap.modify": lambda t: SyncMap[str, int]().modify("k", t, 0),
+    "SyncMap.load_or_compute": lambda t: SyncMap[str, int]().load_or_compute("k", t),
     "SyncMap.load_or_compute, timeout": lambda t: SyncMap(k=1).load_or_compute("k", int, timeout=t),
     "SyncMap.__or__": lambda t: SyncMap() | t,
-    "SyncMap.__init__": lambda t: SyncMap(t, t),
+    "SyncMap.__init__": lambda t: SyncMap(*(t, t)),
     "TaskGroup": lambda t: TaskGroup(t),
-    "unhashable": lambda t: SyncMap().get((*t, [])),
+    "unhashable": lambda t: SyncMap[Any, int]().get((*t, [])),
 }
 
 

@@ -498,15 +498,17 @@ contains(PyObject *self, PyObject *key)
     return ns_key_hash(key, &hash) < 0 ? -1 : is_in((SyncMap *)self, key, hash, NULL);
 }
 
+/* 0, or -1 with an exception. */
+static inline int
+check_born(PyObject *self)
+{
+    return ns_likely(is_born((SyncMap *)self)) ? 0 : (ns_not_initialized(self), -1);
+}
+
 static Py_ssize_t
 length(PyObject *self)
 {
-    SyncMap *o = (SyncMap *)self;
-    if (ns_unlikely(!is_born(o))) {
-        ns_not_initialized(self);
-        return -1;
-    }
-    return (Py_ssize_t)ns_table_count(&o->table);
+    return check_born(self) < 0 ? -1 : (Py_ssize_t)ns_table_count(&((SyncMap *)self)->table);
 }
 
 /* Not by `length`, which looks at every part of the table. A subclass that has its own length
@@ -514,33 +516,41 @@ length(PyObject *self)
 static int
 truth(PyObject *self)
 {
-    SyncMap *o = (SyncMap *)self;
     lenfunc own = Py_TYPE(self)->tp_as_mapping->mp_length;
     if (ns_unlikely(own != length)) {
         Py_ssize_t n = own(self);
         return n < 0 ? -1 : n != 0;
     }
-    if (ns_unlikely(!is_born(o))) {
-        ns_not_initialized(self);
-        return -1;
-    }
-    return !ns_table_is_empty(&o->table);
+    return check_born(self) < 0 ? -1 : !ns_table_is_empty(&((SyncMap *)self)->table);
 }
 
 static PyObject *
 iterate(PyObject *self)
 {
     ns_watch_use(((SyncMap *)self)->watch, self);
-    return length(self) < 0 ? NULL : ns_syncmap_iterate((SyncMap *)self, false);
+    return check_born(self) < 0 ? NULL : ns_syncmap_iterate((SyncMap *)self, false);
 }
 
 static PyObject *
 pairs(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    return length(self) < 0 ? NULL : ns_syncmap_iterate((SyncMap *)self, true);
+    return check_born(self) < 0 ? NULL : ns_syncmap_iterate((SyncMap *)self, true);
 }
 
 /* ---- Methods ---- */
+
+/* `ns_unpack` for `key` and `default`, in fewer steps. */
+static inline int
+unpack_key(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+           PyObject **values)
+{
+    if (ns_likely(kwnames == NULL && (nargs == 1 || nargs == 2))) {
+        values[0] = args[0];
+        values[1] = nargs == 2 ? args[1] : NULL;
+        return 0;
+    }
+    return ns_unpack_slow(s, args, nargs, kwnames, values);
+}
 
 static PyObject *
 get(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -548,7 +558,7 @@ get(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
     static const ns_signature s = {"get", {"key", "default"}, 1, 2, 0};
     uint64_t hash;
     PyObject *values[2], *value;
-    if (ns_unpack(&s, args, nargs, kwnames, values) < 0 || ns_key_hash(values[0], &hash) < 0) {
+    if (unpack_key(&s, args, nargs, kwnames, values) < 0 || ns_key_hash(values[0], &hash) < 0) {
         return NULL;
     }
     int found = lookup((SyncMap *)self, values[0], hash, &value);
@@ -563,7 +573,7 @@ setdefault(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
     static const ns_signature s = {"setdefault", {"key", "default"}, 1, 2, 0};
     PyObject *values[2], *value;
     edit e = {.kind = ADD};
-    if (ns_unpack(&s, args, nargs, kwnames, values) < 0 || ns_key_hash(values[0], &e.hash) < 0) {
+    if (unpack_key(&s, args, nargs, kwnames, values) < 0 || ns_key_hash(values[0], &e.hash) < 0) {
         return NULL;
     }
     e.key = values[0];
@@ -584,7 +594,7 @@ pop(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     static const ns_signature s = {"pop", {"key", "default"}, 1, 2, 0};
     PyObject *values[2], *value;
-    if (ns_unpack(&s, args, nargs, kwnames, values) < 0) {
+    if (unpack_key(&s, args, nargs, kwnames, values) < 0) {
         return NULL;
     }
     int found = remove_key((SyncMap *)self, values[0], &value);
@@ -681,8 +691,8 @@ popitem(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     SyncMap *o = (SyncMap *)self;
     PyObject *pair;
-    if (ns_unlikely(!is_born(o))) {
-        return ns_not_initialized(self);
+    if (check_born(self) < 0) {
+        return NULL;
     }
     while ((ns_likely(!has_flights(o)) ? pop_any(o, &pair) : pop_detached(o, &pair)) == MISSING) {
     }
@@ -692,7 +702,7 @@ popitem(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 clear(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    if (length(self) < 0 || detach((SyncMap *)self, NULL) < 0) {
+    if (check_born(self) < 0 || detach((SyncMap *)self, NULL) < 0) {
         return NULL;
     }
     clear_entries((SyncMap *)self);

@@ -361,7 +361,7 @@ class AtomicRef(_Atomic, Generic[T]):
     __module__ = "nogil_sync"
     __slots__ = ("__guard", "__value")
 
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: ClassVar[Any] = classmethod(GenericAlias)
 
     @overload
     def __init__(self: "AtomicRef[T | None]", value: None = None) -> None: ...

@@ -14,7 +14,7 @@ interrupt came in that very moment, it is sent although `send` raised.
 
 from collections.abc import Iterator
 from types import GenericAlias
-from typing import Any, Generic, Self, SupportsIndex, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, Self, SupportsIndex, TypeAlias, TypeVar
 
 from .._channel import ChannelClosed
 from ._arguments import exact_int, wait_timeout
@@ -182,7 +182,7 @@ class Channel(SyncObject, Generic[T]):
     __module__ = "nogil_sync"
     __slots__ = ("__line",)
 
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: ClassVar[Any] = classmethod(GenericAlias)
 
     def __init__(self, capacity: SupportsIndex = 0) -> None:
         number = exact_int(capacity)

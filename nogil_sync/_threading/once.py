@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from types import GenericAlias
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, overload
 
 from .._once import ABSENT, Cell, Dressed, FunctionCell, once_property
 from .._object import SyncObject, uninitialized
@@ -20,7 +20,7 @@ class OnceFunction(Dressed, SyncObject, Generic[T]):
     __module__ = "nogil_sync"
     __slots__ = ("__cell", "__dict__")
 
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: ClassVar[Any] = classmethod(GenericAlias)
 
     def __init__(self, fn: Callable[[], T], /, *, retry: bool = False) -> None:
         cell = FunctionCell(fn, bool(retry))
@@ -111,7 +111,7 @@ class Once(SyncObject, Generic[T]):
     __module__ = "nogil_sync"
     __slots__ = ("__cell",)
 
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: ClassVar[Any] = classmethod(GenericAlias)
 
     def __init__(self, *, retry: bool = False) -> None:
         cell: Cell[T] = Cell(bool(retry))

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from types import GenericAlias
-from typing import Any, Generic, NoReturn, SupportsIndex, TypeVar
+from typing import Any, ClassVar, Generic, NoReturn, SupportsIndex, TypeVar
 
 from .._performance import Unraisable
 from ._ageing import register
@@ -251,7 +251,7 @@ class Pool(SyncObject, Generic[T]):
     __module__ = "nogil_sync"
     __slots__ = ("__items",)
 
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: ClassVar[Any] = classmethod(GenericAlias)
 
     def __init__(
         self,

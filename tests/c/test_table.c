@@ -271,8 +271,8 @@ pop_any(void)
     if (s == NULL) {
         return -1;
     }
-    uint32_t group = 0;
-    uintptr_t v = ns_segment_remove(s, ns_segment_any(s, &group), &garbage);
+    CHECK(!ns_table_is_empty(&table));
+    uintptr_t v = ns_segment_remove(s, ns_segment_pick(s), &garbage);
     ns_table_unlock(&table, s, &garbage);
     int64_t id = (int64_t)ns_load(&((value *)v)->id, NS_RELAXED);
     drop_value(v);
@@ -1172,6 +1172,23 @@ move_item(ns_lock *l)
     at_release = move_item;
 }
 
+/* The only item goes from one end to the other and back; the table is never empty. */
+static void
+swing_item(int i)
+{
+    static _Atomic bool over;
+    for (int round = 0; i == 0 && round < ROUNDS; round++) {
+        CHECK(put_key(ends[1 - round % 2], 0, true));
+        CHECK(delete_key(ends[round % 2]));
+    }
+    if (i == 0) {
+        ns_store(&over, true, NS_RELAXED);
+    }
+    while (!ns_load(&over, NS_RELAXED)) {
+        CHECK(!ns_table_is_empty(&table));
+    }
+}
+
 static void
 check_moving_item(void)
 {
@@ -1197,7 +1214,45 @@ check_moving_item(void)
         CHECK(s != NULL && ns_load(&s->live, NS_RELAXED) == 1 && moves == 0);
         ns_lock_release(&s->lock);
     }
-    CHECK(pop_any() == (int64_t)ends[item_at] && pop_any() == -1);
+    CHECK(!ns_table_is_empty(&table));
+    ns_store(&table.start, hash_of(ends[1 - item_at]), NS_RELAXED);
+    CHECK(!ns_table_is_empty(&table)); /* which looks where the item is, from now on */
+    CHECK(ns_load(&table.start, NS_RELAXED) != hash_of(ends[1 - item_at]));
+    CHECK(pop_any() == (int64_t)ends[item_at] && pop_any() == -1 && ns_table_is_empty(&table));
+    put_key(ends[0], 0, false);
+    run_threads(THREADS, swing_item);
+    CHECK(pop_any() == (int64_t)ends[0] && pop_any() == -1 && ns_table_is_empty(&table));
+    flush();
+    finish();
+    CHECK(ns_table_is_empty(&table)); /* one without a directory */
+}
+
+/* A segment is emptied: no group is looked at twice, however few entries there are left. */
+static void
+check_picking(void)
+{
+    for (uint64_t id = 0; id < STEPPED; id++) {
+        put_key(id, 0, true);
+    }
+    ns_segment *before = NULL;
+    uint32_t cursor = 0, inserts = 0;
+    for (int64_t left = STEPPED; left > 0; left--) {
+        ns_segment *s = ns_table_lock_first(&table);
+        if (s == before) { /* it is the same one, and goes on */
+            CHECK(s->cursor >= cursor);
+        }
+        ns_segment_pick(s);
+        before = s;
+        cursor = s->cursor;
+        ns_lock_release(&s->lock);
+        CHECK(pop_any() >= 0);
+        if (inserts++ % 8 == 0) { /* one comes, perhaps behind it */
+            put_key((uint64_t)(STEPPED + left), 0, true);
+            left++;
+            before = NULL;
+        }
+    }
+    CHECK(ns_table_is_empty(&table));
     flush();
     finish();
 }
@@ -1369,6 +1424,7 @@ pass_item(int i)
         }
         else {
             CHECK(ns_table_count(&table) <= 2);
+            CHECK(!ns_table_is_empty(&table));
             ns_segment *s = ns_table_lock_first(&table);
             CHECK(s != NULL);
             ns_lock_release(&s->lock);
@@ -1401,6 +1457,7 @@ main(void)
     check_between_looks();
     check_buddy();
     check_moving_item();
+    check_picking();
     for (int fences = 0; fences < 2; fences++) {
         check_telling();
         check_torture();

@@ -217,8 +217,9 @@ sweep(ns_segment *s, ns_garbage *garbage)
     s->swept = safe;
 }
 
-ns_entry *
-ns_segment_any(ns_segment *s, uint32_t *group)
+/* A live entry of its groups from *group on, or NULL. */
+static ns_entry *
+any_entry(ns_segment *s, uint32_t *group)
 {
     for (; *group <= s->mask; ++*group) {
         uint64_t bits = ns_load(&s->groups[*group].tags, NS_RELAXED) & NS_TAG_HIGH;
@@ -511,7 +512,7 @@ static void
 fill(ns_segment *old, ns_segment *new[2])
 {
     uint32_t g = 0, counts[2] = {0, 0};
-    ns_entry *first = ns_segment_any(old, &g);
+    ns_entry *first = any_entry(old, &g);
     g = first != NULL ? (uint32_t)ns_load(&first->hash, NS_RELAXED) & old->mask : 0;
     const uint64_t middle = new[1] != NULL ? new[1]->prefix : UINT64_MAX;
     for (uint32_t turn = 0; turn <= old->mask; g = (g + ++turn) & old->mask) {

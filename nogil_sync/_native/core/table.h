@@ -392,8 +392,6 @@ ns_entry_replace(ns_entry *e, uintptr_t value)
 
 /* Takes an entry out. The old value is the caller's now. */
 uintptr_t ns_segment_remove(ns_segment *s, ns_entry *e, ns_garbage *garbage);
-/* A live entry of its groups from *group on, or NULL. */
-ns_entry *ns_segment_any(ns_segment *s, uint32_t *group);
 /* A live entry of a segment that has one. The search begins where the last one ended, so that
  * emptying a segment looks at each group once. */
 ns_entry *ns_segment_pick(ns_segment *s);
