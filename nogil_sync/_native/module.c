@@ -49,9 +49,10 @@ add_performance_warning(PyObject *module)
 static int
 exec_module(PyObject *module)
 {
-    ns_park_init();
-    ns_slots_init();
-    ns_epoch_init();
+    if (!ns_park_init() || !ns_slots_init() || !ns_epoch_init()) {
+        PyErr_NoMemory();
+        return -1;
+    }
     if (init_state(module) < 0 || add_performance_warning(module) < 0) {
         return -1;
     }

@@ -23,7 +23,13 @@
  *   - The local count is written only by the owning thread: if we are the owner, nobody else
  *     frees the block under us, and if `ob_tid` says so of a reused block, it is an object of ours.
  *   - The re-check is made on every path, also for immortal objects: a block that was freed and
- *     reused by an immortal one would otherwise yield an object that was never in the slot.
+ *     reused by an immortal one would otherwise yield an object that was never in the slot. And it is made after
+ *     the count was read: by the compare-and-swap's ordering, and for immortal objects by an acquire. Who
+ *     reads the immortal count of the block's next object then also sees the slot change that came before: the
+ *     last reference to the object that was in the slot is dropped by a compare-and-swap (it is published), which
+ *     lies between that change and whatever is stored in the block later, and arm64 lets no later store
+ *     overtake it. Of an object of our own only we ourselves can have changed the count.
+ *     (models/litmus/orderings.toml: "tryref".)
  *   - After a rejected reference is dropped (which can run a finaliser or detach) everything is read
  *     anew.
  *   - If the slot is unchanged, the slot's own reference kept the object alive at some moment after
@@ -31,7 +37,8 @@
  * Progress: a retry means that a writer succeeded. Given ns_publish, `try` cannot fail on the object
  * that is in the slot, so no locked slow path is needed.
  *
- * From 3.14 on the same two steps are public API.
+ * From 3.14 on the same two steps are public API. Its immortal path reads the count without an acquire, too, so
+ * there a fence follows.
  */
 #ifndef NS_TRYREF_H
 #define NS_TRYREF_H
@@ -53,7 +60,9 @@ ns_publish(PyObject *object)
 static inline int
 ns_try_incref(PyObject *object)
 {
-    return PyUnstable_TryIncRef(object);
+    int taken = PyUnstable_TryIncRef(object);
+    ns_fence(NS_ACQUIRE);
+    return taken;
 }
 
 #else
@@ -78,7 +87,7 @@ ns_publish(PyObject *object)
 static inline int
 ns_try_incref(PyObject *object)
 {
-    uint32_t local = __atomic_load_n(&object->ob_ref_local, __ATOMIC_RELAXED);
+    uint32_t local = __atomic_load_n(&object->ob_ref_local, __ATOMIC_ACQUIRE);
     if (local == _Py_IMMORTAL_REFCNT_LOCAL) {
         return 1;
     }

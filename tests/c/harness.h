@@ -55,9 +55,7 @@ ns_shake(void)
 static inline void
 init_core(void)
 {
-    ns_park_init();
-    ns_slots_init();
-    ns_epoch_init();
+    CHECK(ns_park_init() && ns_slots_init() && ns_epoch_init());
 }
 
 /* What the child of a fork finds: everything as it was, by threads that are gone. */

@@ -14,11 +14,16 @@ static int64_t refusal_lasts = 50 * MILLISECOND;
     ((number) == SYS_membarrier && atomic_load(&refused) ? (errno = atomic_load(&refused), -1L) \
                                                          : syscall(number, __VA_ARGS__))
 #endif
+/* There is no memory to be told of forks. */
+static bool no_fork_handlers;
+#define pthread_atfork(prepare, parent, child) \
+    (no_fork_handlers ? ENOMEM : pthread_atfork(prepare, parent, child))
 #undef NS_REFUSED
 #define NS_REFUSED refusal_lasts
 #include "park.c"
 
 #undef syscall
+#undef pthread_atfork
 
 #define THREADS 4
 #ifndef ROUNDS
@@ -351,6 +356,9 @@ check_refusals(void)
 int
 main(void)
 {
+    no_fork_handlers = true;
+    CHECK(!ns_park_init());
+    no_fork_handlers = false;
     init_core();
     check_alone();
     check_sections();

@@ -1024,6 +1024,42 @@ check_step_by_step(void)
     run_threads(1, step_through);
 }
 
+/* ---- The list of the retired, as a fork would find it before each store: nothing but its first gets lost ---- */
+
+static size_t waiting;
+
+static void
+check_list(void)
+{
+    size_t n = 0;
+    ns_segment *s = ns_load(&table.retired, NS_RELAXED);
+    for (; s != NULL; s = ns_load(&s->next, NS_RELAXED)) {
+        n++;
+    }
+    CHECK(n + 1 >= waiting);
+    waiting = n;
+}
+
+static void
+check_retired(void)
+{
+    const uint64_t ids = 5 * NS_SEGMENT_MAX;
+    ns_section stray = ns_epoch_enter_stray(); /* so that they pile up */
+    at_store = check_list;
+    for (uint64_t id = 0; id < ids; id++) {
+        put_key(id, id, true);
+    }
+    const size_t most = waiting;
+    CHECK(most > 2);
+    ns_epoch_leave(stray);
+    for (uint64_t id = ids; id < 2 * ids; id++) {
+        put_key(id, id, true);
+    }
+    at_store = NULL;
+    CHECK(waiting < most);
+    finish();
+}
+
 /* ---- Others come between two looks of one search ---- */
 
 static void (*meanwhile)(int);
@@ -1454,6 +1490,7 @@ main(void)
 #ifndef NS_SHAKE /* which shows nothing here */
     check_step_by_step();
 #endif
+    check_retired();
     check_between_looks();
     check_buddy();
     check_moving_item();

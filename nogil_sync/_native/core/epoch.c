@@ -19,19 +19,24 @@ in_child(void)
     }
 }
 
-static void
+static bool
 init(void)
 {
     ns_store(&ns_epochs.now, 2, NS_RELAXED);
     ns_store(&ns_epochs.safe, 1, NS_RELAXED); /* a stamp of 0 is always safe */
-    pthread_atfork(NULL, NULL, in_child);
+    return pthread_atfork(NULL, NULL, in_child) == 0;
 }
 
-void
+bool
 ns_epoch_init(void)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, init);
+    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    static bool done;
+    pthread_mutex_lock(&mutex);
+    done = done || init();
+    bool result = done;
+    pthread_mutex_unlock(&mutex);
+    return result;
 }
 
 ns_section

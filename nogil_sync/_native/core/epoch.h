@@ -81,8 +81,8 @@ extern struct ns_epochs {
     ns_epoch_record records[NS_SLOTS];
 } ns_epochs;
 
-/* Once, before the rest. */
-void ns_epoch_init(void);
+/* Once, before the rest. False without memory. */
+bool ns_epoch_init(void);
 
 /* NULL: a stray's. */
 typedef ns_epoch_record *ns_section;

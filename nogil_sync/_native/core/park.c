@@ -245,17 +245,22 @@ in_child(void)
     ns_add(&ns_fork_count, 1, NS_RELAXED);
 }
 
-static void
+static bool
 init(void)
 {
     count_cpus();
     init_sleep();
-    pthread_atfork(NULL, NULL, in_child);
+    return pthread_atfork(NULL, NULL, in_child) == 0;
 }
 
-void
+bool
 ns_park_init(void)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, init);
+    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    static bool done;
+    pthread_mutex_lock(&mutex);
+    done = done || init();
+    bool result = done;
+    pthread_mutex_unlock(&mutex);
+    return result;
 }

@@ -38,8 +38,8 @@ enum ns_parked {
     NS_PARK_INTERRUPTED, /* a signal handler ran in this thread */
 };
 
-/* Must run once before anything else here; later calls do nothing. */
-void ns_park_init(void);
+/* Must run once before anything else here; later calls do nothing. False: no memory to be told of forks. */
+bool ns_park_init(void);
 
 /* The monotonic clock, in nanoseconds. */
 int64_t ns_now(void);

@@ -47,7 +47,7 @@ in_child(void)
     }
 }
 
-static void
+static bool
 init(void)
 {
     uint32_t cells = NS_SLOTS_CELLS;
@@ -55,15 +55,20 @@ init(void)
         cells *= 2;
     }
     ns_slots_mask = cells - 1;
-    has_exit_key = pthread_key_create(&exit_key, at_thread_exit) == 0;
-    pthread_atfork(NULL, NULL, in_child);
+    has_exit_key = has_exit_key || pthread_key_create(&exit_key, at_thread_exit) == 0;
+    return pthread_atfork(NULL, NULL, in_child) == 0;
 }
 
-void
+bool
 ns_slots_init(void)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, init);
+    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    static bool done;
+    pthread_mutex_lock(&mutex);
+    done = done || init();
+    bool result = done;
+    pthread_mutex_unlock(&mutex);
+    return result;
 }
 
 uint32_t

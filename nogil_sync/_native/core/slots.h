@@ -25,8 +25,8 @@
 #define NS_SLOTS 65536
 #define NS_NO_SLOT UINT32_MAX
 
-/* Once, before the rest. */
-void ns_slots_init(void);
+/* Once, before the rest. False without memory. */
+bool ns_slots_init(void);
 
 /* glibc reserves room for small variables of libraries loaded late, which makes
  * the access one instruction instead of a call. */

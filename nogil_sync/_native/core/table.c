@@ -574,8 +574,11 @@ replace(ns_table *t, ns_segment *old[2], ns_segment *new[2], ns_garbage *garbage
     forget(t);
     halve_directory(t);
     /* Old segments may go at once if nobody is in a section, as is the rule. */
-    ns_segment *last = ns_load(&t->retired, NS_RELAXED);
-    if (last != NULL && last->stamp != 0) {
+    ns_segment *s = ns_load(&t->retired, NS_RELAXED);
+    while (s != NULL && s->stamp == 0) {
+        s = ns_load(&s->next, NS_RELAXED);
+    }
+    if (s != NULL) {
         ns_epoch_poll();
     }
     reap(t, garbage);

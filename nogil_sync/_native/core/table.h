@@ -73,14 +73,23 @@
  * 7. Fork. A segment's lock, if held by a thread that is gone, was held in the middle of a
  *    change: whoever takes it finishes a pending rebuild (all its steps can be repeated), then
  *    puts the entries right: a value is live or not by one store, so each entry is wholly there
- *    or not. What the vanished thread held in its hands leaks.
+ *    or not. It does so in a section, reading an old segment, maybe; so what it retires there waits
+ *    for its time even if the thread is alone. What the child relies on is stored by atomic stores, the one
+ *    that makes a thing true last and with release: the note's old[0], the head of a list of
+ *    the retired. And what is freed was taken out of its list before. What the vanished thread held in
+ *    its hands leaks.
  *
  * 8. Progress. Readers are lock-free: they start again only if a rebuild was finished meanwhile,
  *    which takes many insertions. Writers wait only for their segment.
  *
  * Ordering beyond that: everything a writer did before storing a value happens before a hit of
- * it (release, acquire). And operations are sequentially consistent with each other: a writer's
- * unlocking is, and a search begins with a sequentially consistent load of tags.
+ * it (release, acquire). And operations are sequentially consistent with each other: two threads that each
+ * insert and then search for what the other inserted do not both miss it. C does not say so, as they exchange
+ * different locks; processors do (models/litmus/orderings.toml: "table"). A writer's stores come before its
+ * unlocking, which is sequentially consistent, and a search begins with a sequentially consistent load of
+ * tags. x86-64: the unlocking is a locked exchange, and no load overtakes that. ARMv8: a search's LDAR does
+ * not overtake the STLR or STLXR of the unlocking, nor that the stores before it. Both let all others see a store
+ * at once. Elsewhere compilers put a full fence before a sequentially consistent load.
  */
 #ifndef NS_TABLE_H
 #define NS_TABLE_H
