@@ -245,6 +245,25 @@ _PARTS = [
     vars(BaseException)[name] for name in ("args", "__cause__", "__context__", "__suppress_context__")
 ]
 _dict_of = vars(BaseException)["__dict__"].__get__
+_set_context = vars(BaseException)["__context__"].__set__  # runs no `__setattr__` of the class
+
+
+def _copy_field(field: Any, source: BaseException, target: BaseException) -> None:
+    """One slot, of the class or of the built-in part."""
+    try:
+        value = field.__get__(source)
+    except AttributeError:
+        return  # not set
+    try:
+        # None stands for nothing at all in some: only what differs is stored.
+        differs = field.__get__(target) is not value
+    except AttributeError:
+        differs = True
+    if differs:
+        try:
+            field.__set__(target, value)
+        except (AttributeError, TypeError):
+            pass  # read-only: it comes from the arguments
 
 
 def _copied(error: BaseException) -> BaseException:
@@ -262,10 +281,7 @@ def _copied(error: BaseException) -> BaseException:
     for each in kind.__mro__:
         for name, field in vars(each).items() if issubclass(each, BaseException) else ():
             if isinstance(field, MemberDescriptorType | GetSetDescriptorType) and name[:2] != "__":
-                try:
-                    field.__set__(copied, field.__get__(error))
-                except (AttributeError, TypeError):
-                    pass  # not set, or read-only: then it comes from the arguments
+                _copy_field(field, error, copied)
     for part in _PARTS:
         part.__set__(copied, part.__get__(error))
     return copied
@@ -309,12 +325,12 @@ class Failure:
         error: BaseException = self.error
         if self.model is not None and threading.get_ident() != self.thread:
             error = _twin(self.model)
-        error.__traceback__ = self.traceback
+        BaseException.with_traceback(error, self.traceback)
         try:
             raise error
         finally:
             # Not what this caller happened to be handling.
-            error.__context__ = self.context
+            _set_context(error, self.context)
             del self, error  # the traceback has this frame
 
 

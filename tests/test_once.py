@@ -13,7 +13,7 @@ import traceback
 import weakref
 
 import pytest
-from support import LONG, eventually, python, run_threads
+from support import LONG, SHARED_ERRORS, eventually, python, run_threads, same_error
 
 from nogil_sync import Once, once, once_property
 
@@ -695,7 +695,7 @@ def test_all_get_the_same_exception(make):
     assert fn.begun.wait(LONG)
     time.sleep(0.02)
     fn.go.set()
-    assert all(each is error for _, each in ended(*waiters))
+    assert all(same_error(each, error) for _, each in ended(*waiters))
     assert fn.runs == 1
 
 
@@ -712,7 +712,7 @@ def test_raised_by_many_at_once():
             except ValueError as caught:
                 raised = caught
             longest = max(longest, len(names_of(raised)))
-            assert raised is error
+            assert same_error(raised, error)
         return longest
 
     assert max(run_threads(work, times=4)) < 50
