@@ -404,14 +404,13 @@ class _Signature:
             raise AttributeError("__signature__")  # the class has its own
         import inspect
 
-        annotations = getattr(wrapper, "__annotations__", {})
         return inspect.Signature(
-            return_annotation=annotations.get("return", inspect.Signature.empty)
+            return_annotation=wrapper.__annotations__.get("return", inspect.Signature.empty)
         )
 
 
 class _Annotations:
-    """``__annotations__`` of a decorated function, as a function's own.
+    """``__annotations__`` of a decorated function, as a function's own; empty if it has none.
 
     Up to 3.13 `functools.update_wrapper` copies the dict, which then hides this. From 3.14 on it
     copies ``__annotate__``, which makes the dict when somebody asks for it.
@@ -421,15 +420,7 @@ class _Annotations:
         if wrapper is None:
             return {}
         attributes: dict[str, Any] = wrapper.__dict__
-        try:
-            annotate = attributes["__annotate__"]
-        except KeyError:
-            name = type(wrapper).__name__
-            raise AttributeError(
-                f"{name!r} object has no attribute '__annotations__'",
-                name="__annotations__",
-                obj=wrapper,
-            ) from None
+        annotate = attributes.get("__annotate__")
         value = 1  # annotationlib.Format.VALUE
         annotations: dict[str, Any] = {} if annotate is None else annotate(value)
         return attributes.setdefault("__annotations__", annotations)  # type: ignore[no-any-return]

@@ -2,7 +2,8 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from .._once import ABSENT, Cell, Dressed, FunctionCell, once_property
 from .._object import SyncObject, uninitialized
@@ -18,6 +19,9 @@ class OnceFunction(Dressed, SyncObject, Generic[T]):
 
     __module__ = "nogil_sync"
     __slots__ = ("__cell", "__dict__")
+
+    if not TYPE_CHECKING:  # that of Generic refuses subclasses without parameters of their own
+        __class_getitem__ = classmethod(GenericAlias)
 
     def __init__(self, fn: Callable[[], T], /, *, retry: bool = False) -> None:
         cell = FunctionCell(fn, bool(retry))
@@ -107,6 +111,9 @@ class Once(SyncObject, Generic[T]):
 
     __module__ = "nogil_sync"
     __slots__ = ("__cell",)
+
+    if not TYPE_CHECKING:  # that of Generic refuses subclasses without parameters of their own
+        __class_getitem__ = classmethod(GenericAlias)
 
     def __init__(self, *, retry: bool = False) -> None:
         cell: Cell[T] = Cell(bool(retry))
