@@ -17,15 +17,30 @@ is allocated.  A section has none of these places.  It follows that
   variables set in it tell surely, also to an ``except`` clause, what it did;
 - with the GIL, no other thread runs during a section, so no fork finds one under way.
 
-**Entering and leaving.**  ``with`` calls ``__exit__`` at the end, which is a C function: the
-interpreter looks after the lock was released.  Up to 3.13 ``with`` enters without looking.  From 3.14
-on it looks after it called an ``__enter__`` in C, where the lock would be held and no
-``__exit__`` owed.  There `Guard.__enter__` is a Python function, after whose return the interpreter
-does not look; and it takes the lock by reading a property whose getter is in C, after which it does
-not look either.
+**Entering and leaving.**  A section has one of two forms:
 
-**Trace functions** run wherever the interpreter reports something to them.  `untraced` takes the
-line numbers from the instructions of sections, so that no line is reported in the middle of one.
+    with guard:                     guard.held = True
+        ...                         try:
+                                        ...
+                                    finally:
+                                        del guard.held
+
+The second is for sections that must not be skipped, as those in a ``finally``: the interpreter does
+not look before, within or after it, as storing and deleting an attribute is no call.  (`held` is
+a property whose setter and deleter are the lock's own methods, in C.)
+
+``with`` calls ``__exit__``, a C function, at its end: the interpreter looks after the lock was
+released.  Up to 3.13 it enters without looking.  From 3.14 on it looks after an ``__enter__`` in C,
+where the lock would be held and no ``__exit__`` owed.  So there `Guard.__enter__` is a Python
+function: the interpreter looks when that begins, and an interrupt then skips the section, but it does
+not look when that returns.
+
+A thread that waits for a guard can be interrupted there; then it does not have the guard, and skips
+the section.  With the GIL nobody ever waits, unless a trace function lets other threads in.  The
+native backend has a guard of its own (``guard_type.c``), which no interrupt keeps from being taken.
+
+**Trace functions** run wherever the interpreter reports something to them.  `_untraced` takes
+the line numbers from the instructions of sections, so that no line is reported in the middle of one.
 What is reported at the edges (the return of ``__enter__``, a profiler's calls) comes before the
 first or after the last instruction of the body.  A trace function that uses the same object there
 finds it whole, and enters its guard once more, as guards are reentrant.  A tool that asks for

@@ -1,13 +1,14 @@
 """What every object of this backend has in common."""
 
 import os
-import threading
 from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ._guard import Guard
+
 # Held while an object is claimed by its __init__. Reentrant: a signal handler or finaliser
 # that comes between may make objects, too.
-_claiming = threading.RLock()
+_claiming = Guard()
 
 
 class SyncObject:
@@ -21,12 +22,14 @@ class SyncObject:
 
     def __init__(self) -> None:
         # Subclasses check their arguments, then call this, then fill their slots.
-        with _claiming:
-            try:
-                object.__getattribute__(self, "_SyncObject__ready")
-            except AttributeError:
-                self.__ready = True
-                return
+        _claiming.held = True
+        try:
+            object.__getattribute__(self, "_SyncObject__ready")
+        except AttributeError:
+            self.__ready = True
+            return
+        finally:
+            del _claiming.held
         raise RuntimeError(f"{type(self).__name__} object is already initialized")
 
     if not TYPE_CHECKING:  # it would make every attribute exist for a type checker

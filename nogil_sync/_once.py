@@ -245,6 +245,25 @@ _PARTS = [
     vars(BaseException)[name] for name in ("args", "__cause__", "__context__", "__suppress_context__")
 ]
 _dict_of = vars(BaseException)["__dict__"].__get__
+_set_context = vars(BaseException)["__context__"].__set__  # runs no `__setattr__` of the class
+
+
+def _copy_field(field: Any, source: BaseException, target: BaseException) -> None:
+    """One slot, of the class or of the built-in part."""
+    try:
+        value = field.__get__(source)
+    except AttributeError:
+        return  # not set
+    try:
+        # None stands for nothing at all in some: only what differs is stored.
+        differs = field.__get__(target) is not value
+    except AttributeError:
+        differs = True
+    if differs:
+        try:
+            field.__set__(target, value)
+        except (AttributeError, TypeError):
+            pass  # read-only: it comes from the arguments
 
 
 def _copied(error: BaseException) -> BaseException:
@@ -262,10 +281,7 @@ def _copied(error: BaseException) -> BaseException:
     for each in kind.__mro__:
         for name, field in vars(each).items() if issubclass(each, BaseException) else ():
             if isinstance(field, MemberDescriptorType | GetSetDescriptorType) and name[:2] != "__":
-                try:
-                    field.__set__(copied, field.__get__(error))
-                except (AttributeError, TypeError):
-                    pass  # not set, or read-only: then it comes from the arguments
+                _copy_field(field, error, copied)
     for part in _PARTS:
         part.__set__(copied, part.__get__(error))
     return copied
@@ -309,12 +325,12 @@ class Failure:
         error: BaseException = self.error
         if self.model is not None and threading.get_ident() != self.thread:
             error = _twin(self.model)
-        error.__traceback__ = self.traceback
+        BaseException.with_traceback(error, self.traceback)
         try:
             raise error
         finally:
             # Not what this caller happened to be handling.
-            error.__context__ = self.context
+            _set_context(error, self.context)
             del self, error  # the traceback has this frame
 
 
@@ -388,14 +404,13 @@ class _Signature:
             raise AttributeError("__signature__")  # the class has its own
         import inspect
 
-        annotations = getattr(wrapper, "__annotations__", {})
         return inspect.Signature(
-            return_annotation=annotations.get("return", inspect.Signature.empty)
+            return_annotation=wrapper.__annotations__.get("return", inspect.Signature.empty)
         )
 
 
 class _Annotations:
-    """``__annotations__`` of a decorated function, as a function's own.
+    """``__annotations__`` of a decorated function, as a function's own; empty if it has none.
 
     Up to 3.13 `functools.update_wrapper` copies the dict, which then hides this. From 3.14 on it
     copies ``__annotate__``, which makes the dict when somebody asks for it.
@@ -405,15 +420,7 @@ class _Annotations:
         if wrapper is None:
             return {}
         attributes: dict[str, Any] = wrapper.__dict__
-        try:
-            annotate = attributes["__annotate__"]
-        except KeyError:
-            name = type(wrapper).__name__
-            raise AttributeError(
-                f"{name!r} object has no attribute '__annotations__'",
-                name="__annotations__",
-                obj=wrapper,
-            ) from None
+        annotate = attributes.get("__annotate__")
         value = 1  # annotationlib.Format.VALUE
         annotations: dict[str, Any] = {} if annotate is None else annotate(value)
         return attributes.setdefault("__annotations__", annotations)  # type: ignore[no-any-return]
@@ -459,8 +466,7 @@ class once_property(Generic[T]):  # noqa: N801  (named as `property` is)
 
     __module__ = "nogil_sync"
 
-    if not TYPE_CHECKING:  # that of Generic refuses subclasses without parameters of their own
-        __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: ClassVar[Any] = classmethod(GenericAlias)
 
     def __init__(self, func: Callable[[Any], T]) -> None:
         if not callable(func):

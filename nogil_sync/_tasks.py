@@ -38,10 +38,12 @@ from contextvars import copy_context
 from operator import attrgetter
 from typing import Any, Literal
 
+from . import _taskgroup
 from ._backend import Event, guard_of
 from ._guard import Guard
 from ._sleep import closed_gate, sleep_at
 from ._spawn import Thread
+from ._untraced import hide_sections
 
 # Seconds after which a worker without work ends.  It holds up the end of a program whose group
 # is never left, so it is short.
@@ -721,3 +723,6 @@ def _forked() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
+
+hide_sections(globals())
+hide_sections(vars(_taskgroup))

@@ -50,6 +50,17 @@ WAITED_FOR = [
 MAPS = [nogil_sync.SyncMap]
 CLASSES = [*ATOMICS, *COUNTERS, *LOCKS, *WAITED_FOR, *MAPS, nogil_sync.Pool]
 
+# On 3.13t threads cannot raise one exception object at the same time: each gets a copy.
+SHARED_ERRORS = sys.version_info >= (3, 14) or not FREE_THREADED
+
+
+def same_error(one: BaseException, other: BaseException) -> bool:
+    """Whether they are one object, or, where that cannot be, of the same type and arguments."""
+    return one is other or (
+        not SHARED_ERRORS and type(one) is type(other) and one.args == other.args
+    )
+
+
 # What must be given to make one.
 NEEDED: dict[type, tuple[Any, ...]] = {nogil_sync.Pool: (list,)}
 

@@ -234,8 +234,6 @@ def test_once_with_retry(cls):
 
 @pytest.mark.parametrize("cls", [Once, OnceFunction])
 def test_once(cls):
-    """Few fail, as on 3.13t each raise of an error that all get takes 5 ms."""
-
     def make(n):
         return Outcomes(cls, False, failing=10 if n % 20 == 0 else 0)
 

@@ -10,10 +10,11 @@ import sys
 import threading
 import time
 import traceback
+import typing
 import weakref
 
 import pytest
-from support import LONG, eventually, python, run_threads
+from support import LONG, eventually, python, run_threads, same_error
 
 from nogil_sync import Once, once, once_property
 
@@ -367,6 +368,122 @@ def test_generic_at_run_time():
     assert once_property[int](len).func is len
 
 
+# What the interpreter and `typing` know about functions
+
+
+def annotated() -> "int":
+    return 1
+
+
+def plainly() -> int:
+    return 1
+
+
+def bare():
+    return 1
+
+
+@pytest.mark.parametrize("fn", [annotated, plainly, bare])
+def test_annotations_are_those_of_the_function(fn):
+    f = once(fn)
+    assert f.__annotations__ == fn.__annotations__
+    assert f.__annotations__ is f.__annotations__
+    assert typing.get_type_hints(f) == typing.get_type_hints(fn)
+    assert inspect.get_annotations(f) == inspect.get_annotations(fn)
+    assert inspect.signature(f) == inspect.signature(fn)
+    f()
+    assert f.__annotations__ == fn.__annotations__
+    assert inspect.signature(f) == inspect.signature(fn)
+    assert fn.__annotations__ == once(fn).__annotations__
+
+
+def test_annotations_pass_through_wrappers():
+    f = once(plainly)
+
+    @functools.wraps(f)
+    def wrapper():
+        return f()
+
+    assert wrapper.__annotations__ == {"return": int}
+    assert typing.get_type_hints(wrapper) == {"return": int}
+    assert once(f).__annotations__ == {"return": int}
+
+
+def test_annotations_can_be_replaced():
+    f = once(plainly)
+    f.__annotations__ = {"return": str}
+    assert f.__annotations__ == {"return": str}
+    assert inspect.signature(f).return_annotation is str
+    del f.__annotations__
+    g = once(plainly)
+    g.__annotations__["more"] = int
+    assert g.__annotations__ == {"return": int, "more": int}
+
+
+def test_annotations_of_what_has_none():
+    f = once(functools.partial(int, 5))
+    assert f.__annotations__ == {}
+    assert inspect.signature(f) == inspect.Signature()
+    assert f() == 5
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="evaluated at once")
+def test_annotations_are_evaluated_when_asked_for():
+    scope = {"once": once}
+    exec("@once\ndef f() -> Later:\n    return 1", scope)
+    f = scope["f"]
+    assert f() == 1
+    with pytest.raises(NameError, match="Later"):
+        f.__annotations__  # noqa: B018
+    scope["Later"] = int
+    assert f.__annotations__ == {"return": int}
+
+
+def test_annotations_of_the_class():
+    kind = type(once(int))
+    assert kind.__annotations__ == {}
+
+    class Typed(kind):
+        limit: int
+
+    assert Typed.__annotations__ == {"limit": int}
+    assert Typed(plainly)() == 1
+
+
+class Named(once_property):
+    pass
+
+
+class Lazily(Once):
+    pass
+
+
+class Decorated(type(once(int))):
+    pass
+
+
+@pytest.mark.parametrize("cls", [once_property, Named, Once, Lazily, type(once(int)), Decorated])
+def test_classes_and_their_subclasses_take_parameters(cls):
+    alias = cls[int]
+    assert typing.get_origin(alias) is cls
+    assert typing.get_args(alias) == (int,)
+    assert cls[typing.TypeVar("T")] is not None
+
+
+def test_instances_of_a_parametrised_subclass():
+    class Page:
+        words = Named[int](lambda page: 5)
+
+    assert Page().words == 5
+    assert type(vars(Page)["words"]) is Named
+
+    class Special(Named[int]):
+        pass
+
+    assert Special[str] is not None
+    assert Special(len).func is len
+
+
 # Exceptions
 
 
@@ -695,7 +812,7 @@ def test_all_get_the_same_exception(make):
     assert fn.begun.wait(LONG)
     time.sleep(0.02)
     fn.go.set()
-    assert all(each is error for _, each in ended(*waiters))
+    assert all(same_error(each, error) for _, each in ended(*waiters))
     assert fn.runs == 1
 
 
@@ -712,7 +829,7 @@ def test_raised_by_many_at_once():
             except ValueError as caught:
                 raised = caught
             longest = max(longest, len(names_of(raised)))
-            assert raised is error
+            assert same_error(raised, error)
         return longest
 
     assert max(run_threads(work, times=4)) < 50

@@ -1,6 +1,7 @@
 """The rule on which the threading backend rests: sections are straight-line code (see _guard)."""
 
 import ast
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -55,21 +56,43 @@ def is_slot_of_a_dict(node):
     return isinstance(node, ast.Subscript) and ast.unparse(node) == "buckets[which]"
 
 
-def sections(tree):
+def is_guard(node):
+    return isinstance(node, ast.Attribute) and node.attr.endswith("guard")
+
+
+def sections_by_with(tree):
+    """The bodies of ``with guard:``."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.With) and any(
-            isinstance(item.context_expr, ast.Attribute)
-            and item.context_expr.attr.endswith("guard")
-            for item in node.items
-        ):
-            yield node
+        if isinstance(node, ast.With) and any(is_guard(item.context_expr) for item in node.items):
+            assert len(node.items) == 1
+            yield node.body
+
+
+def sections_by_store(tree):
+    """The bodies of ``guard.held = True``, ``try:``, …, ``finally: del guard.held``."""
+    for block in ast.walk(tree):
+        for field in "body", "orelse", "finalbody":
+            statements = getattr(block, field, None)
+            for before, node in pairwise(statements if isinstance(statements, list) else []):
+                text = ast.unparse(before)
+                if text.endswith("guard.held = True"):
+                    guard = text.removesuffix(" = True")
+                    assert isinstance(node, ast.Try), f"line {node.lineno}"
+                    assert not node.handlers
+                    assert not node.orelse
+                    assert [ast.unparse(each) for each in node.finalbody] == [f"del {guard}"]
+                    yield node.body
+
+
+def sections(tree):
+    yield from sections_by_with(tree)
+    yield from sections_by_store(tree)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_sections_are_straight_line_code(path):
     for section in sections(ast.parse(path.read_text())):
-        assert len(section.items) == 1
-        for statement in section.body:
+        for statement in section:
             for node in ast.walk(statement):
                 assert not isinstance(node, FORBIDDEN) or is_slot_of_a_dict(node), (
                     f"{path.name}:{node.lineno}: {type(node).__name__} in a section"
@@ -96,6 +119,21 @@ def test_loops_in_try_are_unconditional(path):
     # KeyboardInterrupt there would skip the cleanup.
     for loop in guarded_loops(ast.parse(path.read_text())):
         assert isinstance(loop.test, ast.Constant), f"{path.name}:{loop.lineno}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_nothing_comes_between_taking_a_guard_and_its_section(path):
+    tree = ast.parse(path.read_text())
+    taken = sum(text.endswith("guard.held = True") for text in map(str.strip, ast.unparse(tree).split("\n")))
+    assert taken == len(list(sections_by_store(tree)))
+
+
+@pytest.mark.parametrize("name", ["_taskgroup.py", "_tasks.py", "waitgroup.py"])
+def test_with_is_not_used_where_an_interrupt_must_not_skip_a_section(name):
+    # From 3.14 on `with` looks for interrupts before it takes the guard.
+    (path,) = [each for each in FILES if each.name == name]
+    found = list(sections_by_with(ast.parse(path.read_text())))
+    assert len(found) == (1 if name == "waitgroup.py" else 0)
 
 
 def test_there_are_sections():

@@ -3,8 +3,11 @@
 The docstrings of these classes are those of the native ones too.
 """
 
+import sys
+
 from .._channel import ChannelClosed
 from .._performance import PerformanceWarning
+from .._untraced import hide_sections
 from .atomics import (
     AtomicBool,
     AtomicInt32,
@@ -53,3 +56,7 @@ __all__ = [
     "pin",
     "pin_all",
 ]
+
+for _name, _module in list(sys.modules.items()):
+    if _name.startswith(f"{__name__}."):
+        hide_sections(vars(_module))

@@ -5,7 +5,7 @@ import random
 import time
 
 import pytest
-from support import STRESS, background, cores, for_a_while, run_threads
+from support import STRESS, background, cores, for_a_while, run_threads, same_error
 
 from nogil_sync import AtomicInt64, Once, once, once_property
 
@@ -148,7 +148,7 @@ def test_one_exception_for_all():
             return caught.value
 
         errors = run_threads(work, times=4)
-        assert all(error is errors[0] for error in errors)
+        assert all(same_error(error, errors[0]) for error in errors)
 
 
 @every
