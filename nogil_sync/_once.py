@@ -35,6 +35,8 @@ from time import monotonic, sleep
 from types import FunctionType, TracebackType
 from typing import Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
 
+from ._exit import check_exit
+
 T = TypeVar("T")
 P = ParamSpec("P")
 Self = TypeVar("Self", bound="once_property[Any]")
@@ -129,11 +131,13 @@ def _wait(run: _Run, other: _Run, deadline: float | None) -> None:
             if _waits_for(other, me):
                 raise RuntimeError("recursive call: it would wait for itself")
             if deadline is None:
+                check_exit()
                 other.gate.acquire(True, nap)
                 continue
             remaining = deadline - monotonic()
             if remaining <= 0:
                 raise TimeoutError("timed out waiting for another thread's call")
+            check_exit()
             other.gate.acquire(True, remaining if nap < 0 else min(remaining, nap))
     finally:
         run.waiting = False

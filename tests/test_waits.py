@@ -221,6 +221,41 @@ def test_a_handler_is_served_in_place_of_its_thread(name):
 
 
 @every_wait
+@pytest.mark.parametrize("timeout", [0, LONG])
+def test_handler_takes_what_its_thread_was_granted(name, timeout):
+    # The interrupted call is served while the handler runs, and then the handler wants the same.
+    if name.startswith(("Event", "Cond", "WaitGroup", "SyncMap")):
+        pytest.skip("serves all, or only those who waited before")
+    play = Play(name)
+    results = []
+
+    def take():
+        play.free()
+        results.append(play.call(timeout))
+        play.rest()
+        results.append(play.call(0))
+        play.free_soon()
+
+    with alarm(take):
+        results.append(play.call())
+    assert results == [play.served, play.timed_out, play.served]
+
+
+@every_wait
+def test_handler_that_does_nothing_runs_all_the_time(name):
+    play = Play(name)
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+    try:
+        assert play.call(0.1) == play.timed_out
+        play.free_soon(0.2)
+        assert play.call() == play.served
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@every_wait
 def test_a_finaliser_serves_the_waiter_it_interrupts(name):
     play = Play(name)
 
