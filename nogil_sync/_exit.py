@@ -1,7 +1,7 @@
 """Waits at the interpreter's end, for both backends.
 
-While the interpreter is finalized all threads but one have stopped, so that one would sleep in vain:
-its waits raise ``PythonFinalizationError``, or ``RuntimeError`` before Python 3.13.
+While the interpreter is finalized all threads but one have stopped, so that one would sleep in
+vain: its waits raise ``PythonFinalizationError``, or ``RuntimeError`` before Python 3.13.
 """
 
 import builtins

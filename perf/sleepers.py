@@ -2,10 +2,10 @@
 
     ./dev python perf/sleepers.py [--threads 32] [--locks 8] [--hold 200] [--seconds 1]
 
-A holder that waits for a disk or a socket keeps others waiting for long, and threads that wait awake
-for it take the processors from those that have work. Each thread takes a lock, sleeps `hold`
-microseconds in it, and lets it go: always the same lock, and then each lock in turn. All
-locks are measured one after the other, twice, and their figures are comparable within one run.
+A holder that waits for a disk or a socket keeps others waiting for long, and threads that wait
+awake for it take the processors from those that have work. Each thread takes a lock, sleeps `hold`
+microseconds in it, and lets it go: always the same lock, and then each lock in turn. All locks are
+measured one after the other, twice, and their figures are comparable within one run.
 """
 
 from __future__ import annotations
@@ -75,9 +75,7 @@ def measure(make: Callable[[], Any], options: argparse.Namespace, in_turn: bool)
     for thread in threads:
         thread.join()
     total = sum(counts)
-    return Result(
-        total / (time.perf_counter() - began), (processor_time() - used) / max(total, 1)
-    )
+    return Result(total / (time.perf_counter() - began), (processor_time() - used) / max(total, 1))
 
 
 def main() -> int:

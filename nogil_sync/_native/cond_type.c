@@ -184,9 +184,8 @@ lock_again(PyObject *self, PyObject *saved, ns_waiter *w)
     PyObject *first = PyErr_GetRaisedException();
     while (lock_again_once(self, saved, w) < 0) {
         PyObject *error = PyErr_GetRaisedException();
-        PyObject *final =
-            ((Cond *)self)->sound ? PyExc_PythonFinalizationError : PyExc_Exception;
-        bool given_up = PyObject_TypeCheck(error, (PyTypeObject *)final);
+        PyObject *final = ((Cond *)self)->sound ? PyExc_PythonFinalizationError : PyExc_Exception;
+        bool given_up = PyObject_TypeCheck(error, (PyTypeObject *) final);
         if (first == NULL) {
             first = error;
         }

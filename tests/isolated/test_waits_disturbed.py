@@ -1,9 +1,9 @@
 """Waits in a main thread that is disturbed: the waiter keeps its place in line.
 
 What disturbs it are the interpreter's marks for the thread ("eval breaker" bits): signals whose
-handlers do nothing, references that other threads drop, pending calls, asynchronous exceptions; in the
-main thread, and in that of a forked child.  A waiter that steps aside for each of them lets those in
-who keep coming, and starves.
+handlers do nothing, references that other threads drop, pending calls, asynchronous exceptions; in
+the main thread, and in that of a forked child.  A waiter that steps aside for each of them lets
+those in who keep coming, and starves.
 """
 
 import os
@@ -198,9 +198,9 @@ def test_disturbed_waiter_keeps_its_place_in_the_child_of_another_thread(name):
 
 @pytest.mark.parametrize("name", ["RWMutex.write", "RWMutex.read", "Mutex"])
 def test_asynchronous_exception_beside_a_wait(name):
-    # It ends the wait on some versions, and comes after it on others; then the lock is held. No `with`
-    # and no call of a Python function around: it would land there.
-    setup, call, undo, _ = CROWDS[name]
+    # It ends the wait on some versions, and comes after it on others; then the lock is held. There is
+    # no `with` and no call of a Python function around the wait: it would land there.
+    undo = CROWDS[name][2]
     python(
         script(name, 20)
         + textwrap.dedent(
@@ -209,14 +209,19 @@ def test_asynchronous_exception_beside_a_wait(name):
             crowd()
             side = x if hasattr(x, "acquire") else x.{name.rpartition(".")[2].lower()}
             wait = partial(side.acquire, timeout=20)
-            timers = []  # kept: their end would run Python code here, which swallows the exception
+            from queue import SimpleQueue
+            asked = SimpleQueue()
+            def raise_it(me, stop=ctypes.py_object(Stop)):
+                while True:
+                    asked.get()
+                    time.sleep(0.02)
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(me, stop)
+            me = ctypes.c_ulong(threading.get_ident())
+            threading.Thread(target=raise_it, args=(me,), daemon=True).start()
             for _ in range(5):
-                me = ctypes.c_ulong(threading.get_ident())
-                raise_it = ctypes.pythonapi.PyThreadState_SetAsyncExc
-                timers.append(threading.Timer(0.02, raise_it, (me, ctypes.py_object(Stop))))
-                timers[-1].start()
                 got = None
                 try:
+                    asked.put(None)
                     for got in map(call, (wait,)):
                         pass
                     while True:

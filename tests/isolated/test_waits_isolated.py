@@ -55,7 +55,7 @@ def test_exit_with_daemon_threads_that_are_served_just_then(name):
 @every_wait
 @pytest.mark.parametrize("others", [0, 3])
 def test_wait_of_a_finaliser_at_exit_raises(name, others):
-    # No other thread will ever run, so what is not to be had at once never is. What is to be had is.
+    # No other thread will ever run: what is not to be had at once never is. What is to be had is.
     had = others == 0 and not name.startswith("Cond") and WAITS[name].in_child
     done = python(
         names(name)
