@@ -39,7 +39,9 @@ from types import (
     MemberDescriptorType,
     TracebackType,
 )
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
+from typing import Any, ClassVar, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
+
+from ._exit import check_exit
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -135,11 +137,13 @@ def _wait(run: _Run, other: _Run, deadline: float | None) -> None:
             if _waits_for(other, me):
                 raise RuntimeError("recursive call: it would wait for itself")
             if deadline is None:
+                check_exit()
                 other.gate.acquire(True, nap)
                 continue
             remaining = deadline - monotonic()
             if remaining <= 0:
                 raise TimeoutError("timed out waiting for another thread's call")
+            check_exit()
             other.gate.acquire(True, remaining if nap < 0 else min(remaining, nap))
     finally:
         run.waiting = False

@@ -4,29 +4,16 @@ A gate is a ``threading.Lock`` that is closed (locked) when it is made.  Opening
 lets one sleeper through, which closes it behind itself.  Opening an open gate is a
 ``RuntimeError`` that openers ignore: one wake-up is enough, because who wakes looks at the
 state and not at the number of wake-ups.
-
-While the interpreter is finalized all threads but one have stopped, so that one would sleep in vain:
-its waits raise ``PythonFinalizationError``, or ``RuntimeError`` before Python 3.13.
 """
 
-import builtins
-import sys
 import threading
-from time import monotonic, sleep
+from time import monotonic
+
+from ._exit import check_exit
 
 # Signal handlers run in the main thread.  A signal that arrives between its last look and its
 # sleep, or `_thread.interrupt_main()`, does not end a sleep: so the main thread naps.
 _NAP = 0.04
-
-_FinalizationError: type[RuntimeError] = getattr(builtins, "PythonFinalizationError", RuntimeError)
-
-
-def check_exit() -> None:
-    """Raise if nobody is left who could end a wait."""
-    if sys.is_finalizing():
-        if threading.get_ident() != threading.main_thread().ident:
-            sleep(_NAP)  # from which only the thread that finalizes returns
-        raise _FinalizationError("cannot wait at interpreter finalization")
 
 
 def closed_gate() -> threading.Lock:

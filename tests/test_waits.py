@@ -3,13 +3,18 @@
 import _thread
 import gc
 import signal
+import sys
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
+from operator import call
 
 import pytest
 from support import LONG
-from waits import WAITS, Play
+from waits import WAITS, Play, code
+
+import nogil_sync
 
 every_wait = pytest.mark.parametrize("name", WAITS)
 pytestmark = pytest.mark.thread_unsafe(reason="starts threads and sets signal handlers")
@@ -221,6 +226,41 @@ def test_a_handler_is_served_in_place_of_its_thread(name):
 
 
 @every_wait
+@pytest.mark.parametrize("timeout", [0, LONG])
+def test_handler_takes_what_its_thread_was_granted(name, timeout):
+    # The interrupted call is served while the handler runs, and then the handler wants the same.
+    if name.startswith(("Event", "Cond", "WaitGroup", "SyncMap")):
+        pytest.skip("serves all, or only those who waited before")
+    play = Play(name)
+    results = []
+
+    def take():
+        play.free()
+        results.append(play.call(timeout))
+        play.rest()
+        results.append(play.call(0))
+        play.free_soon()
+
+    with alarm(take):
+        results.append(play.call())
+    assert results == [play.served, play.timed_out, play.served]
+
+
+@every_wait
+def test_handler_that_does_nothing_runs_all_the_time(name):
+    play = Play(name)
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+    try:
+        assert play.call(0.1) == play.timed_out
+        play.free_soon(0.2)
+        assert play.call() == play.served
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@every_wait
 def test_a_finaliser_serves_the_waiter_it_interrupts(name):
     play = Play(name)
 
@@ -254,3 +294,56 @@ def test_many_who_give_up(name):
         thread.join(LONG)
     assert play.probe() == before
     still_waits_and_is_served(play)
+
+
+ENTERED = {
+    "Mutex": ("x = Mutex()", "x", "x.locked()"),
+    "RWMutex.read": ("x = RWMutex()", "x.read", "x.read.locked()"),
+    "RWMutex.write": ("x = RWMutex()", "x.write", "x.write.locked()"),
+    "Semaphore": ("x = Semaphore(3)", "x", "x.available() < 3"),
+    "Semaphore.hold": ("x = Semaphore(3)", "x.hold(2)", "x.available() < 3"),
+    "Cond": ("x = Cond()", "x", "x.locked()"),
+    "Cond over a lock": ("import threading; x = Cond(threading.RLock())", "x", "x._is_owned()"),
+    "Pool.use": ("x = Pool(list); x.put([])", "x.use()", "x.idle() < 1"),
+}
+every_entry = pytest.mark.parametrize("name", ENTERED)
+
+
+def entry(name):
+    setup, enter, taken = ENTERED[name]
+    scope = {n: getattr(nogil_sync, n) for n in nogil_sync.__all__}
+    exec(code(setup, "exec"), scope)
+    context = eval(code(enter, "eval"), scope)
+    return context, lambda: eval(code(taken, "eval"), scope)
+
+
+@every_entry
+@pytest.mark.skipif(
+    nogil_sync.backend == "native" and sys.version_info < (3, 14),
+    reason="nothing looks for signals between __enter__ and the body of `with` there",
+)
+def test_with_is_not_entered_while_an_interrupt_is_pending(name):
+    # `map` calls one after the other, and handlers run only where one of them asks for them.
+    context, taken = entry(name)
+    with pytest.raises(KeyboardInterrupt):
+        list(map(call, (_thread.interrupt_main, context.__enter__)))
+    assert not taken()
+    with context:
+        assert taken()
+    assert not taken()
+
+
+@every_entry
+def test_with_is_entered_after_a_handler_that_returns(name):
+    context, taken = entry(name)
+    seen = []
+    before = signal.signal(signal.SIGALRM, lambda *_: seen.append(taken()))
+    try:
+        interrupt = partial(_thread.interrupt_main, signal.SIGALRM)
+        list(map(call, (interrupt, context.__enter__)))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert len(seen) == 1
+    assert taken()
+    context.__exit__(None, None, None)
+    assert not taken()

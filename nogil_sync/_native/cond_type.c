@@ -201,9 +201,8 @@ lock_again(PyObject *self, const held_lock *lock, PyObject *saved, ns_waiter *w)
     PyObject *first = PyErr_GetRaisedException();
     while (lock_again_once(lock, saved, w) < 0) {
         PyObject *error = PyErr_GetRaisedException();
-        PyObject *final =
-            ((Cond *)self)->sound ? PyExc_PythonFinalizationError : PyExc_Exception;
-        bool given_up = PyObject_TypeCheck(error, (PyTypeObject *)final);
+        PyObject *final = ((Cond *)self)->sound ? PyExc_PythonFinalizationError : PyExc_Exception;
+        bool given_up = PyObject_TypeCheck(error, (PyTypeObject *) final);
         if (first == NULL) {
             first = error;
         }

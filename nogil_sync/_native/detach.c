@@ -58,7 +58,8 @@ ns_run_handlers(void)
 
 /* ---- Waits that handlers have interrupted ---- */
 
-static NS_THREAD_LOCAL ns_waiter *interrupted; /* this thread's, the latest first, linked by `outer` */
+static NS_THREAD_LOCAL ns_waiter
+    *interrupted; /* this thread's, the latest first, linked by `outer` */
 
 bool
 ns_make_way(void *object)

@@ -13,11 +13,11 @@ from operator import call
 from time import monotonic
 from typing import Any, Protocol, SupportsIndex, TypeVar
 
+from .._exit import check_exit
 from ._arguments import exact_int, wait_timeout
 from .._guard import Receipt
 from .._object import SyncObject, uninitialized
 from ._queue import Change, Line, Waiter, Waiters
-from .._sleep import check_exit
 from .mutex import Mutex
 from .rwmutex import RWMutexReader, RWMutexWriter
 

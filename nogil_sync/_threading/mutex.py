@@ -82,8 +82,8 @@ class Mutex(SyncObject):
     starves. (The starvation mode of Go's mutex.)
 
     Taking or releasing it costs one compare-and-swap in the native backend when nobody
-    waits. Of those who wait one at most is awake, for some tens of microseconds; the others
-    sleep.
+    waits. Of those who wait one at most is awake, for some tens of microseconds, and none
+    where holders have kept the lock for long lately; the others sleep.
 
     >>> from nogil_sync import Mutex
     >>> mutex = Mutex()

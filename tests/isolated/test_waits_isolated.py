@@ -1,6 +1,7 @@
 """What holds for every call that waits, in processes of their own: exit, fork, Ctrl-C."""
 
 import signal
+import sys
 import textwrap
 import time
 
@@ -48,6 +49,40 @@ def test_exit_with_daemon_threads_that_are_served_just_then(name):
             """
         )
     )
+    assert done.stderr == ""
+
+
+@every_wait
+@pytest.mark.parametrize("others", [0, 3])
+def test_wait_of_a_finaliser_at_exit_raises(name, others):
+    # No other thread will ever run: what is not to be had at once never is. What is to be had is.
+    had = others == 0 and not name.startswith("Cond") and WAITS[name].in_child
+    done = python(
+        names(name)
+        + textwrap.dedent(
+            f"""
+            import sys
+            for _ in range({others}):
+                threading.Thread(target=call_anywhere, args=(600,), daemon=True).start()
+            time.sleep(0.05)
+            class Last:
+                def __del__(self):
+                    for timeout in (0, None, 0.01, 600):
+                        try:
+                            print(call_anywhere(timeout) == timed_out)
+                        except RuntimeError as error:
+                            print(type(error).__name__, error)
+                    if {had}:
+                        free()
+                        print(call_anywhere(600) == served)
+            sys.last_value = Last()  # the first thing that the interpreter lets go of at its end
+            """
+        )
+    )
+    error = "PythonFinalizationError" if sys.version_info >= (3, 13) else "RuntimeError"
+    refused = f"{error} cannot wait at interpreter finalization\n"
+    last = "True\n" if had else ""
+    assert done.stdout == "True\n" + 3 * refused + last, done.stderr
     assert done.stderr == ""
 
 

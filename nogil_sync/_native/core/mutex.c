@@ -16,7 +16,8 @@
 #define NS_MUTEX_IDLE 500 /* a lock that stays free for this long is not in anybody's loop */
 #endif
 #ifndef NS_MUTEX_LONG
-#define NS_MUTEX_LONG 50000 /* waiting for a holder that takes this long is not worth being awake for */
+#define NS_MUTEX_LONG \
+    50000 /* waiting for a holder that takes this long is not worth being awake for */
 #endif
 #define SLOW 4u     /* from this slowness on nobody waits awake */
 #define SLOWEST 16u /* it is counted up to */

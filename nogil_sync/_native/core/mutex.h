@@ -83,7 +83,8 @@ typedef struct ns_mutex {
     ns_waitq queue;
     ns_waiter *heir;           /* under the queue's lock; so are */
     uint32_t asked;            /* since when there is no heir: units of 1024 ns */
-    _Atomic uint32_t slowness; /* whether holders are slow, by what waiters found; a guess, by anyone */
+    _Atomic uint32_t
+        slowness; /* whether holders are slow, by what waiters found; a guess, by anyone */
 } ns_mutex;
 
 /* Takes the lock if it is free. */
