@@ -89,6 +89,16 @@ _thread = _Thread()
 _waiting: dict[Waiter, None] = {}
 
 
+def _need_room(calls: int = 16) -> None:
+    """Raise RecursionError unless the stack has room for so many calls.
+
+    A step that has to be finished or undone, whatever interrupts it, asks first: with the stack
+    at its limit all further tries would fail alike.
+    """
+    if calls:
+        _need_room(calls - 1)
+
+
 def _recall(waiter: Waiter) -> None:
     """Have it look at the state again."""
     if waiter.gate is not None:
@@ -154,6 +164,7 @@ class Line:
         if below is None or below.away:
             self.__install(edit, args, receipt)
             return
+        _need_room()
         below.away = True
         try:
             self.__install(edit, args, receipt)
@@ -171,6 +182,8 @@ class Line:
             while True:
                 old = self.state
                 value, waiters, granted = edit(*old, *args)
+                if granted:
+                    _need_room()
                 taker = giver = NOBODY
                 item = None
                 if self.hands_over:
@@ -203,6 +216,8 @@ class Line:
         later: BaseException | None = None
         try:
             below = self.__suspended()
+            if below is not None:
+                _need_room()
             self.__arrive(me, below, join=False)
             if not me.kept and seconds != 0:
                 self.__enlist(me)
@@ -212,7 +227,7 @@ class Line:
             # When there was no need to wait, and nothing is to be put right.
             settled = me.kept and me.gate is None and me.sent_away is None
         finally:
-            if not settled:
+            if not settled and (me.joined or me.gate is not None or me.sent_away is not None):
                 while True:  # twice: an interrupt can also come where a loop jumps back
                     try:
                         while True:
@@ -299,6 +314,7 @@ class Line:
 
     def __enlist(self, me: Waiter) -> None:
         """From here to the end of `leave`, a nested call and the child of a fork find it."""
+        _need_room()
         me.gate = closed_gate()
         _waiting[me] = None
         _thread.waiter = me
