@@ -78,8 +78,10 @@ found_python() {
 free_threaded() {
   local version=${1:-$VERSION}
   found_python "$version" && return
-  if have uv && logged "asking uv for Python ${version}t" uv python install "${version}t" >&2; then
-    found_python "$version" && return
+  if have uv; then
+    step "asking uv for Python ${version}t"
+    # Where it cannot reach its downloads it fails at once, and we build one.
+    if uv python install "${version}t" >/dev/null 2>&1 </dev/null; then found_python "$version" && return; fi
   fi
   made "$version" ""
 }
