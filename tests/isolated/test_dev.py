@@ -1,4 +1,4 @@
-"""What `./dev` says of interpreters that it cannot use or get; nothing here builds or fetches one."""
+"""What `./dev` says of interpreters that it cannot use or get; none is built or fetched here."""
 
 import os
 import shutil
@@ -95,9 +95,11 @@ def test_versions_that_there_are_not(dev: Dev, tmp_path: Path, name: str, verb: 
     assert left(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["/bin/ls", "/bin/false", "/etc/passwd", "/tmp", ".", "./x", "", "x"])
+@pytest.mark.parametrize(
+    "name", ["/bin/ls", "/bin/false", "/etc/passwd", "/tmp", ".", "./x", "/", "x"]
+)
 def test_paths_that_are_no_interpreter(dev: Dev, tmp_path: Path, name: str) -> None:
-    line = only_error(dev("--python", name or "/", "python", "-c", "1"))
+    line = only_error(dev("--python", name, "python", "-c", "1"))
     assert "is not a program" in line or "is not a Python interpreter" in line
     assert left(tmp_path) == []
 
@@ -110,9 +112,9 @@ def test_the_variable_is_read_as_the_option(dev: Dev) -> None:
     assert "'3.12t'" in only_error(dev("python", NOGIL_SYNC_PYTHON="3.12t"))
 
 
-def test_no_name() -> None:
-    done = subprocess.run([str(ROOT / "dev"), "--python"], capture_output=True, text=True, check=False)
-    assert "needs a version or a path" in only_error(done)
+@pytest.mark.parametrize("arguments", [(), ("",), ("", "python")])
+def test_no_name(dev: Dev, arguments: tuple[str, ...]) -> None:
+    assert "needs a version or a path" in only_error(dev("--python", *arguments))
 
 
 @pytest.mark.skipif(FREE_THREADED, reason="of standard interpreters")
