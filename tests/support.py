@@ -251,7 +251,6 @@ def started(function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[An
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     begun.wait(LONG)
-    time.sleep(0.03)
     settle(thread)
     return thread, result
 
@@ -260,7 +259,7 @@ def settle(thread: threading.Thread, timeout: float = 5.0) -> None:
     """Wait until the thread sleeps.
 
     On a loaded machine, or under a sanitizer, a fixed time is too short.  Looks several times, as
-    a thread also sleeps briefly on its way; where the system does not tell, does nothing.
+    a thread also sleeps briefly on its way; where the system does not tell, a fixed time it is.
     """
     status = Path(f"/proc/self/task/{thread.native_id}/stat")
     end = time.monotonic() + timeout
@@ -269,6 +268,7 @@ def settle(thread: threading.Thread, timeout: float = 5.0) -> None:
         try:
             state = status.read_text().rpartition(")")[2].split()[0]
         except OSError:
+            time.sleep(0.03)
             return
         asleep = asleep + 1 if state == "S" else 0
         time.sleep(0.002)
@@ -323,7 +323,7 @@ def in_child(function):
 # comes between the return of `call`'s function and the store that disarms them, and a call that
 # raised must have done nothing.
 RAIN = """
-import signal, threading, time
+import os, signal, threading, time
 
 class Stop(Exception): pass
 armed = 0
@@ -348,9 +348,11 @@ def rain(function, argument, drops):
         return False
 
 def for_a_second():
+    '''Or for less of one in the short test; on a busy machine until one has hit.'''
     signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.00017)
-    end = time.monotonic() + 1
-    while time.monotonic() < end:
+    begin = time.monotonic()
+    end = begin + min(1, float(os.environ.get("NOGIL_SYNC_STRESS", "1")))
+    while time.monotonic() < end or (not raised and time.monotonic() < begin + 20):
         yield
     signal.setitimer(signal.ITIMER_REAL, 0)
     print(raised, "raised")

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.thread_unsafe(reason="starts threads and sets signal ha
 
 
 @contextmanager
-def alarm(handler, seconds=0.1):
+def alarm(handler, seconds=0.04):
     """Run the handler once, `seconds` from now, in the main thread."""
     before = signal.signal(signal.SIGALRM, lambda *_: handler())
     signal.setitimer(signal.ITIMER_REAL, seconds)

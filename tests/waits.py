@@ -225,7 +225,7 @@ class Play:
     def free(self) -> None:
         self.run(self.wait.free)
 
-    def free_soon(self, seconds: float = 0.05) -> threading.Timer:
+    def free_soon(self, seconds: float = 0.02) -> threading.Timer:
         timer = threading.Timer(seconds, self.free)
         timer.start()
         return timer

@@ -78,8 +78,10 @@ found_python() {
 free_threaded() {
   local version=${1:-$VERSION}
   found_python "$version" && return
-  if have uv && logged "asking uv for Python ${version}t" uv python install "${version}t" >&2; then
-    found_python "$version" && return
+  if have uv; then
+    step "asking uv for Python ${version}t"
+    # Where it cannot reach its downloads it fails at once, and we build one.
+    if uv python install "${version}t" >/dev/null 2>&1 </dev/null; then found_python "$version" && return; fi
   fi
   made "$version" ""
 }
@@ -108,11 +110,17 @@ standard() {
       ;;
     # One as new as the newest version that ./dev knows is built, if none is there and that can be done.
     newest)
-      found=$(grep "^$newest " <<<"$known" | head -n 1)
-      [[ -n $found ]] || found=$(made "$newest" -standard) && found="$newest $found" ||
-        found=$(sort -s -r -V -k 1,1 <<<"$known" | head -n 1)
+      found=$(awk -v v="$newest" '$1 == v { print; exit }' <<<"$known")
+      if [[ -z $found ]]; then
+        # RESULTS is for what fails the leg, which this does not.
+        if found=$(RESULTS='' && made "$newest" -standard); then
+          found="$newest $found"
+        else
+          found=$(sort -s -r -V -k 1,1 <<<"$known" | head -n 1)
+        fi
+      fi
       ;;
-    *) found=$(grep "^${which//./\\.} " <<<"$known" | head -n 1) ;;
+    *) found=$(awk -v v="$which" '$1 == v { print; exit }' <<<"$known") ;;
   esac
   [[ -n $found ]] || unavailable "a standard Python ${which/#oldest/>= 3.11} with venv is not here"
   echo "${found#* }"
@@ -252,7 +260,7 @@ unpack_source() {
 # fetch_source PATH ARCHIVE: from the pool of the Debian mirror that this machine uses.
 fetch_source() {
   local path=$1 archive=$2 mirror helper=/usr/lib/apt/apt-helper
-  have apt-get && [[ -x $helper ]] && mirror=$(debian_mirror) ||
+  { have apt-get && [[ -x $helper ]] && mirror=$(debian_mirror); } ||
     unavailable "${path##*/} is not in $CACHE/src, and this machine has no Debian mirror to fetch it from; $OTHERWISE"
   rm -f "$archive.part"*
   step "fetching ${path##*/}"

@@ -106,10 +106,14 @@ def test_a_fork_while_others_wait(name):
                     try:
                         assert is_cond or probe() == before
                         assert call_anywhere(0.02) == timed_out
-                        timer = threading.Timer(0.05, free)
+                        timer = threading.Timer(0.02, free)
+                        if is_cond:
+                            x.acquire()  # so that it is told only as it waits
                         timer.start()
-                        assert call_anywhere(20) == served
+                        assert call(20) == served
                         timer.join()
+                        if is_cond:
+                            x.release()
                         rest()
                         assert call_anywhere(0.02) == timed_out
                         code = 0

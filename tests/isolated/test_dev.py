@@ -1,0 +1,200 @@
+"""What `./dev` says of interpreters that it cannot use or get; none is built or fetched here."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+NEWEST = "3.15"
+ARCHIVE = "python3.15_3.15.0~rc2.orig.tar.xz"
+
+pytestmark = [
+    pytest.mark.thread_unsafe(reason="starts processes itself"),
+    pytest.mark.skipif("NOGIL_SYNC_BACKEND" in os.environ, reason="no matter of the backend"),
+    pytest.mark.skipif(not (ROOT / "dev").exists(), reason="not run in the source tree"),
+    pytest.mark.skipif(shutil.which("bash") is None, reason="./dev is a script for bash"),
+]
+
+Dev = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def dev(tmp_path: Path) -> Dev:
+    """Run ./dev where no interpreter, no mirror and no cache is but what the test puts there."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("apt-get", "uv"):
+        script(programs / name, "exit 1")
+
+    def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        dropped = ("NOGIL_SYNC_PYTHON", "NOGIL_SYNC_PGO", "PYTHONWARNINGS")
+        inherited = {k: v for k, v in os.environ.items() if k not in dropped}
+        places = {"PATH": f"{programs}:/usr/bin:/bin", "NOGIL_SYNC_CACHE": str(tmp_path / "cache")}
+        return subprocess.run(
+            [str(ROOT / "dev"), *arguments],
+            env=inherited | places | environment,
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return run
+
+
+def script(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def only_error(done: "subprocess.CompletedProcess[str]") -> str:
+    """The one line of a command that failed."""
+    assert done.returncode == 1, done
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("dev: error: ")
+    return line
+
+
+def error_after_steps(done: "subprocess.CompletedProcess[str]") -> str:
+    """The same where it says what it does as well."""
+    assert done.returncode == 1, done
+    (line,) = [line for line in done.stderr.splitlines() if "error" in line]
+    return line
+
+
+def left(tmp_path: Path) -> list[str]:
+    """What is in the cache, but for empty folders and locks."""
+    cache = tmp_path / "cache"
+    files = [path.relative_to(cache) for path in cache.rglob("*") if path.is_file()]
+    return sorted(str(path) for path in files if path.parts[0] != "lock")
+
+
+VERBS = ["python", "test", "bench", "debug", "sanitize", "leaks", "soak", "stress", "pythons"]
+
+
+@pytest.mark.parametrize(
+    ("name", "verb"),
+    [(name, "python") for name in ("3.14", "3.9t", "3", "3.13.5t", "3.13tt")]
+    + [("3.12t", verb) for verb in VERBS],
+)
+def test_versions_that_there_are_not(dev: Dev, tmp_path: Path, name: str, verb: str) -> None:
+    line = only_error(dev("--python", name, verb))
+    assert f"'{name}'" in line
+    assert "3.13t 3.14t 3.15t" in line
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["/bin/ls", "/bin/false", "/etc/passwd", "/tmp", ".", "./x", "/", "x"]
+)
+def test_paths_that_are_no_interpreter(dev: Dev, tmp_path: Path, name: str) -> None:
+    line = only_error(dev("--python", name, "python", "-c", "1"))
+    assert "is not a program" in line or "is not a Python interpreter" in line
+    assert left(tmp_path) == []
+
+
+def test_itself(dev: Dev) -> None:
+    assert "is not a Python interpreter" in only_error(dev("--python", str(ROOT / "dev"), "python"))
+
+
+def test_the_variable_is_read_as_the_option(dev: Dev) -> None:
+    assert "'3.12t'" in only_error(dev("python", NOGIL_SYNC_PYTHON="3.12t"))
+
+
+@pytest.mark.parametrize("arguments", [(), ("",), ("", "python")])
+def test_no_name(dev: Dev, arguments: tuple[str, ...]) -> None:
+    assert "needs a version or a path" in only_error(dev("--python", *arguments))
+
+
+@pytest.mark.skipif(FREE_THREADED, reason="of standard interpreters")
+def test_a_standard_interpreter(dev: Dev) -> None:
+    assert "is a standard Python" in only_error(dev("--python", sys.executable, "test"))
+
+
+@pytest.mark.skipif(not FREE_THREADED, reason="of free-threaded interpreters")
+@pytest.mark.parametrize("lacking", ["Python.h", "ensurepip"])
+def test_an_interpreter_that_lacks_something(dev: Dev, tmp_path: Path, lacking: str) -> None:
+    # As those packages of distributions that leave it to another package.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, sysconfig\n"
+        + (
+            "sysconfig.get_path = lambda name: '/nonexistent'"
+            if lacking == "Python.h"
+            else "sys.modules['ensurepip'] = None"
+        )
+    )
+    poor = script(tmp_path / "poor", f'PYTHONPATH={tmp_path} exec {sys.executable} "$@"')
+    line = only_error(dev("--python", str(poor), "python", "-c", "1"))
+    assert lacking in line
+    assert left(tmp_path) == []
+
+
+nothing_newer = pytest.mark.skipif(
+    any(Path(folder, f"python{NEWEST}t").exists() for folder in ("/usr/bin", "/bin")),
+    reason="the system has one",
+)
+
+
+@nothing_newer
+def test_a_tampered_source_archive(dev: Dev, tmp_path: Path) -> None:
+    sources = tmp_path / "cache" / "src"
+    sources.mkdir(parents=True)
+    (sources / ARCHIVE).write_bytes(b"not what it was")
+    line = error_after_steps(dev("--python", f"{NEWEST}t", "python", "-c", "1"))
+    assert ARCHIVE in line
+    assert "SHA-256" in line
+    assert left(tmp_path) == [f"src/{ARCHIVE}"]
+
+
+@nothing_newer
+def test_no_source_archive(dev: Dev, tmp_path: Path) -> None:
+    line = error_after_steps(dev("--python", f"{NEWEST}t", "python", "-c", "1"))
+    assert ARCHIVE in line
+    assert "--python PATH" in line
+    assert left(tmp_path) == []
+
+
+@nothing_newer
+def test_a_mirror_that_does_not_have_it(dev: Dev, tmp_path: Path) -> None:
+    script(tmp_path / "bin" / "apt-get", "echo http://127.0.0.1:9/debian")  # nobody listens there
+    line = error_after_steps(dev("--python", f"{NEWEST}t", "python", "-c", "1"))
+    assert ARCHIVE in line
+    assert left(tmp_path) == []
+
+
+@nothing_newer
+def test_the_summary_names_a_leg_that_is_not_available(dev: Dev) -> None:
+    done = dev("test", "--leg", f"native-{NEWEST}t")
+    assert done.returncode == 1  # as it was asked for by its name
+    *_, named, total = done.stdout.splitlines()
+    assert named.startswith(f"native-{NEWEST}t")
+    assert "not available here" in named
+    assert ARCHIVE in named
+    assert total == "total: 0 passed, 0 failed, 0 skipped"
+
+
+@pytest.mark.parametrize("leg", ["nativ", "native-3.12t", "standard-4", ""])
+def test_legs_that_there_are_not(dev: Dev, leg: str) -> None:
+    line = only_error(dev("test", "--leg", leg))
+    assert f"'{leg}'" in line
+    assert "native-3.14t" in line
+
+
+@nothing_newer
+def test_the_list(dev: Dev) -> None:
+    done = dev("pythons")
+    assert done.returncode == 0
+    listed = {line.split()[0]: line for line in done.stdout.splitlines() if line}
+    assert "not here" in listed[f"{NEWEST}t"]
+    assert {"3.13t", "3.14t"} <= set(listed)
