@@ -9,6 +9,7 @@ typedef struct {
     PyObject_HEAD
     ns_semaphore semaphore;
     _Atomic bool claimed; /* by an __init__ */
+    bool bounded;         /* written before the semaphore is born */
     PyObject *weakrefs;
 } Semaphore;
 
@@ -50,20 +51,44 @@ parse_n(PyObject *value, int64_t *n)
     return 0;
 }
 
-/* Whether so many can ever be had. 0, or -1 with an exception. */
+/* Whether a request for n can be made. 0, or -1 with an exception: there are fewer. Of a semaphore
+ * that has none at all any request waits. */
 static int
 check_n(PyObject *self, int64_t n)
 {
-    if (ns_likely((uint64_t)n <= semaphore_of(self)->total)) {
+    uint64_t total = semaphore_of(self)->total;
+    if (ns_likely((uint64_t)n <= total)) {
         return 0;
     }
-    if (check_born(self) == 0) {
-        PyErr_SetString(PyExc_ValueError, "n exceeds the semaphore's value");
+    if (check_born(self) < 0) {
+        return -1;
+    }
+    if (total == 0 || !((Semaphore *)self)->bounded) {
+        return 0;
+    }
+    PyErr_SetString(PyExc_ValueError, "n exceeds the semaphore's value");
+    return -1;
+}
+
+/* Whether acquire waits: 1 or 0; -1 with TypeError. Only a bool says so, as a number there is most
+ * likely meant to be `n`. */
+static int
+parse_blocking(PyObject *value)
+{
+    if (value == NULL || PyBool_Check(value)) {
+        return value != Py_False;
+    }
+    PyObject *name = PyType_GetName(Py_TYPE(value));
+    if (name != NULL) {
+        PyErr_Format(PyExc_TypeError,
+                     "blocking must be a bool, not %U; to take several units, pass n=",
+                     name);
+        Py_DECREF(name);
     }
     return -1;
 }
 
-/* 1: taken, 0: timed out, -1: exception. 1 <= n <= total. */
+/* 1: taken, 0: timed out, -1: exception. */
 static int
 take(PyObject *self, uint64_t n, ns_patience patience, int64_t deadline)
 {
@@ -99,7 +124,7 @@ acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
         if (ns_unpack(&s, args, nargs, kwnames, given) < 0) {
             return NULL;
         }
-        int blocks = given[0] == NULL ? 1 : PyObject_IsTrue(given[0]);
+        int blocks = parse_blocking(given[0]);
         if (blocks < 0) {
             return NULL;
         }
@@ -127,8 +152,14 @@ give_back(PyObject *self, int64_t n)
     if (ns_likely(ns_semaphore_release(semaphore_of(self), (uint64_t)n))) {
         Py_RETURN_NONE;
     }
-    if (check_born(self) == 0) {
+    if (check_born(self) < 0) {
+        return NULL;
+    }
+    if (((Semaphore *)self)->bounded) {
         PyErr_SetString(PyExc_ValueError, "semaphore released too many times");
+    }
+    else {
+        PyErr_SetString(PyExc_OverflowError, "semaphore value is too large");
     }
     return NULL;
 }
@@ -216,12 +247,16 @@ at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
 static int
 init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static const ns_signature s = {"Semaphore", {"value"}, 0, 1, 0};
+    static const ns_signature s = {"Semaphore", {"value", "bounded"}, 0, 2, 1};
     ns_semaphore *sem = semaphore_of(self);
-    PyObject *given;
+    PyObject *given[2];
     int64_t value = 1;
-    if (ns_unpack_init(&s, args, kwargs, &given) < 0 ||
-        (given != NULL && ns_clamped_int64(given, &value) < 0)) {
+    if (ns_unpack_init(&s, args, kwargs, given) < 0 ||
+        (given[0] != NULL && ns_clamped_int64(given[0], &value) < 0)) {
+        return -1;
+    }
+    int bounded = given[1] == NULL ? 1 : PyObject_IsTrue(given[1]);
+    if (bounded < 0) {
         return -1;
     }
     if (value < 0) {
@@ -235,7 +270,9 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     if (ns_swap(&((Semaphore *)self)->claimed, true, NS_RELAXED)) {
         return ns_initialized_twice(self);
     }
-    sem->total = (uint64_t)value;
+    ((Semaphore *)self)->bounded = bounded;
+    sem->start = (uint64_t)value;
+    sem->total = bounded ? (uint64_t)value : NS_SEMAPHORE_MOST;
     ns_store(&sem->word, (uint64_t)value * NS_SEMAPHORE_ONE | NS_SEMAPHORE_BORN, NS_RELEASE);
     return 0;
 }
@@ -254,11 +291,13 @@ repr(PyObject *self)
         return ns_repr_uninitialized(self);
     }
     char state[64];
-    PyOS_snprintf(state,
-                  sizeof(state),
-                  "%llu of %llu available",
-                  (unsigned long long)ns_semaphore_available(s),
-                  (unsigned long long)s->total);
+    unsigned long long free = ns_semaphore_available(s), total = s->total;
+    if (((Semaphore *)self)->bounded) {
+        PyOS_snprintf(state, sizeof(state), "%llu of %llu available", free, total);
+    }
+    else {
+        PyOS_snprintf(state, sizeof(state), "%llu available", free);
+    }
     return ns_repr_state(self, state);
 }
 
