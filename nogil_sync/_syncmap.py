@@ -117,32 +117,32 @@ class SharedMap(_Base[K, V]):
     __hash__: ClassVar[None]  # type: ignore[assignment]
     __reversed__: ClassVar[None] = None
 
-    def keys(self) -> KeysView[K]:
+    def keys(self) -> "SyncMapKeys[K]":
         """Return a view of the keys: a set that follows the map.
 
         >>> from nogil_sync import SyncMap
         >>> SyncMap(a=1, b=2).keys() & {"b", "c"}
         {'b'}
         """
-        return Keys(self)
+        return SyncMapKeys(self)
 
-    def values(self) -> ValuesView[V]:
+    def values(self) -> "SyncMapValues[V]":
         """Return a view of the values, which follows the map.
 
         >>> from nogil_sync import SyncMap
         >>> sum(SyncMap(a=1, b=2).values())
         3
         """
-        return Values(self)
+        return SyncMapValues(self)
 
-    def items(self) -> ItemsView[K, V]:
+    def items(self) -> "SyncMapItems[K, V]":
         """Return a view of the entries as ``(key, value)`` pairs, which follows the map.
 
         >>> from nogil_sync import SyncMap
         >>> ("a", 1) in SyncMap(a=1, b=2).items()
         True
         """
-        return Items(self)
+        return SyncMapItems(self)
 
     @overload
     def update(self, other: "SupportsKeysAndGetItem[K, V]", /) -> None: ...
@@ -239,9 +239,10 @@ class SharedMap(_Base[K, V]):
 MutableMapping.register(SharedMap)  # type: ignore[type-abstract]
 
 
-class Keys(KeysView[K]):
+class SyncMapKeys(KeysView[K]):
     """The keys of a SyncMap."""
 
+    __module__ = "nogil_sync"
     __slots__ = ()
     _mapping: Any
 
@@ -252,9 +253,10 @@ class Keys(KeysView[K]):
         return f"{type(self._mapping).__name__}.keys({list(self)!r})"
 
 
-class Values(ValuesView[V]):
+class SyncMapValues(ValuesView[V]):
     """The values of a SyncMap."""
 
+    __module__ = "nogil_sync"
     __slots__ = ()
     _mapping: Any
 
@@ -271,9 +273,10 @@ class Values(ValuesView[V]):
         return f"{type(self._mapping).__name__}.values({list(self)!r})"
 
 
-class Items(ItemsView[K, V]):
+class SyncMapItems(ItemsView[K, V]):
     """The entries of a SyncMap."""
 
+    __module__ = "nogil_sync"
     __slots__ = ()
     _mapping: Any
 

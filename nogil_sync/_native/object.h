@@ -39,6 +39,10 @@ PyObject *ns_repr_call(PyObject *self, PyObject *value);
 /* The end of a tp_dealloc: weak references, memory, the type's count. */
 void ns_free_object(PyObject *self, PyObject **weakrefs);
 
+/* Creates a type. The interpreter's own errors name it as one that Python code defines: by the last
+ * part of its name, without the module. */
+PyObject *ns_new_type(PyObject *module, PyType_Spec *spec, PyObject *bases);
+
 /* Creates the type and adds it to the module. 0 or -1. */
 int ns_add_type(PyObject *module, PyType_Spec *spec);
 

@@ -116,7 +116,7 @@ take(PyObject *self, uint64_t n, ns_patience patience, int64_t deadline)
 static PyObject *
 acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"acquire", {"blocking", "timeout", "n"}, 0, 3, 1};
+    static const ns_signature s = {"Semaphore.acquire", {"blocking", "timeout", "n"}, 0, 3, 1};
     ns_patience patience = NS_WAIT_FOR_EVER;
     int64_t deadline = NS_FOREVER, n = 1;
     if (nargs != 0 || kwnames != NULL) {
@@ -167,7 +167,7 @@ give_back(PyObject *self, int64_t n)
 static PyObject *
 release(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"release", {"n"}, 0, 1, 0};
+    static const ns_signature s = {"Semaphore.release", {"n"}, 0, 1, 0};
     PyObject *given;
     int64_t n;
     if (ns_unpack(&s, args, nargs, kwnames, &given) < 0 || parse_n(given, &n) < 0) {
@@ -202,12 +202,12 @@ available(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 hold(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"hold", {"n", "timeout"}, 0, 2, 0};
+    static const ns_signature s = {"Semaphore.hold", {"n", "timeout"}, 0, 2, 0};
     PyObject *given[2], *timeout = NULL;
     ns_patience patience;
     int64_t deadline, n;
     if (ns_unpack(&s, args, nargs, kwnames, given) < 0 || parse_n(given[0], &n) < 0 ||
-        ns_plain_timeout(given[1], &patience, &deadline) < 0 || check_n(self, n) < 0) {
+        check_n(self, n) < 0 || ns_plain_timeout(given[1], &patience, &deadline) < 0) {
         return NULL;
     }
     if (patience == NS_WAIT_FOR_EVER) {
@@ -247,7 +247,7 @@ at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
 static int
 init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static const ns_signature s = {"Semaphore", {"value", "bounded"}, 0, 2, 1};
+    static const ns_signature s = {"Semaphore.__init__", {"value", "bounded"}, 0, 2, 1};
     ns_semaphore *sem = semaphore_of(self);
     PyObject *given[2];
     int64_t value = 1;
@@ -346,14 +346,18 @@ hold_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
+NS_WITHOUT_ARGUMENTS(hold_enter, "SemaphoreHold.__enter__")
+NS_EXIT(hold_leave, "SemaphoreHold.__exit__")
+
 static PyMethodDef hold_methods[] = {
-    {"__enter__", hold_enter, METH_NOARGS, NULL},
-    {"__exit__", _PyCFunction_CAST(hold_leave), METH_FASTCALL, NULL},
+    NS_METHOD("__enter__", hold_enter_method, DOC_SemaphoreHold___enter__),
+    NS_METHOD("__exit__", hold_leave_method, DOC_SemaphoreHold___exit__),
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot hold_slots[] = {
+    {Py_tp_doc, DOC_SemaphoreHold},
     {Py_tp_traverse, hold_traverse},
     {Py_tp_dealloc, hold_dealloc},
     {Py_tp_methods, hold_methods},
@@ -370,13 +374,17 @@ static PyType_Spec hold_spec = {
 
 /* ---- Semaphore ---- */
 
+NS_WITHOUT_ARGUMENTS(available, "Semaphore.available")
+NS_WITHOUT_ARGUMENTS(enter, "Semaphore.__enter__")
+NS_EXIT(leave, "Semaphore.__exit__")
+
 static PyMethodDef methods[] = {
     NS_METHOD("acquire", acquire, DOC_Semaphore_acquire),
     NS_METHOD("release", release, DOC_Semaphore_release),
     NS_METHOD("hold", hold, DOC_Semaphore_hold),
-    {"available", available, METH_NOARGS, DOC_Semaphore_available},
-    {"__enter__", enter, METH_NOARGS, NULL},
-    {"__exit__", _PyCFunction_CAST(leave), METH_FASTCALL, NULL},
+    NS_METHOD("available", available_method, DOC_Semaphore_available),
+    NS_METHOD("__enter__", enter_method, DOC_Semaphore___enter__),
+    NS_METHOD("__exit__", leave_method, DOC_Semaphore___exit__),
     {"_at_fork_reinit", at_fork_reinit, METH_NOARGS, NULL},
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},
@@ -405,6 +413,10 @@ int
 ns_add_semaphore(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    state->semaphore_hold_type = PyType_FromModuleAndSpec(module, &hold_spec, NULL);
-    return state->semaphore_hold_type == NULL ? -1 : ns_add_type(module, &spec);
+    state->semaphore_hold_type = ns_new_type(module, &hold_spec, NULL);
+    if (state->semaphore_hold_type == NULL ||
+        PyModule_AddType(module, (PyTypeObject *)state->semaphore_hold_type) < 0) {
+        return -1;
+    }
+    return ns_add_type(module, &spec);
 }

@@ -507,27 +507,24 @@ pairs(PyObject *self, PyObject *Py_UNUSED(unused))
 
 /* ---- Methods ---- */
 
-/* For those whose parameters are by position only. */
+/* For those whose parameters are by position only: a key, and perhaps one more. */
 static inline int
-check_count(const char *name, Py_ssize_t nargs, Py_ssize_t most)
+check_count(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    if (ns_likely(nargs >= 1 && nargs <= most)) {
+    if (ns_likely(nargs >= 1 && nargs <= 2 && kwnames == NULL)) {
         return 0;
     }
-    PyErr_Format(PyExc_TypeError,
-                 nargs < 1 ? "%s expected at least 1 argument, got %zd"
-                           : "%s expected at most 2 arguments, got %zd",
-                 name,
-                 nargs);
+    ns_refuse(s, args, nargs, kwnames);
     return -1;
 }
 
 static PyObject *
-get(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+get(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    static const ns_signature s = {"SyncMap.get(self, key, default=None, /)", {NULL}, 0, 0, 0};
     uint64_t hash;
     PyObject *value;
-    if (check_count("get", nargs, 2) < 0 || ns_key_hash(args[0], &hash) < 0) {
+    if (check_count(&s, args, nargs, kwnames) < 0 || ns_key_hash(args[0], &hash) < 0) {
         return NULL;
     }
     int found = lookup((SyncMap *)self, args[0], hash, &value);
@@ -537,10 +534,11 @@ get(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 }
 
 static PyObject *
-setdefault(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+setdefault(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    static const ns_signature s = {"SyncMap.setdefault(self, key, default=None, /)", {NULL}, 0, 0, 0};
     PyObject *value;
-    if (check_count("setdefault", nargs, 2) < 0) {
+    if (check_count(&s, args, nargs, kwnames) < 0) {
         return NULL;
     }
     edit e = {.kind = ADD, .key = args[0], .new = nargs == 2 ? args[1] : Py_None};
@@ -559,10 +557,11 @@ setdefault(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 }
 
 static PyObject *
-pop(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+pop(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    static const ns_signature s = {"SyncMap.pop(self, key, default=None, /)", {NULL}, 0, 0, 0};
     PyObject *value;
-    if (check_count("pop", nargs, 2) < 0) {
+    if (check_count(&s, args, nargs, kwnames) < 0) {
         return NULL;
     }
     int found = remove_key((SyncMap *)self, args[0], &value);
@@ -613,7 +612,7 @@ clear(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 insert(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"insert", {"key", "value"}, 2, 2, 0};
+    static const ns_signature s = {"SyncMap.insert", {"key", "value"}, 2, 2, 0};
     PyObject *values[2], *old = NULL;
     edit e = {.kind = ADD};
     if (ns_unpack(&s, args, nargs, kwnames, values) < 0 || ns_key_hash(values[0], &e.hash) < 0) {
@@ -636,7 +635,7 @@ insert(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwname
 static PyObject *
 swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"swap", {"key", "value", "default"}, 2, 3, 0};
+    static const ns_signature s = {"SyncMap.swap", {"key", "value", "default"}, 2, 3, 0};
     PyObject *values[3], *old;
     edit e = {.kind = PUT};
     if (ns_unpack(&s, args, nargs, kwnames, values) < 0 || ns_key_hash(values[0], &e.hash) < 0) {
@@ -693,7 +692,7 @@ compare_and_edit(PyObject *self, edit *e)
 static PyObject *
 compare_and_swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"compare_and_swap", {"key", "old", "new"}, 3, 3, 0};
+    static const ns_signature s = {"SyncMap.compare_and_swap", {"key", "old", "new"}, 3, 3, 0};
     PyObject *values[3];
     edit e = {.kind = CHANGE};
     if (ns_unpack(&s, args, nargs, kwnames, values) < 0 || ns_key_hash(values[0], &e.hash) < 0) {
@@ -708,7 +707,7 @@ compare_and_swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObje
 static PyObject *
 compare_and_delete(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"compare_and_delete", {"key", "old"}, 2, 2, 0};
+    static const ns_signature s = {"SyncMap.compare_and_delete", {"key", "old"}, 2, 2, 0};
     PyObject *values[2];
     edit e = {.kind = REMOVE};
     if (ns_unpack(&s, args, nargs, kwnames, values) < 0 || ns_key_hash(values[0], &e.hash) < 0) {
@@ -722,7 +721,7 @@ compare_and_delete(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyOb
 static PyObject *
 modify(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"modify", {"key", "fn", "default"}, 3, 3, 0};
+    static const ns_signature s = {"SyncMap.modify", {"key", "fn", "default"}, 3, 3, 0};
     PyObject *values[3], *current, *old;
     edit e = {0};
     if (ns_unpack(&s, args, nargs, kwnames, values) < 0 || ns_key_hash(values[0], &e.hash) < 0) {
@@ -794,17 +793,16 @@ compute(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *timeo
 static PyObject *
 load_or_compute(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    static const ns_signature s = {
+        "SyncMap.load_or_compute(self, key, fn, /, *args, timeout=None)", {NULL}, 0, 0, 0};
     PyObject *timeout = NULL, *value;
     uint64_t hash;
     if (nargs < 2) {
-        return PyErr_Format(
-            PyExc_TypeError, "load_or_compute expected at least 2 arguments, got %zd", nargs);
+        return ns_refuse(&s, args, nargs, kwnames);
     }
     for (Py_ssize_t k = 0; kwnames != NULL && k < PyTuple_GET_SIZE(kwnames); k++) {
-        PyObject *name = PyTuple_GET_ITEM(kwnames, k);
-        if (PyUnicode_CompareWithASCIIString(name, "timeout") != 0) {
-            return PyErr_Format(
-                PyExc_TypeError, "load_or_compute() got an unexpected keyword argument %R", name);
+        if (PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, k), "timeout") != 0) {
+            return ns_refuse(&s, args, nargs, kwnames);
         }
         timeout = args[nargs + k];
     }
@@ -908,11 +906,20 @@ land(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 static int
 init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
+    static const ns_signature s = {
+        "SyncMap.__init__(self, mapping_or_pairs=(), /, **kwargs)", {NULL}, 0, 0, 0};
     SyncMap *o = (SyncMap *)self;
     PyObject *source = NULL, *entries = NULL, *list = NULL;
     ns_state *state = ns_state_of(self);
-    if (state == NULL || !PyArg_UnpackTuple(args, "SyncMap", 0, 1, &source)) {
+    if (state == NULL || (kwargs != NULL && !PyArg_ValidateKeywordArguments(kwargs))) {
         return -1;
+    }
+    if (PyTuple_GET_SIZE(args) > 1) {
+        ns_refuse(&s, ((PyTupleObject *)args)->ob_item, PyTuple_GET_SIZE(args), NULL);
+        return -1;
+    }
+    if (PyTuple_GET_SIZE(args) == 1) {
+        source = PyTuple_GET_ITEM(args, 0);
     }
     if (source != NULL && state->syncmap_shared == NULL) {
         ns_shutting_down();
@@ -922,7 +929,7 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     uint64_t *hashes = NULL;
     Py_ssize_t n = 0;
     if (source != NULL) {
-        entries = PyObject_CallMethod(state->syncmap_shared, "_entries", "O", source);
+        entries = PyObject_CallMethod(state->syncmap_shared, "_entries", "(O)", source);
         list = entries != NULL ? PySequence_List(entries) : NULL;
         Py_XDECREF(entries);
         if (list == NULL) {
@@ -1027,13 +1034,17 @@ dealloc(PyObject *self)
     Py_TRASHCAN_END
 }
 
+NS_WITHOUT_ARGUMENTS(popitem, "SyncMap.popitem")
+NS_WITHOUT_ARGUMENTS(clear, "SyncMap.clear")
+NS_WITHOUT_ARGUMENTS(snapshot, "SyncMap.snapshot")
+
 static PyMethodDef methods[] = {
-    {"get", _PyCFunction_CAST(get), METH_FASTCALL, DOC_SyncMap_get},
-    {"setdefault", _PyCFunction_CAST(setdefault), METH_FASTCALL, DOC_SyncMap_setdefault},
-    {"pop", _PyCFunction_CAST(pop), METH_FASTCALL, DOC_SyncMap_pop},
-    {"popitem", popitem, METH_NOARGS, DOC_SyncMap_popitem},
-    {"clear", clear, METH_NOARGS, DOC_SyncMap_clear},
-    {"snapshot", snapshot, METH_NOARGS, DOC_SyncMap_snapshot},
+    NS_METHOD("get", get, DOC_SyncMap_get),
+    NS_METHOD("setdefault", setdefault, DOC_SyncMap_setdefault),
+    NS_METHOD("pop", pop, DOC_SyncMap_pop),
+    NS_METHOD("popitem", popitem_method, DOC_SyncMap_popitem),
+    NS_METHOD("clear", clear_method, DOC_SyncMap_clear),
+    NS_METHOD("snapshot", snapshot_method, DOC_SyncMap_snapshot),
     NS_METHOD("insert", insert, DOC_SyncMap_insert),
     NS_METHOD("swap", swap, DOC_SyncMap_swap),
     NS_METHOD("compare_and_swap", compare_and_swap, DOC_SyncMap_compare_and_swap),
@@ -1096,7 +1107,7 @@ ns_add_syncmap(PyObject *module)
         ns_add_syncmap_iterator(module) < 0) {
         return -1;
     }
-    state->syncmap_type = PyType_FromModuleAndSpec(module, &spec, state->syncmap_shared);
+    state->syncmap_type = ns_new_type(module, &spec, state->syncmap_shared);
     return state->syncmap_type == NULL ||
                    PyObject_SetAttrString(state->syncmap_type, "_plain", state->syncmap_type) < 0 ||
                    PyObject_SetAttrString(state->syncmap_type, "_Flag", state->atomic_bool_type) < 0

@@ -2,8 +2,8 @@
 
 import os
 import threading
-from types import MemberDescriptorType
-from typing import TYPE_CHECKING, Any, NoReturn
+from types import FunctionType, MemberDescriptorType
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 # Held while an object is claimed by its __init__. Reentrant: a signal handler or finaliser
 # that comes between may make objects, too.
@@ -45,6 +45,47 @@ class SyncObject:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"cannot pickle or copy {type(self).__name__!r} object")
+
+
+class Part:
+    """Base of what only methods of other objects make, as a view or a context manager."""
+
+    __slots__ = ()
+
+    def __new__(cls, *_: object, **__: object) -> Self:
+        raise TypeError(f"cannot create {cls.__name__!r} instances")
+
+    def __init_subclass__(cls) -> None:
+        for base in cls.__mro__[1:]:
+            if base.__module__ == "nogil_sync":
+                raise TypeError(f"type {base.__name__!r} is not an acceptable base type")
+        super().__init_subclass__()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"cannot pickle or copy {type(self).__name__!r} object")
+
+
+def adopt(cls: type, base: type) -> None:
+    """Give a public class the methods of its private base as functions of its own.
+
+    Errors about their arguments then name the public class.
+    """
+    for name, function in vars(base).items():
+        if isinstance(function, FunctionType) and name not in vars(cls):
+            mine = FunctionType(
+                function.__code__,
+                function.__globals__,
+                name,
+                function.__defaults__,
+                function.__closure__,
+            )
+            mine.__dict__.update(function.__dict__)
+            mine.__kwdefaults__ = function.__kwdefaults__
+            mine.__annotations__ = function.__annotations__
+            mine.__doc__ = function.__doc__
+            mine.__module__ = function.__module__
+            mine.__qualname__ = f"{cls.__qualname__}.{name}"
+            setattr(cls, name, mine)
 
 
 def uninitialized(obj: object) -> str:

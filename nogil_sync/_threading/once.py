@@ -33,6 +33,7 @@ class OnceFunction(SyncObject, Generic[T]):
             return uninitialized(self)
 
     def __call__(self) -> T:
+        """Return the result of the function, or raise its exception; the first call runs it."""
         cell = self.__cell
         value: T = cell.value
         return cell.call() if value is ABSENT else value

@@ -1,9 +1,9 @@
 """Semaphore, pure Python: how many units are free, and a queue (see `_queue`)."""
 
-from typing import SupportsIndex
+from typing import SupportsIndex, final
 
 from ._arguments import exact_int, wait_timeout
-from ._object import SyncObject, uninitialized
+from ._object import Part, SyncObject, uninitialized
 from ._queue import Change, Line, Waiters
 
 _MOST = (1 << 62) - 1
@@ -58,22 +58,24 @@ class _Units(Line):
         return self.give(free, waiters, n)
 
 
-class _Hold:
-    """What `hold` returns."""
+@final
+class SemaphoreHold(Part):
+    """What :meth:`Semaphore.hold` returns: a context manager that holds units."""
 
-    __slots__ = ("__line", "__n", "__seconds")
-
-    def __init__(self, line: _Units, n: int, seconds: float | None) -> None:
-        self.__line = line
-        self.__n = n
-        self.__seconds = seconds
+    __module__ = "nogil_sync"
+    __slots__ = ("_line", "_n", "_seconds")
+    _line: _Units
+    _n: int
+    _seconds: float | None
 
     def __enter__(self) -> None:
-        if not self.__line.acquire(self.__n, self.__seconds):
+        """Take the units, or raise ``TimeoutError`` when the time is over."""
+        if not self._line.acquire(self._n, self._seconds):
             raise TimeoutError("timed out waiting for the semaphore")
 
     def __exit__(self, *exc_info: object) -> None:
-        self.__line.change(self.__line.release, self.__n)
+        """Give the units back."""
+        self._line.change(self._line.release, self._n)
 
 
 class Semaphore(SyncObject):
@@ -193,7 +195,7 @@ class Semaphore(SyncObject):
         """
         return self.__line.state[0]
 
-    def hold(self, n: SupportsIndex = 1, timeout: float | None = None) -> _Hold:
+    def hold(self, n: SupportsIndex = 1, timeout: float | None = None) -> SemaphoreHold:
         """Return a context manager that holds `n` units: a weighted ``with``.
 
         Entering it acquires them, or raises ``TimeoutError`` after `timeout` seconds; zero
@@ -209,13 +211,19 @@ class Semaphore(SyncObject):
         Traceback (most recent call last):
         TimeoutError: timed out waiting for the semaphore
         """
-        seconds = wait_timeout(timeout)
-        return _Hold(self.__line, self.__line.checked(n), seconds)
+        line = self.__line
+        hold = object.__new__(SemaphoreHold)
+        hold._n = line.checked(n)
+        hold._seconds = wait_timeout(timeout)
+        hold._line = line
+        return hold
 
     def __enter__(self) -> bool:
+        """Take one unit; return True."""
         return self.__line.acquire(self.__line.checked(1), None)
 
     def __exit__(self, *exc_info: object) -> None:
+        """Give one unit back."""
         self.__line.change(self.__line.release, 1)
 
     def _at_fork_reinit(self) -> None:

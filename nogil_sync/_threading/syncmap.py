@@ -25,13 +25,13 @@ dict, whose own lock then stays locked for ever.
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, TypeVarTuple, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, TypeVarTuple, final, overload
 
 from .._once import ABSENT
 from .._syncmap import SharedMap, load_or_compute
 from ._arguments import wait_timeout
 from ._guard import Guard, guard_of
-from ._object import SyncObject
+from ._object import Part, SyncObject
 from .atomics import AtomicBool
 
 if TYPE_CHECKING:
@@ -452,12 +452,13 @@ class SyncMap(SyncObject, SharedMap[K, V]):
 
     # As a whole
 
-    def __iter__(self) -> Iterator[K]:
-        return _Keys(self._bucket, list(self.__table.buckets))
+    def __iter__(self) -> "SyncMapIterator[K]":
+        """Return an iterator over the keys; see the class for what it sees of changes."""
+        return _iterator(self._bucket, list(self.__table.buckets), keys=True)
 
-    def _pairs(self) -> Iterator[tuple[K, V]]:
+    def _pairs(self) -> "SyncMapIterator[tuple[K, V]]":
         """All entries, as iteration gives them."""
-        return _Pairs(self._bucket, list(self.__table.buckets))
+        return _iterator(self._bucket, list(self.__table.buckets), keys=False)
 
     def snapshot(self) -> dict[K, V]:
         """Return a dict of the entries.
@@ -585,49 +586,57 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         return value if found is ABSENT or detached.load() else found
 
 
-class _Pairs:
-    """An iterator over entries: what is in the buckets of these hashes, when it gets there."""
+@final
+class SyncMapIterator(Part, Generic[T]):
+    """An iterator over a SyncMap: each key, or entry, that is there when it gets there."""
 
-    __slots__ = ("__bucket", "__hashes", "__rest")
+    __module__ = "nogil_sync"
+    # What is in the buckets of these hashes; and the rest of the bucket that it is in.
+    __slots__ = ("_bucket", "_hashes", "_keys", "_rest")
+    _bucket: Callable[[int], Bucket | None]
+    _hashes: list[int]  # taken from the end
+    _keys: bool
+    _rest: list[tuple[Any, Any]]
 
-    def __init__(self, bucket: Callable[[int], Bucket | None], hashes: list[int]) -> None:
-        hashes.reverse()  # they are taken from the end
-        self.__bucket = bucket
-        self.__hashes = hashes
-        self.__rest: list[tuple[Any, Any]] = []  # of the bucket that it is in
-
-    def __iter__(self) -> "_Pairs":
+    def __iter__(self) -> "SyncMapIterator[T]":
+        """Return the iterator itself."""
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> T:
+        """Return the next key or entry."""
+        entry = self._next()
+        result: T = entry[0] if self._keys else entry
+        return result
+
+    def _next(self) -> Any:
         while True:
             # Each step is atomic, so threads can share an iterator.
-            if self.__rest:
+            if self._rest:
                 try:
-                    return self.__rest.pop()
+                    return self._rest.pop()
                 except IndexError:
                     pass
             try:
-                which = self.__hashes.pop()
+                which = self._hashes.pop()
             except IndexError:
                 raise StopIteration from None
-            bucket = self.__bucket(which)
+            bucket = self._bucket(which)
             if bucket is not None:
                 if len(bucket) == 2:
                     return bucket
-                self.__rest.extend(zip(bucket[::2], bucket[1::2], strict=True))
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(f"cannot pickle or copy {type(self).__name__!r} object")
+                self._rest.extend(zip(bucket[::2], bucket[1::2], strict=True))
 
 
-class _Keys(_Pairs):
-    """The same, over keys."""
-
-    __slots__ = ()
-
-    def __next__(self) -> Any:
-        return super().__next__()[0]
+def _iterator(
+    bucket: Callable[[int], Bucket | None], hashes: list[int], keys: bool
+) -> SyncMapIterator[Any]:
+    iterator: SyncMapIterator[Any] = object.__new__(SyncMapIterator)
+    hashes.reverse()
+    iterator._bucket = bucket
+    iterator._hashes = hashes
+    iterator._keys = keys
+    iterator._rest = []
+    return iterator
 
 
 SyncMap._plain = SyncMap
