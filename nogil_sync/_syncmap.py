@@ -240,7 +240,13 @@ MutableMapping.register(SharedMap)  # type: ignore[type-abstract]
 
 
 class SyncMapKeys(KeysView[K]):
-    """The keys of a SyncMap."""
+    """The keys of a :class:`SyncMap`: a set that follows the map.
+
+    >>> from nogil_sync import SyncMap, SyncMapKeys
+    >>> keys: SyncMapKeys[str] = SyncMap(a=1, b=2).keys()
+    >>> "a" in keys, keys & {"b", "c"}
+    (True, {'b'})
+    """
 
     __module__ = "nogil_sync"
     __slots__ = ()
@@ -254,7 +260,13 @@ class SyncMapKeys(KeysView[K]):
 
 
 class SyncMapValues(ValuesView[V]):
-    """The values of a SyncMap."""
+    """The values of a :class:`SyncMap`, as they are when they are looked at.
+
+    >>> from nogil_sync import SyncMap, SyncMapValues
+    >>> values: SyncMapValues[int] = SyncMap(a=1, b=2).values()
+    >>> sum(values)
+    3
+    """
 
     __module__ = "nogil_sync"
     __slots__ = ()
@@ -274,7 +286,13 @@ class SyncMapValues(ValuesView[V]):
 
 
 class SyncMapItems(ItemsView[K, V]):
-    """The entries of a SyncMap."""
+    """The entries of a :class:`SyncMap` as ``(key, value)`` pairs: a set that follows the map.
+
+    >>> from nogil_sync import SyncMap, SyncMapItems
+    >>> items: SyncMapItems[str, int] = SyncMap(a=1, b=2).items()
+    >>> ("a", 1) in items, sorted(items)
+    (True, [('a', 1), ('b', 2)])
+    """
 
     __module__ = "nogil_sync"
     __slots__ = ()

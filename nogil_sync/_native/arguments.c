@@ -18,8 +18,7 @@ head_of(const ns_signature *s)
     for (Py_ssize_t i = 0; i < s->most && head != NULL; i++) {
         const char *star = s->keyword_only > 0 && i == s->most - s->keyword_only ? "*, " : "";
         const char *value = i < s->required ? "" : "=None";
-        PyObject *more =
-            PyUnicode_FromFormat("%U%s%s%s%s", head, comma, star, s->names[i], value);
+        PyObject *more = PyUnicode_FromFormat("%U%s%s%s%s", head, comma, star, s->names[i], value);
         Py_SETREF(head, more);
         comma = ", ";
     }
@@ -32,7 +31,8 @@ head_of(const ns_signature *s)
 static void
 refuse(const ns_signature *s, PyObject *args, PyObject *kwargs)
 {
-    PyObject *head = head_of(s), *module = head ? PyImport_ImportModule("nogil_sync._refusal") : NULL;
+    PyObject *head = head_of(s),
+             *module = head ? PyImport_ImportModule("nogil_sync._refusal") : NULL;
     PyObject *result = NULL;
     if (module != NULL) {
         result = PyObject_CallMethod(

@@ -39,15 +39,15 @@ PyObject *ns_refuse(const ns_signature *s, PyObject *const *args, Py_ssize_t nar
     NS_WITHOUT_ARGUMENTS_AS(function##_method, function, name)
 
 /* The same for __exit__, which takes anything by position. */
-#define NS_EXIT(function, name)                                                           \
-    static PyObject *function##_method(                                                   \
-        PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)       \
-    {                                                                                     \
-        static const ns_signature s = {name "(self, *exc_info)", {NULL}, 0, 0, 0};        \
-        if (ns_unlikely(kwnames != NULL)) {                                               \
-            return ns_refuse(&s, args, nargs, kwnames);                                   \
-        }                                                                                 \
-        return function(self, args, nargs);                                               \
+#define NS_EXIT(function, name)                                                     \
+    static PyObject *function##_method(                                             \
+        PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) \
+    {                                                                               \
+        static const ns_signature s = {name "(self, *exc_info)", {NULL}, 0, 0, 0};  \
+        if (ns_unlikely(kwnames != NULL)) {                                         \
+            return ns_refuse(&s, args, nargs, kwnames);                             \
+        }                                                                           \
+        return function(self, args, nargs);                                         \
     }
 
 int ns_unpack_slow(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs,

@@ -59,17 +59,17 @@ FN(operand)(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, PyOb
 }
 
 /* A method of one integer: `result` is computed from `word` and `n`. */
-#define METHOD(name, parameter, required, expression)                               \
-    static PyObject *FN(name)(                                                      \
-        PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) \
-    {                                                                               \
-        static const ns_signature s = {TEXT(NAME) "." #name, {parameter}, required, 1, 0};         \
-        WORD n;                                                                     \
-        if (FN(operand)(&s, args, nargs, kwnames, &n) < 0) {                        \
-            return NULL;                                                            \
-        }                                                                           \
-        _Atomic WORD *word = FN(word)(self);                                        \
-        return word == NULL ? NULL : BOX((VALUE)(expression));                      \
+#define METHOD(name, parameter, required, expression)                                      \
+    static PyObject *FN(name)(                                                             \
+        PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)        \
+    {                                                                                      \
+        static const ns_signature s = {TEXT(NAME) "." #name, {parameter}, required, 1, 0}; \
+        WORD n;                                                                            \
+        if (FN(operand)(&s, args, nargs, kwnames, &n) < 0) {                               \
+            return NULL;                                                                   \
+        }                                                                                  \
+        _Atomic WORD *word = FN(word)(self);                                               \
+        return word == NULL ? NULL : BOX((VALUE)(expression));                             \
     }
 
 static inline WORD

@@ -13,7 +13,6 @@ typedef struct {
     PyObject *weakrefs;
 } Counter;
 
-
 /* The counter, or NULL with RuntimeError if there was no __init__. */
 static inline ns_counter *
 counter_of(PyObject *self)

@@ -32,9 +32,8 @@ ns_no_bool(PyObject *self)
 PyObject *
 ns_not_initialized(PyObject *self)
 {
-    raise_of(PyExc_RuntimeError,
-             "%U object is not initialized: its __init__() was not called",
-             self);
+    raise_of(
+        PyExc_RuntimeError, "%U object is not initialized: its __init__() was not called", self);
     return NULL;
 }
 

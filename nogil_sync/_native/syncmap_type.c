@@ -536,7 +536,8 @@ get(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 static PyObject *
 setdefault(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"SyncMap.setdefault(self, key, default=None, /)", {NULL}, 0, 0, 0};
+    static const ns_signature s = {
+        "SyncMap.setdefault(self, key, default=None, /)", {NULL}, 0, 0, 0};
     PyObject *value;
     if (check_count(&s, args, nargs, kwnames) < 0) {
         return NULL;

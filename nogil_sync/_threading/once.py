@@ -14,7 +14,16 @@ P = ParamSpec("P")
 
 
 class OnceFunction(SyncObject, Generic[T]):
-    """A function made by :func:`nogil_sync.once`."""
+    """A function made by :func:`once`, which says how it behaves.
+
+    It takes no arguments, and looks like the function that it was made of: it has its name,
+    its docstring and its attributes.
+
+    >>> from nogil_sync import OnceFunction, once
+    >>> limit: OnceFunction[int] = once(lambda: 7)
+    >>> limit(), limit.done()
+    (7, True)
+    """
 
     __module__ = "nogil_sync"
     __slots__ = ("__cell", "__dict__")

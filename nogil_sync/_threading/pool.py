@@ -165,7 +165,17 @@ _NOTHING: Any = object()
 
 @final
 class PoolUse(Part, Generic[T]):
-    """What :meth:`Pool.use` returns: a context manager that gets an item and puts it back."""
+    """What :meth:`Pool.use` returns: a context manager that gets an item and puts it back.
+
+    Entering it twice at once, or leaving it without having entered, is a ``RuntimeError``.
+
+    >>> from nogil_sync import Pool, PoolUse
+    >>> lists = Pool(list)
+    >>> use: PoolUse[list] = lists.use()
+    >>> with use as mine:
+    ...     mine
+    []
+    """
 
     __module__ = "nogil_sync"
     __slots__ = ("_guard", "_item", "_items")

@@ -60,7 +60,17 @@ class _Units(Line):
 
 @final
 class SemaphoreHold(Part):
-    """What :meth:`Semaphore.hold` returns: a context manager that holds units."""
+    """What :meth:`Semaphore.hold` returns: a context manager that holds units.
+
+    It can be entered again and again, also by several threads at the same time.
+
+    >>> from nogil_sync import Semaphore, SemaphoreHold
+    >>> memory = Semaphore(100)
+    >>> half: SemaphoreHold = memory.hold(50)
+    >>> with half, half:
+    ...     memory.available()
+    0
+    """
 
     __module__ = "nogil_sync"
     __slots__ = ("_line", "_n", "_seconds")

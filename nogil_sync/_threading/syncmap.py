@@ -24,7 +24,7 @@ dict, whose own lock then stays locked for ever.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, TypeVarTuple, final, overload
 
 from .._once import ABSENT
@@ -588,7 +588,15 @@ class SyncMap(SyncObject, SharedMap[K, V]):
 
 @final
 class SyncMapIterator(Part, Generic[T]):
-    """An iterator over a SyncMap: each key, or entry, that is there when it gets there."""
+    """An iterator over a :class:`SyncMap`: gives each key, or entry, that is there in its turn.
+
+    Changes of the map do not end it. Threads may share one: each key goes to one of them.
+
+    >>> from nogil_sync import SyncMap, SyncMapIterator
+    >>> keys: SyncMapIterator[str] = iter(SyncMap(a=1, b=2))
+    >>> sorted(keys)
+    ['a', 'b']
+    """
 
     __module__ = "nogil_sync"
     # What is in the buckets of these hashes; and the rest of the bucket that it is in.
@@ -604,16 +612,13 @@ class SyncMapIterator(Part, Generic[T]):
 
     def __next__(self) -> T:
         """Return the next key or entry."""
-        entry = self._next()
-        result: T = entry[0] if self._keys else entry
-        return result
-
-    def _next(self) -> Any:
-        while True:
+        entry: Any = None
+        while entry is None:
             # Each step is atomic, so threads can share an iterator.
             if self._rest:
                 try:
-                    return self._rest.pop()
+                    entry = self._rest.pop()
+                    break
                 except IndexError:
                     pass
             try:
@@ -623,8 +628,11 @@ class SyncMapIterator(Part, Generic[T]):
             bucket = self._bucket(which)
             if bucket is not None:
                 if len(bucket) == 2:
-                    return bucket
-                self._rest.extend(zip(bucket[::2], bucket[1::2], strict=True))
+                    entry = bucket
+                else:
+                    self._rest.extend(zip(bucket[::2], bucket[1::2], strict=True))
+        result: T = entry[0] if self._keys else entry
+        return result
 
 
 def _iterator(
