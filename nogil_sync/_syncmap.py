@@ -199,6 +199,7 @@ class SharedMap(_Base[K, V]):
     __copy__ = copy
 
     def __or__(self, other: Mapping[KT, VT], /) -> "SyncMap[K | KT, V | VT]":
+        """Return a new map with the entries of both; those of `other` win."""
         if not isinstance(other, Mapping):
             return NotImplemented
         new: SyncMap[Any, Any] = self._plain(self)
@@ -206,6 +207,7 @@ class SharedMap(_Base[K, V]):
         return new
 
     def __ror__(self, other: Mapping[KT, VT], /) -> "SyncMap[K | KT, V | VT]":
+        """Return a new map with the entries of both; those of this map win."""
         if not isinstance(other, Mapping):
             return NotImplemented
         new: SyncMap[Any, Any] = self._plain(other)
@@ -217,6 +219,7 @@ class SharedMap(_Base[K, V]):
     @overload
     def __ior__(self, other: Iterable[tuple[K, V]], /) -> Self: ...
     def __ior__(self, other: Any, /) -> Any:  # type: ignore[misc]
+        """Set the entries of a mapping, or of an iterable of pairs, as :meth:`update` does."""
         SharedMap.update(self, other)
         return self
 
@@ -253,6 +256,7 @@ class SyncMapKeys(KeysView[K]):
     _mapping: Any
 
     def __iter__(self) -> Iterator[K]:
+        """Return an iterator over the keys."""
         return iter(self._mapping)
 
     def __repr__(self) -> str:
@@ -273,9 +277,11 @@ class SyncMapValues(ValuesView[V]):
     _mapping: Any
 
     def __iter__(self) -> Iterator[V]:
+        """Return an iterator over the values."""
         return map(itemgetter(1), self._mapping._pairs())
 
     def __contains__(self, value: object) -> bool:
+        """Whether a value is the given one, or equal to it: looks at all of them."""
         for each in self:  # noqa: SIM110 - see _pair
             if each is value or each == value:
                 return True
@@ -299,10 +305,12 @@ class SyncMapItems(ItemsView[K, V]):
     _mapping: Any
 
     def __iter__(self) -> Iterator[tuple[K, V]]:
+        """Return an iterator over the entries."""
         pairs: Iterator[tuple[K, V]] = self._mapping._pairs()
         return pairs
 
     def __contains__(self, item: object) -> bool:
+        """Whether the map has this key with this value."""
         # What cannot be an entry is none, as with a dict's.
         return isinstance(item, tuple) and len(item) == 2 and super().__contains__(item)
 

@@ -191,7 +191,7 @@ static PyMethodDef methods[] = {
     NS_METHOD("swap", swap, DOC_AtomicRef_swap),
     NS_METHOD("compare_and_swap", compare_and_swap, DOC_AtomicRef_compare_and_swap),
     NS_METHOD("update", update, DOC_AtomicRef_update),
-    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
+    NS_GENERIC,
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},
 };

@@ -434,7 +434,7 @@ static PyMethodDef methods[] = {
     NS_METHOD("__enter__", enter_method, DOC_Channel___enter__),
     NS_METHOD("__exit__", leave_method, DOC_Channel___exit__),
     {"__sizeof__", size_of, METH_NOARGS, NULL},
-    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
+    NS_GENERIC,
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},
 };

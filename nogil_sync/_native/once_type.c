@@ -191,7 +191,7 @@ NS_WITHOUT_ARGUMENTS_AS(done_once, done, "Once.done")
 static PyMethodDef once_methods[] = {
     NS_METHOD("do", do_, DOC_Once_do),
     NS_METHOD("done", done_once, DOC_Once_done),
-    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
+    NS_GENERIC,
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},
 };
@@ -317,7 +317,7 @@ static PyMethodDef function_methods[] = {
      METH_FASTCALL | METH_KEYWORDS | METH_COEXIST,
      DOC_OnceFunction___call__},
     NS_METHOD("done", done_function, DOC_OnceFunction_done),
-    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
+    NS_GENERIC,
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},
 };

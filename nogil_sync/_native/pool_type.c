@@ -509,7 +509,7 @@ NS_EXIT(use_exit, "PoolUse.__exit__")
 static PyMethodDef use_methods[] = {
     NS_METHOD("__enter__", use_enter_method, DOC_PoolUse___enter__),
     NS_METHOD("__exit__", use_exit_method, DOC_PoolUse___exit__),
-    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
+    NS_GENERIC,
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},
 };
@@ -545,7 +545,7 @@ static PyMethodDef methods[] = {
     NS_METHOD("clear", clear_items_method, DOC_Pool_clear),
     NS_METHOD("idle", idle_method, DOC_Pool_idle),
     {"__sizeof__", size_of, METH_NOARGS, NULL},
-    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
+    NS_GENERIC,
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},
 };

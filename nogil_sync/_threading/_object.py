@@ -32,6 +32,7 @@ class SyncObject:
     if not TYPE_CHECKING:  # it would make every attribute exist for a type checker
 
         def __getattr__(self, name: str) -> Any:
+            """Raise ``RuntimeError`` if ``__init__`` was not called, else ``AttributeError``."""
             slot = getattr(type(self), name, None)
             owner = slot.__objclass__ if isinstance(slot, MemberDescriptorType) else object
             if owner.__module__.partition(".")[0] == "nogil_sync":
@@ -44,6 +45,7 @@ class SyncObject:
             )
 
     def __reduce__(self) -> NoReturn:
+        """Raise ``TypeError``: it is not pickled."""
         raise TypeError(f"cannot pickle or copy {type(self).__name__!r} object")
 
 
@@ -62,6 +64,7 @@ class Part:
         super().__init_subclass__()
 
     def __reduce__(self) -> NoReturn:
+        """Raise ``TypeError``: it is not pickled."""
         raise TypeError(f"cannot pickle or copy {type(self).__name__!r} object")
 
 

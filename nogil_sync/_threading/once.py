@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, overload
 
 from .._once import ABSENT, Cell, FunctionCell, Signature, once_property
 from ._object import SyncObject, uninitialized
@@ -27,7 +27,7 @@ class OnceFunction(SyncObject, Generic[T]):
 
     __module__ = "nogil_sync"
     __slots__ = ("__cell", "__dict__")
-    __signature__ = Signature()
+    __signature__: ClassVar[Signature] = Signature()
 
     def __init__(self, fn: Callable[[], T], /, *, retry: bool = False) -> None:
         cell = FunctionCell(fn, bool(retry))

@@ -211,6 +211,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
     # Lookups
 
     def __getitem__(self, key: K, /) -> V:
+        """Return the value of the key; ``KeyError`` if there is none."""
         bucket = self.__table.buckets.get(hash(key))
         if bucket is not None:
             first = bucket[0]  # nearly always the only one
@@ -221,6 +222,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         raise KeyError(key)
 
     def __contains__(self, key: object, /) -> bool:
+        """Whether the map has the key."""
         return _find(self.__table.buckets.get(hash(key)), key) >= 0
 
     @overload
@@ -240,15 +242,18 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         return default
 
     def __len__(self) -> int:
+        """How many entries there are."""
         table = self.__table
         return len(table.buckets) + table.extra
 
     # Changes
 
     def __setitem__(self, key: K, value: V, /) -> None:
+        """Set the value of the key."""
         self.__edit(key, _put, value)
 
     def __delitem__(self, key: K, /) -> None:
+        """Remove the key; ``KeyError`` if there is none."""
         self.__invalidate(key)
         if self.__edit(key, _remove)[0] is ABSENT:
             raise KeyError(key)
@@ -470,6 +475,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         return dict(self._pairs())
 
     def __sizeof__(self) -> int:
+        """Return the size in bytes, without keys and values."""
         table = self.__table
         buckets = table.buckets
         entry = sys.getsizeof(1 << 60) + sys.getsizeof((0, 0))
