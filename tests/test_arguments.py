@@ -396,7 +396,6 @@ STATES = [
     "Cond(threading.RLock()).notify()",
     "Cond(threading.RLock()).release()",
     "Cond(Unfit())",
-    "Cond(threading.RLock()).locked()",
     "Semaphore().release()",
     "Semaphore(3).release(10**30)",
     "Semaphore(0).release()",
