@@ -1,8 +1,9 @@
 """What every object of this backend has in common."""
 
 import os
-from types import MemberDescriptorType
-from typing import TYPE_CHECKING, Any, NoReturn
+import threading
+from types import FunctionType, MemberDescriptorType
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from ._guard import Guard
 
@@ -35,6 +36,7 @@ class SyncObject:
     if not TYPE_CHECKING:  # it would make every attribute exist for a type checker
 
         def __getattr__(self, name: str) -> Any:
+            """Raise ``RuntimeError`` if ``__init__`` was not called, else ``AttributeError``."""
             slot = getattr(type(self), name, None)
             owner = slot.__objclass__ if isinstance(slot, MemberDescriptorType) else object
             if owner.__module__.partition(".")[0] == "nogil_sync":
@@ -47,7 +49,50 @@ class SyncObject:
             )
 
     def __reduce__(self) -> NoReturn:
+        """Raise ``TypeError``: it is not pickled."""
         raise TypeError(f"cannot pickle or copy {type(self).__name__!r} object")
+
+
+class Part:
+    """Base of what only methods of other objects make, as a view or a context manager."""
+
+    __slots__ = ()
+
+    def __new__(cls, *_: object, **__: object) -> Self:
+        raise TypeError(f"cannot create {cls.__name__!r} instances")
+
+    def __init_subclass__(cls) -> None:
+        for base in cls.__mro__[1:]:
+            if base.__module__ == "nogil_sync":
+                raise TypeError(f"type {base.__name__!r} is not an acceptable base type")
+        super().__init_subclass__()
+
+    def __reduce__(self) -> NoReturn:
+        """Raise ``TypeError``: it is not pickled."""
+        raise TypeError(f"cannot pickle or copy {type(self).__name__!r} object")
+
+
+def adopt(cls: type, base: type) -> None:
+    """Give a public class the methods of its private base as functions of its own.
+
+    Errors about their arguments then name the public class.
+    """
+    for name, function in vars(base).items():
+        if isinstance(function, FunctionType) and name not in vars(cls):
+            mine = FunctionType(
+                function.__code__,
+                function.__globals__,
+                name,
+                function.__defaults__,
+                function.__closure__,
+            )
+            mine.__dict__.update(function.__dict__)
+            mine.__kwdefaults__ = function.__kwdefaults__
+            mine.__annotations__ = function.__annotations__
+            mine.__doc__ = function.__doc__
+            mine.__module__ = function.__module__
+            mine.__qualname__ = f"{cls.__qualname__}.{name}"
+            setattr(cls, name, mine)
 
 
 def uninitialized(obj: object) -> str:

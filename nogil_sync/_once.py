@@ -480,6 +480,7 @@ class once_property(Generic[T]):  # noqa: N801  (named as `property` is)
         self.__doc__ = func.__doc__
 
     def __set_name__(self, owner: type, name: str) -> None:
+        """Note the name under which the value is stored; ``TypeError`` if it has another."""
         if self.attrname is None:
             self.attrname = name
         elif name != self.attrname:
@@ -493,6 +494,7 @@ class once_property(Generic[T]):  # noqa: N801  (named as `property` is)
     @overload
     def __get__(self, instance: object, owner: type | None = None) -> T: ...
     def __get__(self, instance: object, owner: type | None = None) -> Any:
+        """Return the value for this instance, which the first read computes."""
         if instance is None:
             return self
         name = self.attrname
@@ -529,4 +531,5 @@ class once_property(Generic[T]):  # noqa: N801  (named as `property` is)
         return (value,)
 
     def __reduce__(self) -> NoReturn:
+        """Raise ``TypeError``: it is not pickled."""
         raise TypeError(f"cannot pickle or copy {type(self).__name__!r} object")

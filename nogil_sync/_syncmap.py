@@ -139,32 +139,32 @@ class SharedMap(_Base[K, V]):
     __hash__: ClassVar[None]  # type: ignore[assignment]
     __reversed__: ClassVar[None] = None
 
-    def keys(self) -> "Keys[K, V]":
+    def keys(self) -> "SyncMapKeys[K]":
         """Return a view of the keys: a set that follows the map.
 
         >>> from nogil_sync import SyncMap
         >>> SyncMap(a=1, b=2).keys() & {"b", "c"}
         {'b'}
         """
-        return Keys(self)
+        return SyncMapKeys(self)
 
-    def values(self) -> "Values[K, V]":
+    def values(self) -> "SyncMapValues[V]":
         """Return a view of the values, which follows the map.
 
         >>> from nogil_sync import SyncMap
         >>> sum(SyncMap(a=1, b=2).values())
         3
         """
-        return Values(self)
+        return SyncMapValues(self)
 
-    def items(self) -> "Items[K, V]":
+    def items(self) -> "SyncMapItems[K, V]":
         """Return a view of the entries as ``(key, value)`` pairs, which follows the map.
 
         >>> from nogil_sync import SyncMap
         >>> ("a", 1) in SyncMap(a=1, b=2).items()
         True
         """
-        return Items(self)
+        return SyncMapItems(self)
 
     @overload
     def update(self, other: "SupportsKeysAndGetItem[K, V]", /) -> None: ...
@@ -227,6 +227,7 @@ class SharedMap(_Base[K, V]):
     __copy__ = copy
 
     def __or__(self, other: Mapping[KT, VT], /) -> "SyncMap[K | KT, V | VT]":
+        """Return a new map with the entries of both; those of `other` win."""
         if not isinstance(other, Mapping):
             return NotImplemented
         new: SyncMap[Any, Any] = self._plain(self)
@@ -234,6 +235,7 @@ class SharedMap(_Base[K, V]):
         return new
 
     def __ror__(self, other: Mapping[KT, VT], /) -> "SyncMap[K | KT, V | VT]":
+        """Return a new map with the entries of both; those of this map win."""
         if not isinstance(other, Mapping):
             return NotImplemented
         new: SyncMap[Any, Any] = self._plain(other)
@@ -245,6 +247,7 @@ class SharedMap(_Base[K, V]):
     @overload
     def __ior__(self, other: Iterable[tuple[K, V]], /) -> Self: ...
     def __ior__(self, other: Any, /) -> Any:  # type: ignore[misc]
+        """Set the entries of a mapping, or of an iterable of pairs, as :meth:`update` does."""
         SharedMap.update(self, other)
         return self
 
@@ -295,7 +298,16 @@ def _view_repr(view: Any, name: str) -> str:
 
 class Keys(KeysView[K], Generic[K, V]):
     """The keys of a SyncMap."""
+class SyncMapKeys(KeysView[K]):
+    """The keys of a :class:`SyncMap`: a set that follows the map.
 
+    >>> from nogil_sync import SyncMap, SyncMapKeys
+    >>> keys: SyncMapKeys[str] = SyncMap(a=1, b=2).keys()
+    >>> "a" in keys, keys & {"b", "c"}
+    (True, {'b'})
+    """
+
+    __module__ = "nogil_sync"
     __slots__ = ()
     _mapping: Any
 
@@ -305,15 +317,23 @@ class Keys(KeysView[K], Generic[K, V]):
         return MappingProxyType(self._mapping)
 
     def __iter__(self) -> Iterator[K]:
+        """Return an iterator over the keys."""
         return iter(self._mapping)
 
     def __repr__(self) -> str:
         return _view_repr(self, "keys")
 
 
-class Values(ValuesView[V], Generic[K, V]):
-    """The values of a SyncMap."""
+class SyncMapValues(ValuesView[V]):
+    """The values of a :class:`SyncMap`, as they are when they are looked at.
 
+    >>> from nogil_sync import SyncMap, SyncMapValues
+    >>> values: SyncMapValues[int] = SyncMap(a=1, b=2).values()
+    >>> sum(values)
+    3
+    """
+
+    __module__ = "nogil_sync"
     __slots__ = ()
     _mapping: Any
 
@@ -323,9 +343,11 @@ class Values(ValuesView[V], Generic[K, V]):
         return MappingProxyType(self._mapping)
 
     def __iter__(self) -> Iterator[V]:
+        """Return an iterator over the values."""
         return map(itemgetter(1), self._mapping._pairs())
 
     def __contains__(self, value: object) -> bool:
+        """Whether a value is the given one, or equal to it: looks at all of them."""
         for each in self:  # noqa: SIM110 - see _pair
             if each is value or each == value:
                 return True
@@ -335,9 +357,16 @@ class Values(ValuesView[V], Generic[K, V]):
         return _view_repr(self, "values")
 
 
-class Items(ItemsView[K, V]):
-    """The entries of a SyncMap."""
+class SyncMapItems(ItemsView[K, V]):
+    """The entries of a :class:`SyncMap` as ``(key, value)`` pairs: a set that follows the map.
 
+    >>> from nogil_sync import SyncMap, SyncMapItems
+    >>> items: SyncMapItems[str, int] = SyncMap(a=1, b=2).items()
+    >>> ("a", 1) in items, sorted(items)
+    (True, [('a', 1), ('b', 2)])
+    """
+
+    __module__ = "nogil_sync"
     __slots__ = ()
     _mapping: Any
 
@@ -347,10 +376,12 @@ class Items(ItemsView[K, V]):
         return MappingProxyType(self._mapping)
 
     def __iter__(self) -> Iterator[tuple[K, V]]:
+        """Return an iterator over the entries."""
         pairs: Iterator[tuple[K, V]] = self._mapping._pairs()
         return pairs
 
     def __contains__(self, item: object) -> bool:
+        """Whether the map has this key with this value."""
         # What cannot be an entry is none, as with a dict's.
         return isinstance(item, tuple) and len(item) == 2 and super().__contains__(item)
 

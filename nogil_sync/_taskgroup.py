@@ -157,6 +157,7 @@ class TaskGroup(SyncObject):
         return tasks.event.wait(timeout) or tasks.cancelled
 
     def __enter__(self) -> Self:
+        """Open the group for tasks and return it; ``RuntimeError`` if it was used before."""
         tasks = self.__current()
         entered = False
         tasks.guard.held = True
@@ -176,6 +177,7 @@ class TaskGroup(SyncObject):
         error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
+        """Wait for all tasks, then raise what failed."""
         # A Ctrl-C right at the entry to this function leaves the group without waiting for it,
         # as with every context manager written in Python.
         tasks = self.__current()

@@ -16,7 +16,7 @@ def test_semaphore_value(n):
 
 
 @pytest.mark.parametrize("n", HUGE)
-@pytest.mark.parametrize("value", [0, 1, 2**62 - 1])
+@pytest.mark.parametrize("value", [1, 2**62 - 1])
 def test_semaphore_n(value, n):
     s = Semaphore(value)
     for refused in (lambda n: s.acquire(False, n=n), s.hold):

@@ -208,6 +208,32 @@ def test_semaphore():
     )
 
 
+def signaller(rng, _):
+    """Give signals that nobody took before, and take some, from an unbounded semaphore."""
+    for _ in range(5):
+        if rng.random() < 0.5:
+            yield "release", (rng.randrange(1, 4),)
+        else:
+            how = rng.choice(["acquire", "acquire", "hold", "try"])
+            yield how, (rng.randrange(1, 4), rng.choice((0.0002, 0.001)))
+        if rng.random() < 0.3:
+            yield "available", ()
+
+
+def signals(_):
+    return Semaphore(0, bounded=False)
+
+
+def test_unbounded_semaphore():
+    verify(signals, signaller, (0, *NOBODY), fair_semaphore, call=call_semaphore, **FAIR)
+
+
+def test_a_bounded_semaphore_in_the_place_of_an_unbounded_one_is_caught():
+    catch(
+        lambda _: Semaphore(3), signaller, (0, *NOBODY), fair_semaphore, call=call_semaphore, **FAIR
+    )
+
+
 class Generous(Semaphore):
     """Wrong: one unit more."""
 

@@ -4,6 +4,7 @@ import gc
 import math
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support import LONG, RAIN, eventually, for_a_while, python, run_threads, started
@@ -64,12 +65,133 @@ def test_weights():
 def test_a_semaphore_of_none():
     s = Semaphore(0)
     assert s.available() == 0
-    with pytest.raises(ValueError, match="n exceeds the semaphore's value"):
-        s.acquire()
-    with pytest.raises(ValueError, match="n exceeds the semaphore's value"), s:
+    assert s.acquire(False) is False
+    assert s.acquire(timeout=0.01) is False
+    assert s.acquire(False, n=10**30) is False
+    with pytest.raises(TimeoutError), s.hold(2, timeout=0):
         raise AssertionError
     with pytest.raises(ValueError, match="released too many times"):
         s.release()
+    s._at_fork_reinit()
+    assert s.available() == 0
+    assert repr(s).endswith(", 0 of 0 available>")
+
+
+@threads
+def test_a_wait_for_a_semaphore_of_none_is_interruptible():
+    s = Semaphore(0)
+    waiter, got = started(s.acquire, timeout=0.2)
+    assert s.acquire(False) is False
+    waiter.join(LONG)
+    assert got == [False]
+
+
+def test_unbounded():
+    s = Semaphore(1, bounded=False)
+    s.release()
+    s.release(n=3)
+    assert s.available() == 5
+    assert repr(s) == f"<nogil_sync.Semaphore object at {id(s):#x}, 5 available>"
+    assert s.acquire(n=4) is True
+    assert s.acquire(False, n=2) is False
+    assert s.acquire(timeout=0.01, n=MOST + 1) is False
+    assert s.acquire(False, n=10**30) is False
+    with s, pytest.raises(TimeoutError), s.hold(timeout=0):
+        raise AssertionError
+    assert s.available() == 1
+    for n in (0, -1):
+        with pytest.raises(ValueError, match="n must be at least 1"):
+            s.release(n)
+        with pytest.raises(ValueError, match="n must be at least 1"):
+            s.acquire(n=n)
+    s.release(7)
+    s._at_fork_reinit()
+    assert s.available() == 1
+    assert s.acquire()
+    s._at_fork_reinit()
+    assert s.available() == 1
+
+
+@pytest.mark.parametrize("start", [0, 1, MOST])
+def test_the_most_that_an_unbounded_one_holds(start):
+    s = Semaphore(start, bounded=False)
+    for n in (MOST + 1 - start, MOST + 1, 2**63, 10**30):
+        with pytest.raises(OverflowError, match="semaphore value is too large"):
+            s.release(n)
+        assert s.available() == start
+    if start < MOST:
+        s.release(MOST - start)
+    assert s.acquire(n=MOST)
+    assert s.available() == 0
+
+
+def test_bounded_is_a_truth_and_a_keyword():
+    for truth in (True, 1, "yes"):
+        with pytest.raises(ValueError, match="too many times"):
+            Semaphore(bounded=truth).release()
+    for truth in (False, 0, None, ""):
+        Semaphore(bounded=truth).release()
+    with pytest.raises(TypeError):
+        Semaphore(1, False)
+
+    class Failing:
+        def __bool__(self):
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        Semaphore(bounded=Failing())
+
+
+@threads
+def test_signals_to_those_who_wait():
+    s = Semaphore(0, bounded=False)
+    large, large_got = started(s.acquire, n=3)
+    small, small_got = started(s.acquire)
+    s.release(2)
+    assert not large_got
+    assert not small_got
+    assert s.available() == 2
+    s.release(2)
+    large.join(LONG)
+    small.join(LONG)
+    assert large_got == small_got == [True]
+    assert s.available() == 0
+
+
+@threads
+def test_a_thread_pool_on_an_unbounded_semaphore():
+    with ThreadPoolExecutor(3) as executor:
+        assert type(executor._idle_semaphore) is threading.Semaphore
+        executor._idle_semaphore = Semaphore(0, bounded=False)
+        for _ in range(20):
+            assert list(executor.map(abs, range(-50, 0))) == list(range(50, 0, -1))
+    assert len(executor._threads) <= 3
+
+
+@threads
+def test_no_signal_is_lost_or_made_up():
+    s = Semaphore(0, bounded=False)
+
+    def give(k):
+        given = 0
+        for i in for_a_while(0.5):
+            s.release(1 + (i + k) % 3)
+            given += 1 + (i + k) % 3
+            while s.available() > 100:  # else the takers are not through for a long time
+                time.sleep(0.001)
+        return given
+
+    def take(k):
+        taken = 0
+        for i in for_a_while(0.7):
+            n = 1 + (i + k) % 4
+            if s.acquire(i % 3 > 0, None if i % 3 == 0 else 0.002, n=n):
+                taken += n
+        return -taken
+
+    assert sum(run_threads(*[lambda k=k, f=f: f(k) for k in (0, 1) for f in (give, take)])) == (
+        s.available()
+    )
 
 
 def test_the_largest():
@@ -119,7 +241,7 @@ def test_anything_with_index():
         ((), {}),
         ((True,), {}),
         ((True, None), {}),
-        ((1, 5.0), {"n": 2}),
+        ((True, 5.0), {"n": 2}),
         ((), {"timeout": 5}),
         ((), {"timeout": 0}),
         ((), {"timeout": -1}),
@@ -169,6 +291,10 @@ def test_time_outs_of_nothing(timeout):
         ((), {"n": 1.0}, TypeError, None),
         ((), {"n": None}, TypeError, None),
         ((True, None, 1), {}, TypeError, None),
+        ((2,), {}, TypeError, "blocking must be a bool, not int; .* n="),
+        ((0,), {"n": 1}, TypeError, "blocking must be a bool, not int; .* n="),
+        ((None,), {}, TypeError, "blocking must be a bool, not NoneType; .* n="),
+        ((), {"blocking": 1.0}, TypeError, "blocking must be a bool, not float; .* n="),
         ((), {"count": 1}, TypeError, None),
     ],
 )

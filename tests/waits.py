@@ -92,6 +92,21 @@ WAITS = {
         "x.available()",
         rest="x.release()",
     ),
+    "Semaphore.acquire of an unbounded one": Wait(
+        "x = Semaphore(0, bounded=False); x.release(3)",
+        "x.acquire(timeout={timeout}, n=4)",
+        "True",
+        "x.release()",
+        "x.available()",
+        rest="x.release(3)",
+    ),
+    "Semaphore.acquire where there is none": Wait(
+        "x = Semaphore(0, bounded=False)",
+        "x.acquire(timeout={timeout})",
+        "True",
+        "x.release()",
+        "x.available()",
+    ),
     "Semaphore.hold": Wait(
         "x = Semaphore(2); x.acquire()",
         "x.hold(2, {timeout}).__enter__()",

@@ -1,4 +1,5 @@
 #include "ageing.h"
+#include "object.h"
 
 /* ---- the list ---- */
 
@@ -325,6 +326,6 @@ ns_add_ageing(PyObject *module)
         PyErr_NoMemory();
         return -1;
     }
-    state->sweeper_type = PyType_FromModuleAndSpec(module, &spec, NULL);
+    state->sweeper_type = ns_new_type(module, &spec, NULL);
     return state->sweeper_type == NULL ? -1 : install(state);
 }

@@ -1,56 +1,117 @@
 #include "arguments.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "core/park.h"
+
+/* The head of a Python function with these parameters. */
+static PyObject *
+head_of(const ns_signature *s)
+{
+    if (strchr(s->function, '(') != NULL) {
+        return PyUnicode_FromString(s->function);
+    }
+    bool is_method = strchr(s->function, '.') != NULL;
+    const char *comma = is_method ? ", " : "";
+    PyObject *head = PyUnicode_FromFormat("%s(%s", s->function, is_method ? "self" : "");
+    for (Py_ssize_t i = 0; i < s->most && head != NULL; i++) {
+        const char *star = s->keyword_only > 0 && i == s->most - s->keyword_only ? "*, " : "";
+        const char *value = i < s->required ? "" : "=None";
+        PyObject *more = PyUnicode_FromFormat("%U%s%s%s%s", head, comma, star, s->names[i], value);
+        Py_SETREF(head, more);
+        comma = ", ";
+    }
+    PyObject *whole = head ? PyUnicode_FromFormat("%U)", head) : NULL;
+    Py_XDECREF(head);
+    return whole;
+}
+
+/* Sets the TypeError; `args` are without self. */
+static void
+refuse(const ns_signature *s, PyObject *args, PyObject *kwargs)
+{
+    PyObject *head = head_of(s),
+             *module = head ? PyImport_ImportModule("nogil_sync._refusal") : NULL;
+    PyObject *result = NULL;
+    if (module != NULL) {
+        result = PyObject_CallMethod(
+            module, "refuse", "OOO", head, args, kwargs != NULL ? kwargs : Py_None);
+    }
+    if (result != NULL) {
+        PyErr_Format(PyExc_SystemError, "%s was given the right arguments", s->function);
+    }
+    else { /* the traceback begins in the caller, as if this were a Python function */
+        PyObject *error = PyErr_GetRaisedException();
+        PyException_SetTraceback(error, Py_None);
+        PyErr_SetRaisedException(error);
+    }
+    Py_XDECREF(result);
+    Py_XDECREF(module);
+    Py_XDECREF(head);
+}
+
+PyObject *
+ns_refuse(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *positional = PyTuple_New(nargs);
+    PyObject *named = positional && kwnames ? PyDict_New() : NULL;
+    if (positional == NULL || (kwnames != NULL && named == NULL)) {
+        goto done;
+    }
+    for (Py_ssize_t i = 0; i < nargs; i++) {
+        PyTuple_SET_ITEM(positional, i, Py_NewRef(args[i]));
+    }
+    for (Py_ssize_t k = 0; kwnames != NULL && k < PyTuple_GET_SIZE(kwnames); k++) {
+        if (PyDict_SetItem(named, PyTuple_GET_ITEM(kwnames, k), args[nargs + k]) < 0) {
+            goto done;
+        }
+    }
+    refuse(s, positional, named);
+done:
+    Py_XDECREF(positional);
+    Py_XDECREF(named);
+    return NULL;
+}
+
+/* Which parameter has this name, or -1. */
+static Py_ssize_t
+parameter(const ns_signature *s, PyObject *name)
+{
+    for (Py_ssize_t i = 0; i < s->most; i++) {
+        if (*s->names[i] != '\0' && PyUnicode_CompareWithASCIIString(name, s->names[i]) == 0) {
+            return i;
+        }
+    }
+    return -1;
+}
 
 int
 ns_unpack_slow(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
                PyObject **values)
 {
-    const Py_ssize_t positional = s->most - s->keyword_only;
-    if (nargs > positional) {
-        PyErr_Format(PyExc_TypeError,
-                     "%s() takes at most %zd %sargument%s (%zd given)",
-                     s->function,
-                     positional,
-                     s->keyword_only ? "positional " : "",
-                     positional == 1 ? "" : "s",
-                     nargs);
-        return -1;
+    if (nargs > s->most - s->keyword_only) {
+        goto refused;
     }
     for (Py_ssize_t i = 0; i < s->most; i++) {
         values[i] = i < nargs ? args[i] : NULL;
     }
     for (Py_ssize_t k = 0; kwnames != NULL && k < PyTuple_GET_SIZE(kwnames); k++) {
-        PyObject *name = PyTuple_GET_ITEM(kwnames, k);
-        Py_ssize_t i = 0;
-        while (i < s->most && PyUnicode_CompareWithASCIIString(name, s->names[i]) != 0) {
-            i++;
-        }
-        if (i == s->most) {
-            PyErr_Format(
-                PyExc_TypeError, "%s() got an unexpected keyword argument %R", s->function, name);
-            return -1;
-        }
-        if (values[i] != NULL) {
-            PyErr_Format(
-                PyExc_TypeError, "%s() got multiple values for argument %R", s->function, name);
-            return -1;
+        Py_ssize_t i = parameter(s, PyTuple_GET_ITEM(kwnames, k));
+        if (i < 0 || values[i] != NULL) {
+            goto refused;
         }
         values[i] = args[nargs + k];
     }
     for (Py_ssize_t i = 0; i < s->required; i++) {
         if (values[i] == NULL) {
-            PyErr_Format(PyExc_TypeError,
-                         "%s() missing required argument '%s' (pos %zd)",
-                         s->function,
-                         s->names[i],
-                         i + 1);
-            return -1;
+            goto refused;
         }
     }
     return 0;
+refused:
+    ns_refuse(s, args, nargs, kwnames);
+    return -1;
 }
 
 int
@@ -67,12 +128,7 @@ ns_unpack_init(const ns_signature *s, PyObject *args, PyObject *kwargs, PyObject
     }
     Py_ssize_t nkw = PyDict_GET_SIZE(kwargs);
     if (nargs + nkw > s->most) {
-        PyErr_Format(PyExc_TypeError,
-                     "%s() takes at most %zd argument%s (%zd given)",
-                     s->function,
-                     s->most,
-                     s->most == 1 ? "" : "s",
-                     nargs + nkw);
+        refuse(s, args, kwargs);
         return -1;
     }
     PyObject *all[NS_MAX_PARAMETERS];
@@ -165,7 +221,7 @@ seconds_of(PyObject *timeout, double *seconds)
         return -1; /* OverflowError: an integer beyond a double */
     }
     if (isnan(*seconds)) {
-        PyErr_SetString(PyExc_ValueError, "Invalid value NaN (not a number)");
+        PyErr_SetString(PyExc_ValueError, "timeout must not be NaN");
         return -1;
     }
     return 0;

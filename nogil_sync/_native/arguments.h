@@ -6,14 +6,49 @@
 
 #include "core/atomics.h"
 
-#define NS_MAX_PARAMETERS 3
+#define NS_MAX_PARAMETERS 5
 
-/* The parameters of a method; each may be given by name, all but the last few also by position. */
+/* The parameters of a function; each may be given by name, all but the last few also by position.
+ * One that is given by position only has the name "". */
 typedef struct ns_signature {
+    /* As errors name it: "Mutex.acquire"; with the head of a Python function where that needs more
+     * than the numbers below: "SyncMap.get(self, key, default=None, /)". */
     const char *function;
     const char *names[NS_MAX_PARAMETERS];
     Py_ssize_t required, most, keyword_only;
 } ns_signature;
+
+/* Sets the TypeError for arguments that do not fit, in the words of the interpreter; returns NULL. */
+PyObject *ns_refuse(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs,
+                    PyObject *kwnames);
+
+/* Defines `method`, a vectorcall method without parameters, over function(self, NULL).
+ * With METH_NOARGS the interpreter would refuse arguments in words of its own. */
+#define NS_WITHOUT_ARGUMENTS_AS(method, function, name)                             \
+    static PyObject *method(                                                        \
+        PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) \
+    {                                                                               \
+        static const ns_signature s = {name, {NULL}, 0, 0, 0};                      \
+        if (ns_unlikely(nargs != 0 || kwnames != NULL)) {                           \
+            return ns_refuse(&s, args, nargs, kwnames);                             \
+        }                                                                           \
+        return function(self, NULL);                                                \
+    }
+
+#define NS_WITHOUT_ARGUMENTS(function, name) \
+    NS_WITHOUT_ARGUMENTS_AS(function##_method, function, name)
+
+/* The same for __exit__, which takes anything by position. */
+#define NS_EXIT(function, name)                                                     \
+    static PyObject *function##_method(                                             \
+        PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) \
+    {                                                                               \
+        static const ns_signature s = {name "(self, *exc_info)", {NULL}, 0, 0, 0};  \
+        if (ns_unlikely(kwnames != NULL)) {                                         \
+            return ns_refuse(&s, args, nargs, kwnames);                             \
+        }                                                                           \
+        return function(self, args, nargs);                                         \
+    }
 
 int ns_unpack_slow(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs,
                    PyObject *kwnames, PyObject **values);

@@ -59,7 +59,7 @@ exchange(PyObject *self, const ns_signature *s, PyObject *const *args, Py_ssize_
 static PyObject *
 swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"swap", {"value"}, 1, 1, 0};
+    static const ns_signature s = {"AtomicBool.swap", {"value"}, 1, 1, 0};
     uint8_t old;
     return exchange(self, &s, args, nargs, kwnames, &old) < 0 ? NULL : bool_of(self, old);
 }
@@ -67,7 +67,7 @@ swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 static PyObject *
 store(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"store", {"value"}, 1, 1, 0};
+    static const ns_signature s = {"AtomicBool.store", {"value"}, 1, 1, 0};
     uint8_t old;
     if (exchange(self, &s, args, nargs, kwnames, &old) < 0) {
         return NULL;
@@ -78,7 +78,7 @@ store(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
 static PyObject *
 compare_and_swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"compare_and_swap", {"old", "new"}, 2, 2, 0};
+    static const ns_signature s = {"AtomicBool.compare_and_swap", {"old", "new"}, 2, 2, 0};
     AtomicBool *o = (AtomicBool *)self;
     PyObject *pair[2];
     if (ns_unpack(&s, args, nargs, kwnames, pair) < 0) {
@@ -98,7 +98,7 @@ compare_and_swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObje
 static int
 init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static const ns_signature s = {"AtomicBool", {"value"}, 0, 1, 0};
+    static const ns_signature s = {"AtomicBool.__init__", {"value"}, 0, 1, 0};
     PyObject *argument;
     if (ns_unpack_init(&s, args, kwargs, &argument) < 0) {
         return -1;
@@ -122,8 +122,10 @@ repr(PyObject *self)
                            : ns_repr_call(self, PyBool_FromLong(value == TRUE_));
 }
 
+NS_WITHOUT_ARGUMENTS(load, "AtomicBool.load")
+
 static PyMethodDef methods[] = {
-    {"load", load, METH_NOARGS, DOC_AtomicBool_load},
+    NS_METHOD("load", load_method, DOC_AtomicBool_load),
     NS_METHOD("store", store, DOC_AtomicBool_store),
     NS_METHOD("swap", swap, DOC_AtomicBool_swap),
     NS_METHOD("compare_and_swap", compare_and_swap, DOC_AtomicBool_compare_and_swap),

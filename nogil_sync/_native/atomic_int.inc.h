@@ -59,17 +59,17 @@ FN(operand)(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, PyOb
 }
 
 /* A method of one integer: `result` is computed from `word` and `n`. */
-#define METHOD(name, parameter, required, expression)                               \
-    static PyObject *FN(name)(                                                      \
-        PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) \
-    {                                                                               \
-        static const ns_signature s = {#name, {parameter}, required, 1, 0};         \
-        WORD n;                                                                     \
-        if (FN(operand)(&s, args, nargs, kwnames, &n) < 0) {                        \
-            return NULL;                                                            \
-        }                                                                           \
-        _Atomic WORD *word = FN(word)(self);                                        \
-        return word == NULL ? NULL : BOX((VALUE)(expression));                      \
+#define METHOD(name, parameter, required, expression)                                      \
+    static PyObject *FN(name)(                                                             \
+        PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)        \
+    {                                                                                      \
+        static const ns_signature s = {TEXT(NAME) "." #name, {parameter}, required, 1, 0}; \
+        WORD n;                                                                            \
+        if (FN(operand)(&s, args, nargs, kwnames, &n) < 0) {                               \
+            return NULL;                                                                   \
+        }                                                                                  \
+        _Atomic WORD *word = FN(word)(self);                                               \
+        return word == NULL ? NULL : BOX((VALUE)(expression));                             \
     }
 
 static inline WORD
@@ -94,7 +94,7 @@ METHOD(fetch_min, "n", 1, FN(extreme)(word, n, false))
 static PyObject *
 FN(store)(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"store", {"value"}, 1, 1, 0};
+    static const ns_signature s = {TEXT(NAME) ".store", {"value"}, 1, 1, 0};
     WORD value;
     if (FN(operand)(&s, args, nargs, kwnames, &value) < 0) {
         return NULL;
@@ -117,7 +117,7 @@ FN(load)(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 FN(compare_and_swap)(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"compare_and_swap", {"old", "new"}, 2, 2, 0};
+    static const ns_signature s = {TEXT(NAME) ".compare_and_swap", {"old", "new"}, 2, 2, 0};
     PyObject *pair[2];
     VALUE old, new;
     if (ns_unpack(&s, args, nargs, kwnames, pair) < 0 || PARSE(pair[0], &old) < 0 ||
@@ -135,7 +135,7 @@ FN(compare_and_swap)(PyObject *self, PyObject *const *args, Py_ssize_t nargs, Py
 static int
 FN(init)(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static const ns_signature s = {TEXT(NAME), {"value"}, 0, 1, 0};
+    static const ns_signature s = {TEXT(NAME) ".__init__", {"value"}, 0, 1, 0};
     FN(Object) *o = (FN(Object) *)self;
     PyObject *argument;
     VALUE value = 0;
@@ -162,8 +162,10 @@ FN(repr)(PyObject *self)
     return ns_repr_call(self, BOX((VALUE)ns_load(&o->value, NS_SEQ_CST)));
 }
 
+NS_WITHOUT_ARGUMENTS_AS(FN(load_method), FN(load), TEXT(NAME) ".load")
+
 static PyMethodDef FN(methods)[] = {
-    {"load", FN(load), METH_NOARGS, DOC_OF(NAME, load)},
+    NS_METHOD("load", FN(load_method), DOC_OF(NAME, load)),
     NS_METHOD("store", FN(store), DOC_OF(NAME, store)),
     NS_METHOD("swap", FN(swap), DOC_OF(NAME, swap)),
     NS_METHOD("compare_and_swap", FN(compare_and_swap), DOC_OF(NAME, compare_and_swap)),

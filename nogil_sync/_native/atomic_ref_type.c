@@ -55,7 +55,7 @@ replace(PyObject *self, PyObject *old, PyObject *value)
 static PyObject *
 swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"swap", {"value"}, 1, 1, 0};
+    static const ns_signature s = {"AtomicRef.swap", {"value"}, 1, 1, 0};
     PyObject *value;
     return ns_unpack(&s, args, nargs, kwnames, &value) < 0 ? NULL : exchange(self, value);
 }
@@ -63,7 +63,7 @@ swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 static PyObject *
 store(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"store", {"value"}, 1, 1, 0};
+    static const ns_signature s = {"AtomicRef.store", {"value"}, 1, 1, 0};
     PyObject *value;
     if (ns_unpack(&s, args, nargs, kwnames, &value) < 0) {
         return NULL;
@@ -79,7 +79,7 @@ store(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
 static PyObject *
 compare_and_swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"compare_and_swap", {"old", "new"}, 2, 2, 0};
+    static const ns_signature s = {"AtomicRef.compare_and_swap", {"old", "new"}, 2, 2, 0};
     PyObject *pair[2];
     if (ns_unpack(&s, args, nargs, kwnames, pair) < 0) {
         return NULL;
@@ -91,7 +91,7 @@ compare_and_swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObje
 static PyObject *
 update(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"update", {"fn"}, 1, 1, 0};
+    static const ns_signature s = {"AtomicRef.update", {"fn"}, 1, 1, 0};
     PyObject *fn;
     if (ns_unpack(&s, args, nargs, kwnames, &fn) < 0) {
         return NULL;
@@ -118,7 +118,7 @@ update(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwname
 static int
 init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static const ns_signature s = {"AtomicRef", {"value"}, 0, 1, 0};
+    static const ns_signature s = {"AtomicRef.__init__", {"value"}, 0, 1, 0};
     PyObject *value, *unborn = NULL;
     if (ns_unpack_init(&s, args, kwargs, &value) < 0) {
         return -1;
@@ -186,13 +186,15 @@ repr(PyObject *self)
     return repr;
 }
 
+NS_WITHOUT_ARGUMENTS(load, "AtomicRef.load")
+
 static PyMethodDef methods[] = {
-    {"load", load, METH_NOARGS, DOC_AtomicRef_load},
+    NS_METHOD("load", load_method, DOC_AtomicRef_load),
     NS_METHOD("store", store, DOC_AtomicRef_store),
     NS_METHOD("swap", swap, DOC_AtomicRef_swap),
     NS_METHOD("compare_and_swap", compare_and_swap, DOC_AtomicRef_compare_and_swap),
     NS_METHOD("update", update, DOC_AtomicRef_update),
-    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
+    NS_GENERIC,
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},
 };

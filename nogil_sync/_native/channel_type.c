@@ -204,7 +204,7 @@ take(PyObject *self, PyObject **value, ns_patience patience, int64_t deadline)
 static PyObject *
 send(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"send", {"value", "timeout"}, 1, 2, 0};
+    static const ns_signature s = {"Channel.send", {"value", "timeout"}, 1, 2, 0};
     PyObject *given[2];
     ns_patience patience = NS_WAIT_FOR_EVER;
     int64_t deadline = NS_FOREVER;
@@ -222,7 +222,7 @@ send(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 static PyObject *
 receive(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"recv", {"timeout"}, 0, 1, 0};
+    static const ns_signature s = {"Channel.recv", {"timeout"}, 0, 1, 0};
     PyObject *timeout, *value;
     ns_patience patience = NS_WAIT_FOR_EVER;
     int64_t deadline = NS_FOREVER;
@@ -246,7 +246,7 @@ receive(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
 static PyObject *
 try_send(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"try_send", {"value"}, 1, 1, 0};
+    static const ns_signature s = {"Channel.try_send", {"value"}, 1, 1, 0};
     PyObject *value;
     if (ns_unpack(&s, args, nargs, kwnames, &value) < 0) {
         return NULL;
@@ -258,7 +258,7 @@ try_send(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
 static PyObject *
 try_receive(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"try_recv", {"default"}, 0, 1, 0};
+    static const ns_signature s = {"Channel.try_recv", {"default"}, 0, 1, 0};
     PyObject *fallback, *value;
     if (ns_unpack(&s, args, nargs, kwnames, &fallback) < 0) {
         return NULL;
@@ -327,7 +327,7 @@ size_of(PyObject *self, PyObject *Py_UNUSED(unused))
 static int
 init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static const ns_signature s = {"Channel", {"capacity"}, 0, 1, 0};
+    static const ns_signature s = {"Channel.__init__", {"capacity"}, 0, 1, 0};
     PyObject *given;
     int64_t capacity = 0;
     if (ns_unpack_init(&s, args, kwargs, &given) < 0 ||
@@ -421,17 +421,22 @@ repr(PyObject *self)
     return ns_repr_state(self, state);
 }
 
+NS_WITHOUT_ARGUMENTS(close_channel, "Channel.close")
+NS_WITHOUT_ARGUMENTS(closed, "Channel.closed")
+NS_WITHOUT_ARGUMENTS(enter, "Channel.__enter__")
+NS_EXIT(leave, "Channel.__exit__")
+
 static PyMethodDef methods[] = {
     NS_METHOD("send", send, DOC_Channel_send),
     NS_METHOD("recv", receive, DOC_Channel_recv),
     NS_METHOD("try_send", try_send, DOC_Channel_try_send),
     NS_METHOD("try_recv", try_receive, DOC_Channel_try_recv),
-    {"close", close_channel, METH_NOARGS, DOC_Channel_close},
-    {"closed", closed, METH_NOARGS, DOC_Channel_closed},
-    {"__enter__", enter, METH_NOARGS, NULL},
-    {"__exit__", _PyCFunction_CAST(leave), METH_FASTCALL, NULL},
+    NS_METHOD("close", close_channel_method, DOC_Channel_close),
+    NS_METHOD("closed", closed_method, DOC_Channel_closed),
+    NS_METHOD("__enter__", enter_method, DOC_Channel___enter__),
+    NS_METHOD("__exit__", leave_method, DOC_Channel___exit__),
     {"__sizeof__", size_of, METH_NOARGS, NULL},
-    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
+    NS_GENERIC,
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},
 };

@@ -292,7 +292,7 @@ wait_until(PyObject *self, ns_patience patience, int64_t deadline)
 static PyObject *
 wait_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"wait", {"timeout"}, 0, 1, 0};
+    static const ns_signature s = {"Cond.wait", {"timeout"}, 0, 1, 0};
     PyObject *timeout;
     ns_patience patience;
     int64_t deadline;
@@ -307,7 +307,7 @@ wait_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
 static PyObject *
 wait_for(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"wait_for", {"predicate", "timeout"}, 1, 2, 0};
+    static const ns_signature s = {"Cond.wait_for", {"predicate", "timeout"}, 1, 2, 0};
     PyObject *given[2];
     ns_patience patience;
     int64_t deadline;
@@ -351,7 +351,7 @@ notify_up_to(PyObject *self, uint64_t n)
 static PyObject *
 notify(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"notify", {"n"}, 0, 1, 0};
+    static const ns_signature s = {"Cond.notify", {"n"}, 0, 1, 0};
     PyObject *given;
     int64_t n = 1;
     if (ns_unpack(&s, args, nargs, kwnames, &given) < 0) {
@@ -551,7 +551,7 @@ check_lock(PyObject *lock)
 static int
 init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static const ns_signature s = {"Cond", {"lock"}, 0, 1, 0};
+    static const ns_signature s = {"Cond.__init__", {"lock"}, 0, 1, 0};
     Cond *o = (Cond *)self;
     PyObject *lock;
     ns_state *state = ns_state_of(self);
@@ -644,16 +644,22 @@ repr(PyObject *self)
     return result;
 }
 
+NS_WITHOUT_ARGUMENTS(notify_all, "Cond.notify_all")
+NS_WITHOUT_ARGUMENTS(release, "Cond.release")
+NS_WITHOUT_ARGUMENTS(locked, "Cond.locked")
+NS_WITHOUT_ARGUMENTS(enter, "Cond.__enter__")
+NS_EXIT(leave, "Cond.__exit__")
+
 static PyMethodDef methods[] = {
     NS_METHOD("wait", wait_, DOC_Cond_wait),
     NS_METHOD("wait_for", wait_for, DOC_Cond_wait_for),
     NS_METHOD("notify", notify, DOC_Cond_notify),
-    {"notify_all", notify_all, METH_NOARGS, DOC_Cond_notify_all},
+    NS_METHOD("notify_all", notify_all_method, DOC_Cond_notify_all),
     NS_METHOD("acquire", acquire, DOC_Cond_acquire),
-    {"release", release, METH_NOARGS, DOC_Cond_release},
-    {"locked", locked, METH_NOARGS, DOC_Cond_locked},
-    {"__enter__", enter, METH_NOARGS, NULL},
-    {"__exit__", _PyCFunction_CAST(leave), METH_FASTCALL, NULL},
+    NS_METHOD("release", release_method, DOC_Cond_release),
+    NS_METHOD("locked", locked_method, DOC_Cond_locked),
+    NS_METHOD("__enter__", enter_method, DOC_Cond___enter__),
+    NS_METHOD("__exit__", leave_method, DOC_Cond___exit__),
     {"_is_owned", owned, METH_NOARGS, NULL},
     {"_release_save", release_save, METH_NOARGS, NULL},
     {"_acquire_restore", acquire_restore, METH_O, NULL},

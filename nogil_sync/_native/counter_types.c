@@ -12,8 +12,6 @@ typedef struct {
     ns_watch *watch;
 } Counter;
 
-static const ns_signature add_signature = {"add", {"n"}, 0, 1, 0};
-
 /* The counter, or NULL with RuntimeError if there was no __init__. */
 static inline ns_counter *
 counter_of(PyObject *self)
@@ -69,9 +67,10 @@ parse_int(PyObject *value, int64_t *result)
 static PyObject *
 int_add(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    static const ns_signature s = {"ShardedCounter.add", {"n"}, 0, 1, 0};
     PyObject *argument;
     int64_t n = 1;
-    if (ns_unpack(&add_signature, args, nargs, kwnames, &argument) < 0 ||
+    if (ns_unpack(&s, args, nargs, kwnames, &argument) < 0 ||
         (argument != NULL && parse_int(argument, &n) < 0)) {
         return NULL;
     }
@@ -101,7 +100,7 @@ int_reset(PyObject *self, PyObject *Py_UNUSED(unused))
 static int
 int_init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static const ns_signature s = {"ShardedCounter", {"value"}, 0, 1, 0};
+    static const ns_signature s = {"ShardedCounter.__init__", {"value"}, 0, 1, 0};
     PyObject *argument;
     int64_t value = 0;
     if (ns_unpack_init(&s, args, kwargs, &argument) < 0 ||
@@ -132,9 +131,10 @@ parse_float(PyObject *value, double *result)
 static PyObject *
 float_add(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    static const ns_signature s = {"ShardedFloatCounter.add", {"n"}, 0, 1, 0};
     PyObject *argument;
     double n = 1.0;
-    if (ns_unpack(&add_signature, args, nargs, kwnames, &argument) < 0 ||
+    if (ns_unpack(&s, args, nargs, kwnames, &argument) < 0 ||
         (argument != NULL && parse_float(argument, &n) < 0)) {
         return NULL;
     }
@@ -164,7 +164,7 @@ float_reset(PyObject *self, PyObject *Py_UNUSED(unused))
 static int
 float_init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static const ns_signature s = {"ShardedFloatCounter", {"value"}, 0, 1, 0};
+    static const ns_signature s = {"ShardedFloatCounter.__init__", {"value"}, 0, 1, 0};
     PyObject *argument;
     double value = 0.0;
     if (ns_unpack_init(&s, args, kwargs, &argument) < 0 ||
@@ -186,10 +186,13 @@ float_repr(PyObject *self)
 
 static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Counter);
 
+NS_WITHOUT_ARGUMENTS(int_value, "ShardedCounter.value")
+NS_WITHOUT_ARGUMENTS(int_reset, "ShardedCounter.reset")
+
 static PyMethodDef int_methods[] = {
     NS_METHOD("add", int_add, DOC_ShardedCounter_add),
-    {"value", int_value, METH_NOARGS, DOC_ShardedCounter_value},
-    {"reset", int_reset, METH_NOARGS, DOC_ShardedCounter_reset},
+    NS_METHOD("value", int_value_method, DOC_ShardedCounter_value),
+    NS_METHOD("reset", int_reset_method, DOC_ShardedCounter_reset),
     {"__sizeof__", size_of, METH_NOARGS, NULL},
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},
@@ -214,10 +217,13 @@ static PyType_Spec int_spec = {
     .slots = int_slots,
 };
 
+NS_WITHOUT_ARGUMENTS(float_value, "ShardedFloatCounter.value")
+NS_WITHOUT_ARGUMENTS(float_reset, "ShardedFloatCounter.reset")
+
 static PyMethodDef float_methods[] = {
     NS_METHOD("add", float_add, DOC_ShardedFloatCounter_add),
-    {"value", float_value, METH_NOARGS, DOC_ShardedFloatCounter_value},
-    {"reset", float_reset, METH_NOARGS, DOC_ShardedFloatCounter_reset},
+    NS_METHOD("value", float_value_method, DOC_ShardedFloatCounter_value),
+    NS_METHOD("reset", float_reset_method, DOC_ShardedFloatCounter_reset),
     {"__sizeof__", size_of, METH_NOARGS, NULL},
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},

@@ -56,7 +56,7 @@ clear(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 wait_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"wait", {"timeout"}, 0, 1, 0};
+    static const ns_signature s = {"Event.wait", {"timeout"}, 0, 1, 0};
     ns_event *e = event_of(self);
     ns_patience patience = NS_WAIT_FOR_EVER;
     int64_t deadline = NS_FOREVER;
@@ -92,7 +92,7 @@ at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
 static int
 init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static const ns_signature s = {"Event", {NULL}, 0, 0, 0};
+    static const ns_signature s = {"Event.__init__", {NULL}, 0, 0, 0};
     PyObject *none[NS_MAX_PARAMETERS];
     uint32_t unborn = 0;
     if (ns_unpack_init(&s, args, kwargs, none) < 0) {
@@ -110,10 +110,14 @@ repr(PyObject *self)
                            : ns_repr_state(self, ns_event_is_set(event_of(self)) ? "set" : "unset");
 }
 
+NS_WITHOUT_ARGUMENTS(is_set, "Event.is_set")
+NS_WITHOUT_ARGUMENTS(set, "Event.set")
+NS_WITHOUT_ARGUMENTS(clear, "Event.clear")
+
 static PyMethodDef methods[] = {
-    {"is_set", is_set, METH_NOARGS, DOC_Event_is_set},
-    {"set", set, METH_NOARGS, DOC_Event_set},
-    {"clear", clear, METH_NOARGS, DOC_Event_clear},
+    NS_METHOD("is_set", is_set_method, DOC_Event_is_set),
+    NS_METHOD("set", set_method, DOC_Event_set),
+    NS_METHOD("clear", clear_method, DOC_Event_clear),
     NS_METHOD("wait", wait_, DOC_Event_wait),
     {"_at_fork_reinit", at_fork_reinit, METH_NOARGS, NULL},
     NS_NO_PICKLE,

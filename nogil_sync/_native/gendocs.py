@@ -17,6 +17,8 @@ Function = ast.FunctionDef
 
 # Where `inspect` finds the defaults that have names. They must be of the types of constants.
 NAMED = {"NO_DEFAULT": "nogil_sync._syncmap.NO_DEFAULT"}
+# Special methods that the extension defines by name, as ordinary ones.
+DUNDERS = ("__enter__", "__exit__", "__call__")
 
 
 def signature(name: str, function: Function, *, is_method: bool, cls: bool = False) -> str:
@@ -102,7 +104,7 @@ def main(output: str, *sources: str) -> None:
         head = signature(name, init, is_method=True, cls=True) if init else ""
         docs[name] = head + doc_of(node)
         for key, value in methods.items():
-            if not key.startswith("_"):
+            if not key.startswith("_") or key in DUNDERS:
                 head = "" if is_property(value) else signature(key, value, is_method=True)
                 docs[f"{name}_{key}"] = head + doc_of(value)
 

@@ -49,7 +49,7 @@ lock_slow(PyObject *self, ns_patience patience, int64_t deadline)
 PyObject *
 ns_mutex_type_acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"acquire", {"blocking", "timeout"}, 0, 2, 0};
+    static const ns_signature s = {"Mutex.acquire", {"blocking", "timeout"}, 0, 2, 0};
     ns_patience patience = NS_WAIT_FOR_EVER;
     int64_t deadline = NS_FOREVER;
     if (nargs != 0 || kwnames != NULL) {
@@ -131,7 +131,7 @@ at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
 static int
 init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static const ns_signature s = {"Mutex", {NULL}, 0, 0, 0};
+    static const ns_signature s = {"Mutex.__init__", {NULL}, 0, 0, 0};
     PyObject *none[NS_MAX_PARAMETERS];
     if (ns_unpack_init(&s, args, kwargs, none) < 0) {
         return -1;
@@ -147,12 +147,17 @@ repr(PyObject *self)
                                : ns_repr_uninitialized(self);
 }
 
+NS_WITHOUT_ARGUMENTS(ns_mutex_type_release, "Mutex.release")
+NS_WITHOUT_ARGUMENTS(locked, "Mutex.locked")
+NS_WITHOUT_ARGUMENTS_AS(enter_method, ns_mutex_type_enter, "Mutex.__enter__")
+NS_EXIT(leave, "Mutex.__exit__")
+
 static PyMethodDef methods[] = {
     NS_METHOD("acquire", ns_mutex_type_acquire, DOC_Mutex_acquire),
-    {"release", ns_mutex_type_release, METH_NOARGS, DOC_Mutex_release},
-    {"locked", locked, METH_NOARGS, DOC_Mutex_locked},
-    {"__enter__", ns_mutex_type_enter, METH_NOARGS, NULL},
-    {"__exit__", _PyCFunction_CAST(leave), METH_FASTCALL, NULL},
+    NS_METHOD("release", ns_mutex_type_release_method, DOC_Mutex_release),
+    NS_METHOD("locked", locked_method, DOC_Mutex_locked),
+    NS_METHOD("__enter__", enter_method, DOC_Mutex___enter__),
+    NS_METHOD("__exit__", leave_method, DOC_Mutex___exit__),
     {"_at_fork_reinit", at_fork_reinit, METH_NOARGS, NULL},
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},
@@ -182,7 +187,7 @@ int
 ns_add_mutex(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    state->mutex_type = PyType_FromModuleAndSpec(module, &spec, NULL);
+    state->mutex_type = ns_new_type(module, &spec, NULL);
     return state->mutex_type == NULL ? -1
                                      : PyModule_AddType(module, (PyTypeObject *)state->mutex_type);
 }

@@ -1,27 +1,40 @@
 #include "object.h"
 
+#include <string.h>
+
+/* Raises with the name of the object's type in the place of %U. */
+static void
+raise_of(PyObject *error, const char *format, PyObject *self)
+{
+    PyObject *name = PyType_GetName(Py_TYPE(self));
+    if (name != NULL) {
+        PyErr_Format(error, format, name);
+        Py_DECREF(name);
+    }
+}
+
 PyObject *
 ns_reduce(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    return PyErr_Format(
-        PyExc_TypeError, "cannot pickle or copy '%.200s' object", Py_TYPE(self)->tp_name);
+    raise_of(PyExc_TypeError, "cannot pickle or copy '%U' object", self);
+    return NULL;
 }
 
 int
 ns_no_bool(PyObject *self)
 {
-    PyErr_Format(PyExc_TypeError,
-                 "the truth of '%.200s' object would always be true; compare its value instead",
-                 Py_TYPE(self)->tp_name);
+    raise_of(PyExc_TypeError,
+             "the truth of '%U' object would always be true; compare its value instead",
+             self);
     return -1;
 }
 
 PyObject *
 ns_not_initialized(PyObject *self)
 {
-    return PyErr_Format(PyExc_RuntimeError,
-                        "'%.200s' object is not initialized: its __init__() was not called",
-                        Py_TYPE(self)->tp_name);
+    raise_of(
+        PyExc_RuntimeError, "%U object is not initialized: its __init__() was not called", self);
+    return NULL;
 }
 
 PyObject *
@@ -34,8 +47,7 @@ ns_shutting_down(void)
 int
 ns_initialized_twice(PyObject *self)
 {
-    PyErr_Format(
-        PyExc_RuntimeError, "'%.200s' object is already initialized", Py_TYPE(self)->tp_name);
+    raise_of(PyExc_RuntimeError, "%U object is already initialized", self);
     return -1;
 }
 
@@ -99,10 +111,21 @@ ns_dealloc(PyObject *self)
     ns_free_object(self);
 }
 
+PyObject *
+ns_new_type(PyObject *module, PyType_Spec *spec, PyObject *bases)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, bases);
+    const char *dot = strrchr(spec->name, '.');
+    if (type != NULL && dot != NULL) {
+        ((PyTypeObject *)type)->tp_name = dot + 1;
+    }
+    return type;
+}
+
 int
 ns_add_type(PyObject *module, PyType_Spec *spec)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+    PyObject *type = ns_new_type(module, spec, NULL);
     if (type == NULL) {
         return -1;
     }

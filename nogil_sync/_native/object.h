@@ -29,7 +29,15 @@ typedef struct {
 
 /* `__reduce__`: cannot be pickled, nor copied. */
 PyObject *ns_reduce(PyObject *self, PyObject *unused);
-#define NS_NO_PICKLE {"__reduce__", ns_reduce, METH_NOARGS, NULL}
+#define NS_NO_PICKLE \
+    {"__reduce__", ns_reduce, METH_NOARGS, PyDoc_STR("Raise ``TypeError``: it is not pickled.")}
+
+/* `Type[argument]`: generic at run time. */
+#define NS_GENERIC                                                    \
+    {                                                                 \
+        "__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS,    \
+            PyDoc_STR("Return the type with this argument, as an annotation.") \
+    }
 
 /* nb_bool of objects whose truth could only mislead. */
 int ns_no_bool(PyObject *self);
@@ -56,6 +64,10 @@ void ns_dealloc(PyObject *self);
 void ns_begin_dealloc(PyObject *self);
 /* Its end: the memory, and the type's count. */
 void ns_free_object(PyObject *self);
+
+/* Creates a type. The interpreter's own errors name it as one that Python code defines: by the last
+ * part of its name, without the module. */
+PyObject *ns_new_type(PyObject *module, PyType_Spec *spec, PyObject *bases);
 
 /* Creates the type and adds it to the module. 0 or -1. */
 int ns_add_type(PyObject *module, PyType_Spec *spec);

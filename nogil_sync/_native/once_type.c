@@ -146,9 +146,9 @@ do_slow(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
 static PyObject *
 do_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    static const ns_signature s = {"Once.do(self, fn, /, *args, **kwargs)", {NULL}, 0, 0, 0};
     if (nargs == 0) {
-        PyErr_SetString(PyExc_TypeError, "do() missing required argument 'fn' (pos 1)");
-        return NULL;
+        return ns_refuse(&s, args, nargs, kwnames);
     }
     ns_used(self);
     PyObject *value = ns_load_ref(&((Once *)self)->value);
@@ -158,10 +158,14 @@ do_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 static int
 init_once(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"retry", NULL};
-    int retry = 0;
+    static const ns_signature s = {"Once.__init__", {"retry"}, 0, 1, 1};
+    PyObject *given;
     ns_state *state = ns_state_of(self);
-    if (state == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "|$p:Once", names, &retry)) {
+    if (state == NULL || ns_unpack_init(&s, args, kwargs, &given) < 0) {
+        return -1;
+    }
+    int retry = given == NULL ? 0 : PyObject_IsTrue(given);
+    if (retry < 0) {
         return -1;
     }
     return make_cell(self, state->once_cell, NULL, retry);
@@ -183,10 +187,12 @@ repr_once(PyObject *self)
     return repr;
 }
 
+NS_WITHOUT_ARGUMENTS_AS(done_once, done, "Once.done")
+
 static PyMethodDef once_methods[] = {
     NS_METHOD("do", do_, DOC_Once_do),
-    {"done", done, METH_NOARGS, DOC_Once_done},
-    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
+    NS_METHOD("done", done_once, DOC_Once_done),
+    NS_GENERIC,
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},
 };
@@ -215,33 +221,30 @@ static PyType_Spec once_spec = {
 /* OnceFunction: what `once` makes of a function. */
 
 static PyObject *
-call_slow(PyObject *self, Py_ssize_t given)
+call_slow(PyObject *self)
 {
-    if (given != 0) {
-        return PyErr_Format(
-            PyExc_TypeError, "a once function takes no arguments (%zd given)", given);
-    }
     PyObject *cell = cell_of(self);
     return cell == NULL ? NULL : keep(self, PyObject_CallMethod(cell, "call", NULL));
 }
 
 static PyObject *
-call(PyObject *self, PyObject *const *Py_UNUSED(args), size_t nargsf, PyObject *kwnames)
+call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 {
-    Py_ssize_t given = PyVectorcall_NARGS(nargsf) + (kwnames ? PyTuple_GET_SIZE(kwnames) : 0);
-    PyObject *value = NULL;
-    ns_used(self);
-    if (ns_likely(given == 0)) {
-        value = ns_load_ref(&((Once *)self)->value);
+    static const ns_signature s = {"OnceFunction.__call__", {NULL}, 0, 0, 0};
+    Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
+    if (ns_unlikely(nargs != 0 || (kwnames != NULL && PyTuple_GET_SIZE(kwnames) != 0))) {
+        return ns_refuse(&s, args, nargs, kwnames);
     }
-    return ns_likely(value != NULL) ? value : call_slow(self, given);
+    ns_used(self);
+    PyObject *value = ns_load_ref(&((Once *)self)->value);
+    return ns_likely(value != NULL) ? value : call_slow(self);
 }
 
 /* `__call__`, for its signature. */
 static PyObject *
-call_method(PyObject *self, PyObject *Py_UNUSED(unused))
+call_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    return call(self, NULL, 0, NULL);
+    return call(self, args, (size_t)nargs, kwnames);
 }
 
 static PyObject *
@@ -257,13 +260,15 @@ new_function(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(
 static int
 init_function(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"", "retry", NULL};
-    PyObject *fn;
-    int retry = 0;
+    static const ns_signature s = {
+        "OnceFunction.__init__(self, fn, /, *, retry=False)", {"", "retry"}, 1, 2, 1};
+    PyObject *given[2];
     ns_state *state = ns_state_of(self);
-    if (state == NULL ||
-        !PyArg_ParseTupleAndKeywords(args, kwargs, "O|$p:OnceFunction", names, &fn, &retry) ||
-        make_cell(self, state->once_function_cell, fn, retry) < 0) {
+    if (state == NULL || ns_unpack_init(&s, args, kwargs, given) < 0) {
+        return -1;
+    }
+    int retry = given[1] == NULL ? 0 : PyObject_IsTrue(given[1]);
+    if (retry < 0 || make_cell(self, state->once_function_cell, given[0], retry) < 0) {
         return -1;
     }
     PyObject *dressed = PyObject_CallMethod(cell_of(self), "dress", "(O)", self);
@@ -306,10 +311,15 @@ clear_function(PyObject *self)
     return clear(self);
 }
 
+NS_WITHOUT_ARGUMENTS_AS(done_function, done, "OnceFunction.done")
+
 static PyMethodDef function_methods[] = {
-    {"__call__", call_method, METH_NOARGS | METH_COEXIST, "__call__($self, /)\n--\n\n"},
-    {"done", done, METH_NOARGS, DOC_OnceFunction_done},
-    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
+    {"__call__",
+     _PyCFunction_CAST(call_method),
+     METH_FASTCALL | METH_KEYWORDS | METH_COEXIST,
+     DOC_OnceFunction___call__},
+    NS_METHOD("done", done_function, DOC_OnceFunction_done),
+    NS_GENERIC,
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},
 };
@@ -353,14 +363,15 @@ static PyType_Spec function_spec = {
 static PyObject *
 once(PyObject *module, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"", "retry", NULL};
-    PyObject *fn = Py_None, *result = NULL;
-    int retry = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$p:once", names, &fn, &retry)) {
+    static const ns_signature s = {"once(fn=None, /, *, retry=False)", {"", "retry"}, 0, 2, 1};
+    PyObject *given[2], *result = NULL;
+    if (ns_unpack_init(&s, args, kwargs, given) < 0) {
         return NULL;
     }
+    PyObject *fn = given[0] != NULL ? given[0] : Py_None;
+    PyObject *retry = given[1] != NULL ? given[1] : Py_False;
     ns_state *state = PyModule_GetState(module);
-    PyObject *options = Py_BuildValue("{s:O}", "retry", retry ? Py_True : Py_False);
+    PyObject *options = Py_BuildValue("{s:O}", "retry", retry);
     if (options == NULL) {
         return NULL;
     }
@@ -391,10 +402,10 @@ static PyMethodDef functions[] = {
 static int
 add_once_function(ns_state *state, PyObject *module, PyObject *base)
 {
-    PyObject *type = base ? PyType_FromModuleAndSpec(module, &function_spec, base) : NULL;
+    PyObject *type = base ? ns_new_type(module, &function_spec, base) : NULL;
     state->once_function = type;
     Py_XDECREF(base);
-    return type == NULL ? -1 : 0;
+    return type == NULL ? -1 : PyModule_AddType(module, (PyTypeObject *)type);
 }
 
 /* From nogil_sync._once: the cells, and what needs no C. */

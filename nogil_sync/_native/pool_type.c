@@ -223,7 +223,7 @@ put_item(PyObject *self, PyObject *item)
 static PyObject *
 put(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"put", {"item"}, 1, 1, 0};
+    static const ns_signature s = {"Pool.put", {"item"}, 1, 1, 0};
     PyObject *item;
     if (ns_unpack(&s, args, nargs, kwnames, &item) < 0 || put_item(self, item) < 0) {
         return NULL;
@@ -400,15 +400,17 @@ begin(PyObject *self, ns_state *state, int64_t most)
 static int
 init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"new", "reset", "drop", "max_idle", "age", NULL};
+    static const ns_signature s = {
+        "Pool.__init__", {"new", "reset", "drop", "max_idle", "age"}, 1, 5, 4};
     Pool *o = (Pool *)self;
-    PyObject *new, *reset = Py_None, *drop = Py_None, *max_idle = Py_None;
-    int ages = 1;
-    int64_t most = -1;
-    if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "O|$OOOp:Pool", names, &new, &reset, &drop, &max_idle, &ages)) {
+    PyObject *given[5];
+    if (ns_unpack_init(&s, args, kwargs, given) < 0) {
         return -1;
     }
+    PyObject *new = given[0], *reset = given[1] != NULL ? given[1] : Py_None;
+    PyObject *drop = given[2] != NULL ? given[2] : Py_None;
+    PyObject *max_idle = given[3] != NULL ? given[3] : Py_None;
+    int64_t most = -1;
     if (!PyCallable_Check(new)) {
         PyErr_SetString(PyExc_TypeError, "new must be callable");
         return -1;
@@ -425,7 +427,8 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
             return -1;
         }
     }
-    ns_state *state = ns_state_of(self);
+    int ages = given[4] == NULL ? 1 : PyObject_IsTrue(given[4]);
+    ns_state *state = ages < 0 ? NULL : ns_state_of(self);
     if (state == NULL) {
         return -1;
     }
@@ -658,14 +661,19 @@ use_dealloc(PyObject *self)
     Py_TRASHCAN_END
 }
 
+NS_WITHOUT_ARGUMENTS(use_enter, "PoolUse.__enter__")
+NS_EXIT(use_exit, "PoolUse.__exit__")
+
 static PyMethodDef use_methods[] = {
-    {"__enter__", use_enter, METH_NOARGS, NULL},
-    {"__exit__", _PyCFunction_CAST(use_exit), METH_FASTCALL, NULL},
+    NS_METHOD("__enter__", use_enter_method, DOC_PoolUse___enter__),
+    NS_METHOD("__exit__", use_exit_method, DOC_PoolUse___exit__),
+    NS_GENERIC,
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot use_slots[] = {
+    {Py_tp_doc, DOC_PoolUse},
     {Py_tp_traverse, use_traverse},
     {Py_tp_clear, use_clear},
     {Py_tp_dealloc, use_dealloc},
@@ -683,14 +691,19 @@ static PyType_Spec use_spec = {
 
 /* ---- Pool ---- */
 
+NS_WITHOUT_ARGUMENTS(get, "Pool.get")
+NS_WITHOUT_ARGUMENTS(use, "Pool.use")
+NS_WITHOUT_ARGUMENTS(clear_items, "Pool.clear")
+NS_WITHOUT_ARGUMENTS(idle, "Pool.idle")
+
 static PyMethodDef methods[] = {
-    {"get", get, METH_NOARGS, DOC_Pool_get},
+    NS_METHOD("get", get_method, DOC_Pool_get),
     NS_METHOD("put", put, DOC_Pool_put),
-    {"use", use, METH_NOARGS, DOC_Pool_use},
-    {"clear", clear_items, METH_NOARGS, DOC_Pool_clear},
-    {"idle", idle, METH_NOARGS, DOC_Pool_idle},
+    NS_METHOD("use", use_method, DOC_Pool_use),
+    NS_METHOD("clear", clear_items_method, DOC_Pool_clear),
+    NS_METHOD("idle", idle_method, DOC_Pool_idle),
     {"__sizeof__", size_of, METH_NOARGS, NULL},
-    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
+    NS_GENERIC,
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},
 };
@@ -720,9 +733,11 @@ int
 ns_add_pool(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    state->pool_use_type = PyType_FromModuleAndSpec(module, &use_spec, NULL);
-    state->pool_end_type = PyType_FromModuleAndSpec(module, &end_spec, NULL);
-    return state->pool_use_type == NULL || state->pool_end_type == NULL
-               ? -1
-               : ns_add_type(module, &spec);
+    state->pool_use_type = ns_new_type(module, &use_spec, NULL);
+    state->pool_end_type = ns_new_type(module, &end_spec, NULL);
+    if (state->pool_use_type == NULL || state->pool_end_type == NULL ||
+        PyModule_AddType(module, (PyTypeObject *)state->pool_use_type) < 0) {
+        return -1;
+    }
+    return ns_add_type(module, &spec);
 }

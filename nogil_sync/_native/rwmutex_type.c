@@ -132,12 +132,15 @@ try_lock(PyObject *view, bool writes)
 static inline PyObject *
 acquire(PyObject *view, bool writes, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"acquire", {"blocking", "timeout"}, 0, 2, 0};
+    static const ns_signature signatures[] = {
+        {"RWMutexReader.acquire", {"blocking", "timeout"}, 0, 2, 0},
+        {"RWMutexWriter.acquire", {"blocking", "timeout"}, 0, 2, 0},
+    };
     ns_patience patience = NS_WAIT_FOR_EVER;
     int64_t deadline = NS_FOREVER;
     if (nargs != 0 || kwnames != NULL) {
         PyObject *given[2];
-        if (ns_unpack(&s, args, nargs, kwnames, given) < 0 ||
+        if (ns_unpack(&signatures[writes], args, nargs, kwnames, given) < 0 ||
             ns_lock_timeout(given[0], given[1], &patience, &deadline) < 0) {
             return NULL;
         }
@@ -226,12 +229,16 @@ is_locked(PyObject *view, bool writes)
     {                                                                                          \
         return ns_repr_state(self, is_locked(self, writes) ? "locked" : "unlocked");           \
     }                                                                                          \
+    NS_WITHOUT_ARGUMENTS(side##_release, "RWMutex" #side ".release")                           \
+    NS_WITHOUT_ARGUMENTS(side##_locked, "RWMutex" #side ".locked")                             \
+    NS_WITHOUT_ARGUMENTS(side##_enter, "RWMutex" #side ".__enter__")                           \
+    NS_EXIT(side##_leave, "RWMutex" #side ".__exit__")                                         \
     static PyMethodDef side##_methods[] = {                                                    \
         NS_METHOD("acquire", side##_acquire, DOC_RWMutex##side##_acquire),                     \
-        {"release", side##_release, METH_NOARGS, DOC_RWMutex##side##_release},                 \
-        {"locked", side##_locked, METH_NOARGS, DOC_RWMutex##side##_locked},                    \
-        {"__enter__", side##_enter, METH_NOARGS, NULL},                                        \
-        {"__exit__", _PyCFunction_CAST(side##_leave), METH_FASTCALL, NULL},                    \
+        NS_METHOD("release", side##_release_method, DOC_RWMutex##side##_release),              \
+        NS_METHOD("locked", side##_locked_method, DOC_RWMutex##side##_locked),                 \
+        NS_METHOD("__enter__", side##_enter_method, DOC_RWMutex##side##___enter__),            \
+        NS_METHOD("__exit__", side##_leave_method, DOC_RWMutex##side##___exit__),              \
         {"_at_fork_reinit", side##_at_fork_reinit, METH_NOARGS, NULL},                         \
         NS_NO_PICKLE,                                                                          \
         {NULL, NULL, 0, NULL},                                                                 \
@@ -367,7 +374,7 @@ new_rwmutex(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(k
 static int
 init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static const ns_signature s = {"RWMutex", {NULL}, 0, 0, 0};
+    static const ns_signature s = {"RWMutex.__init__", {NULL}, 0, 0, 0};
     PyObject *none[NS_MAX_PARAMETERS];
     if (ns_unpack_init(&s, args, kwargs, none) < 0) {
         return -1;
@@ -422,8 +429,10 @@ ns_rwmutex_parts(PyObject *self, PyObject *parts[2])
     parts[1] = ((RWMutex *)self)->writer;
 }
 
+NS_WITHOUT_ARGUMENTS(downgrade, "RWMutex.downgrade")
+
 static PyMethodDef methods[] = {
-    {"downgrade", downgrade, METH_NOARGS, DOC_RWMutex_downgrade},
+    NS_METHOD("downgrade", downgrade_method, DOC_RWMutex_downgrade),
     {"_at_fork_reinit", at_fork_reinit, METH_NOARGS, NULL},
     {"__sizeof__", size_of, METH_NOARGS, NULL},
     NS_NO_PICKLE,
@@ -460,12 +469,19 @@ int
 ns_add_rwmutex(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    state->rwmutex_reader_type = PyType_FromModuleAndSpec(module, &Reader_spec, NULL);
-    state->rwmutex_writer_type = PyType_FromModuleAndSpec(module, &Writer_spec, NULL);
-    state->rwmutex_type = PyType_FromModuleAndSpec(module, &spec, NULL);
+    state->rwmutex_reader_type = ns_new_type(module, &Reader_spec, NULL);
+    state->rwmutex_writer_type = ns_new_type(module, &Writer_spec, NULL);
+    state->rwmutex_type = ns_new_type(module, &spec, NULL);
     if (state->rwmutex_reader_type == NULL || state->rwmutex_writer_type == NULL ||
         state->rwmutex_type == NULL) {
         return -1;
     }
-    return PyModule_AddType(module, (PyTypeObject *)state->rwmutex_type);
+    PyObject *types[] = {
+        state->rwmutex_reader_type, state->rwmutex_writer_type, state->rwmutex_type};
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(types); i++) {
+        if (PyModule_AddType(module, (PyTypeObject *)types[i]) < 0) {
+            return -1;
+        }
+    }
+    return 0;
 }

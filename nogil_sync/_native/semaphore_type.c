@@ -11,6 +11,7 @@ typedef struct {
     ns_semaphore semaphore;
     ns_spares spare_holds;
     _Atomic bool claimed; /* by an __init__ */
+    bool bounded;         /* written before the semaphore is born */
 } Semaphore;
 
 typedef struct {
@@ -51,20 +52,44 @@ parse_n(PyObject *value, int64_t *n)
     return 0;
 }
 
-/* Whether so many can ever be had. 0, or -1 with an exception. */
+/* Whether a request for n can be made. 0, or -1 with an exception: there are fewer. Of a semaphore
+ * that has none at all any request waits. */
 static int
 check_n(PyObject *self, int64_t n)
 {
-    if (ns_likely((uint64_t)n <= semaphore_of(self)->total)) {
+    uint64_t total = semaphore_of(self)->total;
+    if (ns_likely((uint64_t)n <= total)) {
         return 0;
     }
-    if (check_born(self) == 0) {
-        PyErr_SetString(PyExc_ValueError, "n exceeds the semaphore's value");
+    if (check_born(self) < 0) {
+        return -1;
+    }
+    if (total == 0 || !((Semaphore *)self)->bounded) {
+        return 0;
+    }
+    PyErr_SetString(PyExc_ValueError, "n exceeds the semaphore's value");
+    return -1;
+}
+
+/* Whether acquire waits: 1 or 0; -1 with TypeError. Only a bool says so, as a number there is most
+ * likely meant to be `n`. */
+static int
+parse_blocking(PyObject *value)
+{
+    if (value == NULL || PyBool_Check(value)) {
+        return value != Py_False;
+    }
+    PyObject *name = PyType_GetName(Py_TYPE(value));
+    if (name != NULL) {
+        PyErr_Format(PyExc_TypeError,
+                     "blocking must be a bool, not %U; to take several units, pass n=",
+                     name);
+        Py_DECREF(name);
     }
     return -1;
 }
 
-/* 1: taken, 0: timed out, -1: exception. 1 <= n <= total. */
+/* 1: taken, 0: timed out, -1: exception. */
 static int
 take(PyObject *self, uint64_t n, ns_patience patience, int64_t deadline)
 {
@@ -93,7 +118,7 @@ take(PyObject *self, uint64_t n, ns_patience patience, int64_t deadline)
 static PyObject *
 acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"acquire", {"blocking", "timeout", "n"}, 0, 3, 1};
+    static const ns_signature s = {"Semaphore.acquire", {"blocking", "timeout", "n"}, 0, 3, 1};
     ns_patience patience = NS_WAIT_FOR_EVER;
     int64_t deadline = NS_FOREVER, n = 1;
     if (nargs != 0 || kwnames != NULL) {
@@ -101,7 +126,7 @@ acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
         if (ns_unpack(&s, args, nargs, kwnames, given) < 0) {
             return NULL;
         }
-        int blocks = given[0] == NULL ? 1 : PyObject_IsTrue(given[0]);
+        int blocks = parse_blocking(given[0]);
         if (blocks < 0) {
             return NULL;
         }
@@ -129,8 +154,14 @@ give_back(PyObject *self, int64_t n)
     if (ns_likely(ns_semaphore_release(semaphore_of(self), (uint64_t)n))) {
         Py_RETURN_NONE;
     }
-    if (check_born(self) == 0) {
+    if (check_born(self) < 0) {
+        return NULL;
+    }
+    if (((Semaphore *)self)->bounded) {
         PyErr_SetString(PyExc_ValueError, "semaphore released too many times");
+    }
+    else {
+        PyErr_SetString(PyExc_OverflowError, "semaphore value is too large");
     }
     return NULL;
 }
@@ -138,7 +169,7 @@ give_back(PyObject *self, int64_t n)
 static PyObject *
 release(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"release", {"n"}, 0, 1, 0};
+    static const ns_signature s = {"Semaphore.release", {"n"}, 0, 1, 0};
     PyObject *given;
     int64_t n;
     if (ns_unpack(&s, args, nargs, kwnames, &given) < 0 || parse_n(given, &n) < 0) {
@@ -187,12 +218,12 @@ available(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 hold(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"hold", {"n", "timeout"}, 0, 2, 0};
+    static const ns_signature s = {"Semaphore.hold", {"n", "timeout"}, 0, 2, 0};
     PyObject *given[2], *timeout = NULL;
     ns_patience patience;
     int64_t deadline, n;
     if (ns_unpack(&s, args, nargs, kwnames, given) < 0 || parse_n(given[0], &n) < 0 ||
-        ns_plain_timeout(given[1], &patience, &deadline) < 0 || check_n(self, n) < 0) {
+        check_n(self, n) < 0 || ns_plain_timeout(given[1], &patience, &deadline) < 0) {
         return NULL;
     }
     if (patience == NS_WAIT_FOR_EVER) {
@@ -233,12 +264,16 @@ at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
 static int
 init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static const ns_signature s = {"Semaphore", {"value"}, 0, 1, 0};
+    static const ns_signature s = {"Semaphore.__init__", {"value", "bounded"}, 0, 2, 1};
     ns_semaphore *sem = semaphore_of(self);
-    PyObject *given;
+    PyObject *given[2];
     int64_t value = 1;
-    if (ns_unpack_init(&s, args, kwargs, &given) < 0 ||
-        (given != NULL && ns_clamped_int64(given, &value) < 0)) {
+    if (ns_unpack_init(&s, args, kwargs, given) < 0 ||
+        (given[0] != NULL && ns_clamped_int64(given[0], &value) < 0)) {
+        return -1;
+    }
+    int bounded = given[1] == NULL ? 1 : PyObject_IsTrue(given[1]);
+    if (bounded < 0) {
         return -1;
     }
     if (value < 0) {
@@ -252,7 +287,9 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     if (ns_swap(&((Semaphore *)self)->claimed, true, NS_RELAXED)) {
         return ns_initialized_twice(self);
     }
-    sem->total = (uint64_t)value;
+    ((Semaphore *)self)->bounded = bounded;
+    sem->start = (uint64_t)value;
+    sem->total = bounded ? (uint64_t)value : NS_SEMAPHORE_MOST;
     ns_store(&sem->word, (uint64_t)value * NS_SEMAPHORE_ONE | NS_SEMAPHORE_BORN, NS_RELEASE);
     return 0;
 }
@@ -294,11 +331,13 @@ repr(PyObject *self)
         return ns_repr_uninitialized(self);
     }
     char state[64];
-    PyOS_snprintf(state,
-                  sizeof(state),
-                  "%llu of %llu available",
-                  (unsigned long long)ns_semaphore_available(s),
-                  (unsigned long long)s->total);
+    unsigned long long free = ns_semaphore_available(s), total = s->total;
+    if (((Semaphore *)self)->bounded) {
+        PyOS_snprintf(state, sizeof(state), "%llu of %llu available", free, total);
+    }
+    else {
+        PyOS_snprintf(state, sizeof(state), "%llu available", free);
+    }
     return ns_repr_state(self, state);
 }
 
@@ -363,14 +402,18 @@ hold_dealloc(PyObject *self)
     ns_spares_free(&((Semaphore *)semaphore)->spare_holds, self, semaphore);
 }
 
+NS_WITHOUT_ARGUMENTS(hold_enter, "SemaphoreHold.__enter__")
+NS_EXIT(hold_leave, "SemaphoreHold.__exit__")
+
 static PyMethodDef hold_methods[] = {
-    {"__enter__", hold_enter, METH_NOARGS, NULL},
-    {"__exit__", _PyCFunction_CAST(hold_leave), METH_FASTCALL, NULL},
+    NS_METHOD("__enter__", hold_enter_method, DOC_SemaphoreHold___enter__),
+    NS_METHOD("__exit__", hold_leave_method, DOC_SemaphoreHold___exit__),
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot hold_slots[] = {
+    {Py_tp_doc, DOC_SemaphoreHold},
     {Py_tp_traverse, hold_traverse},
     {Py_tp_dealloc, hold_dealloc},
     {Py_tp_methods, hold_methods},
@@ -387,13 +430,17 @@ static PyType_Spec hold_spec = {
 
 /* ---- Semaphore ---- */
 
+NS_WITHOUT_ARGUMENTS(available, "Semaphore.available")
+NS_WITHOUT_ARGUMENTS(enter, "Semaphore.__enter__")
+NS_EXIT(leave, "Semaphore.__exit__")
+
 static PyMethodDef methods[] = {
     NS_METHOD("acquire", acquire, DOC_Semaphore_acquire),
     NS_METHOD("release", release, DOC_Semaphore_release),
     NS_METHOD("hold", hold, DOC_Semaphore_hold),
-    {"available", available, METH_NOARGS, DOC_Semaphore_available},
-    {"__enter__", enter, METH_NOARGS, NULL},
-    {"__exit__", _PyCFunction_CAST(leave), METH_FASTCALL, NULL},
+    NS_METHOD("available", available_method, DOC_Semaphore_available),
+    NS_METHOD("__enter__", enter_method, DOC_Semaphore___enter__),
+    NS_METHOD("__exit__", leave_method, DOC_Semaphore___exit__),
     {"_at_fork_reinit", at_fork_reinit, METH_NOARGS, NULL},
     {"__sizeof__", size_of, METH_NOARGS, NULL},
     NS_NO_PICKLE,
@@ -425,6 +472,10 @@ int
 ns_add_semaphore(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    state->semaphore_hold_type = PyType_FromModuleAndSpec(module, &hold_spec, NULL);
-    return state->semaphore_hold_type == NULL ? -1 : ns_add_type(module, &spec);
+    state->semaphore_hold_type = ns_new_type(module, &hold_spec, NULL);
+    if (state->semaphore_hold_type == NULL ||
+        PyModule_AddType(module, (PyTypeObject *)state->semaphore_hold_type) < 0) {
+        return -1;
+    }
+    return ns_add_type(module, &spec);
 }

@@ -10,6 +10,7 @@
  * page brings along comes by one store, so that the child of a fork finds it whole whenever its
  * holder is gone.
  */
+#include "docs.h"
 #include "object.h"
 #include "syncmap.h"
 
@@ -192,11 +193,13 @@ dealloc(PyObject *self)
 }
 
 static PyMethodDef methods[] = {
+    NS_GENERIC,
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot slots[] = {
+    {Py_tp_doc, DOC_SyncMapIterator},
     {Py_tp_dealloc, dealloc},
     {Py_tp_traverse, traverse},
     {Py_tp_clear, clear},
@@ -207,7 +210,7 @@ static PyType_Slot slots[] = {
 };
 
 static PyType_Spec spec = {
-    .name = "nogil_sync._native._core.SyncMapIterator",
+    .name = "nogil_sync.SyncMapIterator",
     .basicsize = sizeof(Iterator),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = slots,
@@ -217,6 +220,8 @@ int
 ns_add_syncmap_iterator(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    state->syncmap_iterator_type = PyType_FromModuleAndSpec(module, &spec, NULL);
-    return state->syncmap_iterator_type == NULL ? -1 : 0;
+    state->syncmap_iterator_type = ns_new_type(module, &spec, NULL);
+    return state->syncmap_iterator_type == NULL
+               ? -1
+               : PyModule_AddType(module, (PyTypeObject *)state->syncmap_iterator_type);
 }

@@ -555,7 +555,7 @@ unpack_key(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, PyObj
 static PyObject *
 get(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"get", {"key", "default"}, 1, 2, 0};
+    static const ns_signature s = {"SyncMap.get", {"key", "default"}, 1, 2, 0};
     uint64_t hash;
     PyObject *values[2], *value;
     if (unpack_key(&s, args, nargs, kwnames, values) < 0 || ns_key_hash(values[0], &hash) < 0) {
@@ -570,7 +570,7 @@ get(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 static PyObject *
 setdefault(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"setdefault", {"key", "default"}, 1, 2, 0};
+    static const ns_signature s = {"SyncMap.setdefault", {"key", "default"}, 1, 2, 0};
     PyObject *values[2], *value;
     edit e = {.kind = ADD};
     if (unpack_key(&s, args, nargs, kwnames, values) < 0 || ns_key_hash(values[0], &e.hash) < 0) {
@@ -592,7 +592,7 @@ setdefault(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
 static PyObject *
 pop(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"pop", {"key", "default"}, 1, 2, 0};
+    static const ns_signature s = {"SyncMap.pop", {"key", "default"}, 1, 2, 0};
     PyObject *values[2], *value;
     if (unpack_key(&s, args, nargs, kwnames, values) < 0) {
         return NULL;
@@ -712,7 +712,7 @@ clear(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 insert(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"insert", {"key", "value"}, 2, 2, 0};
+    static const ns_signature s = {"SyncMap.insert", {"key", "value"}, 2, 2, 0};
     PyObject *values[2], *old = NULL;
     edit e = {.kind = ADD};
     if (ns_unpack(&s, args, nargs, kwnames, values) < 0 || ns_key_hash(values[0], &e.hash) < 0) {
@@ -735,7 +735,7 @@ insert(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwname
 static PyObject *
 swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"swap", {"key", "value", "default"}, 2, 3, 0};
+    static const ns_signature s = {"SyncMap.swap", {"key", "value", "default"}, 2, 3, 0};
     PyObject *values[3], *old;
     edit e = {.kind = PUT};
     if (ns_unpack(&s, args, nargs, kwnames, values) < 0 || ns_key_hash(values[0], &e.hash) < 0) {
@@ -792,7 +792,7 @@ compare_and_edit(PyObject *self, edit *e)
 static PyObject *
 compare_and_swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"compare_and_swap", {"key", "old", "new"}, 3, 3, 0};
+    static const ns_signature s = {"SyncMap.compare_and_swap", {"key", "old", "new"}, 3, 3, 0};
     PyObject *values[3];
     edit e = {.kind = CHANGE};
     if (ns_unpack(&s, args, nargs, kwnames, values) < 0 || ns_key_hash(values[0], &e.hash) < 0) {
@@ -807,7 +807,7 @@ compare_and_swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObje
 static PyObject *
 compare_and_delete(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"compare_and_delete", {"key", "old"}, 2, 2, 0};
+    static const ns_signature s = {"SyncMap.compare_and_delete", {"key", "old"}, 2, 2, 0};
     PyObject *values[2];
     edit e = {.kind = REMOVE};
     if (ns_unpack(&s, args, nargs, kwnames, values) < 0 || ns_key_hash(values[0], &e.hash) < 0) {
@@ -821,7 +821,7 @@ compare_and_delete(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyOb
 static PyObject *
 modify(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"modify", {"key", "fn", "default"}, 3, 3, 0};
+    static const ns_signature s = {"SyncMap.modify", {"key", "fn", "default"}, 3, 3, 0};
     PyObject *values[3], *current, *old;
     edit e = {0};
     if (ns_unpack(&s, args, nargs, kwnames, values) < 0 || ns_key_hash(values[0], &e.hash) < 0) {
@@ -893,17 +893,16 @@ compute(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *timeo
 static PyObject *
 load_or_compute(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    static const ns_signature s = {
+        "SyncMap.load_or_compute(self, key, fn, /, *args, timeout=None)", {NULL}, 0, 0, 0};
     PyObject *timeout = NULL, *value;
     uint64_t hash;
     if (nargs < 2) {
-        return PyErr_Format(
-            PyExc_TypeError, "load_or_compute expected at least 2 arguments, got %zd", nargs);
+        return ns_refuse(&s, args, nargs, kwnames);
     }
     for (Py_ssize_t k = 0; kwnames != NULL && k < PyTuple_GET_SIZE(kwnames); k++) {
-        PyObject *name = PyTuple_GET_ITEM(kwnames, k);
-        if (PyUnicode_CompareWithASCIIString(name, "timeout") != 0) {
-            return PyErr_Format(
-                PyExc_TypeError, "load_or_compute() got an unexpected keyword argument %R", name);
+        if (PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, k), "timeout") != 0) {
+            return ns_refuse(&s, args, nargs, kwnames);
         }
         timeout = args[nargs + k];
     }
@@ -1008,11 +1007,20 @@ land(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 static int
 init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
+    static const ns_signature s = {
+        "SyncMap.__init__(self, mapping_or_pairs=(), /, **kwargs)", {NULL}, 0, 0, 0};
     SyncMap *o = (SyncMap *)self;
     PyObject *source = NULL, *entries = NULL, *list = NULL;
     ns_state *state = ns_state_of(self);
-    if (state == NULL || !PyArg_UnpackTuple(args, "SyncMap", 0, 1, &source)) {
+    if (state == NULL || (kwargs != NULL && !PyArg_ValidateKeywordArguments(kwargs))) {
         return -1;
+    }
+    if (PyTuple_GET_SIZE(args) > 1) {
+        ns_refuse(&s, ((PyTupleObject *)args)->ob_item, PyTuple_GET_SIZE(args), NULL);
+        return -1;
+    }
+    if (PyTuple_GET_SIZE(args) == 1) {
+        source = PyTuple_GET_ITEM(args, 0);
     }
     if (source != NULL && state->syncmap_shared == NULL) {
         ns_shutting_down();
@@ -1133,13 +1141,17 @@ dealloc(PyObject *self)
     Py_TRASHCAN_END
 }
 
+NS_WITHOUT_ARGUMENTS(popitem, "SyncMap.popitem")
+NS_WITHOUT_ARGUMENTS(clear, "SyncMap.clear")
+NS_WITHOUT_ARGUMENTS(snapshot, "SyncMap.snapshot")
+
 static PyMethodDef methods[] = {
     NS_METHOD("get", get, DOC_SyncMap_get),
     NS_METHOD("setdefault", setdefault, DOC_SyncMap_setdefault),
     NS_METHOD("pop", pop, DOC_SyncMap_pop),
-    {"popitem", popitem, METH_NOARGS, DOC_SyncMap_popitem},
-    {"clear", clear, METH_NOARGS, DOC_SyncMap_clear},
-    {"snapshot", snapshot, METH_NOARGS, DOC_SyncMap_snapshot},
+    NS_METHOD("popitem", popitem_method, DOC_SyncMap_popitem),
+    NS_METHOD("clear", clear_method, DOC_SyncMap_clear),
+    NS_METHOD("snapshot", snapshot_method, DOC_SyncMap_snapshot),
     NS_METHOD("insert", insert, DOC_SyncMap_insert),
     NS_METHOD("swap", swap, DOC_SyncMap_swap),
     NS_METHOD("compare_and_swap", compare_and_swap, DOC_SyncMap_compare_and_swap),
@@ -1203,7 +1215,7 @@ ns_add_syncmap(PyObject *module)
         ns_add_syncmap_iterator(module) < 0) {
         return -1;
     }
-    state->syncmap_type = PyType_FromModuleAndSpec(module, &spec, state->syncmap_shared);
+    state->syncmap_type = ns_new_type(module, &spec, state->syncmap_shared);
     return state->syncmap_type == NULL ||
                    PyObject_SetAttrString(state->syncmap_type, "_plain", state->syncmap_type) < 0 ||
                    PyObject_SetAttrString(state->syncmap_type, "_Flag", state->atomic_bool_type) < 0

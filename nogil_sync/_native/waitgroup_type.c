@@ -46,7 +46,7 @@ add_n(PyObject *self, int64_t n)
 static PyObject *
 add(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"add", {"n"}, 0, 1, 0};
+    static const ns_signature s = {"WaitGroup.add", {"n"}, 0, 1, 0};
     PyObject *given;
     int64_t n = 1;
     if (ns_unpack(&s, args, nargs, kwnames, &given) < 0 ||
@@ -65,7 +65,7 @@ done(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 wait_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const ns_signature s = {"wait", {"timeout"}, 0, 1, 0};
+    static const ns_signature s = {"WaitGroup.wait", {"timeout"}, 0, 1, 0};
     PyObject *timeout;
     ns_patience patience;
     int64_t deadline;
@@ -162,7 +162,7 @@ go(PyObject *self, PyObject *args, PyObject *kwargs)
 static int
 init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static const ns_signature s = {"WaitGroup", {NULL}, 0, 0, 0};
+    static const ns_signature s = {"WaitGroup.__init__", {NULL}, 0, 0, 0};
     PyObject *none[NS_MAX_PARAMETERS];
     uint64_t unborn = 0;
     if (ns_unpack_init(&s, args, kwargs, none) < 0) {
@@ -185,9 +185,11 @@ repr(PyObject *self)
     return ns_repr_state(self, state);
 }
 
+NS_WITHOUT_ARGUMENTS(done, "WaitGroup.done")
+
 static PyMethodDef methods[] = {
     NS_METHOD("add", add, DOC_WaitGroup_add),
-    {"done", done, METH_NOARGS, DOC_WaitGroup_done},
+    NS_METHOD("done", done_method, DOC_WaitGroup_done),
     NS_METHOD("wait", wait_, DOC_WaitGroup_wait),
     {"go", _PyCFunction_CAST(go), METH_VARARGS | METH_KEYWORDS, DOC_WaitGroup_go},
     NS_NO_PICKLE,

@@ -8,6 +8,7 @@ import sys
 from .._channel import ChannelClosed
 from .._performance import PerformanceWarning
 from .._untraced import hide_sections
+from .._syncmap import SyncMapItems, SyncMapKeys, SyncMapValues
 from .atomics import (
     AtomicBool,
     AtomicInt32,
@@ -21,12 +22,12 @@ from .cond import Cond
 from .counters import ShardedCounter, ShardedFloatCounter
 from .event import Event
 from .mutex import Mutex
-from .once import Once, once, once_property
+from .once import Once, OnceFunction, once, once_property
 from .pin import is_pinned, pin, pin_all
-from .pool import Pool
-from .rwmutex import RWMutex
-from .semaphore import Semaphore
-from .syncmap import SyncMap
+from .pool import Pool, PoolUse
+from .rwmutex import RWMutex, RWMutexReader, RWMutexWriter
+from .semaphore import Semaphore, SemaphoreHold
+from .syncmap import SyncMap, SyncMapIterator
 from .waitgroup import WaitGroup
 
 __all__ = [
@@ -42,13 +43,22 @@ __all__ = [
     "Event",
     "Mutex",
     "Once",
+    "OnceFunction",
     "PerformanceWarning",
     "Pool",
+    "PoolUse",
     "RWMutex",
+    "RWMutexReader",
+    "RWMutexWriter",
     "Semaphore",
+    "SemaphoreHold",
     "ShardedCounter",
     "ShardedFloatCounter",
     "SyncMap",
+    "SyncMapItems",
+    "SyncMapIterator",
+    "SyncMapKeys",
+    "SyncMapValues",
     "WaitGroup",
     "is_pinned",
     "once",

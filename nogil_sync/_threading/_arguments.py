@@ -20,13 +20,14 @@ def exact_float(value: SupportsFloat | SupportsIndex) -> float:
 
 def lock_timeout(blocking: bool, timeout: float | None) -> float | None:
     """The arguments of ``threading.Lock.acquire`` as seconds to wait; ``None`` is for ever."""
+    waits = bool(blocking)
     if timeout is None:
         timeout = -1
     else:
         timeout = exact_float(timeout)
         if math.isnan(timeout):
             raise ValueError("timeout must not be NaN")
-    if not blocking:
+    if not waits:
         if timeout != -1:
             raise ValueError("can't specify a timeout for a non-blocking call")
         return 0.0

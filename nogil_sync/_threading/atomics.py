@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, NoReturn, SupportsIndex, TypeVar, ove
 
 from ._arguments import exact_int
 from .._guard import Guard, guard_of
-from .._object import SyncObject, uninitialized
+from .._object import SyncObject, adopt, uninitialized
 
 T = TypeVar("T")
 
@@ -22,7 +22,11 @@ class _Atomic(SyncObject):
     __slots__ = ()
 
     def __bool__(self) -> NoReturn:
-        raise TypeError(f"the truth value of {type(self).__name__} is always true: use its load()")
+        """Raise ``TypeError``: the truth of the object would say nothing about its value."""
+        raise TypeError(
+            f"the truth of {type(self).__name__!r} object would always be true; "
+            "compare its value instead"
+        )
 
 
 class _AtomicInteger(_Atomic):
@@ -32,12 +36,16 @@ class _AtomicInteger(_Atomic):
 
     __low: ClassVar[int]
     __high: ClassVar[int]
+    __kind: ClassVar[str]
 
     def __init_subclass__(cls, *, low: int = 0, high: int = 0, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if high:
             cls.__low = low
             cls.__high = high
+            signed = "a signed" if low else "an unsigned"
+            cls.__kind = f"{signed} {(high - low).bit_length()}-bit integer"
+            adopt(cls, _AtomicInteger)
 
     def __init__(self, value: SupportsIndex = 0) -> None:
         number = self.__checked(value)
@@ -56,7 +64,7 @@ class _AtomicInteger(_Atomic):
         exact = exact_int(number)
         if self.__low <= exact <= self.__high:
             return exact
-        raise OverflowError(f"out of the range of {type(self).__name__}")
+        raise OverflowError(f"Python int does not fit {self.__kind}")
 
     def load(self) -> int:
         """Return the value.

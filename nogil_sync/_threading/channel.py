@@ -277,7 +277,11 @@ class Channel(SyncObject, Generic[T]):
             return True
         raise ChannelClosed("the channel is closed")
 
-    def try_recv(self, default: D = None) -> T | D:  # type: ignore[assignment]
+    @overload
+    def try_recv(self) -> T | None: ...
+    @overload
+    def try_recv(self, default: D) -> T | D: ...
+    def try_recv(self, default: Any = None) -> Any:
         """Receive the next item if there is one, or if a sender waits; else return `default`.
 
         :exc:`ChannelClosed` once the channel is closed and all its items are received.
@@ -317,9 +321,11 @@ class Channel(SyncObject, Generic[T]):
         return count
 
     def __iter__(self) -> Iterator[T]:
+        """Return the channel itself: a loop over it receives until it is closed and empty."""
         return self
 
     def __next__(self) -> T:
+        """Receive the next item; the end is when the channel is closed and all are received."""
         request = _Receive()
         self.__line.acquire(request, None)
         if request.done:
@@ -328,8 +334,10 @@ class Channel(SyncObject, Generic[T]):
         raise StopIteration
 
     def __enter__(self) -> Self:
+        """Return the channel, which leaving the block closes."""
         self.__line  # noqa: B018  (an uninitialised object is an error)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        """Close the channel."""
         self.__line.change(self.__line.shut)

@@ -227,10 +227,12 @@ class Cond(SyncObject):
         Cond.notify(self, sys.maxsize)
 
     def __enter__(self) -> Any:
+        """Take the lock; return what its ``acquire`` returns."""
         (result,) = map(call, (self.__lock.acquire,))
         return result
 
     def __exit__(self, *exc_info: object) -> None:
+        """Let the lock go."""
         self.__lock.release()
 
     def _is_owned(self) -> bool:

@@ -17,14 +17,18 @@ class _Counter(SyncObject):
     __slots__ = ()
 
     def __bool__(self) -> NoReturn:
-        raise TypeError(f"the truth value of {type(self).__name__} is always true: use its value()")
+        """Raise ``TypeError``: the truth of the object would say nothing about its value."""
+        raise TypeError(
+            f"the truth of {type(self).__name__!r} object would always be true; "
+            "compare its value instead"
+        )
 
 
 def _checked(value: SupportsIndex) -> int:
     number = exact_int(value)
     if _LOW <= number <= _HIGH:
         return number
-    raise OverflowError("out of the range of a signed 64-bit integer")
+    raise OverflowError("Python int does not fit a signed 64-bit integer")
 
 
 class ShardedCounter(_Counter):

@@ -168,21 +168,21 @@ class Mutex(SyncObject):
         return self.__locked
 
     def __enter__(self) -> bool:
+        """Take the lock; return True."""
         return Mutex.acquire(self)
 
-    def __exit__(
-        self,
-        exc_type: object = None,
-        exc: object = None,
-        traceback: object = None,
-        receipt: Receipt = NO_RECEIPT,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
+        """Let the lock go."""
         # The release itself, for `with`: a Ctrl-C that comes on entry to this function, the one
         # moment that cannot be guarded, leaves the lock taken; a call more would be a second one.
         wake = None
         now = 0.0
         locked = True
+        receipt = NO_RECEIPT
         try:
+            # From `_release`. (No call here: an interrupt would lose the receipt.)
+            if exc_info[3:] and exc_info[3].__class__ is Receipt:
+                receipt = exc_info[3]  # type: ignore[assignment]
             if self.__head is not None:  # else there is nobody who could have waited for long
                 now = monotonic()
         finally:

@@ -14,13 +14,21 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class OnceFunction(Dressed, SyncObject, Generic[T]):
-    """A function made by :func:`nogil_sync.once`."""
+class OnceFunction(SyncObject, Generic[T]):
+    """A function made by :func:`once`, which says how it behaves.
+
+    It takes no arguments, and looks like the function that it was made of: it has its name,
+    its docstring and its attributes.
+
+    >>> from nogil_sync import OnceFunction, once
+    >>> limit: OnceFunction[int] = once(lambda: 7)
+    >>> limit(), limit.done()
+    (7, True)
+    """
 
     __module__ = "nogil_sync"
     __slots__ = ("__cell", "__dict__")
-
-    __class_getitem__: ClassVar[Any] = classmethod(GenericAlias)
+    __signature__: ClassVar[Signature] = Signature()
 
     def __init__(self, fn: Callable[[], T], /, *, retry: bool = False) -> None:
         cell = FunctionCell(fn, bool(retry))
@@ -35,6 +43,7 @@ class OnceFunction(Dressed, SyncObject, Generic[T]):
             return uninitialized(self)
 
     def __call__(self) -> T:
+        """Return the result of the function, or raise its exception; the first call runs it."""
         cell = self.__cell
         value: T = cell.value
         return cell.call() if value is ABSENT else value

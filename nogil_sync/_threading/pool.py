@@ -8,14 +8,13 @@ becomes stale.  Both are linked lists, so that each step is a section (see `_gua
 import sys
 import time
 from collections.abc import Callable
-from types import GenericAlias
-from typing import Any, ClassVar, Generic, NoReturn, SupportsIndex, TypeVar
+from typing import Any, Generic, SupportsIndex, TypeVar, final
 
 from .._performance import Unraisable
 from ._ageing import register
 from ._arguments import exact_int
 from .._guard import Guard, guard_of
-from .._object import SyncObject, uninitialized
+from .._object import Part, SyncObject, uninitialized
 
 T = TypeVar("T")
 
@@ -164,41 +163,50 @@ class _Items(Generic[T]):
 _NOTHING: Any = object()
 
 
-class _Use(Generic[T]):
-    """What `use` returns."""
+@final
+class PoolUse(Part, Generic[T]):
+    """What :meth:`Pool.use` returns: a context manager that gets an item and puts it back.
 
-    __slots__ = ("__guard", "__item", "__items")
+    Entering it twice at once, or leaving it without having entered, is a ``RuntimeError``.
 
-    def __init__(self, items: _Items[T]) -> None:
-        self.__items = items
-        self.__item = _NOTHING
-        self.__guard: Guard = guard_of(self)
+    >>> from nogil_sync import Pool, PoolUse
+    >>> lists = Pool(list)
+    >>> use: PoolUse[list] = lists.use()
+    >>> with use as mine:
+    ...     mine
+    []
+    """
+
+    __module__ = "nogil_sync"
+    __slots__ = ("_guard", "_item", "_items")
+    _guard: Guard
+    _item: Any
+    _items: _Items[T]
 
     def __enter__(self) -> T:
-        if self.__item is _NOTHING:
-            item = self.__items.get()
-            with self.__guard:
-                entered = self.__item is _NOTHING
+        """Get an item of the pool."""
+        if self._item is _NOTHING:
+            item = self._items.get()
+            with self._guard:
+                entered = self._item is _NOTHING
                 if entered:
-                    self.__item = item
+                    self._item = item
             if entered:
                 return item
-            self.__items.keep(_Node(item))  # another thread entered meanwhile
+            self._items.keep(_Node(item))  # another thread entered meanwhile
         raise RuntimeError("already in use: call use() for each with statement")
 
-    def __exit__(self, kind: type[BaseException] | None = None, *exc_info: object) -> None:
-        with self.__guard:
-            item = self.__item
-            self.__item = _NOTHING
+    def __exit__(self, *exc_info: object) -> None:
+        """Put the item back, or drop it if the block raised."""
+        with self._guard:
+            item = self._item
+            self._item = _NOTHING
         if item is _NOTHING:
             raise RuntimeError("not in use")
-        if kind is None:
-            self.__items.put(item)
+        if not exc_info or exc_info[0] is None:
+            self._items.put(item)
         else:
-            self.__items.let_go(item)
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(f"cannot pickle or copy {type(self).__name__!r} object")
+            self._items.let_go(item)
 
 
 class Pool(SyncObject, Generic[T]):
@@ -310,7 +318,7 @@ class Pool(SyncObject, Generic[T]):
         """
         self.__items.put(item)
 
-    def use(self) -> _Use[T]:
+    def use(self) -> PoolUse[T]:
         """Return a context manager: a ``with`` statement that gets an item and puts it back.
 
         If the body raises, the item is dropped, without `reset`: who knows its state. Each
@@ -324,7 +332,11 @@ class Pool(SyncObject, Generic[T]):
         >>> lists.idle()
         1
         """
-        return _Use(self.__items)
+        use: PoolUse[T] = object.__new__(PoolUse)
+        use._items = self.__items
+        use._item = _NOTHING
+        use._guard = guard_of(use)
+        return use
 
     def clear(self) -> None:
         """Let go of all idle items.

@@ -1,10 +1,10 @@
 """RWMutex, pure Python: who holds it, and a queue (see `_queue`) of readers and writers."""
 
-from typing import Self, TypeAlias, TypeVar, final
+from typing import TypeAlias, TypeVar, final
 
 from ._arguments import lock_timeout
 from .._guard import Receipt
-from .._object import SyncObject, uninitialized
+from .._object import Part, SyncObject, adopt, uninitialized
 from ._queue import Change, Line, Waiters
 
 _Value: TypeAlias = tuple[int, bool, int]
@@ -79,19 +79,16 @@ class _Sides(Line):
         return self.give(_WRITTEN, waiters, True)
 
 
-class _View(SyncObject):
+class _View(Part, SyncObject):
     """What both sides share.  Only an RWMutex makes them."""
 
     __slots__ = ("_line",)
     _line: _Sides
     _write: bool
 
-    def __new__(cls, *_: object, **__: object) -> Self:
-        raise TypeError(f"cannot create {cls.__name__!r} instances")
-
     def __init_subclass__(cls) -> None:
-        if _View not in cls.__bases__:
-            raise TypeError(f"type {cls.__mro__[1].__name__!r} is not an acceptable base type")
+        super().__init_subclass__()
+        adopt(cls, _View)
 
     def __repr__(self) -> str:
         try:
@@ -105,9 +102,11 @@ class _View(SyncObject):
         raise NotImplementedError
 
     def __enter__(self) -> bool:
+        """Take the lock; return True."""
         return self._line.acquire(self._write, None)
 
     def __exit__(self, *exc_info: object) -> None:
+        """Let the lock go."""
         self._line.change(self._line.release, self._write)
 
     def _at_fork_reinit(self) -> None:

@@ -1,9 +1,9 @@
 """Semaphore, pure Python: how many units are free, and a queue (see `_queue`)."""
 
-from typing import SupportsIndex
+from typing import SupportsIndex, final
 
 from ._arguments import exact_int, wait_timeout
-from .._object import SyncObject, uninitialized
+from .._object import Part, SyncObject, uninitialized
 from ._queue import Change, Line, Waiters
 
 _MOST = (1 << 62) - 1
@@ -12,18 +12,21 @@ _MOST = (1 << 62) - 1
 class _Units(Line):
     """The value is how many are free, a request how many are wanted."""
 
-    __slots__ = ("total",)
+    __slots__ = ("bounded", "start", "total")
     state: tuple[int, Waiters]
 
-    def __init__(self, total: int) -> None:
-        super().__init__(total)
-        self.total = total
+    def __init__(self, start: int, bounded: bool) -> None:
+        super().__init__(start)
+        self.start = start
+        self.bounded = bounded
+        self.total = start if bounded else _MOST  # what can be free
 
     def checked(self, n: SupportsIndex) -> int:
         number = exact_int(n)
         if number < 1:
             raise ValueError("n must be at least 1")
-        if number > self.total:
+        # Of a semaphore that has none at all any request waits.
+        if self.bounded and number > self.total > 0:
             raise ValueError("n exceeds the semaphore's value")
         return number
 
@@ -49,43 +52,60 @@ class _Units(Line):
 
     def release(self, free: int, waiters: Waiters, n: int) -> Change:
         if free + n > self.total:
-            raise ValueError("semaphore released too many times")
+            if self.bounded:
+                raise ValueError("semaphore released too many times")
+            raise OverflowError("semaphore value is too large")
         return self.give(free, waiters, n)
 
 
-class _Hold:
-    """What `hold` returns."""
+@final
+class SemaphoreHold(Part):
+    """What :meth:`Semaphore.hold` returns: a context manager that holds units.
 
-    __slots__ = ("__line", "__n", "__seconds")
+    It can be entered again and again, also by several threads at the same time.
 
-    def __init__(self, line: _Units, n: int, seconds: float | None) -> None:
-        self.__line = line
-        self.__n = n
-        self.__seconds = seconds
+    >>> from nogil_sync import Semaphore, SemaphoreHold
+    >>> memory = Semaphore(100)
+    >>> half: SemaphoreHold = memory.hold(50)
+    >>> with half, half:
+    ...     memory.available()
+    0
+    """
+
+    __module__ = "nogil_sync"
+    __slots__ = ("_line", "_n", "_seconds")
+    _line: _Units
+    _n: int
+    _seconds: float | None
 
     def __enter__(self) -> None:
-        if not self.__line.acquire(self.__n, self.__seconds):
+        """Take the units, or raise ``TimeoutError`` when the time is over."""
+        if not self._line.acquire(self._n, self._seconds):
             raise TimeoutError("timed out waiting for the semaphore")
 
     def __exit__(self, *exc_info: object) -> None:
-        self.__line.change(self.__line.release, self.__n)
+        """Give the units back."""
+        self._line.change(self._line.release, self._n)
 
 
 class Semaphore(SyncObject):
     """A number of units that threads take and give back, one or several at a time.
 
-    Stands in for ``threading.BoundedSemaphore``, and is weighted besides: memory, bytes in
-    flight or connections are taken by the amount that a call needs. (Go's
-    ``semaphore.Weighted``.) Any thread may give units back. What a thread did before it
-    released units is visible to those that acquire them.
+    Stands in for ``threading.BoundedSemaphore``, with ``bounded=False`` for
+    ``threading.Semaphore``, and is weighted besides: memory, bytes in flight or connections
+    are taken by the amount that a call needs. (Go's ``semaphore.Weighted``.) Any thread may
+    give units back. What a thread did before it released units is visible to those that
+    acquire them.
 
     Strictly first come, first served: a large request is not overtaken by smaller ones
     behind it, and who does not want to wait gets nothing while somebody waits. Only a signal
     handler or finaliser, that interrupts its own thread in a wait for this semaphore,
     passes that thread by.
 
-    `value` is the number of units there are; 0 makes a semaphore that has none to give. A
-    negative number is a ``ValueError``, one above 2**62 - 1 an ``OverflowError``.
+    `value` is the number of units there are; of 0 nobody gets any. A negative number is a
+    ``ValueError``, one above 2**62 - 1 an ``OverflowError``. With ``bounded=False`` it is the
+    number to begin with, and a release may add to it: each unit is then a signal, and
+    ``Semaphore(0, bounded=False)`` counts those that nobody has taken yet.
 
     Taking or releasing costs one compare-and-swap in the native backend when nobody waits.
 
@@ -97,19 +117,24 @@ class Semaphore(SyncObject):
     >>> with connections.hold(n=3):
     ...     connections.acquire(blocking=False)
     False
+    >>> jobs = Semaphore(0, bounded=False)
+    >>> jobs.release(2)
+    >>> jobs.acquire(), jobs.available()
+    (True, 1)
     """
 
     __module__ = "nogil_sync"
     __slots__ = ("__line",)
 
-    def __init__(self, value: SupportsIndex = 1) -> None:
+    def __init__(self, value: SupportsIndex = 1, *, bounded: bool = True) -> None:
         number = exact_int(value)
+        limited = bool(bounded)
         if number < 0:
             raise ValueError("semaphore initial value must be >= 0")
         if number > _MOST:
             raise OverflowError("semaphore initial value is too large")
         super().__init__()
-        self.__line = _Units(number)
+        self.__line = _Units(number, limited)
 
     def __repr__(self) -> str:
         try:
@@ -117,9 +142,10 @@ class Semaphore(SyncObject):
         except RuntimeError:
             return uninitialized(self)
         cls = type(self)
+        total = f" of {line.total}" if line.bounded else ""
         return (
             f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, "
-            f"{line.state[0]} of {line.total} available>"
+            f"{line.state[0]}{total} available>"
         )
 
     def acquire(
@@ -132,6 +158,9 @@ class Semaphore(SyncObject):
         then). A `timeout` that is NaN is a ``ValueError``, one above
         ``threading.TIMEOUT_MAX`` an ``OverflowError``. An `n` below 1, or above the number
         of units there are, is a ``ValueError``, whether or not it would have to wait.
+        (Of an unbounded semaphore, or of one that has none at all, any number may be
+        waited for.) A `blocking` that is not a bool is a ``TypeError``: a number there is
+        most likely meant to be `n`.
 
         A Ctrl-C in the main thread interrupts the wait: ``KeyboardInterrupt``, and nothing
         is taken. Signal handlers run meanwhile and may use this semaphore.
@@ -144,6 +173,11 @@ class Semaphore(SyncObject):
         False
         >>> memory.release(80)
         """
+        if not isinstance(blocking, bool):
+            raise TypeError(
+                f"blocking must be a bool, not {type(blocking).__name__}; "
+                "to take several units, pass n="
+            )
         if blocking:
             seconds = wait_timeout(timeout)
         elif timeout is None:
@@ -156,7 +190,8 @@ class Semaphore(SyncObject):
         """Give `n` units back, and let in the waiters that have enough now, in their order.
 
         Any thread may do so. ``ValueError`` if `n` is below 1, or if more would be given
-        back than was taken.
+        back than was taken. An unbounded semaphore takes more than it began with, up to
+        2**62 - 1, beyond which it is an ``OverflowError``.
         """
         number = exact_int(n)
         if number < 1:
@@ -170,7 +205,7 @@ class Semaphore(SyncObject):
         """
         return self.__line.state[0]
 
-    def hold(self, n: SupportsIndex = 1, timeout: float | None = None) -> _Hold:
+    def hold(self, n: SupportsIndex = 1, timeout: float | None = None) -> SemaphoreHold:
         """Return a context manager that holds `n` units: a weighted ``with``.
 
         Entering it acquires them, or raises ``TimeoutError`` after `timeout` seconds; zero
@@ -186,16 +221,22 @@ class Semaphore(SyncObject):
         Traceback (most recent call last):
         TimeoutError: timed out waiting for the semaphore
         """
-        seconds = wait_timeout(timeout)
-        return _Hold(self.__line, self.__line.checked(n), seconds)
+        line = self.__line
+        hold = object.__new__(SemaphoreHold)
+        hold._n = line.checked(n)
+        hold._seconds = wait_timeout(timeout)
+        hold._line = line
+        return hold
 
     def __enter__(self) -> bool:
+        """Take one unit; return True."""
         return self.__line.acquire(self.__line.checked(1), None)
 
     def __exit__(self, *exc_info: object) -> None:
+        """Give one unit back."""
         self.__line.change(self.__line.release, 1)
 
     def _at_fork_reinit(self) -> None:
-        """Make all units free: for the child of a fork."""
+        """Make as many units free as there were at the start: for the child of a fork."""
         line = self.__line
-        line.change(lambda _, waiters: line.admit(line.total, waiters))
+        line.change(lambda _, waiters: line.admit(line.start, waiters))

@@ -24,14 +24,14 @@ dict, whose own lock then stays locked for ever.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, TypeVarTuple, overload
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, TypeVarTuple, final, overload
 
 from .._once import ABSENT
 from .._syncmap import NO_DEFAULT, SharedMap, load_or_compute
 from ._arguments import wait_timeout
 from .._guard import Guard, guard_of
-from .._object import SyncObject
+from .._object import Part, SyncObject
 from .atomics import AtomicBool
 
 if TYPE_CHECKING:
@@ -211,6 +211,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
     # Lookups
 
     def __getitem__(self, key: K, /) -> V:
+        """Return the value of the key; ``KeyError`` if there is none."""
         bucket = self.__table.buckets.get(hash(key))
         if bucket is not None:
             first = bucket[0]  # nearly always the only one
@@ -221,6 +222,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         raise KeyError(key)
 
     def __contains__(self, key: object, /) -> bool:
+        """Whether the map has the key."""
         return _find(self.__table.buckets.get(hash(key)), key) >= 0
 
     @overload
@@ -240,6 +242,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         return default
 
     def __len__(self) -> int:
+        """How many entries there are."""
         table = self.__table
         return len(table.buckets) + table.extra
 
@@ -250,9 +253,11 @@ class SyncMap(SyncObject, SharedMap[K, V]):
     # Changes
 
     def __setitem__(self, key: K, value: V, /) -> None:
+        """Set the value of the key."""
         self.__edit(key, _put, value)
 
     def __delitem__(self, key: K, /) -> None:
+        """Remove the key; ``KeyError`` if there is none."""
         self.__invalidate(key)
         if self.__edit(key, _remove)[0] is ABSENT:
             raise KeyError(key)
@@ -457,12 +462,13 @@ class SyncMap(SyncObject, SharedMap[K, V]):
 
     # As a whole
 
-    def __iter__(self) -> Iterator[K]:
-        return _Keys(self._bucket, list(self.__table.buckets))
+    def __iter__(self) -> "SyncMapIterator[K]":
+        """Return an iterator over the keys; see the class for what it sees of changes."""
+        return _iterator(self._bucket, list(self.__table.buckets), keys=True)
 
-    def _pairs(self) -> Iterator[tuple[K, V]]:
+    def _pairs(self) -> "SyncMapIterator[tuple[K, V]]":
         """All entries, as iteration gives them."""
-        return _Pairs(self._bucket, list(self.__table.buckets))
+        return _iterator(self._bucket, list(self.__table.buckets), keys=False)
 
     def snapshot(self) -> dict[K, V]:
         """Return a dict of the entries.
@@ -474,6 +480,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         return dict(self._pairs())
 
     def __sizeof__(self) -> int:
+        """Return the size in bytes, without keys and values."""
         table = self.__table
         buckets = table.buckets
         entry = sys.getsizeof(1 << 60) + sys.getsizeof((0, 0))
@@ -590,49 +597,65 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         return value if found is ABSENT or detached.load() else found
 
 
-class _Pairs:
-    """An iterator over entries: what is in the buckets of these hashes, when it gets there."""
+@final
+class SyncMapIterator(Part, Generic[T]):
+    """An iterator over a :class:`SyncMap`: gives each key, or entry, that is there in its turn.
 
-    __slots__ = ("__bucket", "__hashes", "__rest")
+    Changes of the map do not end it. Threads may share one: each key goes to one of them.
 
-    def __init__(self, bucket: Callable[[int], Bucket | None], hashes: list[int]) -> None:
-        hashes.reverse()  # they are taken from the end
-        self.__bucket = bucket
-        self.__hashes = hashes
-        self.__rest: list[tuple[Any, Any]] = []  # of the bucket that it is in
+    >>> from nogil_sync import SyncMap, SyncMapIterator
+    >>> keys: SyncMapIterator[str] = iter(SyncMap(a=1, b=2))
+    >>> sorted(keys)
+    ['a', 'b']
+    """
 
-    def __iter__(self) -> "_Pairs":
+    __module__ = "nogil_sync"
+    # What is in the buckets of these hashes; and the rest of the bucket that it is in.
+    __slots__ = ("_bucket", "_hashes", "_keys", "_rest")
+    _bucket: Callable[[int], Bucket | None]
+    _hashes: list[int]  # taken from the end
+    _keys: bool
+    _rest: list[tuple[Any, Any]]
+
+    def __iter__(self) -> "SyncMapIterator[T]":
+        """Return the iterator itself."""
         return self
 
-    def __next__(self) -> Any:
-        while True:
+    def __next__(self) -> T:
+        """Return the next key or entry."""
+        entry: Any = None
+        while entry is None:
             # Each step is atomic, so threads can share an iterator.
-            if self.__rest:
+            if self._rest:
                 try:
-                    return self.__rest.pop()
+                    entry = self._rest.pop()
+                    break
                 except IndexError:
                     pass
             try:
-                which = self.__hashes.pop()
+                which = self._hashes.pop()
             except IndexError:
                 raise StopIteration from None
-            bucket = self.__bucket(which)
+            bucket = self._bucket(which)
             if bucket is not None:
                 if len(bucket) == 2:
-                    return bucket
-                self.__rest.extend(zip(bucket[::2], bucket[1::2], strict=True))
+                    entry = bucket
+                else:
+                    self._rest.extend(zip(bucket[::2], bucket[1::2], strict=True))
+        result: T = entry[0] if self._keys else entry
+        return result
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(f"cannot pickle or copy {type(self).__name__!r} object")
 
-
-class _Keys(_Pairs):
-    """The same, over keys."""
-
-    __slots__ = ()
-
-    def __next__(self) -> Any:
-        return super().__next__()[0]
+def _iterator(
+    bucket: Callable[[int], Bucket | None], hashes: list[int], keys: bool
+) -> SyncMapIterator[Any]:
+    iterator: SyncMapIterator[Any] = object.__new__(SyncMapIterator)
+    hashes.reverse()
+    iterator._bucket = bucket
+    iterator._hashes = hashes
+    iterator._keys = keys
+    iterator._rest = []
+    return iterator
 
 
 SyncMap._plain = SyncMap

@@ -12,10 +12,16 @@ static _Atomic int64_t out;
 static long guarded; /* plain: written with all of the semaphore taken */
 
 static void
+make_of(uint64_t total, uint64_t start)
+{
+    semaphore = (ns_semaphore){.total = total, .start = start};
+    ns_store(&semaphore.word, start * NS_SEMAPHORE_ONE | NS_SEMAPHORE_BORN, NS_RELAXED);
+}
+
+static void
 make(uint64_t total)
 {
-    semaphore = (ns_semaphore){.total = total};
-    ns_store(&semaphore.word, total * NS_SEMAPHORE_ONE | NS_SEMAPHORE_BORN, NS_RELAXED);
+    make_of(total, total);
 }
 
 static bool
@@ -157,6 +163,38 @@ check_fork(void)
     CHECK(ns_semaphore_release(&semaphore, 1) && ns_semaphore_available(&semaphore) == 1);
 }
 
+/* An unbounded one takes more than it started with, up to what its word can hold. */
+static void
+check_unbounded(void)
+{
+    ns_waiter w = {.amount = 2};
+    make_of(NS_SEMAPHORE_MOST, 1);
+    CHECK(ns_semaphore_release(&semaphore, 4) && ns_semaphore_available(&semaphore) == 5);
+    CHECK(!ns_semaphore_release(&semaphore, NS_SEMAPHORE_MOST - 4));
+    CHECK(ns_semaphore_release(&semaphore, NS_SEMAPHORE_MOST - 5));
+    CHECK(ns_semaphore_available(&semaphore) == NS_SEMAPHORE_MOST);
+    CHECK(!ns_semaphore_try(&semaphore, INT64_MAX));
+    CHECK(ns_semaphore_try(&semaphore, NS_SEMAPHORE_MOST));
+    CHECK(!steps->enter(&semaphore, &w) && !ns_semaphore_release(&semaphore, INT64_MAX));
+    CHECK(ns_semaphore_release(&semaphore, 3) && ns_is_granted(&w));
+    ns_semaphore_reset(&semaphore);
+    CHECK(ns_semaphore_available(&semaphore) == 1);
+    CHECK(ns_semaphore_release(&semaphore, 1));
+    ns_semaphore_reset(&semaphore);
+    CHECK(ns_semaphore_available(&semaphore) == 1);
+}
+
+/* Of nothing, nobody gets anything; a request for more than there are waits. */
+static void
+check_empty(void)
+{
+    ns_waiter w = {.amount = 1};
+    make(0);
+    CHECK(!ns_semaphore_try(&semaphore, 1) && !ns_semaphore_release(&semaphore, 1));
+    CHECK(!steps->enter(&semaphore, &w) && !ns_semaphore_release(&semaphore, 1));
+    CHECK(!steps->cancel(&semaphore, &w) && ns_semaphore_available(&semaphore) == 0);
+}
+
 /* Before its word is written nothing can be done with it, though its total may be there already. */
 static void
 check_unborn(void)
@@ -173,6 +211,8 @@ main(void)
     check_unborn();
     check_steps();
     check_fork();
+    check_unbounded();
+    check_empty();
     make(2);
     CHECK(ns_semaphore_try(&semaphore, 2) && !ns_semaphore_try(&semaphore, 1));
     CHECK(!take(1, ns_now() + MILLISECOND, 0));

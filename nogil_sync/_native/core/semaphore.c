@@ -66,7 +66,7 @@ void
 ns_semaphore_reset(ns_semaphore *s)
 {
     lock(s);
-    ns_add(&s->word, (s->total - ns_semaphore_available(s)) * ONE, NS_RELAXED);
+    ns_add(&s->word, (s->start - ns_semaphore_available(s)) * ONE, NS_RELAXED);
     serve_and_unlock(s);
 }
 

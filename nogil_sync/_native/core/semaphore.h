@@ -1,7 +1,12 @@
-/* semaphore.h: a weighted, bounded semaphore that serves strictly first come, first served.
+/* semaphore.h: a weighted semaphore that serves strictly first come, first served.
  *
  * The contract is that of Go's golang.org/x/sync/semaphore: a request for n waits until n are
  * available and everybody before it is served, so a large one is never overtaken.
+ *
+ * `total` bounds what can be available: a release beyond it is refused. A bounded semaphore starts
+ * with all of it, so nobody gives back more than was taken. An unbounded one starts below it, at
+ * `start`, and has NS_SEMAPHORE_MOST for its total. A request for more than the total waits until
+ * its time is up.
  *
  * The word:   available << 2 | QUEUED | BORN
  *
@@ -32,7 +37,7 @@
 
 typedef struct ns_semaphore {
     _Atomic uint64_t word;
-    uint64_t total; /* written once, before the word is born */
+    uint64_t total, start; /* written once, before the word is born */
     ns_waitq queue;
 } ns_semaphore;
 
@@ -58,7 +63,7 @@ ns_semaphore_is_easy(uint64_t word)
 bool ns_semaphore_try_slow(ns_semaphore *s, uint64_t n);
 bool ns_semaphore_release_slow(ns_semaphore *s, uint64_t n);
 
-/* Takes n if they are available and nobody is waiting. 1 <= n <= total. */
+/* Takes n if they are available and nobody is waiting. n >= 1. */
 static inline bool
 ns_semaphore_try(ns_semaphore *s, uint64_t n)
 {
@@ -76,7 +81,7 @@ ns_semaphore_try(ns_semaphore *s, uint64_t n)
     }
 }
 
-/* Gives n back. False, and nothing changed, if that is more than was taken. */
+/* Gives n back. False, and nothing changed, if more than the total would be available. */
 static inline bool
 ns_semaphore_release(ns_semaphore *s, uint64_t n)
 {
@@ -97,7 +102,7 @@ ns_semaphore_release(ns_semaphore *s, uint64_t n)
 /* How to wait for w->amount of them (wait.h), after ns_semaphore_try failed. */
 extern const struct ns_wait_steps ns_semaphore_steps;
 
-/* Makes all available, for the child of a fork. */
+/* Makes as many available as at the start, for the child of a fork. */
 void ns_semaphore_reset(ns_semaphore *s);
 
 #endif

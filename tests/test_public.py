@@ -1,0 +1,197 @@
+"""What a user can hold, annotate or see in ``help()`` has a public name, and all of it has docs."""
+
+import contextlib
+import inspect
+import threading
+import types
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any, Generic
+
+import pytest
+
+import nogil_sync
+from nogil_sync import _threading as pure
+
+CLASSES = [n for n in nogil_sync.__all__ if inspect.isclass(getattr(nogil_sync, n))]
+OURS = [getattr(nogil_sync, name) for name in CLASSES]
+
+# What makes objects, and what their methods want: everything is reached from here.
+ROOTS: dict[str, Callable[[], Any]] = {
+    **{n: getattr(nogil_sync, n) for n in CLASSES if n.startswith(("Atomic", "Sharded"))},
+    "Mutex": nogil_sync.Mutex,
+    "RWMutex": nogil_sync.RWMutex,
+    "Cond": nogil_sync.Cond,
+    "Semaphore": lambda: nogil_sync.Semaphore(100),
+    "Event": nogil_sync.Event,
+    "WaitGroup": nogil_sync.WaitGroup,
+    "TaskGroup": nogil_sync.TaskGroup,
+    "Once": nogil_sync.Once,
+    "once": lambda: nogil_sync.once(lambda: 1),
+    "once()": lambda: nogil_sync.once(),
+    "once_property": lambda: nogil_sync.once_property(len),
+    "Pool": lambda: nogil_sync.Pool(list),
+    "SyncMap": lambda: nogil_sync.SyncMap({"a": 1, "b": 2}),
+    "Channel": lambda: nogil_sync.Channel(5),
+    "ChannelClosed": nogil_sync.ChannelClosed,
+    "PerformanceWarning": lambda: nogil_sync.PerformanceWarning("why"),
+}
+ARGUMENTS: dict[str, Any] = {
+    "fn": lambda *_: 1,
+    "func": len,
+    "predicate": lambda: True,
+    "timeout": 0,
+    "key": "a",
+    "instance": None,
+}
+# What would leave the object locked for the calls after it.
+LEFT_OUT = {"acquire"}
+PROTOCOL = ("__enter__", "__iter__", "__next__", "__or__", "__and__", "__copy__", "__call__")
+
+
+def results(thing: Any) -> Iterator[tuple[str, Any]]:
+    """What its attributes and methods give."""
+    names = [name for name in dir(type(thing)) if not name.startswith("_")]
+    for name in (*names, *(n for n in PROTOCOL if hasattr(type(thing), n))):
+        if name in LEFT_OUT or (name == "__next__" and isinstance(thing, nogil_sync.Channel)):
+            continue
+        try:
+            member = getattr(thing, name)
+        except Exception:
+            continue
+        if not callable(member):
+            yield name, member
+            continue
+        try:
+            parameters = inspect.signature(member).parameters.values()
+        except ValueError:
+            parameters = []
+        args, kwargs = [], {}
+        for p in parameters:
+            if p.name in ("timeout", "blocking") and p.kind is not p.VAR_KEYWORD:
+                kwargs[p.name] = 0 if p.name == "timeout" else False
+                if p.name == "timeout" and "blocking" in kwargs:
+                    del kwargs["timeout"]
+            elif p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+                args.append(ARGUMENTS.get(p.name, 1))
+        with contextlib.suppress(Exception):
+            yield name, member(*args, **kwargs)
+            if name == "__enter__":
+                thing.__exit__(None, None, None)
+
+
+def reachable() -> dict[type, str]:
+    """All types that are met on the way, each with one way that leads to it."""
+    found: dict[type, str] = {}
+    queue = [(name, make()) for name, make in ROOTS.items()]
+    while queue:
+        path, thing = queue.pop(0)
+        if type(thing) in found:
+            continue
+        found[type(thing)] = path
+        if type(thing).__module__.partition(".")[0] == "nogil_sync":
+            queue += [(f"{path}.{name}", each) for name, each in results(thing)]
+    return found
+
+
+def is_public(cls: type) -> bool:
+    """Ours by a name of the package, or the standard library's by one of its own."""
+    if cls.__module__.partition(".")[0] != "nogil_sync":
+        return True
+    return getattr(nogil_sync, cls.__name__, None) is cls and cls.__name__ in nogil_sync.__all__
+
+
+def stands_in(cls: type) -> bool:
+    """A class of the standard library with parts of our own: annotations name that one."""
+    base = cls.__mro__[1]
+    return base is not object and base.__module__.partition(".")[0] != "nogil_sync"
+
+
+@pytest.mark.thread_unsafe(reason="starts threads itself")
+def test_every_type_that_is_met_is_public():
+    found = reachable()
+    hidden = {c.__qualname__: p for c, p in found.items() if not is_public(c) and not stands_in(c)}
+    assert not hidden
+    # It did get around.
+    met = {cls.__name__ for cls in found}
+    assert met >= set(CLASSES) - {"BaseException"}
+    assert {threading.Thread, Future} & {b for c in found for b in c.__mro__}
+
+
+def annotated(function: Any) -> Iterator[str]:
+    for p in inspect.signature(function).parameters.values():
+        yield str(p.annotation)
+    yield str(inspect.signature(function).return_annotation)
+
+
+@pytest.mark.parametrize("name", [*CLASSES, "pin", "pin_all", "is_pinned", "once"])
+def test_no_annotation_names_what_is_private(name):
+    thing = getattr(pure, name, None) or getattr(nogil_sync, name)
+    members = [thing] if inspect.isfunction(thing) else [*vars(thing).values()]
+    for member in members:
+        if isinstance(member, property):
+            member = member.fget
+        if inspect.isfunction(member) and not member.__name__.startswith("_"):
+            for text in annotated(member):
+                words = {w for w in text.replace(".", " ").replace("[", " ").split() if w[0] == "_"}
+                assert not {w for w in words if w.strip("_]'\",>") in dir(pure)}, (member, text)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_names_say_where_they_are_from(name):
+    cls = getattr(nogil_sync, name)
+    assert cls.__module__ == "nogil_sync"
+    assert cls.__qualname__ == cls.__name__ == name
+    assert repr(cls) == f"<class 'nogil_sync.{name}'>"
+
+
+# What the interpreter itself puts into each class, and data that is no part of its behaviour.
+WITHOUT_DOC = {"__doc__", "__module__", "__slots__", "__dict__", "__weakref__", "__hash__"}
+WITHOUT_DOC |= {"__orig_bases__", "__parameters__", "__static_attributes__", "__firstlineno__"}
+WITHOUT_DOC |= {"__weaklistoffset__", "__vectorcalloffset__", "__signature__", "__final__"}
+WITHOUT_DOC |= {"__abstractmethods__", "__type_params__", "__annotations__", "__reversed__"}
+WITHOUT_DOC |= {"__annotate__", "__annotate_func__", "__annotations_cache__", "__match_args__"}
+WITHOUT_DOC |= {"__protocol_attrs__", "__non_callable_proto_members__", "_abc_impl"}
+
+
+@pytest.mark.parametrize("cls", OURS, ids=CLASSES)
+def test_each_class_is_documented_down_to_its_special_methods(cls):
+    assert inspect.getdoc(cls)
+    for base in cls.__mro__:
+        if base.__module__.partition(".")[0] == "nogil_sync":
+            for name, member in vars(base).items():
+                if name in WITHOUT_DOC or (name[0] == "_" and name[:2] != "__"):
+                    continue
+                if name.startswith("__") and not name.endswith("__"):
+                    continue
+                if isinstance(member, types.MemberDescriptorType):
+                    continue
+                assert inspect.getdoc(getattr(cls, name)), f"{cls.__name__}.{name}"
+
+
+@pytest.mark.parametrize("name", [n for n in CLASSES if hasattr(pure, n)])
+@pytest.mark.parametrize("method", ["__enter__", "__exit__", "__call__"])
+def test_the_protocol_has_the_docs_of_the_pure_class(name, method):
+    mine, its = getattr(nogil_sync, name), getattr(pure, name)
+    assert hasattr(mine, method) == hasattr(its, method)
+    if method in {n for c in its.__mro__ if c not in (object, Generic) for n in vars(c)}:
+        assert getattr(mine, method).__doc__ == getattr(its, method).__doc__
+        kinds = [
+            [
+                (p.name, p.kind)
+                for p in inspect.signature(getattr(c, method)).parameters.values()
+                if p.name != "self"
+            ]
+            for c in (mine, its)
+        ]
+        assert kinds[0] == kinds[1]
+
+
+GENERIC = ("AtomicRef", "Channel", "Once", "OnceFunction", "Pool", "PoolUse", "SyncMapIterator")
+
+
+@pytest.mark.parametrize("name", GENERIC)
+def test_generic_at_run_time(name):
+    cls = getattr(nogil_sync, name)
+    assert cls[int].__origin__ is cls
+    assert cls[int].__args__ == (int,)
