@@ -55,18 +55,21 @@ several things keep each prefix harmless.
 import _thread
 import os
 import sys
+from typing import Any
+
+_RLock: Any = _thread.RLock  # final to a type checker, though not to the interpreter
 
 
-class Guard(_thread.RLock):
+class Guard(_RLock):  # type: ignore[misc]
     """A reentrant lock that nothing can come between entering and the body of ``with``."""
 
     __slots__ = ()
 
-    held = property(None, _thread.RLock.acquire, _thread.RLock.release)
+    held = property(None, _RLock.acquire, _RLock.release)
 
     if sys.version_info >= (3, 14):
 
-        def __enter__(self) -> None:  # type: ignore[override]
+        def __enter__(self) -> None:
             self.held = True
 
 

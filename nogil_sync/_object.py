@@ -1,7 +1,6 @@
 """What every object of this backend has in common."""
 
 import os
-import threading
 from types import FunctionType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 

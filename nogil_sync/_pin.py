@@ -131,7 +131,7 @@ class Graph:
 
     def _path(self, at: int) -> str:
         """The way from the root to the object at this place."""
-        steps = []
+        steps: list[str] = []
         while at:
             if len(steps) == _PATH_LENGTH:
                 steps.append("...")
@@ -147,9 +147,10 @@ def _referents(batch: tuple[object, ...], types: tuple[type, ...]) -> list[Any]:
     from . import _backend
 
     if _backend.backend == "native":
-        from ._native import _core
+        import importlib
 
-        found: list[Any] = _core._referents(batch, types)
+        core: Any = importlib.import_module("nogil_sync._native._core")
+        found: list[Any] = core._referents(batch, types)
         return found
     return [(obj, gc.get_referents(obj)) for obj in batch]
 
@@ -182,8 +183,11 @@ def _has(cls: type, name: str) -> bool:
 
 
 def _members(cls: type) -> MappingProxyType[str, Any]:
-    members: MappingProxyType[str, Any] = type.__dict__["__dict__"].__get__(cls)
+    members: MappingProxyType[str, Any] = _MEMBERS.__get__(cls)
     return members
+
+
+_MEMBERS: Final[Any] = type.__dict__["__dict__"]
 
 
 def _what_is_inside(obj: object, children: list[object]) -> str:

@@ -298,6 +298,8 @@ def _view_repr(view: Any, name: str) -> str:
 
 class Keys(KeysView[K], Generic[K, V]):
     """The keys of a SyncMap."""
+
+
 class SyncMapKeys(KeysView[K]):
     """The keys of a :class:`SyncMap`: a set that follows the map.
 

@@ -505,7 +505,9 @@ def test_used_in_its_own_finaliser(cls):
 @every
 def test_size_is_told(cls):
     # A map has its first segment; a channel keeps its two ends on cache lines of their own.
-    assert 16 < sys.getsizeof(make(cls)) <= {SyncMap: 4096, RWMutex: 320, Channel: 640}.get(cls, 256)
+    assert (
+        16 < sys.getsizeof(make(cls)) <= {SyncMap: 4096, RWMutex: 320, Channel: 640}.get(cls, 256)
+    )
 
 
 @every

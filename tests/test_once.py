@@ -434,7 +434,7 @@ def test_annotations_are_evaluated_when_asked_for():
     f = scope["f"]
     assert f() == 1
     with pytest.raises(NameError, match="Later"):
-        f.__annotations__  # noqa: B018
+        f.__annotations__
     scope["Later"] = int
     assert f.__annotations__ == {"return": int}
 

@@ -203,7 +203,11 @@ def run(suite: Suite, home: Path, tree: Path, *, ours: bool, tests: list[str] | 
     if tests is not None:
         # Options stay, files go.
         options = [word for word in suite.tests if word.startswith("-") and "=" in word]
-        options += [word for at, word in enumerate(suite.tests) if word == "-p" or suite.tests[at - 1] == "-p"]
+        options += [
+            word
+            for at, word in enumerate(suite.tests)
+            if word == "-p" or suite.tests[at - 1] == "-p"
+        ]
         selected = [*options, *tests]
     output = home / "output"
     begin = time.monotonic()
@@ -258,7 +262,11 @@ def compare(suite: Suite) -> tuple[str, int]:
         say(
             f"  {which:12} {len(each.those('passed'))} passed, {len(each.those('failed'))} failed, "
             f"{len(each.those('skipped'))} skipped in {each.seconds:.0f} s"
-            + ("" if each.gil == without.gil and not (each.gil and nogil_sync.backend == "native") else "; the GIL was on")
+            + (
+                ""
+                if each.gil == without.gil and not (each.gil and nogil_sync.backend == "native")
+                else "; the GIL was on"
+            )
             + ("" if each.ended else f"; DID NOT END, in {each.last}")
         )
         if not each.ended:
@@ -278,7 +286,9 @@ def compare(suite: Suite) -> tuple[str, int]:
             for ours in (True, False) * AGAIN
         ]
         ours, theirs = sum(pairs[::2]), sum(pairs[1::2])
-        say(f"  only with ours: {test}: when run again, {ours} of {AGAIN} with and {theirs} of {AGAIN} without ours")
+        say(
+            f"  only with ours: {test}: when run again, {ours} of {AGAIN} with and {theirs} of {AGAIN} without ours"
+        )
         say("      " + "\n      ".join(within.texts[test].splitlines()[-25:]))
         if ours == AGAIN and not theirs:
             always.append(test)
@@ -298,17 +308,25 @@ def compare(suite: Suite) -> tuple[str, int]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument("--list", action="store_true", help="the libraries, and what of them is left out")
+    parser.add_argument(
+        "--list", action="store_true", help="the libraries, and what of them is left out"
+    )
     arguments = parser.parse_args()
     data = tomllib.loads((HERE / "outside_suites.toml").read_text())
     suites = {name: Suite(name, **entry) for name, entry in data.items()}
     if unknown := set(arguments.names) - set(suites):
-        parser.error(f"no such library: {', '.join(sorted(unknown))} (there are: {', '.join(suites)})")
+        parser.error(
+            f"no such library: {', '.join(sorted(unknown))} (there are: {', '.join(suites)})"
+        )
     if arguments.list:
         for suite in suites.values():
-            say(f"{suite.requirement:28} {('without ' + suite.skips) if suite.skips else ''}".rstrip())
+            say(
+                f"{suite.requirement:28} {('without ' + suite.skips) if suite.skips else ''}".rstrip()
+            )
         return 0
-    say(f"{sys.version.split()[0]}{sysconfig.get_config_var('abiflags')}, {nogil_sync.backend} backend")
+    say(
+        f"{sys.version.split()[0]}{sysconfig.get_config_var('abiflags')}, {nogil_sync.backend} backend"
+    )
     summary, worst = [], 0
     for name in arguments.names or suites:
         say(f"== {suites[name].requirement}")

@@ -184,80 +184,80 @@ is_locked(PyObject *view, bool writes)
     return writes ? ns_rwmutex_is_write_locked(m) : ns_rwmutex_is_read_locked(m);
 }
 
-#define VIEW_METHODS(side, writes)                                                             \
-    static PyObject *side##_acquire(                                                           \
-        PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)            \
-    {                                                                                          \
-        return acquire(self, writes, args, nargs, kwnames);                                    \
-    }                                                                                          \
-    static int side##_lock(PyObject *self)                                                     \
-    {                                                                                          \
-        return lock(self, writes);                                                             \
-    }                                                                                          \
-    static int side##_unlock(PyObject *self)                                                   \
-    {                                                                                          \
-        unlock(self, writes);                                                                  \
-        return 0;                                                                              \
-    }                                                                                          \
-    static PyObject *side##_enter(PyObject *self, PyObject *Py_UNUSED(unused))                 \
-    {                                                                                          \
-        if (lock(self, writes) < 0 ||                                                          \
-            (ns_is_interrupted() && ns_enter_again(self, side##_lock, side##_unlock) < 0)) {   \
-            return NULL;                                                                       \
-        }                                                                                      \
-        Py_RETURN_TRUE;                                                                        \
-    }                                                                                          \
-    static PyObject *side##_release(PyObject *self, PyObject *Py_UNUSED(unused))               \
-    {                                                                                          \
-        return release(self, writes);                                                          \
-    }                                                                                          \
-    static PyObject *side##_leave(                                                             \
-        PyObject *self, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs))         \
-    {                                                                                          \
-        return release(self, writes);                                                          \
-    }                                                                                          \
-    static PyObject *side##_locked(PyObject *self, PyObject *Py_UNUSED(unused))                \
-    {                                                                                          \
-        return PyBool_FromLong(is_locked(self, writes));                                       \
-    }                                                                                          \
-    static PyObject *side##_at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))        \
-    {                                                                                          \
-        ns_rwmutex_reset(lock_of(self, writes));                                               \
-        Py_RETURN_NONE;                                                                        \
-    }                                                                                          \
-    static PyObject *side##_repr(PyObject *self)                                               \
-    {                                                                                          \
-        return ns_repr_state(self, is_locked(self, writes) ? "locked" : "unlocked");           \
-    }                                                                                          \
-    NS_WITHOUT_ARGUMENTS(side##_release, "RWMutex" #side ".release")                           \
-    NS_WITHOUT_ARGUMENTS(side##_locked, "RWMutex" #side ".locked")                             \
-    NS_WITHOUT_ARGUMENTS(side##_enter, "RWMutex" #side ".__enter__")                           \
-    NS_EXIT(side##_leave, "RWMutex" #side ".__exit__")                                         \
-    static PyMethodDef side##_methods[] = {                                                    \
-        NS_METHOD("acquire", side##_acquire, DOC_RWMutex##side##_acquire),                     \
-        NS_METHOD("release", side##_release_method, DOC_RWMutex##side##_release),              \
-        NS_METHOD("locked", side##_locked_method, DOC_RWMutex##side##_locked),                 \
-        NS_METHOD("__enter__", side##_enter_method, DOC_RWMutex##side##___enter__),            \
-        NS_METHOD("__exit__", side##_leave_method, DOC_RWMutex##side##___exit__),              \
-        {"_at_fork_reinit", side##_at_fork_reinit, METH_NOARGS, NULL},                         \
-        NS_NO_PICKLE,                                                                          \
-        {NULL, NULL, 0, NULL},                                                                 \
-    };                                                                                         \
-    static PyType_Slot side##_slots[] = {                                                      \
-        {Py_tp_doc, DOC_RWMutex##side},                                                        \
-        {Py_tp_dealloc, side##_dealloc},                                                       \
-        {Py_tp_traverse, side##_traverse},                                                     \
-        {Py_tp_repr, side##_repr},                                                             \
-        {Py_tp_methods, side##_methods},                                                       \
-        {Py_tp_members, side##_members},                                                       \
-        {0, NULL},                                                                             \
-    };                                                                                         \
-    static PyType_Spec side##_spec = {                                                         \
-        .name = "nogil_sync.RWMutex" #side,                                                    \
-        .basicsize = sizeof(side),                                                             \
-        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |          \
-                 Py_TPFLAGS_DISALLOW_INSTANTIATION,                                            \
-        .slots = side##_slots,                                                                 \
+#define VIEW_METHODS(side, writes)                                                           \
+    static PyObject *side##_acquire(                                                         \
+        PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)          \
+    {                                                                                        \
+        return acquire(self, writes, args, nargs, kwnames);                                  \
+    }                                                                                        \
+    static int side##_lock(PyObject *self)                                                   \
+    {                                                                                        \
+        return lock(self, writes);                                                           \
+    }                                                                                        \
+    static int side##_unlock(PyObject *self)                                                 \
+    {                                                                                        \
+        unlock(self, writes);                                                                \
+        return 0;                                                                            \
+    }                                                                                        \
+    static PyObject *side##_enter(PyObject *self, PyObject *Py_UNUSED(unused))               \
+    {                                                                                        \
+        if (lock(self, writes) < 0 ||                                                        \
+            (ns_is_interrupted() && ns_enter_again(self, side##_lock, side##_unlock) < 0)) { \
+            return NULL;                                                                     \
+        }                                                                                    \
+        Py_RETURN_TRUE;                                                                      \
+    }                                                                                        \
+    static PyObject *side##_release(PyObject *self, PyObject *Py_UNUSED(unused))             \
+    {                                                                                        \
+        return release(self, writes);                                                        \
+    }                                                                                        \
+    static PyObject *side##_leave(                                                           \
+        PyObject *self, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs))       \
+    {                                                                                        \
+        return release(self, writes);                                                        \
+    }                                                                                        \
+    static PyObject *side##_locked(PyObject *self, PyObject *Py_UNUSED(unused))              \
+    {                                                                                        \
+        return PyBool_FromLong(is_locked(self, writes));                                     \
+    }                                                                                        \
+    static PyObject *side##_at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))      \
+    {                                                                                        \
+        ns_rwmutex_reset(lock_of(self, writes));                                             \
+        Py_RETURN_NONE;                                                                      \
+    }                                                                                        \
+    static PyObject *side##_repr(PyObject *self)                                             \
+    {                                                                                        \
+        return ns_repr_state(self, is_locked(self, writes) ? "locked" : "unlocked");         \
+    }                                                                                        \
+    NS_WITHOUT_ARGUMENTS(side##_release, "RWMutex" #side ".release")                         \
+    NS_WITHOUT_ARGUMENTS(side##_locked, "RWMutex" #side ".locked")                           \
+    NS_WITHOUT_ARGUMENTS(side##_enter, "RWMutex" #side ".__enter__")                         \
+    NS_EXIT(side##_leave, "RWMutex" #side ".__exit__")                                       \
+    static PyMethodDef side##_methods[] = {                                                  \
+        NS_METHOD("acquire", side##_acquire, DOC_RWMutex##side##_acquire),                   \
+        NS_METHOD("release", side##_release_method, DOC_RWMutex##side##_release),            \
+        NS_METHOD("locked", side##_locked_method, DOC_RWMutex##side##_locked),               \
+        NS_METHOD("__enter__", side##_enter_method, DOC_RWMutex##side##___enter__),          \
+        NS_METHOD("__exit__", side##_leave_method, DOC_RWMutex##side##___exit__),            \
+        {"_at_fork_reinit", side##_at_fork_reinit, METH_NOARGS, NULL},                       \
+        NS_NO_PICKLE,                                                                        \
+        {NULL, NULL, 0, NULL},                                                               \
+    };                                                                                       \
+    static PyType_Slot side##_slots[] = {                                                    \
+        {Py_tp_doc, DOC_RWMutex##side},                                                      \
+        {Py_tp_dealloc, side##_dealloc},                                                     \
+        {Py_tp_traverse, side##_traverse},                                                   \
+        {Py_tp_repr, side##_repr},                                                           \
+        {Py_tp_methods, side##_methods},                                                     \
+        {Py_tp_members, side##_members},                                                     \
+        {0, NULL},                                                                           \
+    };                                                                                       \
+    static PyType_Spec side##_spec = {                                                       \
+        .name = "nogil_sync.RWMutex" #side,                                                  \
+        .basicsize = sizeof(side),                                                           \
+        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |        \
+                 Py_TPFLAGS_DISALLOW_INSTANTIATION,                                          \
+        .slots = side##_slots,                                                               \
     }
 
 static void
@@ -380,7 +380,7 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
         return -1;
     }
     return ns_swap(&((RWMutex *)self)->initialized, true, NS_SEQ_CST) ? ns_initialized_twice(self)
-                                                                     : 0;
+                                                                      : 0;
 }
 
 static int

@@ -7,8 +7,8 @@ import sys
 
 from .._channel import ChannelClosed
 from .._performance import PerformanceWarning
-from .._untraced import hide_sections
 from .._syncmap import SyncMapItems, SyncMapKeys, SyncMapValues
+from .._untraced import hide_sections
 from .atomics import (
     AtomicBool,
     AtomicInt32,

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from types import GenericAlias
 from typing import Any, ClassVar, Generic, NoReturn, SupportsIndex, TypeVar, overload
 
-from ._arguments import exact_int
 from .._guard import Guard, guard_of
 from .._object import SyncObject, adopt, uninitialized
+from ._arguments import exact_int
 
 T = TypeVar("T")
 

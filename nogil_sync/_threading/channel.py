@@ -14,11 +14,11 @@ interrupt came in that very moment, it is sent although `send` raised.
 
 from collections.abc import Iterator
 from types import GenericAlias
-from typing import Any, ClassVar, Generic, Self, SupportsIndex, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, Self, SupportsIndex, TypeAlias, TypeVar, overload
 
 from .._channel import ChannelClosed
-from ._arguments import exact_int, wait_timeout
 from .._object import SyncObject, uninitialized
+from ._arguments import exact_int, wait_timeout
 from ._queue import NOBODY, Change, Line, Request, Waiter, Waiters
 
 T = TypeVar("T")

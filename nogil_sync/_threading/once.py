@@ -5,8 +5,8 @@ from collections.abc import Callable
 from types import GenericAlias
 from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, overload
 
-from .._once import ABSENT, Cell, Dressed, FunctionCell, once_property
 from .._object import SyncObject, uninitialized
+from .._once import ABSENT, Cell, Dressed, FunctionCell, once_property
 
 __all__ = ["Once", "OnceFunction", "once", "once_property"]
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class OnceFunction(SyncObject, Generic[T]):
+class OnceFunction(Dressed, SyncObject, Generic[T]):
     """A function made by :func:`once`, which says how it behaves.
 
     It takes no arguments, and looks like the function that it was made of: it has its name,
@@ -28,7 +28,8 @@ class OnceFunction(SyncObject, Generic[T]):
 
     __module__ = "nogil_sync"
     __slots__ = ("__cell", "__dict__")
-    __signature__: ClassVar[Signature] = Signature()
+
+    __class_getitem__: ClassVar[Any] = classmethod(GenericAlias)
 
     def __init__(self, fn: Callable[[], T], /, *, retry: bool = False) -> None:
         cell = FunctionCell(fn, bool(retry))

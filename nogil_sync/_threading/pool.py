@@ -8,13 +8,14 @@ becomes stale.  Both are linked lists, so that each step is a section (see `_gua
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Generic, SupportsIndex, TypeVar, final
+from types import GenericAlias
+from typing import Any, ClassVar, Generic, SupportsIndex, TypeVar, final
 
+from .._guard import Guard, guard_of
+from .._object import Part, SyncObject, uninitialized
 from .._performance import Unraisable
 from ._ageing import register
 from ._arguments import exact_int
-from .._guard import Guard, guard_of
-from .._object import Part, SyncObject, uninitialized
 
 T = TypeVar("T")
 

@@ -1,10 +1,10 @@
 """RWMutex, pure Python: who holds it, and a queue (see `_queue`) of readers and writers."""
 
-from typing import TypeAlias, TypeVar, final
+from typing import Self, TypeAlias, TypeVar, final
 
-from ._arguments import lock_timeout
 from .._guard import Receipt
 from .._object import Part, SyncObject, adopt, uninitialized
+from ._arguments import lock_timeout
 from ._queue import Change, Line, Waiters
 
 _Value: TypeAlias = tuple[int, bool, int]

@@ -2,8 +2,8 @@
 
 from typing import SupportsIndex, final
 
-from ._arguments import exact_int, wait_timeout
 from .._object import Part, SyncObject, uninitialized
+from ._arguments import exact_int, wait_timeout
 from ._queue import Change, Line, Waiters
 
 _MOST = (1 << 62) - 1

@@ -27,11 +27,11 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, TypeVarTuple, final, overload
 
+from .._guard import Guard, guard_of
+from .._object import Part, SyncObject
 from .._once import ABSENT
 from .._syncmap import NO_DEFAULT, SharedMap, load_or_compute
 from ._arguments import wait_timeout
-from .._guard import Guard, guard_of
-from .._object import Part, SyncObject
 from .atomics import AtomicBool
 
 if TYPE_CHECKING:

@@ -133,7 +133,7 @@ class WaitGroup(SyncObject):
         >>> log
         ['written']
         """
-        ticket = {"done": functools.partial(WaitGroup.done, self)}
+        ticket: dict[str, Callable[[], object]] = {"done": functools.partial(WaitGroup.done, self)}
         worker = Worker(ticket, fn, args, kwargs)
         guard = self.__guard
         ended = None

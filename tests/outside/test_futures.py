@@ -43,7 +43,15 @@ json.dump(
 
 
 @pytest.mark.parametrize(
-    "module", ["test_thread_pool", "test_wait", "test_as_completed", "test_init", "test_shutdown", "test_future"]
+    "module",
+    [
+        "test_thread_pool",
+        "test_wait",
+        "test_as_completed",
+        "test_init",
+        "test_shutdown",
+        "test_future",
+    ],
 )
 def test_thread_pool_executor(module: str) -> None:
     path = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
