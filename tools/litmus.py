@@ -176,9 +176,7 @@ class Execution:
         others = {(writes[w], r) for w, r in rf} | {(writes[a], writes[b]) for a, b in mo}
         others |= {(r, writes[b]) for r, b in rb}
         within = {(n, writes[n]) for n in range(count) if e[n].kind == "U"}
-        return within | {
-            (a, b) for a, b in others if e[a % count].thread != e[b % count].thread
-        }
+        return within | {(a, b) for a, b in others if e[a % count].thread != e[b % count].thread}
 
     def on_arm(self) -> bool:
         """Loads: acq is LDAPR, sc LDAR. Stores: rel and sc are STLR. Read-modify-writes: LDXR or LDAXR, STXR or STLXR."""
@@ -193,7 +191,9 @@ class Execution:
             if e[b].releases:
                 kept |= set(itertools.product(parts[a], {max(parts[b])}))
             # STLR and STLXR come before LDAR and LDAXR.
-            strong = e[b].acquires and (e[b].kind == "U" or (e[b].kind == "R" and e[b].order == "sc"))
+            strong = e[b].acquires and (
+                e[b].kind == "U" or (e[b].kind == "R" and e[b].order == "sc")
+            )
             if e[a].releases and e[a].kind != "F" and strong:
                 kept.add((max(parts[a]), min(parts[b])))
         for a, f in self.sb:

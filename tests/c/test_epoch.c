@@ -10,7 +10,7 @@ static _Atomic int refused;
 static int64_t refusal_lasts = 50 * MILLISECOND;
 #if defined(NS_PARK_FUTEX)
 #include <sys/syscall.h>
-#define syscall(number, ...)                                                                  \
+#define syscall(number, ...)                                                                    \
     ((number) == SYS_membarrier && atomic_load(&refused) ? (errno = atomic_load(&refused), -1L) \
                                                          : syscall(number, __VA_ARGS__))
 #endif

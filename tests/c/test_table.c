@@ -979,7 +979,8 @@ check_cut_off(long at)
     /* Something may be lost, but nothing is owned twice. */
     long alive = ns_load(&keys_alive, NS_RELAXED) + values_alive(), owned = words_owned();
     CHECK(owned >= 2 * (long)live && owned <= alive);
-    CHECK(alive - owned <= NS_GARBAGE + 3 + NS_SEGMENT_MAX); /* a segment that was about to be freed, too */
+    CHECK(alive - owned <=
+          NS_GARBAGE + 3 + NS_SEGMENT_MAX); /* a segment that was about to be freed, too */
     for (uint64_t id = 0; id < STEPPED; id++) { /* by now all locks were taken */
         live += put_key(id, id, false);
     }
