@@ -42,6 +42,7 @@ SHRUNK = [
 ]
 # Tests that include sources of the core, to come between their steps.
 INCLUDED = {
+    "channel": ["channel.c"],
     "counter": ["counter.c"],
     "epoch": ["park.c"],
     "pool": ["deque.c", "pool.c"],

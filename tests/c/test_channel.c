@@ -2,6 +2,19 @@
  * fork leave behind. */
 #include "harness.h"
 
+#include <setjmp.h>
+
+/* Comes before each store of channel.c, if set: see check_cut_mend. */
+static _Thread_local void (*at_store)(void);
+#undef ns_store
+#define ns_store(p, v, order) \
+    (at_store != NULL ? at_store() : (void)0, ns_step atomic_store_explicit((p), (v), order))
+
+#include "channel.c"
+
+#undef ns_store
+#define ns_store(p, v, order) (ns_step atomic_store_explicit((p), (v), order))
+
 #define PAIRS 3 /* senders, and as many receivers */
 #define MOST_SLOTS 64
 #ifndef ROUNDS
@@ -268,6 +281,60 @@ check_fork(void)
     CHECK(!sent(&away) && try_receive() == 4 && try_receive() == -2);
 }
 
+static int stores;
+static jmp_buf gone;
+
+static void
+cut(void)
+{
+    if (stores-- == 0) {
+        at_store = NULL;
+        longjmp(gone, 1);
+    }
+}
+
+/* A child that forks amid its mending: an item may be lost, but none comes twice. */
+static void
+check_cut_mend(void)
+{
+    volatile bool to_the_end = false;
+    for (volatile int step = 0; !to_the_end; step++) {
+        make(6);
+        for (int thing = 1; thing <= 4; thing++) {
+            CHECK(try_send(thing) == NS_CHANNEL_DONE);
+            if (thing == 1) {
+                take_position(&channel.in); /* a gap */
+            }
+        }
+        pretend_to_fork();
+        stores = step;
+        if (setjmp(gone) == 0) {
+            at_store = cut;
+            lock(&channel);
+            at_store = NULL;
+            unlock(&channel);
+            to_the_end = true;
+        }
+        pretend_to_fork();
+        uint64_t cursor = 0, found = 0;
+        while (ns_channel_each(&channel, &cursor) != NULL) {
+            found++;
+        }
+        CHECK(found == 4 || (found == 3 && !to_the_end));
+        int last = 0, thing;
+        while ((thing = try_receive()) >= 0) {
+            CHECK(thing > last);
+            last = thing;
+            found--;
+        }
+        CHECK(found == 0 && last >= 3 && is_easy());
+        for (int n = 0; n < 6; n++) {
+            CHECK(try_send(n) == NS_CHANNEL_DONE);
+        }
+        CHECK(try_send(6) == NS_CHANNEL_WOULD_WAIT);
+    }
+}
+
 /* Before its words are written nothing can be done with it. */
 static void
 check_unborn(void)
@@ -397,6 +464,7 @@ main(void)
     check_rendezvous();
     check_close();
     check_fork();
+    check_cut_mend();
     static const uint64_t capacities[] = {0, 1, 2, 3, 64};
     for (size_t n = 0; n < sizeof(capacities) / sizeof(*capacities); n++) {
         make(capacities[n]);

@@ -455,6 +455,36 @@ check_handing_on(void)
     }
 }
 
+/* A fork may come before each step: no shard is beyond those that others look at. */
+static void
+look_for_shards(void)
+{
+    at_load = NULL;
+    ns_pool_place *first = atomic_load(&pool.segments[0]);
+    for (uint32_t slot = 0; first != NULL && slot < NS_POOL_FIRST; slot++) {
+        CHECK(atomic_load(&first[slot]) == NULL || slot < atomic_load(&pool.used));
+    }
+    at_load = look_for_shards;
+}
+
+static void
+put_watched(int i)
+{
+    at_load = look_for_shards;
+    CHECK(ns_pool_put(&pool, &items[i]) == NULL);
+    at_load = NULL;
+}
+
+static void
+check_new_shards(void)
+{
+    make(-1);
+    run_threads(1, put_watched);
+    put_watched(1);
+    drain();
+    ns_pool_destroy(&pool);
+}
+
 /* Two make the first segment at once: what both put is found. */
 static void
 check_makers(void)
@@ -781,6 +811,7 @@ main(void)
     check_deque();
     check_steps();
     check_handing_on();
+    check_new_shards();
     check_makers();
     check_late_shard();
     check_young();

@@ -116,7 +116,7 @@ def run(code, error=errno.ENOMEM):
 
 @pytest.mark.parametrize("error", [errno.ENOMEM, errno.EPERM, errno.ENOSYS])
 def test_new_thread_waits_until_all_have_fences(error):
-    # It cannot put a fence into a thread that thinks that it is alone, so it waits for its stores to be visible.
+    # It cannot put a fence into a thread that thinks that it is alone: it waits for its stores.
     run(
         """
 m["here"] = 1

@@ -105,8 +105,13 @@ mend(ns_channel *c)
         ns_channel_slot *source = &out->slots[ns_channel_index(out, from)];
         if (ns_load(&source->turn, NS_RELAXED) == 2 * ns_channel_lap(out, from) + 1) {
             ns_channel_slot *target = &out->slots[ns_channel_index(out, to)];
-            target->item = source->item;
-            ns_store(&target->turn, 2 * ns_channel_lap(out, to) + 1, NS_RELAXED);
+            if (target !=
+                source) { /* out of one before it is in the other: a fork must not find it in both */
+                void *item = source->item;
+                ns_store(&source->turn, 2 * ns_channel_lap(out, from), NS_RELEASE);
+                target->item = item;
+                ns_store(&target->turn, 2 * ns_channel_lap(out, to) + 1, NS_RELEASE);
+            }
             to = ns_channel_next(out, to);
         }
     }

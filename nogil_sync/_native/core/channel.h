@@ -70,7 +70,7 @@
  * the ring was last known to be whole, which an operation compares before it takes a position. The
  * first to find it old mends the ring under the lock, to which all others come meanwhile. An item
  * half sent was not sent, one half received is gone with its receiver, all others keep their
- * order. That looks at each slot once.
+ * order. That looks at each slot once. A fork amid the mending may lose one more item, and finds none twice.
  *
  * Who writes what. Words: anyone by compare-and-swap while OPEN, else who has the lock. Slots: who
  * has the position, in its turn. `slots`, `capacity`, `shift`: nobody after birth. The rest: who

@@ -85,10 +85,11 @@ make_shard(ns_pool *p)
     memset(s, 0, sizeof(*s));
     s->countdown = NS_POOL_ROUND;
     ns_store(&s->reserved, p->reserved == NULL, NS_RELAXED);
-    ns_store(&places[offset], s, NS_RELEASE);
+    /* First: whatever a fork cuts off, no shard lies where nobody looks. */
     uint32_t used = ns_load(&p->used, NS_RELAXED);
     while (used <= slot && !ns_cas(&p->used, &used, slot + 1, NS_RELEASE)) {
     }
+    ns_store(&places[offset], s, NS_RELEASE);
     return s;
 }
 
