@@ -21,11 +21,11 @@ PyObject *ns_reduce(PyObject *self, PyObject *unused);
     {"__reduce__", ns_reduce, METH_NOARGS, PyDoc_STR("Raise ``TypeError``: it is not pickled.")}
 
 /* `Type[argument]`: generic at run time. */
-#define NS_GENERIC                                                    \
-    {                                                                 \
-        "__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS,    \
-            PyDoc_STR("Return the type with this argument, as an annotation.") \
-    }
+#define NS_GENERIC        \
+    {"__class_getitem__", \
+     Py_GenericAlias,     \
+     METH_O | METH_CLASS, \
+     PyDoc_STR("Return the type with this argument, as an annotation.")}
 
 /* nb_bool of objects whose truth could only mislead. */
 int ns_no_bool(PyObject *self);
