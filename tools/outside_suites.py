@@ -74,7 +74,7 @@ def pytest_sessionfinish(session, exitstatus):
 """
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """A suite that cannot be had here, and why."""
 
 
@@ -125,7 +125,7 @@ def command(*words: object, env: dict[str, str] | None = None, minutes: float = 
     )
     if done.returncode:
         lines = [line for line in done.stdout.splitlines() if line.strip()]
-        raise Unavailable("\n    ".join([f"{words[1:5]} failed:", *lines[-6:]]))
+        raise UnavailableError("\n    ".join([f"{words[1:5]} failed:", *lines[-6:]]))
 
 
 def source(suite: Suite) -> Path:
@@ -148,12 +148,12 @@ def source(suite: Suite) -> Path:
         command(*pip, "--dest", folder, suite.requirement, env=suite.env)
     archive = found("*.tar.gz")
     if archive is None:
-        raise Unavailable("it has no source distribution")
+        raise UnavailableError("it has no source distribution")
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
     if tree := found("*[0-9]"):
         return tree
-    raise Unavailable(f"{archive.name} unpacks to another name")
+    raise UnavailableError(f"{archive.name} unpacks to another name")
 
 
 def environment(suite: Suite) -> Path:
@@ -198,12 +198,19 @@ def run(suite: Suite, home: Path, tree: Path, *, ours: bool, tests: list[str] | 
         env.pop(name, None)
     env["PATH"] = f"{home / 'bin'}{os.pathsep}{env['PATH']}"
     arguments = ["-q", "-o", "addopts=", "-p", "nogil_sync_results", "-p", "no:cacheprovider"]
-    arguments += ["--timeout=60", "--timeout-method=signal", "-W", "ignore::DeprecationWarning"]
+    arguments += ["--timeout=60", "--timeout-method=signal"]
+    # Warnings of the day are not what is compared, and some suites make errors of them.
+    for warning in ("DeprecationWarning", "pytest.PytestUnknownMarkWarning"):
+        arguments += ["-W", f"ignore::{warning}"]
     selected = suite.tests
     if tests is not None:
         # Options stay, files go.
         options = [word for word in suite.tests if word.startswith("-") and "=" in word]
-        options += [word for at, word in enumerate(suite.tests) if word == "-p" or suite.tests[at - 1] == "-p"]
+        options += [
+            word
+            for at, word in enumerate(suite.tests)
+            if word == "-p" or suite.tests[at - 1] == "-p"
+        ]
         selected = [*options, *tests]
     output = home / "output"
     begin = time.monotonic()
@@ -249,7 +256,7 @@ def compare(suite: Suite) -> tuple[str, int]:
     without = run(suite, home, tree, ours=False)
     if not without.outcomes or not any(without.those("passed")):
         tail = "\n    ".join(without.output.splitlines()[-8:])
-        raise Unavailable(f"no test passes here:\n    {tail}")
+        raise UnavailableError(f"no test passes here:\n    {tail}")
     within = run(suite, home, tree, ours=True)
     assert not within.lock or "nogil_sync" in within.lock, within.lock
     status = 0
@@ -258,7 +265,11 @@ def compare(suite: Suite) -> tuple[str, int]:
         say(
             f"  {which:12} {len(each.those('passed'))} passed, {len(each.those('failed'))} failed, "
             f"{len(each.those('skipped'))} skipped in {each.seconds:.0f} s"
-            + ("" if each.gil == without.gil and not (each.gil and nogil_sync.backend == "native") else "; the GIL was on")
+            + (
+                ""
+                if each.gil == without.gil and not (each.gil and nogil_sync.backend == "native")
+                else "; the GIL was on"
+            )
             + ("" if each.ended else f"; DID NOT END, in {each.last}")
         )
         if not each.ended:
@@ -278,7 +289,9 @@ def compare(suite: Suite) -> tuple[str, int]:
             for ours in (True, False) * AGAIN
         ]
         ours, theirs = sum(pairs[::2]), sum(pairs[1::2])
-        say(f"  only with ours: {test}: when run again, {ours} of {AGAIN} with and {theirs} of {AGAIN} without ours")
+        say(
+            f"  only with ours: {test}: when run again, {ours} of {AGAIN} with and {theirs} of {AGAIN} without ours"
+        )
         say("      " + "\n      ".join(within.texts[test].splitlines()[-25:]))
         if ours == AGAIN and not theirs:
             always.append(test)
@@ -298,23 +311,31 @@ def compare(suite: Suite) -> tuple[str, int]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument("--list", action="store_true", help="the libraries, and what of them is left out")
+    parser.add_argument(
+        "--list", action="store_true", help="the libraries, and what of them is left out"
+    )
     arguments = parser.parse_args()
     data = tomllib.loads((HERE / "outside_suites.toml").read_text())
     suites = {name: Suite(name, **entry) for name, entry in data.items()}
     if unknown := set(arguments.names) - set(suites):
-        parser.error(f"no such library: {', '.join(sorted(unknown))} (there are: {', '.join(suites)})")
+        parser.error(
+            f"no such library: {', '.join(sorted(unknown))} (there are: {', '.join(suites)})"
+        )
     if arguments.list:
         for suite in suites.values():
-            say(f"{suite.requirement:28} {('without ' + suite.skips) if suite.skips else ''}".rstrip())
+            say(
+                f"{suite.requirement:28} {('without ' + suite.skips) if suite.skips else ''}".rstrip()
+            )
         return 0
-    say(f"{sys.version.split()[0]}{sysconfig.get_config_var('abiflags')}, {nogil_sync.backend} backend")
+    say(
+        f"{sys.version.split()[0]}{sysconfig.get_config_var('abiflags')}, {nogil_sync.backend} backend"
+    )
     summary, worst = [], 0
     for name in arguments.names or suites:
         say(f"== {suites[name].requirement}")
         try:
             line, status = compare(suites[name])
-        except (Unavailable, subprocess.TimeoutExpired) as error:
+        except (UnavailableError, subprocess.TimeoutExpired) as error:
             line, status = f"could not be had: {str(error).splitlines()[0]}", 2
             say(f"  could not be had: {error}")
         summary.append(f"{suites[name].requirement:28} {line}")

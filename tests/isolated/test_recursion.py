@@ -52,9 +52,7 @@ def test_wait_near_recursion_limit_ends_and_leaves_no_trace(name):
     )
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, wait in WAITS.items() if ";" not in wait.free]
-)
+@pytest.mark.parametrize("name", [name for name, wait in WAITS.items() if ";" not in wait.free])
 def test_serving_near_recursion_limit_serves_once_or_not_at_all(name):
     python(
         names(name)

@@ -1,15 +1,16 @@
-"""CPython's tests of ThreadPoolExecutor and its futures, in processes where ours replace threading's."""
+"""CPython's tests of ThreadPoolExecutor and futures, in processes where ours replace threading's."""
 
 import json
 import os
 from pathlib import Path
 
 import pytest
+from outside import differences
 from support import python
 
-pytest.importorskip(
-    "test.test_concurrent_futures", reason="this interpreter comes without CPython's own tests"
-)
+pytest.importorskip("test.test_concurrent_futures", reason=differences.NO_TESTS)
+
+pytestmark = differences.MARKS
 
 RUN = """
 import json, sys, unittest, warnings
@@ -43,7 +44,15 @@ json.dump(
 
 
 @pytest.mark.parametrize(
-    "module", ["test_thread_pool", "test_wait", "test_as_completed", "test_init", "test_shutdown", "test_future"]
+    "module",
+    [
+        "test_thread_pool",
+        "test_wait",
+        "test_as_completed",
+        "test_init",
+        "test_shutdown",
+        "test_future",
+    ],
 )
 def test_thread_pool_executor(module: str) -> None:
     path = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
