@@ -275,8 +275,8 @@ def compare(suite: Suite) -> tuple[str, int]:
         if not each.ended:
             say("    " + "\n    ".join(each.output.splitlines()[-40:]))
     if not within.ended:
-        status = 1
-        lines.append("did not end")
+        status = 1 if without.ended else 2
+        lines.append("did not end" if without.ended else "does not end either way")
     only = sorted(
         test
         for test in within.those("failed") - without.those("failed")
@@ -330,6 +330,8 @@ def main() -> int:
     say(
         f"{sys.version.split()[0]}{sysconfig.get_config_var('abiflags')}, {nogil_sync.backend} backend"
     )
+    # A shell has background jobs ignore it, and their children, whose tests then wait for ever.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     summary, worst = [], 0
     for name in arguments.names or suites:
         say(f"== {suites[name].requirement}")

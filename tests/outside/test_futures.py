@@ -1,12 +1,13 @@
-"""CPython's tests of ThreadPoolExecutor and futures, in processes where ours replace threading's."""
+"""CPython's tests of ThreadPoolExecutor, in processes where ours replace threading's."""
 
 import json
 import os
 from pathlib import Path
 
 import pytest
-from outside import differences
 from support import python
+
+from outside import differences
 
 pytest.importorskip("test.test_concurrent_futures", reason=differences.NO_TESTS)
 
