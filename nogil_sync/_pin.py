@@ -187,7 +187,7 @@ def _members(cls: type) -> MappingProxyType[str, Any]:
     return members
 
 
-_MEMBERS: Final[Any] = type.__dict__["__dict__"]
+_MEMBERS: Any = vars(type)["__dict__"]
 
 
 def _what_is_inside(obj: object, children: list[object]) -> str:

@@ -26,7 +26,7 @@ check() {
   verify "mypy" "$env/bin/python" -m mypy
   # Tests pass wrong arguments on purpose: only what is annotated there is checked.
   MYPYPATH=tests verify "mypy, tests" "$env/bin/python" -m mypy --config-file= --ignore-missing-imports \
-    --follow-imports=silent tests
+    --follow-imports=silent --explicit-package-bases tests
   # The pure classes are the types; these two compare them with what an import really gives.
   verify "stubtest, native" stubtest native "$env"
   verify "stubtest, threading" stubtest threading "$env"

@@ -1,4 +1,4 @@
-"""CPython's tests of ThreadPoolExecutor and its futures, in processes where ours replace threading's."""
+"""CPython's tests of ThreadPoolExecutor, in processes where ours replace threading's."""
 
 import json
 import os
@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from support import python
 
-pytest.importorskip(
-    "test.test_concurrent_futures", reason="this interpreter comes without CPython's own tests"
-)
+from outside import differences
+
+pytest.importorskip("test.test_concurrent_futures", reason=differences.NO_TESTS)
+
+pytestmark = differences.MARKS
 
 RUN = """
 import json, sys, unittest, warnings

@@ -1,12 +1,13 @@
 """CPython's tests of mappings, on SyncMap."""
 
 import pytest
+from outside import differences
 
 import nogil_sync
 
-theirs = pytest.importorskip(
-    "test.mapping_tests", reason="this interpreter comes without CPython's own tests"
-)
+theirs = pytest.importorskip("test.mapping_tests", reason=differences.NO_TESTS)
+
+pytestmark = differences.MARKS
 
 
 class SyncMapTest(theirs.TestHashMappingProtocol):
@@ -19,3 +20,6 @@ class Subclass(nogil_sync.SyncMap):
 
 class SubclassTest(theirs.TestHashMappingProtocol):
     type2test = Subclass
+
+
+differences.mark("mapping", SyncMapTest, SubclassTest)

@@ -6,17 +6,18 @@ from importlib import util
 from types import ModuleType
 
 import pytest
-from outside import stand_ins
+from outside import differences, stand_ins
 
-theirs = pytest.importorskip(
-    "test.test_queue", reason="this interpreter comes without CPython's own tests"
-)
+theirs = pytest.importorskip("test.test_queue", reason=differences.NO_TESTS)
+
+pytestmark = differences.MARKS
 
 
 def queue_with_ours() -> ModuleType:
     """A copy of the module `queue` whose `threading` has our classes."""
     spec = util.find_spec("queue")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     queue = util.module_from_spec(spec)
     compiled, sys.modules["_queue"] = sys.modules.get("_queue"), None  # type: ignore[assignment]
     try:

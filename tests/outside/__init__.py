@@ -1,0 +1,1 @@
+"""Tests from outside: CPython's own, from the interpreter's `test` package, on our classes."""
