@@ -100,9 +100,11 @@ def _hook() -> Any:
     """The one in ``gc.callbacks``: perhaps that of a module that was imported before this one."""
     if not _found:
         with _installing:
-            for each in gc.callbacks:
-                if type(each).__qualname__ == "_Hook" and type(each).__module__ == __name__:
-                    _found.append(each)
+            _found.extend(
+                each
+                for each in gc.callbacks
+                if type(each).__qualname__ == "_Hook" and type(each).__module__ == __name__
+            )
             if not _found:
                 hook = _Hook()
                 gc.callbacks.append(hook)
