@@ -93,21 +93,23 @@ def _forget(pop: Callable[..., object], ref: weakref.ref[Any], identity: Any = i
 _installing = threading.RLock()  # reentrant: a finaliser may make a pool, too
 
 
+_found: list[Any] = []  # the hook that this module uses, once it uses one
+
+
 def _hook() -> Any:
     """The one in ``gc.callbacks``: perhaps that of a module that was imported before this one."""
-    global _mine
-    if _mine is None:
+    if not _found:
         with _installing:
-            for each in gc.callbacks:
-                if type(each).__qualname__ == "_Hook" and type(each).__module__ == __name__:
-                    _mine = each
-            if _mine is None:
-                _mine = _Hook()
-                gc.callbacks.append(_mine)
-    return _mine
-
-
-_mine: Any = None
+            _found.extend(
+                each
+                for each in gc.callbacks
+                if type(each).__qualname__ == "_Hook" and type(each).__module__ == __name__
+            )
+            if not _found:
+                hook = _Hook()
+                gc.callbacks.append(hook)
+                _found.append(hook)
+    return _found[0]
 
 
 def register(pool: Aged) -> None:
