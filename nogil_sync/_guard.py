@@ -96,7 +96,7 @@ NO_RECEIPT = Receipt()  # for those who do not ask
 
 def _free_all() -> None:
     for guard in _guards:
-        guard._at_fork_reinit()  # type: ignore[attr-defined]
+        guard._at_fork_reinit()
 
 
 if hasattr(os, "register_at_fork"):

@@ -435,7 +435,7 @@ class Dressed:
     """The base of a decorated function's class: what makes it look like the function."""
 
     __slots__ = ()
-    __annotations__ = _Annotations()  # type: ignore[assignment]
+    __annotations__ = _Annotations()
     __signature__ = _Signature()
 
 

@@ -38,11 +38,6 @@ STAND_INS: dict[str, type] = {
     "Event": Event,
 }
 
-try:
-    Semaphore(0)
-except (TypeError, ValueError):
-    del STAND_INS["Semaphore"]  # this version's are all bounded
-
 
 def install() -> None:
     """Put our classes in place of those of `threading`, for all modules that use it.

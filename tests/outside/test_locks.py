@@ -5,9 +5,9 @@ import time
 import unittest
 
 import pytest
-from outside import differences, stand_ins
 
 import nogil_sync
+from outside import differences, stand_ins
 
 theirs = pytest.importorskip("test.lock_tests", reason=differences.NO_TESTS)
 

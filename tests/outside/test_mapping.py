@@ -1,9 +1,9 @@
 """CPython's tests of mappings, on SyncMap."""
 
 import pytest
-from outside import differences
 
 import nogil_sync
+from outside import differences
 
 theirs = pytest.importorskip("test.mapping_tests", reason=differences.NO_TESTS)
 

@@ -6,6 +6,7 @@ from importlib import util
 from types import ModuleType
 
 import pytest
+
 from outside import differences, stand_ins
 
 theirs = pytest.importorskip("test.test_queue", reason=differences.NO_TESTS)
