@@ -24,7 +24,7 @@ backend: str = _choose()
 
 if TYPE_CHECKING or backend == "threading":
     # Type checkers always see the pure classes: they are the typed specification.
-    from ._guard import guard_of
+    from ._guard import guard_of as guard_of  # noqa: PLC0414  (for _tasks; not public)
     from ._threading import (
         AtomicBool,
         AtomicInt32,
@@ -75,7 +75,7 @@ else:
             ShardedFloatCounter,
             SyncMap,
             WaitGroup,
-            guard_of,
+            guard_of as guard_of,  # noqa: PLC0414
             is_pinned,
             once,
             once_property,

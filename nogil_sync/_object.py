@@ -56,4 +56,4 @@ def uninitialized(obj: object) -> str:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_claiming._at_fork_reinit)  # type: ignore[attr-defined]
+    os.register_at_fork(after_in_child=_claiming._at_fork_reinit)

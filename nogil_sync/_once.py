@@ -242,7 +242,8 @@ _SHAREABLE = sys.version_info >= (3, 14) or not sysconfig.get_config_var("Py_GIL
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that is not built in
 _PARTS = [
-    vars(BaseException)[name] for name in ("args", "__cause__", "__context__", "__suppress_context__")
+    vars(BaseException)[name]
+    for name in ("args", "__cause__", "__context__", "__suppress_context__")
 ]
 _dict_of = vars(BaseException)["__dict__"].__get__
 _set_context = vars(BaseException)["__context__"].__set__  # runs no `__setattr__` of the class
@@ -430,7 +431,7 @@ class Dressed:
     """The base of a decorated function's class: what makes it look like the function."""
 
     __slots__ = ()
-    __annotations__ = _Annotations()  # type: ignore[assignment]
+    __annotations__ = _Annotations()
     __signature__ = _Signature()
 
 

@@ -70,12 +70,12 @@ class _Condition(threading.Condition):
     Python functions, and an interrupt can come before they do anything.
     """
 
-    __enter__ = property(attrgetter("guard.__enter__"))  # type: ignore[assignment]
-    __exit__ = property(attrgetter("guard.__exit__"))  # type: ignore[assignment]
+    __enter__ = property(attrgetter("guard.__enter__"))
+    __exit__ = property(attrgetter("guard.__exit__"))
 
     def __init__(self) -> None:
         self.guard = Guard()
-        super().__init__(self.guard)
+        super().__init__(self.guard)  # type: ignore[arg-type]
 
 
 def _new_future() -> "Future[Any]":
@@ -340,9 +340,7 @@ class Tasks:
                 finally:
                     del self.guard.held
                 if started:
-                    fresh.thread = Thread(
-                        target=self.work, args=(fresh,), name="TaskGroup worker"
-                    )
+                    fresh.thread = Thread(target=self.work, args=(fresh,), name="TaskGroup worker")
                     fresh.thread.start()
             except BaseException:
                 self.guard.held = True

@@ -98,7 +98,10 @@ def _encoded(positions: list[Position], line: int) -> Iterator[bytes]:
             delta = first - line
             line = first
             numbers = (
-                -delta << 1 | 1 if delta < 0 else delta << 1, last - first, column + 1, end_column + 1
+                -delta << 1 | 1 if delta < 0 else delta << 1,
+                last - first,
+                column + 1,
+                end_column + 1,
             )
             yield bytes([0x80 | 14 << 3 | end - at - 1]) + b"".join(map(_number, numbers))
         at = end

@@ -124,7 +124,9 @@ def test_loops_in_try_are_unconditional(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_nothing_comes_between_taking_a_guard_and_its_section(path):
     tree = ast.parse(path.read_text())
-    taken = sum(text.endswith("guard.held = True") for text in map(str.strip, ast.unparse(tree).split("\n")))
+    taken = sum(
+        text.endswith("guard.held = True") for text in map(str.strip, ast.unparse(tree).split("\n"))
+    )
     assert taken == len(list(sections_by_store(tree)))
 
 

@@ -8,9 +8,9 @@ import threading
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, NoReturn, SupportsIndex, TypeVar, overload
 
-from ._arguments import exact_int
 from .._guard import Guard, guard_of
 from .._object import SyncObject, uninitialized
+from ._arguments import exact_int
 
 T = TypeVar("T")
 

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from typing import Any, Generic, Self, SupportsIndex, TypeAlias, TypeVar
 
 from .._channel import ChannelClosed
-from ._arguments import exact_int, wait_timeout
 from .._object import SyncObject, uninitialized
+from ._arguments import exact_int, wait_timeout
 from ._queue import NOBODY, Change, Line, Request, Waiter, Waiters
 
 T = TypeVar("T")

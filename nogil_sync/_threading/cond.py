@@ -13,9 +13,9 @@ from operator import call
 from time import monotonic
 from typing import Any, Protocol, SupportsIndex, TypeVar
 
-from ._arguments import exact_int, wait_timeout
 from .._guard import Receipt
 from .._object import SyncObject, uninitialized
+from ._arguments import exact_int, wait_timeout
 from ._queue import Change, Line, Waiter, Waiters
 from .mutex import Mutex
 from .rwmutex import RWMutexReader, RWMutexWriter

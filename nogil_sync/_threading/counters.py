@@ -2,9 +2,9 @@
 
 from typing import NoReturn, SupportsFloat, SupportsIndex
 
-from ._arguments import exact_float, exact_int
 from .._guard import Guard, guard_of
 from .._object import SyncObject, uninitialized
+from ._arguments import exact_float, exact_int
 
 _LOW = -(1 << 63)
 _HIGH = (1 << 63) - 1

@@ -33,10 +33,10 @@ import os
 import threading
 from time import monotonic
 
-from ._arguments import lock_timeout
 from .._guard import NO_RECEIPT, Guard, Receipt, guard_of
 from .._object import SyncObject, uninitialized
 from .._sleep import closed_gate, sleep_at
+from ._arguments import lock_timeout
 
 _PATIENCE = 0.001  # seconds after which the first waiter gets the next turn
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
-from .._once import ABSENT, Cell, Dressed, FunctionCell, once_property
 from .._object import SyncObject, uninitialized
+from .._once import ABSENT, Cell, Dressed, FunctionCell, once_property
 
 __all__ = ["Once", "OnceFunction", "once", "once_property"]
 

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from typing import Any, Generic, NoReturn, SupportsIndex, TypeVar
 
+from .._guard import Guard, guard_of
+from .._object import SyncObject, uninitialized
 from .._performance import Unraisable
 from ._ageing import register
 from ._arguments import exact_int
-from .._guard import Guard, guard_of
-from .._object import SyncObject, uninitialized
 
 T = TypeVar("T")
 

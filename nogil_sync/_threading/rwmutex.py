@@ -2,9 +2,9 @@
 
 from typing import Self, TypeAlias, TypeVar, final
 
-from ._arguments import lock_timeout
 from .._guard import Receipt
 from .._object import SyncObject, uninitialized
+from ._arguments import lock_timeout
 from ._queue import Change, Line, Waiters
 
 _Value: TypeAlias = tuple[int, bool, int]

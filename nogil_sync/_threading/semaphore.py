@@ -2,8 +2,8 @@
 
 from typing import SupportsIndex
 
-from ._arguments import exact_int, wait_timeout
 from .._object import SyncObject, uninitialized
+from ._arguments import exact_int, wait_timeout
 from ._queue import Change, Line, Waiters
 
 _MOST = (1 << 62) - 1

@@ -27,11 +27,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, TypeVarTuple, overload
 
+from .._guard import Guard, guard_of
+from .._object import SyncObject
 from .._once import ABSENT
 from .._syncmap import SharedMap, load_or_compute
 from ._arguments import wait_timeout
-from .._guard import Guard, guard_of
-from .._object import SyncObject
 from .atomics import AtomicBool
 
 if TYPE_CHECKING:
