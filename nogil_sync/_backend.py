@@ -75,12 +75,14 @@ else:
             ShardedFloatCounter,
             SyncMap,
             WaitGroup,
-            guard_of as guard_of,  # noqa: PLC0414
             is_pinned,
             once,
             once_property,
             pin,
             pin_all,
+        )
+        from ._native._core import (
+            guard_of as guard_of,  # noqa: PLC0414
         )
     except ModuleNotFoundError as missing:
         if missing.name not in ("nogil_sync._native", "nogil_sync._native._core"):

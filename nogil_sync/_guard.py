@@ -41,12 +41,12 @@ native backend has a guard of its own (``guard_type.c``), which no interrupt kee
 
 **Trace functions** run wherever the interpreter reports something to them.  `_untraced` takes
 the line numbers from the instructions of sections, so that no line in the middle of one is
-reported.  What is reported at the edges (the return of ``__enter__``, a profiler's calls) comes before the
-first or after the last instruction of the body.  A trace function that uses the same object there
-finds it whole, and enters its guard once more, as guards are reentrant.  A tool that asks for
-every instruction or branch (``f_trace_opcodes``, ``sys.monitoring``) does come between; it must
-not use the object that it watches.  One that changes the object at every line for ever keeps a
-call from ending that starts again when somebody was faster.
+reported.  What is reported at the edges (the return of ``__enter__``, a profiler's calls) comes
+before the first or after the last instruction of the body.  A trace function that uses the same
+object there finds it whole, and enters its guard once more, as guards are reentrant.  A tool that
+asks for every instruction or branch (``f_trace_opcodes``, ``sys.monitoring``) does come between;
+it must not use the object that it watches.  One that changes the object at every line for ever
+keeps a call from ending that starts again when somebody was faster.
 
 Without the GIL a section of another thread may be under way at a fork; the child then gets its
 guards free, and finds the data before or after that section's last store.  Sections that store
