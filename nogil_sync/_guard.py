@@ -25,27 +25,28 @@ is allocated.  A section has none of these places.  It follows that
                                     finally:
                                         del guard.held
 
-The second is for sections that must not be skipped, as those in a ``finally``: the interpreter does
-not look before, within or after it, as storing and deleting an attribute is no call.  (`held` is
-a property whose setter and deleter are the lock's own methods, in C.)
+The second is for sections that must not be skipped, as those in a ``finally``: the interpreter
+does not look before, within or after it, as storing and deleting an attribute is no call.  (`held`
+is a property whose setter and deleter are the lock's own methods, in C.)
 
 ``with`` calls ``__exit__``, a C function, at its end: the interpreter looks after the lock was
-released.  Up to 3.13 it enters without looking.  From 3.14 on it looks after an ``__enter__`` in C,
-where the lock would be held and no ``__exit__`` owed.  So there `Guard.__enter__` is a Python
-function: the interpreter looks when that begins, and an interrupt then skips the section, but it does
-not look when that returns.
+released.  Up to 3.13 it enters without looking.  From 3.14 on it looks after an ``__enter__`` in
+C, where the lock would be held and no ``__exit__`` owed.  So there `Guard.__enter__` is a Python
+function: the interpreter looks when that begins, and an interrupt then skips the section, but it
+does not look when that returns.
 
 A thread that waits for a guard can be interrupted there; then it does not have the guard, and skips
 the section.  With the GIL nobody ever waits, unless a trace function lets other threads in.  The
 native backend has a guard of its own (``guard_type.c``), which no interrupt keeps from being taken.
 
 **Trace functions** run wherever the interpreter reports something to them.  `_untraced` takes
-the line numbers from the instructions of sections, so that no line is reported in the middle of one.
-What is reported at the edges (the return of ``__enter__``, a profiler's calls) comes before the
-first or after the last instruction of the body.  A trace function that uses the same object there
-finds it whole, and enters its guard once more, as guards are reentrant.  A tool that asks for
-every instruction or branch (``f_trace_opcodes``, ``sys.monitoring``) does come between; it must
-not use the object that it watches.
+the line numbers from the instructions of sections, so that no line in the middle of one is
+reported.  What is reported at the edges (the return of ``__enter__``, a profiler's calls) comes
+before the first or after the last instruction of the body.  A trace function that uses the same
+object there finds it whole, and enters its guard once more, as guards are reentrant.  A tool that
+asks for every instruction or branch (``f_trace_opcodes``, ``sys.monitoring``) does come between;
+it must not use the object that it watches.  One that changes the object at every line for ever
+keeps a call from ending that starts again when somebody was faster.
 
 Without the GIL a section of another thread may be under way at a fork; the child then gets its
 guards free, and finds the data before or after that section's last store.  Sections that store
@@ -55,22 +56,33 @@ several things keep each prefix harmless.
 import _thread
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
-_RLock: Any = _thread.RLock  # final to a type checker, though not to the interpreter
+if TYPE_CHECKING:
 
+    class Guard:
+        """A reentrant lock; nothing can come between taking it and what follows."""
 
-class Guard(_RLock):  # type: ignore[misc]
-    """A reentrant lock that nothing can come between entering and the body of ``with``."""
+        held: bool
 
-    __slots__ = ()
+        def __enter__(self) -> object: ...
 
-    held = property(None, _RLock.acquire, _RLock.release)
+        def __exit__(self, *_: object) -> None: ...
 
-    if sys.version_info >= (3, 14):
+        def _at_fork_reinit(self) -> None: ...
 
-        def __enter__(self) -> None:
-            self.held = True
+else:
+
+    class Guard(_thread.RLock):
+        __slots__ = ()
+
+        # Called as `acquire(True)`, the value stored being `blocking`.
+        held = property(None, _thread.RLock.acquire, _thread.RLock.release)
+
+        if sys.version_info >= (3, 14):
+
+            def __enter__(self):
+                self.held = True
 
 
 _COUNT = 64

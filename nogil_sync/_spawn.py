@@ -64,7 +64,7 @@ class Worker(Thread):
 
     def __init__(
         self,
-        ticket: dict[str, Callable[[], object]],
+        ticket: dict[str, Any],
         fn: Callable[..., object],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],

@@ -75,7 +75,7 @@ class _Condition(threading.Condition):
 
     def __init__(self) -> None:
         self.guard = Guard()
-        super().__init__(self.guard)
+        super().__init__(self.guard)  # type: ignore[arg-type]
 
 
 def _new_future() -> "Future[Any]":

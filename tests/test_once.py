@@ -443,7 +443,7 @@ def test_annotations_of_the_class():
     kind = type(once(int))
     assert kind.__annotations__ == {}
 
-    class Typed(kind):
+    class Typed(kind):  # type: ignore[misc,valid-type]
         limit: int
 
     assert Typed.__annotations__ == {"limit": int}
@@ -458,7 +458,7 @@ class Lazily(Once):
     pass
 
 
-class Decorated(type(once(int))):
+class Decorated(type(once(int))):  # type: ignore[misc]
     pass
 
 

@@ -165,7 +165,7 @@ def test_no_line_of_a_section_is_reported():
                     within = None
                 elif indent > within:
                     lines.add(number)
-            if line.strip().endswith("guard.held = True") or line.strip().startswith("with self.__guard:"):
+            if line.strip().endswith("guard.held = True") or "with self.__guard:" in line:
                 within = indent
         inside[str(path)] = lines
     reported = set()

@@ -150,8 +150,8 @@ def test_nothing_is_called_in_a_section():
     python(SECTIONS.replace("{seconds}", str(3 * STRESS)), timeout=LONG + 3 * STRESS)
 
 
-# Python's own code is not safe from interrupts everywhere: one inside `ThreadPoolExecutor.submit` can
-# leave a pool that hangs. So the executor here is a simple one. The process must come to its end.
+# Python's own code is not safe from interrupts everywhere: one inside `ThreadPoolExecutor.submit`
+# can leave a pool that hangs. So the executor here is a simple one. The process must end by itself.
 RAIN = """
     import itertools, queue, random, signal, threading, time
     from concurrent.futures import Future, wait
