@@ -208,8 +208,8 @@ def test_disturbed_waiter_keeps_its_place_in_the_child_of_another_thread(name):
 
 @pytest.mark.parametrize("name", ["RWMutex.write", "RWMutex.read", "Mutex"])
 def test_asynchronous_exception_beside_a_wait(name):
-    # It ends the wait on some versions, and comes after it on others; then the lock is held. The wait
-    # is in no `with` and no call of a Python function: it would land there.
+    # It ends the wait on some versions, and comes after it on others; then the lock is held. The
+    # wait is in no `with` and no call of a Python function: it would land there.
     undo = CROWDS[name][2]
     python(
         script(name, 20)
