@@ -530,7 +530,9 @@ def test_handler_runs_during_a_wait(interrupt):
     m.acquire()
     calls = []
     interrupt(lambda: calls.append(m.locked()), 0.05, 0.05)
-    assert m.acquire(timeout=0.4) is False
+    end = time.monotonic() + LONG
+    while len(calls) < 2 and time.monotonic() < end:  # signals may be late, and then come as one
+        assert m.acquire(timeout=0.4) is False
     assert len(calls) >= 2
     assert all(calls)
     m.release()

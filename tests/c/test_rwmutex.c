@@ -290,6 +290,13 @@ check_give_way(void)
     write_steps->rejoin(&rw, &writer[0]);
     CHECK(ns_rwmutex_write_unlock(&rw) && ns_is_granted(&writer[0]) && !ns_is_granted(&writer[2]));
 
+    reader[1] = (ns_waiter){0};
+    CHECK(!read_steps->enter(&rw, &reader[1]));
+    write_steps->give_way(&rw, &writer[0]);
+    write_steps->rejoin(&rw, &writer[0]); /* before those behind it */
+    CHECK(ns_is_granted(&reader[1]) && ns_rwmutex_read_unlock(&rw));
+    CHECK(ns_is_granted(&writer[0]) && !ns_is_granted(&writer[2]));
+
     reader[0] = reader[1] = (ns_waiter){0};
     CHECK(!read_steps->enter(&rw, &reader[0]) && !read_steps->leave(&rw, &reader[0]));
     CHECK(ns_rwmutex_write_unlock(&rw) && ns_is_granted(&reader[0]));

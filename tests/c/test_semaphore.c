@@ -139,6 +139,15 @@ check_steps(void)
     steps->rejoin(&semaphore, &large);
     CHECK(ns_is_granted(&large) && ns_semaphore_available(&semaphore) == 0);
 
+    ns_waiter behind = {.amount = 3};
+    large = (ns_waiter){.amount = 2};
+    make(3);
+    CHECK(ns_semaphore_try(&semaphore, 1) && steps->enter(&semaphore, &large));
+    CHECK(!steps->enter(&semaphore, &behind));
+    steps->give_way(&semaphore, &large);
+    steps->rejoin(&semaphore, &large); /* before those behind it */
+    CHECK(ns_is_granted(&large) && !steps->cancel(&semaphore, &behind));
+
     CHECK(ns_semaphore_release(&semaphore, 2));
     small[0] = (ns_waiter){.amount = 1};
     CHECK(steps->enter(&semaphore, &small[0])); /* it came free since the try */

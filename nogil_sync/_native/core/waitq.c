@@ -21,11 +21,17 @@ ns_waitq_unlock(ns_waitq *q)
     ns_lock_release(&q->lock);
 }
 
-void
-ns_waitq_push(ns_waitq *q, ns_waiter *w)
+static void
+note_linked(ns_waiter *w)
 {
     w->generation = ns_fork_generation();
     w->linked = true;
+}
+
+void
+ns_waitq_push(ns_waitq *q, ns_waiter *w)
+{
+    note_linked(w);
     w->next = NULL;
     w->previous = q->tail;
     *(q->tail ? &q->tail->next : &q->head) = w;
@@ -35,8 +41,7 @@ ns_waitq_push(ns_waitq *q, ns_waiter *w)
 void
 ns_waitq_push_front(ns_waitq *q, ns_waiter *w)
 {
-    w->generation = ns_fork_generation();
-    w->linked = true;
+    note_linked(w);
     w->previous = NULL;
     w->next = q->head;
     *(q->head ? &q->head->previous : &q->tail) = w;
