@@ -35,7 +35,7 @@ from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from time import monotonic, perf_counter_ns, sleep
 from typing import Any, NamedTuple
 
-from support import FREE_THREADED, LONG, STRESS, cores, for_a_while
+from support import FREE_THREADED, LONG, STRESS, cores
 
 GIL = not FREE_THREADED
 Step = tuple[str, tuple[Any, ...]]  # a method and its arguments
@@ -231,10 +231,11 @@ def verify(
     """Check histories of objects that `make(number)` makes.
 
     A thousand of them, and more if too few had calls that overlapped, as on a busy machine; but not
-    much longer than half a second.
+    much longer than half a second, unless none had.
     """
     checked = overlapped = 0
-    for _ in for_a_while(0.7):
+    begin = monotonic()
+    while monotonic() < begin + (0.7 * STRESS if overlapped else LONG):
         objects = [make(checked + n) for n in range(batch)]
         histories = record(objects, choose, seed=checked, **options)
         explain(histories, objects, initial, after, views)

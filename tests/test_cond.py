@@ -860,7 +860,7 @@ SEND = {
 def test_ctrl_c(lock, wait):
     send = SEND["kill" if wait == "c.wait()" else "interrupt_main"]
     code = INTERRUPTED.format(
-        send=send, lock=lock, others=2 if lock else 0, wait=wait, hold="", hold_on="", limit=1
+        send=send, lock=lock, others=2 if lock else 0, wait=wait, hold="", hold_on="", limit=10
     )
     print(python(code).stdout)
 

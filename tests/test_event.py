@@ -220,7 +220,7 @@ INTERRUPTED = """
     else:
         sys.exit("not interrupted")
     print(f"{{took * 1000:.1f}} ms")
-    assert took < 1
+    assert took < 20
     assert not e.is_set()
     assert e.wait(0.01) is False
     e.set()

@@ -417,7 +417,7 @@ INTERRUPTED = """
     else:
         sys.exit("not interrupted")
     print(f"{{took * 1000:.1f}} ms")
-    assert took < 1
+    assert took < 20
     assert m.locked()
     for other in others:
         m.release()

@@ -944,7 +944,7 @@ INTERRUPTED = """
     else:
         sys.exit("not interrupted")
     print(f"{{took * 1000:.1f}} ms")
-    assert took < 1
+    assert took < 20
     {after}
     assert call() == 10**9
     assert len(runs) == {runs}, runs

@@ -697,7 +697,7 @@ INTERRUPTED = """
     else:
         sys.exit("not interrupted")
     print(f"{{took * 1000:.1f}} ms")
-    assert took < 1
+    assert took < 20
     assert s.available() == 1
     for other in others:
         s.release(2)

@@ -562,7 +562,7 @@ INTERRUPTED = """
     else:
         sys.exit("not interrupted")
     print(f"{{took * 1000:.1f}} ms")
-    assert took < 1
+    assert took < 20
     assert g.wait(0.01) is False
     g.done()
     for other in others:

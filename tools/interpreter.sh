@@ -131,7 +131,7 @@ standards() {
   local name
   for name in python3 /usr/bin/python3 python3.{11..19} "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.*/bin/python3 \
     "$(uv python dir 2>/dev/null)"/*/bin/python3 "$CACHE"/python/*-standard/bin/python3; do
-    standard_version "$name"
+    standard_version "$name" || true
   done | awk '!seen[$0]++'
 }
 

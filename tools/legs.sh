@@ -111,14 +111,16 @@ print("on", platform.python_version() + ("t" if sysconfig.get_config_var("Py_GIL
   export PYTHONSAFEPATH=1 HYPOTHESIS_STORAGE_DIRECTORY=$CACHE/hypothesis
   # An extension that is not declared GIL-free would switch the GIL on, and the tests would prove little.
   export PYTHONWARNINGS='error:The global interpreter lock (GIL):RuntimeWarning'
-  # pytest ends tests that hang; this ends what hangs at exit, and shows all stacks.
+  # pytest ends tests that hang, and itself after so long; this ends what hangs at exit, and shows all stacks.
   export PYTHONFAULTHANDLER=1
-  if have timeout; then limit=(timeout --foreground --signal=ABRT --kill-after=30 "${LIMIT:-1800}"); fi
+  local seconds=${LIMIT:-1800}
+  if have timeout; then limit=(timeout --foreground --signal=ABRT --kill-after=30 $((seconds + 300))); fi
   [[ ! -t 1 ]] || colour=yes
   local workers=()
   (($#)) || workers=(-n "$WORKERS" --dist worksteal)
   local run=(${limit[@]+"${limit[@]}"} ${WITH[@]+"${WITH[@]}"}
     "$env/bin/python" -m pytest "--color=$colour" -o cache_dir="$CACHE/pytest-$leg"
+    "--session-timeout=$seconds"
     ${OPTIONS[@]+"${OPTIONS[@]}"} "$@")
   "${run[@]}" ${workers[@]+"${workers[@]}"} | tee "$RESULTS/output" || status=$?
   # From "==== 12 passed, 1 skipped in 0.5s ====", perhaps with colours, or without the lines.
