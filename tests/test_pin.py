@@ -397,7 +397,7 @@ def test_samples_are_of_many_kinds():
     assert len({type(obj) for obj in samples()}) > 40
 
 
-# deep=True
+# Whole graphs: `deep`
 
 
 def real(n):
@@ -478,7 +478,7 @@ def test_deep_leaves_what_must_be_closed(tmp_path):
         def __del__(self):
             pass
 
-    with open(tmp_path / "file", "w") as file, socket.socket() as connection:
+    with (tmp_path / "file").open("w") as file, socket.socket() as connection:
         obj = {
             "lock": threading.Lock(),
             "file": file,

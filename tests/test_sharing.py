@@ -5,6 +5,8 @@ import gc
 import sys
 import threading
 import weakref
+from functools import partial
+from typing import Any
 
 import pytest
 from support import CLASSES, NATIVE, make, run_threads
@@ -99,7 +101,7 @@ def fresh_once():
     return function
 
 
-USES = {
+USES: dict[str, Any] = {
     "ShardedCounter.add": (ShardedCounter, lambda c: c.add()),
     "ShardedFloatCounter.add": (ShardedFloatCounter, lambda c: c.add(1.0)),
     **{
@@ -138,7 +140,7 @@ def use_often(obj, use, times=OFTEN):
 @each_use
 def test_object_used_often_by_another_thread_defers(made, use):
     obj = made()
-    run_threads(lambda: use_often(obj, use))
+    run_threads(partial(use_often, obj, use))
     assert is_deferred(obj)
     watch = weakref.ref(obj)
     del obj
@@ -160,7 +162,7 @@ def test_object_used_often_by_its_maker_counts(made, use):
 def test_object_used_briefly_by_others_counts(made, use):
     obj = made()
     for _ in range(20):
-        run_threads(lambda: use_often(obj, use, 5))
+        run_threads(partial(use_often, obj, use, 5))
     assert not is_deferred(obj)
 
 
@@ -186,7 +188,7 @@ def test_view_outlives_its_rwmutex():
     watch = weakref.ref(rw)
     del rw
     assert watch() is None
-    run_threads(lambda: use_often(read, with_))
+    run_threads(partial(use_often, read, with_))
     assert is_deferred(read)
 
 
@@ -233,7 +235,7 @@ def test_deferred_object_in_a_cycle_is_collected():
     holder = Holder()
     holder.counter = ShardedCounter()
     holder.me = holder
-    run_threads(lambda: use_often(holder.counter, ShardedCounter.add))
+    run_threads(partial(use_often, holder.counter, ShardedCounter.add))
     watch = weakref.ref(holder.counter)
     del holder
     gc.collect()
@@ -252,7 +254,7 @@ each_helped = pytest.mark.parametrize(("made", "use"), HELPED.values(), ids=HELP
 
 def deferring(made, use):
     obj = made()
-    run_threads(lambda: use_often(obj, use))
+    run_threads(partial(use_often, obj, use))
     assert is_deferred(obj) is (sys.version_info >= (3, 14))
     return obj
 
@@ -269,14 +271,12 @@ def test_count_of_deferred_owner_stays(made, use):
 
 @each_helped
 def test_owner_with_spare_objects_is_collected(made, use):
-    for cls in (None, True):
-        obj = deferring(made, use)
-        if cls:
-            run_threads(lambda obj=obj: use_often(obj, use, 10), times=4)
-        watch = weakref.ref(obj)
-        del obj
-        gc.collect()
-        assert watch() is None
+    obj = deferring(made, use)
+    run_threads(partial(use_often, obj, use, 10), times=4)
+    watch = weakref.ref(obj)
+    del obj
+    gc.collect()
+    assert watch() is None
 
 
 def test_helpers_outlive_the_other_references():
@@ -308,7 +308,7 @@ def test_helpers_pass_between_threads(made, use):
     for _ in range(20):
         handed = [make_helper(obj) for _ in range(50)]
         run_threads(handed.clear)
-        run_threads(lambda: use_often(obj, use, 50), times=3)
+        run_threads(partial(use_often, obj, use, 50), times=3)
     watch = weakref.ref(obj)
     del obj
     gc.collect()
@@ -328,7 +328,7 @@ def test_helpers_are_used_again_while_others_collect(made, use):
     try:
         for _ in range(5):
             obj = deferring(made, use)
-            run_threads(lambda obj=obj: use_often(obj, use, 500), times=3)
+            run_threads(partial(use_often, obj, use, 500), times=3)
             del obj
     finally:
         stop.set()

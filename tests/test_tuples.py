@@ -7,7 +7,7 @@ an exception, as several values of a format.
 import re
 import threading
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 from support import LONG
@@ -368,7 +368,7 @@ BAD: dict[str, Any] = {
     "SyncMap.load_or_compute": lambda t: SyncMap[str, int]().load_or_compute("k", t),
     "SyncMap.load_or_compute, timeout": lambda t: SyncMap(k=1).load_or_compute("k", int, timeout=t),
     "SyncMap.__or__": lambda t: SyncMap() | t,
-    "SyncMap.__init__": lambda t: SyncMap(*(t, t)),
+    "SyncMap.__init__": lambda t: SyncMap(*cast("list[Any]", [t, t])),
     "TaskGroup": lambda t: TaskGroup(t),
     "unhashable": lambda t: SyncMap[Any, int]().get((*t, [])),
 }

@@ -13,7 +13,7 @@ else:
     _HUGE = sys.maxsize  # nothing is immortal
 
 
-def pin(obj: T, *, deep: bool = False) -> T:
+def pin(obj: T, *, deep: bool = False) -> T:  # noqa: ARG001
     """Make `obj` live for the rest of the process, and return the object to use.
 
     Threads that use one object contend for its reference count, however well its methods

@@ -1,11 +1,13 @@
 """CPython's tests of mappings, on SyncMap."""
 
+from typing import Any
+
 import pytest
 
 import nogil_sync
 from outside import differences
 
-theirs = pytest.importorskip("test.mapping_tests", reason=differences.NO_TESTS)
+theirs: Any = pytest.importorskip("test.mapping_tests", reason=differences.NO_TESTS)
 
 pytestmark = differences.MARKS
 
