@@ -56,11 +56,8 @@ raise_closed(PyObject *self)
 static bool
 give(ns_channel *c, PyObject *item)
 {
-    if (ns_load(&c->in.hint, NS_RELAXED) != 0 && !_Py_IsImmortal(item)) {
-        __atomic_fetch_add(&item->ob_ref_shared, 1 << _Py_REF_SHARED_SHIFT, __ATOMIC_RELAXED);
-#ifdef Py_REF_DEBUG
-        _Py_INCREF_IncRefTotal();
-#endif
+    if (ns_load(&c->in.hint, NS_RELAXED) != 0 && !ns_is_immortal(item)) {
+        ns_incref_shared(item);
         return true;
     }
     Py_INCREF(item);
@@ -73,10 +70,7 @@ static void
 keep(PyObject *item, bool shared)
 {
     if (shared) {
-#ifdef Py_REF_DEBUG
-        _Py_DECREF_DecRefTotal();
-#endif
-        _Py_DecRefShared(item);
+        ns_decref_shared(item);
     }
     else {
         Py_DECREF(item);
@@ -88,7 +82,7 @@ static inline void
 note(ns_channel *c, PyObject *item)
 {
     uint32_t believed = ns_load(&c->out.hint, NS_RELAXED);
-    if (!_Py_IsOwnedByCurrentThread(item)) {
+    if (!ns_is_owned(item)) {
         if (believed != BELIEVED) {
             ns_store(&c->out.hint, BELIEVED, NS_RELAXED);
             ns_store(&c->in.hint, 1, NS_RELAXED);

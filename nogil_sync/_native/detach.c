@@ -4,20 +4,6 @@
 
 #define SLICE INT64_C(50000000) /* nanoseconds */
 
-/* Bits of PyThreadState.eval_breaker (CPython's pycore_ceval.h; the same from 3.13 to 3.15). */
-#define SIGNALS 2u
-#define CALLS 4u
-#define ASYNC_EXCEPTION 8u
-#define COLLECTION 16u
-
-/* What ns_run_handlers takes care of. All other bits stay set until Python code runs: they mean nothing
- * here. PyErr_CheckSignals raises asynchronous exceptions from 3.15 on. */
-#if PY_VERSION_HEX >= 0x030F0000
-#define WORK (SIGNALS | CALLS | COLLECTION | ASYNC_EXCEPTION)
-#else
-#define WORK (SIGNALS | CALLS | COLLECTION)
-#endif
-
 /* Whether this thread runs signal handlers. Known per thread until a fork, which makes the forking
  * thread the main one. If the question fails the answer is yes: slices are never wrong. */
 static bool
@@ -45,8 +31,7 @@ is_main_thread(PyObject *self)
 static bool
 has_work(PyThreadState *tstate)
 {
-    return PyThreadState_GetID(tstate) != 1 ||
-           (__atomic_load_n(&tstate->eval_breaker, __ATOMIC_ACQUIRE) & WORK) != 0;
+    return PyThreadState_GetID(tstate) != 1 || ns_has_any(tstate, NS_WORK);
 }
 
 /* Py_MakePendingCalls also clears the flags; it does nothing outside the main thread. */

@@ -22,6 +22,7 @@
 #define NS_DETACH_H
 
 #include "arguments.h"
+#include "cpython.h"
 #include "core/wait.h"
 
 /* Waits, with a zeroed node. 1: served; 0: timed out; -1: a handler raised or the interpreter is
@@ -46,8 +47,7 @@ static inline bool
 ns_is_interrupted(void)
 {
 #if PY_VERSION_HEX >= 0x030E0000
-    return ns_unlikely(
-        __atomic_load_n(&PyThreadState_GetUnchecked()->eval_breaker, __ATOMIC_RELAXED) & 2);
+    return ns_unlikely(ns_has_any(PyThreadState_GetUnchecked(), NS_SIGNALS));
 #else
     return false;
 #endif

@@ -12,19 +12,18 @@
  *     thread's write of the immortal value could be overwritten.
  *
  * With the world stopped every other thread is at a safe point, outside both windows, and what it
- * does next sees the new count. PyUnstable_GC_VisitObjects stops the world around its callback;
- * the first callback does the work and ends the visit. That it does is not documented, so
- * tests/stress/test_pin.py pins under fire and looks for alien values.
+ * does next sees the new count. (`ns_stop_all_threads` in cpython.h says how.)
  *
  * What is written, in the pause:
  *   - the local count: the immortal value;
  *   - the shared count: 2^56 references more, once, so that no merge of the two counts by an exiting
  *     owner or a collection can bring the sum near zero;
- *   - not the owner's id: during a collection it is the collector's list link. (But see `merge`.)
+ *   - not the owner's id: during a collection it is the collector's list link. (But see
+ *     `ns_merge_counts`.)
  * A count that is queued to be merged by its owner must be merged first, since a merge
  * overwrites the local count: a collection does all outstanding merges, so run one and try again, a
- * few times. (Objects with deferred counting may stay queued; the interpreter makes them immortal
- * by itself.) What is still queued after that is leaked by a reference of ours: it lives for ever as
+ * few times. (On 3.13 objects with deferred counting may stay queued; the interpreter
+ * makes them immortal by itself.) What is still queued after that is leaked by a reference of ours: it lives for ever as
  * promised, and is merely not faster.
  *
  * Strings. For an exact str `pin` returns the interned string, which the interpreter makes immortal
@@ -46,99 +45,31 @@
 #include "docs.h"
 #include "object.h"
 
-#if !NS_KNOWN_VERSION
-
-static bool
-is_immortal(PyObject *object)
-{
-    return PyUnstable_IsImmortal(object);
-}
-
-static int
-make_immortal(PyObject **objects, Py_ssize_t count)
-{
-    for (Py_ssize_t i = 0; i < count; i++) {
-        if (!is_immortal(objects[i])) {
-            PyUnstable_Object_EnableDeferredRefcount(objects[i]);
-            Py_INCREF(objects[i]);
-        }
-    }
-    return 0;
-}
-
-#else
-
-#define ATTEMPTS 3
-#define EXTRA_REFERENCES ((Py_ssize_t)1 << 56)
-
-static bool
-is_immortal(PyObject *object)
-{
-    return __atomic_load_n(&object->ob_ref_local, __ATOMIC_RELAXED) == _Py_IMMORTAL_REFCNT_LOCAL;
-}
-
-#ifdef Py_DEBUG
-#define CAN_PIN_STRINGS 0
-#else
-#define CAN_PIN_STRINGS 1
-#endif
-
-/* Waits for its owner to merge the two parts of the count. On 3.13 that need not happen to an
- * object that defers its count, which its owner never merges. */
-static bool
-is_queued(PyObject *object)
-{
-    return (object->ob_ref_shared & _Py_REF_SHARED_FLAG_MASK) == _Py_REF_QUEUED &&
-           (NS_CAN_DEFER || !ns_is_deferred(object));
-}
+#define ATTEMPTS 3 /* to have counts merged */
 
 typedef struct {
     PyObject **objects;
     Py_ssize_t count;
-    bool visited, unfinished;
+    bool unfinished;
 } request;
 
-/* 3.14's collector merges the two counts of an object whose owner has ended, and so writes the local one,
- * unless they are merged. Those that are not are in none of its lists, so here the owner's id may be written. */
+/* While all other threads are stopped. */
 static void
-merge(PyObject *object)
-{
-#if NS_CAN_DEFER
-    Py_ssize_t shared = object->ob_ref_shared, flags = shared & _Py_REF_SHARED_FLAG_MASK;
-    if (flags == 0 || flags == _Py_REF_MAYBE_WEAKREF) {
-        shared += (Py_ssize_t)object->ob_ref_local << _Py_REF_SHARED_SHIFT;
-        __atomic_store_n(&object->ob_ref_shared, shared | _Py_REF_MERGED, __ATOMIC_RELAXED);
-        __atomic_store_n(&object->ob_tid, 0, __ATOMIC_RELAXED);
-    }
-#else
-    (void)object;
-#endif
-}
-
-/* With the world stopped. Writes and reads are atomic for the thread sanitizer's sake. */
-static int
-pin_while_stopped(PyObject *Py_UNUSED(any), void *argument)
+pin_while_stopped(void *argument)
 {
     request *r = argument;
-    r->visited = true;
-    for (Py_ssize_t i = 0; i < r->count; i++) {
+    for (Py_ssize_t i = 0; NS_KNOWN_VERSION && i < r->count; i++) {
         PyObject *object = r->objects[i];
-        if (is_immortal(object)) {
+        if (ns_is_immortal(object) || (PyUnicode_Check(object) && !NS_CAN_PIN_STRINGS)) {
             continue;
         }
-        if (is_queued(object)) {
+        if (ns_is_queued(object)) {
             r->unfinished = true;
-            continue;
         }
-        if (PyUnicode_Check(object) && !CAN_PIN_STRINGS) {
-            continue;
+        else {
+            ns_immortalize(object);
         }
-        merge(object);
-        __atomic_fetch_add(&object->ob_ref_shared, EXTRA_REFERENCES, __ATOMIC_RELAXED);
-        __atomic_store_n(&object->ob_ref_local, _Py_IMMORTAL_REFCNT_LOCAL, __ATOMIC_RELAXED);
-        ns_mark_deferred(object);
     }
-    return 0; /* ends the visit */
 }
 
 /* gc.collect, which unlike PyGC_Collect also works while automatic collection is disabled. */
@@ -156,52 +87,58 @@ static bool
 all_immortal(PyObject **objects, Py_ssize_t count)
 {
     for (Py_ssize_t i = 0; i < count; i++) {
-        if (!is_immortal(objects[i])) {
+        if (!ns_is_immortal(objects[i])) {
             return false;
         }
     }
     return true;
 }
 
+/* What cannot be immortal defers its count where it can, and is kept alive by a reference of ours. */
+static void
+keep_alive(PyObject *object)
+{
+#if NS_CAN_DEFER
+    PyUnstable_Object_EnableDeferredRefcount(object);
+#endif
+    Py_INCREF(object);
+}
+
 static int
 make_immortal(PyObject **objects, Py_ssize_t count)
 {
-    request r = {objects, count, false, false};
+    request r = {objects, count, false};
     if (all_immortal(objects, count)) {
         return 0; /* no pause */
     }
-    for (int attempt = 0;; attempt++) {
-        r.visited = r.unfinished = false;
-        PyUnstable_GC_VisitObjects(pin_while_stopped, &r);
-        if (!r.visited) {
-            PyErr_SetString(PyExc_SystemError, "pin: the collector visited no object");
+    for (int attempt = 0; attempt <= ATTEMPTS; attempt++) {
+        r.unfinished = false;
+        if (ns_stop_all_threads(pin_while_stopped, &r) < 0) {
             return -1;
         }
-        if (!r.unfinished || attempt == ATTEMPTS) {
+        if (!r.unfinished) {
             break;
         }
-        if (collect() < 0) {
+        if (attempt < ATTEMPTS && collect() < 0) {
             return -1;
         }
     }
     for (Py_ssize_t i = 0; i < count; i++) {
-        if (!is_immortal(objects[i])) {
-            Py_INCREF(objects[i]);
+        if (!ns_is_immortal(objects[i])) {
+            keep_alive(objects[i]);
         }
     }
     return 0;
 }
 
-#endif
-
 /* The object to use in place of `object`, whose reference is consumed; NULL without memory. */
 static PyObject *
 canonical(PyObject *object)
 {
-    if (!PyUnicode_CheckExact(object) || is_immortal(object)) {
+    if (!PyUnicode_CheckExact(object) || ns_is_immortal(object)) {
         return object;
     }
-    if (!_Py_IsOwnedByCurrentThread(object)) {
+    if (!ns_is_owned(object)) {
         Py_SETREF(object,
                   PyUnicode_FromKindAndData(PyUnicode_KIND(object),
                                             PyUnicode_DATA(object),
@@ -322,7 +259,7 @@ is_pinned(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, 
     if (ns_unpack(&s, args, nargs, kwnames, &object) < 0) {
         return NULL;
     }
-    return PyBool_FromLong(is_immortal(object));
+    return PyBool_FromLong(ns_is_immortal(object));
 }
 
 static PyMethodDef functions[] = {

@@ -32,7 +32,7 @@ typedef struct {
     size_t *ends;      /* for each object: where its children end */
     pointers seen;     /* the objects */
     pointers types;    /* those to go on through */
-    bool visited, out_of_memory;
+    bool out_of_memory;
 } walk;
 
 static void **
@@ -132,18 +132,16 @@ visit_object(walk *w, size_t at)
     return true;
 }
 
-static int
-walk_while_stopped(PyObject *Py_UNUSED(any), void *argument)
+static void
+walk_while_stopped(void *argument)
 {
     walk *w = argument;
-    w->visited = true;
     for (size_t at = 0; at < w->objects.count; at++) {
         if (!visit_object(w, at)) {
             w->out_of_memory = true;
             break;
         }
     }
-    return 0; /* ends the visit */
 }
 
 /* 0, or -1 with an exception: what is to be walked, before the pause. */
@@ -205,17 +203,8 @@ referents(PyObject *Py_UNUSED(module), PyObject *args)
         return NULL;
     }
     PyObject *result = NULL;
-    if (prepare(&w, batch, types) == 0) {
-        PyUnstable_GC_VisitObjects(walk_while_stopped, &w);
-        if (w.out_of_memory) {
-            PyErr_NoMemory();
-        }
-        else if (!w.visited) {
-            PyErr_SetString(PyExc_SystemError, "pin: the collector visited no object");
-        }
-        else {
-            result = result_of(&w);
-        }
+    if (prepare(&w, batch, types) == 0 && ns_stop_all_threads(walk_while_stopped, &w) == 0) {
+        result = w.out_of_memory ? PyErr_NoMemory() : result_of(&w);
     }
     free_array(&w.objects);
     free_array(&w.children);

@@ -54,7 +54,7 @@ defer_owner(Reader *reader)
     ns_lock_take(&reader->owner_lock);
     PyObject *owner = reader->owner;
     if (owner != NULL) {
-        if (!_Py_IsOwnedByCurrentThread(owner)) {
+        if (!ns_is_owned(owner)) {
             kept = ns_try_incref(owner) ? owner : NULL;
         }
         else if (ns_local_count(owner) != 0) { /* else it is dying in this very thread */
@@ -80,7 +80,7 @@ used_elsewhere(PyObject *view, bool writes)
 static inline void
 used(PyObject *view, bool writes)
 {
-    if (ns_unlikely(!_Py_IsOwnedByCurrentThread(view)) && !ns_is_deferred(view)) {
+    if (ns_unlikely(!ns_is_owned(view)) && !ns_is_deferred(view)) {
         used_elsewhere(view, writes);
     }
 }

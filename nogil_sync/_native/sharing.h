@@ -41,7 +41,7 @@ void ns_used_elsewhere(PyObject *self);
 static inline void
 ns_used(PyObject *self)
 {
-    if (ns_unlikely(!_Py_IsOwnedByCurrentThread(self)) && !ns_is_deferred(self)) {
+    if (ns_unlikely(!ns_is_owned(self)) && !ns_is_deferred(self)) {
         ns_used_elsewhere(self);
     }
 }

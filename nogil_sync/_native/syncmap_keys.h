@@ -9,7 +9,7 @@
 #ifndef NS_SYNCMAP_KEYS_H
 #define NS_SYNCMAP_KEYS_H
 
-#include "module.h"
+#include "cpython.h"
 
 #include <string.h>
 
@@ -43,22 +43,6 @@ ns_same_str(PyObject *a, PyObject *b)
     unsigned kind = PyUnicode_KIND(a);
     return length == PyUnicode_GET_LENGTH(b) && kind == (unsigned)PyUnicode_KIND(b) &&
            memcmp(PyUnicode_DATA(a), PyUnicode_DATA(b), (size_t)length * kind) == 0;
-}
-
-/* A bit of an int's tag that is no part of its value: from 3.14 on it marks the immortal ones. */
-#define NS_INT_FLAG 4
-
-static inline bool
-ns_same_int(PyObject *a, PyObject *b)
-{
-    const struct _PyLongValue *x = &((PyLongObject *)a)->long_value;
-    const struct _PyLongValue *y = &((PyLongObject *)b)->long_value;
-    if (((x->lv_tag ^ y->lv_tag) & ~(uintptr_t)NS_INT_FLAG) != 0 ||
-        x->ob_digit[0] != y->ob_digit[0]) {
-        return false;
-    }
-    size_t digits = x->lv_tag >> _PyLong_NON_SIZE_BITS;
-    return digits <= 1 || memcmp(x->ob_digit, y->ob_digit, digits * sizeof(digit)) == 0;
 }
 
 /* A type whose equality with other such types is settled by the types alone. */

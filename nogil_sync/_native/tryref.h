@@ -37,83 +37,14 @@
  * Progress: a retry means that a writer succeeded. Given ns_publish, `try` cannot fail on the object
  * that is in the slot, so no locked slow path is needed.
  *
- * From 3.14 on the same two steps are public API. Its immortal path reads the count without an acquire, too, so
- * there a fence follows.
+ * ns_publish and ns_try_incref stand in cpython.h.
  */
 #ifndef NS_TRYREF_H
 #define NS_TRYREF_H
 
-#include "module.h"
-
-#include "core/atomics.h"
+#include "cpython.h"
 
 typedef _Atomic(PyObject *) ns_ref;
-
-#if PY_VERSION_HEX >= 0x030E0000
-
-static inline void
-ns_publish(PyObject *object)
-{
-    PyUnstable_EnableTryIncRef(object);
-}
-
-static inline int
-ns_try_incref(PyObject *object)
-{
-    int taken = PyUnstable_TryIncRef(object);
-    ns_fence(NS_ACQUIRE);
-    return taken;
-}
-
-#else
-
-static inline void
-ns_publish(PyObject *object)
-{
-    if (_Py_IsImmortal(object)) {
-        return;
-    }
-    Py_ssize_t shared = __atomic_load_n(&object->ob_ref_shared, __ATOMIC_RELAXED);
-    while ((shared & _Py_REF_SHARED_FLAG_MASK) == 0 &&
-           !__atomic_compare_exchange_n(&object->ob_ref_shared,
-                                        &shared,
-                                        shared | _Py_REF_MAYBE_WEAKREF,
-                                        false,
-                                        __ATOMIC_SEQ_CST,
-                                        __ATOMIC_RELAXED)) {
-    }
-}
-
-static inline int
-ns_try_incref(PyObject *object)
-{
-    uint32_t local = __atomic_load_n(&object->ob_ref_local, __ATOMIC_ACQUIRE);
-    if (local == _Py_IMMORTAL_REFCNT_LOCAL) {
-        return 1;
-    }
-    if (_Py_IsOwnedByCurrentThread(object)) {
-        __atomic_store_n(&object->ob_ref_local, local + 1, __ATOMIC_RELAXED);
-    }
-    else {
-        Py_ssize_t shared = __atomic_load_n(&object->ob_ref_shared, __ATOMIC_RELAXED);
-        do {
-            if (shared == 0 || shared == _Py_REF_MERGED) {
-                return 0;
-            }
-        } while (!__atomic_compare_exchange_n(&object->ob_ref_shared,
-                                              &shared,
-                                              shared + (1 << _Py_REF_SHARED_SHIFT),
-                                              false,
-                                              __ATOMIC_SEQ_CST,
-                                              __ATOMIC_RELAXED));
-    }
-#ifdef Py_REF_DEBUG
-    _Py_INCREF_IncRefTotal();
-#endif
-    return 1;
-}
-
-#endif
 
 /* A new reference to the slot's object, or NULL if the slot is NULL. Sequentially consistent. */
 static inline PyObject *

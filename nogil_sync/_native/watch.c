@@ -81,12 +81,12 @@ schedule_report(ns_watch *w, PyObject *self)
 void
 ns_watch_use_slow(ns_watch *w, PyObject *self)
 {
-    if (ns_load(&w->reported, NS_RELAXED) || _Py_IsImmortal(self)) {
+    if (ns_load(&w->reported, NS_RELAXED) || ns_is_immortal(self)) {
         return;
     }
     uint32_t uses = ns_load(&w->uses, NS_RELAXED) + 1;
     uint32_t changes = ns_load(&w->changes, NS_RELAXED);
-    Py_ssize_t count = __atomic_load_n(&self->ob_ref_shared, __ATOMIC_RELAXED);
+    Py_ssize_t count = ns_shared_count(self);
     if (count != ns_load(&w->seen, NS_RELAXED)) {
         ns_store(&w->seen, count, NS_RELAXED);
         ns_store(&w->changes, ++changes, NS_RELAXED);
