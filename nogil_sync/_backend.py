@@ -26,6 +26,7 @@ backend: str = _choose()
 
 if TYPE_CHECKING or backend == "threading":
     # Type checkers always see the pure classes: they are the typed specification.
+    from ._guard import defer as defer  # noqa: PLC0414  (for _tasks; not public)
     from ._guard import guard_of as guard_of  # noqa: PLC0414  (for _tasks; not public)
     from ._threading import (
         AtomicBool,
@@ -96,6 +97,7 @@ else:
             pin_all,
         )
         from ._native._core import (
+            defer as defer,  # noqa: PLC0414
             guard_of as guard_of,  # noqa: PLC0414
         )
     except ModuleNotFoundError as missing:

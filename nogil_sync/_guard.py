@@ -89,6 +89,10 @@ _COUNT = 64
 _guards = [Guard() for _ in range(_COUNT)]
 
 
+def defer(obj: object) -> None:
+    """Let the object defer its reference count, where the backend can; this one cannot."""
+
+
 def guard_of(obj: object) -> Guard:
     """The guard of this object: one of a fixed few, so that a fork can free them all."""
     return _guards[id(obj) // 64 % _COUNT]

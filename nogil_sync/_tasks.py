@@ -39,7 +39,7 @@ from operator import attrgetter
 from typing import Any, Literal
 
 from . import _taskgroup
-from ._backend import Event, guard_of
+from ._backend import Event, defer, guard_of
 from ._guard import Guard
 from ._sleep import closed_gate, sleep_at
 from ._spawn import Thread
@@ -48,6 +48,9 @@ from ._untraced import hide_sections
 # Seconds after which a worker without work ends.  It holds up the end of a program whose group
 # is never left, so it is short.
 _IDLE = 0.5
+
+# After so many tasks a group defers the reference counts of what its threads share.
+_OFTEN = 1000
 
 # In the main thread a join of a thread must notice `_thread.interrupt_main()`.
 _NAP = 0.04
@@ -207,6 +210,7 @@ class Tasks:
         self.unplaced: Task | None = None
         self.waiting = 0
         self.running = 0
+        self.until_deferred = _OFTEN
         self.slots = 0  # taken
         # The gate is opened for the one who leaves, when there may be something to do.
         self.gate = closed_gate()
@@ -276,6 +280,7 @@ class Tasks:
                     else:
                         last.next = task
                     self.waiting += 1
+                    self.until_deferred -= 1
                     if self.executor is not None:
                         if self.unplaced is None:
                             self.unplaced = task
@@ -284,6 +289,10 @@ class Tasks:
                 del self.guard.held
             if added:
                 self.advance(task)
+            if self.until_deferred == 0:
+                # Each task counts on these in a thread of its own, if they count.
+                defer(self)
+                defer(self.guard)
         except BaseException as error:
             withdrawn = self.serve(task, drop=True)
             try:

@@ -29,6 +29,7 @@ from nogil_sync import (
     ShardedCounter,
     ShardedFloatCounter,
     SyncMap,
+    TaskGroup,
     WaitGroup,
     once,
 )
@@ -347,5 +348,21 @@ def test_owner_in_a_cycle_with_its_helper_is_collected(made, use):
     obj.helper = {Pool: Pool.use, Semaphore: Semaphore.hold, SyncMap: iter}[cls[name]](obj)
     watch = weakref.ref(obj)
     del obj
+    gc.collect()
+    assert watch() is None
+
+
+@defers
+def test_group_of_many_tasks_defers():
+    with TaskGroup(limit=3) as group:
+        tasks = next(each for each in gc.get_referents(group) if type(each).__name__ == "Tasks")
+        for _ in range(500):
+            group.go(int)
+        assert not is_deferred(tasks)
+        for _ in range(1500):
+            group.go(int)
+        assert is_deferred(tasks)
+    watch = weakref.ref(group)
+    del group
     gc.collect()
     assert watch() is None

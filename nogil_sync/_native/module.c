@@ -75,6 +75,7 @@ exec_module(PyObject *module)
         ns_add_pool,
         ns_add_pin,
         ns_add_referents,
+        ns_add_sharing,
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(parts); i++) {
         if (parts[i](module) < 0) {

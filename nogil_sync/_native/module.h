@@ -61,5 +61,6 @@ int ns_add_ageing(PyObject *module);
 int ns_add_pool(PyObject *module);
 int ns_add_pin(PyObject *module);
 int ns_add_referents(PyObject *module);
+int ns_add_sharing(PyObject *module);
 
 #endif

@@ -17,3 +17,26 @@ ns_used_elsewhere(PyObject *self)
 }
 
 #endif
+
+/* For objects of classes that are written in Python: defers the count, from 3.14 on. */
+static PyObject *
+defer(PyObject *Py_UNUSED(module), PyObject *object)
+{
+#if NS_CAN_DEFER
+    PyUnstable_Object_EnableDeferredRefcount(object);
+#else
+    (void)object;
+#endif
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef functions[] = {
+    {"defer", defer, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+int
+ns_add_sharing(PyObject *module)
+{
+    return PyModule_AddFunctions(module, functions);
+}
