@@ -81,7 +81,7 @@ ANYTHING: dict[str, Any] = {
     "unfit": Unfit(),
     "huge": Huge(),
 }
-PAIRED = ("None", "-1", "10**400", "nan", "str", "unfit")
+PAIRED = ("None", "-1", "0", "10**400", "1e300", "nan", "str", "list", "unfit")
 
 
 def new_channel(m: Any) -> Any:
@@ -365,6 +365,7 @@ def test_the_table_is_whole():
     """Every public name has its place in it, but for exceptions and what both backends share."""
     subjects = {type(make(pure)).__name__ for make in OBJECTS.values()}
     shared = {"ChannelClosed", "PerformanceWarning", "once_property", "TaskGroup", "backend"}
+    shared |= {"Left", "PinReport", "pin_report"}
     assert {*subjects, *FUNCTIONS, *shared} >= {*nogil_sync.__all__}
 
 
