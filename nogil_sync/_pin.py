@@ -47,7 +47,14 @@ _HARMLESS: Final = frozenset((*_PLAIN, *_CONTAINERS, FunctionType, MethodType, C
 
 
 class Left(NamedTuple):
-    """An object that ``pin(obj, deep=True)`` would leave as it is: see :func:`pin_report`."""
+    """An object that ``pin(obj, deep=True)`` would leave as it is: see :func:`pin_report`.
+
+    >>> import threading
+    >>> from nogil_sync import Left, pin_report
+    >>> left: Left = pin_report({"hosts": [], "lock": threading.Lock()}).left[0]
+    >>> left.path, left.reason
+    ("obj['lock']", 'is a lock')
+    """
 
     #: The object.
     obj: object
@@ -58,7 +65,13 @@ class Left(NamedTuple):
 
 
 class PinReport(NamedTuple):
-    """What ``pin(obj, deep=True)`` would pin, and what it would leave: see :func:`pin_report`."""
+    """What ``pin(obj, deep=True)`` would pin, and what it would leave: see :func:`pin_report`.
+
+    >>> from nogil_sync import PinReport, pin_report
+    >>> report: PinReport = pin_report(["host-1", ["host-2"]])
+    >>> report.by_type["list"][0]
+    2
+    """
 
     #: How many objects would be pinned; those that are immortal already do not count.
     objects: int
@@ -272,7 +285,7 @@ def pin_report(obj: object) -> PinReport:
     meanwhile may or may not be counted.
 
     >>> from nogil_sync import pin_report
-    >>> report = pin_report({"debug": False, "hosts": [f"host-{n}" for n in range(3)]})
+    >>> report = pin_report({"hosts": [f"host-{n}" for n in range(3)]})
     >>> report.objects, report.left
     (5, [])
     """

@@ -365,6 +365,7 @@ def test_the_table_is_whole():
     """Every public name has its place in it, but for exceptions and what both backends share."""
     subjects = {type(make(pure)).__name__ for make in OBJECTS.values()}
     shared = {"ChannelClosed", "PerformanceWarning", "once_property", "TaskGroup", "backend"}
+    shared |= {"Left", "PinReport", "pin_report"}
     assert {*subjects, *FUNCTIONS, *shared} >= {*nogil_sync.__all__}
 
 

@@ -52,10 +52,12 @@ def test_all_names():
         "ChannelClosed",
         "Cond",
         "Event",
+        "Left",
         "Mutex",
         "Once",
         "OnceFunction",
         "PerformanceWarning",
+        "PinReport",
         "Pool",
         "PoolUse",
         "RWMutex",
@@ -78,6 +80,7 @@ def test_all_names():
         "once_property",
         "pin",
         "pin_all",
+        "pin_report",
     ]
     for name in nogil_sync.__all__:
         assert hasattr(nogil_sync, name)
@@ -95,7 +98,7 @@ def test_classes_name_their_home(name):
 def test_same_names_in_both_backends():
     from nogil_sync import _threading
 
-    shared = ["TaskGroup", "backend"]
+    shared = ["Left", "PinReport", "TaskGroup", "backend", "pin_report"]
     assert sorted([*_threading.__all__, *shared]) == sorted(nogil_sync.__all__)
 
 
