@@ -12,7 +12,7 @@ from pathlib import Path
 from shutil import which
 
 import pytest
-from support import SANITIZED, python
+from support import SANITIZED, python, settle
 
 import nogil_sync
 
@@ -31,8 +31,9 @@ def pytest_report_header() -> str:
 def interrupt() -> Iterator[Callable[..., Callable[[], None]]]:
     """Have a signal handler call a function in the main thread, once or again and again.
 
-    ``interrupt(function, after, every=None)``, in seconds, returns what ends it.  A repeated
-    call never interrupts itself.  (SIGALRM is pytest-timeout's.)
+    ``interrupt(function, after, every=None)``, in seconds, returns what ends it.  A single call
+    comes once the main thread sleeps, however long it takes to get there.  A repeated call never
+    interrupts itself.  (SIGALRM is pytest-timeout's.)
     """
     if not hasattr(signal, "pthread_kill"):
         pytest.skip("no signals between threads on this system")
@@ -48,6 +49,8 @@ def interrupt() -> Iterator[Callable[..., Callable[[], None]]]:
     def send(function: Callable[[], object], after: float, every: float | None) -> None:
         delay: float | None = after
         while delay is not None and not stop.wait(delay):
+            if every is None:
+                settle(threading.main_thread())
             done = threading.Event()
 
             def call(done: threading.Event = done) -> None:

@@ -814,6 +814,7 @@ INTERRUPTED = """
 
     def interrupter():
         global sent
+        begun.wait(60)
         time.sleep(0.3)
         {hold}
         sent = time.monotonic()
@@ -826,9 +827,11 @@ INTERRUPTED = """
             assert c.wait(20)
     others = [threading.Thread(target=wait, daemon=True) for _ in range({others})]
     for other in others: other.start()
+    begun = threading.Event()
     threading.Thread(target=interrupter, daemon=True).start()
     c.acquire()
     try:
+        begun.set()
         {wait}
     except KeyboardInterrupt:
         took = time.monotonic() - sent

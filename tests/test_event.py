@@ -205,6 +205,7 @@ INTERRUPTED = """
 
     def interrupter():
         global sent
+        begun.wait(60)
         time.sleep(0.3)
         sent = time.monotonic()
         {send}
@@ -212,8 +213,10 @@ INTERRUPTED = """
     e = Event()
     others = [threading.Thread(target=e.wait, daemon=True) for _ in range({others})]
     for other in others: other.start()
+    begun = threading.Event()
     threading.Thread(target=interrupter).start()
     try:
+        begun.set()
         e.wait({timeout})
     except KeyboardInterrupt:
         took = time.monotonic() - sent

@@ -401,6 +401,7 @@ INTERRUPTED = """
 
     def interrupter():
         global sent
+        begun.wait(60)
         time.sleep(0.3)
         sent = time.monotonic()
         {send}
@@ -409,8 +410,10 @@ INTERRUPTED = """
     m.acquire()
     others = [threading.Thread(target=m.acquire, daemon=True) for _ in range({others})]
     for other in others: other.start()
+    begun = threading.Event()
     threading.Thread(target=interrupter).start()
     try:
+        begun.set()
         {wait}
     except KeyboardInterrupt:
         took = time.monotonic() - sent

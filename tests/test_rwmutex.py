@@ -766,6 +766,7 @@ INTERRUPTED = """
 
     def interrupter():
         global sent
+        begun.wait(60)
         time.sleep(0.3)
         sent = time.monotonic()
         {send}
@@ -778,8 +779,10 @@ INTERRUPTED = """
         time.sleep(0.1)
         for other in others: other.start()
     threading.Thread(target=start).start()
+    begun = threading.Event()
     threading.Thread(target=interrupter).start()
     try:
+        begun.set()
         rw.{side}.acquire({timeout})
     except KeyboardInterrupt:
         took = time.monotonic() - sent

@@ -679,6 +679,7 @@ INTERRUPTED = """
 
     def interrupter():
         global sent
+        begun.wait(60)
         time.sleep(0.3)
         sent = time.monotonic()
         {send}
@@ -689,8 +690,10 @@ INTERRUPTED = """
     others = [threading.Thread(target=take, daemon=True) for _ in range({others})]
     for other in others: other.start()
     time.sleep(0.05)
+    begun = threading.Event()
     threading.Thread(target=interrupter).start()
     try:
+        begun.set()
         {wait}
     except KeyboardInterrupt:
         took = time.monotonic() - sent

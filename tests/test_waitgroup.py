@@ -546,6 +546,7 @@ INTERRUPTED = """
 
     def interrupter():
         global sent
+        begun.wait(60)
         time.sleep(0.3)
         sent = time.monotonic()
         {send}
@@ -554,8 +555,10 @@ INTERRUPTED = """
     g.add()
     others = [threading.Thread(target=g.wait, daemon=True) for _ in range({others})]
     for other in others: other.start()
+    begun = threading.Event()
     threading.Thread(target=interrupter).start()
     try:
+        begun.set()
         g.wait({timeout})
     except KeyboardInterrupt:
         took = time.monotonic() - sent

@@ -31,14 +31,17 @@ def test_ctrl_c(call, send):
         from nogil_sync import *
         def interrupter():
             global sent
+            begun.wait(60)
             time.sleep(0.2)
             sent = time.monotonic()
             {send}
         c = {make}
         {before}
         size = len(c)
+        begun = threading.Event()
         threading.Thread(target=interrupter).start()
         try:
+            begun.set()
             {wait}
         except KeyboardInterrupt:
             took = time.monotonic() - sent
