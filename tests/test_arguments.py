@@ -81,7 +81,7 @@ ANYTHING: dict[str, Any] = {
     "unfit": Unfit(),
     "huge": Huge(),
 }
-PAIRED = ("None", "-1", "10**400", "nan", "str", "unfit")
+PAIRED = ("None", "-1", "0", "10**400", "1e300", "nan", "str", "list", "unfit")
 
 
 def new_channel(m: Any) -> Any:
