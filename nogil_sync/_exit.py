@@ -6,8 +6,9 @@ vain: its waits raise ``PythonFinalizationError``, or ``RuntimeError`` before Py
 
 import builtins
 import sys
-import threading
 from time import sleep
+
+from ._originals import get_ident, main_thread
 
 _FinalizationError: type[RuntimeError] = getattr(builtins, "PythonFinalizationError", RuntimeError)
 
@@ -15,6 +16,6 @@ _FinalizationError: type[RuntimeError] = getattr(builtins, "PythonFinalizationEr
 def check_exit() -> None:
     """Raise if nobody is left who could end a wait."""
     if sys.is_finalizing():
-        if threading.get_ident() != threading.main_thread().ident:
+        if get_ident() != main_thread().ident:
             sleep(0.05)  # from which only the thread that finalizes returns
         raise _FinalizationError("cannot wait at interpreter finalization")

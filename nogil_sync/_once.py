@@ -11,7 +11,7 @@ takes no space here.
 An interrupt leaves no trace. Signal handlers, and with them ``KeyboardInterrupt``, come only
 after a call, on a backward jump and on entry to a Python function. What ends a run is
 therefore straight-line code in a ``finally`` whose only call, at its end, is the one in C that
-wakes a waiter. (That is why waiters sleep at a bare ``threading.Lock`` and not at an `Event`,
+wakes a waiter. (That is why waiters sleep at a bare lock of the interpreter's and not at an `Event`,
 whose ``set`` is a Python function in one of the backends.) Such a *gate* is closed when it is
 made and opened once; whoever comes through opens it for the next.
 
@@ -28,7 +28,6 @@ import functools
 import os
 import sys
 import sysconfig
-import threading
 from collections.abc import Callable
 from itertools import pairwise
 from time import monotonic
@@ -42,6 +41,7 @@ from types import (
 from typing import Any, ClassVar, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from ._exit import check_exit
+from ._originals import allocate_lock, get_ident, local, main_thread
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -63,17 +63,17 @@ class _Run:
         self.key = key
         self.outer = outer  # the run of this thread below it: it was called from there
         self.table = _running
-        self.thread = threading.get_ident()
+        self.thread = get_ident()
         self.waiting = False
         self.over = False  # becomes true before the gate is opened
         try:
-            self.gate = threading.Lock()
+            self.gate = allocate_lock()
         except RuntimeError:  # "can't allocate lock"
             raise MemoryError from None
         self.gate.acquire()
 
 
-class _Local(threading.local):
+class _Local(local):
     run: _Run | None = None  # this thread's innermost
 
 
@@ -125,7 +125,7 @@ def exclusively(
 def _wait(run: _Run, other: _Run, deadline: float | None) -> None:
     """Sleep until the other run is over, or raise if that cannot be or takes too long."""
     me = run.thread
-    nap = _NAP if me == threading.main_thread().ident else -1.0
+    nap = _NAP if me == main_thread().ident else -1.0
     below = _waits.get(me)  # a wait of this thread that a signal handler interrupted
     run.waiting = True
     try:
@@ -322,13 +322,13 @@ class Failure:
         # Without our own frame, in which it was caught.
         whole = error.__traceback__
         self.traceback: TracebackType | None = whole and whole.tb_next
-        self.thread = threading.get_ident()
+        self.thread = get_ident()
         # Nobody raises or changes the model, so that others can copy it meanwhile.
         self.model = None if _SHAREABLE else _twin(error)
 
     def throw(self) -> NoReturn:
         error: BaseException = self.error
-        if self.model is not None and threading.get_ident() != self.thread:
+        if self.model is not None and get_ident() != self.thread:
             error = _twin(self.model)
         BaseException.with_traceback(error, self.traceback)
         try:

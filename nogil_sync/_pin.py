@@ -15,7 +15,6 @@ The object that was given is pinned in any case, as :func:`pin` promises.
 
 import gc
 import sys
-import threading
 from collections import deque
 from types import (
     AsyncGeneratorType,
@@ -35,10 +34,12 @@ from types import (
 )
 from typing import Any, Final, NamedTuple
 
+from ._originals import Thread, local
+
 _CONTAINERS: Final = (dict, list, tuple, set, frozenset, deque, MappingProxyType)
 # Neither pinned nor entered, and not worth a word: they are the program, not its data.
 _PROGRAM: Final = (type, ModuleType, CodeType, FrameType, TracebackType)
-_RUNNING: Final = (GeneratorType, CoroutineType, AsyncGeneratorType, threading.local)
+_RUNNING: Final = (GeneratorType, CoroutineType, AsyncGeneratorType, local)
 _PATH_LENGTH: Final = 12
 _PLAIN: Final = (str, bytes, int, float, complex, bool, type(None))
 _NOT_ENTERED: Final = (*_PLAIN, BuiltinFunctionType, *_PROGRAM)
@@ -179,7 +180,7 @@ def _must_end(obj: object) -> str:
         return ""
     if issubclass(cls, _RUNNING):
         return "is under way"
-    if issubclass(cls, threading.Thread):
+    if issubclass(cls, Thread):
         return "is a thread"
     if _has(cls, "__del__"):
         return "has a finaliser"

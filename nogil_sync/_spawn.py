@@ -8,10 +8,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from ._originals import Thread as InterpretersThread
+from ._originals import get_ident, main_thread
 from ._sleep import closed_gate, sleep_at
 
 
-class Thread(threading.Thread):
+class Thread(InterpretersThread):
     """A thread, no daemon, whose start an interrupt cannot spoil.
 
     ``threading.Thread.start`` takes locks of the `threading` module in Python code. An interrupt
@@ -28,7 +30,7 @@ class Thread(threading.Thread):
 
     def start(self) -> None:
         """Start the thread, or raise the reason why there is none."""
-        if threading.get_ident() != threading.main_thread().ident:
+        if get_ident() != main_thread().ident:
             super().start()
             return
         process = os.getpid()
@@ -88,7 +90,7 @@ class Worker(Thread):
             done()
 
 
-def _report(thread: threading.Thread) -> None:
+def _report(thread: Thread) -> None:
     """Hand the exception to ``threading.excepthook``, as a thread does when it ends."""
     try:
         args = threading.ExceptHookArgs((*sys.exc_info(), thread))

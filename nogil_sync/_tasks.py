@@ -31,7 +31,6 @@ it does not wait, and its group goes on with a fresh one.
 
 import os
 import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Executor, Future, wait
 from contextvars import copy_context
@@ -41,6 +40,7 @@ from typing import Any, Literal
 from . import _taskgroup
 from ._backend import Event, defer, guard_of
 from ._guard import Guard
+from ._originals import Condition, local
 from ._sleep import closed_gate, sleep_at
 from ._spawn import Thread
 from ._untraced import hide_sections
@@ -58,7 +58,7 @@ _NAP = 0.04
 _generation = 0  # how many forks made this process
 
 
-class _Thread(threading.local):
+class _Thread(local):
     task: "Task | None" = None  # the innermost task that runs in this thread
     placing: "Tasks | None" = None  # innermost of those that hand a task to an executor here
 
@@ -66,7 +66,7 @@ class _Thread(threading.local):
 _thread = _Thread()
 
 
-class _Condition(threading.Condition):
+class _Condition(Condition):
     """A condition over a guard, so that no interrupt leaves a future locked.
 
     ``with`` finds the methods of the guard here, and not those of the base class: these are
@@ -182,7 +182,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self.gate = closed_gate()
-        self.thread: threading.Thread | None = None
+        self.thread: Thread | None = None
         self.above: _Worker | None = None
         self.below: _Worker | None = None
         self.begun = False  # the thread runs

@@ -20,12 +20,13 @@ never see a full one.
 import gc
 import os
 import sysconfig
-import threading
 import time
 import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
+
+from .._originals import RLock
 
 _EVERY_ONE = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 _FULL = 2
@@ -90,7 +91,7 @@ def _forget(pop: Callable[..., object], ref: weakref.ref[Any], identity: Any = i
     pop(identity(ref), None)
 
 
-_installing = threading.RLock()  # reentrant: a finaliser may make a pool, too
+_installing = RLock()  # reentrant: a finaliser may make a pool, too
 
 
 _found: list[Any] = []  # the hook that this module uses, once it uses one

@@ -23,12 +23,12 @@ thread grants to a waiter while the handler does something else is idle until th
 """
 
 import os
-import threading
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, TypeAlias
 
 from .._guard import NO_RECEIPT, Guard, Receipt, guard_of
+from .._originals import LockType, get_ident, local
 from .._sleep import closed_gate, sleep_at
 
 
@@ -64,8 +64,8 @@ class Waiter:
     def __init__(self, line: "Line", request: Any) -> None:
         self.line = line
         self.request = request
-        self.thread = threading.get_ident()
-        self.gate: threading.Lock | None = None  # made when it has to wait
+        self.thread = get_ident()
+        self.gate: LockType | None = None  # made when it has to wait
         self.joined = False  # it is in the queue, or was granted what it asked for
         self.kept = False  # granted, and not to be taken back by a nested call
         self.away = False  # its thread is in a nested call for the same object
@@ -79,7 +79,7 @@ Waiters: TypeAlias = tuple[Waiter, ...]
 Change: TypeAlias = tuple[Any, Waiters, Waiters]  # the new value, who still waits, who is granted
 
 
-class _Thread(threading.local):
+class _Thread(local):
     waiter: Waiter | None = None  # the innermost call of this thread that waits
 
 
@@ -370,7 +370,7 @@ def _forget_waiters() -> None:
     (Its wait, if any, was interrupted by a handler that forked, and goes on in the child.)
     It runs by itself there, so it needs no section.
     """
-    this_thread = threading.get_ident()
+    this_thread = get_ident()
     for line in {waiter.line for waiter in _waiting}:
         value, waiters = line.state
         mine = tuple(waiter for waiter in waiters if waiter.thread == this_thread)

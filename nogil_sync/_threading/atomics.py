@@ -4,13 +4,13 @@ Each operation checks and converts its arguments first, then does its work in on
 (see `_guard`).  A load is one read of one slot, which is atomic by itself.
 """
 
-import threading
 from collections.abc import Callable
 from types import GenericAlias
 from typing import Any, ClassVar, Generic, NoReturn, SupportsIndex, TypeVar, overload
 
 from .._guard import Guard, guard_of
 from .._object import SyncObject, adopt, uninitialized
+from .._originals import get_ident
 from ._arguments import exact_int
 
 T = TypeVar("T")
@@ -386,7 +386,7 @@ class AtomicRef(_Atomic, Generic[T]):
             value = self.__value
         except RuntimeError:
             return uninitialized(self)
-        entry = (id(self), threading.get_ident())
+        entry = (id(self), get_ident())
         if entry in _in_repr:
             return f"{name}(...)"
         _in_repr.add(entry)

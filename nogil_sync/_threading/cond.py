@@ -6,7 +6,6 @@ is unpacked: from the C function to the store there is no place where an interru
 """
 
 import sys
-import threading
 from collections.abc import Callable
 from functools import partial
 from operator import call
@@ -16,6 +15,7 @@ from typing import Any, Protocol, SupportsIndex, TypeVar
 from .._exit import check_exit
 from .._guard import Receipt
 from .._object import SyncObject, uninitialized
+from .._originals import LockType, RLock
 from ._arguments import exact_int, wait_timeout
 from ._queue import Change, Line, Waiter, Waiters
 from .mutex import Mutex
@@ -27,7 +27,7 @@ T = TypeVar("T")
 _OURS: tuple[Any, ...] = (Mutex, RWMutexReader, RWMutexWriter)
 
 # Locks that raise only what interrupts them, after which asking again makes sense.
-_SOUND: tuple[Any, ...] = (*_OURS, type(threading.Lock()), type(threading.RLock()))
+_SOUND: tuple[Any, ...] = (*_OURS, LockType, type(RLock()))
 
 
 class _Lock(Protocol):

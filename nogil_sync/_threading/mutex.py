@@ -30,11 +30,11 @@ had the signal come just after the acquire.
 """
 
 import os
-import threading
 from time import monotonic
 
 from .._guard import NO_RECEIPT, Guard, Receipt, guard_of
 from .._object import SyncObject, uninitialized
+from .._originals import get_ident, local
 from .._sleep import closed_gate, sleep_at
 from ._arguments import lock_timeout
 
@@ -49,7 +49,7 @@ class _Waiter:
     def __init__(self, mutex: "Mutex", outer: "_Waiter | None", since: float) -> None:
         self.mutex = mutex
         self.since = since
-        self.thread = threading.get_ident()
+        self.thread = get_ident()
         self.gate = closed_gate()
         self.granted = False  # the lock is ours; taken back only by `_take_over`
         self.queued = False
@@ -60,7 +60,7 @@ class _Waiter:
         self.outer = outer
 
 
-class _Thread(threading.local):
+class _Thread(local):
     waiter: _Waiter | None = None  # the innermost call of this thread that waits
 
 
@@ -390,7 +390,7 @@ def _forget_waiters() -> None:
     (Its wait, if any, was interrupted by a handler that forked, and goes on in the child.)
     It runs by itself there, so it needs no section.
     """
-    this_thread = threading.get_ident()
+    this_thread = get_ident()
     waiters = list(_waiting)
     for waiter in waiters:
         if waiter.thread != this_thread:
