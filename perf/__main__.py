@@ -18,6 +18,7 @@ from typing import Any
 
 import report
 import results
+import ways
 from harness import check_gil, describe_build, thread_sweep
 from progress import Progress, show_progress
 from rows import Operation, usable_peers
@@ -82,14 +83,22 @@ def parse() -> argparse.Namespace:
         help="what the quick preset may spend in loops (default: %(default)s)",
     )
     parser.add_argument(
+        "--markdown",
+        type=Path,
+        metavar="PAGE",
+        help="also put the table of the ways to reach an object into this page, between its marks",
+    )
+    # ./dev bench --python 3.13t,3.14t: as 3.13t=/path/of/python, several times.
+    parser.add_argument("--interpreter", action="append", default=[], help=argparse.SUPPRESS)
+    parser.add_argument(
         "--list", action="store_true", help="name the operations and rows, and stop"
     )
     return parser.parse_args()
 
 
-def jobs(only: str | None, peers: list[str], *, full: bool) -> list[Job]:
+def jobs(only: str | None, peers: list[str], *, full: bool, ways: bool) -> list[Job]:
     return [
-        Job(script, operation)
+        Job(script, operation if ways else operation.usual())
         for script in (path.stem.removeprefix("bench_") for path in sorted(HERE.glob("bench_*.py")))
         for operation in importlib.import_module(f"bench_{script}").operations(peers)
         if (full or only or operation.quick) and selected(only, script, operation.name)
@@ -151,6 +160,7 @@ class Plan:
     folder: Path
     full: bool
     budget: float
+    ways: bool
 
     def counts(self, job: Job) -> list[int]:
         return thread_counts(job.operation, self.threads)
@@ -165,6 +175,8 @@ class Plan:
         command += ["--report-progress", "-o", str(self.folder / (name + PART)), "--only", only]
         command += ["--threads", ",".join(map(str, self.counts(job)))]
         command += ["--use-peers", ",".join(self.peers)]
+        if self.ways:
+            command.append("--ways")
         if self.full:
             return [*command, "--rigorous"]
         min_time = min(0.12, max(0.001, self.budget / self.cells() / RUNS_PER_CELL))
@@ -184,11 +196,12 @@ def make_plan(args: argparse.Namespace) -> Plan:
     peers, notes = usable_peers()
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    todo = jobs(args.only, peers, full=args.full)
+    every_way = args.ways or args.full
+    todo = jobs(args.only, peers, full=args.full, ways=every_way)
     if not todo:
         sys.exit(f"error: no operation matches --only {args.only!r}; --list names them")
     folder = output_folder(args.output)
-    return Plan(todo, peers, args.threads, folder, args.full, args.budget)
+    return Plan(todo, peers, args.threads, folder, args.full, args.budget, every_way)
 
 
 def carry_out(plan: Plan) -> None:
@@ -212,7 +225,7 @@ def carry_out(plan: Plan) -> None:
 def main() -> None:
     args = parse()
     if args.list:
-        for job in jobs(args.only, usable_peers()[0], full=True):
+        for job in jobs(args.only, usable_peers()[0], full=True, ways=args.ways):
             when = "" if job.operation.quick else "  (with --full or --only)"
             print(f"{job.script} {job.operation.name}{when}")
             for row in job.operation.rows:
@@ -223,7 +236,10 @@ def main() -> None:
         first = args.report[0]
         folder = args.output or (first if first.is_dir() else first.parent)
         folder.mkdir(parents=True, exist_ok=True)
-        show(files, folder)
+        show(files, folder, args.markdown)
+        return
+    if args.interpreter:
+        side_by_side(args)
         return
     warning = check_gil()
     if warning:
@@ -241,20 +257,66 @@ def main() -> None:
     if not files:
         sys.exit("nothing was measured")
     if not args.json_only:
-        show(files, folder)
+        show(files, folder, args.markdown)
     else:
         print(f"results: {folder}")
     if interrupted:
         sys.exit(130)
 
 
-def show(files: list[Path], folder: Path) -> None:
+def side_by_side(args: argparse.Namespace) -> None:
+    """Measure with each interpreter, into folders of their own, then show all."""
+    folder = output_folder(args.output)
+    passed = _without(sys.argv[1:], "--interpreter", "-o", "--output", "--markdown")
+    interrupted = False
+    for named in args.interpreter:
+        label, _, python = named.partition("=")
+        print(f"\n{label}", flush=True)
+        # A path is named by its path.
+        into = folder / re.sub(r"[^\w.-]+", "_", label).strip("_")
+        command = [python, str(HERE), *passed, "--json-only", "-o", str(into)]
+        try:
+            code = subprocess.run(command, check=False).returncode
+        except KeyboardInterrupt:  # it got the Ctrl-C as well, and has stored what it has
+            code = 130
+        if code == 130:
+            interrupted = True
+            break
+        if code:
+            print(f"error: nothing from {label}, which ended with exit code {code}")
+    files = results.find_files(folder)
+    if not files:
+        sys.exit("nothing was measured")
+    if args.json_only:
+        print(f"results: {folder}")
+    else:
+        show(files, folder, args.markdown)
+    if interrupted:
+        sys.exit(130)
+
+
+def _without(arguments: list[str], *options: str) -> list[str]:
+    """The command line without these options and their values."""
+    left = []
+    values = iter(arguments)
+    for argument in values:
+        if argument in options:
+            next(values)
+        elif not argument.startswith(tuple(f"{option}=" for option in options)):
+            left.append(argument)
+    return left
+
+
+def show(files: list[Path], folder: Path, page: Path | None) -> None:
     found = results.load(files)
-    if not found.panels and not found.fairness:
+    if not any(each.panels or each.fairness for each in found):
         sys.exit("error: no results of these benchmarks there")
     report.print_table(found)
-    for path in report.draw_plot(found, folder) if found.panels else []:
+    for path in report.draw_plot(found, folder):
         print(f"plot:    {path}")
+    if page:
+        ways.write_markdown(found, page)
+        print(f"table:   {page}")
     print(f"results: {folder} (pyperf's JSON: python -m pyperf show, compare_to)")
 
 

@@ -13,22 +13,25 @@ so that the only objects shared inside the loop are those that the row is about.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import itertools
 import marshal
 import os
+import re
 import sys
 import sysconfig
 import textwrap
 import threading
 import time
 import types
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import nogil_sync
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from rows import Row
 
@@ -49,9 +52,12 @@ def loop(_repeat, _rounds, _clock, _meet, _loops, {names}):
 
 
 def compile_source(
-    template: str, row: Row, names: Sequence[str], **values: object
+    template: str, row: Row, names: Sequence[str], free: Sequence[str] = (), **values: object
 ) -> types.CodeType:
-    """The loop of one row; every thread makes its own function from it."""
+    """The loop of one row; every thread makes its own function from it.
+
+    `names` are its parameters beside the template's, `free` the variables of a function around it.
+    """
 
     def indented(source: str, depth: int) -> str:
         return textwrap.indent(textwrap.dedent(source).strip(), " " * depth).lstrip()
@@ -65,13 +71,58 @@ def compile_source(
         item="k" if row.through else "_",
         **values,
     )
-    scope: dict[str, Any] = {}
+    if row.way == "closure":
+        source = f"def outer({', '.join(free)}):\n" + textwrap.indent(source.strip(), "    ")
     # As if imported from a .pyc file: free-threaded CPython makes the constants of such code
     # immortal, but not those of compile(), whose reference counts the threads would fight over.
-    compiled = marshal.loads(marshal.dumps(compile(source, f"<{row.name}>", "exec")))
-    exec(compiled, scope)
-    code: types.CodeType = scope["loop"].__code__
+    code: types.CodeType = marshal.loads(marshal.dumps(compile(source, f"<{row.name}>", "exec")))
+    while code.co_name != "loop":
+        code = next(each for each in code.co_consts if isinstance(each, types.CodeType))
     return code
+
+
+class Loop(NamedTuple):
+    """The loop of a row with all that it needs to reach the shared objects."""
+
+    code: types.CodeType
+    arguments: tuple[object, ...] = ()
+    # The globals of all threads' functions; without, each function has a dict of its own.
+    module: dict[str, Any] | None = None
+    closure: tuple[types.CellType, ...] | None = None
+
+
+def make_loop(row: Row, shared: Mapping[str, object]) -> Loop:
+    """The row's loop, which reaches the shared objects in the row's way."""
+    match row.way:
+        case "local":
+            return Loop(compile_source(_TEMPLATE, row, list(shared)), tuple(shared.values()))
+        case "global":
+            module = {"__builtins__": __builtins__, **shared}
+            return Loop(compile_source(_TEMPLATE, row, []), module=module)
+        case "closure":
+            code = compile_source(_TEMPLATE, row, [], free=list(shared))
+            cells = {name: types.CellType(value) for name, value in shared.items()}
+            return Loop(code, closure=tuple(cells[name] for name in code.co_freevars))
+        case "self":
+            server = _server_class(*shared)()
+            for name, value in shared.items():
+                setattr(server, name, value)
+            if row.self_pinned:
+                nogil_sync.pin(server)
+            return Loop(compile_source(_TEMPLATE, _through_self(row, shared), ["self"]), (server,))
+
+
+@functools.cache
+def _server_class(*attributes: str) -> type[Any]:
+    """An ordinary class for these attributes; one for each row keeps its instances alike."""
+    del attributes
+    return type("Server", (), {})
+
+
+def _through_self(row: Row, names: Iterable[str]) -> Row:
+    shared = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, names))})\b")
+    body, prologue = (shared.sub(r"self.\1", text) for text in (row.body, row.prologue))
+    return replace(row, body=body, prologue=prologue)
 
 
 def rounds(items: Iterable[object], loops: int) -> Iterator[object]:
@@ -80,9 +131,11 @@ def rounds(items: Iterable[object], loops: int) -> Iterator[object]:
 
 
 def together(
-    threads: int, loop: types.CodeType, arguments: Sequence[object]
+    threads: int, loop: types.CodeType | Loop, arguments: Sequence[object]
 ) -> list[tuple[float, float]]:
     """Run the loop in that many threads, started at one moment; what each returned."""
+    code, more, module, closure = loop if isinstance(loop, Loop) else Loop(loop)
+    arguments = (*arguments, *more)
     start = 0.0
 
     def set_start() -> None:
@@ -102,7 +155,8 @@ def together(
 
     def work() -> None:
         # A function of its own: also its reference count is not shared.
-        own = types.FunctionType(loop, {"__builtins__": __builtins__})
+        scope = {"__builtins__": __builtins__} if module is None else module
+        own = types.FunctionType(code, scope, closure=closure)
         try:
             results.append(own(itertools.repeat, rounds, time.perf_counter, meet, *arguments))
         except BaseException as error:
@@ -122,9 +176,7 @@ def together(
 
 def run_row(row: Row, threads: int, loops: int) -> float:
     """Wall time of `loops` operations in each of `threads` threads."""
-    shared = row.objects(threads)
-    code = compile_source(_TEMPLATE, row, list(shared))
-    spans = together(threads, code, (loops, *shared.values()))
+    spans = together(threads, make_loop(row, row.objects(threads)), (loops,))
     return max(end for _, end in spans) - min(began for began, _ in spans)
 
 

@@ -11,9 +11,12 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import ways
+from results import headline
 from rows import BOUND
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from results import Line, Panel, Results
@@ -28,6 +31,10 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 
 # Each table: its header, its rows, and the kind of each row.
 Tables: TypeAlias = list[tuple[list[str], list[list[str]], list[str]]]
+
+LOSES = "loses to"
+# The columns, beside the first, that hold words and not numbers.
+WORDS = (LOSES, "reached as")
 
 KIND_STYLE = {"floor": "dim", "stdlib": "", "peer": "cyan", "ours": "bold green"}
 
@@ -53,7 +60,7 @@ def _header(panel: Panel) -> list[str]:
     header.append(f"vs ref {counts[0]}T")
     if len(counts) > 1:
         header += [f"vs ref {counts[-1]}T", "scaling"]
-    return [*header, "loses to"]
+    return [*header, LOSES]
 
 
 def _cells(panel: Panel, line: Line) -> list[str]:
@@ -66,11 +73,65 @@ def _cells(panel: Panel, line: Line) -> list[str]:
         cells.append(times(panel.ratio(line, last)) if line.kind != "floor" else "")
         both = first in line.mops and last in line.mops
         cells.append(times(line.mops[last] / line.mops[first]) if both else "")
+    cells.append(_losses(panel, line))
+    return cells
+
+
+def _losses(panel: Panel, line: Line) -> str:
     by_name: dict[str, list[str]] = {}
     for name, threads, ratio in panel.losses(line):
         by_name.setdefault(name, []).append(f"{threads}T {times(ratio)}")
-    cells.append("; ".join(f"{name} ({', '.join(where)})" for name, where in by_name.items()))
+    return "; ".join(f"{name} ({', '.join(where)})" for name, where in by_name.items())
+
+
+def _side_by_side(found: Sequence[Results]) -> Tables:
+    """A table for each operation, with columns for each interpreter."""
+    tables: Tables = []
+    for operation in dict.fromkeys(p.operation for each in found for p in _usual_panels(each)):
+        of_versions = [
+            (each.label, panel)
+            for each in found
+            for panel in each.panels
+            if panel.operation == operation
+        ]
+        header = [operation]
+        for label, panel in of_versions:
+            counts = panel.threads()
+            header += [f"{label} {counts[0]}T"]
+            if len(counts) > 1:
+                header += [f"{counts[-1]}T", "scaling"]
+            header.append("vs ref")
+        header.append(LOSES)
+        kinds = {line.name: line.kind for _, panel in of_versions for line in panel.lines.values()}
+        rows = []
+        for name in kinds:
+            reference = any(name == panel.reference for _, panel in of_versions)
+            cells, losses = [name + (" (ref)" if reference else "")], []
+            for label, panel in of_versions:
+                line = panel.lines.get(name)
+                cells += _version_cells(panel, line)
+                lost = _losses(panel, line) if line else ""
+                losses += [f"{label}: {lost}"] if lost else []
+            rows.append([*cells, "; ".join(losses)])
+        tables.append((header, rows, list(kinds.values())))
+    return tables
+
+
+def _version_cells(panel: Panel, line: Line | None) -> list[str]:
+    counts = panel.threads()
+    ends = dict.fromkeys((counts[0], counts[-1]))
+    if line is None:
+        return [""] * (len(ends) + (len(ends) > 1) + 1)
+    cells = [number(line.mops[c]) if c in line.mops else "" for c in ends]
+    if len(ends) > 1:
+        both = line.mops.keys() >= ends.keys()
+        cells.append(times(line.mops[counts[-1]] / line.mops[counts[0]]) if both else "")
+    cells.append(times(panel.ratio(line, counts[-1])) if line.kind != "floor" else "")
     return cells
+
+
+def _usual_panels(results: Results) -> list[Panel]:
+    return [panel for panel in results.panels if not ways.is_about_ways(panel)]
 
 
 EXPLANATION = """\
@@ -103,53 +164,75 @@ FAIRNESS_HEADER = [
 ]
 
 
-def _warnings(results: Results) -> list[str]:
+def _warnings(found: Sequence[Results]) -> list[str]:
     """What makes the figures doubtful."""
-    found = [
-        f"at {threads} threads the loop alone, which shares nothing, reached {part:.0%} of perfect "
-        "scaling: something else used the cores, or they are not whole cores"
-        for threads, part in results.disturbed().items()
-    ]
-    build = results.environment.get("python_build", "")
-    if "debug" in build:
-        found.append("a debug build of Python: nothing here tells how fast anything is")
-    return found
+    warnings = []
+    for each in found:
+        on = f"{each.label}: " if len(found) > 1 else ""
+        warnings += [
+            f"{on}at {threads} threads the loop alone, which shares nothing, reached {part:.0%} of "
+            "perfect scaling: something else used the cores, or they are not whole cores"
+            for threads, part in each.disturbed().items()
+        ]
+        if "debug" in each.environment.get("python_build", ""):
+            warnings.append(f"{on}a debug build of Python: nothing here tells how fast anything is")
+    return warnings
 
 
-def print_table(results: Results) -> None:
-    tables: Tables = [
-        (
-            _header(p),
-            [_cells(p, line) for line in p.lines.values()],
-            [line.kind for line in p.lines.values()],
-        )
-        for p in results.panels
-    ]
-    if results.fairness:
-        kinds = [str(entry["row_kind"]) for entry in results.fairness]
-        tables.append((FAIRNESS_HEADER, _fairness_rows(results), kinds))
-    if Console is None:
-        _print_plain(results, tables)
+def print_table(found: Sequence[Results]) -> None:
+    """One interpreter's results, or several side by side."""
+    tables: Tables = []
+    if len(found) == 1:
+        tables += [
+            (
+                _header(p),
+                [_cells(p, line) for line in p.lines.values()],
+                [line.kind for line in p.lines.values()],
+            )
+            for p in _usual_panels(found[0])
+        ]
     else:
-        _print_rich(results, tables)
-    for warning in _warnings(results):
+        tables += _side_by_side(found)
+    explained = [EXPLANATION] if tables else []
+    if ways.panels(found):
+        header, rows = ways.table(found)
+        tables.append((header, rows, ["stdlib"] * len(rows)))
+        explained.append(ways.EXPLANATION)
+    fairness = _fairness_tables(found)
+    _print = _print_plain if Console is None else _print_rich
+    _print(headline(found), "\n".join(explained), [*tables, *fairness])
+    for warning in _warnings(found):
         print(f"warning: {warning}", flush=True)
+    for row in ways.short_of(found):
+        print(f"below {ways.SCALES}: {row}", flush=True)
 
 
-def _print_rich(results: Results, tables: Tables) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 130)
+def _fairness_tables(found: Sequence[Results]) -> Tables:
+    tables: Tables = []
+    for each in found:
+        if each.fairness:
+            header = list(FAIRNESS_HEADER)
+            if len(found) > 1:
+                header[0] += f" on {each.label}"
+            kinds = [str(entry["row_kind"]) for entry in each.fairness]
+            tables.append((header, _fairness_rows(each), kinds))
+    return tables
+
+
+def _print_rich(title: str, explanation: str, tables: Tables) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 130 if _narrow(tables) else 170)
     console.print()
-    console.print(results.headline(), style="bold", highlight=False)
-    console.print(EXPLANATION, style="dim", highlight=False)
+    console.print(title, style="bold", highlight=False)
+    console.print(explanation, style="dim", highlight=False)
     for header, rows, kinds in tables:
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
         for index, title in enumerate(header):
-            words = index == 0 or title == "loses to"
+            words = index == 0 or title in WORDS
             table.add_column(
                 title,
                 justify="left" if words else "right",
                 no_wrap=not words,
-                style="red" if title == "loses to" else None,
+                style="red" if title == LOSES else None,
             )
         for cells, kind in zip(rows, kinds, strict=True):
             table.add_row(*cells, style=KIND_STYLE[kind])
@@ -158,8 +241,12 @@ def _print_rich(results: Results, tables: Tables) -> None:
     console.print()
 
 
-def _print_plain(results: Results, tables: Tables) -> None:
-    print(f"\n{results.headline()}\n{EXPLANATION}")
+def _narrow(tables: Tables) -> bool:
+    return all(len(header) < 9 for header, _, _ in tables)
+
+
+def _print_plain(title: str, explanation: str, tables: Tables) -> None:
+    print(f"\n{title}\n{explanation}")
     for header, rows, _ in tables:
         widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
         print()
@@ -167,7 +254,7 @@ def _print_plain(results: Results, tables: Tables) -> None:
             first, *rest = cells
             columns = [first.ljust(widths[0])]
             columns += [
-                cell.ljust(width) if title == "loses to" else cell.rjust(width)
+                cell.ljust(width) if title in WORDS else cell.rjust(width)
                 for cell, width, title in zip(rest, widths[1:], header[1:], strict=True)
             ]
             print("  ".join(columns).rstrip())
@@ -236,7 +323,7 @@ def _spread(positions: list[float], gap: float, low: float, high: float) -> list
     return result
 
 
-def _draw_panel(axes: Any, panel: Panel) -> None:
+def _draw_panel(axes: Any, panel: Panel, limits: tuple[float, float], label: str) -> None:
     counts = panel.threads()
     labels: list[tuple[float, str, str, str]] = []
     for line in panel.lines.values():
@@ -249,10 +336,7 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.minorticks_off()
     axes.set_xlim(counts[0] * 0.92, counts[-1] * 1.08)
-    values = [value for line in panel.lines.values() for value in line.mops.values()]
-    low, high = math.log10(min(values)) - 0.15, math.log10(max(values)) + 0.15
-    if high - low < 1.5:  # a flat panel would blow noise up
-        low = high - 1.5
+    low, high = limits
     axes.set_ylim(10**low, 10**high)
     decades = [10**e for e in range(math.ceil(low), math.floor(high) + 1)]
     axes.set_yticks(decades, [f"{d:g}" for d in decades])
@@ -263,7 +347,7 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
     axes.set_xlabel("threads on one shared object", fontsize=9)
     axes.set_ylabel("Mops/s, all threads together", fontsize=9)
     axes.tick_params(labelsize=9)
-    axes.set_title(panel.operation, fontsize=11, fontweight="bold", loc="left")
+    axes.set_title(f"{panel.operation}{label and f', {label}'}", fontsize=11, fontweight="bold", loc="left")
     gap = (high - low) * 0.052
     heights = _spread([math.log10(value) for value, *_ in labels], gap, low, high)
     for height, (value, name, colour, weight) in zip(heights, labels, strict=True):
@@ -293,35 +377,68 @@ LEFT, LABELS, TITLE, BELOW = 0.75, 3.2, 0.45, 0.55
 HEADER = 0.8
 
 
-def draw_plot(results: Results, folder: Path) -> list[Path]:
-    """The plot as PNG and SVG; nothing, and the reason on stderr, without matplotlib."""
+def draw_plot(found: Sequence[Results], folder: Path) -> list[Path]:
+    """The plots as PNG and SVG; nothing, and the reason on stderr, without matplotlib."""
     try:
         matplotlib = importlib.import_module("matplotlib")
         matplotlib.use("Agg")
-        figures = importlib.import_module("matplotlib.figure")
+        importlib.import_module("matplotlib.figure")
     except ImportError as missing:
         print(f"note: no plot, since matplotlib cannot be imported ({missing})", file=sys.stderr)
         return []
-    count = len(results.panels)
-    columns = 1 if count == 1 else 2 if count in (2, 4) else 3
-    rows = math.ceil(count / columns)
+    paths = []
+    if any(map(_usual_panels, found)):
+        paths += _draw_scaling(found, folder)
+    if ways.panels(found):
+        paths += ways.draw(found, folder)
+    return paths
+
+
+def _draw_scaling(found: Sequence[Results], folder: Path) -> list[Path]:
+    """A panel for each operation; with several interpreters a line of panels, one for each."""
+    figures = importlib.import_module("matplotlib.figure")
+    places: list[tuple[int, int, Panel, str]] = []
+    if len(found) == 1:
+        panels = _usual_panels(found[0])
+        count = len(panels)
+        columns = 1 if count == 1 else 2 if count in (2, 4) else 3
+        places = [(*divmod(at, columns), panel, "") for at, panel in enumerate(panels)]
+    else:
+        operations = dict.fromkeys(p.operation for each in found for p in _usual_panels(each))
+        order = {name: row for row, name in enumerate(operations)}
+        columns = len(found)
+        places = [
+            (order[panel.operation], column, panel, each.label)
+            for column, each in enumerate(found)
+            for panel in _usual_panels(each)
+        ]
+    rows = 1 + max(row for row, *_ in places)
     width = columns * (LEFT + AXES_WIDTH + LABELS)
     height = HEADER + rows * (TITLE + AXES_HEIGHT + BELOW)
     figure = figures.Figure(figsize=(width, height))
-    for index, panel in enumerate(results.panels):
-        row, column = divmod(index, columns)
+    for row, column, panel, label in places:
         left = column * (LEFT + AXES_WIDTH + LABELS) + LEFT
         bottom = height - HEADER - (row + 1) * (TITLE + AXES_HEIGHT + BELOW) + BELOW
         box = (left / width, bottom / height, AXES_WIDTH / width, AXES_HEIGHT / height)
-        _draw_panel(figure.add_axes(box), panel)
-    title = f"nogil_sync beside the standard library{' and peers' if _has_peers(results) else ''}"
+        limits = _limits([p for other, _, p, _ in places if other == row] if label else [panel])
+        _draw_panel(figure.add_axes(box), panel, limits, label)
+    peers = " and peers" if any(map(_has_peers, found)) else ""
+    title = f"nogil_sync beside the standard library{peers}"
     x = 0.2 / width
     figure.text(x, 1 - 0.15 / height, title, fontsize=16, fontweight="bold", va="top")
-    figure.text(x, 1 - 0.5 / height, results.headline(), fontsize=10, color="#555555", va="top")
+    figure.text(x, 1 - 0.5 / height, headline(found), fontsize=10, color="#555555", va="top")
     paths = [folder / "scaling.png", folder / "scaling.svg"]
     for path in paths:
-        figure.savefig(path, dpi=130)
+        figure.savefig(path, dpi=130 if len(found) == 1 else 80)
     return paths
+
+
+def _limits(panels: Sequence[Panel]) -> tuple[float, float]:
+    """The exponents between which all the panels' values lie."""
+    values = [value for p in panels for line in p.lines.values() for value in line.mops.values()]
+    low, high = math.log10(min(values)) - 0.15, math.log10(max(values)) + 0.15
+    # A flat panel would blow noise up.
+    return min(low, high - 1.5), high
 
 
 def _has_peers(results: Results) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import pyperf  # type: ignore[import-untyped]
 from rows import BOUND, LOOP_ALONE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 # What a row must fall short of another by before the table says that it loses: less is noise.
@@ -78,16 +79,12 @@ class Results:
     environment: dict[str, str]
     fairness: list[dict[str, Any]]
 
-    def headline(self) -> str:
-        """The machine and the interpreter, in one line."""
+    label: str = ""  # the interpreter's version, in short: 3.14t
+
+    def interpreter(self) -> tuple[str, str]:
+        """Its version and how it was built."""
         get = self.environment.get
-        parts = [
-            f"CPython {get('python_version', '?').split()[0]} ({get('python_build', '?')})",
-            get("cpu_model_name", "unknown CPU"),
-            f"{get('usable_cores', '?')} cores",
-            f"backend {get('nogil_sync_backend', '?')}",
-        ]
-        return " · ".join(parts)
+        return get("python_version", "?").split()[0], get("python_build", "?")
 
     def disturbed(self) -> dict[int, float]:
         """Thread counts at which even the loop alone did not get its cores: the part it got."""
@@ -106,7 +103,10 @@ class Results:
 
 
 def find_files(path: Path) -> list[Path]:
-    return sorted(path.glob("*.json")) if path.is_dir() else [path]
+    """The results of a folder, or of its folders, one for each interpreter."""
+    if not path.is_dir():
+        return [path]
+    return sorted(path.glob("*.json")) or sorted(path.glob("*/*.json"))
 
 
 def merge(paths: Iterable[Path], target: Path) -> None:
@@ -119,27 +119,83 @@ def merge(paths: Iterable[Path], target: Path) -> None:
         part.unlink()
 
 
-def load(paths: Iterable[Path]) -> Results:
-    results = Results([], {}, [])
-    panels: dict[str, Panel] = {}
+def load(paths: Iterable[Path]) -> list[Results]:
+    """What the files hold, for each interpreter its own results, the oldest version first."""
+    found: dict[tuple[str, str], Results] = {}
+    fairness: list[Path] = []
+    of_folder: dict[Path, Results] = {}
     for path in paths:
         if path.name == FAIRNESS_FILE:
-            results.fairness.extend(json.loads(path.read_text())["locks"])
+            fairness.append(path)
             continue
         for bench in pyperf.BenchmarkSuite.load(str(path)).get_benchmarks():
             metadata = bench.get_metadata()
-            if "operation" not in metadata:
-                continue
-            if not results.environment:
-                results.environment = {key: str(value) for key, value in metadata.items()}
-            panel = panels.setdefault(
-                metadata["operation"], Panel(metadata["operation"], metadata["reference_row"])
-            )
-            line = panel.lines.setdefault(
-                metadata["row"], Line(metadata["row"], metadata["row_kind"])
-            )
-            threads = int(metadata["threads"])
-            # The convention of harness.py; the median, since one value may have been disturbed.
-            line.mops[threads] = threads / statistics.median(bench.get_values()) / 1e6
-    results.panels = list(panels.values())
-    return results
+            if "operation" in metadata:
+                environment = {key: str(value) for key, value in metadata.items()}
+                results = Results([], environment, [])
+                results = found.setdefault(results.interpreter(), results)
+                _add(results, metadata, bench.get_values())
+                of_folder[path.parent] = results
+    for path in fairness:
+        results = of_folder.get(path.parent) or next(iter(found.values()), Results([], {}, []))
+        results.fairness.extend(json.loads(path.read_text())["locks"])
+        found.setdefault(results.interpreter(), results)
+    ordered = sorted(found.values(), key=lambda each: _version_key(each.interpreter()[0]))
+    _name(ordered)
+    return ordered
+
+
+def _add(results: Results, metadata: Mapping[str, Any], values: Sequence[float]) -> None:
+    operation, row = metadata["operation"], metadata["row"]
+    panel = next((each for each in results.panels if each.operation == operation), None)
+    if panel is None:
+        panel = Panel(operation, metadata["reference_row"])
+        results.panels.append(panel)
+    line = panel.lines.setdefault(row, Line(row, metadata["row_kind"]))
+    threads = int(metadata["threads"])
+    # The convention of harness.py; the median, since one value may have been disturbed.
+    line.mops[threads] = threads / statistics.median(values) / 1e6
+
+
+def _version_key(version: str) -> list[int]:
+    return [int(digits) for digits in re.findall(r"\d+", version)]
+
+
+def _name(found: list[Results]) -> None:
+    """Label the results: by as much of version and build as tells them apart."""
+
+    def short(version: str, build: str) -> str:
+        digits = ".".join(version.split(".")[:2])
+        return digits + ("t" if "free-threaded" in build else "")
+
+    forms: list[Callable[[str, str], str]] = [
+        short,
+        lambda version, build: version + ("t" if "free-threaded" in build else ""),
+        lambda version, build: f"{version} ({build})",
+    ]
+    for form in forms:
+        labels = [form(*each.interpreter()) for each in found]
+        for each, label in zip(found, labels, strict=True):
+            each.label = label
+        if len(set(labels)) == len(labels):
+            return
+
+
+def headline(found: Sequence[Results]) -> str:
+    """The machine and the interpreters, in one line."""
+    builds = [each.interpreter() for each in found]
+    if len({build for _, build in builds}) == 1:
+        interpreters = f"{', '.join(version for version, _ in builds)} ({builds[0][1]})"
+    else:
+        interpreters = ", ".join(f"{version} ({build})" for version, build in builds)
+
+    def all_of(key: str) -> str:
+        return ", ".join(dict.fromkeys(each.environment.get(key, "?") for each in found))
+
+    parts = [
+        f"CPython {interpreters}",
+        all_of("cpu_model_name").replace("?", "unknown CPU"),
+        f"{all_of('usable_cores')} cores",
+        f"backend {all_of('nogil_sync_backend')}",
+    ]
+    return " · ".join(parts)

@@ -20,10 +20,17 @@ if TYPE_CHECKING:
 
 Kind = Literal["floor", "stdlib", "peer", "ours"]
 
+# How the loop reaches the shared objects: as arguments, which are locals; as globals of one module;
+# as attributes of one `self`; or as variables of one enclosing function.
+Way = Literal["local", "global", "self", "closure"]
+
 PEERS = ("ft_utils", "cereggii", "readerwriterlock")
 
 # What the names of rows end with that fetch their methods once per thread.
 BOUND = ", bound method"
+
+# What the operations' names begin with that compare ways to reach an object: bench_reach.py.
+REACH = "reach: "
 
 _IMPORT_KEEPS_GIL_OFF = (
     "import importlib, sys, warnings\n"
@@ -44,6 +51,8 @@ class Row:
     `prologue` runs once per thread before the clock starts: it fetches bound methods there, and
     makes whatever the thread has to itself.
     `through` names something it makes for the loop to go through, in rounds; each item is `k`.
+    `way` is how the loop reaches the shared objects; `self_pinned` pins the `self` it goes through.
+    A row that is not `usual` is measured with `--full` or `--ways` only.
     """
 
     name: str
@@ -53,6 +62,9 @@ class Row:
     prologue: str = ""
     sized: Callable[[int], Mapping[str, object]] | None = None
     through: str = ""
+    way: Way = "local"
+    self_pinned: bool = False
+    usual: bool = True
 
     def objects(self, threads: int) -> dict[str, object]:
         """The objects for one run."""
@@ -73,6 +85,10 @@ class Operation:
     rows: tuple[Row, ...]
     threads: tuple[int, ...] = ()
     quick: bool = True
+
+    def usual(self) -> Operation:
+        """The same without the rows that take `--ways`."""
+        return replace(self, rows=tuple(row for row in self.rows if row.usual))
 
 
 # The same loop around nothing: what the harness itself costs, and how the machine scales when
@@ -111,8 +127,10 @@ def pinned(row: Row, names: str, suffix: str = "pinned") -> Row:
 
 
 def ours(row: Row, pins: str, **calls: str) -> Iterator[Row]:
-    """Our three rows: as it comes, pinned, and by the bound method."""
+    """Our rows: as it comes, reached in other ways, pinned, and by the bound method."""
     yield row
+    yield replace(row, name=f"{row.name}, through a global", way="global", usual=False)
+    yield replace(row, name=f"{row.name}, through self", way="self", usual=False)
     if nogil_sync.backend == "native":  # elsewhere pin() changes nothing
         yield pinned(row, pins)
     if calls:

@@ -47,6 +47,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only", metavar="EXPR,...", help="only operations in whose name one of these is found"
     )
+    parser.add_argument(
+        "--ways",
+        action="store_true",
+        help="also ours through a global and through an attribute of self (--full has them)",
+    )
 
 
 def thread_counts(operation: Operation, wanted: list[int] | None) -> list[int]:
@@ -93,8 +98,9 @@ def main(operations: Callable[[list[str]], list[Operation]]) -> None:
     try:
         for operation in operations(peers):
             if selected(args.only, script, operation.name):
+                shown = operation if args.ways else operation.usual()
                 for threads in thread_counts(operation, args.threads):
-                    measure.all_rows(operation, threads)
+                    measure.all_rows(shown, threads)
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
@@ -108,6 +114,8 @@ def _pass_on(command: list[str], args: argparse.Namespace) -> None:
         command.extend(("--threads", ",".join(map(str, args.threads))))
     if args.only:
         command.extend(("--only", args.only))
+    if args.ways:
+        command.append("--ways")
 
 
 def _say_nothing(event: str, operation: Operation, row: Row, threads: int, bench: Any) -> None:
