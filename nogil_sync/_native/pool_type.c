@@ -391,7 +391,7 @@ begin(PyObject *self, ns_state *state, int64_t most)
     o->node = ns_ager_add(state->ager, self);
     if (o->node == NULL) {
         ns_pool_destroy(&o->pool);
-        o->pool = (ns_pool){0};
+        memset(&o->pool, 0, sizeof(o->pool));
         return -1;
     }
     return 0;

@@ -310,7 +310,7 @@ static ns_pool pool;
 static void
 make(int64_t most)
 {
-    pool = (ns_pool){0};
+    memset(&pool, 0, sizeof(pool));
     CHECK(ns_pool_init(&pool, most));
 }
 

@@ -4,6 +4,7 @@
 
 #include <setjmp.h>
 #include <stddef.h>
+#include <string.h>
 
 /* Comes before each store of the table, if set: see "Step by step". */
 static _Thread_local void (*at_store)(void);
@@ -385,7 +386,7 @@ finish(void)
 {
     check_owned();
     ns_table_destroy(&table, release_pair);
-    table = (ns_table){0};
+    memset(&table, 0, sizeof(table));
     CHECK(ns_load(&keys_alive, NS_RELAXED) == 0 && values_alive() == 0);
 }
 
@@ -992,7 +993,7 @@ check_cut_off(long at)
     flush();
     CHECK(ns_table_count(&table) == 0 && words_owned() == 0 && table.retired == NULL);
     ns_table_destroy(&table, release_pair);
-    table = (ns_table){0};
+    memset(&table, 0, sizeof(table));
     /* What the vanished thread had in its hands. */
     ns_store(&keys_alive, 0, NS_RELAXED);
     for (int i = 0; i < VALUES; i++) {
@@ -1018,7 +1019,7 @@ step_through(int i)
     __lsan_enable();
 }
 
-static inline void
+__attribute__((unused)) static void
 check_step_by_step(void)
 {
     step_through(0); /* alone: nothing has to wait */
