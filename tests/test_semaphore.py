@@ -554,10 +554,15 @@ def test_one_release_lets_in_as_many_as_fit():
 
 @threads
 def test_who_gives_up_lets_in_those_behind():
-    s = Semaphore(3)
-    s.acquire(n=2)
-    large, large_got = started(s.acquire, timeout=1.0, n=3)
-    waiters = [started(s.acquire), started(s.acquire)]
+    for patience in (0.5, 5, LONG):
+        s = Semaphore(3)
+        s.acquire(n=2)
+        large, large_got = started(s.acquire, timeout=patience, n=3)
+        waiters = [started(s.acquire), started(s.acquire)]
+        if not large_got:
+            break
+        # A slow machine: the large one gave up before those behind it had come.
+        s.release(2)
     assert not any(r for _, r in waiters)
     large.join(LONG)
     assert large_got == [False]
@@ -631,17 +636,18 @@ def test_time_outs_and_tries_lose_nothing():
 @threads
 def test_large_requests_are_not_starved():
     s = Semaphore(4)
-    stop = time.monotonic() + 1
+    sizes = (1, 1, 1, 1, 1, 4)
+    done = [0] * len(sizes)
+    end = time.monotonic() + LONG / 2
 
-    def work(n):
-        done = 0
-        while time.monotonic() < stop:
-            with s.hold(n):
+    def work(k):
+        # All go on until each had its turns: nobody is let in only because others have left.
+        while min(done) < 10 and time.monotonic() < end:
+            with s.hold(sizes[k]):
                 time.sleep(0.001)
-            done += 1
-        return done
+            done[k] += 1
 
-    done = run_threads(*[lambda n=n: work(n) for n in (1, 1, 1, 1, 1, 4)])
+    run_threads(*[lambda k=k: work(k) for k in range(len(sizes))])
     assert min(done) >= 10, done
     assert s.available() == 4
 
