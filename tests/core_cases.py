@@ -14,6 +14,7 @@ from nogil_sync import (
     Event,
     Pool,
     RWMutex,
+    Semaphore,
     ShardedCounter,
     ShardedFloatCounter,
     SyncMap,
@@ -300,6 +301,45 @@ MADE: dict[str, Callable[[], Any]] = {
 }
 
 
+# What `use`, `hold` and `iter` return, of objects that defer their reference counts
+
+
+def spare(
+    make: Callable[[], Any], use: Callable[[Any], object], other: Callable[[Any], object]
+) -> Case:
+    def case() -> Trial:
+        x = make()
+
+        def often() -> None:
+            for _ in range(3000):
+                other(x)
+
+        in_thread(often)  # from 3.14 on it defers now, and nothing is kept yet
+        results: list[object] = []
+        raised = yield lambda: results.extend(use(x) for _ in range(3))
+        assert not raised  # what cannot be kept for the next use is freed
+        assert results == [use(x)] * 3
+
+    return case
+
+
+def used(p: Any) -> object:
+    with p.use() as item:
+        return item
+
+
+def held(s: Any) -> object:
+    with s.hold():
+        return s.available()
+
+
+SPARES: dict[str, Case] = {
+    "Pool.use": spare(lambda: Pool(list), used, lambda p: p.put(p.get())),
+    "Semaphore.hold": spare(lambda: Semaphore(2), held, lambda s: (s.acquire(), s.release())),
+    "iter(SyncMap)": spare(SOURCE.copy, list, lambda m: m.get("a")),
+}
+
+
 # What lets Python's threads wait for the core
 
 
@@ -371,6 +411,7 @@ CASES: dict[str, Case] = {
     "SyncMap, ever new keys": churn,
     **{f"empty SyncMap, {name}": first(use) for name, use in FIRST.items()},
     **{f"SyncMap made by {name}": made(make) for name, make in MADE.items()},
+    **{f"spare objects of {name}": case for name, case in SPARES.items()},
     "WaitGroup.go": wait_group,
     "TaskGroup": task_group,
     "many that wait": gathering,

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from support import CLASSES, NATIVE, make, run_threads
+from support import CLASSES, NATIVE, background, collect_often, make, run_threads
 
 from nogil_sync import (
     AtomicBool,
@@ -318,22 +318,11 @@ def test_helpers_pass_between_threads(made, use):
 
 @each_helped
 def test_helpers_are_used_again_while_others_collect(made, use):
-    stop = threading.Event()
-
-    def collect():
-        while not stop.is_set():
-            gc.collect()
-
-    collector = threading.Thread(target=collect)
-    collector.start()
-    try:
+    with background(collect_often):
         for _ in range(5):
             obj = deferring(made, use)
             run_threads(partial(use_often, obj, use, 500), times=3)
             del obj
-    finally:
-        stop.set()
-        collector.join()
 
 
 @each_helped

@@ -284,13 +284,23 @@ repr_function(PyObject *self)
                         : PyObject_CallMethod(cell, "describe", "(O)", self);
 }
 
+/* Without memory PyObject_ClearManagedDict writes a MemoryError of its own to stderr, and with it
+ * forgets the exception that the thread is raising. */
+static void
+clear_dict(PyObject *self)
+{
+    PyObject *raised = PyErr_GetRaisedException();
+    PyObject_ClearManagedDict(self);
+    PyErr_SetRaisedException(raised);
+}
+
 static void
 dealloc_function(PyObject *self)
 {
     PyObject_GC_UnTrack(self);
     Py_TRASHCAN_BEGIN(self, dealloc_function)
     drop_parts(self);
-    PyObject_ClearManagedDict(self);
+    clear_dict(self);
     PyTypeObject *type = Py_TYPE(self);
     type->tp_free(self);
     Py_DECREF(type);
