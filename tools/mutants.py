@@ -115,6 +115,13 @@ class Mutant:
         return text.replace(self.find, self.replace)
 
 
+def is_there(test: str) -> bool:
+    """Whether there is this test of pytest's: "file.py", or "file.py::name"."""
+    file, _, name = test.partition("::")
+    path = ROOT / "tests" / file
+    return path.exists() and (not name or f"\ndef {name}(" in path.read_text())
+
+
 def read(names: list[str]) -> list[Mutant]:
     mutants = []
     for path in sorted(DATA.glob("*.toml")):
@@ -123,8 +130,11 @@ def read(names: list[str]) -> list[Mutant]:
         mutants += [Mutant(**{**defaults, **entry}) for entry in data["mutant"]]
     titles = [f"{m.file} {m.name}" for m in mutants]
     assert len(set(titles)) == len(titles), "two mutants have one name"
-    for mutant in mutants:
-        mutant.text()  # before hours of work: whether the data fit the sources
+    for mutant in mutants:  # before hours of work: whether the data fit the sources and the tests
+        mutant.text()
+        for test in mutant.tests:
+            if mutant.kind == "extension" and not is_there(test):
+                raise SystemExit(f"mutants: '{mutant.name}': there is no test {test}")
     return [m for m in mutants if not names or any(n in f"{m.file} {m.name}" for n in names)]
 
 

@@ -43,6 +43,8 @@ class OnceFunction(Dressed, SyncObject, Generic[T]):
     def __repr__(self) -> str:
         try:
             return self.__cell.describe(self)
+        except RecursionError:
+            raise
         except RuntimeError:
             return uninitialized(self)
 
@@ -134,6 +136,8 @@ class Once(SyncObject, Generic[T]):
     def __repr__(self) -> str:
         try:
             state = self.__cell.state()
+        except RecursionError:
+            raise
         except RuntimeError:
             return uninitialized(self)
         cls = type(self)
