@@ -110,13 +110,15 @@ class SharedMap(_Base[K, V]):
         plain = self._plain
         try:
             plain.__len__(self)
+        except RecursionError:
+            raise
         except RuntimeError:
             return f"<{name} object, not initialized>"
         entry = id(self), get_ident()
         if entry in _in_repr:
             return f"{name}({{...}})"
-        _in_repr.add(entry)
         try:
+            _in_repr.add(entry)
             return f"{name}({{{', '.join(f'{k!r}: {v!r}' for k, v in plain._pairs(self))}}})"
         finally:
             _in_repr.discard(entry)
@@ -289,8 +291,8 @@ def _view_repr(view: Any, name: str) -> str:
     entry = id(view), get_ident()
     if entry in _in_repr:
         return "..."
-    _in_repr.add(entry)
     try:
+        _in_repr.add(entry)
         return f"{type(view._mapping).__name__}.{name}({list(view)!r})"
     finally:
         _in_repr.discard(entry)

@@ -103,6 +103,8 @@ class TaskGroup(SyncObject):
     def __repr__(self) -> str:
         try:
             told = self.__current().told()
+        except RecursionError:
+            raise
         except RuntimeError:
             return uninitialized(self)
         cls = type(self)

@@ -421,13 +421,19 @@ def test_who_timed_out_takes_no_notification():
 @threads
 def test_a_notification_in_time_counts_however_long_the_lock_takes():
     c = Cond()
-    thread, result = started(wait_in, c, 0.3)
-    with c:
-        c.notify()
-        time.sleep(0.5)
-        assert not result
-    thread.join(LONG)
-    assert result == [True]
+    for seconds in (0.3, 3, 30):
+        thread, result = started(wait_in, c, seconds)
+        with c:
+            in_time = waiting(c) == 1  # else this machine has stalled for so long
+            c.notify()
+            if in_time:
+                time.sleep(seconds + 0.2)
+                assert not result
+        thread.join(LONG)
+        assert result == [in_time]
+        if in_time:
+            break
+    assert in_time
 
 
 @threads
@@ -1059,19 +1065,26 @@ def test_handler_runs_while_its_thread_wants_the_lock_again(interrupt):
     c = Cond()
     log = []
 
+    held, tried = threading.Event(), threading.Event()
+
     def hold():
+        assert eventually(lambda: waiting(c) == 1)
         with c:
             c.notify()
-            time.sleep(0.3)
+            held.set()
+            tried.wait(LONG)
+            time.sleep(0.05)
 
     def handler():
-        log.append(c.acquire(timeout=0.01))
-        log.append(c.acquire(timeout=LONG))
-        c.release()
+        if held.is_set() and not log:
+            log.append(c.acquire(timeout=0.01))
+            tried.set()
+            log.append(c.acquire(timeout=LONG))
+            c.release()
 
-    holder = threading.Timer(0.1, hold)
+    holder = threading.Thread(target=hold)
     holder.start()
-    interrupt(handler, 0.2)
+    interrupt(handler, 0.05, 0.02)
     with c:
         assert c.wait(LONG) is True
         assert c.locked()

@@ -265,11 +265,11 @@ def test_handler_sets_and_clears_what_its_thread_waits_for(interrupt):
 def test_handler_waits_for_what_its_thread_waits_for(interrupt):
     e = Event()
     log = []
-    setter = threading.Timer(0.3, e.set)
-    setter.start()
+    setter = threading.Timer(0.2, e.set)
 
     def handler():
         log.append(e.wait(0.01))
+        setter.start()
         log.append(e.wait(LONG))
 
     interrupt(handler, 0.05)

@@ -584,11 +584,11 @@ def test_handler_waits_for_the_lock_its_thread_waits_for(interrupt):
     log = []
 
     def handler():
+        releaser.start()
         log.append(m.acquire(timeout=LONG))
         m.release()
 
-    releaser = threading.Timer(0.3, m.release)
-    releaser.start()
+    releaser = threading.Timer(0.2, m.release)
     interrupt(handler, 0.05)
     assert m.acquire(timeout=LONG) is True
     assert log == [True]
@@ -607,10 +607,11 @@ def test_handler_gives_up_and_the_wait_goes_on(interrupt):
         log.append(m.acquire(timeout=0.01))
         if log[-1]:  # when the lock was released in just these 10 ms
             m.release()
+        if len(log) == 1:
+            releaser.start()
 
+    releaser = threading.Timer(0.3, m.release)
     stop = interrupt(handler, 0.05, 0.05)
-    releaser = threading.Timer(0.4, m.release)
-    releaser.start()
     assert m.acquire(timeout=LONG) is True
     stop()
     assert log[0] is False
@@ -627,13 +628,13 @@ def test_handlers_within_handlers(interrupt):
 
     def inner():
         log.append("inner")
+        releaser.start()
         assert m.acquire(timeout=LONG)
         m.release()
 
     def handler():
         log.append("outer")
         interrupt(inner, 0.05)
-        releaser.start()
         assert m.acquire(timeout=LONG)
         m.release()
 

@@ -594,3 +594,20 @@ def test_init_by_many_threads_succeeds_once(cls):
 
         assert sum(run_threads(init, times=3)) == 1
         state(obj)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_repr_near_the_recursion_limit(cls):
+    obj = make(cls)
+    expected, seen = repr(obj), set()
+
+    def deeper():
+        try:
+            seen.add(repr(obj))
+        except RecursionError:
+            pass
+        deeper()
+
+    with pytest.raises(RecursionError):
+        deeper()
+    assert seen == {expected}

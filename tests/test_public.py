@@ -36,6 +36,8 @@ ROOTS: dict[str, Callable[[], Any]] = {
     "Channel": lambda: nogil_sync.Channel(5),
     "ChannelClosed": nogil_sync.ChannelClosed,
     "PerformanceWarning": lambda: nogil_sync.PerformanceWarning("why"),
+    "pin_report": lambda: nogil_sync.pin_report([]),
+    "pin_report.left": lambda: nogil_sync.pin_report([threading.Lock()]).left[0],
 }
 ARGUMENTS: dict[str, Any] = {
     "fn": lambda *_: 1,
@@ -104,8 +106,8 @@ def is_public(cls: type) -> bool:
 
 def stands_in(cls: type) -> bool:
     """A class of the standard library with parts of our own: annotations name that one."""
-    base = cls.__mro__[1]
-    return base is not object and base.__module__.partition(".")[0] != "nogil_sync"
+    base = next(each for each in cls.__mro__ if each.__module__.partition(".")[0] != "nogil_sync")
+    return base is not object
 
 
 @pytest.mark.thread_unsafe(reason="starts threads itself")

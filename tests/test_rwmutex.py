@@ -930,12 +930,12 @@ def test_handler_waits_for_what_its_thread_waits_for(interrupt, side):
     def handler():
         for view in (rw.read, rw.write):
             log.append(view.acquire(timeout=0.01))
+        releaser.start()
         for view in (rw.write, rw.read):
             log.append(view.acquire(timeout=LONG))
             view.release()
 
-    releaser = threading.Timer(0.3, rw.write.release)
-    releaser.start()
+    releaser = threading.Timer(0.2, rw.write.release)
     interrupt(handler, 0.05)
     assert getattr(rw, side).acquire(timeout=LONG) is True
     assert log == [False, False, True, True]

@@ -891,11 +891,11 @@ def test_handler_waits_for_what_its_thread_waits_for(interrupt):
 
     def handler():
         log.append(s.acquire(timeout=0.01))
+        releaser.start()
         log.append(s.acquire(timeout=LONG, n=2))
         s.release(2)
 
-    releaser = threading.Timer(0.3, s.release, [2])
-    releaser.start()
+    releaser = threading.Timer(0.2, s.release, [2])
     interrupt(handler, 0.05)
     assert s.acquire(timeout=LONG, n=2) is True
     assert log == [False, True]
@@ -912,17 +912,17 @@ def test_handlers_within_handlers(interrupt):
 
     def inner():
         log.append("inner")
+        releaser.start()
         assert s.acquire(timeout=LONG)
         s.release()
 
     def handler():
         log.append("outer")
         interrupt(inner, 0.05)
-        releaser.start()
         assert s.acquire(timeout=LONG)
         s.release()
 
-    releaser = threading.Timer(0.3, s.release)
+    releaser = threading.Timer(0.2, s.release)
     interrupt(handler, 0.05)
     assert s.acquire(timeout=LONG)
     assert log == ["outer", "inner"]

@@ -280,6 +280,17 @@ def test_owner_with_spare_objects_is_collected(made, use):
     assert watch() is None
 
 
+@pytest.mark.skipif(not NATIVE, reason="objects in Python are freed when the interpreter says")
+@each_helped
+def test_owner_that_does_not_defer_dies_at_once(made, use):
+    obj = made()
+    use_often(obj, use, 10)
+    assert not is_deferred(obj)
+    watch = weakref.ref(obj)
+    del obj
+    assert watch() is None
+
+
 def test_helpers_outlive_the_other_references():
     pool = deferring(*HELPED["Pool.use"])
     uses = [pool.use() for _ in range(5)]

@@ -665,11 +665,11 @@ def test_handler_waits_for_what_its_thread_waits_for(interrupt):
     g = WaitGroup()
     g.add()
     log = []
-    timer = threading.Timer(0.3, g.done)
-    timer.start()
+    timer = threading.Timer(0.2, g.done)
 
     def handler():
         log.append(g.wait(0.01))
+        timer.start()
         log.append(g.wait(LONG))
 
     interrupt(handler, 0.05)

@@ -2,7 +2,8 @@
 
 A mutant is a piece of text of one file of core/ and what stands there instead.  tests/mutants/*.toml list them: `find`
 must be in `file` just once (or `times`), `tests` are those of tests/c that must notice, `portable` builds without futexes,
-`survives` says why a mutant cannot be noticed, and `chance` why it takes luck.  Each is applied to a copy, built with its
+`survives` says why a mutant cannot be noticed, `chance` why it takes luck, and `since` from which version of Python on
+it can be noticed.  Each is applied to a copy, built with its
 tests in four ways (BUILDS), and run until one fails: by a check, a race that the thread sanitizer reports, a crash, or a
 hang.  A mutant that no test kills is a hole in the tests, unless the data say why it is none.
 
@@ -84,9 +85,15 @@ class Mutant:
     tests: list[str]
     survives: str = ""
     chance: str = ""
+    since: str = ""
     portable: bool = False
     times: int = 1
     kind: str = "core"
+
+    @property
+    def is_too_new(self) -> bool:
+        """Whether this interpreter has not what it breaks."""
+        return sys.version_info[:2] < tuple(map(int, self.since.split("."))) if self.since else False
 
     @property
     def only_weakens_an_ordering(self) -> bool:
@@ -108,6 +115,13 @@ class Mutant:
         return text.replace(self.find, self.replace)
 
 
+def is_there(test: str) -> bool:
+    """Whether there is this test of pytest's: "file.py", or "file.py::name"."""
+    file, _, name = test.partition("::")
+    path = ROOT / "tests" / file
+    return path.exists() and (not name or f"\ndef {name}(" in path.read_text())
+
+
 def read(names: list[str]) -> list[Mutant]:
     mutants = []
     for path in sorted(DATA.glob("*.toml")):
@@ -116,8 +130,11 @@ def read(names: list[str]) -> list[Mutant]:
         mutants += [Mutant(**{**defaults, **entry}) for entry in data["mutant"]]
     titles = [f"{m.file} {m.name}" for m in mutants]
     assert len(set(titles)) == len(titles), "two mutants have one name"
-    for mutant in mutants:
-        mutant.text()  # before hours of work: whether the data fit the sources
+    for mutant in mutants:  # before hours of work: whether the data fit the sources and the tests
+        mutant.text()
+        for test in mutant.tests:
+            if mutant.kind == "extension" and not is_there(test):
+                raise SystemExit(f"mutants: '{mutant.name}': there is no test {test}")
     return [m for m in mutants if not names or any(n in f"{m.file} {m.name}" for n in names)]
 
 
@@ -306,8 +323,12 @@ def main() -> int:
             print(
                 f"{mutant.file:18} {mutant.name}"
                 + (" (survives, explained)" if mutant.survives else "")
+                + (f" (from {mutant.since} on)" if mutant.since else "")
             )
         return 0
+    for mutant in [each for each in mutants if each.is_too_new]:
+        mutants.remove(mutant)
+        print(f"{mutant.file:18} {mutant.name:58} left out: from {mutant.since} on", flush=True)
     results: dict[int, str] = {}
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:

@@ -56,6 +56,8 @@ class _AtomicInteger(_Atomic):
     def __repr__(self) -> str:
         try:
             return f"{type(self).__name__}({self.__value})"
+        except RecursionError:
+            raise
         except RuntimeError:
             return uninitialized(self)
 
@@ -310,6 +312,8 @@ class AtomicBool(_Atomic):
     def __repr__(self) -> str:
         try:
             return f"{type(self).__name__}({self.__value})"
+        except RecursionError:
+            raise
         except RuntimeError:
             return uninitialized(self)
 
@@ -384,6 +388,8 @@ class AtomicRef(_Atomic, Generic[T]):
         name = type(self).__name__
         try:
             value = self.__value
+        except RecursionError:
+            raise
         except RuntimeError:
             return uninitialized(self)
         entry = (id(self), get_ident())

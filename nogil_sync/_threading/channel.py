@@ -196,6 +196,8 @@ class Channel(SyncObject, Generic[T]):
     def __repr__(self) -> str:
         try:
             line = self.__line
+        except RecursionError:
+            raise
         except RuntimeError:
             return uninitialized(self)
         cls = type(self)

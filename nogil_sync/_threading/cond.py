@@ -97,6 +97,8 @@ class Cond(SyncObject):
     def __repr__(self) -> str:
         try:
             waiting = len(self.__line.state[1])
+        except RecursionError:
+            raise
         except RuntimeError:
             return uninitialized(self)
         cls = type(self)

@@ -63,6 +63,8 @@ class ShardedCounter(_Counter):
     def __repr__(self) -> str:
         try:
             return f"{type(self).__name__}({self.__value})"
+        except RecursionError:
+            raise
         except RuntimeError:
             return uninitialized(self)
 
@@ -134,6 +136,8 @@ class ShardedFloatCounter(_Counter):
     def __repr__(self) -> str:
         try:
             return f"{type(self).__name__}({self.__value})"
+        except RecursionError:
+            raise
         except RuntimeError:
             return uninitialized(self)
 

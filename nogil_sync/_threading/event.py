@@ -39,6 +39,8 @@ class Event(SyncObject):
     def __repr__(self) -> str:
         try:
             state = "set" if self.__flag else "unset"
+        except RecursionError:
+            raise
         except RuntimeError:
             return uninitialized(self)
         cls = type(self)

@@ -107,6 +107,8 @@ class Mutex(SyncObject):
     def __repr__(self) -> str:
         try:
             state = "locked" if self.__locked else "unlocked"
+        except RecursionError:
+            raise
         except RuntimeError:
             return uninitialized(self)
         cls = type(self)

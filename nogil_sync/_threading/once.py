@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from types import GenericAlias
-from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar, overload
 
 from .._object import SyncObject, uninitialized
 from .._once import ABSENT, Cell, Dressed, FunctionCell, once_property
@@ -29,7 +29,10 @@ class OnceFunction(Dressed, SyncObject, Generic[T]):
     __module__ = "nogil_sync"
     __slots__ = ("__cell", "__dict__")
 
-    __class_getitem__: ClassVar[Any] = classmethod(GenericAlias)
+    if TYPE_CHECKING:
+        __class_getitem__: ClassVar[Any]
+    else:  # not annotated, for up to 3.13 that hides the base class's `__annotations__`
+        __class_getitem__ = classmethod(GenericAlias)
 
     def __init__(self, fn: Callable[[], T], /, *, retry: bool = False) -> None:
         cell = FunctionCell(fn, bool(retry))
@@ -40,6 +43,8 @@ class OnceFunction(Dressed, SyncObject, Generic[T]):
     def __repr__(self) -> str:
         try:
             return self.__cell.describe(self)
+        except RecursionError:
+            raise
         except RuntimeError:
             return uninitialized(self)
 
@@ -131,6 +136,8 @@ class Once(SyncObject, Generic[T]):
     def __repr__(self) -> str:
         try:
             state = self.__cell.state()
+        except RecursionError:
+            raise
         except RuntimeError:
             return uninitialized(self)
         cls = type(self)

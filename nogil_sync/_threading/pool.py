@@ -286,6 +286,8 @@ class Pool(SyncObject, Generic[T]):
     def __repr__(self) -> str:
         try:
             count = self.__items.idle
+        except RecursionError:
+            raise
         except RuntimeError:
             return uninitialized(self)
         cls = type(self)

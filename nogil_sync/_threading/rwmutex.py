@@ -93,6 +93,8 @@ class _View(Part, SyncObject):
     def __repr__(self) -> str:
         try:
             state = "locked" if self.locked() else "unlocked"
+        except RecursionError:
+            raise
         except RuntimeError:
             return uninitialized(self)
         cls = type(self)
@@ -271,6 +273,8 @@ class RWMutex(_Sided):
     def __repr__(self) -> str:
         try:
             readers, writing, _ = self.__line.state[0]
+        except RecursionError:
+            raise
         except RuntimeError:
             return uninitialized(self)
         state = "write-locked" if writing else "read-locked" if readers else "unlocked"

@@ -139,6 +139,8 @@ class Semaphore(SyncObject):
     def __repr__(self) -> str:
         try:
             line = self.__line
+        except RecursionError:
+            raise
         except RuntimeError:
             return uninitialized(self)
         cls = type(self)

@@ -247,6 +247,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         return len(table.buckets) + table.extra
 
     def __bool__(self) -> bool:
+        """Whether there are any entries."""
         # The native backend has it, since its length costs more.
         return len(self) != 0
 

@@ -49,6 +49,8 @@ class WaitGroup(SyncObject):
     def __repr__(self) -> str:
         try:
             count = self.__count
+        except RecursionError:
+            raise
         except RuntimeError:
             return uninitialized(self)
         cls = type(self)
