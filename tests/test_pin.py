@@ -680,7 +680,7 @@ def one_large_dict(n):
 )
 def test_deep_takes_time_proportional_to_the_graph(make_graph):
     """Minutes if it were the square."""
-    obj = make_graph(50_000)
+    obj = make_graph(30_000)
     left = pin_report(obj).left
     assert pin(obj, deep=True) is obj
     if make_graph is many_locks_in_a_dict:
