@@ -41,6 +41,7 @@ _CONTAINERS: Final = (dict, list, tuple, set, frozenset, deque, MappingProxyType
 _PROGRAM: Final = (type, ModuleType, CodeType, FrameType, TracebackType)
 _RUNNING: Final = (GeneratorType, CoroutineType, AsyncGeneratorType, local)
 _PATH_LENGTH: Final = 12
+_LARGE: Final = 16  # what is inside a dict of this size is found out once
 _PLAIN: Final = (str, bytes, int, float, complex, bool, type(None))
 _NOT_ENTERED: Final = (*_PLAIN, BuiltinFunctionType, *_PROGRAM)
 _HARMLESS: Final = frozenset((*_PLAIN, *_CONTAINERS, FunctionType, MethodType, CellType))
@@ -95,22 +96,55 @@ class Graph:
 
     def __init__(self, root: object) -> None:
         self.objects: list[object] = [root]
-        self.left: list[Left] = []
+        # What is left out, where its parent is among the objects, and why.
+        self._left: list[tuple[object, int, str]] = []
         self._parents = [0]
         self._seen = {id(root)}
         self._enter = {dict, list, tuple, set, frozenset, deque, CellType, MethodType}
-        self._found: dict[int, list[object]] = {}  # children, by the identity of the parent
+        # Parents and their children, by the identity of the parent, which is kept: so is that.
+        self._found: dict[int, tuple[object, list[object]]] = {}
+        self._asked = 0  # up to here the objects' children were asked for
+        self._large: dict[int, tuple[object, str]] = {}
         at = 0
         while at < len(self.objects):
             self._visit(at)
             at += 1
-        self.objects = [obj for obj in self.objects if obj is not _GONE]
+
+    def pinned(self) -> list[object]:
+        """The objects that are not left out, the root first."""
+        return [obj for obj in self.objects if obj is not _GONE]
+
+    def left(self) -> list[Left]:
+        """What is left out."""
+        ways = [self._way(parent) for _, parent, _ in self._left]
+        wanted: dict[int, set[int]] = {}  # children to be named, by the place of their parent
+        for (obj, parent, _), way in zip(self._left, ways, strict=True):
+            wanted.setdefault(parent, set()).add(id(obj))
+            for at in way:
+                wanted.setdefault(self._parents[at], set()).add(id(self.objects[at]))
+        names = {at: _steps(self.objects[at], children) for at, children in wanted.items()}
+        found = []
+        for (obj, parent, reason), way in zip(self._left, ways, strict=True):
+            steps = [_step(names[self._parents[at]], self.objects[at]) for at in way]
+            if way and self._parents[way[0]] != 0:
+                steps.insert(0, "...")
+            path = "obj" + "".join(steps) + _step(names[parent], obj)
+            found.append(Left(obj, path, reason))
+        return found
+
+    def _way(self, at: int) -> list[int]:
+        """The places of the objects from the root, which is not among them, to this one."""
+        way: list[int] = []
+        while at and len(way) < _PATH_LENGTH - 1:
+            way.append(at)
+            at = self._parents[at]
+        return way[::-1]
 
     def _visit(self, at: int) -> None:
         obj = self.objects[at]
         children = self._children(at)
-        if at and (reason := _what_is_inside(obj, children)):
-            self.left.append(Left(obj, self._path(at), reason))
+        if at and (reason := self._what_is_inside(obj, children)):
+            self._left.append((obj, self._parents[at], reason))
             self.objects[at] = _GONE
             return
         for child in children:
@@ -118,8 +152,7 @@ class Graph:
                 continue
             self._seen.add(id(child))
             if reason := _must_end(child):
-                path = self._path(at) + _step(obj, child)
-                self.left.append(Left(child, path, reason))
+                self._left.append((child, at, reason))
             elif not issubclass(type(child), _PROGRAM):
                 self.objects.append(child)
                 self._parents.append(at)
@@ -131,29 +164,42 @@ class Graph:
             return []
         if cls is FunctionType:
             return _inside_function(obj)
-        if cls not in self._enter:
-            self._enter.add(cls)
+        self._enter.add(cls)
         if id(obj) not in self._found:
             batch = [
                 each
-                for each in self.objects[at:]
-                if not issubclass(type(each), (*_NOT_ENTERED, FunctionType))
+                for each in self.objects[max(at, self._asked) :]
+                if id(each) not in self._found
+                and not issubclass(type(each), (*_NOT_ENTERED, FunctionType))
             ]
+            self._asked = len(self.objects)
             for parent, found in _referents(tuple(batch), tuple(self._enter)):
-                self._found[id(parent)] = found
-        return self._found.pop(id(obj))
+                self._found[id(parent)] = parent, found
+        return self._found.pop(id(obj))[1]
 
-    def _path(self, at: int) -> str:
-        """The way from the root to the object at this place."""
-        steps: list[str] = []
-        while at:
-            if len(steps) == _PATH_LENGTH:
-                steps.append("...")
-                break
-            above = self._parents[at]
-            steps.append(_step(self.objects[above], self.objects[at]))
-            at = above
-        return "obj" + "".join(reversed(steps))
+    def _what_is_inside(self, obj: object, children: list[object]) -> str:
+        """Why an object cannot be pinned because of what it has inside, or an empty string."""
+        if type(obj) in _CONTAINERS:
+            return ""
+        for child in children:
+            # Attributes may stand in a dict, and a closure is a tuple of cells.
+            if type(child) is dict:
+                reason = self._what_is_in_dict(child)
+            elif type(child) is tuple:
+                reason = _first_reason([_content(each) for each in child])
+            else:
+                reason = _first_reason([child])
+            if reason:
+                return reason
+        return ""
+
+    def _what_is_in_dict(self, child: dict[Any, object]) -> str:
+        # Many objects may share a large dict.
+        if len(child) < _LARGE:
+            return _first_reason(list(child.values()))
+        if id(child) not in self._large:
+            self._large[id(child)] = child, _first_reason(list(child.values()))
+        return self._large[id(child)][1]
 
 
 def _referents(batch: tuple[object, ...], types: tuple[type, ...]) -> list[Any]:
@@ -192,8 +238,7 @@ def _must_end(obj: object) -> str:
 
 
 def _has(cls: type, name: str) -> bool:
-    # Not getattr, which may run code of a metaclass.
-    return any(name in _members(base) for base in type.mro(cls))
+    return any(name in _members(base) for base in _bases(cls))
 
 
 def _members(cls: type) -> MappingProxyType[str, Any]:
@@ -201,24 +246,35 @@ def _members(cls: type) -> MappingProxyType[str, Any]:
     return members
 
 
+def _bases(cls: type) -> tuple[type, ...]:
+    """The classes in which attributes are looked up, also if a metaclass decided which."""
+    bases: tuple[type, ...] = _BASES.__get__(cls)
+    return bases
+
+
+# Not getattr, which may run code of a metaclass.
 _MEMBERS: Any = vars(type)["__dict__"]
+_BASES: Any = vars(type)["__mro__"]
+_NAME: Any = vars(type)["__name__"]
+_QUALNAME: Any = vars(type)["__qualname__"]
+_MODULE: Any = vars(type)["__module__"]
 
 
-def _what_is_inside(obj: object, children: list[object]) -> str:
-    """Why an object cannot be pinned because of what it has inside, or an empty string."""
-    if type(obj) in _CONTAINERS:
-        return ""
-    for child in children:
-        # Attributes may stand in a dict, and a closure is a tuple of cells.
-        if type(child) is dict:
-            parts = list(child.values())
-        elif type(child) is tuple:
-            parts = [_content(each) for each in child]
-        else:
-            parts = [child]
-        for part in parts:
-            if reason := _must_end(part):
-                return f"has a {type(part).__name__} inside, which {reason}"
+def _class_name(cls: type) -> str:
+    name: str = _NAME.__get__(cls)
+    return name
+
+
+def _full_name(cls: type) -> str:
+    name: str = _QUALNAME.__get__(cls)
+    module = _MODULE.__get__(cls)  # a class may have anything there
+    return name if type(module) is not str or module == "builtins" else f"{module}.{name}"
+
+
+def _first_reason(parts: list[object]) -> str:
+    for part in parts:
+        if reason := _must_end(part):
+            return f"has a {_class_name(type(part))} inside, which {reason}"
     return ""
 
 
@@ -231,40 +287,45 @@ def _content(obj: object) -> object:
     return obj
 
 
-def _step(parent: object, child: object) -> str:
-    """How the child is written, seen from its parent."""
+def _step(names: dict[int, str], child: object) -> str:
+    return names.get(id(child)) or f".<{_class_name(type(child))}>"
+
+
+def _steps(parent: object, wanted: set[int]) -> dict[int, str]:
+    """How children are written, seen from their parent; by their identity."""
     cls = type(parent)
+    names: dict[int, str] = {}
     if cls is dict:
         for key, value in list(parent.items()):  # type: ignore[attr-defined]
-            if value is child:
-                return f"[{_name(key)}]"
+            if id(value) in wanted:
+                names.setdefault(id(value), f"[{_name(key)}]")
     elif cls in (list, tuple):
         for index, value in enumerate(parent):  # type: ignore[arg-type]
-            if value is child:
-                return f"[{index}]"
+            if id(value) in wanted:
+                names.setdefault(id(value), f"[{index}]")
     elif cls not in (set, frozenset, deque, FunctionType, MethodType, CellType):
         for name, value in _attributes(parent):
-            if value is child:
-                return f".{name}"
-    return f".<{type(child).__name__}>"
+            if id(value) in wanted:
+                names.setdefault(id(value), f".{name}")
+    return names
 
 
 def _attributes(obj: object) -> list[tuple[str, object]]:
     found: list[tuple[str, object]] = []
-    for base in type.mro(type(obj)):
+    for base in _bases(type(obj)):
         for name, member in list(_members(base).items()):
             try:
                 if type(member) is MemberDescriptorType:
                     found.append((name, member.__get__(obj)))
                 elif name == "__dict__" and type(member) is GetSetDescriptorType:
-                    found += member.__get__(obj).items()
+                    found += dict.items(member.__get__(obj))
             except AttributeError:
                 pass  # an empty slot
     return found
 
 
 def _name(key: object) -> str:
-    return repr(key) if type(key) in _PLAIN else f"<{type(key).__name__}>"
+    return repr(key) if type(key) in _PLAIN else f"<{_class_name(type(key))}>"
 
 
 def _size(obj: object) -> int:
@@ -294,21 +355,20 @@ def pin_report(obj: object) -> PinReport:
     graph = Graph(obj)
     by_type: dict[str, tuple[int, int]] = {}
     objects = size = 0
-    for each in graph.objects:
+    for each in graph.pinned():
         if not is_pinned(each):
-            cls = type(each)
-            name = f"{cls.__module__}.{cls.__qualname__}".removeprefix("builtins.")
+            name = _full_name(type(each))
             count, total = by_type.get(name, (0, 0))
             own = _size(each)
             by_type[name] = (count + 1, total + own)
             objects += 1
             size += own
-    return PinReport(objects, size, by_type, graph.left)
+    return PinReport(objects, size, by_type, graph.left())
 
 
 def reached(obj: object) -> list[Any]:
     """The objects that ``pin(obj, deep=True)`` pins: `obj` first."""
-    return Graph(obj).objects
+    return Graph(obj).pinned()
 
 
 Left.__module__ = PinReport.__module__ = pin_report.__module__ = "nogil_sync"

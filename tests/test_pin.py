@@ -580,3 +580,123 @@ def test_report_counts_objects_and_bytes():
     assert report.bytes == sum(size for _, size in report.by_type.values()) > 2000
     assert report.left == []
     assert not is_pinned(obj)
+
+
+class _Chosen(type):
+    """Decides its own order of bases, which the usual rule refuses."""
+
+    def mro(cls):
+        return [cls, *_chosen, object]
+
+    def __getattribute__(cls, name):
+        raise RuntimeError(f"asked for {name}")
+
+
+class _First:
+    pass
+
+
+class _Second:
+    def close(self):
+        pass
+
+
+_chosen = (_First,)
+
+
+@pytest.mark.parametrize("bases", [(_First,), (_Second,), (_Second, _First)])
+def test_deep_looks_where_a_metaclass_says_that_attributes_are(bases, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "_chosen", bases)
+    cls = _Chosen("cls", (_First, _Second), {})
+    obj = [object.__new__(cls)]
+    (left,) = pin_report(obj).left or [None]
+    assert (left is not None) is (_Second in bases)
+    if left is None:
+        pin(obj, deep=True)
+        assert is_pinned(obj[0]) is NATIVE
+
+
+def test_deep_of_an_order_of_bases_that_the_usual_rule_refuses(monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "_chosen", (_First, _Second))
+    above = type("above", (_First, _Second), {}), type("below", (_Second, _First), {})
+    obj = [object.__new__(_Chosen("cls", above, {}))]
+    assert [each.path for each in pin_report(obj).left] == ["obj[0]"]
+    assert pin(obj, deep=True) is obj
+
+
+class _Secretive(type):
+    def __getattribute__(cls, name):
+        raise RuntimeError(f"asked for {name}")
+
+
+class _OddDict(dict):
+    """A `__dict__` that does not want to be read."""
+
+    def items(self):
+        raise RuntimeError
+
+    values = keys = __iter__ = items
+
+
+def test_report_names_classes_and_attributes_without_asking_them():
+    odd = Plain()
+    odd.__dict__ = _OddDict(attribute=[threading.Lock()])
+    secretive = _Secretive("Secretive", (), {"__module__": 5})
+    obj = [odd, object.__new__(secretive), [object.__new__(secretive), threading.Lock()]]
+    report = pin_report(obj)
+    assert report.by_type["Secretive"][0] == 2
+    assert [each.path for each in report.left][:1] == ["obj[2][1]"]
+    assert len(report.left) == 2
+    assert pin(obj, deep=True) is obj
+
+
+def many_locks_in_a_dict(n):
+    return {key: threading.Lock() for key in range(n)}
+
+
+def many_locks_apart(n):
+    return [[threading.Lock()] for _ in range(n)]
+
+
+def many_classes(n):
+    """Each class is known only after the one before it was seen."""
+    link = None
+    for _ in range(n // 100):
+        above = type("Link", (), {"__slots__": ("below", "some")})()
+        above.below, above.some = link, [[] for _ in range(100)]
+        link = above
+    return [link, [threading.Lock()]]
+
+
+def one_large_dict(n):
+    shared = dict.fromkeys(range(n))
+    links = [Plain() for _ in range(n)]
+    for link in links:
+        link.shared = shared
+    return links
+
+
+@pytest.mark.parametrize(
+    "make_graph", [many_locks_in_a_dict, many_locks_apart, many_classes, one_large_dict]
+)
+def test_deep_takes_time_proportional_to_the_graph(make_graph):
+    """Minutes if it were the square."""
+    obj = make_graph(30_000)
+    left = pin_report(obj).left
+    assert pin(obj, deep=True) is obj
+    if make_graph is many_locks_in_a_dict:
+        assert {each.path for each in left} == {f"obj[{key}]" for key in obj}
+    if make_graph is many_locks_apart:
+        assert {each.path for each in left} == {f"obj[{at}][0]" for at in range(len(obj))}
+
+
+def test_report_shortens_long_paths():
+    obj = lock = [threading.Lock()]
+    for _ in range(8):
+        obj = [obj]
+    assert [each.path for each in pin_report(obj).left] == ["obj" + "[0]" * 9]
+    for _ in range(10):
+        obj = [obj]
+    (left,) = pin_report(obj).left
+    assert left.path == "obj..." + "[0]" * 12
+    assert left.obj is lock[0]

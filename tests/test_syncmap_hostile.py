@@ -677,3 +677,39 @@ def test_map_dropped_while_iterators_are_used():
     with background(collect_often):
         run_threads(use, times=3)
         run_threads(use, times=3)
+
+
+def unfilled_tuples():
+    """Those that somebody is still filling; to read an item of one is a crash."""
+    return [t for t in gc.get_objects() if type(t) is tuple and "<NULL>" in plain_repr(t)]
+
+
+def plain_repr(items):
+    return tuple.__repr__(items) if 0 < len(items) < 8 and len(gc.get_referents(items)) == 0 else ""
+
+
+def test_user_code_in_load_or_compute_meets_no_unfilled_tuple():
+    met = []
+
+    class Seconds:
+        def __float__(self):
+            met.extend(unfilled_tuples())
+            return 5.0
+
+    assert SyncMap().load_or_compute("key", pow, 2, 3, timeout=Seconds()) == 8
+    assert not met
+
+
+def test_entries_of_a_new_map_cannot_be_changed_through_the_collector():
+    class Key:
+        def __hash__(self):
+            for each in gc.get_referrers(*gc.get_referrers(self)):
+                if type(each) is list and len(each) == len(pairs) and each is not pairs:
+                    each.clear()
+            return 1
+
+        def __eq__(self, other):
+            return self is other
+
+    pairs = [(Key(), n) for n in range(20)]
+    assert len(SyncMap(pairs)) == 20

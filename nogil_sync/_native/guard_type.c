@@ -9,7 +9,9 @@
  * straight-line code, so the wait is short.
  *
  *   lock    the lock proper; in the child of a fork it is free
- *   owner   the thread that holds it, or 0. Only that thread reads its own number here.
+ *   owner   the thread that holds it, or 0. Only that thread reads its own number here. It is the
+ *           interpreter's number of the thread, which no later thread gets. The system's may be that
+ *           of a thread which held the guard at a fork and did not survive that.
  *   depth   how many times the owner took it beyond the first: a trace function may come between.
  *
  * A waiter detaches and waits until the lock was free, re-attaches, and tries again. It must not
@@ -22,14 +24,20 @@
 typedef struct {
     PyObject_HEAD
     ns_lock lock;
-    _Atomic unsigned long owner;
+    _Atomic uint64_t owner;
     unsigned depth;
 } Guard;
+
+static uint64_t
+this_thread(void)
+{
+    return PyThreadState_GetID(PyThreadState_Get());
+}
 
 static void
 take(Guard *g)
 {
-    unsigned long me = PyThread_get_thread_ident();
+    const uint64_t me = this_thread();
     if (ns_load(&g->owner, NS_RELAXED) == me) {
         g->depth++;
         return;
@@ -47,7 +55,7 @@ take(Guard *g)
 static int
 release(Guard *g)
 {
-    if (ns_load(&g->owner, NS_RELAXED) != PyThread_get_thread_ident()) {
+    if (ns_load(&g->owner, NS_RELAXED) != this_thread()) {
         PyErr_SetString(PyExc_RuntimeError, "this thread does not hold the guard");
         return -1;
     }

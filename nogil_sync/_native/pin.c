@@ -232,19 +232,19 @@ pin_all(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
     if (given == NULL) {
         return NULL;
     }
-    /* A tuple: unlike a list's, its items stay put whatever others do meanwhile. */
-    Py_ssize_t count = PyTuple_GET_SIZE(given);
-    PyObject *objects = PyTuple_New(count), *result = NULL;
-    for (Py_ssize_t i = 0; objects != NULL && i < count; i++) {
+    PyObject *result = PySequence_List(given), *objects = NULL;
+    for (Py_ssize_t i = 0; result != NULL && i < PyTuple_GET_SIZE(given); i++) {
         PyObject *object = canonical(Py_NewRef(PyTuple_GET_ITEM(given, i)));
-        if (object == NULL) {
-            Py_CLEAR(objects);
-            break;
+        if (object == NULL || PyList_SetItem(result, i, object) < 0) {
+            Py_CLEAR(result);
         }
-        PyTuple_SET_ITEM(objects, i, object);
     }
-    if (objects != NULL && pin_with_parts(module, objects) == 0) {
-        result = PySequence_List(objects);
+    /* A tuple: unlike a list's, its items stay put whatever others do meanwhile. */
+    if (result != NULL) {
+        objects = PyList_AsTuple(result);
+        if (objects == NULL || pin_with_parts(module, objects) < 0) {
+            Py_CLEAR(result);
+        }
     }
     Py_XDECREF(objects);
     Py_DECREF(given);

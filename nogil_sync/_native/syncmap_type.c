@@ -877,8 +877,9 @@ compute(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *timeo
     if (state->syncmap_compute == NULL) {
         return ns_shutting_down();
     }
-    PyObject *rest = PyTuple_New(nargs - 2), *seconds = seconds_of(timeout), *result = NULL;
-    if (rest != NULL && seconds != NULL) {
+    PyObject *seconds = seconds_of(timeout), *result = NULL; /* runs code of users */
+    PyObject *rest = seconds ? PyTuple_New(nargs - 2) : NULL;
+    if (rest != NULL) {
         for (Py_ssize_t i = 2; i < nargs; i++) {
             PyTuple_SET_ITEM(rest, i - 2, Py_NewRef(args[i]));
         }
@@ -1010,7 +1011,7 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     static const ns_signature s = {
         "SyncMap.__init__(self, mapping_or_pairs=(), /, **kwargs)", {NULL}, 0, 0, 0};
     SyncMap *o = (SyncMap *)self;
-    PyObject *source = NULL, *entries = NULL, *list = NULL;
+    PyObject *source = NULL, *entries = NULL, *given = NULL;
     ns_state *state = ns_state_of(self);
     if (state == NULL || (kwargs != NULL && !PyArg_ValidateKeywordArguments(kwargs))) {
         return -1;
@@ -1026,27 +1027,27 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
         ns_shutting_down();
         return -1;
     }
-    if (kwargs != NULL && !PyArg_ValidateKeywordArguments(kwargs)) {
-        return -1;
-    }
     int result = -1;
     uint64_t *hashes = NULL;
     Py_ssize_t n = 0;
     if (source != NULL) {
         entries = PyObject_CallMethod(state->syncmap_shared, "_entries", "(O)", source);
-        list = entries != NULL ? PySequence_List(entries) : NULL;
+        PyObject *list = entries != NULL ? PySequence_List(entries) : NULL;
+        /* Who finds it through the collector can change a list, but not a tuple. */
+        given = list != NULL ? PyList_AsTuple(list) : NULL;
+        Py_XDECREF(list);
         Py_XDECREF(entries);
-        if (list == NULL) {
+        if (given == NULL) {
             return -1;
         }
-        n = PyList_GET_SIZE(list);
+        n = PyTuple_GET_SIZE(given);
         hashes = PyMem_New(uint64_t, (size_t)n);
         if (hashes == NULL) {
             PyErr_NoMemory();
             goto done;
         }
         for (Py_ssize_t i = 0; i < n; i++) {
-            PyObject *pair = PyList_GET_ITEM(list, i);
+            PyObject *pair = PyTuple_GET_ITEM(given, i);
             if (!PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2) {
                 PyErr_SetString(PyExc_TypeError, "entries must be pairs");
                 goto done;
@@ -1064,7 +1065,7 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     o->watch = ns_watch_new(self);
     ns_store(&o->born, 2, NS_RELEASE);
     for (Py_ssize_t i = 0; i < n; i++) {
-        PyObject *pair = PyList_GET_ITEM(list, i);
+        PyObject *pair = PyTuple_GET_ITEM(given, i);
         if (put(o, PyTuple_GET_ITEM(pair, 0), hashes[i], PyTuple_GET_ITEM(pair, 1)) < 0) {
             goto done;
         }
@@ -1079,7 +1080,7 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     result = 0;
 done:
     PyMem_Free(hashes);
-    Py_XDECREF(list);
+    Py_XDECREF(given);
     return result;
 }
 

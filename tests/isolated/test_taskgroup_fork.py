@@ -168,3 +168,44 @@ def test_forked_in_the_middle_of_a_cancellation():
     assert [wait_for(child, 30) for child in children] == [7]
     """
     )
+
+
+def test_guard_held_at_a_fork_belongs_to_no_thread_of_the_child():
+    """Not even to one that has the number of the thread that held it: the system uses it again."""
+    python(
+        FORK
+        + """
+    from nogil_sync._backend import guard_of
+    guard = guard_of(threading.Thread)
+    held, number, finish = threading.Event(), [], threading.Event()
+    def hold():
+        number.append(threading.get_ident())
+        guard.held = True
+        held.set()
+        finish.wait(60)
+        del guard.held
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(60)
+    child = os.fork()
+    if child == 0:
+        refused = []
+        def leave():
+            try:
+                del guard.held
+            except RuntimeError:
+                refused.append(threading.get_ident())
+        threads = 0
+        while number[0] not in refused and threads == len(refused) < 100:
+            thread = threading.Thread(target=leave)
+            thread.start()
+            thread.join()
+            threads += 1
+        guard.held = True
+        del guard.held
+        os._exit(7 if threads == len(refused) else 3)
+    finish.set()
+    holder.join()
+    assert wait_for(child) == 7
+    """
+    )
