@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support import watches_memory
 
 pyperf = pytest.importorskip("pyperf", reason="the benchmarks are made with pyperf")
 
@@ -50,6 +51,7 @@ BENCHMARKS = [
     "mutex",
     "once",
     "pool",
+    "reach",
     "rwmutex",
     "semaphore",
     "syncmap",
@@ -74,7 +76,7 @@ def check_metadata(metadata: dict[str, object], threads: set[int]) -> None:
 
 def test_every_row_runs(script: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.json"
-    tiny = ("--quick", "--quiet", "--min-time", "0.0001", "--threads", "1,3")
+    tiny = ("--quick", "--quiet", "--min-time", "0.0001", "--threads", "1,3", "--ways")
     code, printed = run(script, *tiny, "-o", output, NOGIL_SYNC_BENCH_SHRINK="64")
     assert code == 0, printed
     benches = pyperf.BenchmarkSuite.load(str(output)).get_benchmarks()
@@ -84,7 +86,8 @@ def test_every_row_runs(script: Path, tmp_path: Path) -> None:
         check_metadata(bench.get_metadata(), {1, 3})
         kinds.add(bench.get_metadata()["row_kind"])
         assert min(bench.get_values()) > 0
-    assert {"floor", "stdlib", "ours"} <= kinds
+    # What is about the ways to reach our objects compares them with one another.
+    assert kinds >= ({"floor", "ours"} | ({"stdlib"} if script.stem != "bench_reach" else set()))
     names = {bench.get_name() for bench in benches}
     for bench in benches:
         metadata = bench.get_metadata()
@@ -138,6 +141,53 @@ def test_driver_shows_a_table_and_a_plot(tmp_path: Path) -> None:
     code, printed = run(PERF, "--report", tmp_path / "out", "-o", tmp_path / "again")
     assert code == 0, printed
     assert "ShardedFloatCounter.add" in printed
+
+
+def store_as(version: str, source: Path, target: Path) -> None:
+    """The same results as if another version of Python had given them."""
+    stored = json.loads(source.read_text())
+    for metadata in (stored["metadata"], *(b.get("metadata", {}) for b in stored["benchmarks"])):
+        if "python_version" in metadata:
+            metadata["python_version"] = version
+    target.parent.mkdir()
+    target.write_text(json.dumps(stored))
+
+
+def test_versions_stand_side_by_side(tmp_path: Path) -> None:
+    only = ("--only", "ShardedFloat,reach.*Event.is_set", "--threads", "1,2", "--budget", "0.1")
+    code, printed = run(PERF, *only, "-o", tmp_path / "first", "--json-only")
+    assert code == 0, printed
+    out = tmp_path / "out"
+    out.mkdir()
+    for version in ("3.98.1 (64-bit)", "3.99.2 (64-bit)"):
+        source = tmp_path / "first" / "bench.json"
+        store_as(version, source, out / version[:4] / "bench.json")
+    page = tmp_path / "page.md"
+    page.write_text("above\n<!-- measured -->\nold\n<!-- end of measured -->\nbelow\n")
+    code, printed = run(PERF, "--report", out, "--markdown", page)
+    assert code == 0, printed
+    assert "CPython 3.98.1, 3.99.2 (" in printed
+    label = "t" if FREE_THREADED else ""
+    (header,) = [line for line in printed.splitlines() if line.startswith("ShardedFloatCounter.add ")][:1]
+    assert header.index(f"3.98{label} 1T") < header.index(f"3.99{label} 1T")
+    text = page.read_text()
+    assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
+    assert f"| operation | reached as | 3.98{label} | 3.98{label}, pinned | 3.99{label} |" in text
+    assert "| Event.is_set | local |" in text
+    if importlib.util.find_spec("matplotlib") is not None:
+        for name in ("scaling", "reach"):
+            assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_interpreters_are_measured_one_after_the_other(tmp_path: Path) -> None:
+    """One that fails is named, and the others are shown."""
+    only = ("--only", "ShardedFloat", "--threads", "1,2", "--budget", "0.1")
+    named = ("--interpreter", f"good={sys.executable}", "--interpreter", "bad=false")
+    code, printed = run(PERF, *named, *only, "-o", tmp_path / "out")
+    assert code == 0, printed
+    assert "nothing from bad" in printed
+    assert "ShardedFloatCounter.add" in printed
+    assert (tmp_path / "out" / "good" / "bench.json").exists()
 
 
 def test_driver_stops_at_an_interrupt_with_what_was_measured(tmp_path: Path) -> None:
@@ -199,6 +249,31 @@ def test_scripts_about_maps(name: str, tmp_path: Path) -> None:
     assert stored["environment"]["gil_enabled"] == ("no" if FREE_THREADED else "yes")
     rounds = 2 if "--repeat" in MAP_SCRIPTS[name] else 1
     assert all(len(results) == rounds for results in stored["results"].values())
+
+
+@watches_memory
+def test_objects_are_freed_at_once(tmp_path: Path) -> None:
+    """Those of one thread, and those that two threads share for a moment: not by the collector."""
+    output, objects = tmp_path / "out.json", 40_000
+    code, printed = run(PERF / "memory.py", "--objects", objects, "-o", output)
+    assert code == 0, printed
+    for name, (result,) in json.loads(output.read_text())["results"].items():
+        assert result["alive"] < objects / 10, (name, printed)
+        assert result["grown"] < objects * 48, (name, printed)  # 48 bytes: the smallest object
+
+
+def test_reading_a_pinned_graph() -> None:
+    tiny = ("--objects", 2_000, "--seconds", 0.001, "--values", 1)
+    code, printed = run(PERF / "pin_deep.py", *tiny)
+    assert code == 0, printed
+    assert "the longest time for which another thread stood still" in printed
+    assert sum("attributes" in line for line in printed.splitlines()) == 2
+
+
+def test_operations_whose_instructions_are_counted() -> None:
+    """Callgrind is not everywhere: the process that it watches runs without it, too."""
+    code, printed = run("-P", PERF / "instructions.py", "--measure", 20)
+    assert code == 0, printed
 
 
 @pytest.mark.skipif(not FREE_THREADED, reason="of free-threaded interpreters")

@@ -1,0 +1,195 @@
+"""How many instructions an operation takes at one thread, in several builds of nogil_sync.
+
+    python perf/instructions.py before=/path/of/python after=/path/of/other/python
+
+Each Python has one build installed (`./dev python -c 'import sys; print(sys.executable)'` in its
+checkout); the first is what the others are compared with. Valgrind's callgrind counts, so nothing
+else that runs on the machine changes a figure. The cost of the loop itself is taken off.
+
+Three situations: the thread made the object (`own`); another thread made it, and the count is an
+ordinary one (`foreign`, with few uses); the object has been used often (`often`): from 3.14 on it
+defers its count then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+HERE = Path(__file__).parent
+# Between two calls of this function of the C library lies what is counted.
+MARK = "getppid"
+SITUATIONS = ("own", "foreign", "often")
+# Few enough uses that an object of another thread does not begin to defer: sharing.h.
+FEW, MANY, OFTEN = 400, 1_000, 5_000
+NOTABLE = 0.02
+
+
+def rows() -> dict[str, tuple[str, str]]:
+    """Operations by name: how `it` is made, and the body of the loop."""
+    return {
+        "ShardedCounter.add": ("ShardedCounter()", "it.add(1)"),
+        "ShardedFloatCounter.add": ("ShardedFloatCounter()", "it.add(1.5)"),
+        "AtomicInt64.load": ("AtomicInt64()", "it.load()"),
+        "AtomicInt64.add": ("AtomicInt64()", "it.add(1)"),
+        "AtomicBool.load": ("AtomicBool()", "it.load()"),
+        "AtomicRef.load": ("AtomicRef(None)", "it.load()"),
+        "AtomicRef.store": ("AtomicRef(None)", "it.store(None)"),
+        "with mutex": ("Mutex()", "with it: pass"),
+        "mutex.acquire, release": ("Mutex()", "it.acquire(); it.release()"),
+        "with rw.read": ("RWMutex()", "with it.read: pass"),
+        "rw.read.acquire, release": ("RWMutex()", "it.read.acquire(); it.read.release()"),
+        "with rw.write": ("RWMutex()", "with it.write: pass"),
+        "with cond": ("Cond()", "with it: pass"),
+        "with semaphore": ("Semaphore(9)", "with it: pass"),
+        "with sem.hold()": ("Semaphore(9)", "with it.hold(): pass"),
+        "event.is_set": ("set_event()", "it.is_set()"),
+        "event.wait, set": ("set_event()", "it.wait()"),
+        "waitgroup.add, done": ("WaitGroup()", "it.add(); it.done()"),
+        "once, after the first call": ("settled()", "it()"),
+        "Once.do, done": ("done()", "it.do(int)"),
+        "m[k]": ("SyncMap({1000: None})", "it[1000]"),
+        "m.get(k)": ("SyncMap({1000: None})", "it.get(1000)"),
+        "m[k] = v": ("SyncMap({1000: None})", "it[1000] = None"),
+        "k in m": ("SyncMap({1000: None})", "1000 in it"),
+        "iter(m)": ("SyncMap({1000: None})", "iter(it)"),
+        "pool.get, put": ("pool()", "it.put(it.get())"),
+        "with pool.use()": ("pool()", "with it.use(): pass"),
+        "channel.send, recv": ("Channel(4)", "it.send(None); it.recv()"),
+        "Mutex()": ("Mutex", "it()"),
+        "Event()": ("Event", "it()"),
+        "ShardedCounter()": ("ShardedCounter", "it()"),
+        "WaitGroup()": ("WaitGroup", "it()"),
+        "RWMutex()": ("RWMutex", "it()"),
+    }
+
+
+HELPERS = """
+def set_event():
+    event = Event(); event.set(); return event
+
+def settled():
+    function = once(lambda: None); function(); return function
+
+def done():
+    cell = Once(); cell.do(int); return cell
+
+def pool():
+    made = Pool(list); made.put(made.get()); return made
+"""
+
+
+def measure(loops: int) -> None:
+    """In the process that callgrind watches: two marks around each loop."""
+    import nogil_sync
+
+    scope: dict[str, object] = {name: getattr(nogil_sync, name) for name in nogil_sync.__all__}
+    exec(HELPERS, scope)
+    mark = getattr(os, MARK)
+
+    def compiled(body: str) -> object:
+        source = f"def loop(it, mark, items):\n    mark()\n    for _ in items:\n        {body}\n    mark()"
+        exec(source, scope)
+        return scope["loop"]
+
+    def once_more(loop: object, make: str, situation: str) -> None:
+        it = eval(make, scope)
+
+        def run(count: int) -> None:
+            loop(it, mark, range(count))  # type: ignore[operator]
+
+        # Specialised by objects of their own, and what is made lazily is made.
+        warm = eval(make, scope)
+        loop(warm, int, range(OFTEN))  # type: ignore[operator]
+        if situation == "own":
+            run(loops)
+            return
+
+        def other() -> None:
+            loop(it, int, range(OFTEN if situation == "often" else FEW))  # type: ignore[operator]
+            run(loops)
+
+        worker = threading.Thread(target=other)
+        worker.start()
+        worker.join()
+
+    for make, body in (("None", "pass"), *rows().values()):
+        loop = compiled(body)
+        for situation in SITUATIONS:
+            once_more(loop, make, situation)
+
+
+def count(python: str, loops: int) -> dict[str, float]:
+    """Instructions of each operation in each situation, with that Python's nogil_sync."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
+        command += [f"--dump-before={MARK}", "--fair-sched=yes", python, "-P", __file__]
+        command += ["--measure", str(loops)]
+        done = subprocess.run(
+            command,
+            check=False,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
+        )
+        if done.returncode:
+            sys.exit(f"error: {python} ended with exit code {done.returncode}\n{done.stderr[-2000:]}")
+        parts = sorted(Path(folder).glob("out.*"), key=lambda path: int(path.suffix[1:]))
+        totals = [int(found[1]) for part in parts if (found := TOTAL.search(part.read_text()))]
+    # The parts take turns: what lies before a loop, then the loop.
+    spans = totals[1::2]
+    names = ["loop alone", *rows()]
+    expected = len(names) * len(SITUATIONS)
+    if len(spans) < expected:
+        sys.exit(f"error: callgrind wrote {len(totals)} parts, not {2 * expected}")
+    cells = iter(spans)
+    found_ = {(name, situation): next(cells) for name in names for situation in SITUATIONS}
+    return {
+        f"{name}: {situation}": (found_[name, situation] - found_["loop alone", situation]) / loops
+        for name in rows()
+        for situation in SITUATIONS
+    }
+
+
+TOTAL = re.compile(r"^(?:totals|summary): (\d+)", re.MULTILINE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("builds", nargs="*", metavar="NAME=PYTHON")
+    parser.add_argument("--loops", type=int, default=MANY)
+    parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="also store it as JSON")
+    args = parser.parse_args()
+    if args.measure:
+        measure(args.measure)
+        return
+    builds = dict(build.split("=", 1) for build in args.builds)
+    if not builds:
+        parser.error("name at least one build")
+    counted = {name: count(python, args.loops) for name, python in builds.items()}
+    base, *others = counted
+    print("Instructions an operation\n")
+    print(f"{'':32}{'':10}" + "".join(f"{name:>12}" for name in counted))
+    for cell, before in counted[base].items():
+        name, _, situation = cell.rpartition(": ")
+        line = f"{name:32}{situation:10}{before:12.1f}"
+        for other in others:
+            after = counted[other][cell]
+            line += f"{after:12.1f} {(after / before - 1) * 100:+6.1f} %"
+            line += " !" if after > before * (1 + NOTABLE) else ""
+        print(line)
+    if args.output:
+        args.output.write_text(json.dumps(counted, indent=1))
+
+
+if __name__ == "__main__":
+    main()
