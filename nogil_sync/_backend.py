@@ -98,6 +98,8 @@ else:
         )
         from ._native._core import (
             defer as defer,  # noqa: PLC0414
+        )
+        from ._native._core import (
             guard_of as guard_of,  # noqa: PLC0414
         )
     except ModuleNotFoundError as missing:

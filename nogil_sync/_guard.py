@@ -89,7 +89,7 @@ _COUNT = 64
 _guards = [Guard() for _ in range(_COUNT)]
 
 
-def defer(obj: object) -> None:
+def defer(_obj: object, /) -> None:
     """Let the object defer its reference count, where the backend can; this one cannot."""
 
 

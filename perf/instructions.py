@@ -141,7 +141,9 @@ def count(python: str, loops: int) -> dict[str, float]:
             env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
         )
         if done.returncode:
-            sys.exit(f"error: {python} ended with exit code {done.returncode}\n{done.stderr[-2000:]}")
+            sys.exit(
+                f"error: {python} ended with exit code {done.returncode}\n{done.stderr[-2000:]}"
+            )
         parts = sorted(Path(folder).glob("out.*"), key=lambda path: int(path.suffix[1:]))
         totals = [int(found[1]) for part in parts if (found := TOTAL.search(part.read_text()))]
     # The parts take turns: what lies before a loop, then the loop.

@@ -347,7 +347,9 @@ def _draw_panel(axes: Any, panel: Panel, limits: tuple[float, float], label: str
     axes.set_xlabel("threads on one shared object", fontsize=9)
     axes.set_ylabel("Mops/s, all threads together", fontsize=9)
     axes.tick_params(labelsize=9)
-    axes.set_title(f"{panel.operation}{label and f', {label}'}", fontsize=11, fontweight="bold", loc="left")
+    axes.set_title(
+        f"{panel.operation}{label and f', {label}'}", fontsize=11, fontweight="bold", loc="left"
+    )
     gap = (high - low) * 0.052
     heights = _spread([math.log10(value) for value, *_ in labels], gap, low, high)
     for height, (value, name, colour, weight) in zip(heights, labels, strict=True):

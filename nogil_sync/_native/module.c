@@ -57,25 +57,10 @@ exec_module(PyObject *module)
         return -1;
     }
     static int (*const parts[])(PyObject *) = {
-        ns_add_atomic_ints,
-        ns_add_atomic_bool,
-        ns_add_atomic_ref,
-        ns_add_counters,
-        ns_add_mutex,
-        ns_add_event,
-        ns_add_guard,
-        ns_add_rwmutex,
-        ns_add_semaphore,
-        ns_add_channel,
-        ns_add_cond,
-        ns_add_waitgroup,
-        ns_add_once,
-        ns_add_syncmap,
-        ns_add_ageing,
-        ns_add_pool,
-        ns_add_pin,
-        ns_add_referents,
-        ns_add_sharing,
+        ns_add_atomic_ints, ns_add_atomic_bool, ns_add_atomic_ref, ns_add_counters,  ns_add_mutex,
+        ns_add_event,       ns_add_guard,       ns_add_rwmutex,    ns_add_semaphore, ns_add_channel,
+        ns_add_cond,        ns_add_waitgroup,   ns_add_once,       ns_add_syncmap,   ns_add_ageing,
+        ns_add_pool,        ns_add_pin,         ns_add_referents,  ns_add_sharing,
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(parts); i++) {
         if (parts[i](module) < 0) {
