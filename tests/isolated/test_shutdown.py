@@ -1,7 +1,5 @@
 """Interpreter exit with threads blocked everywhere, and objects used while it goes on."""
 
-import time
-
 import pytest
 from support import python
 
@@ -36,8 +34,7 @@ BLOCKED = {
 
 @pytest.mark.parametrize("way", BLOCKED)
 def test_daemon_threads_blocked_at_exit(way):
-    begin = time.monotonic()
-    done = python(
+    done = python(  # which gives up long before the waits do
         f"""
         import threading, time
         from concurrent.futures import Future
@@ -64,7 +61,6 @@ def test_daemon_threads_blocked_at_exit(way):
         """
     )
     assert done.stderr == ""
-    assert time.monotonic() - begin < 10
 
 
 def test_daemon_threads_that_wake_during_exit():
