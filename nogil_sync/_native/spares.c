@@ -47,6 +47,9 @@ cells_of(ns_spares *s)
 static bool
 keep(ns_spares *s, PyObject *object, PyObject *owner)
 {
+    if (!NS_CAN_DEFER) {
+        return false;
+    }
     if (!ns_is_deferred(owner) || _Py_IsImmortal(owner)) {
         return false; /* has to be freed at once, or has no count to fight over */
     }
