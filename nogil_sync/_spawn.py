@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from time import sleep
 from typing import Any
 
 from ._originals import Thread as InterpretersThread
@@ -19,7 +20,8 @@ class Thread(InterpretersThread):
     ``threading.Thread.start`` takes locks of the `threading` module in Python code. An interrupt
     there can leave one of them locked: then the new thread never gets to `run`, and from 3.14 on
     no thread of the process starts or ends any more. Only the main thread is interrupted. So it
-    starts an auxiliary thread, by one call in C, and that one calls the real ``start``.
+    starts an auxiliary thread, by one call in C, and that one calls the real ``start``. It has
+    ended when `start` returns: a subinterpreter that ends beside it would end the process.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -34,11 +36,12 @@ class Thread(InterpretersThread):
             super().start()
             return
         process = os.getpid()
-        _thread.start_new_thread(self.__launch, ())
+        auxiliary = _Auxiliary(self.__launch)
         while not self.__launched:
             sleep_at(self.__gate, None)
             if os.getpid() != process:
                 return  # a handler forked: the child has no such thread
+        auxiliary.join()
         error, self.__error = self.__error, None
         if error is not None:
             try:
@@ -97,3 +100,39 @@ def _report(thread: Thread) -> None:
         threading.excepthook(args)
     except Exception:
         sys.excepthook(*sys.exc_info())
+
+
+if sys.version_info >= (3, 13):
+
+    class _Auxiliary:
+        """A thread without a `threading.Thread`, for which the interpreter waits at its end."""
+
+        def __init__(self, function: Callable[[], object]) -> None:
+            self.__handle = _thread.start_joinable_thread(function, daemon=False)
+
+        def join(self) -> None:
+            self.__handle.join()
+
+else:
+
+    class _Auxiliary:
+        """A thread without a `threading.Thread`."""
+
+        def __init__(self, function: Callable[[], object]) -> None:
+            self.__process = os.getpid()
+            self.__lives: list[_thread.LockType] = []
+            _thread.start_new_thread(self.__run, (function,))
+
+        def __run(self, function: Callable[[], object]) -> None:
+            try:
+                lives = _thread._set_sentinel()  # type: ignore[attr-defined]
+                lives.acquire()  # and the interpreter releases it
+                self.__lives.append(lives)
+            finally:
+                function()
+
+        def join(self) -> None:
+            """Wait for the end of the thread, whose function is about to return."""
+            # The lock stays with the thread: an interrupt after an acquire() would leave it locked.
+            while any(lock.locked() for lock in self.__lives) and os.getpid() == self.__process:
+                sleep(0.0001)

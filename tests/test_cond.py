@@ -282,7 +282,7 @@ def test_wait_for_times_out_as_a_whole():
     with c:
         assert c.wait_for(lambda: calls.append(1), 0.1) is None
         assert c._is_owned()
-    assert 0.09 <= time.monotonic() - begin < 5
+    assert 0.09 <= time.monotonic() - begin < 20
     assert len(calls) == 2
 
 
@@ -291,7 +291,7 @@ def test_time_out():
     begin = time.monotonic()
     with c:
         assert c.wait(0.1) is False
-    assert 0.09 <= time.monotonic() - begin < 5
+    assert 0.09 <= time.monotonic() - begin < 20
 
 
 def test_repr():

@@ -82,7 +82,7 @@ def test_time_out():
     e = Event()
     begin = time.monotonic()
     assert e.wait(0.1) is False
-    assert 0.09 <= time.monotonic() - begin < 5
+    assert 0.09 <= time.monotonic() - begin < 20
 
 
 def test_at_fork_reinit():

@@ -560,7 +560,7 @@ def test_time_out(side):
     view = getattr(rw, side)
     begin = time.monotonic()
     assert view.acquire(timeout=0.1) is False
-    assert 0.09 <= time.monotonic() - begin < 5
+    assert 0.09 <= time.monotonic() - begin < 20
     thread, result = started(view.acquire, timeout=0.05)
     thread.join(LONG)
     assert result == [False]

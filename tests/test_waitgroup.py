@@ -160,7 +160,7 @@ def test_time_out():
     g.add()
     begin = time.monotonic()
     assert g.wait(0.1) is False
-    assert 0.09 <= time.monotonic() - begin < 5
+    assert 0.09 <= time.monotonic() - begin < 20
 
 
 @threads

@@ -47,7 +47,7 @@ cells_of(ns_spares *s)
 static bool
 keep(ns_spares *s, PyObject *object, PyObject *owner)
 {
-    if (!ns_is_deferred(owner) || ns_is_immortal(owner)) {
+    if (!NS_CAN_DEFER || !ns_is_deferred(owner) || ns_is_immortal(owner)) {
         return false; /* has to be freed at once, or has no count to fight over */
     }
     ns_spare_cell *cells = cells_of(s);

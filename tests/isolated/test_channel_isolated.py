@@ -47,7 +47,7 @@ def test_ctrl_c(call, send):
             took = time.monotonic() - sent
         else:
             sys.exit("not interrupted")
-        assert took < 5, took
+        assert took < 20, took
         assert len(c) == size
         # Nothing was sent, and no receiver is left behind.
         assert [c.try_recv() for _ in range(2)] == [0 if size else None, None]

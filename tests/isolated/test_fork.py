@@ -177,7 +177,7 @@ def child():
         assert lock.locked()
         begin = time.monotonic()
         assert lock.acquire(timeout=0.05) is False
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 20
         assert lock.acquire(False) is False
         lock.release()
         assert not lock.locked()

@@ -1,7 +1,5 @@
 """Interpreter exit with threads blocked everywhere, and objects used while it goes on."""
 
-import time
-
 import pytest
 from support import python
 
@@ -36,8 +34,7 @@ BLOCKED = {
 
 @pytest.mark.parametrize("way", BLOCKED)
 def test_daemon_threads_blocked_at_exit(way):
-    begin = time.monotonic()
-    done = python(
+    done = python(  # which gives up long before the waits do
         f"""
         import threading, time
         from concurrent.futures import Future
@@ -64,7 +61,6 @@ def test_daemon_threads_blocked_at_exit(way):
         """
     )
     assert done.stderr == ""
-    assert time.monotonic() - begin < 10
 
 
 def test_daemon_threads_that_wake_during_exit():
@@ -149,6 +145,11 @@ def test_used_in_atexit_and_module_teardown():
         """
         import atexit, sys
         from nogil_sync import *
+        def in_vain(wait, ending=sys.is_finalizing):
+            try: assert not wait()
+            except TimeoutError: assert not ending()
+            except RuntimeError: assert ending()
+            else: assert not ending()
         class Last:
             def __init__(self, name):
                 self.name = name
@@ -159,6 +160,7 @@ def test_used_in_atexit_and_module_teardown():
                 self.pool.put([self])
                 self.channel = Channel(3)
                 self.lazy = Once(), once(lambda: [self]), once(lambda: 1 / 0)
+                self.in_vain = in_vain
             @once_property
             def value(self):
                 return self.name
@@ -180,8 +182,8 @@ def test_used_in_atexit_and_module_teardown():
                     else: raise AssertionError
                 m, e, c, f, a, b, r = self.objects
                 with m:
-                    assert not m.acquire(timeout=0.001)
-                e.set(); e.wait(); e.clear(); e.wait(0.001)
+                    self.in_vain(lambda: m.acquire(timeout=0.001))
+                e.set(); e.wait(); e.clear(); self.in_vain(lambda: e.wait(0.001))
                 c.add(); assert c.reset() >= 1
                 f.add(0.5); f.value()
                 a.add(); a.compare_and_swap(1, 2)
@@ -191,9 +193,7 @@ def test_used_in_atexit_and_module_teardown():
                 ch.send(self); assert ch.recv() is self; ch.send(ch)
                 assert len(ch) == 1 and ch.try_recv() is ch
                 ch.send(self)
-                try: Channel().recv(0.001)
-                except TimeoutError: pass
-                else: raise AssertionError
+                self.in_vain(lambda: Channel().recv(0.001))
                 assert ch.recv() is self
                 repr(ch)
                 repr((m, e, c, f, a, b, r))

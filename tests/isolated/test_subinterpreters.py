@@ -132,6 +132,49 @@ exec(USE)
     )
 
 
+@pytest.mark.parametrize("kind", ["legacy", "isolated"])
+def test_ending_before_the_thread_that_started_another(kind):
+    """`WaitGroup.go` in a main thread starts a thread by an auxiliary one, which may end late."""
+    done = python(
+        HEADER
+        + f"""
+SPAWN = '''
+import sys
+sys.path[:0] = %r
+try:
+    import nogil_sync
+except ImportError as error:
+    assert "nogil_sync" in str(error) or "_core" in str(error), error
+else:
+    import time
+    from nogil_sync import WaitGroup, _spawn
+    closed_gate, late = _spawn.closed_gate, []
+    class LateGate:
+        def __init__(self):
+            gate = closed_gate()
+            self.acquire, self.open = gate.acquire, gate.release
+        def release(self):  # by the auxiliary thread, once it has done its work
+            self.open()
+            time.sleep(0.3)
+            late.append(True)
+    _spawn.closed_gate = LateGate
+    try:
+        WaitGroup().go(int).join()
+    except RuntimeError:  # threads may be disabled
+        pass
+    else:
+        assert late
+        print("spawned")
+''' % (sys.path,)
+i = create({kind!r})
+run(i, SPAWN)
+destroy(i)
+""",
+        env={"PYTHONWARNINGS": "ignore", "PYTHONTRACEMALLOC": "0"},
+    )
+    print(done.stdout)
+
+
 # Everything that an interpreter can leave behind: objects alive in modules and cycles, pinned, held
 # and waited for by threads that have ended, with finalisers that use them as it ends.
 LEAVE = """

@@ -3,7 +3,6 @@
 import signal
 import sys
 import textwrap
-import time
 
 import pytest
 from support import python
@@ -16,8 +15,7 @@ pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
 
 @every_wait
 def test_exit_with_daemon_threads_that_wait(name):
-    begin = time.monotonic()
-    done = python(
+    done = python(  # which gives up long before the first two do
         names(name)
         + textwrap.dedent(
             """
@@ -28,7 +26,6 @@ def test_exit_with_daemon_threads_that_wait(name):
         )
     )
     assert done.stderr == ""
-    assert time.monotonic() - begin < 20
 
 
 @every_wait
@@ -180,7 +177,6 @@ def test_ctrl_c_ends_a_program_that_waits(name):
 def test_ctrl_c_as_the_exit_waits_for_threads_that_wait(name):
     # The main thread is through and waits for those that are no daemons; the interrupt ends that,
     # and the interpreter ends around them.
-    begin = time.monotonic()
     done = python(
         names(name)
         + textwrap.dedent(
@@ -203,4 +199,4 @@ def test_ctrl_c_as_the_exit_waits_for_threads_that_wait(name):
     assert "KeyboardInterrupt" in done.stderr, done.stderr
     assert "Fatal" not in done.stderr
     assert done.returncode in (0, 1, 130, -signal.SIGINT), (done.returncode, done.stderr)
-    assert time.monotonic() - begin < 50
+    assert "Timeout" not in done.stderr, done.stderr
