@@ -4,9 +4,12 @@ import sys
 import time
 
 import pytest
-from support import python
+from support import NATIVE, python
 
 pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
+native_only = pytest.mark.skipif(
+    not NATIVE, reason="the interpreter empties what is written in Python, then"
+)
 
 BLOCKED = {
     "acquire": "m.acquire()",
@@ -122,7 +125,7 @@ def test_daemon_threads_that_fight_during_exit():
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("cycle", [False, True])
+@pytest.mark.parametrize("cycle", [pytest.param(False, marks=native_only), True])
 def test_released_by_a_finaliser_at_exit(cycle):
     done = python(
         f"""
