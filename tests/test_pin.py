@@ -514,6 +514,7 @@ def test_deep_pins_the_object_itself_in_any_case():
         assert is_pinned(client.hosts)
 
 
+@pytest.mark.timeout(1200)  # a minute of work on a debug build with tracemalloc
 @pytest.mark.parametrize("kind", [list, dict, Slotted])
 def test_deep_chain(kind):
     chain = None
