@@ -94,6 +94,19 @@ def adopt(cls: type, base: type) -> None:
             setattr(cls, name, mine)
 
 
+def lacks(obj: object, slot: Any) -> bool:
+    """Whether this slot is empty in an object that had it filled: then the collector did that.
+
+    A thread can get hold of garbage, before 3.14 through a weak reference that a finaliser made,
+    and be inside when the collector empties it. What is repeated until it succeeds asks this.
+    """
+    try:
+        slot.__get__(obj)
+    except AttributeError:
+        return True
+    return False
+
+
 def uninitialized(obj: object) -> str:
     """The repr of an object whose ``__init__`` was not called."""
     return f"<{type(obj).__name__} object, not initialized>"

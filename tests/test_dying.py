@@ -378,3 +378,74 @@ for _ in range(3):
 """
     )
     print(done.stdout.splitlines()[-3:])
+
+
+WAITS = {
+    "Cond()": ("acquire()", "wait(0.3)"),
+    "Cond(threading.Lock())": ("acquire()", "wait(0.3)"),
+    "Cond(threading.RLock())": ("acquire()", "wait(0.3)"),
+    "Cond(RWMutex().write)": ("acquire()", "wait_for(bool, 0.3)"),
+    "Cond(RWMutex().read)": ("acquire()", "wait(0.3)"),
+    "Mutex()": ("acquire()", "acquire(timeout=0.3)"),
+    "RWMutex().write": ("acquire()", "acquire(timeout=0.3)"),
+    "Semaphore(0)": ("available()", "acquire(timeout=0.3)"),
+    "Event()": ("is_set()", "wait(0.3)"),
+    "WaitGroup()": ("add()", "wait(0.3)"),
+    "Channel()": ("closed()", "recv(0.3)"),
+}
+
+
+@pytest.mark.skipif(NATIVE, reason="objects of the C code keep what a thread waits for")
+@pytest.mark.parametrize("in_main_thread", [False, True])
+@pytest.mark.parametrize("make", WAITS)
+def test_what_a_thread_waits_for_is_emptied_by_the_collector(make, in_main_thread):
+    # As in the test above; here the slots are emptied as the collector does it, and surely.
+    before, wait = WAITS[make]
+    died(
+        f"""
+import threading, time, types
+def slots(obj):
+    for cls in type(obj).__mro__:
+        for each in vars(cls).values():
+            if isinstance(each, types.MemberDescriptorType):
+                yield each
+def parts(obj):
+    found = [obj]
+    for each in found:
+        for slot in slots(each):
+            part = getattr(each, slot.__name__, None) if slot.__name__[:2] != "__" else None
+            part = part or getattr(each, "_" + slot.__objclass__.__name__ + slot.__name__, None)
+            module = type(part).__module__
+            if module.startswith("nogil_sync") and module != "nogil_sync._guard":
+                if not any(part is other for other in found): found.append(part)
+    return found
+thing = {make}
+thing.{before}
+emptied = parts(thing)
+assert len(emptied) > 1 or {make!r} in ("Mutex()", "Event()", "WaitGroup()"), emptied
+over = []
+def use():
+    begun.set()
+    # The holder of a Cond's lock is the thread that waits.
+    if "RLock" in {make!r}: thing.acquire()
+    try: thing.{wait}
+    except Exception as error: print(repr(error))
+    over.append(1)
+def empty():
+    begun.wait(30)
+    time.sleep(0.1)
+    for each in emptied:
+        for slot in slots(each):
+            try: slot.__delete__(each)
+            except (AttributeError, TypeError): pass
+if "RLock" in {make!r}: thing.release()
+begun = threading.Event()
+first, second = (empty, use) if {in_main_thread} else (use, empty)
+thread = threading.Thread(target=first, daemon=True)
+thread.start()
+second()
+thread.join(30)
+assert over
+""",
+        timeout=40,
+    )

@@ -28,6 +28,7 @@ from time import monotonic
 from typing import Any, TypeAlias
 
 from .._guard import NO_RECEIPT, Guard, Receipt, guard_of
+from .._object import lacks
 from .._originals import LockType, get_ident, local
 from .._sleep import closed_gate, sleep_at
 
@@ -272,6 +273,8 @@ class Line:
         It can be interrupted anywhere.  It must then be called again until it comes to its end,
         no longer to keep anything.
         """
+        if lacks(self, Line.state):
+            me.joined = False  # garbage: nobody is in line any more
         while me.joined:
             old = self.state
             value, waiters = old

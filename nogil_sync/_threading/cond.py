@@ -14,12 +14,12 @@ from typing import Any, Protocol, SupportsIndex, TypeVar
 
 from .._exit import check_exit
 from .._guard import Receipt
-from .._object import SyncObject, uninitialized
+from .._object import SyncObject, lacks, uninitialized
 from .._originals import LockType, RLock
 from ._arguments import exact_int, wait_timeout
 from ._queue import Change, Line, Waiter, Waiters
 from .mutex import Mutex
-from .rwmutex import RWMutexReader, RWMutexWriter
+from .rwmutex import RWMutexReader, RWMutexWriter, _View
 
 T = TypeVar("T")
 
@@ -28,6 +28,13 @@ _OURS: tuple[Any, ...] = (Mutex, RWMutexReader, RWMutexWriter)
 
 # Locks that raise only what interrupts them, after which asking again makes sense.
 _SOUND: tuple[Any, ...] = (*_OURS, LockType, type(RLock()))
+
+
+def _is_emptied(lock: Any) -> bool:
+    """Whether the collector has emptied one of our locks."""
+    if type(lock) is Mutex:
+        return lacks(lock, vars(Mutex)["_Mutex__guard"])
+    return lacks(lock, _View._line) or lacks(lock._line, Line.state)
 
 
 class _Lock(Protocol):
@@ -180,7 +187,9 @@ class Cond(SyncObject):
                             keep = False
                             later = later or another
                             if isinstance(another, Exception) and (
-                                type(lock) not in _SOUND or sys.is_finalizing()
+                                type(lock) not in _SOUND
+                                or sys.is_finalizing()
+                                or (ours and _is_emptied(lock))
                             ):
                                 free.done = False  # it would fail for ever
                     break

@@ -33,7 +33,7 @@ import os
 from time import monotonic
 
 from .._guard import NO_RECEIPT, Guard, Receipt, guard_of
-from .._object import SyncObject, uninitialized
+from .._object import SyncObject, lacks, uninitialized
 from .._originals import get_ident, local
 from .._sleep import closed_gate, sleep_at
 from ._arguments import lock_timeout
@@ -308,6 +308,8 @@ class Mutex(SyncObject):
                         except BaseException as another:
                             keep = False
                             later = later or another
+                            if lacks(self, Mutex.__guard):
+                                break
                     break
                 except BaseException as another:
                     keep = False
