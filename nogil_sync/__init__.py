@@ -1,8 +1,8 @@
 """Go's ``sync`` for free-threaded Python: atomics, sharded counters and locks that scale.
 
 >>> import threading
->>> from nogil_sync import ShardedCounter, pin
->>> requests = pin(ShardedCounter())
+>>> from nogil_sync import ShardedCounter
+>>> requests = ShardedCounter()
 >>> threads = [threading.Thread(target=requests.add) for _ in range(4)]
 >>> for thread in threads: thread.start()
 >>> for thread in threads: thread.join()

@@ -32,9 +32,9 @@ FEW, MANY, OFTEN = 400, 1_000, 5_000
 NOTABLE = 0.02
 
 
-def rows() -> dict[str, tuple[str, str]]:
+def rows(only: str = "") -> dict[str, tuple[str, str]]:
     """Operations by name: how `it` is made, and the body of the loop."""
-    return {
+    every = {
         "ShardedCounter.add": ("ShardedCounter()", "it.add(1)"),
         "ShardedFloatCounter.add": ("ShardedFloatCounter()", "it.add(1.5)"),
         "AtomicInt64.load": ("AtomicInt64()", "it.load()"),
@@ -69,6 +69,7 @@ def rows() -> dict[str, tuple[str, str]]:
         "WaitGroup()": ("WaitGroup", "it()"),
         "RWMutex()": ("RWMutex", "it()"),
     }
+    return {name: row for name, row in every.items() if re.search(only, name)}
 
 
 HELPERS = """
@@ -86,7 +87,7 @@ def pool():
 """
 
 
-def measure(loops: int) -> None:
+def measure(loops: int, only: str) -> None:
     """In the process that callgrind watches: two marks around each loop."""
     import nogil_sync
 
@@ -120,19 +121,19 @@ def measure(loops: int) -> None:
         worker.start()
         worker.join()
 
-    for make, body in (("None", "pass"), *rows().values()):
+    for make, body in (("None", "pass"), *rows(only).values()):
         loop = compiled(body)
         for situation in SITUATIONS:
             once_more(loop, make, situation)
 
 
-def count(python: str, loops: int) -> dict[str, float]:
+def count(python: str, loops: int, only: str) -> dict[str, float]:
     """Instructions of each operation in each situation, with that Python's nogil_sync."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
         command += [f"--dump-before={MARK}", "--fair-sched=yes", python, "-P", __file__]
-        command += ["--measure", str(loops)]
+        command += ["--measure", str(loops), "--only", only]
         done = subprocess.run(
             command,
             check=False,
@@ -148,7 +149,7 @@ def count(python: str, loops: int) -> dict[str, float]:
         totals = [int(found[1]) for part in parts if (found := TOTAL.search(part.read_text()))]
     # The parts take turns: what lies before a loop, then the loop.
     spans = totals[1::2]
-    names = ["loop alone", *rows()]
+    names = ["loop alone", *rows(only)]
     expected = len(names) * len(SITUATIONS)
     if len(spans) < expected:
         sys.exit(f"error: callgrind wrote {len(totals)} parts, not {2 * expected}")
@@ -156,7 +157,7 @@ def count(python: str, loops: int) -> dict[str, float]:
     found_ = {(name, situation): next(cells) for name in names for situation in SITUATIONS}
     return {
         f"{name}: {situation}": (found_[name, situation] - found_["loop alone", situation]) / loops
-        for name in rows()
+        for name in rows(only)
         for situation in SITUATIONS
     }
 
@@ -168,16 +169,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("builds", nargs="*", metavar="NAME=PYTHON")
     parser.add_argument("--loops", type=int, default=MANY)
+    parser.add_argument("--only", metavar="EXPR", default="", help="operations with this in the name")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="also store it as JSON")
     args = parser.parse_args()
     if args.measure:
-        measure(args.measure)
+        measure(args.measure, args.only)
         return
     builds = dict(build.split("=", 1) for build in args.builds)
     if not builds:
         parser.error("name at least one build")
-    counted = {name: count(python, args.loops) for name, python in builds.items()}
+    counted = {name: count(python, args.loops, args.only) for name, python in builds.items()}
     base, *others = counted
     print("Instructions an operation\n")
     print(f"{'':32}{'':10}" + "".join(f"{name:>12}" for name in counted))

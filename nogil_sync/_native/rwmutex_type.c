@@ -3,11 +3,12 @@
  * Who keeps whom: the reading view holds the lock itself, the writing view the reading view, the
  * RWMutex both. So a view outlives its RWMutex, and there is no cycle to collect.
  *
- * `rw.read` and `rw.write` are plain members: the interpreter reads a member without a call, and
- * borrows what it finds there if that is pinned or defers its count. So an expression like
- * `rw.read.acquire()` runs none of our code on the RWMutex, only on the view. A view that begins
- * to defer therefore makes its RWMutex defer too (`defer_owner`): the reading view knows it by
- * `owner`, which it does not keep alive.
+ * From 3.14 on `rw.read` and `rw.write` are plain members: the interpreter reads a member without a
+ * call, and borrows what it finds there if that is pinned or defers its count. So an expression
+ * like `rw.read.acquire()` runs none of our code on the RWMutex, only on the view. A view that
+ * begins to defer therefore makes its RWMutex defer too (`defer_owner`): the reading view knows it
+ * by `owner`, which it does not keep alive. On 3.13 the interpreter calls a function for a member,
+ * too, and one that locks the RWMutex where another thread made it; our own function is faster.
  */
 #include "arguments.h"
 #include "core/rwmutex.h"
@@ -439,9 +440,40 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+#if NS_CAN_DEFER
+
+#define VIEWS \
+    {"read", Py_T_OBJECT_EX, offsetof(RWMutex, reader), Py_READONLY, DOC_RWMutex_read}, \
+        {"write", Py_T_OBJECT_EX, offsetof(RWMutex, writer), Py_READONLY, DOC_RWMutex_write},
+#define GETTERS
+
+#else
+
+static PyObject *
+get_read(PyObject *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(((RWMutex *)self)->reader);
+}
+
+static PyObject *
+get_write(PyObject *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(((RWMutex *)self)->writer);
+}
+
+static PyGetSetDef getters[] = {
+    {"read", get_read, NULL, DOC_RWMutex_read, NULL},
+    {"write", get_write, NULL, DOC_RWMutex_write, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+#define VIEWS
+#define GETTERS {Py_tp_getset, getters},
+
+#endif
+
 static PyMemberDef members[] = {
-    {"read", Py_T_OBJECT_EX, offsetof(RWMutex, reader), Py_READONLY, DOC_RWMutex_read},
-    {"write", Py_T_OBJECT_EX, offsetof(RWMutex, writer), Py_READONLY, DOC_RWMutex_write},
+    VIEWS
     {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(RWMutex, weakrefs), Py_READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
@@ -455,6 +487,7 @@ static PyType_Slot slots[] = {
     {Py_tp_repr, repr},
     {Py_tp_methods, methods},
     {Py_tp_members, members},
+    GETTERS
     {0, NULL},
 };
 

@@ -37,8 +37,8 @@ class ShardedCounter(_Counter):
     In the native backend each thread adds to a cache line of its own, so that threads do
     not slow each other down, and reading sums them up: for what is counted often and read
     seldom (requests, bytes, errors). It stays small until a second thread comes. The idea
-    is that of Java's LongAdder and of the kernel's per-CPU counters. Pin a counter that
-    all threads use (see :func:`pin`), or they contend for its reference count instead.
+    is that of Java's LongAdder and of the kernel's per-CPU counters. On Python 3.13t pin
+    one that all threads use (see :func:`pin`), or they contend for its reference count.
 
     Wraps in two's complement at 64 bits, as :class:`AtomicInt64` does. Where each
     addition needs the sum it makes, use that one.

@@ -18,6 +18,8 @@ def pin(obj: T, *, deep: bool = False) -> T:  # noqa: ARG001
 
     Threads that use one object contend for its reference count, however well its methods
     scale. The count of a pinned object is never written again, so that contention is gone.
+    The objects of this library need it on Python 3.13t only: from 3.14 on they see to it
+    themselves. What is yours and shared by all threads needs it on every version.
     For an exact ``str`` the object to use is the interned one, else it is `obj` itself.
     Idempotent, safe from any thread and for any object.
 
@@ -39,9 +41,10 @@ def pin(obj: T, *, deep: bool = False) -> T:  # noqa: ARG001
 
     The threading backend returns `obj` unchanged.
 
-    >>> from nogil_sync import ShardedCounter, pin
-    >>> requests = pin(ShardedCounter())
-    >>> requests.add()
+    >>> from nogil_sync import pin
+    >>> config = pin({"hosts": ["a", "b"]}, deep=True)
+    >>> config["hosts"][0]
+    'a'
     """
     return obj
 

@@ -250,8 +250,8 @@ class RWMutex(_Sided):
 
     Not reentrant: see :class:`RWMutexReader` for why not even to read. In the native
     backend, readers on different cores write to no shared cache line while no writer is
-    about, once the lock is pinned (see :func:`pin`); a writer pays for that by looking at
-    all of them.
+    about (on Python 3.13t once the lock is pinned: see :func:`pin`); a writer pays for that
+    by looking at all of them.
 
     >>> from nogil_sync import RWMutex
     >>> rw = RWMutex()
