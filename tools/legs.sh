@@ -128,12 +128,12 @@ print("on", platform.python_version() + ("t" if sysconfig.get_config_var("Py_GIL
     "$RESULTS/output" | tail -n 1 >"$RESULTS/$leg"
   rm "$RESULTS/output"
   # A machine that stalls for a moment fails tests that wait for something. In CI, and nowhere else, up to
-  # three are run once more by themselves; the summary names it, and each is to be looked into.
-  if ((status == 1)) && [[ -n ${CI:-} ]] && grep -qE '^[1-3] failed' "$RESULTS/$leg"; then
+  # ten are run once more by themselves; the summary names it, and each is to be looked into.
+  if ((status == 1)) && [[ -n ${CI:-} ]] && grep -qE '^([1-9]|10) failed' "$RESULTS/$leg"; then
     step "run once more, by themselves: those that failed"
     if "${run[@]}" --last-failed --last-failed-no-failures=none; then
       status=0
-      sed -E 's/^([1-3]) failed, (.*)/\2 (and \1 UNSTABLE, which passed when run again)/' "$RESULTS/$leg" >"$RESULTS/again"
+      sed -E 's/^([0-9]+) failed, (.*)/\2 (and \1 UNSTABLE, which passed when run again)/' "$RESULTS/$leg" >"$RESULTS/again"
       mv "$RESULTS/again" "$RESULTS/$leg"
     fi
   fi
