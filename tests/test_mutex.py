@@ -6,9 +6,10 @@ import math
 import queue
 import threading
 import time
+from itertools import islice
 
 import pytest
-from support import LONG, RAIN, eventually, python, run_threads
+from support import LONG, RAIN, eventually, for_a_while, python, run_threads
 
 from nogil_sync import Mutex
 
@@ -714,13 +715,17 @@ def test_finalisers_in_collections_while_threads_wait():
             ran.append(m.acquire(timeout=0.001) and m.release())
 
     def work():
-        for _ in range(100):
+        done = 0
+        # Each collection stops all threads, which takes long on a busy machine.
+        for _ in islice(for_a_while(2), 100):
             Last()
             with m:
                 pass
             gc.collect(0)
+            done += 1
+        return done
 
-    run_threads(work, times=3)
+    made = sum(run_threads(work, times=3))
     gc.collect()
-    assert len(ran) == 300
+    assert len(ran) == made >= 3
     assert not m.locked()

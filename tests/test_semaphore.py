@@ -5,6 +5,7 @@ import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import pytest
 from support import LONG, RAIN, eventually, for_a_while, python, run_threads, started
@@ -997,13 +998,17 @@ def test_finalisers_in_collections_while_threads_wait():
             ran.append(s.acquire(timeout=0.001) and s.release())
 
     def work():
-        for _ in range(30):
+        done = 0
+        # Each collection stops all threads, which takes long on a busy machine.
+        for _ in islice(for_a_while(2), 30):
             Last()
             with s.hold(2):
                 pass
             gc.collect(0)
+            done += 1
+        return done
 
-    run_threads(work, times=3)
+    made = sum(run_threads(work, times=3))
     gc.collect()
-    assert len(ran) == 90
+    assert len(ran) == made >= 3
     assert s.available() == 2
