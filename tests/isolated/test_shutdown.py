@@ -1,7 +1,6 @@
 """Interpreter exit with threads blocked everywhere, and objects used while it goes on."""
 
 import sys
-import time
 
 import pytest
 from support import NATIVE, python
