@@ -1,4 +1,4 @@
-"""Guards, the locks under which Python code of the package changes its objects: see nogil_sync/_guard.py."""
+"""Guards, the locks under which Python code changes its objects: see nogil_sync/_guard.py."""
 
 import gc
 import threading
