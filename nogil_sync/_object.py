@@ -94,14 +94,14 @@ def adopt(cls: type, base: type) -> None:
             setattr(cls, name, mine)
 
 
-def lacks(obj: object, slot: Any) -> bool:
-    """Whether this slot is empty in an object that had it filled: then the collector did that.
+def lacks(obj: object, cls: type, slot: str) -> bool:
+    """Whether this slot of the class is empty in an object that had it filled: then the collector did that.
 
     A thread can get hold of garbage, before 3.14 through a weak reference that a finaliser made,
     and be inside when the collector empties it. What is repeated until it succeeds asks this.
     """
     try:
-        slot.__get__(obj)
+        vars(cls)[slot].__get__(obj)
     except AttributeError:
         return True
     return False

@@ -46,6 +46,7 @@ INCLUDED = {
     "channel": ["channel.c"],
     "counter": ["counter.c"],
     "epoch": ["park.c"],
+    "park": ["park.c"],
     "pool": ["deque.c", "pool.c"],
     "rwmutex": ["rwmutex.c"],
     "table": ["table.c"],

@@ -19,6 +19,8 @@
 #include "sharing.h"
 #include "tryref.h"
 
+#include <sched.h>
+
 typedef struct {
     NS_OBJECT_HEAD
     ns_cond cond;
@@ -212,6 +214,11 @@ lock_again(PyObject *self, const held_lock *lock, PyObject *saved, ns_waiter *w)
         if (given_up) {
             break;
         }
+        /* Out of memory, perhaps, for as long as other threads or the collector do nothing: so
+         * this loop, which may run no Python code, lets them. */
+        Py_BEGIN_ALLOW_THREADS
+        sched_yield();
+        Py_END_ALLOW_THREADS
     }
     if (first == NULL) {
         return 0;

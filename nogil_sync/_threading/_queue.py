@@ -273,7 +273,7 @@ class Line:
         It can be interrupted anywhere.  It must then be called again until it comes to its end,
         no longer to keep anything.
         """
-        if lacks(self, Line.state):
+        if lacks(self, Line, "state"):
             me.joined = False  # garbage: nobody is in line any more
         while me.joined:
             old = self.state

@@ -33,8 +33,8 @@ _SOUND: tuple[Any, ...] = (*_OURS, LockType, type(RLock()))
 def _is_emptied(lock: Any) -> bool:
     """Whether the collector has emptied one of our locks."""
     if type(lock) is Mutex:
-        return lacks(lock, vars(Mutex)["_Mutex__guard"])
-    return lacks(lock, _View._line) or lacks(lock._line, Line.state)
+        return lacks(lock, Mutex, "_Mutex__guard")
+    return lacks(lock, _View, "_line") or lacks(lock._line, Line, "state")
 
 
 class _Lock(Protocol):

@@ -308,7 +308,7 @@ class Mutex(SyncObject):
                         except BaseException as another:
                             keep = False
                             later = later or another
-                            if lacks(self, Mutex.__guard):
+                            if lacks(self, Mutex, "_Mutex__guard"):
                                 break
                     break
                 except BaseException as another:

@@ -190,6 +190,14 @@ check_slowness(void)
         hold_beside_a_waiter(0);
     }
     hold_beside_a_waiter(0); /* awake again */
+    for (int n = 0; n < 100; n++) { /* nothing is briefer than brief */
+        ns_waiter w = {0};
+        ns_store(&mutex.slowness, SLOW, NS_RELAXED);
+        CHECK(ns_mutex_try_lock(&mutex) && !steps->enter(&mutex, &w));
+        ns_store(&mutex.slowness, 0, NS_RELAXED);
+        CHECK(ns_mutex_unlock(&mutex) && ns_load(&mutex.slowness, NS_RELAXED) <= SLOWEST);
+        CHECK(steps->wait(&mutex, &w, NS_FOREVER) == NS_SERVED && ns_mutex_unlock(&mutex));
+    }
     ns_store(&mutex.slowness, SLOW, NS_RELAXED);
     for (int n = 0; n < 20; n++) {
         hold_beside_a_waiter(1);

@@ -7,6 +7,23 @@
 
 #include "harness.h"
 
+/* The moment between a sleeper's look at the word and its sleep, made longer: without futexes only
+ * the bucket's lock keeps a wake-up from being lost in it. */
+static _Atomic bool slow_to_sleep;
+#if !defined(NS_PARK_FUTEX)
+static int
+slowly(void)
+{
+    if (atomic_load(&slow_to_sleep)) {
+        usleep(2000);
+    }
+    return 0;
+}
+#define pthread_cond_wait(condition, mutex) (slowly(), pthread_cond_wait(condition, mutex))
+#endif
+#include "park.c"
+#undef pthread_cond_wait
+
 static _Atomic uint32_t word;
 static ns_waitq queue;
 static long guarded; /* plain: a missing acquire or release is a race */
@@ -21,6 +38,20 @@ ping_pong(int i)
             ns_park(&word, now, NS_FOREVER);
         }
         guarded++;
+        ns_add(&word, 1, NS_RELEASE);
+        ns_unpark(&word, 1);
+    }
+}
+
+static void
+hand_over_slowly(int i)
+{
+    for (uint32_t n = 0; n < 20; n++) {
+        uint32_t turn = 2 * n + (uint32_t)i, now;
+        while ((now = ns_load(&word, NS_ACQUIRE)) != turn) {
+            ns_park(&word, now, NS_FOREVER);
+        }
+        usleep(1000); /* while the other falls asleep */
         ns_add(&word, 1, NS_RELEASE);
         ns_unpark(&word, 1);
     }
@@ -202,6 +233,10 @@ main(void)
 
     run_threads(2, ping_pong);
     CHECK(guarded == 4000);
+    ns_store(&word, 0, NS_RELAXED);
+    ns_store(&slow_to_sleep, true, NS_RELAXED);
+    run_threads(2, hand_over_slowly);
+    ns_store(&slow_to_sleep, false, NS_RELAXED);
     guarded = 0;
     run_threads(8, queue_lock);
     CHECK(guarded == 40000);
