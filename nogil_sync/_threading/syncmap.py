@@ -198,7 +198,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         self: "SyncMap[str, V]", mapping_or_pairs: Iterable[tuple[str, V]], /, **kwargs: V
     ) -> None: ...
     def __init__(self, mapping_or_pairs: Any = (), /, **kwargs: Any) -> None:
-        entries = list(self._entries(mapping_or_pairs))
+        entries = (*self._entries(mapping_or_pairs),)  # a tuple: nobody can change it
         super().__init__()
         self.__guard: Guard = guard_of(self)
         self.__flights: SyncMap[K, Any] | None = None
