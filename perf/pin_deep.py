@@ -12,7 +12,7 @@ import statistics
 import sys
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import apart
@@ -176,7 +176,15 @@ def show(found: dict[str, list[apart.Result]], args: argparse.Namespace) -> None
         f"(for comparison: without any pin {best['background'] * 1e3:.2f} ms; in gc.collect() "
         f"afterwards {best['stopped'] * 1e3:.2f} ms of {best['collected'] * 1e3:.1f} ms)\n"
     )
-    head = ["M reads/s", "1T", f"{args.threads}T", "ratio", "pinned 1T", f"{args.threads}T", "ratio"]
+    head = [
+        "M reads/s",
+        "1T",
+        f"{args.threads}T",
+        "ratio",
+        "pinned 1T",
+        f"{args.threads}T",
+        "ratio",
+    ]
     rows = []
     for name in READERS:
         cells: list[str] = []
@@ -193,7 +201,9 @@ def show(found: dict[str, list[apart.Result]], args: argparse.Namespace) -> None
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--objects", type=int, default=100_000, help="(default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, help="against one (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=0.1, help="a value's (default: %(default)s)")
-    parser.add_argument("--values", type=int, default=5, help="of each cell (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="against one (%(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=0.1, help="a value's (default: %(default)s)"
+    )
+    parser.add_argument("--values", type=int, default=5, help="for each cell (%(default)s)")
     apart.main(parser, names, measure, show)

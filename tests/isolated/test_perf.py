@@ -168,10 +168,14 @@ def test_versions_stand_side_by_side(tmp_path: Path) -> None:
     assert code == 0, printed
     assert "CPython 3.98.1, 3.99.2 (" in printed
     label = "t" if FREE_THREADED else ""
-    (header,) = [line for line in printed.splitlines() if line.startswith("ShardedFloatCounter.add ")][:1]
+    (header,) = [
+        line for line in printed.splitlines() if line.startswith("ShardedFloatCounter.add ")
+    ][:1]
     assert header.index(f"3.98{label} 1T") < header.index(f"3.99{label} 1T")
     text = page.read_text()
-    assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
+    assert text.startswith("above\n")
+    assert text.endswith("below\n")
+    assert "old" not in text
     assert f"| operation | reached as | 3.98{label} | 3.98{label}, pinned | 3.99{label} |" in text
     assert "| Event.is_set | local |" in text
     if importlib.util.find_spec("matplotlib") is not None:
