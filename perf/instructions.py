@@ -72,6 +72,14 @@ def rows(only: str = "") -> dict[str, tuple[str, str]]:
     return {name: row for name, row in every.items() if re.search(only, name)}
 
 
+LOOP = """
+def loop(it, mark, items):
+    mark()
+    for _ in items:
+        {body}
+    mark()
+"""
+
 HELPERS = """
 def set_event():
     event = Event(); event.set(); return event
@@ -96,8 +104,7 @@ def measure(loops: int, only: str) -> None:
     mark = getattr(os, MARK)
 
     def compiled(body: str) -> object:
-        source = f"def loop(it, mark, items):\n    mark()\n    for _ in items:\n        {body}\n    mark()"
-        exec(source, scope)
+        exec(LOOP.format(body=body), scope)
         return scope["loop"]
 
     def once_more(loop: object, make: str, situation: str) -> None:
@@ -142,9 +149,7 @@ def count(python: str, loops: int, only: str) -> dict[str, float]:
             env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
         )
         if done.returncode:
-            sys.exit(
-                f"error: {python} ended with exit code {done.returncode}\n{done.stderr[-2000:]}"
-            )
+            sys.exit(f"error: {python}: exit code {done.returncode}\n{done.stderr[-2000:]}")
         parts = sorted(Path(folder).glob("out.*"), key=lambda path: int(path.suffix[1:]))
         totals = [int(found[1]) for part in parts if (found := TOTAL.search(part.read_text()))]
     # The parts take turns: what lies before a loop, then the loop.
@@ -169,7 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("builds", nargs="*", metavar="NAME=PYTHON")
     parser.add_argument("--loops", type=int, default=MANY)
-    parser.add_argument("--only", metavar="EXPR", default="", help="operations with this in the name")
+    parser.add_argument("--only", metavar="EXPR", default="", help="of the operations' names")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="also store it as JSON")
     args = parser.parse_args()

@@ -201,9 +201,9 @@ def show(found: dict[str, list[apart.Result]], args: argparse.Namespace) -> None
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--objects", type=int, default=100_000, help="(default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, help="against one (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="against one (%(default)s)")
     parser.add_argument(
         "--seconds", type=float, default=0.1, help="a value's (default: %(default)s)"
     )
-    parser.add_argument("--values", type=int, default=5, help="of each cell (default: %(default)s)")
+    parser.add_argument("--values", type=int, default=5, help="for each cell (%(default)s)")
     apart.main(parser, names, measure, show)

@@ -219,10 +219,10 @@ def _fairness_tables(found: Sequence[Results]) -> Tables:
     return tables
 
 
-def _print_rich(title: str, explanation: str, tables: Tables) -> None:
+def _print_rich(first: str, explanation: str, tables: Tables) -> None:
     console = Console(width=None if sys.stdout.isatty() else 130 if _narrow(tables) else 170)
     console.print()
-    console.print(title, style="bold", highlight=False)
+    console.print(first, style="bold", highlight=False)
     console.print(explanation, style="dim", highlight=False)
     for header, rows, kinds in tables:
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
@@ -245,8 +245,8 @@ def _narrow(tables: Tables) -> bool:
     return all(len(header) < 9 for header, _, _ in tables)
 
 
-def _print_plain(title: str, explanation: str, tables: Tables) -> None:
-    print(f"\n{title}\n{explanation}")
+def _print_plain(first: str, explanation: str, tables: Tables) -> None:
+    print(f"\n{first}\n{explanation}")
     for header, rows, _ in tables:
         widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
         print()

@@ -28,7 +28,7 @@ BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
 
 EXPLANATION = """\
 Million operations a second, one thread, then all threads together, and how many times as many.
-self: an attribute of one object. pinned: the object is; "pinned self": what it is reached through is as well."""
+self: an attribute of one object. "pinned self": pinned like the object that it holds."""
 
 
 def is_about_ways(panel: Panel) -> bool:

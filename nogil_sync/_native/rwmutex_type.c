@@ -442,7 +442,7 @@ static PyMethodDef methods[] = {
 
 #if NS_CAN_DEFER
 
-#define VIEWS \
+#define VIEWS                                                                           \
     {"read", Py_T_OBJECT_EX, offsetof(RWMutex, reader), Py_READONLY, DOC_RWMutex_read}, \
         {"write", Py_T_OBJECT_EX, offsetof(RWMutex, writer), Py_READONLY, DOC_RWMutex_write},
 #define GETTERS
@@ -473,8 +473,7 @@ static PyGetSetDef getters[] = {
 #endif
 
 static PyMemberDef members[] = {
-    VIEWS
-    {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(RWMutex, weakrefs), Py_READONLY, NULL},
+    VIEWS{"__weaklistoffset__", Py_T_PYSSIZET, offsetof(RWMutex, weakrefs), Py_READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -487,8 +486,7 @@ static PyType_Slot slots[] = {
     {Py_tp_repr, repr},
     {Py_tp_methods, methods},
     {Py_tp_members, members},
-    GETTERS
-    {0, NULL},
+    GETTERS{0, NULL},
 };
 
 static PyType_Spec spec = {

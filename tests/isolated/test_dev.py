@@ -198,3 +198,21 @@ def test_the_list(dev: Dev) -> None:
     listed = {line.split()[0]: line for line in done.stdout.splitlines() if line}
     assert "not here" in listed[f"{NEWEST}t"]
     assert {"3.13t", "3.14t"} <= set(listed)
+
+
+def test_bench_refuses_a_name_before_it_measures(dev: Dev) -> None:
+    line = only_error(dev("bench", "--python", "3.13t,3.12t"))
+    assert "3.12t" in line
+    line = only_error(dev("bench", "--python=/nowhere,3.13t"))
+    assert "/nowhere" in line
+    assert "--python needs" in only_error(dev("bench", "--python"))
+
+
+@pytest.mark.skipif(not FREE_THREADED, reason="of free-threaded interpreters")
+def test_bench_leaves_out_what_cannot_be_had(dev: Dev) -> None:
+    done = dev("bench", "--python", f"{NEWEST}t,3.14t")
+    assert done.returncode == 1
+    steps = done.stderr.splitlines()
+    assert f"dev: {NEWEST}t is left out" in steps
+    assert "dev: 3.14t is left out" in steps
+    assert steps[-1] == f"dev: error: none of these interpreters can be had: {NEWEST}t 3.14t"
