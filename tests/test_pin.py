@@ -470,7 +470,9 @@ def test_deep_pins_the_whole_graph():
         assert is_pinned(obj["routes"][2].hosts)
         assert is_pinned(obj["function"])
         assert not is_pinned(Route.__dict__)
-        assert pin_report(obj).objects == 0
+        # A debug build checks that each immortal string is interned: it keeps these alive.
+        kept = {"str"} if hasattr(sys, "gettotalrefcount") else set()
+        assert set(pin_report(obj).by_type) == kept
 
 
 def test_deep_leaves_what_must_be_closed(tmp_path):
