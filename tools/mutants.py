@@ -94,7 +94,9 @@ class Mutant:
     @property
     def is_too_new(self) -> bool:
         """Whether this interpreter has not what it breaks."""
-        return sys.version_info[:2] < tuple(map(int, self.since.split("."))) if self.since else False
+        return (
+            sys.version_info[:2] < tuple(map(int, self.since.split("."))) if self.since else False
+        )
 
     @property
     def only_weakens_an_ordering(self) -> bool:
