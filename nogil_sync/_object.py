@@ -95,7 +95,7 @@ def adopt(cls: type, base: type) -> None:
 
 
 def lacks(obj: object, cls: type, slot: str) -> bool:
-    """Whether this slot of the class is empty in an object that had it filled: then the collector did that.
+    """Whether this slot of the class, once filled, is empty: then the collector emptied it.
 
     A thread can get hold of garbage, before 3.14 through a weak reference that a finaliser made,
     and be inside when the collector empties it. What is repeated until it succeeds asks this.

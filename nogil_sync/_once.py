@@ -11,7 +11,7 @@ takes no space here.
 An interrupt leaves no trace. Signal handlers, and with them ``KeyboardInterrupt``, come only
 after a call, on a backward jump and on entry to a Python function. What ends a run is
 therefore straight-line code in a ``finally`` whose only call, at its end, is the one in C that
-wakes a waiter. (That is why waiters sleep at a bare lock of the interpreter's and not at an `Event`,
+wakes a waiter. (That is why waiters sleep at a lock of the interpreter's and not at an `Event`,
 whose ``set`` is a Python function in one of the backends.) Such a *gate* is closed when it is
 made and opened once; whoever comes through opens it for the next.
 

@@ -1,4 +1,4 @@
-"""A program puts our classes in the place of threading's: ours must not be made of themselves."""
+"""A program puts our classes in place of those of `threading`: ours must not be made of ours."""
 
 import pytest
 from support import python
