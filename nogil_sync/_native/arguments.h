@@ -22,23 +22,8 @@ typedef struct ns_signature {
 PyObject *ns_refuse(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs,
                     PyObject *kwnames);
 
-/* Defines `method`, a vectorcall method without parameters, over function(self, NULL).
- * With METH_NOARGS the interpreter would refuse arguments in words of its own. */
-#define NS_WITHOUT_ARGUMENTS_AS(method, function, name)                             \
-    static PyObject *method(                                                        \
-        PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) \
-    {                                                                               \
-        static const ns_signature s = {name, {NULL}, 0, 0, 0};                      \
-        if (ns_unlikely(nargs != 0 || kwnames != NULL)) {                           \
-            return ns_refuse(&s, args, nargs, kwnames);                             \
-        }                                                                           \
-        return function(self, NULL);                                                \
-    }
-
-#define NS_WITHOUT_ARGUMENTS(function, name) \
-    NS_WITHOUT_ARGUMENTS_AS(function##_method, function, name)
-
-/* The same for __exit__, which takes anything by position. */
+/* For __exit__, which takes anything by position: defines function_method, a vectorcall method over
+ * function(self, args, nargs). */
 #define NS_EXIT(function, name)                                                     \
     static PyObject *function##_method(                                             \
         PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) \

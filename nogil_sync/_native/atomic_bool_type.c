@@ -122,10 +122,8 @@ repr(PyObject *self)
                            : ns_repr_call(self, PyBool_FromLong(value == TRUE_));
 }
 
-NS_WITHOUT_ARGUMENTS(load, "AtomicBool.load")
-
 static PyMethodDef methods[] = {
-    NS_METHOD("load", load_method, DOC_AtomicBool_load),
+    NS_NO_ARGUMENTS("load", load, DOC_AtomicBool_load),
     NS_METHOD("store", store, DOC_AtomicBool_store),
     NS_METHOD("swap", swap, DOC_AtomicBool_swap),
     NS_METHOD("compare_and_swap", compare_and_swap, DOC_AtomicBool_compare_and_swap),

@@ -162,10 +162,8 @@ FN(repr)(PyObject *self)
     return ns_repr_call(self, BOX((VALUE)ns_load(&o->value, NS_SEQ_CST)));
 }
 
-NS_WITHOUT_ARGUMENTS_AS(FN(load_method), FN(load), TEXT(NAME) ".load")
-
 static PyMethodDef FN(methods)[] = {
-    NS_METHOD("load", FN(load_method), DOC_OF(NAME, load)),
+    NS_NO_ARGUMENTS("load", FN(load), DOC_OF(NAME, load)),
     NS_METHOD("store", FN(store), DOC_OF(NAME, store)),
     NS_METHOD("swap", FN(swap), DOC_OF(NAME, swap)),
     NS_METHOD("compare_and_swap", FN(compare_and_swap), DOC_OF(NAME, compare_and_swap)),

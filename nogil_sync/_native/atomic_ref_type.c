@@ -186,10 +186,8 @@ repr(PyObject *self)
     return repr;
 }
 
-NS_WITHOUT_ARGUMENTS(load, "AtomicRef.load")
-
 static PyMethodDef methods[] = {
-    NS_METHOD("load", load_method, DOC_AtomicRef_load),
+    NS_NO_ARGUMENTS("load", load, DOC_AtomicRef_load),
     NS_METHOD("store", store, DOC_AtomicRef_store),
     NS_METHOD("swap", swap, DOC_AtomicRef_swap),
     NS_METHOD("compare_and_swap", compare_and_swap, DOC_AtomicRef_compare_and_swap),

@@ -414,10 +414,6 @@ repr(PyObject *self)
                   ns_channel_is_closed(c) ? ", closed" : "");
     return ns_repr_state(self, state);
 }
-
-NS_WITHOUT_ARGUMENTS(close_channel, "Channel.close")
-NS_WITHOUT_ARGUMENTS(closed, "Channel.closed")
-NS_WITHOUT_ARGUMENTS(enter, "Channel.__enter__")
 NS_EXIT(leave, "Channel.__exit__")
 
 static PyMethodDef methods[] = {
@@ -425,9 +421,9 @@ static PyMethodDef methods[] = {
     NS_METHOD("recv", receive, DOC_Channel_recv),
     NS_METHOD("try_send", try_send, DOC_Channel_try_send),
     NS_METHOD("try_recv", try_receive, DOC_Channel_try_recv),
-    NS_METHOD("close", close_channel_method, DOC_Channel_close),
-    NS_METHOD("closed", closed_method, DOC_Channel_closed),
-    NS_METHOD("__enter__", enter_method, DOC_Channel___enter__),
+    NS_NO_ARGUMENTS("close", close_channel, DOC_Channel_close),
+    NS_NO_ARGUMENTS("closed", closed, DOC_Channel_closed),
+    NS_NO_ARGUMENTS("__enter__", enter, DOC_Channel___enter__),
     NS_METHOD("__exit__", leave_method, DOC_Channel___exit__),
     {"__sizeof__", size_of, METH_NOARGS, NULL},
     NS_GENERIC,

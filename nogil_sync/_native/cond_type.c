@@ -650,22 +650,17 @@ repr(PyObject *self)
     Py_DECREF(lock);
     return result;
 }
-
-NS_WITHOUT_ARGUMENTS(notify_all, "Cond.notify_all")
-NS_WITHOUT_ARGUMENTS(release, "Cond.release")
-NS_WITHOUT_ARGUMENTS(locked, "Cond.locked")
-NS_WITHOUT_ARGUMENTS(enter, "Cond.__enter__")
 NS_EXIT(leave, "Cond.__exit__")
 
 static PyMethodDef methods[] = {
     NS_METHOD("wait", wait_, DOC_Cond_wait),
     NS_METHOD("wait_for", wait_for, DOC_Cond_wait_for),
     NS_METHOD("notify", notify, DOC_Cond_notify),
-    NS_METHOD("notify_all", notify_all_method, DOC_Cond_notify_all),
+    NS_NO_ARGUMENTS("notify_all", notify_all, DOC_Cond_notify_all),
     NS_METHOD("acquire", acquire, DOC_Cond_acquire),
-    NS_METHOD("release", release_method, DOC_Cond_release),
-    NS_METHOD("locked", locked_method, DOC_Cond_locked),
-    NS_METHOD("__enter__", enter_method, DOC_Cond___enter__),
+    NS_NO_ARGUMENTS("release", release, DOC_Cond_release),
+    NS_NO_ARGUMENTS("locked", locked, DOC_Cond_locked),
+    NS_NO_ARGUMENTS("__enter__", enter, DOC_Cond___enter__),
     NS_METHOD("__exit__", leave_method, DOC_Cond___exit__),
     {"_is_owned", owned, METH_NOARGS, NULL},
     {"_release_save", release_save, METH_NOARGS, NULL},

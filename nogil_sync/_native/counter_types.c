@@ -185,14 +185,10 @@ float_repr(PyObject *self)
 /* ---- types ---- */
 
 static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Counter);
-
-NS_WITHOUT_ARGUMENTS(int_value, "ShardedCounter.value")
-NS_WITHOUT_ARGUMENTS(int_reset, "ShardedCounter.reset")
-
 static PyMethodDef int_methods[] = {
     NS_METHOD("add", int_add, DOC_ShardedCounter_add),
-    NS_METHOD("value", int_value_method, DOC_ShardedCounter_value),
-    NS_METHOD("reset", int_reset_method, DOC_ShardedCounter_reset),
+    NS_NO_ARGUMENTS("value", int_value, DOC_ShardedCounter_value),
+    NS_NO_ARGUMENTS("reset", int_reset, DOC_ShardedCounter_reset),
     {"__sizeof__", size_of, METH_NOARGS, NULL},
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},
@@ -216,14 +212,10 @@ static PyType_Spec int_spec = {
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = int_slots,
 };
-
-NS_WITHOUT_ARGUMENTS(float_value, "ShardedFloatCounter.value")
-NS_WITHOUT_ARGUMENTS(float_reset, "ShardedFloatCounter.reset")
-
 static PyMethodDef float_methods[] = {
     NS_METHOD("add", float_add, DOC_ShardedFloatCounter_add),
-    NS_METHOD("value", float_value_method, DOC_ShardedFloatCounter_value),
-    NS_METHOD("reset", float_reset_method, DOC_ShardedFloatCounter_reset),
+    NS_NO_ARGUMENTS("value", float_value, DOC_ShardedFloatCounter_value),
+    NS_NO_ARGUMENTS("reset", float_reset, DOC_ShardedFloatCounter_reset),
     {"__sizeof__", size_of, METH_NOARGS, NULL},
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},

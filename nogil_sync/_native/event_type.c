@@ -110,14 +110,10 @@ repr(PyObject *self)
                            : ns_repr_state(self, ns_event_is_set(event_of(self)) ? "set" : "unset");
 }
 
-NS_WITHOUT_ARGUMENTS(is_set, "Event.is_set")
-NS_WITHOUT_ARGUMENTS(set, "Event.set")
-NS_WITHOUT_ARGUMENTS(clear, "Event.clear")
-
 static PyMethodDef methods[] = {
-    NS_METHOD("is_set", is_set_method, DOC_Event_is_set),
-    NS_METHOD("set", set_method, DOC_Event_set),
-    NS_METHOD("clear", clear_method, DOC_Event_clear),
+    NS_NO_ARGUMENTS("is_set", is_set, DOC_Event_is_set),
+    NS_NO_ARGUMENTS("set", set, DOC_Event_set),
+    NS_NO_ARGUMENTS("clear", clear, DOC_Event_clear),
     NS_METHOD("wait", wait_, DOC_Event_wait),
     {"_at_fork_reinit", at_fork_reinit, METH_NOARGS, NULL},
     NS_NO_PICKLE,

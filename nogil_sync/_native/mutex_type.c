@@ -146,17 +146,13 @@ repr(PyObject *self)
     return ns_mutex_is_born(m) ? ns_repr_state(self, ns_mutex_is_locked(m) ? "locked" : "unlocked")
                                : ns_repr_uninitialized(self);
 }
-
-NS_WITHOUT_ARGUMENTS(ns_mutex_type_release, "Mutex.release")
-NS_WITHOUT_ARGUMENTS(locked, "Mutex.locked")
-NS_WITHOUT_ARGUMENTS_AS(enter_method, ns_mutex_type_enter, "Mutex.__enter__")
 NS_EXIT(leave, "Mutex.__exit__")
 
 static PyMethodDef methods[] = {
     NS_METHOD("acquire", ns_mutex_type_acquire, DOC_Mutex_acquire),
-    NS_METHOD("release", ns_mutex_type_release_method, DOC_Mutex_release),
-    NS_METHOD("locked", locked_method, DOC_Mutex_locked),
-    NS_METHOD("__enter__", enter_method, DOC_Mutex___enter__),
+    NS_NO_ARGUMENTS("release", ns_mutex_type_release, DOC_Mutex_release),
+    NS_NO_ARGUMENTS("locked", locked, DOC_Mutex_locked),
+    NS_NO_ARGUMENTS("__enter__", ns_mutex_type_enter, DOC_Mutex___enter__),
     NS_METHOD("__exit__", leave_method, DOC_Mutex___exit__),
     {"_at_fork_reinit", at_fork_reinit, METH_NOARGS, NULL},
     NS_NO_PICKLE,

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "arguments.h"
+
 /* Raises with the name of the object's type in the place of %U. */
 static void
 raise_of(PyObject *error, const char *format, PyObject *self)
@@ -111,6 +113,55 @@ ns_dealloc(PyObject *self)
     ns_free_object(self);
 }
 
+/* The vectorcall of descriptors of methods without parameters: the interpreter's own, but that
+ * arguments are refused in our words. */
+static PyObject *
+call_without_arguments(PyObject *function, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    PyMethodDescrObject *descr = (PyMethodDescrObject *)function;
+    Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
+    PyTypeObject *type = PyDescr_TYPE(descr);
+    const char *method = descr->d_method->ml_name;
+    if (ns_unlikely(nargs < 1)) {
+        return PyErr_Format(
+            PyExc_TypeError, "unbound method %s.%s() needs an argument", type->tp_name, method);
+    }
+    if (ns_unlikely(!PyObject_TypeCheck(args[0], type))) {
+        return PyErr_Format(PyExc_TypeError,
+                            "descriptor '%s' for '%s' objects doesn't apply to a '%s' object",
+                            method,
+                            type->tp_name,
+                            Py_TYPE(args[0])->tp_name);
+    }
+    if (ns_likely(nargs == 1 && kwnames == NULL)) {
+        return descr->d_method->ml_meth(args[0], NULL);
+    }
+    char name[100];
+    PyOS_snprintf(name, sizeof(name), "%s.%s", type->tp_name, method);
+    ns_signature s = {name, {NULL}, 0, 0, 0};
+    return ns_refuse(&s, args + 1, nargs - 1, kwnames);
+}
+
+static int
+refuse_in_our_words(PyTypeObject *type)
+{
+    PyObject *dict = PyType_GetDict(type);
+    int result = 0;
+    for (PyMethodDef *m = type->tp_methods; m != NULL && m->ml_name != NULL && result == 0; m++) {
+        PyObject *descr;
+        if (m->ml_flags == METH_NOARGS &&
+            (result = PyDict_GetItemStringRef(dict, m->ml_name, &descr)) == 1) {
+            if (Py_IS_TYPE(descr, &PyMethodDescr_Type)) {
+                ((PyMethodDescrObject *)descr)->vectorcall = call_without_arguments;
+            }
+            Py_DECREF(descr);
+            result = 0;
+        }
+    }
+    Py_DECREF(dict);
+    return result;
+}
+
 PyObject *
 ns_new_type(PyObject *module, PyType_Spec *spec, PyObject *bases)
 {
@@ -118,6 +169,9 @@ ns_new_type(PyObject *module, PyType_Spec *spec, PyObject *bases)
     const char *dot = strrchr(spec->name, '.');
     if (type != NULL && dot != NULL) {
         ((PyTypeObject *)type)->tp_name = dot + 1;
+    }
+    if (type != NULL && refuse_in_our_words((PyTypeObject *)type) < 0) {
+        Py_CLEAR(type);
     }
     return type;
 }

@@ -187,11 +187,9 @@ repr_once(PyObject *self)
     return repr;
 }
 
-NS_WITHOUT_ARGUMENTS_AS(done_once, done, "Once.done")
-
 static PyMethodDef once_methods[] = {
     NS_METHOD("do", do_, DOC_Once_do),
-    NS_METHOD("done", done_once, DOC_Once_done),
+    NS_NO_ARGUMENTS("done", done, DOC_Once_done),
     NS_GENERIC,
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},
@@ -321,14 +319,12 @@ clear_function(PyObject *self)
     return clear(self);
 }
 
-NS_WITHOUT_ARGUMENTS_AS(done_function, done, "OnceFunction.done")
-
 static PyMethodDef function_methods[] = {
     {"__call__",
      _PyCFunction_CAST(call_method),
      METH_FASTCALL | METH_KEYWORDS | METH_COEXIST,
      DOC_OnceFunction___call__},
-    NS_METHOD("done", done_function, DOC_OnceFunction_done),
+    NS_NO_ARGUMENTS("done", done, DOC_OnceFunction_done),
     NS_GENERIC,
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},

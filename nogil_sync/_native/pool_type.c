@@ -660,12 +660,10 @@ use_dealloc(PyObject *self)
     ns_spares_free(&((Pool *)pool)->spare_uses, self, pool);
     Py_TRASHCAN_END
 }
-
-NS_WITHOUT_ARGUMENTS(use_enter, "PoolUse.__enter__")
 NS_EXIT(use_exit, "PoolUse.__exit__")
 
 static PyMethodDef use_methods[] = {
-    NS_METHOD("__enter__", use_enter_method, DOC_PoolUse___enter__),
+    NS_NO_ARGUMENTS("__enter__", use_enter, DOC_PoolUse___enter__),
     NS_METHOD("__exit__", use_exit_method, DOC_PoolUse___exit__),
     NS_GENERIC,
     NS_NO_PICKLE,
@@ -690,18 +688,12 @@ static PyType_Spec use_spec = {
 };
 
 /* ---- Pool ---- */
-
-NS_WITHOUT_ARGUMENTS(get, "Pool.get")
-NS_WITHOUT_ARGUMENTS(use, "Pool.use")
-NS_WITHOUT_ARGUMENTS(clear_items, "Pool.clear")
-NS_WITHOUT_ARGUMENTS(idle, "Pool.idle")
-
 static PyMethodDef methods[] = {
-    NS_METHOD("get", get_method, DOC_Pool_get),
+    NS_NO_ARGUMENTS("get", get, DOC_Pool_get),
     NS_METHOD("put", put, DOC_Pool_put),
-    NS_METHOD("use", use_method, DOC_Pool_use),
-    NS_METHOD("clear", clear_items_method, DOC_Pool_clear),
-    NS_METHOD("idle", idle_method, DOC_Pool_idle),
+    NS_NO_ARGUMENTS("use", use, DOC_Pool_use),
+    NS_NO_ARGUMENTS("clear", clear_items, DOC_Pool_clear),
+    NS_NO_ARGUMENTS("idle", idle, DOC_Pool_idle),
     {"__sizeof__", size_of, METH_NOARGS, NULL},
     NS_GENERIC,
     NS_NO_PICKLE,

@@ -230,15 +230,12 @@ is_locked(PyObject *view, bool writes)
     {                                                                                        \
         return ns_repr_state(self, is_locked(self, writes) ? "locked" : "unlocked");         \
     }                                                                                        \
-    NS_WITHOUT_ARGUMENTS(side##_release, "RWMutex" #side ".release")                         \
-    NS_WITHOUT_ARGUMENTS(side##_locked, "RWMutex" #side ".locked")                           \
-    NS_WITHOUT_ARGUMENTS(side##_enter, "RWMutex" #side ".__enter__")                         \
     NS_EXIT(side##_leave, "RWMutex" #side ".__exit__")                                       \
     static PyMethodDef side##_methods[] = {                                                  \
         NS_METHOD("acquire", side##_acquire, DOC_RWMutex##side##_acquire),                   \
-        NS_METHOD("release", side##_release_method, DOC_RWMutex##side##_release),            \
-        NS_METHOD("locked", side##_locked_method, DOC_RWMutex##side##_locked),               \
-        NS_METHOD("__enter__", side##_enter_method, DOC_RWMutex##side##___enter__),          \
+        NS_NO_ARGUMENTS("release", side##_release, DOC_RWMutex##side##_release),             \
+        NS_NO_ARGUMENTS("locked", side##_locked, DOC_RWMutex##side##_locked),                \
+        NS_NO_ARGUMENTS("__enter__", side##_enter, DOC_RWMutex##side##___enter__),           \
         NS_METHOD("__exit__", side##_leave_method, DOC_RWMutex##side##___exit__),            \
         {"_at_fork_reinit", side##_at_fork_reinit, METH_NOARGS, NULL},                       \
         NS_NO_PICKLE,                                                                        \
@@ -430,10 +427,8 @@ ns_rwmutex_parts(PyObject *self, PyObject *parts[2])
     parts[1] = ((RWMutex *)self)->writer;
 }
 
-NS_WITHOUT_ARGUMENTS(downgrade, "RWMutex.downgrade")
-
 static PyMethodDef methods[] = {
-    NS_METHOD("downgrade", downgrade_method, DOC_RWMutex_downgrade),
+    NS_NO_ARGUMENTS("downgrade", downgrade, DOC_RWMutex_downgrade),
     {"_at_fork_reinit", at_fork_reinit, METH_NOARGS, NULL},
     {"__sizeof__", size_of, METH_NOARGS, NULL},
     NS_NO_PICKLE,

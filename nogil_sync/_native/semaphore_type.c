@@ -401,12 +401,10 @@ hold_dealloc(PyObject *self)
     Py_DECREF(((Hold *)self)->timeout);
     ns_spares_free(&((Semaphore *)semaphore)->spare_holds, self, semaphore);
 }
-
-NS_WITHOUT_ARGUMENTS(hold_enter, "SemaphoreHold.__enter__")
 NS_EXIT(hold_leave, "SemaphoreHold.__exit__")
 
 static PyMethodDef hold_methods[] = {
-    NS_METHOD("__enter__", hold_enter_method, DOC_SemaphoreHold___enter__),
+    NS_NO_ARGUMENTS("__enter__", hold_enter, DOC_SemaphoreHold___enter__),
     NS_METHOD("__exit__", hold_leave_method, DOC_SemaphoreHold___exit__),
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},
@@ -429,17 +427,14 @@ static PyType_Spec hold_spec = {
 };
 
 /* ---- Semaphore ---- */
-
-NS_WITHOUT_ARGUMENTS(available, "Semaphore.available")
-NS_WITHOUT_ARGUMENTS(enter, "Semaphore.__enter__")
 NS_EXIT(leave, "Semaphore.__exit__")
 
 static PyMethodDef methods[] = {
     NS_METHOD("acquire", acquire, DOC_Semaphore_acquire),
     NS_METHOD("release", release, DOC_Semaphore_release),
     NS_METHOD("hold", hold, DOC_Semaphore_hold),
-    NS_METHOD("available", available_method, DOC_Semaphore_available),
-    NS_METHOD("__enter__", enter_method, DOC_Semaphore___enter__),
+    NS_NO_ARGUMENTS("available", available, DOC_Semaphore_available),
+    NS_NO_ARGUMENTS("__enter__", enter, DOC_Semaphore___enter__),
     NS_METHOD("__exit__", leave_method, DOC_Semaphore___exit__),
     {"_at_fork_reinit", at_fork_reinit, METH_NOARGS, NULL},
     {"__sizeof__", size_of, METH_NOARGS, NULL},

@@ -1142,17 +1142,13 @@ dealloc(PyObject *self)
     Py_TRASHCAN_END
 }
 
-NS_WITHOUT_ARGUMENTS(popitem, "SyncMap.popitem")
-NS_WITHOUT_ARGUMENTS(clear, "SyncMap.clear")
-NS_WITHOUT_ARGUMENTS(snapshot, "SyncMap.snapshot")
-
 static PyMethodDef methods[] = {
     NS_METHOD("get", get, DOC_SyncMap_get),
     NS_METHOD("setdefault", setdefault, DOC_SyncMap_setdefault),
     NS_METHOD("pop", pop, DOC_SyncMap_pop),
-    NS_METHOD("popitem", popitem_method, DOC_SyncMap_popitem),
-    NS_METHOD("clear", clear_method, DOC_SyncMap_clear),
-    NS_METHOD("snapshot", snapshot_method, DOC_SyncMap_snapshot),
+    NS_NO_ARGUMENTS("popitem", popitem, DOC_SyncMap_popitem),
+    NS_NO_ARGUMENTS("clear", clear, DOC_SyncMap_clear),
+    NS_NO_ARGUMENTS("snapshot", snapshot, DOC_SyncMap_snapshot),
     NS_METHOD("insert", insert, DOC_SyncMap_insert),
     NS_METHOD("swap", swap, DOC_SyncMap_swap),
     NS_METHOD("compare_and_swap", compare_and_swap, DOC_SyncMap_compare_and_swap),

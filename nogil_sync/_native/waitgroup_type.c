@@ -185,11 +185,9 @@ repr(PyObject *self)
     return ns_repr_state(self, state);
 }
 
-NS_WITHOUT_ARGUMENTS(done, "WaitGroup.done")
-
 static PyMethodDef methods[] = {
     NS_METHOD("add", add, DOC_WaitGroup_add),
-    NS_METHOD("done", done_method, DOC_WaitGroup_done),
+    NS_NO_ARGUMENTS("done", done, DOC_WaitGroup_done),
     NS_METHOD("wait", wait_, DOC_WaitGroup_wait),
     {"go", _PyCFunction_CAST(go), METH_VARARGS | METH_KEYWORDS, DOC_WaitGroup_go},
     NS_NO_PICKLE,
