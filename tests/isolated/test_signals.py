@@ -1,7 +1,6 @@
 """Signals at random moments, from a timer and from another thread, for every call that waits."""
 
 import signal
-
 import sys
 
 import pytest
