@@ -31,8 +31,9 @@ def report(filename: str | None, lineno: int, type_name: str) -> None:
             return
         warnings.warn_explicit(
             f"several threads share the {type_name} created here without it being pinned, and "
-            "contend for its reference count: pin it with nogil_sync.pin() at start-up, or "
-            "fetch the bound method once per thread and call that",
+            "contend for its reference count: pin it with nogil_sync.pin() at start-up, and also "
+            "the object whose attribute it is or the closure that holds it; or fetch the bound "
+            "method once per thread and call that",
             PerformanceWarning,
             filename,
             lineno,
