@@ -322,7 +322,7 @@ else:
 
 @pytest.mark.skipif(
     not NATIVE and sys.version_info >= (3, 13),
-    reason="CPython from 3.13 on tells a thread of the parent: not even a plain loop is interrupted",
+    reason="CPython from 3.13 on tells a thread of the parent: no loop is interrupted either",
 )
 def test_interrupts_in_the_child_of_another_thread():
     # The thread that forks is the main one there, and was none when it waited before.
