@@ -233,6 +233,7 @@ hold(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
         double seconds = PyFloat_AsDouble(given[1]);
         timeout = PyErr_Occurred() ? NULL : PyFloat_FromDouble(seconds);
     }
+    ns_used(self);
     ns_state *state = timeout ? ns_state_of(self) : NULL;
     PyObject *type = state ? state->semaphore_hold_type : NULL;
     if (state != NULL && type == NULL) {
