@@ -5,7 +5,7 @@
  *
  * The interpreter runs handlers after a call, but not after a store to an attribute. So
  * nothing comes between taking the guard and the instruction that follows. A thread that has to
- * wait runs no handlers either: no exception can come in place of the guard. Whoever holds it runs
+ * wait runs no handlers either: no exception can come in place of the guard. Its holder runs
  * straight-line code, so the wait is short.
  *
  *   lock    the lock proper; in the child of a fork it is free

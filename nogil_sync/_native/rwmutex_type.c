@@ -81,7 +81,7 @@ used_elsewhere(PyObject *view, bool writes)
 static inline void
 used(PyObject *view, bool writes)
 {
-    if (ns_unlikely(!ns_is_owned(view)) && !ns_is_deferred(view)) {
+    if (ns_is_foreign_use(view)) {
         used_elsewhere(view, writes);
     }
 }

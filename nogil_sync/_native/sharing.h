@@ -37,11 +37,19 @@
 
 void ns_used_elsewhere(PyObject *self);
 
+/* Whether a use by this thread is one to count: by a thread that does not own the object, which does
+ * not defer yet. */
+static inline bool
+ns_is_foreign_use(PyObject *self)
+{
+    return ns_unlikely(!ns_is_owned(self)) && !ns_is_deferred(self);
+}
+
 /* Called by each operation that threads may repeat often. */
 static inline void
 ns_used(PyObject *self)
 {
-    if (ns_unlikely(!ns_is_owned(self)) && !ns_is_deferred(self)) {
+    if (ns_is_foreign_use(self)) {
         ns_used_elsewhere(self);
     }
 }

@@ -54,8 +54,8 @@ is_slow(ns_mutex *m)
     return ns_load(&m->slowness, NS_RELAXED) >= SLOW;
 }
 
-/* Takes note of how long a waiter had to wait for a release. Long waits count twice: whoever
- * stays awake through one spends more than a sleep would have cost, and brief ones occur by chance
+/* Takes note of how long a waiter had to wait for a release. Long waits count twice: a waiter
+ * that stays awake through one spends more than a sleep would have cost, and brief ones occur by chance
  * however long the lock is held. */
 static void
 note_wait(ns_mutex *m, int64_t waited)

@@ -209,8 +209,8 @@ reset_sleep_after_fork(void)
  * loads are done. No other thread can force it out, but it does not stay: a store buffer is drained within
  * microseconds, and by every interrupt at the latest ("Temporally Bounding TSO for Fence-Free Asymmetric
  * Synchronization", Morrison and Afek, ASPLOS 2015; C11 7.17.3 asks for "a reasonable amount of time"). So after
- * NS_REFUSED, five ticks of the slowest clock, each such store is visible; whoever looks at the
- * flag later has a fence; and what a fence of one's own orders is sure from then on. */
+ * NS_REFUSED, five ticks of the slowest clock, each such store is visible; a reader that looks at
+ * the flag later has a fence; and what a fence of one's own orders is sure from then on. */
 
 static _Atomic int64_t sure_from; /* by ns_now() */
 
