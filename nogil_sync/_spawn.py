@@ -63,8 +63,8 @@ class Worker(Thread):
     """Runs a function in a context of its own, and counts down when nothing of it is left.
 
     The ticket is a dict with one entry, "done". The thread that takes it out owes the group one
-    count down: this thread, by calling it, or the one who fails to start this thread. Taking it out is
-    one step, so the count is given back once, whatever is interrupted.
+    count down: this thread, by calling it, or the one who fails to start this thread. Taking it
+    out is one step, so the count is given back once, whatever is interrupted.
     """
 
     def __init__(
