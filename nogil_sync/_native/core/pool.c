@@ -40,6 +40,42 @@ segment_of(uint32_t slot, uint32_t *offset)
     return segment;
 }
 
+#define BITS 32
+#define LISTING_ONCE (UINT64_C(1) << BITS) /* in a word of the list */
+
+/* Bytes of a segment's words, which are kept apart from the places. */
+static inline size_t
+words_size(uint32_t segment)
+{
+    size_t size = segment_size(segment) / BITS * sizeof(uint64_t);
+    return (size + NS_CACHE_LINE - 1) / NS_CACHE_LINE * NS_CACHE_LINE;
+}
+
+static inline _Atomic uint64_t *
+words_of(ns_pool_place *places, uint32_t segment)
+{
+    return (_Atomic uint64_t *)(void *)((char *)places - words_size(segment));
+}
+
+static void
+free_segment(ns_pool_place *places, uint32_t segment)
+{
+    free(words_of(places, segment));
+}
+
+/* Zeroes, or NULL without memory. */
+static ns_pool_place *
+new_segment(uint32_t segment)
+{
+    size_t size = words_size(segment) + segment_size(segment) * sizeof(ns_pool_place);
+    char *memory = aligned_alloc(NS_CACHE_LINE, size);
+    if (memory == NULL) {
+        return NULL;
+    }
+    memset(memory, 0, size);
+    return (ns_pool_place *)(void *)(memory + words_size(segment));
+}
+
 ns_pool_shard *
 ns_pool_find(ns_pool *p, uint32_t slot)
 {
@@ -62,7 +98,7 @@ make_shard(ns_pool *p)
     uint32_t offset, segment = segment_of(slot, &offset);
     ns_pool_place *places = ns_load(&p->segments[segment], NS_ACQUIRE);
     if (places == NULL) {
-        ns_pool_place *fresh = calloc(segment_size(segment), sizeof(ns_pool_place));
+        ns_pool_place *fresh = new_segment(segment);
         if (fresh == NULL) {
             return NULL;
         }
@@ -75,7 +111,7 @@ make_shard(ns_pool *p)
             places = fresh;
         }
         else {
-            free(fresh);
+            free_segment(fresh, segment);
         }
     }
     ns_pool_shard *s = aligned_alloc(NS_CACHE_LINE, sizeof(ns_pool_shard));
@@ -84,13 +120,118 @@ make_shard(ns_pool *p)
     }
     memset(s, 0, sizeof(*s));
     s->countdown = NS_POOL_ROUND;
-    ns_store(&s->reserved, p->reserved == NULL, NS_RELAXED);
+    ns_store(&s->flags, p->reserved == NULL ? NS_POOL_RESERVED : 0, NS_RELAXED);
     /* First: whatever a fork cuts off, no shard lies where nobody looks. */
     uint32_t used = ns_load(&p->used, NS_RELAXED);
     while (used <= slot && !ns_cas(&p->used, &used, slot + 1, NS_RELEASE)) {
     }
     ns_store(&places[offset], s, NS_RELEASE);
     return s;
+}
+
+/* ---- reservations ---- */
+
+static inline void
+cancel(ns_pool *p)
+{
+    if (p->reserved != NULL) {
+        ns_sub(p->reserved, 1, NS_RELAXED);
+    }
+}
+
+/* Takes the reservation of a shard, if it has one. */
+static inline bool
+end_reservation(ns_pool_shard *s)
+{
+    return (ns_load(&s->flags, NS_RELAXED) & NS_POOL_RESERVED) &&
+           (ns_and(&s->flags, ~(uint32_t)NS_POOL_RESERVED, NS_RELAXED) & NS_POOL_RESERVED);
+}
+
+/* ---- the list ---- */
+
+/* The word and the bit of a slot whose segment there is. */
+static inline _Atomic uint64_t *
+word_of(ns_pool *p, uint32_t slot, uint64_t *bit)
+{
+    uint32_t offset, segment = segment_of(slot, &offset);
+    *bit = UINT64_C(1) << offset % BITS;
+    return &words_of(ns_load(&p->segments[segment], NS_ACQUIRE), segment)[offset / BITS];
+}
+
+/* By the owner. */
+static void
+list(ns_pool *p, ns_pool_shard *s)
+{
+    uint64_t bit;
+    _Atomic uint64_t *word = word_of(p, ns_slot(), &bit);
+    uint32_t flags;
+    do {
+        flags = ns_or(&s->flags, NS_POOL_LISTING, NS_RELAXED) | NS_POOL_LISTING;
+        uint64_t before = ns_load(word, NS_RELAXED);
+        while (!ns_cas(word, &before, (before | bit) + LISTING_ONCE, NS_RELEASE)) {
+        }
+        while ((flags & NS_POOL_LISTING) &&
+               !ns_cas(&s->flags,
+                       &flags,
+                       (flags & ~(uint32_t)NS_POOL_LISTING) | NS_POOL_LISTED,
+                       NS_RELEASE)) { /* behind the bit, also for a fork */
+        }
+    } while (!(flags & NS_POOL_LISTING)); /* unlisted meanwhile */
+}
+
+static inline bool
+is_taken(uint32_t slot)
+{
+    return ns_slots_word(slot / 64) >> slot % 64 & 1;
+}
+
+static inline bool
+is_empty(ns_pool_shard *s)
+{
+    return ns_load(&s->item, NS_RELAXED) == NULL && ns_deque_count(&s->deque) == 0;
+}
+
+/* Takes a shard off the list if it is empty and its slot not taken. */
+static void
+unlist(ns_pool *p, uint32_t slot, ns_pool_shard *s)
+{
+    if (is_taken(slot) || !is_empty(s)) {
+        return;
+    }
+    uint64_t bit;
+    _Atomic uint64_t *word = word_of(p, slot, &bit);
+    uint64_t before = ns_load(word, NS_ACQUIRE), count = before / LISTING_ONCE;
+    if (ns_and(&s->flags, 0, NS_SEQ_CST) & NS_POOL_RESERVED) {
+        cancel(p);
+    }
+    ns_fence(NS_SEQ_CST); /* pairs with that in the claim of a slot */
+    if (is_taken(slot) || !is_empty(s)) {
+        return; /* its new owner lists it again */
+    }
+    while ((before & bit) && before / LISTING_ONCE == count &&
+           !ns_cas(word, &before, before & ~bit, NS_RELAXED)) {
+    }
+}
+
+/* The first listed slot from this one on, but before `end`; else `end`. */
+static uint32_t
+next_listed(ns_pool *p, uint32_t slot, uint32_t end)
+{
+    while (slot < end) {
+        uint32_t offset, segment = segment_of(slot, &offset), size = segment_size(segment);
+        uint32_t first = slot - offset;
+        ns_pool_place *places = ns_load(&p->segments[segment], NS_ACQUIRE);
+        _Atomic uint64_t *words = places == NULL ? NULL : words_of(places, segment);
+        for (; words != NULL && offset < size && first + offset < end; offset = (offset | (BITS - 1)) + 1) {
+            uint32_t bits = (uint32_t)ns_load(&words[offset / BITS], NS_ACQUIRE) >> offset % BITS;
+            if (bits != 0) {
+                slot = first + offset + (uint32_t)__builtin_ctz(bits);
+                return slot < end ? slot : end;
+            }
+        }
+        slot = first + size;
+    }
+    return end;
 }
 
 /* ---- the limit ---- */
@@ -100,10 +241,9 @@ static bool
 take_reservation(ns_pool *p)
 {
     uint32_t used = ns_load(&p->used, NS_ACQUIRE);
-    for (uint32_t slot = 0; p->most > 0 && slot < used; slot++) {
+    for (uint32_t slot = 0; p->most > 0 && (slot = next_listed(p, slot, used)) < used; slot++) {
         ns_pool_shard *s = ns_pool_find(p, slot);
-        if (s != NULL && ns_load(&s->item, NS_RELAXED) == NULL &&
-            ns_load(&s->reserved, NS_RELAXED) && ns_swap(&s->reserved, false, NS_RELAXED)) {
+        if (ns_load(&s->item, NS_RELAXED) == NULL && end_reservation(s)) {
             return true;
         }
     }
@@ -125,14 +265,6 @@ reserve(ns_pool *p)
     return take_reservation(p);
 }
 
-static inline void
-cancel(ns_pool *p)
-{
-    if (p->reserved != NULL) {
-        ns_sub(p->reserved, 1, NS_RELAXED);
-    }
-}
-
 /* ---- put ---- */
 
 void *
@@ -146,13 +278,16 @@ ns_pool_put_slow(ns_pool *p, void *item)
         }
     }
     s->countdown -= s->countdown > 0;
+    if (!(ns_load(&s->flags, NS_RELAXED) & NS_POOL_LISTED)) {
+        list(p, s);
+    }
     uint32_t age = ns_load(&p->age, NS_RELAXED), before = ns_load(&s->stamp, NS_RELAXED);
     if (ns_load(&s->item, NS_RELAXED) == NULL) {
-        if (!ns_load(&s->reserved, NS_RELAXED)) {
+        if (!(ns_load(&s->flags, NS_RELAXED) & NS_POOL_RESERVED)) {
             if (!reserve(p)) {
                 return item;
             }
-            ns_store(&s->reserved, true, NS_RELAXED);
+            ns_or(&s->flags, NS_POOL_RESERVED, NS_RELAXED);
         }
         ns_store(&s->stamp, age, NS_RELAXED);
         ns_store(&s->item, item, NS_RELEASE);
@@ -193,7 +328,7 @@ steal_item(ns_pool *p, ns_pool_shard *s)
         return NULL;
     }
     void *item = ns_swap(&s->item, NULL, NS_ACQUIRE);
-    if (item != NULL && p->reserved != NULL && ns_swap(&s->reserved, false, NS_RELAXED)) {
+    if (item != NULL && p->reserved != NULL && end_reservation(s)) {
         cancel(p);
     }
     return item;
@@ -223,6 +358,21 @@ steal(ns_pool *p, ns_pool_shard *s)
     return item;
 }
 
+/* From any but the caller's own shard. */
+static void *
+steal_between(ns_pool *p, ns_pool_shard *mine, uint32_t slot, uint32_t end)
+{
+    while ((slot = next_listed(p, slot, end)) < end) {
+        ns_pool_shard *s = ns_pool_find(p, slot);
+        void *item = s == mine ? NULL : steal(p, s);
+        if (item != NULL) {
+            return item;
+        }
+        unlist(p, slot++, s);
+    }
+    return NULL;
+}
+
 void *
 ns_pool_get_slow(ns_pool *p)
 {
@@ -235,18 +385,9 @@ ns_pool_get_slow(ns_pool *p)
         }
     }
     /* From the next slot on round, so that not all steal from the same one. */
-    uint32_t used = ns_load(&p->used, NS_ACQUIRE), slot = ns_slot();
-    for (uint32_t i = 0; i < used; i++) {
-        slot = slot + 1 < used ? slot + 1 : 0;
-        ns_pool_shard *s = ns_pool_find(p, slot);
-        if (s != NULL && s != mine) {
-            void *item = steal(p, s);
-            if (item != NULL) {
-                return item;
-            }
-        }
-    }
-    return NULL;
+    uint32_t used = ns_load(&p->used, NS_ACQUIRE), start = ns_slot() + 1; /* NS_NO_SLOT: 0 */
+    void *item = steal_between(p, mine, start, used);
+    return item != NULL ? item : steal_between(p, mine, 0, start < used ? start : used);
 }
 
 /* ---- ages ---- */
@@ -281,11 +422,14 @@ is_old(ns_pool *p, ns_pool_shard *s)
 void *
 ns_pool_next(ns_pool *p, ns_pool_walk *walk, bool all)
 {
-    for (; walk->slot < ns_load(&p->used, NS_ACQUIRE); walk->slot++, walk->began = false) {
-        ns_pool_shard *s = ns_pool_find(p, walk->slot);
-        if (s == NULL) {
-            continue;
+    for (;; walk->slot++, walk->began = false) {
+        uint32_t used = ns_load(&p->used, NS_ACQUIRE);
+        uint32_t slot = walk->began ? walk->slot : next_listed(p, walk->slot, used);
+        if (slot >= used) {
+            return NULL;
         }
+        walk->slot = slot;
+        ns_pool_shard *s = ns_pool_find(p, slot);
         if (!walk->began) {
             walk->began = true;
             walk->left = ns_deque_count(&s->deque);
@@ -307,8 +451,8 @@ ns_pool_next(ns_pool *p, ns_pool_walk *walk, bool all)
                 return item;
             }
         }
+        unlist(p, slot, s);
     }
-    return NULL;
 }
 
 /* ---- all of it ---- */
@@ -318,11 +462,9 @@ ns_pool_count(ns_pool *p)
 {
     int64_t count = 0;
     uint32_t used = ns_load(&p->used, NS_ACQUIRE);
-    for (uint32_t slot = 0; slot < used; slot++) {
+    for (uint32_t slot = 0; (slot = next_listed(p, slot, used)) < used; slot++) {
         ns_pool_shard *s = ns_pool_find(p, slot);
-        if (s != NULL) {
-            count += (ns_load(&s->item, NS_RELAXED) != NULL) + ns_deque_count(&s->deque);
-        }
+        count += (ns_load(&s->item, NS_RELAXED) != NULL) + ns_deque_count(&s->deque);
     }
     return count;
 }
@@ -331,11 +473,8 @@ int
 ns_pool_each(ns_pool *p, int (*visit)(void *item, void *argument), void *argument)
 {
     uint32_t used = ns_load(&p->used, NS_RELAXED);
-    for (uint32_t slot = 0; slot < used; slot++) {
+    for (uint32_t slot = 0; (slot = next_listed(p, slot, used)) < used; slot++) {
         ns_pool_shard *s = ns_pool_find(p, slot);
-        if (s == NULL) {
-            continue;
-        }
         void *item = ns_load(&s->item, NS_RELAXED);
         int result = item == NULL ? 0 : visit(item, argument);
         if (result == 0) {
@@ -354,6 +493,7 @@ ns_pool_extra_size(ns_pool *p)
     size_t size = p->reserved == NULL ? 0 : NS_CACHE_LINE;
     for (uint32_t k = 0; k < NS_POOL_SEGMENTS; k++) {
         ns_pool_place *places = ns_load(&p->segments[k], NS_ACQUIRE);
+        size += places == NULL ? 0 : words_size(k);
         for (uint32_t i = 0; places != NULL && i < segment_size(k); i++) {
             ns_pool_shard *s = ns_load(&places[i], NS_ACQUIRE);
             size += sizeof(places[i]) + (s ? sizeof(*s) + ns_deque_size(&s->deque) : 0);
@@ -374,7 +514,9 @@ ns_pool_destroy(ns_pool *p)
                 free(s);
             }
         }
-        free(places);
+        if (places != NULL) {
+            free_segment(places, k);
+        }
     }
     free(p->reserved);
 }
