@@ -30,7 +30,7 @@ typedef struct {
     NS_OBJECT_HEAD
     ns_ager_node *node; /* where it is registered; NULL: no __init__ */
     PyObject *end;      /* an End, for a pool with `drop` */
-    char apart_from_header[NS_LINE]; /* what every call reads lies apart from the count */
+    /* A cache line on: what every call reads, which is written seldom if ever, unlike the count. */
     ns_watch *watch;
     ns_ref reset, new, drop; /* reset and drop may be NULL; None: cleared by the collector */
     ns_pool pool;
@@ -39,6 +39,8 @@ typedef struct {
     bool ages;
     _Atomic bool ended; /* the collector found it to be garbage, and `drop` was called */
 } Pool;
+
+_Static_assert(offsetof(Pool, watch) >= NS_LINE || NS_LINE > 64, "a reader's line is the count's");
 
 /* Belongs to a pool with `drop`, and has the finaliser by which the collector tells a pool that it is
  * garbage. Pool has no finaliser itself: CPython would call it before an instance of a subclass dies,

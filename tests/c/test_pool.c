@@ -417,7 +417,7 @@ check_steps(void)
     for (int collections = 0; collections < 3; collections++) {
         CHECK((s->deque.retired != NULL) == (collections < 2));
         ns_pool_collected(&pool);
-        s->countdown = 0;
+        ns_store(&s->countdown, 0, NS_RELAXED);
         CHECK(ns_pool_is_due(&pool));
     }
     CHECK(s->deque.retired == NULL);

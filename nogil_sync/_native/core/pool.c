@@ -119,7 +119,7 @@ make_shard(ns_pool *p)
         return NULL;
     }
     memset(s, 0, sizeof(*s));
-    s->countdown = NS_POOL_ROUND;
+    ns_store(&s->countdown, NS_POOL_ROUND, NS_RELAXED);
     ns_store(&s->flags, p->reserved == NULL ? NS_POOL_RESERVED : 0, NS_RELAXED);
     /* First: whatever a fork cuts off, no shard lies where nobody looks. */
     uint32_t used = ns_load(&p->used, NS_RELAXED);
@@ -277,7 +277,8 @@ ns_pool_put_slow(ns_pool *p, void *item)
             return item;
         }
     }
-    s->countdown -= s->countdown > 0;
+    uint32_t countdown = ns_load(&s->countdown, NS_RELAXED);
+    ns_store(&s->countdown, countdown - (countdown > 0), NS_RELAXED);
     if (!(ns_load(&s->flags, NS_RELAXED) & NS_POOL_LISTED)) {
         list(p, s);
     }
@@ -310,10 +311,10 @@ bool
 ns_pool_is_due(ns_pool *p)
 {
     ns_pool_shard *s = ns_pool_mine(p);
-    if (s == NULL || s->countdown > 0) {
+    if (s == NULL || ns_load(&s->countdown, NS_RELAXED) > 0) {
         return false;
     }
-    s->countdown = NS_POOL_ROUND;
+    ns_store(&s->countdown, NS_POOL_ROUND, NS_RELAXED);
     ns_deque_trim(&s->deque, ns_load(&p->collections, NS_RELAXED));
     return true;
 }
@@ -344,33 +345,78 @@ steal_from_deque(ns_pool *p, ns_pool_shard *s, uint32_t stamp, uint32_t age)
     return item;
 }
 
-static inline void *
-steal(ns_pool *p, ns_pool_shard *s)
+/* The shard of a living thread in which a search saw an item aside, and its countdown then. */
+typedef struct {
+    ns_pool_shard *shard;
+    uint32_t countdown;
+} candidate;
+
+#define CANDIDATES 16 /* at a time */
+
+typedef struct {
+    ns_pool *pool;
+    ns_pool_shard *mine; /* where it does not look; may be NULL */
+    uint32_t count;
+    candidate candidates[CANDIDATES];
+} search;
+
+/* Waits, and steals from a candidate that was left alone meanwhile, or whose item was moved into its
+ * deque; NULL if there is none. */
+static void *
+steal_from_candidates(search *s)
 {
-    void *item = steal_from_deque(p, s, 0, 0);
-    if (item == NULL) {
-        item = steal_item(p, s);
+    for (int i = 0; s->count > 0 && i < NS_POOL_WAIT; i++) {
+        ns_compiler_fence();
     }
-    if (item == NULL) { /* what lay aside may have been moved into the deque meanwhile */
-        (void)ns_load(&s->item, NS_ACQUIRE); /* so that the deque is looked at after it */
-        item = steal_from_deque(p, s, 0, 0);
+    while (s->count > 0) {
+        candidate *each = &s->candidates[--s->count];
+        bool used = ns_load(&each->shard->countdown, NS_ACQUIRE) != each->countdown;
+        void *item = used ? NULL : steal_item(s->pool, each->shard);
+        if (item == NULL) {
+            item = steal_from_deque(s->pool, each->shard, 0, 0);
+        }
+        if (item != NULL) {
+            return item;
+        }
+    }
+    return NULL;
+}
+
+/* From a listed shard: the oldest in its deque, or what lies aside, or, for that may have been moved
+ * meanwhile, the oldest in its deque. */
+static void *
+steal(search *s, uint32_t slot, ns_pool_shard *shard)
+{
+    void *item = steal_from_deque(s->pool, shard, 0, 0);
+    if (item != NULL) {
+        return item;
+    }
+    if (ns_load(&shard->item, NS_ACQUIRE) != NULL && is_taken(slot)) {
+        uint32_t countdown = ns_load(&shard->countdown, NS_RELAXED);
+        s->candidates[s->count++] = (candidate){shard, countdown};
+        return s->count == CANDIDATES ? steal_from_candidates(s) : NULL;
+    }
+    item = steal_item(s->pool, shard);
+    if (item == NULL) {
+        item = steal_from_deque(s->pool, shard, 0, 0);
+    }
+    if (item == NULL) {
+        unlist(s->pool, slot, shard);
     }
     return item;
 }
 
-/* From any but the caller's own shard. */
 static void *
-steal_between(ns_pool *p, ns_pool_shard *mine, uint32_t slot, uint32_t end)
+steal_between(search *s, uint32_t slot, uint32_t end)
 {
-    while ((slot = next_listed(p, slot, end)) < end) {
-        ns_pool_shard *s = ns_pool_find(p, slot);
-        void *item = s == mine ? NULL : steal(p, s);
-        if (item != NULL) {
-            return item;
+    void *item = NULL;
+    for (; item == NULL && (slot = next_listed(s->pool, slot, end)) < end; slot++) {
+        ns_pool_shard *shard = ns_pool_find(s->pool, slot);
+        if (shard != s->mine) {
+            item = steal(s, slot, shard);
         }
-        unlist(p, slot++, s);
     }
-    return NULL;
+    return item;
 }
 
 void *
@@ -386,8 +432,12 @@ ns_pool_get_slow(ns_pool *p)
     }
     /* From the next slot on round, so that not all steal from the same one. */
     uint32_t used = ns_load(&p->used, NS_ACQUIRE), start = ns_slot() + 1; /* NS_NO_SLOT: 0 */
-    void *item = steal_between(p, mine, start, used);
-    return item != NULL ? item : steal_between(p, mine, 0, start < used ? start : used);
+    search s = {.pool = p, .mine = mine};
+    void *item = steal_between(&s, start, used);
+    if (item == NULL) {
+        item = steal_between(&s, 0, start < used ? start : used);
+    }
+    return item != NULL ? item : steal_from_candidates(&s);
 }
 
 /* ---- ages ---- */

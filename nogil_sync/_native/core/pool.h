@@ -20,6 +20,14 @@
  *   So get and put by turns, on one thread, are one exchange in its own cache, and nothing shared is
  *   written.
  *
+ *   Items in use. Threads that get and put all the time, with fewer items than threads, would go on
+ *   stealing from each other for ever: hardly ever are all items out at the moment of a search, which is
+ *   what it takes until there is one for each. So a search leaves an item alone that lies aside in the shard of a
+ *   living thread and that this thread is using: it notes the shard's count of puts, looks everywhere
+ *   else, waits for less than a microsecond, and takes the item only if the count is the same. An item that lies idle
+ *   throughout the search is found as ever; one that was taken and put back meanwhile is not idle, and if
+ *   there is nothing else the caller makes its own.
+ *
  * An item is in one place
  *   shard->item goes from NULL to an item by its owner only, and from an item to anything else by an
  *   exchange, which returns each stored item to exactly one caller; for the deque see there.
@@ -98,6 +106,11 @@ enum { NS_POOL_OLD = 2 };
 /* A shard is due for a look at the clock and its memory after so many puts. */
 enum { NS_POOL_ROUND = 64 };
 
+/* How long a search waits to see whether an item is in use, in turns of a loop: a microsecond or less. */
+#ifndef NS_POOL_WAIT
+#define NS_POOL_WAIT 1000
+#endif
+
 /* Flags of a shard. RESERVED: there is room for the item; set by its owner, cleared by thieves. */
 enum {
     NS_POOL_RESERVED = 1,
@@ -111,7 +124,7 @@ typedef struct ns_pool_shard {
     _Atomic(void *) item;
     _Atomic uint32_t stamp; /* of the item; its owner's */
     _Atomic uint32_t flags;
-    uint32_t countdown; /* puts until it is due; its owner's */
+    _Atomic uint32_t countdown; /* puts until it is due; its owner's */
 } ns_pool_shard;
 
 typedef _Atomic(ns_pool_shard *) ns_pool_place;
@@ -168,9 +181,10 @@ static inline bool
 ns_pool_put_fast(ns_pool *p, void *item)
 {
     ns_pool_shard *s = ns_pool_mine(p);
-    if (ns_likely(s != NULL && s->countdown > 1 && ns_load(&s->item, NS_RELAXED) == NULL &&
+    uint32_t countdown = ns_likely(s != NULL) ? ns_load(&s->countdown, NS_RELAXED) : 0;
+    if (ns_likely(countdown > 1 && ns_load(&s->item, NS_RELAXED) == NULL &&
                   ns_load(&s->flags, NS_RELAXED) == NS_POOL_READY)) {
-        s->countdown--;
+        ns_store(&s->countdown, countdown - 1, NS_RELAXED);
         ns_store(&s->stamp, ns_load(&p->age, NS_RELAXED), NS_RELAXED);
         ns_store(&s->item, item, NS_RELEASE);
         return true;
