@@ -174,10 +174,12 @@ make_object(PyObject *class, PyObject *const *args, size_t nargsf, PyObject *kwn
     if (positional == NULL) {
         return NULL;
     }
-    if (ns_likely(nargs + nkw == 0 && type->tp_new == PyBaseObject_Type.tp_new &&
-                  !PyType_HasFeature(type, Py_TPFLAGS_IS_ABSTRACT))) {
-        object = type->tp_alloc(type, 0);
-        if (object != NULL && ns_unlikely(type->tp_init(object, positional, NULL) < 0)) {
+    if (ns_likely(nargs + nkw == 0)) {
+        bool simple = type->tp_new == PyBaseObject_Type.tp_new &&
+                      !PyType_HasFeature(type, Py_TPFLAGS_IS_ABSTRACT);
+        object = simple ? type->tp_alloc(type, 0) : type->tp_new(type, positional, NULL);
+        if (object != NULL && ns_likely(PyObject_TypeCheck(object, type)) &&
+            ns_unlikely(Py_TYPE(object)->tp_init(object, positional, NULL) < 0)) {
             Py_CLEAR(object);
         }
         Py_DECREF(positional);
@@ -209,7 +211,7 @@ ns_new_type(PyObject *module, PyType_Spec *spec, PyObject *bases)
     if (type != NULL && refuse_in_our_words((PyTypeObject *)type) < 0) {
         Py_CLEAR(type);
     }
-    if (type != NULL && ((PyTypeObject *)type)->tp_new == PyBaseObject_Type.tp_new) {
+    if (type != NULL && ((PyTypeObject *)type)->tp_new != NULL) {
         ((PyTypeObject *)type)->tp_vectorcall = make_object;
     }
     return type;

@@ -154,11 +154,18 @@ make_item(PyObject *self)
     return item;
 }
 
+static Py_NO_INLINE PyObject *
+take_item_slow(PyObject *self)
+{
+    PyObject *item = ns_pool_get_slow(&((Pool *)self)->pool);
+    return item != NULL ? item : make_item(self);
+}
+
 static inline PyObject *
 take_item(PyObject *self)
 {
-    PyObject *item = ns_pool_get(&((Pool *)self)->pool);
-    return ns_likely(item != NULL) ? item : make_item(self);
+    PyObject *item = ns_pool_get_fast(&((Pool *)self)->pool);
+    return ns_likely(item != NULL) ? item : take_item_slow(self);
 }
 
 static PyObject *
@@ -213,18 +220,24 @@ reset_item(PyObject *self, PyObject *item)
     return result;
 }
 
+/* Out of line, so that a put without reset saves fewer registers. */
+static Py_NO_INLINE int
+reset_and_keep(PyObject *self, PyObject *item)
+{
+    int result = check_born(self) < 0 ? -1 : reset_item(self, item);
+    if (result != 1) {
+        Py_DECREF(item);
+        return result;
+    }
+    return keep(self, item);
+}
+
 /* Takes over the caller's reference. */
 static inline int
 put_item(PyObject *self, PyObject *item)
 {
-    if (ns_load(&((Pool *)self)->reset, NS_RELAXED) != NULL) {
-        int result = check_born(self) < 0 ? -1 : reset_item(self, item);
-        if (result != 1) {
-            Py_DECREF(item);
-            return result;
-        }
-    }
-    return keep(self, item);
+    bool resets = ns_load(&((Pool *)self)->reset, NS_RELAXED) != NULL;
+    return ns_unlikely(resets) ? reset_and_keep(self, item) : keep(self, item);
 }
 
 static PyObject *
@@ -572,6 +585,17 @@ enter_twice(void)
     return -1;
 }
 
+/* Another thread entered meanwhile: puts back the item, to which there are two references. */
+static Py_NO_INLINE PyObject *
+give_back(PyObject *pool, PyObject *item)
+{
+    Py_DECREF(item);
+    if (keep(pool, item) == 0) {
+        enter_twice();
+    }
+    return NULL;
+}
+
 static PyObject *
 use_take(PyObject *self)
 {
@@ -589,11 +613,7 @@ use_take(PyObject *self)
     if (ns_likely(ns_cas(&u->item, &none, item, NS_RELEASE))) {
         return item;
     }
-    Py_DECREF(item); /* another thread entered meanwhile */
-    if (keep(u->pool, item) == 0) {
-        enter_twice();
-    }
-    return NULL;
+    return give_back(u->pool, item);
 }
 
 /* The item goes back unused. */

@@ -9,15 +9,15 @@
 static _Thread_local void (*at_load)(void), (*at_step)(void);
 #define STEP (at_step != NULL ? at_step() : (void)0)
 #undef ns_load
-#define ns_load(p, order)                                 \
-    (STEP, at_load != NULL ? at_load() : (void)0, ns_step \
-     atomic_load_explicit((p), order))
+#define ns_load(p, order) \
+    (STEP, at_load != NULL ? at_load() : (void)0, ns_step atomic_load_explicit((p), order))
 #undef ns_store
 #define ns_store(p, v, order) (STEP, ns_step atomic_store_explicit((p), (v), order))
 #undef ns_cas
-#define ns_cas(p, expected, desired, order)                         \
-    (STEP, ns_step atomic_compare_exchange_strong_explicit(         \
-     (p), (expected), (desired), order, NS_RELAXED))
+#define ns_cas(p, expected, desired, order)           \
+    (STEP,                                            \
+     ns_step atomic_compare_exchange_strong_explicit( \
+         (p), (expected), (desired), order, NS_RELAXED))
 #undef ns_or
 #define ns_or(p, v, order) (STEP, ns_step atomic_fetch_or_explicit((p), (v), order))
 #undef ns_and
@@ -858,6 +858,86 @@ check_many(void)
     ns_pool_destroy(&pool);
 }
 
+/* A search takes the items aside of more living threads than it has candidates at a time. */
+static pthread_barrier_t may_end;
+
+static void *
+put_and_stay(void *argument)
+{
+    be_one_of_many(argument);
+    pthread_barrier_wait(&may_end);
+    return NULL;
+}
+
+static void
+check_many_living(void)
+{
+    enum { MANY = 40 };
+    pthread_t threads[MANY];
+    make(-1);
+    pthread_barrier_init(&all_alive, NULL, MANY + 1);
+    pthread_barrier_init(&may_end, NULL, MANY + 1);
+    for (int i = 0; i < MANY; i++) {
+        CHECK(pthread_create(&threads[i], NULL, put_and_stay, &items[i]) == 0);
+    }
+    pthread_barrier_wait(&all_alive);
+    for (int i = 0; i < MANY; i++) {
+        CHECK(ns_pool_get(&pool) != NULL);
+    }
+    CHECK(ns_pool_get(&pool) == NULL && count_listed() == MANY);
+    pthread_barrier_wait(&may_end);
+    for (int i = 0; i < MANY; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    pthread_barrier_destroy(&all_alive);
+    pthread_barrier_destroy(&may_end);
+    ns_pool_destroy(&pool);
+}
+
+/* An item that its owner takes and puts back before each step of a search is in use, and left alone. */
+enum { IDLE, USE, USED, FOUND };
+
+static void
+have_it_used(void)
+{
+    at_load = NULL;
+    ns_store(&stage, USE, NS_RELEASE);
+    while (ns_load(&stage, NS_ACQUIRE) != USED) {
+        sched_yield();
+    }
+    at_load = have_it_used;
+}
+
+static void
+use_or_look(int i)
+{
+    if (i == 0) {
+        CHECK(ns_pool_put(&pool, &items[0]) == NULL);
+        ns_store(&stage, USED, NS_RELEASE);
+        for (int now; (now = turn_of(USE, FOUND)) == USE;) {
+            CHECK(ns_pool_get(&pool) == &items[0] && ns_pool_put(&pool, &items[0]) == NULL);
+            ns_store(&stage, USED, NS_RELEASE);
+        }
+        CHECK(ns_pool_get(&pool) == &items[0]);
+    }
+    else {
+        turn_of(USED, USED);
+        at_load = have_it_used;
+        CHECK(ns_pool_get(&pool) == NULL);
+        at_load = NULL;
+        ns_store(&stage, FOUND, NS_RELEASE);
+    }
+}
+
+static void
+check_items_in_use(void)
+{
+    make(-1);
+    ns_store(&stage, IDLE, NS_RELAXED);
+    run_threads(2, use_or_look);
+    ns_pool_destroy(&pool);
+}
+
 static void
 look_in_vain(int i)
 {
@@ -1063,6 +1143,8 @@ main(void)
     printf("over the limit by more than one a thread: %d times\n", (int)put_too_many);
     memset(items, 0, sizeof(items));
     check_many();
+    check_many_living();
+    check_items_in_use();
     check_the_living();
     check_reservations_of_the_dead();
     check_unlisting();

@@ -222,7 +222,8 @@ next_listed(ns_pool *p, uint32_t slot, uint32_t end)
         uint32_t first = slot - offset;
         ns_pool_place *places = ns_load(&p->segments[segment], NS_ACQUIRE);
         _Atomic uint64_t *words = places == NULL ? NULL : words_of(places, segment);
-        for (; words != NULL && offset < size && first + offset < end; offset = (offset | (BITS - 1)) + 1) {
+        for (; words != NULL && offset < size && first + offset < end;
+             offset = (offset | (BITS - 1)) + 1) {
             uint32_t bits = (uint32_t)ns_load(&words[offset / BITS], NS_ACQUIRE) >> offset % BITS;
             if (bits != 0) {
                 slot = first + offset + (uint32_t)__builtin_ctz(bits);

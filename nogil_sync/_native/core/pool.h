@@ -162,18 +162,23 @@ ns_pool_mine(ns_pool *p)
     return ns_pool_find(p, slot);
 }
 
+/* The item aside in the calling thread's shard, if there is one. */
+static inline void *
+ns_pool_get_fast(ns_pool *p)
+{
+    ns_pool_shard *s = ns_pool_mine(p);
+    if (ns_likely(s != NULL && ns_load(&s->item, NS_RELAXED) != NULL)) {
+        return ns_swap(&s->item, NULL, NS_ACQUIRE);
+    }
+    return NULL;
+}
+
 /* An item, now the caller's; or NULL if none was found. */
 static inline void *
 ns_pool_get(ns_pool *p)
 {
-    ns_pool_shard *s = ns_pool_mine(p);
-    if (ns_likely(s != NULL && ns_load(&s->item, NS_RELAXED) != NULL)) {
-        void *item = ns_swap(&s->item, NULL, NS_ACQUIRE);
-        if (ns_likely(item != NULL)) {
-            return item;
-        }
-    }
-    return ns_pool_get_slow(p);
+    void *item = ns_pool_get_fast(p);
+    return ns_likely(item != NULL) ? item : ns_pool_get_slow(p);
 }
 
 /* False if it is not so easy. */

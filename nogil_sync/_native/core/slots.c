@@ -30,8 +30,7 @@ ns_slots_become_alone(void)
 {
     const uint32_t me = ns_cached_slot;
     uint32_t nobody = NS_NOBODY;
-    if (me == 0 || ns_slots_in_use() != 1 ||
-        !ns_cas(&ns_globals.alone, &nobody, me, NS_SEQ_CST)) {
+    if (me == 0 || ns_slots_in_use() != 1 || !ns_cas(&ns_globals.alone, &nobody, me, NS_SEQ_CST)) {
         return false;
     }
     ns_fence(NS_SEQ_CST); /* pairs with the newcomer's */
@@ -118,7 +117,8 @@ give_back(uint32_t slot)
     ns_and(&ns_slots.taken[slot / BITS], ~(UINT64_C(1) << slot % BITS), NS_RELEASE);
     uint64_t state, next;
     do {
-        state = ns_load(&ns_slots.state, NS_ACQUIRE); /* and so the bits of those that are counted */
+        state =
+            ns_load(&ns_slots.state, NS_ACQUIRE); /* and so the bits of those that are counted */
         uint32_t words = ns_slots_words_in(state);
         while (words > 0 && ns_load(&ns_slots.taken[words - 1], NS_ACQUIRE) == 0) {
             words--;
