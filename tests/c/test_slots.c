@@ -253,11 +253,14 @@ check_bound(void)
     CHECK(child >= 0);
     if (child == 0) { /* one is left; the bound falls when the next one leaves */
         CHECK(count_seen() == 1 && ns_slots_in_use() == 1);
+#if !defined(__SANITIZE_THREAD__) /* it lets no child start threads */
         pthread_t other;
         may_leave = 0;
         CHECK(pthread_create(&other, NULL, wait_in_crowd, NULL) == 0);
         pthread_join(other, NULL);
-        _exit(ns_slots_words() == 1 && ns_slots_in_use() == 1 ? 0 : 1);
+        CHECK(ns_slots_words() == 1 && ns_slots_in_use() == 1);
+#endif
+        _exit(0);
     }
     int status = 1;
     CHECK(waitpid(child, &status, 0) == child && status == 0);
