@@ -11,9 +11,9 @@ static int64_t refusal_lasts = 50 * MILLISECOND;
 static _Atomic long fences; /* how many threads had put into all */
 #if defined(NS_PARK_FUTEX)
 #include <sys/syscall.h>
-#define syscall(number, ...)                                                              \
-    ((number) != SYS_membarrier ? syscall(number, __VA_ARGS__)                            \
-     : atomic_load(&refused)    ? (errno = atomic_load(&refused), -1L)                    \
+#define syscall(number, ...)                                           \
+    ((number) != SYS_membarrier ? syscall(number, __VA_ARGS__)         \
+     : atomic_load(&refused)    ? (errno = atomic_load(&refused), -1L) \
                                 : (atomic_fetch_add(&fences, 1), syscall(number, __VA_ARGS__)))
 #endif
 /* The clock, if it is not 0. */

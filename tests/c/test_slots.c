@@ -146,7 +146,8 @@ write_and_clear(void *unused)
         ns_pause();
     }
     written = 1;
-    ns_and(&ns_slots.taken[1], ~UINT64_C(2), NS_RELEASE); /* the first half of giving back slot 65 */
+    /* The first half of giving back slot 65. */
+    ns_and(&ns_slots.taken[1], ~UINT64_C(2), NS_RELEASE);
     ns_store(&stage, 2, NS_RELAXED);
     return NULL;
 }

@@ -121,8 +121,8 @@ extern struct ns_epochs {
     /* Written by polls that were due, once a poll. */
     _Alignas(NS_CACHE_LINE) _Atomic int64_t due; /* by ns_now(); then a poll is due by time */
     _Atomic uint64_t polled;                     /* `retired` when the last poll began */
-    _Atomic uint64_t freed;                      /* so many of the retired bytes are safe, at least */
-    _Atomic uint64_t sampled, sample;            /* what was retired before epoch `sample` began */
+    _Atomic uint64_t freed; /* so many of the retired bytes are safe, at least */
+    _Atomic uint64_t sampled, sample; /* what was retired before epoch `sample` began */
     ns_epoch_record records[NS_SLOTS];
 } ns_epochs;
 

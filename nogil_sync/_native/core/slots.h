@@ -64,11 +64,11 @@
  *
  *   The user: a store U; the compiler's fence; ns_slots_is_alone(): true. The promise: whatever a
  *   newcomer loads after its claim sees U.
- *     - A newcomer first raises `count`, then executes a full fence, then looks at `alone`. A thread
- *       that wants to be alone first sets `alone`, then executes a full fence, then looks at `count`
- *       again: if it is not 1, it takes `alone` back, unused. So one of the two sees the other.
- *     - A newcomer that finds NS_NOBODY: either the thread saw the newcomer and is not alone; or it had not
- *       been alone since the last change to NS_NOBODY, which comes after all its U are visible.
+ *     - A newcomer first raises `count`, then looks at `alone`. A thread that wants to be alone first sets
+ *       `alone`, then looks at `count` again: if it is not 1, it takes `alone` back, unused. All four are
+ *       sequentially consistent, so one of the two sees the other.
+ *     - A newcomer that finds NS_NOBODY: either the thread saw the newcomer and is not alone; or it has not
+ *       been alone since the last change to NS_NOBODY, which came after all its U were visible.
  *     - A newcomer that finds a thread alone sets NS_ENDING and puts a fence into all threads. If the
  *       alone thread is reached by it before its look, the look finds NS_ENDING or later. Else U came
  *       before the fence too, so U is visible when the newcomer's claim returns. So it is for each newcomer
