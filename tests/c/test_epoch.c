@@ -225,8 +225,8 @@ check_others(void)
     uint64_t stamp, safe;
     run_threads(1, retire_without_slot);
 
-    /* It polls, and was preempted: what is retired meanwhile counts to the next round. The next poll ends the round,
-     * and a poll after that frees what was retired during it. */
+    /* It polls, and was preempted: what is retired meanwhile counts to the next round. The next
+     * poll ends the round, and a poll after that frees what was retired during it. */
     ns_store(&ns_epochs.now, now + 1, NS_RELAXED);
     ns_section stray = ns_epoch_enter_stray();
     CHECK(!ns_epoch_retire(&stamp) && stamp == now + 2);
@@ -557,7 +557,8 @@ work_again(void)
     ns_store(&sure_from, 0, NS_RELAXED);
 }
 
-/* What waits goes on waiting, until it is sure that all threads have fences of their own; and that stays so. */
+/* What waits goes on waiting, until it is sure that all threads have fences of their own; and
+ * that stays so. */
 static void
 poll_refused(int i)
 {
@@ -591,7 +592,8 @@ poll_refused(int i)
     work_again();
 }
 
-/* A newcomer that finds a thread alone waits until it is sure, for that thread may have no fence of its own. */
+/* A newcomer that finds a thread alone waits until it is sure, for that thread may have no fence
+ * of its own. */
 static void
 claim_refused(int i)
 {

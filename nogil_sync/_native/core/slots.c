@@ -33,7 +33,6 @@ ns_slots_become_alone(void)
     if (me == 0 || ns_slots_in_use() != 1 || !ns_cas(&ns_globals.alone, &nobody, me, NS_SEQ_CST)) {
         return false;
     }
-    ns_fence(NS_SEQ_CST); /* pairs with the newcomer's */
     if (ns_slots_in_use() == 1) {
         return true;
     }
@@ -46,7 +45,7 @@ ns_slots_become_alone(void)
 static void
 end_solitude(void)
 {
-    ns_fence(NS_SEQ_CST); /* pairs with that of a thread that wants to be alone, and with polls */
+    ns_fence(NS_SEQ_CST); /* pairs with that of polls */
     uint32_t who = ns_load(&ns_globals.alone, NS_SEQ_CST);
     while (who != NS_NOBODY) {
         if (who == NS_ENDING || ns_cas(&ns_globals.alone, &who, NS_ENDING, NS_SEQ_CST)) {
