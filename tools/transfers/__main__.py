@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import itertools
 import json
 import os
 import subprocess
@@ -16,12 +17,18 @@ from typing import Any
 
 import counting
 from counting import FEW, MANY, Counts, Site, UnavailableError
-from operations import OPERATIONS, Operation
+from operations import KEYS, OPERATIONS, Operation
 from symbols import Mapping, Symbols
-from table import KINDS, HEADER, INTERPRETER, OURS, as_markdown, as_text, into_page
+from table import INTERPRETER, KINDS, OURS, as_markdown, as_text, into_page
 
 GUEST = Path(__file__).with_name("guest.py")
 NATIVE = "/nogil_sync/_native/"  # in the path of our extension
+
+# Transfers an operation below which a place is not named.
+WORTH_NAMING = 0.05
+
+# Operations a thread, which are counted twice and so drop out.
+FEWER = 20
 
 Result = dict[str, Any]
 
@@ -34,6 +41,7 @@ def parse() -> argparse.Namespace:
     which.add_argument("--pinned", action="store_true", help="only with the object pinned")
     which.add_argument("--unpinned", action="store_true", help="only with it as it comes")
     parser.add_argument("--where", action="store_true", help="also what was accessed, and by whom")
+    parser.add_argument("--exactly", action="store_true", help="whole names, not parts")
     parser.add_argument("--list", action="store_true", help="name the operations, and stop")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also store all that was found")
     parser.add_argument(
@@ -49,11 +57,18 @@ def parse() -> argparse.Namespace:
     own.add_argument("--through", default="", help="a sequence that the loop goes through, as k")
     own.add_argument("--pins", default="it", help="the names to pin (default: %(default)s)")
     how = parser.add_argument_group("the schedule")
-    how.add_argument("--few", type=int, default=100, help="operations a thread")
-    how.add_argument("--many", type=int, default=400, help="operations a thread")
+    how.add_argument(
+        "--counted", type=int, metavar="N", help="operations a thread (default: by their number)"
+    )
     how.add_argument("--slice", type=int, default=40, help="instructions ahead of the others")
     how.add_argument("--cost", type=int, default=300, help="of a transfer, in instructions")
     how.add_argument("--wake", type=int, default=10_000, help="of a wake-up, in instructions")
+    how.add_argument(
+        "--processors",
+        type=int,
+        metavar="N",
+        help="tell the program that there are so many (default: as many as threads; 0: the truth)",
+    )
     how.add_argument(
         "--program",
         nargs=argparse.REMAINDER,
@@ -68,6 +83,18 @@ def schedule(args: argparse.Namespace) -> dict[str, int]:
     return {"slice": args.slice, "cost": args.cost, "wake": args.wake}
 
 
+def processors(args: argparse.Namespace, threads: int) -> dict[str, int]:
+    """As many processors as threads, unless told otherwise."""
+    return {"processors": threads if args.processors is None else args.processors}
+
+
+def wanted(name: str, parts: list[str], *, whole: bool) -> bool:
+    """Whether an operation of this name is asked for."""
+    if whole:
+        return name in parts
+    return any(part.lower() in name.lower() for part in parts)
+
+
 def jobs(args: argparse.Namespace) -> list[dict[str, Any]]:
     """A job for each figure: what guest.py is told."""
     if args.setup:
@@ -77,7 +104,7 @@ def jobs(args: argparse.Namespace) -> list[dict[str, Any]]:
         chosen = {
             name: operation
             for name, operation in OPERATIONS.items()
-            if not args.operations or any(p.lower() in name.lower() for p in args.operations)
+            if not args.operations or wanted(name, args.operations, whole=args.exactly)
         }
     if not chosen:
         sys.exit("error: no operation has such a name (--list names them)")
@@ -90,10 +117,10 @@ def jobs(args: argparse.Namespace) -> list[dict[str, Any]]:
             # First without a schedule: often enough for what only begins after some uses.
             "sizes": [
                 4_000 // threads + 100,
-                3 * 4_096 // threads + 50 if operation.through else 50,
-                args.few,
-                args.many,
-                100,
+                2 * KEYS // threads + 50 if operation.through else 30,
+                FEWER,
+                FEWER + (args.counted or max(1_600 // threads, 50)),
+                FEWER,
             ],
             **vars(operation),
         }
@@ -141,7 +168,7 @@ def owner(label: str, pc: int, symbols: Symbols) -> tuple[str, str]:
     if label.startswith("?"):
         # Nothing that lives at the end. The core's memory is touched by its own code only.
         ours = NATIVE in symbols.file(pc)
-        return (OURS, "allocated") if ours else (INTERPRETER, "allocated")
+        return (OURS, "allocated") if ours else (INTERPRETER, "heap or stack")
     kind, _, what = label.partition(":")
     return kind, what
 
@@ -176,7 +203,7 @@ def evaluate(job: dict[str, Any], told: Result) -> Result:
             "count": count / operations,
         }
         for (upgrade, kind, what, code, written), count in places.most_common()
-        if count / operations >= 0.01
+        if count / operations >= WORTH_NAMING
     ]
     return result
 
@@ -186,16 +213,18 @@ def count_all(args: argparse.Namespace, interpreters: dict[str, str]) -> list[Re
     todo = jobs(args)
     total, begin = len(todo) * len(interpreters), time.monotonic()
     for version, python in interpreters.items():
-        for job, told in guests(python, todo, schedule(args)):
-            result = evaluate(job, told) | {"version": version}
-            results.append(result)
-            print(
-                f"[{len(results)}/{total}, {time.monotonic() - begin:.0f} s] {version}, "
-                f"{job['threads']} threads, {'pinned' if job['pinned'] else 'unpinned'}: "
-                f"{job['name']}: {result['transfers']:.2f}",
-                file=sys.stderr,
-                flush=True,
-            )
+        for threads, some in itertools.groupby(todo, key=lambda job: job["threads"]):
+            options = schedule(args) | processors(args, threads)
+            for job, told in guests(python, list(some), options):
+                result = evaluate(job, told) | {"version": version}
+                results.append(result)
+                print(
+                    f"[{len(results)}/{total}, {time.monotonic() - begin:.0f} s] {version}, "
+                    f"{threads} threads, {'pinned' if job['pinned'] else 'unpinned'}: "
+                    f"{job['name']}: {result['transfers']:.2f}",
+                    file=sys.stderr,
+                    flush=True,
+                )
     return results
 
 
@@ -203,9 +232,7 @@ def count_program(command: list[str], options: dict[str, int]) -> Result:
     """What a program that marks its own phases did in the third of them."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report"
-        subprocess.run(
-            counting.emulated(command, report, **options), check=True, stdout=sys.stderr
-        )
+        subprocess.run(counting.emulated(command, report, **options), check=True, stdout=sys.stderr)
         counts: Counts = counting.read_report(report)
     sites: list[Site] = [site for site in counts.sites if site.phase == MANY]
     return {
@@ -226,7 +253,9 @@ def main() -> None:
             text = json.dumps(found)
         else:
             interpreters = dict(each.split("=", 1) for each in args.interpreter)
-            interpreters = interpreters or {f"{sys.version_info[0]}.{sys.version_info[1]}t": sys.executable}
+            interpreters = interpreters or {
+                f"{sys.version_info[0]}.{sys.version_info[1]}t": sys.executable
+            }
             results = count_all(args, interpreters)
             print(as_text(results, places=args.where))
             text = json.dumps(results, indent=1)

@@ -22,13 +22,20 @@ from pathlib import Path
 from typing import Any
 
 from counting import read_report
+from operations import KEYS
 
 import nogil_sync
 
-KEYS = 4096
 # An object's header in a build without the GIL: field by offset.
-FIELDS = ((0, "ob_tid"), (8, "ob_flags"), (10, "ob_mutex"), (11, "ob_gc_bits"))
-FIELDS += ((12, "ob_ref_local"), (16, "ob_ref_shared"), (24, "ob_type"))
+FIELDS = (
+    (0, "ob_tid"),
+    (8, "ob_flags"),
+    (10, "ob_mutex"),
+    (11, "ob_gc_bits"),
+    (12, "ob_ref_local"),
+    (16, "ob_ref_shared"),
+    (24, "ob_type"),
+)
 HEADER = 32
 
 TEMPLATE = """
@@ -37,11 +44,11 @@ def loop(_sizes, _tell, _null, _cycle, _islice, {names}):
     _items = _cycle({through})
     for {item} in _islice(_items, _sizes[0]):
         {body}
-    _tell(_null, WORD, 0)
+    _tell(_null, {word}, 0)
     for _size in _sizes[1:]:
         for {item} in _islice(_items, _size):
-            {body}
-        _tell(_null, WORD, 0)
+            {deeper}
+        _tell(_null, {word}, 0)
     return locals()
 """
 
@@ -101,26 +108,31 @@ def tell(number: int) -> None:
 
 
 def compiled(names: list[str], each: str, body: str, through: str) -> types.CodeType:
+    """The loop of an operation; every thread makes its own function from it."""
+
     def block(text: str, depth: int) -> str:
         return textwrap.indent(text.strip() or "pass", " " * depth).lstrip()
 
-    source = TEMPLATE
-    lines = []
-    for line in source.split("\n"):
-        depth = len(line) - len(line.lstrip())
-        line = line.replace("{each}", block(each, depth)).replace("{body}", block(body, depth))
-        line = line.replace("WORD", str(WORD)).replace("{names}", ", ".join(names)).replace("{through}", through or "(None,)")
-        lines.append(line.replace("{item}", "k" if through else "_"))
+    source = TEMPLATE.format(
+        word=WORD,
+        names=", ".join(names),
+        each=block(each, 4),
+        body=block(body, 8),
+        deeper=block(body, 12),
+        through=through or "(None,)",
+        item="k" if through else "_",
+    )
     # As from a .pyc file, which makes constants immortal.
-    code = marshal.loads(marshal.dumps(compile("\n".join(lines), "<loop>", "exec")))
+    code = marshal.loads(marshal.dumps(compile(source, "<loop>", "exec")))
     return next(each for each in code.co_consts if isinstance(each, types.CodeType))
 
 
 def run(job: dict[str, Any], report: Path) -> dict[str, Any]:
+    """Count the transfers of one operation; what was found."""
     scope = {**SCOPE, "threads": job["threads"]}
-    before = set(scope)
+    before = {*scope, "__builtins__", "k", "v"}
     exec(job["setup"], scope)
-    shared = {k: v for k, v in scope.items() if k not in before and k not in ("k", "v", "__builtins__")}
+    shared = {name: made for name, made in scope.items() if name not in before}
     if job["pinned"]:
         for name in job["pins"].split():
             nogil_sync.pin(shared[name])
@@ -150,42 +162,35 @@ class Objects:
     """Which live object an address lies in."""
 
     def __init__(self, roots: list[Any]) -> None:
-        found: dict[int, tuple[int, str, bool]] = {}
-        todo = [*roots, *gc.get_objects()]
-        while todo:
-            each = todo.pop()
-            if id(each) in found:
-                continue
-            kind = type(each)
-            try:
-                size = max(kind.__basicsize__, each.__sizeof__())
-            except Exception:
-                size = kind.__basicsize__
-            found[id(each)] = (size, kind.__qualname__, kind.__module__.startswith("nogil_sync"))
-            if not isinstance(each, (str, int, types.ModuleType)):
-                todo.extend(gc.get_referents(each))
-        self.starts = sorted(found)
-        self.found = found
+        # What the collector knows, and what that refers to: strings, numbers.
+        tracked = [*roots, *gc.get_objects()]
+        self.found = {id(each): each for each in (*tracked, *gc.get_referents(*tracked))}
+        self.starts = sorted(self.found)
 
-    def label(self, address: int) -> tuple[str, str] | None:
+    def label(self, address: int) -> str:
+        """`kind:name of the place`, or nothing."""
         at = bisect.bisect_right(self.starts, address) - 1
         if at < 0:
-            return None
-        start = self.starts[at]
-        size, kind, ours = self.found[start]
-        offset = address - start
+            return ""
+        found = self.found[self.starts[at]]
+        kind, offset = type(found), address - self.starts[at]
         if offset < HEADER:
             field = next(name for begin, name in reversed(FIELDS) if begin <= offset)
-            return "header", f"{kind}.{field}"
-        if offset >= max(size, HEADER):
-            return None
-        return "ours" if ours else "interpreter", f"{kind}+{offset}"
+            return f"header:{kind.__qualname__}.{field}"
+        try:
+            size = found.__sizeof__()
+        except Exception:
+            size = kind.__basicsize__
+        if offset >= size:
+            return ""
+        owner = "ours" if kind.__module__.startswith("nogil_sync") else "interpreter"
+        return f"{owner}:{kind.__qualname__}+{offset}"
 
 
 def read_maps() -> list[tuple[int, int, int, str]]:
     maps = []
-    with open("/proc/self/maps") as f:
-        for line in f:
+    with Path("/proc/self/maps").open() as lines:
+        for line in lines:
             parts = line.split()
             begin, end = (int(part, 16) for part in parts[0].split("-"))
             maps.append((begin, end, int(parts[2], 16), parts[5] if len(parts) > 5 else ""))
@@ -198,14 +203,11 @@ def read(path: Path, kept: list[Any]) -> dict[str, Any]:
     objects = Objects(kept)
 
     def where(address: int) -> str:
-        """`file+address`, for the symbol; `kind:label` of an object; or nothing."""
+        """`@address` in a file, for the symbol; the label of an object; or "?"."""
         at = bisect.bisect_right(begins, address) - 1
         if at >= 0 and address < maps[at][1] and maps[at][3].startswith("/"):
             return f"@{address:x}"
-        known = objects.label(address)
-        if known:
-            return ":".join(known)
-        return "?[heap]" if at >= 0 and maps[at][3] == "[heap]" else "?"
+        return objects.label(address) or "?"
 
     counts = read_report(path)
     labels: dict[int, str] = {}

@@ -22,6 +22,8 @@ class Operation:
     pins: str = "it"
 
 
+KEYS = 4_096
+
 # What a program looks up is equal to the stored key, and not the same object.
 OWN_KEYS = "keys = own_keys()"
 FILLED = "it = {make}()\nfor k, v in zip(stored_keys(), values()): it[k] = v"
@@ -35,11 +37,12 @@ OURS: dict[str, Operation] = {
     "AtomicInt64.add": Operation("it = AtomicInt64()", "it.add(1)"),
     "with rw.read": Operation("it = RWMutex()", "with it.read: pass"),
     "Event.is_set": Operation("it = Event()", "it.is_set()"),
-    "Pool get + put": Operation("it = Pool(list)", "it.put(it.get())"),
-    "with pool.use()": Operation("it = Pool(list)", "with it.use(): pass"),
+    # With an item for each thread, as after the first round of a program.
+    "Pool get + put": Operation("it = Pool(list)", "it.put(it.get())", "it.put([])"),
+    "with pool.use()": Operation("it = Pool(list)", "with it.use(): pass", "it.put([])"),
     "once, after its first call": Operation("it = once(lambda: None)", "it()"),
     "map, hot key, immortal value": Operation(HOT.format(make="SyncMap"), "it[k]", ONE_KEY),
-    "making a Mutex": Operation("it = Mutex", "it()"),
+    "making a Mutex": Operation("it = Mutex", "it()", pins=""),
     "map, m[k] over 4,096 keys": Operation(
         FILLED.format(make="SyncMap"), "it[k]", OWN_KEYS, "keys"
     ),
@@ -68,7 +71,9 @@ BESIDE: dict[str, Operation] = {
     "SimpleQueue put + get": Operation(
         "it = queue.SimpleQueue()", "it.put(v); it.get()", "v = object()"
     ),
-    "with threading.Semaphore": Operation("it = threading.Semaphore(threads + 64)", "with it: pass"),
+    "with threading.Semaphore": Operation(
+        "it = threading.Semaphore(threads + 64)", "with it: pass"
+    ),
     "deque append + popleft": Operation(
         "it = collections.deque()", "it.append(v); it.popleft()", "v = object()"
     ),

@@ -42,8 +42,8 @@
 typedef uint64_t plugin_id;
 struct qemu_plugin_tb;
 struct qemu_plugin_insn;
-enum { NO_REGISTERS = 0 };         // flags of a callback: it looks at no register
-enum { READS_AND_WRITES = 3 };     // which accesses a callback is for
+enum { NO_REGISTERS = 0 }; // flags of a callback: it looks at no register
+enum { READS_AND_WRITES = 3 }; // which accesses a callback is for
 
 typedef void block_translated(plugin_id, struct qemu_plugin_tb *);
 typedef void block_executed(unsigned cpu, void *user);
@@ -55,7 +55,8 @@ typedef void cpu_event(plugin_id, unsigned cpu);
 
 void qemu_plugin_register_vcpu_tb_trans_cb(plugin_id, block_translated *);
 void qemu_plugin_register_vcpu_tb_exec_cb(struct qemu_plugin_tb *, block_executed *, int, void *);
-void qemu_plugin_register_vcpu_mem_cb(struct qemu_plugin_insn *, memory_accessed *, int, int, void *);
+void qemu_plugin_register_vcpu_mem_cb(struct qemu_plugin_insn *, memory_accessed *, int, int,
+                                      void *);
 void qemu_plugin_register_vcpu_syscall_cb(plugin_id, call_entered *);
 void qemu_plugin_register_vcpu_syscall_ret_cb(plugin_id, call_returned *);
 void qemu_plugin_register_vcpu_exit_cb(plugin_id, cpu_event *);
@@ -71,7 +72,7 @@ __attribute__((visibility("default"))) int qemu_plugin_version = 1;
 
 static const char *out_path;
 static uint64_t slice = 40, cost = 300, wake = 10000;
-static bool one_processor = true;
+static int processors; // how many the program is told there are; 0: the truth
 
 // ---- Threads ----
 
@@ -91,6 +92,7 @@ typedef struct {
     uint64_t debt; // ticks to be added to the clock at the end of its turn
     uint64_t futex; // the address at which it sleeps, or 0
     uint64_t wakes; // the address at which it wakes others
+    uint64_t mask; // where it is told the processors that it may use
     cpu_set_t allowed;
     pthread_cond_t turn;
     struct {
@@ -103,8 +105,8 @@ static thread *members[MOST];
 static int awaited, arrived, gone;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t all_here = PTHREAD_COND_INITIALIZER, came_back = PTHREAD_COND_INITIALIZER;
-static thread *holder;           // whose turn it is
-static _Atomic uint64_t limit;   // the clock at which the holder's turn ends
+static thread *holder; // whose turn it is
+static _Atomic uint64_t limit; // the clock at which the holder's turn ends
 static _Atomic uint64_t progress; // turns so far
 
 static void
@@ -214,8 +216,8 @@ typedef struct {
     uint64_t line; // address / 64, or 0: empty
     uint64_t seen[MOST / 64];
     uint64_t written; // the last address written to
-    uint64_t busy;    // until then it is on its way to someone
-    int writer;       // its number, or -1: nobody yet
+    uint64_t busy; // until then it is on its way to someone
+    int writer; // its number, or -1: nobody yet
 } line;
 
 typedef struct {
@@ -423,16 +425,28 @@ report(void)
     }
     for (int i = 0; i < arrived; i++) {
         for (int p = 0; p < PHASES; p++) {
-            fprintf(f, "thread %d %d %lu %lu %lu %lu %lu\n", i, p, members[i]->at[p].instructions,
-                    members[i]->at[p].accesses, members[i]->at[p].transfers,
-                    members[i]->at[p].upgrades, members[i]->at[p + 1].began - members[i]->at[p].began);
+            fprintf(f,
+                    "thread %d %d %lu %lu %lu %lu %lu\n",
+                    i,
+                    p,
+                    members[i]->at[p].instructions,
+                    members[i]->at[p].accesses,
+                    members[i]->at[p].transfers,
+                    members[i]->at[p].upgrades,
+                    members[i]->at[p + 1].began - members[i]->at[p].began);
         }
     }
     for (size_t i = 0; i < record_room; i++) {
         const record *r = &records[i];
         if (r->pc) {
-            fprintf(f, "%s %d %lx %lx %lx %lu\n", r->upgrade ? "upgrade" : "transfer", r->phase, r->pc,
-                    r->address, r->written, r->count);
+            fprintf(f,
+                    "%s %d %lx %lx %lx %lu\n",
+                    r->upgrade ? "upgrade" : "transfer",
+                    r->phase,
+                    r->pc,
+                    r->address,
+                    r->written,
+                    r->count);
         }
     }
     fclose(f);
@@ -455,12 +469,11 @@ arrive(thread *me)
     if (me->number == 0) {
         processor = sched_getcpu();
     }
-    if (one_processor) {
-        cpu_set_t one;
-        CPU_ZERO(&one);
-        CPU_SET(processor, &one);
-        sched_setaffinity(0, sizeof(one), &one);
-    }
+    // Only one runs at a time, so passing the turn on is quickest on one processor.
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(processor, &one);
+    sched_setaffinity(0, sizeof(one), &one);
     if (arrived == awaited) {
         for (int i = 0; i < arrived; i++) {
             members[i]->member = true;
@@ -512,7 +525,7 @@ static void
 on_call(plugin_id id, unsigned cpu, int64_t number, uint64_t a, uint64_t b, uint64_t c, uint64_t d,
         uint64_t e, uint64_t f, uint64_t g, uint64_t h)
 {
-    (void)id, (void)c, (void)d, (void)e, (void)f, (void)g, (void)h;
+    (void)id, (void)d, (void)e, (void)f, (void)g, (void)h;
     thread *me = &threads[cpu % MOST_CPUS];
     if (number == SYS_lseek && b >> 16 == WORD >> 16) {
         int n = (int)(b & 0xffff);
@@ -537,6 +550,7 @@ on_call(plugin_id id, unsigned cpu, int64_t number, uint64_t a, uint64_t b, uint
         }
         return;
     }
+    me->mask = number == SYS_sched_getaffinity ? c : 0;
     if (!me->member) {
         return;
     }
@@ -584,11 +598,27 @@ await_woken(thread *me, int64_t woken)
     pthread_mutex_unlock(&lock);
 }
 
+// Tells the program that it may use as many processors as the schedule stands for. What is measured often
+// makes itself as large as the machine.
+static void
+tell_processors(unsigned char *mask, int64_t size)
+{
+    for (int64_t i = 0; i < size * 8; i++) {
+        unsigned char bit = (unsigned char)(1 << i % 8);
+        mask[i / 8] = (unsigned char)(i < processors ? mask[i / 8] | bit : mask[i / 8] & ~bit);
+    }
+}
+
 static void
 on_return(plugin_id id, unsigned cpu, int64_t number, int64_t result)
 {
     (void)id;
     thread *me = &threads[cpu % MOST_CPUS];
+    if (number == SYS_sched_getaffinity && result > 0 && processors) {
+        // The program's addresses are ours: QEMU moves no 64-bit program on a 64-bit machine.
+        tell_processors((unsigned char *)(uintptr_t)me->mask,
+                        result); // NOLINT(performance-no-int-to-ptr)
+    }
     if (!me->member) {
         return;
     }
@@ -633,8 +663,8 @@ qemu_plugin_install(plugin_id id, const void *info, int argc, char **argv)
         else if (n == 4 && !strncmp(argv[i], "wake", n)) {
             wake = strtoull(value, NULL, 10);
         }
-        else if (n == 6 && !strncmp(argv[i], "spread", n)) {
-            one_processor = false;
+        else if (n == 10 && !strncmp(argv[i], "processors", n)) {
+            processors = atoi(value);
         }
         else {
             fprintf(stderr, "transfers: unknown option %s\n", argv[i]);

@@ -40,11 +40,12 @@ class Symbols:
         path = self.file(address)
         if not path:
             return hex(address)
-        starts, names = table(path)
+        starts, sizes, names = table(path)
         relative = address - (self.bases.get(path, 0) if is_movable(path) else 0)
         at = bisect.bisect_right(starts, relative) - 1
-        if at < 0:
-            return f"{Path(path).name}+{relative:#x}"
+        # A stripped file has no names for what it keeps to itself.
+        if at < 0 or relative >= starts[at] + max(sizes[at], 1):
+            return f"{Path(path).name}+{relative:#x}" if offset else Path(path).name
         beyond = relative - starts[at]
         return names[at] + (f"+{beyond}" if offset and beyond else "")
 
@@ -52,22 +53,25 @@ class Symbols:
 @cache
 def is_movable(path: str) -> bool:
     """Whether the file's addresses count from where it is mapped."""
-    with open(path, "rb") as f:
-        return f.read(18)[16] == 3  # ET_DYN
+    with Path(path).open("rb") as file:
+        return file.read(18)[16] == 3  # ET_DYN
 
 
 @cache
-def table(path: str) -> tuple[list[int], list[str]]:
-    """The file's symbols in their order: all, or if it is stripped those for the linker."""
-    entries: list[tuple[int, str]] = []
+def table(path: str) -> tuple[list[int], list[int], list[str]]:
+    """The file's symbols in their order, where they begin and how long they are.
+
+    All of them; of a stripped file those for the linker.
+    """
+    entries: list[tuple[int, int, str]] = []
     for options in ((), ("-D",)):
-        command = ["nm", "--defined-only", *options, path]
+        command = ["nm", "-S", "--defined-only", *options, path]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        for line in done.stdout.splitlines():
-            address, *kind, name = line.split()
-            if kind and kind[0] not in "aAn":
-                entries.append((int(address, 16), name.split("@")[0]))
+        entries = sorted(
+            (int(parts[0], 16), int(parts[1], 16), parts[3].split("@")[0])
+            for line in done.stdout.splitlines()
+            if len(parts := line.split()) == 4
+        )
         if entries:
             break
-    entries.sort()
-    return [address for address, _ in entries], [name for _, name in entries]
+    return [e[0] for e in entries], [e[1] for e in entries], [e[2] for e in entries]

@@ -58,7 +58,7 @@ def as_markdown(results: Sequence[Result]) -> str:
         ]
         for name in dict.fromkeys(each["name"] for each in mine):
             row = [
-                number(cell["transfers"]) if (cell := cells.get((name, *column))) else "–"
+                number(cell["transfers"]) if (cell := cells.get((name, *column))) else ""
                 for column in columns
             ]
             lines.append(f"| {name} | " + " | ".join(row) + " |")
