@@ -48,9 +48,10 @@ from collections.abc import (
 from functools import partial
 from operator import itemgetter
 from time import monotonic
-from types import GenericAlias, MappingProxyType, MemberDescriptorType
+from types import MappingProxyType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar, overload
 
+from ._object import subscripted
 from ._once import ABSENT, Failure, exclusively
 
 K = TypeVar("K")
@@ -103,7 +104,7 @@ class SharedMap(_Base[K, V]):
     _plain: ClassVar[Any]
     _Flag: ClassVar[Any]
 
-    __class_getitem__: ClassVar[Any] = classmethod(GenericAlias)
+    __class_getitem__ = subscripted
 
     def __repr__(self) -> str:
         name = type(self).__name__
