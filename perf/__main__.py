@@ -86,7 +86,8 @@ def parse() -> argparse.Namespace:
         "--markdown",
         type=Path,
         metavar="PAGE",
-        help="also put the table of the ways to reach an object into this page, between its marks",
+        help="also put the table of the ways to reach an object into this page, between its marks; "
+        "not after a Ctrl-C",
     )
     # ./dev bench --python 3.13t,3.14t: as 3.13t=/path/of/python, several times.
     parser.add_argument("--interpreter", action="append", default=[], help=argparse.SUPPRESS)
@@ -231,6 +232,8 @@ def main() -> None:
             for row in job.operation.rows:
                 print(f"    {row.name}")
         return
+    if args.markdown:
+        ways.check_page(args.markdown)  # before hours of measuring
     if args.report:
         files = [file for path in args.report for file in results.find_files(path)]
         first = args.report[0]
@@ -257,7 +260,7 @@ def main() -> None:
     if not files:
         sys.exit("nothing was measured")
     if not args.json_only:
-        show(files, folder, args.markdown)
+        show(files, folder, None if interrupted else args.markdown)
     else:
         print(f"results: {folder}")
     if interrupted:
@@ -290,7 +293,7 @@ def side_by_side(args: argparse.Namespace) -> None:
     if args.json_only:
         print(f"results: {folder}")
     else:
-        show(files, folder, args.markdown)
+        show(files, folder, None if interrupted else args.markdown)
     if interrupted:
         sys.exit(130)
 
