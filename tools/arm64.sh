@@ -2,7 +2,9 @@
 # arm64 by emulation: a cross-compiler, qemu's user mode, and a cross-built CPython that is used like any other.
 
 ARM64=aarch64-linux-gnu
-ARM64_LEGS=(core-arm64 native-arm64)
+# The legs of `./dev test --arch arm64`, and those with --full.
+ARM64_SHORT_LEGS=(core-arm64 native-arm64)
+ARM64_LEGS=(core-arm64 core-v8.0-arm64 native-arm64)
 
 # arm64_tools: makes sure that the cross-compiler and the emulator are there.
 arm64_tools() {
@@ -20,13 +22,11 @@ arm64_libc() {
   [[ $found != /* ]] || (cd "${found%/*}/.." && pwd -P)
 }
 
-# arm64_cross_file [PYTHON]: prints meson's description of the machine.
+# arm64_cross_file PYTHON: prints meson's description of the machine.
 arm64_cross_file() {
-  local words=("$(arm64_qemu)" -L "$(arm64_libc)")
-  [[ -z ${ARM64_CPU:-} ]] || words+=(-cpu "$ARM64_CPU")
   printf '%s\n' '[binaries]' "c = '$ARM64-gcc'" "ar = '$ARM64-ar'" "strip = '$ARM64-strip'" \
-    "exe_wrapper = [$(printf "'%s', " "${words[@]}")]"
-  [[ -z ${1:-} ]] || printf '%s\n' "python = '$1'"
+    "exe_wrapper = ['$(arm64_qemu)', '-L', '$(arm64_libc)']"
+  [[ -z $1 ]] || printf '%s\n' "python = '$1'"
   printf '%s\n' '[host_machine]' "system = 'linux'" "cpu_family = 'aarch64'" "cpu = 'aarch64'" "endian = 'little'"
 }
 
@@ -59,10 +59,10 @@ cross_compile_python() {
   step "cross-building CPython $name from Debian's source archive: once, in a few minutes"
   packages "building CPython" gcc libc6-dev make
   cd "$stage" || exit
-  # pkg-config would find this machine's libraries; the two files are what configure asks for when it cannot look.
+  # pkg-config would find this machine's libraries. The rest answers what configure would have to try out.
   local options=(--prefix="$prefix" --disable-gil --disable-test-modules --with-ensurepip=no
     --host="$ARM64" --build="$(sh "$source/config.guess")" --with-build-python="$builder"
-    PKG_CONFIG=false ac_cv_file__dev_ptmx=yes ac_cv_file__dev_ptc=no)
+    PKG_CONFIG=false ac_cv_file__dev_ptmx=yes ac_cv_file__dev_ptc=no ac_cv_buggy_getaddrinfo=no)
   local link="-L$libraries/lib -Wl,-rpath,$prefix/lib"
   options+=("ZLIB_CFLAGS=-I$libraries/include" "ZLIB_LIBS=$link -lz"
     "LIBFFI_CFLAGS=-I$libraries/include" "LIBFFI_LIBS=$link -lffi")
@@ -130,21 +130,44 @@ fetch_arm64_libraries() {
 
 # ---- The legs ----
 
-arm64_remark() { REMARK="Under emulation; the processor below orders memory more strictly than an arm64 does."; }
+# Test files that take longer under emulation than all others together.
+ARM64_LONG=()
 
-leg_core_arm64() {
+# arm64_legs FULL: sets `legs` of `./dev test --arch arm64`, and what is said below their summary.
+arm64_legs() {
+  legs=("${ARM64_SHORT_LEGS[@]}")
+  REMARK="Under emulation, on a processor that orders memory more strictly than arm64 does (docs/arm64.md)."
+  if [[ $1 ]]; then
+    legs=("${ARM64_LEGS[@]}")
+    ARM64_FULL=$1
+  fi
+}
+
+# leg_arm64 LEG ARGS...
+leg_arm64() {
+  case $1 in
+    core-arm64) core_arm64 "$1" ;;
+    # A processor without ARMv8.1's atomics: each is a loop of two instructions then.
+    core-v8.0-arm64) QEMU_CPU=cortex-a53 core_arm64 "$1" ;;
+    native-arm64) native_arm64 "$@" ;;
+  esac
+}
+
+core_arm64() {
   arm64_tools
   local file=$CACHE/build/core-arm64.ini
   mkdir -p "$CACHE/build"
-  arm64_cross_file >"$file.$$" && mv "$file.$$" "$file"
+  arm64_cross_file "" >"$file.$$" && mv "$file.$$" "$file"
   local TEST_OPTIONS=(--timeout-multiplier=10)
-  core core-arm64 --cross-file "$file"
+  # One build for all processors.
+  local BUILD=core-arm64
+  core "$1" --cross-file "$file"
 }
 
-leg_native_arm64() {
+native_arm64() {
   local TOOLS_OF CROSS=arm64_cross_file LIMIT=${LIMIT:-7200} OPTIONS
   TOOLS_OF=$(free_threaded)
   export NOGIL_SYNC_STRESS=${NOGIL_SYNC_STRESS:-0.2}
   OPTIONS=(--ignore=tests/isolated --ignore=tests/stress --timeout=1800)
-  suite native-arm64 "arm64_python $VERSION" "$@"
+  suite native-arm64 "arm64_python $VERSION" "${@:2}"
 }

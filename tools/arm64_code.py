@@ -1,14 +1,12 @@
-"""The machine code that compilers make of the core's fast paths for arm64: are the orderings those intended?
+"""What compilers make of the core's fast paths for arm64: whether the orderings are those intended.
 
-Compiles tests/c/fast_paths.c and the core with each cross-compiler that is there (aarch64-linux-gnu-gcc, clang), for
-ARMv8.0 (with and without helper functions that choose at run time, "outline atomics") and for ARMv8.1 and 8.3, and reads
-the result back with objdump.
+Compiles tests/c/fast_paths.c and the core with each cross-compiler that is there
+(aarch64-linux-gnu-gcc, clang), for ARMv8.0 (with and without helper functions that choose at run
+time, "outline atomics"), 8.1 and 8.3, and reads the result back with objdump.
 
-For each fast path: the ordering instructions in the order of the code.  An acquire must be there where one is intended,
-a release likewise, and nothing stronger: `casal` and the like only where sequential consistency is promised.  Full
-barriers (dmb) only from the functions in FENCES, whatever they were inlined into: the debug information tells.
-
-`--library FILE` looks at a built library for barriers alone; `--markdown` prints the table of docs/arm64.md.
+Each fast path must acquire or release where that is intended, and do nothing stronger: `casal` and
+the like only where sequential consistency is promised.  Barriers (dmb) may only come from the
+functions in FENCES, whatever they were inlined into: the debug information tells.
 """
 
 import argparse
@@ -46,7 +44,16 @@ TARGETS = {
     "ARMv8.1": ["-march=armv8.1-a"],
     "ARMv8.3": ["-march=armv8.3-a"],
 }
-OPTIONS = ["-std=gnu11", "-O2", "-gdwarf-4", "-DNDEBUG", "-D_GNU_SOURCE", "-DNS_PARK_FUTEX", "-fPIC", f"-I{CORE}"]
+OPTIONS = [
+    "-std=gnu11",
+    "-O2",
+    "-gdwarf-4",
+    "-DNDEBUG",
+    "-D_GNU_SOURCE",
+    "-DNS_PARK_FUTEX",
+    "-fPIC",
+    f"-I{CORE}",
+]
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,13 @@ FAST = [
     FastPath("epoch: enter", "fast_epoch_enter", acquires=True, releases=True, fenced=True),
     FastPath("epoch: leave", "fast_epoch_leave", releases=True),
     FastPath("epoch: stamp", "fast_epoch_stamp", acquires=True, fenced=True),
-    FastPath("`SyncMap` lookup, without the value's reference", "fast_table_get", acquires=True, releases=True, fenced=True),
+    FastPath(
+        "`SyncMap` lookup, without the value's reference",
+        "fast_table_get",
+        acquires=True,
+        releases=True,
+        fenced=True,
+    ),
     FastPath("a segment's lock: take", "fast_lock_take", acquires=True),
     FastPath("a segment's lock: release", "fast_lock_release", releases=True),
 ]
@@ -95,13 +108,19 @@ FAST = [
 HEADING = re.compile(r"^[0-9a-f]+ <(?P<name>[^>]+)>:$")
 SECTION = re.compile(r"^Disassembly of section (?P<name>\S+):$")
 CODE = re.compile(r"^ *(?P<at>[0-9a-f]+):\t(?P<op>\S+)(?P<rest>.*)$")
-OUTLINE = re.compile(r"__aarch64_(?P<op>cas|swp|ldadd|ldclr|ldeor|ldset)\d+_(?P<how>relax|acq_rel|acq|rel)\b")
+OUTLINE = re.compile(
+    r"__aarch64_(?P<op>cas|swp|ldadd|ldclr|ldeor|ldset)\d+_(?P<how>relax|acq_rel|acq|rel)\b"
+)
 SUFFIX = {"relax": "", "acq": "a", "rel": "l", "acq_rel": "al"}
-ATOMIC = re.compile(r"^(ldar|ldapr|ldapur|stlr|stlur|ldaxr|ldxr|stlxr|stxr|cas|swp|ldadd|ldclr|ldeor|ldset|stadd|stclr|steor|stset|dmb|dsb)")
+ATOMIC = re.compile(
+    r"^(ldar|ldapr|ldapur|stlr|stlur|ldaxr|ldxr|stlxr|stxr|cas|swp|ldadd|ldclr|ldeor|ldset|stadd|stclr|steor|stset|dmb|dsb)"
+)
 # Of the instructions of one step: these acquire, release, or do both.
 BOTH = re.compile(r"^(cas|swp|ldadd|ldclr|ldeor|ldset)alb?h?$")
 ACQUIRES = re.compile(r"^(ldap?u?r|ldaxr|(cas|swp|ldadd|ldclr|ldeor|ldset)a)[bh]?$")
-RELEASES = re.compile(r"^(stlu?r|stlxr|(cas|swp|ldadd|ldclr|ldeor|ldset|stadd|stclr|steor|stset)l)[bh]?$")
+RELEASES = re.compile(
+    r"^(stlu?r|stlxr|(cas|swp|ldadd|ldclr|ldeor|ldset|stadd|stclr|steor|stset)l)[bh]?$"
+)
 
 
 @dataclass(frozen=True)
@@ -178,11 +197,7 @@ def ordering(instructions: list[Instruction], function: str) -> list[str]:
 
     Of the two that make up one read-modify-write of ARMv8.0, one may carry nothing: both are kept.
     """
-    return [
-        each.op
-        for each in instructions
-        if each.function == function and ATOMIC.match(each.op)
-    ]
+    return [each.op for each in instructions if each.function == function and ATOMIC.match(each.op)]
 
 
 def judge(path: FastPath, ops: list[str], inline: bool) -> list[str]:
@@ -224,18 +239,21 @@ def build(command: list[str], target: str, source: Path, folder: Path) -> Path:
     return program
 
 
-def look(folder: Path) -> tuple[dict[tuple[str, str], list[Instruction]], list[str]]:
+def look(
+    folder: Path, commands: dict[str, list[str]], sources: list[Path]
+) -> tuple[dict[tuple[str, str], list[Instruction]], list[str]]:
     """The code of the fast paths, by compiler and target; and what is wrong anywhere in the core."""
     jobs = [
         (name, target, source)
-        for name in compilers()
-        for target in TARGETS
-        for source in [PATHS, *sorted(CORE.glob("*.c"))]
+        for name in commands
+        for source in sources
+        # Where barriers come from is the same for all targets.
+        for target in (TARGETS if source == PATHS else ["ARMv8.1"])
     ]
 
     def one(job: tuple[str, str, Path]) -> tuple[Path, list[str]]:
         name, target, source = job
-        program = build(compilers()[name], target, source, folder)
+        program = build(commands[name], target, source, folder)
         return program, [f"{name}, {target}: {line}" for line in misplaced(program)]
 
     code, wrong = {}, []
@@ -254,18 +272,23 @@ def look(folder: Path) -> tuple[dict[tuple[str, str], list[Instruction]], list[s
     return code, wrong
 
 
-def short(ops: list[str]) -> str:
-    """Ordering instructions for readers: what repeats in a row is told once."""
-    told = [op for i, op in enumerate(ops) if i == 0 or op != ops[i - 1]]
-    return " ".join(f"`{op}`" for op in told) or "none"
-
-
 def markdown(code: dict[tuple[str, str], list[Instruction]]) -> None:
-    columns = list(code)
-    print("| | " + " | ".join(f"{name}, {target}" for name, target in columns) + " |")
-    print("|---" * (len(columns) + 1) + "|")
+    """The table of docs/arm64.md: each instruction once, and the same of all compilers unless it says so."""
+    kinds = {
+        "ARMv8.1, or ARMv8.0 by helper functions": lambda target: "inline" not in target,
+        "ARMv8.0, inline": lambda target: "inline" in target,
+    }
+    print("| | " + " | ".join(kinds) + " |")
+    print("|---" * (len(kinds) + 1) + "|")
     for path in FAST:
-        cells = [short(ordering(code[column], path.function)) for column in columns]
+        cells = []
+        for fits in kinds.values():
+            seen: dict[frozenset[str], tuple[str, ...]] = {}
+            for (_, target), instructions in code.items():
+                if fits(target):
+                    ops = tuple(dict.fromkeys(ordering(instructions, path.function)))
+                    seen.setdefault(frozenset(ops), ops)
+            cells.append("; or ".join(" ".join(f"`{op}`" for op in ops) for ops in seen.values()))
         print(f"| {path.operation} | " + " | ".join(cells) + " |")
 
 
@@ -273,21 +296,30 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--library", type=Path, help="look at this one, for barriers alone")
     parser.add_argument("--markdown", action="store_true", help="print the table of the documents")
+    parser.add_argument("--compiler", choices=COMPILERS, help="with this one only")
+    parser.add_argument("--source", choices=[PATHS.stem, *(c.stem for c in CORE.glob("*.c"))])
     options = parser.parse_args()
     if options.library:
         wrong = misplaced(options.library)
         count = sum(1 for _ in barriers(options.library))
-        print(f"{options.library.name}: {count} barriers, {len(wrong)} of them where none is meant to be")
+        print(f"{options.library.name}: {count} barriers, {len(wrong)} where none is intended")
     else:
-        if not compilers():
+        commands = {n: c for n, c in compilers().items() if options.compiler in (None, n)}
+        if not commands:
             print("no cross-compiler for arm64 is here")
             return 2
         with tempfile.TemporaryDirectory() as folder:
-            code, wrong = look(Path(folder))
+            sources = [
+                each
+                for each in [PATHS, *sorted(CORE.glob("*.c"))]
+                if options.source in (None, each.stem)
+            ]
+            code, wrong = look(Path(folder), commands, sources)
         if options.markdown:
             markdown(code)
         else:
-            print(f"{len(FAST)} fast paths, by {', '.join(f'{n} for {t}' for n, t in code)}: {len(wrong)} findings")
+            by = ", ".join(f"{name} for {target}" for name, target in code)
+            print(f"{len(FAST)} fast paths, by {by or 'none'}: {len(wrong)} findings")
     for line in wrong:
         print(line)
     return bool(wrong)

@@ -14,7 +14,7 @@ run_leg() {
   local leg=$1
   shift
   case $leg in
-    *-arm64) "leg_${leg//-/_}" "$@" ;;
+    *-arm64) leg_arm64 "$leg" "$@" ;;
     native-*) suite_native "$leg" "${leg//[^0-9.]/}" "$@" ;;
     standard-*) suite "$leg" "standard ${leg#standard-}" "$@" ;;
     *) "leg_$leg" "$@" ;;
@@ -149,10 +149,10 @@ core() {
   compiler
   interpreter=$(free_threaded)
   home=$(tools "$interpreter" build)
-  build=$CACHE/build/core-$leg-$(echo "$ROOT ${CC:-cc}" | digest)
+  build=$CACHE/build/core-${BUILD:-$leg}-$(echo "$ROOT ${CC:-cc}" | digest)
   PATH=$home/bin:$PATH
   # Both reuse what an earlier call left there.
-  locked "core-$leg" logged "building the core's tests ($leg)" core_build "$build" "$@"
+  locked "core-${BUILD:-$leg}" logged "building the core's tests ($leg)" core_build "$build" "$@"
   # The sanitizers want their own memory layout, which some kernels' address randomisation denies them.
   local fixed=()
   if setarch --addr-no-randomize true 2>/dev/null; then fixed=(setarch --addr-no-randomize); fi

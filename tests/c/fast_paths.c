@@ -1,5 +1,5 @@
-/* fast_paths.c: each fast path of the core as a function of its own, for those who look at the machine code that
- * compilers make of it: tools/arm64_code.py. Nothing here is run. */
+/* fast_paths.c: each fast path of the core as a function of its own, so that tools/arm64_code.py can
+ * look at the machine code that compilers make of it. Nothing here is run. */
 #include "channel.h"
 #include "counter.h"
 #include "deque.h"
