@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -9,15 +10,12 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>
-#include <sched.h>
 #include <sys/syscall.h>
 #endif
 
 #define SECOND INT64_C(1000000000)
 
-_Atomic uint32_t ns_fork_count;
-static unsigned cpu_count = 1;
-_Atomic bool ns_can_fence_threads;
+struct ns_globals ns_globals = {.alone = NS_NOBODY, .cpu_count = 1};
 
 int64_t
 ns_now(void)
@@ -27,10 +25,16 @@ ns_now(void)
     return (int64_t)t.tv_sec * SECOND + t.tv_nsec;
 }
 
+void
+ns_yield(void)
+{
+    sched_yield();
+}
+
 unsigned
 ns_cpu_count(void)
 {
-    return cpu_count;
+    return ns_globals.cpu_count;
 }
 
 #if defined(NS_PARK_FUTEX)
@@ -70,11 +74,11 @@ count_cpus(void)
 {
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) > 0) {
-        cpu_count = (unsigned)CPU_COUNT(&set);
+        ns_globals.cpu_count = (unsigned)CPU_COUNT(&set);
         return;
     }
     long online = sysconf(_SC_NPROCESSORS_ONLN);
-    cpu_count = online > 0 ? (unsigned)online : 1;
+    ns_globals.cpu_count = online > 0 ? (unsigned)online : 1;
 }
 
 /* The argument for epoch.h holds where a store reaches all other processors at once. */
@@ -165,7 +169,7 @@ static void
 count_cpus(void)
 {
     long online = sysconf(_SC_NPROCESSORS_ONLN);
-    cpu_count = online > 0 ? (unsigned)online : 1;
+    ns_globals.cpu_count = online > 0 ? (unsigned)online : 1;
 }
 
 static bool
@@ -200,17 +204,19 @@ reset_sleep_after_fork(void)
 
 /* ---- The fence in all threads ----
  *
- * membarrier can be refused at any time: for want of memory, or by a seccomp filter that was installed after it
- * was registered. (mprotect is no substitute, though it used to interrupt all processors: newer ones invalidate each
- * other's translations without.) Then the flag is cleared, and all threads go over to fences of their own.
+ * membarrier can be refused at any time: for want of memory, or by a seccomp filter that was
+ * installed after it was registered. (mprotect is no substitute, though it used to interrupt all
+ * processors: newer ones invalidate each other's translations without.) Then the flag is cleared,
+ * and all threads go over to fences of their own.
  *
- * What is left are the threads that looked at the flag before it was cleared. Each made its store before that look,
- * in the order of its program, and had no fence: the store may still be in its processor's store buffer while its
- * loads are done. No other thread can force it out, but it does not stay: a store buffer is drained within
- * microseconds, and by every interrupt at the latest ("Temporally Bounding TSO for Fence-Free Asymmetric
- * Synchronization", Morrison and Afek, ASPLOS 2015; C11 7.17.3 asks for "a reasonable amount of time"). So after
- * NS_REFUSED, five ticks of the slowest clock, each such store is visible; a reader that looks at
- * the flag later has a fence; and what a fence of one's own orders is sure from then on. */
+ * What is left are the threads that looked at the flag before it was cleared. Each made its store
+ * before that look, in the order of its program, and had no fence: the store may still be in its
+ * processor's store buffer while its loads are done. No other thread can force it out, but it
+ * does not stay: a store buffer is drained within microseconds, and by every interrupt at the
+ * latest ("Temporally Bounding TSO for Fence-Free Asymmetric Synchronization", Morrison and Afek,
+ * ASPLOS 2015; C11 7.17.3 asks for "a reasonable amount of time"). So after NS_REFUSED, five
+ * ticks of the slowest clock, each such store is visible; a reader that looks at the flag later
+ * has a fence; and what a fence of one's own orders is sure from then on. */
 
 static _Atomic int64_t sure_from; /* by ns_now() */
 
