@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -9,15 +10,12 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>
-#include <sched.h>
 #include <sys/syscall.h>
 #endif
 
 #define SECOND INT64_C(1000000000)
 
-_Atomic uint32_t ns_fork_count;
-static unsigned cpu_count = 1;
-_Atomic bool ns_can_fence_threads;
+struct ns_globals ns_globals = {.alone = NS_NOBODY, .cpu_count = 1};
 
 int64_t
 ns_now(void)
@@ -27,10 +25,16 @@ ns_now(void)
     return (int64_t)t.tv_sec * SECOND + t.tv_nsec;
 }
 
+void
+ns_yield(void)
+{
+    sched_yield();
+}
+
 unsigned
 ns_cpu_count(void)
 {
-    return cpu_count;
+    return ns_globals.cpu_count;
 }
 
 #if defined(NS_PARK_FUTEX)
@@ -70,11 +74,11 @@ count_cpus(void)
 {
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) > 0) {
-        cpu_count = (unsigned)CPU_COUNT(&set);
+        ns_globals.cpu_count = (unsigned)CPU_COUNT(&set);
         return;
     }
     long online = sysconf(_SC_NPROCESSORS_ONLN);
-    cpu_count = online > 0 ? (unsigned)online : 1;
+    ns_globals.cpu_count = online > 0 ? (unsigned)online : 1;
 }
 
 /* The argument for epoch.h holds where a store reaches all other processors at once. */
@@ -165,7 +169,7 @@ static void
 count_cpus(void)
 {
     long online = sysconf(_SC_NPROCESSORS_ONLN);
-    cpu_count = online > 0 ? (unsigned)online : 1;
+    ns_globals.cpu_count = online > 0 ? (unsigned)online : 1;
 }
 
 static bool
