@@ -103,6 +103,12 @@ state_of(const ns_segment *s)
     return ns_load(&s->state, NS_RELAXED);
 }
 
+static inline uint32_t
+dead_in(const ns_segment *s)
+{
+    return ns_load(&s->dead, NS_RELAXED);
+}
+
 static inline void
 bump(_Atomic uint32_t *count, uint32_t by)
 {
@@ -148,7 +154,7 @@ bury(ns_segment *s, size_t index, uint64_t safe, ns_garbage *garbage)
         return false;
     }
     garbage->keys[garbage->count++] = ns_load(&e->key, NS_RELAXED);
-    s->dead--;
+    bump(&s->dead, UINT32_MAX);
     free_entry(s, index);
     return true;
 }
@@ -218,9 +224,11 @@ ns_segment_remove(ns_segment *s, ns_entry *e, uintptr_t expected, ns_garbage *ga
     else {
         ns_store(&e->value, (uintptr_t)stamp << 1 | NS_DEAD, NS_RELAXED);
         set_tag(s, index, NS_TAG_DELETED);
-        if (s->dead++ == 0) {
+        if (dead_in(s) == 0) {
             s->died = stamp;
         }
+        bump(&s->dead, 1);
+        ns_epoch_note(NS_DEAD_KEY);
     }
     return value;
 }
@@ -233,7 +241,7 @@ sweep(ns_segment *s, ns_garbage *garbage)
     if (s->died >= safe) {
         return; /* that of none has */
     }
-    for (uint32_t g = 0; g <= s->mask && s->dead > 0; g++) {
+    for (uint32_t g = 0; g <= s->mask && dead_in(s) > 0; g++) {
         uint64_t tags = ns_load(&s->tags[g], NS_RELAXED);
         uint64_t deleted = ns_tags_zero(tags ^ NS_TAG_DELETED * NS_TAG_LOW);
         for (uint64_t bits = deleted; bits != 0; bits &= bits - 1) {
@@ -241,7 +249,7 @@ sweep(ns_segment *s, ns_garbage *garbage)
         }
     }
     s->died = 0; /* of those that are left we do not know */
-    s->sweep_at = s->dead + sweep_base(s);
+    s->sweep_at = dead_in(s) + sweep_base(s);
     s->swept = safe;
 }
 
@@ -299,8 +307,9 @@ repair(ns_segment *s)
 {
     const uint64_t stamp = ns_epoch_stamp();
     uint32_t live = 0;
-    s->used = s->dead = 0;
+    s->used = 0;
     s->died = 0;
+    ns_store(&s->dead, 0, NS_RELAXED);
     for (uint32_t i = 0; i < slots_of(s); i++) {
         ns_entry *e = &s->entries[i];
         uintptr_t value = ns_load(&e->value, NS_RELAXED);
@@ -310,7 +319,7 @@ repair(ns_segment *s)
         else if (ns_load(&e->key, NS_RELAXED) != 0) { /* half in, half out, or dead */
             ns_store(&e->value, value != 0 ? value : (uintptr_t)stamp << 1 | NS_DEAD, NS_RELAXED);
             set_tag(s, i, NS_TAG_DELETED);
-            s->dead++;
+            bump(&s->dead, 1);
         }
         else if (tag_at(s, i) != NS_TAG_EMPTY) {
             ns_store(&e->value, 0, NS_RELAXED);
@@ -319,7 +328,7 @@ repair(ns_segment *s)
         s->used += tag_at(s, i) != NS_TAG_EMPTY;
     }
     ns_store(&s->live, live, NS_RELAXED);
-    s->sweep_at = s->dead + sweep_base(s);
+    s->sweep_at = dead_in(s) + sweep_base(s);
     if (state_of(s) != NS_MOVED) { /* else they have gone to others, and stay frozen here */
         thaw(s);
     }
@@ -389,8 +398,15 @@ count_segments(ns_table *t, ns_directory *d)
 static void
 retire(ns_table *t, ns_segment *s, uint64_t stamp)
 {
+    if (stamp != 0) {
+        ns_epoch_note((uint32_t)bytes_of(s));
+    }
     s->stamp = stamp;
-    ns_store(&s->next, ns_load(&t->retired, NS_RELAXED), NS_RELAXED);
+    ns_segment *first = ns_load(&t->retired, NS_RELAXED);
+    if (first == NULL || stamp < t->oldest) {
+        t->oldest = stamp;
+    }
+    ns_store(&s->next, first, NS_RELAXED);
     ns_store(&t->retired, s, NS_RELEASE);
 }
 
@@ -557,17 +573,22 @@ has_sleepers(const ns_segment *s)
 static void
 reap(ns_table *t, ns_garbage *garbage)
 {
-    uint64_t safe = ns_epoch_safe();
-    _Atomic(ns_segment *) *link = &t->retired;
-    for (ns_segment *s; (s = ns_load(link, NS_RELAXED)) != NULL;) {
-        if (s->stamp < safe && !has_sleepers(s)) {
-            ns_unlink(link, ns_load(&s->next, NS_RELAXED));
-            ns_store(&s->next, garbage->segments, NS_RELEASE);
-            garbage->segments = s;
+    const uint64_t safe = ns_epoch_safe();
+    if (t->oldest < safe) { /* a section that lasts may leave thousands, not to be looked at each time */
+        uint64_t oldest = UINT64_MAX;
+        _Atomic(ns_segment *) *link = &t->retired;
+        for (ns_segment *s; (s = ns_load(link, NS_RELAXED)) != NULL;) {
+            if (s->stamp < safe && !has_sleepers(s)) {
+                ns_unlink(link, ns_load(&s->next, NS_RELAXED));
+                ns_store(&s->next, garbage->segments, NS_RELEASE);
+                garbage->segments = s;
+            }
+            else {
+                oldest = s->stamp < oldest ? s->stamp : oldest;
+                link = &s->next;
+            }
         }
-        else {
-            link = &s->next;
-        }
+        t->oldest = oldest;
     }
     _Atomic(ns_directory *) *place = &t->retired_directories;
     for (ns_directory *d; (d = ns_load(place, NS_RELAXED)) != NULL;) {
@@ -733,7 +754,7 @@ ns_table_make_room(ns_table *t, ns_segment *s, uint64_t hash, ns_garbage *garbag
     if (slots > slots_of(s) && slots <= NS_SEGMENT_FLOOR / 2) {
         slots *= 2; /* fewer steps while they are small */
     }
-    if (s->dead > live) {
+    if (dead_in(s) > live) {
         /* Keys come and go. Better than a rebuild is to use the places of those that went. */
         if (slots_of(s) >= NS_SEGMENT_FLOOR) {
             garbage->waits = true;
@@ -915,13 +936,6 @@ spread_out(ns_table *t, ns_segment *s, ns_garbage *garbage)
     return half;
 }
 
-/* For what waits: at most one poll in a while, by whichever thread comes then. What is safe now. */
-static uint64_t
-poll_if_due(void)
-{
-    return ns_epoch_poll();
-}
-
 static void
 tidy(ns_table *t, ns_segment *s, ns_garbage *garbage)
 {
@@ -940,17 +954,17 @@ tidy(ns_table *t, ns_segment *s, ns_garbage *garbage)
         s = new;
     }
     const uint64_t prefix = s->prefix;
-    bool waits = s->dead >= s->sweep_at;
+    bool waits = dead_in(s) >= s->sweep_at;
     if (waits && s->swept < ns_epoch_safe()) { /* other segments had somebody poll */
         sweep(s, garbage);
-        waits = s->dead >= s->sweep_at;
+        waits = dead_in(s) >= s->sweep_at;
     }
     if (waits) {
-        s->sweep_at = s->dead + sweep_base(s); /* a poll may find nothing safe: not every time */
+        s->sweep_at = dead_in(s) + sweep_base(s); /* a poll may find nothing safe: not every time */
     }
     const uint64_t swept = s->swept;
     ns_lock_release_as(&s->lock, NS_SEQ_CST);
-    if (waits && poll_if_due() > swept) {
+    if (waits && ns_epoch_poll_if_due() > swept) {
         s = ns_table_lock(t, prefix);
         sweep(s, garbage);
         ns_lock_release(&s->lock);
@@ -963,7 +977,7 @@ settle(ns_table *t, ns_garbage *garbage)
 {
     const uint64_t before = ns_epoch_safe();
     garbage->waits = false;
-    if (poll_if_due() > before) {
+    if (ns_epoch_poll_if_due() > before) {
         lock_structure(t);
         reap(t, garbage);
         unlock_structure(t);
@@ -973,7 +987,7 @@ settle(ns_table *t, ns_garbage *garbage)
 void
 ns_table_unlock(ns_table *t, ns_segment *s, ns_garbage *garbage)
 {
-    if (ns_unlikely(s->dead >= s->sweep_at || s->fights >= NS_FIGHTS || is_sparse(s))) {
+    if (ns_unlikely(dead_in(s) >= s->sweep_at || s->fights >= NS_FIGHTS || is_sparse(s))) {
         tidy(t, s, garbage);
     }
     else {
@@ -1088,6 +1102,18 @@ ns_table_count(ns_table *t)
 }
 
 static size_t
+dead_keys_of(const ns_segment *s)
+{
+    return dead_in(s);
+}
+
+static size_t
+bytes_with_keys(const ns_segment *s)
+{
+    return bytes_of(s) + dead_in(s) * (size_t)NS_DEAD_KEY;
+}
+
+static size_t
 directory_bytes(const ns_directory *d)
 {
     return sizeof(*d) + ((size_t)1 << d->depth) * sizeof(d->segments[0]);
@@ -1096,13 +1122,13 @@ directory_bytes(const ns_directory *d)
 size_t
 ns_table_bytes(ns_table *t)
 {
-    size_t total = sum(t, bytes_of);
+    size_t total = sum(t, bytes_with_keys);
     lock_structure(t);
     ns_directory *d = ns_load(&t->directory, NS_RELAXED);
     total += d != NULL ? directory_bytes(d) : 0;
     ns_segment *s = ns_load(&t->retired, NS_RELAXED);
     for (; s != NULL; s = ns_load(&s->next, NS_RELAXED)) {
-        total += bytes_of(s);
+        total += bytes_with_keys(s);
     }
     d = ns_load(&t->retired_directories, NS_RELAXED);
     for (; d != NULL; d = ns_load(&d->next, NS_RELAXED)) {
@@ -1182,7 +1208,9 @@ ns_table_flush(ns_table *t, uint64_t *from, ns_garbage *garbage)
         return false;
     }
     if (*from == 0) {
-        ns_epoch_poll();
+        if (has_retired(t) || sum(t, dead_keys_of) != 0) { /* not for each of thousands of maps */
+            ns_epoch_poll();
+        }
         lock_structure(t);
         reap(t, garbage);
         unlock_structure(t);
@@ -1247,7 +1275,7 @@ ns_table_visit(ns_table *t, int (*visit)(uintptr_t word, void *context), void *c
 static void
 release_dead_keys(ns_segment *s, void (*release)(uintptr_t))
 {
-    for (uint32_t i = 0; s->dead > 0 && i < slots_of(s); i++) {
+    for (uint32_t i = 0; dead_in(s) > 0 && i < slots_of(s); i++) {
         if (ns_load(&s->entries[i].value, NS_RELAXED) & NS_DEAD) {
             release(ns_load(&s->entries[i].key, NS_RELAXED));
         }

@@ -169,8 +169,8 @@ typedef struct ns_segment {
     _Alignas(NS_LINE) ns_lock lock;
     _Atomic uint32_t live;
     _Atomic uint64_t inserts; /* keys that came since it was built */
+    _Atomic uint32_t dead;    /* entries with a key that waits */
     uint32_t used;            /* entries whose tag is not EMPTY */
-    uint32_t dead;            /* of these, with a key that waits */
     uint32_t sweep_at;        /* so many dead ones are worth a sweep */
     uint32_t cursor;          /* the group at which ns_segment_pick begins */
     uint32_t fights;          /* how often a writer found the lock taken */
@@ -211,6 +211,7 @@ typedef struct ns_table {
     /* The rebuild that is being published, if old[0] is set; noted for the child of a fork. */
     _Atomic(ns_segment *) old[2], new[2];
     _Atomic(ns_segment *) retired;
+    uint64_t oldest; /* not later than any stamp of theirs, if there are any */
     _Atomic(ns_directory *) retired_directories;
 } ns_table;
 
@@ -542,8 +543,10 @@ uint64_t ns_segment_end(const ns_segment *s);
 /* ---- The whole ---- */
 
 size_t ns_table_count(ns_table *t);
-/* Bytes beyond the struct itself. */
+/* Bytes beyond the struct itself, with those that wait to be freed: retired segments and directories, and
+ * NS_DEAD_KEY for each dead key. */
 size_t ns_table_bytes(ns_table *t);
+#define NS_DEAD_KEY 64
 
 typedef struct ns_hashed {
     uintptr_t key;
