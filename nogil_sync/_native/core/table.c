@@ -121,12 +121,18 @@ tag_at(const ns_segment *s, size_t index)
     return ns_load(&s->tags[index / NS_GROUP], NS_RELAXED) >> 8 * (index % NS_GROUP) & 0xff;
 }
 
+/* `tags` is what the word holds. */
+static inline void
+set_tag_in(_Atomic uint64_t *word, uint64_t tags, unsigned i, uint64_t tag)
+{
+    ns_store(word, (tags & ~(UINT64_C(0xff) << 8 * i)) | tag << 8 * i, NS_RELEASE);
+}
+
 static inline void
 set_tag(ns_segment *s, size_t index, uint64_t tag)
 {
-    const unsigned shift = 8 * (index % NS_GROUP);
-    uint64_t tags = ns_load(&s->tags[index / NS_GROUP], NS_RELAXED) & ~(UINT64_C(0xff) << shift);
-    ns_store(&s->tags[index / NS_GROUP], tags | tag << shift, NS_RELEASE);
+    _Atomic uint64_t *word = &s->tags[index / NS_GROUP];
+    set_tag_in(word, ns_load(word, NS_RELAXED), index % NS_GROUP, tag);
 }
 
 /* What an entry becomes when its key is gone: see 2. */
@@ -164,40 +170,38 @@ ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value, 
 {
     uint32_t g = (uint32_t)hash & s->mask;
     for (uint32_t step = 0;; g = (g + ++step) & s->mask) {
-        const size_t first = (size_t)g * NS_GROUP;
+        ns_entry *const entries = &s->entries[(size_t)g * NS_GROUP];
         uint64_t tags = ns_load(&s->tags[g], NS_RELAXED);
         uint64_t empty = ns_tags_zero(tags);
-        uint64_t deleted = ~tags & NS_TAG_HIGH;
-        int found = -1;
+        unsigned i = NS_GROUP;
         if (s->used > ns_load(&s->live, NS_RELAXED)) { /* there are some that were deleted */
-            for (uint64_t bits = deleted; bits != 0 && found < 0; bits &= bits - 1) {
-                unsigned i = ns_tag_index(bits);
-                if ((tags >> 8 * i & 0xff) == NS_TAG_DELETED &&
-                    (ns_load(&s->entries[first + i].value, NS_RELAXED) == 0 ||
-                     bury(s, first + i, ns_epoch_safe(), garbage))) {
-                    found = (int)i;
+            uint64_t bits = ns_tags_zero(tags ^ NS_TAG_DELETED * NS_TAG_LOW);
+            for (; bits != 0 && i == NS_GROUP; bits &= bits - 1) {
+                unsigned at = ns_tag_index(bits);
+                if (ns_load(&entries[at].value, NS_RELAXED) == 0 ||
+                    bury(s, (size_t)g * NS_GROUP + at, ns_epoch_safe(), garbage)) {
+                    i = at;
                 }
             }
             tags = ns_load(&s->tags[g], NS_RELAXED);
         }
-        if (found < 0) {
+        if (i == NS_GROUP) {
             if (empty == 0) {
                 if (step == s->mask) {
                     return false;
                 }
                 continue;
             }
-            found = (int)ns_tag_index(empty);
+            i = ns_tag_index(empty);
         }
-        bool is_new = (tags >> 8 * found & 0xff) == NS_TAG_EMPTY;
+        const bool is_new = (tags >> 8 * i & 0xff) == NS_TAG_EMPTY;
         if (is_new && s->used >= limit_of(s)) {
             return false;
         }
-        const size_t index = first + (size_t)found;
-        ns_entry *e = &s->entries[index];
+        ns_entry *e = &entries[i];
         ns_store(&e->key, key, NS_RELAXED);
         ns_store(&e->hash, hash, NS_RELAXED);
-        set_tag(s, index, ns_tag(hash));
+        set_tag_in(&s->tags[g], tags, i, ns_tag(hash));
         ns_store(&e->value, value, NS_RELEASE);
         s->used += is_new;
         bump(&s->live, 1);
