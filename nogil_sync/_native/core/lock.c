@@ -1,6 +1,8 @@
 #include "lock.h"
 
-#ifndef NS_LOCK_SPINS /* tests shrink it */
+/* For so many pauses a thread looks whether the lock gets free, before it sleeps: a few microseconds. Tests
+ * shrink it. */
+#ifndef NS_LOCK_SPINS
 #define NS_LOCK_SPINS 40
 #endif
 
@@ -28,12 +30,16 @@ enum ns_locked
 ns_lock_spin(ns_lock *l)
 {
     uint32_t word = ns_load(&l->word, NS_RELAXED);
-    for (int spins = 0;; spins++) {
+    int paused = 0;
+    unsigned pauses = 1;
+    for (;;) {
         enum ns_locked how = take_if_free(l, &word, NS_LOCK_HELD);
-        if (how != NS_LOCK_BUSY || spins == NS_LOCK_SPINS) {
+        if (how != NS_LOCK_BUSY || paused >= NS_LOCK_SPINS) {
             return how;
         }
-        ns_pause();
+        /* Each look takes the line from the holder, who needs it to go on: so they get rarer. */
+        paused += (int)pauses;
+        pauses = ns_pause_for(pauses);
         word = ns_load(&l->word, NS_RELAXED);
     }
 }

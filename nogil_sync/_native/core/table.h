@@ -72,6 +72,11 @@
  *        copied it yet: the one that comes next copies the new value. And the segment had become
  *        CURRENT before, so no older segment is left that a reader could take for valid.
  *        The old value is the writer's now, as only one swap takes it out.
+ *    (f) A writer that found the key absent takes the lock in the same section, and need not search
+ *        again if the tags of the first group are what they were before the search, an EMPTY among
+ *        them and none of them the key's. Suppose the key has come since. Its insertion took a place
+ *        in the first group, as there was one, and gave it the key's tag: not there before, there
+ *        now. Or it was deleted again; then it is absent.
  *
  * 4. Rebuild: under the locks of the old segments (two for a merge, the second only tried for):
  *    fill the new ones, which are born locked and NEW: freeze each live value, then copy it. Then,
@@ -473,7 +478,8 @@ ns_table_replace(ns_table *t, uint64_t hash, ns_match_fn match, const void *want
         return 0;
     }
     ns_segment *s = ns_directory_find(d, hash);
-    const uint64_t inserts = ns_load(&s->inserts, NS_ACQUIRE);
+    _Atomic uint64_t *const home = &s->tags[(uint32_t)hash & s->mask];
+    const uint64_t tags = ns_load(home, NS_ACQUIRE); /* before the search */
     enum ns_found found = ns_segment_find(s, hash, match, wanted, NULL, &entry, &word);
     if (ns_likely(found == NS_PRESENT)) {
         if (ns_likely(ns_load(&s->state, NS_ACQUIRE) == NS_CURRENT)) {
@@ -487,9 +493,10 @@ ns_table_replace(ns_table *t, uint64_t hash, ns_match_fn match, const void *want
         }
     }
     else if (found == NS_ABSENT && ns_lock_try(&s->lock)) {
-        /* The search need not be repeated: no key has come since before it. */
-        if (ns_load(&s->state, NS_RELAXED) != NS_MOVED &&
-            ns_load(&s->inserts, NS_RELAXED) == inserts) {
+        /* The search need not be repeated if the first group could not hold the key and is the same
+         * still, as it had an EMPTY for it (3f). */
+        if (ns_load(&s->state, NS_RELAXED) != NS_MOVED && ns_load(home, NS_RELAXED) == tags &&
+            ns_tags_zero(tags) != 0 && ns_tags_zero(tags ^ ns_tag(hash) * NS_TAG_LOW) == 0) {
             *locked = s;
         }
         else {
