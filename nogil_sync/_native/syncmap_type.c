@@ -227,8 +227,7 @@ act(SyncMap *o, const edit *e, ns_segment *s, enum ns_found found, ns_entry *ent
             }
         }
         else {
-            *old = (PyObject *)ns_entry_replace(
-                entry, (uintptr_t)e->expected, (uintptr_t)e->new);
+            *old = (PyObject *)ns_entry_replace(entry, (uintptr_t)e->expected, (uintptr_t)e->new);
             result = ns_likely(*old != NULL) ? FOUND : NOT_THIS;
             unused = result != FOUND;
         }

@@ -19,9 +19,7 @@ take_if_free(ns_lock *l, uint32_t *word, uint32_t take)
             return NS_LOCK_BUSY;
         }
         if (ns_cas(&l->word, word, stamp | take, NS_ACQUIRE)) {
-            return !stale    ? NS_LOCKED_AFTER_ALL
-                   : is_free ? NS_LOCKED_STALE
-                             : NS_LOCKED_ABANDONED;
+            return !stale ? NS_LOCKED_AFTER_ALL : is_free ? NS_LOCKED_STALE : NS_LOCKED_ABANDONED;
         }
     }
 }

@@ -164,9 +164,9 @@ typedef struct ns_entry {
 #define NS_FROZEN ((uintptr_t)2)
 
 enum ns_segment_state {
-    NS_NEW,     /* published, but an older segment may still answer: only the lock's holder writes */
+    NS_NEW, /* published, but an older segment may still answer: only the lock's holder writes */
     NS_CURRENT,
-    NS_MOVED,   /* the directory leads to others */
+    NS_MOVED, /* the directory leads to others */
 };
 
 typedef struct ns_segment {
@@ -174,22 +174,24 @@ typedef struct ns_segment {
     _Alignas(NS_LINE) ns_lock lock;
     _Atomic uint32_t live;
     _Atomic uint64_t inserts; /* keys that came since it was built */
-    _Atomic uint32_t dead;    /* entries with a key that waits */
-    uint32_t used;            /* entries whose tag is not EMPTY */
-    uint32_t sweep_at;        /* so many dead ones are worth a sweep */
-    uint32_t cursor;          /* the group at which ns_segment_pick begins */
-    uint32_t fights;          /* how often a writer found the lock taken */
-    uint32_t refused;         /* merges, for the table's sake */
-    uint64_t died;            /* not later than the oldest stamp of a dead one */
-    uint64_t swept;           /* what was safe when it was last swept */
+    _Atomic uint32_t dead; /* entries with a key that waits */
+    uint32_t used; /* entries whose tag is not EMPTY */
+    uint32_t sweep_at; /* so many dead ones are worth a sweep */
+    uint32_t cursor; /* the group at which ns_segment_pick begins */
+    uint32_t fights; /* how often a writer found the lock taken */
+    uint32_t refused; /* merges, for the table's sake */
+    uint64_t died; /* not later than the oldest stamp of a dead one */
+    uint64_t swept; /* what was safe when it was last swept */
     /* Constant once published, but for the state and the sleepers. */
-    _Alignas(NS_LINE) uint64_t prefix; /* its top `depth` bits; the rest 0: the least hash it holds */
-    uint64_t serial;   /* no other segment of this table has it, ever */
+    _Alignas(
+        NS_LINE) uint64_t prefix; /* its top `depth` bits; the rest 0: the least hash it holds */
+    uint64_t serial; /* no other segment of this table has it, ever */
     ns_entry *entries; /* 8 a group; behind the tags */
-    uint32_t mask;     /* groups less one */
+    uint32_t mask; /* groups less one */
     uint8_t depth;
     _Atomic uint8_t state;
-    _Atomic uint64_t sleepers; /* fork generation << 32 | how many sleep for the lock, in no section */
+    _Atomic uint64_t
+        sleepers; /* fork generation << 32 | how many sleep for the lock, in no section */
     /* When retired: under the structure lock. */
     _Atomic(struct ns_segment *) next;
     uint64_t stamp;
@@ -207,10 +209,10 @@ typedef struct ns_directory {
 /* A zeroed one is an empty table. */
 typedef struct ns_table {
     _Atomic(ns_directory *) directory; /* NULL until the first insertion */
-    ns_lock structure;                 /* of everything below */
-    _Atomic uint32_t segments;         /* how many are current */
+    ns_lock structure; /* of everything below */
+    _Atomic uint32_t segments; /* how many are current */
     _Atomic uint64_t serial;
-    _Atomic uint32_t spread;   /* so many segments writers needed: not merged below */
+    _Atomic uint32_t spread; /* so many segments writers needed: not merged below */
     _Atomic uint32_t unneeded; /* how often that prevented a merge since */
     _Atomic uint64_t start; /* where a search for any entry begins */
     /* The rebuild that is being published, if old[0] is set; noted for the child of a fork. */
@@ -239,7 +241,7 @@ enum ns_found {
 typedef struct ns_garbage {
     uintptr_t keys[NS_GARBAGE];
     unsigned count;
-    bool waits;           /* something was left to wait: worth a poll */
+    bool waits; /* something was left to wait: worth a poll */
     ns_segment *segments; /* with the keys of their dead entries */
 } ns_garbage;
 
