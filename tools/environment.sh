@@ -103,6 +103,7 @@ install_package() {
   [[ ! -d $env ]] || return 0
   build=$CACHE/build/$(build_name "$home")
   mkdir -p "$CACHE/package" "$CACHE/build"
+  rm -rf "$env".[0-9]* # of calls that were interrupted
   "$home/bin/python" -c '
 import sys, sysconfig; sys.exit(not sysconfig.get_config_var("Py_GIL_DISABLED"))' && compiler
   if [[ -n ${SANITIZE:-} ]]; then

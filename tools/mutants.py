@@ -138,7 +138,9 @@ def read(names: list[str]) -> list[Mutant]:
         for test in mutant.tests:
             if mutant.kind == "extension" and not is_there(test):
                 raise SystemExit(f"mutants: '{mutant.name}': there is no test {test}")
-    return [m for m in mutants if not names or any(n in f"{m.file} {m.name}" for n in names)]
+    return [
+        m for m in mutants if not names or any(n in f"{m.kind} {m.file} {m.name}" for n in names)
+    ]
 
 
 class Compiler:
@@ -316,7 +318,11 @@ def table(mutants: list[Mutant], results: dict[int, str]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="./dev mutants", description=__doc__)
-    parser.add_argument("names", nargs="*", help="only those with this in their file or name")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        help="only those with this in their kind (core or extension), file or name",
+    )
     parser.add_argument("--list", action="store_true", help="name them and stop")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
