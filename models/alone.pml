@@ -1,8 +1,8 @@
 /* alone.pml: the only thread that uses the library frees at once, and newcomers find out in time.
  *
  * The user replaces a pointer, by a store that may stay in its store buffer, and looks at `alone`: if it is its own, it
- * frees what the pointer led to. If it is nobody's and no other thread is counted, it becomes alone: it sets `alone`,
- * has a full fence, and looks at the count again. A newcomer is counted, then looks at `alone`; if somebody is alone it
+ * frees what the pointer led to. If it is nobody's and no other thread is counted, it becomes alone: it sets `alone`
+ * and looks at the count again, while its store may still be in the buffer. A newcomer is counted, then looks at `alone`; if somebody is alone it
  * sets ENDING, has a fence put into all threads, and sets NOBODY; if it finds ENDING it does the same. Then
  * it loads the pointer and reads what it leads to.
  *
@@ -12,9 +12,8 @@
  *
  * All variants fail: NO_BARRIER, where the newcomer relies on its store; TRUSTS_ENDING, where it relies on the fence
  * of another newcomer, which may not be over; FENCES_LATE, which says that it is over before it is; LOOKS_FIRST, where the
- * newcomer looks before it is counted; BECOMES_BLINDLY, where the user does not look at the count again, and
- * BECOMES_WITHOUT_FENCE, where it looks while its store is in the buffer; STAYS, where it keeps `alone` though
- * it found somebody.
+ * newcomer looks before it is counted; BECOMES_BLINDLY, where the user does not look at the count again; STAYS,
+ * where it keeps `alone` though it found somebody.
  */
 #ifndef NEWCOMERS
 #define NEWCOMERS 2
@@ -51,9 +50,6 @@ inline retire(old) {
 	:: alone != USER && count == 1 ->
 		if
 		:: d_step { alone == NOBODY -> alone = USER };
-#ifndef BECOMES_WITHOUT_FENCE
-			drain;
-#endif
 #ifdef BECOMES_BLINDLY
 			freed[old] = 1
 #else

@@ -290,6 +290,7 @@ inline poll() {
 	fence_all();
 #endif
 #endif
+	t = 0;
 	d_step {
 		if
 		:: sure && now == round -> now++
@@ -335,7 +336,7 @@ proctype poller(byte i) {
 	:: n < POLLS -> poll(); n++
 	:: n == POLLS -> break
 	od;
-	d_step { polled++; n = 0 }
+	polled++;
 	if
 	:: i > 0 -> goto over
 	:: else

@@ -25,11 +25,14 @@
 #define NONE 255
 
 bit taken[WORDS];
+#ifdef BIT_LATE
+bit reserved[WORDS]; /* whose bit will be set */
+#endif
 byte count, words, version;
 
 /* What the property speaks of; no thread of the program reads it. */
 byte holds[N]; /* the thread's slot + 1, from the completion of its claim until it begins to leave */
-byte turn[N];
+byte watched = NONE; /* the thread that the walker must see, as long as it stays */
 byte gone;
 
 #ifdef NO_VERSION
@@ -85,17 +88,21 @@ proctype thread(byte me) {
 				count++;
 				version++;
 				words = (words < mine + 1 -> mine + 1 : words);
-				holds[me] = mine + 1;
-				turn[me]++
+				holds[me] = mine + 1
 			}
 #ifdef BIT_LATE
 			taken[mine] = 1;
 #endif
 			/* Leaves. */
-			d_step { holds[me] = 0; taken[mine] = 0 }
+			d_step {
+				holds[me] = 0;
+				watched = (watched == me -> NONE : watched);
+				taken[mine] = 0
 #ifdef BIT_LATE
-			reserved[mine] = 0;
+				;
+				reserved[mine] = 0
 #endif
+			}
 again:
 #ifdef LOOKS_FIRST
 			w = words;
@@ -106,6 +113,7 @@ again:
 			read_state();
 			drop_empty();
 #endif
+			skip;
 			d_step {
 				if
 				:: SAME -> words = n; count--; n = 0
@@ -124,29 +132,21 @@ again:
 }
 
 proctype walker() {
-	byte i, n, had[N], when[N], seen[WORDS];
-	d_step {
-		do
-		:: i < N -> had[i] = holds[i]; when[i] = turn[i]; i++
-		:: else -> break
-		od;
-		i = 0
-	}
-	n = words;
+	byte n, slot, i;
+	bit seen;
 	do
-	:: i < n -> seen[i] = taken[i]; i++
-	:: i >= n -> break
+	:: d_step { holds[i] > 0 -> watched = i; slot = holds[i] - 1; i = 0 }; break
+	:: i + 1 < N -> i++
+	:: goto over
 	od;
-	d_step {
-		i = 0;
-		do
-		:: i < N ->
-			assert(had[i] == 0 || holds[i] == 0 || when[i] != turn[i] || seen[had[i] - 1]);
-			i++
-		:: else -> break
-		od
-	}
-	gone == N;
+	n = words;
+	if
+	:: slot < n -> seen = taken[slot]
+	:: else
+	fi;
+	assert(seen || watched == NONE);
+	d_step { n = 0; slot = 0; seen = 0; watched = NONE }
+over:	gone == N;
 	assert(count == 0 && words == 0)
 }
 

@@ -11,9 +11,9 @@ static int64_t refusal_lasts = 50 * MILLISECOND;
 static _Atomic long fences; /* how many threads had put into all */
 #if defined(NS_PARK_FUTEX)
 #include <sys/syscall.h>
-#define syscall(number, ...)                                                              \
-    ((number) != SYS_membarrier ? syscall(number, __VA_ARGS__)                            \
-     : atomic_load(&refused)    ? (errno = atomic_load(&refused), -1L)                    \
+#define syscall(number, ...)                                           \
+    ((number) != SYS_membarrier ? syscall(number, __VA_ARGS__)         \
+     : atomic_load(&refused)    ? (errno = atomic_load(&refused), -1L) \
                                 : (atomic_fetch_add(&fences, 1), syscall(number, __VA_ARGS__)))
 #endif
 /* The clock, if it is not 0. */
@@ -225,8 +225,8 @@ check_others(void)
     uint64_t stamp, safe;
     run_threads(1, retire_without_slot);
 
-    /* It polls, and was preempted: what is retired meanwhile counts to the next round. The next poll ends the round,
-     * and a poll after that frees what was retired during it. */
+    /* It polls, and was preempted: what is retired meanwhile counts to the next round. The next
+     * poll ends the round, and a poll after that frees what was retired during it. */
     ns_store(&ns_epochs.now, now + 1, NS_RELAXED);
     ns_section stray = ns_epoch_enter_stray();
     CHECK(!ns_epoch_retire(&stamp) && stamp == now + 2);
@@ -557,7 +557,8 @@ work_again(void)
     ns_store(&sure_from, 0, NS_RELAXED);
 }
 
-/* What waits goes on waiting, until it is sure that all threads have fences of their own; and that stays so. */
+/* What waits goes on waiting, until it is sure that all threads have fences of their own; and
+ * that stays so. */
 static void
 poll_refused(int i)
 {
@@ -591,7 +592,8 @@ poll_refused(int i)
     work_again();
 }
 
-/* A newcomer that finds a thread alone waits until it is sure, for that thread may have no fence of its own. */
+/* A newcomer that finds a thread alone waits until it is sure, for that thread may have no fence
+ * of its own. */
 static void
 claim_refused(int i)
 {

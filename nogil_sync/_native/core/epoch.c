@@ -54,8 +54,8 @@ ns_epoch_leave_stray(void)
 
 /* ---- Polling ---- */
 
-/* Moves `now` on by a round, or helps to end the one that is under way. False: it is not sure that the fence reached
- * every thread, and the round stays open. */
+/* Moves `now` on by a round, or helps to end the one that is under way. False: it is not sure
+ * that the fence reached every thread, and the round stays open. */
 static bool
 end_round(void)
 {

@@ -204,17 +204,19 @@ reset_sleep_after_fork(void)
 
 /* ---- The fence in all threads ----
  *
- * membarrier can be refused at any time: for want of memory, or by a seccomp filter that was installed after it
- * was registered. (mprotect is no substitute, though it used to interrupt all processors: newer ones invalidate each
- * other's translations without.) Then the flag is cleared, and all threads go over to fences of their own.
+ * membarrier can be refused at any time: for want of memory, or by a seccomp filter that was
+ * installed after it was registered. (mprotect is no substitute, though it used to interrupt all
+ * processors: newer ones invalidate each other's translations without.) Then the flag is cleared,
+ * and all threads go over to fences of their own.
  *
- * What is left are the threads that looked at the flag before it was cleared. Each made its store before that look,
- * in the order of its program, and had no fence: the store may still be in its processor's store buffer while its
- * loads are done. No other thread can force it out, but it does not stay: a store buffer is drained within
- * microseconds, and by every interrupt at the latest ("Temporally Bounding TSO for Fence-Free Asymmetric
- * Synchronization", Morrison and Afek, ASPLOS 2015; C11 7.17.3 asks for "a reasonable amount of time"). So after
- * NS_REFUSED, five ticks of the slowest clock, each such store is visible; a reader that looks at
- * the flag later has a fence; and what a fence of one's own orders is sure from then on. */
+ * What is left are the threads that looked at the flag before it was cleared. Each made its store
+ * before that look, in the order of its program, and had no fence: the store may still be in its
+ * processor's store buffer while its loads are done. No other thread can force it out, but it
+ * does not stay: a store buffer is drained within microseconds, and by every interrupt at the
+ * latest ("Temporally Bounding TSO for Fence-Free Asymmetric Synchronization", Morrison and Afek,
+ * ASPLOS 2015; C11 7.17.3 asks for "a reasonable amount of time"). So after NS_REFUSED, five
+ * ticks of the slowest clock, each such store is visible; a reader that looks at the flag later
+ * has a fence; and what a fence of one's own orders is sure from then on. */
 
 static _Atomic int64_t sure_from; /* by ns_now() */
 

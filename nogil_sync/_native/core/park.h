@@ -49,7 +49,8 @@ enum ns_parked {
     NS_PARK_INTERRUPTED, /* a signal handler ran in this thread */
 };
 
-/* Must run once before anything else here; later calls do nothing. False: no memory to be told of forks. */
+/* Must run once before anything else here; later calls do nothing. False: no memory to be told of
+ * forks. */
 bool ns_park_init(void);
 
 /* The monotonic clock, in nanoseconds. */
@@ -66,13 +67,14 @@ void ns_yield(void);
 /* How many processors this process may run on; at least 1. */
 unsigned ns_cpu_count(void);
 
-/* Whether one thread can put a full memory fence into every running thread of the process, so that the others
- * need only keep the compiler from reordering. Linux's membarrier (private, expedited); the registration
- * outlives forks. Set by ns_park_init. Cleared for good when the system refuses, and by tests. */
+/* Whether one thread can put a full memory fence into every running thread of the process, so
+ * that the others need only keep the compiler from reordering. Linux's membarrier (private,
+ * expedited); the registration outlives forks. Set by ns_park_init. Cleared for good when the
+ * system refuses, and by tests. */
 #define ns_can_fence_threads ns_globals.can_fence_threads
 
-/* The fence of those who come often: between a store and a load. The store, then the look at the flag, in the order
- * of the program: see park.c. */
+/* The fence of those who come often: between a store and a load. The store, then the look at the
+ * flag, in the order of the program: see park.c. */
 static inline void
 ns_fence_here(void)
 {
@@ -83,8 +85,8 @@ ns_fence_here(void)
     ns_compiler_fence();
 }
 
-/* The fence of those who come rarely, against all of those. False: the system has just refused, and it is not sure
- * yet that all threads have fences of their own. */
+/* The fence of those who come rarely, against all of those. False: the system has just refused,
+ * and it is not sure yet that all threads have fences of their own. */
 bool ns_try_fence_everywhere(void);
 /* Waits until it is sure: NS_REFUSED nanoseconds at most, and only once in a process. */
 void ns_fence_everywhere(void);

@@ -30,11 +30,9 @@ ns_slots_become_alone(void)
 {
     const uint32_t me = ns_cached_slot;
     uint32_t nobody = NS_NOBODY;
-    if (me == 0 || ns_slots_in_use() != 1 ||
-        !ns_cas(&ns_globals.alone, &nobody, me, NS_SEQ_CST)) {
+    if (me == 0 || ns_slots_in_use() != 1 || !ns_cas(&ns_globals.alone, &nobody, me, NS_SEQ_CST)) {
         return false;
     }
-    ns_fence(NS_SEQ_CST); /* pairs with the newcomer's */
     if (ns_slots_in_use() == 1) {
         return true;
     }
@@ -47,7 +45,7 @@ ns_slots_become_alone(void)
 static void
 end_solitude(void)
 {
-    ns_fence(NS_SEQ_CST); /* pairs with that of a thread that wants to be alone, and with polls */
+    ns_fence(NS_SEQ_CST); /* pairs with that of polls */
     uint32_t who = ns_load(&ns_globals.alone, NS_SEQ_CST);
     while (who != NS_NOBODY) {
         if (who == NS_ENDING || ns_cas(&ns_globals.alone, &who, NS_ENDING, NS_SEQ_CST)) {
@@ -118,7 +116,8 @@ give_back(uint32_t slot)
     ns_and(&ns_slots.taken[slot / BITS], ~(UINT64_C(1) << slot % BITS), NS_RELEASE);
     uint64_t state, next;
     do {
-        state = ns_load(&ns_slots.state, NS_ACQUIRE); /* and so the bits of those that are counted */
+        /* Acquires the bits of those that are counted. */
+        state = ns_load(&ns_slots.state, NS_ACQUIRE);
         uint32_t words = ns_slots_words_in(state);
         while (words > 0 && ns_load(&ns_slots.taken[words - 1], NS_ACQUIRE) == 0) {
             words--;

@@ -1,8 +1,8 @@
 /* slots.h: a small number for every living thread.
  *
  * Sharded structures give each thread its own cell; the thread's slot says which. Slots are
- * dense (the lowest free one is handed out), taken on first use and returned at thread exit, so that
- * a program that starts ten thousand short-lived threads keeps using the first few.
+ * dense (the lowest free one is handed out), taken on first use and returned at thread exit, so
+ * that a program that starts ten thousand short-lived threads keeps using the first few.
  *
  * Mechanism: a bitmap in static memory, one bit a slot, claimed by an atomic OR; the number is
  * cached in a thread-local variable; one pthread key for the whole library gives it back.
@@ -25,8 +25,8 @@
  *     return    clear the bit;  read the state; drop empty words off the end; count -= 1: one CAS
  *
  * Who is there? ns_slots_words() says how many words of the bitmap may have a bit set, and
- * ns_slots_word(i) is word i. So a walk over all living threads costs a load for each 64 slots up to
- * the highest one that is taken now, however many threads there were before.
+ * ns_slots_word(i) is word i. So a walk over all living threads costs a load for each 64 slots up
+ * to the highest one that is taken now, however many threads there were before.
  *
  *     for (uint32_t i = 0, n = ns_slots_words(); i < n; i++)
  *         for (uint64_t bits = ns_slots_word(i); bits != 0; bits &= bits - 1)
@@ -34,25 +34,26 @@
  *
  * Promises of such a walk. A claim is *complete* once ns_slot_claim has changed the state, which it
  * does before the thread gets its number.
- *   1. A thread whose claim completed before the walk began, and which holds its slot until the walk
- *      is over, is seen. (Before: the claim happens before the walk, or ns_slots_words() read the value that the
- *      claim stored, or a later one.) A claim ends with a full fence. So if a walk that follows a full
- *      fence F does not see a thread, F comes before that fence: what the thread loads after its claim is
- *      at least as new as what was visible at F.
- *   2. A slot that a walk does not see has been returned, if its thread ever had it: what that thread
- *      did before it returned the slot happens before what the walker does after the walk.
- *   3. A bit that is seen may belong to a thread that is about to get its slot, or is on its way out.
+ *   1. A thread whose claim completed before the walk began, and which holds its slot until the
+ *      walk is over, is seen. (Before: the claim happens before the walk, or ns_slots_words()
+ *      read the value that the claim stored, or a later one.) A claim ends with a full fence. So
+ *      if a walk that follows a full fence F does not see a thread, F comes before that fence:
+ *      what the thread loads after its claim is at least as new as what was visible at F.
+ *   2. A slot that a walk does not see has been returned, if its thread ever had it: what that
+ *      thread did before it returned the slot happens before what the walker does after the walk.
+ *   3. A bit that is seen may belong to a thread that is about to get its slot, or is on its way
+ *      out.
  *
  *   (1) The bit is set before the state is changed, and cleared by its holder only. So it is enough
  *   that `words` includes it from the completion of the claim on. The claim's CAS leaves `words`
  *   large enough. Let a thread that returns another slot lower `words` later, by the CAS D from a
- *   value that it read (acquire) at A. If the claim's CAS comes before the value read at A, then it,
- *   and the setting of the bit, happen before the look at the word, which shows the bit, so D does not
- *   drop the word. If the claim's CAS came between A and D, D fails: the version differs, also if
- *   `count` and `words` are the same again, after another thread has left.
- *   (2) The bit is cleared with release; all changes of a word are read-modify-writes, so each later value
- *   read (acquire) continues that release. If the walk did not look at the word, for `words` had
- *   been lowered: the thread that lowered it acquired the word and released the state.
+ *   value that it read (acquire) at A. If the claim's CAS comes before the value read at A, then
+ *   it, and the setting of the bit, happen before the look at the word, which shows the bit, so D
+ *   does not drop the word. If the claim's CAS came between A and D, D fails: the version
+ *   differs, also if `count` and `words` are the same again, after another thread has left.
+ *   (2) The bit is cleared with release; all changes of a word are read-modify-writes, so each
+ *   later value read (acquire) continues that release. If the walk did not look at the word, for
+ *   `words` had been lowered: the thread that lowered it acquired the word and released the state.
  *
  * Alone. A thread that knows that no other thread uses the library can skip what is done for others
  * (epoch.h frees at once). `alone` holds the slot + 1 of the one thread that may, or NS_NOBODY.
@@ -64,16 +65,18 @@
  *
  *   The user: a store U; the compiler's fence; ns_slots_is_alone(): true. The promise: whatever a
  *   newcomer loads after its claim sees U.
- *     - A newcomer first raises `count`, then executes a full fence, then looks at `alone`. A thread
- *       that wants to be alone first sets `alone`, then executes a full fence, then looks at `count`
- *       again: if it is not 1, it takes `alone` back, unused. So one of the two sees the other.
- *     - A newcomer that finds NS_NOBODY: either the thread saw the newcomer and is not alone; or it had not
- *       been alone since the last change to NS_NOBODY, which comes after all its U are visible.
- *     - A newcomer that finds a thread alone sets NS_ENDING and puts a fence into all threads. If the
- *       alone thread is reached by it before its look, the look finds NS_ENDING or later. Else U came
- *       before the fence too, so U is visible when the newcomer's claim returns. So it is for each newcomer
- *       that finds NS_ENDING: it cannot know whether the other one's fence is over, and brings its own.
- *       Nobody can become alone meanwhile: the newcomers are counted.
+ *     - A newcomer first raises `count`, then looks at `alone`. A thread that wants to be alone
+ *       first sets `alone`, then looks at `count` again: if it is not 1, it takes `alone` back,
+ *       unused. All four are sequentially consistent, so one of the two sees the other.
+ *     - A newcomer that finds NS_NOBODY: either the thread saw the newcomer and is not alone; or
+ *       it has not been alone since the last change to NS_NOBODY, which came after all its U were
+ *       visible.
+ *     - A newcomer that finds a thread alone sets NS_ENDING and puts a fence into all threads. If
+ *       the alone thread is reached by it before its look, the look finds NS_ENDING or later.
+ *       Else U came before the fence too, so U is visible when the newcomer's claim returns. So
+ *       it is for each newcomer that finds NS_ENDING: it cannot know whether the other one's
+ *       fence is over, and brings its own. Nobody can become alone meanwhile: the newcomers are
+ *       counted.
  *   So a claim puts a fence into all threads only if the sole user of the library has become
  *   alone since the last claim, which it does only in order to free something.
  *
@@ -157,8 +160,8 @@ ns_slots_words(void)
     return ns_slots_words_in(ns_load(&ns_slots.state, NS_SEQ_CST));
 }
 
-/* Which of the slots 64 * i to 64 * i + 63 are taken: bit k is that of slot 64 * i + k. For i < ns_slots_words().
- * Acquire. */
+/* Which of the slots 64 * i to 64 * i + 63 are taken: bit k is that of slot 64 * i + k. For i <
+ * ns_slots_words(). Acquire. */
 static inline uint64_t
 ns_slots_word(uint32_t i)
 {
@@ -169,8 +172,8 @@ ns_slots_word(uint32_t i)
 
 #define NS_ENDING (UINT32_MAX - 1)
 
-/* Whether the calling thread has become alone, and no other came since. After a store that newcomers have to see
- * and ns_fence_here(). */
+/* Whether the calling thread has become alone, and no other came since. After a store that
+ * newcomers have to see and ns_fence_here(). */
 static inline bool
 ns_slots_is_alone(void)
 {
