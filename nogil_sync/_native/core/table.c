@@ -578,8 +578,7 @@ static void
 reap(ns_table *t, ns_garbage *garbage)
 {
     const uint64_t safe = ns_epoch_safe();
-    if (t->oldest <
-        safe) { /* a section that lasts may leave thousands, not to be looked at each time */
+    if (t->oldest < safe) { /* thousands may wait for one section: look only if some may go */
         uint64_t oldest = UINT64_MAX;
         _Atomic(ns_segment *) *link = &t->retired;
         for (ns_segment *s; (s = ns_load(link, NS_RELAXED)) != NULL;) {
