@@ -49,7 +49,9 @@ enum ns_parked ns_park(_Atomic uint32_t *word, uint32_t expected, int64_t deadli
 void ns_unpark(const void *word, int count);
 #define NS_ALL INT32_MAX
 
-/* How many processors this process may run on; at least 1. */
+/* How many processors this process may use; at least 1: those it may run on, or fewer where a control group (version 1 or 2)
+ * allows it less time than they have, rounded up. Counted once, by ns_park_init. The environment variable
+ * NOGIL_SYNC_CPU_COUNT overrides it, as tests do that want a larger machine. */
 unsigned ns_cpu_count(void);
 
 /* Whether one thread can put a full memory fence into every running thread of the process, so that the others
