@@ -7,8 +7,9 @@
 
 typedef struct {
     NS_OBJECT_HEAD
-    /* Calls change the counts in the header of an object that is not pinned. Once there are cells, what
-     * follows is only read: apart from the headers before and behind it, it stays in every core's cache. */
+    /* Calls change the counts in the header of an object that is not pinned. Once there are cells,
+     * what follows is only read: apart from the headers before and behind it, it stays in every
+     * core's cache. */
     char apart_from_header[NS_LINE];
     ns_counter counter;
     ns_watch *watch;

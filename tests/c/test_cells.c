@@ -1,4 +1,5 @@
-/* core/cells.h: places are parted, cells stay where they are, and nothing depends on there being memory. */
+/* core/cells.h: places are parted, cells stay where they are, and nothing depends on there being
+ * memory. */
 #include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -160,7 +161,8 @@ enum { THREADS = 8 };
 static _Atomic int running;
 static pthread_barrier_t step;
 
-/* Adds as a counter does, with slots that coincide in small tables; another thread sums meanwhile. */
+/* Adds as a counter does, with slots that coincide in small tables; another thread sums meanwhile.
+ * */
 static void
 add_through_growth(int i)
 {
@@ -209,7 +211,8 @@ total(void)
     return sum;
 }
 
-/* A thread that makes neither table nor cell sees both whole: by their contents, and nothing else. */
+/* A thread that makes neither table nor cell sees both whole: by their contents, and nothing else.
+ * */
 static void
 look_on(int i)
 {

@@ -8,6 +8,7 @@
 /* Those who make a counter's table meet while they do, if wanted; or there is no memory. */
 static pthread_barrier_t makers;
 static _Atomic bool makers_meet, no_memory;
+static _Atomic int allocations;
 
 static void *
 allocate(size_t alignment, size_t size)
@@ -15,6 +16,7 @@ allocate(size_t alignment, size_t size)
     if (ns_load(&makers_meet, NS_RELAXED)) {
         pthread_barrier_wait(&makers);
     }
+    ns_add(&allocations, 1, NS_RELAXED);
     return ns_load(&no_memory, NS_RELAXED) ? NULL : aligned_alloc(alignment, size);
 }
 
@@ -286,7 +288,8 @@ add_seldom(int i)
     ns_counter_add(&seldom, 1);
 }
 
-/* Reads that follow each other never decrease, and none of the adds is lost, while tables are made and grow. */
+/* Reads that follow each other never decrease, and none of the adds is lost, while tables are made
+ * and grow. */
 static ns_counter growing[64];
 static _Atomic int growers;
 
@@ -324,6 +327,20 @@ check_growth(bool memory)
         ns_counter_destroy(&growing[n]);
         growing[n] = (ns_counter){0};
     }
+    ns_store(&no_memory, false, NS_RELAXED);
+}
+
+/* Without memory it is not asked for at every meeting. */
+static void
+check_patience(void)
+{
+    ns_counter c = {0};
+    ns_store(&no_memory, true, NS_RELAXED);
+    ns_store(&allocations, 0, NS_RELAXED);
+    for (uint32_t n = 0; n < 10 * NS_CELL_MEETINGS; n++) {
+        CHECK(ns_counter_find_word(&c, n % 2) == &c.base);
+    }
+    CHECK(ns_load(&allocations, NS_RELAXED) <= 10);
     ns_store(&no_memory, false, NS_RELAXED);
 }
 
@@ -441,6 +458,7 @@ main(void)
     ns_counter_destroy(&seldom);
     check_growth(true);
     check_growth(false);
+    check_patience();
     for (int n = 0; n < 5; n++) {
         run_threads(4, fork_and_add);
     }

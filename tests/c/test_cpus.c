@@ -1,4 +1,5 @@
-/* ns_cpu_count of core/park.h: processors this process may run on, control groups, and what the environment says. */
+/* ns_cpu_count of core/park.h: processors this process may run on, control groups, and what the
+ * environment says. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -37,7 +38,8 @@ check_groups(void)
     write_file("/sys/fs/cgroup/a/b/cpu.max", "max 100000\n");
     CHECK(limit_by_groups(64) == 64);
     write_file("/sys/fs/cgroup/a/b/cpu.max", "250000 100000\n");
-    CHECK(limit_by_groups(64) == 3 && limit_by_groups(2) == 2); /* rounded up; never more than there are */
+    CHECK(limit_by_groups(64) == 3 &&
+          limit_by_groups(2) == 2); /* rounded up; never more than there are */
     write_file("/sys/fs/cgroup/a/cpu.max", "200000 100000\n"); /* one around it allows less */
     CHECK(limit_by_groups(64) == 2);
     write_file("/sys/fs/cgroup/a/cpu.max", "50000 100000\n");
@@ -46,13 +48,15 @@ check_groups(void)
     CHECK(limit_by_groups(64) == 3);
     write_file("/sys/fs/cgroup/a/b/cpu.max", "0 0\n");
     CHECK(limit_by_groups(64) == 64);
-    write_file("/sys/fs/cgroup/cpu.max", "400000 100000\n"); /* of a container, at the root of what is visible */
+    write_file("/sys/fs/cgroup/cpu.max",
+               "400000 100000\n"); /* of a container, at the root of what is visible */
     write_file("/proc/self/cgroup", "0::/not/visible/here\n");
     CHECK(limit_by_groups(64) == 4);
     write_file("/proc/self/cgroup", "0::/\n");
     CHECK(limit_by_groups(64) == 4);
 
-    write_file("/proc/self/cgroup", "5:memory:/m\n4:cpu,cpuacct:/x/y\n3:cpuset:/\nnonsense\n1:two\n");
+    write_file("/proc/self/cgroup",
+               "5:memory:/m\n4:cpu,cpuacct:/x/y\n3:cpuset:/\nnonsense\n1:two\n");
     write_file("/sys/fs/cgroup/cpu/x/y/cpu.cfs_quota_us", "-1\n");
     write_file("/sys/fs/cgroup/cpu/x/y/cpu.cfs_period_us", "100000\n");
     CHECK(limit_by_groups(64) == 64);
@@ -64,7 +68,8 @@ check_groups(void)
     char group[PATH_MAX + 16];
     memset(group, 'x', sizeof(group) - 1);
     group[sizeof(group) - 1] = '\0';
-    CHECK(limit_by_group(64, NS_SYSTEM_ROOT "/sys/fs/cgroup", group, true) == 4); /* too long to look at */
+    CHECK(limit_by_group(64, NS_SYSTEM_ROOT "/sys/fs/cgroup", group, true) ==
+          4); /* too long to look at */
     CHECK(available_cpus() <= count_allowed_cpus());
     CHECK(system("rm -rf " NS_SYSTEM_ROOT) == 0);
 }

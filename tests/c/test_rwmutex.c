@@ -496,8 +496,8 @@ fast_then_enter(int i)
     write_data();
 }
 
-/* A reader that comes by the slow path opens the cells of other threads, too: what a writer left must be seen
- * through those. In this order, which nothing but relaxed words gives. */
+/* A reader that comes by the slow path opens the cells of other threads, too: what a writer left
+ * must be seen through those. In this order, which nothing but relaxed words gives. */
 static void
 open_for_others(int i)
 {
@@ -566,8 +566,8 @@ shuffle(int i)
     }
 }
 
-/* The only hold is always in the cell that the search comes to next, and moves to the other one just
- * before it is looked at; by the fast paths, as long as the cells are open. */
+/* The only hold is always in the cell that the search comes to next, and moves to the other one
+ * just before it is looked at; by the fast paths, as long as the cells are open. */
 static void
 move_hold(const void *word)
 {
@@ -677,7 +677,8 @@ check_readers_on_one_word(void)
         return;
     }
     make();
-    CHECK(ns_rwmutex_try_write(&rw) && ns_rwmutex_downgrade(&rw)); /* a hold that is in no word: SLOW */
+    CHECK(ns_rwmutex_try_write(&rw) &&
+          ns_rwmutex_downgrade(&rw)); /* a hold that is in no word: SLOW */
     CHECK(ns_rwmutex_try_read(&rw) && (rw.base & NS_RW_SLOW) && rw.base / NS_RW_UNIT == 1);
     CHECK(rw.base_meetings == 0);
     CHECK(ns_rwmutex_try_read(&rw) && rw.base / NS_RW_UNIT == 2);
@@ -724,7 +725,8 @@ check_fork_amid_change(void)
     CHECK(!ns_rwmutex_try_write(&rw) && ns_rwmutex_is_read_locked(&rw));
     CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_try_write(&rw));
 
-    ns_store(&rw.spread, rw.cells, NS_RELAXED); /* the writer is in, and has not put them out of use */
+    ns_store(
+        &rw.spread, rw.cells, NS_RELAXED); /* the writer is in, and has not put them out of use */
     pretend_to_fork();
     CHECK(!ns_rwmutex_try_read(&rw) && ns_rwmutex_is_write_locked(&rw) && rw.spread == NULL);
     CHECK(ns_rwmutex_write_unlock(&rw) && ns_rwmutex_try_read(&rw));

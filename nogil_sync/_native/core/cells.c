@@ -6,7 +6,8 @@
 /* The size of a first table. It fits in one cache line with what stands before it. */
 #define FIRST 4
 
-/* Tables are read by every operation: whole lines, so that nothing that is written often is beside them. */
+/* Tables are read by every operation: whole lines, so that nothing that is written often is beside
+ * them. */
 static size_t
 table_bytes(uint32_t size)
 {
@@ -46,7 +47,9 @@ ns_cells_make_offer(ns_cells *cells, uint32_t slot, uint32_t met)
 {
     ns_cells_offer offer = {.seen = ns_load(cells, NS_ACQUIRE)};
     ns_cell_table *seen = offer.seen;
-    uint32_t size = seen != NULL ? seen->mask + 1 : FIRST <= ns_slots_mask ? FIRST : ns_slots_mask + 1;
+    uint32_t size = seen != NULL             ? seen->mask + 1
+                    : FIRST <= ns_slots_mask ? FIRST
+                                             : ns_slots_mask + 1;
     const bool is_known = met != 0 && met != slot + 1 && met != NS_CELL_ANYBODY;
     if (is_known && (seen == NULL || ns_cells_at(seen, slot) != NULL)) {
         size = size_that_parts(size, slot, met - 1);

@@ -19,27 +19,28 @@
  *   object once.
  *
  * How large
- *   A table has at most ns_slots_mask + 1 places: four for every processor that the process may use,
- *   at least eight. Threads keep to their cells and are moved between processors: with one place
- *   for every processor, two of three running threads would find another one in theirs.
- *   In a table that cannot grow, a cell in which threads go on meeting belongs to NS_CELL_ANYBODY, and
+ *   A table has at most ns_slots_mask + 1 places: four for every processor that the process may
+ *   use, at least eight. Threads keep to their cells and are moved between processors: with one
+ *   place for every processor, two of three running threads would find another one in theirs. In a
+ *   table that cannot grow, a cell in which threads go on meeting belongs to NS_CELL_ANYBODY, and
  *   nobody counts meetings in it.
  *
- * A cell stays where it is, and in every table that follows its own: a larger table has the same cells
- * in the same places, and beyond them empty ones. An old table is never changed once a larger one
- * is published, and is kept until the object is destroyed, so nobody has to know who still looks at it:
- * all old tables together are smaller than the current one. A thread with an old table finds a
- * cell that is in the current table as well, or an empty place, and then looks again. So whoever
- * goes through the current table sees every cell there is.
+ * A cell stays where it is, and in every table that follows its own: a larger table has the same
+ * cells in the same places, and beyond them empty ones. An old table is never changed once a larger
+ * one is published, and is kept until the object is destroyed, so nobody has to know who still
+ * looks at it: all old tables together are smaller than the current one. A thread with an old table
+ * finds a cell that is in the current table as well, or an empty place, and then looks again. So
+ * whoever goes through the current table sees every cell there is.
  *
- * Who writes what. Tables and places: under a lock, which is the object's. The word: as the object wants.
- * `user` and `meetings`: anyone, with relaxed loads and stores; a lost one does not matter.
+ * Who writes what. Tables and places: under a lock, which is the object's. The word: as the object
+ * wants. `user` and `meetings`: anyone, with relaxed loads and stores; a lost one does not matter.
  *
- * Ordering. A table is published with release and read with acquire, so that its size and its places are seen;
- * a cell likewise, so that its zeroes are. Words have the ordering that their object gives them.
+ * Ordering. A table is published with release and read with acquire, so that its size and its
+ * places are seen; a cell likewise, so that its zeroes are. Words have the ordering that their
+ * object gives them.
  *
- * Fork. Publishing a table or a cell is one store each; the child of a fork made in between has the one
- * before or the one after, and a free lock (lock.h).
+ * Fork. Publishing a table or a cell is one store each; the child of a fork made in between has the
+ * one before or the one after, and a free lock (lock.h).
  *
  * Without memory nothing is made: the thread shares the cell that is in its place, or gets none and
  * uses the object's own word.
@@ -95,8 +96,8 @@ ns_cells_meet(_Atomic uint32_t *meetings, uint32_t enough)
     return count >= enough;
 }
 
-/* A thread came to a cell that another used last. True: it should join (below). False: it should use
- * this one, and is now its last user. */
+/* A thread came to a cell that another used last. True: it should join (below). False: it should
+ * use this one, and is now its last user. */
 static inline bool
 ns_cell_meet(ns_cell *cell, uint32_t slot)
 {
@@ -107,7 +108,10 @@ ns_cell_meet(ns_cell *cell, uint32_t slot)
     return false;
 }
 
-/* The next cell from place *i on, or NULL at the end: for (uint32_t i = 0; (cell = ns_cells_next(t, &i));) */
+/* The next cell from place *i on, or NULL at the end:
+ *
+ *     for (uint32_t i = 0; (cell = ns_cells_next(table, &i)) != NULL;)
+ */
 static inline ns_cell *
 ns_cells_next(ns_cell_table *table, uint32_t *i)
 {
@@ -124,17 +128,18 @@ ns_cells_next(ns_cell_table *table, uint32_t *i)
 typedef struct ns_cells_offer {
     ns_cell_table *seen;  /* the table as it was then */
     ns_cell_table *table; /* one to replace it, or NULL */
-    ns_cell *cell;        /* one for the thread's place if that is empty, or NULL */
+    ns_cell *cell; /* one for the thread's place if that is empty, or NULL */
 } ns_cells_offer;
 
-/* For a thread with this slot, which is not NS_NO_SLOT. `met` is the last user (slot + 1) of the cell in the thread's
- * place, or of the object's own word; 0 if that is not known. */
+/* For a thread with this slot, which is not NS_NO_SLOT. `met` is the last user (slot + 1) of the
+ * cell in the thread's place, or of the object's own word; 0 if that is not known. */
 ns_cells_offer ns_cells_make_offer(ns_cells *cells, uint32_t slot, uint32_t met);
 
-/* Under the object's lock. Returns the cell that the thread is to use, or NULL if none was offered for its place: for want
- * of memory, or because the table changed meanwhile. It then uses the object's word this time, and joins again. A cell
- * that is in its place already is shared with its other users: as long as they meet less often than
- * NS_CELL_MEETINGS times, or for good if the table cannot grow. */
+/* Under the object's lock. Returns the cell that the thread is to use, or NULL if none was offered
+ * for its place: for want of memory, or because the table changed meanwhile. It then uses the
+ * object's word this time, and joins again. A cell that is in its place already is shared with its
+ * other users: as long as they meet less often than NS_CELL_MEETINGS times, or for good if the
+ * table cannot grow. */
 ns_cell *ns_cells_accept(ns_cells *cells, ns_cells_offer *offer, uint32_t slot);
 
 /* Frees what was not accepted; after the lock is released. */

@@ -1,19 +1,19 @@
 /* counter.h: a 64-bit sum that threads add to without sharing a cache line.
  *
- * The design of Java's LongAdder (Doug Lea) over the cells of cells.h: a base word serves all as long as
- * threads seldom meet there, as a rule because there is only one. Then each adds to a cell of its own. A
- * read sums the base and the cells that were made.
+ * The design of Java's LongAdder (Doug Lea) over the cells of cells.h: a base word serves all as
+ * long as threads seldom meet there, as a rule because there is only one. Then each adds to a cell
+ * of its own. A read sums the base and the cells that were made.
  *
- * Base and cells are atomic words that are only ever added to (one fetch-and-add, uncontended and in
- * the adder's own cache) or, by reset, swapped for zero. So threads that share a cell, or have
- * no slot and use the base, are merely slower, never wrong, and reset counts each increment
- * once. No word is ever left out of the sum, whatever grows meanwhile: a cell stays in each table that
- * follows, and a finished thread's cell goes on with the next holder of its slot. So with
- * positive adds each word grows, and reads that follow each other never decrease.
+ * Base and cells are atomic words that are only ever added to (one fetch-and-add, uncontended and
+ * in the adder's own cache) or, by reset, swapped for zero. So threads that share a cell, or have
+ * no slot and use the base, are merely slower, never wrong, and reset counts each increment once.
+ * No word is ever left out of the sum, whatever grows meanwhile: a cell stays in each table that
+ * follows, and a finished thread's cell goes on with the next holder of its slot. So with positive
+ * adds each word grows, and reads that follow each other never decrease.
  *
- * Ordering: none is promised beyond each word's own; a total is exact for every add that
- * happened before the read (joined threads, for instance), which has seen the table and the cell that
- * the add used. If there is no memory for a cell, the base goes on serving.
+ * Ordering: none is promised beyond each word's own; a total is exact for every add that happened
+ * before the read (joined threads, for instance), which has seen the table and the cell that the
+ * add used. If there is no memory for a cell, the base goes on serving.
  *
  * Doubles use the same words as bit patterns, added by compare-and-swap. +0.0 is all zero bits.
  *
@@ -30,7 +30,7 @@
 typedef struct ns_counter {
     ns_cells cells; /* NULL until threads met often enough in the base */
     _Atomic uint64_t base;
-    _Atomic uint32_t user;     /* slot + 1 of the thread that last added to the base; 0: none did */
+    _Atomic uint32_t user; /* slot + 1 of the thread that last added to the base; 0: none did */
     _Atomic uint32_t meetings; /* in the base */
     ns_lock lock;
 } ns_counter;

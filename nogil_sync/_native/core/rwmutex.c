@@ -157,8 +157,8 @@ admit_readers(ns_rwmutex *m, ns_wakes *wakes)
     }
 }
 
-/* A writer gets in: all is closed, and no reader is in. Until they have met often enough, readers use the
- * base word, and writers need not look at the cells. */
+/* A writer gets in: all is closed, and no reader is in. Until they have met often enough, readers
+ * use the base word, and writers need not look at the cells. */
 static void
 admit_writer(ns_rwmutex *m)
 {
@@ -208,17 +208,18 @@ meet_in_base(ns_rwmutex *m)
                          closed == 0 ? NS_CELL_MEETINGS : NS_RW_PATIENCE * closed);
 }
 
-/* Takes a read hold without the queue's lock, if that can be. Otherwise `join` tells whether the reader
- * should have a cell, and `met` whom it met in its place (slot + 1). */
+/* Takes a read hold without the queue's lock, if that can be. Otherwise `join` tells whether the
+ * reader should have a cell, and `met` whom it met in its place (slot + 1). */
 static bool
 read_at_once(ns_rwmutex *m, uint32_t slot, bool *join, uint32_t *met)
 {
     ns_cell_table *spread = ns_load(&m->spread, NS_ACQUIRE);
     if (spread == NULL) {
-        /* Open, and yet the first attempt failed: there is another reader, or just was. Unless it failed
-         * because of SLOW. */
+        /* Open, and yet the first attempt failed: there is another reader, or just was. Unless it
+         * failed because of SLOW. */
         uint64_t word = ns_load(&m->base, NS_RELAXED);
-        *join = word & OPEN && word != (BORN | OPEN | SLOW) && meet_in_base(m) && slot != NS_NO_SLOT;
+        *join =
+            word & OPEN && word != (BORN | OPEN | SLOW) && meet_in_base(m) && slot != NS_NO_SLOT;
         return !*join && enter(&m->base, OPEN, UNIT);
     }
     ns_cell *cell = slot != NS_NO_SLOT ? ns_cells_at(spread, slot) : NULL;
@@ -233,8 +234,8 @@ read_at_once(ns_rwmutex *m, uint32_t slot, bool *join, uint32_t *met)
     return !*join && enter(&cell->word, CELL_OPEN, CELL_UNIT);
 }
 
-/* Gives the calling thread a cell, which readers use from now on. With the queue locked and no writer
- * in. Without memory the base goes on serving. */
+/* Gives the calling thread a cell, which readers use from now on. With the queue locked and no
+ * writer in. Without memory the base goes on serving. */
 static void
 spread(ns_rwmutex *m, ns_cells_offer *offer, uint32_t slot)
 {
@@ -339,8 +340,8 @@ remove_reader(ns_rwmutex *m)
     return removed;
 }
 
-/* Gives a hold back without the queue's lock: where the thread took it, which may have been in a cell
- * that it had before the table grew. */
+/* Gives a hold back without the queue's lock: where the thread took it, which may have been in a
+ * cell that it had before the table grew. */
 static bool
 leave_at_once(ns_rwmutex *m)
 {
@@ -384,8 +385,8 @@ ns_rwmutex_is_read_locked(ns_rwmutex *m)
         held = ns_load(&cell->word, NS_RELAXED) >= CELL_UNIT;
     }
     if (!held && spread != NULL) {
-        /* A reader may have entered a cell that was already looked at, while another left one that was not: stop
-         * them, and count. */
+        /* A reader may have entered a cell that was already looked at, while another left one that
+         * was not: stop them, and count. */
         freeze(m);
         close_cells(m);
         held = m->readers != 0;
@@ -536,7 +537,8 @@ looks_open(ns_rwmutex *m)
 }
 
 /* Writers are brief as a rule; whoever lines up is two visits to the queue and perhaps a wake-up
- * slower. Bounded, so that readers do line up, and are in the next phase, if writers follow each other. */
+ * slower. Bounded, so that readers do line up, and are in the next phase, if writers follow each
+ * other. */
 static bool
 read_by_spinning(ns_rwmutex *m)
 {

@@ -1,42 +1,44 @@
 /* rwmutex.h: a readers-writer lock whose readers share no cache line while no writer is about.
  *
  * Overview
- *   A read lock is one compare-and-swap on a counting word that has an OPEN bit beside its count: the
- *   lock's own *base* word, or, once readers have met there often enough, the *cell* of the reader's
- *   thread (cells.h). A writer closes the base, and the cells if they are in use. A closed word refuses readers,
- *   who then take the queue's lock and line up. So reading needs no fence and no second look:
- *   each word's own order of modifications decides whether a reader came before the writer or
- *   after. (The distributed counts are those of the "big-reader" locks of Linux and of Dice and Kogan's
- *   BRAVO, 2019; they announce the writer in one flag, which costs each reader a store, a full
- *   fence and a load. Closing the cells costs the writer one write for each cell there is,
- *   which it must read anyway.)
+ *   A read lock is one compare-and-swap on a counting word that has an OPEN bit beside its count:
+ *   the lock's own *base* word, or, once readers have met there often enough, the *cell* of the
+ *   reader's thread (cells.h). A writer closes the base, and the cells if they are in use. A closed
+ *   word refuses readers, who then take the queue's lock and line up. So reading needs no fence and
+ *   no second look: each word's own order of modifications decides whether a reader came before the
+ *   writer or after. (The distributed counts are those of the "big-reader" locks of Linux and of
+ *   Dice and Kogan's BRAVO, 2019; they announce the writer in one flag, which costs each reader a
+ *   store, a full fence and a load. Closing the cells costs the writer one write for each cell
+ *   there is, which it must read anyway.)
  *
- *   After a writer the readers stay on the base word for a while, and the cells stay closed, so that
- *   the writers that follow find one word only. BRAVO keeps to one word for N times the time that closing took.
- *   Here the unit is the transfer of a cache line, which needs no clock and is the same on every machine:
- *   closing cost one transfer for each cell, a reader that meets another in the base costs one, and the cells
- *   are used again after NS_RW_PATIENCE meetings for each cell that was closed. So whatever the mix, closing and opening
- *   cells adds at most 2 / NS_RW_PATIENCE to what the readers have paid for on the base word.
+ *   After a writer the readers stay on the base word for a while, and the cells stay closed, so
+ *   that the writers that follow find one word only. BRAVO keeps to one word for N times the time
+ *   that closing took. Here the unit is the transfer of a cache line, which needs no clock and is
+ *   the same on every machine: closing cost one transfer for each cell, a reader that meets another
+ *   in the base costs one, and the cells are used again after NS_RW_PATIENCE meetings for each cell
+ *   that was closed. So whatever the mix, closing and opening cells adds at most 2 / NS_RW_PATIENCE
+ *   to what the readers have paid for on the base word.
  *
- *   Fairness is by phases (Brandenburg and Anderson, 2010): a waiting writer keeps new readers out; when a
- *   writer leaves, all readers waiting at that moment get in before the next writer; when the last
- *   reader leaves, the first waiting writer gets in. A waiter whose thread runs signal handlers is in
- *   line like all others, unless such a handler uses the lock (wait.h).
+ *   Fairness is by phases (Brandenburg and Anderson, 2010): a waiting writer keeps new readers out;
+ *   when a writer leaves, all readers waiting at that moment get in before the next writer; when
+ *   the last reader leaves, the first waiting writer gets in. A waiter whose thread runs signal
+ *   handlers is in line like all others, unless such a handler uses the lock (wait.h).
  *
  * Holds are counted, not owned
- *   A hold may be released by any thread. The count is the sum of: the base word, the cells, and `granted`
- *   (holds that were handed to waiting readers, and downgraded ones). None of them is ever negative: a release
- *   that finds nothing in its own cell takes a hold from elsewhere, under the queue's lock, and if need
- *   be with all cells closed, so that "nothing is held" is exact and a wrong release changes nothing.
- *   So it does not matter that a thread may get another cell, or the readers another word, while it holds the lock.
+ *   A hold may be released by any thread. The count is the sum of: the base word, the cells, and
+ *   `granted` (holds that were handed to waiting readers, and downgraded ones). None of them is
+ *   ever negative: a release that finds nothing in its own cell takes a hold from elsewhere, under
+ *   the queue's lock, and if need be with all cells closed, so that "nothing is held" is exact and
+ *   a wrong release changes nothing. So it does not matter that a thread may get another cell, or
+ *   the readers another word, while it holds the lock.
  *
  * The base word:   count * UNIT | flags
  *
  *     BORN    initialised; 0 refuses all fast paths
  *     OPEN    the base admits readers: no writer, nobody queued, the cells are not in use
  *     WRITER  a writer holds the lock; the cells are not in use
- *     SLOW    writers and their releases must take the queue's lock: somebody is queued, or there are
- *             holds elsewhere than in this word
+ *     SLOW    writers and their releases must take the queue's lock: somebody is queued, or there
+ *             are holds elsewhere than in this word
  *
  *   BORN|OPEN is the free lock: one reader or writer takes it by compare-and-swap.
  *
@@ -44,24 +46,28 @@
  *
  * Whether the cells are in use: `spread`, the table where readers look for their cells, or NULL.
  *
- *     NULL -> table    by a reader that has met enough others, with the queue locked and no writer; then the cells open
+ *     NULL -> table    by a reader that has met enough others, with the queue locked and no
+ *                      writer in; then the cells open
  *     table -> larger  by a reader that joins or has met enough others in its cell, likewise
- *     table -> NULL    by a writer that gets the lock: all cells are closed, and were counted: there is no hold
+ *     table -> NULL    by a writer that gets the lock: all cells are closed, and were counted, and
+ *                      there is no hold
  *
- *   While it is NULL all cells are closed and zero, so a writer need not look at them. It only tells readers where to
- *   go: one that looked at it before a change finds a closed word, or an open one that every writer looks at.
+ *   While it is NULL all cells are closed and zero, so a writer need not look at them. It only
+ *   tells readers where to go: one that looked at it before a change finds a closed word, or an
+ *   open one that every writer looks at.
  *
- * Who writes what. Base and cells: anyone, by compare-and-swap, while open; under the queue's lock once
- * closed. `base_meetings`: any reader, a lost one does not matter. Everything else: under the queue's lock.
+ * Who writes what. Base and cells: anyone, by compare-and-swap, while open; under the queue's lock
+ * once closed. `base_meetings`: any reader, a lost one does not matter. Everything else: under the
+ * queue's lock.
  *
  * Ordering. Readers take with acquire and leave with release on their word; the writer closes with
- * acquire (sees what readers did) and opens with release (they see what it did); `spread` as the tables of cells.h; waiters
- * are served through grant.h. tests/c/test_rwmutex.c has the mutants.
+ * acquire (sees what readers did) and opens with release (they see what it did); `spread` as the
+ * tables of cells.h; waiters are served through grant.h. tests/c/test_rwmutex.c has the mutants.
  *
  * Fork. Holds and WRITER belong to the program and survive; each slow step changes them one store
- * at a time, so that a child sees them before or after. Whoever finds the queue stale recomputes what
- * is derived (`spread`, `closed`, `readers`); and as nobody reads while there is a WRITER, a hold that is counted all
- * the same is that of a downgrade which was cut short, and is forgotten.
+ * at a time, so that a child sees them before or after. Whoever finds the queue stale recomputes
+ * what is derived (`spread`, `closed`, `readers`); and as nobody reads while there is a WRITER, a
+ * hold that is counted all the same is that of a downgrade which was cut short, and is forgotten.
  */
 #ifndef NS_RWMUTEX_H
 #define NS_RWMUTEX_H
@@ -185,7 +191,8 @@ ns_rwmutex_write_unlock(ns_rwmutex *m)
            ns_rwmutex_write_unlock_slow(m);
 }
 
-/* Turns the write hold into a read hold, and admits the readers waiting now. False if there is none. */
+/* Turns the write hold into a read hold, and admits the readers waiting now. False if there is
+ * none. */
 bool ns_rwmutex_downgrade(ns_rwmutex *m);
 
 static inline bool
