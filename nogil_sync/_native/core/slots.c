@@ -116,8 +116,8 @@ give_back(uint32_t slot)
     ns_and(&ns_slots.taken[slot / BITS], ~(UINT64_C(1) << slot % BITS), NS_RELEASE);
     uint64_t state, next;
     do {
-        state =
-            ns_load(&ns_slots.state, NS_ACQUIRE); /* and so the bits of those that are counted */
+        /* Acquires the bits of those that are counted. */
+        state = ns_load(&ns_slots.state, NS_ACQUIRE);
         uint32_t words = ns_slots_words_in(state);
         while (words > 0 && ns_load(&ns_slots.taken[words - 1], NS_ACQUIRE) == 0) {
             words--;
