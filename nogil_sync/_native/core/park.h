@@ -49,6 +49,9 @@ enum ns_parked ns_park(_Atomic uint32_t *word, uint32_t expected, int64_t deadli
 void ns_unpark(const void *word, int count);
 #define NS_ALL INT32_MAX
 
+/* Offers the processor to other threads that are ready to run. */
+void ns_yield(void);
+
 /* How many processors this process may run on; at least 1. */
 unsigned ns_cpu_count(void);
 
