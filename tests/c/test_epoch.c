@@ -337,6 +337,18 @@ come_and_go_freely(int i)
     pthread_barrier_wait(&turns);
 }
 
+/* A thread that ends is not alone for ever: those that come later need not put a fence into it. */
+static void
+end_alone(int i)
+{
+    (void)i;
+    uint64_t stamp;
+    const long before = atomic_load(&fences);
+    ns_slot();
+    CHECK(atomic_load(&fences) == before);
+    CHECK(ns_epoch_retire(&stamp) && ns_slots_is_alone());
+}
+
 /* A thread that starts has the fence put into all threads only if another one is alone, once. */
 static void
 come_and_go(int i)
@@ -720,6 +732,10 @@ main(void)
     CHECK(!ns_park_init());
     no_fork_handlers = false;
     init_core();
+    for (int n = 0; n < 3; n++) { /* this thread has no slot yet */
+        run_threads(1, end_alone);
+        CHECK(ns_load(&ns_globals.alone, NS_RELAXED) == NS_NOBODY);
+    }
     check_alone();
     check_sections();
     check_others();
