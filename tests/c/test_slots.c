@@ -148,8 +148,8 @@ clear_bit(void *unused)
 {
     (void)unused;
     handed_over = 1;
-    ns_and(
-        &ns_slots.taken[0], ~(UINT64_C(1) << 5), NS_RELEASE); /* the first half of giving it back */
+    /* The first half of giving it back. */
+    ns_and(&ns_slots.taken[0], ~(UINT64_C(1) << 5), NS_RELEASE);
     ns_store(&is_clear, true, NS_RELAXED);
     return NULL;
 }
