@@ -12,7 +12,7 @@ check() {
   cd "$ROOT" || exit
   FAILED=()
   local c_files=()
-  while IFS= read -r -d '' file; do c_files+=("$file"); done < <(find nogil_sync tests -name '*.[ch]' -print0)
+  while IFS= read -r -d '' file; do c_files+=("$file"); done < <(find nogil_sync tests tools -name '*.[ch]' -print0)
 
   if [[ $fix ]]; then
     verify "ruff fixes" ruff check --quiet --fix .

@@ -8,11 +8,10 @@ becomes stale.  Both are linked lists, so that each step is a section (see `_gua
 import sys
 import time
 from collections.abc import Callable
-from types import GenericAlias
-from typing import Any, ClassVar, Generic, SupportsIndex, TypeVar, final
+from typing import Any, Generic, SupportsIndex, TypeVar, final
 
 from .._guard import Guard, guard_of
-from .._object import Part, SyncObject, uninitialized
+from .._object import Part, SyncObject, subscripted, uninitialized
 from .._performance import Unraisable
 from ._ageing import register
 from ._arguments import exact_int
@@ -241,9 +240,10 @@ class Pool(SyncObject, Generic[T]):
 
     In the native backend each thread has items of its own: `get` then `put` on one thread are
     an atomic exchange and a store in its own cache. A thread that has none takes the oldest of
-    another's; items of finished threads stay available. `new`, `reset` and `drop` may use the pool
-    themselves. An item must not be used any more once it was put, nor be put twice: the pool
-    would hand it out twice.
+    another's, but leaves alone an item that the other thread is getting and putting back just then,
+    and makes its own instead: so threads that are busy do not take turns with too few items. Items of
+    finished threads stay available. `new`, `reset` and `drop` may use the pool themselves. An item
+    must not be used any more once it was put, nor be put twice: the pool would hand it out twice.
 
     >>> from nogil_sync import Pool
     >>> buffers: Pool[bytearray] = Pool(bytearray, reset=bytearray.clear, max_idle=100)
@@ -260,7 +260,7 @@ class Pool(SyncObject, Generic[T]):
     __module__ = "nogil_sync"
     __slots__ = ("__items",)
 
-    __class_getitem__: ClassVar[Any] = classmethod(GenericAlias)
+    __class_getitem__ = subscripted
 
     def __init__(
         self,
@@ -296,9 +296,10 @@ class Pool(SyncObject, Generic[T]):
     def get(self) -> T:
         """Return an idle item, or the result of ``new()``.
 
-        This thread's newest item if it has any, else the oldest of another thread's. (The
-        threading backend keeps them all in one place.) Does not wait. An exception
-        of `new` is the caller's, and leaves the pool as it was.
+        This thread's newest item if it has any, else the oldest of another thread's. None that
+        lies idle during the whole call is overlooked. (The threading backend keeps them all in
+        one place.) Does not wait. An exception of `new` is the caller's, and leaves the pool as
+        it was.
 
         >>> from nogil_sync import Pool
         >>> lists = Pool(list)

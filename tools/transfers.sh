@@ -1,0 +1,36 @@
+# shellcheck shell=bash
+# Counting the cache lines that travel between threads, under an emulator: see docs/transfers.md.
+
+# transfers [--python NAME,...] [ARGS]: see tools/transfers.
+transfers() {
+  local names=() args=() name interpreter env='' found=()
+  while (($#)); do
+    case $1 in
+      --python)
+        [[ -n ${2:-} ]] || die "--python needs versions or paths, with commas between them"
+        IFS=, read -r -a names <<<"$2"
+        shift
+        ;;
+      --python=*) IFS=, read -r -a names <<<"${1#*=}" ;;
+      *) args+=("$1") ;;
+    esac
+    shift
+  done
+  [[ $(uname -sm) == "Linux x86_64" ]] || die "transfers are counted on Linux on x86-64 only"
+  ((${#names[@]})) || names=("${NAMED:-${VERSION}t}")
+  # A name that is none is an error before anything is made.
+  for name in "${names[@]}"; do choose_python "$name"; done
+  have apt-get && packages "counting transfers" qemu-user binutils
+  have qemu-x86_64 || die "counting transfers needs qemu-x86_64, QEMU's emulator of user programs, on PATH"
+  have nm || die "counting transfers needs nm, of binutils, on PATH"
+  compiler
+  for name in "${names[@]}"; do
+    choose_python "$name"
+    interpreter=$(free_threaded) || exit
+    env=$(environment "$interpreter") || exit
+    found+=(--interpreter "$name=$env/bin/python")
+  done
+  cd "$ROOT"
+  # With a folder as the program, Python puts that folder on the path and not the tree.
+  exec env -u PYTHONSAFEPATH "$env/bin/python" tools/transfers "${found[@]}" ${args[@]+"${args[@]}"}
+}

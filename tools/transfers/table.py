@@ -1,0 +1,74 @@
+"""The tables that `./dev transfers` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+OURS, HEADER, INTERPRETER = KINDS = ("ours", "header", "interpreter")
+BEGIN = "<!-- ./dev transfers --markdown writes from here -->"
+END = "<!-- to here -->"
+
+Result = dict[str, Any]
+
+
+def number(value: float) -> str:
+    return f"{max(value, 0.0):.1f}"
+
+
+def as_text(results: Sequence[Result], *, places: bool) -> str:
+    """A line for each figure, and if asked for what it consists of."""
+    width = max(len(each["name"]) for each in results)
+    titles = ("transfers", OURS, HEADER, "interp.", "upgrades", "instr.", "ticks")
+    lines = [f"{'':{width}}  {'on':6}{'threads':>8}{'':10}" + "".join(f"{t:>10}" for t in titles)]
+    for each in results:
+        how = "pinned" if each["pinned"] else "unpinned"
+        figures = [each["transfers"], *(each["owners"][kind] for kind in KINDS), each["upgrades"]]
+        lines.append(
+            f"{each['name']:{width}}  {each['version']:6}{each['threads']:8}{how:>10}"
+            + "".join(f"{figure:10.2f}" for figure in figures)
+            + f"{each['instructions']:10.0f}{each['ticks']:10.0f}"
+        )
+        if places:
+            lines += [place(found) for found in each["places"]]
+    return "\n".join(lines)
+
+
+def place(found: dict[str, Any]) -> str:
+    kind = "upgrade" if found["upgrade"] else "transfer"
+    beside = f", where {found['beside']} was written" if found["beside"] else ""
+    return (
+        f"    {found['count']:6.2f} {kind:8} {found['kind']:11} "
+        f"{found['what']}, by {found['code']}{beside}"
+    )
+
+
+def as_markdown(results: Sequence[Result]) -> str:
+    """A table for each version: operations down, threads across, pinned and not."""
+    tables = []
+    for version in dict.fromkeys(each["version"] for each in results):
+        mine = [each for each in results if each["version"] == version]
+        columns = dict.fromkeys((each["threads"], each["pinned"]) for each in mine)
+        cells = {(e["name"], e["threads"], e["pinned"]): e for e in mine}
+        head = [f"{n} threads, {'pinned' if pinned else 'unpinned'}" for n, pinned in columns]
+        lines = [
+            f"| transfers an operation, {version} | " + " | ".join(head) + " |",
+            "|---|" + "---|" * len(head),
+        ]
+        for name in dict.fromkeys(each["name"] for each in mine):
+            row = [
+                number(cell["transfers"]) if (cell := cells.get((name, *column))) else ""
+                for column in columns
+            ]
+            lines.append(f"| {name} | " + " | ".join(row) + " |")
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
+def into_page(page: Path, text: str) -> None:
+    """Put the text between the marks of a page."""
+    old = page.read_text()
+    before, _, rest = old.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
