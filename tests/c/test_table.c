@@ -1630,7 +1630,8 @@ check_chosen_keys(void)
 #endif
     const struct ns_hash_seed before = ns_hash_seed;
     for (uint64_t secret = 1; secret <= secrets; secret++) {
-        ns_hash_seed_set(random_numbers(2 * secret), random_numbers(2 * secret + 1));
+        ns_hash_seed.addend = random_numbers(2 * secret);
+        ns_hash_seed.factor = random_numbers(2 * secret + 1) | 1;
         struct spread by_chance = spread_of(random_numbers, count);
         for (int i = 0; i < 2; i++) {
             struct spread s = spread_of(chosen[i], count);

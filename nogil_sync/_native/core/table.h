@@ -262,14 +262,14 @@ typedef struct ns_place {
     uint64_t left; /* bits of the group's tags not looked at yet */
 } ns_place;
 
-/* What the hashes of this process are mixed with: see ns_hash_mix. Set before the first use of a
- * table, and never again to other words. */
+/* What the hashes of this process are mixed with: see ns_hash_mix. */
 extern struct ns_hash_seed {
-    _Alignas(NS_CACHE_LINE) _Atomic uint64_t addend;
-    _Atomic uint64_t factor;
+    _Alignas(NS_CACHE_LINE) uint64_t addend;
+    uint64_t factor;
 } ns_hash_seed;
 
-/* Two words that nobody outside the process can know. */
+/* Two words that nobody outside the process can know. Before the first use of a table; further calls
+ * do nothing. */
 void ns_hash_seed_set(uint64_t first, uint64_t second);
 
 /* From the hash of a key to ours: a multiplication by a secret, whose halves are then combined
@@ -283,8 +283,8 @@ void ns_hash_seed_set(uint64_t first, uint64_t second);
 static inline uint64_t
 ns_hash_mix(uint64_t h)
 {
-    const uint64_t a = h >> 7 ^ ns_load(&ns_hash_seed.addend, NS_RELAXED);
-    const uint64_t b = ns_load(&ns_hash_seed.factor, NS_RELAXED);
+    const uint64_t a = h >> 7 ^ ns_hash_seed.addend;
+    const uint64_t b = ns_hash_seed.factor;
 #ifdef __SIZEOF_INT128__
     __extension__ typedef unsigned __int128 wide;
     const wide product = (wide)a * b;
