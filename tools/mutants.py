@@ -38,13 +38,16 @@ SHRUNK = [
     *("-DNS_MUTEX_STARVING=20000", "-DNS_MUTEX_PATIENCE=300", "-DNS_MUTEX_NAP=1000"),
     *("-DNS_SEMAPHORE_SPIN=0", "-DNS_RW_READER_SPIN=0", "-DNS_RW_WAITER_SPIN=0"),
     *("-DNS_LOCK_SPINS=0", "-DNS_WAKES=2", "-DNS_SLOTS_CELLS=2"),
+    *("-DNS_CELL_MEETINGS=1", "-DNS_RW_PATIENCE=1"),
     *("-DNS_SEGMENT_MAX=16", "-DNS_SWEEP=1", "-DNS_FIGHTS=1", "-DNS_DEQUE_SIZE=2"),
     *("-DNS_CHANNEL_SPIN=0", "-DNS_CHANNEL_LINGER=0"),
 ]
 # Tests that include sources of the core, to come between their steps.
 INCLUDED = {
+    "cells": ["cells.c"],
     "channel": ["channel.c"],
-    "counter": ["counter.c"],
+    "counter": ["cells.c", "counter.c"],
+    "cpus": ["park.c"],
     "epoch": ["park.c"],
     "park": ["park.c"],
     "pool": ["deque.c", "pool.c"],

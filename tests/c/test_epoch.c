@@ -225,6 +225,12 @@ check_others(void)
     uint64_t stamp, safe;
     run_threads(1, retire_without_slot);
 
+    /* It polls since a moment ago: nobody else does. */
+    safe = ns_epoch_safe();
+    ns_store(&ns_epochs.polling, ns_now() + 1000 * MILLISECOND, NS_RELAXED);
+    CHECK(ns_epoch_poll() == safe && ns_load(&ns_epochs.now, NS_RELAXED) == now);
+    ns_store(&ns_epochs.polling, ns_now() - NS_POLL_INTERVAL, NS_RELAXED);
+
     /* It polls, and was preempted: what is retired meanwhile counts to the next round. The next
      * poll ends the round, and a poll after that frees what was retired during it. */
     ns_store(&ns_epochs.now, now + 1, NS_RELAXED);
@@ -254,6 +260,7 @@ check_fork(void)
     ns_or(&ns_slots.taken[0], UINT64_C(1) << other, NS_RELAXED);
     ns_store(&ns_epochs.records[other].epoch, now, NS_RELAXED);
     ns_store(&ns_epochs.strays, 1, NS_RELAXED);
+    ns_store(&ns_epochs.polling, ns_now() + 1000 * MILLISECOND, NS_RELAXED);
     ns_store(&ns_epochs.now, now + 1, NS_RELAXED);
     ns_store(&ns_globals.alone, NS_ENDING, NS_RELAXED);
     pid_t child = fork();
@@ -272,6 +279,7 @@ check_fork(void)
     ns_and(&ns_slots.taken[0], ~(UINT64_C(1) << other), NS_RELAXED);
     ns_store(&ns_epochs.records[other].epoch, 0, NS_RELAXED);
     ns_store(&ns_epochs.strays, 0, NS_RELAXED);
+    ns_store(&ns_epochs.polling, 0, NS_RELAXED);
     ns_store(&ns_epochs.now, now + 2, NS_RELAXED);
     ns_store(&ns_globals.alone, NS_NOBODY, NS_RELAXED);
 }

@@ -4,7 +4,7 @@
 
 struct ns_epochs ns_epochs; /* zeroed: pages that no thread's record lies in stay untouched */
 
-/* Runs after that of slots.c, which leaves ns_slots_words() as it was. */
+/* That of slots.c, which runs before this one, leaves ns_slots_words() as it was. */
 static void
 in_child(void)
 {
@@ -15,6 +15,7 @@ in_child(void)
         }
     }
     ns_store(&ns_epochs.strays, 0, NS_RELAXED);
+    ns_store(&ns_epochs.polling, 0, NS_RELAXED);
 }
 
 static bool
@@ -113,9 +114,22 @@ settle_sample(uint64_t safe)
     }
 }
 
-static uint64_t
-poll(void)
+/* Another thread that began to poll a moment ago is likely to be through before we are. One that
+ * was preempted is not waited for. */
+static inline bool
+another_polls(int64_t now)
 {
+    const int64_t since = ns_load(&ns_epochs.polling, NS_RELAXED);
+    return since != 0 && now - since < NS_POLL_INTERVAL;
+}
+
+static uint64_t
+poll(int64_t began)
+{
+    if (another_polls(began)) {
+        return ns_epoch_safe();
+    }
+    ns_store(&ns_epochs.polling, began, NS_RELAXED);
     take_sample();
     const bool ended = end_round();
     const uint64_t oldest = ended ? find_oldest() : 0;
@@ -127,25 +141,26 @@ poll(void)
     }
     safe = ns_epoch_safe();
     settle_sample(safe);
+    ns_store(&ns_epochs.polling, 0, NS_RELAXED);
     return safe;
 }
 
 uint64_t
 ns_epoch_poll(void)
 {
-    ns_store(&ns_epochs.due, ns_now() + NS_POLL_INTERVAL, NS_RELAXED);
+    const int64_t now = ns_now();
+    ns_store(&ns_epochs.due, now + NS_POLL_INTERVAL, NS_RELAXED);
     ns_store(&ns_epochs.polled, ns_load(&ns_epochs.retired, NS_RELAXED), NS_RELAXED);
-    return poll();
+    return poll(now);
 }
 
 /* Whether this thread is the one that polls now. */
 static bool
-take_turn(void)
+take_turn(int64_t now)
 {
     uint64_t polled = ns_load(&ns_epochs.polled, NS_RELAXED);
     const uint64_t retired = ns_load(&ns_epochs.retired, NS_RELAXED);
     int64_t due = ns_load(&ns_epochs.due, NS_RELAXED);
-    const int64_t now = ns_now();
     if ((int64_t)(retired - polled) >= NS_POLL_BYTES) {
         if (!ns_cas(&ns_epochs.polled, &polled, retired, NS_RELAXED)) {
             return false;
@@ -163,10 +178,11 @@ take_turn(void)
 uint64_t
 ns_epoch_poll_if_due(void)
 {
-    if (!take_turn()) {
+    const int64_t now = ns_now();
+    if (!take_turn(now)) {
         return ns_epoch_safe();
     }
-    const uint64_t safe = poll();
+    const uint64_t safe = poll(now);
     if (ns_epoch_waiting() > NS_POLL_HELD) {
         ns_yield();
     }

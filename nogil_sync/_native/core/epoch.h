@@ -124,8 +124,9 @@ extern struct ns_epochs {
     _Alignas(NS_CACHE_LINE) _Atomic uint64_t safe; /* the best a poll has found */
     _Alignas(NS_CACHE_LINE) _Atomic uint64_t strays;
     _Alignas(NS_CACHE_LINE) _Atomic uint64_t retired; /* bytes, since the process began */
-    /* Written by polls that were due, once a poll. */
+    /* Written by polls, a few times each. */
     _Alignas(NS_CACHE_LINE) _Atomic int64_t due; /* by ns_now(); then a poll is due by time */
+    _Atomic int64_t polling;                     /* since when somebody polls, as a rule; or 0 */
     _Atomic uint64_t polled;                     /* `retired` when the last poll began */
     _Atomic uint64_t freed; /* so many of the retired bytes are safe, at least */
     _Atomic uint64_t sampled, sample; /* what was retired before epoch `sample` began */
@@ -208,8 +209,8 @@ ns_epoch_safe(void)
 
 /* Looks anew: about half a microsecond, and a look at every thread's record. Not in a section.
  * What was retired before it is free afterwards, unless somebody is in a section, or another poll
- * was under way when it was retired or when this one began, or the system has just refused the
- * fence. */
+ * was under way when it was retired or when this one began (if that poll is not older than
+ * NS_POLL_INTERVAL, this one does nothing), or the system has just refused the fence. */
 uint64_t ns_epoch_poll(void);
 
 /* Polls if that is due, for the whole process: see "When to poll". Returns ns_epoch_safe(). With

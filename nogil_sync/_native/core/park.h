@@ -64,7 +64,9 @@ void ns_unpark(const void *word, int count);
 /* Offers the processor to other threads that are ready to run. */
 void ns_yield(void);
 
-/* How many processors this process may run on; at least 1. */
+/* How many processors this process may use; at least 1: those it may run on, or fewer where a control group (version 1 or 2)
+ * allows it less time than they have, rounded up. Counted once, by ns_park_init. The environment variable
+ * NOGIL_SYNC_CPU_COUNT overrides it, as tests do that want a larger machine. */
 unsigned ns_cpu_count(void);
 
 /* Whether one thread can put a full memory fence into every running thread of the process, so
