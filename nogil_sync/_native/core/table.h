@@ -110,6 +110,12 @@
  *    leaves something to wait asks for a poll, in ns_table_unlock, when it holds no lock. If the
  *    calling thread is alone (epoch.h) nothing waits.
  *
+ *    How much waits, at most: what is not safe yet, of which epoch.h gives the bound for the whole
+ *    process (dead keys and retired segments are noted there); and what is safe but has not been
+ *    looked at: in each segment an eighth part of dead entries, or NS_SWEEP, and of each table the
+ *    segments that were retired by its last rebuilds, not more bytes than epoch.h lets wait.
+ *    ns_table_bytes counts all of it.
+ *
  * 7. Fork. A segment's lock, if held by a thread that is gone, was held in the middle of a
  *    change: whoever takes it finishes a pending rebuild (all its steps can be repeated), then
  *    puts the entries right: a value is live or not by one store, so each entry is wholly there
