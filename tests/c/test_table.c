@@ -62,7 +62,7 @@ static _Thread_local void (*at_free)(void *);
 #define ROUNDS 20000
 #endif
 
-/* ---- Keys: allocated for each insertion, plain inside, so that the sanitizer sees one that is read too late ---- */
+/* ---- Keys: allocated for each insertion, plain inside: the sanitizer sees a late read ---- */
 
 typedef struct key {
     uint64_t id;
@@ -98,7 +98,7 @@ match_key(uintptr_t stored, const void *wanted)
     return ((const key *)stored)->id == *(const uint64_t *)wanted ? NS_EQUAL : NS_DIFFERENT;
 }
 
-/* ---- Values: their memory stays, as that of Python's objects does; a count of 0 cannot be taken ---- */
+/* ---- Values: their memory stays, as Python objects' does; a count of 0 cannot be taken ---- */
 
 typedef struct value {
     _Atomic int references;
@@ -850,8 +850,9 @@ let_others_flush(void)
     }
 }
 
-/* A thread of the child, alone so far, comes to the old segment of a rebuild that was cut short. It finishes the
- * rebuild, which retires that segment, and goes on reading it while another thread comes and frees what can be freed. */
+/* A thread of the child, alone so far, comes to the old segment of a rebuild that was cut short. It
+ * finishes the rebuild, which retires that segment, and goes on reading it while another thread
+ * comes and frees what can be freed. */
 static void
 read_abandoned(void)
 {
@@ -1072,7 +1073,7 @@ check_step_by_step(void)
     run_threads(1, step_through);
 }
 
-/* ---- The list of the retired, as a fork would find it before each store: nothing but its first gets lost ---- */
+/* ---- The list of the retired, as a fork would find it: only its first may get lost ---- */
 
 static size_t waiting;
 
@@ -1250,8 +1251,8 @@ check_buddy(void)
     finish();
 }
 
-/* The only item moves behind the back of who looks for a first one: whenever a segment at one end was
- * found empty it goes there from the one at the other end. The table is never empty. */
+/* The only item moves behind the back of who looks for a first one: whenever a segment at one end
+ * was found empty it goes there from the one at the other end. The table is never empty. */
 static uint64_t ends[2]; /* keys of the first segment and of the last */
 static int item_at, moves; /* where it is; how often it will still move */
 static bool rebuild_too;
