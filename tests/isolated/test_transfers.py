@@ -20,6 +20,7 @@ pytestmark = [
     pytest.mark.thread_unsafe(reason="starts processes itself"),
     pytest.mark.skipif(not TOOL.is_dir(), reason="not run in the source tree"),
     pytest.mark.skipif(not (FREE_THREADED and NATIVE), reason="counts for the native backend"),
+    pytest.mark.skipif(hasattr(sys, "gettotalrefcount"), reason="a debug build does more"),
     pytest.mark.skipif(SANITIZED, reason="a sanitizer's memory does not fit under the emulator"),
     pytest.mark.skipif(
         (sys.platform, platform.machine()) != ("linux", "x86_64"),
@@ -29,6 +30,7 @@ pytestmark = [
         shutil.which("qemu-x86_64") is None,
         reason="needs qemu-x86_64 (Debian's qemu-user; ./dev transfers installs it)",
     ),
+    pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm (Debian's binutils)"),
     pytest.mark.skipif(shutil.which(COMPILER) is None, reason="needs a C compiler"),
     pytest.mark.timeout(600),
 ]

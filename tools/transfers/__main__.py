@@ -50,6 +50,13 @@ def parse() -> argparse.Namespace:
         metavar="PAGE",
         help="also put the tables into this page, between its marks",
     )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="count nothing: the tables of what --json stored earlier",
+    )
     own = parser.add_argument_group("an operation of your own")
     own.add_argument("--setup", help="makes what all threads share: it = Mutex()")
     own.add_argument("--each", default="", help="what each thread runs first")
@@ -242,6 +249,15 @@ def count_program(command: list[str], options: dict[str, int]) -> Result:
     }
 
 
+def results_of(args: argparse.Namespace) -> list[Result]:
+    """Those stored earlier, or new ones."""
+    if args.report:
+        return [each for path in args.report for each in json.loads(path.read_text())]
+    interpreters = dict(each.split("=", 1) for each in args.interpreter)
+    own = f"{sys.version_info[0]}.{sys.version_info[1]}t"
+    return count_all(args, interpreters or {own: sys.executable})
+
+
 def main() -> None:
     args = parse()
     if args.list:
@@ -249,26 +265,20 @@ def main() -> None:
         return
     try:
         if args.program:
-            found = count_program(args.program, schedule(args))
+            found: Any = count_program(args.program, schedule(args))
             text = json.dumps(found)
         else:
-            interpreters = dict(each.split("=", 1) for each in args.interpreter)
-            interpreters = interpreters or {
-                f"{sys.version_info[0]}.{sys.version_info[1]}t": sys.executable
-            }
-            results = count_all(args, interpreters)
-            print(as_text(results, places=args.where))
-            text = json.dumps(results, indent=1)
-            if args.markdown:
-                into_page(args.markdown, as_markdown(results))
+            found = results_of(args)
+            text = as_text(found, places=args.where)
     except UnavailableError as missing:
         sys.exit(f"error: {missing}")
     except KeyboardInterrupt:
         sys.exit(130)
+    print(text)
     if args.json:
-        args.json.write_text(text + "\n")
-    elif args.program:
-        print(text)
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+    if args.markdown:
+        into_page(args.markdown, as_markdown(found))
 
 
 if __name__ == "__main__":

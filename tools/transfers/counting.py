@@ -97,10 +97,9 @@ def emulated(command: list[str], report: Path, **options: int) -> list[str]:
     """The command that runs this one, counted."""
     if sys.platform != "linux" or os.uname().machine != "x86_64":
         raise UnavailableError("transfers are counted on Linux on x86-64 only")
-    if shutil.which(EMULATOR) is None:
-        raise UnavailableError(
-            f"{EMULATOR} is not here (on Debian it comes with the package qemu-user)"
-        )
+    for program, package in ((EMULATOR, "qemu-user"), ("nm", "binutils")):
+        if shutil.which(program) is None:
+            raise UnavailableError(f"{program} is not here (on Debian it comes with {package})")
     plug = ",".join([str(plugin()), f"out={report}", *(f"{k}={v}" for k, v in options.items())])
     return [*fixed_layout(), EMULATOR, "-plugin", plug, *command]
 
