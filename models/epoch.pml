@@ -6,8 +6,9 @@
  * with no fence at all: whoever polls has the fence put into every thread (membarrier). Model checkers take memory as
  * sequentially consistent unless, as here, the buffers are in the model: without them the variants would pass.
  *
- *   writer:  replace the pointer, visibly (a read-modify-write or a fence);  stamp = now
- *   poll:    now += 1;  fence in all threads;  now += 1;  e = least record that is not 0, else now
+ *   writer:  replace the pointer, visibly (a read-modify-write or a fence);  stamp = now, rounded up to even
+ *   poll:    even now: now += 1 (a round begins);  a fence in all threads of its own;  now += 1, if no other poll
+ *            ended the round;  e = now;  e = least record that is not 0 and less than e
  *            what is stamped below e - 1 may be freed
  *
  * Properties
@@ -17,6 +18,11 @@
  * WRITER_WITHOUT_FENCE, which fails: membarrier reaches one thread after the other. A section that begins between
  * the reader's turn and the writer's still sees the old pointer, its record is still in the reader's
  * buffer when the poll looks, and the stamp is old enough: so the replacement must be visible before the stamp is read.
+ *
+ * POLLERS: polls do not exclude each other. One that finds a round under way brings a fence of its own, ends the round
+ * and looks. JOINS_WITHOUT_FENCE fails, where it relies on the one that began the round, and so does STAMPS_THE_MIDDLE,
+ * where something that is stamped while a round is under way may be freed when that one and half of the next are over,
+ * and LOOKS_TOO_EARLY, where the records are read before `now`.
  *
  * FENCES: the way without membarrier, where readers, writers and polls each have a full fence of their own.
  *
@@ -39,9 +45,14 @@
 #ifndef OBJECTS
 #define OBJECTS 2 /* replaced one after the other */
 #endif
-#define THREADS (READERS + 2) /* readers, the writer, the one that polls */
+#ifndef POLLERS
+#define POLLERS 1
+#endif
+#ifndef POLLS
+#define POLLS 2 /* of each, before the readers are gone */
+#endif
+#define THREADS (READERS + 1) /* those with store buffers: readers, the writer; polls store by read-modify-writes */
 #define WRITER READERS
-#define POLLER (READERS + 1)
 #define DEPTH 3
 
 /* Addresses: records of the readers, then these. */
@@ -183,53 +194,36 @@ proctype writer(byte me) {
 #ifndef WRITER_WITHOUT_FENCE
 		drain(me);
 #endif
+#ifdef STAMPS_THE_MIDDLE
 		stamp[n] = now;
+#else
+		stamp[n] = now + now % 2;
+#endif
 		retired[n] = 1;
 		n++
 	od;
 	written = 1
 }
 
-inline poll() {
-#ifndef ADDS_ONCE
-	now++;
-#endif
-#ifdef FENCES
-	/* Its own read-modify-write is the fence. */
-	skip;
-#elif !defined(NO_BARRIER)
-#ifdef REFUSED
-	if
-	:: !own ->
-		d_step {
-			own = 1;
-			do
-			:: t < POLLER -> older[t] = pending[t].count; t++
-			:: t == POLLER -> break
-			od
-		}
-	:: t = 0
-	fi;
-	sure = 1;
-	if
-	:: own ->
-		t = 0;
-#ifndef TRUSTS_AT_ONCE
-		do
-		:: t < POLLER ->
-			sure = (older[t] > 0 -> 0 : sure);
-			t++
-		:: t == POLLER -> break
-		od;
-#endif
-		t = POLLER
-	:: else -> t = 0
-	fi;
-#else
+inline look() {
 	t = 0;
-#endif
 	do
-	:: t < POLLER ->
+	:: t < READERS ->
+		d_step {
+			if
+			:: memory[t] != 0 && memory[t] < least -> least = memory[t]
+			:: else
+			fi
+		};
+		t++
+	:: t == READERS -> break
+	od
+}
+
+inline fence_all() {
+	t = 0;
+	do
+	:: t < THREADS ->
 #ifdef BARRIER_MISSES_THE_WRITER
 		if
 		:: t != WRITER -> drain(t)
@@ -244,26 +238,76 @@ inline poll() {
 		drain(t); /* one thread after the other, as the kernel does */
 #endif
 		t++
-	:: t == POLLER -> break
-	od;
-#endif
-	now++;
-	least = now;
+	:: t == THREADS -> break
+	od
+}
+
+inline poll() {
+	d_step {
+		joins = now % 2;
+		now = now + 1 - now % 2;
+		round = now
+	}
+	sure = 1;
+#ifdef FENCES
+	/* Its own read-modify-write is the fence. */
+	skip;
+#elif !defined(NO_BARRIER)
 #ifdef REFUSED
-	least = (sure -> least : 0); /* nothing is below */
+	if
+	:: !own ->
+		d_step {
+			own = 1;
+			t = 0;
+			do
+			:: t < THREADS -> older[t] = pending[t].count; t++
+			:: t == THREADS -> break
+			od
+		}
+	:: true
+	fi;
+	if
+	:: own ->
+#ifndef TRUSTS_AT_ONCE
+		t = 0;
+		do
+		:: t < THREADS ->
+			sure = (older[t] > 0 -> 0 : sure);
+			t++
+		:: t == THREADS -> break
+		od
+#else
+		skip
+#endif
+	:: else -> fence_all()
+	fi;
+#elif defined(JOINS_WITHOUT_FENCE)
+	if
+	:: !joins -> fence_all()
+	:: else
+	fi;
+#else
+	fence_all();
+#endif
 #endif
 	t = 0;
-	do
-	:: t < READERS ->
-		d_step {
-			if
-			:: memory[t] != 0 && memory[t] < least -> least = memory[t]
-			:: else
-			fi
-		};
-		t++
-	:: t == READERS -> break
-	od;
+	d_step {
+		if
+		:: sure && now == round -> now++
+		:: else
+		fi;
+		joins = 0;
+		round = 0
+	}
+	least = 255;
+#ifdef LOOKS_TOO_EARLY
+	look();
+	least = (now < least -> now : least);
+#else
+	least = now;
+	look();
+#endif
+	least = (sure -> least : 0); /* nothing is below */
 	t = 0;
 	do
 	:: t < OBJECTS ->
@@ -271,7 +315,7 @@ inline poll() {
 #ifdef FREES_TOO_EARLY
 		:: retired[t] && stamp[t] < least -> freed[t] = 1
 #else
-		:: retired[t] && stamp[t] < least - 1 -> freed[t] = 1
+		:: retired[t] && least > 0 && stamp[t] < least - 1 -> freed[t] = 1
 #endif
 		:: else
 		fi;
@@ -279,17 +323,25 @@ inline poll() {
 	:: t == OBJECTS -> break
 	od;
 	t = 0;
-	least = 0
+	least = 0;
+	sure = 0
 }
 
-proctype poller(byte me) {
-	byte t, least, k, n;
-	bit sure;
+byte polled; /* polls that are over, of those that all make */
+
+proctype poller(byte i) {
+	byte t, least, k, n, round;
+	bit sure, joins;
 	do
-	:: n < 2 -> poll(); n++
-	:: n == 2 -> break
+	:: n < POLLS -> poll(); n++
+	:: n == POLLS -> break
 	od;
-	gone == READERS && written;
+	polled++;
+	if
+	:: i > 0 -> goto over
+	:: else
+	fi;
+	gone == READERS && written && polled == POLLERS;
 	(pending[0].count == 0 && pending[READERS - 1].count == 0);
 	poll();
 	poll();
@@ -297,7 +349,8 @@ proctype poller(byte me) {
 	do
 	:: t < OBJECTS -> assert(freed[t]); t++
 	:: else -> break
-	od
+	od;
+over:	skip
 }
 
 init {
@@ -308,6 +361,10 @@ init {
 		:: else -> break
 		od;
 		run writer(WRITER);
-		run poller(POLLER)
+		n = 0;
+		do
+		:: n < POLLERS -> run poller(n); n++
+		:: else -> break
+		od
 	}
 }

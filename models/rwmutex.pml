@@ -1,10 +1,14 @@
-/* rwmutex.pml: the protocol of core/rwmutex.c: cells that writers close, holds that are counted, phases.
+/* rwmutex.pml: the protocol of core/rwmutex.c: words that writers close, holds that are counted, phases.
  *
  * One step here is one atomic step there; what is under the queue's lock is several steps, since fast paths run on
  * beside it. How a waiter sleeps is grant.pml's matter. One thread of each kind
  * may give up waiting, once.
  *
- * BASE: the lock is one word (no two readers ever met). Otherwise readers use two cells.
+ * Readers use the base word or, while `spread` is set, cells: they look at it first, and act on what they saw. A reader
+ * that comes by the slow path may begin to use the cells, or make its own, at any time: how many meetings that takes
+ * does not matter here. A writer that gets in ends their use.
+ *
+ * BASE: no reader ever wants a cell. SPREAD: at the start all have cells, and use them.
  *
  * Properties
  *   exclusion        no writer beside anybody (assert)
@@ -31,6 +35,8 @@ bit is_open, writer, slow;
 
 byte cell[CELLS];
 bit cell_open[CELLS];
+bit has_cell[CELLS];
+bit spread;
 
 /* Under the queue's lock. */
 bit queue_held;
@@ -59,10 +65,10 @@ inline close_cells() {
 	if
 	:: !closed ->
 		readers = count + granted;
-#ifndef BASE
 		k = 0;
 		do
-		:: k < CELLS ->
+		:: k < CELLS && (!spread || !has_cell[k]) -> k++
+		:: k < CELLS && spread && has_cell[k] ->
 #ifdef NEVER_CLOSES
 			readers = readers + cell[k];
 #elif defined(COUNTS_THEN_CLOSES)
@@ -75,7 +81,6 @@ inline close_cells() {
 		:: k == CELLS -> break
 		od;
 		k = 0;
-#endif
 		closed = 1
 	:: else
 	fi
@@ -90,28 +95,24 @@ inline thaw() {
 #endif
 	new_slow = !(nobody && granted == 0);
 	new_open = 0;
-#ifdef BASE
 	if
-	:: !new_slow -> closed = 0
+	:: !new_slow && !spread -> closed = 0
 	:: else
 	fi;
-#endif
 	if
 #ifdef OPENS_BESIDE_A_WRITER
 	:: nobody ->
 #else
 	:: nobody && !old_writer ->
 #endif
-#ifdef BASE
-		new_open = 1;
-#else
 		k = 0;
 		do
-		:: closed && k < CELLS -> cell_open[k] = 1; k++
+		:: spread && closed && k < CELLS && has_cell[k] -> cell_open[k] = 1; k++
+		:: spread && closed && k < CELLS && !has_cell[k] -> k++
 		:: else -> break
 		od;
 		k = 0;
-#endif
+		new_open = !spread;
 		closed = 0
 	:: else
 	fi;
@@ -167,8 +168,12 @@ inline admit_readers() {
 	od
 }
 
-/* A writer gets in: who is in line must not be passed twice. */
-inline pass() {
+/* A writer gets in: the cells are closed and empty, and go out of use. Who is in line must not be passed twice. */
+inline admit_writer() {
+	writer = 1;
+#ifndef KEEPS_CELLS
+	spread = 0;
+#endif
 	d_step {
 		k = 0;
 		do
@@ -190,8 +195,7 @@ inline serve_and_unlock() {
 		close_cells();
 		if
 		:: readers == 0 ->
-			writer = 1;
-			pass();
+			admit_writer();
 			who = line[0];
 			remove_writer(who);
 			served[who] = 1;
@@ -205,39 +209,55 @@ inline serve_and_unlock() {
 	unlock_queue()
 }
 
+/* A reader has a cell, and readers use them from now on. */
+inline begin_use() {
+	has_cell[mine] = 1;
+	if
+	:: !spread -> close_cells(); spread = 1
+	:: spread && !closed -> cell_open[mine] = 1
+	:: else
+	fi
+}
+
 proctype reader(byte me; byte mine) {
 	byte turns, k, who, old_count;
-	bit old_writer, nobody, new_slow, new_open, ok, may_leave = (me == 0);
+	bit seen, old_writer, nobody, new_slow, new_open, ok, may_leave = (me == 0);
 	do
 	:: turns == TURNS -> break
 	:: else ->
 		turns++;
-#ifdef BASE
+		seen = spread;
 		if
-		:: atomic { is_open && !slow && !writer && count == 0 -> count = 1; goto got }
-		:: !(is_open && !slow && !writer && count == 0)
+		:: atomic { !seen && is_open -> count++; goto got }
+		:: atomic { seen && cell_open[mine] -> cell[mine]++; goto got }
+		:: !seen && !is_open
+		:: seen && !cell_open[mine]
 		fi;
-#else
-		if
-		:: atomic { cell_open[mine] -> cell[mine]++; goto got }
-		:: !cell_open[mine]
-		fi;
-#endif
 		lock(); /* try once more */
 		ok = (!writer && length == 0);
+#ifdef SPREADS_BESIDE_A_WRITER
+		if
+		:: !ok -> begin_use()
+		:: else
+		fi;
+#endif
 		if
 		:: ok ->
-#ifdef BASE
+#ifndef BASE
 			if
-			:: closed || count != 0 -> granted++; readers++
-			:: else -> count++
-			fi
-#else
-			if
-			:: closed -> granted++; readers++
-			:: else -> cell[mine]++
-			fi
+			:: begin_use()
+			:: skip
+			fi;
 #endif
+			if
+			:: spread && has_cell[mine] -> cell[mine]++
+			:: else -> count++
+			fi;
+			readers++
+		:: else
+		fi;
+		if
+		:: !closed -> readers = 0 /* which counts while it is closed only */
 		:: else
 		fi;
 		serve_and_unlock();
@@ -268,39 +288,32 @@ proctype reader(byte me; byte mine) {
 		served[me] = 0;
 got:		atomic { reading++; assert(writing == 0) };
 		reading--;
-#ifdef BASE
+		seen = spread;
 		if
-		:: atomic { is_open && !slow && !writer && count == 1 -> count = 0; goto gave_up }
-		:: !(is_open && !slow && !writer && count == 1)
+		:: atomic { !seen && is_open && count > 0 -> count--; goto gave_up }
+		:: atomic { seen && cell_open[mine] && cell[mine] > 0 -> cell[mine]--; goto gave_up }
+		:: !seen && !(is_open && count > 0)
+		:: seen && !(cell_open[mine] && cell[mine] > 0)
 		fi;
-#else
-		if
-		:: atomic { cell_open[mine] && cell[mine] > 0 -> cell[mine]--; goto gave_up }
-		:: !(cell_open[mine] && cell[mine] > 0)
-		fi;
-#endif
 		lock();
 		ok = 0;
-#ifndef BASE
 		atomic {
 			if
-			:: cell[mine] > 0 -> cell[mine]--; ok = 1
+			:: spread && cell[mine] > 0 -> cell[mine]--; ok = 1
 			:: else
 			fi
 		};
-#endif
 		if
 		:: !ok && granted > 0 -> granted--; ok = 1
 		:: !ok && granted == 0 && count > 0 -> count--; ok = 1
 		:: else
 		fi;
-#ifndef BASE
 		if
 		:: !ok ->
 			close_cells();
 			k = 0;
 			do
-			:: k < CELLS && !ok ->
+			:: spread && k < CELLS && !ok ->
 				if
 				:: cell[k] > 0 -> cell[k]--; ok = 1
 				:: else
@@ -311,7 +324,6 @@ got:		atomic { reading++; assert(writing == 0) };
 			k = 0
 		:: else
 		fi;
-#endif
 		assert(ok);
 		readers = readers - ok; /* which counts while it is closed only */
 		ok = 0;
@@ -332,20 +344,21 @@ proctype writer_thread(byte me) {
 	:: turns == TURNS -> break
 	:: else ->
 		turns++;
-#ifdef BASE
 		if
 		:: atomic { is_open && !slow && !writer && count == 0 -> writer = 1; is_open = 0; goto got }
 		:: !(is_open && !slow && !writer && count == 0)
 		fi;
-#endif
 		lock();
 		ok = (!writer && length == 0);
 		if
 		:: ok -> close_cells(); ok = (readers == 0)
+#ifdef ENDS_USE_TOO_EARLY
+		; spread = 0
+#endif
 		:: else
 		fi;
 		if
-		:: ok -> writer = 1; pass()
+		:: ok -> admit_writer()
 		:: else
 		fi;
 		serve_and_unlock();
@@ -376,7 +389,6 @@ proctype writer_thread(byte me) {
 		served[me] = 0;
 got:		atomic { writing++; assert(writing == 1 && reading == 0) };
 		writing--;
-#ifdef BASE
 		if
 #ifdef RELEASE_OVERLOOKS_SLOW
 		:: atomic { writer -> writer = 0; is_open = 1; goto gave_up }
@@ -385,7 +397,6 @@ got:		atomic { writing++; assert(writing == 1 && reading == 0) };
 #endif
 		:: slow
 		fi;
-#endif
 		lock();
 		assert(writer);
 		writer = 0;
@@ -401,14 +412,14 @@ gave_up:	ok = 0
 init {
 	byte n;
 	atomic {
-#ifdef BASE
-		is_open = 1;
-#else
-		slow = 0;
+#ifdef SPREAD
+		spread = 1;
 		do
-		:: n < CELLS -> cell_open[n] = 1; n++
+		:: n < CELLS -> has_cell[n] = 1; cell_open[n] = 1; n++
 		:: else -> n = 0; break
 		od;
+#else
+		is_open = 1;
 #endif
 		do
 		:: n < READERS -> run reader(n, n % CELLS); n++

@@ -1,10 +1,14 @@
 """What every object of this backend has in common."""
 
 import os
-from types import FunctionType, MemberDescriptorType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from types import FunctionType, GenericAlias, MemberDescriptorType
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 from ._guard import Guard
+
+# The `__class_getitem__` of our generic classes. It is annotated here and not in the classes: up to
+# 3.13 an annotation in a class hides the `__annotations__` of its base (see `_once.Dressed`).
+subscripted: Final[Any] = classmethod(GenericAlias)
 
 # Held while an object is claimed by its __init__. Reentrant: a signal handler or finaliser
 # that comes between may make objects, too.

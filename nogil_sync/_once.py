@@ -33,14 +33,14 @@ from itertools import pairwise
 from time import monotonic
 from types import (
     FunctionType,
-    GenericAlias,
     GetSetDescriptorType,
     MemberDescriptorType,
     TracebackType,
 )
-from typing import Any, ClassVar, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
+from typing import Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from ._exit import check_exit
+from ._object import subscripted
 from ._originals import allocate_lock, get_ident, local, main_thread
 
 T = TypeVar("T")
@@ -471,7 +471,7 @@ class once_property(Generic[T]):  # noqa: N801  (named as `property` is)
 
     __module__ = "nogil_sync"
 
-    __class_getitem__: ClassVar[Any] = classmethod(GenericAlias)
+    __class_getitem__ = subscripted
 
     def __init__(self, func: Callable[[Any], T]) -> None:
         if not callable(func):

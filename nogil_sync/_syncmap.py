@@ -21,10 +21,15 @@ key: ``[]``, ``in``, ``len``, iteration over keys, `get`, `setdefault`, `pop`, `
 **Flights.** A miss of `load_or_compute` is a *flight*: an object in the map ``_flights()``
 under the same key. It runs once: `_once.exclusively` picks the call that runs and has the
 others wait, under the flight's id, so no code of a user is part of that. When the run is over,
-the flight is over, with a value, with a failure, or with nothing if it was interrupted; then
-those who waited begin from the start. A flight that is over means nothing any more, so it is
-harmless if it is still in the table (its removal runs equality of users, which can raise): who
-finds it there puts another in its place.
+the flight is over, with a value, with a failure, or with nothing if it was interrupted or found
+the key there; then those who waited begin from the start. A flight that is over means nothing any
+more, so it is harmless if it is still in the table (its removal runs equality of users, which can
+raise): who finds it there puts another in its place.
+
+**Landing.** Once a flight's value is in the map, another thread can pop it before the flight is
+over. A call that begins after that pop must not get the value. So a flight is marked before its
+value is stored, and a call that joins a marked flight waits until it is over and then looks
+into the map again. A call that joined an unmarked flight began before the value was stored.
 
 **Detaching.** Whoever deletes a key calls ``_detach(key)`` *first* and deletes *then*. The flag
 is set before the deletion, and `_land` looks at the flag in the step in which it inserts. So
@@ -48,9 +53,10 @@ from collections.abc import (
 from functools import partial
 from operator import itemgetter
 from time import monotonic
-from types import GenericAlias, MappingProxyType, MemberDescriptorType
+from types import MappingProxyType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar, overload
 
+from ._object import subscripted
 from ._once import ABSENT, Failure, exclusively
 
 K = TypeVar("K")
@@ -103,7 +109,7 @@ class SharedMap(_Base[K, V]):
     _plain: ClassVar[Any]
     _Flag: ClassVar[Any]
 
-    __class_getitem__: ClassVar[Any] = classmethod(GenericAlias)
+    __class_getitem__ = subscripted
 
     def __repr__(self) -> str:
         name = type(self).__name__
@@ -396,10 +402,11 @@ class SyncMapItems(ItemsView[K, V]):
 class Flight:
     """A value that is being computed. Over is what its run has left: it does not run again."""
 
-    __slots__ = ("detached", "failure", "over", "value")
+    __slots__ = ("detached", "failure", "landing", "over", "value")
 
     def __init__(self, detached: Any) -> None:
         self.detached = detached  # what it computes is not stored
+        self.landing = False  # becomes true before its value is stored
         self.over = False
         self.value: Any = ABSENT
         self.failure: Failure | None = None
@@ -416,10 +423,15 @@ def load_or_compute(
         # The frames of a call hang on the traceback of its error: so that these do not hold
         # each other, the frames have the flight, which knows the error, in a box that is emptied.
         box = [_join(self, key)]
-        exclusively(id(box[0]), deadline, _over, _run, box, self, key, fn, args)
+        too_late = box[0].landing  # to share its value; looked at after it was joined
+        found = exclusively(id(box[0]), deadline, _over, _run, box, self, key, fn, args)
         flight = box.pop()
         failure, value = flight.failure, flight.value
         del flight
+        if found:
+            return found[0]
+        if too_late:
+            continue
         if failure is not None:
             try:
                 failure.throw()
@@ -441,21 +453,24 @@ def _join(self: Any, key: Any) -> Flight:
             return new
 
 
-def _over(box: list[Flight], *_: Any) -> bool | None:
-    return box[0].over or None
+def _over(box: list[Flight], *_: Any) -> tuple[Any, ...] | None:
+    return () if box[0].over else None
 
 
 def _run(
     box: list[Flight], self: Any, key: Any, fn: Callable[..., Any], args: tuple[Any, ...]
-) -> bool:
+) -> tuple[Any, ...]:
+    """The value, if the key is there; else nothing, and the flight has what its run left."""
     plain = self._plain
     flight = box[0]
     try:
         try:
             value = plain.get(self, key, ABSENT)  # another may have landed before this one began
-            if value is ABSENT:
-                value = plain._land(self, key, fn(*args), flight.detached)
-            flight.value = value
+            if value is not ABSENT:
+                return (value,)
+            value = fn(*args)
+            flight.landing = True
+            flight.value = plain._land(self, key, value, flight.detached)
         except Exception as error:
             flight.failure = Failure(error)
         finally:
@@ -466,4 +481,4 @@ def _run(
         except Exception:
             pass  # of the keys' equality; the flight is over all the same
         del flight
-    return True
+    return ()

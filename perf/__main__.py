@@ -14,7 +14,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import report
 import results
@@ -86,7 +86,8 @@ def parse() -> argparse.Namespace:
         "--markdown",
         type=Path,
         metavar="PAGE",
-        help="also put the table of the ways to reach an object into this page, between its marks",
+        help="also put the table of the ways to reach an object into this page, between its marks; "
+        "not after a Ctrl-C",
     )
     # ./dev bench --python 3.13t,3.14t: as 3.13t=/path/of/python, several times.
     parser.add_argument("--interpreter", action="append", default=[], help=argparse.SUPPRESS)
@@ -231,6 +232,8 @@ def main() -> None:
             for row in job.operation.rows:
                 print(f"    {row.name}")
         return
+    if args.markdown:
+        ways.check_page(args.markdown)  # before hours of measuring
     if args.report:
         files = [file for path in args.report for file in results.find_files(path)]
         first = args.report[0]
@@ -251,13 +254,14 @@ def main() -> None:
         carry_out(plan)
     except KeyboardInterrupt:
         interrupted = True
-        print("\nstopped; this is what was measured", file=sys.stderr)
     results.merge(sorted(folder.glob(f"*{PART}")), folder / "bench.json")
     files = results.find_files(folder)
     if not files:
-        sys.exit("nothing was measured")
+        nothing(folder, interrupted)
+    if interrupted:
+        print("\nstopped; this is what was measured", file=sys.stderr)
     if not args.json_only:
-        show(files, folder, args.markdown)
+        show(files, folder, None if interrupted else args.markdown)
     else:
         print(f"results: {folder}")
     if interrupted:
@@ -286,13 +290,24 @@ def side_by_side(args: argparse.Namespace) -> None:
             print(f"error: nothing from {label}, which ended with exit code {code}")
     files = results.find_files(folder)
     if not files:
-        sys.exit("nothing was measured")
+        nothing(folder, interrupted)
     if args.json_only:
         print(f"results: {folder}")
     else:
-        show(files, folder, args.markdown)
+        show(files, folder, None if interrupted else args.markdown)
     if interrupted:
         sys.exit(130)
+
+
+def nothing(folder: Path, interrupted: bool) -> NoReturn:
+    """End without results, and without the empty folders for them."""
+    for empty in [*folder.glob("*"), folder]:
+        with contextlib.suppress(OSError):
+            empty.rmdir()
+    if interrupted:
+        print("\nstopped before anything was measured", file=sys.stderr)
+        sys.exit(130)
+    sys.exit("nothing was measured")
 
 
 def _without(arguments: list[str], *options: str) -> list[str]:

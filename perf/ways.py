@@ -86,7 +86,7 @@ def _should_scale(version: str, row: str) -> bool:
     """Whether the documentation says that the row scales on that version of CPython."""
     if [int(digits) for digits in re.findall(r"\d+", version)[:2]] >= [3, 14]:
         return True
-    return row.endswith(PINNED) and row != "self" + PINNED
+    return row.endswith(PINNED) and row not in ("self" + PINNED, "closure" + PINNED)
 
 
 def short_of(found: Sequence[Results]) -> Iterator[str]:
@@ -119,12 +119,20 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def write_markdown(found: Sequence[Results], page: Path) -> None:
-    """Put the table between the two marks of the page."""
-    text = page.read_text()
+def check_page(page: Path) -> str:
+    """The text of a page with the two marks; without them the program ends."""
+    try:
+        text = page.read_text()
+    except OSError as error:
+        raise SystemExit(f"error: {error}") from None
     if not (0 <= text.find(BEGIN) < text.find(END)):
         raise SystemExit(f"error: {page} has no '{BEGIN}' and '{END}' after it")
-    before, _, rest = text.partition(BEGIN)
+    return text
+
+
+def write_markdown(found: Sequence[Results], page: Path) -> None:
+    """Put the table between the two marks of the page."""
+    before, _, rest = check_page(page).partition(BEGIN)
     _, _, after = rest.partition(END)
     page.write_text(f"{before}{BEGIN}\n\n{markdown(found)}\n\n{END}{after}")
 

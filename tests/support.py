@@ -347,12 +347,14 @@ def rain(function, argument, drops):
         raised += 1
         return False
 
-def for_a_second():
-    '''Or for less of one in the short test; on a busy machine until one has hit.'''
+def for_a_second(enough=lambda: True):
+    '''Or for less of one in the short test; on a busy machine until one has hit, and enough.'''
     signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.00017)
     begin = time.monotonic()
     end = begin + min(1, float(os.environ.get("NOGIL_SYNC_STRESS", "1")))
-    while time.monotonic() < end or (not raised and time.monotonic() < begin + 20):
+    while time.monotonic() < end or (
+        not (raised and enough()) and time.monotonic() < begin + 20
+    ):
         yield
     signal.setitimer(signal.ITIMER_REAL, 0)
     print(raised, "raised")

@@ -8,7 +8,7 @@ import threading
 import weakref
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import INTEGERS, RANGES, run_threads
 
@@ -152,6 +152,7 @@ def test_fetch_returns_the_old_value(cls, method):
 
 
 @integers
+@settings(deadline=None)
 @given(data=st.data())
 def test_operations_equal_a_model(cls, data):
     low, high = RANGES[cls]

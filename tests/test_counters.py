@@ -4,7 +4,7 @@ import math
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import COUNTERS, run_threads
 
@@ -72,6 +72,7 @@ def test_integer_counter_wraps():
     assert c.value() == 0
 
 
+@settings(deadline=None)
 @given(st.integers(LOW, HIGH), st.lists(st.integers(LOW, HIGH), max_size=8))
 def test_integer_counter_equals_a_model(start, amounts):
     c = ShardedCounter(start)

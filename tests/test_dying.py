@@ -242,6 +242,51 @@ for n in range(6):
     )
 
 
+def test_drop_is_not_called_as_garbage_is_cleared():
+    # An object that the collector does not know dies as the one that holds it is cleared. Its
+    # finaliser puts an item into a pool that had its end and is not yet cleared. Holders are of two
+    # sizes, since the collector clears objects in the order of their memory.
+    died(
+        """
+import ctypes
+class Cleared:
+    __slots__ = ()
+    def __del__(self): cleared.append(1)
+class Sub(Pool):
+    __slots__ = ("mark", "others")
+class Last:
+    __slots__ = ()
+    def __del__(self):
+        if not cleared:
+            ctypes.cast(address, ctypes.py_object).value.put("late")
+            puts.append(1)
+class Small:
+    __slots__ = ("last", "others")
+class Large:
+    __slots__ = ("last", "others", *(f"unused_{n}" for n in range(50)))
+def make():
+    global address
+    pool, others = Sub(object, drop=dropped.append), []
+    pool.mark, pool.others = Cleared(), others
+    pool.put("early")
+    address = id(pool)
+    for cls in [Small, Large] * 20:
+        holder = cls()
+        holder.last, holder.others = Last(), others
+        others.append(holder)
+    others.append(pool)
+in_time = 0
+for _ in range(3):
+    dropped, cleared, puts = [], [], []
+    make()
+    gc.collect()
+    assert cleared and dropped == ["early"], dropped
+    in_time += len(puts)
+assert in_time or nogil_sync.backend != "native"  # there a pool dies in another order
+"""
+    )
+
+
 def test_drop_gets_the_items_of_a_pool_in_a_cycle():
     died(
         """

@@ -5,6 +5,7 @@ operation like any other, at some moment of its own during the call. So such a c
 the history of every key.
 """
 
+import random
 import threading
 import time
 from time import perf_counter_ns
@@ -418,8 +419,50 @@ COMPUTING = {
 MISSING: tuple[Any, ...] = (ABSENT, None, frozenset(), frozenset())
 
 
-def test_load_or_compute():
-    verify(lambda _: Computing(), asker, MISSING, computed, **COMPUTING)
+def pause():
+    time.sleep(random.choice((0, 0, 0, 1e-5, 1e-4, 1e-3)))
+
+
+class Shaken(SyncMap):
+    """Right, but slow between its steps: others come where they hardly ever do."""
+
+    def _flights(self):
+        return ShakenFlights(SyncMap._flights(self))
+
+    def get(self, key, default=None):
+        found = SyncMap.get(self, key, default)
+        pause()
+        return found
+
+    def _land(self, key, value, detached):
+        pause()
+        landed = SyncMap._land(self, key, value, detached)
+        pause()
+        return landed
+
+
+class ShakenFlights:
+    def __init__(self, flights):
+        self.flights = flights
+
+    def __getattr__(self, name):
+        method = getattr(self.flights, name)
+
+        def call(*args):
+            pause()
+            result = method(*args)
+            pause()
+            return result
+
+        return call
+
+
+Shaken._plain = Shaken
+
+
+@pytest.mark.parametrize("cls", [SyncMap, Shaken])
+def test_load_or_compute(cls):
+    verify(lambda _: Computing(cls), asker, MISSING, computed, **COMPUTING)
 
 
 class Racing(SyncMap):

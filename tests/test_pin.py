@@ -12,7 +12,7 @@ import warnings
 import weakref
 
 import pytest
-from support import CLASSES, LONG, NATIVE, make, python, run_threads
+from support import CLASSES, LONG, NATIVE, eventually, make, python, run_threads
 
 import nogil_sync
 from nogil_sync import (
@@ -274,6 +274,41 @@ def test_an_object_whose_counts_are_yet_to_be_merged():
 
 
 @native_only
+@threads
+def test_what_cannot_be_pinned_during_a_collection_is_kept_alive():
+    # As above, but in a finaliser that the collector calls: no other collection can merge them.
+    handed, ready, go, watches = [], threading.Event(), threading.Event(), []
+
+    def own():
+        handed.extend([Plain()] * 2)
+        ready.set()
+        go.wait(LONG)
+
+    class Last:
+        def __init__(self):
+            self.me = self
+
+        def __del__(self):
+            obj = handed.pop()
+            handed.clear()
+            assert pin(obj) is obj
+            assert not is_pinned(obj)
+            watches.append(weakref.ref(obj))
+
+    owner = threading.Thread(target=own)
+    owner.start()
+    ready.wait(LONG)
+    Last()
+    assert eventually(lambda: gc.collect() >= 0 and watches)
+    go.set()
+    owner.join()
+    for _ in range(3):
+        gc.collect()
+    (watch,) = watches
+    assert type(watch()) is Plain
+
+
+@native_only
 def test_the_count_is_written_no_more():
     obj = pin(Plain())
     before = sys.getrefcount(obj)
@@ -291,6 +326,56 @@ def test_from_another_thread():
     if NATIVE:
         for obj in results[0]:
             assert is_pinned(obj), type(obj)
+
+
+def count_is_fixed(obj):
+    before = sys.getrefcount(obj)
+    held = [obj] * 1000
+    return sys.getrefcount(held[0]) == before
+
+
+@native_only
+@threads
+@pytest.mark.parametrize("when", ["by the owner", "while the owner lives", "after the owner"])
+def test_every_kind_stays_pinned_after_its_thread_and_collections(when):
+    made, facts, go = [], [], threading.Event()
+
+    def own():
+        made.extend(samples())
+        facts.extend((is_pinned(obj), count_is_fixed(obj)) for obj in made)
+        if when == "by the owner":
+            made[:] = pin_all(made)
+        if when == "while the owner lives":
+            go.wait(LONG)
+
+    owner = threading.Thread(target=own)
+    owner.start()
+    if when == "while the owner lives":
+        assert eventually(lambda: len(facts) == len(made) > 40)
+        made[:] = map(pin, made)
+        go.set()
+    owner.join()
+    if when == "after the owner":
+        made[:] = map(pin, made)
+    assert len({type(obj) for obj in made}) > 40
+    assert all(told == fixed for told, fixed in facts)
+    watches = []
+    for obj in made:
+        try:
+            watches.append(weakref.ref(obj))
+        except TypeError:
+            pass
+    for _ in range(3):
+        gc.collect()
+        for obj in made:
+            assert is_pinned(obj), type(obj)
+            assert count_is_fixed(obj), type(obj)
+    del obj
+    made.clear()
+    for _ in range(3):
+        gc.collect()
+    assert len(watches) > 20
+    assert all(watch() is not None for watch in watches)
 
 
 @threads

@@ -656,6 +656,64 @@ def test_a_value_that_lands_in_the_middle_of_a_deletion_is_deleted(delete, gives
 
 
 @threads
+@pytest.mark.parametrize("stored", [False, True])
+def test_value_popped_before_its_flight_is_over_is_not_shared(stored):
+    """The pop began before the flight did, so it does not detach it; it gets the flight's value.
+
+    That is what the flight computed, or what another thread stored before the flight looked.
+    """
+    popper, landed, held = threading.get_ident(), Held(), Held()
+
+    class Looking:
+        """The table of flights."""
+
+        def __init__(self, flights):
+            self.flights = flights
+            self.compare_and_delete = flights.compare_and_delete
+
+        def get(self, key):
+            found = self.flights.get(key)
+            looked.set()
+            calls.append(Call(m.load_or_compute, "k", lambda: "computed"))
+            assert landed.begun.wait(LONG)
+            return found
+
+    class Slow(SyncMap):
+        def _flights(self):
+            flights = SyncMap._flights(self)
+            if threading.get_ident() == popper:
+                return Looking(flights)
+            if stored and looked.is_set() and not landed.runs:
+                SyncMap.setdefault(self, "k", "stored")
+            return flights
+
+        def get(self, key, default=None):
+            found = SyncMap.get(self, key, default)
+            if found == "stored":
+                landed()
+            return found
+
+        def _land(self, key, value, detached):
+            value = SyncMap._land(self, key, value, detached)
+            if value == "computed":
+                landed()
+            return value
+
+    Slow._plain = Slow
+    m, calls, looked = Slow(), [], threading.Event()
+    other = flying(m, held, "another key, as without any flight a pop does not look")
+    value = "stored" if stored else "computed"
+    assert m.pop("k") == value
+    (late,) = joined(m, fn=lambda: "new")
+    landed.go.set()
+    assert calls[0].ended() == value
+    assert late.ended() == "new"
+    assert m["k"] == "new"
+    held.go.set()
+    assert other.ended() == "computed"
+
+
+@threads
 def test_circles_through_threads():
     m, other = SyncMap(), SyncMap()
     for _ in range(20):

@@ -612,7 +612,7 @@ def waiter(k):
 threads = [threading.Thread(target=counter)]
 threads += [threading.Thread(target=waiter, args=(k,)) for k in (1, 2)]
 for t in threads: t.start()
-for _ in for_a_second():
+for _ in for_a_second(lambda: min(rounds) > 10):
     rain(group.wait, 30, {drops})
 busy = False
 for t in threads: t.join(10)

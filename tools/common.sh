@@ -50,10 +50,13 @@ logged() {
   mkdir -p "$CACHE/log"
   log=$CACHE/log/$(printf '%s' "$label" | tr -cs 'A-Za-z0-9.' -).$$.log
   step "$label"
+  # An interrupt must end the command with all that it started, or a build would go on unseen: so it runs in a
+  # process group of its own.
+  set -m
   "$@" >"$log" 2>&1 </dev/null &
   local pid=$!
-  # An interrupt must end the command as well, or a build would go on unseen.
-  trap 'kill "$pid" 2>/dev/null; exit 130' INT TERM
+  set +m
+  trap 'kill -- "-$pid" 2>/dev/null; rm -f "$log"; exit 130' INT TERM
   if [[ -t 2 ]]; then
     local width
     width=$(($(tput cols 2>/dev/null || echo 80) - 20))

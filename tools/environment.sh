@@ -53,7 +53,8 @@ environment() {
 }
 
 # borrowed_environment PYTHON HOME: prints an environment of PYTHON with the tools of another interpreter of the
-# same version. Under a sanitizer pip and meson would take a quarter of an hour, and our tools are all Python.
+# same version. Under a sanitizer or an emulator pip and meson would take a quarter of an hour, and our tools are all
+# Python. With CROSS, a function that prints meson's cross file for PYTHON, the extension is built for that machine.
 borrowed_environment() {
   local prefix env
   prefix=$(dirname "$(dirname "$1")")
@@ -64,17 +65,24 @@ borrowed_environment() {
 }
 
 install_borrowed() {
-  local python=$1 home=$2 env=$3 build site
+  local python=$1 home=$2 env=$3 build site options what
   [[ ! -d $env ]] || return 0
   build=$CACHE/build/$(build_name "$(dirname "$(dirname "$python")")")
   mkdir -p "$CACHE/package" "$build"
-  compiler
-  printf "[binaries]\npython = '%s'\n" "$python" >"$build.ini"
+  what="nogil_sync for $(basename "$(dirname "$(dirname "$python")")")${SANITIZE:+ under sanitizers: $SANITIZE}"
+  if [[ -n ${CROSS:-} ]]; then
+    "$CROSS" "$python" >"$build.ini"
+    options=(--cross-file "$build.ini" -Ddebug=true)
+  else
+    compiler
+    printf "[binaries]\npython = '%s'\n" "$python" >"$build.ini"
+    options=(--native-file "$build.ini" "-Db_sanitize=$SANITIZE" -Db_lundef=false -Dbuildtype=debugoptimized
+      -Db_ndebug=false)
+  fi
   local PATH=$home/bin:$PATH
-  [[ -e $build/build.ninja ]] || logged "configuring nogil_sync under sanitizers: $SANITIZE" meson setup "$build" "$ROOT" \
-    --native-file "$build.ini" -Dwerror=true "-Db_sanitize=$SANITIZE" -Db_lundef=false -Dbuildtype=debugoptimized \
-    -Db_ndebug=false -Dprefix="$CACHE/package/sanitized" -Dpython.install_env=prefix || exit
-  logged "building nogil_sync under sanitizers: $SANITIZE" meson compile -C "$build" || exit
+  [[ -e $build/build.ninja ]] || logged "configuring $what" meson setup "$build" "$ROOT" "${options[@]}" -Dwerror=true \
+    -Dprefix="$CACHE/package/sanitized" -Dpython.install_env=prefix || exit
+  logged "building $what" meson compile -C "$build" || exit
   rm -rf "$env.stage" "$env.root"
   "$python" -m venv --without-pip "$env.stage" || exit
   site=$("$env.stage/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
@@ -103,6 +111,7 @@ install_package() {
   [[ ! -d $env ]] || return 0
   build=$CACHE/build/$(build_name "$home")
   mkdir -p "$CACHE/package" "$CACHE/build"
+  rm -rf "$env".[0-9]* # of calls that were interrupted
   "$home/bin/python" -c '
 import sys, sysconfig; sys.exit(not sysconfig.get_config_var("Py_GIL_DISABLED"))' && compiler
   if [[ -n ${SANITIZE:-} ]]; then

@@ -262,10 +262,11 @@ fetch_source() {
   local path=$1 archive=$2 mirror helper=/usr/lib/apt/apt-helper
   { have apt-get && [[ -x $helper ]] && mirror=$(debian_mirror); } ||
     unavailable "${path##*/} is not in $CACHE/src, and this machine has no Debian mirror to fetch it from; $OTHERWISE"
+  # shellcheck disable=SC2064 # the names are those of now
+  trap "rm -f $(printf %q "$archive").part*" EXIT # also after an interrupt
   rm -f "$archive.part"*
   step "fetching ${path##*/}"
   if ! "$helper" download-file "${mirror%/}/pool/main/p/$path" "$archive.part" >/dev/null 2>&1; then
-    rm -f "$archive.part"*
     unavailable "Debian's mirror does not have ${path##*/} any more, or cannot be reached; $OTHERWISE"
   fi
   mv "$archive.part" "$archive"

@@ -7,13 +7,14 @@ FULL_LEGS=(native-3.13t native-3.14t native-3.15t parallel threading standard st
 LEGS=(native "${FULL_LEGS[@]}")
 
 # is_leg NAME: standard-3.12 and so on are legs too.
-is_leg() { [[ " ${LEGS[*]} " == *" $1 "* || $1 == standard-3.[0-9]* ]]; }
+is_leg() { [[ " ${LEGS[*]} ${ARM64_LEGS[*]} " == *" $1 "* || $1 == standard-3.[0-9]* ]]; }
 
 # run_leg NAME ARGS...
 run_leg() {
   local leg=$1
   shift
   case $leg in
+    *-arm64) leg_arm64 "$leg" "$@" ;;
     native-*) suite_native "$leg" "${leg//[^0-9.]/}" "$@" ;;
     standard-*) suite "$leg" "standard ${leg#standard-}" "$@" ;;
     *) "leg_$leg" "$@" ;;
@@ -148,14 +149,15 @@ core() {
   compiler
   interpreter=$(free_threaded)
   home=$(tools "$interpreter" build)
-  build=$CACHE/build/core-$leg-$(echo "$ROOT ${CC:-cc}" | digest)
+  build=$CACHE/build/core-${BUILD:-$leg}-$(echo "$ROOT ${CC:-cc}" | digest)
   PATH=$home/bin:$PATH
   # Both reuse what an earlier call left there.
-  locked "core-$leg" logged "building the core's tests ($leg)" core_build "$build" "$@"
+  locked "core-${BUILD:-$leg}" logged "building the core's tests ($leg)" core_build "$build" "$@"
   # The sanitizers want their own memory layout, which some kernels' address randomisation denies them.
   local fixed=()
   if setarch --addr-no-randomize true 2>/dev/null; then fixed=(setarch --addr-no-randomize); fi
-  ${fixed[@]+"${fixed[@]}"} meson test -C "$build" --no-rebuild --print-errorlogs | tee "$RESULTS/output" || status=$?
+  ${fixed[@]+"${fixed[@]}"} meson test -C "$build" --no-rebuild --print-errorlogs \
+    ${TEST_OPTIONS[@]+"${TEST_OPTIONS[@]}"} | tee "$RESULTS/output" || status=$?
   awk '/^(Ok|Expected Fail):/ { ok += $NF } /^(Fail|Timeout|Unexpected Pass):/ { bad += $NF } /^Skipped:/ { skip = $2 }
     END { printf "%d passed, %d failed, %d skipped\n", ok, bad, skip }' "$RESULTS/output" >"$RESULTS/$leg"
   rm "$RESULTS/output"

@@ -38,13 +38,16 @@ SHRUNK = [
     *("-DNS_MUTEX_STARVING=20000", "-DNS_MUTEX_PATIENCE=300", "-DNS_MUTEX_NAP=1000"),
     *("-DNS_SEMAPHORE_SPIN=0", "-DNS_RW_READER_SPIN=0", "-DNS_RW_WAITER_SPIN=0"),
     *("-DNS_LOCK_SPINS=0", "-DNS_WAKES=2", "-DNS_SLOTS_CELLS=2"),
+    *("-DNS_CELL_MEETINGS=1", "-DNS_RW_PATIENCE=1"),
     *("-DNS_SEGMENT_MAX=16", "-DNS_SWEEP=1", "-DNS_FIGHTS=1", "-DNS_DEQUE_SIZE=2"),
     *("-DNS_CHANNEL_SPIN=0", "-DNS_CHANNEL_LINGER=0"),
 ]
 # Tests that include sources of the core, to come between their steps.
 INCLUDED = {
+    "cells": ["cells.c"],
     "channel": ["channel.c"],
-    "counter": ["counter.c"],
+    "counter": ["cells.c", "counter.c"],
+    "cpus": ["park.c"],
     "epoch": ["park.c"],
     "park": ["park.c"],
     "pool": ["deque.c", "pool.c"],
@@ -138,7 +141,9 @@ def read(names: list[str]) -> list[Mutant]:
         for test in mutant.tests:
             if mutant.kind == "extension" and not is_there(test):
                 raise SystemExit(f"mutants: '{mutant.name}': there is no test {test}")
-    return [m for m in mutants if not names or any(n in f"{m.file} {m.name}" for n in names)]
+    return [
+        m for m in mutants if not names or any(n in f"{m.kind} {m.file} {m.name}" for n in names)
+    ]
 
 
 class Compiler:
@@ -316,7 +321,11 @@ def table(mutants: list[Mutant], results: dict[int, str]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="./dev mutants", description=__doc__)
-    parser.add_argument("names", nargs="*", help="only those with this in their file or name")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        help="only those with this in their kind (core or extension), file or name",
+    )
     parser.add_argument("--list", action="store_true", help="name them and stop")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()

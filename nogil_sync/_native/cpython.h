@@ -147,7 +147,7 @@ ns_try_incref(PyObject *object)
                                               &shared,
                                               shared + (1 << _Py_REF_SHARED_SHIFT),
                                               false,
-                                              __ATOMIC_SEQ_CST,
+                                              __ATOMIC_ACQUIRE,
                                               __ATOMIC_RELAXED));
     }
 #ifdef Py_REF_DEBUG

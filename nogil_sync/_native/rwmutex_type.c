@@ -25,6 +25,14 @@ typedef struct {
     ns_rwmutex rw;
 } Reader;
 
+/* Where NS_LINE is 64, what every reader reads is on no cache line with a reference count, of this
+ * object or of the next one. */
+_Static_assert(NS_LINE != 64 || (offsetof(Reader, rw.base) >= offsetof(PyObject, ob_ref_shared) +
+                                                                  sizeof(Py_ssize_t) + NS_LINE &&
+                                 sizeof(Reader) + offsetof(PyObject, ob_ref_local) >=
+                                     offsetof(Reader, rw.spread) + sizeof(ns_cells) + NS_LINE),
+               "the lock's words are on a line of their own");
+
 typedef struct {
     NS_OBJECT_HEAD
     PyObject *reader;
@@ -46,8 +54,8 @@ lock_of(PyObject *view, bool writes)
 
 #if NS_CAN_DEFER
 
-/* The view has just begun to defer: makes its RWMutex defer as well, if that is alive. While the lock is
- * held the RWMutex cannot be freed, for its dealloc takes the lock first. */
+/* The view has just begun to defer: makes its RWMutex defer as well, if that is alive. While the
+ * lock is held the RWMutex cannot be freed, for its dealloc takes the lock first. */
 static void
 defer_owner(Reader *reader)
 {

@@ -4,8 +4,9 @@
  * load_or_compute that miss are Python, in nogil_sync/_syncmap.py, whose SharedMap is the base
  * of this type.
  *
- * Every operation is one of two. `lookup` reads without a lock. `edit` locks the key's segment,
- * finds the entry, changes it, unlocks, and only then lets go of what was replaced. Equality
+ * Every operation is one of two. `lookup` reads without a lock. `apply` does an edit: it replaces
+ * the value of a key that is there without a lock, too; for anything else it locks the key's segment,
+ * finds the entry, changes it, unlocks. Only then it lets go of what was replaced. Equality
  * that may run code of users is asked between attempts, with nothing held but references
  * (syncmap_keys.h); an attempt after that goes on where the last one stopped, if nothing was
  * inserted in its way meanwhile.
@@ -197,36 +198,44 @@ count_flight(SyncMap *o, uint32_t by)
     }
 }
 
+static void
+hold_surely(uintptr_t word)
+{
+    Py_INCREF((PyObject *)word);
+}
+
 /* The step itself: with the segment locked, which it unlocks. Like `apply`. */
 static int
-act(SyncMap *o, const edit *e, ns_segment *s, enum ns_found found, ns_entry *entry, PyObject *value,
-    PyObject **old)
+act(SyncMap *o, const edit *e, ns_segment *s, enum ns_found found, ns_entry *entry, PyObject **old)
 {
     ns_garbage garbage;
     ns_garbage_init(&garbage);
     int result = found == NS_PRESENT ? FOUND : MISSING;
+    bool unused = e->new != NULL; /* the reference to the new value that `apply` took */
     if (ns_unlikely(e->unless != NULL) && ns_atomic_bool_is_set(e->unless)) {
         result = FORBIDDEN;
     }
     else if (found == NS_PRESENT) {
         if (e->kind == ADD) {
-            *old = Py_NewRef(value); /* the table's own reference keeps it alive here */
-        }
-        else if (e->expected != NULL && value != e->expected) {
-            result = NOT_THIS;
+            *old = (PyObject *)ns_entry_hold(entry, hold_surely);
         }
         else if (e->kind == REMOVE) {
-            *old = (PyObject *)ns_segment_remove(s, entry, &garbage);
-            count_flight(o, UINT32_MAX);
+            *old = (PyObject *)ns_segment_remove(s, entry, (uintptr_t)e->expected, &garbage);
+            result = ns_likely(*old != NULL) ? FOUND : NOT_THIS;
+            if (result == FOUND) {
+                count_flight(o, UINT32_MAX);
+            }
         }
         else {
-            *old = (PyObject *)ns_entry_replace(entry, (uintptr_t)Py_NewRef(e->new));
+            *old = (PyObject *)ns_entry_replace(entry, (uintptr_t)e->expected, (uintptr_t)e->new);
+            result = ns_likely(*old != NULL) ? FOUND : NOT_THIS;
+            unused = result != FOUND;
         }
     }
     else if (e->kind == PUT || e->kind == ADD) {
         uintptr_t key = (uintptr_t)e->key, new = (uintptr_t)e->new;
         Py_INCREF(e->key);
-        Py_INCREF(e->new);
+        unused = false;
         if (!ns_is_plain(Py_TYPE(e->key))) {
             ns_publish(e->key);
         }
@@ -247,6 +256,9 @@ act(SyncMap *o, const edit *e, ns_segment *s, enum ns_found found, ns_entry *ent
     if (ns_unlikely(o->is_flights)) {
         ns_fence_everywhere(); /* against `has_flights` */
     }
+    if (ns_unlikely(unused)) {
+        Py_DECREF(e->new);
+    }
     if (ns_unlikely(result == ERROR)) {
         Py_DECREF(e->key);
         Py_DECREF(e->new);
@@ -259,8 +271,9 @@ act(SyncMap *o, const edit *e, ns_segment *s, enum ns_found found, ns_entry *ent
 }
 
 static int
-no_memory(void)
+no_memory(const edit *e)
 {
+    Py_XDECREF(e->new); /* which `apply` took */
     PyErr_NoMemory();
     return ERROR;
 }
@@ -280,7 +293,7 @@ apply_asking(SyncMap *o, const edit *e, PyObject **old)
         uintptr_t value = 0;
         ns_segment *s = ns_table_lock(&o->table, e->hash);
         if (s == NULL) {
-            result = no_memory();
+            result = no_memory(e);
             break;
         }
         if (a->place.serial != s->serial || a->place.inserts != ns_load(&s->inserts, NS_RELAXED)) {
@@ -289,12 +302,13 @@ apply_asking(SyncMap *o, const edit *e, PyObject **old)
         enum ns_found found =
             ns_segment_find(s, e->hash, ns_match_asked, a, &a->place, &entry, &value);
         if (found != NS_ASK) {
-            result = act(o, e, s, found, entry, (PyObject *)value, old);
+            result = act(o, e, s, found, entry, old);
             break;
         }
         PyObject *stored = Py_NewRef((PyObject *)ns_load(&entry->key, NS_RELAXED));
         ns_lock_release(&s->lock);
         if (ns_asker_ask(a, stored) < 0) {
+            Py_XDECREF(e->new); /* which `apply` took */
             break;
         }
     }
@@ -302,6 +316,20 @@ apply_asking(SyncMap *o, const edit *e, PyObject **old)
         ns_asker_end(&own);
     }
     return result;
+}
+
+/* PUT and CHANGE without a lock: see ns_table_replace. The old value, or 0. */
+static inline uintptr_t
+replace_without_lock(ns_table *t, const edit *e, ns_segment **locked)
+{
+    const uintptr_t expected = (uintptr_t)e->expected, new = (uintptr_t)e->new;
+    if (PyUnicode_CheckExact(e->key)) {
+        return ns_table_replace(t, e->hash, ns_match_str, e->key, expected, new, locked);
+    }
+    if (PyLong_CheckExact(e->key)) {
+        return ns_table_replace(t, e->hash, ns_match_int, e->key, expected, new, locked);
+    }
+    return ns_table_replace(t, e->hash, ns_match_any, e->key, expected, new, locked);
 }
 
 /* Does the edit, as one step. FOUND or MISSING: whether the key was there; of ADD and MISSING,
@@ -318,28 +346,38 @@ apply(SyncMap *o, const edit *e, PyObject **old)
     }
     if (e->new != NULL) {
         ns_publish(e->new);
+        Py_INCREF(e->new);
     }
-    ns_segment *s = ns_table_lock(&o->table, e->hash);
-    if (ns_unlikely(s == NULL)) {
-        return no_memory();
-    }
+    ns_segment *s = NULL;
     ns_entry *entry = NULL;
-    uintptr_t value = 0;
-    enum ns_found found;
-    if (PyUnicode_CheckExact(e->key)) {
-        found = ns_segment_find(s, e->hash, ns_match_str, e->key, NULL, &entry, &value);
+    enum ns_found found = NS_ABSENT;
+    if ((e->kind == PUT || e->kind == CHANGE) && ns_likely(!o->is_flights)) {
+        *old = (PyObject *)replace_without_lock(&o->table, e, &s);
+        if (ns_likely(*old != NULL)) {
+            return FOUND;
+        }
     }
-    else if (PyLong_CheckExact(e->key)) {
-        found = ns_segment_find(s, e->hash, ns_match_int, e->key, NULL, &entry, &value);
+    if (s == NULL) {
+        uintptr_t value = 0;
+        s = ns_table_lock(&o->table, e->hash);
+        if (ns_unlikely(s == NULL)) {
+            return no_memory(e);
+        }
+        if (PyUnicode_CheckExact(e->key)) {
+            found = ns_segment_find(s, e->hash, ns_match_str, e->key, NULL, &entry, &value);
+        }
+        else if (PyLong_CheckExact(e->key)) {
+            found = ns_segment_find(s, e->hash, ns_match_int, e->key, NULL, &entry, &value);
+        }
+        else {
+            found = ns_segment_find(s, e->hash, ns_match_any, e->key, NULL, &entry, &value);
+        }
+        if (ns_unlikely(found == NS_ASK)) {
+            ns_lock_release(&s->lock);
+            return apply_asking(o, e, old);
+        }
     }
-    else {
-        found = ns_segment_find(s, e->hash, ns_match_any, e->key, NULL, &entry, &value);
-    }
-    if (ns_unlikely(found == NS_ASK)) {
-        ns_lock_release(&s->lock);
-        return apply_asking(o, e, old);
-    }
-    return act(o, e, s, found, entry, (PyObject *)value, old);
+    return act(o, e, s, found, entry, old);
 }
 
 /* Sets the key whatever there was. 0 or -1. */
@@ -615,7 +653,7 @@ take_entry(SyncMap *o, ns_segment *s, ns_entry *entry, PyObject *pair)
     ns_garbage garbage;
     ns_garbage_init(&garbage);
     PyObject *key = (PyObject *)ns_load(&entry->key, NS_RELAXED);
-    PyTuple_SET_ITEM(pair, 1, (PyObject *)ns_segment_remove(s, entry, &garbage));
+    PyTuple_SET_ITEM(pair, 1, (PyObject *)ns_segment_remove(s, entry, 0, &garbage));
     if (garbage.count == 0) {
         Py_INCREF(key); /* the table keeps its own for a while */
     }
@@ -1203,12 +1241,33 @@ import_shared(ns_state *state)
     return state->syncmap_shared == NULL || state->syncmap_compute == NULL ? -1 : 0;
 }
 
+/* The interpreter's own secret, by which it hashes bytes, gives the one that hashes are mixed with
+ * (core/table.h). So one process has one seed, in all its interpreters and in the children of its
+ * forks. And with PYTHONHASHSEED it is the same in each run: whoever sets it wants the same order
+ * of everything in each run, and gives up the protection for strings, too. */
+static int
+seed_hashes(void)
+{
+    uint64_t words[2];
+    for (int i = 0; i < 2; i++) {
+        PyObject *text = PyBytes_FromFormat("nogil_sync.SyncMap, word %d", i);
+        Py_hash_t hash = text != NULL ? PyObject_Hash(text) : -1;
+        Py_XDECREF(text);
+        if (hash == -1) { /* which is no hash */
+            return -1;
+        }
+        words[i] = (uint64_t)hash;
+    }
+    ns_hash_seed_set(words[0], words[1]);
+    return 0;
+}
+
 int
 ns_add_syncmap(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
     state->atomic_bool_type = PyObject_GetAttrString(module, "AtomicBool");
-    if (state->atomic_bool_type == NULL || import_shared(state) < 0 ||
+    if (state->atomic_bool_type == NULL || seed_hashes() < 0 || import_shared(state) < 0 ||
         ns_add_syncmap_iterator(module) < 0) {
         return -1;
     }

@@ -24,7 +24,7 @@
  *     frees the block under us, and if `ob_tid` says so of a reused block, it is an object of ours.
  *   - The re-check is made on every path, also for immortal objects: a block that was freed and
  *     reused by an immortal one would otherwise yield an object that was never in the slot. And it is made after
- *     the count was read: by the compare-and-swap's ordering, and for immortal objects by an acquire. Who
+ *     the count was read: the compare-and-swap is an acquire, and so is the load of an immortal count. Who
  *     reads the immortal count of the block's next object then also sees the slot change that came before: the
  *     last reference to the object that was in the slot is dropped by a compare-and-swap (it is published), which
  *     lies between that change and whatever is stored in the block later, and arm64 lets no later store

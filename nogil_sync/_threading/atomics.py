@@ -5,11 +5,10 @@ Each operation checks and converts its arguments first, then does its work in on
 """
 
 from collections.abc import Callable
-from types import GenericAlias
 from typing import Any, ClassVar, Generic, NoReturn, SupportsIndex, TypeVar, overload
 
 from .._guard import Guard, guard_of
-from .._object import SyncObject, adopt, uninitialized
+from .._object import SyncObject, adopt, subscripted, uninitialized
 from .._originals import get_ident
 from ._arguments import exact_int
 
@@ -373,7 +372,7 @@ class AtomicRef(_Atomic, Generic[T]):
     __module__ = "nogil_sync"
     __slots__ = ("__guard", "__value")
 
-    __class_getitem__: ClassVar[Any] = classmethod(GenericAlias)
+    __class_getitem__ = subscripted
 
     @overload
     def __init__(self: "AtomicRef[T | None]", value: None = None) -> None: ...

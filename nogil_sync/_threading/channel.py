@@ -13,11 +13,10 @@ interrupt came in that very moment, it is sent although `send` raised.
 """
 
 from collections.abc import Iterator
-from types import GenericAlias
-from typing import Any, ClassVar, Generic, Self, SupportsIndex, TypeAlias, TypeVar, overload
+from typing import Any, Generic, Self, SupportsIndex, TypeAlias, TypeVar, overload
 
 from .._channel import ChannelClosed
-from .._object import SyncObject, uninitialized
+from .._object import SyncObject, subscripted, uninitialized
 from ._arguments import exact_int, wait_timeout
 from ._queue import NOBODY, Change, Line, Request, Waiter, Waiters
 
@@ -182,7 +181,7 @@ class Channel(SyncObject, Generic[T]):
     __module__ = "nogil_sync"
     __slots__ = ("__line",)
 
-    __class_getitem__: ClassVar[Any] = classmethod(GenericAlias)
+    __class_getitem__ = subscripted
 
     def __init__(self, capacity: SupportsIndex = 0) -> None:
         number = exact_int(capacity)

@@ -2,10 +2,9 @@
 
 import functools
 from collections.abc import Callable
-from types import GenericAlias
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from .._object import SyncObject, uninitialized
+from .._object import SyncObject, subscripted, uninitialized
 from .._once import ABSENT, Cell, Dressed, FunctionCell, once_property
 
 __all__ = ["Once", "OnceFunction", "once", "once_property"]
@@ -29,10 +28,7 @@ class OnceFunction(Dressed, SyncObject, Generic[T]):
     __module__ = "nogil_sync"
     __slots__ = ("__cell", "__dict__")
 
-    if TYPE_CHECKING:
-        __class_getitem__: ClassVar[Any]
-    else:  # not annotated, for up to 3.13 that hides the base class's `__annotations__`
-        __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__ = subscripted
 
     def __init__(self, fn: Callable[[], T], /, *, retry: bool = False) -> None:
         cell = FunctionCell(fn, bool(retry))
@@ -126,7 +122,7 @@ class Once(SyncObject, Generic[T]):
     __module__ = "nogil_sync"
     __slots__ = ("__cell",)
 
-    __class_getitem__: ClassVar[Any] = classmethod(GenericAlias)
+    __class_getitem__ = subscripted
 
     def __init__(self, *, retry: bool = False) -> None:
         cell: Cell[T] = Cell(bool(retry))

@@ -8,11 +8,10 @@ becomes stale.  Both are linked lists, so that each step is a section (see `_gua
 import sys
 import time
 from collections.abc import Callable
-from types import GenericAlias
-from typing import Any, ClassVar, Generic, SupportsIndex, TypeVar, final
+from typing import Any, Generic, SupportsIndex, TypeVar, final
 
 from .._guard import Guard, guard_of
-from .._object import Part, SyncObject, uninitialized
+from .._object import Part, SyncObject, subscripted, uninitialized
 from .._performance import Unraisable
 from ._ageing import register
 from ._arguments import exact_int
@@ -260,7 +259,7 @@ class Pool(SyncObject, Generic[T]):
     __module__ = "nogil_sync"
     __slots__ = ("__items",)
 
-    __class_getitem__: ClassVar[Any] = classmethod(GenericAlias)
+    __class_getitem__ = subscripted
 
     def __init__(
         self,

@@ -1,13 +1,14 @@
-/* core/counter.h and core/slots.h: exact totals, small until shared, slots come back. */
+/* core/counter.h and core/slots.h: exact totals, small until threads meet, slots come back. */
 #include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "harness.h"
 
-/* Those who make a counter's table meet while they do, if wanted. */
+/* Those who make a counter's table meet while they do, if wanted; or there is no memory. */
 static pthread_barrier_t makers;
-static _Atomic bool makers_meet;
+static _Atomic bool makers_meet, no_memory;
+static _Atomic int allocations;
 
 static void *
 allocate(size_t alignment, size_t size)
@@ -15,18 +16,27 @@ allocate(size_t alignment, size_t size)
     if (ns_load(&makers_meet, NS_RELAXED)) {
         pthread_barrier_wait(&makers);
     }
-    return aligned_alloc(alignment, size);
+    ns_add(&allocations, 1, NS_RELAXED);
+    return ns_load(&no_memory, NS_RELAXED) ? NULL : aligned_alloc(alignment, size);
 }
 
 #define aligned_alloc allocate
-#include "counter.c"
+#include "cells.c"
 #undef aligned_alloc
+#include "counter.c"
 
 #define THREADS 8
 #define ADDS 20000
 #ifndef SHORT_LIVED
 #define SHORT_LIVED 2000
 #endif
+
+/* The next meeting in the base is one too many. */
+static void
+spread_soon(ns_counter *c)
+{
+    ns_store(&c->meetings, NS_CELL_MEETINGS - 1, NS_RELAXED);
+}
 
 static ns_counter counter, float_counter;
 static _Atomic uint64_t totals;
@@ -171,6 +181,7 @@ meet(int i)
     (void)i;
     for (int n = 0; n < 400; n++) {
         ns_counter_add(&fresh[n], 1);
+        spread_soon(&fresh[n]);
         ns_counter_add(&fresh[n], 1);
     }
 }
@@ -206,7 +217,8 @@ make_table(int i)
 static void
 check_makers(void)
 {
-    ns_counter_add(&contested, 1); /* the word beside the table is ours */
+    ns_counter_add(&contested, 1); /* the base is ours */
+    spread_soon(&contested);
     pthread_barrier_init(&makers, NULL, 2);
     ns_store(&makers_meet, true, NS_RELAXED);
     run_threads(2, make_table);
@@ -226,7 +238,7 @@ add_and_sum(int i)
         while (!ns_counter_is_shared(&summed)) {
             sched_yield();
         }
-        CHECK(ns_counter_sum(&summed, false) <= 2);
+        CHECK(ns_counter_sum(&summed, false) <= 2); /* zeroes, and perhaps the second add */
         CHECK(ns_counter_sum_double(&summed, false) >= 0.0);
         return;
     }
@@ -238,6 +250,134 @@ add_and_sum(int i)
     while (ns_load(&adders, NS_RELAXED) != 2) { /* keeps its slot */
         sched_yield();
     }
+}
+
+/* Threads that meet get words of their own, as many as there may be. */
+enum { TURNS = 8 * NS_CELL_MEETINGS };
+static ns_counter wide;
+static _Atomic uint64_t *word_of[THREADS];
+
+static void
+get_own_words(int i)
+{
+    ns_slot();
+    pthread_barrier_wait(&all_alive); /* nobody leaves before all have come */
+    for (int n = 0; n < TURNS; n++) { /* by turns, so that each meets the one before it */
+        for (int k = 0; k < THREADS; k++) {
+            if (k == i) {
+                ns_counter_add(&wide, 1);
+            }
+            pthread_barrier_wait(&all_alive);
+        }
+    }
+    word_of[i] = ns_counter_word(&wide);
+    pthread_barrier_wait(&all_alive);
+    for (int k = 0; k < i && ns_slots_mask > THREADS; k++) {
+        CHECK(word_of[k] != word_of[i]);
+    }
+    CHECK(word_of[i] != &wide.base);
+}
+
+/* A few meetings do not pay for a cell. */
+static ns_counter seldom;
+
+static void
+add_seldom(int i)
+{
+    (void)i;
+    ns_counter_add(&seldom, 1);
+}
+
+/* Reads that follow each other never decrease, and none of the adds is lost, while tables are made
+ * and grow. */
+static ns_counter growing[64];
+static _Atomic int growers;
+
+static void
+grow_and_watch(int i)
+{
+    if (i == 0) {
+        uint64_t seen[64] = {0};
+        while (ns_load(&growers, NS_RELAXED) != 0) {
+            for (int n = 0; n < 64; n++) {
+                uint64_t now = ns_counter_sum(&growing[n], false);
+                CHECK(now >= seen[n]);
+                seen[n] = now;
+            }
+        }
+        return;
+    }
+    for (int n = 0; n < 64 * 40; n++) {
+        spread_soon(&growing[n % 64]);
+        ns_counter_add(&growing[n % 64], 1);
+    }
+    ns_sub(&growers, 1, NS_RELAXED);
+}
+
+static void
+check_growth(bool memory)
+{
+    ns_store(&no_memory, !memory, NS_RELAXED);
+    ns_store(&growers, THREADS - 1, NS_RELAXED);
+    run_threads(THREADS, grow_and_watch);
+    for (int n = 0; n < 64; n++) {
+        CHECK(memory || !ns_counter_is_shared(&growing[n]));
+        CHECK(ns_counter_sum(&growing[n], true) == (THREADS - 1) * 40);
+        CHECK(ns_counter_sum(&growing[n], false) == 0);
+        ns_counter_destroy(&growing[n]);
+        growing[n] = (ns_counter){0};
+    }
+    ns_store(&no_memory, false, NS_RELAXED);
+}
+
+/* Without memory it is not asked for at every meeting. */
+static void
+check_patience(void)
+{
+    ns_counter c = {0};
+    ns_store(&no_memory, true, NS_RELAXED);
+    ns_store(&allocations, 0, NS_RELAXED);
+    for (uint32_t n = 0; n < 10 * NS_CELL_MEETINGS; n++) {
+        CHECK(ns_counter_find_word(&c, n % 2) == &c.base);
+    }
+    CHECK(ns_load(&allocations, NS_RELAXED) <= 10);
+    ns_store(&no_memory, false, NS_RELAXED);
+}
+
+/* In the child of a fork in the midst of growth totals are exact, and grow on. */
+static void
+fork_and_add(int i)
+{
+    if (i == 0) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            for (int n = 0; n < 64; n++) {
+                uint64_t before = ns_counter_sum(&growing[n], false);
+                spread_soon(&growing[n]);
+                ns_counter_add(&growing[n], 1);
+                ns_counter_add(&growing[n], 1);
+                CHECK(ns_counter_sum(&growing[n], true) == before + 2);
+            }
+            _exit(0);
+        }
+        int status = 1;
+        CHECK(waitpid(child, &status, 0) == child && status == 0);
+        return;
+    }
+    for (int n = 0; n < 64 * 20; n++) {
+        spread_soon(&growing[n % 64]);
+        ns_counter_add(&growing[n % 64], 1);
+    }
+}
+
+/* A thread without a slot adds to the base. */
+static void
+check_without_slot(void)
+{
+    CHECK(ns_counter_find_word(&wide, NS_NO_SLOT) == &wide.base);
+    CHECK(ns_counter_find_word(&seldom, NS_NO_SLOT) == &seldom.base);
+    CHECK(ns_load(&seldom.user, NS_RELAXED) != 0);
 }
 
 int
@@ -252,6 +392,7 @@ main(void)
     CHECK(ns_slots_in_use() == 1);
 
     pthread_barrier_init(&all_alive, NULL, THREADS);
+    spread_soon(&counter);
     run_threads(THREADS, add);
     ns_add(&totals, ns_counter_sum(&counter, true), NS_RELAXED);
     CHECK(totals == (uint64_t)(THREADS - 1) * ADDS);
@@ -300,9 +441,31 @@ main(void)
         ns_counter_destroy(&fresh[n]);
     }
 
+    spread_soon(&summed);
     run_threads(3, add_and_sum);
     ns_counter_destroy(&summed);
     check_makers();
+
+    run_threads(THREADS, get_own_words);
+    CHECK(ns_counter_sum(&wide, false) == THREADS * TURNS);
+    if (NS_CELL_MEETINGS > THREADS) {
+        run_threads(THREADS, add_seldom);
+        CHECK(!ns_counter_is_shared(&seldom) && ns_counter_sum(&seldom, false) == THREADS);
+    }
+    ns_counter_add(&seldom, 1);
+    check_without_slot();
+    ns_counter_destroy(&wide);
+    ns_counter_destroy(&seldom);
+    check_growth(true);
+    check_growth(false);
+    check_patience();
+    for (int n = 0; n < 5; n++) {
+        run_threads(4, fork_and_add);
+    }
+    for (int n = 0; n < 64; n++) {
+        CHECK(ns_counter_sum(&growing[n], true) == 5 * 3 * 20);
+        ns_counter_destroy(&growing[n]);
+    }
     ns_counter_destroy(&counter);
     ns_counter_destroy(&float_counter);
     puts("counter: ok");

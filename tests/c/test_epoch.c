@@ -8,12 +8,29 @@
 /* The system refuses the fence in all threads, with this error; 0: it does not. */
 static _Atomic int refused;
 static int64_t refusal_lasts = 50 * MILLISECOND;
+static _Atomic long fences; /* how many threads had put into all */
 #if defined(NS_PARK_FUTEX)
 #include <sys/syscall.h>
-#define syscall(number, ...)                                                                    \
-    ((number) == SYS_membarrier && atomic_load(&refused) ? (errno = atomic_load(&refused), -1L) \
-                                                         : syscall(number, __VA_ARGS__))
+#define syscall(number, ...)                                           \
+    ((number) != SYS_membarrier ? syscall(number, __VA_ARGS__)         \
+     : atomic_load(&refused)    ? (errno = atomic_load(&refused), -1L) \
+                                : (atomic_fetch_add(&fences, 1), syscall(number, __VA_ARGS__)))
 #endif
+/* The clock, if it is not 0. */
+static _Atomic int64_t fake_now;
+static int
+read_clock(clockid_t id, struct timespec *t)
+{
+    int64_t now = atomic_load(&fake_now);
+    if (now == 0) {
+        return clock_gettime(id, t);
+    }
+    *t = (struct timespec){now / 1000000000, now % 1000000000};
+    return 0;
+}
+#define clock_gettime read_clock
+static _Atomic long yields;
+#define sched_yield() (atomic_fetch_add(&yields, 1), sched_yield())
 /* There is no memory to be told of forks. */
 static bool no_fork_handlers;
 #define pthread_atfork(prepare, parent, child) \
@@ -22,6 +39,8 @@ static bool no_fork_handlers;
 #define NS_REFUSED refusal_lasts
 #include "park.c"
 
+#undef clock_gettime
+#undef sched_yield
 #undef syscall
 #undef pthread_atfork
 
@@ -205,23 +224,30 @@ check_others(void)
     const uint64_t now = ns_load(&ns_epochs.now, NS_RELAXED);
     uint64_t stamp, safe;
     run_threads(1, retire_without_slot);
-    CHECK(ns_load(&ns_slots_high, NS_RELAXED) > 1);
 
-    /* It polls: nobody else does, and what is retired meanwhile counts to the next poll. */
-    ns_store(&ns_epochs.polling, true, NS_RELAXED);
+    /* It polls since a moment ago: nobody else does. */
+    safe = ns_epoch_safe();
+    ns_store(&ns_epochs.polling, ns_now() + 1000 * MILLISECOND, NS_RELAXED);
+    CHECK(ns_epoch_poll() == safe && ns_load(&ns_epochs.now, NS_RELAXED) == now);
+    ns_store(&ns_epochs.polling, ns_now() - NS_POLL_INTERVAL, NS_RELAXED);
+
+    /* It polls, and was preempted: what is retired meanwhile counts to the next round. The next
+     * poll ends the round, and a poll after that frees what was retired during it. */
     ns_store(&ns_epochs.now, now + 1, NS_RELAXED);
-    CHECK(ns_epoch_poll() == ns_epoch_safe() && ns_load(&ns_epochs.now, NS_RELAXED) == now + 1);
     ns_section stray = ns_epoch_enter_stray();
     CHECK(!ns_epoch_retire(&stamp) && stamp == now + 2);
     ns_epoch_leave(stray);
-    ns_store(&ns_epochs.now, now + 2, NS_RELAXED);
-    ns_store(&ns_epochs.polling, false, NS_RELAXED);
-    CHECK((safe = ns_epoch_poll()) > stamp);
+    safe = ns_epoch_poll();
+    CHECK(safe <= stamp && ns_load(&ns_epochs.now, NS_RELAXED) == now + 2);
+    CHECK((safe = ns_epoch_poll()) > stamp && ns_load(&ns_epochs.now, NS_RELAXED) == now + 4);
 
     /* It read `now` long before it entered: what was safe stays so. */
+    const uint64_t bit = UINT64_C(1) << other;
+    ns_or(&ns_slots.taken[0], bit, NS_RELAXED);
     ns_store(&ns_epochs.records[other].epoch, now, NS_RELAXED);
     CHECK(ns_epoch_poll() == safe && ns_epoch_safe() == safe);
     ns_store(&ns_epochs.records[other].epoch, 0, NS_RELAXED);
+    ns_and(&ns_slots.taken[0], ~bit, NS_RELAXED);
 }
 
 /* In the child all of them are gone. */
@@ -229,28 +255,33 @@ static void
 check_fork(void)
 {
     const uint32_t other = ns_slot() == 0;
-    uint64_t now = ns_load(&ns_epochs.now, NS_RELAXED);
-    ns_add(&ns_slots_taken, 1, NS_RELAXED);
+    uint64_t now = ns_load(&ns_epochs.now, NS_RELAXED), stamp = 0;
+    ns_add(&ns_slots.state, NS_SLOTS_ONE, NS_RELAXED);
+    ns_or(&ns_slots.taken[0], UINT64_C(1) << other, NS_RELAXED);
     ns_store(&ns_epochs.records[other].epoch, now, NS_RELAXED);
     ns_store(&ns_epochs.strays, 1, NS_RELAXED);
-    ns_store(&ns_epochs.polling, true, NS_RELAXED);
+    ns_store(&ns_epochs.polling, ns_now() + 1000 * MILLISECOND, NS_RELAXED);
     ns_store(&ns_epochs.now, now + 1, NS_RELAXED);
+    ns_store(&ns_globals.alone, NS_ENDING, NS_RELAXED);
     pid_t child = fork();
     CHECK(child >= 0);
     if (child == 0) {
-        uint64_t stamp = 0;
-        CHECK(ns_slots_in_use() == 1 && ns_epoch_retire(&stamp));
-        CHECK(ns_load(&ns_epochs.now, NS_RELAXED) == now + 2);
-        CHECK(ns_epoch_poll() == now + 3);
+        CHECK(ns_slots_in_use() == 1 && ns_slots_word(0) == UINT64_C(1) << ns_slot());
+        CHECK(ns_load(&ns_epochs.records[other].epoch, NS_RELAXED) == 0);
+        CHECK(ns_epoch_retire(&stamp));
+        CHECK(ns_epoch_poll() == now + 1 && ns_epoch_poll() == now + 3);
+        CHECK(ns_load(&ns_epochs.now, NS_RELAXED) == now + 4);
         _exit(0);
     }
     int status = 1;
     CHECK(waitpid(child, &status, 0) == child && status == 0);
-    ns_sub(&ns_slots_taken, 1, NS_RELAXED);
+    ns_sub(&ns_slots.state, NS_SLOTS_ONE, NS_RELAXED);
+    ns_and(&ns_slots.taken[0], ~(UINT64_C(1) << other), NS_RELAXED);
     ns_store(&ns_epochs.records[other].epoch, 0, NS_RELAXED);
     ns_store(&ns_epochs.strays, 0, NS_RELAXED);
-    ns_store(&ns_epochs.polling, false, NS_RELAXED);
+    ns_store(&ns_epochs.polling, 0, NS_RELAXED);
     ns_store(&ns_epochs.now, now + 2, NS_RELAXED);
+    ns_store(&ns_globals.alone, NS_NOBODY, NS_RELAXED);
 }
 
 /* A stray has read before it left: nothing but its leaving tells. */
@@ -282,6 +313,248 @@ check_stray(void)
     run_threads(2, read_and_leave);
 }
 
+/* ---- Alone ---- */
+
+static pthread_barrier_t turns;
+
+static void
+come_and_go_freely(int i)
+{
+    (void)i;
+    ns_slot();
+    pthread_barrier_wait(&turns);
+}
+
+/* A thread that starts has the fence put into all threads only if another one is alone, once. */
+static void
+come_and_go(int i)
+{
+    const long before = atomic_load(&fences);
+    for (int n = 0; n < 3; n++) { /* one comes after the other */
+        pthread_barrier_wait(&turns);
+        if (i == n) {
+            ns_slot();
+            CHECK(atomic_load(&fences) == before + ns_load(&ns_can_fence_threads, NS_RELAXED));
+        }
+        pthread_barrier_wait(&turns);
+    }
+    uint64_t stamp;
+    CHECK(!ns_slots_is_alone() && !ns_epoch_retire(&stamp));
+    pthread_barrier_wait(&turns);
+}
+
+static void
+check_counts_of_fences(void)
+{
+    uint64_t stamp;
+    CHECK(ns_epoch_retire(&stamp) && ns_slots_is_alone());
+    pthread_barrier_init(&turns, NULL, 3);
+    run_threads(3, come_and_go);
+    CHECK(!ns_slots_is_alone()); /* again when it is needed, not before */
+    long before = atomic_load(&fences);
+    run_threads(3, come_and_go_freely);
+    CHECK(atomic_load(&fences) == before);
+    CHECK(ns_epoch_retire(&stamp) && ns_slots_is_alone());
+    pthread_barrier_destroy(&turns);
+}
+
+/* The main thread frees at once whenever it is alone, while threads come, read, and go. */
+#ifndef COMERS
+#define COMERS 400
+#endif
+static _Atomic int coming;
+
+static void *
+come_and_read(void *unused)
+{
+    (void)unused;
+    for (int n = 0; n < 20; n++) {
+        read_cells(n == 7);
+    }
+    return NULL;
+}
+
+static void *
+start_readers(void *unused)
+{
+    (void)unused; /* takes no slot itself */
+    for (int n = 0; n < COMERS; n++) {
+        pthread_t readers[2];
+        for (int k = 0; k < 2; k++) {
+            CHECK(pthread_create(&readers[k], NULL, come_and_read, NULL) == 0);
+        }
+        for (int k = 0; k < 2; k++) {
+            pthread_join(readers[k], NULL);
+        }
+        if (n % 8 == 0) {
+            sleep_ms(1);
+        }
+    }
+    ns_store(&coming, 0, NS_RELEASE);
+    return NULL;
+}
+
+static void
+check_solitude(void)
+{
+    node *waiting[WAITING];
+    int n = 0;
+    long at_once = 0;
+    pthread_t starter;
+    ns_store(&coming, 1, NS_RELAXED);
+    CHECK(pthread_create(&starter, NULL, start_readers, NULL) == 0);
+    for (long round = 0; ns_load(&coming, NS_ACQUIRE) != 0; round++) {
+        _Atomic(node *) *cell = &cells[round % CELLS];
+        node *old = ns_load(cell, NS_RELAXED);
+        ns_store(cell, make(round), NS_RELEASE); /* no fence, as in a table */
+        if (old == NULL) {
+            continue;
+        }
+        if (ns_epoch_retire(&old->stamp)) {
+            at_once++;
+            destroy(old);
+            continue;
+        }
+        waiting[n++] = old;
+        while (n == WAITING) {
+            uint64_t safe = ns_epoch_poll();
+            for (int k = n - 1; k >= 0; k--) {
+                if (waiting[k]->stamp < safe) {
+                    destroy(waiting[k]);
+                    waiting[k] = waiting[--n];
+                }
+            }
+        }
+    }
+    pthread_join(starter, NULL);
+    CHECK(at_once > 0);
+    while (n > 0) {
+        uint64_t safe = ns_epoch_poll();
+        while (n > 0 && waiting[n - 1]->stamp < safe) {
+            destroy(waiting[--n]);
+        }
+    }
+    for (int c = 0; c < CELLS; c++) {
+        node *left = ns_swap(&cells[c], NULL, NS_RELAXED);
+        if (left != NULL) {
+            destroy(left);
+        }
+    }
+    CHECK(ns_load(&made, NS_RELAXED) == ns_load(&freed, NS_RELAXED));
+}
+
+/* ---- When polls are due ---- */
+
+static uint64_t
+rounds(void)
+{
+    return ns_load(&ns_epochs.now, NS_RELAXED) / 2;
+}
+
+/* Bytes are passed on in batches. */
+static void
+note_much(uint64_t bytes)
+{
+    for (uint64_t n = 0; n < bytes; n += 64) {
+        ns_epoch_note(64);
+    }
+}
+
+static void
+ask_often(int i)
+{
+    (void)i;
+    ns_slot();
+    for (int n = 0; n < 2000; n++) {
+        ns_epoch_poll_if_due();
+        if (n % 100 == 0) {
+            ns_add(&fake_now, NS_POLL_INTERVAL / 4, NS_RELAXED);
+        }
+    }
+}
+
+static void
+check_due(void)
+{
+    const int64_t start = 1000 * INT64_C(1000000000);
+    ns_slot();
+    atomic_store(&fake_now, start);
+    ns_epoch_poll();
+    uint64_t before = rounds();
+    for (int n = 0; n < 10; n++) { /* by time */
+        ns_epoch_poll_if_due();
+        CHECK(rounds() == before);
+    }
+    atomic_store(&fake_now, start + NS_POLL_INTERVAL - 1);
+    ns_epoch_poll_if_due();
+    CHECK(rounds() == before);
+    atomic_store(&fake_now, start + NS_POLL_INTERVAL);
+    ns_epoch_poll_if_due();
+    CHECK(rounds() == before + 1);
+    ns_epoch_poll_if_due();
+    CHECK(rounds() == before + 1);
+    ns_epoch_poll(); /* whatever the time */
+    CHECK(rounds() == before + 2);
+
+    before = rounds(); /* by bytes */
+    note_much(NS_POLL_BYTES - NS_POLL_BATCH);
+    ns_epoch_poll_if_due();
+    CHECK(rounds() == before);
+    note_much(2 * NS_POLL_BATCH);
+    ns_epoch_poll_if_due();
+    ns_epoch_poll_if_due();
+    CHECK(rounds() == before + 1);
+
+    before = rounds(); /* whoever asks */
+    ns_add(&fake_now, NS_POLL_INTERVAL, NS_RELAXED);
+    const int64_t then = atomic_load(&fake_now);
+    run_threads(THREADS, ask_often);
+    const uint64_t most = (uint64_t)((atomic_load(&fake_now) - then) / NS_POLL_INTERVAL) + 1;
+    CHECK(rounds() > before && rounds() <= before + most);
+    atomic_store(&fake_now, 0);
+}
+
+/* What cannot be freed is counted, and from some amount on who retires more lets others run. */
+static void
+check_waiting(void)
+{
+    uint64_t stamp;
+    ns_epoch_poll();
+    ns_epoch_poll();
+    CHECK(ns_epoch_waiting() == 0);
+    note_much(NS_POLL_BATCH);
+    CHECK(ns_epoch_waiting() == NS_POLL_BATCH);
+    ns_section stray = ns_epoch_enter_stray();
+    for (int n = 0; n < 3; n++) {
+        ns_epoch_poll();
+        CHECK(ns_epoch_waiting() == NS_POLL_BATCH);
+    }
+    CHECK(!ns_epoch_retire(&stamp));
+    const long before = atomic_load(&yields);
+    uint64_t noted = NS_POLL_BATCH;
+    for (; noted < NS_POLL_HELD + NS_POLL_BATCH; noted += NS_POLL_BYTES) {
+        CHECK(atomic_load(&yields) == before);
+        note_much(NS_POLL_BYTES);
+        ns_epoch_poll_if_due();
+    }
+    CHECK(atomic_load(&yields) > before && ns_epoch_waiting() == noted);
+    ns_epoch_leave(stray);
+    ns_epoch_poll(); /* answers an older question */
+    ns_epoch_poll();
+    ns_epoch_poll();
+    CHECK(ns_epoch_waiting() == 0);
+}
+
+static void
+note_as_stray(int i)
+{
+    (void)i;
+    const uint64_t before = ns_epoch_waiting();
+    CHECK(ns_cached_slot == 0);
+    ns_epoch_note(64);
+    CHECK(ns_epoch_waiting() == before + 64);
+}
+
 /* ---- The system refuses ---- */
 
 static void
@@ -292,7 +565,8 @@ work_again(void)
     ns_store(&sure_from, 0, NS_RELAXED);
 }
 
-/* What waits goes on waiting, until it is sure that all threads have fences of their own; and that stays so. */
+/* What waits goes on waiting, until it is sure that all threads have fences of their own; and
+ * that stays so. */
 static void
 poll_refused(int i)
 {
@@ -304,13 +578,14 @@ poll_refused(int i)
     atomic_store(&refused, EPERM);
     for (int n = 0; n < 3; n++) {
         CHECK(ns_epoch_poll() == safe && ns_epoch_safe() == safe);
-        CHECK(ns_load(&ns_epochs.now, NS_RELAXED) % 2 == 0);
+        CHECK(ns_load(&ns_epochs.now, NS_RELAXED) % 2 == 1); /* the round stays open */
         CHECK(!ns_load(&ns_can_fence_threads, NS_RELAXED));
         atomic_store(&refused, 0);
     }
     pid_t child = fork();
     CHECK(child >= 0);
     if (child == 0) { /* nobody else is there */
+        ns_epoch_poll();
         _exit(ns_epoch_poll() > stamp ? 0 : 1);
     }
     int status = 1;
@@ -320,11 +595,13 @@ poll_refused(int i)
     const int64_t then = ns_now() + 20 * MILLISECOND;
     ns_store(&sure_from, then, NS_RELAXED);
     ns_fence_everywhere();
+    ns_epoch_poll();
     CHECK(ns_now() >= then && ns_epoch_poll() > stamp);
     work_again();
 }
 
-/* A newcomer waits until it is sure, for who thinks that it is alone may have no fence of its own. */
+/* A newcomer that finds a thread alone waits until it is sure, for that thread may have no fence
+ * of its own. */
 static void
 claim_refused(int i)
 {
@@ -333,6 +610,15 @@ claim_refused(int i)
     CHECK(ns_cached_slot == 0);
     ns_slot();
     CHECK(ns_now() >= then && !ns_load(&ns_can_fence_threads, NS_RELAXED));
+}
+
+/* One that finds nobody alone does not. */
+static void
+claim_freely(int i)
+{
+    (void)i;
+    ns_slot();
+    CHECK(ns_load(&ns_can_fence_threads, NS_RELAXED));
 }
 
 static void
@@ -344,6 +630,9 @@ check_refusals(void)
     run_threads(1, poll_refused);
     refusal_lasts = 20 * MILLISECOND;
     atomic_store(&refused, ENOMEM);
+    run_threads(1, claim_freely);
+    uint64_t stamp;
+    CHECK(ns_epoch_retire(&stamp));
     run_threads(1, claim_refused);
     work_again();
     refuse_midway = true;
@@ -367,9 +656,15 @@ main(void)
     check_stray();
     check_torture();
     check_alone(); /* the others gave their slots back */
+    check_counts_of_fences();
+    check_solitude();
+    check_due();
+    check_waiting();
+    run_threads(1, note_as_stray);
     check_refusals();
     ns_can_fence_threads = false;
     check_sections();
     check_torture();
+    check_solitude();
     return 0;
 }

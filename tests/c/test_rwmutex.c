@@ -31,6 +31,32 @@ make(void)
     CHECK(ns_rwmutex_init(&rw) && !ns_rwmutex_init(&rw));
 }
 
+/* The next readers that meet use cells. */
+static void
+spread_soon(void)
+{
+    ns_store(&rw.base_meetings, UINT32_MAX - 2, NS_RELAXED);
+}
+
+/* Readers use cells, and the calling thread has one. */
+static void
+make_spread(void)
+{
+    make();
+    spread_soon();
+    CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw));
+    CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_read_unlock(&rw));
+}
+
+/* The word of the calling thread's cell, if readers use cells. */
+static uint64_t
+my_word(void)
+{
+    ns_cell_table *table = ns_load(&rw.spread, NS_ACQUIRE);
+    ns_cell *cell = table != NULL ? ns_cells_at(table, ns_slot()) : NULL;
+    return cell != NULL ? ns_load(&cell->word, NS_RELAXED) : 0;
+}
+
 static bool
 lock_with(const struct ns_wait_steps *steps, int64_t deadline, int64_t slice)
 {
@@ -159,8 +185,9 @@ check_misuse(void)
     CHECK(ns_rwmutex_write_unlock(&rw));
 
     CHECK(ns_rwmutex_extra_size(&rw) == 0);
+    spread_soon();
     CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_is_read_locked(&rw) && ns_rwmutex_try_read(&rw));
-    CHECK(ns_rwmutex_extra_size(&rw) != 0);
+    CHECK(ns_rwmutex_extra_size(&rw) == NS_LINE + sizeof(ns_cell));
     CHECK(!lock_write(ns_now() + MILLISECOND, 0));
     CHECK(ns_rwmutex_try_read(&rw)); /* the writer gave up */
     CHECK(!ns_rwmutex_write_unlock(&rw));
@@ -314,11 +341,12 @@ check_fork(void)
 {
     ns_waiter gone[2] = {{0}}, reader = {0}, writer = {0};
     make();
+    spread_soon();
     CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw));
     CHECK(!write_steps->enter(&rw, &gone[0]) && !read_steps->enter(&rw, &gone[1]));
     pretend_to_fork();
     CHECK(ns_rwmutex_try_read(&rw));
-    CHECK(ns_load(&rw.cells[ns_slot() & ns_slots_mask].word, NS_RELAXED) & NS_RW_CELL_OPEN);
+    CHECK(my_word() & NS_RW_CELL_OPEN);
     for (int i = 0; i < 3; i++) {
         CHECK(!ns_rwmutex_try_write(&rw) && ns_rwmutex_read_unlock(&rw));
     }
@@ -366,14 +394,16 @@ check_spread_while_away(void)
     CHECK(!read_steps->enter(&rw, &reader) && !read_steps->leave(&rw, &reader));
     read_steps->give_way(&rw, &reader);
     CHECK(ns_rwmutex_write_unlock(&rw));
+    spread_soon();
     CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw));
     CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_read_unlock(&rw));
     CHECK(ns_rwmutex_try_write(&rw));
     CHECK(!read_steps->cancel(&rw, &reader));
     CHECK(ns_rwmutex_write_unlock(&rw));
-    CHECK(ns_rwmutex_try_read(&rw));
-    CHECK(ns_load(&rw.cells[ns_slot() & ns_slots_mask].word, NS_RELAXED) & NS_RW_CELL_OPEN);
-    CHECK(ns_rwmutex_read_unlock(&rw));
+    spread_soon();
+    CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw));
+    CHECK(my_word() & NS_RW_CELL_OPEN);
+    CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_read_unlock(&rw));
 }
 
 static _Atomic int turn;
@@ -466,8 +496,8 @@ fast_then_enter(int i)
     write_data();
 }
 
-/* A reader that comes by the slow path opens the cells of other threads, too: what a writer left must be seen
- * through those. In this order, which nothing but relaxed words gives. */
+/* A reader that comes by the slow path opens the cells of other threads, too: what a writer left
+ * must be seen through those. In this order, which nothing but relaxed words gives. */
 static void
 open_for_others(int i)
 {
@@ -505,6 +535,9 @@ meet(int i)
     for (int n = 0; n < 200; n++) {
         if (i == 0) {
             make();
+            if (n % 2 == 0) {
+                spread_soon();
+            }
         }
         pthread_barrier_wait(&step);
         CHECK(lock_read(NS_FOREVER, 0));
@@ -533,13 +566,14 @@ shuffle(int i)
     }
 }
 
-/* The only hold is always in the cell that the search comes to next, and moves to the other one just
- * before it is looked at; by the fast paths, as long as the cells are open. */
+/* The only hold is always in the cell that the search comes to next, and moves to the other one
+ * just before it is looked at; by the fast paths, as long as the cells are open. */
 static void
 move_hold(const void *word)
 {
-    for (int from = 0; from < 2; from++) {
-        ns_rwcell *cell = &rw.cells[from], *other = &rw.cells[1 - from];
+    ns_cell_table *table = atomic_load(&rw.cells);
+    for (uint32_t from = 0; from < 2; from++) {
+        ns_cell *cell = atomic_load(&table->at[from]), *other = atomic_load(&table->at[1 - from]);
         uint64_t open = ns_load(&cell->word, NS_RELAXED) & ns_load(&other->word, NS_RELAXED);
         if (word == &cell->word && (open & NS_RW_CELL_OPEN) &&
             ns_load(&cell->word, NS_RELAXED) >= NS_RW_CELL_UNIT) {
@@ -562,11 +596,10 @@ static void
 check_search(void)
 {
     CHECK(ns_slot() == 0);
-    make();
-    CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw)); /* now there are cells */
+    make_spread();
     run_threads(1, read_once); /* in the second one */
-    CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_read_unlock(&rw));
-    CHECK(ns_load(&rw.cells[1].word, NS_RELAXED) == (NS_RW_CELL_UNIT | NS_RW_CELL_OPEN));
+    CHECK(ns_load(&ns_cells_at(ns_load(&rw.cells, NS_ACQUIRE), 1)->word, NS_RELAXED) ==
+          (NS_RW_CELL_UNIT | NS_RW_CELL_OPEN));
     at_load = move_hold;
     CHECK(ns_rwmutex_read_unlock_slow(&rw));
     at_load = NULL;
@@ -587,6 +620,118 @@ granted_then_fast(int i)
     await_free();
     CHECK(ns_rwmutex_try_write_fast(&rw));
     write_data();
+}
+
+/* Each reader gets a line of its own. They hold it together, so that they meet. */
+enum { READERS = 10 };
+static ns_cell *cell_of[READERS];
+
+static void
+get_own_cells(int i)
+{
+    ns_slot();
+    pthread_barrier_wait(&step); /* all have slots of their own */
+    for (int n = 0; n < 8 * NS_CELL_MEETINGS; n++) {
+        CHECK(lock_read(NS_FOREVER, 0));
+        pthread_barrier_wait(&step);
+        CHECK(ns_rwmutex_read_unlock(&rw));
+        pthread_barrier_wait(&step);
+    }
+    ns_cell_table *table = ns_load(&rw.spread, NS_ACQUIRE);
+    CHECK(table != NULL);
+    cell_of[i] = ns_cells_at(table, ns_slot());
+    CHECK(cell_of[i] != NULL && ns_cell_is_of(cell_of[i], ns_slot()));
+    pthread_barrier_wait(&step);
+    for (int k = 0; k < i && ns_slots_mask > READERS; k++) {
+        CHECK(cell_of[k] != cell_of[i]);
+    }
+}
+
+/* A writer closes the cells once; until readers met often enough, all find the base. */
+static void
+check_one_word_after_a_writer(void)
+{
+    make_spread();
+    CHECK(rw.spread != NULL && rw.base == NS_RW_BORN);
+    CHECK(ns_rwmutex_try_write(&rw) && rw.spread == NULL && rw.cells != NULL);
+    CHECK(rw.base == (NS_RW_BORN | NS_RW_WRITER));
+    CHECK(ns_rwmutex_write_unlock(&rw) && rw.base == (NS_RW_BORN | NS_RW_OPEN));
+    CHECK(ns_rwmutex_try_write_fast(&rw) && ns_rwmutex_write_unlock(&rw));
+    CHECK(rw.last_closed == 1 && rw.base_meetings == 0);
+    for (int n = 1; n < NS_RW_PATIENCE; n++) {
+        CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw) && rw.spread == NULL);
+        CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_read_unlock(&rw));
+        CHECK(ns_rwmutex_try_write_fast(&rw) && ns_rwmutex_write_unlock(&rw));
+    }
+    CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw) && rw.spread != NULL);
+    CHECK(!ns_rwmutex_try_write(&rw) && rw.spread != NULL); /* it did not get in */
+    CHECK(ns_rwmutex_read_unlock(&rw) && !ns_rwmutex_try_write(&rw)); /* one hold is in the base */
+    CHECK(ns_rwmutex_read_unlock(&rw) && !ns_rwmutex_read_unlock(&rw));
+}
+
+/* Readers that meet on one word take and leave it without the queue's lock. */
+static void
+check_readers_on_one_word(void)
+{
+    if (NS_CELL_MEETINGS < 8) {
+        return;
+    }
+    make();
+    CHECK(ns_rwmutex_try_write(&rw) &&
+          ns_rwmutex_downgrade(&rw)); /* a hold that is in no word: SLOW */
+    CHECK(ns_rwmutex_try_read(&rw) && (rw.base & NS_RW_SLOW) && rw.base / NS_RW_UNIT == 1);
+    CHECK(rw.base_meetings == 0);
+    CHECK(ns_rwmutex_try_read(&rw) && rw.base / NS_RW_UNIT == 2);
+    ns_lock_take(&rw.queue.lock);
+    CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_read_unlock(&rw) && ns_rwmutex_read_unlock(&rw));
+    ns_lock_release(&rw.queue.lock);
+    CHECK(!ns_rwmutex_try_write(&rw) && ns_rwmutex_read_unlock(&rw) && !ns_rwmutex_try_write(&rw));
+    CHECK(ns_rwmutex_write_unlock(&rw) && ns_rwmutex_try_write(&rw));
+    CHECK(ns_rwmutex_write_unlock(&rw));
+}
+
+/* A hold is given back where it was taken, though the thread has another cell since. */
+static void
+check_leave_old_cell(void)
+{
+    if (ns_slots_mask < 7) {
+        return;
+    }
+    make_spread();
+    CHECK(ns_slot() == 0 && ns_rwmutex_try_read(&rw));
+    ns_cell *cell = ns_cells_at(rw.cells, 0);
+    ns_cells_offer offer = ns_cells_make_offer(&rw.cells, 4, 0 + 1); /* as a thread with slot 4 */
+    CHECK(offer.table != NULL);
+    CHECK(ns_cells_accept(&rw.cells, &offer, 4) != cell && ns_cells_at(rw.cells, 0) == cell);
+    ns_cells_free_offer(&offer);
+    ns_store(&rw.spread, rw.cells, NS_RELEASE);
+    CHECK(ns_load(&cell->word, NS_RELAXED) >= NS_RW_CELL_UNIT);
+    /* As if its own place had become the empty one: the hold is in the cell of the old table. */
+    ns_store(&rw.cells->at[0], NULL, NS_RELAXED);
+    ns_lock_take(&rw.queue.lock);
+    CHECK(ns_rwmutex_read_unlock(&rw) && ns_load(&cell->word, NS_RELAXED) == NS_RW_CELL_OPEN);
+    ns_lock_release(&rw.queue.lock);
+    ns_store(&rw.cells->at[0], cell, NS_RELAXED);
+}
+
+/* A fork can come between any two steps by which cells come into use and go out of it. */
+static void
+check_fork_amid_change(void)
+{
+    make_spread();
+    CHECK(ns_rwmutex_try_read(&rw));
+    ns_store(&rw.spread, NULL, NS_RELAXED); /* a hold in a cell that looks unused */
+    pretend_to_fork();
+    CHECK(!ns_rwmutex_try_write(&rw) && ns_rwmutex_is_read_locked(&rw));
+    CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_try_write(&rw));
+
+    ns_store(
+        &rw.spread, rw.cells, NS_RELAXED); /* the writer is in, and has not put them out of use */
+    pretend_to_fork();
+    CHECK(!ns_rwmutex_try_read(&rw) && ns_rwmutex_is_write_locked(&rw) && rw.spread == NULL);
+    CHECK(ns_rwmutex_write_unlock(&rw) && ns_rwmutex_try_read(&rw));
+    CHECK(!ns_rwmutex_try_write(&rw) && ns_rwmutex_read_unlock(&rw));
+    CHECK(ns_rwmutex_try_write(&rw) && ns_rwmutex_write_unlock(&rw));
 }
 
 static void
@@ -614,6 +759,10 @@ main(void)
     check_fork();
     check_spread_while_away();
     check_search();
+    check_one_word_after_a_writer();
+    check_readers_on_one_word();
+    check_leave_old_cell();
+    check_fork_amid_change();
 
     make();
     CHECK(ns_rwmutex_try_write(&rw));
@@ -633,17 +782,17 @@ main(void)
     run_threads(2, granted_then_fast);
 
     make();
+    spread_soon();
     CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw));
     run_threads(3, relieve);
     ns_store(&stop, 0, NS_RELAXED);
 
-    make();
-    CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw)); /* now there are cells */
-    CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_read_unlock(&rw));
+    make_spread();
     ns_store(&turn, 0, NS_RELAXED);
     run_threads(3, open_for_others);
 
     make();
+    spread_soon();
     CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw));
     run_threads(3, shuffle);
     CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_read_unlock(&rw) &&
@@ -654,15 +803,19 @@ main(void)
     pthread_barrier_destroy(&step);
 
     pthread_barrier_init(&step, NULL, 3);
-    make();
-    CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw)); /* now there are cells */
-    CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_read_unlock(&rw));
+    make_spread();
     run_threads(3, give_back);
     pthread_barrier_destroy(&step);
 
     pthread_barrier_init(&step, NULL, 2);
     make();
     run_threads(2, pass_on);
+    pthread_barrier_destroy(&step);
+
+    pthread_barrier_init(&step, NULL, READERS);
+    make();
+    run_threads(READERS, get_own_cells);
+    pthread_barrier_destroy(&step);
 
     make();
     run_threads(THREADS, mix);

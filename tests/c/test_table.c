@@ -9,8 +9,17 @@
 /* Comes before each store of the table, if set: see "Step by step". */
 static _Thread_local void (*at_store)(void);
 #undef ns_store
+#undef ns_or
+#undef ns_and
+#undef ns_swap
 #define ns_store(p, v, order) \
     (at_store != NULL ? at_store() : (void)0, ns_step atomic_store_explicit((p), (v), order))
+#define ns_or(p, v, order) \
+    (at_store != NULL ? at_store() : (void)0, ns_step atomic_fetch_or_explicit((p), (v), order))
+#define ns_and(p, v, order) \
+    (at_store != NULL ? at_store() : (void)0, ns_step atomic_fetch_and_explicit((p), (v), order))
+#define ns_swap(p, v, order) \
+    (at_store != NULL ? at_store() : (void)0, ns_step atomic_exchange_explicit((p), (v), order))
 
 /* And this before it tries the lock of a buddy. */
 static _Thread_local void (*at_try)(ns_lock *);
@@ -28,7 +37,9 @@ static _Thread_local void (*at_free)(void *);
 
 #undef free
 #undef ns_store
+#undef ns_swap
 #define ns_store(p, v, order) (ns_step atomic_store_explicit((p), (v), order))
+#define ns_swap(p, v, order) (ns_step atomic_exchange_explicit((p), (v), order))
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/lsan_interface.h>
@@ -128,6 +139,12 @@ hold_value(uintptr_t word)
 }
 
 static void
+hold_surely(uintptr_t word)
+{
+    CHECK(hold_value(word));
+}
+
+static void
 drop_value(uintptr_t word)
 {
     CHECK(ns_sub(&((value *)word)->references, 1, NS_SEQ_CST) >= 1);
@@ -213,6 +230,8 @@ get(uint64_t id)
     return get_by(id, hold_value);
 }
 
+static _Thread_local bool under_lock; /* put_key: every other replacement */
+
 /* Sets, or with only_new inserts; whether it was new. */
 static bool
 put_key(uint64_t id, uint64_t version, bool only_new)
@@ -221,9 +240,22 @@ put_key(uint64_t id, uint64_t version, bool only_new)
     uint64_t hash = hash_of(id);
     uintptr_t old = 0, k = 0;
     uintptr_t v = (uintptr_t)new_value(id, version);
-    ns_segment *s = ns_table_lock(&table, hash);
+    ns_segment *s = NULL;
     ns_entry *entry;
-    bool is_new = ns_segment_find(s, hash, match_key, &id, NULL, &entry, &old) == NS_ABSENT;
+    bool is_new = true;
+    under_lock = !under_lock;
+    if (!only_new && !under_lock) {
+        old = ns_table_replace(&table, hash, match_key, &id, 0, v, &s);
+        if (old != 0) {
+            CHECK(s == NULL && ns_load(&((value *)old)->id, NS_RELAXED) == id);
+            drop_value(old);
+            return false;
+        }
+    }
+    if (s == NULL) {
+        s = ns_table_lock(&table, hash);
+        is_new = ns_segment_find(s, hash, match_key, &id, NULL, &entry, &old) == NS_ABSENT;
+    }
     if (is_new) {
         old = 0;
         k = (uintptr_t)new_key(id);
@@ -232,8 +264,14 @@ put_key(uint64_t id, uint64_t version, bool only_new)
             CHECK(s != NULL && ns_segment_insert(s, hash, k, v, &garbage));
         }
     }
+    else if (only_new) {
+        uintptr_t there = ns_entry_hold(entry, hold_surely);
+        CHECK(ns_load(&((value *)there)->id, NS_RELAXED) == id);
+        drop_value(there);
+        old = v;
+    }
     else {
-        old = only_new ? v : ns_entry_replace(entry, v);
+        old = ns_entry_replace(entry, 0, v);
     }
     ns_table_unlock(&table, s, &garbage);
     if (old != 0) {
@@ -253,7 +291,7 @@ delete_key(uint64_t id)
     ns_entry *entry;
     bool there = ns_segment_find(s, hash, match_key, &id, NULL, &entry, &old) == NS_PRESENT;
     if (there) {
-        old = ns_segment_remove(s, entry, &garbage);
+        old = ns_segment_remove(s, entry, 0, &garbage);
     }
     ns_table_unlock(&table, s, &garbage);
     if (there) {
@@ -273,7 +311,7 @@ pop_any(void)
         return -1;
     }
     CHECK(!ns_table_is_empty(&table));
-    uintptr_t v = ns_segment_remove(s, ns_segment_pick(s), &garbage);
+    uintptr_t v = ns_segment_remove(s, ns_segment_pick(s), 0, &garbage);
     ns_table_unlock(&table, s, &garbage);
     int64_t id = (int64_t)ns_load(&((value *)v)->id, NS_RELAXED);
     drop_value(v);
@@ -494,6 +532,8 @@ wait_dead(int i)
     put_key(2, 2, true);
     delete_key(1);
     const ns_segment *s = table.directory->segments[0];
+    const size_t bytes = directory_bytes(table.directory) + bytes_of(s);
+    CHECK(NS_SWEEP == 1 || (s->dead == 1 && ns_table_bytes(&table) == bytes + NS_DEAD_KEY));
     flush();
     CHECK(s->dead == 0 && s->used == 1);
     finish();
@@ -745,12 +785,18 @@ begin_rebuild(uint64_t ids, int step)
         put(d, half[1]);
     }
     if (step >= 4) {
-        ns_store(&s->moved, true, NS_RELEASE);
+        ns_store(&s->state, NS_MOVED, NS_RELEASE);
     }
     if (step >= 5) {
-        ns_lock_release(&s->lock);
+        ns_store(&half[0]->state, NS_CURRENT, NS_RELEASE);
     }
     if (step >= 6) {
+        ns_store(&half[1]->state, NS_CURRENT, NS_RELEASE);
+    }
+    if (step >= 7) {
+        ns_lock_release(&s->lock);
+    }
+    if (step >= 8) {
         retire(&table, s, ns_epoch_stamp());
     }
     return s;
@@ -831,17 +877,17 @@ check_fork_in_change(int step)
     }
     uint64_t hash = hash_of(77), wanted = 2;
     ns_segment *s = ns_table_lock(&table, hash);
-    ns_group *group = &s->groups[(uint32_t)hash & s->mask];
-    unsigned i = ns_tag_index(ns_tags_zero(group->tags));
+    uint32_t g = (uint32_t)hash & s->mask;
+    size_t i = g * NS_GROUP + ns_tag_index(ns_tags_zero(s->tags[g]));
     if (step >= 1 && step <= 3) {
-        ns_store(&group->entries[i].key, (uintptr_t)new_key(77), NS_RELAXED);
+        ns_store(&s->entries[i].key, (uintptr_t)new_key(77), NS_RELAXED);
     }
     if (step >= 2 && step <= 3) {
-        ns_store(&group->entries[i].hash, hash, NS_RELAXED);
-        set_tag(group, i, ns_tag(hash));
+        ns_store(&s->entries[i].hash, hash, NS_RELAXED);
+        set_tag(s, i, ns_tag(hash));
     }
     if (step == 3) {
-        ns_store(&group->entries[i].value, (uintptr_t)new_value(77, 77), NS_RELEASE);
+        ns_store(&s->entries[i].value, (uintptr_t)new_value(77, 77), NS_RELEASE);
     }
     if (step == 4) {
         ns_entry *entry;
@@ -1054,6 +1100,7 @@ check_retired(void)
     const size_t most = waiting;
     CHECK(most > 2);
     ns_epoch_leave(stray);
+    ns_epoch_poll(); /* the table itself has one made once in a while only */
     for (uint64_t id = ids; id < 2 * ids; id++) {
         put_key(id, id, true);
     }
@@ -1162,9 +1209,26 @@ rebuild_buddy(int i)
     rebuild_segment(buddy, 2);
 }
 
+/* Whether this thread is in the middle of a change: it has the lock of some segment. */
+static bool
+holds_any(void)
+{
+    uint64_t i = 0;
+    ns_segment *s;
+    while ((s = next_in(table.directory, &i)) != NULL) {
+        if (ns_load(&s->lock.word, NS_RELAXED) & NS_LOCK_STATE) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void
 before_try(ns_lock *l)
 {
+    if (!holds_any()) { /* not a buddy's */
+        return;
+    }
     at_try = NULL;
     buddy = segment_of_lock(l)->prefix;
     run_threads(1, rebuild_buddy);
@@ -1358,6 +1422,216 @@ check_torture(void)
     finish();
 }
 
+/* Several threads count up the same keys, by comparing and swapping without the lock, while others
+ * have their segments rebuilt: no count is lost, and each old value is the caller's of one. */
+#define COUNTED 8
+static _Atomic long counted;
+
+static void
+count_up(int i)
+{
+    uint32_t state = (uint32_t)i * 31 + 5;
+    for (int round = 0; round < ROUNDS; round++) {
+        uint64_t id = roll(&state) % COUNTED, hash = hash_of(id);
+        if (i == 0) { /* keys come and go: segments grow, split, shrink and merge */
+            uint64_t other = 1000 + roll(&state) % (round / 500 % 2 ? 2 * NS_SEGMENT_MAX : 8);
+            put_key(other, 0, false);
+            delete_key(1000 + roll(&state) % (2 * NS_SEGMENT_MAX));
+            continue;
+        }
+        uintptr_t word;
+        CHECK(ns_table_get(&table, hash, match_key, &id, NULL, hold_value, drop_value, &word) ==
+              NS_PRESENT);
+        uint64_t version = ns_load(&((value *)word)->version, NS_RELAXED);
+        uintptr_t v = (uintptr_t)new_value(id, version + 1);
+        ns_segment *s;
+        uintptr_t old = ns_table_replace(&table, hash, match_key, &id, word, v, &s);
+        if (old == 0 && round % 2) { /* with the lock, then */
+            ns_garbage garbage = {.count = 0};
+            ns_entry *entry;
+            uintptr_t now;
+            s = ns_table_lock(&table, hash);
+            CHECK(ns_segment_find(s, hash, match_key, &id, NULL, &entry, &now) == NS_PRESENT);
+            old = ns_entry_replace(entry, word, v);
+            ns_table_unlock(&table, s, &garbage);
+            ns_garbage_release(&garbage, drop_key);
+        }
+        CHECK(old == 0 || old == word);
+        drop_value(old != 0 ? old : v);
+        ns_add(&counted, old != 0, NS_RELAXED);
+        drop_value(word);
+    }
+}
+
+static void
+check_counting(void)
+{
+    ns_store(&counted, 0, NS_RELAXED);
+    for (uint64_t i = 0; i < COUNTED; i++) {
+        put_key(i, 0, true);
+    }
+    run_threads(THREADS, count_up);
+    long sum = 0;
+    for (uint64_t i = 0; i < COUNTED; i++) {
+        sum += get(i);
+    }
+    CHECK(sum == ns_load(&counted, NS_RELAXED) && sum > 0);
+    flush();
+    finish();
+}
+
+/* ---- A writer that sleeps for a segment is in no section, and its segment stays memory ---- */
+
+static ns_segment *slept_for;
+
+static void
+sleep_for_segment(int i)
+{
+    if (i == 0) {
+        CHECK(put_key(1, 1, true));
+    }
+    else {
+        while ((uint32_t)ns_load(&slept_for->sleepers, NS_RELAXED) == 0) {
+            sleep_ms(1);
+        }
+        /* The sleeper holds back nothing that others let go. */
+        uint64_t stamp = ns_epoch_stamp();
+        while (ns_epoch_poll() <= stamp) {
+            sleep_ms(1);
+        }
+        /* The segment is replaced under its eyes, and is not freed. */
+        ns_garbage garbage = {.count = 0};
+        ns_segment *s = resize(&table, slept_for, 2 * slots_of(slept_for), &garbage);
+        CHECK(s != NULL && is_retired(&table, slept_for));
+        ns_lock_release(&s->lock);
+        ns_garbage_release(&garbage, drop_key);
+    }
+}
+
+static void
+check_sleeping(void)
+{
+    put_key(2, 2, true);
+    slept_for = ns_table_lock(&table, hash_of(1));
+    run_threads(2, sleep_for_segment);
+    CHECK(get(1) == 1 && get(2) == 2 && !has_sleepers(slept_for));
+    flush();
+    CHECK(!is_retired(&table, slept_for) && table.retired == NULL);
+    /* Those that did not survive a fork do not count. */
+    ns_segment *s = ns_table_lock(&table, hash_of(1));
+    ns_section section = ns_epoch_enter();
+    add_sleeper(s);
+    ns_epoch_leave(section);
+    ns_lock_release(&s->lock);
+    CHECK(has_sleepers(s));
+    pretend_to_fork();
+    CHECK(!has_sleepers(s));
+    add_sleeper(s);
+    CHECK(has_sleepers(s));
+    remove_sleeper(s);
+    CHECK(!has_sleepers(s));
+    finish();
+}
+
+/* ---- Hashes that were chosen by somebody who knows how they are mixed, but for the secret ---- */
+
+/* The mix as it was, without a secret, and a hash that it maps to given top bits and tag. */
+static uint64_t
+inverse(uint64_t odd)
+{
+    uint64_t x = odd;
+    for (int i = 0; i < 6; i++) {
+        x *= 2 - odd * x;
+    }
+    return x;
+}
+
+static uint64_t
+share_top_bits(uint64_t i)
+{
+    /* run = (h >> 7) * C, of which the top 32 bits were the segment. Those that share the top 16
+     * bits, and that are less than 2 ** 57 when taken back. */
+    static const uint64_t C = UINT64_C(0xD6E8FEB86659FD93);
+    static uint64_t next;
+    next = i == 0 ? 0 : next;
+    for (;; next++) {
+        uint64_t h = (UINT64_C(0xABCD) << 48 | next) * inverse(C);
+        if (h >> 57 == 0) {
+            next++;
+            return h << 7;
+        }
+    }
+}
+
+static uint64_t
+multiples_of_powers(uint64_t i)
+{
+    static const unsigned shifts[] = {7, 16, 20, 31, 32, 33, 40, 44};
+    return (i / 8 + 1) << shifts[i % 8];
+}
+
+static uint64_t
+random_numbers(uint64_t i)
+{
+    uint64_t x = (i + 1) * UINT64_C(0x9E3779B97F4A7C15);
+    x = (x ^ x >> 30) * UINT64_C(0xBF58476D1CE4E5B9);
+    x = (x ^ x >> 27) * UINT64_C(0x94D049BB133111EB);
+    return x ^ x >> 31;
+}
+
+struct spread {
+    size_t bytes, depth, segments;
+    double probes; /* groups looked at for a key that is there, on average */
+};
+
+static struct spread
+spread_of(uint64_t (*number)(uint64_t), uint64_t count)
+{
+    struct spread result = {0};
+    for (uint64_t i = 0; i < count; i++) {
+        put_key(number(i), 0, false);
+    }
+    size_t live = ns_table_count(&table);
+    uint64_t at = 0;
+    ns_segment *s;
+    while ((s = next_in(table.directory, &at)) != NULL) {
+        for (uint32_t i = 0; i < slots_of(s); i++) {
+            if (!ns_is_live(ns_load(&s->entries[i].value, NS_RELAXED))) {
+                continue;
+            }
+            uint32_t g = (uint32_t)ns_load(&s->entries[i].hash, NS_RELAXED) & s->mask, step = 0;
+            while (g != i / NS_GROUP) {
+                g = (g + ++step) & s->mask;
+            }
+            result.probes += 1 + step;
+        }
+    }
+    result.probes /= (double)live;
+    result.bytes = ns_table_bytes(&table);
+    result.depth = table.directory->depth;
+    result.segments = ns_load(&table.segments, NS_RELAXED);
+    finish();
+    return result;
+}
+
+__attribute__((unused)) static void
+check_chosen_keys(void)
+{
+    uint64_t (*const chosen[])(uint64_t) = {share_top_bits, multiples_of_powers};
+    const uint64_t count = VALUES / 4 * 3;
+    const struct ns_hash_seed before = ns_hash_seed;
+    for (uint64_t secret = 1; secret < 4; secret++) {
+        ns_hash_seed_set(random_numbers(2 * secret), random_numbers(2 * secret + 1));
+        struct spread by_chance = spread_of(random_numbers, count);
+        for (int i = 0; i < 2; i++) {
+            struct spread s = spread_of(chosen[i], count);
+            CHECK(s.probes < by_chance.probes * 1.2 && s.depth <= by_chance.depth + 2);
+            CHECK(s.bytes < by_chance.bytes * 1.3 && s.segments < by_chance.segments * 1.3);
+        }
+    }
+    ns_hash_seed = before;
+}
+
 /* What was done before a key is put is seen by who finds it, whatever `hold` does. */
 static long told;
 
@@ -1399,7 +1673,7 @@ check_telling(void)
         seen = 0;
         if (replaces) {
             put_key(1, 1, false);
-            seen = table.directory->segments[0]->groups[0].entries[0].value;
+            seen = table.directory->segments[0]->entries[0].value;
         }
         CHECK(!replaces || is_value(seen));
         run_threads(2, tell);
@@ -1482,7 +1756,7 @@ main(void)
     check_place_in_another();
     check_from();
     check_taking();
-    for (int step = 0; step <= 6; step++) {
+    for (int step = 0; step <= 8; step++) {
         check_fork_in_rebuild(step);
     }
     read_abandoned();
@@ -1497,9 +1771,14 @@ main(void)
     check_buddy();
     check_moving_item();
     check_picking();
+#ifndef NS_SHAKE
+    check_chosen_keys();
+#endif
     for (int fences = 0; fences < 2; fences++) {
         check_telling();
         check_torture();
+        check_counting();
+        check_sleeping();
         check_growth();
         put_key(0, 0, true);
         run_threads(2, pass_item);

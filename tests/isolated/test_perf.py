@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import watches_memory
+from support import eventually, watches_memory
 
 pyperf = pytest.importorskip("pyperf", reason="the benchmarks are made with pyperf")
 
@@ -207,6 +207,28 @@ def test_driver_stops_at_an_interrupt_with_what_was_measured(tmp_path: Path) -> 
     assert process.returncode == 130, printed
     assert "stopped" in printed
     assert len(pyperf.BenchmarkSuite.load(str(tmp_path / "out" / "bench.json"))) >= 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_driver_stopped_before_anything_is_measured_leaves_nothing(tmp_path: Path) -> None:
+    process = start(PERF, "--only", "ShardedCounter", "--budget", "1000", "-o", tmp_path / "out")
+    measuring = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    assert eventually(lambda: measuring.read_text() != "")
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, printed
+    assert "stopped before anything was measured" in printed
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("page", ["no such page", "one without marks"])
+def test_page_that_cannot_take_the_table_is_an_error_beforehand(tmp_path: Path, page: str) -> None:
+    (tmp_path / "one without marks").write_text("text")
+    out = tmp_path / "out"
+    code, printed = run(PERF, "--only", "reach", "--markdown", tmp_path / page, "-o", out)
+    assert code == 1
+    assert page in printed
+    assert not out.exists()
 
 
 def test_an_operation_can_choose_its_thread_counts(tmp_path: Path) -> None:

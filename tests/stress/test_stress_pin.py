@@ -8,6 +8,7 @@ import pytest
 from support import (
     CLASSES,
     NATIVE,
+    STRESS,
     background,
     collect_often,
     for_a_while,
@@ -15,7 +16,7 @@ from support import (
     run_threads,
 )
 
-from nogil_sync import AtomicRef, is_pinned, pin, pin_all
+from nogil_sync import AtomicRef, is_pinned, pin, pin_all, pin_report
 
 pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
 
@@ -243,6 +244,43 @@ def test_in_finalisers_during_collections():
     assert pinned
     for value in pinned:
         right(value)
+
+
+class Link:
+    __slots__ = ("next",)
+
+
+def test_deep_of_a_graph_with_everything(tmp_path):
+    """A lock, an open file, a cycle, a chain of a million, while other threads use the graph."""
+    length = int(1_000_000 * min(1, STRESS))
+    chain = None
+    for _ in range(length):
+        link = Link()
+        link.next = chain
+        chain = link
+    with (tmp_path / "file").open("w") as file:
+        lock = threading.Lock()
+        graph = {"lock": [lock], "file": {"it": file}, "chain": chain, "items": [[]]}
+        graph["me"] = graph
+
+        def use():
+            with graph["lock"][0]:
+                graph["items"][0].append([float(len(graph["items"][0]))])
+
+        with background(use, collect_often):
+            report = pin_report(graph)
+            assert pin(graph, deep=True) is graph
+        assert {id(each.obj) for each in report.left} == {id(lock), id(file)}
+        assert {each.path for each in report.left} == {"obj['lock'][0]", "obj['file']['it']"}
+        assert report.by_type[f"{Link.__module__}.Link"][0] == length
+        if NATIVE:
+            assert not is_pinned(lock)
+            assert not is_pinned(file)
+            assert is_pinned(graph)
+            while chain is not None:
+                assert is_pinned(chain)
+                chain = chain.next
+    assert file.closed
 
 
 def test_threads_that_end_leave_pinned_objects_whole():

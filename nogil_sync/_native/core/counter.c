@@ -1,39 +1,50 @@
 #include "counter.h"
 
-#include <stdlib.h>
-
-static size_t
-table_size(void)
+/* Gives the thread a cell; or the base, if there is no memory, or the table changed meanwhile. */
+static _Atomic uint64_t *
+join(ns_counter *c, uint32_t slot, uint32_t met)
 {
-    return (ns_slots_mask + 1) * sizeof(ns_cell);
-}
-
-static ns_cell *
-spread(ns_counter *c)
-{
-    ns_cell *fresh = aligned_alloc(NS_CACHE_LINE, table_size()), *current = NULL;
-    if (fresh == NULL) {
-        return ns_load(&c->cells, NS_ACQUIRE);
+    ns_cells_offer offer = ns_cells_make_offer(&c->cells, slot, met);
+    ns_lock_take(&c->lock);
+    ns_cell *cell = ns_cells_accept(&c->cells, &offer, slot);
+    ns_lock_release(&c->lock);
+    ns_cells_free_offer(&offer);
+    if (cell == NULL) {
+        ns_store(&c->meetings, 0, NS_RELAXED); /* try again after as many more */
+        return &c->base;
     }
-    memset(fresh, 0, table_size());
-    /* Publishes our zeroes, or (acquire on failure) sees the winner's. */
-    if (atomic_compare_exchange_strong_explicit(
-            &c->cells, &current, fresh, memory_order_acq_rel, memory_order_acquire)) {
-        return fresh;
-    }
-    free(fresh);
-    return current;
+    return &cell->word;
 }
 
 _Atomic uint64_t *
-ns_counter_find_cell(ns_counter *c, uint32_t slot)
+ns_counter_find_word(ns_counter *c, uint32_t slot)
 {
-    uint32_t owner = 0;
-    if (ns_cas(&c->owner, &owner, slot + 1, NS_RELAXED)) {
+    if (slot == NS_NO_SLOT) {
         return &c->base;
     }
-    ns_cell *cells = spread(c);
-    return cells != NULL ? &cells[slot & ns_slots_mask].value : &c->base;
+    ns_cell_table *table = ns_load(&c->cells, NS_ACQUIRE);
+    uint32_t met = 0;
+    if (table == NULL) {
+        /* The first thread, or one that meets another in the base. */
+        if (ns_cas(&c->user, &met, slot + 1, NS_RELAXED)) {
+            return &c->base;
+        }
+        if (!ns_cells_meet(&c->meetings, NS_CELL_MEETINGS)) {
+            ns_store(&c->user, slot + 1, NS_RELAXED);
+            return &c->base;
+        }
+    }
+    else {
+        /* The place is empty, or its cell was used by another thread last. */
+        ns_cell *cell = ns_cells_at(table, slot);
+        if (cell != NULL) {
+            met = ns_load(&cell->user, NS_RELAXED);
+            if (!ns_cell_meet(cell, slot)) {
+                return &cell->word;
+            }
+        }
+    }
+    return join(c, slot, met);
 }
 
 static inline uint64_t
@@ -46,9 +57,10 @@ uint64_t
 ns_counter_sum(ns_counter *c, bool reset)
 {
     uint64_t sum = take(&c->base, reset);
-    ns_cell *cells = ns_load(&c->cells, NS_ACQUIRE);
-    for (uint32_t i = 0; cells != NULL && i <= ns_slots_mask; i++) {
-        sum += take(&cells[i].value, reset);
+    ns_cell_table *table = ns_load(&c->cells, NS_ACQUIRE);
+    ns_cell *cell;
+    for (uint32_t i = 0; (cell = ns_cells_next(table, &i)) != NULL;) {
+        sum += take(&cell->word, reset);
     }
     return sum;
 }
@@ -57,21 +69,10 @@ double
 ns_counter_sum_double(ns_counter *c, bool reset)
 {
     double sum = ns_double_of(take(&c->base, reset));
-    ns_cell *cells = ns_load(&c->cells, NS_ACQUIRE);
-    for (uint32_t i = 0; cells != NULL && i <= ns_slots_mask; i++) {
-        sum += ns_double_of(take(&cells[i].value, reset));
+    ns_cell_table *table = ns_load(&c->cells, NS_ACQUIRE);
+    ns_cell *cell;
+    for (uint32_t i = 0; (cell = ns_cells_next(table, &i)) != NULL;) {
+        sum += ns_double_of(take(&cell->word, reset));
     }
     return sum;
-}
-
-size_t
-ns_counter_extra_size(ns_counter *c)
-{
-    return ns_counter_is_shared(c) ? table_size() : 0;
-}
-
-void
-ns_counter_destroy(ns_counter *c)
-{
-    free(ns_load(&c->cells, NS_RELAXED));
 }

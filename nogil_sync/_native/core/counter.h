@@ -1,63 +1,64 @@
 /* counter.h: a 64-bit sum that threads add to without sharing a cache line.
  *
- * The design of Java's LongAdder (Doug Lea), with thread slots (slots.h) in place of hashing and
- * probing: a base word serves the first thread; when a second one comes, a table of cells is
- * published, a cell for each slot (modulo the table's size, four times the processors), each
- * NS_CACHE_LINE from the next. Adds go to the thread's own cell; a read sums.
+ * The design of Java's LongAdder (Doug Lea) over the cells of cells.h: a base word serves all as
+ * long as threads seldom meet there, as a rule because there is only one. Then each adds to a cell
+ * of its own. A read sums the base and the cells that were made.
  *
- * Cells are atomic words that are only ever added to (one fetch-and-add, uncontended and in the
- * adder's own cache) or, by reset, swapped for zero; so two threads whose slots
- * coincide modulo the size, or that have no slot, are merely slower, never wrong, and reset
- * counts each increment once. A finished thread's cell stays and the next holder
- * of its slot goes on with it: with positive adds each cell grows, and reads that follow
- * each other never decrease.
+ * Base and cells are atomic words that are only ever added to (one fetch-and-add, uncontended and
+ * in the adder's own cache) or, by reset, swapped for zero. So threads that share a cell, or have
+ * no slot and use the base, are merely slower, never wrong, and reset counts each increment once.
+ * No word is ever left out of the sum, whatever grows meanwhile: a cell stays in each table that
+ * follows, and a finished thread's cell goes on with the next holder of its slot. So with positive
+ * adds each word grows, and reads that follow each other never decrease.
  *
- * Ordering: none is promised beyond each word's own; a total is exact for every add that
- * happened before the read (joined threads, for instance). The pointer to the table is published
- * with release and read with acquire, so that its zeroes are seen. If there is no memory for
- * the table the base goes on serving all.
+ * Ordering: none is promised beyond each word's own; a total is exact for every add that happened
+ * before the read (joined threads, for instance), which has seen the table and the cell that the
+ * add used. If there is no memory for a cell, the base goes on serving.
  *
  * Doubles use the same words as bit patterns, added by compare-and-swap. +0.0 is all zero bits.
+ *
+ * Fork: see cells.h. `lock` guards the making of tables and cells, and nothing else.
  */
 #ifndef NS_COUNTER_H
 #define NS_COUNTER_H
 
 #include <string.h>
 
-#include "atomics.h"
-#include "slots.h"
-
-typedef struct ns_cell {
-    _Alignas(NS_CACHE_LINE) _Atomic uint64_t value;
-} ns_cell;
+#include "cells.h"
+#include "lock.h"
 
 typedef struct ns_counter {
+    ns_cells cells; /* NULL until threads met often enough in the base */
     _Atomic uint64_t base;
-    _Atomic(ns_cell *) cells; /* NULL until a second thread adds; then never changes */
-    _Atomic uint32_t owner;   /* slot + 1 of the first thread that added; 0: none did */
+    _Atomic uint32_t user; /* slot + 1 of the thread that last added to the base; 0: none did */
+    _Atomic uint32_t meetings; /* in the base */
+    ns_lock lock;
 } ns_counter;
 
-_Atomic uint64_t *ns_counter_find_cell(ns_counter *c, uint32_t slot);
+_Atomic uint64_t *ns_counter_find_word(ns_counter *c, uint32_t slot);
 
 /* The word that the calling thread adds to. */
 static inline _Atomic uint64_t *
-ns_counter_cell(ns_counter *c)
+ns_counter_word(ns_counter *c)
 {
     uint32_t slot = ns_slot();
-    ns_cell *cells = ns_load(&c->cells, NS_ACQUIRE);
-    if (cells != NULL) {
-        return &cells[slot & ns_slots_mask].value;
+    ns_cell_table *table = ns_load(&c->cells, NS_ACQUIRE);
+    if (table != NULL) {
+        ns_cell *cell = ns_cells_at(table, slot);
+        if (ns_likely(cell != NULL && ns_cell_is_of(cell, slot))) {
+            return &cell->word;
+        }
     }
-    if (ns_likely(ns_load(&c->owner, NS_RELAXED) == slot + 1)) {
+    else if (ns_likely(ns_load(&c->user, NS_RELAXED) == slot + 1)) {
         return &c->base;
     }
-    return ns_counter_find_cell(c, slot);
+    return ns_counter_find_word(c, slot);
 }
 
 static inline void
 ns_counter_add(ns_counter *c, uint64_t n)
 {
-    ns_add(ns_counter_cell(c), n, NS_RELAXED);
+    ns_add(ns_counter_word(c), n, NS_RELAXED);
 }
 
 static inline double
@@ -79,9 +80,9 @@ ns_bits_of(double d)
 static inline void
 ns_counter_add_double(ns_counter *c, double n)
 {
-    _Atomic uint64_t *cell = ns_counter_cell(c);
-    uint64_t bits = ns_load(cell, NS_RELAXED);
-    while (!ns_cas(cell, &bits, ns_bits_of(ns_double_of(bits) + n), NS_RELAXED)) {
+    _Atomic uint64_t *word = ns_counter_word(c);
+    uint64_t bits = ns_load(word, NS_RELAXED);
+    while (!ns_cas(word, &bits, ns_bits_of(ns_double_of(bits) + n), NS_RELAXED)) {
     }
 }
 
@@ -90,15 +91,24 @@ uint64_t ns_counter_sum(ns_counter *c, bool reset);
 double ns_counter_sum_double(ns_counter *c, bool reset);
 
 /* Bytes beyond the struct itself. */
-size_t ns_counter_extra_size(ns_counter *c);
-/* Whether more than one thread has added. */
+static inline size_t
+ns_counter_extra_size(ns_counter *c)
+{
+    return ns_cells_size(&c->cells);
+}
+
+/* Whether threads have met in the base so often that they have cells. */
 static inline bool
 ns_counter_is_shared(ns_counter *c)
 {
     return ns_load(&c->cells, NS_RELAXED) != NULL;
 }
 
-/* Frees the table; nobody may be using the counter. */
-void ns_counter_destroy(ns_counter *c);
+/* Frees the cells; nobody may be using the counter. */
+static inline void
+ns_counter_destroy(ns_counter *c)
+{
+    ns_cells_free(&c->cells);
+}
 
 #endif

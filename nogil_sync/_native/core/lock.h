@@ -32,8 +32,11 @@ enum ns_locked {
     NS_LOCKED_AFTER_ALL, /* somebody else had it */
     NS_LOCKED_STALE,     /* last used before a fork, and free then */
     NS_LOCKED_ABANDONED, /* held at a fork by a thread that is gone */
+    NS_LOCK_BUSY,        /* not taken (ns_lock_spin only) */
 };
 
+/* The same without sleeping: NS_LOCK_BUSY if it stayed taken for a while. */
+enum ns_locked ns_lock_spin(ns_lock *l);
 enum ns_locked ns_lock_take_slow(ns_lock *l);
 void ns_lock_wake(ns_lock *l);
 
@@ -67,6 +70,16 @@ static inline void
 ns_lock_release(ns_lock *l)
 {
     ns_lock_release_as(l, NS_RELEASE);
+}
+
+/* Back-off of a thread that lost a race: so many pauses. How many there are to be the next time. */
+static inline unsigned
+ns_pause_for(unsigned pauses)
+{
+    for (unsigned i = 0; i < pauses; i++) {
+        ns_pause();
+    }
+    return pauses < 64 ? 2 * pauses : pauses;
 }
 
 /* For a lock that nobody else can see yet. */

@@ -2,22 +2,25 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
 
 #if defined(NS_PARK_FUTEX)
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>
-#include <sched.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/syscall.h>
 #endif
 
 #define SECOND INT64_C(1000000000)
+#define NS_MOST_CPUS 65536
 
-_Atomic uint32_t ns_fork_count;
-static unsigned cpu_count = 1;
-_Atomic bool ns_can_fence_threads;
+struct ns_globals ns_globals = {.alone = NS_NOBODY, .cpu_count = 1};
 
 int64_t
 ns_now(void)
@@ -27,10 +30,16 @@ ns_now(void)
     return (int64_t)t.tv_sec * SECOND + t.tv_nsec;
 }
 
+void
+ns_yield(void)
+{
+    sched_yield();
+}
+
 unsigned
 ns_cpu_count(void)
 {
-    return cpu_count;
+    return ns_globals.cpu_count;
 }
 
 #if defined(NS_PARK_FUTEX)
@@ -65,16 +74,114 @@ ns_unpark(const void *word, int count)
     syscall(SYS_futex, word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, count, NULL, NULL, 0);
 }
 
-static void
-count_cpus(void)
+static unsigned
+count_allowed_cpus(void)
 {
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) > 0) {
-        cpu_count = (unsigned)CPU_COUNT(&set);
-        return;
+        return (unsigned)CPU_COUNT(&set);
     }
     long online = sysconf(_SC_NPROCESSORS_ONLN);
-    cpu_count = online > 0 ? (unsigned)online : 1;
+    return online > 0 ? (unsigned)online : 1;
+}
+
+/* ---- The control groups' limit: so much time of processors in each period. ---- */
+
+#ifndef NS_SYSTEM_ROOT /* tests have a tree of their own */
+#define NS_SYSTEM_ROOT ""
+#endif
+
+/* The start of a file, as a string; false if it cannot be read. */
+static bool
+read_file(const char *path, char *text, size_t size)
+{
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t length = file >= 0 ? read(file, text, size - 1) : -1;
+    if (file >= 0) {
+        close(file);
+    }
+    text[length > 0 ? length : 0] = '\0';
+    return length > 0;
+}
+
+/* The two numbers in the files of one group. False: it sets no limit, or there is no such group. */
+static bool
+read_quota(const char *group, bool unified, long long *quota, long long *period)
+{
+    char path[PATH_MAX + 32], text[64];
+    if (unified) {
+        snprintf(path, sizeof(path), "%s/cpu.max", group);
+        return read_file(path, text, sizeof(text)) && sscanf(text, "%lld %lld", quota, period) == 2;
+    }
+    snprintf(path, sizeof(path), "%s/cpu.cfs_quota_us", group);
+    if (!read_file(path, text, sizeof(text)) || sscanf(text, "%lld", quota) != 1) {
+        return false;
+    }
+    snprintf(path, sizeof(path), "%s/cpu.cfs_period_us", group);
+    return read_file(path, text, sizeof(text)) && sscanf(text, "%lld", period) == 1;
+}
+
+/* The least of `cpus` and of the limits of a group and those around it, each rounded up. A group's path may be one that is
+ * not visible here (in a container): then those around it are. */
+static unsigned
+limit_by_group(unsigned cpus, const char *root, const char *path, bool unified)
+{
+    char group[PATH_MAX];
+    size_t rest = (size_t)snprintf(group, sizeof(group), "%s", root);
+    int length = snprintf(group + rest, sizeof(group) - rest, "%s", path);
+    if (length < 0 || rest + (size_t)length >= sizeof(group)) {
+        group[rest] = '\0';
+    }
+    for (;;) {
+        long long quota, period;
+        if (read_quota(group, unified, &quota, &period) && quota > 0 && period > 0 &&
+            (quota - 1) / period + 1 < cpus) {
+            cpus = (unsigned)((quota - 1) / period + 1);
+        }
+        char *last = strrchr(group + rest, '/');
+        if (last == NULL) {
+            return cpus;
+        }
+        *last = '\0';
+    }
+}
+
+/* Each line of the file is "number:controllers:path"; version 2 has no controllers. */
+static unsigned
+limit_by_groups(unsigned cpus)
+{
+    char text[8192], *rest, *line;
+    if (!read_file(NS_SYSTEM_ROOT "/proc/self/cgroup", text, sizeof(text))) {
+        return cpus;
+    }
+    for (line = strtok_r(text, "\n", &rest); line != NULL; line = strtok_r(NULL, "\n", &rest)) {
+        char *controllers = strchr(line, ':'), *path = NULL;
+        if (controllers != NULL) {
+            path = strchr(++controllers, ':');
+        }
+        if (path == NULL) {
+            continue;
+        }
+        *path++ = '\0';
+        if (*controllers == '\0') {
+            cpus = limit_by_group(cpus, NS_SYSTEM_ROOT "/sys/fs/cgroup", path, true);
+        }
+        else {
+            for (char *more, *name = strtok_r(controllers, ",", &more); name != NULL;
+                 name = strtok_r(NULL, ",", &more)) {
+                if (strcmp(name, "cpu") == 0) {
+                    cpus = limit_by_group(cpus, NS_SYSTEM_ROOT "/sys/fs/cgroup/cpu", path, false);
+                }
+            }
+        }
+    }
+    return cpus;
+}
+
+static unsigned
+available_cpus(void)
+{
+    return limit_by_groups(count_allowed_cpus());
 }
 
 /* The argument for epoch.h holds where a store reaches all other processors at once. */
@@ -161,11 +268,11 @@ ns_unpark(const void *word, int count)
     pthread_mutex_unlock(&b->mutex);
 }
 
-static void
-count_cpus(void)
+static unsigned
+available_cpus(void)
 {
     long online = sysconf(_SC_NPROCESSORS_ONLN);
-    cpu_count = online > 0 ? (unsigned)online : 1;
+    return online > 0 ? (unsigned)online : 1;
 }
 
 static bool
@@ -200,17 +307,19 @@ reset_sleep_after_fork(void)
 
 /* ---- The fence in all threads ----
  *
- * membarrier can be refused at any time: for want of memory, or by a seccomp filter that was installed after it
- * was registered. (mprotect is no substitute, though it used to interrupt all processors: newer ones invalidate each
- * other's translations without.) Then the flag is cleared, and all threads go over to fences of their own.
+ * membarrier can be refused at any time: for want of memory, or by a seccomp filter that was
+ * installed after it was registered. (mprotect is no substitute, though it used to interrupt all
+ * processors: newer ones invalidate each other's translations without.) Then the flag is cleared,
+ * and all threads go over to fences of their own.
  *
- * What is left are the threads that looked at the flag before it was cleared. Each made its store before that look,
- * in the order of its program, and had no fence: the store may still be in its processor's store buffer while its
- * loads are done. No other thread can force it out, but it does not stay: a store buffer is drained within
- * microseconds, and by every interrupt at the latest ("Temporally Bounding TSO for Fence-Free Asymmetric
- * Synchronization", Morrison and Afek, ASPLOS 2015; C11 7.17.3 asks for "a reasonable amount of time"). So after
- * NS_REFUSED, five ticks of the slowest clock, each such store is visible; a reader that looks at
- * the flag later has a fence; and what a fence of one's own orders is sure from then on. */
+ * What is left are the threads that looked at the flag before it was cleared. Each made its store
+ * before that look, in the order of its program, and had no fence: the store may still be in its
+ * processor's store buffer while its loads are done. No other thread can force it out, but it
+ * does not stay: a store buffer is drained within microseconds, and by every interrupt at the
+ * latest ("Temporally Bounding TSO for Fence-Free Asymmetric Synchronization", Morrison and Afek,
+ * ASPLOS 2015; C11 7.17.3 asks for "a reasonable amount of time"). So after NS_REFUSED, five
+ * ticks of the slowest clock, each such store is visible; a reader that looks at the flag later
+ * has a fence; and what a fence of one's own orders is sure from then on. */
 
 static _Atomic int64_t sure_from; /* by ns_now() */
 
@@ -243,6 +352,24 @@ in_child(void)
     reset_sleep_after_fork();
     ns_store(&sure_from, 0, NS_RELAXED); /* no other thread is left */
     ns_add(&ns_fork_count, 1, NS_RELAXED);
+}
+
+/* What the environment says, or 0. Any number is safe: it decides how many cells an object may have, and whether waiters
+ * spin. */
+static unsigned
+given_cpus(void)
+{
+    const char *text = getenv("NOGIL_SYNC_CPU_COUNT");
+    char *end = NULL;
+    long count = text != NULL ? strtol(text, &end, 10) : 0;
+    return count > 0 && *end == '\0' ? (count < NS_MOST_CPUS ? (unsigned)count : NS_MOST_CPUS) : 0;
+}
+
+static void
+count_cpus(void)
+{
+    unsigned given = given_cpus();
+    ns_globals.cpu_count = given != 0 ? given : available_cpus();
 }
 
 static bool

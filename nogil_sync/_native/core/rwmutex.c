@@ -1,8 +1,5 @@
 #include "rwmutex.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 /* Times in nanoseconds; tests shrink them. */
 #ifndef NS_RW_READER_SPIN
 #define NS_RW_READER_SPIN 5000 /* a reader hopes that the writer is done soon, outside the queue */
@@ -10,22 +7,51 @@
 #ifndef NS_RW_WAITER_SPIN
 #define NS_RW_WAITER_SPIN 15000 /* then, and a writer at once, in the queue */
 #endif
+/* After a writer had to close cells, readers use them again after so many meetings for each. */
+#ifndef NS_RW_PATIENCE
+#define NS_RW_PATIENCE 9
+#endif
 
 #define BORN ((uint64_t)NS_RW_BORN)
 #define OPEN ((uint64_t)NS_RW_OPEN)
 #define WRITER ((uint64_t)NS_RW_WRITER)
 #define SLOW ((uint64_t)NS_RW_SLOW)
-#define SPREAD ((uint64_t)NS_RW_SPREAD)
 #define UNIT ((uint64_t)NS_RW_UNIT)
 #define CELL_OPEN ((uint64_t)NS_RW_CELL_OPEN)
 #define CELL_UNIT ((uint64_t)NS_RW_CELL_UNIT)
 
+/* ---- One word, the base or a cell: what is done to it without the queue's lock ---- */
+
+static bool
+enter(_Atomic uint64_t *word, uint64_t open, uint64_t unit)
+{
+    uint64_t value = ns_load(word, NS_RELAXED);
+    while (value & open) {
+        if (ns_cas(word, &value, value + unit, NS_ACQUIRE)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool
+leave(_Atomic uint64_t *word, uint64_t open, uint64_t unit)
+{
+    uint64_t value = ns_load(word, NS_RELAXED);
+    while (value & open && value >= unit) {
+        if (ns_cas(word, &value, value - unit, NS_RELEASE)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* ---- Counting; all of it with the queue locked. ---- */
 
-static ns_rwcell *
-cells_of(ns_rwmutex *m)
+static ns_cell_table *
+spread_of(ns_rwmutex *m)
 {
-    return ns_load(&m->cells, NS_RELAXED);
+    return ns_load(&m->spread, NS_RELAXED);
 }
 
 static uint64_t
@@ -50,10 +76,14 @@ close_cells(ns_rwmutex *m)
     if (m->closed) {
         return;
     }
-    ns_rwcell *cells = cells_of(m);
     uint64_t readers = base_count(m) + m->granted;
-    for (uint32_t i = 0; i < m->used; i++) {
-        readers += ns_and(&cells[i].word, ~CELL_OPEN, NS_ACQUIRE) / CELL_UNIT;
+    uint32_t count = 0;
+    ns_cell *cell;
+    for (uint32_t i = 0; (cell = ns_cells_next(spread_of(m), &i)) != NULL; count++) {
+        readers += ns_and(&cell->word, ~CELL_OPEN, NS_ACQUIRE) / CELL_UNIT;
+    }
+    if (count != 0) {
+        ns_store(&m->last_closed, count, NS_RELAXED);
     }
     m->readers = readers;
     m->closed = true;
@@ -63,21 +93,22 @@ close_cells(ns_rwmutex *m)
 static void
 thaw(ns_rwmutex *m)
 {
-    ns_rwcell *cells = cells_of(m);
-    uint64_t word = ns_load(&m->base, NS_RELAXED) | (cells != NULL ? SPREAD : 0);
+    ns_cell_table *spread = spread_of(m);
+    uint64_t word = ns_load(&m->base, NS_RELAXED);
     const bool nobody_queued = m->queue.head == NULL && m->readers_queue.head == NULL;
     if (nobody_queued && m->granted == 0) {
         word &= ~SLOW;
-        if (!(word & SPREAD)) {
-            m->closed = false; /* a writer's fast release opens the base cell */
+        if (spread == NULL) {
+            m->closed = false; /* a writer's fast release opens the base */
         }
     }
     if (nobody_queued && !(word & WRITER)) {
-        for (uint32_t i = 0; m->closed && i < m->used; i++) {
-            ns_or(&cells[i].word, CELL_OPEN, NS_RELEASE);
+        ns_cell *cell;
+        for (uint32_t i = 0; m->closed && (cell = ns_cells_next(spread, &i)) != NULL;) {
+            ns_or(&cell->word, CELL_OPEN, NS_RELEASE);
         }
         m->closed = false;
-        word |= cells == NULL ? OPEN : 0;
+        word |= spread == NULL ? OPEN : 0;
     }
     ns_store(&m->base, word, NS_RELEASE);
 }
@@ -88,11 +119,14 @@ lock_queue(ns_rwmutex *m)
     if (ns_unlikely(ns_waitq_lock(&m->queue))) {
         m->readers_queue.head = m->readers_queue.tail = NULL;
         m->closed = false; /* perhaps half closed or half open: do it again */
-        if (ns_rwmutex_is_write_locked(m)) {
-            m->granted = m->downgraded = 0; /* a downgrade that was cut short has not been */
-        }
+        ns_store(&m->spread, ns_load(&m->cells, NS_RELAXED), NS_RELEASE);
         freeze(m);
         close_cells(m);
+        if (ns_rwmutex_is_write_locked(m)) {
+            m->granted = m->downgraded = 0; /* a downgrade that was cut short has not been */
+            m->readers = 0;
+            ns_store(&m->spread, NULL, NS_RELAXED);
+        }
         thaw(m);
     }
 }
@@ -123,6 +157,18 @@ admit_readers(ns_rwmutex *m, ns_wakes *wakes)
     }
 }
 
+/* A writer gets in: all is closed, and no reader is in. Until they have met often enough, readers
+ * use the base word, and writers need not look at the cells. */
+static void
+admit_writer(ns_rwmutex *m)
+{
+    ns_or(&m->base, WRITER, NS_RELAXED);
+    if (spread_of(m) != NULL) {
+        ns_store(&m->spread, NULL, NS_RELAXED);
+        ns_store(&m->base_meetings, 0, NS_RELAXED);
+    }
+}
+
 /* Serves who can be, opens what may be open, lets go of the queue, and wakes. */
 static void
 serve_and_unlock(ns_rwmutex *m, ns_wakes *wakes)
@@ -135,7 +181,7 @@ serve_and_unlock(ns_rwmutex *m, ns_wakes *wakes)
         else {
             close_cells(m);
             if (m->readers == 0) {
-                ns_or(&m->base, WRITER, NS_RELAXED);
+                admit_writer(m);
                 ns_grant(&m->queue, writer, wakes);
             }
         }
@@ -153,45 +199,73 @@ is_free_for_readers(ns_rwmutex *m)
     return !ns_rwmutex_is_write_locked(m) && ns_waitq_first(&m->queue) == NULL;
 }
 
-/* Makes the table, once two readers meet. Before locking, for it allocates. Without memory the
- * slow path serves. */
-static void
-spread(ns_rwmutex *m)
+/* Counts a meeting in the base. True: the readers should use cells. */
+static bool
+meet_in_base(ns_rwmutex *m)
 {
-    if (ns_load(&m->cells, NS_RELAXED) != NULL || base_count(m) == 0) {
-        return;
+    uint32_t closed = ns_load(&m->last_closed, NS_RELAXED);
+    return ns_cells_meet(&m->base_meetings,
+                         closed == 0 ? NS_CELL_MEETINGS : NS_RW_PATIENCE * closed);
+}
+
+/* Takes a read hold without the queue's lock, if that can be. Otherwise `join` tells whether the
+ * reader should have a cell, and `met` whom it met in its place (slot + 1). */
+static bool
+read_at_once(ns_rwmutex *m, uint32_t slot, bool *join, uint32_t *met)
+{
+    ns_cell_table *spread = ns_load(&m->spread, NS_ACQUIRE);
+    if (spread == NULL) {
+        /* Open, and yet the first attempt failed: there is another reader, or just was. Unless it
+         * failed because of SLOW. */
+        uint64_t word = ns_load(&m->base, NS_RELAXED);
+        *join =
+            word & OPEN && word != (BORN | OPEN | SLOW) && meet_in_base(m) && slot != NS_NO_SLOT;
+        return !*join && enter(&m->base, OPEN, UNIT);
     }
-    size_t size = ((size_t)ns_slots_mask + 1) * sizeof(ns_rwcell);
-    ns_rwcell *fresh = aligned_alloc(NS_CACHE_LINE, size), *current = NULL;
-    if (fresh != NULL) {
-        memset(fresh, 0, size);
-        if (!ns_cas(&m->cells, &current, fresh, NS_RELEASE)) {
-            free(fresh);
-        }
+    ns_cell *cell = slot != NS_NO_SLOT ? ns_cells_at(spread, slot) : NULL;
+    if (cell == NULL) {
+        *join = slot != NS_NO_SLOT;
+        return false;
+    }
+    if (!ns_cell_is_of(cell, slot) && ns_load(&cell->word, NS_RELAXED) & CELL_OPEN) {
+        *met = ns_load(&cell->user, NS_RELAXED);
+        *join = ns_cell_meet(cell, slot);
+    }
+    return !*join && enter(&cell->word, CELL_OPEN, CELL_UNIT);
+}
+
+/* Gives the calling thread a cell, which readers use from now on. With the queue locked and no
+ * writer in. Without memory the base goes on serving. */
+static void
+spread(ns_rwmutex *m, ns_cells_offer *offer, uint32_t slot)
+{
+    ns_cell *cell = ns_cells_accept(&m->cells, offer, slot);
+    ns_cell_table *table = ns_load(&m->cells, NS_RELAXED), *before = spread_of(m);
+    if (before == NULL) {
+        ns_store(&m->base_meetings, 0, NS_RELAXED);
+        close_cells(m); /* they are, and are to be opened */
+    }
+    else if (!m->closed && cell != NULL) {
+        ns_or(&cell->word, CELL_OPEN, NS_RELEASE);
+    }
+    if (table != before) {
+        ns_store(&m->spread, table, NS_RELEASE);
     }
 }
 
-/* Adds a hold for the calling thread, in its cell if that can be open. */
+/* Adds a hold for the calling thread, in its cell if it has one. */
 static void
-add_reader(ns_rwmutex *m)
+add_reader(ns_rwmutex *m, uint32_t slot)
 {
-    ns_rwcell *cells = ns_load(&m->cells, NS_ACQUIRE);
-    if (cells == NULL || m->closed) {
-        if (m->closed || base_count(m) != 0) {
-            m->granted++;
-            m->readers++;
-        }
-        else {
-            ns_add(&m->base, UNIT, NS_RELAXED);
-        }
-        return;
+    ns_cell_table *spread = spread_of(m);
+    ns_cell *cell = spread != NULL && slot != NS_NO_SLOT ? ns_cells_at(spread, slot) : NULL;
+    if (cell != NULL) {
+        ns_add(&cell->word, CELL_UNIT, NS_ACQUIRE);
     }
-    uint32_t mine = ns_slot() & ns_slots_mask;
-    while (m->used <= mine) {
-        uint32_t next = m->used++; /* first: a cell that is open must be known to be used */
-        ns_or(&cells[next].word, CELL_OPEN, NS_RELEASE);
+    else {
+        ns_add(&m->base, UNIT, NS_RELAXED);
     }
-    ns_add(&cells[mine].word, CELL_UNIT, NS_ACQUIRE);
+    m->readers++;
 }
 
 bool
@@ -200,23 +274,36 @@ ns_rwmutex_try_read_slow(ns_rwmutex *m)
     if (!ns_rwmutex_is_born(m)) {
         return false;
     }
-    spread(m);
+    const uint32_t slot = ns_slot();
+    ns_cells_offer offer = {0};
+    uint32_t met = 0;
+    bool join = false;
+    if (read_at_once(m, slot, &join, &met)) {
+        return true;
+    }
+    if (join) { /* before locking, for it allocates */
+        offer = ns_cells_make_offer(&m->cells, slot, met);
+    }
     lock(m);
     bool free = is_free_for_readers(m);
     if (free) {
-        add_reader(m);
+        if (join) {
+            spread(m, &offer, slot);
+        }
+        add_reader(m, slot);
     }
     serve_and_unlock(m, &(ns_wakes){0});
+    ns_cells_free_offer(&offer);
     return free;
 }
 
 /* Takes one hold out of a cell; false if it has none. */
 static bool
-remove_from(_Atomic uint64_t *cell)
+remove_from(_Atomic uint64_t *word)
 {
-    uint64_t word = ns_load(cell, NS_RELAXED);
-    while (word >= CELL_UNIT) {
-        if (ns_cas(cell, &word, word - CELL_UNIT, NS_RELEASE)) {
+    uint64_t value = ns_load(word, NS_RELAXED);
+    while (value >= CELL_UNIT) {
+        if (ns_cas(word, &value, value - CELL_UNIT, NS_RELEASE)) {
             return true;
         }
     }
@@ -227,9 +314,9 @@ remove_from(_Atomic uint64_t *cell)
 static bool
 remove_reader(ns_rwmutex *m)
 {
-    ns_rwcell *cells = cells_of(m);
-    const uint32_t mine = ns_slot() & ns_slots_mask;
-    bool removed = mine < m->used && remove_from(&cells[mine].word);
+    ns_cell_table *spread = spread_of(m);
+    ns_cell *cell = spread != NULL ? ns_cells_at(spread, ns_slot()) : NULL;
+    bool removed = cell != NULL && remove_from(&cell->word);
     if (!removed && m->granted > m->downgraded) {
         m->granted--;
         removed = true;
@@ -240,8 +327,8 @@ remove_reader(ns_rwmutex *m)
     }
     if (!removed) { /* another thread's, then: stop them all, and look */
         close_cells(m);
-        for (uint32_t i = 0; i < m->used && !removed; i++) {
-            removed = remove_from(&cells[i].word);
+        for (uint32_t i = 0; !removed && (cell = ns_cells_next(spread, &i)) != NULL;) {
+            removed = remove_from(&cell->word);
         }
     }
     if (!removed && m->downgraded != 0) { /* the only ones left */
@@ -253,11 +340,33 @@ remove_reader(ns_rwmutex *m)
     return removed;
 }
 
+/* Gives a hold back without the queue's lock: where the thread took it, which may have been in a
+ * cell that it had before the table grew. */
+static bool
+leave_at_once(ns_rwmutex *m)
+{
+    ns_cell_table *table = ns_load(&m->spread, NS_ACQUIRE);
+    if (table == NULL) {
+        return leave(&m->base, OPEN, UNIT);
+    }
+    const uint32_t slot = ns_slot();
+    for (; table != NULL; table = table->older) {
+        ns_cell *cell = ns_cells_at(table, slot);
+        if (cell != NULL && leave(&cell->word, CELL_OPEN, CELL_UNIT)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool
 ns_rwmutex_read_unlock_slow(ns_rwmutex *m)
 {
     if (!ns_rwmutex_is_born(m)) {
         return false;
+    }
+    if (leave_at_once(m)) {
+        return true;
     }
     lock(m);
     bool held = remove_reader(m);
@@ -269,12 +378,15 @@ bool
 ns_rwmutex_is_read_locked(ns_rwmutex *m)
 {
     lock_queue(m);
-    ns_rwcell *cells = cells_of(m);
+    ns_cell_table *spread = spread_of(m);
+    ns_cell *cell;
     bool held = base_count(m) != 0 || m->granted != 0;
-    for (uint32_t i = 0; !held && i < m->used; i++) {
-        held = ns_load(&cells[i].word, NS_RELAXED) >= CELL_UNIT;
+    for (uint32_t i = 0; !held && (cell = ns_cells_next(spread, &i)) != NULL;) {
+        held = ns_load(&cell->word, NS_RELAXED) >= CELL_UNIT;
     }
-    if (!held && m->used != 0) { /* one may have come behind us as another left ahead: stop them */
+    if (!held && spread != NULL) {
+        /* A reader may have entered a cell that was already looked at, while another left one that
+         * was not: stop them, and count. */
         freeze(m);
         close_cells(m);
         held = m->readers != 0;
@@ -307,7 +419,7 @@ ns_rwmutex_try_write_slow(ns_rwmutex *m)
         taken = m->readers == 0;
     }
     if (taken) {
-        ns_or(&m->base, WRITER, NS_RELAXED);
+        admit_writer(m);
     }
     serve_and_unlock(m, &(ns_wakes){0});
     return taken;
@@ -360,10 +472,12 @@ ns_rwmutex_reset(ns_rwmutex *m)
     ns_wakes wakes = {0};
     lock(m);
     close_cells(m);
-    for (uint32_t i = 0; i < m->used; i++) {
-        ns_store(&cells_of(m)[i].word, 0, NS_RELAXED);
+    ns_cell *cell;
+    for (uint32_t i = 0; (cell = ns_cells_next(spread_of(m), &i)) != NULL;) {
+        ns_store(&cell->word, 0, NS_RELAXED);
     }
-    ns_and(&m->base, BORN | SLOW | SPREAD, NS_RELAXED);
+    ns_store(&m->spread, NULL, NS_RELAXED);
+    ns_and(&m->base, BORN | SLOW, NS_RELAXED);
     m->granted = m->downgraded = m->readers = 0;
     serve_and_unlock(m, &wakes);
 }
@@ -378,13 +492,13 @@ ns_rwmutex_init(ns_rwmutex *m)
 void
 ns_rwmutex_destroy(ns_rwmutex *m)
 {
-    free(cells_of(m));
+    ns_cells_free(&m->cells);
 }
 
 size_t
 ns_rwmutex_extra_size(ns_rwmutex *m)
 {
-    return cells_of(m) == NULL ? 0 : ((size_t)ns_slots_mask + 1) * sizeof(ns_rwcell);
+    return ns_cells_size(&m->cells);
 }
 
 /* ---- Waiting; `amount` of a node tells which side it waits for. ---- */
@@ -413,13 +527,18 @@ line_up(ns_rwmutex *m, ns_waiter *w)
 static bool
 looks_open(ns_rwmutex *m)
 {
-    ns_rwcell *cells = ns_load(&m->cells, NS_ACQUIRE);
-    return cells == NULL ? ns_load(&m->base, NS_RELAXED) & OPEN
-                         : ns_load(&cells[ns_slot() & ns_slots_mask].word, NS_RELAXED) & CELL_OPEN;
+    ns_cell_table *spread = ns_load(&m->spread, NS_ACQUIRE);
+    if (spread == NULL) {
+        return ns_load(&m->base, NS_RELAXED) & OPEN;
+    }
+    ns_cell *cell = ns_cells_at(spread, ns_slot());
+    return cell != NULL ? ns_load(&cell->word, NS_RELAXED) & CELL_OPEN
+                        : !(ns_load(&m->base, NS_RELAXED) & SLOW);
 }
 
 /* Writers are brief as a rule; whoever lines up is two visits to the queue and perhaps a wake-up
- * slower. Bounded, so that readers do line up, and are in the next phase, if writers follow each other. */
+ * slower. Bounded, so that readers do line up, and are in the next phase, if writers follow each
+ * other. */
 static bool
 read_by_spinning(ns_rwmutex *m)
 {

@@ -1,83 +1,103 @@
 /* rwmutex.h: a readers-writer lock whose readers share no cache line while no writer is about.
  *
  * Overview
- *   A read lock is one compare-and-swap on a *cell*: the lock's own base cell as long as readers come
- *   one at a time, and from the first time two hold it at once a table of cells, one per thread
- *   slot (slots.h, counter.h). A cell has an OPEN bit beside its count. A writer closes every cell it finds;
- *   a closed cell refuses readers, who then take the queue's lock and line up. So reading
- *   needs no fence and no second look: each cell's own order of modifications decides
- *   whether a reader came before the writer or after. (The distributed counts are those of the
- *   "big-reader" locks of Linux and of Dice and Kogan's BRAVO, 2018; they announce the writer in one flag,
- *   which costs each reader a store, a full fence and a load. Closing the cells costs the
- *   writer one write for each cell that was ever used, which it must read anyway.)
+ *   A read lock is one compare-and-swap on a counting word that has an OPEN bit beside its count:
+ *   the lock's own *base* word, or, once readers have met there often enough, the *cell* of the
+ *   reader's thread (cells.h). A writer closes the base, and the cells if they are in use. A closed
+ *   word refuses readers, who then take the queue's lock and line up. So reading needs no fence and
+ *   no second look: each word's own order of modifications decides whether a reader came before the
+ *   writer or after. (The distributed counts are those of the "big-reader" locks of Linux and of
+ *   Dice and Kogan's BRAVO, 2019; they announce the writer in one flag, which costs each reader a
+ *   store, a full fence and a load. Closing the cells costs the writer one write for each cell
+ *   there is, which it must read anyway.)
  *
- *   Fairness is by phases (Brandenburg and Anderson, 2010): a waiting writer keeps new readers out; when a
- *   writer leaves, all readers waiting at that moment get in before the next writer; when the last
- *   reader leaves, the first waiting writer gets in. A waiter whose thread runs signal handlers is in
- *   line like all others, unless such a handler uses the lock (wait.h).
+ *   After a writer the readers stay on the base word for a while, and the cells stay closed, so
+ *   that the writers that follow find one word only. BRAVO keeps to one word for N times the time
+ *   that closing took. Here the unit is the transfer of a cache line, which needs no clock and is
+ *   the same on every machine: closing cost one transfer for each cell, a reader that meets another
+ *   in the base costs one, and the cells are used again after NS_RW_PATIENCE meetings for each cell
+ *   that was closed. So whatever the mix, closing and opening cells adds at most 2 / NS_RW_PATIENCE
+ *   to what the readers have paid for on the base word.
+ *
+ *   Fairness is by phases (Brandenburg and Anderson, 2010): a waiting writer keeps new readers out;
+ *   when a writer leaves, all readers waiting at that moment get in before the next writer; when
+ *   the last reader leaves, the first waiting writer gets in. A waiter whose thread runs signal
+ *   handlers is in line like all others, unless such a handler uses the lock (wait.h).
  *
  * Holds are counted, not owned
- *   A hold may be released by any thread. The count is the sum of: the base cell, the cells, and `granted`
- *   (holds that were handed to waiting readers, and downgraded ones). None of them is ever negative: a release
- *   that finds nothing in its own cell takes a hold from elsewhere, under the queue's lock, and if need
- *   be with all cells closed, so that "nothing is held" is exact and a wrong release changes nothing.
+ *   A hold may be released by any thread. The count is the sum of: the base word, the cells, and
+ *   `granted` (holds that were handed to waiting readers, and downgraded ones). None of them is
+ *   ever negative: a release that finds nothing in its own cell takes a hold from elsewhere, under
+ *   the queue's lock, and if need be with all cells closed, so that "nothing is held" is exact and
+ *   a wrong release changes nothing. So it does not matter that a thread may get another cell, or
+ *   the readers another word, while it holds the lock.
  *
  * The base word:   count * UNIT | flags
  *
  *     BORN    initialised; 0 refuses all fast paths
- *     OPEN    the base cell admits readers: no writer, nobody queued, not spread
- *     WRITER  a writer holds the lock
- *     SLOW    writers and their releases must take the queue's lock: somebody is queued, or there are
- *             holds elsewhere than in this word
- *     SPREAD  readers use the table; implies SLOW in effect, and never OPEN
+ *     OPEN    the base admits readers: no writer, nobody queued, the cells are not in use
+ *     WRITER  a writer holds the lock; the cells are not in use
+ *     SLOW    writers and their releases must take the queue's lock: somebody is queued, or there
+ *             are holds elsewhere than in this word
  *
- *   BORN|OPEN is the free lock of one thread: reader and writer take it by compare-and-swap.
+ *   BORN|OPEN is the free lock: one reader or writer takes it by compare-and-swap.
  *
- * A cell of the table:   count * 2 | OPEN.  All zero: closed. Cells from `used` on were never opened,
- * so a writer looks at as many as there were threads.
+ * A cell's word:   count * 2 | OPEN.   All zero: closed.
  *
- * Who writes what. Base and cells: anyone, by compare-and-swap, while open; under the queue's lock once
- * closed. Everything else: under the queue's lock.
+ * Whether the cells are in use: `spread`, the table where readers look for their cells, or NULL.
  *
- * Ordering. Readers take with acquire and leave with release on their cell; the writer closes with
- * acquire (sees what readers did) and opens with release (they see what it did); waiters are served
- * through grant.h. tests/c/test_rwmutex.c has the mutants.
+ *     NULL -> table    by a reader that has met enough others, with the queue locked and no
+ *                      writer in; then the cells open
+ *     table -> larger  by a reader that joins or has met enough others in its cell, likewise
+ *     table -> NULL    by a writer that gets the lock: all cells are closed, and were counted, and
+ *                      there is no hold
+ *
+ *   While it is NULL all cells are closed and zero, so a writer need not look at them. It only
+ *   tells readers where to go: one that looked at it before a change finds a closed word, or an
+ *   open one that every writer looks at.
+ *
+ * Who writes what. Base and cells: anyone, by compare-and-swap, while open; under the queue's lock
+ * once closed. `base_meetings`: any reader, a lost one does not matter. Everything else: under the
+ * queue's lock.
+ *
+ * Ordering. Readers take with acquire and leave with release on their word; the writer closes with
+ * acquire (sees what readers did) and opens with release (they see what it did); `spread` as the
+ * tables of cells.h; waiters are served through grant.h. tests/c/test_rwmutex.c has the mutants.
  *
  * Fork. Holds and WRITER belong to the program and survive; each slow step changes them one store
- * at a time, so that a child sees them before or after. Whoever finds the queue stale recomputes what
- * is derived (`closed`, `readers`); and as nobody reads while there is a WRITER, a hold that is counted all
- * the same is that of a downgrade which was cut short, and is forgotten.
+ * at a time, so that a child sees them before or after. Whoever finds the queue stale recomputes
+ * what is derived (`spread`, `closed`, `readers`); and as nobody reads while there is a WRITER, a
+ * hold that is counted all the same is that of a downgrade which was cut short, and is forgotten.
  */
 #ifndef NS_RWMUTEX_H
 #define NS_RWMUTEX_H
 
+#include "cells.h"
 #include "grant.h"
-#include "slots.h"
 
 enum {
     NS_RW_BORN = 1,
     NS_RW_OPEN = 2,
     NS_RW_WRITER = 4,
     NS_RW_SLOW = 8,
-    NS_RW_SPREAD = 16,
-    NS_RW_UNIT = 32,
+    NS_RW_UNIT = 16,
 };
 
 enum { NS_RW_CELL_OPEN = 1, NS_RW_CELL_UNIT = 2 };
 
-typedef struct ns_rwcell {
-    _Alignas(NS_CACHE_LINE) _Atomic uint64_t word;
-} ns_rwcell;
-
+/* The words that every call reads stand in the middle: the counts of references before and
+ * behind it then lie on other cache lines (rwmutex_type.c). */
 typedef struct ns_rwmutex {
+    ns_waitq queue;   /* waiting writers, and the lock of all that follows */
+    uint64_t granted; /* read holds that are in no word */
     _Atomic uint64_t base;
-    _Atomic(ns_rwcell *) cells; /* NULL until two readers met; then never changes */
-    ns_waitq queue;             /* waiting writers, and the lock of all that follows */
-    ns_waitq readers_queue;     /* waiting readers; its own lock is not used */
-    uint64_t granted;           /* read holds that are in no cell */
-    uint64_t downgraded;        /* of those, how many write.release() may take back */
-    uint64_t readers;           /* all read holds; kept only while closed */
-    uint32_t used;              /* cells below this may be open */
+    ns_cells spread;        /* the table that readers use; NULL: they use the base */
+    ns_cells cells;         /* the current table */
+    ns_waitq readers_queue; /* waiting readers; its own lock is not used */
+    uint64_t downgraded;    /* of those granted, how many write.release() may take back */
+    uint64_t readers;       /* all read holds; kept only while closed */
+    _Atomic uint32_t base_meetings;
+    _Atomic uint32_t last_closed; /* how many cells the last writer that closed any had to close */
     bool closed;
 } ns_rwmutex;
 
@@ -99,13 +119,16 @@ ns_rwmutex_is_born(ns_rwmutex *m)
 static inline bool
 ns_rwmutex_try_read(ns_rwmutex *m)
 {
-    ns_rwcell *cells = ns_load(&m->cells, NS_ACQUIRE);
-    if (cells != NULL) {
-        _Atomic uint64_t *cell = &cells[ns_slot() & ns_slots_mask].word;
-        uint64_t word = ns_load(cell, NS_RELAXED);
-        while (ns_likely(word & NS_RW_CELL_OPEN)) {
-            if (ns_cas(cell, &word, word + NS_RW_CELL_UNIT, NS_ACQUIRE)) {
-                return true;
+    ns_cell_table *table = ns_load(&m->spread, NS_ACQUIRE);
+    if (table != NULL) {
+        uint32_t slot = ns_slot();
+        ns_cell *cell = ns_cells_at(table, slot);
+        if (ns_likely(cell != NULL && ns_cell_is_of(cell, slot))) {
+            uint64_t word = ns_load(&cell->word, NS_RELAXED);
+            while (ns_likely(word & NS_RW_CELL_OPEN)) {
+                if (ns_cas(&cell->word, &word, word + NS_RW_CELL_UNIT, NS_ACQUIRE)) {
+                    return true;
+                }
             }
         }
     }
@@ -122,13 +145,15 @@ ns_rwmutex_try_read(ns_rwmutex *m)
 static inline bool
 ns_rwmutex_read_unlock(ns_rwmutex *m)
 {
-    ns_rwcell *cells = ns_load(&m->cells, NS_ACQUIRE);
-    if (cells != NULL) {
-        _Atomic uint64_t *cell = &cells[ns_slot() & ns_slots_mask].word;
-        uint64_t word = ns_load(cell, NS_RELAXED);
-        while (ns_likely(word & NS_RW_CELL_OPEN && word >= NS_RW_CELL_UNIT)) {
-            if (ns_cas(cell, &word, word - NS_RW_CELL_UNIT, NS_RELEASE)) {
-                return true;
+    ns_cell_table *table = ns_load(&m->spread, NS_ACQUIRE);
+    if (table != NULL) {
+        ns_cell *cell = ns_cells_at(table, ns_slot());
+        if (ns_likely(cell != NULL)) {
+            uint64_t word = ns_load(&cell->word, NS_RELAXED);
+            while (ns_likely(word & NS_RW_CELL_OPEN && word >= NS_RW_CELL_UNIT)) {
+                if (ns_cas(&cell->word, &word, word - NS_RW_CELL_UNIT, NS_RELEASE)) {
+                    return true;
+                }
             }
         }
     }
@@ -166,7 +191,8 @@ ns_rwmutex_write_unlock(ns_rwmutex *m)
            ns_rwmutex_write_unlock_slow(m);
 }
 
-/* Turns the write hold into a read hold, and admits the readers waiting now. False if there is none. */
+/* Turns the write hold into a read hold, and admits the readers waiting now. False if there is
+ * none. */
 bool ns_rwmutex_downgrade(ns_rwmutex *m);
 
 static inline bool

@@ -1,6 +1,16 @@
 #include "table.h"
 
 #include <stdlib.h>
+#include <string.h>
+
+struct ns_hash_seed ns_hash_seed = {UINT64_C(0x9E3779B97F4A7C15), UINT64_C(0xD6E8FEB86659FD93)};
+
+void
+ns_hash_seed_set(uint64_t first, uint64_t second)
+{
+    ns_store(&ns_hash_seed.addend, first, NS_RELAXED);
+    ns_store(&ns_hash_seed.factor, second | 1, NS_RELAXED);
+}
 
 /* ---- Segments ---- */
 
@@ -42,10 +52,18 @@ sweep_base(const ns_segment *s)
     return part > NS_SWEEP ? part : NS_SWEEP;
 }
 
+/* Where the entries of a segment begin: behind the tags, at a cache line. */
+static inline size_t
+entries_at(size_t groups)
+{
+    size_t end = offsetof(ns_segment, tags) + groups * sizeof(uint64_t);
+    return (end + NS_LINE - 1) / NS_LINE * NS_LINE;
+}
+
 static size_t
 bytes_of(const ns_segment *s)
 {
-    return sizeof(ns_segment) + (s->mask + (size_t)1) * sizeof(ns_group);
+    return entries_at(s->mask + (size_t)1) + slots_of(s) * sizeof(ns_entry);
 }
 
 /* Room for n, with some for more. */
@@ -64,16 +82,31 @@ static ns_segment *
 new_segment(ns_table *t, uint64_t prefix, uint8_t depth, uint32_t slots)
 {
     size_t groups = slots / NS_GROUP;
-    ns_segment *s = calloc(1, sizeof(ns_segment) + groups * sizeof(ns_group));
+    size_t bytes = entries_at(groups) + slots * sizeof(ns_entry);
+    ns_segment *s = aligned_alloc(NS_LINE, (bytes + NS_LINE - 1) / NS_LINE * NS_LINE);
     if (s != NULL) {
+        memset(s, 0, bytes);
         s->prefix = prefix;
         s->depth = depth;
         s->serial = ns_add(&t->serial, 1, NS_RELAXED) + 1;
         s->mask = (uint32_t)groups - 1;
+        s->entries = (ns_entry *)((char *)s + entries_at(groups));
         s->sweep_at = sweep_base(s);
         ns_lock_init_held(&s->lock);
     }
     return s;
+}
+
+static inline enum ns_segment_state
+state_of(const ns_segment *s)
+{
+    return ns_load(&s->state, NS_RELAXED);
+}
+
+static inline uint32_t
+dead_in(const ns_segment *s)
+{
+    return ns_load(&s->dead, NS_RELAXED);
 }
 
 static inline void
@@ -82,40 +115,53 @@ bump(_Atomic uint32_t *count, uint32_t by)
     ns_store(count, ns_load(count, NS_RELAXED) + by, NS_RELAXED);
 }
 
-static inline void
-set_tag(ns_group *group, unsigned index, uint64_t tag)
+static inline uint64_t
+tag_at(const ns_segment *s, size_t index)
 {
-    uint64_t tags = ns_load(&group->tags, NS_RELAXED) & ~(UINT64_C(0xff) << 8 * index);
-    ns_store(&group->tags, tags | tag << 8 * index, NS_RELEASE);
+    return ns_load(&s->tags[index / NS_GROUP], NS_RELAXED) >> 8 * (index % NS_GROUP) & 0xff;
 }
 
-/* What a group's entry becomes when its key is gone: see 2. */
+/* `tags` is what the word holds. */
 static inline void
-free_entry(ns_segment *s, ns_group *group, unsigned index)
+set_tag_in(_Atomic uint64_t *word, uint64_t tags, unsigned i, uint64_t tag)
 {
-    ns_store(&group->entries[index].key, 0, NS_RELAXED);
-    ns_store(&group->entries[index].value, 0, NS_RELAXED);
-    if (ns_tags_zero(ns_load(&group->tags, NS_RELAXED)) != 0) {
-        set_tag(group, index, NS_TAG_EMPTY);
+    ns_store(word, (tags & ~(UINT64_C(0xff) << 8 * i)) | tag << 8 * i, NS_RELEASE);
+}
+
+static inline void
+set_tag(ns_segment *s, size_t index, uint64_t tag)
+{
+    _Atomic uint64_t *word = &s->tags[index / NS_GROUP];
+    set_tag_in(word, ns_load(word, NS_RELAXED), index % NS_GROUP, tag);
+}
+
+/* What an entry becomes when its key is gone: see 2. */
+static inline void
+free_entry(ns_segment *s, size_t index)
+{
+    ns_store(&s->entries[index].key, 0, NS_RELAXED);
+    ns_store(&s->entries[index].value, 0, NS_RELAXED);
+    if (ns_tags_zero(ns_load(&s->tags[index / NS_GROUP], NS_RELAXED)) != 0) {
+        set_tag(s, index, NS_TAG_EMPTY);
         s->used--;
     }
     else {
-        set_tag(group, index, NS_TAG_DELETED);
+        set_tag(s, index, NS_TAG_DELETED);
     }
 }
 
 /* Whether the dead entry's key could be taken out; then the entry is free. */
 static bool
-bury(ns_segment *s, ns_group *group, unsigned index, uint64_t safe, ns_garbage *garbage)
+bury(ns_segment *s, size_t index, uint64_t safe, ns_garbage *garbage)
 {
-    ns_entry *e = &group->entries[index];
+    ns_entry *e = &s->entries[index];
     uintptr_t value = ns_load(&e->value, NS_RELAXED);
-    if (!(value & 1) || value >> 1 >= safe || garbage->count == NS_GARBAGE) {
+    if (!(value & NS_DEAD) || value >> 1 >= safe || garbage->count == NS_GARBAGE) {
         return false;
     }
     garbage->keys[garbage->count++] = ns_load(&e->key, NS_RELAXED);
-    s->dead--;
-    free_entry(s, group, index);
+    bump(&s->dead, UINT32_MAX);
+    free_entry(s, index);
     return true;
 }
 
@@ -124,40 +170,38 @@ ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value, 
 {
     uint32_t g = (uint32_t)hash & s->mask;
     for (uint32_t step = 0;; g = (g + ++step) & s->mask) {
-        ns_group *group = &s->groups[g];
-        uint64_t tags = ns_load(&group->tags, NS_RELAXED);
+        ns_entry *const entries = &s->entries[(size_t)g * NS_GROUP];
+        uint64_t tags = ns_load(&s->tags[g], NS_RELAXED);
         uint64_t empty = ns_tags_zero(tags);
-        uint64_t deleted = ~tags & NS_TAG_HIGH;
-        int found = -1;
+        unsigned i = NS_GROUP;
         if (s->used > ns_load(&s->live, NS_RELAXED)) { /* there are some that were deleted */
-            for (uint64_t bits = deleted; bits != 0 && found < 0; bits &= bits - 1) {
-                unsigned i = ns_tag_index(bits);
-                ns_entry *e = &group->entries[i];
-                if ((tags >> 8 * i & 0xff) == NS_TAG_DELETED &&
-                    (ns_load(&e->value, NS_RELAXED) == 0 ||
-                     bury(s, group, i, ns_epoch_safe(), garbage))) {
-                    found = (int)i;
+            uint64_t bits = ns_tags_zero(tags ^ NS_TAG_DELETED * NS_TAG_LOW);
+            for (; bits != 0 && i == NS_GROUP; bits &= bits - 1) {
+                unsigned at = ns_tag_index(bits);
+                if (ns_load(&entries[at].value, NS_RELAXED) == 0 ||
+                    bury(s, (size_t)g * NS_GROUP + at, ns_epoch_safe(), garbage)) {
+                    i = at;
                 }
             }
-            tags = ns_load(&group->tags, NS_RELAXED);
+            tags = ns_load(&s->tags[g], NS_RELAXED);
         }
-        if (found < 0) {
+        if (i == NS_GROUP) {
             if (empty == 0) {
                 if (step == s->mask) {
                     return false;
                 }
                 continue;
             }
-            found = (int)ns_tag_index(empty);
+            i = ns_tag_index(empty);
         }
-        bool is_new = (tags >> 8 * found & 0xff) == NS_TAG_EMPTY;
+        const bool is_new = (tags >> 8 * i & 0xff) == NS_TAG_EMPTY;
         if (is_new && s->used >= limit_of(s)) {
             return false;
         }
-        ns_entry *e = &group->entries[found];
+        ns_entry *e = &entries[i];
         ns_store(&e->key, key, NS_RELAXED);
         ns_store(&e->hash, hash, NS_RELAXED);
-        set_tag(group, (unsigned)found, ns_tag(hash));
+        set_tag_in(&s->tags[g], tags, i, ns_tag(hash));
         ns_store(&e->value, value, NS_RELEASE);
         s->used += is_new;
         bump(&s->live, 1);
@@ -167,31 +211,28 @@ ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value, 
     }
 }
 
-static ns_group *
-group_of(ns_segment *s, const ns_entry *e)
-{
-    size_t offset = (size_t)((const char *)e - (const char *)s->groups);
-    return &s->groups[offset / sizeof(ns_group)];
-}
-
 uintptr_t
-ns_segment_remove(ns_segment *s, ns_entry *e, ns_garbage *garbage)
+ns_segment_remove(ns_segment *s, ns_entry *e, uintptr_t expected, ns_garbage *garbage)
 {
-    ns_group *group = group_of(s, e);
-    unsigned index = (unsigned)(e - group->entries);
+    const size_t index = (size_t)(e - s->entries);
     uint64_t stamp = 0;
-    uintptr_t value = ns_entry_replace(e, 0);
+    uintptr_t value = ns_entry_replace(e, expected, 0);
+    if (ns_unlikely(value == 0)) {
+        return 0;
+    }
     bump(&s->live, UINT32_MAX);
     if (ns_epoch_retire(&stamp) && garbage->count < NS_GARBAGE) {
         garbage->keys[garbage->count++] = ns_load(&e->key, NS_RELAXED);
-        free_entry(s, group, index);
+        free_entry(s, index);
     }
     else {
-        ns_store(&e->value, (uintptr_t)stamp << 1 | 1, NS_RELAXED);
-        set_tag(group, index, NS_TAG_DELETED);
-        if (s->dead++ == 0) {
+        ns_store(&e->value, (uintptr_t)stamp << 1 | NS_DEAD, NS_RELAXED);
+        set_tag(s, index, NS_TAG_DELETED);
+        if (dead_in(s) == 0) {
             s->died = stamp;
         }
+        bump(&s->dead, 1);
+        ns_epoch_note(NS_DEAD_KEY);
     }
     return value;
 }
@@ -204,16 +245,15 @@ sweep(ns_segment *s, ns_garbage *garbage)
     if (s->died >= safe) {
         return; /* that of none has */
     }
-    for (uint32_t g = 0; g <= s->mask && s->dead > 0; g++) {
-        ns_group *group = &s->groups[g];
-        uint64_t tags = ns_load(&group->tags, NS_RELAXED);
+    for (uint32_t g = 0; g <= s->mask && dead_in(s) > 0; g++) {
+        uint64_t tags = ns_load(&s->tags[g], NS_RELAXED);
         uint64_t deleted = ns_tags_zero(tags ^ NS_TAG_DELETED * NS_TAG_LOW);
         for (uint64_t bits = deleted; bits != 0; bits &= bits - 1) {
-            bury(s, group, ns_tag_index(bits), safe, garbage);
+            bury(s, (size_t)g * NS_GROUP + ns_tag_index(bits), safe, garbage);
         }
     }
     s->died = 0; /* of those that are left we do not know */
-    s->sweep_at = s->dead + sweep_base(s);
+    s->sweep_at = dead_in(s) + sweep_base(s);
     s->swept = safe;
 }
 
@@ -222,9 +262,9 @@ static ns_entry *
 any_entry(ns_segment *s, uint32_t *group)
 {
     for (; *group <= s->mask; ++*group) {
-        uint64_t bits = ns_load(&s->groups[*group].tags, NS_RELAXED) & NS_TAG_HIGH;
+        uint64_t bits = ns_load(&s->tags[*group], NS_RELAXED) & NS_TAG_HIGH;
         if (bits != 0) {
-            return &s->groups[*group].entries[ns_tag_index(bits)];
+            return &s->entries[(size_t)*group * NS_GROUP + ns_tag_index(bits)];
         }
     }
     return NULL;
@@ -234,10 +274,10 @@ ns_entry *
 ns_segment_pick(ns_segment *s)
 {
     uint64_t bits;
-    while ((bits = ns_load(&s->groups[s->cursor].tags, NS_RELAXED) & NS_TAG_HIGH) == 0) {
+    while ((bits = ns_load(&s->tags[s->cursor], NS_RELAXED) & NS_TAG_HIGH) == 0) {
         s->cursor = (s->cursor + 1) & s->mask;
     }
-    ns_entry *entries = s->groups[s->cursor].entries;
+    ns_entry *entries = &s->entries[(size_t)s->cursor * NS_GROUP];
     const uint64_t rest = bits & (bits - 1);
     if (rest != 0) { /* what its words point to, the caller is likely to need next */
         __builtin_prefetch((void *)ns_load(&entries[ns_tag_index(rest)].key, NS_RELAXED), 1);
@@ -252,37 +292,50 @@ ns_segment_end(const ns_segment *s)
     return s->depth == 0 ? 0 : s->prefix + lowest_bit_of_prefix(s->depth);
 }
 
-/* Its lock was held by a thread that did not survive a fork. In a section, so the keys get a stamp also if this
- * thread is alone. */
+/* Lets the values of a segment be replaced again, after a rebuild that came to nothing. */
+static void
+thaw(ns_segment *s)
+{
+    for (uint32_t i = 0; i < slots_of(s); i++) {
+        uintptr_t value = ns_load(&s->entries[i].value, NS_RELAXED);
+        if (ns_is_live(value) && (value & NS_FROZEN)) {
+            ns_and(&s->entries[i].value, ~NS_FROZEN, NS_RELEASE);
+        }
+    }
+}
+
+/* Its lock was held by a thread that did not survive a fork. Somebody may read the segment, if only the caller: so
+ * the keys get a stamp also if this thread is alone. */
 static void
 repair(ns_segment *s)
 {
     const uint64_t stamp = ns_epoch_stamp();
     uint32_t live = 0;
-    s->used = s->dead = 0;
+    s->used = 0;
     s->died = 0;
-    for (uint32_t g = 0; g <= s->mask; g++) {
-        ns_group *group = &s->groups[g];
-        for (unsigned i = 0; i < NS_GROUP; i++) {
-            ns_entry *e = &group->entries[i];
-            uintptr_t value = ns_load(&e->value, NS_RELAXED);
-            if (ns_is_live(value)) {
-                live++;
-            }
-            else if (ns_load(&e->key, NS_RELAXED) != 0) { /* half in, half out, or dead */
-                ns_store(&e->value, value != 0 ? value : (uintptr_t)stamp << 1 | 1, NS_RELAXED);
-                set_tag(group, i, NS_TAG_DELETED);
-                s->dead++;
-            }
-            else if ((ns_load(&group->tags, NS_RELAXED) >> 8 * i & 0xff) != NS_TAG_EMPTY) {
-                ns_store(&e->value, 0, NS_RELAXED);
-                set_tag(group, i, NS_TAG_DELETED);
-            }
-            s->used += (ns_load(&group->tags, NS_RELAXED) >> 8 * i & 0xff) != NS_TAG_EMPTY;
+    ns_store(&s->dead, 0, NS_RELAXED);
+    for (uint32_t i = 0; i < slots_of(s); i++) {
+        ns_entry *e = &s->entries[i];
+        uintptr_t value = ns_load(&e->value, NS_RELAXED);
+        if (ns_is_live(value)) {
+            live++;
         }
+        else if (ns_load(&e->key, NS_RELAXED) != 0) { /* half in, half out, or dead */
+            ns_store(&e->value, value != 0 ? value : (uintptr_t)stamp << 1 | NS_DEAD, NS_RELAXED);
+            set_tag(s, i, NS_TAG_DELETED);
+            bump(&s->dead, 1);
+        }
+        else if (tag_at(s, i) != NS_TAG_EMPTY) {
+            ns_store(&e->value, 0, NS_RELAXED);
+            set_tag(s, i, NS_TAG_DELETED);
+        }
+        s->used += tag_at(s, i) != NS_TAG_EMPTY;
     }
     ns_store(&s->live, live, NS_RELAXED);
-    s->sweep_at = s->dead + sweep_base(s);
+    s->sweep_at = dead_in(s) + sweep_base(s);
+    if (state_of(s) != NS_MOVED) { /* else they have gone to others, and stay frozen here */
+        thaw(s);
+    }
 }
 
 /* ---- The directory, and what is retired: under the structure lock ---- */
@@ -349,12 +402,19 @@ count_segments(ns_table *t, ns_directory *d)
 static void
 retire(ns_table *t, ns_segment *s, uint64_t stamp)
 {
+    if (stamp != 0) {
+        ns_epoch_note((uint32_t)bytes_of(s));
+    }
     s->stamp = stamp;
-    ns_store(&s->next, ns_load(&t->retired, NS_RELAXED), NS_RELAXED);
+    ns_segment *first = ns_load(&t->retired, NS_RELAXED);
+    if (first == NULL || stamp < t->oldest) {
+        t->oldest = stamp;
+    }
+    ns_store(&s->next, first, NS_RELAXED);
     ns_store(&t->retired, s, NS_RELEASE);
 }
 
-/* Steps of a publication that can be repeated. */
+/* Steps of a publication that can be repeated. The new segments become current last: see 4. */
 static void
 publish(ns_table *t)
 {
@@ -367,7 +427,12 @@ publish(ns_table *t)
     }
     for (int i = 0; i < 2; i++) {
         if ((s = ns_load(&t->old[i], NS_RELAXED)) != NULL) {
-            ns_store(&s->moved, true, NS_RELEASE);
+            ns_store(&s->state, NS_MOVED, NS_RELEASE);
+        }
+    }
+    for (int i = 0; i < 2; i++) {
+        if ((s = ns_load(&t->new[i], NS_RELAXED)) != NULL) {
+            ns_store(&s->state, NS_CURRENT, NS_RELEASE);
         }
     }
 }
@@ -475,21 +540,59 @@ halve_directory(ns_table *t)
     }
 }
 
+/* ---- Sleepers: see 4 ---- */
+
+static inline uint64_t
+sleepers_of_this_process(void)
+{
+    return (uint64_t)ns_fork_generation() << 32;
+}
+
+/* In a section. */
+static void
+add_sleeper(ns_segment *s)
+{
+    const uint64_t none = sleepers_of_this_process();
+    uint64_t n = ns_load(&s->sleepers, NS_RELAXED);
+    while (!ns_cas(&s->sleepers, &n, (n >> 32 == none >> 32 ? n : none) + 1, NS_ACQUIRE)) {
+    }
+}
+
+/* The segment may be gone then. */
+static void
+remove_sleeper(ns_segment *s)
+{
+    ns_sub(&s->sleepers, 1, NS_RELEASE);
+}
+
+/* Those of another process did not survive the fork. */
+static bool
+has_sleepers(const ns_segment *s)
+{
+    const uint64_t n = ns_load(&s->sleepers, NS_ACQUIRE);
+    return n >> 32 == sleepers_of_this_process() >> 32 && (uint32_t)n != 0;
+}
+
 /* Takes from the retired what can be freed now. */
 static void
 reap(ns_table *t, ns_garbage *garbage)
 {
-    uint64_t safe = ns_epoch_safe();
-    _Atomic(ns_segment *) *link = &t->retired;
-    for (ns_segment *s; (s = ns_load(link, NS_RELAXED)) != NULL;) {
-        if (s->stamp < safe) {
-            ns_unlink(link, ns_load(&s->next, NS_RELAXED));
-            ns_store(&s->next, garbage->segments, NS_RELEASE);
-            garbage->segments = s;
+    const uint64_t safe = ns_epoch_safe();
+    if (t->oldest < safe) { /* thousands may wait for one section: look only if some may go */
+        uint64_t oldest = UINT64_MAX;
+        _Atomic(ns_segment *) *link = &t->retired;
+        for (ns_segment *s; (s = ns_load(link, NS_RELAXED)) != NULL;) {
+            if (s->stamp < safe && !has_sleepers(s)) {
+                ns_unlink(link, ns_load(&s->next, NS_RELAXED));
+                ns_store(&s->next, garbage->segments, NS_RELEASE);
+                garbage->segments = s;
+            }
+            else {
+                oldest = s->stamp < oldest ? s->stamp : oldest;
+                link = &s->next;
+            }
         }
-        else {
-            link = &s->next;
-        }
+        t->oldest = oldest;
     }
     _Atomic(ns_directory *) *place = &t->retired_directories;
     for (ns_directory *d; (d = ns_load(place, NS_RELAXED)) != NULL;) {
@@ -503,9 +606,16 @@ reap(ns_table *t, ns_garbage *garbage)
     }
 }
 
+static inline bool
+has_retired(const ns_table *t)
+{
+    return ns_load(&t->retired, NS_RELAXED) != NULL ||
+           ns_load(&t->retired_directories, NS_RELAXED) != NULL;
+}
+
 /* ---- Rebuilding ---- */
 
-/* Copies the live entries of `old` to those of the new segments that cover them. The groups are
+/* Freezes the live entries of `old`, and copies them to the new segments that cover them. The groups are
  * taken in the order of a search for one of them: if all have one hash, as can happen, they keep
  * their order, which was that of their insertion, and with it what a dict's searches cost. */
 static void
@@ -516,24 +626,26 @@ fill(ns_segment *old, ns_segment *new[2])
     g = first != NULL ? (uint32_t)ns_load(&first->hash, NS_RELAXED) & old->mask : 0;
     const uint64_t middle = new[1] != NULL ? new[1]->prefix : UINT64_MAX;
     for (uint32_t turn = 0; turn <= old->mask; g = (g + ++turn) & old->mask) {
-        uint64_t bits = ns_load(&old->groups[g].tags, NS_RELAXED) & NS_TAG_HIGH;
+        uint64_t bits = ns_load(&old->tags[g], NS_RELAXED) & NS_TAG_HIGH;
         for (; bits != 0; bits &= bits - 1) {
-            ns_entry *from = &old->groups[g].entries[ns_tag_index(bits)];
+            ns_entry *from = &old->entries[(size_t)g * NS_GROUP + ns_tag_index(bits)];
             uint64_t hash = ns_load(&from->hash, NS_RELAXED);
             bool upper = hash >= middle && new[1] != NULL;
             ns_segment *s = new[upper];
             uint32_t to = (uint32_t)hash & s->mask, step = 0;
             uint64_t tags, empty;
-            while ((empty = ns_tags_zero(tags = ns_load(&s->groups[to].tags, NS_RELAXED))) == 0) {
+            while ((empty = ns_tags_zero(tags = ns_load(&s->tags[to], NS_RELAXED))) == 0) {
                 to = (to + ++step) & s->mask;
             }
             unsigned i = ns_tag_index(empty);
-            ns_entry *e = &s->groups[to].entries[i];
+            ns_entry *e = &s->entries[(size_t)to * NS_GROUP + i];
             ns_store(&e->key, ns_load(&from->key, NS_RELAXED), NS_RELAXED);
             ns_store(&e->hash, hash, NS_RELAXED);
-            ns_store(&e->value, ns_load(&from->value, NS_RELAXED), NS_RELAXED);
+            /* Acquire: what came with the value goes on with the copy. Frozen, it does not change. */
+            ns_or(&from->value, NS_FROZEN, NS_ACQUIRE);
+            ns_store(&e->value, ns_load(&from->value, NS_RELAXED) & ~NS_FROZEN, NS_RELAXED);
             /* An EMPTY tag is 0. Nobody sees it yet: the directory publishes all. */
-            ns_store(&s->groups[to].tags, tags | ns_tag(hash) << 8 * i, NS_RELAXED);
+            ns_store(&s->tags[to], tags | ns_tag(hash) << 8 * i, NS_RELAXED);
             counts[upper]++;
         }
     }
@@ -573,15 +685,8 @@ replace(ns_table *t, ns_segment *old[2], ns_segment *new[2], ns_garbage *garbage
     }
     forget(t);
     halve_directory(t);
-    /* Old segments may go at once if nobody is in a section, as is the rule. */
-    ns_segment *s = ns_load(&t->retired, NS_RELAXED);
-    while (s != NULL && s->stamp == 0) {
-        s = ns_load(&s->next, NS_RELAXED);
-    }
-    if (s != NULL) {
-        ns_epoch_poll();
-    }
     reap(t, garbage);
+    garbage->waits |= has_retired(t);
     unlock_structure(t);
     return true;
 }
@@ -607,9 +712,9 @@ count_halves(ns_segment *s, uint32_t counts[2])
     uint64_t middle = s->prefix | lowest_bit_of_prefix(s->depth + 1);
     counts[0] = counts[1] = 0;
     for (uint32_t g = 0; g <= s->mask; g++) {
-        uint64_t bits = ns_load(&s->groups[g].tags, NS_RELAXED) & NS_TAG_HIGH;
+        uint64_t bits = ns_load(&s->tags[g], NS_RELAXED) & NS_TAG_HIGH;
         for (; bits != 0; bits &= bits - 1) {
-            ns_entry *e = &s->groups[g].entries[ns_tag_index(bits)];
+            ns_entry *e = &s->entries[(size_t)g * NS_GROUP + ns_tag_index(bits)];
             counts[ns_load(&e->hash, NS_RELAXED) >= middle]++;
         }
     }
@@ -641,6 +746,7 @@ split(ns_table *t, ns_segment *s, const uint32_t counts[2], uint64_t hash, ns_ga
     }
     free(new[0]);
     free(new[1]);
+    thaw(s);
     return NULL;
 }
 
@@ -652,11 +758,10 @@ ns_table_make_room(ns_table *t, ns_segment *s, uint64_t hash, ns_garbage *garbag
     if (slots > slots_of(s) && slots <= NS_SEGMENT_FLOOR / 2) {
         slots *= 2; /* fewer steps while they are small */
     }
-    if (s->dead > live) {
-        /* Keys come and go. Better than a rebuild is to use the places of those that went; but a
-         * look at all threads is only worth its price for many at a time. */
+    if (dead_in(s) > live) {
+        /* Keys come and go. Better than a rebuild is to use the places of those that went. */
         if (slots_of(s) >= NS_SEGMENT_FLOOR) {
-            ns_epoch_poll();
+            garbage->waits = true;
             sweep(s, garbage);
             if (s->used < limit_of(s)) {
                 return s;
@@ -700,7 +805,7 @@ merge(ns_table *t, ns_segment *s, ns_garbage *garbage)
     ns_section section = ns_epoch_enter();
     ns_segment *buddy = ns_directory_find(ns_load(&t->directory, NS_ACQUIRE), s->prefix ^ bit);
     bool ok = buddy->depth == s->depth && ns_lock_try(&buddy->lock);
-    if (ok && ns_load(&buddy->moved, NS_RELAXED)) {
+    if (ok && state_of(buddy) == NS_MOVED) {
         ns_lock_release(&buddy->lock);
         ok = false;
     }
@@ -737,6 +842,7 @@ create(ns_table *t)
             unlock_structure(t);
             return false;
         }
+        ns_store(&s->state, NS_CURRENT, NS_RELAXED);
         ns_lock_release(&s->lock);
         d->deepest = 1;
         ns_store(&d->segments[0], s, NS_RELAXED);
@@ -745,6 +851,39 @@ create(ns_table *t)
     }
     unlock_structure(t);
     return true;
+}
+
+/* The lock of a segment was not free, or was last used before a fork. In a section, which it leaves. Whether
+ * the segment is locked now, and current. */
+static bool
+lock_slow(ns_table *t, ns_segment *s, ns_section section)
+{
+    enum ns_locked how = ns_lock_spin(&s->lock);
+    const bool sleeps = how == NS_LOCK_BUSY;
+    if (sleeps) {
+        add_sleeper(s);
+        ns_epoch_leave(section);
+        how = ns_lock_take_slow(&s->lock);
+    }
+    if (how == NS_LOCKED_ABANDONED) {
+        lock_structure(t);
+        unlock_structure(t);
+        repair(s);
+    }
+    const bool current = state_of(s) != NS_MOVED;
+    if (current) {
+        s->fights += how == NS_LOCKED_AFTER_ALL;
+    }
+    else {
+        ns_lock_release(&s->lock);
+    }
+    if (sleeps) {
+        remove_sleeper(s); /* one that is locked and was not moved cannot be retired */
+    }
+    else {
+        ns_epoch_leave(section);
+    }
+    return current;
 }
 
 ns_segment *
@@ -763,21 +902,18 @@ ns_table_lock(ns_table *t, uint64_t hash)
             continue;
         }
         ns_segment *s = ns_directory_find(d, hash);
-        enum ns_locked how = ns_lock_take(&s->lock);
-        if (ns_unlikely(how != NS_LOCKED)) {
-            if (how == NS_LOCKED_ABANDONED) {
-                lock_structure(t);
-                unlock_structure(t);
-                repair(s);
+        if (ns_unlikely(!ns_lock_try(&s->lock))) {
+            if (lock_slow(t, s, section)) {
+                return s;
             }
-            s->fights += how == NS_LOCKED_AFTER_ALL;
+            continue;
         }
-        if (ns_unlikely(ns_load(&s->moved, NS_RELAXED))) {
+        bool current = state_of(s) != NS_MOVED;
+        if (ns_unlikely(!current)) {
             ns_lock_release(&s->lock);
-            s = NULL;
         }
         ns_epoch_leave(section);
-        if (ns_likely(s != NULL)) {
+        if (ns_likely(current)) {
             return s;
         }
     }
@@ -822,31 +958,47 @@ tidy(ns_table *t, ns_segment *s, ns_garbage *garbage)
         s = new;
     }
     const uint64_t prefix = s->prefix;
-    bool waiting = s->dead >= s->sweep_at;
-    if (waiting && s->swept < ns_epoch_safe()) { /* other segments had somebody poll */
+    bool waits = dead_in(s) >= s->sweep_at;
+    if (waits && s->swept < ns_epoch_safe()) { /* other segments had somebody poll */
         sweep(s, garbage);
-        waiting = s->dead >= s->sweep_at;
+        waits = dead_in(s) >= s->sweep_at;
     }
+    if (waits) {
+        s->sweep_at = dead_in(s) + sweep_base(s); /* a poll may find nothing safe: not every time */
+    }
+    const uint64_t swept = s->swept;
     ns_lock_release_as(&s->lock, NS_SEQ_CST);
-    if (waiting) {
-        ns_epoch_poll();
+    if (waits && ns_epoch_poll_if_due() > swept) {
         s = ns_table_lock(t, prefix);
         sweep(s, garbage);
-        if (s->dead >= s->sweep_at) {
-            s->sweep_at = s->dead + sweep_base(s); /* somebody is in a section: not every time */
-        }
         ns_lock_release(&s->lock);
+    }
+}
+
+/* Something was retired. With no lock held. */
+static void
+settle(ns_table *t, ns_garbage *garbage)
+{
+    const uint64_t before = ns_epoch_safe();
+    garbage->waits = false;
+    if (ns_epoch_poll_if_due() > before) {
+        lock_structure(t);
+        reap(t, garbage);
+        unlock_structure(t);
     }
 }
 
 void
 ns_table_unlock(ns_table *t, ns_segment *s, ns_garbage *garbage)
 {
-    if (ns_unlikely(s->dead >= s->sweep_at || s->fights >= NS_FIGHTS || is_sparse(s))) {
+    if (ns_unlikely(dead_in(s) >= s->sweep_at || s->fights >= NS_FIGHTS || is_sparse(s))) {
         tidy(t, s, garbage);
     }
     else {
         ns_lock_release_as(&s->lock, NS_SEQ_CST);
+    }
+    if (ns_unlikely(garbage->waits)) {
+        settle(t, garbage);
     }
 }
 
@@ -954,6 +1106,18 @@ ns_table_count(ns_table *t)
 }
 
 static size_t
+dead_keys_of(const ns_segment *s)
+{
+    return dead_in(s);
+}
+
+static size_t
+bytes_with_keys(const ns_segment *s)
+{
+    return bytes_of(s) + dead_in(s) * (size_t)NS_DEAD_KEY;
+}
+
+static size_t
 directory_bytes(const ns_directory *d)
 {
     return sizeof(*d) + ((size_t)1 << d->depth) * sizeof(d->segments[0]);
@@ -962,13 +1126,13 @@ directory_bytes(const ns_directory *d)
 size_t
 ns_table_bytes(ns_table *t)
 {
-    size_t total = sum(t, bytes_of);
+    size_t total = sum(t, bytes_with_keys);
     lock_structure(t);
     ns_directory *d = ns_load(&t->directory, NS_RELAXED);
     total += d != NULL ? directory_bytes(d) : 0;
     ns_segment *s = ns_load(&t->retired, NS_RELAXED);
     for (; s != NULL; s = ns_load(&s->next, NS_RELAXED)) {
-        total += bytes_of(s);
+        total += bytes_with_keys(s);
     }
     d = ns_load(&t->retired_directories, NS_RELAXED);
     for (; d != NULL; d = ns_load(&d->next, NS_RELAXED)) {
@@ -990,9 +1154,9 @@ ns_table_page(ns_table *t, uint64_t *from, ns_hashed *keys, size_t room, bool (*
     if (n <= room) {
         n = 0;
         for (uint32_t g = 0; g <= s->mask; g++) {
-            uint64_t bits = ns_load(&s->groups[g].tags, NS_RELAXED) & NS_TAG_HIGH;
+            uint64_t bits = ns_load(&s->tags[g], NS_RELAXED) & NS_TAG_HIGH;
             for (; bits != 0; bits &= bits - 1) {
-                ns_entry *e = &s->groups[g].entries[ns_tag_index(bits)];
+                ns_entry *e = &s->entries[(size_t)g * NS_GROUP + ns_tag_index(bits)];
                 uint64_t hash = ns_load(&e->hash, NS_RELAXED);
                 if (hash >= *from) {
                     keys[n] = (ns_hashed){ns_load(&e->key, NS_RELAXED), hash};
@@ -1022,15 +1186,15 @@ ns_table_take(ns_table *t, uint64_t *from, uintptr_t *values, size_t room, bool 
     else {
         bool all = true;
         for (uint32_t g = 0; g <= s->mask && all; g++) {
-            uint64_t bits = ns_load(&s->groups[g].tags, NS_RELAXED) & NS_TAG_HIGH;
+            uint64_t bits = ns_load(&s->tags[g], NS_RELAXED) & NS_TAG_HIGH;
             for (; bits != 0 && all; bits &= bits - 1) {
-                ns_entry *e = &s->groups[g].entries[ns_tag_index(bits)];
+                ns_entry *e = &s->entries[(size_t)g * NS_GROUP + ns_tag_index(bits)];
                 if (ns_load(&e->hash, NS_RELAXED) < *from) {
                     continue;
                 }
                 all = *n < room;
                 if (all) {
-                    values[(*n)++] = ns_segment_remove(s, e, garbage);
+                    values[(*n)++] = ns_segment_remove(s, e, 0, garbage);
                 }
             }
         }
@@ -1048,7 +1212,9 @@ ns_table_flush(ns_table *t, uint64_t *from, ns_garbage *garbage)
         return false;
     }
     if (*from == 0) {
-        ns_epoch_poll();
+        if (has_retired(t) || sum(t, dead_keys_of) != 0) { /* not for each of thousands of maps */
+            ns_epoch_poll();
+        }
         lock_structure(t);
         reap(t, garbage);
         unlock_structure(t);
@@ -1068,16 +1234,14 @@ static int
 visit_segment(ns_segment *s, bool current, int (*visit)(uintptr_t, void *), void *context)
 {
     int result = 0;
-    for (uint32_t g = 0; g <= s->mask; g++) {
-        for (unsigned i = 0; i < NS_GROUP && result == 0; i++) {
-            uintptr_t value = ns_load(&s->groups[g].entries[i].value, NS_RELAXED);
-            uintptr_t key = ns_load(&s->groups[g].entries[i].key, NS_RELAXED);
-            if (key != 0 && (current || (value & 1))) {
-                result = visit(key, context);
-            }
-            if (result == 0 && current && ns_is_live(value)) {
-                result = visit(value, context);
-            }
+    for (uint32_t i = 0; i < slots_of(s) && result == 0; i++) {
+        uintptr_t value = ns_load(&s->entries[i].value, NS_RELAXED);
+        uintptr_t key = ns_load(&s->entries[i].key, NS_RELAXED);
+        if (key != 0 && (current || (value & NS_DEAD))) {
+            result = visit(key, context);
+        }
+        if (result == 0 && current && ns_is_live(value)) {
+            result = visit(value & ~NS_FROZEN, context);
         }
     }
     return result;
@@ -1115,11 +1279,9 @@ ns_table_visit(ns_table *t, int (*visit)(uintptr_t word, void *context), void *c
 static void
 release_dead_keys(ns_segment *s, void (*release)(uintptr_t))
 {
-    for (uint32_t g = 0; s->dead > 0 && g <= s->mask; g++) {
-        for (unsigned i = 0; i < NS_GROUP; i++) {
-            if (ns_load(&s->groups[g].entries[i].value, NS_RELAXED) & 1) {
-                release(ns_load(&s->groups[g].entries[i].key, NS_RELAXED));
-            }
+    for (uint32_t i = 0; dead_in(s) > 0 && i < slots_of(s); i++) {
+        if (ns_load(&s->entries[i].value, NS_RELAXED) & NS_DEAD) {
+            release(ns_load(&s->entries[i].key, NS_RELAXED));
         }
     }
 }
@@ -1147,11 +1309,10 @@ ns_table_destroy(ns_table *t, void (*release)(uintptr_t key, uintptr_t value))
     ns_segment *s;
     for (uint64_t i = 0; d != NULL && (s = next_in(d, &i)) != NULL;) {
         for (uint32_t e = 0; e < slots_of(s); e++) {
-            ns_entry *entry = &s->groups[e / NS_GROUP].entries[e % NS_GROUP];
-            uintptr_t value = ns_load(&entry->value, NS_RELAXED);
-            uintptr_t key = ns_load(&entry->key, NS_RELAXED);
+            uintptr_t value = ns_load(&s->entries[e].value, NS_RELAXED);
+            uintptr_t key = ns_load(&s->entries[e].key, NS_RELAXED);
             if (key != 0) {
-                release(key, ns_is_live(value) ? value : 0);
+                release(key, ns_is_live(value) ? value & ~NS_FROZEN : 0);
             }
         }
         free(s);
@@ -1160,9 +1321,8 @@ ns_table_destroy(ns_table *t, void (*release)(uintptr_t key, uintptr_t value))
     while ((s = ns_load(&t->retired, NS_RELAXED)) != NULL) {
         ns_unlink(&t->retired, ns_load(&s->next, NS_RELAXED));
         for (uint32_t e = 0; e < slots_of(s); e++) {
-            ns_entry *entry = &s->groups[e / NS_GROUP].entries[e % NS_GROUP];
-            if (ns_load(&entry->value, NS_RELAXED) & 1) {
-                release(ns_load(&entry->key, NS_RELAXED), 0);
+            if (ns_load(&s->entries[e].value, NS_RELAXED) & NS_DEAD) {
+                release(ns_load(&s->entries[e].key, NS_RELAXED), 0);
             }
         }
         free(s);

@@ -1,7 +1,8 @@
-/* table.h: a hash table that is read without a lock and changed under one lock for each part.
+/* table.h: a hash table that is read, and whose values are replaced, without a lock. Keys come and
+ * go under one lock for each part.
  *
- * Keys and values are opaque even words that are not 0; who owns them and when keys are equal is
- * the user's business, told in functions that the compiler inlines.
+ * Keys and values are opaque words, multiples of 4 that are not 0; who owns them and when keys are
+ * equal is the user's business, told in functions that the compiler inlines.
  *
  * 1. Shape: extendible hashing (Fagin et al., ACM TODS 1979), so that growing and shrinking go
  *    part by part and no operation ever waits for the whole table.
@@ -10,37 +11,48 @@
  *        segment    depth d: all hashes with its d-bit prefix; 2^(depth - d) pointers lead to it
  *        group      8 tags in a word, 8 entries {value, key, hash}; Swiss tables' layout
  *
+ *    A segment keeps apart what is written at different times, each on cache lines of its own:
+ *    the lock with its counts (written by each insertion and deletion), the constants and the
+ *    tags (read by every operation, written by insertions and deletions), the entries (a replaced
+ *    value writes its entry and nothing else).
+ *
  *    Segments grow from 8 entries by doubling to NS_SEGMENT_MAX, then split; emptied ones
  *    shrink, and merge with their buddy. Any such change is a *rebuild*: new segments are
  *    filled, published, and the old ones marked moved. A segment's shape never changes. Hashes
  *    must be mixed (ns_hash_mix): the top bits choose the segment, the low ones the group, seven
  *    between them the tag. Equal hashes cannot be split: then a segment grows instead.
  *
- * 2. States of an entry (its value word, its tag). Written under the segment's lock.
+ *    Its state goes from NEW (published, not to be changed yet) to CURRENT to MOVED.
+ *
+ * 2. States of an entry (its value word, its tag).
  *
  *        value            tag              key
  *        0                EMPTY            0        never used; ends a probe
  *        0                DELETED          0        free again
  *        0                0x80|7 bits      word     being inserted: not there yet
- *        v (even)         0x80|7 bits      word     live
+ *        v                0x80|7 bits      word     live
+ *        v | 2            0x80|7 bits      word     live and frozen: only the lock's holder may change it
  *        stamp << 1 | 1   DELETED          word     dead; its key is kept until the stamp is safe (epoch.h)
  *
+ *    Under the segment's lock:
  *    Insert: key, hash, tag (release), value (release: the moment it is there).
- *    Replace: value (the moment).     Delete: value (the moment), then tag.
+ *    Delete: value (swap: the moment), then tag.     Freeze and thaw: the bit of the value.
+ *    With or without the lock:
+ *    Replace: value (compare-and-swap: the moment), from a live one that is not frozen.
  *    A group that has an EMPTY never was full since its segment was built: so a probe may end
  *    there, and a deleted entry in such a group becomes EMPTY again, others DELETED.
  *
  * 3. Reading (ns_table_get), in a section of epoch.h: directory -> segment -> tags of a group ->
  *    for each candidate: value (acquire; live, else not there), hash, key, compare; take a
- *    reference to the value; look at the value again: the same; look at `moved`: not set. A hit
- *    or a miss in a moved segment starts again.
+ *    reference to the value; look at the value again: the same; look at the state: not MOVED. A
+ *    hit or a miss in a moved segment starts again.
  *
  *    (a) Key and hash belong to the value. The value was seen live inside the section. An entry
  *        gets a new key only after its old one's stamp is safe, that is after all sections that
  *        began before the deletion. So from the load of a live value to the end of the section
  *        key and hash do not change, and the key is not released: it can be compared in place.
  *    (b) A hit is right. The entry held (key, v) at the second look at the value, and the
- *        segment was current, since `moved` was loaded later and still unset. That look is when
+ *        segment was not moved, since its state was loaded later. That look is when
  *        it happened. (The reference: see the user's `hold`; the second look makes it a
  *        reference to what the entry held.)
  *    (c) A miss is right: at some moment during the search the key was absent. Suppose it was
@@ -51,14 +63,41 @@
  *    (d) Later searches cannot miss what an earlier one hit: the tag is stored before the value,
  *        both with release, and a hit has acquired the value.
  *
+ *    Replacing (ns_table_replace), in a section too: find the entry; look at the state: CURRENT;
+ *    compare-and-swap its value. Where that cannot be done (the key is absent, the value frozen,
+ *    the segment not current) the writer takes the lock.
+ *
+ *    (e) It is right. When the swap succeeds the entry is live, and by (a) it is the key's: its
+ *        value may have changed and come back, its key not. It is not frozen, so no rebuild has
+ *        copied it yet: the one that comes next copies the new value. And the segment had become
+ *        CURRENT before, so no older segment is left that a reader could take for valid.
+ *        The old value is the writer's now, as only one swap takes it out.
+ *    (f) A writer that found the key absent takes the lock in the same section, and need not search
+ *        again if the tags of the first group are what they were before the search, an EMPTY among
+ *        them and none of them the key's. Suppose the key has come since. Its insertion took a place
+ *        in the first group, as there was one, and gave it the key's tag: not there before, there
+ *        now. Or it was deleted again; then it is absent.
+ *
  * 4. Rebuild: under the locks of the old segments (two for a merge, the second only tried for):
- *    fill the new ones, which are born locked; then, under the table's structure lock, note
- *    {old, new} as pending, store the pointers into the directory, mark the old ones moved,
- *    forget the note. Only then the new locks are released. So as long as the old ones are
- *    unmarked nobody has changed the new ones, and answers from either agree; a reader who finds
- *    the mark finds the new segments in the directory. Entries are moved, not shared: from the
- *    mark on the old segment owns only the keys of its dead entries. No reader waits for
- *    anything. A writer who got the lock of a moved segment looks it up anew.
+ *    fill the new ones, which are born locked and NEW: freeze each live value, then copy it. Then,
+ *    under the table's structure lock, note {old, new} as pending, store the pointers into the
+ *    directory, mark the old ones MOVED, the new ones CURRENT, forget the note. Only then the new
+ *    locks are released. So as long as the old ones are unmarked nobody has changed the new ones,
+ *    nor an old value that was copied, and answers from either agree; a reader who finds
+ *    the mark finds the new segments in the directory. And a value that is taken out of a new
+ *    segment, and may be freed, is taken out after the mark: a reader of the old one, whose second
+ *    look at the frozen value tells nothing, sees the mark once it has seen the freeing, as it
+ *    would see another value (tryref.h).
+ *    Entries are moved, not shared: from the mark on the old segment owns only the keys of its
+ *    dead entries. No reader waits for anything. A writer who got the lock of a moved segment
+ *    looks it up anew. If there is no memory after all, the values are thawed.
+ *
+ *    Sleeping. A writer that finds the lock taken for long must sleep, and not in a section, which
+ *    would hold back the freeing of everything in the process. So it counts itself among the
+ *    segment's sleepers, leaves the section, and only then sleeps: a segment with sleepers is not
+ *    freed. It counted itself in a section, so the one who frees, after that section, sees it; and
+ *    it is the last that a sleeper does with a segment that was moved to take itself off (release,
+ *    acquired by the one who frees).
  *
  * 5. Ownership, for collectors. At any moment at which no thread is inside a call: current
  *    segments own each key word that is not 0 and each live value; retired ones the keys of dead
@@ -67,28 +106,31 @@
  * 6. Reclamation. Values are handed back at once. Keys of deleted entries stay in place, dead,
  *    until safe; they are taken out by the next insertion that wants the entry, or by a sweep of
  *    the segment, which each eighth part of dead entries (at least NS_SWEEP) brings. Old
- *    segments and directories wait in the list of the retired, which each rebuild reaps. If the
+ *    segments and directories wait in the list of the retired, which each rebuild reaps. Whoever
+ *    leaves something to wait asks for a poll, in ns_table_unlock, when it holds no lock. If the
  *    calling thread is alone (epoch.h) nothing waits.
  *
  * 7. Fork. A segment's lock, if held by a thread that is gone, was held in the middle of a
  *    change: whoever takes it finishes a pending rebuild (all its steps can be repeated), then
  *    puts the entries right: a value is live or not by one store, so each entry is wholly there
- *    or not. It does so in a section, reading an old segment, maybe; so what it retires there waits
+ *    or not; what a rebuild froze that never was noted is thawed. It may do so while it reads an
+ *    old segment, so what it retires there waits
  *    for its time even if the thread is alone. What the child relies on is stored by atomic stores, the one
  *    that makes a thing true last and with release: the note's old[0], the head of a list of
  *    the retired. And what is freed was taken out of its list before. What the vanished thread held in
  *    its hands leaks.
  *
- * 8. Progress. Readers are lock-free: they start again only if a rebuild was finished meanwhile,
- *    which takes many insertions. Writers wait only for their segment.
+ * 8. Progress. Readers are lock-free: they start again only if the value was replaced, or frozen
+ *    and moved by a rebuild, which takes many insertions. So is replacing, unless a rebuild is under
+ *    way: one of several at one key succeeds. Insertions and deletions wait only for their segment.
  *
  * Ordering beyond that: everything a writer did before storing a value happens before a hit of
  * it (release, acquire). And operations are sequentially consistent with each other: two threads that each
  * insert and then search for what the other inserted do not both miss it. C does not say so, as they exchange
  * different locks; processors do (models/litmus/orderings.toml: "table"). A writer's stores come before its
- * unlocking, which is sequentially consistent, and a search begins with a sequentially consistent load of
- * tags. x86-64: the unlocking is a locked exchange, and no load overtakes that. ARMv8: a search's LDAR does
- * not overtake the STLR or STLXR of the unlocking, nor that the stores before it. Both let all others see a store
+ * unlocking, which is sequentially consistent as is the swap that replaces a value, and a search begins with a
+ * sequentially consistent load of tags. x86-64: either is a locked instruction, and no load overtakes that.
+ * ARMv8: a search's LDAR does not overtake the STLR or STLXR of either, nor that the stores before it. Both let all others see a store
  * at once. Elsewhere compilers put a full fence before a sequentially consistent load.
  */
 #ifndef NS_TABLE_H
@@ -117,35 +159,43 @@ typedef struct ns_entry {
     _Atomic uint64_t hash;
 } ns_entry;
 
-typedef struct ns_group {
-    _Atomic uint64_t tags;
-    ns_entry entries[NS_GROUP];
-} ns_group;
+/* Bits of a value word. */
+#define NS_DEAD ((uintptr_t)1)
+#define NS_FROZEN ((uintptr_t)2)
+
+enum ns_segment_state {
+    NS_NEW, /* published, but an older segment may still answer: only the lock's holder writes */
+    NS_CURRENT,
+    NS_MOVED, /* the directory leads to others */
+};
 
 typedef struct ns_segment {
-    /* Constant once published, but for `moved`. */
-    uint64_t prefix; /* its top `depth` bits; the rest 0: the least hash it holds */
+    /* Under `lock`; the counts may be read without it. */
+    _Alignas(NS_LINE) ns_lock lock;
+    _Atomic uint32_t live;
+    _Atomic uint64_t inserts; /* keys that came since it was built */
+    _Atomic uint32_t dead; /* entries with a key that waits */
+    uint32_t used; /* entries whose tag is not EMPTY */
+    uint32_t sweep_at; /* so many dead ones are worth a sweep */
+    uint32_t cursor; /* the group at which ns_segment_pick begins */
+    uint32_t fights; /* how often a writer found the lock taken */
+    uint32_t refused; /* merges, for the table's sake */
+    uint64_t died; /* not later than the oldest stamp of a dead one */
+    uint64_t swept; /* what was safe when it was last swept */
+    /* Constant once published, but for the state and the sleepers. */
+    _Alignas(
+        NS_LINE) uint64_t prefix; /* its top `depth` bits; the rest 0: the least hash it holds */
     uint64_t serial; /* no other segment of this table has it, ever */
-    uint32_t mask;   /* groups less one */
+    ns_entry *entries; /* 8 a group; behind the tags */
+    uint32_t mask; /* groups less one */
     uint8_t depth;
-    _Atomic bool moved;
+    _Atomic uint8_t state;
+    _Atomic uint64_t
+        sleepers; /* fork generation << 32 | how many sleep for the lock, in no section */
     /* When retired: under the structure lock. */
     _Atomic(struct ns_segment *) next;
     uint64_t stamp;
-    char apart[NS_LINE - 24]; /* readers' line is not the writers' */
-    /* Under `lock`; the counts may be read without it. */
-    ns_lock lock;
-    _Atomic uint32_t live;
-    _Atomic uint64_t inserts; /* keys that came since it was built */
-    uint32_t used;            /* entries whose tag is not EMPTY */
-    uint32_t dead;            /* of these, with a key that waits */
-    uint32_t sweep_at;        /* so many dead ones are worth a sweep */
-    uint64_t died;            /* not later than the oldest stamp of a dead one */
-    uint32_t fights;          /* how often a writer found the lock taken */
-    uint32_t refused;         /* merges, for the table's sake */
-    uint32_t cursor;          /* the group at which ns_segment_pick begins */
-    uint64_t swept;           /* what was safe when it was last swept */
-    ns_group groups[];
+    _Atomic uint64_t tags[]; /* 8 in a word, one for each group */
 } ns_segment;
 
 typedef struct ns_directory {
@@ -159,15 +209,16 @@ typedef struct ns_directory {
 /* A zeroed one is an empty table. */
 typedef struct ns_table {
     _Atomic(ns_directory *) directory; /* NULL until the first insertion */
-    ns_lock structure;                 /* of everything below */
-    _Atomic uint32_t segments;         /* how many are current */
+    ns_lock structure; /* of everything below */
+    _Atomic uint32_t segments; /* how many are current */
     _Atomic uint64_t serial;
-    _Atomic uint32_t spread;   /* so many segments writers needed: not merged below */
+    _Atomic uint32_t spread; /* so many segments writers needed: not merged below */
     _Atomic uint32_t unneeded; /* how often that prevented a merge since */
     _Atomic uint64_t start; /* where a search for any entry begins */
     /* The rebuild that is being published, if old[0] is set; noted for the child of a fork. */
     _Atomic(ns_segment *) old[2], new[2];
     _Atomic(ns_segment *) retired;
+    uint64_t oldest; /* not later than any stamp of theirs, if there are any */
     _Atomic(ns_directory *) retired_directories;
 } ns_table;
 
@@ -190,6 +241,7 @@ enum ns_found {
 typedef struct ns_garbage {
     uintptr_t keys[NS_GARBAGE];
     unsigned count;
+    bool waits; /* something was left to wait: worth a poll */
     ns_segment *segments; /* with the keys of their dead entries */
 } ns_garbage;
 
@@ -197,6 +249,7 @@ static inline void
 ns_garbage_init(ns_garbage *g)
 {
     g->count = 0;
+    g->waits = false;
     g->segments = NULL;
 }
 
@@ -209,18 +262,39 @@ typedef struct ns_place {
     uint64_t left; /* bits of the group's tags not looked at yet */
 } ns_place;
 
-/* From the hash of a key to ours. No pattern of the input piles up: the segment (top bits) is
- * chosen by all bits but the low seven, multiplied; the tag and the upper part of the group by
- * all bits. The low seven bits of the group are those of the input, changed by the same for each
- * 128 neighbours: so these lie in one segment and share its groups evenly, and a program that
- * counts its keys up stays in the processor's caches. */
+/* What the hashes of this process are mixed with: see ns_hash_mix. Set before the first use of a
+ * table, and never again to other words. */
+extern struct ns_hash_seed {
+    _Alignas(NS_CACHE_LINE) _Atomic uint64_t addend;
+    _Atomic uint64_t factor;
+} ns_hash_seed;
+
+/* Two words that nobody outside the process can know. */
+void ns_hash_seed_set(uint64_t first, uint64_t second);
+
+/* From the hash of a key to ours: a multiplication by a secret, whose halves are then combined
+ * (as wyhash and foldhash mix). Whoever does not know the secrets cannot choose keys that share a
+ * segment, a group or a tag more often than random ones do, save by choosing equal hashes.
+ *
+ * The low seven bits of the input stay out of the multiplication, and change the group and the tag
+ * only. So 128 neighbours lie in one segment, share its groups evenly and have different tags, and
+ * a program that counts its keys up stays in the processor's caches. There are no more than 128 of
+ * such, so nobody gains by choosing them. */
 static inline uint64_t
 ns_hash_mix(uint64_t h)
 {
-    uint64_t run = (h >> 7) * UINT64_C(0xD6E8FEB86659FD93);
-    uint64_t all = (h ^ h >> 32) * UINT64_C(0x9E3779B97F4A7C15) >> 32;
+    const uint64_t a = h >> 7 ^ ns_load(&ns_hash_seed.addend, NS_RELAXED);
+    const uint64_t b = ns_load(&ns_hash_seed.factor, NS_RELAXED);
+#ifdef __SIZEOF_INT128__
+    __extension__ typedef unsigned __int128 wide;
+    const wide product = (wide)a * b;
+    const uint64_t run = (uint64_t)(product >> 64) ^ (uint64_t)product;
+#else
+    uint64_t run = a * b;
+    run = (run ^ run >> 32) * b;
     run ^= run >> 32;
-    return (run & ~UINT64_C(0xffffffff)) | (all & UINT64_C(0xffffff80)) | ((h ^ run) & 0x7f);
+#endif
+    return run ^ (h & 0x7f) ^ (h & 0x7f) << 25;
 }
 
 /* ---- Eight tags in a word ---- */
@@ -252,7 +326,14 @@ ns_tag_index(uint64_t bits)
 static inline bool
 ns_is_live(uintptr_t value)
 {
-    return value != 0 && !(value & 1);
+    return value != 0 && !(value & NS_DEAD);
+}
+
+/* Without the lock, where `expected` is to be replaced; 0: any value. */
+static inline bool
+ns_is_replaceable(uintptr_t value, uintptr_t expected)
+{
+    return ns_is_live(value) && !(value & NS_FROZEN) && (expected == 0 || value == expected);
 }
 
 static inline ns_segment *
@@ -263,7 +344,7 @@ ns_directory_find(ns_directory *d, uint64_t hash)
 }
 
 /* Looks for a key in a segment: in a section, or with the segment locked. On NS_PRESENT and
- * NS_ASK *entry is the one; *value its value as first seen. `place`, which may be NULL: where to
+ * NS_ASK *entry is the one; *value its word as first seen, which may be frozen. `place`, which may be NULL: where to
  * begin, and on NS_ASK where to go on. */
 static inline __attribute__((always_inline)) enum ns_found
 ns_segment_find(ns_segment *s, uint64_t hash, ns_match_fn match, const void *wanted,
@@ -283,11 +364,10 @@ ns_segment_find(ns_segment *s, uint64_t hash, ns_match_fn match, const void *wan
         inserts = ns_load(&s->inserts, NS_ACQUIRE);
     }
     for (;;) {
-        ns_group *group = &s->groups[g];
-        uint64_t tags = ns_load(&group->tags, NS_SEQ_CST);
+        uint64_t tags = ns_load(&s->tags[g], NS_SEQ_CST);
         uint64_t hits = ns_tags_zero(tags ^ pattern) & left;
         while (hits != 0) {
-            ns_entry *e = &group->entries[ns_tag_index(hits)];
+            ns_entry *e = &s->entries[g * NS_GROUP + ns_tag_index(hits)];
             uint64_t bit = hits & -hits;
             hits ^= bit;
             uintptr_t v = ns_load(&e->value, NS_ACQUIRE);
@@ -345,15 +425,16 @@ ns_table_get(ns_table *t, uint64_t hash, ns_match_fn match, const void *wanted, 
         enum ns_found found = ns_segment_find(s, hash, match, wanted, place, &entry, &value);
         bool ok = true;
         if (found == NS_PRESENT) {
-            ok = hold(value);
-            held = ok ? value : 0;
+            held = value & ~NS_FROZEN;
+            ok = hold(held);
+            held = ok ? held : 0;
             ok = ok && ns_load(&entry->value, NS_SEQ_CST) == value;
         }
         else if (found == NS_ASK && place != NULL) {
             held = ns_load(&entry->key, NS_RELAXED);
             held = hold(held) ? held : 0;
         }
-        ok = ok && !ns_load(&s->moved, NS_ACQUIRE);
+        ok = ok && ns_load(&s->state, NS_ACQUIRE) != NS_MOVED;
         ns_epoch_leave(section);
         if (ns_likely(ok)) {
             *result = held;
@@ -378,8 +459,55 @@ ns_segment *ns_table_lock_first(ns_table *t);
 /* Whether the table was empty at one moment of the call. Costs one look, as a rule: it begins
  * where ns_table_lock_first does. */
 bool ns_table_is_empty(ns_table *t);
-/* Releases it, after whatever housekeeping is due: sweeps, shrinks, merges. */
+/* Releases it, after whatever housekeeping is due: sweeps, shrinks, merges; then a poll, perhaps. */
 void ns_table_unlock(ns_table *t, ns_segment *s, ns_garbage *garbage);
+
+/* Replaces a key's value without a lock. `expected`: only if the value is this one; 0: any. The old
+ * value, which is the caller's now; or 0, and nothing happened: the key is absent, the value another
+ * one, the key must be asked about, or it takes the lock. Then *locked, if not NULL, is the segment
+ * that holds the hash, locked, and the key is absent from it. */
+static inline __attribute__((always_inline)) uintptr_t
+ns_table_replace(ns_table *t, uint64_t hash, ns_match_fn match, const void *wanted,
+                 uintptr_t expected, uintptr_t value, ns_segment **locked)
+{
+    ns_entry *entry;
+    uintptr_t word, old = 0;
+    *locked = NULL;
+    ns_section section = ns_epoch_enter();
+    ns_directory *d = ns_load(&t->directory, NS_ACQUIRE);
+    if (ns_unlikely(d == NULL)) {
+        ns_epoch_leave(section);
+        return 0;
+    }
+    ns_segment *s = ns_directory_find(d, hash);
+    _Atomic uint64_t *const home = &s->tags[(uint32_t)hash & s->mask];
+    const uint64_t tags = ns_load(home, NS_ACQUIRE); /* before the search */
+    enum ns_found found = ns_segment_find(s, hash, match, wanted, NULL, &entry, &word);
+    if (ns_likely(found == NS_PRESENT)) {
+        if (ns_likely(ns_load(&s->state, NS_ACQUIRE) == NS_CURRENT)) {
+            for (unsigned pauses = 1; ns_is_replaceable(word, expected);) {
+                if (ns_likely(ns_cas(&entry->value, &word, value, NS_SEQ_CST))) {
+                    old = word;
+                    break;
+                }
+                pauses = ns_pause_for(pauses); /* another thread was faster */
+            }
+        }
+    }
+    else if (found == NS_ABSENT && ns_lock_try(&s->lock)) {
+        /* The search need not be repeated if the first group could not hold the key and is the same
+         * still, as it had an EMPTY for it (3f). */
+        if (ns_load(&s->state, NS_RELAXED) != NS_MOVED && ns_load(home, NS_RELAXED) == tags &&
+            ns_tags_zero(tags) != 0 && ns_tags_zero(tags ^ ns_tag(hash) * NS_TAG_LOW) == 0) {
+            *locked = s;
+        }
+        else {
+            ns_lock_release(&s->lock);
+        }
+    }
+    ns_epoch_leave(section);
+    return old;
+}
 
 /* All of these with the segment locked. */
 
@@ -390,17 +518,31 @@ bool ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t va
  * memory: s is as it was. */
 ns_segment *ns_table_make_room(ns_table *t, ns_segment *s, uint64_t hash, ns_garbage *garbage);
 
-/* The old value, which is the caller's now. */
+/* Replaces the value of a live entry, unless another thread replaced the `expected` one; 0: any. The
+ * old value, which is the caller's now, or 0. */
 static inline uintptr_t
-ns_entry_replace(ns_entry *e, uintptr_t value)
+ns_entry_replace(ns_entry *e, uintptr_t expected, uintptr_t value)
 {
-    uintptr_t old = ns_load(&e->value, NS_RELAXED);
-    ns_store(&e->value, value, NS_RELEASE);
-    return old;
+    if (expected == 0) {
+        return ns_swap(&e->value, value, NS_SEQ_CST);
+    }
+    return ns_cas(&e->value, &expected, value, NS_SEQ_CST) ? expected : 0;
 }
 
-/* Takes an entry out. The old value is the caller's now. */
-uintptr_t ns_segment_remove(ns_segment *s, ns_entry *e, ns_garbage *garbage);
+/* The value of a live entry, with a reference to it: `hold` cannot fail here, for the entry's own
+ * stays, since a frozen value is not replaced. */
+static inline uintptr_t
+ns_entry_hold(ns_entry *e, void (*hold)(uintptr_t))
+{
+    uintptr_t value = ns_or(&e->value, NS_FROZEN, NS_SEQ_CST);
+    hold(value);
+    ns_and(&e->value, ~NS_FROZEN, NS_RELEASE);
+    return value;
+}
+
+/* Takes an entry out, unless another thread replaced the `expected` value; 0: any. The old value,
+ * which is the caller's now, or 0. */
+uintptr_t ns_segment_remove(ns_segment *s, ns_entry *e, uintptr_t expected, ns_garbage *garbage);
 /* A live entry of a segment that has one. The search begins where the last one ended, so that
  * emptying a segment looks at each group once. */
 ns_entry *ns_segment_pick(ns_segment *s);
@@ -410,8 +552,10 @@ uint64_t ns_segment_end(const ns_segment *s);
 /* ---- The whole ---- */
 
 size_t ns_table_count(ns_table *t);
-/* Bytes beyond the struct itself. */
+/* Bytes beyond the struct itself, with those that wait to be freed: retired segments and directories, and
+ * NS_DEAD_KEY for each dead key. */
 size_t ns_table_bytes(ns_table *t);
+#define NS_DEAD_KEY 64
 
 typedef struct ns_hashed {
     uintptr_t key;

@@ -1,0 +1,159 @@
+"""The core's machine code for arm64, by a cross-compiler; and what `./dev test --arch` says."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / "tools" / "arm64_code.py"
+GCC = "aarch64-linux-gnu-gcc"
+
+pytestmark = [
+    pytest.mark.thread_unsafe(reason="starts processes itself"),
+    pytest.mark.skipif("NOGIL_SYNC_BACKEND" in os.environ, reason="no matter of the backend"),
+    pytest.mark.skipif(not TOOL.exists(), reason="not run in the source tree"),
+]
+compiled = pytest.mark.skipif(
+    shutil.which(GCC) is None, reason=f"needs a cross-compiler for arm64 ({GCC})"
+)
+
+
+def look(*options: str, tree: Path = ROOT) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, tree / "tools" / TOOL.name, *options],
+        env={k: v for k, v in os.environ.items() if k != "PYTHONWARNINGS"},
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """What the tool needs of the tree, to be changed."""
+    for part in ("tools", "tests/c", "nogil_sync/_native/core"):
+        shutil.copytree(ROOT / part, tmp_path / part)
+    return tmp_path
+
+
+@compiled
+@pytest.mark.timeout(1200)
+def test_fast_paths_use_the_intended_instructions() -> None:
+    done = look()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " 0 findings" in done.stdout
+
+
+# What a header says, what it is changed to, and what the tool then finds, of which operation.
+CHANGES = [
+    (
+        "mutex.h",
+        "word | NS_MUTEX_LOCKED, NS_ACQUIRE",
+        "word | NS_MUTEX_LOCKED, NS_SEQ_CST",
+        "`Mutex.acquire`: casal is more than it needs",
+    ),
+    (
+        "mutex.h",
+        "word | NS_MUTEX_LOCKED, NS_ACQUIRE",
+        "word | NS_MUTEX_LOCKED, NS_RELAXED",
+        "`Mutex.acquire`: does not acquire",
+    ),
+    (
+        "mutex.h",
+        "word & ~NS_MUTEX_LOCKED, NS_RELEASE",
+        "word & ~NS_MUTEX_LOCKED, NS_RELAXED",
+        "`Mutex.release`: does not release",
+    ),
+    (
+        "event.h",
+        "return ns_load(&e->word, NS_ACQUIRE) & NS_EVENT_SET;",
+        "ns_fence(NS_SEQ_CST); return ns_load(&e->word, NS_ACQUIRE) & NS_EVENT_SET;",
+        "`Event.is_set`: has a barrier",
+    ),
+]
+
+
+@compiled
+@pytest.mark.parametrize(("header", "is_now", "becomes", "finding"), CHANGES)
+def test_tool_finds_changed_ordering(
+    copy: Path, header: str, is_now: str, becomes: str, finding: str
+) -> None:
+    path = copy / "nogil_sync" / "_native" / "core" / header
+    text = path.read_text()
+    assert text.count(is_now) == 1
+    path.write_text(text.replace(is_now, becomes))
+    done = look("--compiler", "gcc", "--source", "fast_paths", tree=copy)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert finding in done.stdout
+
+
+@compiled
+def test_tool_finds_barrier_outside_fast_paths(copy: Path) -> None:
+    path = copy / "nogil_sync" / "_native" / "core" / "waitq.c"
+    path.write_text(
+        path.read_text() + "\nvoid added(void);\nvoid added(void) { ns_fence(NS_SEQ_CST); }\n"
+    )
+    done = look("--compiler", "gcc", "--source", "waitq", tree=copy)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "dmb ish in added, which comes from added" in done.stdout
+
+
+def dev(*arguments: str, path: str, cache: Path) -> "subprocess.CompletedProcess[str]":
+    dropped = ("NOGIL_SYNC_PYTHON", "PYTHONWARNINGS")
+    inherited = {k: v for k, v in os.environ.items() if k not in dropped}
+    return subprocess.run(
+        [str(ROOT / "dev"), *arguments],
+        env=inherited | {"PATH": path, "NOGIL_SYNC_CACHE": str(cache)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="./dev is a script for bash")
+
+
+@needs_bash
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--arch", "riscv"), "'riscv'"),
+        (("--arch",), "''"),
+        (("--arch", "arm64", "--leg", "native"), "--arch has legs of its own"),
+    ],
+)
+def test_refused_options(tmp_path: Path, arguments: tuple[str, ...], word: str) -> None:
+    done = dev("test", *arguments, path=os.environ["PATH"], cache=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("dev: error: ")
+    assert word in line
+
+
+@needs_bash
+def test_missing_tools_are_named(tmp_path: Path) -> None:
+    """Without compiler, emulator and packages: one line that says what to install, and no trace."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for folder in ("/usr/bin", "/bin"):
+        for program in Path(folder).iterdir():
+            link = programs / program.name
+            if "aarch64" not in program.name and program.name != "dpkg-query" and not link.exists():
+                link.symlink_to(program)
+    for name in ("apt-get", "dpkg-query"):
+        (programs / name).unlink(missing_ok=True)
+        (programs / name).write_text("#!/bin/sh\nexit 1\n")
+        (programs / name).chmod(0o755)
+    cache = tmp_path / "cache"
+    done = dev("test", "--leg", "core-arm64", path=str(programs), cache=cache)
+    assert done.returncode == 1
+    named = next(line for line in done.stdout.splitlines() if line.startswith("core-arm64"))
+    assert "not available here" in named
+    assert "gcc-aarch64-linux-gnu" in named
+    assert not [file for file in cache.rglob("*.ini") if file.is_file()]

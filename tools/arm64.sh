@@ -1,0 +1,194 @@
+# shellcheck shell=bash
+# arm64 by emulation: a cross-compiler, qemu's user mode, and a cross-built CPython.
+
+ARM64=aarch64-linux-gnu
+# The legs of `./dev test --arch arm64`, and those with --full.
+ARM64_SHORT_LEGS=(core-arm64 native-arm64)
+ARM64_LEGS=(core-arm64 core-v8.0-arm64 native-arm64)
+
+# arm64_tools: makes sure that the cross-compiler and the emulator are there.
+arm64_tools() {
+  { have "$ARM64-gcc" && have "$ARM64-objdump" && [[ -n $(arm64_libc) ]]; } ||
+    packages "arm64" "gcc-$ARM64" libc6-dev-arm64-cross
+  [[ -n $(arm64_qemu) ]] || packages "arm64" qemu-user
+}
+
+arm64_qemu() { command -v qemu-aarch64 || command -v qemu-aarch64-static || true; }
+
+# arm64_libc: the folder whose lib/ has the cross-compiler's C library, for emulated programs.
+arm64_libc() {
+  local found
+  found=$("$ARM64-gcc" -print-file-name=libc.so.6 2>/dev/null) || return 0
+  [[ $found != /* ]] || (cd "${found%/*}/.." && pwd -P)
+}
+
+# arm64_cross_file PYTHON: prints meson's description of the machine.
+arm64_cross_file() {
+  printf '%s\n' '[binaries]' "c = '$ARM64-gcc'" "ar = '$ARM64-ar'" "strip = '$ARM64-strip'" \
+    "exe_wrapper = ['$(arm64_qemu)', '-L', '$(arm64_libc)']"
+  [[ -z $1 ]] || printf '%s\n' "python = '$1'"
+  printf '%s\n' '[host_machine]' "system = 'linux'" "cpu_family = 'aarch64'" "cpu = 'aarch64'" \
+    "endian = 'little'"
+}
+
+# ---- The interpreter ----
+
+# arm64_python VERSION: prints a free-threaded interpreter: a script that runs it emulated.
+arm64_python() {
+  local prefix
+  prefix=$(prefix_of "$1" -arm64) || die "only ${VERSIONS[*]/%/t} can be built for arm64, not $1t"
+  arm64_tools
+  [[ -d $prefix ]] || locked "python-$1-arm64" build_arm64_python "$1" "$prefix" || exit
+  echo "$prefix/bin/python$1t"
+}
+
+build_arm64_python() {
+  [[ ! -d $2 ]] || return 0 # another ./dev was faster
+  local stage=$CACHE/build/python-${2##*/} status=0
+  rm -rf "$stage"
+  mkdir -p "$stage" "$CACHE/python"
+  (cross_compile_python "$1" "$2" "$stage") || status=$?
+  rm -rf "$stage"
+  return "$status"
+}
+
+cross_compile_python() {
+  local version=$1 prefix=$2 stage=$3 source builder libraries program name=${2##*/}
+  builder=$(free_threaded "$version") || exit
+  source=$(cpython_source "$version") || exit
+  libraries=$(arm64_libraries) || exit
+  step "cross-building CPython $name from Debian's source archive: once, in a few minutes"
+  packages "building CPython" gcc libc6-dev make
+  cd "$stage" || exit
+  # pkg-config would find this machine's libraries. The rest is what configure would have to try.
+  local options=(--prefix="$prefix" --disable-gil --disable-test-modules --with-ensurepip=no
+    --host="$ARM64" --build="$(sh "$source/config.guess")" --with-build-python="$builder"
+    PKG_CONFIG=false ac_cv_file__dev_ptmx=yes ac_cv_file__dev_ptc=no ac_cv_buggy_getaddrinfo=no
+    "OPT=-DNDEBUG -O2 -Wall") # debug information and -O3 take as long again to compile
+  local link="-L$libraries/lib -Wl,-rpath,$prefix/lib"
+  options+=("ZLIB_CFLAGS=-I$libraries/include" "ZLIB_LIBS=$link -lz"
+    "LIBFFI_CFLAGS=-I$libraries/include" "LIBFFI_LIBS=$link -lffi")
+  logged "configuring CPython $name" "$source/configure" "${options[@]}" || exit
+  logged "compiling CPython $name on $(cores) cores" make -j"$(cores)" || exit
+  # Installed aside and moved: an interrupted build leaves no half interpreter behind.
+  logged "installing it into $prefix" make install DESTDIR="$stage/root" || exit
+  local root=$stage/root$prefix
+  cp -P "$libraries"/lib/lib{ffi,z}.so.* "$root/lib/" || exit
+  program=$root/bin/python${version}t
+  mkdir "$root/emulated" && mv "$program" "$root/emulated/" || exit
+  arm64_script "$prefix/emulated/${program##*/}" >"$program" || exit
+  chmod 755 "$program" || exit
+  "$(arm64_qemu)" -L "$(arm64_libc)" -E LD_LIBRARY_PATH="$root/lib" -0 "$program" \
+    "$root/emulated/${program##*/}" -c 'import ctypes, zlib, _posixsubprocess' ||
+    die "the interpreter that was built for arm64 does not run under $(arm64_qemu)"
+  mv "$root" "$prefix"
+}
+
+# arm64_script PROGRAM: prints what stands where users expect the interpreter, so that
+# sys.executable, environments and subprocesses lead back to it. What is to be preloaded is the
+# program's, not the emulator's.
+arm64_script() {
+  printf '%s\n' '#!/bin/sh' \
+    "set -- \${LD_PRELOAD:+-E \"LD_PRELOAD=\$LD_PRELOAD\"} -0 \"\$0\" '$1' \"\$@\"" \
+    'unset LD_PRELOAD' \
+    "exec '$(arm64_qemu)' -L '$(arm64_libc)' \"\$@\""
+}
+
+# arm64_libraries: prints a folder with zlib and libffi for arm64, from Debian's packages.
+arm64_libraries() {
+  local folder=$CACHE/src/libraries-arm64
+  [[ -d $folder ]] || locked "libraries-arm64" fetch_arm64_libraries "$folder" || exit
+  echo "$folder"
+}
+
+# With an apt configuration of our own: nothing is installed, and this machine goes on knowing one
+# architecture.
+fetch_arm64_libraries() {
+  local folder=$1 state=$CACHE/src/apt-arm64 stage=$1.$$ names=(libffi-dev zlib1g-dev)
+  local mirror release package keys=/usr/share/keyrings/debian-archive-keyring.gpg
+  [[ ! -d $folder ]] || return 0 # another ./dev was faster
+  # shellcheck source=/dev/null
+  { have apt-get && mirror=$(debian_mirror) &&
+    release=$(. /etc/os-release && echo "$VERSION_CODENAME"); } ||
+    unavailable "arm64 needs Debian's libffi and zlib for it, and here is no Debian mirror to ask"
+  mkdir -p "$state"/{lists,archives}/partial
+  : >"$state/status"
+  echo "deb [signed-by=$keys] $mirror $release main" >"$state/sources.list"
+  local apt=(-q -o APT::Architecture=arm64 -o APT::Architectures=arm64
+    -o "APT::Sandbox::User=$(id -un)"
+    -o "Dir::State=$state" -o "Dir::State::status=$state/status" -o "Dir::Cache=$state"
+    -o "Dir::Etc::sourcelist=$state/sources.list" -o Dir::Etc::sourceparts=/dev/null)
+  logged "reading what packages Debian has for arm64" apt-get "${apt[@]}" update ||
+    unavailable "arm64 needs Debian's package lists for it, which could not be fetched"
+  while read -r package; do names+=("$package"); done < <(
+    apt-cache "${apt[@]}" depends "${names[@]}" |
+      sed -nE 's/^ *Depends: (libffi[0-9]+|zlib1g)$/\1/p')
+  rm -rf "$folder".[0-9]*
+  mkdir -p "$stage"/{packages,root,include,lib}
+  (cd "$stage/packages" &&
+    logged "fetching ${names[*]} for arm64" apt-get "${apt[@]}" download "${names[@]}") ||
+    unavailable "arm64 needs ${names[*]} for it, which could not be fetched from Debian's mirror"
+  for package in "$stage"/packages/*.deb; do dpkg -x "$package" "$stage/root" || exit; done
+  cp -R "$stage"/root/usr/include/* "$stage/root/usr/include/$ARM64"/* "$stage/include/" || exit
+  find "$stage/root" -path "*/lib/$ARM64/*" -name 'lib*.so*' -exec cp -P {} "$stage/lib/" \; || exit
+  # The linker's links to other folders lead to what lies beside them now.
+  find "$stage/lib" -type l | while read -r package; do
+    ln -sf "$(basename "$(readlink "$package")")" "$package"
+  done
+  rm -rf "$stage"/{packages,root}
+  mv "$stage" "$folder"
+}
+
+# ---- The legs ----
+
+# Test files that take long under emulation, for their many rounds.
+ARM64_LONG=('test_linearizability*.py')
+
+# arm64_legs FULL: sets `legs` of `./dev test --arch arm64`, and what is said below their summary.
+# shellcheck disable=SC2034 # both are used by `tests` and run_legs
+arm64_legs() {
+  legs=("${ARM64_SHORT_LEGS[@]}")
+  REMARK="Under emulation, where errors of memory order do not show (docs/arm64.md)."
+  if [[ $1 ]]; then
+    legs=("${ARM64_LEGS[@]}")
+    ARM64_LONG=()
+  else
+    REMARK+=" Left out were, for their length: ${ARM64_LONG[*]}; --full has them."
+  fi
+}
+
+# leg_arm64 LEG ARGS...
+leg_arm64() {
+  case $1 in
+    core-arm64) core_arm64 "$1" ;;
+    # A processor without ARMv8.1's atomics: each is a loop of two instructions then.
+    core-v8.0-arm64) QEMU_CPU=cortex-a53 core_arm64 "$1" ;;
+    native-arm64) native_arm64 "$@" ;;
+  esac
+}
+
+core_arm64() {
+  arm64_tools
+  local file=$CACHE/build/core-arm64.ini
+  mkdir -p "$CACHE/build"
+  arm64_cross_file "" >"$file.$$" && mv "$file.$$" "$file"
+  local TEST_OPTIONS=(--timeout-multiplier=10)
+  # One build for all processors.
+  local BUILD=core-arm64
+  core "$1" --cross-file "$file"
+}
+
+native_arm64() {
+  local TOOLS_OF CROSS=arm64_cross_file LIMIT=${LIMIT:-7200} OPTIONS interpreter env library
+  TOOLS_OF=$(free_threaded)
+  interpreter=$(arm64_python "$VERSION")
+  env=$(environment "$interpreter" test)
+  for library in "$env"/lib/python*/site-packages/nogil_sync/_native/_core.*.so; do
+    "$TOOLS_OF" "$ROOT/tools/arm64_code.py" --library "$library" || exit
+  done
+  export NOGIL_SYNC_STRESS=${NOGIL_SYNC_STRESS:-0.2}
+  # tests/outside runs CPython's own tests, which take as long as ours.
+  OPTIONS=(--ignore=tests/isolated --ignore=tests/stress --ignore=tests/outside --timeout=1800)
+  [[ $# -gt 1 ]] || OPTIONS+=("${ARM64_LONG[@]/#/--ignore-glob=tests/}")
+  suite native-arm64 "arm64_python $VERSION" "${@:2}"
+}
