@@ -7,6 +7,7 @@ import collections
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -263,6 +264,8 @@ def main() -> None:
     if args.list:
         print("\n".join(OPERATIONS))
         return
+    # What runs under qemu must end with us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if args.program:
             found: Any = count_program(args.program, schedule(args))
