@@ -108,6 +108,26 @@ def test_two_runs_count_the_same(tmp_path: Path, program: Path) -> None:
     assert first == second
 
 
+# The fast paths of the C core, without an interpreter
+
+CORE_LIMITS = {
+    "counter": 0.1,
+    "event": 0.1,
+    "rwmutex": 0.1,
+    "pool": 0.1,
+    "semaphore": 2.2,
+    "waitgroup": 2.2,
+    "channel": 5.0,
+}
+
+
+def test_core_stays_below_limits(tmp_path: Path) -> None:
+    found = count(tmp_path, "--core", "--exactly", *CORE_LIMITS)
+    transfers = {each["name"].removeprefix("core: "): each["transfers"] for each in found}
+    assert transfers.keys() == CORE_LIMITS.keys()
+    assert {n: t for n, t in transfers.items() if t > CORE_LIMITS[n]} == {}
+
+
 # What our operations cost on eight threads: from 3.14 on as they come, on 3.13 when pinned.
 
 THREADS = 8

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 OURS, HEADER, INTERPRETER = KINDS = ("ours", "header", "interpreter")
+HOW = {True: "pinned", False: "unpinned", None: ""}
 BEGIN = "<!-- ./dev transfers --markdown writes from here -->"
 END = "<!-- to here -->"
 
@@ -23,7 +24,7 @@ def as_text(results: Sequence[Result], *, places: bool) -> str:
     titles = ("transfers", OURS, HEADER, "interp.", "upgrades", "instr.", "ticks")
     lines = [f"{'':{width}}  {'on':6}{'threads':>8}{'':10}" + "".join(f"{t:>10}" for t in titles)]
     for each in results:
-        how = "pinned" if each["pinned"] else "unpinned"
+        how = HOW[each["pinned"]]
         figures = [each["transfers"], *(each["owners"][kind] for kind in KINDS), each["upgrades"]]
         lines.append(
             f"{each['name']:{width}}  {each['version']:6}{each['threads']:8}{how:>10}"
@@ -51,7 +52,7 @@ def as_markdown(results: Sequence[Result]) -> str:
         mine = [each for each in results if each["version"] == version]
         columns = dict.fromkeys((each["threads"], each["pinned"]) for each in mine)
         cells = {(e["name"], e["threads"], e["pinned"]): e for e in mine}
-        head = [f"{n} threads, {'pinned' if pinned else 'unpinned'}" for n, pinned in columns]
+        head = [", ".join(filter(None, (f"{n} threads", HOW[pin]))) for n, pin in columns]
         lines = [
             f"| transfers an operation, {version} | " + " | ".join(head) + " |",
             "|---|" + "---|" * len(head),
