@@ -105,7 +105,8 @@ def test_word_that_all_threads_only_read_stays(tmp_path: Path, program: Path) ->
 
 def test_two_runs_count_the_same(tmp_path: Path, program: Path) -> None:
     first, second = (words(tmp_path, program, 4, 8) for _ in range(2))
-    assert first == second
+    # Not the sites: which thread gets which word is by chance.
+    assert {**first, "sites": None} == {**second, "sites": None}
 
 
 # The fast paths of the C core, without an interpreter
