@@ -186,9 +186,10 @@ native_arm64() {
   for library in "$env"/lib/python*/site-packages/nogil_sync/_native/_core.*.so; do
     "$TOOLS_OF" "$ROOT/tools/arm64_code.py" --library "$library" || exit
   done
-  export NOGIL_SYNC_STRESS=${NOGIL_SYNC_STRESS:-0.2}
+  export NOGIL_SYNC_STRESS=${NOGIL_SYNC_STRESS:-0.2} PYTHONPATH=$ROOT/tests
   # tests/outside runs CPython's own tests, which take as long as ours.
-  OPTIONS=(--ignore=tests/isolated --ignore=tests/stress --ignore=tests/outside --timeout=1800)
+  OPTIONS=(-p emulated --ignore=tests/isolated --ignore=tests/stress --ignore=tests/outside
+    --timeout=1800)
   [[ $# -gt 1 ]] || OPTIONS+=("${ARM64_LONG[@]/#/--ignore-glob=tests/}")
   suite native-arm64 "arm64_python $VERSION" "${@:2}"
 }
