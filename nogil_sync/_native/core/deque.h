@@ -69,12 +69,14 @@ typedef struct ns_ring {
     ns_deque_slot slots[];
 } ns_ring;
 
-/* All zero: empty, and without a ring. */
+/* All zero: empty, and without a ring. The struct begins a cache line of its own, and ends amid the
+ * next one, where its user may put more that is the owner's. */
 typedef struct ns_deque {
-    _Alignas(NS_CACHE_LINE) _Atomic int64_t bottom;
+    _Atomic int64_t top;
+    char apart[NS_CACHE_LINE - sizeof(int64_t)]; /* thieves write `top` */
+    _Atomic int64_t bottom;
     _Atomic(ns_ring *) ring;
     _Atomic(ns_ring *) retired;
-    _Alignas(NS_CACHE_LINE) _Atomic int64_t top;
 } ns_deque;
 
 /* ---- the owner ---- */

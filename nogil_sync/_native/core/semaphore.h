@@ -20,6 +20,11 @@
  * one giving way) ends in `serve`, which restores it. A waiter is away only if a handler that
  * interrupted it uses the semaphore; otherwise it is served, and keeps others waiting, as if it slept.
  *
+ * Why no fetch-and-add. A failed request that subtracts and then undoes it would hide units that
+ * are released meanwhile: a try after such a release could fail although a unit is there. A release
+ * beyond the total that adds and then undoes it would let another thread take more than there are.
+ * So both are compare-and-swaps, with back-off (backoff.h).
+ *
  * Ordering: acquire takes and release frees with the orderings of their names; with waiters the
  * queue's lock and the node's state carry them.
  *
@@ -28,6 +33,7 @@
 #ifndef NS_SEMAPHORE_H
 #define NS_SEMAPHORE_H
 
+#include "backoff.h"
 #include "grant.h"
 
 #define NS_SEMAPHORE_BORN 1u
@@ -68,7 +74,7 @@ static inline bool
 ns_semaphore_try(ns_semaphore *s, uint64_t n)
 {
     uint64_t word = ns_load(&s->word, NS_RELAXED);
-    for (;;) {
+    for (int64_t pause = NS_BACK_OFF_FIRST;;) {
         if (ns_unlikely(!ns_semaphore_is_easy(word))) {
             return ns_semaphore_try_slow(s, n);
         }
@@ -78,6 +84,8 @@ ns_semaphore_try(ns_semaphore *s, uint64_t n)
         if (ns_cas(&s->word, &word, word - n * NS_SEMAPHORE_ONE, NS_ACQUIRE)) {
             return true;
         }
+        ns_back_off(&pause);
+        word = ns_load(&s->word, NS_RELAXED);
     }
 }
 
@@ -86,7 +94,7 @@ static inline bool
 ns_semaphore_release(ns_semaphore *s, uint64_t n)
 {
     uint64_t word = ns_load(&s->word, NS_ACQUIRE); /* born, so the total is there */
-    for (;;) {
+    for (int64_t pause = NS_BACK_OFF_FIRST;;) {
         if (ns_unlikely(!ns_semaphore_is_easy(word))) {
             return ns_semaphore_release_slow(s, n);
         }
@@ -96,6 +104,8 @@ ns_semaphore_release(ns_semaphore *s, uint64_t n)
         if (ns_cas(&s->word, &word, word + n * NS_SEMAPHORE_ONE, NS_RELEASE)) {
             return true;
         }
+        ns_back_off(&pause);
+        word = ns_load(&s->word, NS_ACQUIRE);
     }
 }
 

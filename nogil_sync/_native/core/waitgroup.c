@@ -1,5 +1,7 @@
 #include "waitgroup.h"
 
+#include "backoff.h"
+
 #define SLEEPERS UINT64_C(2)
 #define EPOCH UINT64_C(4)
 #define LOW UINT64_C(0xffffffff)
@@ -15,8 +17,9 @@ low_half(ns_waitgroup *g)
 enum ns_waitgroup_result
 ns_waitgroup_add(ns_waitgroup *g, int64_t n)
 {
-    uint64_t word = ns_load(&g->word, NS_RELAXED), next;
-    do {
+    int64_t pause = NS_BACK_OFF_FIRST;
+    for (;;) {
+        uint64_t word = ns_load(&g->word, NS_RELAXED), next;
         int64_t count = (int64_t)(word >> 32);
         if (n < -count) {
             return NS_BELOW_ZERO;
@@ -29,11 +32,14 @@ ns_waitgroup_add(ns_waitgroup *g, int64_t n)
             low = ((low + EPOCH) & EPOCH_MASK) | NS_WAITGROUP_BORN;
         }
         next = (uint64_t)(count + n) << 32 | low;
-    } while (!ns_cas(&g->word, &word, next, NS_RELEASE));
-    if (ns_unlikely(word & ~next & SLEEPERS)) {
-        ns_unpark(low_half(g), NS_ALL);
+        if (ns_cas(&g->word, &word, next, NS_RELEASE)) {
+            if (ns_unlikely(word & ~next & SLEEPERS)) {
+                ns_unpark(low_half(g), NS_ALL);
+            }
+            return NS_ADDED;
+        }
+        ns_back_off(&pause);
     }
-    return NS_ADDED;
 }
 
 static bool
