@@ -334,11 +334,12 @@ def test_each_of_many_threads_has_a_spare_object(made, use):
     few = sys.getsizeof(obj)
     barrier = threading.Barrier(40)
 
-    def use_together():
+    def use_together(obj=obj):
         use(obj)
         barrier.wait(30)
 
     run_threads(use_together, times=40)
+    del use_together
     assert sum(each is obj for each in gc.get_referents(obj)) >= 40
     many = sys.getsizeof(obj)
     assert few < many <= few + 64 * (128 + 256)  # the pool has shards as well

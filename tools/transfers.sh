@@ -20,9 +20,10 @@ transfers() {
   ((${#names[@]})) || names=("${NAMED:-${VERSION}t}")
   # A name that is none is an error before anything is made.
   for name in "${names[@]}"; do choose_python "$name"; done
-  have apt-get && packages "counting transfers" qemu-user binutils
-  have qemu-x86_64 || die "counting transfers needs qemu-x86_64, QEMU's emulator of user programs, on PATH"
-  have nm || die "counting transfers needs nm, of binutils, on PATH"
+  if ! { have qemu-x86_64 && have nm; }; then
+    have apt-get || die "counting transfers needs qemu-x86_64 (QEMU's emulator of user programs) and nm (binutils) on PATH"
+    packages "counting transfers" qemu-user binutils
+  fi
   compiler
   for name in "${names[@]}"; do
     choose_python "$name"

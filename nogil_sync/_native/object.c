@@ -162,8 +162,8 @@ refuse_in_our_words(PyTypeObject *type)
     return result;
 }
 
-/* What calling a type does without arguments, in fewer steps. It is not inherited, and what Python code
- * gives the type instead of its __new__ and __init__ is used. */
+/* What calling a type does without arguments, in fewer steps. It is not inherited, and what Python
+ * code gives the type instead of its __new__ and __init__ is used. */
 static PyObject *
 make_object(PyObject *class, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 {

@@ -1,17 +1,18 @@
 /* Pool and what its use() returns, over core/pool.h.
  *
- * References. The pool owns one to each item: put takes it, get hands it over, without any change of
- * the count in between.
+ * References. The pool owns one to each item: put takes it, get hands it over, without any change
+ * of the count in between.
  *
- * User code. `new`, `reset`, `drop` and the finalisers of items run between calls of the core and never
- * inside one, with the item they are about in nobody's hands but the caller's.
+ * User code. `new`, `reset`, `drop` and the finalisers of items run between calls of the core and
+ * never inside one, with the item they are about in nobody's hands but the caller's.
  *
- * For the collector each call of the core is one step, so traverse finds every item in one place, and the
- * one that a thread has in its hands nowhere.
+ * For the collector each call of the core is one step, so traverse finds every item in one place,
+ * and the one that a thread has in its hands nowhere.
  *
- * tp_clear may meet a thread that got hold of this garbage through gc.get_objects(); so it replaces the
- * functions by None, and who calls one takes a reference first, by tryref.h. For functions at module level
- * and methods of types, which are immortal as soon as there are threads, that writes nothing.
+ * tp_clear may meet a thread that got hold of this garbage through gc.get_objects(); so it replaces
+ * the functions by None, and who calls one takes a reference first, by tryref.h. For functions at
+ * module level and methods of types, which are immortal as soon as there are threads, that writes
+ * nothing.
  */
 #include "ageing.h"
 #include "arguments.h"
@@ -42,9 +43,9 @@ typedef struct {
 
 _Static_assert(offsetof(Pool, watch) >= NS_LINE || NS_LINE > 64, "a reader's line is the count's");
 
-/* Belongs to a pool with `drop`, and has the finaliser by which the collector tells a pool that it is
- * garbage. Pool has no finaliser itself: CPython would call it before an instance of a subclass dies,
- * and revive the instance for that; after it a weak reference can return the dying pool. */
+/* Belongs to a pool with `drop`, and has the finaliser by which the collector tells a pool that it
+ * is garbage. Pool has no finaliser itself: CPython would call it before an instance of a subclass
+ * dies, and revive the instance for that; after it a weak reference can return the dying pool. */
 typedef struct {
     PyObject_HEAD
     _Atomic(ns_ager_node *) node; /* NULL: the pool has gone */
@@ -175,8 +176,8 @@ get(PyObject *self, PyObject *Py_UNUSED(unused))
     return take_item(self);
 }
 
-/* Keeps an item, which is ready, or lets it go, with the caller's reference. 0, or -1 if there was no
- * __init__. */
+/* Keeps an item, which is ready, or lets it go, with the caller's reference. 0, or -1 if there was
+ * no __init__. */
 static int
 keep_slow(PyObject *self, PyObject *item)
 {
@@ -401,8 +402,8 @@ set_function(ns_ref *ref, PyObject *function)
     }
 }
 
-/* Sets up the core and registers the pool. A pool without ages is registered for the sake of deque.h's
- * memory. 0, or -1 with nothing changed. */
+/* Sets up the core and registers the pool. A pool without ages is registered for the sake of
+ * deque.h's memory. 0, or -1 with nothing changed. */
 static int
 begin(PyObject *self, ns_state *state, int64_t most)
 {
@@ -524,8 +525,8 @@ clear(PyObject *self)
     return 0;
 }
 
-/* Lets go of the items of a dying pool. If a finaliser revived the pool after its End, without `drop`:
- * as with Python's finalisers, which run once. */
+/* Lets go of the items of a dying pool. If a finaliser revived the pool after its End, without
+ * `drop`: as with Python's finalisers, which run once. */
 static void
 let_go_of_the_last(PyObject *self)
 {

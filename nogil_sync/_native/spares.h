@@ -12,9 +12,9 @@
  * NS_SPARES_MAX, keeps nothing.
  *
  * Memory. The table has cells for the first slots. It appears when the first object is kept. Each
- * further segment is for as many slots as all before it, and appears when one of them keeps an object.
- * Nothing of it moves, and it goes with the owner. So its size follows how many threads use the owner at the
- * same time, and not how many processors there are.
+ * further segment is for as many slots as all before it, and appears when one of them keeps an
+ * object. Nothing of it moves, and it goes with the owner. So its size follows how many threads use
+ * the owner at the same time, and not how many processors there are.
  *
  * A spare object is dead: its count is zero and the collector does not track it. Its reference to
  * the owner is real. The owner refers to itself through it, and so tells the collector in its

@@ -240,10 +240,11 @@ class Pool(SyncObject, Generic[T]):
 
     In the native backend each thread has items of its own: `get` then `put` on one thread are
     an atomic exchange and a store in its own cache. A thread that has none takes the oldest of
-    another's, but leaves alone an item that the other thread is getting and putting back just then,
-    and makes its own instead: so threads that are busy do not take turns with too few items. Items of
-    finished threads stay available. `new`, `reset` and `drop` may use the pool themselves. An item
-    must not be used any more once it was put, nor be put twice: the pool would hand it out twice.
+    another's, but leaves alone an item that the other thread is getting and putting back just
+    then, and makes its own instead: so threads that are busy do not take turns with too few
+    items. Items of finished threads stay available. `new`, `reset` and `drop` may use the pool
+    themselves. An item must not be used any more once it was put, nor be put twice: the pool
+    would hand it out twice.
 
     >>> from nogil_sync import Pool
     >>> buffers: Pool[bytearray] = Pool(bytearray, reset=bytearray.clear, max_idle=100)

@@ -4,8 +4,8 @@
 
 #include "harness.h"
 
-/* at_load comes before each load of the deque and the pool, if set, and at_step before each load, store and
- * read-modify-write, so that others can come between two of them. */
+/* at_load comes before each load of the deque and the pool, if set, and at_step before each load,
+ * store and read-modify-write, so that others can come between two of them. */
 static _Thread_local void (*at_load)(void), (*at_step)(void);
 #define STEP (at_step != NULL ? at_step() : (void)0)
 #undef ns_load
@@ -171,8 +171,8 @@ check_deque_steps(void)
 /* From the owner's push until whoever took it has let it go. */
 static _Atomic bool in_use[ITEMS];
 
-/* One owner, few items at a time, so that it meets the thieves at the last one; more now and then, so that the
- * ring grows while they read it. */
+/* One owner, few items at a time, so that it meets the thieves at the last one; more now and then,
+ * so that the ring grows while they read it. */
 static void
 own_and_steal(int i)
 {
@@ -426,7 +426,8 @@ check_steps(void)
     ns_pool_destroy(&pool);
 }
 
-/* Whatever way an item is put, who steals it sees what was done with it. The flag orders nothing. */
+/* Whatever way an item is put, who steals it sees what was done with it. The flag orders
+ * nothing. */
 static int way;
 
 static void
@@ -577,8 +578,8 @@ check_young(void)
     ns_pool_destroy(&pool);
 }
 
-/* The owner of an item moves it while another thread looks for one: before its first load, its second,
- * and so on. It is found all the same; and the oldest of two first. */
+/* The owner of an item moves it while another thread looks for one: before its first load, its
+ * second, and so on. It is found all the same; and the oldest of two first. */
 enum { OWNED = 1, MOVE, MOVED, STOLEN };
 static int loads_left;
 
@@ -699,8 +700,8 @@ check_limit(void)
 
 static _Atomic int put_too_many;
 
-/* Everybody gets, holds and puts, by one and in bursts; one thread lets time pass. What is let go, it
- * has; at the end everything is somewhere. */
+/* Everybody gets, holds and puts, by one and in bursts; one thread lets time pass. What is let go,
+ * it has; at the end everything is somewhere. */
 static item *outside[THREADS][ITEMS];
 static int outside_count[THREADS];
 
@@ -832,8 +833,8 @@ come_and_go(int many)
     pthread_barrier_destroy(&all_alive);
 }
 
-/* More threads than a segment has slots. Once they have gone, and their items, no search looks at their
- * shards, until the slots have new holders. */
+/* More threads than a segment has slots. Once they have gone, and their items, no search looks at
+ * their shards, until the slots have new holders. */
 static void
 check_many(void)
 {
@@ -894,7 +895,8 @@ check_many_living(void)
     ns_pool_destroy(&pool);
 }
 
-/* An item that its owner takes and puts back before each step of a search is in use, and left alone. */
+/* An item that its owner takes and puts back before each step of a search is in use, and left
+ * alone. */
 enum { IDLE, USE, USED, FOUND };
 
 static void
@@ -977,10 +979,10 @@ check_reservations_of_the_dead(void)
     ns_pool_destroy(&pool);
 }
 
-/* A thread that looks for items takes the shard of a thread that has ended off the list. It stops before
- * one of its steps, and a new holder of the slot begins to put an item there. That one stops before one of
- * its steps, until the first has finished. Whatever these steps are: the item is found, and those that the
- * new holder puts after that, and those of the holder after it. */
+/* A thread that looks for items takes the shard of a thread that has ended off the list. It stops
+ * before one of its steps, and a new holder of the slot begins to put an item there. That one stops
+ * before one of its steps, until the first has finished. Whatever these steps are: the item is
+ * found, and those that the new holder puts after that, and those of the holder after it. */
 enum { BEGIN, SEARCHING, LISTED_HALF, SEARCHED, ALL_DONE };
 static int search_stops_at, owner_stops_at, steps;
 static bool search_stopped, owner_stopped;
@@ -1060,16 +1062,19 @@ search_and_unlist(void)
     pthread_join(owner, NULL);
 }
 
+/* `flags`: how the shard was left by the holder before, by another search that gave up, or by a
+ * fork. */
 static void
-check_unlisting(void)
+check_unlisting(uint32_t flags)
 {
     search_stopped = true;
     for (search_stops_at = 0; search_stopped; search_stops_at++) {
         owner_stopped = true;
         for (owner_stops_at = 0; owner_stopped; owner_stops_at++) {
             make(-1);
-            run_threads(1, put_two); /* the holder of the slot before */
+            run_threads(1, put_two); /* the holder before */
             CHECK(ns_pool_get(&pool) != NULL && ns_pool_get(&pool) != NULL);
+            ns_store(&ns_pool_find(&pool, next_listed(&pool, 0, 64))->flags, flags, NS_RELAXED);
             taken = 0;
             search_stopped = owner_stopped = false;
             search_and_unlist();
@@ -1082,7 +1087,6 @@ check_unlisting(void)
     }
 }
 
-/* Threads that come and go, each of which puts an item, and threads that look for them: none is overlooked. */
 static void *
 put_and_end(void *argument)
 {
@@ -1090,6 +1094,55 @@ put_and_end(void *argument)
     return NULL;
 }
 
+/* The same, but the new holder comes and has ended before the search goes on: one that leaves its
+ * item aside, and one that leaves it in its deque. */
+static void *
+put_two_and_take_one(void *argument)
+{
+    CHECK(ns_pool_put(&pool, &items[0]) == NULL && ns_pool_put(&pool, argument) == NULL);
+    CHECK(ns_pool_get(&pool) == argument);
+    return NULL;
+}
+
+static bool leaves_it_aside;
+
+static void
+let_one_come_and_go(void)
+{
+    if (steps_left-- == 0) {
+        pthread_t visitor;
+        at_step = NULL;
+        search_stopped = true;
+        CHECK(pthread_create(&visitor,
+                             NULL,
+                             leaves_it_aside ? put_and_end : put_two_and_take_one,
+                             leaves_it_aside ? &items[0] : &items[1]) == 0);
+        pthread_join(visitor, NULL);
+    }
+}
+
+static void
+check_unlisting_amid_a_visit(void)
+{
+    search_stopped = true;
+    for (search_stops_at = 0; search_stopped; search_stops_at++) {
+        make(-1);
+        run_threads(1, put_two);
+        CHECK(ns_pool_get(&pool) != NULL && ns_pool_get(&pool) != NULL);
+        search_stopped = false;
+        steps_left = search_stops_at;
+        at_step = let_one_come_and_go;
+        item *it = ns_pool_get(&pool);
+        at_step = NULL;
+        check_listed();
+        CHECK(!search_stopped || it == &items[0] || ns_pool_get(&pool) == &items[0]);
+        CHECK(ns_pool_get(&pool) == NULL && count_listed() == 0);
+        ns_pool_destroy(&pool);
+    }
+}
+
+/* Threads that come and go, each of which puts an item, and threads that look for them: none is
+ * overlooked. */
 static void
 visit_or_look(int i)
 {
@@ -1147,8 +1200,14 @@ main(void)
     check_items_in_use();
     check_the_living();
     check_reservations_of_the_dead();
-    check_unlisting();
+    check_unlisting(NS_POOL_READY);
+    check_unlisting(0);
+    check_unlisting(NS_POOL_RESERVED | NS_POOL_LISTING);
     printf("unlisting and listing: %d interleavings\n", steps);
+    leaves_it_aside = true;
+    check_unlisting_amid_a_visit();
+    leaves_it_aside = false;
+    check_unlisting_amid_a_visit();
     check_visitors();
     puts("pool: ok");
     return 0;

@@ -7,6 +7,7 @@ import collections
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,8 +18,8 @@ from typing import Any
 
 import counting
 from counting import FEW, MANY, Counts, Site, UnavailableError
-from operations import KEYS, OPERATIONS, Operation
-from symbols import Mapping, Symbols
+from operations import CORE, KEYS, OPERATIONS, Operation
+from symbols import Mapping, Symbols, read_maps
 from table import INTERPRETER, KINDS, OURS, as_markdown, as_text, into_page
 
 GUEST = Path(__file__).with_name("guest.py")
@@ -41,6 +42,7 @@ def parse() -> argparse.Namespace:
     which.add_argument("--pinned", action="store_true", help="only with the object pinned")
     which.add_argument("--unpinned", action="store_true", help="only with it as it comes")
     parser.add_argument("--where", action="store_true", help="also what was accessed, and by whom")
+    parser.add_argument("--core", action="store_true", help="the C core alone, without Python")
     parser.add_argument("--exactly", action="store_true", help="whole names, not parts")
     parser.add_argument("--list", action="store_true", help="name the operations, and stop")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also store all that was found")
@@ -49,6 +51,13 @@ def parse() -> argparse.Namespace:
         type=Path,
         metavar="PAGE",
         help="also put the tables into this page, between its marks",
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="count nothing: the tables of what --json stored earlier",
     )
     own = parser.add_argument_group("an operation of your own")
     own.add_argument("--setup", help="makes what all threads share: it = Mutex()")
@@ -228,6 +237,52 @@ def count_all(args: argparse.Namespace, interpreters: dict[str, str]) -> list[Re
     return results
 
 
+def count_core(args: argparse.Namespace) -> list[Result]:
+    """The same of the C core's fast paths."""
+    results = []
+    program = counting.core_program()
+    todo = [
+        (threads, name)
+        for threads in map(int, args.threads.split(","))
+        for name in CORE
+        if not args.operations or wanted(name, args.operations, whole=args.exactly)
+    ]
+    for threads, name in todo:
+        many = FEWER + (args.counted or max(1_600 // threads, 50))
+        options = schedule(args) | processors(args, threads)
+        with tempfile.TemporaryDirectory() as folder:
+            report = Path(folder) / "report"
+            command = [str(program), name, str(threads), str(FEWER), str(many)]
+            done = subprocess.run(
+                counting.emulated(command, report, **options),
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            counts = counting.read_report(report)
+        symbols = Symbols(maps := read_maps(done.stdout.splitlines()))
+
+        def label(address: int, symbols: Symbols = symbols) -> str:
+            return f"{OURS}:{symbols.name(address) if symbols.file(address) else 'allocated'}"
+
+        sites = [
+            (
+                site.phase,
+                site.upgrade,
+                site.pc,
+                label(site.address),
+                label(site.written) if site.address // 8 != site.written // 8 else "",
+                site.count,
+            )
+            for site in counts.sites
+        ]
+        job = {"name": f"core: {name}", "threads": threads, "pinned": None}
+        told = {"phases": [vars(each) for each in counts.phases], "sites": sites, "maps": maps}
+        sizes = [0, 0, FEWER, many, FEWER]
+        results.append(evaluate({**job, "sizes": sizes}, told) | {"version": "core"})
+    return results
+
+
 def count_program(command: list[str], options: dict[str, int]) -> Result:
     """What a program that marks its own phases did in the third of them."""
     with tempfile.TemporaryDirectory() as folder:
@@ -242,33 +297,40 @@ def count_program(command: list[str], options: dict[str, int]) -> Result:
     }
 
 
+def results_of(args: argparse.Namespace) -> list[Result]:
+    """Those stored earlier, or new ones."""
+    if args.report:
+        return [each for path in args.report for each in json.loads(path.read_text())]
+    if args.core:
+        return count_core(args)
+    interpreters = dict(each.split("=", 1) for each in args.interpreter)
+    own = f"{sys.version_info[0]}.{sys.version_info[1]}t"
+    return count_all(args, interpreters or {own: sys.executable})
+
+
 def main() -> None:
     args = parse()
     if args.list:
         print("\n".join(OPERATIONS))
         return
+    # What runs under qemu must end with us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if args.program:
-            found = count_program(args.program, schedule(args))
+            found: Any = count_program(args.program, schedule(args))
             text = json.dumps(found)
         else:
-            interpreters = dict(each.split("=", 1) for each in args.interpreter)
-            interpreters = interpreters or {
-                f"{sys.version_info[0]}.{sys.version_info[1]}t": sys.executable
-            }
-            results = count_all(args, interpreters)
-            print(as_text(results, places=args.where))
-            text = json.dumps(results, indent=1)
-            if args.markdown:
-                into_page(args.markdown, as_markdown(results))
+            found = results_of(args)
+            text = as_text(found, places=args.where)
     except UnavailableError as missing:
         sys.exit(f"error: {missing}")
     except KeyboardInterrupt:
         sys.exit(130)
+    print(text)
     if args.json:
-        args.json.write_text(text + "\n")
-    elif args.program:
-        print(text)
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+    if args.markdown:
+        into_page(args.markdown, as_markdown(found))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("plugin.c")
+ROOT = Path(__file__).resolve().parents[2]
 EMULATOR = "qemu-x86_64"
 
 # The phases of a measured thread: see plugin.c.
@@ -64,22 +65,35 @@ def cache_folder() -> Path:
     return (Path(named) if named else base) / "transfers"
 
 
-@cache
-def plugin() -> Path:
-    """The plugin, compiled when this text of it is first used."""
+def built(name: str, sources: list[Path], depends: list[Path], options: list[str]) -> Path:
+    """What the compiler makes of these sources, in the cache, by their text."""
     compiler = os.environ.get("CC") or "cc"
     if shutil.which(compiler) is None:
-        raise UnavailableError(f"the plugin needs a C compiler, and {compiler} is not a command")
-    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]
-    built = cache_folder() / f"plugin-{digest}.so"
-    if not built.exists():
-        built.parent.mkdir(parents=True, exist_ok=True)
-        stage = built.with_suffix(f".{os.getpid()}")
-        command = [compiler, "-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-fPIC"]
-        command += ["-shared", "-fvisibility=hidden", "-o", str(stage), str(SOURCE), "-lpthread"]
-        subprocess.run(command, check=True)
-        stage.rename(built)
-    return built
+        raise UnavailableError(f"a C compiler is needed, and {compiler} is not a command")
+    texts = b"".join(path.read_bytes() for path in (*sources, *depends))
+    program = cache_folder() / f"{name}-{hashlib.sha256(texts).hexdigest()[:12]}"
+    if not program.exists():
+        program.parent.mkdir(parents=True, exist_ok=True)
+        stage = program.with_suffix(f".{os.getpid()}")
+        command = [compiler, "-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", *options]
+        subprocess.run([*command, "-o", str(stage), *map(str, sources), "-lpthread"], check=True)
+        stage.rename(program)
+    return program
+
+
+@cache
+def plugin() -> Path:
+    """The plugin."""
+    return built("plugin.so", [SOURCE], [], ["-fPIC", "-shared", "-fvisibility=hidden"])
+
+
+@cache
+def core_program() -> Path:
+    """The program that measures the C core alone."""
+    tests, core = ROOT / "tests" / "c", ROOT / "nogil_sync" / "_native" / "core"
+    options = ["-D_GNU_SOURCE", "-DNS_PARK_FUTEX", "-DNDEBUG", f"-I{core}", f"-I{tests}"]
+    sources = [tests / "transfers.c", *sorted(core.glob("*.c"))]
+    return built("core", sources, [tests / "harness.h", *sorted(core.glob("*.h"))], options)
 
 
 @cache
@@ -97,10 +111,9 @@ def emulated(command: list[str], report: Path, **options: int) -> list[str]:
     """The command that runs this one, counted."""
     if sys.platform != "linux" or os.uname().machine != "x86_64":
         raise UnavailableError("transfers are counted on Linux on x86-64 only")
-    if shutil.which(EMULATOR) is None:
-        raise UnavailableError(
-            f"{EMULATOR} is not here (on Debian it comes with the package qemu-user)"
-        )
+    for program, package in ((EMULATOR, "qemu-user"), ("nm", "binutils")):
+        if shutil.which(program) is None:
+            raise UnavailableError(f"{program} is not here (on Debian it comes with {package})")
     plug = ",".join([str(plugin()), f"out={report}", *(f"{k}={v}" for k, v in options.items())])
     return [*fixed_layout(), EMULATOR, "-plugin", plug, *command]
 

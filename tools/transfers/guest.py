@@ -23,6 +23,7 @@ from typing import Any
 
 from counting import read_report
 from operations import KEYS
+from symbols import Symbols, read_maps
 
 import nogil_sync
 
@@ -187,25 +188,15 @@ class Objects:
         return f"{owner}:{kind.__qualname__}+{offset}"
 
 
-def read_maps() -> list[tuple[int, int, int, str]]:
-    maps = []
-    with Path("/proc/self/maps").open() as lines:
-        for line in lines:
-            parts = line.split()
-            begin, end = (int(part, 16) for part in parts[0].split("-"))
-            maps.append((begin, end, int(parts[2], 16), parts[5] if len(parts) > 5 else ""))
-    return maps
-
-
 def read(path: Path, kept: list[Any]) -> dict[str, Any]:
-    maps = read_maps()
-    begins = [each[0] for each in maps]
+    with Path("/proc/self/maps").open() as lines:
+        maps = read_maps(lines)
+    symbols = Symbols(maps)
     objects = Objects(kept)
 
     def where(address: int) -> str:
         """`@address` in a file, for the symbol; the label of an object; or "?"."""
-        at = bisect.bisect_right(begins, address) - 1
-        if at >= 0 and address < maps[at][1] and maps[at][3].startswith("/"):
+        if symbols.file(address):
             return f"@{address:x}"
         return objects.label(address) or "?"
 

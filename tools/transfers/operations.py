@@ -80,3 +80,6 @@ BESIDE: dict[str, Operation] = {
 }
 
 OPERATIONS = OURS | BESIDE
+
+# Those of the C core alone, by the names that tests/c/transfers.c knows.
+CORE = ("counter", "event", "rwmutex", "pool", "mutex", "semaphore", "waitgroup", "channel")

@@ -88,6 +88,7 @@ typedef struct {
     bool holds; // the token: it is this thread's turn
     int number; // among the measured
     int phase;
+    pid_t host; // its number on the host
     uint64_t clock;
     uint64_t debt; // ticks to be added to the clock at the end of its turn
     uint64_t futex; // the address at which it sleeps, or 0
@@ -160,6 +161,25 @@ yield_turn(thread *me)
     }
 }
 
+// Whether the thread whose turn it is sleeps. (On a busy machine it may also just not get to run.)
+static bool
+holder_sleeps(void)
+{
+    char path[64], text[128] = "";
+    if (!holder) {
+        return false;
+    }
+    snprintf(path, sizeof(path), "/proc/self/task/%d/stat", holder->host);
+    FILE *f = fopen(path, "r");
+    if (f) {
+        size_t n = fread(text, 1, sizeof(text) - 1, f);
+        text[n] = 0;
+        fclose(f);
+    }
+    const char *name_end = strrchr(text, ')');
+    return name_end && !strncmp(name_end, ") S", 3);
+}
+
 // Waits for this thread's turn. Under the lock. False: nothing moves, as when QEMU wants all threads to
 // stop in translated code for a moment; then this one must run on to where QEMU can stop it.
 static bool
@@ -169,7 +189,7 @@ take_turn(thread *me)
     int idle = 0;
     while (!me->holds && me->member) {
         await(&me->turn, 50);
-        idle = progress == seen ? idle + 1 : 0;
+        idle = progress == seen && holder_sleeps() ? idle + 1 : 0;
         seen = progress;
         if (idle >= 10) {
             return false;
@@ -458,6 +478,7 @@ arrive(thread *me)
     pthread_mutex_lock(&lock);
     memset(me->at, 0, sizeof(me->at));
     me->number = arrived;
+    me->host = (pid_t)syscall(SYS_gettid);
     me->phase = 0;
     me->clock = me->debt = 0;
     me->futex = 0;

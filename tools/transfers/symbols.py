@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import bisect
+import struct
 import subprocess
+import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+
+LARGE = 4096
 
 
 class Mapping(NamedTuple):
@@ -18,43 +23,81 @@ class Mapping(NamedTuple):
     path: str
 
 
+def read_maps(lines: Iterable[str]) -> list[Mapping]:
+    """The mappings of a process, from the lines of its /proc/…/maps."""
+    maps = []
+    for line in lines:
+        parts = line.split()
+        begin, end = (int(part, 16) for part in parts[0].split("-"))
+        maps.append(Mapping(begin, end, int(parts[2], 16), parts[5] if len(parts) > 5 else ""))
+    return maps
+
+
 class Symbols:
     """Names for the addresses of one process."""
 
     def __init__(self, maps: list[Mapping]) -> None:
-        self.maps = sorted(maps)
-        self.begins = [each.begin for each in self.maps]
-        self.bases: dict[str, int] = {}
-        for each in self.maps:
-            if each.path.startswith("/") and each.offset == 0:
-                self.bases.setdefault(each.path, each.begin)
+        begins: dict[str, int] = {}
+        ends: dict[str, int] = {}
+        for each in sorted(maps):
+            if each.path.startswith("/"):
+                begins.setdefault(each.path, each.begin)
+                ends[each.path] = each.end
+        self.images = []
+        for path, begin in begins.items():
+            _, size = image(path)
+            # What is zero at the start follows the file's own pages, and is mapped without a name.
+            self.images.append((begin, max(begin + size, ends[path]), path))
+        self.images.sort()
+
+    def image(self, address: int) -> tuple[int, str]:
+        """Where the file's image begins that the address lies in, and its path; or 0 and ""."""
+        at = bisect.bisect_right(self.images, (address, sys.maxsize, "")) - 1
+        if at >= 0 and address < self.images[at][1]:
+            return self.images[at][0], self.images[at][2]
+        return 0, ""
 
     def file(self, address: int) -> str:
-        """The path of the file that is mapped there; empty for other memory."""
-        at = bisect.bisect_right(self.begins, address) - 1
-        found = at >= 0 and address < self.maps[at].end and self.maps[at].path.startswith("/")
-        return self.maps[at].path if found else ""
+        """The path of the file whose image the address lies in; empty for other memory."""
+        return self.image(address)[1]
 
     def name(self, address: int, *, offset: bool = True) -> str:
         """The symbol there, and the bytes from its beginning."""
-        path = self.file(address)
+        begin, path = self.image(address)
         if not path:
             return hex(address)
         starts, sizes, names = table(path)
-        relative = address - (self.bases.get(path, 0) if is_movable(path) else 0)
+        movable, _ = image(path)
+        relative = address - (begin if movable else 0)
         at = bisect.bisect_right(starts, relative) - 1
         # A stripped file has no names for what it keeps to itself.
         if at < 0 or relative >= starts[at] + max(sizes[at], 1):
             return f"{Path(path).name}+{relative:#x}" if offset else Path(path).name
         beyond = relative - starts[at]
+        # Places in a large array are one.
+        offset = offset and sizes[at] <= LARGE
         return names[at] + (f"+{beyond}" if offset and beyond else "")
 
 
 @cache
-def is_movable(path: str) -> bool:
-    """Whether the file's addresses count from where it is mapped."""
+def image(path: str) -> tuple[bool, int]:
+    """Whether a program's or library's addresses count from its beginning, and its size there."""
     with Path(path).open("rb") as file:
-        return file.read(18)[16] == 3  # ET_DYN
+        head = file.read(64)
+        if head[:5] != b"\x7fELF\x02":
+            return True, 0
+        (kind,) = struct.unpack_from("<H", head, 16)
+        (offset,) = struct.unpack_from("<Q", head, 32)
+        each, count = struct.unpack_from("<HH", head, 54)
+        file.seek(offset)
+        parts = file.read(each * count)
+    begins, ends = [], []
+    for at in range(0, len(parts), each):
+        what, _, _, address, _, _, size = struct.unpack_from("<IIQQQQQ", parts, at)
+        if what == 1:  # PT_LOAD
+            begins.append(address & ~0xFFF)
+            ends.append(address + size)
+    return kind == 3, max(ends) - min(begins)  # 3: ET_DYN
 
 
 @cache

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 OURS, HEADER, INTERPRETER = KINDS = ("ours", "header", "interpreter")
+HOW = {True: "pinned", False: "unpinned", None: ""}
 BEGIN = "<!-- ./dev transfers --markdown writes from here -->"
 END = "<!-- to here -->"
 
@@ -23,7 +24,7 @@ def as_text(results: Sequence[Result], *, places: bool) -> str:
     titles = ("transfers", OURS, HEADER, "interp.", "upgrades", "instr.", "ticks")
     lines = [f"{'':{width}}  {'on':6}{'threads':>8}{'':10}" + "".join(f"{t:>10}" for t in titles)]
     for each in results:
-        how = "pinned" if each["pinned"] else "unpinned"
+        how = HOW[each["pinned"]]
         figures = [each["transfers"], *(each["owners"][kind] for kind in KINDS), each["upgrades"]]
         lines.append(
             f"{each['name']:{width}}  {each['version']:6}{each['threads']:8}{how:>10}"
@@ -45,25 +46,21 @@ def place(found: dict[str, Any]) -> str:
 
 
 def as_markdown(results: Sequence[Result]) -> str:
-    """A table for each version: operations down, threads across, pinned and not."""
-    tables = []
-    for version in dict.fromkeys(each["version"] for each in results):
-        mine = [each for each in results if each["version"] == version]
-        columns = dict.fromkeys((each["threads"], each["pinned"]) for each in mine)
-        cells = {(e["name"], e["threads"], e["pinned"]): e for e in mine}
-        head = [f"{n} threads, {'pinned' if pinned else 'unpinned'}" for n, pinned in columns]
-        lines = [
-            f"| transfers an operation, {version} | " + " | ".join(head) + " |",
-            "|---|" + "---|" * len(head),
-        ]
-        for name in dict.fromkeys(each["name"] for each in mine):
-            row = [
-                number(cell["transfers"]) if (cell := cells.get((name, *column))) else ""
-                for column in columns
-            ]
-            lines.append(f"| {name} | " + " | ".join(row) + " |")
-        tables.append("\n".join(lines))
-    return "\n\n".join(tables)
+    """Operations down; across, by version and number of threads, with the object pinned or not."""
+    keys = ("version", "threads", "pinned")
+    columns = sorted(
+        {tuple(each[key] for key in keys) for each in results},
+        key=lambda column: (column[0], column[1], column[2] is False),
+    )
+    cells = {(e["name"], *(e[key] for key in keys)): e["transfers"] for e in results}
+    heads = [f"{version}, {threads} {HOW[pinned]}".strip() for version, threads, pinned in columns]
+    lines = ["| transfers an operation | " + " | ".join(heads) + " |"]
+    lines.append("|---|" + "---|" * len(columns))
+    for name in dict.fromkeys(each["name"] for each in results):
+        found = [cells.get((name, *column)) for column in columns]
+        row = [number(figure) if figure is not None else "" for figure in found]
+        lines.append(f"| {name} | " + " | ".join(row) + " |")
+    return "\n".join(lines)
 
 
 def into_page(page: Path, text: str) -> None:

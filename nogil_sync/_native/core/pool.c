@@ -361,8 +361,8 @@ typedef struct {
     candidate candidates[CANDIDATES];
 } search;
 
-/* Waits, and steals from a candidate that was left alone meanwhile, or whose item was moved into its
- * deque; NULL if there is none. */
+/* Waits, and steals from a candidate that was left alone meanwhile, or whose item was moved into
+ * its deque; NULL if there is none. */
 static void *
 steal_from_candidates(search *s)
 {
@@ -383,8 +383,8 @@ steal_from_candidates(search *s)
     return NULL;
 }
 
-/* From a listed shard: the oldest in its deque, or what lies aside, or, for that may have been moved
- * meanwhile, the oldest in its deque. */
+/* From a listed shard: the oldest in its deque, or what lies aside, or, for that may have been
+ * moved meanwhile, the oldest in its deque. */
 static void *
 steal(search *s, uint32_t slot, ns_pool_shard *shard)
 {
