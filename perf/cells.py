@@ -1,9 +1,9 @@
 """What sharding costs: memory of counters and locks that threads share, and writers among readers.
 
-The processors are given by `--cpus`, as if the machine had so many, and each measurement is made in a
-process of its own. Memory is that of the process; the objects are made, then used by threads in
-turn, a few times each (`touched`) or so often that they are spread (`fought over`). Times are those of one thread,
-the others having come and gone, or being there and idle: run it on a quiet machine.
+The processors are given by `--cpus`, as if the machine had so many, and each measurement is made in
+a process of its own. Memory is that of the process; the objects are made, then used by two threads
+in turn, a few times each (`touched`) or so often that they are spread (`fought over`). Times are
+those of one thread, the others having come and gone: run it on a quiet machine.
 """
 
 from __future__ import annotations
