@@ -481,6 +481,45 @@ fast_then_slow(int i)
     write_data();
 }
 
+/* A writer that closes a cell sees what its reader did, who left by the fast path. */
+static void
+cell_then_slow(int i)
+{
+    if (i == 0) {
+        CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_read_unlock(&rw)); /* now it has a cell */
+        CHECK(my_word() == NS_RW_CELL_OPEN && ns_rwmutex_try_read(&rw));
+        CHECK(data[0] == data[1]);
+        CHECK(ns_rwmutex_read_unlock(&rw));
+        ns_store(&turn, 1, NS_RELAXED); /* not a handshake */
+        return;
+    }
+    while (ns_load(&turn, NS_RELAXED) == 0) {
+        ns_pause();
+    }
+    CHECK(ns_rwmutex_try_write_slow(&rw));
+    write_data();
+}
+
+/* A reader that finds another in the base sees what the writer before both did. */
+static void
+second_reader(int i)
+{
+    if (i == 0) {
+        data[0]++;
+        CHECK(ns_rwmutex_write_unlock(&rw));
+        ns_store(&turn, 1, NS_RELAXED); /* not a handshake */
+        return;
+    }
+    while (ns_load(&turn, NS_RELAXED) != i) {
+        ns_pause();
+    }
+    CHECK(ns_rwmutex_try_read(&rw));
+    ns_store(&turn, i + 1, NS_RELAXED);
+    if (i == 2) {
+        CHECK(data[0] == data[1] + 1);
+    }
+}
+
 /* A waiter that is served at once takes over from a fast release. */
 static void
 fast_then_enter(int i)
@@ -773,6 +812,14 @@ main(void)
     make();
     CHECK(ns_rwmutex_try_read(&rw));
     run_threads(2, fast_then_enter);
+    make_spread();
+    ns_store(&turn, 0, NS_RELAXED);
+    run_threads(2, cell_then_slow);
+    make();
+    ns_store(&turn, 0, NS_RELAXED);
+    CHECK(ns_rwmutex_try_write(&rw));
+    run_threads(3, second_reader);
+    data[0]--;
     make();
     CHECK(ns_rwmutex_try_write(&rw));
     run_threads(2, fast_then_fast);

@@ -47,6 +47,12 @@ ns_counter_find_word(ns_counter *c, uint32_t slot)
     return join(c, slot, met);
 }
 
+_Atomic uint64_t *
+ns_counter_word_slow(ns_counter *c)
+{
+    return ns_counter_find_word(c, ns_slot());
+}
+
 static inline uint64_t
 take(_Atomic uint64_t *word, bool reset)
 {

@@ -35,24 +35,28 @@ typedef struct ns_counter {
     ns_lock lock;
 } ns_counter;
 
+/* The word for the calling thread, which may have to get a slot; or for a thread with this slot. */
+_Atomic uint64_t *ns_counter_word_slow(ns_counter *c);
 _Atomic uint64_t *ns_counter_find_word(ns_counter *c, uint32_t slot);
 
 /* The word that the calling thread adds to. */
 static inline _Atomic uint64_t *
 ns_counter_word(ns_counter *c)
 {
-    uint32_t slot = ns_slot();
+    uint32_t cached = ns_cached_slot; /* slot + 1; a thread without a slot takes the slow path */
     ns_cell_table *table = ns_load(&c->cells, NS_ACQUIRE);
-    if (table != NULL) {
-        ns_cell *cell = ns_cells_at(table, slot);
-        if (ns_likely(cell != NULL && ns_cell_is_of(cell, slot))) {
+    if (table == NULL) {
+        if (ns_likely(cached != 0 && ns_load(&c->user, NS_RELAXED) == cached)) {
+            return &c->base;
+        }
+    }
+    else {
+        ns_cell *cell = ns_cells_at(table, cached - 1);
+        if (ns_likely(cell != NULL && ns_cell_is_of(cell, cached - 1))) {
             return &cell->word;
         }
     }
-    else if (ns_likely(ns_load(&c->user, NS_RELAXED) == slot + 1)) {
-        return &c->base;
-    }
-    return ns_counter_find_word(c, slot);
+    return ns_counter_word_slow(c);
 }
 
 static inline void

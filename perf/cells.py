@@ -1,0 +1,197 @@
+"""What sharding costs: memory of counters and locks that threads share, and writers among readers.
+
+The processors are given by `--cpus`, as if the machine had so many, and each measurement is made in
+a process of its own. Memory is that of the process; the objects are made, then used by two threads
+in turn, a few times each (`touched`) or so often that they are spread (`fought over`). Times are
+those of one thread, the others having come and gone: run it on a quiet machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import apart
+
+from nogil_sync import RWMutex, ShardedCounter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+OBJECTS = 10_000
+TOUCHES, FIGHTS = 4, 200
+READERS = (2, 8, 64)
+MIX_ROUNDS = 30_000
+MEGA = 1e6
+
+
+def by_turns(threads: int, use: Callable[[], None], turns: int) -> None:
+    """Let threads that all live use something by turns, so that each meets the one before."""
+    batons = [threading.Semaphore(0) for _ in range(threads)]
+
+    def run(i: int) -> None:
+        for _ in range(turns):
+            batons[i].acquire()
+            use()
+            batons[(i + 1) % threads].release()
+
+    workers = [threading.Thread(target=run, args=(i,)) for i in range(threads)]
+    for worker in workers:
+        worker.start()
+    batons[0].release()
+    for worker in workers:
+        worker.join()
+
+
+def overlapping(threads: int, rw: RWMutex, turns: int) -> None:
+    """Readers that all hold the lock at once, again and again."""
+    met = threading.Barrier(threads)
+
+    def run() -> None:
+        for _ in range(turns):
+            with rw.read:
+                met.wait()
+            met.wait()
+
+    workers = [threading.Thread(target=run) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
+def memory(make: Callable[[], Any], use: Callable[[Any], object], rounds: int) -> apart.Result:
+    """Bytes of many objects: made, and used by two threads."""
+    by_turns(2, lambda: None, 2)
+    start = apart.resident()
+    objects = [make() for _ in range(OBJECTS)]
+    made = apart.resident()
+
+    def use_all() -> None:
+        for it in objects:
+            use(it)
+
+    by_turns(2, use_all, rounds)
+    return {
+        "made": made - start,
+        "used": apart.resident() - start,
+        "told": sum(map(sys.getsizeof, objects)),
+    }
+
+
+def read_with_another(rw: RWMutex) -> None:
+    """As a reader beside another one, for which a nested read does."""
+    with rw.read, rw.read:
+        pass
+
+
+def nanoseconds(call: Callable[[], object], loops: int) -> float:
+    best = float("inf")
+    for _ in range(5):
+        begin = time.perf_counter_ns()
+        for _ in range(loops):
+            call()
+        best = min(best, (time.perf_counter_ns() - begin) / loops)
+    return best
+
+
+def after_readers(threads: int) -> apart.Result:
+    """A value and a write, after so many threads came."""
+    counter, rw = ShardedCounter(), RWMutex()
+    by_turns(threads, counter.add, 60)
+    overlapping(threads, rw, 40)
+
+    def write() -> None:
+        with rw.write:
+            pass
+
+    def write_after_spreading() -> float:
+        """The first write after readers used their cells, which closes them."""
+        total = 0
+        for _ in range(20):
+            overlapping(threads, rw, 40)
+            begin = time.perf_counter_ns()
+            write()
+            total += time.perf_counter_ns() - begin
+        return total / 20
+
+    first = write_after_spreading()
+    return {
+        "value": nanoseconds(counter.value, 2000),
+        "first": first,
+        "write": nanoseconds(write, 2000),
+        "bytes": sys.getsizeof(counter),
+    }
+
+
+def mix(threads: int) -> apart.Result:
+    """Reads with one write in a hundred, by all threads at once: seconds for all of it."""
+    rw = RWMutex()
+    start = threading.Barrier(threads + 1)
+
+    def run() -> None:
+        read, write = rw.read, rw.write
+        start.wait()
+        for n in range(MIX_ROUNDS // threads):
+            with write if n % 100 == 99 else read:
+                pass
+
+    workers = [threading.Thread(target=run) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    start.wait()
+    begin = time.perf_counter()
+    for worker in workers:
+        worker.join()
+    return {"rate": MIX_ROUNDS / (time.perf_counter() - begin)}
+
+
+MEASUREMENTS: dict[str, Callable[[], apart.Result]] = {
+    "counters, touched": lambda: memory(ShardedCounter, ShardedCounter.add, TOUCHES),
+    "counters, fought over": lambda: memory(ShardedCounter, ShardedCounter.add, FIGHTS),
+    "RWMutexes, touched": lambda: memory(RWMutex, read_with_another, TOUCHES),
+    "RWMutexes, fought over": lambda: memory(RWMutex, read_with_another, FIGHTS),
+    **{f"after {n} threads": lambda n=n: after_readers(n) for n in READERS},  # type: ignore[misc]
+    **{f"99/1, {n} threads": lambda n=n: mix(n) for n in READERS},  # type: ignore[misc]
+}
+
+
+def show(found: dict[str, list[apart.Result]], args: argparse.Namespace) -> None:
+    print(f"{args.cpus} processors\n")
+    for name, results in found.items():
+        print(f"{name:26}", end="")
+        for key in results[0]:
+            best = min(result[key] for result in results)
+            if key in ("made", "used", "told"):
+                print(f"  {key} {best / MEGA:8.2f} MB", end="")
+            elif key == "bytes":
+                print(f"  counter's size {best:6,}", end="")
+            elif key == "rate":
+                print(f"  {max(r[key] for r in results) / MEGA:6.2f} M/s", end="")
+            else:
+                print(f"  {key} {best:8.0f} ns", end="")
+        print()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cpus", type=int, default=128, help="(default: %(default)s)")
+    parser.add_argument("--only", default="", help="measurements whose name has this in it")
+    known, _ = parser.parse_known_args()
+    if os.environ.get("NOGIL_SYNC_CPU_COUNT") != str(known.cpus):
+        environ = {**os.environ, "NOGIL_SYNC_CPU_COUNT": str(known.cpus)}
+        os.execve(sys.executable, [sys.executable, *sys.argv], environ)
+    apart.main(
+        parser,
+        lambda args: [name for name in MEASUREMENTS if args.only in name],
+        lambda name, _: MEASUREMENTS[name](),
+        show,
+    )
+
+
+if __name__ == "__main__":
+    main()
