@@ -502,6 +502,30 @@ def test_used_in_its_own_finaliser(cls):
     assert log == [state(make(cls))] * 2
 
 
+@pytest.mark.thread_unsafe(reason="changes a class")
+@every
+def test_replaced_init_is_called(cls, monkeypatch):
+    calls = []
+    init = cls.__init__
+
+    def replaced(self, *args):
+        calls.append(args)
+        init(self, *args)
+
+    monkeypatch.setattr(cls, "__init__", replaced)
+    assert state(cls(*needed(cls))) == state(make(cls))
+    assert calls == [tuple(needed(cls))] * 2
+    monkeypatch.undo()
+    make(cls)
+    assert len(calls) == 2
+
+    class Sub(cls):
+        def __new__(cls, *args):
+            return calls
+
+    assert Sub() is calls
+
+
 @every
 def test_size_is_told(cls):
     # A map has its first segment; a channel keeps its two ends on cache lines of their own.

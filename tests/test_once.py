@@ -913,11 +913,12 @@ INTERRUPTED = """
     def interrupter():
         global sent
         begun.wait()
+        calling.wait()
         time.sleep(0.3)
         sent = time.monotonic()
         {send}
 
-    begun, go = threading.Event(), threading.Event()
+    begun, calling, go = threading.Event(), threading.Event(), threading.Event()
     runs = []
 
     def work():
@@ -937,6 +938,7 @@ INTERRUPTED = """
 
     threading.Thread(target=interrupter).start()
     {before}
+    calling.set()
     try:
         call()
     except KeyboardInterrupt:

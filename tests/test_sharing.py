@@ -327,6 +327,30 @@ def test_helpers_pass_between_threads(made, use):
     assert watch() is None
 
 
+@defers
+@each_helped
+def test_each_of_many_threads_has_a_spare_object(made, use):
+    obj = deferring(made, use)
+    few = sys.getsizeof(obj)
+    barrier = threading.Barrier(40)
+
+    def use_together(obj=obj):
+        use(obj)
+        barrier.wait(30)
+
+    run_threads(use_together, times=40)
+    del use_together
+    assert sum(each is obj for each in gc.get_referents(obj)) >= 40
+    many = sys.getsizeof(obj)
+    assert few < many <= few + 64 * (128 + 256)  # the pool has shards as well
+    run_threads(partial(use_often, obj, use, 50), times=4)
+    assert sys.getsizeof(obj) == many
+    watch = weakref.ref(obj)
+    del obj
+    gc.collect()
+    assert watch() is None
+
+
 @each_helped
 def test_helpers_are_used_again_while_others_collect(made, use):
     with background(collect_often):

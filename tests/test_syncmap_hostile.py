@@ -1,13 +1,16 @@
 """SyncMap and code of users that runs in the middle of its operations: no crash, no hang."""
 
 import gc
+import itertools
 import random
+import sys
 import threading
 import time
 
 import pytest
-from support import LONG, background, collect_often, eventually, for_a_while, run_threads
+from support import LONG, background, collect_often, eventually, for_a_while, python, run_threads
 
+import nogil_sync
 from nogil_sync import SyncMap
 
 threads = pytest.mark.thread_unsafe(reason="starts threads itself")
@@ -713,3 +716,58 @@ def test_entries_of_a_new_map_cannot_be_changed_through_the_collector():
 
     pairs = [(Key(), n) for n in range(20)]
     assert len(SyncMap(pairs)) == 20
+
+
+# ---- Keys chosen by somebody who knows how hashes are mixed, but for the process's secret ----
+
+OLD_FACTOR = 0xD6E8FEB86659FD93  # of the mix as it was without a secret
+
+
+def old_prefix(key):
+    """The 12 bits by which that mix began to choose the part of the table."""
+    return ((key >> 7) * OLD_FACTOR & 2**64 - 1) >> 52
+
+
+def sharing_a_prefix():
+    """Numbers that all went to one part in 4096.
+
+    Multiples of a number whose product with the factor is small, modulo 2**64: by Euclid.
+    """
+    before, now = (2**64, 0), (OLD_FACTOR, 1)
+    while now[0] > 2**34:
+        quotient = before[0] // now[0]
+        before, now = now, (before[0] - quotient * now[0], before[1] - quotient * now[1])
+    step = abs(now[1])
+    keys = (step * i << 7 for i in itertools.count(1))
+    wanted = old_prefix(next(keys))
+    return [key for key in itertools.islice(keys, 400_000) if old_prefix(key) == wanted][:100_000]
+
+
+@pytest.mark.skipif(nogil_sync.backend != "native", reason="the other backend is a dict")
+@pytest.mark.parametrize("chosen", ["old mix", "multiples", "strides"])
+def test_chosen_keys_take_the_memory_of_random_ones(chosen):
+    if chosen == "old mix":
+        keys = sharing_a_prefix()
+    elif chosen == "multiples":
+        keys = [(i // 4 + 1) << (7, 20, 32, 40)[i % 4] for i in range(100_000)]
+    else:
+        keys = [i * ((1 << 30) + 128) for i in range(100_000)]
+    keys = list(dict.fromkeys(keys))
+    assert len(keys) >= 50_000
+    numbers = random.Random(1)
+    of_chosen = SyncMap((key, None) for key in keys)
+    of_random = SyncMap((numbers.getrandbits(60), None) for _ in keys)
+    assert len(of_chosen) == len(of_random)
+    assert sys.getsizeof(of_chosen) < 1.25 * sys.getsizeof(of_random)
+
+
+def test_hash_seed_of_the_interpreter_gives_one_order():
+    """PYTHONHASHSEED decides about the order of a map as it does about that of a set of strings."""
+    code = "from nogil_sync import SyncMap\nprint(*SyncMap((i, 0) for i in range(0, 9**9, 9**7)))"
+
+    def order(seed):
+        return python(code, env={"PYTHONHASHSEED": seed}).stdout
+
+    assert order("0") == order("0")
+    if nogil_sync.backend == "native":
+        assert order("1") != order("2")

@@ -173,6 +173,8 @@ core_arm64() {
   mkdir -p "$CACHE/build"
   arm64_cross_file "" >"$file.$$" && mv "$file.$$" "$file"
   local TEST_OPTIONS=(--timeout-multiplier=10)
+  # tests/emulated.py says why.
+  export NS_NO_THREADS_IN_CHILDREN=1
   # One build for all processors.
   local BUILD=core-arm64
   core "$1" --cross-file "$file"
@@ -186,9 +188,10 @@ native_arm64() {
   for library in "$env"/lib/python*/site-packages/nogil_sync/_native/_core.*.so; do
     "$TOOLS_OF" "$ROOT/tools/arm64_code.py" --library "$library" || exit
   done
-  export NOGIL_SYNC_STRESS=${NOGIL_SYNC_STRESS:-0.2}
+  export NOGIL_SYNC_STRESS=${NOGIL_SYNC_STRESS:-0.2} PYTHONPATH=$ROOT/tests
   # tests/outside runs CPython's own tests, which take as long as ours.
-  OPTIONS=(--ignore=tests/isolated --ignore=tests/stress --ignore=tests/outside --timeout=1800)
+  OPTIONS=(-p emulated --ignore=tests/isolated --ignore=tests/stress --ignore=tests/outside
+    --timeout=1800)
   [[ $# -gt 1 ]] || OPTIONS+=("${ARM64_LONG[@]/#/--ignore-glob=tests/}")
   suite native-arm64 "arm64_python $VERSION" "${@:2}"
 }

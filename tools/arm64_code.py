@@ -30,6 +30,8 @@ FENCES = {
     "ns_fence_here": "only where the system cannot put a fence into all threads (membarrier)",
     "ns_epoch_stamp": "whoever takes something out pays for those who read without a fence",
     "ns_try_fence_everywhere": "the fence of those who come rarely",
+    "unlist": "a pool's search takes the shard of a thread that is gone off its list",
+    "end_solitude": "a thread's first use of the library, and strays",
     "ns_try_incref": "3.14 and later: CPython's own look at an immortal count is no acquire (dmb ishld)",
     "has_flights": "only where the system cannot put a fence into all threads (membarrier)",
 }

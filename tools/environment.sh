@@ -28,11 +28,12 @@ add_tools() {
       "$python" -m venv --clear "$home" || return
     touch "$home/.has-pip"
   fi
-  local install=("$home/bin/python" -m pip --disable-pip-version-check install -r "$ROOT/requirements/$list.txt")
+  local install=("$home/bin/python" -m pip --disable-pip-version-check --retries 2 install -r "$ROOT/requirements/$list.txt")
   # The newest release of some libraries has no wheel for 3.13t where an older one has: pip takes
-  # that with --only-binary. The second try is for networks that fail and for platforms without wheels.
-  logged "installing the tools of requirements/$list.txt" "${install[@]}" --only-binary :all: ||
-    logged "once more, and from sources if need be" "${install[@]}" --prefer-binary ||
+  # that with --only-binary. The second try is for networks that fail and for platforms without wheels. Of pip's
+  # many lines the last two say what it lacks.
+  TAIL=0 logged "installing the tools of requirements/$list.txt" "${install[@]}" --only-binary :all: ||
+    TAIL=2 logged "once more, and from sources if need be" "${install[@]}" --prefer-binary ||
     die "could not install requirements/$list.txt; is the network there?"
   touch "$home/.has-$list"
 }

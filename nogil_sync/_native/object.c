@@ -162,6 +162,44 @@ refuse_in_our_words(PyTypeObject *type)
     return result;
 }
 
+/* What calling a type does without arguments, in fewer steps. It is not inherited, and what Python
+ * code gives the type instead of its __new__ and __init__ is used. */
+static PyObject *
+make_object(PyObject *class, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    PyTypeObject *type = (PyTypeObject *)class;
+    Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
+    Py_ssize_t nkw = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    PyObject *positional = PyTuple_New(nargs), *named = NULL, *object = NULL;
+    if (positional == NULL) {
+        return NULL;
+    }
+    if (ns_likely(nargs + nkw == 0)) {
+        bool simple = type->tp_new == PyBaseObject_Type.tp_new &&
+                      !PyType_HasFeature(type, Py_TPFLAGS_IS_ABSTRACT);
+        object = simple ? type->tp_alloc(type, 0) : type->tp_new(type, positional, NULL);
+        if (object != NULL && ns_likely(PyObject_TypeCheck(object, type)) &&
+            ns_unlikely(Py_TYPE(object)->tp_init(object, positional, NULL) < 0)) {
+            Py_CLEAR(object);
+        }
+        Py_DECREF(positional);
+        return object;
+    }
+    for (Py_ssize_t i = 0; i < nargs; i++) {
+        PyTuple_SET_ITEM(positional, i, Py_NewRef(args[i]));
+    }
+    int result = nkw == 0 || (named = PyDict_New()) != NULL ? 0 : -1;
+    for (Py_ssize_t i = 0; i < nkw && result == 0; i++) {
+        result = PyDict_SetItem(named, PyTuple_GET_ITEM(kwnames, i), args[nargs + i]);
+    }
+    if (result == 0) {
+        object = Py_TYPE(class)->tp_call(class, positional, named);
+    }
+    Py_XDECREF(named);
+    Py_DECREF(positional);
+    return object;
+}
+
 PyObject *
 ns_new_type(PyObject *module, PyType_Spec *spec, PyObject *bases)
 {
@@ -172,6 +210,9 @@ ns_new_type(PyObject *module, PyType_Spec *spec, PyObject *bases)
     }
     if (type != NULL && refuse_in_our_words((PyTypeObject *)type) < 0) {
         Py_CLEAR(type);
+    }
+    if (type != NULL && ((PyTypeObject *)type)->tp_new != NULL) {
+        ((PyTypeObject *)type)->tp_vectorcall = make_object;
     }
     return type;
 }

@@ -18,6 +18,13 @@ typedef struct {
     NS_OBJECT_HEAD
 } ns_object;
 
+/* Where a type puts a word that threads fight over. Every call reads the header: the owner, the
+ * count and the type, 32 bytes, which begin at a multiple of 16. So what lies at this offset shares
+ * no line of 64 bytes with them. A struct that ends at NS_CACHE_LINE shares none with the next
+ * object either, since the allocator puts objects of that size at multiples of it. */
+#define NS_HOT_OFFSET 80
+#define NS_APART_FROM_HEADER (NS_HOT_OFFSET - sizeof(ns_object))
+
 /* Members of a type whose struct begins with NS_OBJECT_HEAD. */
 #define NS_WEAKREF_MEMBERS(Struct)                                                            \
     {                                                                                         \

@@ -1,17 +1,18 @@
 /* Pool and what its use() returns, over core/pool.h.
  *
- * References. The pool owns one to each item: put takes it, get hands it over, without any change of
- * the count in between.
+ * References. The pool owns one to each item: put takes it, get hands it over, without any change
+ * of the count in between.
  *
- * User code. `new`, `reset`, `drop` and the finalisers of items run between calls of the core and never
- * inside one, with the item they are about in nobody's hands but the caller's.
+ * User code. `new`, `reset`, `drop` and the finalisers of items run between calls of the core and
+ * never inside one, with the item they are about in nobody's hands but the caller's.
  *
- * For the collector each call of the core is one step, so traverse finds every item in one place, and the
- * one that a thread has in its hands nowhere.
+ * For the collector each call of the core is one step, so traverse finds every item in one place,
+ * and the one that a thread has in its hands nowhere.
  *
- * tp_clear may meet a thread that got hold of this garbage through gc.get_objects(); so it replaces the
- * functions by None, and who calls one takes a reference first, by tryref.h. For functions at module level
- * and methods of types, which are immortal as soon as there are threads, that writes nothing.
+ * tp_clear may meet a thread that got hold of this garbage through gc.get_objects(); so it replaces
+ * the functions by None, and who calls one takes a reference first, by tryref.h. For functions at
+ * module level and methods of types, which are immortal as soon as there are threads, that writes
+ * nothing.
  */
 #include "ageing.h"
 #include "arguments.h"
@@ -28,20 +29,23 @@
 
 typedef struct {
     NS_OBJECT_HEAD
-    ns_pool pool;
-    ns_ref new, reset, drop; /* reset and drop may be NULL; None: cleared by the collector */
-    _Atomic uint8_t born;    /* 0: no __init__ yet, 1: in it, 2: done */
-    bool ages;
-    _Atomic bool ended;  /* the collector found it to be garbage, and `drop` was called */
-    ns_ager_node *node;  /* where it is registered; NULL: no __init__ */
-    PyObject *end;       /* an End, for a pool with `drop` */
+    ns_ager_node *node; /* where it is registered; NULL: no __init__ */
+    PyObject *end;      /* an End, for a pool with `drop` */
+    /* A cache line on: what every call reads, which is written seldom if ever, unlike the count. */
     ns_watch *watch;
+    ns_ref reset, new, drop; /* reset and drop may be NULL; None: cleared by the collector */
+    ns_pool pool;
     ns_spares spare_uses;
+    _Atomic uint8_t born; /* 0: no __init__ yet, 1: in it, 2: done */
+    bool ages;
+    _Atomic bool ended; /* the collector found it to be garbage, and `drop` was called */
 } Pool;
 
-/* Belongs to a pool with `drop`, and has the finaliser by which the collector tells a pool that it is
- * garbage. Pool has no finaliser itself: CPython would call it before an instance of a subclass dies,
- * and revive the instance for that; after it a weak reference can return the dying pool. */
+_Static_assert(offsetof(Pool, watch) >= NS_LINE || NS_LINE > 64, "a reader's line is the count's");
+
+/* Belongs to a pool with `drop`, and has the finaliser by which the collector tells a pool that it
+ * is garbage. Pool has no finaliser itself: CPython would call it before an instance of a subclass
+ * dies, and revive the instance for that; after it a weak reference can return the dying pool. */
 typedef struct {
     PyObject_HEAD
     _Atomic(ns_ager_node *) node; /* NULL: the pool has gone */
@@ -151,19 +155,29 @@ make_item(PyObject *self)
     return item;
 }
 
+static Py_NO_INLINE PyObject *
+take_item_slow(PyObject *self)
+{
+    PyObject *item = ns_pool_get_slow(&((Pool *)self)->pool);
+    return item != NULL ? item : make_item(self);
+}
+
+static inline PyObject *
+take_item(PyObject *self)
+{
+    PyObject *item = ns_pool_get_fast(&((Pool *)self)->pool);
+    return ns_likely(item != NULL) ? item : take_item_slow(self);
+}
+
 static PyObject *
 get(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    Pool *o = (Pool *)self;
-    PyObject *item = ns_pool_get(&o->pool);
-    if (ns_unlikely(item == NULL)) {
-        return make_item(self);
-    }
-    ns_watch_use(o->watch, self);
-    return item;
+    ns_watch_use(((Pool *)self)->watch, self);
+    return take_item(self);
 }
 
-/* Keeps an item, which is ready, or lets it go. 0, or -1 if there was no __init__. */
+/* Keeps an item, which is ready, or lets it go, with the caller's reference. 0, or -1 if there was
+ * no __init__. */
 static int
 keep_slow(PyObject *self, PyObject *item)
 {
@@ -186,7 +200,6 @@ keep_slow(PyObject *self, PyObject *item)
 static inline int
 keep(PyObject *self, PyObject *item)
 {
-    Py_INCREF(item);
     return ns_likely(ns_pool_put_fast(&((Pool *)self)->pool, item)) ? 0 : keep_slow(self, item);
 }
 
@@ -208,16 +221,24 @@ reset_item(PyObject *self, PyObject *item)
     return result;
 }
 
+/* Out of line, so that a put without reset saves fewer registers. */
+static Py_NO_INLINE int
+reset_and_keep(PyObject *self, PyObject *item)
+{
+    int result = check_born(self) < 0 ? -1 : reset_item(self, item);
+    if (result != 1) {
+        Py_DECREF(item);
+        return result;
+    }
+    return keep(self, item);
+}
+
+/* Takes over the caller's reference. */
 static inline int
 put_item(PyObject *self, PyObject *item)
 {
-    if (ns_load(&((Pool *)self)->reset, NS_RELAXED) != NULL) {
-        int result = check_born(self) < 0 ? -1 : reset_item(self, item);
-        if (result != 1) {
-            return result;
-        }
-    }
-    return keep(self, item);
+    bool resets = ns_load(&((Pool *)self)->reset, NS_RELAXED) != NULL;
+    return ns_unlikely(resets) ? reset_and_keep(self, item) : keep(self, item);
 }
 
 static PyObject *
@@ -225,10 +246,13 @@ put(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     static const ns_signature s = {"Pool.put", {"item"}, 1, 1, 0};
     PyObject *item;
-    if (ns_unpack(&s, args, nargs, kwnames, &item) < 0 || put_item(self, item) < 0) {
+    if (ns_unpack(&s, args, nargs, kwnames, &item) < 0) {
         return NULL;
     }
     ns_watch_use(((Pool *)self)->watch, self);
+    if (put_item(self, Py_NewRef(item)) < 0) {
+        return NULL;
+    }
     Py_RETURN_NONE;
 }
 
@@ -378,8 +402,8 @@ set_function(ns_ref *ref, PyObject *function)
     }
 }
 
-/* Sets up the core and registers the pool. A pool without ages is registered for the sake of deque.h's
- * memory. 0, or -1 with nothing changed. */
+/* Sets up the core and registers the pool. A pool without ages is registered for the sake of
+ * deque.h's memory. 0, or -1 with nothing changed. */
 static int
 begin(PyObject *self, ns_state *state, int64_t most)
 {
@@ -501,8 +525,8 @@ clear(PyObject *self)
     return 0;
 }
 
-/* Lets go of the items of a dying pool. If a finaliser revived the pool after its End, without `drop`:
- * as with Python's finalisers, which run once. */
+/* Lets go of the items of a dying pool. If a finaliser revived the pool after its End, without
+ * `drop`: as with Python's finalisers, which run once. */
 static void
 let_go_of_the_last(PyObject *self)
 {
@@ -562,6 +586,17 @@ enter_twice(void)
     return -1;
 }
 
+/* Another thread entered meanwhile: puts back the item, to which there are two references. */
+static Py_NO_INLINE PyObject *
+give_back(PyObject *pool, PyObject *item)
+{
+    Py_DECREF(item);
+    if (keep(pool, item) == 0) {
+        enter_twice();
+    }
+    return NULL;
+}
+
 static PyObject *
 use_take(PyObject *self)
 {
@@ -571,7 +606,7 @@ use_take(PyObject *self)
         enter_twice();
         return NULL;
     }
-    PyObject *item = get(u->pool, NULL);
+    PyObject *item = take_item(u->pool);
     if (item == NULL) {
         return NULL;
     }
@@ -579,13 +614,7 @@ use_take(PyObject *self)
     if (ns_likely(ns_cas(&u->item, &none, item, NS_RELEASE))) {
         return item;
     }
-    Py_DECREF(item); /* another thread entered meanwhile */
-    int kept = keep(u->pool, item);
-    Py_DECREF(item);
-    if (kept == 0) {
-        enter_twice();
-    }
-    return NULL;
+    return give_back(u->pool, item);
 }
 
 /* The item goes back unused. */
@@ -593,9 +622,7 @@ static int
 use_undo(PyObject *self)
 {
     PyObject *item = ns_swap(&((Use *)self)->item, NULL, NS_ACQUIRE);
-    int kept = item ? keep(((Use *)self)->pool, item) : 0;
-    Py_XDECREF(item);
-    return kept;
+    return item ? keep(((Use *)self)->pool, item) : 0;
 }
 
 static PyObject *
@@ -622,15 +649,13 @@ use_exit(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         PyErr_SetString(PyExc_RuntimeError, "not in use");
         return NULL;
     }
-    int result = 0;
     if (nargs > 0 && args[0] != Py_None) {
-        say_goodbye(u->pool, item);
+        let_go(u->pool, item);
     }
-    else {
-        result = put_item(u->pool, item);
+    else if (put_item(u->pool, item) < 0) {
+        return NULL;
     }
-    Py_DECREF(item);
-    return result < 0 ? NULL : Py_NewRef(Py_None);
+    Py_RETURN_NONE;
 }
 
 static int
@@ -646,7 +671,9 @@ use_traverse(PyObject *self, visitproc visit, void *arg)
 static int
 use_clear(PyObject *self)
 {
-    Py_XDECREF(ns_swap(&((Use *)self)->item, NULL, NS_ACQUIRE));
+    if (ns_load(&((Use *)self)->item, NS_RELAXED) != NULL) {
+        Py_XDECREF(ns_swap(&((Use *)self)->item, NULL, NS_ACQUIRE));
+    }
     return 0;
 }
 

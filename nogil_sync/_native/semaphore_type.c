@@ -8,11 +8,16 @@
 
 typedef struct {
     NS_OBJECT_HEAD
-    ns_semaphore semaphore;
-    ns_spares spare_holds;
     _Atomic bool claimed; /* by an __init__ */
     bool bounded;         /* written before the semaphore is born */
+    ns_spares spare_holds;
+    char apart_from_header[NS_APART_FROM_HEADER - sizeof(ns_spares)];
+    ns_semaphore semaphore;
 } Semaphore;
+
+_Static_assert(offsetof(Semaphore, semaphore) == NS_HOT_OFFSET,
+               "the word is off the header's line");
+_Static_assert(sizeof(Semaphore) == NS_CACHE_LINE, "and off the next object's");
 
 typedef struct {
     PyObject_HEAD

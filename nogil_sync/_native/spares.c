@@ -5,15 +5,91 @@
 
 #include "core/slots.h"
 
+/* ---- the table ---- */
+
+static inline uint32_t
+segment_size(uint32_t segment)
+{
+    return (uint32_t)NS_SPARES_FIRST << segment;
+}
+
+/* Zeroes on lines of their own; NULL without memory. */
+static void *
+zeroes(size_t size)
+{
+    void *memory = aligned_alloc(NS_CACHE_LINE, size);
+    return memory == NULL ? NULL : memset(memory, 0, size);
+}
+
+/* The calling thread's cell, or NULL if it has none. */
+static inline _Atomic(PyObject *) *
+cell_of(ns_spare_table *table)
+{
+    uint32_t slot = ns_slot();
+    if (ns_likely(slot < NS_SPARES_FIRST)) {
+        return &table->first[slot].spare;
+    }
+    if (slot >= NS_SPARES_MAX) {
+        return NULL;
+    }
+    uint32_t segment = 31 - (uint32_t)__builtin_clz(slot / NS_SPARES_FIRST);
+    ns_spare_cell *cells = ns_load(&table->segments[segment], NS_ACQUIRE);
+    return cells == NULL ? NULL : &cells[slot - segment_size(segment)].spare;
+}
+
+/* Makes the segment of the calling thread's cell if there is none. */
+static void
+make_segment(ns_spare_table *table)
+{
+    uint32_t slot = ns_slot();
+    if (slot < NS_SPARES_FIRST || slot >= NS_SPARES_MAX) {
+        return;
+    }
+    uint32_t segment = 31 - (uint32_t)__builtin_clz(slot / NS_SPARES_FIRST);
+    ns_spare_cell *none = NULL, *fresh;
+    if (ns_load(&table->segments[segment], NS_RELAXED) == NULL &&
+        (fresh = zeroes(segment_size(segment) * sizeof(*fresh))) != NULL &&
+        !ns_cas(&table->segments[segment], &none, fresh, NS_RELEASE)) {
+        free(fresh);
+    }
+}
+
+/* Likewise, with the table and the segment made if need be. */
+static _Atomic(PyObject *) *
+make_cell(ns_spares *s)
+{
+    ns_spare_table *table = ns_load(&s->table, NS_ACQUIRE);
+    if (table == NULL) {
+        ns_spare_table *fresh = zeroes(sizeof(*fresh));
+        if (fresh == NULL) {
+            return NULL;
+        }
+        if (!ns_cas(&s->table, &table, fresh, NS_RELEASE)) {
+            free(fresh);
+        }
+        table = ns_load(&s->table, NS_ACQUIRE);
+    }
+    _Atomic(PyObject *) *cell = cell_of(table);
+    if (ns_unlikely(cell == NULL)) {
+        make_segment(table);
+        cell = cell_of(table);
+    }
+    return cell;
+}
+
+/* ---- its users ---- */
+
 PyObject *
 ns_spares_new(ns_spares *s, PyTypeObject *type, PyObject *owner)
 {
-    ns_spare_cell *cells = ns_load(&s->cells, NS_ACQUIRE);
-    if (cells != NULL) {
-        _Atomic(PyObject *) *cell = &cells[ns_slot() & ns_slots_mask].spare;
-        PyObject *spare = ns_load(cell, NS_RELAXED) ? ns_swap(cell, NULL, NS_ACQUIRE) : NULL;
-        if (spare != NULL) {
-            return PyObject_Init(spare, type);
+    ns_spare_table *table = ns_load(&s->table, NS_ACQUIRE);
+    if (table != NULL) {
+        _Atomic(PyObject *) *cell = cell_of(table);
+        if (cell != NULL && ns_load(cell, NS_RELAXED) != NULL) {
+            PyObject *spare = ns_swap(cell, NULL, NS_ACQUIRE);
+            if (spare != NULL) {
+                return PyObject_Init(spare, type);
+            }
         }
     }
     PyObject *object = PyObject_GC_New(PyObject, type);
@@ -23,40 +99,18 @@ ns_spares_new(ns_spares *s, PyTypeObject *type, PyObject *owner)
     return object;
 }
 
-/* The table of cells, made if need be; NULL without memory. */
-static ns_spare_cell *
-cells_of(ns_spares *s)
-{
-    ns_spare_cell *cells = ns_load(&s->cells, NS_ACQUIRE);
-    if (ns_unlikely(cells == NULL)) {
-        size_t size = ((size_t)ns_slots_mask + 1) * sizeof(*cells);
-        ns_spare_cell *fresh = aligned_alloc(NS_CACHE_LINE, size);
-        if (fresh == NULL) {
-            return NULL;
-        }
-        memset(fresh, 0, size);
-        if (ns_cas(&s->cells, &cells, fresh, NS_RELEASE)) {
-            return fresh;
-        }
-        free(fresh);
-        cells = ns_load(&s->cells, NS_ACQUIRE);
-    }
-    return cells;
-}
-
 static bool
 keep(ns_spares *s, PyObject *object, PyObject *owner)
 {
     if (!NS_CAN_DEFER || !ns_is_deferred(owner) || ns_is_immortal(owner)) {
         return false; /* has to be freed at once, or has no count to fight over */
     }
-    ns_spare_cell *cells = cells_of(s);
-    if (cells == NULL) {
+    _Atomic(PyObject *) *cell = make_cell(s);
+    if (cell == NULL || ns_load(cell, NS_RELAXED) != NULL) {
         return false;
     }
-    PyObject *none = NULL;
-    _Atomic(PyObject *) *cell = &cells[ns_slot() & ns_slots_mask].spare;
-    return ns_load(cell, NS_RELAXED) == NULL && ns_cas(cell, &none, object, NS_RELEASE);
+    ns_store(cell, object, NS_RELEASE);
+    return true;
 }
 
 void
@@ -71,13 +125,30 @@ ns_spares_free(ns_spares *s, PyObject *object, PyObject *owner)
     Py_DECREF(type);
 }
 
+/* ---- all cells ---- */
+
+/* The cells of a segment, or (-1) the first ones; NULL if there are none. */
+static ns_spare_cell *
+cells_of(ns_spares *s, int segment, uint32_t *count)
+{
+    ns_spare_table *table = ns_load(&s->table, NS_ACQUIRE);
+    *count = segment < 0 ? NS_SPARES_FIRST : segment_size((uint32_t)segment);
+    if (table == NULL) {
+        return NULL;
+    }
+    return segment < 0 ? table->first : ns_load(&table->segments[segment], NS_ACQUIRE);
+}
+
 int
 ns_spares_traverse(ns_spares *s, PyObject *owner, visitproc visit, void *arg)
 {
-    ns_spare_cell *cells = ns_load(&s->cells, NS_ACQUIRE);
-    for (size_t i = 0; cells != NULL && i <= ns_slots_mask; i++) {
-        if (ns_load(&cells[i].spare, NS_RELAXED) != NULL) {
-            Py_VISIT(owner);
+    uint32_t count;
+    for (int segment = -1; segment < NS_SPARES_SEGMENTS; segment++) {
+        ns_spare_cell *cells = cells_of(s, segment, &count);
+        for (uint32_t i = 0; cells != NULL && i < count; i++) {
+            if (ns_load(&cells[i].spare, NS_RELAXED) != NULL) {
+                Py_VISIT(owner);
+            }
         }
     }
     return 0;
@@ -86,12 +157,15 @@ ns_spares_traverse(ns_spares *s, PyObject *owner, visitproc visit, void *arg)
 void
 ns_spares_clear(ns_spares *s, PyObject *owner)
 {
-    ns_spare_cell *cells = ns_load(&s->cells, NS_ACQUIRE);
-    for (size_t i = 0; cells != NULL && i <= ns_slots_mask; i++) {
-        PyObject *spare = ns_swap(&cells[i].spare, NULL, NS_ACQUIRE);
-        if (spare != NULL) {
-            PyObject_GC_Del(spare);
-            Py_DECREF(owner);
+    uint32_t count;
+    for (int segment = -1; segment < NS_SPARES_SEGMENTS; segment++) {
+        ns_spare_cell *cells = cells_of(s, segment, &count);
+        for (uint32_t i = 0; cells != NULL && i < count; i++) {
+            PyObject *spare = ns_swap(&cells[i].spare, NULL, NS_ACQUIRE);
+            if (spare != NULL) {
+                PyObject_GC_Del(spare);
+                Py_DECREF(owner);
+            }
         }
     }
 }
@@ -99,11 +173,20 @@ ns_spares_clear(ns_spares *s, PyObject *owner)
 void
 ns_spares_destroy(ns_spares *s)
 {
-    free(ns_load(&s->cells, NS_RELAXED));
+    uint32_t count;
+    for (int segment = 0; segment < NS_SPARES_SEGMENTS; segment++) {
+        free(cells_of(s, segment, &count));
+    }
+    free(ns_load(&s->table, NS_RELAXED));
 }
 
 size_t
-ns_spares_size(const ns_spares *s)
+ns_spares_size(ns_spares *s)
 {
-    return ns_load(&s->cells, NS_RELAXED) ? ((size_t)ns_slots_mask + 1) * sizeof(ns_spare_cell) : 0;
+    uint32_t count;
+    size_t size = 0;
+    for (int segment = 0; segment < NS_SPARES_SEGMENTS; segment++) {
+        size += cells_of(s, segment, &count) == NULL ? 0 : count * sizeof(ns_spare_cell);
+    }
+    return size + (ns_load(&s->table, NS_RELAXED) == NULL ? 0 : sizeof(ns_spare_table));
 }

@@ -5,9 +5,9 @@
  * of this type.
  *
  * Every operation is one of two. `lookup` reads without a lock. `apply` does an edit: it replaces
- * the value of a key that is there without a lock, too; for anything else it locks the key's segment,
- * finds the entry, changes it, unlocks. Only then it lets go of what was replaced. Equality
- * that may run code of users is asked between attempts, with nothing held but references
+ * the value of a key that is there without a lock, too; for anything else it locks the key's
+ * segment, finds the entry, changes it, unlocks. Only then it lets go of what was replaced.
+ * Equality that may run code of users is asked between attempts, with nothing held but references
  * (syncmap_keys.h); an attempt after that goes on where the last one stopped, if nothing was
  * inserted in its way meanwhile.
  *

@@ -8,8 +8,12 @@
 
 typedef struct {
     NS_OBJECT_HEAD
+    char apart_from_header[NS_APART_FROM_HEADER];
     ns_waitgroup group;
+    char apart_from_neighbour[NS_CACHE_LINE - NS_HOT_OFFSET - sizeof(ns_waitgroup)];
 } WaitGroup;
+
+_Static_assert(offsetof(WaitGroup, group) == NS_HOT_OFFSET, "the word is off the header's line");
 
 static inline ns_waitgroup *
 group_of(PyObject *self)

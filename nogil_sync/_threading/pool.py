@@ -240,7 +240,9 @@ class Pool(SyncObject, Generic[T]):
 
     In the native backend each thread has items of its own: `get` then `put` on one thread are
     an atomic exchange and a store in its own cache. A thread that has none takes the oldest of
-    another's; items of finished threads stay available. `new`, `reset` and `drop` may use the pool
+    another's, but leaves alone an item that the other thread is getting and putting back just
+    then, and makes its own instead: so threads that are busy do not take turns with too few
+    items. Items of finished threads stay available. `new`, `reset` and `drop` may use the pool
     themselves. An item must not be used any more once it was put, nor be put twice: the pool
     would hand it out twice.
 
@@ -295,9 +297,10 @@ class Pool(SyncObject, Generic[T]):
     def get(self) -> T:
         """Return an idle item, or the result of ``new()``.
 
-        This thread's newest item if it has any, else the oldest of another thread's. (The
-        threading backend keeps them all in one place.) Does not wait. An exception
-        of `new` is the caller's, and leaves the pool as it was.
+        This thread's newest item if it has any, else the oldest of another thread's. None that
+        lies idle during the whole call is overlooked. (The threading backend keeps them all in
+        one place.) Does not wait. An exception of `new` is the caller's, and leaves the pool as
+        it was.
 
         >>> from nogil_sync import Pool
         >>> lists = Pool(list)

@@ -161,9 +161,11 @@ class SyncMap(SyncObject, SharedMap[K, V]):
     they can meet a key that was deleted meanwhile (``KeyError``): use :meth:`snapshot`.
 
     **Cost.** In the native backend a lookup takes no lock and writes to no shared memory except
-    the reference count of the value that it returns, and writers lock a part of the table only.
+    the reference count of the value that it returns. A store for a key that is there takes no
+    lock either; insertions and deletions lock a part of the table only.
     Memory follows the number of entries: churn of ever new keys neither grows nor slows the
-    map. A value is let go at once when it is replaced or deleted, a key soon after.
+    map. A value is let go at once when it is replaced or deleted, a key soon after;
+    `sys.getsizeof` counts the keys that are still to go.
 
     **User code.** ``__hash__`` and ``__eq__`` of keys and values, finalisers and functions given
     to a method never run under a lock of the map. They may use it, block, or raise, which

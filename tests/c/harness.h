@@ -103,17 +103,28 @@ run_threads(int n, void (*body)(int))
     pthread_barrier_destroy(&line.barrier);
 }
 
+static inline void
+spin_for_ever(int i)
+{
+    (void)i;
+    ns_spin_begin();
+}
+
 /* Every turn at spinning was given back. */
 static inline void
 check_nobody_spins(void)
 {
+    CHECK(ns_spinners() == 0);
     if (ns_cpu_count() > 1) {
-        CHECK(ns_spin_begin());
+        CHECK(ns_spin_begin() && !ns_spin_begin() && ns_spinners() == 1);
         ns_spin_end();
-        while (ns_spin_begin()) {
+        CHECK(ns_spinners() == 0);
+        for (unsigned i = 0; i < ns_cpu_count(); i++) {
+            run_threads(1, spin_for_ever);
         }
-        pretend_to_fork(); /* those of the parent are none of the child's */
-        CHECK(ns_spin_begin());
+        CHECK(ns_spinners() > 0 && ns_spinners() <= ns_cpu_count() / 2 && !ns_spin_begin());
+        pretend_to_fork(); /* the turns of the parent's threads are free in the child */
+        CHECK(ns_spinners() == 0 && ns_spin_begin());
         ns_spin_end();
     }
 }

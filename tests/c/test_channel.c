@@ -29,7 +29,7 @@ static ns_channel_slot slots[MOST_SLOTS];
 static void
 make(uint64_t capacity)
 {
-    channel = (ns_channel){.apart = {0}};
+    channel = (ns_channel){.in = {0}};
     for (int i = 0; i < MOST_SLOTS; i++) {
         slots[i] = (ns_channel_slot){.turn = 0};
     }
@@ -339,7 +339,7 @@ check_cut_mend(void)
 static void
 check_unborn(void)
 {
-    channel = (ns_channel){.apart = {0}};
+    channel = (ns_channel){.in = {0}};
     CHECK(!ns_channel_is_born(&channel) && ns_channel_count(&channel) == 0);
     CHECK(try_send(1) == NS_CHANNEL_WOULD_WAIT && try_receive() == -1);
     uint64_t cursor = 0;

@@ -9,12 +9,24 @@
 static _Atomic int refused;
 static int64_t refusal_lasts = 50 * MILLISECOND;
 static _Atomic long fences; /* how many threads had put into all */
+/* While the next one is under way, another thread ends the round. */
+static _Atomic bool overtaken;
+
+static void
+before_fence(void)
+{
+    atomic_fetch_add(&fences, 1);
+    if (atomic_exchange(&overtaken, false)) {
+        ns_add(&ns_epochs.now, 1, NS_SEQ_CST);
+    }
+}
+
 #if defined(NS_PARK_FUTEX)
 #include <sys/syscall.h>
 #define syscall(number, ...)                                           \
     ((number) != SYS_membarrier ? syscall(number, __VA_ARGS__)         \
      : atomic_load(&refused)    ? (errno = atomic_load(&refused), -1L) \
-                                : (atomic_fetch_add(&fences, 1), syscall(number, __VA_ARGS__)))
+                                : (before_fence(), syscall(number, __VA_ARGS__)))
 #endif
 /* The clock, if it is not 0. */
 static _Atomic int64_t fake_now;
@@ -325,6 +337,18 @@ come_and_go_freely(int i)
     pthread_barrier_wait(&turns);
 }
 
+/* A thread that ends is not alone for ever: those that come later need not put a fence into it. */
+static void
+end_alone(int i)
+{
+    (void)i;
+    uint64_t stamp;
+    const long before = atomic_load(&fences);
+    ns_slot();
+    CHECK(atomic_load(&fences) == before);
+    CHECK(ns_epoch_retire(&stamp) && ns_slots_is_alone());
+}
+
 /* A thread that starts has the fence put into all threads only if another one is alone, once. */
 static void
 come_and_go(int i)
@@ -555,6 +579,65 @@ note_as_stray(int i)
     CHECK(ns_epoch_waiting() == before + 64);
 }
 
+/* ---- One polls, another frees ---- */
+
+/* The thread that frees has no other way to know that the reader is through. All stay until it is
+ * over, since an exit would tell it too. */
+static void
+free_by_hearsay(int i)
+{
+    if (i == 0) {
+        read_cells(false);
+        ns_store(&turn, 1, NS_RELAXED);
+    }
+    else if (i == 1) {
+        ns_slot();
+        while (ns_load(&turn, NS_RELAXED) < 2) {
+            ns_pause();
+        }
+        while (ns_load(&turn, NS_RELAXED) < 3) {
+            ns_epoch_poll();
+        }
+    }
+    else {
+        ns_slot();
+        while (ns_load(&turn, NS_RELAXED) < 1) {
+            ns_pause();
+        }
+        node *n = ns_swap(&cells[0], NULL, NS_RELAXED);
+        CHECK(!ns_epoch_retire(&n->stamp));
+        ns_store(&turn, 2, NS_RELAXED);
+        while (ns_epoch_safe() <= n->stamp) {
+            ns_pause();
+        }
+        destroy(n);
+        ns_store(&turn, 3, NS_RELAXED);
+    }
+    while (ns_load(&turn, NS_RELAXED) < 3) {
+        ns_pause();
+    }
+}
+
+static void
+check_hearsay(void)
+{
+    ns_store(&turn, 0, NS_RELAXED);
+    ns_store(&cells[0], make(1), NS_RELEASE);
+    run_threads(3, free_by_hearsay);
+}
+
+/* A poll whose round another thread has ended meanwhile does not end the next one, too. */
+static void
+check_overtaken(void)
+{
+    if (ns_load(&ns_can_fence_threads, NS_RELAXED)) {
+        const uint64_t now = ns_load(&ns_epochs.now, NS_RELAXED);
+        atomic_store(&overtaken, true);
+        ns_epoch_poll();
+        CHECK(!atomic_load(&overtaken) && ns_load(&ns_epochs.now, NS_RELAXED) == now + 2);
+    }
+}
+
 /* ---- The system refuses ---- */
 
 static void
@@ -649,6 +732,10 @@ main(void)
     CHECK(!ns_park_init());
     no_fork_handlers = false;
     init_core();
+    for (int n = 0; n < 3; n++) { /* this thread has no slot yet */
+        run_threads(1, end_alone);
+        CHECK(ns_load(&ns_globals.alone, NS_RELAXED) == NS_NOBODY);
+    }
     check_alone();
     check_sections();
     check_others();
@@ -658,6 +745,8 @@ main(void)
     check_alone(); /* the others gave their slots back */
     check_counts_of_fences();
     check_solitude();
+    check_hearsay();
+    check_overtaken();
     check_due();
     check_waiting();
     run_threads(1, note_as_stray);

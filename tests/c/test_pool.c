@@ -2,27 +2,40 @@
 #include <sched.h>
 #include <string.h>
 
-#include "deque.h"
 #include "harness.h"
-#include "pool.h"
 
-/* Comes before each load of deque.c and pool.c, if set, so that others can come between two of them. */
-static _Thread_local void (*at_load)(void);
+/* at_load comes before each load of the deque and the pool, if set, and at_step before each load,
+ * store and read-modify-write, so that others can come between two of them. */
+static _Thread_local void (*at_load)(void), (*at_step)(void);
+#define STEP (at_step != NULL ? at_step() : (void)0)
 #undef ns_load
 #define ns_load(p, order) \
-    (at_load != NULL ? at_load() : (void)0, ns_step atomic_load_explicit((p), order))
+    (STEP, at_load != NULL ? at_load() : (void)0, ns_step atomic_load_explicit((p), order))
+#undef ns_store
+#define ns_store(p, v, order) (STEP, ns_step atomic_store_explicit((p), (v), order))
+#undef ns_cas
+#define ns_cas(p, expected, desired, order)           \
+    (STEP,                                            \
+     ns_step atomic_compare_exchange_strong_explicit( \
+         (p), (expected), (desired), order, NS_RELAXED))
+#undef ns_or
+#define ns_or(p, v, order) (STEP, ns_step atomic_fetch_or_explicit((p), (v), order))
+#undef ns_and
+#define ns_and(p, v, order) (STEP, ns_step atomic_fetch_and_explicit((p), (v), order))
+#include "deque.h"
+#include "pool.h"
 
 /* Those who make a segment of places meet while they do, if wanted. */
 static pthread_barrier_t makers;
 static _Atomic bool makers_meet;
 
 static void *
-allocate(size_t n, size_t size)
+allocate(size_t alignment, size_t size)
 {
     if (atomic_load(&makers_meet)) {
         pthread_barrier_wait(&makers);
     }
-    return calloc(n, size);
+    return aligned_alloc(alignment, size);
 }
 
 /* What is freed is in no list that the child of a fork would find. */
@@ -38,15 +51,13 @@ release(void *p)
     free(p);
 }
 
-#define calloc allocate
+#define aligned_alloc allocate
 #define free release
 #include "deque.c"
 #include "pool.c"
 
-#undef calloc
+#undef aligned_alloc
 #undef free
-#undef ns_load
-#define ns_load(p, order) (ns_step atomic_load_explicit((p), order))
 
 #define THREADS 5
 #ifndef ROUNDS
@@ -160,8 +171,8 @@ check_deque_steps(void)
 /* From the owner's push until whoever took it has let it go. */
 static _Atomic bool in_use[ITEMS];
 
-/* One owner, few items at a time, so that it meets the thieves at the last one; more now and then, so that the
- * ring grows while they read it. */
+/* One owner, few items at a time, so that it meets the thieves at the last one; more now and then,
+ * so that the ring grows while they read it. */
 static void
 own_and_steal(int i)
 {
@@ -406,7 +417,7 @@ check_steps(void)
     for (int collections = 0; collections < 3; collections++) {
         CHECK((s->deque.retired != NULL) == (collections < 2));
         ns_pool_collected(&pool);
-        s->countdown = 0;
+        ns_store(&s->countdown, 0, NS_RELAXED);
         CHECK(ns_pool_is_due(&pool));
     }
     CHECK(s->deque.retired == NULL);
@@ -415,7 +426,8 @@ check_steps(void)
     ns_pool_destroy(&pool);
 }
 
-/* Whatever way an item is put, who steals it sees what was done with it. The flag orders nothing. */
+/* Whatever way an item is put, who steals it sees what was done with it. The flag orders
+ * nothing. */
 static int way;
 
 static void
@@ -545,7 +557,7 @@ static void
 put_another(void)
 {
     static int loads;
-    if (++loads == 6) { /* of the item, after its age */
+    if (++loads == 10) { /* of the item, after its age */
         at_load = NULL;
         CHECK(ns_pool_get(&pool) == &items[0]);
         CHECK(ns_pool_put(&pool, &items[1]) == NULL);
@@ -566,8 +578,8 @@ check_young(void)
     ns_pool_destroy(&pool);
 }
 
-/* The owner of an item moves it while another thread looks for one: before its first load, its second,
- * and so on. It is found all the same; and the oldest of two first. */
+/* The owner of an item moves it while another thread looks for one: before its first load, its
+ * second, and so on. It is found all the same; and the oldest of two first. */
 enum { OWNED = 1, MOVE, MOVED, STOLEN };
 static int loads_left;
 
@@ -596,7 +608,7 @@ turn_of(int one, int other)
 static void
 move_and_steal(int i)
 {
-    for (int round = 0; round < 20; round++) {
+    for (int round = 0; round < 40; round++) {
         if (i == 0) {
             CHECK(ns_pool_put(&pool, &items[0]) == NULL);
             ns_store(&stage, OWNED, NS_RELAXED);
@@ -688,8 +700,8 @@ check_limit(void)
 
 static _Atomic int put_too_many;
 
-/* Everybody gets, holds and puts, by one and in bursts; one thread lets time pass. What is let go, it
- * has; at the end everything is somewhere. */
+/* Everybody gets, holds and puts, by one and in bursts; one thread lets time pass. What is let go,
+ * it has; at the end everything is somewhere. */
 static item *outside[THREADS][ITEMS];
 static int outside_count[THREADS];
 
@@ -766,41 +778,402 @@ check_mix(int64_t most)
     int64_t reserved = 0;
     for (uint32_t slot = 0; slot < ns_load(&pool.used, NS_RELAXED); slot++) {
         ns_pool_shard *s = ns_pool_find(&pool, slot);
-        reserved += s != NULL && ns_load(&s->reserved, NS_RELAXED);
+        reserved += s != NULL && (ns_load(&s->flags, NS_RELAXED) & NS_POOL_RESERVED);
     }
     CHECK(pool.reserved == NULL || ns_load(pool.reserved, NS_RELAXED) == reserved);
     ns_pool_destroy(&pool);
 }
 
-/* More threads than a segment has slots, all alive at once. */
+/* ---- the list ---- */
+
+static uint32_t
+count_listed(void)
+{
+    uint32_t count = 0, used = ns_load(&pool.used, NS_RELAXED);
+    for (uint32_t slot = 0; (slot = next_listed(&pool, slot, used)) < used; slot++) {
+        count++;
+    }
+    return count;
+}
+
+/* Each shard with an item is listed. */
+static void
+check_listed(void)
+{
+    for (uint32_t slot = 0; slot < ns_load(&pool.used, NS_RELAXED); slot++) {
+        ns_pool_shard *s = ns_pool_find(&pool, slot);
+        CHECK(s == NULL || is_empty(s) || next_listed(&pool, slot, slot + 1) == slot);
+    }
+}
+
+/* `many` threads, all alive at once, each of which puts an item. */
 static pthread_barrier_t all_alive;
+static bool takes_back;
 
 static void *
 be_one_of_many(void *argument)
 {
     CHECK(ns_pool_put(&pool, argument) == NULL);
+    CHECK(!takes_back || ns_pool_get(&pool) == argument);
     pthread_barrier_wait(&all_alive);
     return NULL;
 }
 
 static void
+come_and_go(int many)
+{
+    pthread_t threads[ITEMS];
+    pthread_barrier_init(&all_alive, NULL, (unsigned)many);
+    for (int i = 0; i < many; i++) {
+        CHECK(pthread_create(&threads[i], NULL, be_one_of_many, &items[i]) == 0);
+    }
+    for (int i = 0; i < many; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    pthread_barrier_destroy(&all_alive);
+}
+
+/* More threads than a segment has slots. Once they have gone, and their items, no search looks at
+ * their shards, until the slots have new holders. */
+static void
 check_many(void)
 {
     enum { MANY = 300 };
+    (void)ns_slot(); /* this thread's, which puts nothing */
+    make(-1);
+    for (int lap = 0; lap < 3; lap++) {
+        come_and_go(MANY);
+        CHECK(ns_pool_count(&pool) == MANY && count_listed() == MANY);
+        check_listed();
+        if (lap == 1) {
+            drain();
+        }
+        else {
+            for (int i = 0; i < MANY; i++) {
+                CHECK(ns_pool_get(&pool) != NULL);
+            }
+            CHECK(ns_pool_get(&pool) == NULL);
+        }
+        CHECK(count_listed() == 0);
+    }
+    ns_pool_destroy(&pool);
+}
+
+/* A search takes the items aside of more living threads than it has candidates at a time. */
+static pthread_barrier_t may_end;
+
+static void *
+put_and_stay(void *argument)
+{
+    be_one_of_many(argument);
+    pthread_barrier_wait(&may_end);
+    return NULL;
+}
+
+static void
+check_many_living(void)
+{
+    enum { MANY = 40 };
     pthread_t threads[MANY];
     make(-1);
-    pthread_barrier_init(&all_alive, NULL, MANY);
+    pthread_barrier_init(&all_alive, NULL, MANY + 1);
+    pthread_barrier_init(&may_end, NULL, MANY + 1);
     for (int i = 0; i < MANY; i++) {
-        CHECK(pthread_create(&threads[i], NULL, be_one_of_many, &items[i]) == 0);
+        CHECK(pthread_create(&threads[i], NULL, put_and_stay, &items[i]) == 0);
     }
-    for (int i = 0; i < MANY; i++) {
-        pthread_join(threads[i], NULL);
-    }
-    CHECK(ns_pool_count(&pool) == MANY);
+    pthread_barrier_wait(&all_alive);
     for (int i = 0; i < MANY; i++) {
         CHECK(ns_pool_get(&pool) != NULL);
     }
+    CHECK(ns_pool_get(&pool) == NULL && count_listed() == MANY);
+    pthread_barrier_wait(&may_end);
+    for (int i = 0; i < MANY; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    pthread_barrier_destroy(&all_alive);
+    pthread_barrier_destroy(&may_end);
+    ns_pool_destroy(&pool);
+}
+
+/* An item that its owner takes and puts back before each step of a search is in use, and left
+ * alone. */
+enum { IDLE, USE, USED, FOUND };
+
+static void
+have_it_used(void)
+{
+    at_load = NULL;
+    ns_store(&stage, USE, NS_RELEASE);
+    while (ns_load(&stage, NS_ACQUIRE) != USED) {
+        sched_yield();
+    }
+    at_load = have_it_used;
+}
+
+static void
+use_or_look(int i)
+{
+    if (i == 0) {
+        CHECK(ns_pool_put(&pool, &items[0]) == NULL);
+        ns_store(&stage, USED, NS_RELEASE);
+        for (int now; (now = turn_of(USE, FOUND)) == USE;) {
+            CHECK(ns_pool_get(&pool) == &items[0] && ns_pool_put(&pool, &items[0]) == NULL);
+            ns_store(&stage, USED, NS_RELEASE);
+        }
+        CHECK(ns_pool_get(&pool) == &items[0]);
+    }
+    else {
+        turn_of(USED, USED);
+        at_load = have_it_used;
+        CHECK(ns_pool_get(&pool) == NULL);
+        at_load = NULL;
+        ns_store(&stage, FOUND, NS_RELEASE);
+    }
+}
+
+static void
+check_items_in_use(void)
+{
+    make(-1);
+    ns_store(&stage, IDLE, NS_RELAXED);
+    run_threads(2, use_or_look);
+    ns_pool_destroy(&pool);
+}
+
+static void
+look_in_vain(int i)
+{
+    (void)i;
     CHECK(ns_pool_get(&pool) == NULL);
+}
+
+/* A living thread stays listed while its item is out. */
+static void
+check_the_living(void)
+{
+    make(-1);
+    put_one(0);
+    CHECK(ns_pool_get(&pool) == &items[0]);
+    run_threads(1, look_in_vain);
+    CHECK(count_listed() == 1 && ns_pool_put_fast(&pool, &items[0]));
+    run_threads(1, get_one);
+    CHECK(ns_pool_count(&pool) == 0);
+    ns_pool_destroy(&pool);
+}
+
+/* Reservations of threads that ended with their items out are given back. */
+static void
+check_reservations_of_the_dead(void)
+{
+    make(40);
+    takes_back = true;
+    come_and_go(40);
+    takes_back = false;
+    CHECK(count_listed() == 40 && ns_load(pool.reserved, NS_RELAXED) == 40);
+    CHECK(ns_pool_get(&pool) == NULL);
+    CHECK(count_listed() == 0 && ns_load(pool.reserved, NS_RELAXED) == 0);
+    come_and_go(40);
+    CHECK(ns_pool_count(&pool) == 40 && ns_load(pool.reserved, NS_RELAXED) == 40);
+    drain();
+    CHECK(ns_load(pool.reserved, NS_RELAXED) == 0);
+    ns_pool_destroy(&pool);
+}
+
+/* A thread that looks for items takes the shard of a thread that has ended off the list. It stops
+ * before one of its steps, and a new holder of the slot begins to put an item there. That one stops
+ * before one of its steps, until the first has finished. Whatever these steps are: the item is
+ * found, and those that the new holder puts after that, and those of the holder after it. */
+enum { BEGIN, SEARCHING, LISTED_HALF, SEARCHED, ALL_DONE };
+static int search_stops_at, owner_stops_at, steps;
+static bool search_stopped, owner_stopped;
+static _Thread_local int steps_left;
+
+static void
+wait_for_stage(int wanted)
+{
+    while (ns_load(&stage, NS_ACQUIRE) < wanted) {
+        sched_yield();
+    }
+}
+
+static void
+stop_searching(void)
+{
+    if (steps_left-- == 0) {
+        at_step = NULL;
+        search_stopped = true;
+        ns_store(&stage, SEARCHING, NS_RELEASE);
+        wait_for_stage(LISTED_HALF);
+    }
+}
+
+static void
+stop_listing(void)
+{
+    if (steps_left-- == 0) {
+        at_step = NULL;
+        owner_stopped = true;
+        ns_store(&stage, LISTED_HALF, NS_RELEASE);
+        wait_for_stage(SEARCHED);
+    }
+}
+
+static void *
+put_as_new_holder(void *unused)
+{
+    wait_for_stage(SEARCHING);
+    (void)ns_slot();
+    steps_left = owner_stops_at;
+    at_step = stop_listing;
+    CHECK(ns_pool_put(&pool, &items[0]) == NULL);
+    at_step = NULL;
+    if (!owner_stopped) {
+        ns_store(&stage, LISTED_HALF, NS_RELEASE);
+        wait_for_stage(SEARCHED);
+    }
+    check_listed();
+    taken += ns_pool_get(&pool) != NULL;
+    CHECK(taken == 1);
+    CHECK(ns_pool_put(&pool, &items[1]) == NULL); /* the short way, if the shard is listed */
+    check_listed();
+    ns_store(&stage, ALL_DONE, NS_RELEASE);
+    return unused;
+}
+
+static void
+search_and_unlist(void)
+{
+    pthread_t owner;
+    ns_store(&stage, BEGIN, NS_RELAXED);
+    CHECK(pthread_create(&owner, NULL, put_as_new_holder, NULL) == 0);
+    steps_left = search_stops_at;
+    at_step = stop_searching;
+    item *it = ns_pool_get(&pool);
+    at_step = NULL;
+    if (!search_stopped) {
+        ns_store(&stage, SEARCHING, NS_RELEASE);
+        wait_for_stage(LISTED_HALF);
+    }
+    CHECK(it == NULL || it == &items[0]);
+    taken += it != NULL;
+    ns_store(&stage, SEARCHED, NS_RELEASE);
+    wait_for_stage(ALL_DONE);
+    CHECK(ns_pool_get(&pool) == &items[1]);
+    pthread_join(owner, NULL);
+}
+
+/* `flags`: how the shard was left by the holder before, by another search that gave up, or by a
+ * fork. */
+static void
+check_unlisting(uint32_t flags)
+{
+    search_stopped = true;
+    for (search_stops_at = 0; search_stopped; search_stops_at++) {
+        owner_stopped = true;
+        for (owner_stops_at = 0; owner_stopped; owner_stops_at++) {
+            make(-1);
+            run_threads(1, put_two); /* the holder before */
+            CHECK(ns_pool_get(&pool) != NULL && ns_pool_get(&pool) != NULL);
+            ns_store(&ns_pool_find(&pool, next_listed(&pool, 0, 64))->flags, flags, NS_RELAXED);
+            taken = 0;
+            search_stopped = owner_stopped = false;
+            search_and_unlist();
+            run_threads(1, put_one);
+            CHECK(ns_pool_get(&pool) == &items[0] && ns_pool_get(&pool) == NULL);
+            CHECK(count_listed() == 0);
+            ns_pool_destroy(&pool);
+            steps++;
+        }
+    }
+}
+
+static void *
+put_and_end(void *argument)
+{
+    CHECK(ns_pool_put(&pool, argument) == NULL);
+    return NULL;
+}
+
+/* The same, but the new holder comes and has ended before the search goes on: one that leaves its
+ * item aside, and one that leaves it in its deque. */
+static void *
+put_two_and_take_one(void *argument)
+{
+    CHECK(ns_pool_put(&pool, &items[0]) == NULL && ns_pool_put(&pool, argument) == NULL);
+    CHECK(ns_pool_get(&pool) == argument);
+    return NULL;
+}
+
+static bool leaves_it_aside;
+
+static void
+let_one_come_and_go(void)
+{
+    if (steps_left-- == 0) {
+        pthread_t visitor;
+        at_step = NULL;
+        search_stopped = true;
+        CHECK(pthread_create(&visitor,
+                             NULL,
+                             leaves_it_aside ? put_and_end : put_two_and_take_one,
+                             leaves_it_aside ? &items[0] : &items[1]) == 0);
+        pthread_join(visitor, NULL);
+    }
+}
+
+static void
+check_unlisting_amid_a_visit(void)
+{
+    search_stopped = true;
+    for (search_stops_at = 0; search_stopped; search_stops_at++) {
+        make(-1);
+        run_threads(1, put_two);
+        CHECK(ns_pool_get(&pool) != NULL && ns_pool_get(&pool) != NULL);
+        search_stopped = false;
+        steps_left = search_stops_at;
+        at_step = let_one_come_and_go;
+        item *it = ns_pool_get(&pool);
+        at_step = NULL;
+        check_listed();
+        CHECK(!search_stopped || it == &items[0] || ns_pool_get(&pool) == &items[0]);
+        CHECK(ns_pool_get(&pool) == NULL && count_listed() == 0);
+        ns_pool_destroy(&pool);
+    }
+}
+
+/* Threads that come and go, each of which puts an item, and threads that look for them: none is
+ * overlooked. */
+static void
+visit_or_look(int i)
+{
+    if (i < 2) {
+        for (int n = 0; n < ROUNDS / 100; n++) {
+            pthread_t one, other;
+            CHECK(pthread_create(&one, NULL, put_and_end, &items[i]) == 0);
+            CHECK(pthread_create(&other, NULL, put_and_end, &items[2 + i]) == 0);
+            pthread_join(one, NULL);
+            pthread_join(other, NULL);
+        }
+        ns_add(&taken, 1, NS_RELEASE);
+    }
+    else {
+        long found = 0;
+        while (ns_load(&taken, NS_ACQUIRE) < 2 || ns_pool_count(&pool) > 0) {
+            found += ns_pool_get(&pool) != NULL;
+        }
+        outside_count[i] = (int)found;
+    }
+}
+
+static void
+check_visitors(void)
+{
+    make(-1);
+    taken = 0;
+    run_threads(4, visit_or_look);
+    CHECK(outside_count[2] + outside_count[3] == ROUNDS / 100 * 4);
+    check_listed();
+    CHECK(ns_pool_get(&pool) == NULL && count_listed() == 0);
     ns_pool_destroy(&pool);
 }
 
@@ -823,6 +1196,19 @@ main(void)
     printf("over the limit by more than one a thread: %d times\n", (int)put_too_many);
     memset(items, 0, sizeof(items));
     check_many();
+    check_many_living();
+    check_items_in_use();
+    check_the_living();
+    check_reservations_of_the_dead();
+    check_unlisting(NS_POOL_READY);
+    check_unlisting(0);
+    check_unlisting(NS_POOL_RESERVED | NS_POOL_LISTING);
+    printf("unlisting and listing: %d interleavings\n", steps);
+    leaves_it_aside = true;
+    check_unlisting_amid_a_visit();
+    leaves_it_aside = false;
+    check_unlisting_amid_a_visit();
+    check_visitors();
     puts("pool: ok");
     return 0;
 }

@@ -73,6 +73,17 @@ slow_then_fast(int i)
     guarded++;
 }
 
+/* With room for all, no try fails, however many threads change the word at once. */
+static void
+plenty(int i)
+{
+    (void)i;
+    for (int n = 0; n < ROUNDS; n++) {
+        CHECK(ns_semaphore_try(&semaphore, 1));
+        CHECK(ns_semaphore_release(&semaphore, 1));
+    }
+}
+
 static const struct ns_wait_steps *const steps = &ns_semaphore_steps;
 
 /* Who is served when, step by step; no thread is needed to see it. */
@@ -232,6 +243,10 @@ main(void)
     make(2);
     CHECK(ns_semaphore_try(&semaphore, 2) && !steps->enter(&semaphore, &w));
     run_threads(2, slow_then_fast);
+
+    make(THREADS);
+    run_threads(THREADS, plenty);
+    CHECK(ns_semaphore_available(&semaphore) == THREADS);
 
     make(TOTAL);
     run_threads(THREADS, mix);

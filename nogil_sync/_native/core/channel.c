@@ -6,6 +6,11 @@
 #ifndef NS_CHANNEL_LINGER
 #define NS_CHANNEL_LINGER 5000 /* nanoseconds before it waits at all */
 #endif
+#ifndef NS_CHANNEL_YIELDS
+#define NS_CHANNEL_YIELDS 4 /* of the processor, after that */
+#endif
+#define SHORTEST_PACE 200 /* nanoseconds between two looks while it lingers */
+#define LONGEST_PACE 2000
 
 /* What `lock` clears; tests/c has a mutant that clears nothing. */
 #ifndef NS_CHANNEL_FREEZES
@@ -17,6 +22,7 @@
 #define BORN NS_CHANNEL_BORN
 #define OPEN NS_CHANNEL_OPEN
 #define CLOSED NS_CHANNEL_CLOSED
+#define FULL NS_CHANNEL_FULL
 
 void
 ns_channel_init(ns_channel *c, ns_channel_slot *slots, uint64_t capacity)
@@ -25,10 +31,13 @@ ns_channel_init(ns_channel *c, ns_channel_slot *slots, uint64_t capacity)
     while (UINT64_C(1) << shift < capacity) {
         shift++;
     }
+    const uint64_t lap = UINT64_C(1) << shift << NS_CHANNEL_SHIFT;
     ns_channel_end *const ends[] = {&c->out, &c->in};
     for (int i = 0; i < 2; i++) {
         ends[i]->slots = slots;
         ends[i]->capacity = capacity;
+        ends[i]->lap = lap;
+        ends[i]->wrap = lap - ((capacity - 1) << NS_CHANNEL_SHIFT);
         ends[i]->shift = shift;
         ns_store(&ends[i]->generation, ns_fork_generation(), NS_RELAXED);
     }
@@ -42,8 +51,9 @@ ns_channel_init(ns_channel *c, ns_channel_slot *slots, uint64_t capacity)
 static uint64_t
 distance(const ns_channel_end *end, uint64_t from, uint64_t to)
 {
-    return (ns_channel_lap(end, to) - ns_channel_lap(end, from)) * end->capacity +
-           ns_channel_index(end, to) - ns_channel_index(end, from);
+    const uint64_t laps = (ns_channel_turn(end, to) - ns_channel_turn(end, from)) >> end->shift;
+    return (laps >> NS_CHANNEL_SHIFT) * end->capacity + ns_channel_index(end, to) -
+           ns_channel_index(end, from);
 }
 
 static uint64_t
@@ -71,11 +81,11 @@ static void
 push(ns_channel *c, void *item)
 {
     ns_channel_end *in = &c->in;
-    uint64_t word = ns_load(&in->word, NS_RELAXED), turn = 2 * ns_channel_lap(in, word);
-    ns_channel_slot *slot = &in->slots[ns_channel_index(in, word)];
+    uint64_t word = ns_load(&in->word, NS_RELAXED), turn = ns_channel_turn(in, word);
+    ns_channel_slot *slot = ns_channel_slot_at(in, word);
     await(slot, turn);
     slot->item = item;
-    ns_store(&slot->turn, turn + 1, NS_CHANNEL_PASS);
+    ns_store(&slot->turn, turn | FULL, NS_CHANNEL_PASS);
     ns_store(&in->word, ns_channel_next(in, word), NS_RELAXED);
 }
 
@@ -83,11 +93,11 @@ static void *
 pop(ns_channel *c)
 {
     ns_channel_end *out = &c->out;
-    uint64_t word = ns_load(&out->word, NS_RELAXED), turn = 2 * ns_channel_lap(out, word) + 1;
-    ns_channel_slot *slot = &out->slots[ns_channel_index(out, word)];
-    await(slot, turn);
+    uint64_t word = ns_load(&out->word, NS_RELAXED), turn = ns_channel_turn(out, word);
+    ns_channel_slot *slot = ns_channel_slot_at(out, word);
+    await(slot, turn | FULL);
     void *item = slot->item;
-    ns_store(&slot->turn, turn + 1, NS_CHANNEL_PASS);
+    ns_store(&slot->turn, ns_channel_lap_on(out, turn), NS_CHANNEL_PASS);
     ns_store(&out->word, ns_channel_next(out, word), NS_RELAXED);
     return item;
 }
@@ -102,23 +112,23 @@ mend(ns_channel *c)
     const uint64_t in = ns_load(&c->in.word, NS_RELAXED);
     uint64_t from = first, to = first;
     for (uint64_t n = count(c); n > 0; n--, from = ns_channel_next(out, from)) {
-        ns_channel_slot *source = &out->slots[ns_channel_index(out, from)];
-        if (ns_load(&source->turn, NS_RELAXED) == 2 * ns_channel_lap(out, from) + 1) {
-            ns_channel_slot *target = &out->slots[ns_channel_index(out, to)];
+        ns_channel_slot *source = ns_channel_slot_at(out, from);
+        if (ns_load(&source->turn, NS_RELAXED) == (ns_channel_turn(out, from) | FULL)) {
+            ns_channel_slot *target = ns_channel_slot_at(out, to);
             if (target !=
                 source) { /* out of one before it is in the other: a fork must not find it in both */
                 void *item = source->item;
-                ns_store(&source->turn, 2 * ns_channel_lap(out, from), NS_RELEASE);
+                ns_store(&source->turn, ns_channel_turn(out, from), NS_RELEASE);
                 target->item = item;
-                ns_store(&target->turn, 2 * ns_channel_lap(out, to) + 1, NS_RELEASE);
+                ns_store(&target->turn, ns_channel_turn(out, to) | FULL, NS_RELEASE);
             }
             to = ns_channel_next(out, to);
         }
     }
     const uint64_t end = to;
     for (uint64_t n = out->capacity - distance(out, first, end); n > 0; n--) {
-        ns_channel_slot *slot = &out->slots[ns_channel_index(out, to)];
-        uint64_t turn = 2 * ns_channel_lap(out, to);
+        ns_channel_slot *slot = ns_channel_slot_at(out, to);
+        uint64_t turn = ns_channel_turn(out, to);
         if (ns_load(&slot->turn, NS_RELAXED) != turn) { /* most were never touched */
             ns_store(&slot->turn, turn, NS_RELAXED);
         }
@@ -254,23 +264,61 @@ ns_channel_close(ns_channel *c)
     return first;
 }
 
+/* Whether the slot at that position is ready: `full` is FULL or 0. */
 static bool
-linger(ns_channel_end *end, unsigned ready)
+is_ready(const ns_channel_end *end, uint64_t word, uint64_t full)
 {
-    if (!ns_channel_is_easy(end, ns_load(&end->word, NS_RELAXED)) || !ns_spin_begin()) {
-        return false;
-    }
-    const int64_t until = ns_now() + NS_CHANNEL_LINGER;
-    bool found = false, easy;
+    return ns_load(&ns_channel_slot_at(end, word)->turn, NS_RELAXED) ==
+           (ns_channel_turn(end, word) | full);
+}
+
+enum look { NOT_READY, READY, FROZEN };
+
+static enum look
+look(ns_channel_end *end, uint64_t full)
+{
+    uint64_t word = ns_load(&end->word, NS_RELAXED);
+    return !ns_channel_is_easy(end, word) ? FROZEN : is_ready(end, word, full) ? READY : NOT_READY;
+}
+
+/* Looks every `pace` for up to NS_CHANNEL_LINGER, and adapts the pace to what it finds. */
+static enum look
+look_out_awake(ns_channel_end *end, uint64_t full)
+{
+    int64_t now = ns_now();
+    const int64_t until = now + NS_CHANNEL_LINGER;
+    int64_t pace = ns_load(&end->pace, NS_RELAXED);
+    enum look found;
+    pace = pace < SHORTEST_PACE ? SHORTEST_PACE : pace;
     do {
-        ns_pause();
-        uint64_t word = ns_load(&end->word, NS_RELAXED);
-        easy = ns_channel_is_easy(end, word);
-        found = easy && ns_load(&end->slots[ns_channel_index(end, word)].turn, NS_RELAXED) ==
-                            2 * ns_channel_lap(end, word) + ready;
-    } while (easy && !found && ns_now() < until);
-    ns_spin_end();
+        for (int64_t next = now + pace < until ? now + pace : until; now < next; now = ns_now()) {
+            ns_pause();
+        }
+        found = look(end, full);
+    } while (found == NOT_READY && now < until);
+    if (found == READY) {
+        uint64_t next = ns_channel_next(end, ns_load(&end->word, NS_RELAXED));
+        int64_t better = is_ready(end, next, full) ? 2 * pace : pace / 2;
+        if (better >= SHORTEST_PACE && better <= LONGEST_PACE) {
+            ns_store(&end->pace, (uint32_t)better, NS_RELAXED);
+        }
+    }
     return found;
+}
+
+static bool
+linger(ns_channel_end *end, uint64_t full)
+{
+    enum look found = look(end, full);
+    if (found == NOT_READY && ns_spin_begin()) {
+        found = look_out_awake(end, full);
+        ns_spin_end();
+    }
+    for (int yields = 0; found == NOT_READY && yields < NS_CHANNEL_YIELDS; yields++) {
+        ns_yield();
+        found = look(end, full);
+    }
+    return found == READY;
 }
 
 bool
@@ -282,7 +330,7 @@ ns_channel_linger_to_send(ns_channel *c)
 bool
 ns_channel_linger_to_receive(ns_channel *c)
 {
-    return linger(&c->out, 1);
+    return linger(&c->out, FULL);
 }
 
 static bool
@@ -423,8 +471,9 @@ ns_channel_each(ns_channel *c, uint64_t *cursor)
     /* 1 in the flags' place tells a cursor from a beginning. */
     word = *cursor == 0 ? word : *cursor & mask;
     while (word < end) {
-        ns_channel_slot *slot = &c->out.slots[ns_channel_index(&c->out, word)];
-        bool full = ns_load(&slot->turn, NS_CHANNEL_READ) == 2 * ns_channel_lap(&c->out, word) + 1;
+        ns_channel_slot *slot = ns_channel_slot_at(&c->out, word);
+        bool full =
+            ns_load(&slot->turn, NS_CHANNEL_READ) == (ns_channel_turn(&c->out, word) | FULL);
         word = ns_channel_next(&c->out, word);
         if (full) { /* in the child of a fork its sender may be gone */
             *cursor = word | 1;

@@ -1,29 +1,32 @@
 /* deque.h: a stack for its owner, from whose other end anyone may steal.
  *
- * The work-stealing deque of Chase and Lev ("Dynamic Circular Work-Stealing Deque", SPAA 2005), with
- * the orderings of Lê, Pop, Cohen and Zappa Nardelli ("Correct and Efficient Work-Stealing for
- * Weak Memory Models", PPoPP 2013). Each item carries a stamp, so that the old can be told from the new.
+ * The work-stealing deque of Chase and Lev ("Dynamic Circular Work-Stealing Deque", SPAA 2005),
+ * with the orderings of Lê, Pop, Cohen and Zappa Nardelli ("Correct and Efficient Work-Stealing for
+ * Weak Memory Models", PPoPP 2013). Each item carries a stamp, so that the old can be told from the
+ * new.
  *
  *     index:    0 ... top ............ bottom
  *               gone   steal ->  <- pop, push ->
  *
- * `top` and `bottom` only name places; item i lies in slot i modulo the ring's size. The items are those
- * at top <= i < bottom. The owner pushes and pops at the bottom; `top` never decreases.
+ * `top` and `bottom` only name places; item i lies in slot i modulo the ring's size. The items are
+ * those at top <= i < bottom. The owner pushes and pops at the bottom; `top` never decreases.
  *
  * Who writes what. `bottom`, `ring`, `retired` and the slots: the owner. `top`: whoever takes an
  * item there, by compare-and-swap; one success, one taker. The owner is one thread at a time: who
  * becomes it must have seen what the one before it did (slots.h).
  *
  * Why no item is taken twice
- *   - Two thieves, or a thief and the owner at the last item: one compare-and-swap of `top` succeeds.
- *   - The owner takes item b without one if it reads top < b after it lowered `bottom` to b. A thief takes
- *     b only if it reads top == b and then bottom > b. The lowering, the owner's read of `top`, and a
- *     thief's reads of `top` and then `bottom` are sequentially consistent. If the owner read top < b, its
- *     read comes before that top became b, so its lowering before the thief's read of `bottom`, which
- *     then sees b (or what was pushed there later, which is another item). This is what the
- *     exchange in `pop` is for: with a plain store, the processor makes it visible after the read.
- *   - A thief reads the slot before its compare-and-swap. The slot is reused only when the owner sees
- *     top > i (acquire), which then has failed that thief's compare-and-swap.
+ *   - Two thieves, or a thief and the owner at the last item: one compare-and-swap of `top`
+ *     succeeds.
+ *   - The owner takes item b without one if it reads top < b after it lowered `bottom` to b. A
+ *     thief takes b only if it reads top == b and then bottom > b. The lowering, the owner's read
+ *     of `top`, and a thief's reads of `top` and then `bottom` are sequentially consistent. If the
+ *     owner read top < b, its read comes before that top became b, so its lowering before the
+ *     thief's read of `bottom`, which then sees b (or what was pushed there later, which is another
+ *     item). This is what the exchange in `pop` is for: with a plain store, the processor makes it
+ *     visible after the read.
+ *   - A thief reads the slot before its compare-and-swap. The slot is reused only when the owner
+ *     sees top > i (acquire), which then has failed that thief's compare-and-swap.
  *
  * Other orderings. Every store of `bottom` is a release and a thief's load an acquire, so that it
  * sees slot and item; ring pointers likewise, as the ring must be seen whole.
@@ -32,18 +35,19 @@
  * go on reading the old one: what it holds at index i does not change any more, and whether i is
  * still there is decided by `top` as ever.
  *
- * Reclamation. Replaced rings are kept in a list of the owner's, and freed when no thief can be reading
- * them. `now` counts moments at which no thread at all was inside a call of this file (for the
- * pool: pauses of the garbage collector). A count may be read a little before the moment it
- * tells of, so a ring retired at n is free from n + 2 on. A ring is replaced by a smaller one only when
- * none is retired: so those that are take less than twice as much as the largest ever did, also where
- * nothing counts for long, or ever.
+ * Reclamation. Replaced rings are kept in a list of the owner's, and freed when no thief can be
+ * reading them. `now` counts moments at which no thread at all was inside a call of this file (for
+ * the pool: pauses of the garbage collector). A count may be read a little before the moment it
+ * tells of, so a ring retired at n is free from n + 2 on. A ring is replaced by a smaller one only
+ * when none is retired: so those that are take less than twice as much as the largest ever did,
+ * also where nothing counts for long, or ever.
  *
- * Fork. The child may find an owner gone amid a call. A pop leaves bottom == top - 1 in the worst case, which
- * every reader takes for empty, and the next push repairs; the item that was being moved is lost to the
- * child, like whatever else that thread had in its hands. The list of retired rings holds only rings that are
- * whole and not freed, whatever step of the owner is the last: a ring is linked in by one store, after its fields
- * are set, and rings are taken out by one store before any of them is freed.
+ * Fork. The child may find an owner gone amid a call. A pop leaves bottom == top - 1 in the worst
+ * case, which every reader takes for empty, and the next push repairs; the item that was being
+ * moved is lost to the child, like whatever else that thread had in its hands. The list of retired
+ * rings holds only rings that are whole and not freed, whatever step of the owner is the last: a
+ * ring is linked in by one store, after its fields are set, and rings are taken out by one store
+ * before any of them is freed.
  *
  * Progress: owner wait-free but for growth; a thief retries only if another took an item.
  */
@@ -69,12 +73,14 @@ typedef struct ns_ring {
     ns_deque_slot slots[];
 } ns_ring;
 
-/* All zero: empty, and without a ring. */
+/* All zero: empty, and without a ring. The struct begins a cache line of its own, and ends amid the
+ * next one, where its user may put more that is the owner's. */
 typedef struct ns_deque {
-    _Alignas(NS_CACHE_LINE) _Atomic int64_t bottom;
+    _Atomic int64_t top;
+    char apart[NS_CACHE_LINE - sizeof(int64_t)]; /* thieves write `top` */
+    _Atomic int64_t bottom;
     _Atomic(ns_ring *) ring;
     _Atomic(ns_ring *) retired;
-    _Alignas(NS_CACHE_LINE) _Atomic int64_t top;
 } ns_deque;
 
 /* ---- the owner ---- */
@@ -148,7 +154,8 @@ ns_deque_pop(ns_deque *d)
     return item;
 }
 
-/* Gives back memory that a burst of items needed and that is not needed any more, a step at a time. */
+/* Gives back memory that a burst of items needed and that is not needed any more, a step at a
+ * time. */
 void ns_deque_trim(ns_deque *d, uint64_t now);
 
 /* ---- anyone ---- */

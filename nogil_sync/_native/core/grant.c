@@ -1,26 +1,70 @@
 #include "grant.h"
 
-/* Fork generation << 32 | how many spin: those of a parent process do not count in the child. */
-static _Atomic uint64_t spinning;
+#include "slots.h"
+
+#define TURNS 64 /* for 128 processors; of more, less than half may spin */
+#define TRIES 2
+
+static struct turn {
+    _Alignas(NS_CACHE_LINE) _Atomic uint32_t word;
+} turns[TURNS];
+static _Atomic uint32_t homes; /* how many were given out */
+static NS_THREAD_LOCAL uint32_t home; /* + 1; 0: none yet */
+static NS_THREAD_LOCAL struct turn *mine;
+
+/* What a word is while a thread of this process holds the turn. */
+static uint32_t
+taken_word(void)
+{
+    return ns_fork_generation() + 1;
+}
+
+static uint32_t
+turn_count(void)
+{
+    uint32_t pairs = ns_cpu_count() / 2;
+    return pairs < TURNS ? pairs : TURNS;
+}
+
+static bool
+take_turn(struct turn *turn)
+{
+    uint32_t word = ns_load(&turn->word, NS_RELAXED);
+    return word != taken_word() && ns_cas(&turn->word, &word, taken_word(), NS_RELAXED);
+}
 
 bool
 ns_spin_begin(void)
 {
-    const uint64_t none = (uint64_t)ns_fork_generation() << 32;
-    uint64_t word = ns_load(&spinning, NS_RELAXED), count;
-    do {
-        count = word > none ? word - none : 0;
-        if (count >= ns_cpu_count() / 2) {
-            return false;
-        }
-    } while (!ns_cas(&spinning, &word, none + count + 1, NS_RELAXED));
-    return true;
+    const uint32_t count = turn_count();
+    if (count == 0 || mine != NULL) {
+        return false;
+    }
+    if (home == 0) {
+        home = ns_add(&homes, 1, NS_RELAXED) + 1;
+    }
+    for (uint32_t n = 0; n < TRIES && mine == NULL; n++) {
+        struct turn *turn = &turns[(home + n * (count / TRIES)) % count];
+        mine = take_turn(turn) ? turn : NULL;
+    }
+    return mine != NULL;
 }
 
 void
 ns_spin_end(void)
 {
-    ns_sub(&spinning, 1, NS_RELAXED);
+    ns_store(&mine->word, 0, NS_RELAXED);
+    mine = NULL;
+}
+
+unsigned
+ns_spinners(void)
+{
+    unsigned count = 0;
+    for (uint32_t i = 0; i < TURNS; i++) {
+        count += ns_load(&turns[i].word, NS_RELAXED) == taken_word();
+    }
+    return count;
 }
 
 void

@@ -18,6 +18,17 @@
  * Spinning: a waiter that expects to be served soon looks at its word for some microseconds
  * before it sleeps, since a wake-up costs 30 µs and more on virtual machines. At most half of the
  * processors spin at a time, over all objects; others sleep at once.
+ *
+ * Turns at spinning. There is one turn for each pair of processors, on a cache line of its own. A
+ * thread spins only while it holds one. So the bound needs no count that each wait would write: a
+ * thread tries its home turn and one other, and no more. Homes are given out in rotation, so as
+ * many threads as there are turns have different homes, and each finds its turn on its own line.
+ * A thread that finds both taken sleeps, although a third may be free.
+ *
+ * A turn's word:  the fork generation + 1 in which it was taken; 0 or that of a parent: free
+ *
+ *   So a turn of a parent's thread is free in the child, without a visit. It is taken by a
+ *   compare-and-swap and given back by a store. Both are relaxed: a turn guards no data.
  */
 #ifndef NS_GRANT_H
 #define NS_GRANT_H
@@ -49,8 +60,12 @@ ns_is_granted(ns_waiter *w)
 /* The `wait` step: spins for up to `spin` nanoseconds, then sleeps. */
 enum ns_wait_result ns_await_grant(ns_waiter *w, int64_t deadline, int64_t spin);
 
-/* A turn at spinning. False: too many do, or there is one processor only. */
+/* Takes a turn at spinning. False: too many threads spin, there is one processor only, or this
+ * thread holds a turn already. */
 bool ns_spin_begin(void);
+/* Gives back this thread's turn. */
 void ns_spin_end(void);
+/* How many turns are taken; for tests. */
+unsigned ns_spinners(void);
 
 #endif

@@ -1,7 +1,7 @@
 #include "lock.h"
 
-/* For so many pauses a thread looks whether the lock gets free, before it sleeps: a few microseconds. Tests
- * shrink it. */
+/* For so many pauses a thread looks whether the lock gets free, before it sleeps: a few
+ * microseconds. Tests shrink it. */
 #ifndef NS_LOCK_SPINS
 #define NS_LOCK_SPINS 40
 #endif

@@ -1,5 +1,7 @@
 #include "semaphore.h"
 
+#include "backoff.h"
+
 #ifndef NS_SEMAPHORE_SPIN
 #define NS_SEMAPHORE_SPIN 10000 /* nanoseconds before a waiter sleeps */
 #endif
@@ -59,6 +61,28 @@ ns_semaphore_release_slow(ns_semaphore *s, uint64_t n)
         ns_add(&s->word, n * ONE, NS_RELAXED);
     }
     serve_and_unlock(s);
+    return right;
+}
+
+bool
+ns_semaphore_try_again(ns_semaphore *s, uint64_t n)
+{
+    int64_t pause = NS_BACK_OFF_FIRST;
+    bool taken;
+    do {
+        ns_back_off(&pause);
+    } while (!ns_semaphore_try_once(s, n, &taken));
+    return taken;
+}
+
+bool
+ns_semaphore_release_again(ns_semaphore *s, uint64_t n)
+{
+    int64_t pause = NS_BACK_OFF_FIRST;
+    bool right;
+    do {
+        ns_back_off(&pause);
+    } while (!ns_semaphore_release_once(s, n, &right));
     return right;
 }
 

@@ -20,6 +20,11 @@
  * one giving way) ends in `serve`, which restores it. A waiter is away only if a handler that
  * interrupted it uses the semaphore; otherwise it is served, and keeps others waiting, as if it slept.
  *
+ * Why no fetch-and-add. A failed request that subtracts and then undoes it would hide units that
+ * are released meanwhile: a try after such a release could fail although a unit is there. A release
+ * beyond the total that adds and then undoes it would let another thread take more than there are.
+ * So both are compare-and-swaps, with back-off (backoff.h).
+ *
  * Ordering: acquire takes and release frees with the orderings of their names; with waiters the
  * queue's lock and the node's state carry them.
  *
@@ -62,41 +67,51 @@ ns_semaphore_is_easy(uint64_t word)
 
 bool ns_semaphore_try_slow(ns_semaphore *s, uint64_t n);
 bool ns_semaphore_release_slow(ns_semaphore *s, uint64_t n);
+/* After another thread changed the word in between. */
+bool ns_semaphore_try_again(ns_semaphore *s, uint64_t n);
+bool ns_semaphore_release_again(ns_semaphore *s, uint64_t n);
+
+/* One attempt of ns_semaphore_try, whose answer is in *taken. False: the word changed meanwhile. */
+static inline bool
+ns_semaphore_try_once(ns_semaphore *s, uint64_t n, bool *taken)
+{
+    uint64_t word = ns_load(&s->word, NS_RELAXED);
+    if (ns_unlikely(!ns_semaphore_is_easy(word))) {
+        *taken = ns_semaphore_try_slow(s, n);
+        return true;
+    }
+    *taken = word / NS_SEMAPHORE_ONE >= n;
+    return !*taken || ns_cas(&s->word, &word, word - n * NS_SEMAPHORE_ONE, NS_ACQUIRE);
+}
 
 /* Takes n if they are available and nobody is waiting. n >= 1. */
 static inline bool
 ns_semaphore_try(ns_semaphore *s, uint64_t n)
 {
-    uint64_t word = ns_load(&s->word, NS_RELAXED);
-    for (;;) {
-        if (ns_unlikely(!ns_semaphore_is_easy(word))) {
-            return ns_semaphore_try_slow(s, n);
-        }
-        if (word / NS_SEMAPHORE_ONE < n) {
-            return false;
-        }
-        if (ns_cas(&s->word, &word, word - n * NS_SEMAPHORE_ONE, NS_ACQUIRE)) {
-            return true;
-        }
+    bool taken;
+    return ns_likely(ns_semaphore_try_once(s, n, &taken)) ? taken : ns_semaphore_try_again(s, n);
+}
+
+/* One attempt of ns_semaphore_release, in the same way. */
+static inline bool
+ns_semaphore_release_once(ns_semaphore *s, uint64_t n, bool *right)
+{
+    uint64_t word = ns_load(&s->word, NS_ACQUIRE); /* born, so the total is there */
+    if (ns_unlikely(!ns_semaphore_is_easy(word))) {
+        *right = ns_semaphore_release_slow(s, n);
+        return true;
     }
+    *right = n <= s->total - word / NS_SEMAPHORE_ONE;
+    return !*right || ns_cas(&s->word, &word, word + n * NS_SEMAPHORE_ONE, NS_RELEASE);
 }
 
 /* Gives n back. False, and nothing changed, if more than the total would be available. */
 static inline bool
 ns_semaphore_release(ns_semaphore *s, uint64_t n)
 {
-    uint64_t word = ns_load(&s->word, NS_ACQUIRE); /* born, so the total is there */
-    for (;;) {
-        if (ns_unlikely(!ns_semaphore_is_easy(word))) {
-            return ns_semaphore_release_slow(s, n);
-        }
-        if (n > s->total - word / NS_SEMAPHORE_ONE) {
-            return false;
-        }
-        if (ns_cas(&s->word, &word, word + n * NS_SEMAPHORE_ONE, NS_RELEASE)) {
-            return true;
-        }
-    }
+    bool right;
+    return ns_likely(ns_semaphore_release_once(s, n, &right)) ? right
+                                                              : ns_semaphore_release_again(s, n);
 }
 
 /* How to wait for w->amount of them (wait.h), after ns_semaphore_try failed. */

@@ -8,8 +8,15 @@ struct ns_hash_seed ns_hash_seed = {UINT64_C(0x9E3779B97F4A7C15), UINT64_C(0xD6E
 void
 ns_hash_seed_set(uint64_t first, uint64_t second)
 {
-    ns_store(&ns_hash_seed.addend, first, NS_RELAXED);
-    ns_store(&ns_hash_seed.factor, second | 1, NS_RELAXED);
+    static ns_lock lock;
+    static bool done;
+    ns_lock_take(&lock);
+    if (!done) {
+        ns_hash_seed.addend = first;
+        ns_hash_seed.factor = second | 1;
+        done = true;
+    }
+    ns_lock_release(&lock);
 }
 
 /* ---- Segments ---- */
@@ -304,8 +311,8 @@ thaw(ns_segment *s)
     }
 }
 
-/* Its lock was held by a thread that did not survive a fork. Somebody may read the segment, if only the caller: so
- * the keys get a stamp also if this thread is alone. */
+/* Its lock was held by a thread that did not survive a fork. Somebody may read the segment, if only
+ * the caller: so the keys get a stamp also if this thread is alone. */
 static void
 repair(ns_segment *s)
 {
@@ -447,7 +454,7 @@ is_retired(ns_table *t, ns_segment *s)
     return each != NULL;
 }
 
-/* Notes what is about to be published. old[0] is the last: with it the note is there, and complete. */
+/* Notes what is about to be published. old[0] comes last: with it the note is there, complete. */
 static void
 note(ns_table *t, ns_segment *old[2], ns_segment *new[2])
 {
@@ -463,8 +470,8 @@ forget(ns_table *t)
     ns_store(&t->old[0], NULL, NS_RELEASE);
 }
 
-/* Finishes what a thread was publishing that did not survive a fork. The caller may be in a section, and hold the
- * lock of an old segment: so these get a stamp also if it is alone. */
+/* Finishes what a thread was publishing that did not survive a fork. The caller may be in a
+ * section, and hold the lock of an old segment: so these get a stamp also if it is alone. */
 static void
 finish_publication(ns_table *t)
 {
@@ -615,9 +622,10 @@ has_retired(const ns_table *t)
 
 /* ---- Rebuilding ---- */
 
-/* Freezes the live entries of `old`, and copies them to the new segments that cover them. The groups are
- * taken in the order of a search for one of them: if all have one hash, as can happen, they keep
- * their order, which was that of their insertion, and with it what a dict's searches cost. */
+/* Freezes the live entries of `old`, and copies them to the new segments that cover them. The
+ * groups are taken in the order of a search for one of them: if all have one hash, as can happen,
+ * they keep their order, which was that of their insertion, and with it what a dict's searches
+ * cost. */
 static void
 fill(ns_segment *old, ns_segment *new[2])
 {
@@ -641,7 +649,7 @@ fill(ns_segment *old, ns_segment *new[2])
             ns_entry *e = &s->entries[(size_t)to * NS_GROUP + i];
             ns_store(&e->key, ns_load(&from->key, NS_RELAXED), NS_RELAXED);
             ns_store(&e->hash, hash, NS_RELAXED);
-            /* Acquire: what came with the value goes on with the copy. Frozen, it does not change. */
+            /* Acquire: what came with the value goes on with its copy. Then it does not change. */
             ns_or(&from->value, NS_FROZEN, NS_ACQUIRE);
             ns_store(&e->value, ns_load(&from->value, NS_RELAXED) & ~NS_FROZEN, NS_RELAXED);
             /* An EMPTY tag is 0. Nobody sees it yet: the directory publishes all. */
@@ -853,8 +861,8 @@ create(ns_table *t)
     return true;
 }
 
-/* The lock of a segment was not free, or was last used before a fork. In a section, which it leaves. Whether
- * the segment is locked now, and current. */
+/* The lock of a segment was not free, or was last used before a fork. In a section, which it
+ * leaves. Whether the segment is locked now, and current. */
 static bool
 lock_slow(ns_table *t, ns_segment *s, ns_section section)
 {

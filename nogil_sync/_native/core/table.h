@@ -31,8 +31,8 @@
  *        0                DELETED          0        free again
  *        0                0x80|7 bits      word     being inserted: not there yet
  *        v                0x80|7 bits      word     live
- *        v | 2            0x80|7 bits      word     live and frozen: only the lock's holder may change it
- *        stamp << 1 | 1   DELETED          word     dead; its key is kept until the stamp is safe (epoch.h)
+ *        v | 2            0x80|7 bits      word     live, frozen: only the lock's holder writes it
+ *        stamp << 1 | 1   DELETED          word     dead; keeps its key until the stamp is safe
  *
  *    Under the segment's lock:
  *    Insert: key, hash, tag (release), value (release: the moment it is there).
@@ -74,9 +74,9 @@
  *        The old value is the writer's now, as only one swap takes it out.
  *    (f) A writer that found the key absent takes the lock in the same section, and need not search
  *        again if the tags of the first group are what they were before the search, an EMPTY among
- *        them and none of them the key's. Suppose the key has come since. Its insertion took a place
- *        in the first group, as there was one, and gave it the key's tag: not there before, there
- *        now. Or it was deleted again; then it is absent.
+ *        them and none of them the key's. Suppose the key has come since. Its insertion took a
+ *        place in the first group, as there was one, and gave it the key's tag: not there before,
+ *        there now. Or it was deleted again; then it is absent.
  *
  * 4. Rebuild: under the locks of the old segments (two for a merge, the second only tried for):
  *    fill the new ones, which are born locked and NEW: freeze each live value, then copy it. Then,
@@ -110,28 +110,36 @@
  *    leaves something to wait asks for a poll, in ns_table_unlock, when it holds no lock. If the
  *    calling thread is alone (epoch.h) nothing waits.
  *
+ *    How much waits, at most: what is not safe yet, of which epoch.h gives the bound for the whole
+ *    process (dead keys and retired segments are noted there); and what is safe but has not been
+ *    looked at: in each segment an eighth part of dead entries, or NS_SWEEP, and of each table the
+ *    segments that were retired by its last rebuilds, not more bytes than epoch.h lets wait.
+ *    ns_table_bytes counts all of it.
+ *
  * 7. Fork. A segment's lock, if held by a thread that is gone, was held in the middle of a
  *    change: whoever takes it finishes a pending rebuild (all its steps can be repeated), then
  *    puts the entries right: a value is live or not by one store, so each entry is wholly there
  *    or not; what a rebuild froze that never was noted is thawed. It may do so while it reads an
  *    old segment, so what it retires there waits
- *    for its time even if the thread is alone. What the child relies on is stored by atomic stores, the one
- *    that makes a thing true last and with release: the note's old[0], the head of a list of
- *    the retired. And what is freed was taken out of its list before. What the vanished thread held in
- *    its hands leaks.
+ *    for its time even if the thread is alone. What the child relies on is stored by atomic stores,
+ *    the one that makes a thing true last and with release: the note's old[0], the head of a list
+ *    of the retired. And what is freed was taken out of its list before. What the vanished thread
+ *    held in its hands leaks.
  *
  * 8. Progress. Readers are lock-free: they start again only if the value was replaced, or frozen
- *    and moved by a rebuild, which takes many insertions. So is replacing, unless a rebuild is under
- *    way: one of several at one key succeeds. Insertions and deletions wait only for their segment.
+ *    and moved by a rebuild, which takes many insertions. So is replacing, unless a rebuild is
+ *    under way: one of several at one key succeeds. Insertions and deletions wait only for their
+ *    segment.
  *
  * Ordering beyond that: everything a writer did before storing a value happens before a hit of
- * it (release, acquire). And operations are sequentially consistent with each other: two threads that each
- * insert and then search for what the other inserted do not both miss it. C does not say so, as they exchange
- * different locks; processors do (models/litmus/orderings.toml: "table"). A writer's stores come before its
- * unlocking, which is sequentially consistent as is the swap that replaces a value, and a search begins with a
- * sequentially consistent load of tags. x86-64: either is a locked instruction, and no load overtakes that.
- * ARMv8: a search's LDAR does not overtake the STLR or STLXR of either, nor that the stores before it. Both let all others see a store
- * at once. Elsewhere compilers put a full fence before a sequentially consistent load.
+ * it (release, acquire). And operations are sequentially consistent with each other: two threads
+ * that each insert and then search for what the other inserted do not both miss it. C does not say
+ * so, as they exchange different locks; processors do (models/litmus/orderings.toml: "table"). A
+ * writer's stores come before its unlocking, which is sequentially consistent as is the swap that
+ * replaces a value, and a search begins with a sequentially consistent load of tags. x86-64: either
+ * is a locked instruction, and no load overtakes that. ARMv8: a search's LDAR does not overtake the
+ * STLR or STLXR of either, nor that the stores before it. Both let all others see a store at once.
+ * Elsewhere compilers put a full fence before a sequentially consistent load.
  */
 #ifndef NS_TABLE_H
 #define NS_TABLE_H
@@ -262,14 +270,14 @@ typedef struct ns_place {
     uint64_t left; /* bits of the group's tags not looked at yet */
 } ns_place;
 
-/* What the hashes of this process are mixed with: see ns_hash_mix. Set before the first use of a
- * table, and never again to other words. */
+/* What the hashes of this process are mixed with: see ns_hash_mix. */
 extern struct ns_hash_seed {
-    _Alignas(NS_CACHE_LINE) _Atomic uint64_t addend;
-    _Atomic uint64_t factor;
+    _Alignas(NS_CACHE_LINE) uint64_t addend;
+    uint64_t factor;
 } ns_hash_seed;
 
-/* Two words that nobody outside the process can know. */
+/* Two words that nobody outside the process can know. Before the first use of a table; further
+ * calls do nothing. */
 void ns_hash_seed_set(uint64_t first, uint64_t second);
 
 /* From the hash of a key to ours: a multiplication by a secret, whose halves are then combined
@@ -283,8 +291,8 @@ void ns_hash_seed_set(uint64_t first, uint64_t second);
 static inline uint64_t
 ns_hash_mix(uint64_t h)
 {
-    const uint64_t a = h >> 7 ^ ns_load(&ns_hash_seed.addend, NS_RELAXED);
-    const uint64_t b = ns_load(&ns_hash_seed.factor, NS_RELAXED);
+    const uint64_t a = h >> 7 ^ ns_hash_seed.addend;
+    const uint64_t b = ns_hash_seed.factor;
 #ifdef __SIZEOF_INT128__
     __extension__ typedef unsigned __int128 wide;
     const wide product = (wide)a * b;
@@ -344,8 +352,8 @@ ns_directory_find(ns_directory *d, uint64_t hash)
 }
 
 /* Looks for a key in a segment: in a section, or with the segment locked. On NS_PRESENT and
- * NS_ASK *entry is the one; *value its word as first seen, which may be frozen. `place`, which may be NULL: where to
- * begin, and on NS_ASK where to go on. */
+ * NS_ASK *entry is the one; *value its word as first seen, which may be frozen. `place`, which may
+ * be NULL: where to begin, and on NS_ASK where to go on. */
 static inline __attribute__((always_inline)) enum ns_found
 ns_segment_find(ns_segment *s, uint64_t hash, ns_match_fn match, const void *wanted,
                 ns_place *place, ns_entry **entry, uintptr_t *value)
@@ -459,13 +467,13 @@ ns_segment *ns_table_lock_first(ns_table *t);
 /* Whether the table was empty at one moment of the call. Costs one look, as a rule: it begins
  * where ns_table_lock_first does. */
 bool ns_table_is_empty(ns_table *t);
-/* Releases it, after whatever housekeeping is due: sweeps, shrinks, merges; then a poll, perhaps. */
+/* Releases it, after whatever housekeeping is due: sweeps, shrinks, merges; then perhaps polls. */
 void ns_table_unlock(ns_table *t, ns_segment *s, ns_garbage *garbage);
 
 /* Replaces a key's value without a lock. `expected`: only if the value is this one; 0: any. The old
- * value, which is the caller's now; or 0, and nothing happened: the key is absent, the value another
- * one, the key must be asked about, or it takes the lock. Then *locked, if not NULL, is the segment
- * that holds the hash, locked, and the key is absent from it. */
+ * value, which is the caller's now; or 0, and nothing happened: the key is absent, the value
+ * another one, the key must be asked about, or it takes the lock. Then *locked, if not NULL, is the
+ * segment that holds the hash, locked, and the key is absent from it. */
 static inline __attribute__((always_inline)) uintptr_t
 ns_table_replace(ns_table *t, uint64_t hash, ns_match_fn match, const void *wanted,
                  uintptr_t expected, uintptr_t value, ns_segment **locked)
@@ -518,8 +526,8 @@ bool ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t va
  * memory: s is as it was. */
 ns_segment *ns_table_make_room(ns_table *t, ns_segment *s, uint64_t hash, ns_garbage *garbage);
 
-/* Replaces the value of a live entry, unless another thread replaced the `expected` one; 0: any. The
- * old value, which is the caller's now, or 0. */
+/* Replaces the value of a live entry, unless another thread replaced the `expected` one; 0: any.
+ * The old value, which is the caller's now, or 0. */
 static inline uintptr_t
 ns_entry_replace(ns_entry *e, uintptr_t expected, uintptr_t value)
 {
@@ -552,8 +560,8 @@ uint64_t ns_segment_end(const ns_segment *s);
 /* ---- The whole ---- */
 
 size_t ns_table_count(ns_table *t);
-/* Bytes beyond the struct itself, with those that wait to be freed: retired segments and directories, and
- * NS_DEAD_KEY for each dead key. */
+/* Bytes beyond the struct itself, with those that wait to be freed: retired segments and
+ * directories, and NS_DEAD_KEY for each dead key. */
 size_t ns_table_bytes(ns_table *t);
 #define NS_DEAD_KEY 64
 

@@ -1,5 +1,7 @@
 #include "waitgroup.h"
 
+#include "backoff.h"
+
 #define SLEEPERS UINT64_C(2)
 #define EPOCH UINT64_C(4)
 #define LOW UINT64_C(0xffffffff)
@@ -12,28 +14,52 @@ low_half(ns_waitgroup *g)
     return (_Atomic uint32_t *)&g->word + (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__);
 }
 
-enum ns_waitgroup_result
-ns_waitgroup_add(ns_waitgroup *g, int64_t n)
+/* One attempt. False: another thread changed the word in between. */
+static inline bool
+add_once(ns_waitgroup *g, int64_t n, enum ns_waitgroup_result *result)
 {
-    uint64_t word = ns_load(&g->word, NS_RELAXED), next;
-    do {
-        int64_t count = (int64_t)(word >> 32);
-        if (n < -count) {
-            return NS_BELOW_ZERO;
-        }
-        if (n > NS_WAITGROUP_MOST - count) {
-            return NS_TOO_LARGE;
-        }
-        uint64_t low = word & LOW;
-        if (count + n == 0 && count != 0) {
-            low = ((low + EPOCH) & EPOCH_MASK) | NS_WAITGROUP_BORN;
-        }
-        next = (uint64_t)(count + n) << 32 | low;
-    } while (!ns_cas(&g->word, &word, next, NS_RELEASE));
+    uint64_t word = ns_load(&g->word, NS_RELAXED);
+    const int64_t count = (int64_t)(word >> 32);
+    if (n < -count) {
+        *result = NS_BELOW_ZERO;
+        return true;
+    }
+    if (n > NS_WAITGROUP_MOST - count) {
+        *result = NS_TOO_LARGE;
+        return true;
+    }
+    uint64_t low = word & LOW;
+    if (count + n == 0 && count != 0) {
+        low = ((low + EPOCH) & EPOCH_MASK) | NS_WAITGROUP_BORN;
+    }
+    const uint64_t next = (uint64_t)(count + n) << 32 | low;
+    if (!ns_cas(&g->word, &word, next, NS_RELEASE)) {
+        return false;
+    }
     if (ns_unlikely(word & ~next & SLEEPERS)) {
         ns_unpark(low_half(g), NS_ALL);
     }
-    return NS_ADDED;
+    *result = NS_ADDED;
+    return true;
+}
+
+/* Apart, so that the first attempt has no registers to save for it. */
+static __attribute__((noinline)) enum ns_waitgroup_result
+add_again(ns_waitgroup *g, int64_t n)
+{
+    int64_t pause = NS_BACK_OFF_FIRST;
+    enum ns_waitgroup_result result;
+    do {
+        ns_back_off(&pause);
+    } while (!add_once(g, n, &result));
+    return result;
+}
+
+enum ns_waitgroup_result
+ns_waitgroup_add(ns_waitgroup *g, int64_t n)
+{
+    enum ns_waitgroup_result result;
+    return ns_likely(add_once(g, n, &result)) ? result : add_again(g, n);
 }
 
 static bool

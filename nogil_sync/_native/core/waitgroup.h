@@ -14,6 +14,11 @@
  * every zero changes. The epoch has 30 bits; a waiter is fooled only if exactly 2^30 zeroes happen
  * between two of its looks.
  *
+ * Why no fetch-and-add. A `done` must raise, and change nothing, when the count is zero; and the
+ * step that brings it to zero must change the epoch with it. A subtraction that is undone afterwards
+ * would show a count that never was to those who look or wait meanwhile. An `add` could be one, but
+ * beside a compare-and-swap with back-off (backoff.h) that measured the same.
+ *
  * Ordering: add releases and wait acquires, so what came before each done happens before the
  * return of the wait that it ends. No queue: nothing to unlink on a signal or reset after a
  * fork. In a child the count is what it was.

@@ -1,0 +1,43 @@
+"""A plugin of `./dev test --arch arm64`: skips the tests that the emulator itself cannot run.
+
+Where a process has several threads, a child that it forks cannot start a thread under the user mode
+of qemu 7.2, whose list of processors still has those of the threads that are gone: it aborts.  Each
+session that has such tests asks the emulator first.
+"""
+
+import subprocess
+import sys
+
+import pytest
+
+FORKED = "under this emulator a child of a process with threads cannot start a thread"
+TESTS = [
+    "test_once.py::test_fork_while_another_thread_runs_it",
+    "test_once.py::test_fork_inside_the_run",
+]
+
+ASK = """
+import os, threading, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+done = threading.Event()
+other = threading.Thread(target=done.wait)
+other.start()
+child = os.fork()
+if child == 0:
+    for _ in range(3):
+        thread = threading.Thread(target=int)
+        thread.start()
+        thread.join()
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+done.set()
+other.join()
+raise SystemExit(status != 0)
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    concerned = [item for item in items if any(test in item.nodeid for test in TESTS)]
+    if concerned and subprocess.run([sys.executable, "-c", ASK], capture_output=True).returncode:
+        for item in concerned:
+            item.add_marker(pytest.mark.skip(reason=FORKED))
