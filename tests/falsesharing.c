@@ -1,6 +1,6 @@
 /* Threads that each count in a word of their own, so many bytes from the next one's: what
- * test_transfers.py gives the counter of transfers to find. Three arguments: how many threads, the bytes between
- * their words, and 1 to read a word that nobody writes instead.
+ * test_transfers.py gives the counter of transfers to find. Three arguments: how many threads, the
+ * bytes between their words, and 1 to read a word that nobody writes instead.
  *
  * The calls by which a measured program speaks to the counter are in tools/transfers/plugin.c. */
 #include <pthread.h>

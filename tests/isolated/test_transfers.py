@@ -118,7 +118,7 @@ CORE_LIMITS = {
     "pool": 0.1,
     "semaphore": 2.2,
     "waitgroup": 2.2,
-    "channel": 5.0,
+    "channel": 6.0,
 }
 
 

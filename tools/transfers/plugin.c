@@ -10,18 +10,20 @@
 // copies must go.
 //
 // The schedule. Exactly one of the measured threads runs at any time. Each has a clock: an
-// instruction takes one tick, a transfer `cost` ticks, and a line can go to one thread at a time. The
-// thread with the earliest clock runs until it is more than `slice` ticks ahead of the next one. So
-// the threads interleave as on processors of equal speed, and equally in each run. A thread that
-// blocks in a system call leaves the schedule until the call returns.
+// instruction takes one tick, a transfer or an upgrade `cost` ticks from when the line is free. The
+// thread with the earliest clock runs until it is `slice` ticks ahead of the next one, or that long
+// after it got a line. So the threads interleave as on processors of equal speed, and equally in
+// each run. A thread that blocks in a system call leaves the schedule until the call returns, and
+// is then `wake` ticks later.
 //
-// What the measured program tells, by lseek(file, WORD + n, 0), which for /dev/null or for no file at all
-// does nothing else:
+// What the measured program tells, by lseek(file, WORD + n, 0), which for /dev/null or for no file
+// at all does nothing else:
 //   n = 0        in a measured thread: first, to wait for the others; then, that the next phase
 //                begins; after the last phase, that this thread is not measured any more
 //   n = 65535    write the results to the file
 //   other n      the next n threads that call it with 0 are the measured ones
-// Phase 0 is a warm-up, phases 1 and 2 are counted, and phase 3 keeps company to those that are slower.
+// Phase 0 is a warm-up, phases 1 and 2 are counted, and phase 3 keeps company to those that are
+// slower.
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -180,8 +182,9 @@ holder_sleeps(void)
     return name_end && !strncmp(name_end, ") S", 3);
 }
 
-// Waits for this thread's turn. Under the lock. False: nothing moves, as when QEMU wants all threads to
-// stop in translated code for a moment; then this one must run on to where QEMU can stop it.
+// Waits for this thread's turn. Under the lock. False: nothing moves, as when QEMU wants all
+// threads to stop in translated code for a moment; then this one must run on to where QEMU can stop
+// it.
 static bool
 take_turn(thread *me)
 {
@@ -198,7 +201,8 @@ take_turn(thread *me)
     return true;
 }
 
-// A thread that was out of the schedule comes back, not earlier than it is now there. Under the lock.
+// A thread that was out of the schedule comes back, not earlier than it is now there. Under the
+// lock.
 static void
 rejoin(thread *me)
 {
@@ -350,8 +354,8 @@ access_line(thread *me, uint64_t address, bool store, uint64_t pc)
         else {
             me->at[me->phase].upgrades++;
         }
-        // It has the line for a moment, so that what it does next with it takes no other transfer; the
-        // time is charged at the end of its turn.
+        // It has the line for a moment, so that what it does next with it takes no other transfer.
+        // The time is charged at the end of its turn.
         if (!me->debt && limit > me->clock + slice) {
             limit = me->clock + slice;
         }
@@ -619,8 +623,8 @@ await_woken(thread *me, int64_t woken)
     pthread_mutex_unlock(&lock);
 }
 
-// Tells the program that it may use as many processors as the schedule stands for. What is measured often
-// makes itself as large as the machine.
+// Tells the program that it may use as many processors as the schedule stands for. What is measured
+// often makes itself as large as the machine.
 static void
 tell_processors(unsigned char *mask, int64_t size)
 {
