@@ -376,6 +376,47 @@ def test_drop_of_a_pool_in_a_cycle():
     assert sorted(dropped) == ["a", "b"]
 
 
+@pytest.mark.parametrize("way", ["pool.get()", "pool.use().__enter__()"])
+def test_a_function_that_leads_back_into_the_pool_is_a_recursion(way):
+    """Also where no Python code lies between: the interpreter's own check is not reached then."""
+    done = python(
+        f"""
+        from functools import partial
+        from nogil_sync import Pool
+
+        pool = Pool.__new__(Pool)
+        pool.__init__(partial(Pool.get, pool))
+        try:
+            {way}
+        except RecursionError:
+            print("refused")
+        """
+    )
+    assert done.stdout == "refused\n"
+
+
+@pytest.mark.skipif(not NATIVE, reason="a chain of Python calls, which the interpreter counts")
+def test_drops_that_lead_from_pool_to_pool_are_a_recursion():
+    done = python(
+        """
+        import sys
+        from nogil_sync import Pool
+
+        pool = Pool(object)
+        for _ in range(100_000):
+            outer = Pool(object, drop=Pool.clear, age=False)
+            outer.put(pool)
+            pool = outer
+        errors = set()
+        sys.unraisablehook = lambda unraisable: errors.add(unraisable.exc_type)
+        pool.clear()
+        assert pool.idle() == 0
+        assert errors <= {RecursionError}
+        """
+    )
+    assert done.stdout == ""
+
+
 # ---- max_idle ----
 
 

@@ -75,6 +75,21 @@ function_of(ns_ref *ref)
     return function;
 }
 
+/* Calls one of them, for an item or (NULL) without arguments. It counts as a level of recursion: the
+ * interpreter counts none for a method without parameters, and functions may lead back into a pool
+ * with no Python code between. */
+static PyObject *
+call_function(PyObject *function, PyObject *item)
+{
+    if (Py_EnterRecursiveCall(" while calling a function of a pool") != 0) {
+        return NULL;
+    }
+    PyObject *result =
+        item != NULL ? PyObject_CallOneArg(function, item) : PyObject_CallNoArgs(function);
+    Py_LeaveRecursiveCall();
+    return result;
+}
+
 /* ---- letting go ---- */
 
 /* Calls `drop` for an item that the pool does not keep; the reference stays the caller's. */
@@ -87,7 +102,7 @@ say_goodbye(PyObject *self, PyObject *item)
     PyObject *pending = PyErr_GetRaisedException();
     PyObject *drop = function_of(&((Pool *)self)->drop);
     if (drop != NULL) {
-        PyObject *result = PyObject_CallOneArg(drop, item);
+        PyObject *result = call_function(drop, item);
         if (result == NULL) {
             PyErr_WriteUnraisable(drop);
         }
@@ -150,7 +165,7 @@ make_item(PyObject *self)
         PyErr_SetString(PyExc_RuntimeError, "the pool is garbage that is being collected");
         return NULL;
     }
-    PyObject *item = PyObject_CallNoArgs(new);
+    PyObject *item = call_function(new, NULL);
     Py_DECREF(new);
     return item;
 }
