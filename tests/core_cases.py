@@ -87,6 +87,59 @@ def counter(cls: type, n: Any) -> Case:
     return case
 
 
+class Peer:
+    """Another thread, which makes one call for each of ours."""
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        self.turn, self.done = threading.Lock(), threading.Lock()
+        self.turn.acquire()
+        self.done.acquire()
+        self.over = False
+
+        def run() -> None:
+            while self.turn.acquire() and not self.over:
+                function()
+                self.done.release()
+
+        self.thread = threading.Thread(target=run)
+        self.thread.start()
+
+    def __call__(self) -> None:
+        self.turn.release()
+        self.done.acquire()
+
+    def end(self) -> None:
+        self.over = True
+        self.turn.release()
+        self.thread.join()
+
+
+def meeting(first: bool, others: int) -> Case:
+    """Threads that meet in a counter get cells; which of them makes one depends on who is first."""
+
+    def case() -> Trial:
+        c = ShardedCounter()
+        peers = [Peer(c.add) for _ in range(others)]
+        if first:
+            c.add()
+        rounds = 36
+
+        def meet() -> None:
+            for _ in range(rounds):
+                for peer in peers:
+                    peer()
+                c.add()
+
+        raised = yield meet
+        assert not raised  # they share a word
+        meet()
+        for peer in peers:
+            peer.end()
+        assert c.value() == 2 * rounds * (others + 1) + first
+
+    return case
+
+
 # RWMutex
 
 
@@ -398,6 +451,10 @@ CASES: dict[str, Case] = {
     **{name: wait(name) for name in WAITS},
     "ShardedCounter.add": counter(ShardedCounter, 3),
     "ShardedFloatCounter.add": counter(ShardedFloatCounter, 0.5),
+    "ShardedCounter, two meet": meeting(first=False, others=1),
+    "ShardedCounter, two meet, the first": meeting(first=True, others=1),
+    "ShardedCounter, many meet": meeting(first=False, others=4),
+    "ShardedCounter, many meet, the first": meeting(first=True, others=4),
     "RWMutex, two readers": readers,
     "Pool.put": pool(100),
     "Pool.put, bounded": pool(100, max_idle=50),
