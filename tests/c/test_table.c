@@ -539,6 +539,35 @@ wait_dead(int i)
     finish();
 }
 
+/* More than one operation can take out wait no longer than a few more operations. */
+static void
+wait_many(int i)
+{
+    (void)i;
+    enum { MANY = 4 * NS_GARBAGE };
+    if (NS_SEGMENT_MAX < 4 * MANY) {
+        return;
+    }
+    ns_slot();
+    for (uint64_t id = 0; id < 2 * MANY; id++) {
+        put_key(id, id, true);
+    }
+    ns_segment *s = table.directory->segments[0];
+    CHECK(s->mask + 1 == NS_SEGMENT_MAX / NS_GROUP);
+    s->sweep_at = UINT32_MAX;
+    for (uint64_t id = 0; id < MANY; id++) {
+        delete_key(id);
+    }
+    CHECK(s->dead == MANY);
+    ns_epoch_poll();
+    s->sweep_at = 1;
+    for (uint64_t id = MANY; id < MANY + 5; id++) {
+        delete_key(id);
+    }
+    CHECK(s == table.directory->segments[0] && s->dead <= 5);
+    finish();
+}
+
 static void
 check_one_thread(void)
 {
@@ -1762,6 +1791,7 @@ main(void)
     check_size();
     check_first_directory();
     run_threads(1, wait_dead);
+    run_threads(1, wait_many);
     check_one_thread();
     check_asking();
     check_place_in_another();

@@ -259,6 +259,10 @@ sweep(ns_segment *s, ns_garbage *garbage)
             bury(s, (size_t)g * NS_GROUP + ns_tag_index(bits), safe, garbage);
         }
     }
+    if (garbage->count == NS_GARBAGE && dead_in(s) > 0) {
+        s->sweep_at = dead_in(s); /* perhaps more may go: the next operation goes on */
+        return;
+    }
     s->died = 0; /* of those that are left we do not know */
     s->sweep_at = dead_in(s) + sweep_base(s);
     s->swept = safe;
@@ -969,7 +973,7 @@ tidy(ns_table *t, ns_segment *s, ns_garbage *garbage)
     bool waits = dead_in(s) >= s->sweep_at;
     if (waits && s->swept < ns_epoch_safe()) { /* other segments had somebody poll */
         sweep(s, garbage);
-        waits = dead_in(s) >= s->sweep_at;
+        waits = dead_in(s) >= s->sweep_at && garbage->count < NS_GARBAGE;
     }
     if (waits) {
         s->sweep_at = dead_in(s) + sweep_base(s); /* a poll may find nothing safe: not every time */
