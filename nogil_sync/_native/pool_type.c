@@ -75,9 +75,9 @@ function_of(ns_ref *ref)
     return function;
 }
 
-/* Calls one of them, for an item or (NULL) without arguments. It counts as a level of recursion: the
- * interpreter counts none for a method without parameters, and functions may lead back into a pool
- * with no Python code between. */
+/* Calls `drop` with an item, or `new` (NULL). It counts as a level of recursion: the interpreter
+ * counts none for a method without parameters (object.c), and the function may lead back into a
+ * pool with no Python code between. */
 static PyObject *
 call_function(PyObject *function, PyObject *item)
 {
@@ -205,6 +205,7 @@ keep_slow(PyObject *self, PyObject *item)
     bool due = ns_pool_is_due(&o->pool);
     if (refused != NULL) {
         let_go(self, refused);
+        due = due || o->pool.most > 0; /* what is refused is not counted */
     }
     if (due && o->ages && ns_pool_grow_older(&o->pool, A_WHILE)) {
         sweep(self, false);

@@ -347,6 +347,29 @@ check_unborn(void)
     CHECK(ns_load(&channel.in.word, NS_RELAXED) == 0);
 }
 
+/* Who looks out for room while the channel is born finds none, or all that belongs to it. */
+static void
+be_born(int i)
+{
+    if (i == 0) {
+        ns_channel_init(&channel, slots, 2);
+    }
+    else {
+        while (!ns_channel_linger_to_send(&channel)) {
+        }
+    }
+}
+
+static void
+check_birth(void)
+{
+    for (int n = 0; n < 50; n++) {
+        make(2); /* for slots that are free */
+        channel = (ns_channel){.in = {0}};
+        run_threads(2, be_born);
+    }
+}
+
 /* An item as it goes through: its fields are plain, so an ordering that is missing is a race. */
 struct item {
     int sender, number, times_received;
@@ -459,6 +482,7 @@ main(void)
     make(1);
     run_threads(2, look_on);
     check_unborn();
+    check_birth();
     check_ring();
     check_steps();
     check_rendezvous();

@@ -1088,6 +1088,47 @@ check_unlisting(uint32_t flags)
 }
 
 static void *
+put_one_too_many(void *unused)
+{
+    CHECK(ns_pool_put(&pool, &items[0]) == NULL);
+    ns_store(&stage, BEGIN, NS_RELEASE);
+    wait_for_stage(SEARCHING);
+    item *refused = ns_pool_put(&pool, &items[1]);
+    CHECK(refused == &items[1] || refused == NULL);
+    ns_store(&stage, LISTED_HALF, NS_RELEASE);
+    wait_for_stage(SEARCHED);
+    return unused;
+}
+
+/* An item that lies idle is found though its owner puts another meanwhile, which is refused. */
+static void
+check_search_amid_refused_puts(void)
+{
+    search_stopped = true;
+    for (search_stops_at = 0; search_stopped; search_stops_at++) {
+        pthread_t owner;
+        make(1);
+        ns_store(&stage, BEGIN - 1, NS_RELAXED);
+        CHECK(pthread_create(&owner, NULL, put_one_too_many, NULL) == 0);
+        wait_for_stage(BEGIN);
+        search_stopped = false;
+        steps_left = search_stops_at;
+        at_step = stop_searching;
+        CHECK(ns_pool_get(&pool) == &items[0]);
+        at_step = NULL;
+        if (!search_stopped) {
+            ns_store(&stage, SEARCHING, NS_RELEASE);
+            wait_for_stage(LISTED_HALF);
+        }
+        ns_store(&stage, SEARCHED, NS_RELEASE);
+        pthread_join(owner, NULL);
+        drain();
+        ns_pool_destroy(&pool);
+    }
+    CHECK(search_stops_at > 10);
+}
+
+static void *
 put_and_end(void *argument)
 {
     CHECK(ns_pool_put(&pool, argument) == NULL);
@@ -1203,6 +1244,7 @@ main(void)
     check_unlisting(NS_POOL_READY);
     check_unlisting(0);
     check_unlisting(NS_POOL_RESERVED | NS_POOL_LISTING);
+    check_search_amid_refused_puts();
     printf("unlisting and listing: %d interleavings\n", steps);
     leaves_it_aside = true;
     check_unlisting_amid_a_visit();

@@ -277,7 +277,7 @@ enum look { NOT_READY, READY, FROZEN };
 static enum look
 look(ns_channel_end *end, uint64_t full)
 {
-    uint64_t word = ns_load(&end->word, NS_RELAXED);
+    uint64_t word = ns_load(&end->word, NS_ACQUIRE); /* it may be born just now */
     return !ns_channel_is_easy(end, word) ? FROZEN : is_ready(end, word, full) ? READY : NOT_READY;
 }
 

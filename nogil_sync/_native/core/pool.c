@@ -268,6 +268,15 @@ reserve(ns_pool *p)
 
 /* ---- put ---- */
 
+/* The owner is about to change what lies aside. Searches look at the count, so what is refused,
+ * while the item aside lies idle, is not counted. */
+static inline void
+count_down(ns_pool_shard *s)
+{
+    uint32_t countdown = ns_load(&s->countdown, NS_RELAXED);
+    ns_store(&s->countdown, countdown - (countdown > 0), NS_RELAXED);
+}
+
 void *
 ns_pool_put_slow(ns_pool *p, void *item)
 {
@@ -278,8 +287,6 @@ ns_pool_put_slow(ns_pool *p, void *item)
             return item;
         }
     }
-    uint32_t countdown = ns_load(&s->countdown, NS_RELAXED);
-    ns_store(&s->countdown, countdown - (countdown > 0), NS_RELAXED);
     if (!(ns_load(&s->flags, NS_RELAXED) & NS_POOL_LISTED)) {
         list(p, s);
     }
@@ -291,6 +298,7 @@ ns_pool_put_slow(ns_pool *p, void *item)
             }
             ns_or(&s->flags, NS_POOL_RESERVED, NS_RELAXED);
         }
+        count_down(s);
         ns_store(&s->stamp, age, NS_RELAXED);
         ns_store(&s->item, item, NS_RELEASE);
         return NULL;
@@ -298,6 +306,7 @@ ns_pool_put_slow(ns_pool *p, void *item)
     if (!reserve(p)) { /* a place in the deque */
         return item;
     }
+    count_down(s);
     ns_store(&s->stamp, age, NS_RELAXED);
     void *older = ns_swap(&s->item, item, NS_RELEASE);
     if (older == NULL || /* stolen just now */

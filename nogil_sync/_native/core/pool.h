@@ -26,9 +26,9 @@
  *   which is what it takes until there is one for each. So a search leaves an item alone that lies
  *   aside in the shard of a living thread and that this thread is using: it notes the shard's count
  *   of puts, looks everywhere else, waits for less than a microsecond, and takes the item only if
- *   the count is the same. An item that lies idle throughout the search is found as ever; one that
- *   was taken and put back meanwhile is not idle, and if there is nothing else the caller makes its
- *   own.
+ *   the count is the same. A put that is refused leaves the item idle, and is not counted. An item
+ *   that lies idle throughout the search is found as ever; one that was taken and put back
+ *   meanwhile is not idle, and if there is nothing else the caller makes its own.
  *
  * An item is in one place
  *   shard->item goes from NULL to an item by its owner only, and from an item to anything else by
