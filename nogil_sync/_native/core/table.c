@@ -1261,15 +1261,17 @@ ns_table_visit(ns_table *t, int (*visit)(uintptr_t word, void *context), void *c
     int result = 0;
     ns_segment *s;
     ns_directory *d = ns_load(&t->directory, NS_RELAXED);
-    /* A publication that a fork cut short: the old ones count. */
+    /* A publication that a fork cut short: the old ones count, until values are replaced in the
+     * new ones. From then on they own their dead keys only, in the list of the retired or not. */
     ns_segment *const old[2] = {ns_load(&t->old[0], NS_RELAXED), ns_load(&t->old[1], NS_RELAXED)};
     ns_segment *const new[2] = {ns_load(&t->new[0], NS_RELAXED), ns_load(&t->new[1], NS_RELAXED)};
-    bool pending = old[0] != NULL;
+    const bool pending = old[0] != NULL;
+    const bool old_count = pending && state_of(new[0]) != NS_CURRENT;
     for (int i = 0; pending && i < 2 && result == 0; i++) {
-        result = old[i] != NULL ? visit_segment(old[i], true, visit, context) : 0;
+        result = old[i] != NULL ? visit_segment(old[i], old_count, visit, context) : 0;
     }
     for (uint64_t i = 0; d != NULL && result == 0 && (s = next_in(d, &i)) != NULL;) {
-        if (!pending || (s != old[0] && s != old[1] && s != new[0] && s != new[1])) {
+        if (!old_count || (s != old[0] && s != old[1] && s != new[0] && s != new[1])) {
             result = visit_segment(s, true, visit, context);
         }
     }
