@@ -974,8 +974,8 @@ static void
 check_states(void)
 {
     for (int i = 0; ns_load(&table.old[0], NS_RELAXED) != NULL && i < 2; i++) {
-        const ns_segment *new = ns_load(&table.new[i], NS_RELAXED);
-        for (int k = 0; new != NULL && state_of(new) == NS_CURRENT && k < 2; k++) {
+        const ns_segment *s = ns_load(&table.new[i], NS_RELAXED);
+        for (int k = 0; s != NULL && state_of(s) == NS_CURRENT && k < 2; k++) {
             const ns_segment *old = ns_load(&table.old[k], NS_RELAXED);
             CHECK(old == NULL || state_of(old) == NS_MOVED);
         }

@@ -176,17 +176,24 @@ bool
 ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value, ns_garbage *garbage)
 {
     uint32_t g = (uint32_t)hash & s->mask;
+    /* Some were deleted, and the places of some may be used again. */
+    uint64_t safe = 0;
+    bool reuses = false;
+    if (s->used > ns_load(&s->live, NS_RELAXED)) {
+        safe = ns_epoch_safe();
+        reuses = s->used - ns_load(&s->live, NS_RELAXED) > dead_in(s) || s->died < safe;
+    }
     for (uint32_t step = 0;; g = (g + ++step) & s->mask) {
         ns_entry *const entries = &s->entries[(size_t)g * NS_GROUP];
         uint64_t tags = ns_load(&s->tags[g], NS_RELAXED);
         uint64_t empty = ns_tags_zero(tags);
         unsigned i = NS_GROUP;
-        if (s->used > ns_load(&s->live, NS_RELAXED)) { /* there are some that were deleted */
+        if (reuses) {
             uint64_t bits = ns_tags_zero(tags ^ NS_TAG_DELETED * NS_TAG_LOW);
             for (; bits != 0 && i == NS_GROUP; bits &= bits - 1) {
                 unsigned at = ns_tag_index(bits);
                 if (ns_load(&entries[at].value, NS_RELAXED) == 0 ||
-                    bury(s, (size_t)g * NS_GROUP + at, ns_epoch_safe(), garbage)) {
+                    bury(s, (size_t)g * NS_GROUP + at, safe, garbage)) {
                     i = at;
                 }
             }
@@ -235,7 +242,7 @@ ns_segment_remove(ns_segment *s, ns_entry *e, uintptr_t expected, ns_garbage *ga
     else {
         ns_store(&e->value, (uintptr_t)stamp << 1 | NS_DEAD, NS_RELAXED);
         set_tag(s, index, NS_TAG_DELETED);
-        if (dead_in(s) == 0) {
+        if (dead_in(s) == 0 || stamp < s->died) {
             s->died = stamp;
         }
         bump(&s->dead, 1);
@@ -248,7 +255,9 @@ ns_segment_remove(ns_segment *s, ns_entry *e, uintptr_t expected, ns_garbage *ga
 static void
 sweep(ns_segment *s, ns_garbage *garbage)
 {
-    uint64_t safe = ns_epoch_safe();
+    const uint64_t safe = ns_epoch_safe();
+    uint64_t died = UINT64_MAX;
+    s->swept = safe;
     if (s->died >= safe) {
         return; /* that of none has */
     }
@@ -256,12 +265,15 @@ sweep(ns_segment *s, ns_garbage *garbage)
         uint64_t tags = ns_load(&s->tags[g], NS_RELAXED);
         uint64_t deleted = ns_tags_zero(tags ^ NS_TAG_DELETED * NS_TAG_LOW);
         for (uint64_t bits = deleted; bits != 0; bits &= bits - 1) {
-            bury(s, (size_t)g * NS_GROUP + ns_tag_index(bits), safe, garbage);
+            const size_t index = (size_t)g * NS_GROUP + ns_tag_index(bits);
+            const uintptr_t value = ns_load(&s->entries[index].value, NS_RELAXED);
+            if (!bury(s, index, safe, garbage) && (value & NS_DEAD) && value >> 1 < died) {
+                died = value >> 1;
+            }
         }
     }
-    s->died = 0; /* of those that are left we do not know */
+    s->died = died;
     s->sweep_at = dead_in(s) + sweep_base(s);
-    s->swept = safe;
 }
 
 /* A live entry of its groups from *group on, or NULL. */

@@ -72,11 +72,9 @@
  *        copied it yet: the one that comes next copies the new value. And the segment had become
  *        CURRENT before, so no older segment is left that a reader could take for valid.
  *        The old value is the writer's now, as only one swap takes it out.
- *    (f) A writer that found the key absent takes the lock in the same section, and need not search
- *        again if the tags of the first group are what they were before the search, an EMPTY among
- *        them and none of them the key's. Suppose the key has come since. Its insertion took a
- *        place in the first group, as there was one, and gave it the key's tag: not there before,
- *        there now. Or it was deleted again; then it is absent.
+ *    (f) A writer that found the key absent takes the lock in the same section, and need not compare
+ *        keys again if no group up to the first EMPTY holds the key's tag: a key that has come since
+ *        would have brought it, and tags change under the lock only.
  *
  * 4. Rebuild: under the locks of the old segments (two for a merge, the second only tried for):
  *    fill the new ones, which are born locked and NEW: freeze each live value, then copy it. Then,
@@ -470,6 +468,23 @@ bool ns_table_is_empty(ns_table *t);
 /* Releases it, after whatever housekeeping is due: sweeps, shrinks, merges; then perhaps polls. */
 void ns_table_unlock(ns_table *t, ns_segment *s, ns_garbage *garbage);
 
+/* With the segment locked: whether an entry in the way of the key's search has the key's tag. */
+static inline bool
+ns_segment_has_tag(ns_segment *s, uint64_t hash)
+{
+    const uint64_t pattern = ns_tag(hash) * NS_TAG_LOW;
+    uint32_t g = (uint32_t)hash & s->mask;
+    for (uint32_t step = 0;; g = (g + ++step) & s->mask) {
+        const uint64_t tags = ns_load(&s->tags[g], NS_RELAXED);
+        if (ns_unlikely(ns_tags_zero(tags ^ pattern) != 0)) {
+            return true;
+        }
+        if (step == s->mask || ns_tags_zero(tags) != 0) {
+            return false;
+        }
+    }
+}
+
 /* Replaces a key's value without a lock. `expected`: only if the value is this one; 0: any. The old
  * value, which is the caller's now; or 0, and nothing happened: the key is absent, the value
  * another one, the key must be asked about, or it takes the lock. Then *locked, if not NULL, is the
@@ -488,8 +503,6 @@ ns_table_replace(ns_table *t, uint64_t hash, ns_match_fn match, const void *want
         return 0;
     }
     ns_segment *s = ns_directory_find(d, hash);
-    _Atomic uint64_t *const home = &s->tags[(uint32_t)hash & s->mask];
-    const uint64_t tags = ns_load(home, NS_ACQUIRE); /* before the search */
     enum ns_found found = ns_segment_find(s, hash, match, wanted, NULL, &entry, &word);
     if (ns_likely(found == NS_PRESENT)) {
         if (ns_likely(ns_load(&s->state, NS_ACQUIRE) == NS_CURRENT)) {
@@ -503,10 +516,8 @@ ns_table_replace(ns_table *t, uint64_t hash, ns_match_fn match, const void *want
         }
     }
     else if (found == NS_ABSENT && ns_lock_try(&s->lock)) {
-        /* The search need not be repeated if the first group could not hold the key and is the same
-         * still, as it had an EMPTY for it (3f). */
-        if (ns_load(&s->state, NS_RELAXED) != NS_MOVED && ns_load(home, NS_RELAXED) == tags &&
-            ns_tags_zero(tags) != 0 && ns_tags_zero(tags ^ ns_tag(hash) * NS_TAG_LOW) == 0) {
+        /* As a rule tags show that it is absent still (3f). */
+        if (ns_load(&s->state, NS_RELAXED) != NS_MOVED && !ns_segment_has_tag(s, hash)) {
             *locked = s;
         }
         else {
