@@ -172,6 +172,31 @@ bury(ns_segment *s, size_t index, uint64_t safe, ns_garbage *garbage)
     return true;
 }
 
+/* Frees dead entries whose time has come. */
+static void
+sweep(ns_segment *s, ns_garbage *garbage)
+{
+    const uint64_t safe = ns_epoch_safe();
+    uint64_t died = UINT64_MAX;
+    s->swept = safe;
+    if (s->died >= safe) {
+        return; /* that of none has */
+    }
+    for (uint32_t g = 0; g <= s->mask && dead_in(s) > 0; g++) {
+        uint64_t tags = ns_load(&s->tags[g], NS_RELAXED);
+        uint64_t deleted = ns_tags_zero(tags ^ NS_TAG_DELETED * NS_TAG_LOW);
+        for (uint64_t bits = deleted; bits != 0; bits &= bits - 1) {
+            const size_t index = (size_t)g * NS_GROUP + ns_tag_index(bits);
+            const uintptr_t value = ns_load(&s->entries[index].value, NS_RELAXED);
+            if (!bury(s, index, safe, garbage) && (value & NS_DEAD) && value >> 1 < died) {
+                died = value >> 1;
+            }
+        }
+    }
+    s->died = died;
+    s->sweep_at = dead_in(s) + sweep_base(s);
+}
+
 bool
 ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value, ns_garbage *garbage)
 {
@@ -181,6 +206,9 @@ ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value, 
     bool reuses = false;
     if (s->used > ns_load(&s->live, NS_RELAXED)) {
         safe = ns_epoch_safe();
+        if (s->died < safe && s->swept < safe && dead_in(s) > s->mask) {
+            sweep(s, garbage); /* one for each group: cheaper than to look at each in vain */
+        }
         reuses = s->used - ns_load(&s->live, NS_RELAXED) > dead_in(s) || s->died < safe;
     }
     for (uint32_t step = 0;; g = (g + ++step) & s->mask) {
@@ -192,8 +220,9 @@ ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value, 
             uint64_t bits = ns_tags_zero(tags ^ NS_TAG_DELETED * NS_TAG_LOW);
             for (; bits != 0 && i == NS_GROUP; bits &= bits - 1) {
                 unsigned at = ns_tag_index(bits);
-                if (ns_load(&entries[at].value, NS_RELAXED) == 0 ||
-                    bury(s, (size_t)g * NS_GROUP + at, safe, garbage)) {
+                const uintptr_t value = ns_load(&entries[at].value, NS_RELAXED);
+                if (value == 0 ||
+                    (value >> 1 < safe && bury(s, (size_t)g * NS_GROUP + at, safe, garbage))) {
                     i = at;
                 }
             }
@@ -249,31 +278,6 @@ ns_segment_remove(ns_segment *s, ns_entry *e, uintptr_t expected, ns_garbage *ga
         ns_epoch_note(NS_DEAD_KEY);
     }
     return value;
-}
-
-/* Frees dead entries whose time has come. */
-static void
-sweep(ns_segment *s, ns_garbage *garbage)
-{
-    const uint64_t safe = ns_epoch_safe();
-    uint64_t died = UINT64_MAX;
-    s->swept = safe;
-    if (s->died >= safe) {
-        return; /* that of none has */
-    }
-    for (uint32_t g = 0; g <= s->mask && dead_in(s) > 0; g++) {
-        uint64_t tags = ns_load(&s->tags[g], NS_RELAXED);
-        uint64_t deleted = ns_tags_zero(tags ^ NS_TAG_DELETED * NS_TAG_LOW);
-        for (uint64_t bits = deleted; bits != 0; bits &= bits - 1) {
-            const size_t index = (size_t)g * NS_GROUP + ns_tag_index(bits);
-            const uintptr_t value = ns_load(&s->entries[index].value, NS_RELAXED);
-            if (!bury(s, index, safe, garbage) && (value & NS_DEAD) && value >> 1 < died) {
-                died = value >> 1;
-            }
-        }
-    }
-    s->died = died;
-    s->sweep_at = dead_in(s) + sweep_base(s);
 }
 
 /* A live entry of its groups from *group on, or NULL. */

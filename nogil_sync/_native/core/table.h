@@ -103,8 +103,8 @@
  *
  * 6. Reclamation. Values are handed back at once. Keys of deleted entries stay in place, dead,
  *    until safe; they are taken out by the next insertion that wants the entry, or by a sweep of
- *    the segment, which each eighth part of dead entries (at least NS_SWEEP) brings. Old
- *    segments and directories wait in the list of the retired, which each rebuild reaps. Whoever
+ *    the segment, which each eighth part of dead entries (at least NS_SWEEP) brings, and the first
+ *    insertion after a poll if there are more of them than groups. Old segments and directories wait in the list of the retired, which each rebuild reaps. Whoever
  *    leaves something to wait asks for a poll, in ns_table_unlock, when it holds no lock. If the
  *    calling thread is alone (epoch.h) nothing waits.
  *
