@@ -41,15 +41,16 @@ lowest_bit_of_prefix(uint8_t depth)
 static inline uint32_t
 limit_of(const ns_segment *s)
 {
-    return slots_of(s) - slots_of(s) / 8;
+    return (s->mask + 1) * (NS_GROUP - 1);
 }
 
 /* Few enough live entries for something smaller. */
 static inline bool
 is_sparse(const ns_segment *s)
 {
-    uint32_t slots = slots_of(s);
-    return ns_load(&s->live, NS_RELAXED) < slots / 8 && (slots > NS_SEGMENT_FLOOR || s->depth > 0);
+    /* Fewer than groups: an eighth part of the entries. */
+    return ns_load(&s->live, NS_RELAXED) <= s->mask &&
+           (s->mask >= NS_SEGMENT_FLOOR / NS_GROUP || s->depth > 0);
 }
 
 static inline uint32_t
@@ -197,6 +198,24 @@ sweep(ns_segment *s, ns_garbage *garbage)
     s->sweep_at = dead_in(s) + sweep_base(s);
 }
 
+/* Which entry of the group was deleted and can be used again; NS_GROUP: none. */
+static __attribute__((noinline)) unsigned
+find_reusable(ns_segment *s, uint32_t g, uint64_t safe, ns_garbage *garbage)
+{
+    const ns_entry *const entries = &s->entries[(size_t)g * NS_GROUP];
+    const uint64_t tags = ns_load(&s->tags[g], NS_RELAXED);
+    uint64_t bits = ns_tags_zero(tags ^ NS_TAG_DELETED * NS_TAG_LOW);
+    for (; bits != 0; bits &= bits - 1) {
+        const unsigned i = ns_tag_index(bits);
+        const uintptr_t value = ns_load(&entries[i].value, NS_RELAXED);
+        if (value == 0 ||
+            (value >> 1 < safe && bury(s, (size_t)g * NS_GROUP + i, safe, garbage))) {
+            return i;
+        }
+    }
+    return NS_GROUP;
+}
+
 bool
 ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value, ns_garbage *garbage)
 {
@@ -212,20 +231,11 @@ ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value, 
         reuses = s->used - ns_load(&s->live, NS_RELAXED) > dead_in(s) || s->died < safe;
     }
     for (uint32_t step = 0;; g = (g + ++step) & s->mask) {
-        ns_entry *const entries = &s->entries[(size_t)g * NS_GROUP];
         uint64_t tags = ns_load(&s->tags[g], NS_RELAXED);
-        uint64_t empty = ns_tags_zero(tags);
+        const uint64_t empty = ns_tags_zero(tags);
         unsigned i = NS_GROUP;
-        if (reuses) {
-            uint64_t bits = ns_tags_zero(tags ^ NS_TAG_DELETED * NS_TAG_LOW);
-            for (; bits != 0 && i == NS_GROUP; bits &= bits - 1) {
-                unsigned at = ns_tag_index(bits);
-                const uintptr_t value = ns_load(&entries[at].value, NS_RELAXED);
-                if (value == 0 ||
-                    (value >> 1 < safe && bury(s, (size_t)g * NS_GROUP + at, safe, garbage))) {
-                    i = at;
-                }
-            }
+        if (ns_unlikely(reuses)) {
+            i = find_reusable(s, g, safe, garbage);
             tags = ns_load(&s->tags[g], NS_RELAXED);
         }
         if (i == NS_GROUP) {
@@ -241,7 +251,7 @@ ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value, 
         if (is_new && s->used >= limit_of(s)) {
             return false;
         }
-        ns_entry *e = &entries[i];
+        ns_entry *e = &s->entries[(size_t)g * NS_GROUP + i];
         ns_store(&e->key, key, NS_RELAXED);
         ns_store(&e->hash, hash, NS_RELAXED);
         set_tag_in(&s->tags[g], tags, i, ns_tag(hash));
