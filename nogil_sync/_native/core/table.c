@@ -185,12 +185,12 @@ sweep(ns_segment *s, ns_garbage *garbage)
     }
     for (uint32_t g = 0; g <= s->mask && dead_in(s) > 0; g++) {
         uint64_t tags = ns_load(&s->tags[g], NS_RELAXED);
-        uint64_t deleted = ns_tags_zero(tags ^ NS_TAG_DELETED * NS_TAG_LOW);
-        for (uint64_t bits = deleted; bits != 0; bits &= bits - 1) {
+        uint64_t dead = ns_tags_zero(tags ^ NS_TAG_DEAD * NS_TAG_LOW);
+        for (uint64_t bits = dead; bits != 0; bits &= bits - 1) {
             const size_t index = (size_t)g * NS_GROUP + ns_tag_index(bits);
             const uintptr_t value = ns_load(&s->entries[index].value, NS_RELAXED);
-            if (!bury(s, index, safe, garbage) && (value & NS_DEAD) && value >> 1 < died) {
-                died = value >> 1;
+            if (!bury(s, index, safe, garbage)) {
+                died = value >> 1 < died ? value >> 1 : died;
             }
         }
     }
@@ -202,14 +202,15 @@ sweep(ns_segment *s, ns_garbage *garbage)
 static __attribute__((noinline)) unsigned
 find_reusable(ns_segment *s, uint32_t g, uint64_t safe, ns_garbage *garbage)
 {
-    const ns_entry *const entries = &s->entries[(size_t)g * NS_GROUP];
     const uint64_t tags = ns_load(&s->tags[g], NS_RELAXED);
     uint64_t bits = ns_tags_zero(tags ^ NS_TAG_DELETED * NS_TAG_LOW);
+    if (bits != 0) {
+        return ns_tag_index(bits);
+    }
+    bits = s->died < safe ? ns_tags_zero(tags ^ NS_TAG_DEAD * NS_TAG_LOW) : 0;
     for (; bits != 0; bits &= bits - 1) {
         const unsigned i = ns_tag_index(bits);
-        const uintptr_t value = ns_load(&entries[i].value, NS_RELAXED);
-        if (value == 0 ||
-            (value >> 1 < safe && bury(s, (size_t)g * NS_GROUP + i, safe, garbage))) {
+        if (bury(s, (size_t)g * NS_GROUP + i, safe, garbage)) {
             return i;
         }
     }
@@ -280,7 +281,7 @@ ns_segment_remove(ns_segment *s, ns_entry *e, uintptr_t expected, ns_garbage *ga
     }
     else {
         ns_store(&e->value, (uintptr_t)stamp << 1 | NS_DEAD, NS_RELAXED);
-        set_tag(s, index, NS_TAG_DELETED);
+        set_tag(s, index, NS_TAG_DEAD);
         if (dead_in(s) == 0 || stamp < s->died) {
             s->died = stamp;
         }
@@ -355,7 +356,7 @@ repair(ns_segment *s)
         }
         else if (ns_load(&e->key, NS_RELAXED) != 0) { /* half in, half out, or dead */
             ns_store(&e->value, value != 0 ? value : (uintptr_t)stamp << 1 | NS_DEAD, NS_RELAXED);
-            set_tag(s, i, NS_TAG_DELETED);
+            set_tag(s, i, NS_TAG_DEAD);
             bump(&s->dead, 1);
         }
         else if (tag_at(s, i) != NS_TAG_EMPTY) {

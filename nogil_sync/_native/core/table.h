@@ -32,7 +32,7 @@
  *        0                0x80|7 bits      word     being inserted: not there yet
  *        v                0x80|7 bits      word     live
  *        v | 2            0x80|7 bits      word     live, frozen: only the lock's holder writes it
- *        stamp << 1 | 1   DELETED          word     dead; keeps its key until the stamp is safe
+ *        stamp << 1 | 1   DEAD             word     dead; keeps its key until the stamp is safe
  *
  *    Under the segment's lock:
  *    Insert: key, hash, tag (release), value (release: the moment it is there).
@@ -40,7 +40,7 @@
  *    With or without the lock:
  *    Replace: value (compare-and-swap: the moment), from a live one that is not frozen.
  *    A group that has an EMPTY never was full since its segment was built: so a probe may end
- *    there, and a deleted entry in such a group becomes EMPTY again, others DELETED.
+ *    there, and an entry that gets free in such a group becomes EMPTY again, others DELETED.
  *
  * 3. Reading (ns_table_get), in a section of epoch.h: directory -> segment -> tags of a group ->
  *    for each candidate: value (acquire; live, else not there), hash, key, compare; take a
@@ -307,6 +307,7 @@ ns_hash_mix(uint64_t h)
 
 #define NS_TAG_EMPTY 0
 #define NS_TAG_DELETED 1
+#define NS_TAG_DEAD 2
 #define NS_TAG_LOW UINT64_C(0x0101010101010101)
 #define NS_TAG_HIGH UINT64_C(0x8080808080808080)
 
