@@ -556,6 +556,26 @@ wait_dead(int i)
     finish();
 }
 
+/* A sweep takes what died early, though others died late. */
+static void
+sweep_early(int i)
+{
+    (void)i;
+    ns_garbage garbage = {.count = 0};
+    ns_slot();
+    put_key(1, 1, true);
+    put_key(2, 2, true);
+    delete_key(1);
+    ns_epoch_poll();
+    delete_key(2);
+    ns_segment *s = ns_table_lock(&table, 0);
+    sweep(s, &garbage);
+    CHECK(s->dead == 1);
+    ns_lock_release(&s->lock);
+    ns_garbage_release(&garbage, drop_key);
+    finish();
+}
+
 static void
 check_one_thread(void)
 {
@@ -769,6 +789,7 @@ use_all(uint64_t ids)
         CHECK(delete_key(i));
     }
     flush();
+    CHECK(sum(&table, dead_keys_of) == 0);
     check_owned();
 }
 
@@ -1944,6 +1965,7 @@ main(void)
     check_size();
     check_first_directory();
     run_threads(1, wait_dead);
+    run_threads(1, sweep_early);
     check_one_thread();
     check_asking();
     check_place_in_another();
