@@ -959,6 +959,8 @@ check_fork_in_change(int step)
     CHECK(put_key(2, 2, true) == (step == 4));
     CHECK(delete_key(77) == (step == 3));
     check_owned();
+    flush();
+    CHECK(sum(&table, dead_keys_of) == 0);
     use_all(ids);
     finish();
 }
