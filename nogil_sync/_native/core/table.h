@@ -72,9 +72,9 @@
  *        copied it yet: the one that comes next copies the new value. And the segment had become
  *        CURRENT before, so no older segment is left that a reader could take for valid.
  *        The old value is the writer's now, as only one swap takes it out.
- *    (f) A writer that found the key absent takes the lock in the same section, and need not compare
- *        keys again if no group up to the first EMPTY holds the key's tag: a key that has come since
- *        would have brought it, and tags change under the lock only.
+ *    (f) A writer that found the key absent takes the lock in the same section, and need not
+ *        compare keys again if no group up to the first EMPTY holds the key's tag: a key that has
+ *        come since would have brought it, and tags change under the lock only.
  *
  * 4. Rebuild: under the locks of the old segments (two for a merge, the second only tried for):
  *    fill the new ones, which are born locked and NEW: freeze each live value, then copy it. Then,
@@ -104,7 +104,8 @@
  * 6. Reclamation. Values are handed back at once. Keys of deleted entries stay in place, dead,
  *    until safe; they are taken out by the next insertion that wants the entry, or by a sweep of
  *    the segment, which each eighth part of dead entries (at least NS_SWEEP) brings, and the first
- *    insertion after a poll if there are more of them than groups. Old segments and directories wait in the list of the retired, which each rebuild reaps. Whoever
+ *    insertion after a poll if there are more of them than groups. Old segments and
+ *    directories wait in the list of the retired, which each rebuild reaps. Whoever
  *    leaves something to wait asks for a poll, in ns_table_unlock, when it holds no lock. If the
  *    calling thread is alone (epoch.h) nothing waits.
  *
