@@ -428,9 +428,9 @@ def load_or_compute(
         flight = box.pop()
         failure, value = flight.failure, flight.value
         del flight
-        if found:
+        if found and found[0] is not ABSENT:
             return found[0]
-        if too_late:
+        if too_late and not found:  # another call ran it
             continue
         if failure is not None:
             try:
@@ -460,7 +460,7 @@ def _over(box: list[Flight], *_: Any) -> tuple[Any, ...] | None:
 def _run(
     box: list[Flight], self: Any, key: Any, fn: Callable[..., Any], args: tuple[Any, ...]
 ) -> tuple[Any, ...]:
-    """The value, if the key is there; else nothing, and the flight has what its run left."""
+    """The value, if the key is there; else ABSENT, and the flight has what this run left."""
     plain = self._plain
     flight = box[0]
     try:
@@ -481,4 +481,4 @@ def _run(
         except Exception:
             pass  # of the keys' equality; the flight is over all the same
         del flight
-    return ()
+    return (ABSENT,)

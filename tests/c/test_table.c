@@ -33,9 +33,14 @@ static _Thread_local void (*at_release)(ns_lock *);
 static _Thread_local void (*at_free)(void *);
 #define free(p) (at_free != NULL ? at_free(p) : (void)0, (free)(p))
 
+/* And then there is no memory for a directory. */
+static _Thread_local bool no_memory;
+#define malloc(n) (no_memory ? NULL : (malloc)(n))
+
 #include "table.c" /* its states are made by hand below */
 
 #undef free
+#undef malloc
 #undef ns_store
 #undef ns_swap
 #define ns_store(p, v, order) (ns_step atomic_store_explicit((p), (v), order))
@@ -279,6 +284,18 @@ put_key(uint64_t id, uint64_t version, bool only_new)
     }
     ns_garbage_release(&garbage, drop_key);
     return is_new;
+}
+
+/* Whether the key's value could be replaced without the lock, by another one of that version. */
+static bool
+replace_value(uint64_t id, uint64_t version)
+{
+    uintptr_t v = (uintptr_t)new_value(id, version);
+    ns_segment *locked;
+    uintptr_t old = ns_table_replace(&table, hash_of(id), match_key, &id, 0, v, &locked);
+    CHECK(locked == NULL);
+    drop_value(old != 0 ? old : v);
+    return old != 0;
 }
 
 static bool
@@ -568,6 +585,26 @@ wait_many(int i)
     finish();
 }
 
+/* A sweep takes what died early, though others died late. */
+static void
+sweep_early(int i)
+{
+    (void)i;
+    ns_garbage garbage = {.count = 0};
+    ns_slot();
+    put_key(1, 1, true);
+    put_key(2, 2, true);
+    delete_key(1);
+    ns_epoch_poll();
+    delete_key(2);
+    ns_segment *s = ns_table_lock(&table, 0);
+    sweep(s, &garbage);
+    CHECK(s->dead == 1);
+    ns_lock_release(&s->lock);
+    ns_garbage_release(&garbage, drop_key);
+    finish();
+}
+
 static void
 check_one_thread(void)
 {
@@ -781,6 +818,7 @@ use_all(uint64_t ids)
         CHECK(delete_key(i));
     }
     flush();
+    CHECK(sum(&table, dead_keys_of) == 0);
     check_owned();
 }
 
@@ -831,6 +869,18 @@ begin_rebuild(uint64_t ids, int step)
     return s;
 }
 
+/* After so many steps of that: a value is replaced if no older segment can answer. */
+static void
+replace_in_rebuild(uint64_t ids, int step)
+{
+    const uint64_t middle = half[1]->prefix, end = ns_segment_end(half[1]);
+    for (uint64_t id = 0; id < ids; id++) {
+        const uint64_t hash = hash_of(id);
+        const bool rebuilt = hash < end || end == 0;
+        CHECK(replace_value(id, id) == (!rebuilt || step >= (hash < middle ? 5 : 6)));
+    }
+}
+
 static void
 end_rebuild(int step)
 {
@@ -847,6 +897,7 @@ check_fork_in_rebuild(int step)
 {
     const uint64_t ids = 5 * NS_SEGMENT_MAX;
     begin_rebuild(ids, step);
+    replace_in_rebuild(ids, step);
     pretend_to_fork();
     check_owned();
     for (uint64_t i = 0; i < ids; i++) {
@@ -887,12 +938,18 @@ read_abandoned(void)
 {
     ns_slot();
     CHECK(ns_slots_in_use() == 1);
-    reading = begin_rebuild(5 * NS_SEGMENT_MAX, 1);
+    ns_segment *const old = begin_rebuild(5 * NS_SEGMENT_MAX, 1);
+    reading = old;
     pretend_to_fork();
     at_store = let_others_flush;
     ns_lock_release(&ns_table_lock(&table, 0)->lock);
     at_store = NULL;
-    CHECK(reading == NULL);
+    CHECK(reading == NULL && is_retired(&table, old) && state_of(old) == NS_MOVED);
+    /* It put the old one right, and let nobody replace its values: they have gone to others. */
+    for (uint32_t i = 0; i < slots_of(old); i++) {
+        const uintptr_t value = ns_load(&old->entries[i].value, NS_RELAXED);
+        CHECK(!ns_is_live(value) || (value & NS_FROZEN));
+    }
     use_all(5 * NS_SEGMENT_MAX);
     end_rebuild(1);
 }
@@ -931,6 +988,8 @@ check_fork_in_change(int step)
     CHECK(put_key(2, 2, true) == (step == 4));
     CHECK(delete_key(77) == (step == 3));
     check_owned();
+    flush();
+    CHECK(sum(&table, dead_keys_of) == 0);
     use_all(ids);
     finish();
 }
@@ -962,6 +1021,19 @@ look(uint64_t id)
     change_seen = version == changed;
 }
 
+/* A segment whose values may be replaced is the only one that answers for them. */
+static void
+check_states(void)
+{
+    for (int i = 0; ns_load(&table.old[0], NS_RELAXED) != NULL && i < 2; i++) {
+        const ns_segment *s = ns_load(&table.new[i], NS_RELAXED);
+        for (int k = 0; s != NULL && state_of(s) == NS_CURRENT && k < 2; k++) {
+            const ns_segment *old = ns_load(&table.old[k], NS_RELAXED);
+            CHECK(old == NULL || state_of(old) == NS_MOVED);
+        }
+    }
+}
+
 static void
 step(void)
 {
@@ -971,6 +1043,7 @@ step(void)
         longjmp(gone, 1);
     }
     if (cut < 0) { /* looks */
+        check_states();
         look(changing);
         for (int i = 0; i < 6; i++) {
             look((uint64_t)(steps * 7 + i * 11) % STEPPED);
@@ -1211,16 +1284,9 @@ check_between_looks(void)
     }
 }
 
-/* A buddy is rebuilt when it was found and is not locked yet. */
-static uint64_t buddy;
+/* ---- Between the search of a replacement and its lock; and while a value is held ---- */
 
-static ns_segment *
-segment_of_lock(ns_lock *l)
-{
-    return (ns_segment *)((char *)l - offsetof(ns_segment, lock));
-}
-
-/* By one as large: only its serial is another, and it counts insertions from nothing. */
+/* By one so many times as large. Of 1: only its serial is another, and it counts from nothing. */
 static void
 rebuild_segment(uint64_t hash, uint32_t times)
 {
@@ -1230,6 +1296,145 @@ rebuild_segment(uint64_t hash, uint32_t times)
     CHECK(s != NULL);
     ns_lock_release(&s->lock);
     ns_garbage_release(&garbage, drop_key);
+}
+
+static ns_entry *half_in;
+
+static uint64_t
+first_group(uint64_t id)
+{
+    return ns_hash_mix(id) & ~UINT64_C(0xff);
+}
+
+static void
+insert_meanwhile(int i)
+{
+    (void)i;
+    CHECK(put_key(1, 1, true));
+}
+
+static void
+rebuild_meanwhile(int i)
+{
+    (void)i;
+    rebuild_segment(hash_of(1), 1);
+}
+
+static void
+let_others_change(ns_lock *l)
+{
+    (void)l;
+    at_try = NULL;
+    run_threads(1, meanwhile);
+}
+
+/* Ends the insertion that was begun by hand. */
+static void
+end_insertion(ns_lock *l)
+{
+    ns_segment *s = table.directory->segments[0];
+    at_try = NULL;
+    ns_store(&half_in->value, (uintptr_t)new_value(1, 1), NS_RELEASE);
+    s->used++;
+    bump(&s->live, 1);
+    ns_store(&s->inserts, s->inserts + 1, NS_RELEASE);
+    ns_lock_release(l);
+}
+
+/* A key that is not found, and that is there when the lock is taken, is not taken for absent. */
+static void
+check_late_lock(void)
+{
+    void (*const others[])(int) = {insert_meanwhile, rebuild_meanwhile, insert_meanwhile};
+    for (int i = 0; i < 3; i++) {
+        put_key(0, 0, true);
+        if (i == 2) { /* the key comes into a group behind, as its own one is full */
+            hash_of = first_group;
+            for (uint64_t id = 2, n = 0; n < NS_GROUP + 1; id++) {
+                if (ns_tag(hash_of(id)) != ns_tag(hash_of(1))) {
+                    put_key(id, id, true);
+                    n++;
+                }
+            }
+        }
+        meanwhile = others[i];
+        at_try = let_others_change;
+        CHECK(!replace_value(1, 2)); /* nor is any segment locked */
+        CHECK(at_try == NULL && get(1) == (i != 1 ? 1 : -1));
+        flush();
+        finish();
+        hash_of = ns_hash_mix;
+    }
+    meanwhile = NULL;
+    put_key(0, 0, true);
+    ns_segment *s = ns_table_lock(&table, hash_of(1));
+    half_in = &s->entries[1];
+    CHECK(s->mask == 0 && half_in->key == 0);
+    ns_store(&half_in->key, (uintptr_t)new_key(1), NS_RELAXED);
+    ns_store(&half_in->hash, hash_of(1), NS_RELAXED);
+    set_tag(s, 1, ns_tag(hash_of(1)));
+    at_try = end_insertion;
+    CHECK(!replace_value(1, 2) && at_try == NULL && get(1) == 1);
+    CHECK(!put_key(1, 3, true) && get(1) == 1 && ns_table_count(&table) == 2);
+    finish();
+}
+
+static void
+hold_meanwhile(uintptr_t word)
+{
+    CHECK(!replace_value(1, 2));
+    hold_surely(word);
+}
+
+/* While a reference is taken under the lock nobody takes the value out. */
+static void
+check_holding(void)
+{
+    const uint64_t id = 1;
+    ns_garbage garbage = {.count = 0};
+    ns_entry *entry;
+    uintptr_t word;
+    put_key(id, 1, true);
+    ns_segment *s = ns_table_lock(&table, hash_of(id));
+    CHECK(ns_segment_find(s, hash_of(id), match_key, &id, NULL, &entry, &word) == NS_PRESENT);
+    CHECK(ns_entry_hold(entry, hold_meanwhile) == word);
+    drop_value(word);
+    CHECK(replace_value(id, 3)); /* the lock alone keeps nobody from it */
+    ns_table_unlock(&table, s, &garbage);
+    CHECK(get(id) == 3);
+    finish();
+}
+
+/* There is no memory for a larger directory, and nothing has happened. */
+static void
+check_split_in_vain(void)
+{
+    const uint64_t ids = 5;
+    ns_garbage garbage = {.count = 0};
+    uint32_t counts[2];
+    for (uint64_t id = 0; id < ids; id++) {
+        put_key(id, id, true);
+    }
+    ns_segment *s = ns_table_lock(&table, 0);
+    count_halves(s, counts);
+    no_memory = true;
+    CHECK(split(&table, s, counts, 0, &garbage) == NULL);
+    no_memory = false;
+    CHECK(state_of(s) == NS_CURRENT);
+    ns_table_unlock(&table, s, &garbage);
+    for (uint64_t id = 0; id < ids; id++) {
+        CHECK(replace_value(id, id + 1) && get(id) == (int64_t)id + 1);
+    }
+    finish();
+}
+
+/* A buddy is rebuilt when it was found and is not locked yet. */
+static uint64_t buddy;
+
+static ns_segment *
+segment_of_lock(ns_lock *l)
+{
+    return (ns_segment *)((char *)l - offsetof(ns_segment, lock));
 }
 
 static void
@@ -1792,6 +1997,7 @@ main(void)
     check_first_directory();
     run_threads(1, wait_dead);
     run_threads(1, wait_many);
+    run_threads(1, sweep_early);
     check_one_thread();
     check_asking();
     check_place_in_another();
@@ -1809,6 +2015,9 @@ main(void)
 #endif
     check_retired();
     check_between_looks();
+    check_late_lock();
+    check_holding();
+    check_split_in_vain();
     check_buddy();
     check_moving_item();
     check_picking();

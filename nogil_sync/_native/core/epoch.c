@@ -93,11 +93,16 @@ find_oldest(void)
     return oldest;
 }
 
+/* `sample` while one thread writes or reads `sampled`: no epoch is as late, so nobody settles it. */
+#define SAMPLING UINT64_MAX
+
 /* Remembers how much was retired up to now, unless it still waits for an earlier answer. */
 static void
 take_sample(void)
 {
-    if (ns_load(&ns_epochs.sample, NS_RELAXED) == 0) {
+    uint64_t none = 0;
+    if (ns_load(&ns_epochs.sample, NS_RELAXED) == 0 &&
+        ns_cas(&ns_epochs.sample, &none, SAMPLING, NS_ACQUIRE)) {
         ns_store(&ns_epochs.sampled, ns_load(&ns_epochs.retired, NS_RELAXED), NS_RELAXED);
         uint64_t now = ns_load(&ns_epochs.now, NS_RELAXED);
         ns_store(&ns_epochs.sample, now + (now & 1), NS_RELEASE);
@@ -107,10 +112,10 @@ take_sample(void)
 static void
 settle_sample(uint64_t safe)
 {
-    uint64_t sample = ns_load(&ns_epochs.sample, NS_ACQUIRE);
-    if (sample != 0 && sample < safe) {
+    uint64_t sample = ns_load(&ns_epochs.sample, NS_RELAXED);
+    if (sample != 0 && sample < safe && ns_cas(&ns_epochs.sample, &sample, SAMPLING, NS_ACQUIRE)) {
         ns_store(&ns_epochs.freed, ns_load(&ns_epochs.sampled, NS_RELAXED), NS_RELAXED);
-        ns_store(&ns_epochs.sample, 0, NS_RELAXED);
+        ns_store(&ns_epochs.sample, 0, NS_RELEASE);
     }
 }
 

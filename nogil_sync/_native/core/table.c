@@ -41,15 +41,16 @@ lowest_bit_of_prefix(uint8_t depth)
 static inline uint32_t
 limit_of(const ns_segment *s)
 {
-    return slots_of(s) - slots_of(s) / 8;
+    return (s->mask + 1) * (NS_GROUP - 1);
 }
 
 /* Few enough live entries for something smaller. */
 static inline bool
 is_sparse(const ns_segment *s)
 {
-    uint32_t slots = slots_of(s);
-    return ns_load(&s->live, NS_RELAXED) < slots / 8 && (slots > NS_SEGMENT_FLOOR || s->depth > 0);
+    /* Fewer than groups: an eighth part of the entries. */
+    return ns_load(&s->live, NS_RELAXED) <= s->mask &&
+           (s->mask >= NS_SEGMENT_FLOOR / NS_GROUP || s->depth > 0);
 }
 
 static inline uint32_t
@@ -172,24 +173,75 @@ bury(ns_segment *s, size_t index, uint64_t safe, ns_garbage *garbage)
     return true;
 }
 
+/* Frees dead entries whose time has come. */
+static void
+sweep(ns_segment *s, ns_garbage *garbage)
+{
+    const uint64_t safe = ns_epoch_safe();
+    uint64_t died = UINT64_MAX;
+    s->swept = safe;
+    if (s->died >= safe) {
+        return; /* that of none has */
+    }
+    for (uint32_t g = 0; g <= s->mask && dead_in(s) > 0; g++) {
+        uint64_t tags = ns_load(&s->tags[g], NS_RELAXED);
+        uint64_t dead = ns_tags_zero(tags ^ NS_TAG_DEAD * NS_TAG_LOW);
+        for (uint64_t bits = dead; bits != 0; bits &= bits - 1) {
+            const size_t index = (size_t)g * NS_GROUP + ns_tag_index(bits);
+            const uintptr_t value = ns_load(&s->entries[index].value, NS_RELAXED);
+            if (!bury(s, index, safe, garbage)) {
+                died = value >> 1 < died ? value >> 1 : died;
+            }
+        }
+    }
+    s->died = died;
+    if (died < safe) { /* the garbage is full: the next operation goes on */
+        s->swept = 0;
+        s->sweep_at = dead_in(s);
+        return;
+    }
+    s->sweep_at = dead_in(s) + sweep_base(s);
+}
+
+/* Which entry of the group was deleted and can be used again; NS_GROUP: none. */
+static __attribute__((noinline)) unsigned
+find_reusable(ns_segment *s, uint32_t g, uint64_t safe, ns_garbage *garbage)
+{
+    const uint64_t tags = ns_load(&s->tags[g], NS_RELAXED);
+    uint64_t bits = ns_tags_zero(tags ^ NS_TAG_DELETED * NS_TAG_LOW);
+    if (bits != 0) {
+        return ns_tag_index(bits);
+    }
+    bits = s->died < safe ? ns_tags_zero(tags ^ NS_TAG_DEAD * NS_TAG_LOW) : 0;
+    for (; bits != 0; bits &= bits - 1) {
+        const unsigned i = ns_tag_index(bits);
+        if (bury(s, (size_t)g * NS_GROUP + i, safe, garbage)) {
+            return i;
+        }
+    }
+    return NS_GROUP;
+}
+
 bool
 ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value, ns_garbage *garbage)
 {
     uint32_t g = (uint32_t)hash & s->mask;
+    /* Some were deleted, and the places of some may be used again. */
+    uint64_t safe = 0;
+    bool reuses = false;
+    if (s->used > ns_load(&s->live, NS_RELAXED)) {
+        safe = ns_epoch_safe();
+        if (s->died < safe && s->swept < safe && dead_in(s) > s->mask) {
+            sweep(s, garbage); /* one for each group: cheaper than to look at each in vain */
+        }
+        reuses = s->used - ns_load(&s->live, NS_RELAXED) > dead_in(s) || s->died < safe;
+    }
     for (uint32_t step = 0;; g = (g + ++step) & s->mask) {
-        ns_entry *const entries = &s->entries[(size_t)g * NS_GROUP];
         uint64_t tags = ns_load(&s->tags[g], NS_RELAXED);
-        uint64_t empty = ns_tags_zero(tags);
+        const uint64_t empty = ns_tags_zero(tags);
         unsigned i = NS_GROUP;
-        if (s->used > ns_load(&s->live, NS_RELAXED)) { /* there are some that were deleted */
-            uint64_t bits = ns_tags_zero(tags ^ NS_TAG_DELETED * NS_TAG_LOW);
-            for (; bits != 0 && i == NS_GROUP; bits &= bits - 1) {
-                unsigned at = ns_tag_index(bits);
-                if (ns_load(&entries[at].value, NS_RELAXED) == 0 ||
-                    bury(s, (size_t)g * NS_GROUP + at, ns_epoch_safe(), garbage)) {
-                    i = at;
-                }
-            }
+        if (ns_unlikely(reuses)) {
+            i = find_reusable(s, g, safe, garbage);
             tags = ns_load(&s->tags[g], NS_RELAXED);
         }
         if (i == NS_GROUP) {
@@ -205,7 +257,7 @@ ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value, 
         if (is_new && s->used >= limit_of(s)) {
             return false;
         }
-        ns_entry *e = &entries[i];
+        ns_entry *e = &s->entries[(size_t)g * NS_GROUP + i];
         ns_store(&e->key, key, NS_RELAXED);
         ns_store(&e->hash, hash, NS_RELAXED);
         set_tag_in(&s->tags[g], tags, i, ns_tag(hash));
@@ -234,38 +286,14 @@ ns_segment_remove(ns_segment *s, ns_entry *e, uintptr_t expected, ns_garbage *ga
     }
     else {
         ns_store(&e->value, (uintptr_t)stamp << 1 | NS_DEAD, NS_RELAXED);
-        set_tag(s, index, NS_TAG_DELETED);
-        if (dead_in(s) == 0) {
+        set_tag(s, index, NS_TAG_DEAD);
+        if (dead_in(s) == 0 || stamp < s->died) {
             s->died = stamp;
         }
         bump(&s->dead, 1);
         ns_epoch_note(NS_DEAD_KEY);
     }
     return value;
-}
-
-/* Frees dead entries whose time has come. */
-static void
-sweep(ns_segment *s, ns_garbage *garbage)
-{
-    uint64_t safe = ns_epoch_safe();
-    if (s->died >= safe) {
-        return; /* that of none has */
-    }
-    for (uint32_t g = 0; g <= s->mask && dead_in(s) > 0; g++) {
-        uint64_t tags = ns_load(&s->tags[g], NS_RELAXED);
-        uint64_t deleted = ns_tags_zero(tags ^ NS_TAG_DELETED * NS_TAG_LOW);
-        for (uint64_t bits = deleted; bits != 0; bits &= bits - 1) {
-            bury(s, (size_t)g * NS_GROUP + ns_tag_index(bits), safe, garbage);
-        }
-    }
-    if (garbage->count == NS_GARBAGE && dead_in(s) > 0) {
-        s->sweep_at = dead_in(s); /* perhaps more may go: the next operation goes on */
-        return;
-    }
-    s->died = 0; /* of those that are left we do not know */
-    s->sweep_at = dead_in(s) + sweep_base(s);
-    s->swept = safe;
 }
 
 /* A live entry of its groups from *group on, or NULL. */
@@ -333,7 +361,7 @@ repair(ns_segment *s)
         }
         else if (ns_load(&e->key, NS_RELAXED) != 0) { /* half in, half out, or dead */
             ns_store(&e->value, value != 0 ? value : (uintptr_t)stamp << 1 | NS_DEAD, NS_RELAXED);
-            set_tag(s, i, NS_TAG_DELETED);
+            set_tag(s, i, NS_TAG_DEAD);
             bump(&s->dead, 1);
         }
         else if (tag_at(s, i) != NS_TAG_EMPTY) {
@@ -1265,15 +1293,17 @@ ns_table_visit(ns_table *t, int (*visit)(uintptr_t word, void *context), void *c
     int result = 0;
     ns_segment *s;
     ns_directory *d = ns_load(&t->directory, NS_RELAXED);
-    /* A publication that a fork cut short: the old ones count. */
+    /* A publication that a fork cut short: the old ones count, until values are replaced in the
+     * new ones. From then on they own their dead keys only, in the list of the retired or not. */
     ns_segment *const old[2] = {ns_load(&t->old[0], NS_RELAXED), ns_load(&t->old[1], NS_RELAXED)};
     ns_segment *const new[2] = {ns_load(&t->new[0], NS_RELAXED), ns_load(&t->new[1], NS_RELAXED)};
-    bool pending = old[0] != NULL;
+    const bool pending = old[0] != NULL;
+    const bool old_count = pending && state_of(new[0]) != NS_CURRENT;
     for (int i = 0; pending && i < 2 && result == 0; i++) {
-        result = old[i] != NULL ? visit_segment(old[i], true, visit, context) : 0;
+        result = old[i] != NULL ? visit_segment(old[i], old_count, visit, context) : 0;
     }
     for (uint64_t i = 0; d != NULL && result == 0 && (s = next_in(d, &i)) != NULL;) {
-        if (!pending || (s != old[0] && s != old[1] && s != new[0] && s != new[1])) {
+        if (!old_count || (s != old[0] && s != old[1] && s != new[0] && s != new[1])) {
             result = visit_segment(s, true, visit, context);
         }
     }

@@ -32,7 +32,7 @@
  *        0                0x80|7 bits      word     being inserted: not there yet
  *        v                0x80|7 bits      word     live
  *        v | 2            0x80|7 bits      word     live, frozen: only the lock's holder writes it
- *        stamp << 1 | 1   DELETED          word     dead; keeps its key until the stamp is safe
+ *        stamp << 1 | 1   DEAD             word     dead; keeps its key until the stamp is safe
  *
  *    Under the segment's lock:
  *    Insert: key, hash, tag (release), value (release: the moment it is there).
@@ -40,7 +40,7 @@
  *    With or without the lock:
  *    Replace: value (compare-and-swap: the moment), from a live one that is not frozen.
  *    A group that has an EMPTY never was full since its segment was built: so a probe may end
- *    there, and a deleted entry in such a group becomes EMPTY again, others DELETED.
+ *    there, and an entry that gets free in such a group becomes EMPTY again, others DELETED.
  *
  * 3. Reading (ns_table_get), in a section of epoch.h: directory -> segment -> tags of a group ->
  *    for each candidate: value (acquire; live, else not there), hash, key, compare; take a
@@ -72,11 +72,9 @@
  *        copied it yet: the one that comes next copies the new value. And the segment had become
  *        CURRENT before, so no older segment is left that a reader could take for valid.
  *        The old value is the writer's now, as only one swap takes it out.
- *    (f) A writer that found the key absent takes the lock in the same section, and need not search
- *        again if the tags of the first group are what they were before the search, an EMPTY among
- *        them and none of them the key's. Suppose the key has come since. Its insertion took a
- *        place in the first group, as there was one, and gave it the key's tag: not there before,
- *        there now. Or it was deleted again; then it is absent.
+ *    (f) A writer that found the key absent takes the lock in the same section, and need not
+ *        compare keys again if no group up to the first EMPTY holds the key's tag: a key that has
+ *        come since would have brought it, and tags change under the lock only.
  *
  * 4. Rebuild: under the locks of the old segments (two for a merge, the second only tried for):
  *    fill the new ones, which are born locked and NEW: freeze each live value, then copy it. Then,
@@ -105,9 +103,10 @@
  *
  * 6. Reclamation. Values are handed back at once. Keys of deleted entries stay in place, dead,
  *    until safe; they are taken out by the next insertion that wants the entry, or by a sweep of
- *    the segment, which each eighth part of dead entries (at least NS_SWEEP) brings. A sweep takes
- *    out NS_GARBAGE keys at most; if more are left the next operation goes on. Old
- *    segments and directories wait in the list of the retired, which each rebuild reaps. Whoever
+ *    the segment, which each eighth part of dead entries (at least NS_SWEEP) brings, and the first
+ *    insertion after a poll if there are more of them than groups. A sweep takes out NS_GARBAGE
+ *    keys at most; if more are left the next operation goes on. Old segments and
+ *    directories wait in the list of the retired, which each rebuild reaps. Whoever
  *    leaves something to wait asks for a poll, in ns_table_unlock, when it holds no lock. If the
  *    calling thread is alone (epoch.h) nothing waits.
  *
@@ -310,6 +309,7 @@ ns_hash_mix(uint64_t h)
 
 #define NS_TAG_EMPTY 0
 #define NS_TAG_DELETED 1
+#define NS_TAG_DEAD 2
 #define NS_TAG_LOW UINT64_C(0x0101010101010101)
 #define NS_TAG_HIGH UINT64_C(0x8080808080808080)
 
@@ -471,6 +471,23 @@ bool ns_table_is_empty(ns_table *t);
 /* Releases it, after whatever housekeeping is due: sweeps, shrinks, merges; then perhaps polls. */
 void ns_table_unlock(ns_table *t, ns_segment *s, ns_garbage *garbage);
 
+/* With the segment locked: whether an entry in the way of the key's search has the key's tag. */
+static inline bool
+ns_segment_has_tag(ns_segment *s, uint64_t hash)
+{
+    const uint64_t pattern = ns_tag(hash) * NS_TAG_LOW;
+    uint32_t g = (uint32_t)hash & s->mask;
+    for (uint32_t step = 0;; g = (g + ++step) & s->mask) {
+        const uint64_t tags = ns_load(&s->tags[g], NS_RELAXED);
+        if (ns_unlikely(ns_tags_zero(tags ^ pattern) != 0)) {
+            return true;
+        }
+        if (step == s->mask || ns_tags_zero(tags) != 0) {
+            return false;
+        }
+    }
+}
+
 /* Replaces a key's value without a lock. `expected`: only if the value is this one; 0: any. The old
  * value, which is the caller's now; or 0, and nothing happened: the key is absent, the value
  * another one, the key must be asked about, or it takes the lock. Then *locked, if not NULL, is the
@@ -489,8 +506,6 @@ ns_table_replace(ns_table *t, uint64_t hash, ns_match_fn match, const void *want
         return 0;
     }
     ns_segment *s = ns_directory_find(d, hash);
-    _Atomic uint64_t *const home = &s->tags[(uint32_t)hash & s->mask];
-    const uint64_t tags = ns_load(home, NS_ACQUIRE); /* before the search */
     enum ns_found found = ns_segment_find(s, hash, match, wanted, NULL, &entry, &word);
     if (ns_likely(found == NS_PRESENT)) {
         if (ns_likely(ns_load(&s->state, NS_ACQUIRE) == NS_CURRENT)) {
@@ -504,10 +519,8 @@ ns_table_replace(ns_table *t, uint64_t hash, ns_match_fn match, const void *want
         }
     }
     else if (found == NS_ABSENT && ns_lock_try(&s->lock)) {
-        /* The search need not be repeated if the first group could not hold the key and is the same
-         * still, as it had an EMPTY for it (3f). */
-        if (ns_load(&s->state, NS_RELAXED) != NS_MOVED && ns_load(home, NS_RELAXED) == tags &&
-            ns_tags_zero(tags) != 0 && ns_tags_zero(tags ^ ns_tag(hash) * NS_TAG_LOW) == 0) {
+        /* As a rule tags show that it is absent still (3f). */
+        if (ns_load(&s->state, NS_RELAXED) != NS_MOVED && !ns_segment_has_tag(s, hash)) {
             *locked = s;
         }
         else {
