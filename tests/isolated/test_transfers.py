@@ -148,10 +148,10 @@ LIMITS = {
     "making a Mutex": 0.3,
     "map, m[k] over 4,096 keys": 1.5,
     "map, store over 4,096 keys": 3.5,
-    "map, insert + delete own keys": 9.0,
-    "WaitGroup add + done": 12.0,
-    "with Semaphore(64)": 9.0,
-    "Channel send + recv": 8.5,
+    "map, insert + delete own keys": 8.0,
+    "WaitGroup add + done": 2.3,
+    "with Semaphore(64)": 2.4,
+    "Channel send + recv": 7.5,
 }
 
 
