@@ -11,7 +11,7 @@ import weakref
 import pytest
 from support import FORKS, LONG, RAIN, eventually, python, run_threads, same_error
 
-from nogil_sync import Once, SyncMap, _once, once, once_property
+from nogil_sync import Once, SyncMap, _once, _syncmap, once, once_property
 
 threads = pytest.mark.thread_unsafe(reason="starts threads itself")
 processes = pytest.mark.thread_unsafe(reason="starts processes itself")
@@ -653,6 +653,29 @@ def test_a_value_that_lands_in_the_middle_of_a_deletion_is_deleted(delete, gives
     assert delete(m, Key()) == gives
     assert first.ended() == "computed"
     assert list(m) == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_marked_flight_that_nobody_runs_any_more_is_run_once(fails):
+    """As one is in the child of a fork that came between its mark and its end."""
+    m = SyncMap()
+    flight = _syncmap.Flight(m._Flag())
+    flight.landing = True
+    m._flights().setdefault("k", flight)
+    calls = []
+
+    def compute():
+        calls.append(None)
+        if fails:
+            raise ValueError("first")
+        return "computed"
+
+    if fails:
+        with pytest.raises(ValueError, match="first"):
+            m.load_or_compute("k", compute)
+    else:
+        assert m.load_or_compute("k", compute) == "computed"
+    assert len(calls) == 1
 
 
 @threads
