@@ -116,8 +116,8 @@ CORE_LIMITS = {
     "event": 0.1,
     "rwmutex": 0.1,
     "pool": 0.1,
-    "semaphore": 2.2,
-    "waitgroup": 2.2,
+    "semaphore": 3.2,
+    "waitgroup": 3.0,
     "channel": 6.0,
 }
 
@@ -149,8 +149,8 @@ LIMITS = {
     "map, m[k] over 4,096 keys": 1.5,
     "map, store over 4,096 keys": 3.5,
     "map, insert + delete own keys": 8.0,
-    "WaitGroup add + done": 2.3,
-    "with Semaphore(64)": 2.4,
+    "WaitGroup add + done": 3.0,
+    "with Semaphore(64)": 3.5,
     "Channel send + recv": 7.5,
 }
 
