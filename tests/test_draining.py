@@ -71,7 +71,7 @@ def popitem_while_not_empty(m):
 def pop_each(m):
     for key in list(m):
         m.pop(key, None)
-        assert m or not len(m)
+        assert bool(m) or not len(m)  # once: another thread drains it too
 
 
 def pop_in_disorder(m):
