@@ -24,7 +24,7 @@ others wait, under the flight's id, so no code of a user is part of that. When t
 the flight is over, with a value, with a failure, or with nothing if it was interrupted or found
 the key there; then those who waited begin from the start. A flight that is over means nothing any
 more, so it is harmless if it is still in the table (its removal runs equality of users, which can
-raise): who finds it there puts another in its place.
+raise): a call that finds it there puts another in its place.
 
 **Landing.** Once a flight's value is in the map, another thread can pop it before the flight is
 over. A call that begins after that pop must not get the value. So a flight is marked before its

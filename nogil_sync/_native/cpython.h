@@ -36,6 +36,15 @@
 /* Whether objects can defer their counts (PyUnstable_Object_EnableDeferredRefcount). */
 #define NS_CAN_DEFER (PY_VERSION_HEX >= 0x030E0000)
 
+/* Whether types may be immortal. Debug builds add one to the total of all references for each
+ * object that is made, for its type, and take it back only if the type is not immortal. The total
+ * would rise for ever, and nobody could look for leaks by it. Read in 3.14; ./dev leaks notices. */
+#if defined(Py_REF_DEBUG)
+#define NS_CAN_PIN_TYPES 0
+#else
+#define NS_CAN_PIN_TYPES 1
+#endif
+
 #define NS_GC_BITS_DEFERRED 64 /* _PyGC_BITS_DEFERRED, of no public header */
 
 static inline uint32_t

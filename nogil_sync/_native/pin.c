@@ -277,17 +277,12 @@ is_type_of(PyObject *module, PyObject *object)
            ((PyHeapTypeObject *)object)->ht_module == module;
 }
 
-/* Not on a debug build: there the interpreter adds one to the total of all references for each
- * object that is made, for its type, and takes it back only if the type is not immortal. The total
- * would rise for ever, and nobody could look for leaks by it. */
 int
 ns_pin_types(PyObject *module)
 {
-#if defined(Py_REF_DEBUG)
-    (void)is_type_of;
-    (void)module;
-    return 0;
-#else
+    if (!NS_CAN_PIN_TYPES) {
+        return 0;
+    }
     ns_state *state = PyModule_GetState(module);
     /* First those that are no attributes of the module. */
     PyObject *objects[64] = {
@@ -311,7 +306,6 @@ ns_pin_types(PyObject *module)
         }
     }
     return make_immortal(objects, count);
-#endif
 }
 
 /* They belong to the module they are imported from. */

@@ -1243,7 +1243,7 @@ import_shared(ns_state *state)
 
 /* The interpreter's own secret, by which it hashes bytes, gives the one that hashes are mixed with
  * (core/table.h). So one process has one seed, in all its interpreters and in the children of its
- * forks. And with PYTHONHASHSEED it is the same in each run: whoever sets it wants the same order
+ * forks. And with PYTHONHASHSEED it is the same in each run: a user who sets it wants the same order
  * of everything in each run, and gives up the protection for strings, too. */
 static int
 seed_hashes(void)

@@ -102,6 +102,20 @@ read_cells(bool stray)
     ns_epoch_leave(section);
 }
 
+/* Polls, and destroys those of n that wait which are safe. How many are left. */
+static int
+destroy_safe(node **waiting, int n)
+{
+    const uint64_t safe = ns_epoch_poll();
+    for (int k = n - 1; k >= 0; k--) {
+        if (waiting[k]->stamp < safe) {
+            destroy(waiting[k]);
+            waiting[k] = waiting[--n];
+        }
+    }
+    return n;
+}
+
 /* Threads 0 and 1 write, the others read, one of them now and then without a slot. */
 static void
 work(int i)
@@ -127,20 +141,11 @@ work(int i)
         }
         waiting[n++] = old;
         while (n == WAITING) {
-            uint64_t safe = ns_epoch_poll();
-            for (int k = n - 1; k >= 0; k--) {
-                if (waiting[k]->stamp < safe) {
-                    destroy(waiting[k]);
-                    waiting[k] = waiting[--n];
-                }
-            }
+            n = destroy_safe(waiting, n);
         }
     }
     while (n > 0) {
-        uint64_t safe = ns_epoch_poll();
-        while (n > 0 && waiting[n - 1]->stamp < safe) {
-            destroy(waiting[--n]);
-        }
+        n = destroy_safe(waiting, n);
     }
 }
 
@@ -441,22 +446,13 @@ check_solitude(void)
         }
         waiting[n++] = old;
         while (n == WAITING) {
-            uint64_t safe = ns_epoch_poll();
-            for (int k = n - 1; k >= 0; k--) {
-                if (waiting[k]->stamp < safe) {
-                    destroy(waiting[k]);
-                    waiting[k] = waiting[--n];
-                }
-            }
+            n = destroy_safe(waiting, n);
         }
     }
     pthread_join(starter, NULL);
     CHECK(at_once > 0);
     while (n > 0) {
-        uint64_t safe = ns_epoch_poll();
-        while (n > 0 && waiting[n - 1]->stamp < safe) {
-            destroy(waiting[--n]);
-        }
+        n = destroy_safe(waiting, n);
     }
     for (int c = 0; c < CELLS; c++) {
         node *left = ns_swap(&cells[c], NULL, NS_RELAXED);

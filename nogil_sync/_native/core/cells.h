@@ -30,7 +30,7 @@
  * one is published, and is kept until the object is destroyed, so nobody has to know who still
  * looks at it: all old tables together are smaller than the current one. A thread with an old table
  * finds a cell that is in the current table as well, or an empty place, and then looks again. So
- * whoever goes through the current table sees every cell there is.
+ * a walk through the current table sees every cell there is.
  *
  * Who writes what. Tables and places: under a lock, which is the object's. The word: as the object
  * wants. `user` and `meetings`: anyone, with relaxed loads and stores; a lost one does not matter.

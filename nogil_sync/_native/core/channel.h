@@ -91,7 +91,7 @@
  *
  * Who writes what. Words: anyone by compare-and-swap while OPEN, else who has the lock. Slots: who
  * has the position, in its turn. `slots`, `lap`, `wrap`, `capacity`, `shift`: nobody after birth.
- * The rest: who has the lock.
+ * The rest: the thread that has the lock.
  */
 #ifndef NS_CHANNEL_H
 #define NS_CHANNEL_H

@@ -93,7 +93,8 @@ find_oldest(void)
     return oldest;
 }
 
-/* `sample` while one thread writes or reads `sampled`: no epoch is as late, so nobody settles it. */
+/* `sample` while one thread writes or reads `sampled`. No epoch is as late, so no other thread
+ * settles it. */
 #define SAMPLING UINT64_MAX
 
 /* Remembers how much was retired up to now, unless it still waits for an earlier answer. */

@@ -67,7 +67,7 @@
  * was not alone becomes so again when it retires something and the others are gone.
  *
  * When to poll. A poll costs a system call that interrupts all processors on which threads of the
- * process run, and two stores to `now`, which every reader loads. So who has something waiting
+ * process run, and two stores to `now`, which every reader loads. So a thread that has something waiting
  * calls ns_epoch_poll_if_due, without a lock and not in a section: it polls if NS_POLL_INTERVAL
  * went by since the last poll of the process began, or NS_POLL_BYTES were retired since. Retired
  * bytes are counted by ns_epoch_note, in the thread's own record, and passed on in batches of

@@ -70,8 +70,9 @@
  *
  *   What a fork cuts off leaves LISTING, or a bit too many; the slot's next owner lists again.
  *
- * Ordering. An item is stored with release and taken with acquire, so who takes it sees what who
- * put it did. The stamp is stored before the item: who has acquired the item reads its stamp or a
+ * Ordering. An item is stored with release and taken with acquire, so the thread that takes it
+ * sees what the thread that put it did. The stamp is stored before the item: a thread that has
+ * acquired the item reads its stamp or a
  * later one.
  *
  * Ages. `age` is a count that the owner of the pool increases (for Python: at each collection). An
@@ -82,7 +83,7 @@
  * A limit. With one, `reserved` counts the items in deques, plus the shards that have a reservation
  * for shard->item (NS_POOL_RESERVED). A shard keeps it while its owner takes the item out and puts
  * it back, which then touches nothing shared. But the reservation goes with the item when that is
- * stolen, and to whoever needs one while the item is out, and back when the shard is unlisted. An
+ * stolen, and to any thread that needs one while the item is out, and back when the shard is unlisted. An
  * owner that puts it back at just that moment has an item too many: the limit is exact but for one
  * item a thread.
  *

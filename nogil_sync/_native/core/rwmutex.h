@@ -65,7 +65,7 @@
  * tables of cells.h; waiters are served through grant.h. tests/c/test_rwmutex.c has the mutants.
  *
  * Fork. Holds and WRITER belong to the program and survive; each slow step changes them one store
- * at a time, so that a child sees them before or after. Whoever finds the queue stale recomputes
+ * at a time, so that a child sees them before or after. The thread that finds the queue stale recomputes
  * what is derived (`spread`, `closed`, `readers`); and as nobody reads while there is a WRITER, a
  * hold that is counted all the same is that of a downgrade which was cut short, and is forgotten.
  */

@@ -24,7 +24,7 @@
  *     claim     set the bit;    count += 1, version += 1, words raised to include the bit: one CAS
  *     return    clear the bit;  read the state; drop empty words off the end; count -= 1: one CAS
  *
- * Who is there? ns_slots_words() says how many words of the bitmap may have a bit set, and
+ * Walking over the living threads. ns_slots_words() says how many words of the bitmap may have a bit set, and
  * ns_slots_word(i) is word i. So a walk over all living threads costs a load for each 64 slots up
  * to the highest one that is taken now, however many threads there were before.
  *

@@ -106,7 +106,7 @@
  *    the segment, which each eighth part of dead entries (at least NS_SWEEP) brings, and the first
  *    insertion after a poll if there are more of them than groups. A sweep takes out NS_GARBAGE
  *    keys at most; if more are left the next operation goes on. Old segments and
- *    directories wait in the list of the retired, which each rebuild reaps. Whoever
+ *    directories wait in the list of the retired, which each rebuild reaps. A thread that
  *    leaves something to wait asks for a poll, in ns_table_unlock, when it holds no lock. If the
  *    calling thread is alone (epoch.h) nothing waits.
  *
@@ -281,7 +281,7 @@ extern struct ns_hash_seed {
 void ns_hash_seed_set(uint64_t first, uint64_t second);
 
 /* From the hash of a key to ours: a multiplication by a secret, whose halves are then combined
- * (as wyhash and foldhash mix). Whoever does not know the secrets cannot choose keys that share a
+ * (as wyhash and foldhash mix). An attacker who does not know the secrets cannot choose keys that share a
  * segment, a group or a tag more often than random ones do, save by choosing equal hashes.
  *
  * The low seven bits of the input stay out of the multiplication, and change the group and the tag
