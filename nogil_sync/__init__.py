@@ -50,8 +50,8 @@ from ._backend import (
     pin,
     pin_all,
 )
-from ._pin import Left, PinReport, pin_report
-from ._taskgroup import TaskGroup
+from ._common.pin import Left, PinReport, pin_report
+from ._common.taskgroup import TaskGroup
 
 __all__ = [
     "AtomicBool",

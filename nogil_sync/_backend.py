@@ -4,7 +4,7 @@ import os
 import sysconfig
 from typing import TYPE_CHECKING
 
-from ._syncmap import SyncMapItems, SyncMapKeys, SyncMapValues
+from ._common.mapping import SyncMapItems, SyncMapKeys, SyncMapValues
 
 _VARIABLE = "NOGIL_SYNC_BACKEND"
 
@@ -26,8 +26,8 @@ backend: str = _choose()
 
 if TYPE_CHECKING or backend == "threading":
     # Type checkers always see the pure classes: they are the typed specification.
-    from ._guard import defer as defer  # noqa: PLC0414  (for _tasks; not public)
-    from ._guard import guard_of as guard_of  # noqa: PLC0414  (for _tasks; not public)
+    from ._common.guard import defer as defer  # noqa: PLC0414  (for _tasks; not public)
+    from ._common.guard import guard_of as guard_of  # noqa: PLC0414  (for _tasks; not public)
     from ._threading import (
         AtomicBool,
         AtomicInt32,

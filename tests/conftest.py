@@ -93,7 +93,7 @@ def without_memory(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     """Run code like `support.python`, in a process that can import `nomemory`."""
-    tests = Path(__file__).parent
+    helpers = Path(__file__).parent / "helpers"
     commands = [os.environ.get("CC"), sysconfig.get_config_var("CC"), "cc"]
     found = [words for each in commands if (words := (each or "").split()) and which(words[0])]
     include = sysconfig.get_path("include")
@@ -108,11 +108,11 @@ def without_memory(
     folder = tmp_path_factory.mktemp("nomemory")
     module = folder / f"_nomemory{sysconfig.get_config_var('EXT_SUFFIX')}"
     options = ["-shared", "-fPIC", "-O1", "-fno-builtin", f"-I{include}"]
-    command = [*found[0], *options, str(tests / "nomemory.c"), "-o", str(module), "-ldl"]
+    command = [*found[0], *options, str(helpers / "nomemory.c"), "-o", str(module), "-ldl"]
     subprocess.run(command, check=True, timeout=120)
     env = {
         "LD_PRELOAD": str(module),
-        "PYTHONPATH": os.pathsep.join([str(folder), str(tests)]),
+        "PYTHONPATH": os.pathsep.join([str(folder), str(helpers)]),
         "PYTHONTRACEMALLOC": "0",  # it aborts without memory
         "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",  # what is kept there counts as in use
     }

@@ -142,7 +142,7 @@ fetch_arm64_libraries() {
 # ---- The legs ----
 
 # Test files that take long under emulation, for their many rounds.
-ARM64_LONG=('test_linearizability*.py')
+ARM64_LONG=(histories)
 
 # arm64_legs FULL: sets `legs` of `./dev test --arch arm64`, and what is said below their summary.
 # shellcheck disable=SC2034 # both are used by `tests` and run_legs
@@ -173,7 +173,7 @@ core_arm64() {
   mkdir -p "$CACHE/build"
   arm64_cross_file "" >"$file.$$" && mv "$file.$$" "$file"
   local TEST_OPTIONS=(--timeout-multiplier=10)
-  # tests/emulated.py says why.
+  # tests/helpers/emulated.py says why.
   export NS_NO_THREADS_IN_CHILDREN=1
   # One build for all processors.
   local BUILD=core-arm64
@@ -188,10 +188,10 @@ native_arm64() {
   for library in "$env"/lib/python*/site-packages/nogil_sync/_native/_core.*.so; do
     "$TOOLS_OF" "$ROOT/tools/arm64_code.py" --library "$library" || exit
   done
-  export NOGIL_SYNC_STRESS=${NOGIL_SYNC_STRESS:-0.2} PYTHONPATH=$ROOT/tests
+  export NOGIL_SYNC_STRESS=${NOGIL_SYNC_STRESS:-0.2} PYTHONPATH=$ROOT/tests/helpers
   # tests/outside runs CPython's own tests, which take as long as ours.
   OPTIONS=(-p emulated --ignore=tests/isolated --ignore=tests/stress --ignore=tests/outside
     --timeout=1800)
-  [[ $# -gt 1 ]] || OPTIONS+=("${ARM64_LONG[@]/#/--ignore-glob=tests/}")
+  [[ $# -gt 1 ]] || OPTIONS+=("${ARM64_LONG[@]/#/--ignore=tests/}")
   suite native-arm64 "arm64_python $VERSION" "${@:2}"
 }

@@ -299,7 +299,7 @@ def main() -> int:
     parser.add_argument("--library", type=Path, help="look at this one, for barriers alone")
     parser.add_argument("--markdown", action="store_true", help="print the table of the documents")
     parser.add_argument("--compiler", choices=COMPILERS, help="with this one only")
-    parser.add_argument("--source", choices=[PATHS.stem, *(c.stem for c in CORE.glob("*.c"))])
+    parser.add_argument("--source", choices=[PATHS.stem, *(c.stem for c in CORE.rglob("*.c"))])
     options = parser.parse_args()
     if options.library:
         wrong = misplaced(options.library)
@@ -313,7 +313,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             sources = [
                 each
-                for each in [PATHS, *sorted(CORE.glob("*.c"))]
+                for each in [PATHS, *sorted(CORE.rglob("*.c"))]
                 if options.source in (None, each.stem)
             ]
             code, wrong = look(Path(folder), commands, sources)

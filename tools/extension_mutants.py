@@ -18,6 +18,12 @@ TESTS = ROOT / "tests"
 ONE_TEST = 40  # seconds, after which it hangs; most take a small part of one
 
 
+def source_in(folder: Path, name: str) -> Path:
+    """The file of that name, in whichever folder below."""
+    (path,) = folder.rglob(name)
+    return path
+
+
 class Tree:
     """A copy of the package with a build folder of its own, which compiles again only what changed."""
 
@@ -47,7 +53,7 @@ class Tree:
     @contextmanager
     def changed(self, file: str, text: str) -> Iterator[None]:
         """With that text in the file."""
-        path = self.folder / "nogil_sync" / "_native" / file
+        path = source_in(self.folder / "nogil_sync" / "_native", file)
         before = path.read_text()
         path.write_text(text)
         try:

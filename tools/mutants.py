@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
-from extension_mutants import NATIVE, Tree
+from extension_mutants import NATIVE, Tree, source_in
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = NATIVE / "core"
@@ -112,7 +112,7 @@ class Mutant:
     def text(self) -> str:
         """What its file becomes."""
         home = CORE if self.kind == "core" else NATIVE
-        text = (home / self.file).read_text()
+        text = source_in(home, self.file).read_text()
         if text.count(self.find) != self.times:
             raise SystemExit(
                 f"mutants: '{self.name}': its text is {text.count(self.find)} times in {self.file}, "
@@ -158,7 +158,7 @@ class Compiler:
     def program(self, test: str, build: Build, core: Path, mutant: Mutant | None) -> Path:
         changed = mutant.file if mutant else ""
         futex = [] if mutant and mutant.portable else ["-DNS_PARK_FUTEX"]
-        sources = [*sorted(core.glob("*.c")), TESTS / f"test_{test}.c"]
+        sources = [*sorted(core.rglob("*.c")), TESTS / f"test_{test}.c"]
         objects = []
         for source in sources:
             if source.name in INCLUDED.get(test, []):
@@ -166,7 +166,7 @@ class Compiler:
             included = source.parent == TESTS and changed in INCLUDED.get(test, [])
             own = changed == source.name or included or changed.endswith(".h")
             home = core if own else CORE
-            file = source if own or source.parent == TESTS else CORE / source.name
+            file = source if own or source.parent == TESTS else CORE / source.relative_to(core)
             objects.append(self.compiled(file, home, (*build.flags, *futex), core if own else None))
         program = core / f"{test}-{build.name.replace(' ', '-')}"
         self.cc("-o", program, *objects, *FLAGS, *build.flags)
@@ -246,7 +246,7 @@ def kill(mutant: Mutant, compiler: Compiler, limits: dict[tuple[str, str], float
     with tempfile.TemporaryDirectory(dir=compiler.folder) as folder:
         core = Path(folder) / "core"
         shutil.copytree(CORE, core)
-        (core / mutant.file).write_text(mutant.text())
+        source_in(core, mutant.file).write_text(mutant.text())
         builds = BUILDS
         if mutant.only_weakens_an_ordering:
             builds = [build for build in BUILDS if build.sanitized]

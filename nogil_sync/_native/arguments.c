@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "core/park.h"
+#include "core/waiting/park.h"
 
 /* The head of a Python function with these parameters. */
 static PyObject *
@@ -32,7 +32,7 @@ static void
 refuse(const ns_signature *s, PyObject *args, PyObject *kwargs)
 {
     PyObject *head = head_of(s),
-             *module = head ? PyImport_ImportModule("nogil_sync._refusal") : NULL;
+             *module = head ? PyImport_ImportModule("nogil_sync._common.refusal") : NULL;
     PyObject *result = NULL;
     if (module != NULL) {
         result = PyObject_CallMethod(

@@ -16,7 +16,7 @@ from pathlib import Path
 Function = ast.FunctionDef
 
 # Where `inspect` finds the defaults that have names. They must be of the types of constants.
-NAMED = {"NO_DEFAULT": "nogil_sync._syncmap.NO_DEFAULT"}
+NAMED = {"NO_DEFAULT": "nogil_sync._common.mapping.NO_DEFAULT"}
 # Special methods that the extension defines by name, as ordinary ones.
 DUNDERS = ("__enter__", "__exit__", "__call__")
 

@@ -1,8 +1,8 @@
 #include "module.h"
 
-#include "core/epoch.h"
-#include "core/park.h"
-#include "core/slots.h"
+#include "core/memory/epoch.h"
+#include "core/waiting/park.h"
+#include "core/memory/slots.h"
 
 static PyObject *
 attribute_of(const char *module_name, const char *name)
@@ -43,7 +43,7 @@ add_performance_warning(PyObject *module)
 {
     return PyModule_Add(module,
                         "PerformanceWarning",
-                        attribute_of("nogil_sync._performance", "PerformanceWarning"));
+                        attribute_of("nogil_sync._common.performance", "PerformanceWarning"));
 }
 
 static int

@@ -21,7 +21,8 @@ typedef struct ns_state {
     PyObject *channel_closed; /* the exception */
     PyObject *once_cell, *once_function_cell, *once_function; /* classes, for once_type.c */
     PyObject *atomic_bool_type, *syncmap_type, *syncmap_iterator_type;
-    PyObject *syncmap_shared, *syncmap_compute; /* of _syncmap.py: the base class, and a function */
+    PyObject *syncmap_shared,
+        *syncmap_compute; /* of _common/mapping.py: the base class, and a function */
     bool watches_sharing; /* development mode, main interpreter: see watch.h */
 } ns_state;
 

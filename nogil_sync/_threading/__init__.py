@@ -5,10 +5,10 @@ The docstrings of these classes are those of the native ones too.
 
 import sys
 
-from .._channel import ChannelClosed
-from .._performance import PerformanceWarning
-from .._syncmap import SyncMapItems, SyncMapKeys, SyncMapValues
-from .._untraced import hide_sections
+from .._common.channel_closed import ChannelClosed
+from .._common.mapping import SyncMapItems, SyncMapKeys, SyncMapValues
+from .._common.performance import PerformanceWarning
+from .._common.untraced import hide_sections
 from .atomics import (
     AtomicBool,
     AtomicInt32,

@@ -26,7 +26,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from .._originals import RLock
+from .._common.originals import RLock
 
 _EVERY_ONE = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 _FULL = 2

@@ -2,7 +2,7 @@
 
 The state of a `Line` is one immutable tuple: a value (what is free, who holds) and the waiters,
 first come first served.  An operation reads it, computes the next state in ordinary code, which
-nobody else sees, and installs it in a section (see `_guard`) if it is still the one it read;
+nobody else sees, and installs it in a section (see `_common.guard`) if it is still the one it read;
 else another thread, handler or finaliser was faster, and it starts again.  So the rules of each
 object are functions from state to state, without locks, and every step is whole or not at all.
 
@@ -27,10 +27,10 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, TypeAlias
 
-from .._guard import NO_RECEIPT, Guard, Receipt, guard_of
-from .._object import lacks
-from .._originals import LockType, get_ident, local
-from .._sleep import closed_gate, sleep_at
+from .._common.guard import NO_RECEIPT, Guard, Receipt, guard_of
+from .._common.object import lacks
+from .._common.originals import LockType, get_ident, local
+from .._common.sleep import closed_gate, sleep_at
 
 
 class Request:

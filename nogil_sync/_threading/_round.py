@@ -2,7 +2,7 @@
 
 from time import monotonic
 
-from .._sleep import closed_gate, sleep_at
+from .._common.sleep import closed_gate, sleep_at
 
 
 class Round:

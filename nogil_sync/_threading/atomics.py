@@ -1,15 +1,15 @@
 """Atomic integers, booleans and references, pure Python.
 
 Each operation checks and converts its arguments first, then does its work in one section
-(see `_guard`).  A load is one read of one slot, which is atomic by itself.
+(see `_common.guard`).  A load is one read of one slot, which is atomic by itself.
 """
 
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, NoReturn, SupportsIndex, TypeVar, overload
 
-from .._guard import Guard, guard_of
-from .._object import SyncObject, adopt, subscripted, uninitialized
-from .._originals import get_ident
+from .._common.guard import Guard, guard_of
+from .._common.object import SyncObject, adopt, subscripted, uninitialized
+from .._common.originals import get_ident
 from ._arguments import exact_int
 
 T = TypeVar("T")

@@ -15,8 +15,8 @@ interrupt came in that very moment, it is sent although `send` raised.
 from collections.abc import Iterator
 from typing import Any, Generic, Self, SupportsIndex, TypeAlias, TypeVar, overload
 
-from .._channel import ChannelClosed
-from .._object import SyncObject, subscripted, uninitialized
+from .._common.channel_closed import ChannelClosed
+from .._common.object import SyncObject, subscripted, uninitialized
 from ._arguments import exact_int, wait_timeout
 from ._queue import NOBODY, Change, Line, Request, Waiter, Waiters
 

@@ -12,10 +12,10 @@ from operator import call
 from time import monotonic
 from typing import Any, Protocol, SupportsIndex, TypeVar
 
-from .._exit import check_exit
-from .._guard import Receipt
-from .._object import SyncObject, lacks, uninitialized
-from .._originals import LockType, RLock
+from .._common.exit import check_exit
+from .._common.guard import Receipt
+from .._common.object import SyncObject, lacks, uninitialized
+from .._common.originals import LockType, RLock
 from ._arguments import exact_int, wait_timeout
 from ._queue import Change, Line, Waiter, Waiters
 from .mutex import Mutex

@@ -2,8 +2,8 @@
 
 from typing import NoReturn, SupportsFloat, SupportsIndex
 
-from .._guard import Guard, guard_of
-from .._object import SyncObject, uninitialized
+from .._common.guard import Guard, guard_of
+from .._common.object import SyncObject, uninitialized
 from ._arguments import exact_float, exact_int
 
 _LOW = -(1 << 63)

@@ -5,8 +5,8 @@ wake-up however many wait, a ``clear`` right after it takes nothing back, and th
 that an interrupted waiter could be left in.
 """
 
-from .._guard import Guard, guard_of
-from .._object import SyncObject, uninitialized
+from .._common.guard import Guard, guard_of
+from .._common.object import SyncObject, uninitialized
 from ._arguments import wait_timeout
 from ._round import Round
 

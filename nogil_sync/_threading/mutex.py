@@ -1,6 +1,6 @@
 """Mutex, pure Python.
 
-State, changed only in sections (see `_guard`):
+State, changed only in sections (see `_common.guard`):
 
 - `locked`;
 - a queue of waiters, first come first served, linked through themselves;
@@ -32,10 +32,10 @@ had the signal come just after the acquire.
 import os
 from time import monotonic
 
-from .._guard import NO_RECEIPT, Guard, Receipt, guard_of
-from .._object import SyncObject, lacks, uninitialized
-from .._originals import get_ident, local
-from .._sleep import closed_gate, sleep_at
+from .._common.guard import NO_RECEIPT, Guard, Receipt, guard_of
+from .._common.object import SyncObject, lacks, uninitialized
+from .._common.originals import get_ident, local
+from .._common.sleep import closed_gate, sleep_at
 from ._arguments import lock_timeout
 
 _PATIENCE = 0.001  # seconds after which the first waiter gets the next turn

@@ -1,11 +1,11 @@
-"""once and Once, pure Python: objects around a cell, in which `nogil_sync._once` does the work."""
+"""once and Once, pure Python: objects around a cell, in which `_common.once` does the work."""
 
 import functools
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from .._object import SyncObject, subscripted, uninitialized
-from .._once import ABSENT, Cell, Dressed, FunctionCell, once_property
+from .._common.object import SyncObject, subscripted, uninitialized
+from .._common.once import ABSENT, Cell, Dressed, FunctionCell, once_property
 
 __all__ = ["Once", "OnceFunction", "once", "once_property"]
 

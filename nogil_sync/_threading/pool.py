@@ -2,7 +2,7 @@
 
 What was put since the latest collection is in `fresh`, what that collection found idle in `stale`
 (Go's victim cache).  The next one lets go of what is still in `stale`, and what is in `fresh`
-becomes stale.  Both are linked lists, so that each step is a section (see `_guard`).
+becomes stale.  Both are linked lists, so that each step is a section (see `_common.guard`).
 """
 
 import sys
@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Generic, SupportsIndex, TypeVar, final
 
-from .._guard import Guard, guard_of
-from .._object import Part, SyncObject, subscripted, uninitialized
-from .._performance import Unraisable
+from .._common.guard import Guard, guard_of
+from .._common.object import Part, SyncObject, subscripted, uninitialized
+from .._common.performance import Unraisable
 from ._ageing import register
 from ._arguments import exact_int
 

@@ -2,8 +2,8 @@
 
 from typing import Self, TypeAlias, TypeVar, final
 
-from .._guard import Receipt
-from .._object import Part, SyncObject, adopt, uninitialized
+from .._common.guard import Receipt
+from .._common.object import Part, SyncObject, adopt, uninitialized
 from ._arguments import lock_timeout
 from ._queue import Change, Line, Waiters
 

@@ -2,7 +2,7 @@
 
 from typing import SupportsIndex, final
 
-from .._object import Part, SyncObject, uninitialized
+from .._common.object import Part, SyncObject, uninitialized
 from ._arguments import exact_int, wait_timeout
 from ._queue import Change, Line, Waiters
 

@@ -6,12 +6,12 @@ ints, so no code of a user runs in it and each of its steps is atomic.  A lookup
 fetches the bucket, and compares in it at leisure: what it finds was the truth when it fetched.
 
 A change computes the next bucket in ordinary code, which nobody else sees, and installs it in a
-section (see `_guard`) if the bucket it started from is still there; else another thread, or
+section (see `_common.guard`) if the bucket it started from is still there; else another thread, or
 user code that it called itself, was faster, and it looks again.  No two keys are compared twice
 for that, so equality that changes this very map does not keep it going round.  Of all who try,
 one always succeeds.
 
-In these sections the dict is read and stored to, which the rule of `_guard` allows for exact
+In these sections the dict is read and stored to, which the rule of `_common.guard` allows for exact
 dicts with keys that are exact ints: it calls nothing, and whatever is replaced is still held
 by a variable outside, so nothing is finalised there.
 
@@ -27,10 +27,10 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, TypeVarTuple, final, overload
 
-from .._guard import Guard, guard_of
-from .._object import Part, SyncObject
-from .._once import ABSENT
-from .._syncmap import NO_DEFAULT, SharedMap, load_or_compute
+from .._common.guard import Guard, guard_of
+from .._common.mapping import NO_DEFAULT, SharedMap, load_or_compute
+from .._common.object import Part, SyncObject
+from .._common.once import ABSENT
 from ._arguments import wait_timeout
 from .atomics import AtomicBool
 

@@ -5,9 +5,9 @@ import threading
 from collections.abc import Callable
 from typing import ParamSpec, SupportsIndex
 
-from .._guard import Guard, guard_of
-from .._object import SyncObject, uninitialized
-from .._spawn import Worker
+from .._common.guard import Guard, guard_of
+from .._common.object import SyncObject, uninitialized
+from .._common.spawn import Worker
 from ._arguments import exact_int, wait_timeout
 from ._round import Round
 

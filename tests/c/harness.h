@@ -10,13 +10,13 @@
 #include "channel.h"
 #include "cond.h"
 #include "counter.h"
-#include "epoch.h"
+#include "memory/epoch.h"
 #include "event.h"
 #include "mutex.h"
-#include "park.h"
+#include "waiting/park.h"
 #include "rwmutex.h"
 #include "semaphore.h"
-#include "slots.h"
+#include "memory/slots.h"
 #include "waitgroup.h"
 
 #define CHECK(condition)                                                            \

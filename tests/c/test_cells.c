@@ -19,7 +19,7 @@ allocate(size_t alignment, size_t size)
 }
 
 #define aligned_alloc allocate
-#include "cells.c"
+#include "memory/cells.c"
 #undef aligned_alloc
 
 static ns_cells cells;

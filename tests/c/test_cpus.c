@@ -9,7 +9,7 @@
 
 /* A tree of our own in place of the system's. */
 #define NS_SYSTEM_ROOT "test_cpus.tree"
-#include "park.c"
+#include "waiting/park.c"
 
 #if defined(NS_PARK_FUTEX)
 

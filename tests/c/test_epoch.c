@@ -49,7 +49,7 @@ static bool no_fork_handlers;
     (no_fork_handlers ? ENOMEM : pthread_atfork(prepare, parent, child))
 #undef NS_REFUSED
 #define NS_REFUSED refusal_lasts
-#include "park.c"
+#include "waiting/park.c"
 
 #undef clock_gettime
 #undef sched_yield

@@ -21,7 +21,7 @@ slowly(void)
 }
 #define pthread_cond_wait(condition, mutex) (slowly(), pthread_cond_wait(condition, mutex))
 #endif
-#include "park.c"
+#include "waiting/park.c"
 #undef pthread_cond_wait
 
 static _Atomic uint32_t word;

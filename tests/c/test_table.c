@@ -1,6 +1,6 @@
 /* core/table.h: a dictionary, whatever is rebuilt, by however many threads, across forks. */
 #include "harness.h"
-#include "lock.h"
+#include "waiting/lock.h"
 
 #include <setjmp.h>
 #include <stddef.h>

@@ -74,7 +74,7 @@ def test_tool_finds_changed_ordering(copy: Path, is_now: str, becomes: str, find
 
 @compiled
 def test_tool_finds_barrier_outside_fast_paths(copy: Path) -> None:
-    path = copy / "nogil_sync" / "_native" / "core" / "waitq.c"
+    path = copy / "nogil_sync" / "_native" / "core" / "waiting" / "waitq.c"
     path.write_text(
         path.read_text() + "\nvoid added(void);\nvoid added(void) { ns_fence(NS_SEQ_CST); }\n"
     )

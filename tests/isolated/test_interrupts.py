@@ -189,7 +189,7 @@ def test_native_does_not_import_the_threading_backend():
     python(
         """
     import sys
-    import nogil_sync, nogil_sync._tasks, nogil_sync._spawn
+    import nogil_sync, nogil_sync._common.tasks, nogil_sync._common.spawn
     with nogil_sync.TaskGroup() as group:
         group.go(int)
     work = nogil_sync.WaitGroup()

@@ -80,7 +80,7 @@ def hunt(*arguments, folder):
         [sys.executable, "-P", "-m", "pytest", "-p", "leaks", "-p", "no:cacheprovider", *arguments],
         env={
             **os.environ,
-            "PYTHONPATH": str(TESTS),
+            "PYTHONPATH": str(TESTS / "helpers"),
             "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.arena_max=1",
             "NOGIL_SYNC_STRESS": "0.1",
             "COLUMNS": "200",  # no line of the report is cut off
@@ -107,5 +107,5 @@ def test_finds_what_leaks_and_nothing_else(tmp_path):
 def test_nothing_leaks():
     # A short run of what ./dev leaks does with all of them on a debug build. (Left out: what makes
     # classes, which other free-threaded interpreters never free.)
-    out = hunt("tests/test_counters.py", "-k", "not uses_the_object", folder=TESTS.parent)
+    out = hunt("tests/contract/test_counters.py", "-k", "not uses_the_object", folder=TESTS.parent)
     assert re.search(r"^[1-9]\d* tests in \d+ runs, 0 leak", out, re.MULTILINE)

@@ -142,7 +142,7 @@ def test_sdist_holds_what_a_build_needs(checkout: Path, sdist: Path) -> None:
 
 def test_wheel_holds_the_package_and_no_sources(wheel: Path) -> None:
     held = names(wheel)
-    for folder in ("nogil_sync", "nogil_sync/_threading"):
+    for folder in ("nogil_sync", "nogil_sync/_common", "nogil_sync/_threading"):
         assert {f"{folder}/{path.name}" for path in (ROOT / folder).glob("*.py")} <= held
     assert "nogil_sync/py.typed" in held
     others = {name for name in held if not name.endswith((".py", "/py.typed"))}

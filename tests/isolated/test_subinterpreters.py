@@ -147,7 +147,8 @@ except ImportError as error:
     assert "nogil_sync" in str(error) or "_core" in str(error), error
 else:
     import time
-    from nogil_sync import WaitGroup, _spawn
+    from nogil_sync import WaitGroup
+    from nogil_sync._common import spawn as _spawn
     closed_gate, late = _spawn.closed_gate, []
     class LateGate:
         def __init__(self):

@@ -145,7 +145,7 @@ def test_forked_in_the_middle_of_a_cancellation():
     python(
         FORK
         + """
-    import nogil_sync._tasks
+    import nogil_sync._common.tasks
 
     class Event(nogil_sync.Event):
         def set(self):
@@ -157,12 +157,12 @@ def test_forked_in_the_middle_of_a_cancellation():
     def fork():
         child = os.fork()
         if child == 0:
-            nogil_sync._tasks.Event.set = nogil_sync.Event.set
+            nogil_sync._common.tasks.Event.set = nogil_sync.Event.set
             begin = time.monotonic()
             known = tg.cancelled() and tg.wait_cancelled(20)
             os._exit(7 if known and time.monotonic() - begin < 15 else 1)
         children.append(child)
-    nogil_sync._tasks.Event = Event
+    nogil_sync._common.tasks.Event = Event
     with TaskGroup() as tg:
         tg.cancel()
     assert [wait_for(child, 30) for child in children] == [7]

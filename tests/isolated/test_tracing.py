@@ -18,7 +18,7 @@ HEADER = """
 import sys, threading, time
 from concurrent.futures import wait
 from nogil_sync import *
-import nogil_sync, nogil_sync._tasks
+import nogil_sync, nogil_sync._common.tasks
 home = nogil_sync.__path__[0]
 events = set()
 count = left = 0

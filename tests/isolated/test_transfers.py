@@ -58,7 +58,7 @@ def count(tmp_path: Path, *arguments: object) -> Any:
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     built = tmp_path_factory.mktemp("falsesharing") / "falsesharing"
-    source = ROOT / "tests" / "falsesharing.c"
+    source = ROOT / "tests" / "helpers" / "falsesharing.c"
     subprocess.run([COMPILER, "-O1", "-pthread", str(source), "-o", str(built)], check=True)
     return built
 

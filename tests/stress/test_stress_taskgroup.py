@@ -86,7 +86,7 @@ def test_failures_and_cancellations(threads):
 SECTIONS = """
     import random, sys, threading, time
     from concurrent.futures import ThreadPoolExecutor
-    from nogil_sync import _tasks
+    from nogil_sync._common import tasks as _tasks
 
     local = threading.local()
     def take(guard, _):

@@ -81,7 +81,7 @@ def parse() -> argparse.Namespace:
     how.add_argument(
         "--program",
         nargs=argparse.REMAINDER,
-        help="count for this command, which marks its phases itself, as tests/falsesharing.c does",
+        help="count for this command, which marks its phases itself, as tests/helpers/falsesharing.c does",
     )
     # ./dev transfers --python 3.13t,3.14t: as 3.13t=/path/of/python, several times.
     parser.add_argument("--interpreter", action="append", default=[], help=argparse.SUPPRESS)

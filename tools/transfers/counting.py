@@ -92,8 +92,8 @@ def core_program() -> Path:
     """The program that measures the C core alone."""
     tests, core = ROOT / "tests" / "c", ROOT / "nogil_sync" / "_native" / "core"
     options = ["-D_GNU_SOURCE", "-DNS_PARK_FUTEX", "-DNDEBUG", f"-I{core}", f"-I{tests}"]
-    sources = [tests / "transfers.c", *sorted(core.glob("*.c"))]
-    return built("core", sources, [tests / "harness.h", *sorted(core.glob("*.h"))], options)
+    sources = [tests / "transfers.c", *sorted(core.rglob("*.c"))]
+    return built("core", sources, [tests / "harness.h", *sorted(core.rglob("*.h"))], options)
 
 
 @cache

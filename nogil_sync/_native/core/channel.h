@@ -96,8 +96,8 @@
 #ifndef NS_CHANNEL_H
 #define NS_CHANNEL_H
 
-#include "backoff.h"
-#include "grant.h"
+#include "waiting/backoff.h"
+#include "waiting/grant.h"
 
 enum { NS_CHANNEL_OPEN = 1, NS_CHANNEL_BORN = 2, NS_CHANNEL_CLOSED = 4, NS_CHANNEL_FLAGS = 7 };
 

@@ -17,7 +17,7 @@
 #ifndef NS_COND_H
 #define NS_COND_H
 
-#include "grant.h"
+#include "waiting/grant.h"
 
 typedef struct ns_cond {
     ns_waitq queue;

@@ -24,8 +24,8 @@
 
 #include <string.h>
 
-#include "cells.h"
-#include "lock.h"
+#include "memory/cells.h"
+#include "waiting/lock.h"
 
 typedef struct ns_counter {
     ns_cells cells; /* NULL until threads met often enough in the base */

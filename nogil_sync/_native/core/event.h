@@ -21,7 +21,7 @@
 #ifndef NS_EVENT_H
 #define NS_EVENT_H
 
-#include "wait.h"
+#include "waiting/wait.h"
 
 #define NS_EVENT_SET 1u
 #define NS_EVENT_SLEEPERS 2u

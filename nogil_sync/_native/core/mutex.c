@@ -1,6 +1,6 @@
 #include "mutex.h"
 
-#include "grant.h"
+#include "waiting/grant.h"
 
 /* Times in nanoseconds; tests shrink them so that the rare paths are taken. */
 #ifndef NS_MUTEX_STARVING

@@ -71,7 +71,7 @@
 #ifndef NS_MUTEX_H
 #define NS_MUTEX_H
 
-#include "wait.h"
+#include "waiting/wait.h"
 
 #define NS_MUTEX_LOCKED 1u
 #define NS_MUTEX_QUEUED 2u

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "park.h"
+#include "waiting/park.h"
 
 bool
 ns_pool_init(ns_pool *p, int64_t most)

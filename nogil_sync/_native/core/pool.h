@@ -103,7 +103,7 @@
 #define NS_POOL_H
 
 #include "deque.h"
-#include "slots.h"
+#include "memory/slots.h"
 
 enum { NS_POOL_FIRST = 64, NS_POOL_SEGMENTS = 11 };
 

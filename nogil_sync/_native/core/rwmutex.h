@@ -72,8 +72,8 @@
 #ifndef NS_RWMUTEX_H
 #define NS_RWMUTEX_H
 
-#include "cells.h"
-#include "grant.h"
+#include "memory/cells.h"
+#include "waiting/grant.h"
 
 enum {
     NS_RW_BORN = 1,

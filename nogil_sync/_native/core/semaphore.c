@@ -1,6 +1,6 @@
 #include "semaphore.h"
 
-#include "backoff.h"
+#include "waiting/backoff.h"
 
 #ifndef NS_SEMAPHORE_SPIN
 #define NS_SEMAPHORE_SPIN 10000 /* nanoseconds before a waiter sleeps */

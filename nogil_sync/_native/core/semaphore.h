@@ -33,7 +33,7 @@
 #ifndef NS_SEMAPHORE_H
 #define NS_SEMAPHORE_H
 
-#include "grant.h"
+#include "waiting/grant.h"
 
 #define NS_SEMAPHORE_BORN 1u
 #define NS_SEMAPHORE_QUEUED 2u

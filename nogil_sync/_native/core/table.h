@@ -144,8 +144,8 @@
 #ifndef NS_TABLE_H
 #define NS_TABLE_H
 
-#include "epoch.h"
-#include "lock.h"
+#include "memory/epoch.h"
+#include "waiting/lock.h"
 
 #ifndef NS_SEGMENT_MAX
 #define NS_SEGMENT_MAX 1024 /* entries; at least 16, a power of two */

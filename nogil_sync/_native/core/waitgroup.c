@@ -1,6 +1,6 @@
 #include "waitgroup.h"
 
-#include "backoff.h"
+#include "waiting/backoff.h"
 
 #define SLEEPERS UINT64_C(2)
 #define EPOCH UINT64_C(4)

@@ -26,7 +26,7 @@
 #ifndef NS_WAITGROUP_H
 #define NS_WAITGROUP_H
 
-#include "wait.h"
+#include "waiting/wait.h"
 
 #define NS_WAITGROUP_BORN UINT64_C(1)
 #define NS_WAITGROUP_MOST INT32_MAX

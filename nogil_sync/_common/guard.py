@@ -1,0 +1,119 @@
+"""Guards: the locks under which Python code of this package changes the state of its objects.
+
+All of the threading backend rests on them, and TaskGroup, which is one for both backends.
+
+A *section* is the body of ``with guard:``.  One rule makes it safe: a section is
+**straight-line code: no call, no loop, no import, no ``raise``, and no allocation of a
+container**.  It reads and stores slots, compares, and adds exact ints and floats.  An exact dict
+whose keys are exact ints is a set of slots, too: its lookups and stores call nothing.
+
+The interpreter runs signal handlers, thread switches, garbage collections (with the finalisers
+they run) and ``KeyboardInterrupt`` only where it looks for them: after a call of a C function, on
+a backward jump, and on entry to a Python function; on 3.11 it also collects where a container
+is allocated.  A section has none of these places.  It follows that
+
+- no handler or finaliser ever runs in the middle of a section of its own thread;
+- a section runs to its end or not at all: no ``KeyboardInterrupt`` lands inside it, and local
+  variables set in it tell surely, also to an ``except`` clause, what it did;
+- with the GIL, no other thread runs during a section, so no fork finds one under way.
+
+**Entering and leaving.**  A section has one of two forms:
+
+    with guard:                     guard.held = True
+        ...                         try:
+                                        ...
+                                    finally:
+                                        del guard.held
+
+The second is for sections that must not be skipped, as those in a ``finally``: the interpreter
+does not look before, within or after it, as storing and deleting an attribute is no call.  (`held`
+is a property whose setter and deleter are the lock's own methods, in C.)
+
+``with`` calls ``__exit__``, a C function, at its end: the interpreter looks after the lock was
+released.  Up to 3.13 it enters without looking.  From 3.14 on it looks after an ``__enter__`` in
+C, where the lock would be held and no ``__exit__`` owed.  So there `Guard.__enter__` is a Python
+function: the interpreter looks when that begins, and an interrupt then skips the section, but it
+does not look when that returns.
+
+A thread that waits for a guard can be interrupted there; then it does not have the guard, and skips
+the section.  With the GIL nobody ever waits, unless a trace function lets other threads in.  The
+native backend has a guard of its own (``guard_type.c``), which no interrupt keeps from being taken.
+
+**Trace functions** run wherever the interpreter reports something to them.  `untraced` takes
+the line numbers from the instructions of sections, so that no line in the middle of one is
+reported.  What is reported at the edges (the return of ``__enter__``, a profiler's calls) comes
+before the first or after the last instruction of the body.  A trace function that uses the same
+object there finds it whole, and enters its guard once more, as guards are reentrant.  A tool that
+asks for every instruction or branch (``f_trace_opcodes``, ``sys.monitoring``) does come between;
+it must not use the object that it watches.  One that changes the object at every line for ever
+keeps a call from ending that starts again when somebody was faster.
+
+Without the GIL a section of another thread may be under way at a fork; the child then gets its
+guards free, and finds the data before or after that section's last store.  Sections that store
+several things keep each prefix harmless.
+"""
+
+import _thread
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+
+    class Guard:
+        """A reentrant lock; nothing can come between taking it and what follows."""
+
+        held: bool
+
+        def __enter__(self) -> object: ...
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def _at_fork_reinit(self) -> None: ...
+
+else:
+
+    class Guard(_thread.RLock):
+        __slots__ = ()
+
+        # Called as `acquire(True)`, the value stored being `blocking`.
+        held = property(None, _thread.RLock.acquire, _thread.RLock.release)
+
+        if sys.version_info >= (3, 14):
+
+            def __enter__(self):
+                self.held = True
+
+
+_COUNT = 64
+_guards = [Guard() for _ in range(_COUNT)]
+
+
+def defer(_obj: object, /) -> None:
+    """Let the object defer its reference count, where the backend can; this one cannot."""
+
+
+def guard_of(obj: object) -> Guard:
+    """The guard of this object: one of a fixed few, so that a fork can free them all."""
+    return _guards[id(obj) // 64 % _COUNT]
+
+
+class Receipt:
+    """Filled in by a section: tells what it did also when an interrupt follows it."""
+
+    __slots__ = ("done",)
+
+    def __init__(self) -> None:
+        self.done = False
+
+
+NO_RECEIPT = Receipt()  # for those who do not ask
+
+
+def _free_all() -> None:
+    for guard in _guards:
+        guard._at_fork_reinit()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free_all)

@@ -1,0 +1,536 @@
+"""Running something once, for both backends: who runs it, who waits, and what everyone gets.
+
+`once` and its kin are here; the flights of ``SyncMap.load_or_compute`` (`mapping`) run by
+:func:`exclusively`, too, so that a circle of waits is found also when it goes through both.
+
+A *run* is one call of :func:`exclusively`. It claims its key by ``setdefault`` in the table of
+what is under way, which is one atomic step; whoever finds another's run there waits until that
+is over and looks again. So nothing is locked while user code runs, and what nobody computes
+takes no space here.
+
+An interrupt leaves no trace. Signal handlers, and with them ``KeyboardInterrupt``, come only
+after a call, on a backward jump and on entry to a Python function. What ends a run is
+therefore straight-line code in a ``finally`` whose only call, at its end, is the one in C that
+wakes a waiter. (That is why waiters sleep at a lock of the interpreter's and not at an `Event`,
+whose ``set`` is a Python function in one of the backends.) Such a *gate* is closed when it is
+made and opened once; whoever comes through opens it for the next.
+
+A wait that could never end is a ``RuntimeError``: that of a thread which would wait, directly or
+through others, for a run of its own. Each thread first notes what it waits for and then follows
+the notes of the others. All notes are made in one dict, which has a lock of its own, so of two
+threads that close a circle at the same time the second at least sees the note of the first.
+
+In the child of a fork only the runs of the forking thread go on. The child gets new tables, as
+the old ones may be locked by a thread that is gone, and a run of an old table counts as over.
+"""
+
+import functools
+import os
+import sys
+import sysconfig
+from collections.abc import Callable
+from itertools import pairwise
+from time import monotonic
+from types import (
+    FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    TracebackType,
+)
+from typing import Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
+
+from .exit import check_exit
+from .object import subscripted
+from .originals import allocate_lock, get_ident, local, main_thread
+
+T = TypeVar("T")
+P = ParamSpec("P")
+Self = TypeVar("Self", bound="once_property[Any]")
+
+# The main thread runs the signal handlers; a signal that comes right before its sleep, or
+# `_thread.interrupt_main()`, does not end it: so it sleeps in naps.
+_NAP = 0.04
+
+ABSENT: Final = object()
+
+
+class _Run:
+    """A call that runs something, or waits for another that does."""
+
+    __slots__ = ("gate", "key", "outer", "over", "table", "thread", "waiting")
+
+    def __init__(self, key: object, outer: "_Run | None") -> None:
+        self.key = key
+        self.outer = outer  # the run of this thread below it: it was called from there
+        self.table = _running
+        self.thread = get_ident()
+        self.waiting = False
+        self.over = False  # becomes true before the gate is opened
+        try:
+            self.gate = allocate_lock()
+        except RuntimeError:  # "can't allocate lock"
+            raise MemoryError from None
+        self.gate.acquire()
+
+
+class _Local(local):
+    run: _Run | None = None  # this thread's innermost
+
+
+_local = _Local()
+_running: dict[object, _Run] = {}
+_waits: dict[int, _Run] = {}  # which run each waiting thread waits for
+
+
+def exclusively(
+    key: object,
+    deadline: float | None,
+    look: Callable[P, T | None],
+    work: Callable[P, T],
+    /,
+    *args: P.args,
+    **kw: P.kwargs,
+) -> T:
+    """What `look(...)` finds as soon as that is not None, else what `work(...)` returns.
+
+    Of all calls with this key one at a time works, while the others wait; at the deadline they
+    give up by TimeoutError.
+    """
+    run = _Run(key, _local.run)
+    _local.run = run
+    try:
+        while True:
+            other = run.table.setdefault(key, run)
+            if other is run:
+                found = look(*args, **kw)
+                return work(*args, **kw) if found is None else found
+            _wait(run, other, deadline)
+            found = look(*args, **kw)
+            if found is not None:
+                return found
+    finally:
+        _local.run = run.outer
+        try:
+            if run.table[key] is run:
+                del run.table[key]
+        except KeyError:
+            pass
+        run.over = True
+        try:
+            run.gate.release()
+        except RuntimeError:
+            pass  # open already: somebody saw that it is over
+
+
+def _wait(run: _Run, other: _Run, deadline: float | None) -> None:
+    """Sleep until the other run is over, or raise if that cannot be or takes too long."""
+    me = run.thread
+    nap = _NAP if me == main_thread().ident else -1.0
+    below = _waits.get(me)  # a wait of this thread that a signal handler interrupted
+    run.waiting = True
+    try:
+        _waits[me] = other
+        # Not `while condition`: its jump back lies outside the try from 3.12 on.
+        while True:
+            if other.over or other.table is not _running:
+                break
+            if _waits_for(other, me):
+                raise RuntimeError("recursive call: it would wait for itself")
+            if deadline is None:
+                check_exit()
+                other.gate.acquire(True, nap)
+                continue
+            remaining = deadline - monotonic()
+            if remaining <= 0:
+                raise TimeoutError("timed out waiting for another thread's call")
+            check_exit()
+            other.gate.acquire(True, remaining if nap < 0 else min(remaining, nap))
+    finally:
+        run.waiting = False
+        try:
+            if below is None:
+                del _waits[me]
+            else:
+                _waits[me] = below
+        except KeyError:
+            pass  # forked meanwhile
+        if other.over:
+            try:
+                other.gate.release()
+            except RuntimeError:
+                pass  # open already
+
+
+def _waits_for(run: _Run, me: int) -> bool:
+    """Whether this run is one of thread `me`, or waits for one, if through others."""
+    chain = [run]
+    while chain[-1].thread != me:
+        after = _waits.get(chain[-1].thread)
+        if after is None or after in chain:
+            return False
+        chain.append(after)
+    # Seen one after the other; if they are all still there, they were there all at once.
+    for a, b in pairwise(chain):
+        if a.over or _waits.get(a.thread) is not b:
+            return False
+    return not chain[-1].over
+
+
+def _forget_other_threads() -> None:
+    """In the child of a fork: none of them is left."""
+    global _running, _waits
+    _running, _waits = {}, {}
+    mine = []
+    run = _local.run
+    while run is not None:
+        mine.append(run)
+        run = run.outer
+    for run in reversed(mine):
+        run.table = _running
+        if not run.waiting:
+            _running.setdefault(run.key, run)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_other_threads)
+
+
+class Cell(Generic[T]):
+    """The one result of something that runs once, or the exception in its place."""
+
+    __slots__ = ("failure", "retry", "value")
+
+    def __init__(self, retry: bool) -> None:
+        self.retry = retry
+        self.value: Any = ABSENT
+        self.failure: Failure | None = None
+
+    def done(self) -> bool:
+        return self.value is not ABSENT or self.failure is not None
+
+    def state(self) -> str:
+        if self.failure is not None:
+            return "failed"
+        if self.value is not ABSENT:
+            return "done"
+        return "running" if id(self) in _running else "not run"
+
+    def do(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result, from `fn` if there is none yet."""
+        if not self.done():
+            if not callable(fn):
+                raise TypeError(f"{type(fn).__name__!r} object is not callable")
+            exclusively(id(self), None, self._look, self._run, fn, args, kwargs)
+        if self.failure is not None:
+            self.failure.throw()
+        result: T = self.value
+        return result
+
+    def _look(self, fn: Any, args: Any, kwargs: Any) -> "Cell[T] | None":  # noqa: ARG002
+        return self if self.done() else None
+
+    def _run(self, fn: Callable[..., T], args: Any, kwargs: Any) -> "Cell[T]":
+        try:
+            self.value = fn(*args, **kwargs)
+        except Exception as error:
+            if self.retry:
+                raise
+            self.failure = Failure(error)
+        return self
+
+
+# Before 3.14 an interpreter without the GIL does not survive threads that raise one exception
+# object at the same time (concurrent.futures has the same trouble): each frame that it passes
+# through replaces its traceback, unsynchronised. There each thread raises an object of its own.
+_SHAREABLE = sys.version_info >= (3, 14) or not sysconfig.get_config_var("Py_GIL_DISABLED")
+
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that is not built in
+_PARTS = [
+    vars(BaseException)[name]
+    for name in ("args", "__cause__", "__context__", "__suppress_context__")
+]
+_dict_of = vars(BaseException)["__dict__"].__get__
+_set_context = vars(BaseException)["__context__"].__set__  # runs no `__setattr__` of the class
+
+
+def _copy_field(field: Any, source: BaseException, target: BaseException) -> None:
+    """One slot, of the class or of the built-in part."""
+    try:
+        value = field.__get__(source)
+    except AttributeError:
+        return  # not set
+    try:
+        # None stands for nothing at all in some: only what differs is stored.
+        differs = field.__get__(target) is not value
+    except AttributeError:
+        differs = True
+    if differs:
+        try:
+            field.__set__(target, value)
+        except (AttributeError, TypeError):
+            pass  # read-only: it comes from the arguments
+
+
+def _copied(error: BaseException) -> BaseException:
+    """A copy with the same parts, attributes and slots, made without calling the class's code."""
+    kind = type(error)
+    built_in: Any = next(each for each in kind.__mro__ if not each.__flags__ & _HEAP_TYPE)
+    copied: BaseException = built_in.__new__(kind, *error.args)
+    if type(copied) is not kind:
+        raise TypeError
+    attributes = _dict_of(copied)
+    attributes.update(_dict_of(error))
+    notes = attributes.get("__notes__")
+    if type(notes) is list:
+        attributes["__notes__"] = notes.copy()
+    for each in kind.__mro__:
+        for name, field in vars(each).items() if issubclass(each, BaseException) else ():
+            if isinstance(field, MemberDescriptorType | GetSetDescriptorType) and name[:2] != "__":
+                _copy_field(field, error, copied)
+    for part in _PARTS:
+        part.__set__(copied, part.__get__(error))
+    return copied
+
+
+def _twin(error: BaseException) -> BaseException:
+    """An exception for another thread to raise: a copy, or what tells why there is none."""
+    try:
+        return _copied(error)
+    except Exception:
+        pass
+    try:  # a class in C, perhaps, which is made in another way
+        from copy import copy
+
+        copied = copy(error)
+        if type(copied) is type(error) and copied is not error:
+            return copied
+    except Exception:
+        pass
+    wrapped = RuntimeError("another thread's exception, which cannot be copied for this one")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+class Failure:
+    """An exception that is raised again and again, as it was the first time."""
+
+    __slots__ = ("context", "error", "model", "thread", "traceback")
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.context = error.__context__
+        # Without our own frame, in which it was caught.
+        whole = error.__traceback__
+        self.traceback: TracebackType | None = whole and whole.tb_next
+        self.thread = get_ident()
+        # Nobody raises or changes the model, so that others can copy it meanwhile.
+        self.model = None if _SHAREABLE else _twin(error)
+
+    def throw(self) -> NoReturn:
+        error: BaseException = self.error
+        if self.model is not None and get_ident() != self.thread:
+            error = _twin(self.model)
+        BaseException.with_traceback(error, self.traceback)
+        try:
+            raise error
+        finally:
+            # Not what this caller happened to be handling.
+            _set_context(error, self.context)
+            del self, error  # the traceback has this frame
+
+
+class FunctionCell(Cell[T]):
+    """The result of a decorated function, which is let go once it is settled."""
+
+    __slots__ = ("attributes", "fn")
+
+    def __init__(self, fn: Callable[[], T], retry: bool) -> None:
+        if not callable(fn):
+            raise TypeError(f"once: {type(fn).__name__!r} object is not callable")
+        if (name := _required_parameter(fn)) is not None:
+            raise TypeError(
+                f"once: the function must need no arguments, but {name!r} has no default"
+            )
+        super().__init__(retry)
+        self.fn: Any = fn
+        self.attributes: dict[str, Any] = {}
+
+    def dress(self, wrapper: Any) -> None:
+        """Make the object that is called instead look like the function."""
+        functools.update_wrapper(wrapper, self.fn)
+        self.attributes = wrapper.__dict__
+
+    def describe(self, wrapper: Any) -> str:
+        name = self.attributes.get("__qualname__", "of an object")
+        return f"<once function {name} at {id(wrapper):#x}, {self.state()}>"
+
+    def call(self) -> T:
+        fn = self.fn  # None only once it is settled
+        try:
+            return self.do(fn)
+        finally:
+            if fn is not None and self.done():
+                self.fn = None
+                if self.attributes.get("__wrapped__") is fn:
+                    self.attributes.pop("__wrapped__", None)
+
+
+def _required_parameter(fn: Callable[..., object]) -> str | None:
+    """The name of a parameter without a default."""
+    if isinstance(fn, FunctionType):
+        # The common case, for which `inspect` need not be imported.
+        code, names = fn.__code__, fn.__code__.co_varnames
+        for name in names[: code.co_argcount - len(fn.__defaults__ or ())]:
+            return name
+        for name in names[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]:
+            if name not in (fn.__kwdefaults__ or ()):
+                return name
+        return None
+    import inspect
+
+    try:
+        signature = inspect.signature(fn, follow_wrapped=False)
+    except ValueError:
+        return None  # in C, and does not tell
+    for parameter in signature.parameters.values():
+        if parameter.default is parameter.empty and parameter.kind not in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+        ):
+            return parameter.name
+    return None
+
+
+class _Signature:
+    """``__signature__`` of a decorated function: no parameters, and the function's annotation."""
+
+    def __get__(self, wrapper: Any, owner: type) -> Any:
+        if wrapper is None:
+            raise AttributeError("__signature__")  # the class has its own
+        import inspect
+
+        return inspect.Signature(
+            return_annotation=wrapper.__annotations__.get("return", inspect.Signature.empty)
+        )
+
+
+class _Annotations:
+    """``__annotations__`` of a decorated function, as a function's own; empty if it has none.
+
+    Up to 3.13 `functools.update_wrapper` copies the dict, which then hides this. From 3.14 on it
+    copies ``__annotate__``, which makes the dict when somebody asks for it.
+    """
+
+    def __get__(self, wrapper: Any, owner: type) -> dict[str, Any]:
+        if wrapper is None:
+            return {}
+        attributes: dict[str, Any] = wrapper.__dict__
+        annotate = attributes.get("__annotate__")
+        value = 1  # annotationlib.Format.VALUE
+        annotations: dict[str, Any] = {} if annotate is None else annotate(value)
+        return attributes.setdefault("__annotations__", annotations)  # type: ignore[no-any-return]
+
+
+class Dressed:
+    """The base of a decorated function's class: what makes it look like the function."""
+
+    __slots__ = ()
+    __annotations__ = _Annotations()
+    __signature__ = _Signature()
+
+
+class once_property(Generic[T]):  # noqa: N801  (named as `property` is)
+    """An attribute that is computed when it is first read, once per instance.
+
+    As ``functools.cached_property``, and safe where several threads read it first: one of
+    them computes it, the others wait and get the same value, which
+    ``functools.cached_property`` no longer promises since Python 3.12. Different instances, and
+    different attributes of one instance, do not wait for each other.
+
+    The value is stored in the instance's ``__dict__`` under the attribute's name, so a later
+    read is a plain one, assignment replaces the value, and after ``del`` it is computed
+    anew. An exception reaches the thread that computed; it is not stored, and those who
+    waited compute for themselves, one after the other. Computing that needs its own result, also
+    through other threads, is a ``RuntimeError``.
+
+    An instance without ``__dict__`` is a ``TypeError``. Where a subclass overrides the
+    attribute, ``super().name`` computes the value and does not store it.
+
+    >>> from nogil_sync import once_property
+    >>> class Page:
+    ...     def __init__(self, text): self.text = text
+    ...     @once_property
+    ...     def words(self):
+    ...         print("splitting")
+    ...         return self.text.split()
+    >>> page = Page("to be or not")
+    >>> len(page.words), page.words[0]
+    splitting
+    (4, 'to')
+    """
+
+    __module__ = "nogil_sync"
+
+    __class_getitem__ = subscripted
+
+    def __init__(self, func: Callable[[Any], T]) -> None:
+        if not callable(func):
+            raise TypeError(f"once_property: {type(func).__name__!r} object is not callable")
+        self.func = func
+        self.attrname: str | None = None
+        self.__doc__ = func.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        """Note the name under which the value is stored; ``TypeError`` if it has another."""
+        if self.attrname is None:
+            self.attrname = name
+        elif name != self.attrname:
+            raise TypeError(
+                "cannot assign the same once_property to two different names "
+                f"({self.attrname!r} and {name!r})"
+            )
+
+    @overload
+    def __get__(self: Self, instance: None, owner: type | None = None) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> T: ...
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        """Return the value for this instance, which the first read computes."""
+        if instance is None:
+            return self
+        name = self.attrname
+        if name is None:
+            raise TypeError("a once_property needs a name: __set_name__() was not called on it")
+        try:
+            stored = instance.__dict__
+        except AttributeError:
+            raise TypeError(
+                f"{type(instance).__name__!r} object has no __dict__ to store {name!r} in"
+            ) from None
+        if getattr(type(instance), name, None) is not self:
+            return self.func(instance)
+
+        found = self._look(instance, name, stored)
+        if found is None:
+            key = id(instance), id(self)
+            found = exclusively(key, None, self._look, self._compute, instance, name, stored)
+        return found[0]
+
+    def _look(self, instance: Any, name: str, stored: Any) -> tuple[T] | None:  # noqa: ARG002
+        value = stored.get(name, ABSENT)
+        return None if value is ABSENT else (value,)
+
+    def _compute(self, instance: Any, name: str, stored: Any) -> tuple[T]:
+        value = self.func(instance)
+        try:
+            stored[name] = value
+        except TypeError:
+            raise TypeError(
+                f"the __dict__ of {type(instance).__name__!r} object takes no items: "
+                f"{name!r} cannot be stored"
+            ) from None
+        return (value,)
+
+    def __reduce__(self) -> NoReturn:
+        """Raise ``TypeError``: it is not pickled."""
+        raise TypeError(f"cannot pickle or copy {type(self).__name__!r} object")

@@ -1,0 +1,44 @@
+"""The one place where a thread of this backend sleeps: at a gate.
+
+A gate is a lock of the interpreter's that is closed (locked) when it is made.  Opening it (release)
+lets one sleeper through, which closes it behind itself.  Opening an open gate is a
+``RuntimeError`` that openers ignore: one wake-up is enough, because who wakes looks at the
+state and not at the number of wake-ups.
+"""
+
+from time import monotonic
+
+from .exit import check_exit
+from .originals import LockType, allocate_lock, get_ident, main_thread
+
+# Signal handlers run in the main thread.  A signal that arrives between its last look and its
+# sleep, or `_thread.interrupt_main()`, does not end a sleep: so the main thread naps.
+_NAP = 0.04
+
+
+def closed_gate() -> LockType:
+    try:
+        gate = allocate_lock()
+    except RuntimeError:  # "can't allocate lock"
+        raise MemoryError from None
+    gate.acquire()
+    return gate
+
+
+def sleep_at(gate: LockType, deadline: float | None) -> bool:
+    """Sleep until the gate opens, at most until the deadline, in the main thread at most a nap.
+
+    False once the deadline has passed; true in all other cases, woken or not.  An error at
+    interpreter finalization.
+    """
+    if deadline is None:
+        remaining = -1.0
+    else:
+        remaining = deadline - monotonic()
+        if remaining <= 0:
+            return False
+    check_exit()
+    if get_ident() == main_thread().ident:
+        remaining = _NAP if deadline is None else min(remaining, _NAP)
+    gate.acquire(True, remaining)
+    return True

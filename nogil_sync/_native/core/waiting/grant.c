@@ -1,0 +1,124 @@
+#include "waiting/grant.h"
+
+#include "memory/slots.h"
+
+#define TURNS 64 /* for 128 processors; of more, less than half may spin */
+#define TRIES 2
+
+static struct turn {
+    _Alignas(NS_CACHE_LINE) _Atomic uint32_t word;
+} turns[TURNS];
+static _Atomic uint32_t homes; /* how many were given out */
+static NS_THREAD_LOCAL uint32_t home; /* + 1; 0: none yet */
+static NS_THREAD_LOCAL struct turn *mine;
+
+/* What a word is while a thread of this process holds the turn. */
+static uint32_t
+taken_word(void)
+{
+    return ns_fork_generation() + 1;
+}
+
+static uint32_t
+turn_count(void)
+{
+    uint32_t pairs = ns_cpu_count() / 2;
+    return pairs < TURNS ? pairs : TURNS;
+}
+
+static bool
+take_turn(struct turn *turn)
+{
+    uint32_t word = ns_load(&turn->word, NS_RELAXED);
+    return word != taken_word() && ns_cas(&turn->word, &word, taken_word(), NS_RELAXED);
+}
+
+bool
+ns_spin_begin(void)
+{
+    const uint32_t count = turn_count();
+    if (count == 0 || mine != NULL) {
+        return false;
+    }
+    if (home == 0) {
+        home = ns_add(&homes, 1, NS_RELAXED) + 1;
+    }
+    for (uint32_t n = 0; n < TRIES && mine == NULL; n++) {
+        struct turn *turn = &turns[(home + n * (count / TRIES)) % count];
+        mine = take_turn(turn) ? turn : NULL;
+    }
+    return mine != NULL;
+}
+
+void
+ns_spin_end(void)
+{
+    ns_store(&mine->word, 0, NS_RELAXED);
+    mine = NULL;
+}
+
+unsigned
+ns_spinners(void)
+{
+    unsigned count = 0;
+    for (uint32_t i = 0; i < TURNS; i++) {
+        count += ns_load(&turns[i].word, NS_RELAXED) == taken_word();
+    }
+    return count;
+}
+
+void
+ns_grant(ns_waitq *q, ns_waiter *w, ns_wakes *wakes)
+{
+    ns_waitq_remove(q, w);
+    if (ns_swap(&w->state, NS_GRANTED, NS_RELEASE) == NS_ASLEEP) {
+        if (wakes->count == NS_WAKES) {
+            ns_wake(wakes);
+        }
+        wakes->words[wakes->count++] = &w->state;
+    }
+}
+
+void
+ns_wake(ns_wakes *wakes)
+{
+    for (unsigned i = 0; i < wakes->count; i++) {
+        ns_unpark(wakes->words[i], 1);
+    }
+    wakes->count = 0;
+}
+
+static void
+spin_until(ns_waiter *w, int64_t end)
+{
+    if (ns_spin_begin()) {
+        while (ns_load(&w->state, NS_RELAXED) != NS_GRANTED && ns_now() < end) {
+            ns_pause();
+        }
+        ns_spin_end();
+    }
+}
+
+enum ns_wait_result
+ns_await_grant(ns_waiter *w, int64_t deadline, int64_t spin)
+{
+    if (spin != 0 && ns_load(&w->state, NS_RELAXED) == NS_WAITING) {
+        int64_t end = ns_now() + spin;
+        spin_until(w, end < deadline ? end : deadline);
+    }
+    for (;;) {
+        uint32_t state = NS_WAITING;
+        ns_cas(&w->state, &state, NS_ASLEEP, NS_RELAXED);
+        if (ns_is_granted(w)) {
+            return NS_SERVED;
+        }
+        switch (ns_park(&w->state, NS_ASLEEP, deadline)) {
+        case NS_PARK_TIMED_OUT:
+            return NS_TIMED_OUT;
+        case NS_PARK_INTERRUPTED:
+            return NS_INTERRUPTED;
+        case NS_PARK_WOKEN:
+            break;
+        }
+    }
+}

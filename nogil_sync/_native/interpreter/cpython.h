@@ -1,0 +1,306 @@
+/* cpython.h: all that the extension knows of CPython's insides, by version.
+ *
+ * Each part says in which versions' sources it was read, and which tests notice a change. The rest of
+ * the extension uses the public API and the names below. A version that is newer than the newest
+ * known stops the build; with -Dunknown_python=true it is built on the assumption that nothing
+ * here has changed but what `pin` writes, which it then leaves alone.
+ */
+#ifndef NS_CPYTHON_H
+#define NS_CPYTHON_H
+
+#include "module.h"
+
+#include <string.h>
+
+#include "core/atomics.h"
+
+#define NS_KNOWN_VERSION (PY_VERSION_HEX < 0x03100000)
+#if !NS_KNOWN_VERSION && !defined(NS_UNKNOWN_PYTHON)
+#error "this version of Python is not known yet; build with -Dunknown_python=true to try it"
+#endif
+
+/* ---- Reference counts ----
+ *
+ * Read in 3.13.5, 3.14.7 and 3.15.0rc2: Include/refcount.h, pycore_object.h, pycore_gc.h, object.c,
+ * gc_free_threading.c. Noticed by tests/contract/test_sharing.py, tests/contract/test_pin.py,
+ * tests/stress/test_stress_pin.py, tests/stress/test_stress_atomics.py.
+ *
+ *   ob_tid         the thread that owns the object; 0: none does any more
+ *   ob_ref_local   the owner's part of the count; a fixed value: the object is immortal
+ *   ob_ref_shared  everybody else's part, above two bits of flags:
+ *                    00 nothing  01 may be taken from zero by other threads (maybe-weakref)
+ *                    10 queued, for its owner to merge the parts  11 merged: this part is all
+ *   ob_gc_bits     64: the count is deferred
+ */
+
+/* Whether objects can defer their counts (PyUnstable_Object_EnableDeferredRefcount). */
+#define NS_CAN_DEFER (PY_VERSION_HEX >= 0x030E0000)
+
+/* Whether types may be immortal. Debug builds add one to the total of all references for each
+ * object that is made, for its type, and take it back only if the type is not immortal. The total
+ * would rise for ever, and nobody could look for leaks by it. Read in 3.14; ./dev leaks notices. */
+#if defined(Py_REF_DEBUG)
+#define NS_CAN_PIN_TYPES 0
+#else
+#define NS_CAN_PIN_TYPES 1
+#endif
+
+#define NS_GC_BITS_DEFERRED 64 /* _PyGC_BITS_DEFERRED, of no public header */
+
+static inline uint32_t
+ns_local_count(PyObject *object)
+{
+    return __atomic_load_n(&object->ob_ref_local, __ATOMIC_RELAXED);
+}
+
+static inline Py_ssize_t
+ns_shared_count(PyObject *object)
+{
+    return __atomic_load_n(&object->ob_ref_shared, __ATOMIC_RELAXED);
+}
+
+static inline bool
+ns_is_immortal(PyObject *object)
+{
+    return ns_local_count(object) == _Py_IMMORTAL_REFCNT_LOCAL;
+}
+
+/* Whether the calling thread owns the object. */
+static inline bool
+ns_is_owned(PyObject *object)
+{
+    return _Py_IsOwnedByCurrentThread(object);
+}
+
+static inline bool
+ns_is_deferred(PyObject *object)
+{
+    return __atomic_load_n(&object->ob_gc_bits, __ATOMIC_RELAXED) & NS_GC_BITS_DEFERRED;
+}
+
+/* Takes a reference in the shared part, which the owner, too, may do. The object is not immortal. */
+static inline void
+ns_incref_shared(PyObject *object)
+{
+    __atomic_fetch_add(&object->ob_ref_shared, 1 << _Py_REF_SHARED_SHIFT, __ATOMIC_RELAXED);
+#ifdef Py_REF_DEBUG
+    _Py_INCREF_IncRefTotal();
+#endif
+}
+
+static inline void
+ns_decref_shared(PyObject *object)
+{
+#ifdef Py_REF_DEBUG
+    _Py_DECREF_DecRefTotal();
+#endif
+    _Py_DecRefShared(object);
+}
+
+/* ns_publish marks an object, so that ns_try_incref can take a reference to it in another thread while
+ * its shared part is zero. ns_try_incref: 1 with a reference, or 0 if the object is dead, or another one
+ * that was not marked. tryref.h says when these two may be called. From 3.14 on they are public API; its
+ * path for immortal objects loads the count without an acquire, so a fence follows. */
+#if PY_VERSION_HEX >= 0x030E0000
+
+static inline void
+ns_publish(PyObject *object)
+{
+    PyUnstable_EnableTryIncRef(object);
+}
+
+static inline int
+ns_try_incref(PyObject *object)
+{
+    int taken = PyUnstable_TryIncRef(object);
+    ns_fence(NS_ACQUIRE);
+    return taken;
+}
+
+#else
+
+static inline void
+ns_publish(PyObject *object)
+{
+    if (ns_is_immortal(object)) {
+        return;
+    }
+    Py_ssize_t shared = ns_shared_count(object);
+    while ((shared & _Py_REF_SHARED_FLAG_MASK) == 0 &&
+           !__atomic_compare_exchange_n(&object->ob_ref_shared,
+                                        &shared,
+                                        shared | _Py_REF_MAYBE_WEAKREF,
+                                        false,
+                                        __ATOMIC_SEQ_CST,
+                                        __ATOMIC_RELAXED)) {
+    }
+}
+
+static inline int
+ns_try_incref(PyObject *object)
+{
+    uint32_t local = __atomic_load_n(&object->ob_ref_local, __ATOMIC_ACQUIRE);
+    if (local == _Py_IMMORTAL_REFCNT_LOCAL) {
+        return 1;
+    }
+    if (ns_is_owned(object)) {
+        __atomic_store_n(&object->ob_ref_local, local + 1, __ATOMIC_RELAXED);
+    }
+    else {
+        Py_ssize_t shared = ns_shared_count(object);
+        do {
+            if (shared == 0 || shared == _Py_REF_MERGED) {
+                return 0;
+            }
+        } while (!__atomic_compare_exchange_n(&object->ob_ref_shared,
+                                              &shared,
+                                              shared + (1 << _Py_REF_SHARED_SHIFT),
+                                              false,
+                                              __ATOMIC_ACQUIRE,
+                                              __ATOMIC_RELAXED));
+    }
+#ifdef Py_REF_DEBUG
+    _Py_INCREF_IncRefTotal();
+#endif
+    return 1;
+}
+
+#endif
+
+/* ---- Pinning: with all other threads stopped ----
+ *
+ * pin.c says why each step is needed. The stores are atomic for the thread sanitizer's sake.
+ */
+
+/* A debug build asserts that an immortal string is interned. */
+#ifdef Py_DEBUG
+#define NS_CAN_PIN_STRINGS 0
+#else
+#define NS_CAN_PIN_STRINGS 1
+#endif
+
+/* Whether the object waits for its owner to merge the two parts of its count. On 3.13 that may never
+ * happen to one that defers its count, which the interpreter made immortal there. */
+static inline bool
+ns_is_queued(PyObject *object)
+{
+    return (ns_shared_count(object) & _Py_REF_SHARED_FLAG_MASK) == _Py_REF_QUEUED &&
+           (NS_CAN_DEFER || !ns_is_deferred(object));
+}
+
+/* From 3.14 on the collector merges the counts of an object whose owner has ended, and so writes the
+ * local one, unless they are merged already. An object whose counts are not merged is in none of the
+ * collector's lists, so its owner's id may be written here. */
+static inline void
+ns_merge_counts(PyObject *object)
+{
+#if NS_CAN_DEFER
+    Py_ssize_t shared = ns_shared_count(object), flags = shared & _Py_REF_SHARED_FLAG_MASK;
+    if (flags == 0 || flags == _Py_REF_MAYBE_WEAKREF) {
+        shared += (Py_ssize_t)object->ob_ref_local << _Py_REF_SHARED_SHIFT;
+        __atomic_store_n(&object->ob_ref_shared, shared | _Py_REF_MERGED, __ATOMIC_RELAXED);
+        __atomic_store_n(&object->ob_tid, 0, __ATOMIC_RELAXED);
+    }
+#else
+    (void)object;
+#endif
+}
+
+/* So many references that no merge of the counts brings their sum near zero. */
+#define NS_EXTRA_REFERENCES ((Py_ssize_t)1 << 56)
+
+/* Makes the object immortal. From 3.14 on immortal objects carry the mark of deferral as well. */
+static inline void
+ns_immortalize(PyObject *object)
+{
+    ns_merge_counts(object);
+    __atomic_fetch_add(&object->ob_ref_shared, NS_EXTRA_REFERENCES, __ATOMIC_RELAXED);
+    __atomic_store_n(&object->ob_ref_local, _Py_IMMORTAL_REFCNT_LOCAL, __ATOMIC_RELAXED);
+#if NS_CAN_DEFER
+    __atomic_fetch_or(&object->ob_gc_bits, NS_GC_BITS_DEFERRED, __ATOMIC_RELAXED);
+#endif
+}
+
+/* Calls `work` while all other threads are stopped at safe points. It must not use Python's
+ * allocators, of which a stopped thread may hold a part. 0, or -1 with an exception.
+ *
+ * PyUnstable_GC_VisitObjects stops the world around its callback, which is not documented: the stress
+ * test of pin would see it. The first object ends the visit. */
+typedef struct {
+    void (*work)(void *argument);
+    void *argument;
+    bool done;
+} ns_stop;
+
+static inline int
+ns_first_object(PyObject *Py_UNUSED(any), void *argument)
+{
+    ns_stop *stop = argument;
+    stop->work(stop->argument);
+    stop->done = true;
+    return 0; /* ends the visit */
+}
+
+static inline int
+ns_stop_all_threads(void (*work)(void *argument), void *argument)
+{
+    ns_stop stop = {work, argument, false};
+    PyUnstable_GC_VisitObjects(ns_first_object, &stop);
+    if (!stop.done) {
+        PyErr_SetString(PyExc_SystemError, "the collector visited no object");
+        return -1;
+    }
+    return 0;
+}
+
+/* ---- What the interpreter has for a thread to do ----
+ *
+ * Bits of PyThreadState.eval_breaker, read in pycore_ceval.h and ceval_gil.c of 3.13.5, 3.14.7 and
+ * 3.15.0rc2, where they are the same. Noticed by tests/isolated/test_waits_disturbed.py and
+ * tests/contract/test_waits.py.
+ */
+enum {
+    NS_SIGNALS = 2,
+    NS_CALLS = 4,
+    NS_ASYNC_EXCEPTION = 8,
+    NS_COLLECTION = 16,
+};
+
+/* What Py_MakePendingCalls and PyErr_CheckSignals take care of. All other bits stay set until Python
+ * code runs. PyErr_CheckSignals raises asynchronous exceptions from 3.15 on. */
+#if PY_VERSION_HEX >= 0x030F0000
+#define NS_WORK (NS_SIGNALS | NS_CALLS | NS_COLLECTION | NS_ASYNC_EXCEPTION)
+#else
+#define NS_WORK (NS_SIGNALS | NS_CALLS | NS_COLLECTION)
+#endif
+
+/* Of the calling thread, which may be detached. */
+static inline bool
+ns_has_any(PyThreadState *tstate, uintptr_t bits)
+{
+    return (__atomic_load_n(&tstate->eval_breaker, __ATOMIC_ACQUIRE) & bits) != 0;
+}
+
+/* ---- Ints ----
+ *
+ * struct _PyLongValue, read in longintrepr.h of 3.13.5, 3.14.7 and 3.15.0rc2. Noticed by
+ * tests/contract/test_syncmap_properties.py.
+ */
+
+/* A bit of an int's tag that is no part of its value: from 3.14 on it marks the immortal ones. */
+#define NS_INT_FLAG 4
+
+static inline bool
+ns_same_int(PyObject *a, PyObject *b)
+{
+    const struct _PyLongValue *x = &((PyLongObject *)a)->long_value;
+    const struct _PyLongValue *y = &((PyLongObject *)b)->long_value;
+    if (((x->lv_tag ^ y->lv_tag) & ~(uintptr_t)NS_INT_FLAG) != 0 ||
+        x->ob_digit[0] != y->ob_digit[0]) {
+        return false;
+    }
+    size_t digits = x->lv_tag >> _PyLong_NON_SIZE_BITS;
+    return digits <= 1 || memcmp(x->ob_digit, y->ob_digit, digits * sizeof(digit)) == 0;
+}
+
+#endif

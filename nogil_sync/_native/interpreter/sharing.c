@@ -1,0 +1,42 @@
+#include "interpreter/sharing.h"
+
+#if NS_CAN_DEFER
+
+void
+ns_used_elsewhere(PyObject *self)
+{
+    _Atomic uint32_t *counter = &((ns_object *)self)->foreign_uses;
+    uint32_t uses = ns_load(counter, NS_RELAXED) + 1;
+    if (uses >= NS_OFTEN) {
+        /* Refused for an object that the collector does not track at the moment: try again after
+         * as many uses. */
+        PyUnstable_Object_EnableDeferredRefcount(self);
+        uses = 0;
+    }
+    ns_store(counter, uses, NS_RELAXED);
+}
+
+#endif
+
+/* For objects of classes that are written in Python: defers the count, from 3.14 on. */
+static PyObject *
+defer(PyObject *Py_UNUSED(module), PyObject *object)
+{
+#if NS_CAN_DEFER
+    PyUnstable_Object_EnableDeferredRefcount(object);
+#else
+    (void)object;
+#endif
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef functions[] = {
+    {"defer", defer, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+int
+ns_add_sharing(PyObject *module)
+{
+    return PyModule_AddFunctions(module, functions);
+}

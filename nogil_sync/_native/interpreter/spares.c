@@ -1,0 +1,192 @@
+#include "interpreter/spares.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/memory/slots.h"
+
+/* ---- the table ---- */
+
+static inline uint32_t
+segment_size(uint32_t segment)
+{
+    return (uint32_t)NS_SPARES_FIRST << segment;
+}
+
+/* Zeroes on lines of their own; NULL without memory. */
+static void *
+zeroes(size_t size)
+{
+    void *memory = aligned_alloc(NS_CACHE_LINE, size);
+    return memory == NULL ? NULL : memset(memory, 0, size);
+}
+
+/* The calling thread's cell, or NULL if it has none. */
+static inline _Atomic(PyObject *) *
+cell_of(ns_spare_table *table)
+{
+    uint32_t slot = ns_slot();
+    if (ns_likely(slot < NS_SPARES_FIRST)) {
+        return &table->first[slot].spare;
+    }
+    if (slot >= NS_SPARES_MAX) {
+        return NULL;
+    }
+    uint32_t segment = 31 - (uint32_t)__builtin_clz(slot / NS_SPARES_FIRST);
+    ns_spare_cell *cells = ns_load(&table->segments[segment], NS_ACQUIRE);
+    return cells == NULL ? NULL : &cells[slot - segment_size(segment)].spare;
+}
+
+/* Makes the segment of the calling thread's cell if there is none. */
+static void
+make_segment(ns_spare_table *table)
+{
+    uint32_t slot = ns_slot();
+    if (slot < NS_SPARES_FIRST || slot >= NS_SPARES_MAX) {
+        return;
+    }
+    uint32_t segment = 31 - (uint32_t)__builtin_clz(slot / NS_SPARES_FIRST);
+    ns_spare_cell *none = NULL, *fresh;
+    if (ns_load(&table->segments[segment], NS_RELAXED) == NULL &&
+        (fresh = zeroes(segment_size(segment) * sizeof(*fresh))) != NULL &&
+        !ns_cas(&table->segments[segment], &none, fresh, NS_RELEASE)) {
+        free(fresh);
+    }
+}
+
+/* Likewise, with the table and the segment made if need be. */
+static _Atomic(PyObject *) *
+make_cell(ns_spares *s)
+{
+    ns_spare_table *table = ns_load(&s->table, NS_ACQUIRE);
+    if (table == NULL) {
+        ns_spare_table *fresh = zeroes(sizeof(*fresh));
+        if (fresh == NULL) {
+            return NULL;
+        }
+        if (!ns_cas(&s->table, &table, fresh, NS_RELEASE)) {
+            free(fresh);
+        }
+        table = ns_load(&s->table, NS_ACQUIRE);
+    }
+    _Atomic(PyObject *) *cell = cell_of(table);
+    if (ns_unlikely(cell == NULL)) {
+        make_segment(table);
+        cell = cell_of(table);
+    }
+    return cell;
+}
+
+/* ---- its users ---- */
+
+PyObject *
+ns_spares_new(ns_spares *s, PyTypeObject *type, PyObject *owner)
+{
+    ns_spare_table *table = ns_load(&s->table, NS_ACQUIRE);
+    if (table != NULL) {
+        _Atomic(PyObject *) *cell = cell_of(table);
+        if (cell != NULL && ns_load(cell, NS_RELAXED) != NULL) {
+            PyObject *spare = ns_swap(cell, NULL, NS_ACQUIRE);
+            if (spare != NULL) {
+                return PyObject_Init(spare, type);
+            }
+        }
+    }
+    PyObject *object = PyObject_GC_New(PyObject, type);
+    if (object != NULL) {
+        Py_INCREF(owner);
+    }
+    return object;
+}
+
+static bool
+keep(ns_spares *s, PyObject *object, PyObject *owner)
+{
+    if (!NS_CAN_DEFER || !ns_is_deferred(owner) || ns_is_immortal(owner)) {
+        return false; /* has to be freed at once, or has no count to fight over */
+    }
+    _Atomic(PyObject *) *cell = make_cell(s);
+    if (cell == NULL || ns_load(cell, NS_RELAXED) != NULL) {
+        return false;
+    }
+    ns_store(cell, object, NS_RELEASE);
+    return true;
+}
+
+void
+ns_spares_free(ns_spares *s, PyObject *object, PyObject *owner)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    /* Once it is kept, the owner may be freed by another thread's collection. */
+    if (!keep(s, object, owner)) {
+        type->tp_free(object);
+        Py_DECREF(owner);
+    }
+    Py_DECREF(type);
+}
+
+/* ---- all cells ---- */
+
+/* The cells of a segment, or (-1) the first ones; NULL if there are none. */
+static ns_spare_cell *
+cells_of(ns_spares *s, int segment, uint32_t *count)
+{
+    ns_spare_table *table = ns_load(&s->table, NS_ACQUIRE);
+    *count = segment < 0 ? NS_SPARES_FIRST : segment_size((uint32_t)segment);
+    if (table == NULL) {
+        return NULL;
+    }
+    return segment < 0 ? table->first : ns_load(&table->segments[segment], NS_ACQUIRE);
+}
+
+int
+ns_spares_traverse(ns_spares *s, PyObject *owner, visitproc visit, void *arg)
+{
+    uint32_t count;
+    for (int segment = -1; segment < NS_SPARES_SEGMENTS; segment++) {
+        ns_spare_cell *cells = cells_of(s, segment, &count);
+        for (uint32_t i = 0; cells != NULL && i < count; i++) {
+            if (ns_load(&cells[i].spare, NS_RELAXED) != NULL) {
+                Py_VISIT(owner);
+            }
+        }
+    }
+    return 0;
+}
+
+void
+ns_spares_clear(ns_spares *s, PyObject *owner)
+{
+    uint32_t count;
+    for (int segment = -1; segment < NS_SPARES_SEGMENTS; segment++) {
+        ns_spare_cell *cells = cells_of(s, segment, &count);
+        for (uint32_t i = 0; cells != NULL && i < count; i++) {
+            PyObject *spare = ns_swap(&cells[i].spare, NULL, NS_ACQUIRE);
+            if (spare != NULL) {
+                PyObject_GC_Del(spare);
+                Py_DECREF(owner);
+            }
+        }
+    }
+}
+
+void
+ns_spares_destroy(ns_spares *s)
+{
+    uint32_t count;
+    for (int segment = 0; segment < NS_SPARES_SEGMENTS; segment++) {
+        free(cells_of(s, segment, &count));
+    }
+    free(ns_load(&s->table, NS_RELAXED));
+}
+
+size_t
+ns_spares_size(ns_spares *s)
+{
+    uint32_t count;
+    size_t size = 0;
+    for (int segment = 0; segment < NS_SPARES_SEGMENTS; segment++) {
+        size += cells_of(s, segment, &count) == NULL ? 0 : count * sizeof(ns_spare_cell);
+    }
+    return size + (ns_load(&s->table, NS_RELAXED) == NULL ? 0 : sizeof(ns_spare_table));
+}

@@ -1,0 +1,159 @@
+/* AtomicBool: one byte. Truth values are taken, which may run user code, first. */
+#include "arguments.h"
+#include "core/atomics.h"
+#include "docs.h"
+#include "object.h"
+#include "interpreter/sharing.h"
+#include "types/syncmap.h"
+
+/* Values of the byte; false and true are consecutive. */
+enum { UNBORN = 0, FALSE_ = 1, TRUE_ = 2 };
+
+typedef struct {
+    NS_OBJECT_HEAD
+    _Atomic uint8_t value;
+} AtomicBool;
+
+bool
+ns_atomic_bool_is_set(PyObject *self)
+{
+    return ns_load(&((AtomicBool *)self)->value, NS_SEQ_CST) == TRUE_;
+}
+
+/* An operation saw `old`: it as a Python bool, or RuntimeError. */
+static PyObject *
+bool_of(PyObject *self, uint8_t old)
+{
+    return old == UNBORN ? ns_not_initialized(self) : PyBool_FromLong(old == TRUE_);
+}
+
+static PyObject *
+load(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    ns_used(self);
+    return bool_of(self, ns_load(&((AtomicBool *)self)->value, NS_SEQ_CST));
+}
+
+/* Swaps; *old is UNBORN, and nothing changed, if there was no __init__. */
+static int
+exchange(PyObject *self, const ns_signature *s, PyObject *const *args, Py_ssize_t nargs,
+         PyObject *kwnames, uint8_t *old)
+{
+    AtomicBool *o = (AtomicBool *)self;
+    PyObject *argument;
+    if (ns_unpack(s, args, nargs, kwnames, &argument) < 0) {
+        return -1;
+    }
+    int value = PyObject_IsTrue(argument);
+    if (value < 0) {
+        return -1;
+    }
+    ns_used(self);
+    *old = ns_load(&o->value, NS_RELAXED);
+    if (*old != UNBORN) {
+        *old = ns_swap(&o->value, (uint8_t)(FALSE_ + value), NS_SEQ_CST);
+    }
+    return 0;
+}
+
+static PyObject *
+swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"AtomicBool.swap", {"value"}, 1, 1, 0};
+    uint8_t old;
+    return exchange(self, &s, args, nargs, kwnames, &old) < 0 ? NULL : bool_of(self, old);
+}
+
+static PyObject *
+store(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"AtomicBool.store", {"value"}, 1, 1, 0};
+    uint8_t old;
+    if (exchange(self, &s, args, nargs, kwnames, &old) < 0) {
+        return NULL;
+    }
+    return old == UNBORN ? ns_not_initialized(self) : Py_NewRef(Py_None);
+}
+
+static PyObject *
+compare_and_swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"AtomicBool.compare_and_swap", {"old", "new"}, 2, 2, 0};
+    AtomicBool *o = (AtomicBool *)self;
+    PyObject *pair[2];
+    if (ns_unpack(&s, args, nargs, kwnames, pair) < 0) {
+        return NULL;
+    }
+    int old = PyObject_IsTrue(pair[0]);
+    int new = old < 0 ? -1 : PyObject_IsTrue(pair[1]);
+    if (new < 0) {
+        return NULL;
+    }
+    ns_used(self);
+    uint8_t expected = (uint8_t)(FALSE_ + old);
+    bool swapped = atomic_compare_exchange_strong(&o->value, &expected, (uint8_t)(FALSE_ + new));
+    return expected == UNBORN ? ns_not_initialized(self) : PyBool_FromLong(swapped);
+}
+
+static int
+init(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static const ns_signature s = {"AtomicBool.__init__", {"value"}, 0, 1, 0};
+    PyObject *argument;
+    if (ns_unpack_init(&s, args, kwargs, &argument) < 0) {
+        return -1;
+    }
+    int value = argument == NULL ? 0 : PyObject_IsTrue(argument);
+    uint8_t unborn = UNBORN;
+    if (value < 0) {
+        return -1;
+    }
+    if (!ns_cas(&((AtomicBool *)self)->value, &unborn, (uint8_t)(FALSE_ + value), NS_SEQ_CST)) {
+        return ns_initialized_twice(self);
+    }
+    return 0;
+}
+
+static PyObject *
+repr(PyObject *self)
+{
+    uint8_t value = ns_load(&((AtomicBool *)self)->value, NS_SEQ_CST);
+    return value == UNBORN ? ns_repr_uninitialized(self)
+                           : ns_repr_call(self, PyBool_FromLong(value == TRUE_));
+}
+
+static PyMethodDef methods[] = {
+    NS_NO_ARGUMENTS("load", load, DOC_AtomicBool_load),
+    NS_METHOD("store", store, DOC_AtomicBool_store),
+    NS_METHOD("swap", swap, DOC_AtomicBool_swap),
+    NS_METHOD("compare_and_swap", compare_and_swap, DOC_AtomicBool_compare_and_swap),
+    NS_NO_PICKLE,
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef members[] = NS_WEAKREF_MEMBERS(AtomicBool);
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, DOC_AtomicBool},
+    {Py_tp_init, init},
+    {Py_tp_dealloc, ns_dealloc},
+    {Py_tp_traverse, ns_traverse_type},
+    {Py_tp_repr, repr},
+    {Py_nb_bool, ns_no_bool},
+    {Py_tp_methods, methods},
+    {Py_tp_members, members},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "nogil_sync.AtomicBool",
+    .basicsize = sizeof(AtomicBool),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = slots,
+};
+
+int
+ns_add_atomic_bool(PyObject *module)
+{
+    return ns_add_type(module, &spec);
+}

@@ -1,0 +1,226 @@
+/* AtomicRef: a reference that threads read without a lock (tryref.h) and swap atomically. */
+#include "arguments.h"
+#include "docs.h"
+#include "object.h"
+#include "interpreter/sharing.h"
+#include "interpreter/tryref.h"
+
+typedef struct {
+    NS_OBJECT_HEAD
+    ns_ref value; /* owns a reference; NULL before __init__ */
+} AtomicRef;
+
+static PyObject *
+load(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    ns_used(self);
+    PyObject *value = ns_load_ref(&((AtomicRef *)self)->value);
+    return value == NULL ? ns_not_initialized(self) : value;
+}
+
+static bool
+is_born(PyObject *self)
+{
+    return ns_load(&((AtomicRef *)self)->value, NS_RELAXED) != NULL;
+}
+
+/* The previous value, its reference now the caller's; NULL with RuntimeError. */
+static PyObject *
+exchange(PyObject *self, PyObject *value)
+{
+    if (!is_born(self)) {
+        return ns_not_initialized(self);
+    }
+    ns_used(self);
+    ns_publish(value);
+    return ns_swap(&((AtomicRef *)self)->value, Py_NewRef(value), NS_SEQ_CST);
+}
+
+/* 1 if `old` was there and `value` is now, 0 if not. The caller holds both. */
+static int
+replace(PyObject *self, PyObject *old, PyObject *value)
+{
+    PyObject *expected = old;
+    ns_used(self);
+    ns_publish(value);
+    Py_INCREF(value);
+    if (atomic_compare_exchange_strong(&((AtomicRef *)self)->value, &expected, value)) {
+        Py_DECREF(old); /* the slot's; may run a finaliser, after the fact */
+        return 1;
+    }
+    Py_DECREF(value);
+    return 0;
+}
+
+static PyObject *
+swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"AtomicRef.swap", {"value"}, 1, 1, 0};
+    PyObject *value;
+    return ns_unpack(&s, args, nargs, kwnames, &value) < 0 ? NULL : exchange(self, value);
+}
+
+static PyObject *
+store(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"AtomicRef.store", {"value"}, 1, 1, 0};
+    PyObject *value;
+    if (ns_unpack(&s, args, nargs, kwnames, &value) < 0) {
+        return NULL;
+    }
+    PyObject *old = exchange(self, value);
+    if (old == NULL) {
+        return NULL;
+    }
+    Py_DECREF(old);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+compare_and_swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"AtomicRef.compare_and_swap", {"old", "new"}, 2, 2, 0};
+    PyObject *pair[2];
+    if (ns_unpack(&s, args, nargs, kwnames, pair) < 0) {
+        return NULL;
+    }
+    return is_born(self) ? PyBool_FromLong(replace(self, pair[0], pair[1]))
+                         : ns_not_initialized(self);
+}
+
+static PyObject *
+update(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"AtomicRef.update", {"fn"}, 1, 1, 0};
+    PyObject *fn;
+    if (ns_unpack(&s, args, nargs, kwnames, &fn) < 0) {
+        return NULL;
+    }
+    for (;;) {
+        PyObject *current = load(self, NULL);
+        PyObject *value = current ? PyObject_CallOneArg(fn, current) : NULL;
+        if (value == NULL) {
+            Py_XDECREF(current);
+            return NULL;
+        }
+        int replaced = replace(self, current, value);
+        Py_DECREF(current);
+        if (replaced) {
+            return value;
+        }
+        Py_DECREF(value);
+        if (PyErr_CheckSignals() < 0) { /* others may be faster for ever */
+            return NULL;
+        }
+    }
+}
+
+static int
+init(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static const ns_signature s = {"AtomicRef.__init__", {"value"}, 0, 1, 0};
+    PyObject *value, *unborn = NULL;
+    if (ns_unpack_init(&s, args, kwargs, &value) < 0) {
+        return -1;
+    }
+    value = Py_NewRef(value == NULL ? Py_None : value);
+    ns_publish(value);
+    if (!ns_cas(&((AtomicRef *)self)->value, &unborn, value, NS_SEQ_CST)) {
+        Py_DECREF(value);
+        return ns_initialized_twice(self);
+    }
+    return 0;
+}
+
+static int
+traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(ns_load(&((AtomicRef *)self)->value, NS_RELAXED));
+    return 0;
+}
+
+/* Leaves a usable object behind: finalisers in the same cycle may still call it. */
+static int
+clear(PyObject *self)
+{
+    if (is_born(self)) {
+        Py_DECREF(ns_swap(&((AtomicRef *)self)->value, Py_None, NS_SEQ_CST));
+    }
+    return 0;
+}
+
+static void
+dealloc(PyObject *self)
+{
+    AtomicRef *o = (AtomicRef *)self;
+    PyObject_GC_UnTrack(self);
+    Py_TRASHCAN_BEGIN(self, dealloc) /* a chain of them may be a million long */
+    if (o->weakrefs != NULL) {
+        PyObject_ClearWeakRefs(self);
+    }
+    Py_XDECREF(ns_load(&o->value, NS_RELAXED));
+    PyTypeObject *type = Py_TYPE(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+    Py_TRASHCAN_END
+}
+
+static PyObject *
+repr(PyObject *self)
+{
+    PyObject *value = ns_load_ref(&((AtomicRef *)self)->value);
+    if (value == NULL) {
+        return ns_repr_uninitialized(self);
+    }
+    int inside = Py_ReprEnter(self);
+    if (inside != 0) {
+        Py_DECREF(value);
+        PyObject *name = inside < 0 ? NULL : PyType_GetName(Py_TYPE(self));
+        PyObject *repr = name ? PyUnicode_FromFormat("%U(...)", name) : NULL;
+        Py_XDECREF(name);
+        return repr;
+    }
+    PyObject *repr = ns_repr_call(self, value);
+    Py_ReprLeave(self);
+    return repr;
+}
+
+static PyMethodDef methods[] = {
+    NS_NO_ARGUMENTS("load", load, DOC_AtomicRef_load),
+    NS_METHOD("store", store, DOC_AtomicRef_store),
+    NS_METHOD("swap", swap, DOC_AtomicRef_swap),
+    NS_METHOD("compare_and_swap", compare_and_swap, DOC_AtomicRef_compare_and_swap),
+    NS_METHOD("update", update, DOC_AtomicRef_update),
+    NS_GENERIC,
+    NS_NO_PICKLE,
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef members[] = NS_WEAKREF_MEMBERS(AtomicRef);
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, DOC_AtomicRef},
+    {Py_tp_init, init},
+    {Py_tp_dealloc, dealloc},
+    {Py_tp_traverse, traverse},
+    {Py_tp_clear, clear},
+    {Py_tp_repr, repr},
+    {Py_nb_bool, ns_no_bool},
+    {Py_tp_methods, methods},
+    {Py_tp_members, members},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "nogil_sync.AtomicRef",
+    .basicsize = sizeof(AtomicRef),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = slots,
+};
+
+int
+ns_add_atomic_ref(PyObject *module)
+{
+    return ns_add_type(module, &spec);
+}

@@ -1,0 +1,477 @@
+/* Channel, over core/channel.h: the ring holds strong references. */
+#include "arguments.h"
+#include "core/channel.h"
+#include "interpreter/detach.h"
+#include "docs.h"
+#include "object.h"
+#include "interpreter/sharing.h"
+
+#define MOST (PY_SSIZE_T_MAX / (int64_t)sizeof(ns_channel_slot))
+
+typedef struct {
+    NS_OBJECT_HEAD
+    _Atomic bool claimed; /* by an __init__ */
+    char apart_from_header[80];
+    ns_channel channel;
+} Channel;
+
+/* So each end has a line of its own, as objects of this size begin at one. */
+_Static_assert(offsetof(Channel, channel) == NS_CACHE_LINE, "ends begin at lines");
+
+static inline ns_channel *
+channel_of(PyObject *self)
+{
+    return &((Channel *)self)->channel;
+}
+
+/* 0, or -1 if there was no __init__. */
+static int
+check_born(PyObject *self)
+{
+    return ns_channel_is_born(channel_of(self)) ? 0 : (ns_not_initialized(self), -1);
+}
+
+static void
+raise_closed(PyObject *self)
+{
+    ns_state *state = ns_state_of(self);
+    PyObject *type = state ? Py_XNewRef(state->channel_closed) : NULL;
+    if (type == NULL) {
+        ns_shutting_down();
+        return;
+    }
+    PyErr_SetString(type, "the channel is closed");
+    Py_DECREF(type);
+}
+
+/* The reference that goes through the ring.
+ *
+ * An object's count has a part that its owner alone writes, without atomics, and a shared part. If
+ * the reference for the receiver were taken in the owner's part, as Py_INCREF does in the thread
+ * that made the item, then the receiver, dropping it, would bring the shared part below zero; to
+ * put that right takes a lock, a queue, and an interruption of the owner. So where items travel to
+ * other threads the reference is taken in the shared part, as every thread but the owner takes it.
+ * Where they stay in their thread that would be the slower way. Each end has a hint: `in` whether
+ * items travel, `out` for how many items that did not this is still believed; written only as that
+ * changes.
+ */
+#define BELIEVED 64
+
+static bool
+give(ns_channel *c, PyObject *item)
+{
+    if (ns_load(&c->in.hint, NS_RELAXED) != 0 && !ns_is_immortal(item)) {
+        ns_incref_shared(item);
+        return true;
+    }
+    Py_INCREF(item);
+    return false;
+}
+
+/* Undoes it, in the same part. Not by a plain subtraction: others may have dropped references
+ * meanwhile, and what would bring the shared part below zero its owner must be told. */
+static void
+keep(PyObject *item, bool shared)
+{
+    if (shared) {
+        ns_decref_shared(item);
+    }
+    else {
+        Py_DECREF(item);
+    }
+}
+
+/* What a received item tells about that. */
+static inline void
+note(ns_channel *c, PyObject *item)
+{
+    uint32_t believed = ns_load(&c->out.hint, NS_RELAXED);
+    if (!ns_is_owned(item)) {
+        if (believed != BELIEVED) {
+            ns_store(&c->out.hint, BELIEVED, NS_RELAXED);
+            if (ns_load(&c->in.hint, NS_RELAXED) == 0) { /* the senders' line: only if need be */
+                ns_store(&c->in.hint, 1, NS_RELAXED);
+            }
+        }
+    }
+    else if (ns_unlikely(believed != 0)) {
+        if (believed == 1) {
+            ns_store(&c->in.hint, 0, NS_RELAXED);
+        }
+        ns_store(&c->out.hint, believed - 1, NS_RELAXED);
+    }
+}
+
+/* 1: done, and the reference to the value is the channel's; 0: timed out; -1: exception. */
+static int
+send_slow(PyObject *self, PyObject *value, ns_patience patience, int64_t deadline,
+          enum ns_channel_result result)
+{
+    ns_channel *c = channel_of(self);
+    if (result == NS_CHANNEL_WOULD_WAIT && patience != NS_DO_NOT_WAIT &&
+        ns_channel_linger_to_send(c)) {
+        result = ns_channel_try_send(c, value);
+    }
+    if (result == NS_CHANNEL_DONE) {
+        return 1;
+    }
+    if (result == NS_CHANNEL_REFUSED) {
+        raise_closed(self);
+        return -1;
+    }
+    if (check_born(self) < 0) {
+        return -1;
+    }
+    if (patience == NS_DO_NOT_WAIT) {
+        return 0;
+    }
+    ns_waiter *w = ns_waiter_new();
+    if (w == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    w->amount = (uintptr_t)value;
+    int done = ns_wait(self, &ns_channel_send_steps, c, w, deadline);
+    bool sent = w->amount == 0;
+    ns_waiter_free(w);
+    if (done == 1 && !sent) {
+        raise_closed(self);
+        return -1;
+    }
+    return done;
+}
+
+static int
+put(PyObject *self, PyObject *value, ns_patience patience, int64_t deadline)
+{
+    ns_used(self);
+    bool shared = give(channel_of(self), value);
+    enum ns_channel_result result = ns_channel_try_send(channel_of(self), value);
+    if (ns_likely(result == NS_CHANNEL_DONE)) {
+        return 1;
+    }
+    int done = send_slow(self, value, patience, deadline, result);
+    if (done != 1) {
+        keep(value, shared);
+    }
+    return done;
+}
+
+/* 1: *value is a new reference, 0: timed out, -1: exception, -2: closed, and no items left. */
+static int
+take_slow(PyObject *self, PyObject **value, ns_patience patience, int64_t deadline,
+          enum ns_channel_result result)
+{
+    ns_channel *c = channel_of(self);
+    if (result == NS_CHANNEL_WOULD_WAIT && patience != NS_DO_NOT_WAIT &&
+        ns_channel_linger_to_receive(c)) {
+        result = ns_channel_try_receive(c, (void **)value);
+    }
+    if (result != NS_CHANNEL_WOULD_WAIT) {
+        return result == NS_CHANNEL_DONE ? 1 : -2;
+    }
+    if (check_born(self) < 0) {
+        return -1;
+    }
+    if (patience == NS_DO_NOT_WAIT) {
+        return 0;
+    }
+    ns_waiter *w = ns_waiter_new();
+    if (w == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    int done = ns_wait(self, &ns_channel_receive_steps, c, w, deadline);
+    *value = (PyObject *)(uintptr_t)w->amount;
+    ns_waiter_free(w);
+    return done == 1 && *value == NULL ? -2 : done;
+}
+
+static inline int
+take(PyObject *self, PyObject **value, ns_patience patience, int64_t deadline)
+{
+    ns_used(self);
+    enum ns_channel_result result = ns_channel_try_receive(channel_of(self), (void **)value);
+    int done = ns_likely(result == NS_CHANNEL_DONE)
+                   ? 1
+                   : take_slow(self, value, patience, deadline, result);
+    if (ns_likely(done == 1)) {
+        note(channel_of(self), *value);
+    }
+    return done;
+}
+
+static PyObject *
+send(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"Channel.send", {"value", "timeout"}, 1, 2, 0};
+    PyObject *given[2];
+    ns_patience patience = NS_WAIT_FOR_EVER;
+    int64_t deadline = NS_FOREVER;
+    if (ns_unpack(&s, args, nargs, kwnames, given) < 0 ||
+        (given[1] != NULL && ns_plain_timeout(given[1], &patience, &deadline) < 0)) {
+        return NULL;
+    }
+    int done = put(self, given[0], patience, deadline);
+    if (done == 0) {
+        PyErr_SetString(PyExc_TimeoutError, "timed out waiting to send");
+    }
+    return done == 1 ? Py_NewRef(Py_None) : NULL;
+}
+
+static PyObject *
+receive(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"Channel.recv", {"timeout"}, 0, 1, 0};
+    PyObject *timeout, *value;
+    ns_patience patience = NS_WAIT_FOR_EVER;
+    int64_t deadline = NS_FOREVER;
+    if (ns_unpack(&s, args, nargs, kwnames, &timeout) < 0 ||
+        (timeout != NULL && ns_plain_timeout(timeout, &patience, &deadline) < 0)) {
+        return NULL;
+    }
+    int done = take(self, &value, patience, deadline);
+    if (ns_likely(done == 1)) {
+        return value;
+    }
+    if (done == 0) {
+        PyErr_SetString(PyExc_TimeoutError, "timed out waiting to receive");
+    }
+    else if (done == -2) {
+        raise_closed(self);
+    }
+    return NULL;
+}
+
+static PyObject *
+try_send(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"Channel.try_send", {"value"}, 1, 1, 0};
+    PyObject *value;
+    if (ns_unpack(&s, args, nargs, kwnames, &value) < 0) {
+        return NULL;
+    }
+    int done = put(self, value, NS_DO_NOT_WAIT, 0);
+    return done < 0 ? NULL : PyBool_FromLong(done);
+}
+
+static PyObject *
+try_receive(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"Channel.try_recv", {"default"}, 0, 1, 0};
+    PyObject *fallback, *value;
+    if (ns_unpack(&s, args, nargs, kwnames, &fallback) < 0) {
+        return NULL;
+    }
+    int done = take(self, &value, NS_DO_NOT_WAIT, 0);
+    if (done == 0) {
+        return Py_NewRef(fallback ? fallback : Py_None);
+    }
+    if (done == -2) {
+        raise_closed(self);
+    }
+    return done == 1 ? value : NULL;
+}
+
+/* tp_iternext: NULL without an exception is the end. */
+static PyObject *
+next(PyObject *self)
+{
+    PyObject *value;
+    return take(self, &value, NS_WAIT_FOR_EVER, NS_FOREVER) == 1 ? value : NULL;
+}
+
+static PyObject *
+close_channel(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    if (check_born(self) < 0) {
+        return NULL;
+    }
+    ns_channel_close(channel_of(self));
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+closed(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return check_born(self) < 0 ? NULL : PyBool_FromLong(ns_channel_is_closed(channel_of(self)));
+}
+
+static PyObject *
+enter(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return check_born(self) < 0 ? NULL : Py_NewRef(self);
+}
+
+static PyObject *
+leave(PyObject *self, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs))
+{
+    return close_channel(self, NULL);
+}
+
+static Py_ssize_t
+length(PyObject *self)
+{
+    return check_born(self) < 0 ? -1 : (Py_ssize_t)ns_channel_count(channel_of(self));
+}
+
+static PyObject *
+size_of(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    ns_channel *c = channel_of(self);
+    size_t size = (size_t)Py_TYPE(self)->tp_basicsize;
+    return PyLong_FromSize_t(ns_channel_is_born(c) ? size + c->in.capacity * sizeof(ns_channel_slot)
+                                                   : size);
+}
+
+static int
+init(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static const ns_signature s = {"Channel.__init__", {"capacity"}, 0, 1, 0};
+    PyObject *given;
+    int64_t capacity = 0;
+    if (ns_unpack_init(&s, args, kwargs, &given) < 0 ||
+        (given != NULL && ns_clamped_int64(given, &capacity) < 0)) {
+        return -1;
+    }
+    if (capacity < 0) {
+        PyErr_SetString(PyExc_ValueError, "channel capacity must be >= 0");
+        return -1;
+    }
+    if (capacity > MOST) {
+        PyErr_SetString(PyExc_OverflowError, "channel capacity is too large");
+        return -1;
+    }
+    ns_channel_slot *slots = NULL;
+    if (capacity > 0) {
+        slots = PyMem_RawCalloc((size_t)capacity, sizeof(ns_channel_slot));
+        if (slots == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+    }
+    if (ns_swap(&((Channel *)self)->claimed, true, NS_RELAXED)) {
+        PyMem_RawFree(slots);
+        return ns_initialized_twice(self);
+    }
+    ns_channel_init(channel_of(self), slots, (uint64_t)capacity);
+    return 0;
+}
+
+static int
+traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    uint64_t cursor = 0;
+    for (PyObject *item; (item = ns_channel_each(channel_of(self), &cursor)) != NULL;) {
+        Py_VISIT(item);
+    }
+    return 0;
+}
+
+/* Leaves a usable channel behind: finalisers in the same cycle may still use it, which is why there
+ * is an end to it. */
+static int
+clear(PyObject *self)
+{
+    ns_channel *c = channel_of(self);
+    void *item;
+    for (uint64_t n = ns_channel_count(c);
+         n > 0 && ns_channel_try_receive(c, &item) == NS_CHANNEL_DONE;
+         n--) {
+        Py_DECREF((PyObject *)item);
+    }
+    return 0;
+}
+
+static void
+dealloc(PyObject *self)
+{
+    Channel *o = (Channel *)self;
+    PyObject_GC_UnTrack(self);
+    Py_TRASHCAN_BEGIN(self, dealloc) /* a channel of channels of … may be a million deep */
+    if (o->weakrefs != NULL) {
+        PyObject_ClearWeakRefs(self);
+    }
+    uint64_t cursor = 0;
+    for (PyObject *item; (item = ns_channel_each(&o->channel, &cursor)) != NULL;) {
+        Py_DECREF(item);
+    }
+    PyMem_RawFree(o->channel.in.slots);
+    PyTypeObject *type = Py_TYPE(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+    Py_TRASHCAN_END
+}
+
+static PyObject *
+repr(PyObject *self)
+{
+    ns_channel *c = channel_of(self);
+    if (!ns_channel_is_born(c)) {
+        return ns_repr_uninitialized(self);
+    }
+    char state[80];
+    PyOS_snprintf(state,
+                  sizeof(state),
+                  "%llu of %llu items%s",
+                  (unsigned long long)ns_channel_count(c),
+                  (unsigned long long)c->in.capacity,
+                  ns_channel_is_closed(c) ? ", closed" : "");
+    return ns_repr_state(self, state);
+}
+NS_EXIT(leave, "Channel.__exit__")
+
+static PyMethodDef methods[] = {
+    NS_METHOD("send", send, DOC_Channel_send),
+    NS_METHOD("recv", receive, DOC_Channel_recv),
+    NS_METHOD("try_send", try_send, DOC_Channel_try_send),
+    NS_METHOD("try_recv", try_receive, DOC_Channel_try_recv),
+    NS_NO_ARGUMENTS("close", close_channel, DOC_Channel_close),
+    NS_NO_ARGUMENTS("closed", closed, DOC_Channel_closed),
+    NS_NO_ARGUMENTS("__enter__", enter, DOC_Channel___enter__),
+    NS_METHOD("__exit__", leave_method, DOC_Channel___exit__),
+    {"__sizeof__", size_of, METH_NOARGS, NULL},
+    NS_GENERIC,
+    NS_NO_PICKLE,
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Channel);
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, DOC_Channel},
+    {Py_tp_init, init},
+    {Py_tp_dealloc, dealloc},
+    {Py_tp_traverse, traverse},
+    {Py_tp_clear, clear},
+    {Py_tp_repr, repr},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, next},
+    {Py_sq_length, length},
+    {Py_tp_methods, methods},
+    {Py_tp_members, members},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "nogil_sync.Channel",
+    .basicsize = sizeof(Channel),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = slots,
+};
+
+int
+ns_add_channel(PyObject *module)
+{
+    ns_state *state = PyModule_GetState(module);
+    PyObject *channel = PyImport_ImportModule("nogil_sync._common.channel_closed");
+    state->channel_closed = channel ? PyObject_GetAttrString(channel, "ChannelClosed") : NULL;
+    Py_XDECREF(channel);
+    if (state->channel_closed == NULL) {
+        return -1;
+    }
+    return PyModule_Add(module, "ChannelClosed", Py_NewRef(state->channel_closed)) < 0
+               ? -1
+               : ns_add_type(module, &spec);
+}

@@ -1,0 +1,252 @@
+/* ShardedCounter and ShardedFloatCounter: two readings of core/counter.h. */
+#include "arguments.h"
+#include "core/counter.h"
+#include "docs.h"
+#include "object.h"
+#include "interpreter/watch.h"
+
+typedef struct {
+    NS_OBJECT_HEAD
+    /* Calls change the counts in the header of an object that is not pinned. Once there are cells,
+     * what follows is only read: apart from the headers before and behind it, it stays in every
+     * core's cache. */
+    char apart_from_header[NS_LINE];
+    ns_counter counter;
+    ns_watch *watch;
+    _Atomic uint8_t born; /* 0: no __init__ yet, 1: in it, 2: done */
+    char apart_from_neighbour[NS_LINE - offsetof(PyObject, ob_ref_local)];
+} Counter;
+
+/* The counter, or NULL with RuntimeError if there was no __init__. */
+static inline ns_counter *
+counter_of(PyObject *self)
+{
+    Counter *o = (Counter *)self;
+    if (ns_unlikely(ns_load(&o->born, NS_ACQUIRE) != 2)) {
+        ns_not_initialized(self);
+        return NULL;
+    }
+    return &o->counter;
+}
+
+static int
+init_with(PyObject *self, uint64_t bits)
+{
+    Counter *o = (Counter *)self;
+    uint8_t unborn = 0;
+    if (!ns_cas(&o->born, &unborn, 1, NS_RELAXED)) {
+        return ns_initialized_twice(self);
+    }
+    ns_store(&o->counter.base, bits, NS_RELAXED);
+    o->watch = ns_watch_new(self);
+    ns_store(&o->born, 2, NS_RELEASE);
+    return 0;
+}
+
+static void
+dealloc(PyObject *self)
+{
+    Counter *o = (Counter *)self;
+    ns_begin_dealloc(self);
+    ns_counter_destroy(&o->counter);
+    ns_watch_free(o->watch);
+    ns_free_object(self);
+}
+
+static PyObject *
+size_of(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    Counter *o = (Counter *)self;
+    return PyLong_FromSize_t((size_t)Py_TYPE(self)->tp_basicsize +
+                             ns_counter_extra_size(&o->counter));
+}
+
+/* ---- ShardedCounter ---- */
+
+static int
+parse_int(PyObject *value, int64_t *result)
+{
+    return ns_int64(value, INT64_MIN, INT64_MAX, "a signed 64-bit integer", result);
+}
+
+static PyObject *
+int_add(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"ShardedCounter.add", {"n"}, 0, 1, 0};
+    PyObject *argument;
+    int64_t n = 1;
+    if (ns_unpack(&s, args, nargs, kwnames, &argument) < 0 ||
+        (argument != NULL && parse_int(argument, &n) < 0)) {
+        return NULL;
+    }
+    ns_counter *c = counter_of(self);
+    if (c == NULL) {
+        return NULL;
+    }
+    ns_counter_add(c, (uint64_t)n);
+    ns_watch_use(((Counter *)self)->watch, self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+int_value(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    ns_counter *c = counter_of(self);
+    return c == NULL ? NULL : PyLong_FromLongLong((int64_t)ns_counter_sum(c, false));
+}
+
+static PyObject *
+int_reset(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    ns_counter *c = counter_of(self);
+    return c == NULL ? NULL : PyLong_FromLongLong((int64_t)ns_counter_sum(c, true));
+}
+
+static int
+int_init(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static const ns_signature s = {"ShardedCounter.__init__", {"value"}, 0, 1, 0};
+    PyObject *argument;
+    int64_t value = 0;
+    if (ns_unpack_init(&s, args, kwargs, &argument) < 0 ||
+        (argument != NULL && parse_int(argument, &value) < 0)) {
+        return -1;
+    }
+    return init_with(self, (uint64_t)value);
+}
+
+static PyObject *
+int_repr(PyObject *self)
+{
+    return ns_load(&((Counter *)self)->born, NS_ACQUIRE) == 2
+               ? ns_repr_call(self, int_value(self, NULL))
+               : ns_repr_uninitialized(self);
+}
+
+/* ---- ShardedFloatCounter ---- */
+
+/* A real number: float, __float__ or __index__; not a string. */
+static int
+parse_float(PyObject *value, double *result)
+{
+    *result = PyFloat_AsDouble(value);
+    return *result == -1.0 && PyErr_Occurred() ? -1 : 0;
+}
+
+static PyObject *
+float_add(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"ShardedFloatCounter.add", {"n"}, 0, 1, 0};
+    PyObject *argument;
+    double n = 1.0;
+    if (ns_unpack(&s, args, nargs, kwnames, &argument) < 0 ||
+        (argument != NULL && parse_float(argument, &n) < 0)) {
+        return NULL;
+    }
+    ns_counter *c = counter_of(self);
+    if (c == NULL) {
+        return NULL;
+    }
+    ns_counter_add_double(c, n);
+    ns_watch_use(((Counter *)self)->watch, self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+float_value(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    ns_counter *c = counter_of(self);
+    return c == NULL ? NULL : PyFloat_FromDouble(ns_counter_sum_double(c, false));
+}
+
+static PyObject *
+float_reset(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    ns_counter *c = counter_of(self);
+    return c == NULL ? NULL : PyFloat_FromDouble(ns_counter_sum_double(c, true));
+}
+
+static int
+float_init(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static const ns_signature s = {"ShardedFloatCounter.__init__", {"value"}, 0, 1, 0};
+    PyObject *argument;
+    double value = 0.0;
+    if (ns_unpack_init(&s, args, kwargs, &argument) < 0 ||
+        (argument != NULL && parse_float(argument, &value) < 0)) {
+        return -1;
+    }
+    return init_with(self, ns_bits_of(value));
+}
+
+static PyObject *
+float_repr(PyObject *self)
+{
+    return ns_load(&((Counter *)self)->born, NS_ACQUIRE) == 2
+               ? ns_repr_call(self, float_value(self, NULL))
+               : ns_repr_uninitialized(self);
+}
+
+/* ---- types ---- */
+
+static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Counter);
+static PyMethodDef int_methods[] = {
+    NS_METHOD("add", int_add, DOC_ShardedCounter_add),
+    NS_NO_ARGUMENTS("value", int_value, DOC_ShardedCounter_value),
+    NS_NO_ARGUMENTS("reset", int_reset, DOC_ShardedCounter_reset),
+    {"__sizeof__", size_of, METH_NOARGS, NULL},
+    NS_NO_PICKLE,
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot int_slots[] = {
+    {Py_tp_doc, DOC_ShardedCounter},
+    {Py_tp_init, int_init},
+    {Py_tp_dealloc, dealloc},
+    {Py_tp_traverse, ns_traverse_type},
+    {Py_tp_repr, int_repr},
+    {Py_nb_bool, ns_no_bool},
+    {Py_tp_methods, int_methods},
+    {Py_tp_members, members},
+    {0, NULL},
+};
+
+static PyType_Spec int_spec = {
+    .name = "nogil_sync.ShardedCounter",
+    .basicsize = sizeof(Counter),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = int_slots,
+};
+static PyMethodDef float_methods[] = {
+    NS_METHOD("add", float_add, DOC_ShardedFloatCounter_add),
+    NS_NO_ARGUMENTS("value", float_value, DOC_ShardedFloatCounter_value),
+    NS_NO_ARGUMENTS("reset", float_reset, DOC_ShardedFloatCounter_reset),
+    {"__sizeof__", size_of, METH_NOARGS, NULL},
+    NS_NO_PICKLE,
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot float_slots[] = {
+    {Py_tp_doc, DOC_ShardedFloatCounter},
+    {Py_tp_init, float_init},
+    {Py_tp_dealloc, dealloc},
+    {Py_tp_traverse, ns_traverse_type},
+    {Py_tp_repr, float_repr},
+    {Py_nb_bool, ns_no_bool},
+    {Py_tp_methods, float_methods},
+    {Py_tp_members, members},
+    {0, NULL},
+};
+
+static PyType_Spec float_spec = {
+    .name = "nogil_sync.ShardedFloatCounter",
+    .basicsize = sizeof(Counter),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = float_slots,
+};
+
+int
+ns_add_counters(PyObject *module)
+{
+    return ns_add_type(module, &int_spec) < 0 ? -1 : ns_add_type(module, &float_spec);
+}

@@ -1,0 +1,147 @@
+/* Event: threading.Event's interface over core/event.h. */
+#include "arguments.h"
+#include "core/event.h"
+#include "interpreter/detach.h"
+#include "docs.h"
+#include "object.h"
+#include "interpreter/sharing.h"
+
+typedef struct {
+    NS_OBJECT_HEAD
+    ns_event event;
+} Event;
+
+static inline ns_event *
+event_of(PyObject *self)
+{
+    return &((Event *)self)->event;
+}
+
+static bool
+is_unborn(PyObject *self)
+{
+    return !(ns_load(&event_of(self)->word, NS_RELAXED) & NS_EVENT_BORN);
+}
+
+static PyObject *
+is_set(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    ns_used(self);
+    if (ns_event_is_set(event_of(self))) {
+        Py_RETURN_TRUE;
+    }
+    return is_unborn(self) ? ns_not_initialized(self) : Py_NewRef(Py_False);
+}
+
+static PyObject *
+set(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    if (is_unborn(self)) {
+        return ns_not_initialized(self);
+    }
+    ns_event_set(event_of(self));
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+clear(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    if (is_unborn(self)) {
+        return ns_not_initialized(self);
+    }
+    ns_event_clear(event_of(self));
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+wait_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"Event.wait", {"timeout"}, 0, 1, 0};
+    ns_event *e = event_of(self);
+    ns_patience patience = NS_WAIT_FOR_EVER;
+    int64_t deadline = NS_FOREVER;
+    if (nargs != 0 || kwnames != NULL) {
+        PyObject *timeout;
+        if (ns_unpack(&s, args, nargs, kwnames, &timeout) < 0 ||
+            ns_plain_timeout(timeout, &patience, &deadline) < 0) {
+            return NULL;
+        }
+    }
+    ns_used(self);
+    if (ns_event_is_set(e)) {
+        Py_RETURN_TRUE;
+    }
+    if (is_unborn(self)) {
+        return ns_not_initialized(self);
+    }
+    if (patience == NS_DO_NOT_WAIT) {
+        Py_RETURN_FALSE;
+    }
+    ns_waiter w = {0}; /* linked nowhere, so it may live on the stack */
+    int result = ns_wait(self, &ns_event_steps, e, &w, deadline);
+    return result < 0 ? NULL : PyBool_FromLong(result);
+}
+
+/* threading.Event has it; here nothing needs it, since an event has no lock. */
+static PyObject *
+at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return is_unborn(self) ? ns_not_initialized(self) : Py_NewRef(Py_None);
+}
+
+static int
+init(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static const ns_signature s = {"Event.__init__", {NULL}, 0, 0, 0};
+    PyObject *none[NS_MAX_PARAMETERS];
+    uint32_t unborn = 0;
+    if (ns_unpack_init(&s, args, kwargs, none) < 0) {
+        return -1;
+    }
+    return ns_cas(&event_of(self)->word, &unborn, NS_EVENT_BORN, NS_RELAXED)
+               ? 0
+               : ns_initialized_twice(self);
+}
+
+static PyObject *
+repr(PyObject *self)
+{
+    return is_unborn(self) ? ns_repr_uninitialized(self)
+                           : ns_repr_state(self, ns_event_is_set(event_of(self)) ? "set" : "unset");
+}
+
+static PyMethodDef methods[] = {
+    NS_NO_ARGUMENTS("is_set", is_set, DOC_Event_is_set),
+    NS_NO_ARGUMENTS("set", set, DOC_Event_set),
+    NS_NO_ARGUMENTS("clear", clear, DOC_Event_clear),
+    NS_METHOD("wait", wait_, DOC_Event_wait),
+    {"_at_fork_reinit", at_fork_reinit, METH_NOARGS, NULL},
+    NS_NO_PICKLE,
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Event);
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, DOC_Event},
+    {Py_tp_init, init},
+    {Py_tp_dealloc, ns_dealloc},
+    {Py_tp_traverse, ns_traverse_type},
+    {Py_tp_repr, repr},
+    {Py_tp_methods, methods},
+    {Py_tp_members, members},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "nogil_sync.Event",
+    .basicsize = sizeof(Event),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = slots,
+};
+
+int
+ns_add_event(PyObject *module)
+{
+    return ns_add_type(module, &spec);
+}

@@ -1,0 +1,189 @@
+/* Mutex: threading.Lock's interface over core/mutex.h. */
+#include "arguments.h"
+#include "core/mutex.h"
+#include "interpreter/detach.h"
+#include "docs.h"
+#include "types/mutex_type.h"
+#include "object.h"
+#include "interpreter/sharing.h"
+
+typedef struct {
+    NS_OBJECT_HEAD
+    ns_mutex mutex;
+} Mutex;
+
+static inline ns_mutex *
+mutex_of(PyObject *self)
+{
+    return &((Mutex *)self)->mutex;
+}
+
+ns_mutex *
+ns_mutex_of(PyObject *self)
+{
+    return mutex_of(self);
+}
+
+/* 1: locked, 0: timed out, -1: exception. */
+static int
+lock_slow(PyObject *self, ns_patience patience, int64_t deadline)
+{
+    ns_mutex *m = mutex_of(self);
+    if (!ns_mutex_is_born(m)) {
+        ns_not_initialized(self);
+        return -1;
+    }
+    if (patience == NS_DO_NOT_WAIT) {
+        return ns_mutex_try_lock(m);
+    }
+    ns_waiter *w = ns_waiter_new();
+    if (w == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    int result = ns_wait(self, &ns_mutex_steps, m, w, deadline);
+    ns_waiter_free(w);
+    return result;
+}
+
+PyObject *
+ns_mutex_type_acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"Mutex.acquire", {"blocking", "timeout"}, 0, 2, 0};
+    ns_patience patience = NS_WAIT_FOR_EVER;
+    int64_t deadline = NS_FOREVER;
+    if (nargs != 0 || kwnames != NULL) {
+        PyObject *given[2];
+        if (ns_unpack(&s, args, nargs, kwnames, given) < 0 ||
+            ns_lock_timeout(given[0], given[1], &patience, &deadline) < 0) {
+            return NULL;
+        }
+    }
+    ns_used(self);
+    if (ns_likely(ns_mutex_try_lock(mutex_of(self)))) {
+        Py_RETURN_TRUE;
+    }
+    int locked = lock_slow(self, patience, deadline);
+    return locked < 0 ? NULL : PyBool_FromLong(locked);
+}
+
+static inline int
+lock(PyObject *self)
+{
+    ns_used(self);
+    return ns_likely(ns_mutex_try_lock(mutex_of(self)))
+               ? 1
+               : lock_slow(self, NS_WAIT_FOR_EVER, NS_FOREVER);
+}
+
+static int
+unlock(PyObject *self)
+{
+    ns_mutex_unlock(mutex_of(self));
+    return 0;
+}
+
+PyObject *
+ns_mutex_type_enter(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    if (lock(self) < 0 || (ns_is_interrupted() && ns_enter_again(self, lock, unlock) < 0)) {
+        return NULL;
+    }
+    Py_RETURN_TRUE;
+}
+
+PyObject *
+ns_mutex_type_release(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    if (ns_unlikely(!ns_mutex_unlock(mutex_of(self)))) {
+        if (!ns_mutex_is_born(mutex_of(self))) {
+            return ns_not_initialized(self);
+        }
+        PyErr_SetString(PyExc_RuntimeError, "release unlocked lock");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+leave(PyObject *self, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs))
+{
+    return ns_mutex_type_release(self, NULL);
+}
+
+static PyObject *
+locked(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    ns_mutex *m = mutex_of(self);
+    return ns_mutex_is_born(m) ? PyBool_FromLong(ns_mutex_is_locked(m)) : ns_not_initialized(self);
+}
+
+static PyObject *
+at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    if (!ns_mutex_is_born(mutex_of(self))) {
+        return ns_not_initialized(self);
+    }
+    ns_mutex_reset(mutex_of(self));
+    Py_RETURN_NONE;
+}
+
+static int
+init(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static const ns_signature s = {"Mutex.__init__", {NULL}, 0, 0, 0};
+    PyObject *none[NS_MAX_PARAMETERS];
+    if (ns_unpack_init(&s, args, kwargs, none) < 0) {
+        return -1;
+    }
+    return ns_mutex_init(mutex_of(self)) ? 0 : ns_initialized_twice(self);
+}
+
+static PyObject *
+repr(PyObject *self)
+{
+    ns_mutex *m = mutex_of(self);
+    return ns_mutex_is_born(m) ? ns_repr_state(self, ns_mutex_is_locked(m) ? "locked" : "unlocked")
+                               : ns_repr_uninitialized(self);
+}
+NS_EXIT(leave, "Mutex.__exit__")
+
+static PyMethodDef methods[] = {
+    NS_METHOD("acquire", ns_mutex_type_acquire, DOC_Mutex_acquire),
+    NS_NO_ARGUMENTS("release", ns_mutex_type_release, DOC_Mutex_release),
+    NS_NO_ARGUMENTS("locked", locked, DOC_Mutex_locked),
+    NS_NO_ARGUMENTS("__enter__", ns_mutex_type_enter, DOC_Mutex___enter__),
+    NS_METHOD("__exit__", leave_method, DOC_Mutex___exit__),
+    {"_at_fork_reinit", at_fork_reinit, METH_NOARGS, NULL},
+    NS_NO_PICKLE,
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Mutex);
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, DOC_Mutex},
+    {Py_tp_init, init},
+    {Py_tp_dealloc, ns_dealloc},
+    {Py_tp_traverse, ns_traverse_type},
+    {Py_tp_repr, repr},
+    {Py_tp_methods, methods},
+    {Py_tp_members, members},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "nogil_sync.Mutex",
+    .basicsize = sizeof(Mutex),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = slots,
+};
+
+int
+ns_add_mutex(PyObject *module)
+{
+    ns_state *state = PyModule_GetState(module);
+    state->mutex_type = ns_new_type(module, &spec, NULL);
+    return state->mutex_type == NULL ? -1
+                                     : PyModule_AddType(module, (PyTypeObject *)state->mutex_type);
+}

@@ -1,0 +1,778 @@
+/* Pool and what its use() returns, over core/pool.h.
+ *
+ * References. The pool owns one to each item: put takes it, get hands it over, without any change
+ * of the count in between.
+ *
+ * User code. `new`, `reset`, `drop` and the finalisers of items run between calls of the core and
+ * never inside one, with the item they are about in nobody's hands but the caller's.
+ *
+ * For the collector each call of the core is one step, so traverse finds every item in one place,
+ * and the one that a thread has in its hands nowhere.
+ *
+ * tp_clear may meet a thread that got hold of this garbage through gc.get_objects(); so it replaces
+ * the functions by None, and who calls one takes a reference first, by tryref.h. For functions at
+ * module level and methods of types, which are immortal as soon as there are threads, that writes
+ * nothing.
+ */
+#include "interpreter/ageing.h"
+#include "arguments.h"
+#include "core/pool.h"
+#include "interpreter/detach.h"
+#include "docs.h"
+#include "object.h"
+#include "interpreter/spares.h"
+#include "interpreter/tryref.h"
+#include "interpreter/watch.h"
+
+/* Where nothing is collected for so long, a put counts as a collection. */
+#define A_WHILE INT64_C(60000000000) /* nanoseconds */
+
+typedef struct {
+    NS_OBJECT_HEAD
+    ns_ager_node *node; /* where it is registered; NULL: no __init__ */
+    PyObject *end;      /* an End, for a pool with `drop` */
+    /* A cache line on: what every call reads, which is written seldom if ever, unlike the count. */
+    ns_watch *watch;
+    ns_ref reset, new, drop; /* reset and drop may be NULL; None: cleared by the collector */
+    ns_pool pool;
+    ns_spares spare_uses;
+    _Atomic uint8_t born; /* 0: no __init__ yet, 1: in it, 2: done */
+    bool ages;
+    _Atomic bool ended; /* the collector found it to be garbage, and `drop` was called */
+} Pool;
+
+_Static_assert(offsetof(Pool, watch) >= NS_LINE || NS_LINE > 64, "a reader's line is the count's");
+
+/* Belongs to a pool with `drop`, and has the finaliser by which the collector tells a pool that it
+ * is garbage. Pool has no finaliser itself: CPython would call it before an instance of a subclass
+ * dies, and revive the instance for that; after it a weak reference can return the dying pool. */
+typedef struct {
+    PyObject_HEAD
+    _Atomic(ns_ager_node *) node; /* NULL: the pool has gone */
+} End;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *pool;
+    ns_ref item; /* NULL: not entered */
+} Use;
+
+/* 0, or -1 if there was no __init__. */
+static int
+check_born(PyObject *self)
+{
+    return ns_load(&((Pool *)self)->born, NS_ACQUIRE) == 2 ? 0 : (ns_not_initialized(self), -1);
+}
+
+/* A new reference to one of the functions, or NULL without an exception. */
+static PyObject *
+function_of(ns_ref *ref)
+{
+    PyObject *function = ns_load_ref(ref);
+    if (function == Py_None) {
+        Py_CLEAR(function);
+    }
+    return function;
+}
+
+/* Calls `drop` with an item, or `new` (NULL). It counts as a level of recursion: the interpreter
+ * counts none for a method without parameters (object.c), and the function may lead back into a
+ * pool with no Python code between. */
+static PyObject *
+call_function(PyObject *function, PyObject *item)
+{
+    if (Py_EnterRecursiveCall(" while calling a function of a pool") != 0) {
+        return NULL;
+    }
+    PyObject *result =
+        item != NULL ? PyObject_CallOneArg(function, item) : PyObject_CallNoArgs(function);
+    Py_LeaveRecursiveCall();
+    return result;
+}
+
+/* ---- letting go ---- */
+
+/* Calls `drop` for an item that the pool does not keep; the reference stays the caller's. */
+static void
+say_goodbye(PyObject *self, PyObject *item)
+{
+    if (ns_load(&((Pool *)self)->drop, NS_RELAXED) == NULL) {
+        return;
+    }
+    PyObject *pending = PyErr_GetRaisedException();
+    PyObject *drop = function_of(&((Pool *)self)->drop);
+    if (drop != NULL) {
+        PyObject *result = call_function(drop, item);
+        if (result == NULL) {
+            PyErr_WriteUnraisable(drop);
+        }
+        Py_XDECREF(result);
+        Py_DECREF(drop);
+    }
+    PyErr_SetRaisedException(pending);
+}
+
+static void
+let_go(PyObject *self, PyObject *item)
+{
+    say_goodbye(self, item);
+    Py_DECREF(item);
+}
+
+/* Lets go of the old items, or of all. */
+static void
+sweep(PyObject *self, bool all)
+{
+    ns_pool_walk walk = {0};
+    PyObject *item;
+    while ((item = ns_pool_next(&((Pool *)self)->pool, &walk, all)) != NULL) {
+        let_go(self, item);
+    }
+}
+
+/* Lets go of all items without `drop`. */
+static void
+let_go_in_silence(PyObject *self)
+{
+    ns_pool_walk walk = {0};
+    PyObject *item;
+    while ((item = ns_pool_next(&((Pool *)self)->pool, &walk, true)) != NULL) {
+        Py_DECREF(item);
+    }
+}
+
+void
+ns_pool_collect(PyObject *self)
+{
+    if (ns_load(&((Pool *)self)->born, NS_ACQUIRE) == 2) {
+        ns_pool_collected(&((Pool *)self)->pool);
+        if (((Pool *)self)->ages) {
+            sweep(self, false);
+        }
+    }
+}
+
+/* ---- get and put ---- */
+
+static PyObject *
+make_item(PyObject *self)
+{
+    if (check_born(self) < 0) {
+        return NULL;
+    }
+    PyObject *new = function_of(&((Pool *)self)->new);
+    if (new == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the pool is garbage that is being collected");
+        return NULL;
+    }
+    PyObject *item = call_function(new, NULL);
+    Py_DECREF(new);
+    return item;
+}
+
+static Py_NO_INLINE PyObject *
+take_item_slow(PyObject *self)
+{
+    PyObject *item = ns_pool_get_slow(&((Pool *)self)->pool);
+    return item != NULL ? item : make_item(self);
+}
+
+static inline PyObject *
+take_item(PyObject *self)
+{
+    PyObject *item = ns_pool_get_fast(&((Pool *)self)->pool);
+    return ns_likely(item != NULL) ? item : take_item_slow(self);
+}
+
+static PyObject *
+get(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    ns_watch_use(((Pool *)self)->watch, self);
+    return take_item(self);
+}
+
+/* Keeps an item, which is ready, or lets it go, with the caller's reference. 0, or -1 if there was
+ * no __init__. */
+static int
+keep_slow(PyObject *self, PyObject *item)
+{
+    Pool *o = (Pool *)self;
+    if (check_born(self) < 0) {
+        Py_DECREF(item);
+        return -1;
+    }
+    PyObject *refused = ns_pool_put_slow(&o->pool, item);
+    bool due = ns_pool_is_due(&o->pool);
+    if (refused != NULL) {
+        let_go(self, refused);
+        due = due || o->pool.most > 0; /* what is refused is not counted */
+    }
+    if (due && o->ages && ns_pool_grow_older(&o->pool, A_WHILE)) {
+        sweep(self, false);
+    }
+    return 0;
+}
+
+static inline int
+keep(PyObject *self, PyObject *item)
+{
+    return ns_likely(ns_pool_put_fast(&((Pool *)self)->pool, item)) ? 0 : keep_slow(self, item);
+}
+
+/* 1: to be kept, 0: it has gone, -1: it has, with an exception. */
+static int
+reset_item(PyObject *self, PyObject *item)
+{
+    PyObject *reset = function_of(&((Pool *)self)->reset);
+    if (reset == NULL) {
+        return 1;
+    }
+    PyObject *verdict = PyObject_CallOneArg(reset, item);
+    Py_DECREF(reset);
+    int result = verdict == NULL ? -1 : verdict != Py_False;
+    Py_XDECREF(verdict);
+    if (result != 1) {
+        say_goodbye(self, item);
+    }
+    return result;
+}
+
+/* Out of line, so that a put without reset saves fewer registers. */
+static Py_NO_INLINE int
+reset_and_keep(PyObject *self, PyObject *item)
+{
+    int result = check_born(self) < 0 ? -1 : reset_item(self, item);
+    if (result != 1) {
+        Py_DECREF(item);
+        return result;
+    }
+    return keep(self, item);
+}
+
+/* Takes over the caller's reference. */
+static inline int
+put_item(PyObject *self, PyObject *item)
+{
+    bool resets = ns_load(&((Pool *)self)->reset, NS_RELAXED) != NULL;
+    return ns_unlikely(resets) ? reset_and_keep(self, item) : keep(self, item);
+}
+
+static PyObject *
+put(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"Pool.put", {"item"}, 1, 1, 0};
+    PyObject *item;
+    if (ns_unpack(&s, args, nargs, kwnames, &item) < 0) {
+        return NULL;
+    }
+    ns_watch_use(((Pool *)self)->watch, self);
+    if (put_item(self, Py_NewRef(item)) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- the rest of it ---- */
+
+static PyObject *
+use(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    ns_watch_use(((Pool *)self)->watch, self);
+    if (check_born(self) < 0) {
+        return NULL;
+    }
+    ns_state *state = ns_state_of(self);
+    PyObject *type = state ? state->pool_use_type : NULL;
+    if (type == NULL) {
+        return state ? ns_shutting_down() : NULL;
+    }
+    Use *u = (Use *)ns_spares_new(&((Pool *)self)->spare_uses, (PyTypeObject *)type, self);
+    if (u == NULL) {
+        return NULL;
+    }
+    u->pool = self;
+    ns_store(&u->item, NULL, NS_RELAXED);
+    PyObject_GC_Track(u);
+    return (PyObject *)u;
+}
+
+static PyObject *
+clear_items(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    if (check_born(self) < 0) {
+        return NULL;
+    }
+    sweep(self, true);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+idle(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return check_born(self) < 0 ? NULL : PyLong_FromLongLong(ns_pool_count(&((Pool *)self)->pool));
+}
+
+static PyObject *
+size_of(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return PyLong_FromSize_t((size_t)Py_TYPE(self)->tp_basicsize +
+                             ns_pool_extra_size(&((Pool *)self)->pool) +
+                             ns_spares_size(&((Pool *)self)->spare_uses));
+}
+
+static PyObject *
+repr(PyObject *self)
+{
+    if (ns_load(&((Pool *)self)->born, NS_ACQUIRE) != 2) {
+        return ns_repr_uninitialized(self);
+    }
+    char state[32];
+    PyOS_snprintf(
+        state, sizeof(state), "%lld idle", (long long)ns_pool_count(&((Pool *)self)->pool));
+    return ns_repr_state(self, state);
+}
+
+/* ---- the end of a pool in a cycle ---- */
+
+/* Runs before the collector clears anything: `drop` and the items are whole. */
+static void
+end_finalize(PyObject *self)
+{
+    ns_ager_node *node = ns_load(&((End *)self)->node, NS_SEQ_CST);
+    if (!PyObject_GC_IsFinalized(self) || node == NULL) { /* called by hand, or too late */
+        return;
+    }
+    PyObject *pool = ns_ager_enter(node);
+    if (pool != NULL) {
+        sweep(pool, true);
+        ns_store(&((Pool *)pool)->ended, true, NS_RELAXED);
+        ns_ager_leave(node);
+    }
+}
+
+static int
+end_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    return 0;
+}
+
+static void
+end_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyType_Slot end_slots[] = {
+    {Py_tp_traverse, end_traverse},
+    {Py_tp_finalize, end_finalize},
+    {Py_tp_dealloc, end_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec end_spec = {
+    .name = "nogil_sync.PoolEnd",
+    .basicsize = sizeof(End),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = end_slots,
+};
+
+static PyObject *
+make_end(ns_state *state)
+{
+    PyObject *type = state->pool_end_type;
+    if (type == NULL) {
+        return ns_shutting_down();
+    }
+    End *end = PyObject_GC_New(End, (PyTypeObject *)type);
+    if (end != NULL) {
+        ns_store(&end->node, NULL, NS_RELAXED);
+        PyObject_GC_Track(end);
+    }
+    return (PyObject *)end;
+}
+
+/* ---- the object ---- */
+
+/* None, or what can be called. */
+static int
+check_callable(PyObject *function, const char *name)
+{
+    if (function != Py_None && !PyCallable_Check(function)) {
+        PyErr_Format(PyExc_TypeError, "%s must be callable or None", name);
+        return -1;
+    }
+    return 0;
+}
+
+static void
+set_function(ns_ref *ref, PyObject *function)
+{
+    if (function != Py_None) {
+        ns_publish(function);
+        ns_store(ref, Py_NewRef(function), NS_RELEASE);
+    }
+}
+
+/* Sets up the core and registers the pool. A pool without ages is registered for the sake of
+ * deque.h's memory. 0, or -1 with nothing changed. */
+static int
+begin(PyObject *self, ns_state *state, int64_t most)
+{
+    Pool *o = (Pool *)self;
+    if (!ns_pool_init(&o->pool, most)) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    o->node = ns_ager_add(state->ager, self);
+    if (o->node == NULL) {
+        ns_pool_destroy(&o->pool);
+        memset(&o->pool, 0, sizeof(o->pool));
+        return -1;
+    }
+    return 0;
+}
+
+static int
+init(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static const ns_signature s = {
+        "Pool.__init__", {"new", "reset", "drop", "max_idle", "age"}, 1, 5, 4};
+    Pool *o = (Pool *)self;
+    PyObject *given[5];
+    if (ns_unpack_init(&s, args, kwargs, given) < 0) {
+        return -1;
+    }
+    PyObject *new = given[0], *reset = given[1] != NULL ? given[1] : Py_None;
+    PyObject *drop = given[2] != NULL ? given[2] : Py_None;
+    PyObject *max_idle = given[3] != NULL ? given[3] : Py_None;
+    int64_t most = -1;
+    if (!PyCallable_Check(new)) {
+        PyErr_SetString(PyExc_TypeError, "new must be callable");
+        return -1;
+    }
+    if (check_callable(reset, "reset") < 0 || check_callable(drop, "drop") < 0) {
+        return -1;
+    }
+    if (max_idle != Py_None) {
+        if (ns_clamped_int64(max_idle, &most) < 0) {
+            return -1;
+        }
+        if (most < 0) {
+            PyErr_SetString(PyExc_ValueError, "max_idle must be >= 0");
+            return -1;
+        }
+    }
+    int ages = given[4] == NULL ? 1 : PyObject_IsTrue(given[4]);
+    ns_state *state = ages < 0 ? NULL : ns_state_of(self);
+    if (state == NULL) {
+        return -1;
+    }
+    PyObject *last = NULL;
+    if (drop != Py_None && (last = make_end(state)) == NULL) {
+        return -1;
+    }
+    uint8_t unborn = 0;
+    if (!ns_cas(&o->born, &unborn, 1, NS_RELAXED)) {
+        Py_XDECREF(last);
+        return ns_initialized_twice(self);
+    }
+    if (begin(self, state, most) < 0) {
+        ns_store(&o->born, 0, NS_RELAXED);
+        Py_XDECREF(last);
+        return -1;
+    }
+    o->ages = ages;
+    if (last != NULL) {
+        ns_store(&((End *)last)->node, o->node, NS_SEQ_CST);
+        o->end = last;
+    }
+    o->watch = ns_watch_new(self);
+    set_function(&o->new, new);
+    set_function(&o->reset, reset);
+    set_function(&o->drop, drop);
+    ns_store(&o->born, 2, NS_RELEASE);
+    return 0;
+}
+
+typedef struct {
+    visitproc visit;
+    void *arg;
+} visitor;
+
+static int
+visit_item(void *item, void *argument)
+{
+    visitor *v = argument;
+    return v->visit(item, v->arg);
+}
+
+static int
+traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Pool *o = (Pool *)self;
+    visitor v = {visit, arg};
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(ns_load(&o->new, NS_RELAXED));
+    Py_VISIT(ns_load(&o->reset, NS_RELAXED));
+    Py_VISIT(ns_load(&o->drop, NS_RELAXED));
+    Py_VISIT(o->end);
+    int result = ns_spares_traverse(&o->spare_uses, self, visit, arg);
+    return result != 0 ? result : ns_pool_each(&o->pool, visit_item, &v);
+}
+
+/* Calls no `drop`: in garbage the function may be cleared already. End has called it before. */
+static int
+clear(PyObject *self)
+{
+    Pool *o = (Pool *)self;
+    ns_ref *functions[] = {&o->new, &o->reset, &o->drop};
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(functions); i++) {
+        if (ns_load(functions[i], NS_RELAXED) != NULL) {
+            Py_DECREF(ns_swap(functions[i], Py_None, NS_SEQ_CST));
+        }
+    }
+    let_go_in_silence(self);
+    ns_spares_clear(&o->spare_uses, self);
+    return 0;
+}
+
+/* Lets go of the items of a dying pool. If a finaliser revived the pool after its End, without
+ * `drop`: as with Python's finalisers, which run once. */
+static void
+let_go_of_the_last(PyObject *self)
+{
+    if (ns_load(&((Pool *)self)->ended, NS_RELAXED)) {
+        let_go_in_silence(self);
+    }
+    else {
+        sweep(self, true);
+    }
+}
+
+void
+ns_pool_free(PyObject *self)
+{
+    Pool *o = (Pool *)self;
+    let_go_of_the_last(self); /* a walk may have put an item back after dealloc's sweep */
+    Py_XDECREF(ns_load(&o->new, NS_RELAXED));
+    Py_XDECREF(ns_load(&o->reset, NS_RELAXED));
+    Py_XDECREF(ns_load(&o->drop, NS_RELAXED));
+    if (o->end != NULL) {
+        ns_store(&((End *)o->end)->node, NULL, NS_SEQ_CST);
+        Py_DECREF(o->end);
+    }
+    if (o->node != NULL) {
+        ns_ager_release(o->node);
+    }
+    ns_pool_destroy(&o->pool);
+    ns_spares_destroy(&o->spare_uses);
+    ns_watch_free(o->watch);
+    PyTypeObject *type = Py_TYPE(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static void
+dealloc(PyObject *self)
+{
+    Pool *o = (Pool *)self;
+    PyObject_GC_UnTrack(self);
+    Py_TRASHCAN_BEGIN(self, dealloc) /* a chain of them may be a million long */
+    if (o->weakrefs != NULL) {
+        PyObject_ClearWeakRefs(self);
+    }
+    let_go_of_the_last(self);
+    if (o->node == NULL || ns_ager_remove(o->node)) {
+        ns_pool_free(self);
+    }
+    Py_TRASHCAN_END
+}
+
+/* ---- use() ---- */
+
+static int
+enter_twice(void)
+{
+    PyErr_SetString(PyExc_RuntimeError, "already in use: call use() for each with statement");
+    return -1;
+}
+
+/* Another thread entered meanwhile: puts back the item, to which there are two references. */
+static Py_NO_INLINE PyObject *
+give_back(PyObject *pool, PyObject *item)
+{
+    Py_DECREF(item);
+    if (keep(pool, item) == 0) {
+        enter_twice();
+    }
+    return NULL;
+}
+
+static PyObject *
+use_take(PyObject *self)
+{
+    Use *u = (Use *)self;
+    PyObject *none = NULL;
+    if (ns_load(&u->item, NS_RELAXED) != NULL) {
+        enter_twice();
+        return NULL;
+    }
+    PyObject *item = take_item(u->pool);
+    if (item == NULL) {
+        return NULL;
+    }
+    Py_INCREF(item); /* ours, while the body has it */
+    if (ns_likely(ns_cas(&u->item, &none, item, NS_RELEASE))) {
+        return item;
+    }
+    return give_back(u->pool, item);
+}
+
+/* The item goes back unused. */
+static int
+use_undo(PyObject *self)
+{
+    PyObject *item = ns_swap(&((Use *)self)->item, NULL, NS_ACQUIRE);
+    return item ? keep(((Use *)self)->pool, item) : 0;
+}
+
+static PyObject *
+use_enter(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    for (int turn = 0;; turn++) {
+        PyObject *item = use_take(self);
+        if (item == NULL || !ns_is_interrupted() || turn == NS_ENTER_AGAIN) {
+            return item;
+        }
+        Py_DECREF(item);
+        if (use_undo(self) < 0 || ns_run_handlers() < 0) {
+            return NULL;
+        }
+    }
+}
+
+static PyObject *
+use_exit(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    Use *u = (Use *)self;
+    PyObject *item = ns_swap(&u->item, NULL, NS_ACQUIRE);
+    if (item == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "not in use");
+        return NULL;
+    }
+    if (nargs > 0 && args[0] != Py_None) {
+        let_go(u->pool, item);
+    }
+    else if (put_item(u->pool, item) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static int
+use_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((Use *)self)->pool);
+    Py_VISIT(ns_load(&((Use *)self)->item, NS_RELAXED));
+    return 0;
+}
+
+/* Not the pool: that clears itself. */
+static int
+use_clear(PyObject *self)
+{
+    if (ns_load(&((Use *)self)->item, NS_RELAXED) != NULL) {
+        Py_XDECREF(ns_swap(&((Use *)self)->item, NULL, NS_ACQUIRE));
+    }
+    return 0;
+}
+
+static void
+use_dealloc(PyObject *self)
+{
+    PyObject_GC_UnTrack(self);
+    Py_TRASHCAN_BEGIN(self, use_dealloc) /* items may be others, a million deep */
+    use_clear(self);
+    PyObject *pool = ((Use *)self)->pool;
+    ns_spares_free(&((Pool *)pool)->spare_uses, self, pool);
+    Py_TRASHCAN_END
+}
+NS_EXIT(use_exit, "PoolUse.__exit__")
+
+static PyMethodDef use_methods[] = {
+    NS_NO_ARGUMENTS("__enter__", use_enter, DOC_PoolUse___enter__),
+    NS_METHOD("__exit__", use_exit_method, DOC_PoolUse___exit__),
+    NS_GENERIC,
+    NS_NO_PICKLE,
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot use_slots[] = {
+    {Py_tp_doc, DOC_PoolUse},
+    {Py_tp_traverse, use_traverse},
+    {Py_tp_clear, use_clear},
+    {Py_tp_dealloc, use_dealloc},
+    {Py_tp_methods, use_methods},
+    {0, NULL},
+};
+
+static PyType_Spec use_spec = {
+    .name = "nogil_sync.PoolUse",
+    .basicsize = sizeof(Use),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = use_slots,
+};
+
+/* ---- Pool ---- */
+static PyMethodDef methods[] = {
+    NS_NO_ARGUMENTS("get", get, DOC_Pool_get),
+    NS_METHOD("put", put, DOC_Pool_put),
+    NS_NO_ARGUMENTS("use", use, DOC_Pool_use),
+    NS_NO_ARGUMENTS("clear", clear_items, DOC_Pool_clear),
+    NS_NO_ARGUMENTS("idle", idle, DOC_Pool_idle),
+    {"__sizeof__", size_of, METH_NOARGS, NULL},
+    NS_GENERIC,
+    NS_NO_PICKLE,
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Pool);
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, DOC_Pool},
+    {Py_tp_init, init},
+    {Py_tp_dealloc, dealloc},
+    {Py_tp_traverse, traverse},
+    {Py_tp_clear, clear},
+    {Py_tp_repr, repr},
+    {Py_tp_methods, methods},
+    {Py_tp_members, members},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "nogil_sync.Pool",
+    .basicsize = sizeof(Pool),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = slots,
+};
+
+int
+ns_add_pool(PyObject *module)
+{
+    ns_state *state = PyModule_GetState(module);
+    state->pool_use_type = ns_new_type(module, &use_spec, NULL);
+    state->pool_end_type = ns_new_type(module, &end_spec, NULL);
+    if (state->pool_use_type == NULL || state->pool_end_type == NULL ||
+        PyModule_AddType(module, (PyTypeObject *)state->pool_use_type) < 0) {
+        return -1;
+    }
+    return ns_add_type(module, &spec);
+}

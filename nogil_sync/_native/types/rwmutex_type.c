@@ -1,0 +1,521 @@
+/* RWMutex and its two views, over core/rwmutex.h.
+ *
+ * Who keeps whom: the reading view holds the lock itself, the writing view the reading view, the
+ * RWMutex both. So a view outlives its RWMutex, and there is no cycle to collect.
+ *
+ * From 3.14 on `rw.read` and `rw.write` are plain members: the interpreter reads a member without a
+ * call, and borrows what it finds there if that is pinned or defers its count. So an expression
+ * like `rw.read.acquire()` runs none of our code on the RWMutex, only on the view. A view that
+ * begins to defer therefore makes its RWMutex defer too (`defer_owner`): the reading view knows it
+ * by `owner`, which it does not keep alive. On 3.13 the interpreter calls a function for a member,
+ * too, and one that locks the RWMutex where another thread made it; our own function is faster.
+ */
+#include "arguments.h"
+#include "core/rwmutex.h"
+#include "interpreter/detach.h"
+#include "docs.h"
+#include "object.h"
+#include "interpreter/sharing.h"
+#include "interpreter/tryref.h"
+
+typedef struct {
+    NS_OBJECT_HEAD
+    ns_lock owner_lock;
+    PyObject *owner; /* the RWMutex while it lives, under owner_lock; not a reference */
+    ns_rwmutex rw;
+} Reader;
+
+/* Where NS_LINE is 64, what every reader reads is on no cache line with a reference count, of this
+ * object or of the next one. */
+_Static_assert(NS_LINE != 64 || (offsetof(Reader, rw.base) >= offsetof(PyObject, ob_ref_shared) +
+                                                                  sizeof(Py_ssize_t) + NS_LINE &&
+                                 sizeof(Reader) + offsetof(PyObject, ob_ref_local) >=
+                                     offsetof(Reader, rw.spread) + sizeof(ns_cells) + NS_LINE),
+               "the lock's words are on a line of their own");
+
+typedef struct {
+    NS_OBJECT_HEAD
+    PyObject *reader;
+} Writer;
+
+typedef struct {
+    NS_OBJECT_HEAD
+    PyObject *reader, *writer; /* never NULL, and never changed */
+    _Atomic bool initialized;
+} RWMutex;
+
+/* ---- Both views, told apart by a constant. ---- */
+
+static inline ns_rwmutex *
+lock_of(PyObject *view, bool writes)
+{
+    return &((Reader *)(writes ? ((Writer *)view)->reader : view))->rw;
+}
+
+#if NS_CAN_DEFER
+
+/* The view has just begun to defer: makes its RWMutex defer as well, if that is alive. While the
+ * lock is held the RWMutex cannot be freed, for its dealloc takes the lock first. */
+static void
+defer_owner(Reader *reader)
+{
+    PyObject *kept = NULL;
+    ns_lock_take(&reader->owner_lock);
+    PyObject *owner = reader->owner;
+    if (owner != NULL) {
+        if (!ns_is_owned(owner)) {
+            kept = ns_try_incref(owner) ? owner : NULL;
+        }
+        else if (ns_local_count(owner) != 0) { /* else it is dying in this very thread */
+            kept = Py_NewRef(owner);
+        }
+    }
+    ns_lock_release(&reader->owner_lock);
+    if (kept != NULL) {
+        PyUnstable_Object_EnableDeferredRefcount(kept);
+        Py_DECREF(kept);
+    }
+}
+
+static void
+used_elsewhere(PyObject *view, bool writes)
+{
+    ns_used_elsewhere(view);
+    if (ns_is_deferred(view)) {
+        defer_owner((Reader *)(writes ? ((Writer *)view)->reader : view));
+    }
+}
+
+static inline void
+used(PyObject *view, bool writes)
+{
+    if (ns_is_foreign_use(view)) {
+        used_elsewhere(view, writes);
+    }
+}
+
+#else
+
+static inline void
+used(PyObject *view, bool writes)
+{
+    (void)view;
+    (void)writes;
+}
+
+#endif
+
+static bool
+lock_now(ns_rwmutex *m, bool writes)
+{
+    return writes ? ns_rwmutex_try_write(m) : ns_rwmutex_try_read(m);
+}
+
+/* 1: locked, 0: timed out, -1: exception. */
+static int
+lock_slow(PyObject *view, bool writes, ns_patience patience, int64_t deadline)
+{
+    ns_rwmutex *m = lock_of(view, writes);
+    if (patience == NS_DO_NOT_WAIT) {
+        return lock_now(m, writes) || (ns_make_way(m) && lock_now(m, writes));
+    }
+    ns_waiter *w = ns_waiter_new();
+    if (w == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    int result =
+        ns_wait(view, writes ? &ns_rwmutex_write_steps : &ns_rwmutex_read_steps, m, w, deadline);
+    ns_waiter_free(w);
+    return result;
+}
+
+static inline bool
+try_lock(PyObject *view, bool writes)
+{
+    ns_rwmutex *m = lock_of(view, writes);
+    used(view, writes);
+    return writes ? ns_rwmutex_try_write_fast(m) : ns_rwmutex_try_read(m);
+}
+
+static inline PyObject *
+acquire(PyObject *view, bool writes, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature signatures[] = {
+        {"RWMutexReader.acquire", {"blocking", "timeout"}, 0, 2, 0},
+        {"RWMutexWriter.acquire", {"blocking", "timeout"}, 0, 2, 0},
+    };
+    ns_patience patience = NS_WAIT_FOR_EVER;
+    int64_t deadline = NS_FOREVER;
+    if (nargs != 0 || kwnames != NULL) {
+        PyObject *given[2];
+        if (ns_unpack(&signatures[writes], args, nargs, kwnames, given) < 0 ||
+            ns_lock_timeout(given[0], given[1], &patience, &deadline) < 0) {
+            return NULL;
+        }
+    }
+    if (ns_likely(try_lock(view, writes))) {
+        Py_RETURN_TRUE;
+    }
+    int locked = lock_slow(view, writes, patience, deadline);
+    return locked < 0 ? NULL : PyBool_FromLong(locked);
+}
+
+static inline int
+lock(PyObject *view, bool writes)
+{
+    return ns_likely(try_lock(view, writes))
+               ? 1
+               : lock_slow(view, writes, NS_WAIT_FOR_EVER, NS_FOREVER);
+}
+
+static inline bool
+unlock(PyObject *view, bool writes)
+{
+    ns_rwmutex *m = lock_of(view, writes);
+    return writes ? ns_rwmutex_write_unlock(m) : ns_rwmutex_read_unlock(m);
+}
+
+static inline PyObject *
+release(PyObject *view, bool writes)
+{
+    if (ns_unlikely(!unlock(view, writes))) {
+        PyErr_SetString(PyExc_RuntimeError, "release unlocked lock");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static bool
+is_locked(PyObject *view, bool writes)
+{
+    ns_rwmutex *m = lock_of(view, writes);
+    return writes ? ns_rwmutex_is_write_locked(m) : ns_rwmutex_is_read_locked(m);
+}
+
+#define VIEW_METHODS(side, writes)                                                           \
+    static PyObject *side##_acquire(                                                         \
+        PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)          \
+    {                                                                                        \
+        return acquire(self, writes, args, nargs, kwnames);                                  \
+    }                                                                                        \
+    static int side##_lock(PyObject *self)                                                   \
+    {                                                                                        \
+        return lock(self, writes);                                                           \
+    }                                                                                        \
+    static int side##_unlock(PyObject *self)                                                 \
+    {                                                                                        \
+        unlock(self, writes);                                                                \
+        return 0;                                                                            \
+    }                                                                                        \
+    static PyObject *side##_enter(PyObject *self, PyObject *Py_UNUSED(unused))               \
+    {                                                                                        \
+        if (lock(self, writes) < 0 ||                                                        \
+            (ns_is_interrupted() && ns_enter_again(self, side##_lock, side##_unlock) < 0)) { \
+            return NULL;                                                                     \
+        }                                                                                    \
+        Py_RETURN_TRUE;                                                                      \
+    }                                                                                        \
+    static PyObject *side##_release(PyObject *self, PyObject *Py_UNUSED(unused))             \
+    {                                                                                        \
+        return release(self, writes);                                                        \
+    }                                                                                        \
+    static PyObject *side##_leave(                                                           \
+        PyObject *self, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs))       \
+    {                                                                                        \
+        return release(self, writes);                                                        \
+    }                                                                                        \
+    static PyObject *side##_locked(PyObject *self, PyObject *Py_UNUSED(unused))              \
+    {                                                                                        \
+        return PyBool_FromLong(is_locked(self, writes));                                     \
+    }                                                                                        \
+    static PyObject *side##_at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))      \
+    {                                                                                        \
+        ns_rwmutex_reset(lock_of(self, writes));                                             \
+        Py_RETURN_NONE;                                                                      \
+    }                                                                                        \
+    static PyObject *side##_repr(PyObject *self)                                             \
+    {                                                                                        \
+        return ns_repr_state(self, is_locked(self, writes) ? "locked" : "unlocked");         \
+    }                                                                                        \
+    NS_EXIT(side##_leave, "RWMutex" #side ".__exit__")                                       \
+    static PyMethodDef side##_methods[] = {                                                  \
+        NS_METHOD("acquire", side##_acquire, DOC_RWMutex##side##_acquire),                   \
+        NS_NO_ARGUMENTS("release", side##_release, DOC_RWMutex##side##_release),             \
+        NS_NO_ARGUMENTS("locked", side##_locked, DOC_RWMutex##side##_locked),                \
+        NS_NO_ARGUMENTS("__enter__", side##_enter, DOC_RWMutex##side##___enter__),           \
+        NS_METHOD("__exit__", side##_leave_method, DOC_RWMutex##side##___exit__),            \
+        {"_at_fork_reinit", side##_at_fork_reinit, METH_NOARGS, NULL},                       \
+        NS_NO_PICKLE,                                                                        \
+        {NULL, NULL, 0, NULL},                                                               \
+    };                                                                                       \
+    static PyType_Slot side##_slots[] = {                                                    \
+        {Py_tp_doc, DOC_RWMutex##side},                                                      \
+        {Py_tp_dealloc, side##_dealloc},                                                     \
+        {Py_tp_traverse, side##_traverse},                                                   \
+        {Py_tp_repr, side##_repr},                                                           \
+        {Py_tp_methods, side##_methods},                                                     \
+        {Py_tp_members, side##_members},                                                     \
+        {0, NULL},                                                                           \
+    };                                                                                       \
+    static PyType_Spec side##_spec = {                                                       \
+        .name = "nogil_sync.RWMutex" #side,                                                  \
+        .basicsize = sizeof(side),                                                           \
+        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |        \
+                 Py_TPFLAGS_DISALLOW_INSTANTIATION,                                          \
+        .slots = side##_slots,                                                               \
+    }
+
+static void
+Reader_dealloc(PyObject *self)
+{
+    ns_begin_dealloc(self);
+    ns_rwmutex_destroy(&((Reader *)self)->rw);
+    ns_free_object(self);
+}
+
+static void
+Writer_dealloc(PyObject *self)
+{
+    ns_begin_dealloc(self);
+    Py_XDECREF(((Writer *)self)->reader);
+    ns_free_object(self);
+}
+
+#define Reader_traverse ns_traverse_type
+
+static int
+Writer_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((Writer *)self)->reader);
+    return 0;
+}
+
+static PyMemberDef Reader_members[] = NS_WEAKREF_MEMBERS(Reader);
+static PyMemberDef Writer_members[] = NS_WEAKREF_MEMBERS(Writer);
+
+VIEW_METHODS(Reader, false);
+VIEW_METHODS(Writer, true);
+
+/* ---- RWMutex ---- */
+
+/* The lock, or NULL with RuntimeError if there was no __init__. */
+static ns_rwmutex *
+rwmutex_of(PyObject *self)
+{
+    RWMutex *o = (RWMutex *)self;
+    if (!ns_load(&o->initialized, NS_ACQUIRE)) {
+        ns_not_initialized(self);
+        return NULL;
+    }
+    return lock_of(o->reader, false);
+}
+
+static PyObject *
+downgrade(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    ns_rwmutex *m = rwmutex_of(self);
+    if (m == NULL) {
+        return NULL;
+    }
+    if (!ns_rwmutex_downgrade(m)) {
+        PyErr_SetString(PyExc_RuntimeError, "downgrade of an unlocked write lock");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    ns_rwmutex *m = rwmutex_of(self);
+    if (m == NULL) {
+        return NULL;
+    }
+    ns_rwmutex_reset(m);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+size_of(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return PyLong_FromSize_t((size_t)Py_TYPE(self)->tp_basicsize + sizeof(Reader) + sizeof(Writer) +
+                             ns_rwmutex_extra_size(lock_of(((RWMutex *)self)->reader, false)));
+}
+
+static PyObject *
+new_rwmutex(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    PyObject *self = type->tp_alloc(type, 0);
+    ns_state *state = self ? ns_state_of(self) : NULL;
+    if (state == NULL) {
+        Py_XDECREF(self);
+        return NULL;
+    }
+    PyTypeObject *reader_type = (PyTypeObject *)state->rwmutex_reader_type;
+    PyTypeObject *writer_type = (PyTypeObject *)state->rwmutex_writer_type;
+    if (reader_type == NULL || writer_type == NULL) {
+        ns_shutting_down();
+        Py_DECREF(self);
+        return NULL;
+    }
+    RWMutex *o = (RWMutex *)self;
+    o->reader = reader_type->tp_alloc(reader_type, 0);
+    o->writer = o->reader ? writer_type->tp_alloc(writer_type, 0) : NULL;
+    if (o->writer == NULL) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    Reader *reader = (Reader *)o->reader;
+    ns_rwmutex_init(&reader->rw);
+    ((Writer *)o->writer)->reader = Py_NewRef(o->reader);
+#if NS_CAN_DEFER
+    ns_publish(self); /* so that defer_owner may take a reference */
+    reader->owner = self;
+#endif
+    return self;
+}
+
+static int
+init(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static const ns_signature s = {"RWMutex.__init__", {NULL}, 0, 0, 0};
+    PyObject *none[NS_MAX_PARAMETERS];
+    if (ns_unpack_init(&s, args, kwargs, none) < 0) {
+        return -1;
+    }
+    return ns_swap(&((RWMutex *)self)->initialized, true, NS_SEQ_CST) ? ns_initialized_twice(self)
+                                                                      : 0;
+}
+
+static int
+traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((RWMutex *)self)->reader);
+    Py_VISIT(((RWMutex *)self)->writer);
+    return 0;
+}
+
+static void
+dealloc(PyObject *self)
+{
+    RWMutex *o = (RWMutex *)self;
+    Reader *reader = (Reader *)o->reader;
+    ns_begin_dealloc(self);
+    if (reader != NULL && reader->owner != NULL) {
+        ns_lock_take(&reader->owner_lock);
+        reader->owner = NULL;
+        ns_lock_release(&reader->owner_lock);
+    }
+    Py_XDECREF(o->reader);
+    Py_XDECREF(o->writer);
+    ns_free_object(self);
+}
+
+static PyObject *
+repr(PyObject *self)
+{
+    ns_rwmutex *m = rwmutex_of(self);
+    if (m == NULL) {
+        PyErr_Clear();
+        return ns_repr_uninitialized(self);
+    }
+    return ns_repr_state(self,
+                         ns_rwmutex_is_write_locked(m)  ? "write-locked"
+                         : ns_rwmutex_is_read_locked(m) ? "read-locked"
+                                                        : "unlocked");
+}
+
+void
+ns_rwmutex_parts(PyObject *self, PyObject *parts[2])
+{
+    parts[0] = ((RWMutex *)self)->reader;
+    parts[1] = ((RWMutex *)self)->writer;
+}
+
+static PyMethodDef methods[] = {
+    NS_NO_ARGUMENTS("downgrade", downgrade, DOC_RWMutex_downgrade),
+    {"_at_fork_reinit", at_fork_reinit, METH_NOARGS, NULL},
+    {"__sizeof__", size_of, METH_NOARGS, NULL},
+    NS_NO_PICKLE,
+    {NULL, NULL, 0, NULL},
+};
+
+#if NS_CAN_DEFER
+
+#define VIEWS                                                                           \
+    {"read", Py_T_OBJECT_EX, offsetof(RWMutex, reader), Py_READONLY, DOC_RWMutex_read}, \
+        {"write", Py_T_OBJECT_EX, offsetof(RWMutex, writer), Py_READONLY, DOC_RWMutex_write},
+#define GETTERS
+
+#else
+
+static PyObject *
+get_read(PyObject *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(((RWMutex *)self)->reader);
+}
+
+static PyObject *
+get_write(PyObject *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(((RWMutex *)self)->writer);
+}
+
+static PyGetSetDef getters[] = {
+    {"read", get_read, NULL, DOC_RWMutex_read, NULL},
+    {"write", get_write, NULL, DOC_RWMutex_write, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+#define VIEWS
+#define GETTERS {Py_tp_getset, getters},
+
+#endif
+
+static PyMemberDef members[] = {
+    VIEWS{"__weaklistoffset__", Py_T_PYSSIZET, offsetof(RWMutex, weakrefs), Py_READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, DOC_RWMutex},
+    {Py_tp_new, new_rwmutex},
+    {Py_tp_init, init},
+    {Py_tp_dealloc, dealloc},
+    {Py_tp_traverse, traverse},
+    {Py_tp_repr, repr},
+    {Py_tp_methods, methods},
+    {Py_tp_members, members},
+    GETTERS{0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "nogil_sync.RWMutex",
+    .basicsize = sizeof(RWMutex),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = slots,
+};
+
+int
+ns_add_rwmutex(PyObject *module)
+{
+    ns_state *state = PyModule_GetState(module);
+    state->rwmutex_reader_type = ns_new_type(module, &Reader_spec, NULL);
+    state->rwmutex_writer_type = ns_new_type(module, &Writer_spec, NULL);
+    state->rwmutex_type = ns_new_type(module, &spec, NULL);
+    if (state->rwmutex_reader_type == NULL || state->rwmutex_writer_type == NULL ||
+        state->rwmutex_type == NULL) {
+        return -1;
+    }
+    PyObject *types[] = {
+        state->rwmutex_reader_type, state->rwmutex_writer_type, state->rwmutex_type};
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(types); i++) {
+        if (PyModule_AddType(module, (PyTypeObject *)types[i]) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}

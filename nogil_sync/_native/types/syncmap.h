@@ -1,0 +1,45 @@
+/* syncmap.h: what the two files of SyncMap share. */
+#ifndef NS_SYNCMAP_H
+#define NS_SYNCMAP_H
+
+#include "object.h"
+#include "interpreter/spares.h"
+#include "types/syncmap_keys.h"
+#include "interpreter/tryref.h"
+#include "interpreter/watch.h"
+
+typedef struct SyncMap {
+    NS_OBJECT_HEAD
+    ns_table table;
+    _Atomic uint8_t born; /* 0: no __init__ yet, 1: in it, 2: done */
+    bool is_flights;      /* constant: it is another map's `flights` */
+    /* Of such a one: how many entries it has, or more. Raised before an entry comes, lowered after
+     * it went; so in the child of a fork it may stay too high. */
+    _Atomic uint32_t flying;
+    ns_ref flights; /* the map of the calls of load_or_compute under way; NULL before the first */
+    ns_watch *watch;
+    ns_spares spare_iterators;
+} SyncMap;
+
+/* What the table does with the words: they are objects, and it owns a reference to each. */
+
+static inline bool
+ns_hold(uintptr_t word)
+{
+    return ns_try_incref((PyObject *)word);
+}
+
+static inline void
+ns_drop(uintptr_t word)
+{
+    Py_DECREF((PyObject *)word);
+}
+
+/* Iterators over keys, or (key, value) pairs. */
+PyObject *ns_syncmap_iterate(SyncMap *o, bool pairs);
+int ns_add_syncmap_iterator(PyObject *module);
+
+/* atomic_bool_type.c: an AtomicBool's value; the object must be one. */
+bool ns_atomic_bool_is_set(PyObject *self);
+
+#endif

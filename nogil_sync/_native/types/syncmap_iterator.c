@@ -1,0 +1,227 @@
+/* Iterators of SyncMap: a page of keys at a time, each looked up when its turn comes.
+ *
+ * A page is what one part of the table held at one moment (core/table.h, ns_table_page). The
+ * iterator holds the keys of its page, never a value, so that values are let go when they leave
+ * the map. A key whose entry is gone when its turn comes is left out: the entry is found by the
+ * identity of the key, without any code of users.
+ *
+ * Threads may share an iterator: a small lock guards its fields, and never more than moving
+ * them. A thread fills its new page outside, and throws it away if another was faster. All that a
+ * page brings along comes by one store, so that the child of a fork finds it whole whenever its
+ * holder is gone.
+ */
+#include "docs.h"
+#include "object.h"
+#include "types/syncmap.h"
+
+typedef struct {
+    uint64_t end; /* where the next page begins; 0: this is the last */
+    size_t next, count;
+    ns_hashed keys[];
+} key_page;
+
+typedef struct {
+    PyObject_HEAD
+    SyncMap *map;
+    bool pairs;
+    bool cleared;
+    ns_lock lock;   /* of those around it */
+    key_page *page; /* NULL before the first */
+} Iterator;
+
+static bool
+hold_key(uintptr_t word)
+{
+    Py_INCREF((PyObject *)word); /* the table owns one, and is locked */
+    return true;
+}
+
+static void
+drop_page(key_page *page)
+{
+    while (page != NULL && page->next < page->count) {
+        ns_drop(page->keys[page->next++].key);
+    }
+    PyMem_RawFree(page);
+}
+
+/* With the lock: whether the page has no more keys, and where the one after it begins. */
+static bool
+at_end(const Iterator *it, uint64_t *from)
+{
+    *from = it->page != NULL ? it->page->end : 0;
+    return it->page == NULL || it->page->next == it->page->count;
+}
+
+/* The next key of the page, whose reference is the caller's. False: the page is at its end; then
+ * *from is where to go on, if not *done. */
+static bool
+take(Iterator *it, ns_hashed *key, uint64_t *from, bool *done)
+{
+    ns_lock_take(&it->lock);
+    bool any = !at_end(it, from);
+    if (any) {
+        *key = it->page->keys[it->page->next++];
+    }
+    *done = it->cleared || (it->page != NULL && *from == 0);
+    ns_lock_release(&it->lock);
+    return any;
+}
+
+/* 0, or -1 without memory. */
+static int
+turn_page(Iterator *it, uint64_t from)
+{
+    size_t room = 8, count;
+    key_page *page = NULL;
+    do {
+        PyMem_RawFree(page);
+        page = PyMem_RawMalloc(sizeof(*page) + room * sizeof(page->keys[0]));
+        if (page == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        page->end = from;
+        count = ns_table_page(&it->map->table, &page->end, page->keys, room, hold_key);
+    } while (count > room && (room = count + count / 4, true));
+    page->next = 0;
+    page->count = count;
+    uint64_t now;
+    ns_lock_take(&it->lock);
+    /* Each page begins further on, but for the first. */
+    if (at_end(it, &now) && now == from && (from != 0 || it->page == NULL) && !it->cleared) {
+        key_page *old = it->page;
+        it->page = page;
+        page = old;
+    }
+    ns_lock_release(&it->lock);
+    drop_page(page);
+    return 0;
+}
+
+static PyObject *
+next(PyObject *self)
+{
+    Iterator *it = (Iterator *)self;
+    for (;;) {
+        ns_hashed key;
+        uint64_t from;
+        bool done;
+        if (!take(it, &key, &from, &done)) {
+            if (done || turn_page(it, from) < 0) {
+                return NULL;
+            }
+            continue;
+        }
+        PyObject *object = (PyObject *)key.key;
+        uintptr_t value;
+        enum ns_found found = ns_table_get(
+            &it->map->table, key.hash, ns_match_identical, object, NULL, ns_hold, ns_drop, &value);
+        if (found != NS_PRESENT) {
+            Py_DECREF(object);
+            continue;
+        }
+        if (!it->pairs) {
+            ns_drop(value);
+            return object;
+        }
+        PyObject *pair = PyTuple_New(2);
+        if (pair == NULL) {
+            ns_drop(value);
+            Py_DECREF(object);
+            return NULL;
+        }
+        PyTuple_SET_ITEM(pair, 0, object);
+        PyTuple_SET_ITEM(pair, 1, (PyObject *)value);
+        return pair;
+    }
+}
+
+PyObject *
+ns_syncmap_iterate(SyncMap *o, bool pairs)
+{
+    ns_state *state = ns_state_of((PyObject *)o);
+    PyTypeObject *type = state ? (PyTypeObject *)state->syncmap_iterator_type : NULL;
+    if (type == NULL) {
+        return ns_shutting_down();
+    }
+    Iterator *it = (Iterator *)ns_spares_new(&o->spare_iterators, type, (PyObject *)o);
+    if (it != NULL) {
+        it->map = o;
+        it->pairs = pairs;
+        it->cleared = false;
+        it->lock = (ns_lock){0};
+        it->page = NULL;
+        PyObject_GC_Track((PyObject *)it);
+    }
+    return (PyObject *)it;
+}
+
+static int
+traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Iterator *it = (Iterator *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT((PyObject *)it->map);
+    const key_page *page = it->page;
+    for (size_t i = page != NULL ? page->next : 0; page != NULL && i < page->count; i++) {
+        Py_VISIT((PyObject *)page->keys[i].key);
+    }
+    return 0;
+}
+
+static int
+clear(PyObject *self)
+{
+    Iterator *it = (Iterator *)self;
+    ns_lock_take(&it->lock);
+    key_page *page = it->page;
+    it->cleared = true;
+    it->page = NULL;
+    ns_lock_release(&it->lock);
+    drop_page(page);
+    return 0;
+}
+
+static void
+dealloc(PyObject *self)
+{
+    SyncMap *map = ((Iterator *)self)->map;
+    PyObject_GC_UnTrack(self);
+    clear(self);
+    ns_spares_free(&map->spare_iterators, self, (PyObject *)map);
+}
+
+static PyMethodDef methods[] = {
+    NS_GENERIC,
+    NS_NO_PICKLE,
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, DOC_SyncMapIterator},
+    {Py_tp_dealloc, dealloc},
+    {Py_tp_traverse, traverse},
+    {Py_tp_clear, clear},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, next},
+    {Py_tp_methods, methods},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "nogil_sync.SyncMapIterator",
+    .basicsize = sizeof(Iterator),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = slots,
+};
+
+int
+ns_add_syncmap_iterator(PyObject *module)
+{
+    ns_state *state = PyModule_GetState(module);
+    state->syncmap_iterator_type = ns_new_type(module, &spec, NULL);
+    return state->syncmap_iterator_type == NULL
+               ? -1
+               : PyModule_AddType(module, (PyTypeObject *)state->syncmap_iterator_type);
+}

@@ -1,0 +1,225 @@
+/* WaitGroup, over core/waitgroup.h. */
+#include "arguments.h"
+#include "core/waitgroup.h"
+#include "interpreter/detach.h"
+#include "docs.h"
+#include "object.h"
+#include "interpreter/sharing.h"
+
+typedef struct {
+    NS_OBJECT_HEAD
+    char apart_from_header[NS_APART_FROM_HEADER];
+    ns_waitgroup group;
+    char apart_from_neighbour[NS_CACHE_LINE - NS_HOT_OFFSET - sizeof(ns_waitgroup)];
+} WaitGroup;
+
+_Static_assert(offsetof(WaitGroup, group) == NS_HOT_OFFSET, "the word is off the header's line");
+
+static inline ns_waitgroup *
+group_of(PyObject *self)
+{
+    return &((WaitGroup *)self)->group;
+}
+
+static inline bool
+is_unborn(PyObject *self)
+{
+    return ns_unlikely(ns_load(&group_of(self)->word, NS_RELAXED) == 0);
+}
+
+static PyObject *
+add_n(PyObject *self, int64_t n)
+{
+    if (is_unborn(self)) {
+        return ns_not_initialized(self);
+    }
+    ns_used(self);
+    switch (ns_waitgroup_add(group_of(self), n)) {
+    case NS_ADDED:
+        Py_RETURN_NONE;
+    case NS_BELOW_ZERO:
+        PyErr_SetString(PyExc_RuntimeError, "negative WaitGroup counter");
+        break;
+    case NS_TOO_LARGE:
+        PyErr_SetString(PyExc_OverflowError, "WaitGroup counter is too large");
+        break;
+    }
+    return NULL;
+}
+
+static PyObject *
+add(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"WaitGroup.add", {"n"}, 0, 1, 0};
+    PyObject *given;
+    int64_t n = 1;
+    if (ns_unpack(&s, args, nargs, kwnames, &given) < 0 ||
+        (given != NULL && ns_clamped_int64(given, &n) < 0)) {
+        return NULL;
+    }
+    return add_n(self, n);
+}
+
+static PyObject *
+done(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return add_n(self, -1);
+}
+
+static PyObject *
+wait_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"WaitGroup.wait", {"timeout"}, 0, 1, 0};
+    PyObject *timeout;
+    ns_patience patience;
+    int64_t deadline;
+    if (ns_unpack(&s, args, nargs, kwnames, &timeout) < 0 ||
+        ns_plain_timeout(timeout, &patience, &deadline) < 0) {
+        return NULL;
+    }
+    if (is_unborn(self)) {
+        return ns_not_initialized(self);
+    }
+    ns_used(self);
+    if (ns_waitgroup_count(group_of(self)) == 0) {
+        Py_RETURN_TRUE;
+    }
+    if (patience == NS_DO_NOT_WAIT) {
+        Py_RETURN_FALSE;
+    }
+    ns_waiter w = {0}; /* linked nowhere, so it may live on the stack */
+    int result = ns_wait(self, &ns_waitgroup_steps, group_of(self), &w, deadline);
+    return result < 0 ? NULL : PyBool_FromLong(result);
+}
+
+static PyMethodDef count_down = {"done", done, METH_NOARGS, NULL};
+
+/* A ticket (see nogil_sync/_common/spawn.py): {"done": the method that counts down}. */
+static PyObject *
+new_ticket(PyObject *self, PyObject *key)
+{
+    PyObject *ticket = PyDict_New();
+    PyObject *method = ticket ? PyCFunction_New(&count_down, self) : NULL;
+    if (method == NULL || PyDict_SetItem(ticket, key, method) < 0) {
+        Py_CLEAR(ticket);
+    }
+    Py_XDECREF(method);
+    return ticket;
+}
+
+/* Counts one and starts the worker. The count and its return are both in this call: the
+ * interpreter runs handlers inside `start`, in Python code, and nowhere else in here. */
+static int
+launch(PyObject *self, PyObject *worker, PyObject *ticket, PyObject *key)
+{
+    PyObject *counted = add_n(self, 1);
+    PyObject *started = counted ? PyObject_CallMethod(worker, "start", NULL) : NULL;
+    if (counted != NULL && started == NULL) {
+        PyObject *error = PyErr_GetRaisedException();
+        if (PyDict_Pop(ticket, key, NULL) == 1) { /* else the thread is under way */
+            ns_waitgroup_add(group_of(self), -1);
+        }
+        PyErr_SetRaisedException(error);
+    }
+    Py_XDECREF(counted);
+    Py_XDECREF(started);
+    return started == NULL ? -1 : 0;
+}
+
+/* go() with its arguments taken apart. Making the worker takes Python code that the backends share. */
+static PyObject *
+spawn(PyObject *self, PyObject *fn, PyObject *args, PyObject *kwargs)
+{
+    PyObject *module = PyImport_ImportModule("nogil_sync._common.spawn");
+    PyObject *key = module ? PyUnicode_InternFromString("done") : NULL;
+    PyObject *ticket = key ? new_ticket(self, key) : NULL;
+    PyObject *worker = NULL;
+    if (ticket != NULL) {
+        worker = PyObject_CallMethod(module, "Worker", "OOOO", ticket, fn, args, kwargs);
+    }
+    if (worker != NULL && launch(self, worker, ticket, key) < 0) {
+        Py_CLEAR(worker);
+    }
+    Py_XDECREF(ticket);
+    Py_XDECREF(key);
+    Py_XDECREF(module);
+    return worker;
+}
+
+static PyObject *
+go(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    Py_ssize_t nargs = PyTuple_GET_SIZE(args);
+    if (nargs == 0) {
+        PyErr_SetString(PyExc_TypeError,
+                        "WaitGroup.go() missing 1 required positional argument: 'fn'");
+        return NULL;
+    }
+    PyObject *rest = PyTuple_GetSlice(args, 1, nargs);
+    PyObject *named = rest ? (kwargs ? Py_NewRef(kwargs) : PyDict_New()) : NULL;
+    PyObject *thread = named ? spawn(self, PyTuple_GET_ITEM(args, 0), rest, named) : NULL;
+    Py_XDECREF(named);
+    Py_XDECREF(rest);
+    return thread;
+}
+
+static int
+init(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static const ns_signature s = {"WaitGroup.__init__", {NULL}, 0, 0, 0};
+    PyObject *none[NS_MAX_PARAMETERS];
+    uint64_t unborn = 0;
+    if (ns_unpack_init(&s, args, kwargs, none) < 0) {
+        return -1;
+    }
+    return ns_cas(&group_of(self)->word, &unborn, NS_WAITGROUP_BORN, NS_RELAXED)
+               ? 0
+               : ns_initialized_twice(self);
+}
+
+static PyObject *
+repr(PyObject *self)
+{
+    if (is_unborn(self)) {
+        return ns_repr_uninitialized(self);
+    }
+    char state[32];
+    PyOS_snprintf(
+        state, sizeof(state), "%lu pending", (unsigned long)ns_waitgroup_count(group_of(self)));
+    return ns_repr_state(self, state);
+}
+
+static PyMethodDef methods[] = {
+    NS_METHOD("add", add, DOC_WaitGroup_add),
+    NS_NO_ARGUMENTS("done", done, DOC_WaitGroup_done),
+    NS_METHOD("wait", wait_, DOC_WaitGroup_wait),
+    {"go", _PyCFunction_CAST(go), METH_VARARGS | METH_KEYWORDS, DOC_WaitGroup_go},
+    NS_NO_PICKLE,
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef members[] = NS_WEAKREF_MEMBERS(WaitGroup);
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, DOC_WaitGroup},
+    {Py_tp_init, init},
+    {Py_tp_dealloc, ns_dealloc},
+    {Py_tp_traverse, ns_traverse_type},
+    {Py_tp_repr, repr},
+    {Py_tp_methods, methods},
+    {Py_tp_members, members},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "nogil_sync.WaitGroup",
+    .basicsize = sizeof(WaitGroup),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = slots,
+};
+
+int
+ns_add_waitgroup(PyObject *module)
+{
+    return ns_add_type(module, &spec);
+}
