@@ -9,7 +9,7 @@ ns_event_set(ns_event *e)
 {
     uint32_t word = ns_load(&e->word, NS_RELAXED), next;
     do {
-        next = word & SET ? word : ((word & EPOCH_MASK) + NS_EVENT_EPOCH) | NS_EVENT_BORN | SET;
+        next = word & SET ? word : ((word & EPOCH_MASK) + NS_EVENT_EPOCH) | SET;
     } while (!ns_cas(&e->word, &word, next, NS_RELEASE));
     if (word & SLEEPERS) {
         ns_unpark(&e->word, NS_ALL);

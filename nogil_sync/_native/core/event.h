@@ -1,16 +1,15 @@
 /* event.h: a flag that threads can wait for; the smallest user of park.
  *
- * One word:   epoch << 3 | BORN | SLEEPERS | SET
+ * One word:   epoch << 2 | SLEEPERS | SET
  *
  *   SET       the flag
  *   SLEEPERS  somebody may sleep on the word: the next set wakes all
- *   BORN      initialised; a word of 0 is not, and reads as unset, so that only slow paths check
  *   epoch     counts the settings. A waiter is served when the flag is set or the epoch is not
  *             the one it came in with, so that a set followed at once by a clear
  *             still lets everybody go who waited.
  *
  * No queue, hence nothing to unlink on a signal or to reset after a fork: a stale SLEEPERS costs
- * one needless wake call. The epoch has 29 bits; a waiter is fooled only if exactly 2^29
+ * one needless wake call. The epoch has 30 bits; a waiter is fooled only if exactly 2^30
  * settings happen between two of its looks.
  *
  * Ordering: set releases, and so does a set of a set event (a read-modify-write, so that each of
@@ -25,8 +24,7 @@
 
 #define NS_EVENT_SET 1u
 #define NS_EVENT_SLEEPERS 2u
-#define NS_EVENT_BORN 4u
-#define NS_EVENT_EPOCH 8u
+#define NS_EVENT_EPOCH 4u
 
 typedef struct ns_event {
     _Atomic uint32_t word;

@@ -2,8 +2,8 @@
 
 #include "waiting/backoff.h"
 
-#define SLEEPERS UINT64_C(2)
-#define EPOCH UINT64_C(4)
+#define SLEEPERS UINT64_C(1)
+#define EPOCH UINT64_C(2)
 #define LOW UINT64_C(0xffffffff)
 #define EPOCH_MASK (LOW & ~(EPOCH - 1))
 
@@ -30,7 +30,7 @@ add_once(ns_waitgroup *g, int64_t n, enum ns_waitgroup_result *result)
     }
     uint64_t low = word & LOW;
     if (count + n == 0 && count != 0) {
-        low = ((low + EPOCH) & EPOCH_MASK) | NS_WAITGROUP_BORN;
+        low = (low + EPOCH) & EPOCH_MASK;
     }
     const uint64_t next = (uint64_t)(count + n) << 32 | low;
     if (!ns_cas(&g->word, &word, next, NS_RELEASE)) {

@@ -1,17 +1,16 @@
 /* waitgroup.h: a count that threads wait on to become zero.
  *
- * One word of 64 bits:   count << 32 | epoch << 2 | SLEEPERS | BORN
+ * One word of 64 bits:   count << 32 | epoch << 1 | SLEEPERS
  *
  *   count      what was added and not yet done
  *   epoch      how often the count has come down to zero. A waiter is served when the count is
  *              zero or the epoch is not the one it came in with, so that a group which is used
  *              again at once still lets everybody go who waited
  *   SLEEPERS   somebody may sleep: the next zero wakes all
- *   BORN       initialised; a word of 0 is not
  *
  * Count and epoch in one word make "became zero, and this was the n-th time" one step (Go's
  * WaitGroup keeps count and waiters in one word for the same end). Threads sleep on its lower half, which
- * every zero changes. The epoch has 30 bits; a waiter is fooled only if exactly 2^30 zeroes happen
+ * every zero changes. The epoch has 31 bits; a waiter is fooled only if exactly 2^31 zeroes happen
  * between two of its looks.
  *
  * Why no fetch-and-add. A `done` must raise, and change nothing, when the count is zero; and the
@@ -28,7 +27,6 @@
 
 #include "waiting/wait.h"
 
-#define NS_WAITGROUP_BORN UINT64_C(1)
 #define NS_WAITGROUP_MOST INT32_MAX
 
 typedef struct ns_waitgroup {
