@@ -6,7 +6,7 @@ that an interrupted waiter could be left in.
 """
 
 from .._common.guard import Guard, guard_of
-from .._common.object import SyncObject, uninitialized
+from .._common.object import SyncObject
 from ._arguments import wait_timeout
 from ._round import Round
 
@@ -30,19 +30,16 @@ class Event(SyncObject):
     __module__ = "nogil_sync"
     __slots__ = ("__flag", "__guard", "__round")
 
-    def __init__(self) -> None:
-        super().__init__()
+    def _fill(self) -> None:
         self.__round: Round | None = None
         self.__flag = False
         self.__guard: Guard = guard_of(self)
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def __repr__(self) -> str:
-        try:
-            state = "set" if self.__flag else "unset"
-        except RecursionError:
-            raise
-        except RuntimeError:
-            return uninitialized(self)
+        state = "set" if self.__flag else "unset"
         cls = type(self)
         return f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, {state}>"
 
@@ -99,4 +96,3 @@ class Event(SyncObject):
 
     def _at_fork_reinit(self) -> None:
         """Nothing to do in the child: no lock is held, and rounds keep no list of threads."""
-        self.__flag  # noqa: B018  (an uninitialised object is an error here, too)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import ParamSpec, SupportsIndex
 
 from .._common.guard import Guard, guard_of
-from .._common.object import SyncObject, uninitialized
+from .._common.object import SyncObject
 from .._common.spawn import Worker
 from ._arguments import exact_int, wait_timeout
 from ._round import Round
@@ -40,19 +40,16 @@ class WaitGroup(SyncObject):
     __module__ = "nogil_sync"
     __slots__ = ("__count", "__guard", "__round")
 
-    def __init__(self) -> None:
-        super().__init__()
+    def _fill(self) -> None:
         self.__count = 0
         self.__round: Round | None = None
         self.__guard: Guard = guard_of(self)
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def __repr__(self) -> str:
-        try:
-            count = self.__count
-        except RecursionError:
-            raise
-        except RuntimeError:
-            return uninitialized(self)
+        count = self.__count
         cls = type(self)
         return f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, {count} pending>"
 
