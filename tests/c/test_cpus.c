@@ -102,7 +102,7 @@ main(void)
     const unsigned usual = ns_cpu_count();
     CHECK(usual >= 1);
     CHECK(count_with("128") == 128 && count_with("1") == 1);
-    CHECK(count_with("99999999999999999999") == NS_MOST_CPUS);
+    CHECK(count_with("99999999999999999999") == NS_MAX_CPUS);
     static const char *const bad[] = {"", "0", "-3", "many", "3x", " "};
     for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
         CHECK(count_with(bad[i]) == usual);

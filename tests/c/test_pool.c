@@ -737,7 +737,7 @@ mix(int i)
             mine[count++] = it;
         }
         if (pool.reserved != NULL) {
-            if (ns_pool_count(&pool) > pool.most + THREADS) {
+            if (ns_pool_count(&pool) > pool.max_items + THREADS) {
                 ns_add(&put_too_many, 1, NS_RELAXED);
             }
         }

@@ -16,8 +16,7 @@
 #define NS_MUTEX_IDLE 500 /* A lock that stays free for this long is not used in a loop. */
 #endif
 #ifndef NS_MUTEX_LONG
-#define NS_MUTEX_LONG \
-    50000 /* A wait of this length costs more awake than asleep. */
+#define NS_MUTEX_LONG 50000 /* A wait of this length costs more awake than asleep. */
 #endif
 #define SLOW 4u     /* From this slowness on no waiter stays awake. */
 #define SLOWEST 16u /* The max of slowness. */

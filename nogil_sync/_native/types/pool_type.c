@@ -205,7 +205,7 @@ keep_slow(PyObject *self, PyObject *item)
     bool due = ns_pool_is_due(&o->pool);
     if (refused != NULL) {
         let_go(self, refused);
-        due = due || o->pool.most > 0; /* what is refused is not counted */
+        due = due || o->pool.max_items > 0; /* what is refused is not counted */
     }
     if (due && o->ages && ns_pool_grow_older(&o->pool, A_WHILE)) {
         sweep(self, false);
