@@ -35,7 +35,7 @@ DATA = ROOT / "tests" / "mutants"
 
 # Times and tables so small that what is rare becomes common.
 SHRUNK = [
-    *("-DNS_MUTEX_STARVING=20000", "-DNS_MUTEX_PATIENCE=300", "-DNS_MUTEX_NAP=1000"),
+    *("-DNS_MUTEX_STARVING=20000", "-DNS_MUTEX_BARGING=300", "-DNS_MUTEX_AWAKE=1000"),
     *("-DNS_SEMAPHORE_SPIN=0", "-DNS_RW_READER_SPIN=0", "-DNS_RW_WAITER_SPIN=0"),
     *("-DNS_LOCK_SPINS=0", "-DNS_WAKES=2", "-DNS_SLOTS_CELLS=2"),
     *("-DNS_CELL_MEETINGS=1", "-DNS_RW_PATIENCE=1"),

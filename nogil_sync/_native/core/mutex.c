@@ -6,11 +6,11 @@
 #ifndef NS_MUTEX_STARVING
 #define NS_MUTEX_STARVING 1000000 /* The contract: a waiter of this age is served next. */
 #endif
-#ifndef NS_MUTEX_PATIENCE
-#define NS_MUTEX_PATIENCE 30000 /* For this long an heir lets other threads barge. */
+#ifndef NS_MUTEX_BARGING
+#define NS_MUTEX_BARGING 30000 /* For this long an heir lets other threads barge. */
 #endif
-#ifndef NS_MUTEX_NAP
-#define NS_MUTEX_NAP 100000 /* For this long an heir stays awake. */
+#ifndef NS_MUTEX_AWAKE
+#define NS_MUTEX_AWAKE 100000 /* For this long an heir stays awake. */
 #endif
 #ifndef NS_MUTEX_IDLE
 #define NS_MUTEX_IDLE 500 /* A lock that stays free for this long is not used in a loop. */
@@ -19,9 +19,9 @@
 #define NS_MUTEX_LONG 50000 /* A wait of this length costs more awake than asleep. */
 #endif
 #define SLOW 4u     /* From this slowness on no waiter stays awake. */
-#define SLOWEST 16u /* The max of slowness. */
-#define SHORTEST_GAP 1000 /* Between two polls of the heir; it doubles up to LONGEST_GAP. */
-#define LONGEST_GAP 8000
+#define MAX_SLOWNESS 16u
+#define MIN_GAP 1000 /* Between two polls of the heir; it doubles up to MAX_GAP. */
+#define MAX_GAP 8000
 
 #define LOCKED NS_MUTEX_LOCKED
 #define QUEUED NS_MUTEX_QUEUED
@@ -61,7 +61,8 @@ note_wait(ns_mutex *m, int64_t waited)
 {
     uint32_t slowness = ns_load(&m->slowness, NS_RELAXED);
     if (waited >= NS_MUTEX_LONG) {
-        ns_store(&m->slowness, slowness + 2 <= SLOWEST ? slowness + 2 : SLOWEST, NS_RELAXED);
+        ns_store(
+            &m->slowness, slowness + 2 <= MAX_SLOWNESS ? slowness + 2 : MAX_SLOWNESS, NS_RELAXED);
     }
     else if (slowness > 0) {
         ns_store(&m->slowness, slowness - 1, NS_RELAXED);
@@ -70,7 +71,7 @@ note_wait(ns_mutex *m, int64_t waited)
 
 /* The clock in units of 1024 ns. It wraps. */
 static uint32_t
-stamp(int64_t now)
+coarse(int64_t now)
 {
     return (uint32_t)(now >> 10);
 }
@@ -107,10 +108,10 @@ free_word(const ns_mutex *m)
 /* Removes the heir while the lock is held. Returns the bits to set in the word, so that the next
  * release chooses an heir. The queue must be locked. */
 static uint32_t
-sleep_on(ns_mutex *m, int64_t now)
+drop_heir(ns_mutex *m, int64_t now)
 {
     m->heir = NULL;
-    m->asked = stamp(now);
+    m->heirless_since = coarse(now);
     return VISIT;
 }
 
@@ -124,7 +125,7 @@ release(ns_mutex *m)
     const bool asleep = m->heir == NULL;
     ns_waiter *next = asleep ? ns_waitq_first(&m->queue) : m->heir;
     if (asleep && next != NULL) {
-        note_wait(m, (int64_t)(stamp(now) - m->asked) << 10);
+        note_wait(m, (int64_t)(coarse(now) - m->heirless_since) << 10);
     }
     if (next != NULL && (asleep ? now - next->since >= NS_MUTEX_STARVING : next->impatient)) {
         /* The lock is due to this waiter: hand it off. The word stays LOCKED, so nobody can
@@ -133,7 +134,7 @@ release(ns_mutex *m)
         ns_waitq_remove(&m->queue, next);
         uint32_t word = LOCKED | free_word(m);
         if (is_slow(m)) {
-            word |= sleep_on(m, now);
+            word |= drop_heir(m, now);
         }
         else {
             woken = choose_heir(m);
@@ -179,7 +180,7 @@ await_turn(ns_mutex *m, ns_waiter *w)
     w->away = false;
     w->heir_since = 0;
     if (m->heir == NULL && ns_waitq_first(&m->queue) == w &&
-        !(is_slow(m) && (ns_or(&m->word, sleep_on(m, ns_now()), NS_RELAXED) & LOCKED))) {
+        !(is_slow(m) && (ns_or(&m->word, drop_heir(m, ns_now()), NS_RELAXED) & LOCKED))) {
         m->heir = w;
     }
     ns_store(&w->state, m->heir == w ? HEIR : PARKED, NS_RELAXED);
@@ -218,7 +219,7 @@ take(ns_mutex *m, ns_waiter *w)
         if (m->queue.head == NULL) {
             ns_and(&m->word, ~(QUEUED | VISIT), NS_RELAXED);
         }
-        else if (!(ns_or(&m->word, sleep_on(m, ns_now()), NS_RELAXED) & LOCKED)) {
+        else if (!(ns_or(&m->word, drop_heir(m, ns_now()), NS_RELAXED) & LOCKED)) {
             woken = choose_heir(m); /* another thread has released the lock already */
         }
     }
@@ -242,13 +243,13 @@ demand(ns_mutex *m, ns_waiter *w)
 /* The heir goes to sleep, unless the lock has become free. It withdraws its demand: a hand-off to a
  * sleeper leaves the lock idle for a wake-up, so only a starving sleeper gets that. */
 static void
-nap(ns_mutex *m, ns_waiter *w)
+sleep_as_heir(ns_mutex *m, ns_waiter *w)
 {
     lock_queue(m);
     if (m->heir == w && (ns_or(&m->word, VISIT, NS_RELAXED) & LOCKED)) {
         w->impatient = false;
         ns_store(&w->state, PARKED, NS_RELAXED);
-        sleep_on(m, ns_now());
+        drop_heir(m, ns_now());
     }
     ns_waitq_unlock(&m->queue);
     w->heir_since = 0;
@@ -276,7 +277,7 @@ is_idle(ns_mutex *m)
 
 /* Waits without disturbing the owner: it reads nothing but its own node. */
 static void
-stand_back(ns_waiter *w, int64_t until)
+watch_own_node(ns_waiter *w, int64_t until)
 {
     while (ns_load(&w->state, NS_RELAXED) == HEIR && ns_now() < until) {
         ns_pause();
@@ -287,9 +288,9 @@ stand_back(ns_waiter *w, int64_t until)
  * sleep, or the deadline has passed. With `awake` false it polls once and then goes to sleep. Sets
  * *waited if the lock was not free at once. */
 static bool
-look(ns_mutex *m, ns_waiter *w, int64_t deadline, bool awake, bool *waited)
+poll(ns_mutex *m, ns_waiter *w, int64_t deadline, bool awake, bool *waited)
 {
-    int64_t gap = SHORTEST_GAP;
+    int64_t gap = MIN_GAP;
     for (; ns_load(&w->state, NS_ACQUIRE) == HEIR; *waited = true) {
         if ((!awake || is_idle(m)) && take(m, w)) {
             return true;
@@ -298,16 +299,16 @@ look(ns_mutex *m, ns_waiter *w, int64_t deadline, bool awake, bool *waited)
         if (now >= deadline) {
             return false;
         }
-        if (!awake || now - w->heir_since >= NS_MUTEX_NAP) {
-            nap(m, w);
+        if (!awake || now - w->heir_since >= NS_MUTEX_AWAKE) {
+            sleep_as_heir(m, w);
             return false;
         }
         if (!w->impatient &&
-            (now - w->heir_since >= NS_MUTEX_PATIENCE || now - w->since >= NS_MUTEX_STARVING)) {
+            (now - w->heir_since >= NS_MUTEX_BARGING || now - w->since >= NS_MUTEX_STARVING)) {
             demand(m, w);
         }
-        stand_back(w, now + gap < deadline ? now + gap : deadline);
-        gap = gap < LONGEST_GAP ? 2 * gap : gap;
+        watch_own_node(w, now + gap < deadline ? now + gap : deadline);
+        gap = gap < MAX_GAP ? 2 * gap : gap;
     }
     return false;
 }
@@ -315,7 +316,7 @@ look(ns_mutex *m, ns_waiter *w, int64_t deadline, bool awake, bool *waited)
 /* Polls the lock as heir: awake if that may pay and few enough threads spin, else once. (With one
  * processor no waiter stays awake: nothing happens while it polls.) */
 static bool
-reign(ns_mutex *m, ns_waiter *w, int64_t deadline)
+wait_as_heir(ns_mutex *m, ns_waiter *w, int64_t deadline)
 {
     if (w->heir_since == 0) {
         w->heir_since = ns_now();
@@ -323,7 +324,7 @@ reign(ns_mutex *m, ns_waiter *w, int64_t deadline)
     const int64_t since = w->heir_since;
     const bool awake = !is_slow(m) && ns_spin_begin();
     bool waited = false; /* a lock that was free at once tells nothing about its holders */
-    const bool taken = look(m, w, deadline, awake, &waited);
+    const bool taken = poll(m, w, deadline, awake, &waited);
     if (awake) {
         ns_spin_end();
         if (waited && (taken || ns_load(&w->state, NS_RELAXED) != HEIR)) {
@@ -342,7 +343,7 @@ wait_step(void *object, ns_waiter *w, int64_t deadline)
         case GRANTED:
             return NS_SERVED;
         case HEIR:
-            if (reign(m, w, deadline)) {
+            if (wait_as_heir(m, w, deadline)) {
                 return NS_SERVED;
             }
             if (deadline != NS_FOREVER && ns_load(&w->state, NS_RELAXED) == HEIR &&

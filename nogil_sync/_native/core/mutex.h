@@ -89,7 +89,7 @@ typedef struct ns_mutex {
     /* The awake waiter, or NULL. Read and written under the queue's lock. */
     ns_waiter *heir;
     /* When the lock last lost its heir, in units of 1024 ns. Under the queue's lock. */
-    uint32_t asked;
+    uint32_t heirless_since;
     /* An estimate of how long holders keep the lock. Waiters and releases write it; lost updates
      * do no harm. */
     _Atomic uint32_t slowness;
