@@ -1,9 +1,10 @@
 #include "interpreter/watch.h"
 
-/* The contract's figure, and which part of the uses must have found the count changed: threads
- * that fetch a bound method change it twice in their life, those that fight at every turn. */
+/* The contract's number of uses, and the max of uses for each change of the count. A thread that
+ * fetches a bound method and keeps it changes the count twice in its life; threads that contend
+ * change it at every use. */
 #define ENOUGH_USES 100000
-#define USES_PER_CHANGE 1000
+#define MAX_USES_PER_CHANGE 1000
 
 typedef struct {
     PyObject *filename, *type_name;
@@ -19,7 +20,7 @@ ns_watch_new(PyObject *self)
         return NULL;
     }
     ns_watch *w = PyMem_Calloc(1, sizeof(ns_watch));
-    PyFrameObject *frame = PyEval_GetFrame(); /* borrowed; this thread's */
+    PyFrameObject *frame = PyEval_GetFrame(); /* borrowed; this thread's own */
     if (w != NULL && frame != NULL) {
         PyCodeObject *code = PyFrame_GetCode(frame);
         w->filename = Py_NewRef(code->co_filename);
@@ -38,7 +39,7 @@ ns_watch_free(ns_watch *w)
     }
 }
 
-/* A pending call: runs in the main thread, between two bytecodes. */
+/* Gives the warning. A pending call: it runs in the main thread, between two bytecodes. */
 static int
 give_report(void *argument)
 {
@@ -70,7 +71,7 @@ schedule_report(ns_watch *w, PyObject *self)
         return;
     }
     *r = (report){Py_NewRef(w->filename ? w->filename : Py_None), name, w->line};
-    if (Py_AddPendingCall(give_report, r) < 0) { /* the queue is full: say it another time */
+    if (Py_AddPendingCall(give_report, r) < 0) { /* the queue is full: a later use retries */
         Py_DECREF(r->filename);
         Py_DECREF(r->type_name);
         PyMem_RawFree(r);
@@ -92,7 +93,7 @@ ns_watch_use_slow(ns_watch *w, PyObject *self)
         ns_store(&w->changes, ++changes, NS_RELAXED);
     }
     ns_store(&w->uses, uses, NS_RELAXED);
-    if (uses > ENOUGH_USES && changes > uses / USES_PER_CHANGE &&
+    if (uses > ENOUGH_USES && changes > uses / MAX_USES_PER_CHANGE &&
         !ns_swap(&w->reported, true, NS_RELAXED)) {
         schedule_report(w, self);
     }
