@@ -498,7 +498,7 @@ main(void)
         CHECK(ns_load(&received_items, NS_RELAXED) == PAIRS * ROUNDS);
         CHECK(ns_channel_count(&channel) == 0 && try_receive() == -2);
     }
-    check_nobody_spins();
+    check_no_thread_spins();
     printf("channel: ok, %d gave up\n", ns_load(&given_up, NS_RELAXED));
     return 0;
 }

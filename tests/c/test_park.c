@@ -245,7 +245,7 @@ main(void)
     CHECK(guarded == 15000);
 
     run_threads(4, spin);
-    check_nobody_spins();
+    check_no_thread_spins();
     check_stale_queue();
     check_interrupts();
     run_threads(3, fork_under_fire);

@@ -252,7 +252,7 @@ main(void)
     run_threads(THREADS, mix);
     CHECK(ns_semaphore_available(&semaphore) == TOTAL);
     CHECK(!(ns_load(&semaphore.word, NS_RELAXED) & NS_SEMAPHORE_QUEUED));
-    check_nobody_spins();
+    check_no_thread_spins();
     puts("semaphore: ok");
     return 0;
 }
