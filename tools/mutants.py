@@ -236,7 +236,7 @@ def run(program: Path, limit: float) -> str:
             return ""
         output.seek(0)
         text = output.read()
-        if "not so:" in text:
+        if "check failed:" in text:
             return "check"
         return "race" if "WARNING: ThreadSanitizer" in text else "crash"
 
