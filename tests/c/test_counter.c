@@ -1,5 +1,5 @@
 /* Tests core/counter.h and core/memory/slots.h: totals are exact, counters stay small until threads
- * meet_at_new_counter, and slots are given back.
+ * meet, and slots are given back.
  */
 #include <sched.h>
 #include <sys/wait.h>
@@ -176,7 +176,7 @@ fork_with_slots(int i)
     pthread_barrier_wait(&both);
 }
 
-/* Two threads meet_at_new_counter at a new counter: one makes the table, and the other uses it too. */
+/* Two threads meet at a new counter: one makes the table, and the other uses it too. */
 static ns_counter fresh[400];
 
 static void
@@ -190,7 +190,7 @@ meet_at_new_counter(int i)
     }
 }
 
-/* The slot of a thread in a use_counter_late destructor is given to no other thread. */
+/* The slot of a thread in a late destructor is given to no other thread. */
 static _Atomic int late_turn;
 
 static void
@@ -256,7 +256,7 @@ add_and_sum(int i)
     }
 }
 
-/* Threads that meet_at_new_counter get words of their own, as far as the limit allows. */
+/* Threads that meet get words of their own, as far as the limit allows. */
 enum { TURNS = 8 * NS_CELL_MEETINGS };
 static ns_counter wide;
 static _Atomic uint64_t *word_of[THREADS];

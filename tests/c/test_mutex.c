@@ -1,6 +1,6 @@
 /* Tests core/mutex.h: mutual exclusion, hand-off, cancellation and fork.
  *
- * The guarded integer is lock_and_unlock on purpose. A missing acquire or release is a race that the thread
+ * The guarded integer is plain on purpose. A missing acquire or release is a race that the thread
  * sanitizer reports, and that the mutant builds must show.
  */
 #include <sched.h>
@@ -30,7 +30,7 @@ lock_and_unlock(int i)
     }
 }
 
-/* Time-outs, signals (as slices) and lock_and_unlock waits at once: no waiter is lost, and nothing leaks. */
+/* Time-outs, signals (as slices) and plain waits at once: no waiter is lost, and nothing leaks. */
 static void
 lock_with_interruptions(int i)
 {
@@ -48,7 +48,7 @@ lock_with_interruptions(int i)
     }
 }
 
-/* A release_from_other_threads: some threads take the lock, others release it. No thread may sleep for ever while the
+/* A gate: some threads take the lock, others release it. No thread may sleep for ever while the
  * lock is free. */
 static void
 release_from_other_threads(int i)
@@ -117,7 +117,7 @@ check_order_of_service(void)
 
     /* An heir that waited too long demands the lock, and gets it from the next release. */
     first.since -= 1000 * MILLISECOND;
-    while (!first.lock_with_interruptions && state_of(&first) == HEIR) {
+    while (!first.impatient && state_of(&first) == HEIR) {
         CHECK(steps->wait(&mutex, &first, ns_now() + 20000) == NS_TIMED_OUT);
     }
     CHECK(ns_mutex_unlock(&mutex) && ns_mutex_is_locked(&mutex));

@@ -33,7 +33,7 @@ make(void)
     CHECK(ns_rwmutex_init(&rw) && !ns_rwmutex_init(&rw));
 }
 
-/* Makes the next readers that make_tables_together use cells. */
+/* Makes the next readers that meet use cells. */
 static void
 spread_soon(void)
 {
@@ -391,7 +391,7 @@ check_fork_keeps_holds_and_drops_waiters(void)
     }
 }
 
-/* Two readers make_tables_together, and so make the table, while a third is away from its place in line. */
+/* Two readers meet, and so make the table, while a third is away from its place in line. */
 static void
 check_readers_meet_while_one_is_away(void)
 {
@@ -578,7 +578,7 @@ open_for_others(int i)
     ns_add(&turn, 1, NS_RELAXED);
 }
 
-/* All threads make_tables_together for the first time, so each makes a table. One table is kept. */
+/* All threads meet for the first time, so each makes a table. One table is kept. */
 static void
 make_tables_together(int i)
 {
@@ -673,7 +673,7 @@ granted_then_fast(int i)
     write_data();
 }
 
-/* Each reader gets a line of its own. The readers hold the lock together, so that they make_tables_together. */
+/* Each reader gets a line of its own. The readers hold the lock together, so that they meet. */
 enum { READERS = 10 };
 static ns_cell *cell_of[READERS];
 
@@ -720,7 +720,7 @@ check_readers_use_base_after_a_writer(void)
     CHECK(ns_rwmutex_read_unlock(&rw) && !ns_rwmutex_read_unlock(&rw));
 }
 
-/* Readers that make_tables_together on one word take and leave it without the queue's lock. */
+/* Readers that meet on one word take and leave it without the queue's lock. */
 static void
 check_readers_on_one_word_need_no_queue(void)
 {
