@@ -95,8 +95,9 @@ ns_deque_steal(ns_deque *d, uint32_t stamp, uint32_t age)
         bool young =
             age != 0 && (int32_t)(stamp - ns_load(&entry->stamp, NS_ACQUIRE)) < (int32_t)age;
         if (young && ns_load(&d->top, NS_RELAXED) == top) {
-            return NULL;
+            return NULL; /* the stamp was this item's: even the oldest is too young */
         }
+        /* Take the item; or retry, as another thread took it or its stamp was not this item's. */
         if (!young && ns_cas(&d->top, &top, top + 1, NS_SEQ_CST)) {
             return item;
         }

@@ -143,6 +143,8 @@ release(ns_mutex *m)
         ns_store(&next->state, GRANTED, NS_RELEASE);
     }
     else {
+        /* Nobody is due: free the lock for whichever thread takes it first. An awake heir will find
+         * it; if all waiters sleep, wake one. */
         if (asleep) {
             woken = choose_heir(m);
         }
@@ -217,8 +219,10 @@ take(ns_mutex *m, ns_waiter *w)
         ns_waitq_remove(&m->queue, w);
         m->heir = NULL;
         if (m->queue.head == NULL) {
+            /* The last waiter: the next release takes the fast path. */
             ns_and(&m->word, ~(QUEUED | VISIT), NS_RELAXED);
         }
+        /* Others wait, asleep: the next release must visit the queue and choose an heir. */
         else if (!(ns_or(&m->word, drop_heir(m, ns_now()), NS_RELAXED) & LOCKED)) {
             woken = choose_heir(m); /* another thread has released the lock already */
         }
@@ -300,12 +304,13 @@ poll(ns_mutex *m, ns_waiter *w, int64_t deadline, bool awake, bool *waited)
             return false;
         }
         if (!awake || now - w->heir_since >= NS_MUTEX_AWAKE) {
+            /* The holder takes long, or no more threads may spin. */
             sleep_as_heir(m, w);
             return false;
         }
         if (!w->impatient &&
             (now - w->heir_since >= NS_MUTEX_BARGING || now - w->since >= NS_MUTEX_STARVING)) {
-            demand(m, w);
+            demand(m, w); /* it let others barge for long enough */
         }
         watch_own_node(w, now + gap < deadline ? now + gap : deadline);
         gap = gap < MAX_GAP ? 2 * gap : gap;

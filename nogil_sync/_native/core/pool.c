@@ -285,7 +285,7 @@ void *
 ns_pool_put_slow(ns_pool *p, void *item)
 {
     ns_pool_shard *s = ns_pool_mine(p);
-    if (s == NULL) {
+    if (s == NULL) { /* the thread's first put */
         s = p->max_items == 0 ? NULL : make_shard(p);
         if (s == NULL) {
             return item;
@@ -296,6 +296,7 @@ ns_pool_put_slow(ns_pool *p, void *item)
     }
     uint32_t age = ns_load(&p->age, NS_RELAXED), before = ns_load(&s->stamp, NS_RELAXED);
     if (ns_load(&s->item, NS_RELAXED) == NULL) {
+        /* shard->item is empty: store the item there, if the limit allows. */
         if (!(ns_load(&s->flags, NS_RELAXED) & NS_POOL_RESERVED)) {
             if (!reserve(p)) {
                 return item;
@@ -307,7 +308,8 @@ ns_pool_put_slow(ns_pool *p, void *item)
         ns_store(&s->item, item, NS_RELEASE);
         return NULL;
     }
-    if (!reserve(p)) { /* for the older item, which goes into the deque */
+    /* shard->item is taken: replace it, and push the older item into the deque. */
+    if (!reserve(p)) {
         return item;
     }
     count_down(s);
@@ -408,6 +410,7 @@ steal(search *s, uint32_t slot, ns_pool_shard *shard)
         return item;
     }
     if (ns_load(&shard->item, NS_ACQUIRE) != NULL && is_taken(slot)) {
+        /* Its owner lives and may be using the item: a candidate for later. */
         uint32_t countdown = ns_load(&shard->countdown, NS_RELAXED);
         s->candidates[s->count++] = (candidate){shard, countdown};
         return s->count == CANDIDATES ? steal_from_candidates(s) : NULL;
@@ -439,7 +442,7 @@ void *
 ns_pool_get_slow(ns_pool *p)
 {
     ns_pool_shard *mine = ns_pool_mine(p);
-    if (mine != NULL) {
+    if (mine != NULL) { /* its deque first: shard->item was empty */
         void *item = ns_deque_pop(&mine->deque);
         if (item != NULL) {
             cancel_reservation(p);
@@ -496,7 +499,7 @@ ns_pool_next(ns_pool *p, ns_pool_walk *walk, bool all)
         }
         walk->slot = slot;
         ns_pool_shard *s = ns_pool_find(p, slot);
-        if (!walk->entered) {
+        if (!walk->entered) { /* a new shard: shard->item first */
             walk->entered = true;
             walk->left = ns_deque_count(&s->deque);
             if (all || is_old(p, s)) {
@@ -510,7 +513,7 @@ ns_pool_next(ns_pool *p, ns_pool_walk *walk, bool all)
                 }
             }
         }
-        if (walk->left > 0) {
+        if (walk->left > 0) { /* then its deque, from the oldest item on */
             walk->left--;
             void *item =
                 steal_from_deque(p, s, ns_load(&p->age, NS_RELAXED), all ? 0 : NS_POOL_OLD);
@@ -518,6 +521,7 @@ ns_pool_next(ns_pool *p, ns_pool_walk *walk, bool all)
                 return item;
             }
         }
+        /* Nothing is left to take: unlist the shard if it is empty. */
         unlist(p, slot, s);
     }
 }
