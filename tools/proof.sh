@@ -12,7 +12,7 @@ mutants() {
   exec "$env/bin/python" "$ROOT/tools/mutants.py" "$@"
 }
 
-# models [NAME...]: see tools/models.py and models/README.md.
+# models [NAME...]: see tools/models.py and models/models.toml.
 models() {
   local interpreter
   compiler
