@@ -44,22 +44,16 @@ arm64_python() {
 
 build_arm64_python() {
   [[ ! -d $2 ]] || return 0 # another ./dev was faster
-  local stage=$CACHE/build/python-${2##*/} status=0
-  rm -rf "$stage"
-  mkdir -p "$stage" "$CACHE/python"
-  (cross_compile_python "$1" "$2" "$stage") || status=$?
-  rm -rf "$stage"
-  return "$status"
+  staged "$2" cross_compile_python "$1" "$2"
 }
 
 cross_compile_python() {
-  local version=$1 prefix=$2 stage=$3 source builder libraries program name=${2##*/}
+  local version=$1 prefix=$2 source builder libraries program name=${2##*/}
   builder=$(free_threaded "$version") || exit
   source=$(cpython_source "$version") || exit
   libraries=$(arm64_libraries) || exit
   step "cross-building CPython $name from Debian's source archive: once, in a few minutes"
   packages "building CPython" gcc libc6-dev make
-  cd "$stage" || exit
   # pkg-config would find this machine's libraries. The rest is what configure would have to try.
   local options=(--prefix="$prefix" --disable-gil --disable-test-modules --with-ensurepip=no
     --host="$ARM64" --build="$(sh "$source/config.guess")" --with-build-python="$builder"
@@ -70,9 +64,8 @@ cross_compile_python() {
     "LIBFFI_CFLAGS=-I$libraries/include" "LIBFFI_LIBS=$link -lffi")
   logged "configuring CPython $name" "$source/configure" "${options[@]}" || exit
   logged "compiling CPython $name on $(cores) cores" make -j"$(cores)" || exit
-  # Installed aside and moved: an interrupted build leaves no half interpreter behind.
-  logged "installing it into $prefix" make install DESTDIR="$stage/root" || exit
-  local root=$stage/root$prefix
+  logged "installing it into $prefix" make install DESTDIR="$PWD/root" || exit
+  local root=$PWD/root$prefix
   cp -P "$libraries"/lib/lib{ffi,z}.so.* "$root/lib/" || exit
   program=$root/bin/python${version}t
   mkdir "$root/emulated" && mv "$program" "$root/emulated/" || exit
@@ -81,7 +74,6 @@ cross_compile_python() {
   "$(arm64_qemu)" -L "$(arm64_libc)" -E LD_LIBRARY_PATH="$root/lib" -0 "$program" \
     "$root/emulated/${program##*/}" -c 'import ctypes, zlib, _posixsubprocess' ||
     die "the interpreter that was built for arm64 does not run under $(arm64_qemu)"
-  mv "$root" "$prefix"
 }
 
 # arm64_script PROGRAM: prints what stands where users expect the interpreter, so that

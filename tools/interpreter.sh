@@ -175,23 +175,29 @@ made() {
 # build_python VERSION FLAVOUR: builds CPython from Debian's source archive into the cache.
 build_python() {
   built "$1" "$2" >/dev/null && return # another ./dev was faster
-  local source prefix stage status=0
+  local source prefix
   prefix=$(prefix_of "$1" "$2")
-  stage=$CACHE/build/python-${prefix##*/}
   source=$(cpython_source "$1") || exit
   step "building CPython ${prefix##*/} from Debian's source archive: once, in a few minutes"
   packages "building CPython" gcc libc6-dev make zlib1g-dev libssl-dev libffi-dev \
     libbz2-dev liblzma-dev libreadline-dev libncurses-dev
+  staged "$prefix" compile_python "$source" "$prefix"
+}
+
+# staged PREFIX COMMAND...: runs a build in an empty folder. The build installs with DESTDIR=root, and PREFIX then
+# appears by one rename: an interrupted build leaves no half interpreter behind.
+staged() {
+  local prefix=$1 stage=$CACHE/build/python-${1##*/} status=0
+  shift
   rm -rf "$stage"
   mkdir -p "$stage" "$CACHE/python"
-  (compile_python "$source" "$prefix" "$stage") || status=$?
+  (cd "$stage" && "$@" && rm -rf "$prefix" && mv "root$prefix" "$prefix") || status=$?
   rm -rf "$stage"
   return "$status"
 }
 
 compile_python() {
-  local source=$1 prefix=$2 stage=$3 library
-  cd "$stage" || exit
+  local source=$1 prefix=$2 library
   # Environments bring their own pip, from the wheel that comes with the sources.
   local options=(--prefix="$prefix" --with-ensurepip=no)
   local quick=() # for the install: compiling the whole library under a sanitizer takes longer than all the rest
@@ -215,14 +221,11 @@ compile_python() {
   logged "configuring CPython ${prefix##*/}" "$source/configure" "${options[@]}" || exit
   logged "compiling CPython ${prefix##*/} on $(cores) cores (about 5 minutes of one core)" \
     make -j"$(cores)" || exit
-  # Installed aside and moved: an interrupted build leaves no half interpreter behind.
-  logged "installing it into $prefix" make install DESTDIR="$stage/root" ${quick[@]+"${quick[@]}"} || exit
+  logged "installing it into $prefix" make install DESTDIR="$PWD/root" ${quick[@]+"${quick[@]}"} || exit
   # CPython's tests of its locks and queues are run on ours as well.
-  for library in "$stage/root$prefix"/lib/python3.*; do
+  for library in "root$prefix"/lib/python3.*; do
     [[ -d $library/test ]] || cp -R "$source/Lib/test" "$library/test" || exit
   done
-  rm -rf "$prefix"
-  mv "$stage/root$prefix" "$prefix"
 }
 
 # cpython_source VERSION: prints the folder of CPython's sources, fetched and unpacked if they are not there.
