@@ -1,4 +1,4 @@
-"""The warning of both backends about sharded objects that threads share without pinning them."""
+"""PerformanceWarning, for both backends: threads share a sharded object that is not pinned."""
 
 import warnings
 
@@ -18,7 +18,7 @@ class PerformanceWarning(RuntimeWarning):
     __module__ = "nogil_sync"
 
 
-# Creation sites that have had their warning.  Only `setdefault` touches it: one atomic call.
+# The creation sites already reported.  Only `setdefault`, one atomic call, changes the dict.
 _reported: dict[tuple[str, int], object] = {}
 
 
@@ -43,7 +43,7 @@ def report(filename: str | None, lineno: int, type_name: str) -> None:
 
 
 class Unraisable:
-    """Takes an error to ``sys.unraisablehook``, as only a finaliser can."""
+    """Passes an error to ``sys.unraisablehook``, which only a finaliser can do."""
 
     __slots__ = ("error",)
 
