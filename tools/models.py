@@ -91,7 +91,7 @@ def main() -> int:
                 flush=True,
             )
     for path in sorted((MODELS / "litmus").glob("*.toml")):
-        if wanted(path.name):
+        if wanted(f"litmus/{path.name}"):
             checked, bad = litmus.check(path)
             total += checked
             failed += bad
