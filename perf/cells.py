@@ -79,7 +79,7 @@ def memory(make: Callable[[], Any], use: Callable[[Any], object], rounds: int) -
     return {
         "made": made - start,
         "used": apart.resident() - start,
-        "told": sum(map(sys.getsizeof, objects)),
+        "sizeof": sum(map(sys.getsizeof, objects)),
     }
 
 
@@ -166,7 +166,7 @@ def show(found: dict[str, list[apart.Result]], args: argparse.Namespace) -> None
         print(f"{name:26}", end="")
         for key in results[0]:
             best = min(result[key] for result in results)
-            if key in ("made", "used", "told"):
+            if key in ("made", "used", "sizeof"):
                 print(f"  {key} {best / MEGA:8.2f} MB", end="")
             elif key == "bytes":
                 print(f"  counter's size {best:6,}", end="")

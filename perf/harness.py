@@ -199,11 +199,11 @@ def cores() -> int:
 
 def thread_sweep() -> list[int]:
     """1, 2, 4, … up to the cores there are, that count included."""
-    most = cores()
+    available = cores()
     counts = [1]
-    while counts[-1] * 2 <= most:
+    while counts[-1] * 2 <= available:
         counts.append(counts[-1] * 2)
-    return counts if counts[-1] == most else [*counts, most]
+    return counts if counts[-1] == available else [*counts, available]
 
 
 def gil_enabled() -> bool:

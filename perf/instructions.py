@@ -108,7 +108,7 @@ def measure(loops: int, only: str) -> None:
         exec(LOOP.format(body=body), scope)
         return scope["loop"]
 
-    def once_more(loop: object, make: str, situation: str) -> None:
+    def run_in_situation(loop: object, make: str, situation: str) -> None:
         it = eval(make, scope)
 
         def run(count: int) -> None:
@@ -132,7 +132,7 @@ def measure(loops: int, only: str) -> None:
     for make, body in (("None", "pass"), *rows(only).values()):
         loop = compiled(body)
         for situation in SITUATIONS:
-            once_more(loop, make, situation)
+            run_in_situation(loop, make, situation)
 
 
 def count(python: str, loops: int, only: str) -> dict[str, float]:

@@ -150,9 +150,9 @@ def measure(name: str, args: argparse.Namespace) -> apart.Result:
 
 
 # Bytes of the smallest object: each object that is not freed takes at least that much.
-LEAST = 48
+MIN_BYTES = 48
 # The part of all objects that may be alive at the end: the last batches, the process's own.
-FEW = 0.02
+MAX_ALIVE = 0.02
 
 
 def names(args: argparse.Namespace) -> list[str]:
@@ -167,7 +167,7 @@ def show(found: dict[str, list[apart.Result]], args: argparse.Namespace) -> None
     for name, results in found.items():
         grown = min(result["grown"] for result in results)
         alive = max(result["alive"] for result in results)
-        late = grown > args.objects * LEAST / 4 or alive > max(BATCH, args.objects * FEW)
+        late = grown > args.objects * MIN_BYTES / 4 or alive > max(BATCH, args.objects * MAX_ALIVE)
         rows.append([name, f"{grown / 2**20:.1f}", alive, "LATER" if late else "at once"])
     apart.table(["", "MiB grown", "alive at the end", "freed"], rows)
 

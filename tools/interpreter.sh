@@ -18,7 +18,7 @@ source_of() {
 # choose_python NAME: takes the value of --python or NOGIL_SYNC_PYTHON. Sets VERSION (3.14, say), and NAMED to the
 # interpreter if NAME is a path or a command and not a version.
 choose_python() {
-  local name=${1:-${VERSIONS[0]}t} known program told
+  local name=${1:-${VERSIONS[0]}t} known program answer
   known=$(printf '%st ' "${VERSIONS[@]}")
   known="there are ${known% }, or the path of an interpreter"
   NAMED=
@@ -30,10 +30,10 @@ choose_python() {
   fi
   program=$(command -v -- "$name") && [[ -f $program && -x $program ]] || die "'$name' is not a program ($known)"
   [[ $program == /* ]] || program=$PWD/$program
-  told=$(examine "$program") || told="is not a Python interpreter"
-  [[ $told == version* ]] || die "'$name' $told"
+  answer=$(examine "$program") || answer="is not a Python interpreter"
+  [[ $answer == version* ]] || die "'$name' $answer"
   NAMED=$program
-  VERSION=${told#version }
+  VERSION=${answer#version }
 }
 
 # examine PYTHON: prints "version 3.14", or what the program lacks to make environments and free-threaded extensions.
