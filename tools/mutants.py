@@ -2,8 +2,8 @@
 
 A mutant is a piece of text of one file of core/ and what stands there instead.  tests/mutants/*.toml list them: `find`
 must be in `file` just once (or `times`), `tests` are those of tests/c that must notice, `portable` builds without futexes,
-`survives` says why a mutant cannot be noticed, `chance` why it takes luck, and `since` from which version of Python on
-it can be noticed.  Each is applied to a copy, built with its
+`survives` says why a mutant cannot be noticed, `chance` why it takes luck, and `since` and `before` in which versions of
+Python it can be noticed.  Each is applied to a copy, built with its
 tests in four ways (BUILDS), and run until one fails: by a check, a race that the thread sanitizer reports, a crash, or a
 hang.  A mutant that no test kills is a hole in the tests, unless the data say why it is none.
 
@@ -78,6 +78,10 @@ BUILDS = [
 ]
 
 
+def version(name: str) -> tuple[int, ...]:
+    return tuple(map(int, name.split(".")))
+
+
 @dataclass
 class Mutant:
     """What is replaced where, and which tests must notice."""
@@ -90,15 +94,23 @@ class Mutant:
     survives: str = ""
     chance: str = ""
     since: str = ""
+    before: str = ""
     portable: bool = False
     times: int = 1
     kind: str = "core"
 
     @property
-    def is_too_new(self) -> bool:
-        """Whether this interpreter has not what it breaks."""
-        return (
-            sys.version_info[:2] < tuple(map(int, self.since.split("."))) if self.since else False
+    def versions(self) -> str:
+        """In which versions of Python it can be noticed; nothing: in all."""
+        limits = [("from", self.since, "on"), ("before", self.before, "")]
+        return " ".join(word for limit in limits if limit[1] for word in limit if word)
+
+    @property
+    def is_of_this_version(self) -> bool:
+        """Whether this interpreter has what it breaks."""
+        now = sys.version_info[:2]
+        return not (self.since and now < version(self.since)) and not (
+            self.before and now >= version(self.before)
         )
 
     @property
@@ -335,12 +347,12 @@ def main() -> int:
             print(
                 f"{mutant.file:18} {mutant.name}"
                 + (" (survives, explained)" if mutant.survives else "")
-                + (f" (from {mutant.since} on)" if mutant.since else "")
+                + (f" ({mutant.versions})" if mutant.versions else "")
             )
         return 0
-    for mutant in [each for each in mutants if each.is_too_new]:
+    for mutant in [each for each in mutants if not each.is_of_this_version]:
         mutants.remove(mutant)
-        print(f"{mutant.file:18} {mutant.name:58} left out: from {mutant.since} on", flush=True)
+        print(f"{mutant.file:18} {mutant.name:58} left out: {mutant.versions}", flush=True)
     results: dict[int, str] = {}
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
