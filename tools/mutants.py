@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
-from extension_mutants import NATIVE, Tree, source_in
+from extension_mutants import NATIVE, BuildError, Tree, source_in
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = NATIVE / "core"
@@ -292,6 +292,9 @@ class Extensions:
         try:
             with tree.changed(mutant.file, mutant.text()):
                 return tree.run(mutant.tests, self.limit)
+        except BuildError as error:  # the data are wrong: a hole, and no reason to stop
+            print(error)
+            return ""
         finally:
             self.trees.put(tree)
 
