@@ -69,8 +69,8 @@ def report(
 def _parts(found: Found) -> Iterator[str]:
     if found.counted:
         yield (
-            "its reference count, as it is not pinned: pin it with nogil_sync.pin() at start-up, or "
-            "fetch the bound method once per thread and call that"
+            "its reference count, as it is not pinned: pin it with nogil_sync.pin() at start-up, "
+            "or fetch the bound method once per thread and call that"
         )
     if found.holder is not None:
         yield (
