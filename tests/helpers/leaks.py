@@ -86,7 +86,7 @@ class Meter:
 
     def rest(self, run: int) -> None:
         """Measure the last run again, when all that it began has had time to end."""
-        time.sleep(1)
+        time.sleep(0.3)
         self.measure(run)
 
     def flat(self, runs: int) -> bool:
