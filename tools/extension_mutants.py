@@ -24,6 +24,10 @@ def source_in(folder: Path, name: str) -> Path:
     return path
 
 
+class BuildError(SystemExit):
+    """What meson wrote."""
+
+
 class Tree:
     """A copy of the package with its own build folder, where only changed files are compiled."""
 
@@ -41,7 +45,7 @@ class Tree:
         command = ["meson", *map(str, arguments)]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
-            raise SystemExit(f"mutants: {' '.join(command)}\n{done.stdout}{done.stderr}")
+            raise BuildError(f"mutants: {' '.join(command)}\n{done.stdout}{done.stderr}")
 
     def build(self) -> None:
         """Build, and copy the extension to where the tree is imported from."""

@@ -7,7 +7,7 @@ A mutant replaces a piece of text in one file of core/.  tests/mutants/*.toml li
     portable        built without futexes
     survives        why no test can notice it
     chance          why a test notices it only sometimes
-    since           the first version of Python on which a test can notice it
+    since, before   the versions of Python in which a test can notice it: from this one on; before this one
 
 Each mutant is applied to a copy, which is built with the mutant's tests in four ways (BUILDS) and run until a test
 fails: by a check, a race that the thread sanitizer reports, a crash, or a hang.  A mutant that no test kills is a hole
@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
-from extension_mutants import NATIVE, Tree, source_in
+from extension_mutants import NATIVE, BuildError, Tree, source_in
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = NATIVE / "core"
@@ -84,6 +84,10 @@ BUILDS = [
 ]
 
 
+def version(name: str) -> tuple[int, ...]:
+    return tuple(map(int, name.split(".")))
+
+
 @dataclass
 class Mutant:
     """One replacement, and the tests that must notice it."""
@@ -96,15 +100,23 @@ class Mutant:
     survives: str = ""
     chance: str = ""
     since: str = ""
+    before: str = ""
     portable: bool = False
     times: int = 1
     kind: str = "core"
 
     @property
-    def is_too_new(self) -> bool:
-        """Whether this interpreter is too old to run the broken code."""
-        return (
-            sys.version_info[:2] < tuple(map(int, self.since.split("."))) if self.since else False
+    def versions(self) -> str:
+        """In which versions of Python it can be noticed; nothing: in all."""
+        limits = [("from", self.since, "on"), ("before", self.before, "")]
+        return " ".join(word for limit in limits if limit[1] for word in limit if word)
+
+    @property
+    def is_of_this_version(self) -> bool:
+        """Whether this interpreter has what it breaks."""
+        now = sys.version_info[:2]
+        return not (self.since and now < version(self.since)) and not (
+            self.before and now >= version(self.before)
         )
 
     @property
@@ -286,6 +298,9 @@ class Extensions:
         try:
             with tree.changed(mutant.file, mutant.text()):
                 return tree.run(mutant.tests, self.limit)
+        except BuildError as error:  # the data are wrong: a hole, and no reason to stop
+            print(error)
+            return ""
         finally:
             self.trees.put(tree)
 
@@ -341,12 +356,12 @@ def main() -> int:
             print(
                 f"{mutant.file:18} {mutant.name}"
                 + (" (survives, explained)" if mutant.survives else "")
-                + (f" (from {mutant.since} on)" if mutant.since else "")
+                + (f" ({mutant.versions})" if mutant.versions else "")
             )
         return 0
-    for mutant in [each for each in mutants if each.is_too_new]:
+    for mutant in [each for each in mutants if not each.is_of_this_version]:
         mutants.remove(mutant)
-        print(f"{mutant.file:18} {mutant.name:58} left out: from {mutant.since} on", flush=True)
+        print(f"{mutant.file:18} {mutant.name:58} left out: {mutant.versions}", flush=True)
     results: dict[int, str] = {}
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:

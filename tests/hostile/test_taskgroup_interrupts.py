@@ -79,7 +79,7 @@ def test_ctrl_c_while_leaving(send, kind):
     else:
         sys.exit("not interrupted")
     assert 1 <= len(done) == len(cancelled)
-    assert cancelled[0] - sent < 1
+    assert cancelled[0] - sent < 15
     assert all(f.done() for f in futures)
     pool.shutdown()
     """
@@ -92,7 +92,8 @@ def test_a_second_ctrl_c_abandons_the_join(send):
         HEADER.format(send=send)
         + """
     def task():
-        assert tg.wait_cancelled(30)
+        assert tg.wait_cancelled(30)  # so the first one was seen
+        later(0.3)
         finish.wait(30)
         done.append(1)
     done = []
@@ -101,9 +102,8 @@ def test_a_second_ctrl_c_abandons_the_join(send):
         with TaskGroup(limit=1) as tg:
             futures = [begun(tg, task), tg.go(int)]
             later(0.2)
-            later(0.6)
     except KeyboardInterrupt:
-        assert time.monotonic() - sent < 1
+        assert time.monotonic() - sent < 15
     else:
         sys.exit("not interrupted")
     assert not done
@@ -128,14 +128,17 @@ def test_one_ctrl_c_abandons_the_join_after_an_interrupt_in_the_body(first):
     python(
         HEADER.format(send="os.kill(os.getpid(), signal.SIGINT)")
         + f"""
+    def task():
+        assert tg.wait_cancelled(30)  # so the body was left
+        later(0.2)
+        finish.wait(30)
     finish = threading.Event()
     try:
         with TaskGroup() as tg:
-            future = begun(tg, finish.wait, 30)
-            later(0.3)
+            future = begun(tg, task)
             raise {first}
     except KeyboardInterrupt:
-        assert time.monotonic() - sent < 1
+        assert time.monotonic() - sent < 15
     assert future.running()
     finish.set()
     """
@@ -151,10 +154,9 @@ def test_ctrl_c_in_a_task_that_the_leaving_thread_runs():
     pool.submit(finish.wait, 30)
     try:
         with TaskGroup(executor=pool) as tg:
-            futures = [tg.go(time.sleep, 30), tg.go(print, "never")]
-            later(0.3)
+            futures = [tg.go(lambda: (later(0.1), time.sleep(30))), tg.go(print, "never")]
     except KeyboardInterrupt:
-        assert time.monotonic() - sent < 1
+        assert time.monotonic() - sent < 15
     else:
         sys.exit("not interrupted")
     assert isinstance(futures[0].exception(), KeyboardInterrupt)
