@@ -1,13 +1,19 @@
 """Forks in the middle of code of users that an object calls, and of fights over locks."""
 
-import os
+import threading
+import time
 
 import pytest
-from support import FORKS, FREE_THREADED, NATIVE, python
+from forks import in_child
+from marks import forks, needs_fork
+from processes import in_own_process, python
+from support import FREE_THREADED, NATIVE
+
+from nogil_sync import Cond, RWMutex, Semaphore, WaitGroup
 
 pytestmark = [
-    pytest.mark.thread_unsafe(reason="forks"),
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system"),
+    forks,
+    needs_fork,
 ]
 
 HEADER = (
@@ -171,96 +177,103 @@ child()
     )
 
 
+@in_own_process(timeout=120)
 def test_forty_forks_amid_fights_over_locks():
-    python(
-        FORKS
-        + """
-rw, s, k, g, guarded = RWMutex(), Semaphore(5), Cond(), WaitGroup(), [0, 0]
-ready = []
-stop = False
+    rw, s, k, g, guarded = RWMutex(), Semaphore(5), Cond(), WaitGroup(), [0, 0]
+    ready = []
+    stop = False
 
-def fight(n):
-    i = 0
-    while not stop:
-        i += 1
-        if i % 4 == 0 and rw.write.acquire(timeout=0.001 if n else -1):
-            guarded[0] += 1
-            guarded[1] += 1
-            if i % 8:
-                rw.write.release()
-            else:
-                rw.downgrade()
+    def fight(n):
+        i = 0
+        while not stop:
+            i += 1
+            if i % 4 == 0 and rw.write.acquire(timeout=0.001 if n else -1):
+                guarded[0] += 1
+                guarded[1] += 1
+                if i % 8:
+                    rw.write.release()
+                else:
+                    rw.downgrade()
+                    rw.read.release()
+            if rw.read.acquire(timeout=0.001):
+                assert guarded[0] == guarded[1]
                 rw.read.release()
-        if rw.read.acquire(timeout=0.001):
+            if s.acquire(timeout=0.001, n=1 + i % 4):
+                s.release(1 + i % 4)
+            with k:
+                if i % 2:
+                    k.wait(0.0005)
+                else:
+                    k.notify(2)
+            g.add(2)
+            g.add(-1)
+            g.done()
+            g.wait(0.0002)
+
+    def check():
+        # Who held something is gone: it stays held, and whoever knows better can reset it.
+        available = s.available()
+        assert 0 <= available <= 5
+        if available:
+            assert s.acquire(False, n=available)  # nobody is in line
+        assert not s.acquire(timeout=0.001)
+        writing = rw.write.locked()
+        if rw.read.locked() or writing:
+            assert not rw.write.acquire(timeout=0.005)
+        if writing:
+            assert not rw.read.acquire(timeout=0.005)
+            assert not rw.read.locked()
+        else:
             assert guarded[0] == guarded[1]
-            rw.read.release()
-        if s.acquire(timeout=0.001, n=1 + i % 4):
-            s.release(1 + i % 4)
-        with k:
-            if i % 2: k.wait(0.0005)
-            else: k.notify(2)
-        g.add(2)
-        g.add(-1)
-        g.done()
-        g.wait(0.0002)
-
-def check():
-    # Who held something is gone: it stays held, and whoever knows better can reset it.
-    available = s.available()
-    assert 0 <= available <= 5
-    if available:
-        assert s.acquire(False, n=available)  # nobody is in line
-    assert not s.acquire(timeout=0.001)
-    writing = rw.write.locked()
-    if rw.read.locked() or writing:
-        assert not rw.write.acquire(timeout=0.005)
-    if writing:
-        assert not rw.read.acquire(timeout=0.005)
-        assert not rw.read.locked()
-    else:
-        assert guarded[0] == guarded[1]
-        assert rw.read.acquire(False)
-    assert repr(k).endswith(" 0 waiting>"), k
-    if not k.acquire(timeout=0.005):
-        assert k.locked()
-    k.notify_all()
-    assert not k.wait(0.001)
-    for x in (s, rw, k):
-        x._at_fork_reinit()
-    guarded[:] = [0, 0]
-    # Each thread may have been in the middle of its own two.
-    for _ in range(6):
-        if g.wait(0): break
-        g.done()
-    assert g.wait(0)
-    def work():
-        for i in range(100):
-            with rw.write: guarded[0] += 1
-            with rw.read: assert guarded[0] <= 300
-            with s.hold(1 + i % 5): pass
-        with k:
-            k.wait_for(lambda: ready)
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    for t in threads: t.start()
-    time.sleep(0.002)
-    with k:
-        ready.append(1)
+            assert rw.read.acquire(False)
+        assert repr(k).endswith(" 0 waiting>"), k
+        if not k.acquire(timeout=0.005):
+            assert k.locked()
         k.notify_all()
-    for t in threads: t.join(20)
-    assert not any(t.is_alive() for t in threads)
-    assert guarded[0] == 300 and s.available() == 5
-    assert not rw.read.locked() and not rw.write.locked() and not k.locked()
+        assert not k.wait(0.001)
+        for x in (s, rw, k):
+            x._at_fork_reinit()
+        guarded[:] = [0, 0]
+        # Each thread may have been in the middle of its own two.
+        for _ in range(6):
+            if g.wait(0):
+                break
+            g.done()
+        assert g.wait(0)
 
-threads = [threading.Thread(target=fight, args=(n,), daemon=True) for n in range(3)]
-for t in threads: t.start()
-for _ in range(40):
-    time.sleep(0.003)
-    in_child(check)
-stop = True
-for t in threads: t.join(20)
-assert not any(t.is_alive() for t in threads)
-assert s.available() == 5 and g.wait(0) and guarded[0] == guarded[1]
-assert not rw.read.locked() and not rw.write.locked() and not k.locked()
-""",
-        timeout=120,
-    )
+        def work():
+            for i in range(100):
+                with rw.write:
+                    guarded[0] += 1
+                with rw.read:
+                    assert guarded[0] <= 300
+                with s.hold(1 + i % 5):
+                    pass
+            with k:
+                k.wait_for(lambda: ready)
+
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for t in threads:
+            t.start()
+        time.sleep(0.002)
+        with k:
+            ready.append(1)
+            k.notify_all()
+        for t in threads:
+            t.join(20)
+        assert not any(t.is_alive() for t in threads)
+        assert guarded[0] == 300 and s.available() == 5
+        assert not rw.read.locked() and not rw.write.locked() and not k.locked()
+
+    threads = [threading.Thread(target=fight, args=(n,), daemon=True) for n in range(3)]
+    for t in threads:
+        t.start()
+    for _ in range(40):
+        time.sleep(0.003)
+        in_child(check)
+    stop = True
+    for t in threads:
+        t.join(20)
+    assert not any(t.is_alive() for t in threads)
+    assert s.available() == 5 and g.wait(0) and guarded[0] == guarded[1]
+    assert not rw.read.locked() and not rw.write.locked() and not k.locked()

@@ -7,17 +7,9 @@ import time
 import tracemalloc
 
 import pytest
-from support import (
-    CLASSES,
-    COUNTERS,
-    NATIVE,
-    make,
-    malloced,
-    python,
-    resident,
-    run_threads,
-    watches_memory,
-)
+from marks import watches_memory
+from processes import python
+from support import CLASSES, COUNTERS, NATIVE, make, malloced, resident, run_threads
 from waits import WAITS, Play
 
 import nogil_sync

@@ -3,10 +3,11 @@
 import textwrap
 
 import pytest
-from support import python
+from marks import starts_processes
+from processes import python
 from waits import WAITS, names
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
+pytestmark = starts_processes
 
 # Calls a function at each depth of the stack, the deepest first.
 DIG = textwrap.dedent(

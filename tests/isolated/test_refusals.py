@@ -5,12 +5,14 @@ import platform
 import sys
 
 import pytest
-from support import FORKS, NATIVE, python
+from marks import starts_processes
+from processes import python
+from support import NATIVE
 
 MEMBARRIER = {"x86_64": 324, "aarch64": 283}.get(platform.machine())
 
 pytestmark = [
-    pytest.mark.thread_unsafe(reason="processes of its own"),
+    starts_processes,
     pytest.mark.skipif(not NATIVE, reason="only the native backend calls membarrier"),
     pytest.mark.skipif(
         not sys.platform.startswith("linux") or MEMBARRIER is None,

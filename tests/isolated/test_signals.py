@@ -4,11 +4,13 @@ import signal
 import sys
 
 import pytest
-from support import NATIVE, python
+from marks import starts_processes
+from processes import python
+from support import NATIVE
 from waits import WAITS, names
 
 pytestmark = [
-    pytest.mark.thread_unsafe(reason="starts processes itself"),
+    starts_processes,
     pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals between threads"),
 ]
 

@@ -6,15 +6,15 @@ the main thread, and in that of a forked child.  A waiter that steps aside for e
 those in who keep coming, and starves.
 """
 
-import os
 import textwrap
 
 import pytest
-from support import FORKS, python
+from marks import needs_fork, starts_processes
+from processes import python
 
 pytestmark = [
-    pytest.mark.thread_unsafe(reason="starts processes itself"),
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system"),
+    starts_processes,
+    needs_fork,
 ]
 
 # What is waited for, the call that waits, what undoes it, and what others do without a pause.

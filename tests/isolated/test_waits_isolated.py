@@ -5,12 +5,13 @@ import sys
 import textwrap
 
 import pytest
-from support import python
+from marks import starts_processes
+from processes import python
 from waits import WAITS, names
 
 every_wait = pytest.mark.parametrize("name", WAITS)
 in_child = pytest.mark.parametrize("name", [n for n, wait in WAITS.items() if wait.in_child])
-pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
+pytestmark = starts_processes
 
 
 @every_wait
