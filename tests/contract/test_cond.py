@@ -841,7 +841,8 @@ def interrupt_wait(c, wait, others, **options):
         waiter.start()
     c.acquire()
     interrupt_call(wait, **options)
-    assert c._is_owned() and not c.acquire(False)  # as on any return
+    assert c._is_owned()
+    assert not c.acquire(False)
     assert repr(c).endswith(f"{others} waiting>"), c
     assert c.wait(0.01) is False
     c.notify_all()

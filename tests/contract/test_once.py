@@ -947,7 +947,8 @@ def test_interrupted_first_run_leaves_it_unrun(kind):
         return CALLS[kind](it)
 
     interrupt_call(call, before=it.begun.wait)
-    assert not it.function.done() and not it.object.done()
+    assert not it.function.done()
+    assert not it.object.done()
     assert call() == 10**9
     assert it.runs == 2
 

@@ -952,6 +952,7 @@ def test_they_go_in_a_program_that_allocates(backend):
         while any(watch() is not None for watch in watches):
             assert time.monotonic() < end
             kept = [[Cycle()] for _ in range(5000)]
+            assert kept
         print(pool.idle())
 
     done = in_process(program, timeout=90, env={"NOGIL_SYNC_BACKEND": backend})

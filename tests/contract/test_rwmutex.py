@@ -801,7 +801,8 @@ def test_ctrl_c_ends_wait_and_other_waiters_go_on(held, side, others, timeout):
         for waiter in waiters:
             waiter.join(10)
     assert not any(waiter.is_alive() for waiter in waiters)
-    assert not rw.read.locked() and not rw.write.locked()
+    assert not rw.read.locked()
+    assert not rw.write.locked()
     assert rw.write.acquire(timeout=5)
     rw.write.release()
 

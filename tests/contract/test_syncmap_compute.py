@@ -872,7 +872,8 @@ def test_a_rain_of_interrupts():
     assert m.load_or_compute("mine", lambda: "last", timeout=20) == "last"
     assert m == {"k": "last", "mine": "last"}
     m.clear()
-    assert len(m) == 0 and list(m) == []
+    assert len(m) == 0
+    assert list(m) == []
 
 
 @starts_processes

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 
-class Interrupted(Exception):
+class InterruptError(Exception):
     """What the signal handler raises."""
 
 
@@ -28,7 +28,7 @@ class RandomInterrupts:
     def handle(self, *_: object) -> None:
         if self.remaining:
             self.remaining -= 1
-            raise Interrupted
+            raise InterruptError
 
     def call(self, function: Callable[[Any], Any], argument: Any, at_most: int = 1) -> Any:
         """The function's result, or False if the call was interrupted, once or more often."""
@@ -37,7 +37,7 @@ class RandomInterrupts:
             for result in map(function, [argument]):
                 self.remaining = 0
             return result
-        except Interrupted:
+        except InterruptError:
             self.remaining = 0
             self.raised += 1
             return False

@@ -217,7 +217,9 @@ def test_interrupts_in_a_collection_are_delivered(pools):
             except Stop:
                 raised += 1
         print(struck, raised, lost)
-        assert struck == raised == 40 and not lost
+        assert struck == raised == 40
+        assert not lost
+        assert len(alive) == 200_000
 
     done = in_process(program, pools)
     print(done.stdout)

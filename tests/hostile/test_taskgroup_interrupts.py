@@ -163,11 +163,11 @@ def test_ctrl_c_ends_a_task_that_the_leaving_thread_runs():
 
 @in_own_process
 def test_a_handler_that_raises_an_exception_while_leaving():
-    class Alarm(Exception):
+    class AlarmError(Exception):
         pass
 
     def handler(*_):
-        raise Alarm
+        raise AlarmError
 
     signal.signal(signal.SIGALRM, handler)
 
@@ -182,7 +182,7 @@ def test_a_handler_that_raises_an_exception_while_leaving():
                 time.sleep(0.001)
             signal.setitimer(signal.ITIMER_REAL, 0.2)
     except ExceptionGroup as group:
-        assert [type(e) for e in group.exceptions] == [Alarm, ValueError]
+        assert [type(e) for e in group.exceptions] == [AlarmError, ValueError]
     else:
         sys.exit("not interrupted")
 

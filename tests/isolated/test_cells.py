@@ -91,9 +91,11 @@ def test_rwmutex_grows_with_its_readers_and_writers_go_on():
             assert not rw.read.acquire(blocking=False)
         with rw.read:
             assert not rw.write.acquire(blocking=False)
-            assert rw.read.locked() and not rw.write.locked()
+            assert rw.read.locked()
+            assert not rw.write.locked()
         all_at_once(10, rw, 20)
-    assert not rw.read.locked() and not rw.write.locked()
+    assert not rw.read.locked()
+    assert not rw.write.locked()
     assert sys.getsizeof(rw) <= ten + 4 * 128
 
 

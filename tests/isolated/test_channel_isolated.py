@@ -139,7 +139,8 @@ def test_the_child_of_a_fork_has_the_items_and_nobody_waits():
     time.sleep(0.05)
 
     def child():
-        assert len(full) == 2 and not full.closed()
+        assert len(full) == 2
+        assert not full.closed()
         assert not full.try_send(3)
         assert full.recv() == [0]
         full.send([2], 0)
@@ -155,7 +156,8 @@ def test_the_child_of_a_fork_has_the_items_and_nobody_waits():
             raise AssertionError
         empty.send(1)
         assert len(empty) == 1
-        assert over.closed() and list(over) == ["last"]
+        assert over.closed()
+        assert list(over) == ["last"]
         # And all serve the threads of the child.
         threads = [start(lambda: open_.send(open_.recv(10) + 1)), start(full.send, 5)]
         open_.send(1, 10)

@@ -100,7 +100,7 @@ def test_forty_forks():
         x, y = ref.load()
         assert x == y
         ref.store([5, 5])
-        assert ref.update(lambda v: v + [5]) == [5, 5, 5]
+        assert ref.update(lambda v: [*v, 5]) == [5, 5, 5]
         assert counter.value() % 2 == 0, counter
         counter.reset()
         assert counter.value() == 0
@@ -400,7 +400,7 @@ def test_fork_with_nothing_going_on():
 @in_own_process
 def test_logging_with_a_mutex_survives_a_fork():
     class Handler(logging.Handler):
-        def createLock(self):
+        def createLock(self):  # noqa: N802
             self.lock = Mutex()
             logging._register_at_fork_reinit_lock(self)
 

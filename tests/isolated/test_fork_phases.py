@@ -262,8 +262,11 @@ def test_forty_forks_amid_fights_over_locks():
         for t in threads:
             t.join(20)
         assert not any(t.is_alive() for t in threads)
-        assert guarded[0] == 300 and s.available() == 5
-        assert not rw.read.locked() and not rw.write.locked() and not k.locked()
+        assert guarded[0] == 300
+        assert s.available() == 5
+        assert not rw.read.locked()
+        assert not rw.write.locked()
+        assert not k.locked()
 
     threads = [threading.Thread(target=fight, args=(n,), daemon=True) for n in range(3)]
     for t in threads:
@@ -275,5 +278,9 @@ def test_forty_forks_amid_fights_over_locks():
     for t in threads:
         t.join(20)
     assert not any(t.is_alive() for t in threads)
-    assert s.available() == 5 and g.wait(0) and guarded[0] == guarded[1]
-    assert not rw.read.locked() and not rw.write.locked() and not k.locked()
+    assert s.available() == 5
+    assert g.wait(0)
+    assert guarded[0] == guarded[1]
+    assert not rw.read.locked()
+    assert not rw.write.locked()
+    assert not k.locked()

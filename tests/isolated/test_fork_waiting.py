@@ -38,7 +38,8 @@ def test_what_is_held_stays_held_and_waiters_are_forgotten():
     for waiter in (lambda: s.acquire(n=3), rw.write.acquire, rw.read.acquire, wait, g.wait):
         start(waiter)
     time.sleep(0.1)
-    assert not s.acquire(False) and not rw.read.acquire(False)
+    assert not s.acquire(False)
+    assert not rw.read.acquire(False)
     assert repr(c).endswith("1 waiting>"), c
 
     def child():

@@ -286,7 +286,8 @@ def test_used_in_atexit_and_module_teardown():
                 for _ in range(40):
                     pool.put([pool])
                 pool.clear()
-                assert pool.get() == [] and pool.idle() == 0
+                assert pool.get() == []
+                assert pool.idle() == 0
                 Pool(int, max_idle=1).put(1)
                 o, load, fail = self.lazy
                 assert o.do(lambda: self.name) == self.name == self.value
@@ -319,7 +320,8 @@ def test_used_in_atexit_and_module_teardown():
                 ch.send(self)
                 assert ch.recv() is self
                 ch.send(ch)
-                assert len(ch) == 1 and ch.try_recv() is ch
+                assert len(ch) == 1
+                assert ch.try_recv() is ch
                 ch.send(self)
                 self.in_vain(lambda: Channel().recv(0.001))
                 assert ch.recv() is self

@@ -76,7 +76,8 @@ def test_forks_amid_changes():
         assert len(m) == len(keys)
         popped = dict(m.popitem() for _ in keys)
         assert set(popped) == set(keys)
-        assert not m and list(m) == []
+        assert not m
+        assert list(m) == []
         gc.collect()
         m["again"] = 1
         m.clear()

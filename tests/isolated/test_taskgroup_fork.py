@@ -43,7 +43,8 @@ def test_left_in_the_child_of_a_fork(kind):
         assert child == 0
         assert more.done()
         os._exit(7)
-    assert child and all(f.result() for f in futures)
+    assert child
+    assert all(f.result() for f in futures)
     pool.shutdown()
 
 

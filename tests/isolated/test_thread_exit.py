@@ -29,7 +29,7 @@ from nogil_sync import (
 pytestmark = starts_processes
 
 
-class Failed(Exception):
+class ThreadError(Exception):
     """What a thread raises that ends by an exception."""
 
 
@@ -38,7 +38,7 @@ def returns():
 
 
 def raises():
-    raise Failed
+    raise ThreadError
 
 
 def raises_system_exit():
@@ -64,7 +64,7 @@ def run_thread(function, *args):
 @in_own_process
 def test_in_the_middle_of_a_with():
     # `with` gives back, however its body ends.
-    m, rw, s, k, e, g = Mutex(), RWMutex(), Semaphore(3), Cond(), Event(), WaitGroup()
+    m, rw, s, k, g = Mutex(), RWMutex(), Semaphore(3), Cond(), WaitGroup()
     pool = Pool(list)
     for way in WAYS:
 
@@ -95,7 +95,10 @@ def test_in_the_middle_of_a_with():
                 g.done()
 
         run_thread(counted)
-        assert not (m.locked() or rw.read.locked() or rw.write.locked() or k.locked())
+        assert not (m.locked())
+        assert not (rw.read.locked())
+        assert not (rw.write.locked())
+        assert not (k.locked())
         assert s.available() == 3
         assert g.wait(0)
         # An item whose user failed was dropped.
@@ -120,8 +123,12 @@ def test_with_something_held():
             way()
 
         run_thread(take)
-        assert m.locked() and k.locked() and rw.read.locked() and s.available() == 3
-        assert not m.acquire(timeout=0.001) and not g.wait(0.001)
+        assert m.locked()
+        assert k.locked()
+        assert rw.read.locked()
+        assert s.available() == 3
+        assert not m.acquire(timeout=0.001)
+        assert not g.wait(0.001)
         assert not rw.write.acquire(timeout=0.001)
         # Others come, read, and go, perhaps in the place of the one that ended.
         for _ in range(5):
@@ -164,7 +171,9 @@ def test_in_what_others_wait_for():
 
             run_thread(lambda: o.do(first))
             run_thread(lambda: x.load_or_compute("k", first))
-            assert calls == [1, 1] and not o.done() and len(x) == 0
+            assert calls == [1, 1]
+            assert not o.done()
+            assert len(x) == 0
             results = []
 
             def second():
@@ -203,7 +212,9 @@ def test_in_what_others_wait_for():
     go.set()
     for t in threads:
         t.join(30)
-    assert results == [0, 0] and o.done() and x == {"k": 0}
+    assert results == [0, 0]
+    assert o.done()
+    assert x == {"k": 0}
 
 
 @in_own_process
@@ -286,7 +297,8 @@ def test_items_of_pools_outlive_their_threads():
     # Whoever comes now has them all.
     left = pool.idle()
     got = [pool.get() for _ in range(left)]
-    assert len({id(item) for item in got}) == left and pool.idle() == 0
+    assert len({id(item) for item in got}) == left
+    assert pool.idle() == 0
     assert not gone
 
 
@@ -348,9 +360,14 @@ def test_finalisers_as_a_thread_ends():
         gc.collect()
     assert errors == [], errors
     n = a.load()
-    assert n == 400 == c.value() == len(x) == len(ch) and f.value() == 200
-    assert pool.idle() > 0 and s.available() == 2
-    assert not (m.locked() or rw.read.locked() or rw.write.locked() or k.locked())
+    assert n == 400 == c.value() == len(x) == len(ch)
+    assert f.value() == 200
+    assert pool.idle() > 0
+    assert s.available() == 2
+    assert not (m.locked())
+    assert not (rw.read.locked())
+    assert not (rw.write.locked())
+    assert not (k.locked())
 
 
 @watches_memory
@@ -407,7 +424,9 @@ def test_ten_thousand_threads_through_everything():
     grown = resident() - before
     assert c.value() == 5000 == len(got)
     assert sorted(a for a, _ in got) == sorted(b for _, b in got)
-    assert len(ch) == 0 and not x and s.available() == 5
+    assert len(ch) == 0
+    assert not x
+    assert s.available() == 5
     assert pool.idle() <= 10
     print("grown by", grown, "with", len(idents), "identities")
     assert grown < 6_000_000, grown
