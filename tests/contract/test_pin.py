@@ -415,7 +415,6 @@ def test_resurrected_by_pin():
 
 def test_clean_shutdown():
     def program():
-        global kept, first  # they live until the interpreter ends
         kept = [
             nogil_sync.pin(x)
             for x in (

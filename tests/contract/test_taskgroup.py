@@ -1506,8 +1506,6 @@ def test_a_finaliser_uses_the_group():
 
 def test_at_interpreter_shutdown():
     def program():
-        global last  # it lives until the interpreter ends
-
         class Last:
             def __init__(self, name):
                 self.name = name

@@ -9,9 +9,12 @@ constants and imports of its file that it uses; nothing else of the file is impo
         m = Mutex()
         assert m.acquire()
 
-A test that looks at the output or at the exit code calls `in_process(function, *args)` itself. What
-the function does at the very end of the interpreter needs `global` variables, as its local ones
-are gone by then.
+A test that looks at the output or at the exit code calls `in_process(function, *args)` itself.
+
+The function's body becomes the body of the program, and its variables become global ones: so they
+live until the interpreter ends, and functions inside it share them without a closure. (Without the
+GIL each read of a closure's variable locks a cell. The child of a fork finds it locked for ever, if
+another thread was just reading it.)
 """
 
 import ast
@@ -97,10 +100,26 @@ def in_own_process(test: Any = None, **options: Any) -> Any:
 
 
 def program(function: Callable[..., object], *args: Any) -> str:
-    """The text of a program that calls the function."""
-    definitions = [ast.unparse(node) for node in needed_by(function)]
-    call = f"{function.__name__}({', '.join(expression(each) for each in args)})"
-    return "\n".join([*definitions, call, ""])
+    """The text of a program whose body is the function's."""
+    tree = parsed(inspect.getsourcefile(function) or "")
+    entry = definition(tree, function)
+    names = [parameter.arg for parameter in entry.args.args]
+    values = [expression(each) for each in args]
+    given = [f"{name} = {value}" for name, value in zip(names, values, strict=True)]
+    definitions = [ast.unparse(node) for node in needed_by(entry, function, tree)]
+    body = [ast.unparse(Globals(function).visit(node)) for node in entry.body]
+    return "\n".join([*definitions, *given, *body, ""])
+
+
+class Globals(ast.NodeTransformer):
+    """Makes the function's variables global in the functions inside it."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self.shared = {*function.__code__.co_cellvars}
+
+    def visit_Nonlocal(self, node: ast.Nonlocal) -> ast.stmt:  # noqa: N802
+        assert self.shared.issuperset(node.names), f"of an inner function: {node.names}"
+        return ast.Global(node.names)
 
 
 def expression(value: Any) -> str:
@@ -111,23 +130,26 @@ def expression(value: Any) -> str:
     return repr(value)
 
 
-def needed_by(function: Callable[..., object]) -> list[ast.stmt]:
-    """The function's definition, after the statements of its file that it cannot do without."""
-    assert not function.__code__.co_freevars, "it uses variables of the function around it"
-    tree = parsed(inspect.getsourcefile(function) or "")
+def needed_by(
+    entry: ast.FunctionDef, function: Callable[..., object], tree: ast.Module
+) -> list[ast.stmt]:
+    """The statements of the file that the function cannot do without."""
+    code = function.__code__
+    assert not code.co_freevars, "it uses variables of the function around it"
+    own = {*code.co_varnames, *code.co_cellvars}
     bindings = {name: node for node in tree.body for name in bound_by(node)}
-    entry = definition(tree, function)
     used: set[str] = set()
 
-    def add(node: ast.AST) -> None:
+    def add(node: ast.AST, hidden: set[str]) -> None:
         for each in ast.walk(node):
-            if isinstance(each, ast.Name) and each.id in bindings and each.id not in used:
-                used.add(each.id)
-                add(bindings[each.id])
+            name = each.id if isinstance(each, ast.Name) else ""
+            if name in bindings and name not in used | hidden:
+                assert name not in own, f"a global variable and one of the function: {name}"
+                used.add(name)
+                add(bindings[name], set())
 
-    add(entry)
-    needed = [part for node in tree.body for part in parts(node) if used & {*bound_by(part)}]
-    return [*needed, entry]
+    add(entry, own)
+    return [part for node in tree.body for part in parts(node) if used & {*bound_by(part)}]
 
 
 def parts(node: ast.stmt) -> list[ast.stmt]:

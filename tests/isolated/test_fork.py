@@ -435,7 +435,6 @@ def test_logging_with_a_mutex_survives_a_fork():
 
 @in_own_process(env={"PYTHONWARNINGS": "ignore"})
 def test_multiprocessing_by_fork():
-    global work  # pickled by its name
     c, m = ShardedCounter(), Mutex()
 
     def work(n):

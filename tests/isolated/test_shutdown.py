@@ -141,7 +141,6 @@ BLOCKING = {
 @pytest.mark.parametrize("way", BLOCKING)
 def test_interpreter_exits_while_daemon_threads_are_blocked(way):
     def program(way):
-        global objects  # they outlive this function, as those of a program do
         objects = Objects()
         for _ in range(4):
             threading.Thread(target=BLOCKING[way], args=(objects,), daemon=True).start()
@@ -208,7 +207,6 @@ def test_daemon_threads_that_fight_during_exit():
 @pytest.mark.parametrize("cycle", [pytest.param(False, marks=native_only), True])
 def test_released_by_a_finaliser_at_exit(cycle):
     def program(cycle):
-        global last  # it lives until the interpreter ends
         m, e = Mutex(), Event()
         m.acquire()
         for f in (m.acquire, m.acquire, e.wait):
@@ -241,8 +239,6 @@ def test_released_by_a_finaliser_at_exit(cycle):
 
 def test_used_in_atexit_and_module_teardown():
     def program():
-        global in_module  # it lives until the interpreter ends
-
         def in_vain(wait, ending=sys.is_finalizing):
             try:
                 assert not wait()
@@ -397,7 +393,6 @@ def test_ctrl_c_ends_a_program_that_waits():
 @pytest.mark.parametrize("pinned", [False, True])
 def test_objects_held_by_nobody_and_everybody(pinned):
     def program(pinned):
-        global r, c  # they live until the interpreter ends
         pin = nogil_sync.pin if pinned else (lambda x: x)
         builtins.kept = [pin(AtomicRef()) for _ in range(10)]
         for r in builtins.kept:

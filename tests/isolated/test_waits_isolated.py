@@ -34,7 +34,6 @@ def test_interpreter_exits_while_daemon_threads_wait(name):
 @every_wait
 def test_interpreter_exits_while_finaliser_serves_daemon_threads(name):
     def program(name):
-        global last  # it lives until the interpreter ends
         trial = unlocked(name)
         for _ in range(3):
             threading.Thread(target=trial.call_unlocked, args=(100,), daemon=True).start()
