@@ -3,12 +3,13 @@
 import sys
 
 import pytest
-from support import python
+from marks import starts_processes
+from processes import python
 
 import nogil_sync
 
 pytestmark = [
-    pytest.mark.thread_unsafe(reason="starts processes itself"),
+    starts_processes,
     pytest.mark.skipif(
         nogil_sync.backend != "native",
         reason="the threading backend shares no reference counts between cores",

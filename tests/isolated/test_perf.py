@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from support import eventually, watches_memory
+from marks import watches_memory
+from support import eventually
 
 pyperf = pytest.importorskip("pyperf", reason="the benchmarks are made with pyperf")
 
