@@ -766,6 +766,23 @@ check_hold_in_an_old_table_is_released(void)
     ns_store(&rw.cells->at[0], cell, NS_RELAXED);
 }
 
+/* A reset forgets the holds in cells. What it left there would count once cells are in use again. */
+static void
+check_reset_forgets_cells(void)
+{
+    make_spread();
+    CHECK(ns_rwmutex_try_read(&rw) && my_word() >= NS_RW_CELL_UNIT);
+    ns_cell *cell = ns_cells_at(rw.cells, ns_slot());
+    ns_rwmutex_reset(&rw);
+    CHECK(ns_load(&cell->word, NS_RELAXED) == 0 && !ns_rwmutex_is_read_locked(&rw));
+    CHECK(ns_rwmutex_try_write(&rw) && ns_rwmutex_write_unlock(&rw));
+    spread_soon();
+    CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw) && rw.spread != NULL);
+    CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_read_unlock(&rw));
+    CHECK(!ns_rwmutex_read_unlock(&rw));
+    CHECK(ns_rwmutex_try_write(&rw) && ns_rwmutex_write_unlock(&rw));
+}
+
 /* A fork can come between any two of the steps that open and close the cells. */
 static void
 check_fork_amid_opening_and_closing(void)
@@ -815,6 +832,7 @@ main(void)
     check_readers_use_base_after_a_writer();
     check_readers_on_one_word_need_no_queue();
     check_hold_in_an_old_table_is_released();
+    check_reset_forgets_cells();
     check_fork_amid_opening_and_closing();
 
     make();

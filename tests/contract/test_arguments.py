@@ -21,6 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from marks import starts_threads
 from support import FREE_THREADED
 
 import nogil_sync
@@ -360,7 +361,7 @@ def compare(mine: tuple[str, ...], its: tuple[str, ...]) -> None:
     assert mine[0] == "returned" or mine[2] in BLAMED
 
 
-@pytest.mark.thread_unsafe(reason="starts threads itself")
+@starts_threads
 @pytest.mark.parametrize("name", BY_CALLABLE)
 def test_bad_arguments(name, monkeypatch):
     monkeypatch.setattr(threading, "excepthook", lambda _: None)  # of WaitGroup.go

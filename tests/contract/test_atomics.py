@@ -10,6 +10,7 @@ import weakref
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import starts_threads
 from support import INTEGERS, RANGES, run_threads
 
 from nogil_sync import (
@@ -321,7 +322,7 @@ def test_no_operators(cls):
     assert a.load() == 1
 
 
-@pytest.mark.thread_unsafe(reason="starts threads itself")
+@starts_threads
 @integers
 def test_no_update_is_lost(cls):
     a = cls()
@@ -399,7 +400,7 @@ def test_bool_wrong_arguments():
             call()
 
 
-@pytest.mark.thread_unsafe(reason="starts threads itself")
+@starts_threads
 def test_bool_is_won_once():
     for _ in range(200):
         b = AtomicBool()
@@ -592,7 +593,7 @@ def test_ref_repr_that_raises():
     assert repr(r) == "AtomicRef(1)"
 
 
-@pytest.mark.thread_unsafe(reason="starts threads itself")
+@starts_threads
 def test_ref_update_loses_nothing():
     r = AtomicRef(())
     n = 150

@@ -9,11 +9,12 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from marks import starts_processes
 from support import FREE_THREADED, NATIVE
 
 import nogil_sync
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
+pytestmark = starts_processes
 
 
 def imported(code="", backend=None, package=None):

@@ -10,6 +10,7 @@ import weakref
 from itertools import chain, count
 
 import pytest
+from marks import sets_handlers, starts_threads
 from support import (
     LONG,
     NATIVE,
@@ -23,8 +24,6 @@ from support import (
 
 from nogil_sync import Channel, ChannelClosed
 
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
-signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
 collects = pytest.mark.thread_unsafe(reason="collects, which is slow on many threads at once")
 
 MOST = 2**59 - 1
@@ -409,7 +408,7 @@ def test_wrong_arguments():
 # Waiting
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("capacity", CAPACITIES)
 @pytest.mark.parametrize("pairs", [1, 3])
 def test_every_item_once_and_in_its_senders_order(capacity, pairs):
@@ -436,7 +435,7 @@ def test_every_item_once_and_in_its_senders_order(capacity, pairs):
             assert numbers == sorted(numbers)
 
 
-@threads
+@starts_threads
 def test_a_rendezvous_ends_when_the_receiver_has_it():
     c = Channel()
     thread, sent = in_line(c.send, "x")
@@ -455,7 +454,7 @@ def test_a_rendezvous_ends_when_the_receiver_has_it():
     assert sent == [None]
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("capacity", [0, 1])
 def test_receivers_are_served_in_order(capacity):
     c = Channel(capacity)
@@ -472,7 +471,7 @@ def test_receivers_are_served_in_order(capacity):
     assert c.try_recv() is None
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("capacity", [0, 2])
 def test_senders_are_served_in_order(capacity):
     c = Channel(capacity)
@@ -490,7 +489,7 @@ def test_senders_are_served_in_order(capacity):
     assert c.try_recv() is None
 
 
-@threads
+@starts_threads
 def test_who_gives_up_has_not_sent():
     c = Channel(1)
     c.send(0)
@@ -513,7 +512,7 @@ def test_who_gives_up_has_not_sent():
     assert c.try_recv() is None
 
 
-@threads
+@starts_threads
 def test_who_gives_up_leaves_no_reference_behind():
     c = Channel(1)
     for n in range(2):  # items travel between threads here
@@ -543,7 +542,7 @@ def test_who_gives_up_leaves_no_reference_behind():
         assert c.recv() == n
 
 
-@threads
+@starts_threads
 def test_who_gives_up_has_not_received():
     c = Channel()
 
@@ -560,7 +559,7 @@ def test_who_gives_up_has_not_received():
         assert not c.try_send(1)
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("capacity", [0, 1, 3])
 def test_close_wakes_everybody(capacity):
     c = Channel(capacity)
@@ -594,7 +593,7 @@ def test_close_wakes_everybody(capacity):
     assert eventually(lambda: [w() for w in watches] == [None] * 3)
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("capacity", CAPACITIES)
 def test_a_close_in_the_middle_loses_nothing_accepted(capacity):
     for _ in range(5):
@@ -622,7 +621,7 @@ def test_a_close_in_the_middle_loses_nothing_accepted(capacity):
         assert len(c) == 0
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("capacity", [0, 1, 3])
 def test_time_outs_and_tries_lose_nothing(capacity):
     c = Channel(capacity)
@@ -714,7 +713,7 @@ def test_who_looks_in_the_middle_of_a_step_sees_its_item(receives):
         run_threads(traced, partner)
 
 
-@threads
+@starts_threads
 def test_a_sender_gets_an_answer_through_the_same_channel_type():
     requests = Channel(2)
 
@@ -736,7 +735,7 @@ def test_a_sender_gets_an_answer_through_the_same_channel_type():
     assert not server.is_alive()
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("capacity", [0, 1, 2])
 def test_ping_pong(capacity):
     to, fro = Channel(capacity), Channel(capacity)
@@ -756,7 +755,7 @@ def test_ping_pong(capacity):
     run_threads(echo, play)
 
 
-@threads
+@starts_threads
 def test_others_run_and_collect_while_one_waits():
     c = Channel()
     receiver, received = in_line(c.recv)
@@ -875,7 +874,7 @@ def test_items_end_with_their_channel():
     assert seen == [0, 1, 2, 3, 4, 5]
 
 
-@threads
+@starts_threads
 def test_finalisers_that_use_the_channel_in_the_middle_of_everything():
     c = Channel(2)
 
@@ -901,7 +900,7 @@ def test_finalisers_that_use_the_channel_in_the_middle_of_everything():
         c.try_recv()
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("capacity", [0, 2, 16])
 def test_collections_while_items_go_through(capacity):
     # Each item is a cycle that only the channel, or a thread in a call, holds for a while.
@@ -928,7 +927,7 @@ def test_collections_while_items_go_through(capacity):
 # Handlers
 
 
-@signals
+@sets_handlers
 @pytest.mark.parametrize("capacity", [0, 1])
 def test_a_handler_uses_the_channel_its_thread_waits_for(interrupt, capacity):
     c = Channel(capacity)
@@ -950,7 +949,7 @@ def test_a_handler_uses_the_channel_its_thread_waits_for(interrupt, capacity):
     assert len(c) == 0
 
 
-@signals
+@sets_handlers
 def test_a_handler_receives_what_its_thread_waits_to_have_room_for(interrupt):
     c = Channel(1)
     c.send(0)
@@ -974,7 +973,7 @@ def test_a_handler_receives_what_its_thread_waits_to_have_room_for(interrupt):
     assert c.recv() == "last"
 
 
-@signals
+@sets_handlers
 @pytest.mark.parametrize("receives", [False, True])
 def test_a_handler_is_served_instead_and_the_call_waits_on(interrupt, receives):
     c = Channel()
@@ -1007,7 +1006,7 @@ def test_a_handler_is_served_instead_and_the_call_waits_on(interrupt, receives):
         ]
 
 
-@signals
+@sets_handlers
 @pytest.mark.parametrize("receives", [False, True])
 def test_a_handler_closes_the_channel_its_thread_waits_for(interrupt, receives):
     c = Channel(0)
@@ -1020,7 +1019,7 @@ def test_a_handler_closes_the_channel_its_thread_waits_for(interrupt, receives):
     assert c.closed()
 
 
-@signals
+@sets_handlers
 def test_a_handler_closes_what_its_thread_iterates_over(interrupt):
     c = Channel(3)
     c.send(1)
@@ -1033,7 +1032,7 @@ def test_a_handler_closes_what_its_thread_iterates_over(interrupt):
     assert list(c) == [1, 2]
 
 
-@signals
+@sets_handlers
 @pytest.mark.parametrize("capacity", [0, 1, 3])
 def test_handlers_in_the_middle_of_everything(interrupt, capacity):
     c = Channel(capacity)

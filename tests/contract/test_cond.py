@@ -3,19 +3,20 @@
 import concurrent.futures
 import gc
 import math
+import os
 import queue
 import signal
 import threading
 import time
 
 import pytest
-from support import LONG, NATIVE, RAIN, eventually, for_a_while, python, run_threads, started
+from ctrl_c import interrupt_call
+from marks import sets_handlers, starts_processes, starts_threads
+from processes import in_own_process
+from random_interrupts import RandomInterrupts
+from support import LONG, NATIVE, eventually, for_a_while, run_threads, started
 
 from nogil_sync import Cond, Mutex, RWMutex, Semaphore
-
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
-processes = pytest.mark.thread_unsafe(reason="starts processes itself")
-signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
 
 
 class Duck:
@@ -202,7 +203,7 @@ def test_without_the_lock(lock):
     assert waiting(c) == 0
 
 
-@threads
+@starts_threads
 def test_the_lock_of_another_thread_is_not_ours():
     c = Cond(threading.RLock())
     with c:
@@ -330,7 +331,7 @@ def test_release_save_and_acquire_restore():
 # Notifications
 
 
-@threads
+@starts_threads
 @over
 def test_notify(lock):
     c = cond_over(lock)
@@ -343,7 +344,7 @@ def test_notify(lock):
     assert not c._is_owned()
 
 
-@threads
+@starts_threads
 @over
 def test_notify_all(lock):
     c = cond_over(lock)
@@ -355,7 +356,7 @@ def test_notify_all(lock):
     assert waiting(c) == 0
 
 
-@threads
+@starts_threads
 def test_first_come_first_served():
     c = Cond()
     all_of_them = waiters(c, 6)
@@ -380,7 +381,7 @@ def test_first_come_first_served():
         assert result == [True]
 
 
-@threads
+@starts_threads
 def test_notifications_are_not_kept_for_later():
     c = Cond()
     notify(c)
@@ -390,7 +391,7 @@ def test_notifications_are_not_kept_for_later():
         assert c.wait(0.02) is False
 
 
-@threads
+@starts_threads
 def test_who_comes_after_the_notification_is_not_woken():
     c = Cond()
     early = waiters(c, 1)[0]
@@ -403,7 +404,7 @@ def test_who_comes_after_the_notification_is_not_woken():
     assert late_result == [False]
 
 
-@threads
+@starts_threads
 def test_who_timed_out_takes_no_notification():
     # It has given up, and waits for the lock only: the notification is for the other one.
     c = Cond()
@@ -418,7 +419,7 @@ def test_who_timed_out_takes_no_notification():
     assert second_result == [True]
 
 
-@threads
+@starts_threads
 def test_a_notification_in_time_counts_however_long_the_lock_takes():
     c = Cond()
     for seconds in (0.3, 3, 30):
@@ -436,7 +437,7 @@ def test_a_notification_in_time_counts_however_long_the_lock_takes():
     assert in_time
 
 
-@threads
+@starts_threads
 def test_a_time_out_waits_for_the_lock():
     c = Cond()
     thread, result = started(wait_in, c, 2)
@@ -448,7 +449,7 @@ def test_a_time_out_waits_for_the_lock():
     assert result == [False]
 
 
-@threads
+@starts_threads
 def test_wait_for():
     c = Cond()
     items = []
@@ -468,7 +469,7 @@ def test_wait_for():
     assert sorted(result[0] for _, result in takers) == [0, 1, 2]
 
 
-@threads
+@starts_threads
 def test_broadcast_to_many():
     c = Cond()
     n = 200
@@ -500,7 +501,7 @@ def test_broadcast_to_many():
     assert waiting(c) == 0
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("lock", ["default", "Lock", "write", "RLock"])
 def test_no_signal_is_stolen_or_lost(lock):
     # One notification for each of a thousand items, to whoever waits: all must go through.
@@ -528,7 +529,7 @@ def test_no_signal_is_stolen_or_lost(lock):
     assert waiting(c) == 0
 
 
-@threads
+@starts_threads
 def test_a_thousand_generations():
     # Each wakes exactly those that waited, none of the generation after.
     c = Cond()
@@ -559,7 +560,7 @@ def test_a_thousand_generations():
     assert woken == [1000] * 3
 
 
-@threads
+@starts_threads
 def test_ping_pong():
     c = Cond()
     turn = 0
@@ -575,7 +576,7 @@ def test_ping_pong():
     run_threads(lambda: play(0), lambda: play(1))
 
 
-@threads
+@starts_threads
 def test_time_outs_lose_no_signal():
     c = Cond()
     tokens = given = taken = 0
@@ -617,7 +618,7 @@ def test_time_outs_lose_no_signal():
     assert waiting(c) == 0
 
 
-@threads
+@starts_threads
 def test_two_conditions_over_one_lock():
     lock = RWMutex().write
     full, empty = Cond(lock), Cond(lock)
@@ -643,7 +644,7 @@ def test_two_conditions_over_one_lock():
     assert waiting(full) == waiting(empty) == 0
 
 
-@threads
+@starts_threads
 def test_waiting_to_read():
     # Readers wait with a read hold, several at once; a reader notifies.
     rw = RWMutex()
@@ -730,7 +731,7 @@ def test_subclass_is_asked():
         pass
 
 
-@threads
+@starts_threads
 def test_a_cond_over_a_cond():
     inner = Cond(threading.RLock())
     outer = Cond(inner)
@@ -745,7 +746,7 @@ def test_a_cond_over_a_cond():
 # In the place of threading.Condition
 
 
-@threads
+@starts_threads
 def test_inside_a_queue():
     q = queue.Queue(maxsize=2)
     q.mutex = Mutex()
@@ -766,7 +767,7 @@ def test_inside_a_queue():
         q.get(timeout=0.01)
 
 
-@threads
+@starts_threads
 def test_inside_event_barrier_and_semaphore():
     event = threading.Event()
     event._cond = Cond()
@@ -785,7 +786,7 @@ def test_inside_event_barrier_and_semaphore():
     assert [sorted(each) for each in zip(*rounds, strict=True)] == [[0, 1, 2]] * 20
 
 
-@threads
+@starts_threads
 def test_inside_futures(monkeypatch):
     class Reentrant(Cond):
         # A Future's condition is entered again by its callbacks' helpers.
@@ -814,82 +815,77 @@ def test_inside_futures(monkeypatch):
 
 # Ctrl-C, handlers, finalisers
 
-INTERRUPTED = """
-    import os, signal, sys, threading, time, _thread
-    from nogil_sync import Cond, Mutex, RWMutex
-
-    def interrupter():
-        global sent
-        begun.wait(60)
-        time.sleep(0.3)
-        {hold}
-        sent = time.monotonic()
-        {send}
-        {hold_on}
-
-    c = Cond({lock})
-    def wait():
-        with c:
-            assert c.wait(20)
-    others = [threading.Thread(target=wait, daemon=True) for _ in range({others})]
-    for other in others: other.start()
-    begun = threading.Event()
-    threading.Thread(target=interrupter, daemon=True).start()
-    c.acquire()
-    try:
-        begun.set()
-        {wait}
-    except KeyboardInterrupt:
-        took = time.monotonic() - sent
-    else:
-        sys.exit("not interrupted")
-    print(f"{{took * 1000:.1f}} ms")
-    assert took < {limit}
-    assert c._is_owned() and not c.acquire(False)  # as on any return
-    assert repr(c).endswith("{others} waiting>"), c
-    assert c.wait(0.01) is False
-    c.notify_all()
-    c.release()
-    for other in others:
-        other.join(10)
-        assert not other.is_alive()
-    assert c.acquire(timeout=5)
-    c.release()
-    assert not c.locked()
-"""
-SEND = {
-    "kill": "os.kill(os.getpid(), signal.SIGINT)",
-    "interrupt_main": "_thread.interrupt_main()",
+# Ways to make the lock that the Cond is over.
+LOCKS = {
+    "its own": lambda: None,
+    "threading.Lock": lambda: threading.Lock(),
+    "RWMutex.write": lambda: RWMutex().write,
+    "threading.RLock": lambda: threading.RLock(),
+}
+WAITING = {
+    "wait": lambda c: c.wait(),
+    "wait with time-out": lambda c: c.wait(60),
+    "wait_for": lambda c: c.wait_for(lambda: False),
 }
 
 
-@processes
-@pytest.mark.parametrize("wait", ["c.wait()", "c.wait(60)", "c.wait_for(lambda: False)"])
-@pytest.mark.parametrize("lock", ["", "threading.Lock()", "RWMutex().write"])
-def test_ctrl_c(lock, wait):
-    send = SEND["kill" if wait == "c.wait()" else "interrupt_main"]
-    code = INTERRUPTED.format(
-        send=send, lock=lock, others=2 if lock else 0, wait=wait, hold="", hold_on="", limit=10
-    )
-    print(python(code).stdout)
+def interrupt_wait(c, wait, others, **options):
+    """Interrupt the wait; afterwards the Cond is whole, and other waiters stay in line."""
+
+    def wait_too():
+        with c:
+            assert c.wait(20)
+
+    waiters = [threading.Thread(target=wait_too, daemon=True) for _ in range(others)]
+    for waiter in waiters:
+        waiter.start()
+    c.acquire()
+    interrupt_call(wait, **options)
+    assert c._is_owned()
+    assert not c.acquire(False)
+    assert repr(c).endswith(f"{others} waiting>"), c
+    assert c.wait(0.01) is False
+    c.notify_all()
+    c.release()
+    for waiter in waiters:
+        waiter.join(10)
+        assert not waiter.is_alive()
+    assert c.acquire(timeout=5)
+    c.release()
+    assert not c.locked()
 
 
-@processes
+@starts_processes
+@pytest.mark.parametrize("name", WAITING)
+@pytest.mark.parametrize("lock", ["its own", "threading.Lock", "RWMutex.write"])
+@in_own_process
+def test_ctrl_c_ends_wait_with_the_lock_held(lock, name):
+    c = Cond(LOCKS[lock]())
+    others = 0 if lock == "its own" else 2
+    way = "kill" if name == "wait" else "interrupt_main"
+    interrupt_wait(c, lambda: WAITING[name](c), others, way=way, limit=10)
+
+
+@starts_processes
 @pytest.mark.parametrize(
-    ("lock", "how_often"), [("", 1), ("", 3), ("threading.Lock()", 3), ("RWMutex().write", 3)]
+    ("lock", "times"),
+    [("its own", 1), ("its own", 3), ("threading.Lock", 3), ("RWMutex.write", 3)],
 )
-def test_ctrl_c_while_the_lock_is_taken_again(lock, how_often):
-    # Notified, but the lock is held by another for half a second, and Ctrl-C comes in that.
-    code = INTERRUPTED.format(
-        send=f"for _ in range({how_often}): {SEND['kill']}; time.sleep(0.05)",
-        lock=lock,
-        others=0,
-        wait="c.wait()",
-        hold="c.acquire(); c.notify(); time.sleep(0.1)",
-        hold_on="time.sleep(0.2); c.release()",
-        limit=20,
-    )
-    print(python(code).stdout)
+@in_own_process
+def test_ctrl_c_while_wait_reacquires_the_lock(lock, times):
+    # The waiter is notified, but another thread holds the lock for a while, and Ctrl-C comes then.
+    c = Cond(LOCKS[lock]())
+
+    def notify_and_hold():
+        c.acquire()
+        c.notify()
+        time.sleep(0.1)
+
+    def let_go():
+        time.sleep(0.2)
+        c.release()
+
+    interrupt_wait(c, c.wait, 0, before=notify_and_hold, after=let_go, times=times)
 
 
 @pytest.mark.thread_unsafe(reason="sets a signal handler")
@@ -920,113 +916,117 @@ def test_a_handler_notifies_its_thread_and_raises():
         signal.signal(signal.SIGUSR1, before)
 
 
-@processes
+@starts_processes
+@in_own_process
 def test_a_notification_that_meets_a_ctrl_c_is_passed_on():
-    python(
-        """
-        import os, signal, threading, time
-        from nogil_sync import Cond
-        c = Cond()
-        woken = []
-        def second():
-            with c:
-                woken.append(c.wait(20))
-        other = threading.Thread(target=second, daemon=True)
-        def run():
-            time.sleep(0.2)
-            other.start()
+    c = Cond()
+    woken = []
+
+    def second():
+        with c:
+            woken.append(c.wait(20))
+
+    other = threading.Thread(target=second, daemon=True)
+
+    def run():
+        time.sleep(0.2)
+        other.start()
+        time.sleep(0.1)
+        with c:
+            assert repr(c).endswith("2 waiting>"), c
+            c.notify()  # for the main thread, which then wants the lock
             time.sleep(0.1)
-            with c:
-                assert repr(c).endswith("2 waiting>"), c
-                c.notify()       # for the main thread, which then wants the lock
-                time.sleep(0.1)
-                os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(0.2)
-        threading.Thread(target=run, daemon=True).start()
-        try:
-            with c:
-                c.wait()
-        except KeyboardInterrupt:
-            pass
-        else:
-            raise AssertionError
-        other.join(10)
-        assert woken == [True]
-        """
-    )
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        with c:
+            c.wait()
+    except KeyboardInterrupt:
+        pass
+    else:
+        raise AssertionError
+    other.join(10)
+    assert woken == [True]
 
 
-@processes
+@starts_processes
 @pytest.mark.parametrize(
     ("lock", "drops"),
-    [("", 1), ("", 3), ("threading.Lock()", 3), ("RWMutex().write", 3), ("threading.RLock()", 3)],
+    [
+        ("its own", 1),
+        ("its own", 3),
+        ("threading.Lock", 3),
+        ("RWMutex.write", 3),
+        ("threading.RLock", 3),
+    ],
 )
+@in_own_process
 def test_an_interrupt_at_any_moment_leaves_all_whole(lock, drops):
     # After each wait, however it ends, the lock is ours; and no token is lost with a signal.
-    print(
-        python(
-            RAIN
-            + f"""
-from nogil_sync import Cond, RWMutex
-c = Cond({lock})
-owner = None
-busy = True
-tokens = given = 0
-taken = [0, 0]
-def consume():
-    global tokens, owner
-    while busy:
-        with c:
-            owner = "other"
-            while not tokens and busy:
-                assert c.wait(20), "lost"
+    interrupts = RandomInterrupts()
+    c = Cond(LOCKS[lock]())
+    owner = None
+    busy = True
+    tokens = given = 0
+    taken = [0, 0]
+
+    def consume():
+        nonlocal tokens, owner
+        while busy:
+            with c:
                 owner = "other"
+                while not tokens and busy:
+                    assert c.wait(20), "lost"
+                    owner = "other"
+                if tokens:
+                    tokens -= 1
+                    taken[0] += 1
+                assert owner == "other"
+                owner = None
+
+    def produce():
+        nonlocal tokens, given, owner
+        while busy:
+            with c:
+                owner = "producer"
+                if tokens < 5:
+                    tokens += 1
+                    given += 1
+                    c.notify()
+                assert owner == "producer"
+                owner = None
+            time.sleep(0.0002)
+
+    threads = [threading.Thread(target=f) for f in (consume, consume, produce)]
+    for t in threads:
+        t.start()
+    n = 0
+    for _ in interrupts.for_a_second():
+        with c:
+            n += 1
+            interrupts.call(c.wait, 0.002 if n % 2 else 20, drops)
+            owner = "main"
             if tokens:
                 tokens -= 1
-                taken[0] += 1
-            assert owner == "other"
+                taken[1] += 1
+            assert owner == "main"
             owner = None
-def produce():
-    global tokens, given, owner
-    while busy:
-        with c:
-            owner = "producer"
-            if tokens < 5:
-                tokens += 1
-                given += 1
-                c.notify()
-            assert owner == "producer"
-            owner = None
-        time.sleep(0.0002)
-threads = [threading.Thread(target=f) for f in (consume, consume, produce)]
-for t in threads: t.start()
-n = 0
-for _ in for_a_second():
     with c:
-        n += 1
-        rain(c.wait, 0.002 if n % 2 else 20, {drops})
-        owner = "main"
-        if tokens:
-            tokens -= 1
-            taken[1] += 1
-        assert owner == "main"
-        owner = None
-with c:
-    busy = False
-    c.notify_all()
-for t in threads: t.join(10)
-assert not any(t.is_alive() for t in threads)
-assert sum(taken) + tokens == given, (taken, tokens, given)
-assert repr(c).endswith("0 waiting>"), c
-assert c.acquire(False)
-c.release()
-print(taken, given)
-"""
-        ).stdout
-    )
+        busy = False
+        c.notify_all()
+    for t in threads:
+        t.join(10)
+    assert not any(t.is_alive() for t in threads)
+    assert sum(taken) + tokens == given, (taken, tokens, given)
+    assert repr(c).endswith("0 waiting>"), c
+    assert c.acquire(False)
+    c.release()
+    print(taken, given)
 
 
-@signals
+@sets_handlers
 def test_handler_notifies_what_its_thread_waits_for(interrupt):
     c = Cond()
     interrupt(lambda: notify(c), 0.05)
@@ -1035,7 +1035,7 @@ def test_handler_notifies_what_its_thread_waits_for(interrupt):
     assert waiting(c) == 0
 
 
-@signals
+@sets_handlers
 def test_handler_waits_on_the_same_condition(interrupt):
     c = Cond()
     log = []
@@ -1060,7 +1060,7 @@ def test_handler_waits_on_the_same_condition(interrupt):
     notifier.join()
 
 
-@signals
+@sets_handlers
 def test_handler_runs_while_its_thread_wants_the_lock_again(interrupt):
     c = Cond()
     log = []
@@ -1093,7 +1093,7 @@ def test_handler_runs_while_its_thread_wants_the_lock_again(interrupt):
     assert not c.locked()
 
 
-@signals
+@sets_handlers
 def test_handlers_and_other_waiters(interrupt):
     c = Cond()
     stop = False
@@ -1131,7 +1131,7 @@ def test_handlers_and_other_waiters(interrupt):
     assert not c.locked()
 
 
-@threads
+@starts_threads
 def test_finaliser_notifies():
     c = Cond()
 
@@ -1150,7 +1150,7 @@ def test_finaliser_notifies():
         assert result == [True]
 
 
-@threads
+@starts_threads
 def test_others_run_and_collect_while_one_waits():
     c = Cond()
     thread, result = waiters(c, 1)[0]

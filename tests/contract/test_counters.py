@@ -6,12 +6,12 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import starts_threads
 from support import COUNTERS, run_threads
 
 from nogil_sync import ShardedCounter, ShardedFloatCounter
 
 both = pytest.mark.parametrize("cls", COUNTERS)
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
 LOW, HIGH = -(2**63), 2**63 - 1
 
 
@@ -207,7 +207,7 @@ def test_small_while_one_thread_uses_it(cls):
     assert sys.getsizeof(c) <= 256
 
 
-@threads
+@starts_threads
 @both
 def test_exact_totals(cls):
     c = cls(100)
@@ -218,7 +218,7 @@ def test_exact_totals(cls):
     assert c.value() == 0
 
 
-@threads
+@starts_threads
 @both
 def test_each_increment_is_in_one_total(cls):
     c = cls()
@@ -233,7 +233,7 @@ def test_each_increment_is_in_one_total(cls):
     assert sum(totals) + c.reset() == 3 * n
 
 
-@threads
+@starts_threads
 @both
 def test_never_decreases(cls):
     c = cls()
@@ -249,7 +249,7 @@ def test_never_decreases(cls):
     assert c.value() == 12000
 
 
-@threads
+@starts_threads
 @both
 def test_short_lived_threads(cls):
     c = cls()
@@ -261,7 +261,7 @@ def test_short_lived_threads(cls):
     assert c.value() == 240
 
 
-@threads
+@starts_threads
 def test_integer_totals_wrap_across_threads():
     c = ShardedCounter()
     run_threads(lambda: c.add(HIGH), times=3)

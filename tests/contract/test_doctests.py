@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from support import python
+from processes import python
 
 import nogil_sync
 

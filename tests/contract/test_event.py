@@ -6,13 +6,12 @@ import threading
 import time
 
 import pytest
-from support import LONG, eventually, python, run_threads
+from ctrl_c import INTERRUPTS, interrupt_call
+from marks import sets_handlers, starts_processes, starts_threads
+from processes import in_own_process
+from support import LONG, eventually, run_threads
 
 from nogil_sync import Event
-
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
-processes = pytest.mark.thread_unsafe(reason="starts processes itself")
-signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
 
 
 def test_set_and_clear():
@@ -94,7 +93,7 @@ def test_at_fork_reinit():
     assert e.wait(0)
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("n", [1, 5, 50])
 def test_set_wakes_all(n):
     e = Event()
@@ -112,7 +111,7 @@ def test_set_wakes_all(n):
     assert results == [True] * n
 
 
-@threads
+@starts_threads
 def test_clear_right_after_set_takes_nothing_back():
     for _ in range(50):
         e = Event()
@@ -136,14 +135,14 @@ def test_clear_right_after_set_takes_nothing_back():
         assert not e.is_set()
 
 
-@threads
+@starts_threads
 def test_set_races_the_start_of_the_wait():
     for _ in range(300):
         e = Event()
         assert run_threads(lambda e=e: e.wait(LONG), e.set)[0] is True
 
 
-@threads
+@starts_threads
 def test_ping_pong():
     ping, pong = Event(), Event()
     n = 300
@@ -163,7 +162,7 @@ def test_ping_pong():
     run_threads(left, right)
 
 
-@threads
+@starts_threads
 def test_time_outs_disturb_nobody():
     e = Event()
     patient = []
@@ -176,7 +175,7 @@ def test_time_outs_disturb_nobody():
     assert patient == [True]
 
 
-@threads
+@starts_threads
 def test_stores_before_set_are_seen():
     for _ in range(200):
         e = Event()
@@ -187,7 +186,7 @@ def test_stores_before_set_are_seen():
         )
 
 
-@threads
+@starts_threads
 def test_others_run_and_collect_while_one_waits():
     e = Event()
     waiter = threading.Thread(target=e.wait, daemon=True)
@@ -199,61 +198,34 @@ def test_others_run_and_collect_while_one_waits():
     assert not waiter.is_alive()
 
 
-INTERRUPTED = """
-    import os, signal, sys, threading, time, _thread
-    from nogil_sync import Event
-
-    def interrupter():
-        global sent
-        begun.wait(60)
-        time.sleep(0.3)
-        sent = time.monotonic()
-        {send}
-
+@starts_processes
+@pytest.mark.parametrize("timeout", [None, 60])
+@pytest.mark.parametrize("others", [0, 2])
+@pytest.mark.parametrize("way", INTERRUPTS)
+@in_own_process
+def test_ctrl_c_ends_wait_and_other_waiters_stay(way, others, timeout):
     e = Event()
-    others = [threading.Thread(target=e.wait, daemon=True) for _ in range({others})]
-    for other in others: other.start()
-    begun = threading.Event()
-    threading.Thread(target=interrupter).start()
-    try:
-        begun.set()
-        e.wait({timeout})
-    except KeyboardInterrupt:
-        took = time.monotonic() - sent
-    else:
-        sys.exit("not interrupted")
-    print(f"{{took * 1000:.1f}} ms")
-    assert took < 20
+    waiters = [threading.Thread(target=e.wait, daemon=True) for _ in range(others)]
+    for waiter in waiters:
+        waiter.start()
+    interrupt_call(lambda: e.wait(timeout), way)
     assert not e.is_set()
     assert e.wait(0.01) is False
     e.set()
-    for other in others:
-        other.join(10)
-        assert not other.is_alive()
+    for waiter in waiters:
+        waiter.join(10)
+        assert not waiter.is_alive()
     assert e.wait()
-"""
 
 
-@processes
-@pytest.mark.parametrize("timeout", ["", "60"])
-@pytest.mark.parametrize("others", [0, 2])
-@pytest.mark.parametrize(
-    "send",
-    ["os.kill(os.getpid(), signal.SIGINT)", "_thread.interrupt_main()"],
-    ids=["kill", "main"],
-)
-def test_ctrl_c(send, others, timeout):
-    print(python(INTERRUPTED.format(send=send, others=others, timeout=timeout)).stdout)
-
-
-@signals
+@sets_handlers
 def test_handler_sets_what_its_thread_waits_for(interrupt):
     e = Event()
     interrupt(e.set, 0.05)
     assert e.wait(LONG) is True
 
 
-@signals
+@sets_handlers
 def test_handler_sets_and_clears_what_its_thread_waits_for(interrupt):
     e = Event()
     interrupt(lambda: (e.set(), e.clear()), 0.05)
@@ -261,7 +233,7 @@ def test_handler_sets_and_clears_what_its_thread_waits_for(interrupt):
     assert not e.is_set()
 
 
-@signals
+@sets_handlers
 def test_handler_waits_for_what_its_thread_waits_for(interrupt):
     e = Event()
     log = []
@@ -278,7 +250,7 @@ def test_handler_waits_for_what_its_thread_waits_for(interrupt):
     setter.join()
 
 
-@threads
+@starts_threads
 def test_finaliser_uses_the_event():
     e = Event()
 

@@ -9,13 +9,13 @@ import time
 from itertools import islice
 
 import pytest
-from support import LONG, RAIN, eventually, for_a_while, python, run_threads
+from ctrl_c import INTERRUPTS, interrupt_call
+from marks import sets_handlers, starts_processes, starts_threads
+from processes import in_own_process
+from random_interrupts import RandomInterrupts
+from support import LONG, eventually, for_a_while, run_threads
 
 from nogil_sync import Mutex
-
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
-processes = pytest.mark.thread_unsafe(reason="starts processes itself")
-signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
 
 
 def waiting(mutex, timeout=None):
@@ -170,7 +170,7 @@ def test_at_fork_reinit():
 # Between threads
 
 
-@threads
+@starts_threads
 def test_any_thread_may_release():
     m = Mutex()
     m.acquire()
@@ -178,7 +178,7 @@ def test_any_thread_may_release():
     assert not m.locked()
 
 
-@threads
+@starts_threads
 def test_excludes():
     m = Mutex()
     total = 0
@@ -196,7 +196,7 @@ def test_excludes():
     assert not m.locked()
 
 
-@threads
+@starts_threads
 def test_waiters_wake_one_by_one():
     m = Mutex()
     m.acquire()
@@ -212,7 +212,7 @@ def test_waiters_wake_one_by_one():
         assert result == [True]
 
 
-@threads
+@starts_threads
 def test_first_come_first_served_among_those_that_waited():
     m = Mutex()
     order = []
@@ -233,7 +233,7 @@ def test_first_come_first_served_among_those_that_waited():
     assert order == list(range(6))
 
 
-@threads
+@starts_threads
 def test_waiter_of_a_millisecond_gets_the_next_turn():
     m = Mutex()
     m.acquire()
@@ -247,7 +247,7 @@ def test_waiter_of_a_millisecond_gets_the_next_turn():
     m.release()
 
 
-@threads
+@starts_threads
 def test_time_out():
     m = Mutex()
     m.acquire()
@@ -262,7 +262,7 @@ def test_time_out():
     m.release()
 
 
-@threads
+@starts_threads
 def test_time_outs_leave_the_queue():
     m = Mutex()
     m.acquire()
@@ -281,7 +281,7 @@ def test_time_outs_leave_the_queue():
     m.release()
 
 
-@threads
+@starts_threads
 def test_others_run_and_collect_while_one_waits():
     m = Mutex()
     m.acquire()
@@ -294,7 +294,7 @@ def test_others_run_and_collect_while_one_waits():
     m.release()
 
 
-@threads
+@starts_threads
 def test_dropped_while_locked_and_after_waits():
     for _ in range(50):
         m = Mutex()
@@ -306,7 +306,7 @@ def test_dropped_while_locked_and_after_waits():
 # In the place of threading.Lock
 
 
-@threads
+@starts_threads
 def test_condition_over_a_mutex():
     m = Mutex()
     condition = threading.Condition(m)
@@ -336,7 +336,7 @@ def test_condition_over_a_mutex():
     assert sorted(got) == sorted([*range(50)] * 2)
 
 
-@threads
+@starts_threads
 def test_queue_with_its_mutex_replaced():
     q = queue.Queue(maxsize=2)
     q.mutex = Mutex()
@@ -357,7 +357,7 @@ def test_queue_with_its_mutex_replaced():
         q.get(timeout=0.01)
 
 
-@threads
+@starts_threads
 def test_event_and_barrier_over_a_mutex():
     event = threading.Event()
     event._cond = threading.Condition(Mutex())
@@ -372,7 +372,7 @@ def test_event_and_barrier_over_a_mutex():
     assert [sorted(each) for each in zip(*rounds, strict=True)] == [[0, 1, 2]] * 20
 
 
-@threads
+@starts_threads
 def test_lock_of_a_logging_handler():
     lines = []
 
@@ -396,139 +396,87 @@ def test_lock_of_a_logging_handler():
 
 # Ctrl-C, handlers, finalisers
 
-INTERRUPTED = """
-    import os, signal, sys, threading, time, _thread
-    from nogil_sync import Mutex
-
-    def interrupter():
-        global sent
-        begun.wait(60)
-        time.sleep(0.3)
-        sent = time.monotonic()
-        {send}
-
-    m = Mutex()
-    m.acquire()
-    others = [threading.Thread(target=m.acquire, daemon=True) for _ in range({others})]
-    for other in others: other.start()
-    begun = threading.Event()
-    threading.Thread(target=interrupter).start()
-    try:
-        begun.set()
-        {wait}
-    except KeyboardInterrupt:
-        took = time.monotonic() - sent
-    else:
-        sys.exit("not interrupted")
-    print(f"{{took * 1000:.1f}} ms")
-    assert took < 20
-    assert m.locked()
-    for other in others:
-        m.release()
-        time.sleep(0.02)
-    m.release()
-    for other in others: other.join(10)
-    assert m.acquire(timeout=5)
-    m.release()
-    assert not m.locked()
-"""
-SEND = {
-    "kill": "os.kill(os.getpid(), signal.SIGINT)",
-    "interrupt_main": "_thread.interrupt_main()",
+CALLS = {
+    "acquire": lambda m: m.acquire(),
+    "acquire with time-out": lambda m: m.acquire(timeout=60),
+    "with": lambda m: m.__enter__(),
 }
 
 
-@processes
-@pytest.mark.parametrize("wait", ["m.acquire()", "m.acquire(timeout=60)", "m.__enter__()"])
+@starts_processes
+@pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("others", [0, 2])
-@pytest.mark.parametrize("send", SEND)
-def test_ctrl_c(send, others, wait):
-    print(python(INTERRUPTED.format(send=SEND[send], others=others, wait=wait)).stdout)
-
-
-@processes
-@pytest.mark.parametrize("way", ["free", "contended"])
-def test_an_interrupt_at_any_moment_leaves_the_lock_whole(way):
-    # Exceptions rain on a thread that acquires, with and without having to wait. Handlers run
-    # after a call, but not after a step of `for`: so nothing comes between the return of
-    # acquire and the store that disarms them, and an acquire that raised must have taken nothing.
-    print(
-        python(
-            """
-            import signal, threading, time
-            from nogil_sync import Mutex
-
-            class Stop(Exception): pass
-            armed = False
-            def handler(*_):
-                global armed
-                if armed:
-                    armed = False
-                    raise Stop
-            signal.signal(signal.SIGALRM, handler)
-            m = Mutex()
-            busy = True
-            def other():
-                while busy:
-                    if m.acquire(timeout=0.001):
-                        m.release()
-            threads = [threading.Thread(target=other) for _ in range(%d)]
-            for t in threads: t.start()
-            raised = taken = 0
-            signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.00017)
-            end = time.monotonic() + 2
-            while time.monotonic() < end:
-                got = False
-                try:
-                    armed = True
-                    for got in map(m.acquire):
-                        armed = False
-                except Stop:
-                    raised += 1
-                if got:
-                    taken += 1
-                    m.release()
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            busy = False
-            for t in threads: t.join(10)
-            assert not any(t.is_alive() for t in threads)
-            assert m.acquire(timeout=5)
-            print(raised, taken)
-            assert raised
-            """.replace("map(m.acquire)", "map(m.acquire, [True])")
-            % (2 if way == "contended" else 0)
-        ).stdout
-    )
-
-
-@processes
-def test_interrupts_of_the_cleanup_after_an_interrupt():
-    print(
-        python(
-            RAIN
-            + """
-from nogil_sync import Mutex
-m = Mutex()
-busy = True
-def other():
-    while busy:
-        if m.acquire(timeout=0.001):
-            m.release()
-threads = [threading.Thread(target=other) for _ in range(2)]
-for t in threads: t.start()
-for _ in for_a_second():
-    if rain(m.acquire, True, 3):
+@pytest.mark.parametrize("way", INTERRUPTS)
+@in_own_process
+def test_ctrl_c_ends_wait_and_other_waiters_stay(way, others, name):
+    m = Mutex()
+    m.acquire()
+    waiters = [threading.Thread(target=m.acquire, daemon=True) for _ in range(others)]
+    for waiter in waiters:
+        waiter.start()
+    interrupt_call(lambda: CALLS[name](m), way)
+    assert m.locked()
+    for _ in waiters:
         m.release()
-busy = False
-for t in threads: t.join(10)
-assert not any(t.is_alive() for t in threads)
-assert m.acquire(timeout=5)
-"""
-        ).stdout
-    )
+        time.sleep(0.02)
+    m.release()
+    for waiter in waiters:
+        waiter.join(10)
+    assert m.acquire(timeout=5)
+    m.release()
+    assert not m.locked()
 
 
-@signals
+def contend(m, others):
+    """Start threads that acquire and release the mutex; return what ends them."""
+    busy = True
+
+    def run():
+        while busy:
+            if m.acquire(timeout=0.001):
+                m.release()
+
+    def end():
+        nonlocal busy
+        busy = False
+        for thread in threads:
+            thread.join(10)
+        assert not any(thread.is_alive() for thread in threads)
+
+    threads = [threading.Thread(target=run) for _ in range(others)]
+    for thread in threads:
+        thread.start()
+    return end
+
+
+@starts_processes
+@pytest.mark.parametrize("others", [0, 2])
+@in_own_process
+def test_interrupted_acquire_takes_nothing(others):
+    m = Mutex()
+    end = contend(m, others)
+    interrupts = RandomInterrupts()
+    for _ in interrupts.for_a_second():
+        if interrupts.call(m.acquire, True):
+            m.release()
+    end()
+    assert m.acquire(timeout=5)
+
+
+@starts_processes
+@in_own_process
+def test_acquire_interrupted_as_it_raises_takes_nothing():
+    m = Mutex()
+    end = contend(m, 2)
+    interrupts = RandomInterrupts()
+    for _ in interrupts.for_a_second():
+        if interrupts.call(m.acquire, True, at_most=3):
+            m.release()
+    end()
+    assert m.acquire(timeout=5)
+
+
+@sets_handlers
 def test_handler_runs_during_a_wait(interrupt):
     m = Mutex()
     m.acquire()
@@ -542,7 +490,7 @@ def test_handler_runs_during_a_wait(interrupt):
     m.release()
 
 
-@signals
+@sets_handlers
 def test_handler_releases_what_its_thread_waits_for(interrupt):
     m = Mutex()
     m.acquire()
@@ -552,7 +500,7 @@ def test_handler_releases_what_its_thread_waits_for(interrupt):
     assert not m.locked()
 
 
-@signals
+@sets_handlers
 def test_handler_uses_what_its_thread_waits_for(interrupt):
     m = Mutex()
     m.acquire()
@@ -578,7 +526,7 @@ def test_handler_uses_what_its_thread_waits_for(interrupt):
     assert not m.locked()
 
 
-@signals
+@sets_handlers
 def test_handler_waits_for_the_lock_its_thread_waits_for(interrupt):
     m = Mutex()
     m.acquire()
@@ -598,7 +546,7 @@ def test_handler_waits_for_the_lock_its_thread_waits_for(interrupt):
     assert not m.locked()
 
 
-@signals
+@sets_handlers
 def test_handler_gives_up_and_the_wait_goes_on(interrupt):
     m = Mutex()
     m.acquire()
@@ -621,7 +569,7 @@ def test_handler_gives_up_and_the_wait_goes_on(interrupt):
     assert not m.locked()
 
 
-@signals
+@sets_handlers
 def test_handlers_within_handlers(interrupt):
     m = Mutex()
     m.acquire()
@@ -647,7 +595,7 @@ def test_handlers_within_handlers(interrupt):
     assert not m.locked()
 
 
-@signals
+@sets_handlers
 def test_handlers_and_other_waiters(interrupt):
     m = Mutex()
     stop = threading.Event()
@@ -681,7 +629,7 @@ def test_handlers_and_other_waiters(interrupt):
     assert not m.locked()
 
 
-@threads
+@starts_threads
 def test_finaliser_uses_the_lock():
     m = Mutex()
     log = []
@@ -702,7 +650,7 @@ def test_finaliser_uses_the_lock():
     assert log == [True, True]
 
 
-@threads
+@starts_threads
 def test_finalisers_in_collections_while_threads_wait():
     m = Mutex()
     ran = []

@@ -9,6 +9,7 @@ import weakref
 from typing import Any
 
 import pytest
+from marks import starts_threads
 from support import ATOMICS, CLASSES, COUNTERS, INTEGERS, NATIVE, make, needed, run_threads
 
 import nogil_sync
@@ -591,7 +592,7 @@ def test_methods_accept_keywords(cls):
         getattr(obj, name)(**dict(zip(names, args, strict=False)))
 
 
-@pytest.mark.thread_unsafe(reason="starts threads itself")
+@starts_threads
 @every
 def test_created_and_dropped_by_many_threads(cls):
     def work():
@@ -603,7 +604,7 @@ def test_created_and_dropped_by_many_threads(cls):
     run_threads(work, times=4)
 
 
-@pytest.mark.thread_unsafe(reason="starts threads itself")
+@starts_threads
 @every
 def test_init_by_many_threads_succeeds_once(cls):
     for _ in range(30):

@@ -1,11 +1,13 @@
 """once, Once and once_property: one run, one outcome for all, and runs that do not count."""
 
 import copy
+import faulthandler
 import functools
 import gc
 import inspect
 import os
 import pickle
+import signal
 import sys
 import threading
 import time
@@ -14,13 +16,13 @@ import typing
 import weakref
 
 import pytest
-from support import LONG, eventually, python, run_threads, same_error
+from ctrl_c import INTERRUPTS, interrupt_call
+from forks import exit_code_of, in_child
+from marks import needs_fork, sets_handlers, starts_processes, starts_threads
+from processes import in_own_process
+from support import LONG, eventually, run_threads, same_error
 
 from nogil_sync import Once, once, once_property
-
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
-processes = pytest.mark.thread_unsafe(reason="starts processes itself")
-signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
 
 
 class Counted:
@@ -720,7 +722,7 @@ def test_inside_itself_through_another(make):
         call()
 
 
-@threads
+@starts_threads
 @every
 def test_a_circle_of_two_threads(make):
     both = threading.Barrier(2)
@@ -739,7 +741,7 @@ def test_a_circle_of_two_threads(make):
         assert "recursive" in result
 
 
-@threads
+@starts_threads
 def test_a_circle_of_five_threads():
     n = 5
     all_in = threading.Barrier(n)
@@ -760,7 +762,7 @@ def test_a_circle_of_five_threads():
     assert refused
 
 
-@threads
+@starts_threads
 @every
 def test_waiting_inside_another_is_no_circle(make):
     fn = Counted(lambda: 1, held=True)
@@ -776,7 +778,7 @@ def test_waiting_inside_another_is_no_circle(make):
 # Several threads
 
 
-@threads
+@starts_threads
 @every
 def test_all_get_the_result(make):
     for _ in range(50):
@@ -787,7 +789,7 @@ def test_all_get_the_result(make):
         assert fn.runs == 1
 
 
-@threads
+@starts_threads
 @every
 def test_those_that_come_during_the_run_wait(make):
     fn = Counted(held=True)
@@ -802,7 +804,7 @@ def test_those_that_come_during_the_run_wait(make):
     assert fn.runs == 1
 
 
-@threads
+@starts_threads
 @settling
 def test_all_get_the_same_exception(make):
     error = ValueError()
@@ -816,7 +818,7 @@ def test_all_get_the_same_exception(make):
     assert fn.runs == 1
 
 
-@threads
+@starts_threads
 def test_raised_by_many_at_once():
     error = ValueError()
     f = once(raises(error))
@@ -836,7 +838,7 @@ def test_raised_by_many_at_once():
     assert error.__context__ is None
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("error", [ValueError, SystemExit])
 @pytest.mark.parametrize(
     "make",
@@ -876,7 +878,7 @@ def test_waiters_of_a_run_that_does_not_count_run_themselves(make, error):
     assert fn.runs == 4
 
 
-@threads
+@starts_threads
 @every
 def test_stores_of_the_run_are_seen(make):
     for _ in range(100):
@@ -885,7 +887,7 @@ def test_stores_of_the_run_are_seen(make):
         assert run_threads(lambda box=box, call=call: (call(), box[0])[1], times=3) == [1] * 3
 
 
-@threads
+@starts_threads
 def test_objects_do_not_wait_for_each_other():
     meet = threading.Barrier(3)
     calls = [make(lambda: meet.wait(LONG)) for make in (by_function, by_object, by_property)]
@@ -893,7 +895,7 @@ def test_objects_do_not_wait_for_each_other():
     assert not meet.broken
 
 
-@threads
+@starts_threads
 def test_others_collect_while_one_waits():
     fn = Counted(held=True)
     call = by_function(fn)
@@ -906,86 +908,74 @@ def test_others_collect_while_one_waits():
 
 # Interrupts
 
-INTERRUPTED = """
-    import os, signal, sys, threading, time, _thread
-    from nogil_sync import Once, once, once_property
 
-    def interrupter():
-        global sent
-        begun.wait()
-        calling.wait()
-        time.sleep(0.3)
-        sent = time.monotonic()
-        {send}
+class FirstRunHangs:
+    """A function whose first run waits for `go`, and the three kinds of object that run it once."""
 
-    begun, calling, go = threading.Event(), threading.Event(), threading.Event()
-    runs = []
+    def __init__(self):
+        self.begun, self.go = threading.Event(), threading.Event()
+        self.runs = 0
+        self.function, self.object = once(self.work), Once()
 
-    def work():
-        runs.append(threading.current_thread())
-        begun.set()
-        if len(runs) == 1:
-            go.wait()
+    def work(self):
+        self.runs += 1
+        self.begun.set()
+        if self.runs == 1:
+            self.go.wait()
         return 10**9
 
-    class Holder:
-        @once_property
-        def value(self):
-            return work()
+    @once_property
+    def property(self):
+        return self.work()
 
-    f, o, holder = once(work), Once(), Holder()
-    call = {call}
 
-    threading.Thread(target=interrupter).start()
-    {before}
-    calling.set()
-    try:
-        call()
-    except KeyboardInterrupt:
-        took = time.monotonic() - sent
-    else:
-        sys.exit("not interrupted")
-    print(f"{{took * 1000:.1f}} ms")
-    assert took < 20
-    {after}
+CALLS = {
+    "function": lambda it: it.function(),
+    "object": lambda it: it.object.do(it.work),
+    "property": lambda it: it.property,
+}
+kinds = pytest.mark.parametrize("kind", CALLS)
+
+
+@starts_processes
+@kinds
+@in_own_process
+def test_interrupted_first_run_leaves_it_unrun(kind):
+    it = FirstRunHangs()
+
+    def call():
+        return CALLS[kind](it)
+
+    interrupt_call(call, before=it.begun.wait)
+    assert not it.function.done()
+    assert not it.object.done()
     assert call() == 10**9
-    assert len(runs) == {runs}, runs
-"""
-
-CALLS = {"function": "f", "object": "lambda: o.do(work)", "property": "lambda: holder.value"}
-ways = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-sends = pytest.mark.parametrize(
-    "send",
-    ["os.kill(os.getpid(), signal.SIGINT)", "_thread.interrupt_main()"],
-    ids=["kill", "main"],
-)
+    assert it.runs == 2
 
 
-@processes
-@ways
-def test_ctrl_c_in_the_first_run_leaves_it_unrun(call):
-    send = "os.kill(os.getpid(), signal.SIGINT)"
-    code = INTERRUPTED.format(
-        send=send, call=call, before="", after="assert not f.done() and not o.done()", runs=2
-    )
-    print(python(code).stdout)
+@starts_processes
+@kinds
+@pytest.mark.parametrize("way", INTERRUPTS)
+@in_own_process
+def test_ctrl_c_ends_wait_for_run_of_another_thread(kind, way):
+    it = FirstRunHangs()
+
+    def call():
+        return CALLS[kind](it)
+
+    others = [threading.Thread(target=call, daemon=True) for _ in range(3)]
+    for other in others:
+        other.start()
+    it.begun.wait()
+    interrupt_call(call, way)
+    it.go.set()
+    for other in others:
+        other.join(10)
+    assert call() == 10**9
+    assert it.runs == 1
 
 
-@processes
-@ways
-@sends
-def test_ctrl_c_in_the_wait_for_another_thread(call, send):
-    before = (
-        "others = [threading.Thread(target=call, daemon=True) for _ in range(3)]\n"
-        "    for other in others: other.start()\n"
-        "    begun.wait()"
-    )
-    after = "go.set()\n    for other in others: other.join(10)"
-    code = INTERRUPTED.format(send=send, call=call, before=before, after=after, runs=1)
-    print(python(code).stdout)
-
-
-@signals
+@sets_handlers
 @every
 def test_a_handler_calls_what_its_thread_runs(make, interrupt):
     log = []
@@ -1006,7 +996,7 @@ def test_a_handler_calls_what_its_thread_runs(make, interrupt):
     assert "recursive" in log[0]
 
 
-@signals
+@sets_handlers
 @every
 def test_a_handler_calls_what_its_thread_waits_for(make, interrupt):
     fn = Counted(held=True)
@@ -1021,7 +1011,7 @@ def test_a_handler_calls_what_its_thread_waits_for(make, interrupt):
     assert fn.runs == 1
 
 
-@signals
+@sets_handlers
 @settling
 def test_a_handler_runs_another_one_during_a_wait(make, interrupt):
     fn = Counted(held=True)
@@ -1036,7 +1026,7 @@ def test_a_handler_runs_another_one_during_a_wait(make, interrupt):
     assert log == [3]
 
 
-@threads
+@starts_threads
 def test_a_finaliser_calls_it():
     f = once(Counted())
     results = []
@@ -1055,146 +1045,127 @@ def test_a_finaliser_calls_it():
 
 # Forks
 
-FORK = """
-import os, sys, threading, time, signal, warnings
-warnings.simplefilter("ignore", DeprecationWarning)
-from nogil_sync import Once, once, once_property
 
-begun, go = threading.Event(), threading.Event()
+class ReturnsProcess:
+    """A function that returns the number of its process, and objects that run it once.
 
-def body():
-    if os.getpid() == parent:
-        begun.set()
-        go.wait()
-    return os.getpid()
+    In the process that made it, the function waits for `go`.
+    """
 
-def work():
-    return body()
+    def __init__(self):
+        self.begun, self.go = threading.Event(), threading.Event()
+        self.parent = os.getpid()
+        self.body = self.wait_in_parent
+        self.function, self.object = once(self.work), Once()
 
-class Holder:
+    def wait_in_parent(self):
+        if os.getpid() == self.parent:
+            self.begun.set()
+            self.go.wait()
+        return os.getpid()
+
+    def work(self):
+        return self.body()
+
     @once_property
-    def value(self):
-        return work()
-
-def check_child(child):
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            assert status == 0, status
-            return
-        time.sleep(0.005)
-    os.kill(child, signal.SIGABRT)
-    sys.exit("the child hangs")
-
-def in_child(function):
-    child = os.fork()
-    if child:
-        return child
-    try:
-        function()
-    except BaseException:
-        import traceback
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
-
-parent = os.getpid()
-f, o, holder = once(work), Once(), Holder()
-call = {call}
-"""
-
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+    def property(self):
+        return self.work()
 
 
-@processes
-@forks
-@ways
-def test_fork_while_another_thread_runs_it(call):
-    python(
-        FORK.format(call=call)
-        + """
-def run():
-    assert call() == os.getpid() != parent
-    threads = [threading.Thread(target=call) for _ in range(2)]
-    for t in threads: t.start()
-    for t in threads: t.join()
+@starts_processes
+@needs_fork
+@kinds
+@in_own_process
+def test_child_runs_what_another_thread_ran_at_the_fork(kind):
+    it = ReturnsProcess()
 
-threads = [threading.Thread(target=call) for _ in range(3)]
-for t in threads: t.start()
-begun.wait()
-check_child(in_child(run))
-go.set()
-assert call() == parent
-for t in threads: t.join()
-"""
-    )
+    def call():
+        return CALLS[kind](it)
 
+    def child():
+        assert call() == os.getpid() != it.parent
+        run_threads(call, call)
 
-@processes
-@forks
-@ways
-def test_fork_inside_the_run(call):
-    python(
-        FORK.format(call=call)
-        + """
-def body():
-    if os.fork() == 0:
-        try:
-            call()
-        except RuntimeError as error:
-            assert "recursive" in str(error)
-            waiter.append(threading.Thread(target=lambda: results.append(call())))
-            waiter[0].start()
-            time.sleep(0.05)
-            assert not results
-        else:
-            os._exit(3)
-    return os.getpid()
-
-waiter, results = [], []
-assert call() == os.getpid()
-if os.getpid() != parent:
-    waiter[0].join(10)
-    os._exit(0 if results == [os.getpid()] else 4)
-_, status = os.wait()
-assert status == 0, status
-"""
-    )
+    threads = [threading.Thread(target=call) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    it.begun.wait()
+    in_child(child)
+    it.go.set()
+    assert call() == it.parent
+    for thread in threads:
+        thread.join()
 
 
-@processes
-@forks
-@ways
-def test_fork_by_a_handler_during_the_wait(call):
-    python(
-        FORK.format(call=call)
-        + """
-children = []
-def handler(*_):
-    child = os.fork()
-    if child:
-        children.append(child)
+@starts_processes
+@needs_fork
+@kinds
+@in_own_process
+def test_run_that_forks_goes_on_in_both_processes(kind):
+    it = ReturnsProcess()
+    waiter, results = [], []
 
-signal.signal(signal.SIGUSR1, handler)
-thread = threading.Thread(target=call)
-thread.start()
-begun.wait()
-def later():
-    time.sleep(0.2)
-    os.kill(parent, signal.SIGUSR1)
-    while not children:  # or the child may find the locks of `go` held
-        time.sleep(0.01)
-    go.set()
-threading.Thread(target=later).start()
-faulthandler.cancel_dump_traceback_later()
-assert call() == os.getpid()
-if os.getpid() != parent:
-    os._exit(0)
-check_child(children[0])
-thread.join()
-"""
-    )
+    def call():
+        return CALLS[kind](it)
+
+    def fork():
+        if os.fork() == 0:
+            try:
+                call()
+            except RuntimeError as error:
+                assert "recursive" in str(error)
+                waiter.append(threading.Thread(target=lambda: results.append(call())))
+                waiter[0].start()
+                time.sleep(0.05)
+                assert not results
+            else:
+                os._exit(3)
+        return os.getpid()
+
+    it.body = fork
+    assert call() == os.getpid()
+    if os.getpid() != it.parent:
+        waiter[0].join(10)
+        os._exit(0 if results == [os.getpid()] else 4)
+    _, status = os.wait()
+    assert status == 0, status
+
+
+@starts_processes
+@needs_fork
+@kinds
+@in_own_process
+def test_wait_goes_on_in_both_processes_after_handler_forks(kind):
+    it = ReturnsProcess()
+    children = []
+
+    def call():
+        return CALLS[kind](it)
+
+    def handler(*_):
+        child = os.fork()
+        if child:
+            children.append(child)
+
+    signal.signal(signal.SIGUSR1, handler)
+    thread = threading.Thread(target=call)
+    thread.start()
+    it.begun.wait()
+
+    def later():
+        time.sleep(0.2)
+        os.kill(it.parent, signal.SIGUSR1)
+        while not children:  # or the child may find the locks of `go` held
+            time.sleep(0.01)
+        it.go.set()
+
+    threading.Thread(target=later).start()
+    faulthandler.cancel_dump_traceback_later()
+    assert call() == os.getpid()
+    if os.getpid() != it.parent:
+        os._exit(0)
+    assert exit_code_of(children[0]) == 0
+    thread.join()
 
 
 # What is kept, and for how long
@@ -1250,7 +1221,7 @@ def test_the_function_is_kept_while_it_may_run_again():
     assert gone(watch)
 
 
-@threads
+@starts_threads
 def test_the_function_is_released_with_waiters():
     fn = Counted(held=True)
     f = once(fn)
@@ -1575,7 +1546,7 @@ def test_property_needs_that_of_another_instance():
     assert node.depth == 19
 
 
-@threads
+@starts_threads
 def test_properties_of_one_instance_do_not_wait_for_each_other():
     meet = threading.Barrier(2)
 
@@ -1592,7 +1563,7 @@ def test_properties_of_one_instance_do_not_wait_for_each_other():
     assert sorted(run_threads(lambda: pair.a, lambda: pair.b)) == [0, 1]
 
 
-@threads
+@starts_threads
 def test_property_deleted_by_others():
     class Counter:
         @once_property

@@ -12,7 +12,9 @@ import warnings
 import weakref
 
 import pytest
-from support import CLASSES, LONG, NATIVE, eventually, make, python, run_threads
+from marks import starts_threads
+from processes import in_process
+from support import CLASSES, LONG, NATIVE, eventually, make, run_threads
 
 import nogil_sync
 from nogil_sync import (
@@ -28,7 +30,6 @@ from nogil_sync import (
 
 pytestmark = pytest.mark.leaks(reason="pins objects, and names new places to report()")
 
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
 native_only = pytest.mark.skipif(not NATIVE, reason="on standard builds pin changes nothing")
 
 
@@ -240,9 +241,9 @@ def test_the_locks_of_an_rwmutex_are_pinned_with_it():
 
 
 @native_only
-@threads
+@starts_threads
 def test_a_string_of_another_thread_is_left_alone():
-    text = str(id(threads)) + " is the identity"
+    text = str(id(pin)) + " is the identity"
     (pinned,) = run_threads(lambda: pin(text))
     assert pinned == text
     assert is_pinned(pinned)
@@ -250,7 +251,7 @@ def test_a_string_of_another_thread_is_left_alone():
 
 
 @native_only
-@threads
+@starts_threads
 def test_an_object_whose_counts_are_yet_to_be_merged():
     # We drop a reference that its owner counted, so it is queued for the owner, who is asleep.
     handed, ready, go = [], threading.Event(), threading.Event()
@@ -274,7 +275,7 @@ def test_an_object_whose_counts_are_yet_to_be_merged():
 
 
 @native_only
-@threads
+@starts_threads
 def test_what_cannot_be_pinned_during_a_collection_is_kept_alive():
     # As above, but in a finaliser that the collector calls: no other collection can merge them.
     handed, ready, go, watches = [], threading.Event(), threading.Event(), []
@@ -317,7 +318,7 @@ def test_the_count_is_written_no_more():
     del held
 
 
-@threads
+@starts_threads
 def test_from_another_thread():
     objects = list(samples())
     results = run_threads(lambda: [pin(obj) for obj in objects], times=4)
@@ -335,7 +336,7 @@ def count_is_fixed(obj):
 
 
 @native_only
-@threads
+@starts_threads
 @pytest.mark.parametrize("when", ["by the owner", "while the owner lives", "after the owner"])
 def test_every_kind_stays_pinned_after_its_thread_and_collections(when):
     made, facts, go = [], [], threading.Event()
@@ -378,7 +379,7 @@ def test_every_kind_stays_pinned_after_its_thread_and_collections(when):
     assert all(watch() is not None for watch in watches)
 
 
-@threads
+@starts_threads
 def test_in_a_finaliser():
     seen = []
 
@@ -413,22 +414,38 @@ def test_resurrected_by_pin():
 
 
 def test_clean_shutdown():
-    done = python(
-        """
-        import nogil_sync, sys, threading
-        kept = [nogil_sync.pin(x) for x in (
-            [1], {"a": [2]}, object(), "te" + sys.platform, 10**50, lambda: 1, type("T", (), {}),
-            threading.Lock(), nogil_sync.Mutex(), nogil_sync.ShardedCounter(), nogil_sync.Event(),
-            nogil_sync.AtomicRef([1]), ValueError("x"), (i for i in ()), sys._getframe(),
-        )]
+    def program():
+        kept = [
+            nogil_sync.pin(x)
+            for x in (
+                [1],
+                {"a": [2]},
+                object(),
+                "te" + sys.platform,
+                10**50,
+                lambda: 1,
+                type("T", (), {}),
+                threading.Lock(),
+                nogil_sync.Mutex(),
+                nogil_sync.ShardedCounter(),
+                nogil_sync.Event(),
+                nogil_sync.AtomicRef([1]),
+                ValueError("x"),
+                (i for i in ()),
+                sys._getframe(),
+            )
+        ]
         kept.append(kept)
         nogil_sync.pin(kept)
-        class Chain: pass
+
+        class Chain:
+            pass
+
         first = nogil_sync.pin(Chain())
         first.me = first
         first.more = [Chain() for _ in range(100)]
-        """
-    )
+
+    done = in_process(program)
     assert done.stderr == ""
 
 
@@ -633,7 +650,7 @@ def test_deep_asks_nothing_of_the_objects():
         assert is_pinned(obj[0])
 
 
-@threads
+@starts_threads
 def test_deep_while_others_change_the_graph():
     obj = {"list": [], "dict": {}, "instances": [Plain() for _ in range(50)]}
     stop = threading.Event()

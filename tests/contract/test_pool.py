@@ -7,16 +7,19 @@ import io
 import pickle
 import sys
 import threading
+import time
 import weakref
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import NATIVE, collected, eventually, python, run_threads
+from marks import starts_threads
+from processes import in_own_process, in_process
+from support import NATIVE, collected, eventually, run_threads
 
 from nogil_sync import Mutex, Pool
 
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
 ages = pytest.mark.thread_unsafe(reason="counts collections of the process")
 
 
@@ -376,32 +379,26 @@ def test_drop_of_a_pool_in_a_cycle():
     assert sorted(dropped) == ["a", "b"]
 
 
-@pytest.mark.parametrize("way", ["pool.get()", "pool.use().__enter__()"])
-def test_a_function_that_leads_back_into_the_pool_is_a_recursion(way):
+@pytest.mark.parametrize("way", ["get", "use"])
+@in_own_process
+def test_new_that_asks_its_own_pool_raises_recursion_error(way):
     """Also where no Python code lies between: the interpreter's own check is not reached then."""
-    done = python(
-        f"""
-        from functools import partial
-        from nogil_sync import Pool
-
-        pool = Pool.__new__(Pool)
-        pool.__init__(partial(Pool.get, pool))
-        try:
-            {way}
-        except RecursionError:
-            print("refused")
-        """
-    )
-    assert done.stdout == "refused\n"
+    pool = Pool.__new__(Pool)
+    pool.__init__(partial(Pool.get, pool))
+    try:
+        if way == "get":
+            pool.get()
+        else:
+            pool.use().__enter__()
+    except RecursionError:
+        pass
+    else:
+        raise AssertionError
 
 
 @pytest.mark.skipif(not NATIVE, reason="a chain of Python calls, which the interpreter counts")
 def test_drops_that_lead_from_pool_to_pool_are_a_recursion():
-    done = python(
-        """
-        import sys
-        from nogil_sync import Pool
-
+    def program():
         pool = Pool(object)
         for _ in range(100_000):
             outer = Pool(object, drop=Pool.clear, age=False)
@@ -412,8 +409,8 @@ def test_drops_that_lead_from_pool_to_pool_are_a_recursion():
         pool.clear()
         assert pool.idle() == 0
         assert errors <= {RecursionError}
-        """
-    )
+
+    done = in_process(program)
     assert done.stdout == ""
 
 
@@ -445,7 +442,7 @@ def test_limits_of_all_sizes(most):
     assert pool.idle() == 1
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("most", [0, 1, 5, 60])
 def test_limit_of_many_threads(most):
     pool = lasting(max_idle=most)
@@ -553,7 +550,7 @@ def test_use_entered_again_by_new():
     assert pool.idle() == 2
 
 
-@threads
+@starts_threads
 def test_use_entered_by_many_threads():
     pool = lasting()
     for _ in range(50):
@@ -624,7 +621,7 @@ def test_subclass_with_its_own_ways():
 # ---- threads ----
 
 
-@threads
+@starts_threads
 def test_what_others_put_is_found():
     pool = lasting(lambda: pytest.fail("made one"))
     items = [Item() for _ in range(300)]
@@ -640,7 +637,7 @@ def test_what_others_put_is_found():
     assert pool.idle() == 0
 
 
-@threads
+@starts_threads
 def test_what_is_seen_of_an_item():
     pool = lasting(dict)
 
@@ -663,7 +660,7 @@ def test_what_is_seen_of_an_item():
     assert uses == total
 
 
-@threads
+@starts_threads
 def test_ten_thousand_short_threads():
     made = []
 
@@ -695,7 +692,7 @@ def test_ten_thousand_short_threads():
         assert sys.getsizeof(pool) <= 2 * size
 
 
-@threads
+@starts_threads
 def test_dropped_while_threads_are_in_it():
     class Slow:
         def __init__(self):
@@ -749,7 +746,7 @@ def test_idle_items_go_after_two_collections(no_gc):
 
 
 @ages
-@threads
+@starts_threads
 def test_items_of_finished_threads_go_too(no_gc):
     pool = Pool(Item)
     run_threads(lambda: [pool.put(Item()) for _ in range(10)], times=4)
@@ -936,28 +933,29 @@ def test_thousands_of_pools_find_their_places():
 @ages
 @pytest.mark.parametrize("backend", ["native", "threading"] if NATIVE else ["threading"])
 def test_they_go_in_a_program_that_allocates(backend):
-    done = python(
-        """
-        import time, weakref
-        from nogil_sync import Pool
-        class Item: pass
+    def program():
+        class Item:
+            pass
+
         class Cycle:
-            def __init__(self): self.me = self
+            def __init__(self):
+                self.me = self
+
         pool = Pool(Item)
         items = [pool.get() for _ in range(100)]
         watches = [weakref.ref(item) for item in items]
-        for item in items: pool.put(item)
+        for item in items:
+            pool.put(item)
         del items, item
         kept = []
         end = time.monotonic() + 60
         while any(watch() is not None for watch in watches):
             assert time.monotonic() < end
             kept = [[Cycle()] for _ in range(5000)]
+            assert kept
         print(pool.idle())
-        """,
-        timeout=90,
-        env={"NOGIL_SYNC_BACKEND": backend},
-    )
+
+    done = in_process(program, timeout=90, env={"NOGIL_SYNC_BACKEND": backend})
     assert done.stdout == "0\n"
 
 

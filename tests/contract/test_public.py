@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import Any, Generic
 
 import pytest
+from marks import starts_threads
 
 import nogil_sync
 from nogil_sync import _threading as pure
@@ -110,7 +111,7 @@ def stands_in(cls: type) -> bool:
     return base is not object
 
 
-@pytest.mark.thread_unsafe(reason="starts threads itself")
+@starts_threads
 def test_every_type_that_is_met_is_public():
     found = reachable()
     hidden = {c.__qualname__: p for c, p in found.items() if not is_public(c) and not stands_in(c)}

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import itertools
 import math
 import pickle
 import random
@@ -12,13 +13,14 @@ import weakref
 from itertools import islice
 
 import pytest
-from support import LONG, RAIN, eventually, for_a_while, python, run_threads, started
+from ctrl_c import interrupt_call
+from marks import sets_handlers, starts_processes, starts_threads
+from processes import in_own_process
+from random_interrupts import RandomInterrupts
+from support import LONG, eventually, for_a_while, run_threads, started
 
 from nogil_sync import RWMutex
 
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
-processes = pytest.mark.thread_unsafe(reason="starts processes itself")
-signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
 sides = pytest.mark.parametrize("side", ["read", "write"])
 
 
@@ -391,7 +393,7 @@ def test_no_sequence_of_releases_lets_a_writer_in_beside_a_reader():
 # Between threads
 
 
-@threads
+@starts_threads
 def test_excludes():
     rw = RWMutex()
     data = [0, 0]
@@ -413,7 +415,7 @@ def test_excludes():
     assert state(rw) == FREE
 
 
-@threads
+@starts_threads
 def test_readers_read_at_the_same_time():
     rw = RWMutex()
     barrier = threading.Barrier(5)
@@ -425,7 +427,7 @@ def test_readers_read_at_the_same_time():
     run_threads(read, times=5)
 
 
-@threads
+@starts_threads
 def test_any_thread_may_release():
     rw = RWMutex()
     rw.write.acquire()
@@ -436,7 +438,7 @@ def test_any_thread_may_release():
     assert state(rw) == FREE
 
 
-@threads
+@starts_threads
 def test_a_waiting_writer_keeps_new_readers_out():
     rw = RWMutex()
     rw.read.acquire()
@@ -457,7 +459,7 @@ def test_a_waiting_writer_keeps_new_readers_out():
     assert state(rw) == READ
 
 
-@threads
+@starts_threads
 def test_only_the_last_reader_lets_the_writer_in():
     rw = RWMutex()
     for _ in range(3):
@@ -472,7 +474,7 @@ def test_only_the_last_reader_lets_the_writer_in():
     assert wrote == [True]
 
 
-@threads
+@starts_threads
 def test_a_release_admits_waiting_readers_before_the_next_writer():
     rw = RWMutex()
     rw.write.acquire()
@@ -499,7 +501,7 @@ def test_a_release_admits_waiting_readers_before_the_next_writer():
     assert state(rw) == FREE
 
 
-@threads
+@starts_threads
 def test_writers_come_in_order():
     rw = RWMutex()
     order = []
@@ -516,7 +518,7 @@ def test_writers_come_in_order():
     assert order == list(range(5))
 
 
-@threads
+@starts_threads
 def test_a_writer_that_gives_up_lets_the_readers_in():
     rw = RWMutex()
     rw.read.acquire()
@@ -534,7 +536,7 @@ def test_a_writer_that_gives_up_lets_the_readers_in():
     assert state(rw) == FREE
 
 
-@threads
+@starts_threads
 def test_one_writer_of_two_gives_up():
     rw = RWMutex()
     rw.read.acquire()
@@ -553,7 +555,7 @@ def test_one_writer_of_two_gives_up():
     assert read == [True]
 
 
-@threads
+@starts_threads
 @sides
 def test_time_out(side):
     rw = RWMutex()
@@ -571,7 +573,7 @@ def test_time_out(side):
     assert state(rw) == FREE
 
 
-@threads
+@starts_threads
 def test_downgrade_lets_waiting_readers_in():
     rw = RWMutex()
     rw.write.acquire()
@@ -593,7 +595,7 @@ def test_downgrade_lets_waiting_readers_in():
     assert state(rw) == WRITTEN
 
 
-@threads
+@starts_threads
 def test_no_writer_comes_between_in_a_downgrade():
     rw = RWMutex()
     value = 0
@@ -611,7 +613,7 @@ def test_no_writer_comes_between_in_a_downgrade():
     assert state(rw) == FREE
 
 
-@threads
+@starts_threads
 def test_small_until_two_read_at_once():
     rw = RWMutex()
 
@@ -631,7 +633,7 @@ def test_small_until_two_read_at_once():
     assert not rw.read.locked()
 
 
-@threads
+@starts_threads
 def test_overlapping_readers_do_not_starve_writers():
     rw = RWMutex()
     stop = time.monotonic() + 1
@@ -656,7 +658,7 @@ def test_overlapping_readers_do_not_starve_writers():
     assert reads >= 20, (writes, reads)
 
 
-@threads
+@starts_threads
 def test_successive_writers_do_not_starve_readers():
     rw = RWMutex()
     stop = time.monotonic() + 1
@@ -681,7 +683,7 @@ def test_successive_writers_do_not_starve_readers():
     assert reads >= 20, (writes, reads)
 
 
-@threads
+@starts_threads
 def test_time_outs_and_tries_lose_nothing():
     rw = RWMutex()
     inside = [0, 0]
@@ -715,7 +717,7 @@ def test_time_outs_and_tries_lose_nothing():
     assert rw.write.acquire(False)
 
 
-@threads
+@starts_threads
 def test_at_fork_reinit_with_waiters():
     rw = RWMutex()
     rw.write.acquire()
@@ -732,7 +734,7 @@ def test_at_fork_reinit_with_waiters():
     assert state(rw) == FREE
 
 
-@threads
+@starts_threads
 def test_condition_of_threading_over_the_write_side():
     rw = RWMutex()
     condition = threading.Condition(rw.write)
@@ -744,7 +746,7 @@ def test_condition_of_threading_over_the_write_side():
     assert state(rw) == FREE
 
 
-@threads
+@starts_threads
 def test_others_run_and_collect_while_one_waits():
     rw = RWMutex()
     rw.write.acquire()
@@ -761,106 +763,82 @@ def test_others_run_and_collect_while_one_waits():
 
 # Ctrl-C, handlers, finalisers
 
-INTERRUPTED = """
-    import os, signal, sys, threading, time, _thread
-    from nogil_sync import RWMutex
 
-    def interrupter():
-        global sent
-        begun.wait(60)
-        time.sleep(0.3)
-        sent = time.monotonic()
-        {send}
-
-    rw = RWMutex()
-    rw.{held}.acquire()
-    # Readers that the interrupted call keeps out, if it is a writer's.
-    others = [threading.Thread(target=rw.{others}.acquire, daemon=True) for _ in range(2)]
-    def start():
-        time.sleep(0.1)
-        for other in others: other.start()
-    threading.Thread(target=start).start()
-    begun = threading.Event()
-    threading.Thread(target=interrupter).start()
-    try:
-        begun.set()
-        rw.{side}.acquire({timeout})
-    except KeyboardInterrupt:
-        took = time.monotonic() - sent
-    else:
-        sys.exit("not interrupted")
-    print(f"{{took * 1000:.1f}} ms")
-    assert took < 20
-    if "{held}" == "{others}" == "read":
-        for other in others: other.join(10)
-        rw.read.release()
-        rw.read.release()
-        rw.read.release()
-    else:
-        rw.{held}.release()
-        for _ in others:
-            end = time.monotonic() + 10
-            while not rw.{others}.locked() and time.monotonic() < end: time.sleep(0.001)
-            rw.{others}.release()
-        for other in others: other.join(10)
-    assert not any(other.is_alive() for other in others)
-    assert not rw.read.locked() and not rw.write.locked()
-    assert rw.write.acquire(timeout=5)
-    rw.write.release()
-"""
-SEND = {
-    "kill": "os.kill(os.getpid(), signal.SIGINT)",
-    "interrupt_main": "_thread.interrupt_main()",
-}
-
-
-@processes
-@pytest.mark.parametrize("timeout", ["", "timeout=60"])
+@starts_processes
+@pytest.mark.parametrize("timeout", [None, 60])
 @pytest.mark.parametrize("others", ["read", "write"])
 @pytest.mark.parametrize(
     ("held", "side"), [("read", "write"), ("write", "write"), ("write", "read")]
 )
-def test_ctrl_c(held, side, others, timeout):
-    send = SEND["kill" if timeout else "interrupt_main"]
-    code = INTERRUPTED.format(send=send, held=held, side=side, others=others, timeout=timeout)
-    print(python(code).stdout)
+@in_own_process
+def test_ctrl_c_ends_wait_and_other_waiters_go_on(held, side, others, timeout):
+    rw = RWMutex()
+    sides = {"read": rw.read, "write": rw.write}
+    sides[held].acquire()
+    # Readers that the interrupted call keeps out, if it is a writer's.
+    waiters = [threading.Thread(target=sides[others].acquire, daemon=True) for _ in range(2)]
+
+    def start():
+        time.sleep(0.1)
+        for waiter in waiters:
+            waiter.start()
+
+    threading.Thread(target=start).start()
+    way = "interrupt_main" if timeout is None else "kill"
+    interrupt_call(lambda: sides[side].acquire(timeout=timeout), way)
+    if held == others == "read":
+        for waiter in waiters:
+            waiter.join(10)
+        for _ in range(3):
+            rw.read.release()
+    else:
+        sides[held].release()
+        for _ in waiters:
+            end = time.monotonic() + 10
+            while not sides[others].locked() and time.monotonic() < end:
+                time.sleep(0.001)
+            sides[others].release()
+        for waiter in waiters:
+            waiter.join(10)
+    assert not any(waiter.is_alive() for waiter in waiters)
+    assert not rw.read.locked()
+    assert not rw.write.locked()
+    assert rw.write.acquire(timeout=5)
+    rw.write.release()
 
 
-@processes
+@starts_processes
 @pytest.mark.parametrize("drops", [1, 3])
 @pytest.mark.parametrize("others", [0, 2])
+@in_own_process
 def test_an_interrupt_at_any_moment_leaves_the_lock_whole(others, drops):
-    print(
-        python(
-            RAIN
-            + f"""
-import itertools
-from nogil_sync import RWMutex
-rw = RWMutex()
-busy = True
-def other(side):
-    while busy:
-        if side.acquire(timeout=0.001):
+    interrupts = RandomInterrupts()
+    rw = RWMutex()
+    busy = True
+
+    def other(side):
+        while busy:
+            if side.acquire(timeout=0.001):
+                side.release()
+
+    views = [rw.read, rw.write]
+    threads = [threading.Thread(target=other, args=(views[k % 2],)) for k in range(others)]
+    for t in threads:
+        t.start()
+    turn = itertools.cycle(views)
+    for _ in interrupts.for_a_second():
+        side = next(turn)
+        if interrupts.call(side.acquire, True, drops):
             side.release()
-views = [rw.read, rw.write]
-threads = [threading.Thread(target=other, args=(views[k % 2],)) for k in range({others})]
-for t in threads: t.start()
-turn = itertools.cycle(views)
-for _ in for_a_second():
-    side = next(turn)
-    if rain(side.acquire, True, {drops}):
-        side.release()
-busy = False
-for t in threads: t.join(10)
-assert not any(t.is_alive() for t in threads)
-assert not rw.read.locked() and not rw.write.locked(), rw
-assert rw.write.acquire(False)
-"""
-        ).stdout
-    )
+    busy = False
+    for t in threads:
+        t.join(10)
+    assert not any(t.is_alive() for t in threads)
+    assert not rw.read.locked() and not rw.write.locked(), rw
+    assert rw.write.acquire(False)
 
 
-@signals
+@sets_handlers
 @sides
 def test_handler_releases_what_its_thread_waits_for(interrupt, side):
     rw = RWMutex()
@@ -871,7 +849,7 @@ def test_handler_releases_what_its_thread_waits_for(interrupt, side):
     assert state(rw) == FREE
 
 
-@signals
+@sets_handlers
 @sides
 def test_handler_uses_what_its_thread_waits_for(interrupt, side):
     rw = RWMutex()
@@ -900,7 +878,7 @@ def test_handler_uses_what_its_thread_waits_for(interrupt, side):
     assert state(rw) == FREE
 
 
-@signals
+@sets_handlers
 def test_handler_reads_while_its_thread_waits_to_write(interrupt):
     rw = RWMutex()
     rw.read.acquire()
@@ -921,7 +899,7 @@ def test_handler_reads_while_its_thread_waits_to_write(interrupt):
     assert state(rw) == FREE
 
 
-@signals
+@sets_handlers
 @sides
 def test_handler_waits_for_what_its_thread_waits_for(interrupt, side):
     rw = RWMutex()
@@ -945,7 +923,7 @@ def test_handler_waits_for_what_its_thread_waits_for(interrupt, side):
     assert state(rw) == FREE
 
 
-@signals
+@sets_handlers
 def test_handlers_and_other_waiters(interrupt):
     rw = RWMutex()
     stop = threading.Event()
@@ -979,7 +957,7 @@ def test_handlers_and_other_waiters(interrupt):
     assert state(rw) == FREE
 
 
-@threads
+@starts_threads
 def test_finaliser_uses_the_lock():
     rw = RWMutex()
     log = []
@@ -1004,7 +982,7 @@ def test_finaliser_uses_the_lock():
     assert state(rw) == FREE
 
 
-@threads
+@starts_threads
 def test_finalisers_in_collections_while_threads_wait():
     rw = RWMutex()
     ran = []

@@ -2,19 +2,21 @@
 
 import gc
 import math
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 
 import pytest
-from support import LONG, RAIN, eventually, for_a_while, python, run_threads, started
+from ctrl_c import INTERRUPTS, interrupt_call
+from marks import sets_handlers, starts_processes, starts_threads
+from processes import in_own_process
+from random_interrupts import RandomInterrupts
+from support import LONG, eventually, for_a_while, run_threads, started
 
 from nogil_sync import Semaphore
-
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
-processes = pytest.mark.thread_unsafe(reason="starts processes itself")
-signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
 
 MOST = 2**62 - 1
 
@@ -78,7 +80,7 @@ def test_a_semaphore_of_none():
     assert repr(s).endswith(", 0 of 0 available>")
 
 
-@threads
+@starts_threads
 def test_a_wait_for_a_semaphore_of_none_is_interruptible():
     s = Semaphore(0)
     waiter, got = started(s.acquire, timeout=0.2)
@@ -143,7 +145,7 @@ def test_bounded_is_a_truth_and_a_keyword():
         Semaphore(bounded=Failing())
 
 
-@threads
+@starts_threads
 def test_signals_to_those_who_wait():
     s = Semaphore(0, bounded=False)
     large, large_got = started(s.acquire, n=3)
@@ -159,7 +161,7 @@ def test_signals_to_those_who_wait():
     assert s.available() == 0
 
 
-@threads
+@starts_threads
 def test_a_thread_pool_on_an_unbounded_semaphore():
     with ThreadPoolExecutor(3) as executor:
         assert type(executor._idle_semaphore) is threading.Semaphore
@@ -169,7 +171,7 @@ def test_a_thread_pool_on_an_unbounded_semaphore():
     assert len(executor._threads) <= 3
 
 
-@threads
+@starts_threads
 def test_no_signal_is_lost_or_made_up():
     s = Semaphore(0, bounded=False)
 
@@ -463,7 +465,7 @@ def test_at_fork_reinit():
 # Between threads
 
 
-@threads
+@starts_threads
 def test_never_more_than_there_are():
     s = Semaphore(3)
     lock = threading.Lock()
@@ -484,7 +486,7 @@ def test_never_more_than_there_are():
     assert s.available() == 3
 
 
-@threads
+@starts_threads
 def test_any_thread_may_release():
     s = Semaphore(2)
     s.acquire(n=2)
@@ -492,7 +494,7 @@ def test_any_thread_may_release():
     assert s.available() == 2
 
 
-@threads
+@starts_threads
 def test_first_come_first_served():
     s = Semaphore()
     order = []
@@ -509,7 +511,7 @@ def test_first_come_first_served():
     assert order == list(range(6))
 
 
-@threads
+@starts_threads
 def test_a_large_request_is_not_overtaken():
     s = Semaphore(3)
     s.acquire(n=2)
@@ -534,7 +536,7 @@ def test_a_large_request_is_not_overtaken():
     assert s.available() == 2
 
 
-@threads
+@starts_threads
 def test_one_release_lets_in_as_many_as_fit():
     s = Semaphore(6)
     s.acquire(n=6)
@@ -553,7 +555,7 @@ def test_one_release_lets_in_as_many_as_fit():
     assert s.available() == 0
 
 
-@threads
+@starts_threads
 def test_who_gives_up_lets_in_those_behind():
     for patience in (0.5, 5, LONG):
         s = Semaphore(3)
@@ -576,7 +578,7 @@ def test_who_gives_up_lets_in_those_behind():
     assert s.available() == 3
 
 
-@threads
+@starts_threads
 def test_time_out():
     s = Semaphore()
     s.acquire()
@@ -593,7 +595,7 @@ def test_time_out():
     assert s.acquire(timeout=0.1) is True
 
 
-@threads
+@starts_threads
 def test_hold_shared_by_threads():
     s = Semaphore(4)
     hold = s.hold(2)
@@ -615,7 +617,7 @@ def test_hold_shared_by_threads():
     assert s.available() == 4
 
 
-@threads
+@starts_threads
 def test_time_outs_and_tries_lose_nothing():
     s = Semaphore(4)
 
@@ -634,7 +636,7 @@ def test_time_outs_and_tries_lose_nothing():
     assert s.acquire(False, n=4)
 
 
-@threads
+@starts_threads
 def test_large_requests_are_not_starved():
     s = Semaphore(4)
     sizes = (1, 1, 1, 1, 1, 4)
@@ -653,7 +655,7 @@ def test_large_requests_are_not_starved():
     assert s.available() == 4
 
 
-@threads
+@starts_threads
 def test_at_fork_reinit_with_waiters():
     s = Semaphore(2)
     s.acquire(n=2)
@@ -665,7 +667,7 @@ def test_at_fork_reinit_with_waiters():
     s.release(2)
 
 
-@threads
+@starts_threads
 def test_others_run_and_collect_while_one_waits():
     s = Semaphore()
     s.acquire()
@@ -680,123 +682,94 @@ def test_others_run_and_collect_while_one_waits():
 
 # Ctrl-C, handlers, finalisers
 
-INTERRUPTED = """
-    import os, signal, sys, threading, time, _thread
-    from nogil_sync import Semaphore
+CALLS = {
+    "acquire": lambda s: s.acquire(n=2),
+    "acquire with time-out": lambda s: s.acquire(timeout=60, n=3),
+    "hold": lambda s: s.hold(3).__enter__(),
+}
 
-    def interrupter():
-        global sent
-        begun.wait(60)
-        time.sleep(0.3)
-        sent = time.monotonic()
-        {send}
 
+@starts_processes
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("others", [0, 2])
+@pytest.mark.parametrize("way", INTERRUPTS)
+@in_own_process
+def test_ctrl_c_ends_wait_and_other_waiters_stay(way, others, name):
     s = Semaphore(3)
     s.acquire(n=2)
-    take = lambda: s.acquire(n=2)
-    others = [threading.Thread(target=take, daemon=True) for _ in range({others})]
-    for other in others: other.start()
+    waiters = [threading.Thread(target=lambda: s.acquire(n=2), daemon=True) for _ in range(others)]
+    for waiter in waiters:
+        waiter.start()
     time.sleep(0.05)
-    begun = threading.Event()
-    threading.Thread(target=interrupter).start()
-    try:
-        begun.set()
-        {wait}
-    except KeyboardInterrupt:
-        took = time.monotonic() - sent
-    else:
-        sys.exit("not interrupted")
-    print(f"{{took * 1000:.1f}} ms")
-    assert took < 20
+    interrupt_call(lambda: CALLS[name](s), way)
     assert s.available() == 1
-    for other in others:
+    for waiter in waiters:
         s.release(2)
-        other.join(10)
-        assert not other.is_alive()
+        waiter.join(10)
+        assert not waiter.is_alive()
         assert s.available() == 1
     s.release(2)
     assert s.acquire(timeout=5, n=3)
     s.release(3)
     assert s.available() == 3
-"""
-SEND = {
-    "kill": "os.kill(os.getpid(), signal.SIGINT)",
-    "interrupt_main": "_thread.interrupt_main()",
-}
 
 
-@processes
-@pytest.mark.parametrize(
-    "wait", ["s.acquire(n=2)", "s.acquire(timeout=60, n=3)", "s.hold(3).__enter__()"]
-)
-@pytest.mark.parametrize("others", [0, 2])
-@pytest.mark.parametrize("send", SEND)
-def test_ctrl_c(send, others, wait):
-    print(python(INTERRUPTED.format(send=SEND[send], others=others, wait=wait)).stdout)
-
-
-@processes
+@starts_processes
+@in_own_process
 def test_who_is_interrupted_lets_in_those_behind():
-    python(
-        """
-        import signal, threading, time
-        from nogil_sync import Semaphore
-        s = Semaphore(3)
-        s.acquire(n=2)
-        behind = threading.Thread(target=s.acquire, daemon=True)
-        def interrupter():
-            while s.acquire(False):  # until somebody is in line, whom this does not overtake
-                s.release()
-                time.sleep(0.01)
-            behind.start()
-            time.sleep(0.1)
-            assert behind.is_alive()
-            signal.raise_signal(signal.SIGINT)
-        threading.Thread(target=interrupter).start()
-        try:
-            s.acquire(n=3)
-        except KeyboardInterrupt:
-            behind.join(10)
-            assert not behind.is_alive()
-            assert s.available() == 0
-        else:
-            raise AssertionError
-        """
-    )
+    s = Semaphore(3)
+    s.acquire(n=2)
+    behind = threading.Thread(target=s.acquire, daemon=True)
+
+    def interrupter():
+        while s.acquire(False):  # until somebody is in line, whom this does not overtake
+            s.release()
+            time.sleep(0.01)
+        behind.start()
+        time.sleep(0.1)
+        assert behind.is_alive()
+        signal.raise_signal(signal.SIGINT)
+
+    threading.Thread(target=interrupter).start()
+    try:
+        s.acquire(n=3)
+    except KeyboardInterrupt:
+        behind.join(10)
+        assert not behind.is_alive()
+        assert s.available() == 0
+    else:
+        raise AssertionError
 
 
-@processes
+@starts_processes
 @pytest.mark.parametrize("drops", [1, 3])
 @pytest.mark.parametrize("others", [0, 2])
+@in_own_process
 def test_an_interrupt_at_any_moment_leaves_the_semaphore_whole(others, drops):
-    print(
-        python(
-            RAIN
-            + f"""
-from functools import partial
-from nogil_sync import Semaphore
-s = Semaphore(3)
-busy = True
-def other():
-    while busy:
-        if s.acquire(timeout=0.001, n=2):
+    interrupts = RandomInterrupts()
+    s = Semaphore(3)
+    busy = True
+
+    def other():
+        while busy:
+            if s.acquire(timeout=0.001, n=2):
+                s.release(2)
+
+    threads = [threading.Thread(target=other) for _ in range(others)]
+    for t in threads:
+        t.start()
+    for _ in interrupts.for_a_second():
+        if interrupts.call(partial(s.acquire, n=2), True, drops):
             s.release(2)
-threads = [threading.Thread(target=other) for _ in range({others})]
-for t in threads: t.start()
-for _ in for_a_second():
-    if rain(partial(s.acquire, n=2), True, {drops}):
-        s.release(2)
-busy = False
-for t in threads: t.join(10)
-assert not any(t.is_alive() for t in threads)
-assert s.available() == 3, s
-assert s.acquire(False, n=3)
-"""
-        ).stdout
-    )
+    busy = False
+    for t in threads:
+        t.join(10)
+    assert not any(t.is_alive() for t in threads)
+    assert s.available() == 3, s
+    assert s.acquire(False, n=3)
 
 
-@signals
+@sets_handlers
 def test_handler_runs_during_a_wait(interrupt):
     s = Semaphore()
     s.acquire()
@@ -807,7 +780,7 @@ def test_handler_runs_during_a_wait(interrupt):
     assert not any(calls)
 
 
-@signals
+@sets_handlers
 def test_handler_releases_what_its_thread_waits_for(interrupt):
     s = Semaphore(2)
     s.acquire(n=2)
@@ -817,7 +790,7 @@ def test_handler_releases_what_its_thread_waits_for(interrupt):
     assert s.available() == 2
 
 
-@signals
+@sets_handlers
 def test_handler_uses_what_its_thread_waits_for(interrupt):
     s = Semaphore(3)
     s.acquire(n=3)
@@ -843,7 +816,7 @@ def test_handler_uses_what_its_thread_waits_for(interrupt):
     assert s.available() == 3
 
 
-@signals
+@sets_handlers
 def test_handler_passes_its_own_thread_by(interrupt):
     s = Semaphore(3)
     s.acquire(n=2)
@@ -864,7 +837,7 @@ def test_handler_passes_its_own_thread_by(interrupt):
     assert s.available() == 0
 
 
-@signals
+@sets_handlers
 def test_handler_does_not_overtake_others(interrupt):
     s = Semaphore(3)
     s.acquire(n=2)
@@ -884,7 +857,7 @@ def test_handler_does_not_overtake_others(interrupt):
     assert s.available() == 0
 
 
-@signals
+@sets_handlers
 def test_handler_waits_for_what_its_thread_waits_for(interrupt):
     s = Semaphore(2)
     s.acquire(n=2)
@@ -905,7 +878,7 @@ def test_handler_waits_for_what_its_thread_waits_for(interrupt):
     assert s.available() == 2
 
 
-@signals
+@sets_handlers
 def test_handlers_within_handlers(interrupt):
     s = Semaphore()
     s.acquire()
@@ -931,7 +904,7 @@ def test_handlers_within_handlers(interrupt):
     assert s.available() == 1
 
 
-@signals
+@sets_handlers
 def test_handlers_and_other_waiters(interrupt):
     s = Semaphore(2)
     stop = threading.Event()
@@ -963,7 +936,7 @@ def test_handlers_and_other_waiters(interrupt):
     assert s.available() == 2
 
 
-@threads
+@starts_threads
 def test_finaliser_uses_the_semaphore():
     s = Semaphore(2)
     log = []
@@ -985,7 +958,7 @@ def test_finaliser_uses_the_semaphore():
     assert s.available() == 2
 
 
-@threads
+@starts_threads
 def test_finalisers_in_collections_while_threads_wait():
     s = Semaphore(2)
     ran = []

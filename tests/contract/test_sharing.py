@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from marks import starts_threads
 from support import CLASSES, NATIVE, background, collect_often, make, run_threads
 
 from nogil_sync import (
@@ -35,7 +36,7 @@ from nogil_sync import (
 )
 
 pytestmark = [
-    pytest.mark.thread_unsafe(reason="starts threads itself"),
+    starts_threads,
     pytest.mark.skipif(not NATIVE, reason="standard builds have no deferred counts"),
 ]
 defers = pytest.mark.skipif(

@@ -11,11 +11,11 @@ import types
 import weakref
 
 import pytest
+from marks import starts_threads
 from support import LONG, NATIVE, background, collected, run_threads
 
 from nogil_sync import SyncMap
 
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
 keeps_back = pytest.mark.thread_unsafe(
     reason="a thread that the system stops amid a lookup keeps back what others delete meanwhile"
 )
@@ -156,7 +156,7 @@ def test_a_key_of_a_subclass_is_found_by_a_str():
     assert len(m) == 1
 
 
-@threads
+@starts_threads
 def test_a_key_of_a_living_thread_is_found_by_an_equal_one():
     # Another thread cannot take a reference to such a key but under the lock.
     class Text(str):
@@ -833,7 +833,7 @@ def test_cycles_are_collected(through):
 # Threads
 
 
-@threads
+@starts_threads
 def test_one_inserts():
     m = SyncMap()
     keys = range(500)
@@ -855,7 +855,7 @@ def test_one_inserts():
         assert sum(each is not None for each in popped) == 1
 
 
-@threads
+@starts_threads
 def test_modify_counts_every_call():
     m = SyncMap()
 
@@ -867,7 +867,7 @@ def test_modify_counts_every_call():
     assert sum(m.values()) == 4000
 
 
-@threads
+@starts_threads
 def test_swap_and_compare_and_swap_lose_nothing():
     m = SyncMap(total=0)
     seen = []
@@ -888,7 +888,7 @@ def test_swap_and_compare_and_swap_lose_nothing():
     assert len(set(tokens)) == len(tokens) == 1501  # None, and every token once
 
 
-@threads
+@starts_threads
 def test_every_item_is_popped_once():
     m = SyncMap((n, str(n)) for n in range(3000))
     popped = []
@@ -906,7 +906,7 @@ def test_every_item_is_popped_once():
     assert len(m) == 0
 
 
-@threads
+@starts_threads
 def test_iteration_under_fire():
     stable = {("stable", n): n for n in range(300)}
     m = SyncMap(stable)
@@ -938,7 +938,7 @@ def test_iteration_under_fire():
     assert m == stable
 
 
-@threads
+@starts_threads
 def test_an_iterator_shared_by_threads():
     m = SyncMap((n, n) for n in range(3000))
     iterator = iter(m)
@@ -946,7 +946,7 @@ def test_an_iterator_shared_by_threads():
     assert sorted(found) == list(range(3000))
 
 
-@threads
+@starts_threads
 def test_clear_beside_writers():
     m = SyncMap()
 

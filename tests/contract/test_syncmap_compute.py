@@ -2,6 +2,7 @@
 
 import gc
 import math
+import os
 import signal
 import threading
 import time
@@ -9,14 +10,15 @@ import traceback
 import weakref
 
 import pytest
-from support import FORKS, LONG, RAIN, eventually, python, run_threads, same_error
+from forks import in_child
+from marks import starts_processes, starts_threads
+from processes import in_own_process
+from random_interrupts import RandomInterrupts
+from support import LONG, eventually, run_threads, same_error
 
 from nogil_sync import Once, SyncMap, once, once_property
 from nogil_sync._common import mapping as _syncmap
 from nogil_sync._common import once as _once
-
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
-processes = pytest.mark.thread_unsafe(reason="starts processes itself")
 
 
 class Held:
@@ -434,7 +436,7 @@ def test_nothing_is_left_over():
 # Many threads
 
 
-@threads
+@starts_threads
 def test_all_get_what_one_computed():
     m = SyncMap()
     keys = range(300)
@@ -449,7 +451,7 @@ def test_all_get_what_one_computed():
     assert all(result == [m[key] for key in keys] for result in results)
 
 
-@threads
+@starts_threads
 def test_waiters_share_the_value():
     m, held = SyncMap(), Held()
     first = flying(m, held)
@@ -462,7 +464,7 @@ def test_waiters_share_the_value():
     assert m == {"k": "computed", "other": 0}
 
 
-@threads
+@starts_threads
 def test_equal_keys_share_a_flight():
     m, held = SyncMap(), Held()
     first = flying(m, held, ("a", 1))
@@ -472,7 +474,7 @@ def test_equal_keys_share_a_flight():
     assert held.runs == 1
 
 
-@threads
+@starts_threads
 def test_waiters_share_the_exception():
     error = LookupError()
     m, held = SyncMap(), Held(raises(error))
@@ -485,7 +487,7 @@ def test_waiters_share_the_exception():
     assert m.load_or_compute("k", int) == 0
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
 def test_an_interrupt_hits_one_and_the_next_runs_its_own(kind):
     m, held = SyncMap(), Held(raises(kind()))
@@ -504,7 +506,7 @@ def test_an_interrupt_hits_one_and_the_next_runs_its_own(kind):
     assert m == {"k": "next"}
 
 
-@threads
+@starts_threads
 def test_timeouts():
     m, held = SyncMap(), Held()
     first = flying(m, held)
@@ -522,13 +524,13 @@ def test_timeouts():
     assert m.load_or_compute("k", raises(AssertionError), timeout=0) == "computed"
 
 
-@threads
+@starts_threads
 def test_a_timeout_does_not_bound_ones_own_call():
     m = SyncMap()
     assert m.load_or_compute("k", lambda: time.sleep(0.05) or 1, timeout=0.001) == 1
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("store", ["setitem", "insert", "swap", "setdefault", "modify", "update"])
 def test_a_store_wins(store):
     m, held = SyncMap(), Held()
@@ -548,7 +550,7 @@ def test_a_store_wins(store):
     assert m == {"k": "stored"}
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("missing", [True, False])
 @pytest.mark.parametrize("delete", ["pop", "clear", "del", "compare_and_delete", "popitem"])
 def test_a_delete_detaches(delete, missing):
@@ -570,7 +572,7 @@ def test_a_delete_detaches(delete, missing):
     assert m == {"k": "new"}
 
 
-@threads
+@starts_threads
 def test_detached_twice():
     m = SyncMap()
     helds = [Held(lambda n=n: n) for n in range(3)]
@@ -584,7 +586,7 @@ def test_detached_twice():
     assert not m
 
 
-@threads
+@starts_threads
 def test_a_detached_flight_that_is_interrupted():
     m, held = SyncMap(), Held(raises(SystemExit()))
     first = flying(m, held)
@@ -596,7 +598,7 @@ def test_a_detached_flight_that_is_interrupted():
     assert m == {"k": "own"}
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("popitem", [False, True])
 def test_no_value_from_before_its_deletion(popitem):
     # Whoever changes the source and then deletes the key never finds the old value again.
@@ -627,7 +629,7 @@ def test_no_value_from_before_its_deletion(popitem):
         assert reader.ended() is None
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize(
     ("delete", "gives"),
     [
@@ -680,7 +682,7 @@ def test_marked_flight_that_nobody_runs_any_more_is_run_once(fails):
     assert len(calls) == 1
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("stored", [False, True])
 def test_value_popped_before_its_flight_is_over_is_not_shared(stored):
     """The pop began before the flight did, so it does not detach it; it gets the flight's value.
@@ -738,7 +740,7 @@ def test_value_popped_before_its_flight_is_over_is_not_shared(stored):
     assert other.ended() == "computed"
 
 
-@threads
+@starts_threads
 def test_circles_through_threads():
     m, other = SyncMap(), SyncMap()
     for _ in range(20):
@@ -761,7 +763,7 @@ def test_circles_through_threads():
         other.clear()
 
 
-@threads
+@starts_threads
 def test_circles_through_keys_and_once():
     m, o = SyncMap(), Once(retry=True)
     three = threading.Barrier(3)
@@ -784,7 +786,7 @@ def test_circles_through_keys_and_once():
     assert all(isinstance(outcome, RuntimeError) or outcome == 0 for outcome in outcomes)
 
 
-@threads
+@starts_threads
 def test_many_keys_at_random():
     m = SyncMap()
     runs = []
@@ -804,7 +806,7 @@ def test_many_keys_at_random():
     assert eventually(lambda: not m._flights())
 
 
-@threads
+@starts_threads
 def test_failures_at_random():
     m = SyncMap()
 
@@ -828,116 +830,107 @@ def test_failures_at_random():
     assert eventually(lambda: not m._flights())
 
 
-@processes
+@starts_processes
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this system")
+@in_own_process
 def test_a_rain_of_interrupts():
     # Wherever an exception comes, the map is whole, and what was begun can be begun again.
-    python(
-        RAIN
-        + """
-from nogil_sync import SyncMap
+    interrupts = RandomInterrupts()
+    m = SyncMap()
+    go_on = True
 
-m = SyncMap()
-go_on = True
-def others():
-    n = 0
-    while go_on:
-        n += 1
-        m.load_or_compute("k", lambda: n)
-        m.pop("k", None)
-        m.modify("count", lambda old: old, 0)
+    def others():
+        n = 0
+        while go_on:
+            n += 1
+            m.load_or_compute("k", lambda: n)
+            m.pop("k", None)
+            m.modify("count", lambda old: old, 0)
 
-thread = threading.Thread(target=others)
-thread.start()
-done = 0
-for _ in for_a_second():
-    rain(lambda key: m.load_or_compute(key, lambda: 1), "k", 1)
-    rain(lambda key: m.load_or_compute(key, time.sleep, 0.0003), "mine", 1)
-    rain(lambda key: m.pop(key, None), "mine", 2)
-    m["count"] = 0
-    for _ in range(20):
-        before = m.get("own", 0)
-        counted = rain(lambda key: m.modify(key, lambda old: old + 1, 0), "own", 1)
-        # All of it or nothing; the exception may also come after it.
-        assert m.get("own", 0) - before in ((1,) if counted else (0, 1))
-    rain(lambda _: m.insert(done, done), 0, 1)
-    done += 1
-    if done % 10 == 0:
-        rain(lambda _: m.clear(), 0, 1)
-    assert len(list(m)) <= len(m) + 2
-go_on = False
-thread.join()
-m.clear()
-assert m.load_or_compute("k", lambda: "last", timeout=20) == "last"
-assert m.load_or_compute("mine", lambda: "last", timeout=20) == "last"
-assert m == {"k": "last", "mine": "last"}
-m.clear()
-assert len(m) == 0 and list(m) == []
-"""
-    )
-
-
-@processes
-def test_forked_while_another_thread_computes():
-    python(
-        FORKS
-        + """
-m = SyncMap(a=1)
-go, begun = threading.Event(), threading.Event()
-def compute():
-    begun.set()
-    go.wait()
-    return "parent"
-thread = threading.Thread(target=m.load_or_compute, args=("k", compute))
-thread.start()
-begun.wait()
-waiting = threading.Thread(target=m.load_or_compute, args=("k", compute))
-waiting.start()
-time.sleep(0.05)
-
-def child():
-    assert m == {"a": 1}
-    assert m.load_or_compute("k", lambda: "child", timeout=5) == "child"
-    assert m.pop("k") == "child"
+    thread = threading.Thread(target=others)
+    thread.start()
+    done = 0
+    for _ in interrupts.for_a_second():
+        interrupts.call(lambda key: m.load_or_compute(key, lambda: 1), "k", 1)
+        interrupts.call(lambda key: m.load_or_compute(key, time.sleep, 0.0003), "mine", 1)
+        interrupts.call(lambda key: m.pop(key, None), "mine", 2)
+        m["count"] = 0
+        for _ in range(20):
+            before = m.get("own", 0)
+            counted = interrupts.call(lambda key: m.modify(key, lambda old: old + 1, 0), "own", 1)
+            # All of it or nothing; the exception may also come after it.
+            assert m.get("own", 0) - before in ((1,) if counted else (0, 1))
+        interrupts.call(lambda _: m.insert(done, done), 0, 1)
+        done += 1
+        if done % 10 == 0:
+            interrupts.call(lambda _: m.clear(), 0, 1)
+        assert len(list(m)) <= len(m) + 2
+    go_on = False
+    thread.join()
     m.clear()
-    assert m.load_or_compute("k", lambda: "again", timeout=5) == "again"
+    assert m.load_or_compute("k", lambda: "last", timeout=20) == "last"
+    assert m.load_or_compute("mine", lambda: "last", timeout=20) == "last"
+    assert m == {"k": "last", "mine": "last"}
+    m.clear()
+    assert len(m) == 0
+    assert list(m) == []
 
-in_child(child)
-go.set()
-thread.join()
-waiting.join()
-assert m == {"a": 1, "k": "parent"}
 
-# From inside the call itself.
-def forks():
+@starts_processes
+@in_own_process
+def test_forked_while_another_thread_computes():
+    m = SyncMap(a=1)
+    go, begun = threading.Event(), threading.Event()
+
+    def compute():
+        begun.set()
+        go.wait()
+        return "parent"
+
+    thread = threading.Thread(target=m.load_or_compute, args=("k", compute))
+    thread.start()
+    begun.wait()
+    waiting = threading.Thread(target=m.load_or_compute, args=("k", compute))
+    waiting.start()
+    time.sleep(0.05)
+
     def child():
-        try:
-            m.load_or_compute("f", int)
-        except RuntimeError:
-            pass
-        else:
-            raise AssertionError
-        assert m.load_or_compute("g", lambda: 5) == 5
+        assert m == {"a": 1}
+        assert m.load_or_compute("k", lambda: "child", timeout=5) == "child"
+        assert m.pop("k") == "child"
+        m.clear()
+        assert m.load_or_compute("k", lambda: "again", timeout=5) == "again"
+
     in_child(child)
-    return "forked"
-assert m.load_or_compute("f", forks) == "forked"
-"""
-    )
+    go.set()
+    thread.join()
+    waiting.join()
+    assert m == {"a": 1, "k": "parent"}
+
+    # From inside the call itself.
+    def forks():
+        def child():
+            try:
+                m.load_or_compute("f", int)
+            except RuntimeError:
+                pass
+            else:
+                raise AssertionError
+            assert m.load_or_compute("g", lambda: 5) == 5
+
+        in_child(child)
+        return "forked"
+
+    assert m.load_or_compute("f", forks) == "forked"
 
 
-@processes
+@starts_processes
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="no fork on this system")
+@in_own_process
 def test_a_call_that_forks_goes_on_in_the_child():
-    python(
-        """
-        import os, sys, threading, warnings
-        warnings.simplefilter("ignore", DeprecationWarning)
-        from nogil_sync import SyncMap
-        m = SyncMap()
-        child = m.load_or_compute("k", os.fork)
-        assert m["k"] == child
-        if child == 0:
-            os._exit(7)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-        """
-    )
+    m = SyncMap()
+    child = m.load_or_compute("k", os.fork)
+    assert m["k"] == child
+    if child == 0:
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7

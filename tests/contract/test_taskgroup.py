@@ -1,23 +1,30 @@
 """TaskGroup: who runs what, what comes out, and that leaving never waits in vain."""
 
+import atexit
 import concurrent.futures
 import contextvars
 import copy
 import gc
 import math
+import multiprocessing
+import os
 import pickle
+import sys
 import threading
 import time
 import traceback
 import weakref
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 
 import pytest
-from support import FREE_THREADED, LONG, eventually, python, run_threads
+from marks import starts_threads
+from processes import in_own_process, in_process
+from support import FREE_THREADED, LONG, eventually, run_threads
 
+import nogil_sync
 from nogil_sync import Event, TaskGroup
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 MESSAGE = "unhandled errors in a TaskGroup"
 
@@ -1192,20 +1199,15 @@ def test_an_executor_that_returns_no_future():
 
 
 def test_an_executor_of_processes_is_an_error():
-    done = python(
-        """
-        from concurrent.futures import ProcessPoolExecutor, wait
-        import multiprocessing
-        from nogil_sync import TaskGroup
-        if __name__ == "__main__":
-            context = multiprocessing.get_context("spawn")
-            try:
-                with ProcessPoolExecutor(1, context) as pool, TaskGroup(executor=pool) as tg:
-                    wait([tg.go(int)], 30)
-            except* TypeError as failures:
-                print(failures.exceptions[0])
-        """
-    )
+    def program():
+        context = multiprocessing.get_context("spawn")
+        try:
+            with ProcessPoolExecutor(1, context) as pool, TaskGroup(executor=pool) as tg:
+                wait([tg.go(int)], 30)
+        except* TypeError as failures:
+            print(failures.exceptions[0])
+
+    done = in_process(program)
     assert "pickle" in done.stdout
 
 
@@ -1356,17 +1358,13 @@ def test_attributes():
         TaskGroup[int]
 
 
+@in_own_process
 def test_import_is_light():
-    python(
-        """
-        import sys, nogil_sync
-        assert "concurrent.futures" not in sys.modules
-        nogil_sync.TaskGroup()
-        assert "concurrent.futures" in sys.modules
-        assert "concurrent.futures.thread" not in sys.modules
-        assert "asyncio" not in sys.modules
-        """
-    )
+    assert "concurrent.futures" not in sys.modules
+    nogil_sync.TaskGroup()
+    assert "concurrent.futures" in sys.modules
+    assert "concurrent.futures.thread" not in sys.modules
+    assert "asyncio" not in sys.modules
 
 
 class Thing:
@@ -1473,15 +1471,13 @@ def test_an_abandoned_group_is_released():
 
 
 def test_an_abandoned_groups_tasks_run():
-    done = python(
-        """
-        import os
-        from nogil_sync import TaskGroup
+    def program():
         TaskGroup(limit=1).__enter__().go(os.write, 1, b"1")
         tg = TaskGroup(limit=1).__enter__()
-        for n in range(3): tg.go(os.write, 1, b"2")
-        """
-    )
+        for n in range(3):
+            tg.go(os.write, 1, b"2")
+
+    done = in_process(program)
     assert sorted(done.stdout) == ["1", "2", "2", "2"]
     assert done.stderr == ""
 
@@ -1509,14 +1505,12 @@ def test_a_finaliser_uses_the_group():
 
 
 def test_at_interpreter_shutdown():
-    done = python(
-        """
-        import atexit, threading, time
-        from nogil_sync import TaskGroup
+    def program():
         class Last:
             def __init__(self, name):
                 self.name = name
                 self.tg = TaskGroup(limit=1).__enter__()
+
             def use(self):
                 repr(self.tg)
                 try:
@@ -1526,14 +1520,17 @@ def test_at_interpreter_shutdown():
                     pass
                 self.tg.__exit__(None, None, None)
                 print(self.name)
+
         last = Last("at exit")
         atexit.register(last.use)
+
         def block():
             with TaskGroup() as tg:
                 tg.go(time.sleep, 0.2)
+
         threading.Thread(target=block, daemon=True).start()
         time.sleep(0.05)
-        """
-    )
+
+    done = in_process(program)
     assert done.stdout.split("\n")[0] == "at exit"
     assert done.stderr == ""

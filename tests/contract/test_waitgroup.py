@@ -8,13 +8,13 @@ import time
 import weakref
 
 import pytest
-from support import LONG, RAIN, python, run_threads, started
+from ctrl_c import INTERRUPTS, interrupt_call
+from marks import sets_handlers, starts_processes, starts_threads
+from processes import in_own_process, in_process
+from random_interrupts import RandomInterrupts
+from support import LONG, run_threads, started
 
 from nogil_sync import WaitGroup
-
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
-processes = pytest.mark.thread_unsafe(reason="starts processes itself")
-signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
 
 MOST = 2**31 - 1
 
@@ -163,7 +163,7 @@ def test_time_out():
     assert 0.09 <= time.monotonic() - begin < 20
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("n", [1, 5, 50])
 def test_zero_wakes_all(n):
     g = WaitGroup()
@@ -184,7 +184,7 @@ def test_zero_wakes_all(n):
     assert results == [True] * n
 
 
-@threads
+@starts_threads
 def test_zero_for_a_moment_is_enough():
     for _ in range(30):
         g = WaitGroup()
@@ -199,7 +199,7 @@ def test_zero_for_a_moment_is_enough():
         assert g.wait(0) is False
 
 
-@threads
+@starts_threads
 def test_used_again_and_again():
     g = WaitGroup()
     done = [0] * 4
@@ -225,7 +225,7 @@ def test_used_again_and_again():
     assert pending(g) == 4
 
 
-@threads
+@starts_threads
 def test_done_races_the_start_of_the_wait():
     for _ in range(300):
         g = WaitGroup()
@@ -233,7 +233,7 @@ def test_done_races_the_start_of_the_wait():
         assert run_threads(lambda g=g: g.wait(LONG), g.done)[0] is True
 
 
-@threads
+@starts_threads
 def test_counts_of_many_threads():
     g = WaitGroup()
 
@@ -250,7 +250,7 @@ def test_counts_of_many_threads():
     assert pending(g) == 0
 
 
-@threads
+@starts_threads
 def test_time_outs_disturb_nobody():
     g = WaitGroup()
     g.add()
@@ -262,7 +262,7 @@ def test_time_outs_disturb_nobody():
     assert patient == [True]
 
 
-@threads
+@starts_threads
 def test_what_was_done_before_is_seen():
     for _ in range(200):
         g = WaitGroup()
@@ -274,7 +274,7 @@ def test_what_was_done_before_is_seen():
         )
 
 
-@threads
+@starts_threads
 def test_others_run_and_collect_while_one_waits():
     g = WaitGroup()
     g.add()
@@ -289,7 +289,7 @@ def test_others_run_and_collect_while_one_waits():
 # go
 
 
-@threads
+@starts_threads
 def test_go():
     g = WaitGroup()
     log = []
@@ -308,7 +308,7 @@ def test_go():
     assert pending(g) == 0
 
 
-@threads
+@starts_threads
 def test_go_many():
     g = WaitGroup()
     lock = threading.Lock()
@@ -325,7 +325,7 @@ def test_go_many():
     assert total == sum(range(50))
 
 
-@threads
+@starts_threads
 def test_go_within_go():
     g = WaitGroup()
     log = []
@@ -341,7 +341,7 @@ def test_go_within_go():
     assert len(log) == 31
 
 
-@threads
+@starts_threads
 def test_go_is_not_a_daemon_even_from_one():
     g = WaitGroup()
     result = []
@@ -352,7 +352,7 @@ def test_go_is_not_a_daemon_even_from_one():
     assert g.wait(LONG)
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("wrong", [None, 1, "f"])
 def test_go_of_what_cannot_be_called(wrong):
     g = WaitGroup()
@@ -368,7 +368,7 @@ def test_go_of_what_cannot_be_called(wrong):
 variable = contextvars.ContextVar("variable", default="default")
 
 
-@threads
+@starts_threads
 def test_go_runs_in_a_copy_of_the_context():
     g = WaitGroup()
     seen = []
@@ -389,7 +389,7 @@ def test_go_runs_in_a_copy_of_the_context():
         variable.reset(token)
 
 
-@threads
+@starts_threads
 def test_exceptions_reach_the_hook_before_the_count(monkeypatch):
     g = WaitGroup()
     log = []
@@ -411,7 +411,7 @@ def test_exceptions_reach_the_hook_before_the_count(monkeypatch):
     assert len(log) == 2  # and only once
 
 
-@threads
+@starts_threads
 def test_a_hook_that_fails(monkeypatch, capsys):
     g = WaitGroup()
 
@@ -425,7 +425,7 @@ def test_a_hook_that_fails(monkeypatch, capsys):
     assert "of the hook" in capsys.readouterr().err
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("code", [(), (3,)])
 def test_exit_is_silent(monkeypatch, capsys, code):
     g = WaitGroup()
@@ -440,7 +440,7 @@ def test_exit_is_silent(monkeypatch, capsys, code):
     assert capsys.readouterr().err == ""
 
 
-@threads
+@starts_threads
 def test_other_exceptions_are_reported(monkeypatch, capsys):
     g = WaitGroup()
     monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
@@ -454,7 +454,7 @@ def test_other_exceptions_are_reported(monkeypatch, capsys):
     assert "somewhere else" in capsys.readouterr().err
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("fails", [False, True])
 def test_nothing_is_kept_when_the_count_goes_down(monkeypatch, fails):
     g = WaitGroup()
@@ -481,7 +481,7 @@ def test_nothing_is_kept_when_the_count_goes_down(monkeypatch, fails):
         thread.join(LONG)
 
 
-@threads
+@starts_threads
 def test_a_thread_that_cannot_start(monkeypatch):
     g = WaitGroup()
     log = []
@@ -503,7 +503,7 @@ def test_a_thread_that_cannot_start(monkeypatch):
     assert pending(g) == MOST
 
 
-@threads
+@starts_threads
 def test_a_start_that_is_interrupted_after_the_thread_began(monkeypatch):
     # As by a Ctrl-C in Thread.start: either the function runs and counts, or neither.
     for delay in (0, 0.05):
@@ -526,124 +526,88 @@ def test_a_start_that_is_interrupted_after_the_thread_began(monkeypatch):
         assert len(log) <= 1
 
 
-@processes
+@starts_processes
 def test_the_interpreter_waits_for_it():
-    done = python(
-        """
-        import time
-        from nogil_sync import WaitGroup
+    def program():
         WaitGroup().go(lambda: (time.sleep(0.2), print("finished")))
-        """
-    )
+
+    done = in_process(program)
     assert done.stdout == "finished\n"
 
 
 # Ctrl-C, handlers, finalisers
 
-INTERRUPTED = """
-    import os, signal, sys, threading, time, _thread
-    from nogil_sync import WaitGroup
 
-    def interrupter():
-        global sent
-        begun.wait(60)
-        time.sleep(0.3)
-        sent = time.monotonic()
-        {send}
-
+@starts_processes
+@pytest.mark.parametrize("timeout", [None, 60])
+@pytest.mark.parametrize("others", [0, 2])
+@pytest.mark.parametrize("way", INTERRUPTS)
+@in_own_process
+def test_ctrl_c_ends_wait_and_other_waiters_stay(way, others, timeout):
     g = WaitGroup()
     g.add()
-    others = [threading.Thread(target=g.wait, daemon=True) for _ in range({others})]
-    for other in others: other.start()
-    begun = threading.Event()
-    threading.Thread(target=interrupter).start()
-    try:
-        begun.set()
-        g.wait({timeout})
-    except KeyboardInterrupt:
-        took = time.monotonic() - sent
-    else:
-        sys.exit("not interrupted")
-    print(f"{{took * 1000:.1f}} ms")
-    assert took < 20
+    waiters = [threading.Thread(target=g.wait, daemon=True) for _ in range(others)]
+    for waiter in waiters:
+        waiter.start()
+    interrupt_call(lambda: g.wait(timeout), way)
     assert g.wait(0.01) is False
     g.done()
-    for other in others:
-        other.join(10)
-        assert not other.is_alive()
+    for waiter in waiters:
+        waiter.join(10)
+        assert not waiter.is_alive()
     assert g.wait()
-"""
 
 
-@processes
-@pytest.mark.parametrize("timeout", ["", "60"])
-@pytest.mark.parametrize("others", [0, 2])
-@pytest.mark.parametrize(
-    "send",
-    ["os.kill(os.getpid(), signal.SIGINT)", "_thread.interrupt_main()"],
-    ids=["kill", "main"],
-)
-def test_ctrl_c(send, others, timeout):
-    print(python(INTERRUPTED.format(send=send, others=others, timeout=timeout)).stdout)
-
-
-@processes
+@starts_processes
 @pytest.mark.parametrize("drops", [1, 3])
+@in_own_process
 def test_interrupted_waits_lose_no_wake_up(drops):
-    print(
-        python(
-            RAIN
-            + f"""
-from nogil_sync import WaitGroup
-group = WaitGroup()
-busy = True
-rounds = [0, 0, 0]
-def counter():
-    while busy:
-        group.add()
-        time.sleep(0.0005)
-        group.done()
-        rounds[0] += 1
-        time.sleep(0.0001)
-def waiter(k):
-    while busy:
-        assert group.wait(30)
-        rounds[k] += 1
-threads = [threading.Thread(target=counter)]
-threads += [threading.Thread(target=waiter, args=(k,)) for k in (1, 2)]
-for t in threads: t.start()
-for _ in for_a_second(lambda: min(rounds) > 10):
-    rain(group.wait, 30, {drops})
-busy = False
-for t in threads: t.join(10)
-assert not any(t.is_alive() for t in threads)
-assert min(rounds) > 10, rounds
-assert group.wait(0)
-"""
-        ).stdout
-    )
+    interrupts = RandomInterrupts()
+    group = WaitGroup()
+    busy = True
+    rounds = [0, 0, 0]
+
+    def counter():
+        while busy:
+            group.add()
+            time.sleep(0.0005)
+            group.done()
+            rounds[0] += 1
+            time.sleep(0.0001)
+
+    def waiter(k):
+        while busy:
+            assert group.wait(30)
+            rounds[k] += 1
+
+    threads = [threading.Thread(target=counter)]
+    threads += [threading.Thread(target=waiter, args=(k,)) for k in (1, 2)]
+    for t in threads:
+        t.start()
+    for _ in interrupts.for_a_second(lambda: min(rounds) > 10):
+        interrupts.call(group.wait, 30, drops)
+    busy = False
+    for t in threads:
+        t.join(10)
+    assert not any(t.is_alive() for t in threads)
+    assert min(rounds) > 10, rounds
+    assert group.wait(0)
 
 
-@processes
+@starts_processes
+@in_own_process
 def test_an_interrupted_add_counted_nothing():
-    print(
-        python(
-            RAIN
-            + """
-from nogil_sync import WaitGroup
-group = WaitGroup()
-count = 0
-for _ in for_a_second():
-    if rain(group.add, 2, 1) is None:
-        count += 2
-group.add(-count)
-assert group.wait(0), group
-"""
-        ).stdout
-    )
+    interrupts = RandomInterrupts()
+    group = WaitGroup()
+    count = 0
+    for _ in interrupts.for_a_second():
+        if interrupts.call(group.add, 2, 1) is None:
+            count += 2
+    group.add(-count)
+    assert group.wait(0), group
 
 
-@signals
+@sets_handlers
 def test_handler_counts_down_what_its_thread_waits_for(interrupt):
     g = WaitGroup()
     g.add()
@@ -651,7 +615,7 @@ def test_handler_counts_down_what_its_thread_waits_for(interrupt):
     assert g.wait(LONG) is True
 
 
-@signals
+@sets_handlers
 def test_handler_counts_down_and_up_again(interrupt):
     g = WaitGroup()
     g.add()
@@ -660,7 +624,7 @@ def test_handler_counts_down_and_up_again(interrupt):
     assert pending(g) == 1
 
 
-@signals
+@sets_handlers
 def test_handler_waits_for_what_its_thread_waits_for(interrupt):
     g = WaitGroup()
     g.add()
@@ -678,7 +642,7 @@ def test_handler_waits_for_what_its_thread_waits_for(interrupt):
     timer.join()
 
 
-@threads
+@starts_threads
 def test_finaliser_uses_the_group():
     g = WaitGroup()
     g.add()
@@ -698,7 +662,7 @@ def test_finaliser_uses_the_group():
     assert result == [True]
 
 
-@threads
+@starts_threads
 def test_dropped_while_counting_and_after_waits():
     for _ in range(50):
         g = WaitGroup()

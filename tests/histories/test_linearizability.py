@@ -6,8 +6,7 @@ import time
 
 import pytest
 from linearizability import IMPOSSIBLE, Call, catch, in_steps, linearizable, met, record, told
-
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
+from marks import starts_threads
 
 ABSENT = "absent"
 
@@ -137,7 +136,7 @@ def only_insert(state, call):
     return call.args[1] if state is ABSENT else state
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize(
     ("make", "choose", "initial", "after"),
     [
@@ -185,7 +184,7 @@ def test_calls_in_steps():
     assert possible((0, 5, "wait"), (2, 3, "notify"), (6, 9, "wait"), (7, 8, "notify"))
 
 
-@threads
+@starts_threads
 def test_plans_get_results():
     """A generator goes by what comes out, and one thread has a plan of its own."""
 

@@ -12,10 +12,11 @@ from collections import deque
 
 import pytest
 from linearizability import IMPOSSIBLE, catch, met, told, verify
+from marks import starts_threads
 
 from nogil_sync import Channel, ChannelClosed
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 SENDS = ("send", "try_send")
 NOTHING = "nothing"  # what `try_recv` gives if there is none

@@ -1,15 +1,20 @@
 """What the library does to the collector: its counts, its callbacks, interrupts in it."""
 
+import gc
 import importlib.util
 import signal
 import sys
+import time
 
 import pytest
-from support import CLASSES, NATIVE, needed, python
+from marks import starts_processes
+from processes import in_process, python
+from support import CLASSES, NATIVE, needed
 
 import nogil_sync
+from nogil_sync import Pool
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
+pytestmark = starts_processes
 backends = pytest.mark.parametrize("backend", ["native", "threading"] if NATIVE else ["threading"])
 
 
@@ -181,39 +186,42 @@ assert len(gc.callbacks) == 1
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no timer")
 @pytest.mark.parametrize("pools", [False, True] if NATIVE else [False])
 def test_interrupts_in_a_collection_are_delivered(pools):
-    done = python(
-        f"""
-import gc, signal, sys, time
-from nogil_sync import *
-class Stop(BaseException): pass
-def handler(*_):
-    global struck
-    struck += 1
-    raise Stop
-lost = []
-sys.unraisablehook = lambda args: lost.append(args.exc_type)
-signal.signal(signal.SIGALRM, handler)
-alive = [[n] for n in range(200_000)]
-if {pools}:
-    pools = [Pool(list) for _ in range(100)]
-    for pool in pools: pool.put([])
-gc.collect()
-begin = time.monotonic()
-gc.collect()
-length = max(time.monotonic() - begin, 0.001)
-struck = raised = 0
-for n in range(40):
-    try:
-        signal.setitimer(signal.ITIMER_REAL, length * (0.1 + n % 8 / 10))
-        for _ in range(1000):
-            gc.collect()
-            time.sleep(0.001)
-    except Stop:
-        raised += 1
-print(struck, raised, lost)
-assert struck == raised == 40 and not lost
-"""
-    )
+    def program(pools):
+        class Stop(BaseException):
+            pass
+
+        def handler(*_):
+            nonlocal struck
+            struck += 1
+            raise Stop
+
+        lost = []
+        sys.unraisablehook = lambda args: lost.append(args.exc_type)
+        signal.signal(signal.SIGALRM, handler)
+        alive = [[n] for n in range(200_000)]
+        if pools:
+            pools = [Pool(list) for _ in range(100)]
+            for pool in pools:
+                pool.put([])
+        gc.collect()
+        begin = time.monotonic()
+        gc.collect()
+        length = max(time.monotonic() - begin, 0.001)
+        struck = raised = 0
+        for n in range(40):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, length * (0.1 + n % 8 / 10))
+                for _ in range(1000):
+                    gc.collect()
+                    time.sleep(0.001)
+            except Stop:
+                raised += 1
+        print(struck, raised, lost)
+        assert struck == raised == 40
+        assert not lost
+        assert len(alive) == 200_000
+
+    done = in_process(program, pools)
     print(done.stdout)
 
 

@@ -1,9 +1,11 @@
 """Objects that die among user code: in the instance's dict, in finalisers, in the collector."""
 
 import pytest
-from support import CLASSES, NATIVE, needed, python
+from marks import starts_processes
+from processes import python
+from support import CLASSES, NATIVE, needed
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
+pytestmark = starts_processes
 
 # In processes of their own: what goes wrong here crashes.
 CLASSES_TO_TRY = """

@@ -6,11 +6,12 @@ import time
 import traceback
 
 import pytest
+from marks import starts_threads
 from support import LONG, SHARED_ERRORS, STRESS, for_a_while, run_threads, same_error
 
 from nogil_sync import Once, SyncMap, once
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 WAITERS = 100
 

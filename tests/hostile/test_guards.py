@@ -4,11 +4,14 @@ import gc
 import threading
 
 import pytest
-from support import FORKS, LONG, python, started
+from forks import in_child
+from marks import starts_threads
+from processes import in_own_process
+from support import LONG, started
 
 from nogil_sync._backend import guard_of
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 
 def take(guard):
@@ -106,29 +109,29 @@ def test_nothing_is_lost_in_sections():
     assert counts["all"] == 4 * 5000
 
 
+@in_own_process
 def test_guard_of_a_thread_that_is_gone_is_free_in_a_forked_child():
-    python(
-        FORKS
-        + """
-from nogil_sync._backend import guard_of
-thing = object()
-guard = guard_of(thing)
-taken, over = threading.Event(), threading.Event()
-def hold():
-    guard.held = True
-    taken.set()
-    over.wait(60)
-    del guard.held
-thread = threading.Thread(target=hold)
-thread.start()
-taken.wait(60)
-def child():
-    for _ in range(2):
+    thing = object()
+    guard = guard_of(thing)
+    taken, over = threading.Event(), threading.Event()
+
+    def hold():
         guard.held = True
+        taken.set()
+        over.wait(60)
         del guard.held
-for _ in range(3): in_child(child)
-over.set()
-thread.join()
-child()
-"""
-    )
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    taken.wait(60)
+
+    def child():
+        for _ in range(2):
+            guard.held = True
+            del guard.held
+
+    for _ in range(3):
+        in_child(child)
+    over.set()
+    thread.join()
+    child()

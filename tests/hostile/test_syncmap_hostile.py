@@ -8,12 +8,12 @@ import threading
 import time
 
 import pytest
-from support import LONG, background, collect_often, eventually, for_a_while, python, run_threads
+from marks import starts_threads
+from processes import python
+from support import LONG, background, collect_often, eventually, for_a_while, run_threads
 
 import nogil_sync
 from nogil_sync import SyncMap
-
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
 
 
 class Hostile:
@@ -247,7 +247,7 @@ def test_equality_that_inserts_the_key(name, at):
         assert result == ["first"]
 
 
-@threads
+@starts_threads
 @every
 def test_a_key_that_moves_to_where_the_search_has_passed(name):
     # Beside an int that another thread made: those are looked at in another way.
@@ -494,7 +494,7 @@ def test_deep_recursion():
 # Many threads
 
 
-@threads
+@starts_threads
 @every
 def test_equality_that_lets_others_run(name):
     new_key = kind(lambda *_: time.sleep(0))
@@ -515,7 +515,7 @@ def test_equality_that_lets_others_run(name):
     assert len({key.name for key in found}) == len(found) == len(m)
 
 
-@threads
+@starts_threads
 def test_equality_that_starts_threads():
     m = SyncMap()
     left = [15]
@@ -546,7 +546,7 @@ def test_equality_that_starts_threads():
     assert len({key.name for key in found}) == len(found) == len(m)
 
 
-@threads
+@starts_threads
 def test_equality_that_fails_now_and_then():
     numbers = iter(range(10**9))
 
@@ -571,7 +571,7 @@ def test_equality_that_fails_now_and_then():
     assert len({key.name for key in found}) == len(found) == len(m)
 
 
-@threads
+@starts_threads
 def test_equal_tuples_churned():
     # Each thread makes its own: a key that is compared may be freed by another thread meanwhile.
     m = SyncMap()
@@ -596,7 +596,7 @@ def test_equal_tuples_churned():
     assert len(m) == 0
 
 
-@threads
+@starts_threads
 def test_finalisers_and_collections_beside_writers():
     m = SyncMap()
 
@@ -633,7 +633,7 @@ def test_finalisers_and_collections_beside_writers():
     m.clear()
 
 
-@threads
+@starts_threads
 def test_everything_at_once():
     new_key = kind(lambda *_: None)
     m = SyncMap()
@@ -667,7 +667,7 @@ def test_everything_at_once():
     assert len(m) == 0
 
 
-@threads
+@starts_threads
 def test_map_dropped_while_iterators_are_used():
     def use():
         m = SyncMap((n, [n]) for n in range(100))

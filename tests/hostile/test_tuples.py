@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytest
+from marks import starts_threads
 from support import LONG
 
 from nogil_sync import (
@@ -332,7 +333,7 @@ GOOD = [
 ]
 
 
-@pytest.mark.thread_unsafe(reason="starts threads itself")
+@starts_threads
 @pytest.mark.parametrize("use", GOOD, ids=lambda use: use.__name__)
 @pytest.mark.parametrize("value", TUPLES.values(), ids=TUPLES)
 def test_a_tuple_is_one_object(use, value):

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from marks import starts_processes
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "arm64_code.py"
 GCC = "aarch64-linux-gnu-gcc"
 
 pytestmark = [
-    pytest.mark.thread_unsafe(reason="starts processes itself"),
+    starts_processes,
     pytest.mark.skipif("NOGIL_SYNC_BACKEND" in os.environ, reason="no matter of the backend"),
     pytest.mark.skipif(not TOOL.exists(), reason="not run in the source tree"),
 ]

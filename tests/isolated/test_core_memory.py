@@ -8,10 +8,11 @@ import sys
 from itertools import pairwise
 
 import pytest
+from marks import starts_processes
 from support import NATIVE
 
 pytestmark = [
-    pytest.mark.thread_unsafe(reason="starts processes itself"),
+    starts_processes,
     pytest.mark.skipif(not NATIVE, reason="the pure backend allocates by Python only"),
 ]
 

@@ -1,7 +1,7 @@
 """A thousand threads at once on however few cores: all are served, and nothing is left behind."""
 
 import pytest
-from support import python
+from processes import python
 
 pytestmark = pytest.mark.thread_unsafe(reason="starts a thousand threads in a process of its own")
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from marks import starts_processes
 
 ROOT = Path(__file__).parents[2]
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
@@ -16,7 +17,7 @@ NEWEST = "3.15"
 ARCHIVE = "python3.15_3.15.0~rc2.orig.tar.xz"
 
 pytestmark = [
-    pytest.mark.thread_unsafe(reason="starts processes itself"),
+    starts_processes,
     pytest.mark.skipif("NOGIL_SYNC_BACKEND" in os.environ, reason="no matter of the backend"),
     pytest.mark.skipif(not (ROOT / "dev").exists(), reason="not run in the source tree"),
     pytest.mark.skipif(shutil.which("bash") is None, reason="./dev is a script for bash"),

@@ -9,10 +9,12 @@ import signal
 import textwrap
 
 import pytest
-from support import LONG, NATIVE, STRESS, python
+from marks import starts_processes
+from processes import python
+from support import LONG, NATIVE, STRESS
 
 pytestmark = [
-    pytest.mark.thread_unsafe(reason="starts processes itself"),
+    starts_processes,
     pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers by signal"),
 ]
 

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from marks import starts_processes
 from support import LONG, SANITIZED
 
 pytestmark = [
-    pytest.mark.thread_unsafe(reason="starts processes itself"),
+    starts_processes,
     pytest.mark.skipif(SANITIZED, reason="a sanitizer's allocator does not tell what is in use"),
 ]
 

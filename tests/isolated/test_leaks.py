@@ -7,18 +7,10 @@ import time
 import tracemalloc
 
 import pytest
-from support import (
-    CLASSES,
-    COUNTERS,
-    NATIVE,
-    make,
-    malloced,
-    python,
-    resident,
-    run_threads,
-    watches_memory,
-)
-from waits import WAITS, Play
+from marks import watches_memory
+from processes import python
+from support import CLASSES, COUNTERS, NATIVE, make, malloced, resident, run_threads
+from waits import WAITS, WaitTrial
 
 import nogil_sync
 from nogil_sync import (
@@ -265,10 +257,10 @@ def test_maps():
 
 @pytest.mark.parametrize("name", WAITS)
 def test_waits(name):
-    play = Play(name)
+    trial = WaitTrial(name)
 
     def action():
-        assert play.call(0.0001) == play.timed_out
+        assert trial.call(0.0001) == trial.timed_out
 
     steady(action, 100, slack=50)
 
@@ -278,25 +270,25 @@ def test_waits(name):
 @pytest.mark.parametrize("name", WAITS)
 def test_nodes_of_waits(name):
     # They are not from Python's allocators, whose watch sees nothing of them.
-    play, allocated = Play(name), malloced()
+    trial, allocated = WaitTrial(name), malloced()
     growth = []
     for _ in range(4):
         before = allocated()
         for _ in range(200):
-            assert play.call(0.0001) == play.timed_out
+            assert trial.call(0.0001) == trial.timed_out
         growth.append(allocated() - before)
     assert min(growth) < 200 * 50, growth
 
 
 @pytest.mark.parametrize("name", WAITS)
 def test_served_waits(name):
-    play = Play(name)
+    trial = WaitTrial(name)
 
     def action():
-        timer = play.free_soon(0)
-        assert play.call() == play.served
+        timer = trial.serve_soon(0)
+        assert trial.call() == trial.served
         timer.join()
-        play.rest()
+        trial.reset()
 
     steady(action, 60, slack=200)
 

@@ -4,9 +4,11 @@ import os
 import sys
 
 import pytest
-from support import NATIVE, python
+from marks import starts_processes
+from processes import python
+from support import NATIVE
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
+pytestmark = starts_processes
 
 
 def have_nomemory():

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from support import eventually, watches_memory
+from marks import watches_memory
+from support import eventually
 
 pyperf = pytest.importorskip("pyperf", reason="the benchmarks are made with pyperf")
 
@@ -289,11 +290,12 @@ def test_objects_are_freed_at_once(tmp_path: Path) -> None:
 
 
 def test_reading_a_pinned_graph() -> None:
-    tiny = ("--objects", 2_000, "--seconds", 0.001, "--values", 1)
+    tiny = ("--objects", 2_000, "--chain", 2_000, "--seconds", 0.001, "--values", 1)
     code, printed = run(PERF / "pin_deep.py", *tiny)
     assert code == 0, printed
     assert "the longest time for which another thread stood still" in printed
     assert sum("attributes" in line for line in printed.splitlines()) == 2
+    assert "left: obj['lock'][0] is a lock, obj['file']['it'] " in printed
 
 
 def test_operations_whose_instructions_are_counted() -> None:

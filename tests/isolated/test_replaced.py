@@ -1,9 +1,10 @@
 """A program puts our classes in place of those of `threading`: ours must not be made of ours."""
 
 import pytest
-from support import python
+from marks import starts_processes
+from processes import python
 
-pytestmark = pytest.mark.thread_unsafe(reason="processes of its own")
+pytestmark = starts_processes
 
 PROGRAM = """
 import threading, time

@@ -3,10 +3,11 @@
 import importlib.util
 
 import pytest
-from support import python
+from marks import starts_processes
+from processes import python
 
 pytestmark = [
-    pytest.mark.thread_unsafe(reason="starts processes itself"),
+    starts_processes,
     pytest.mark.skipif(
         not any(map(importlib.util.find_spec, ("_interpreters", "_xxsubinterpreters"))),
         reason="this interpreter has no subinterpreters to test with",

@@ -9,9 +9,11 @@ that starts again when somebody was faster from ending, so these change it some 
 import textwrap
 
 import pytest
-from support import LONG, python
+from marks import starts_processes
+from processes import python
+from support import LONG
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
+pytestmark = starts_processes
 
 # `used` is called in each event of our own code, and must be whole every time.
 HEADER = """

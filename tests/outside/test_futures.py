@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from support import python
+from processes import python
 
 from outside import differences
 

@@ -5,15 +5,8 @@ import itertools
 import threading
 
 import pytest
-from support import (
-    COUNTERS,
-    INTEGERS,
-    RANGES,
-    background,
-    cores,
-    for_a_while,
-    run_threads,
-)
+from marks import starts_threads
+from support import COUNTERS, INTEGERS, RANGES, background, cores, for_a_while, run_threads
 
 from nogil_sync import (
     AtomicBool,
@@ -25,7 +18,7 @@ from nogil_sync import (
     pin,
 )
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 SECONDS = 0.4
 THREADS = max(4, min(16, cores() + 2))

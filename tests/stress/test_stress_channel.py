@@ -6,12 +6,13 @@ import weakref
 from functools import partial
 
 import pytest
+from marks import starts_threads
 from support import LONG, STRESS, background, collect_often, for_a_while, run_threads
 
 from nogil_sync import Channel, ChannelClosed
 
 pytestmark = [
-    pytest.mark.thread_unsafe(reason="starts threads itself"),
+    starts_threads,
     pytest.mark.timeout(120 * max(1, STRESS)),
 ]
 

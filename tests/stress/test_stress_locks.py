@@ -8,11 +8,12 @@ import threading
 import time
 
 import pytest
+from marks import starts_threads
 from support import LONG, background, cores, for_a_while, run_threads
 
 from nogil_sync import AtomicInt64, Event, Mutex, ShardedCounter, pin
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 SECONDS = 0.6
 THREADS = max(4, min(16, cores() + 2))

@@ -5,11 +5,12 @@ import random
 import time
 
 import pytest
+from marks import starts_threads
 from support import STRESS, background, cores, for_a_while, run_threads, same_error
 
 from nogil_sync import AtomicInt64, Once, once, once_property
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 THREADS = max(4, min(16, cores() + 2))
 ROUNDS = int(1000 * STRESS)

@@ -5,6 +5,7 @@ import sys
 import threading
 
 import pytest
+from marks import starts_threads
 from support import (
     CLASSES,
     NATIVE,
@@ -18,7 +19,7 @@ from support import (
 
 from nogil_sync import AtomicRef, is_pinned, pin, pin_all, pin_report
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 SECONDS = 0.8
 MARK = "a value of the test"

@@ -7,11 +7,12 @@ import time
 import weakref
 
 import pytest
+from marks import starts_threads
 from support import NATIVE, background, collect_often, eventually, for_a_while, run_threads
 
 from nogil_sync import Pool, ShardedCounter, pin
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 SECONDS = 0.7
 

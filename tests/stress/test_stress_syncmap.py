@@ -6,11 +6,12 @@ import threading
 import time
 
 import pytest
+from marks import starts_threads
 from support import background, collect_often, eventually, for_a_while
 
 from nogil_sync import AtomicInt64, SyncMap
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 
 class Weighed:

@@ -10,11 +10,12 @@ import threading
 import weakref
 
 import pytest
+from marks import starts_threads
 from support import background, collect_often, cores, eventually, for_a_while, run_threads
 
 from nogil_sync import SyncMap, pin
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 SECONDS = 0.4
 THREADS = max(4, min(8, cores() + 2))

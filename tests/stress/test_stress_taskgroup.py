@@ -7,11 +7,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
-from support import LONG, STRESS, for_a_while, python, run_threads
+from marks import starts_threads
+from processes import python
+from support import LONG, STRESS, for_a_while, run_threads
 
 from nogil_sync import AtomicInt64, TaskGroup
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 SECONDS = 1.0
 
