@@ -285,9 +285,8 @@ ns_has_any(PyThreadState *tstate, uintptr_t bits)
 
 /* ---- The variables and attributes that running code uses ----
  *
- * Read in 3.13.5: pycore_frame.h, typeobject.c. Later versions do without. Noticed by
- * tests/contract/test_performance_warning.py.
- */
+ * Read in 3.13.5: pycore_frame.h, typeobject.c. Later versions do not need it. This test notices a
+ * change: tests/contract/test_performance_warning.py. */
 #if PY_VERSION_HEX < 0x030E0000
 
 struct ns_frame_data {
@@ -299,7 +298,7 @@ struct ns_frame_data {
     int stack_top;
     uint16_t return_offset;
     char owner;
-    PyObject *variables[]; /* those of a closure are cells */
+    PyObject *variables[]; /* a closure's variables are cells */
 };
 
 typedef struct {
@@ -308,16 +307,17 @@ typedef struct {
     struct ns_frame_data *data;
 } ns_frame;
 
-/* The variable at `index` below co_nlocalsplus, borrowed, of a frame that the calling thread runs; NULL
- * if it has no value. */
+/* Returns the variable at `index`, which is below co_nlocalsplus, of a frame that the calling
+ * thread runs. Borrowed; NULL if it has no value. */
 static inline PyObject *
 ns_frame_variable(PyFrameObject *frame, int index)
 {
     return ((ns_frame *)frame)->data->variables[index];
 }
 
-/* A new reference to an attribute that can be read without running code: one in the object's dict or
- * slots, or a plain value in its class. NULL, without an exception, if there is none. */
+/* Returns a new reference to an attribute that can be read without running code: one in the
+ * object's dict or slots, or a plain value in its class. Returns NULL, without an exception, if
+ * there is none. */
 static inline PyObject *
 ns_plain_attribute(PyObject *object, PyObject *name)
 {
