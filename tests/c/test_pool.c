@@ -964,6 +964,38 @@ check_living_thread_stays_listed(void)
     ns_pool_destroy(&pool);
 }
 
+/* Living threads keep their reservations while their items are out. If the limit is reached, a put
+ * takes one of those. */
+static void
+check_put_takes_reservation_of_item_that_is_out(void)
+{
+    enum { MANY = 3 };
+    pthread_t threads[MANY];
+    make(MANY);
+    takes_back = true;
+    pthread_barrier_init(&all_alive, NULL, MANY + 1);
+    pthread_barrier_init(&may_end, NULL, MANY + 1);
+    for (int i = 0; i < MANY; i++) {
+        CHECK(pthread_create(&threads[i], NULL, put_and_stay, &items[i]) == 0);
+    }
+    pthread_barrier_wait(&all_alive);
+    takes_back = false;
+    CHECK(ns_pool_count(&pool) == 0 && ns_load(pool.reserved, NS_RELAXED) == MANY);
+    for (int i = 0; i < MANY; i++) {
+        CHECK(ns_pool_put(&pool, &items[i]) == NULL);
+    }
+    CHECK(ns_pool_put(&pool, &items[MANY]) == &items[MANY]);
+    CHECK(ns_load(pool.reserved, NS_RELAXED) == MANY);
+    pthread_barrier_wait(&may_end);
+    for (int i = 0; i < MANY; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    pthread_barrier_destroy(&all_alive);
+    pthread_barrier_destroy(&may_end);
+    drain();
+    ns_pool_destroy(&pool);
+}
+
 /* Reservations of threads that ended with their items out are given back. */
 static void
 check_ended_threads_return_reservations(void)
@@ -1243,6 +1275,7 @@ main(void)
     check_search_of_many_living_shards();
     check_item_in_use_is_left_alone();
     check_living_thread_stays_listed();
+    check_put_takes_reservation_of_item_that_is_out();
     check_ended_threads_return_reservations();
     check_unlisting_beside_new_holder(NS_POOL_READY);
     check_unlisting_beside_new_holder(0);
