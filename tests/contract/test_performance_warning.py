@@ -68,7 +68,7 @@ def test_one_warning_for_a_creation_site(kind: str) -> None:
     assert "bound method" in lines[0]
 
 
-def test_pools() -> None:
+def test_pool_warns_unless_pinned_or_bound() -> None:
     use = KEEPING + "counter.put(counter.get())"
     lines = run("Pool(list)", 30, use).splitlines()
     assert len(lines) == 1
@@ -78,7 +78,7 @@ def test_pools() -> None:
     assert run("Pool(list)", 0.1, bound) == ""
 
 
-def test_no_warning_for_what_a_map_keeps_to_itself() -> None:
+def test_map_internals_give_no_warning() -> None:
     use = (
         "kept = []\n"
         "        for n in range(1000):\n"
@@ -88,10 +88,10 @@ def test_no_warning_for_what_a_map_keeps_to_itself() -> None:
     assert run("SyncMap", 1, use, prepare="nogil_sync.pin(counter)") == ""
 
 
-def test_no_warning_for_pinned_objects() -> None:
+def test_pinned_objects_give_no_warning() -> None:
     assert run("ShardedCounter", 0.5, prepare="nogil_sync.pin(counter)") == ""
 
 
-def test_no_warning_for_bound_methods() -> None:
+def test_bound_methods_give_no_warning() -> None:
     use = "add = counter.add\n        for _ in range(100_000): add()"
     assert run("ShardedCounter", 0.5, use) == ""
