@@ -377,7 +377,7 @@ def test_mutex_is_the_lock_of_a_logging_handler():
     lines = []
 
     class Handler(logging.Handler):
-        def createLock(self):
+        def createLock(self):  # noqa: N802
             self.lock = Mutex()
 
         def emit(self, record):

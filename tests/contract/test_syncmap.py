@@ -365,7 +365,7 @@ UNHASHABLE = [
     lambda m, k: m.load_or_compute(k, int),
     lambda m, k: m.update([(k, 1)]),
     lambda m, k: m.__ior__([(k, 1)]),
-    lambda m, k: k in m.keys(),
+    lambda m, k: k in m.keys(),  # noqa: SIM118
     lambda m, k: (k, 1) in m.items(),
 ]
 
@@ -494,7 +494,7 @@ def test_map_equals_mappings_with_equal_items():
         assert unequal != m
         assert m != SyncMap(unequal)
     assert m != [("a", 1), ("b", 2)]
-    assert m != None
+    assert m != None  # noqa: E711
     assert m.__eq__(5) is NotImplemented
     counter = collections.Counter()
     assert SyncMap(a=0) != counter

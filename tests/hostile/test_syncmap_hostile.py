@@ -420,7 +420,7 @@ def test_one_hash_costs_no_more_comparisons_than_in_a_dict():
 def test_three_thousand_keys_with_one_hash_are_kept_apart():
     class Key(str):
         __slots__ = ()
-        __hash__ = lambda self: 12345
+        __hash__ = lambda self: 12345  # noqa: E731
 
     m = SyncMap()
     for n in range(3000):

@@ -41,7 +41,7 @@ class Point(NamedTuple):
     y: object
 
 
-class Sub(tuple):
+class Sub(tuple):  # noqa: SLOT001
     """A tuple with attributes, which is no plain one."""
 
 
@@ -204,7 +204,7 @@ def map_key(t):
     assert fresh(t) in m
     assert list(m) == [t]
     assert m.keys() == {t}
-    assert t in m.keys()
+    assert t in m.keys()  # noqa: SIM118
     assert (t, 1) in m.items()
     assert m.snapshot() == {t: 1} == m
     assert repr(m) == f"SyncMap({{{t!r}: 1}})"

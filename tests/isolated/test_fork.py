@@ -400,7 +400,7 @@ def test_child_of_an_idle_process_uses_all_objects():
 @in_own_process
 def test_logging_with_a_mutex_survives_a_fork():
     class Handler(logging.Handler):
-        def createLock(self):
+        def createLock(self):  # noqa: N802
             self.lock = Mutex()
             logging._register_at_fork_reinit_lock(self)
 

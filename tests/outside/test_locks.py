@@ -23,7 +23,7 @@ def _patient(monkeypatch):
 
 
 class Patient(unittest.TestCase):
-    def assertTimeout(self, actual, expected):
+    def assertTimeout(self, actual, expected):  # noqa: N802
         assert actual >= expected * 0.6
 
 
@@ -79,7 +79,7 @@ class Barrier(threading.Barrier):
 
 class BarrierTest(Patient, theirs.BarrierTests):
     barriertype = Barrier
-    defaultTimeout = 8.0
+    defaultTimeout = 8.0  # noqa: N815
 
 
 differences.mark(
