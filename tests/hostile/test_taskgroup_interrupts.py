@@ -84,7 +84,7 @@ def test_ctrl_c_while_leaving_cancels_the_group_and_leaving_goes_on(way, kind):
     else:
         sys.exit("not interrupted")
     assert 1 <= len(done) == len(cancelled)
-    assert cancelled[0] - interrupt.sent < 1
+    assert cancelled[0] - interrupt.sent < 15
     assert all(f.done() for f in futures)
     pool.shutdown()
 
@@ -97,7 +97,8 @@ def test_second_ctrl_c_while_leaving_abandons_the_join(way):
     finish = threading.Event()
 
     def task():
-        assert tg.wait_cancelled(30)
+        assert tg.wait_cancelled(30)  # so the first one was seen
+        interrupt.send_after(0.3)
         finish.wait(30)
         done.append(1)
 
@@ -105,9 +106,8 @@ def test_second_ctrl_c_while_leaving_abandons_the_join(way):
         with TaskGroup(limit=1) as tg:
             futures = [running(tg, task), tg.go(int)]
             interrupt.send_after(0.2)
-            interrupt.send_after(0.6)
     except KeyboardInterrupt:
-        assert time.monotonic() - interrupt.sent < 1
+        assert time.monotonic() - interrupt.sent < 15
     else:
         sys.exit("not interrupted")
     assert not done
@@ -130,13 +130,18 @@ def test_second_ctrl_c_while_leaving_abandons_the_join(way):
 def test_one_ctrl_c_abandons_the_join_after_an_interrupt_in_the_body(first):
     interrupt = Interrupt()
     finish = threading.Event()
+
+    def task():
+        assert tg.wait_cancelled(30)  # so the body was left
+        interrupt.send_after(0.2)
+        finish.wait(30)
+
     try:
         with TaskGroup() as tg:
-            future = running(tg, finish.wait, 30)
-            interrupt.send_after(0.3)
+            future = running(tg, task)
             raise first
     except KeyboardInterrupt:
-        assert time.monotonic() - interrupt.sent < 1
+        assert time.monotonic() - interrupt.sent < 15
     assert future.running()
     finish.set()
 
@@ -149,10 +154,12 @@ def test_ctrl_c_ends_a_task_that_the_leaving_thread_runs():
     pool.submit(finish.wait, 30)
     try:
         with TaskGroup(executor=pool) as tg:
-            futures = [tg.go(time.sleep, 30), tg.go(print, "never")]
-            interrupt.send_after(0.3)
+            futures = [
+                tg.go(lambda: (interrupt.send_after(0.1), time.sleep(30))),
+                tg.go(print, "never"),
+            ]
     except KeyboardInterrupt:
-        assert time.monotonic() - interrupt.sent < 1
+        assert time.monotonic() - interrupt.sent < 15
     else:
         sys.exit("not interrupted")
     assert isinstance(futures[0].exception(), KeyboardInterrupt)

@@ -290,11 +290,12 @@ def test_memory_script_frees_objects_at_once(tmp_path: Path) -> None:
 
 
 def test_pinned_graph_script_runs() -> None:
-    tiny = ("--objects", 2_000, "--seconds", 0.001, "--values", 1)
+    tiny = ("--objects", 2_000, "--chain", 2_000, "--seconds", 0.001, "--values", 1)
     code, printed = run(PERF / "pin_deep.py", *tiny)
     assert code == 0, printed
     assert "the longest time for which another thread stood still" in printed
     assert sum("attributes" in line for line in printed.splitlines()) == 2
+    assert "left: obj['lock'][0] is a lock, obj['file']['it'] " in printed
 
 
 def test_instruction_counter_lists_its_operations() -> None:

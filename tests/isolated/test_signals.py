@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from marks import starts_processes
 from processes import in_own_process
-from support import NATIVE
+from support import NATIVE, STRESS
 from waits import WAITS, unlocked
 
 from nogil_sync import (
@@ -103,8 +103,8 @@ class Storm:
         signal.setitimer(signal.ITIMER_REAL, self.soon())
         thread = threading.Thread(target=self.send_signals, daemon=True)
         thread.start()
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        end = time.monotonic() + seconds * max(0.2, STRESS)
+        while time.monotonic() < end or not self.raised:
             yield
         self.on = False
         thread.join()
