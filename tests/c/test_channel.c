@@ -63,21 +63,21 @@ try_receive(void)
 static ns_waiter
 sending(int thing)
 {
-    return (ns_waiter){.amount = (uintptr_t)&things[thing]};
+    return (ns_waiter){.place.amount = (uintptr_t)&things[thing]};
 }
 
 static int
 received(ns_waiter *w)
 {
     CHECK(ns_is_granted(w));
-    return w->amount == 0 ? -2 : (int)((char *)(uintptr_t)w->amount - things);
+    return w->place.amount == 0 ? -2 : (int)((char *)(uintptr_t)w->place.amount - things);
 }
 
 static bool
 sent(ns_waiter *w)
 {
     CHECK(ns_is_granted(w));
-    return w->amount == 0;
+    return w->place.amount == 0;
 }
 
 static const struct ns_wait_steps *const senders = &ns_channel_send_steps;
@@ -151,7 +151,7 @@ check_steps(void)
     senders->rejoin(&channel, &c);
     CHECK(!ns_is_granted(&c) && try_receive() == 4 && sent(&c));
     CHECK(try_receive() == 6 && try_receive() == 3 && try_receive() == -1 && is_open());
-    CHECK(e.amount == (uintptr_t)&things[5]);
+    CHECK(e.place.amount == (uintptr_t)&things[5]);
 
     a = (ns_waiter){0};
     CHECK(!receivers->enter(&channel, &a) && !receivers->cancel(&channel, &a) && is_open());
@@ -196,7 +196,7 @@ check_close(void)
     CHECK(ns_channel_is_closed(&channel) && !sent(&a) && !ns_is_granted(&b));
     CHECK(try_send(5) == NS_CHANNEL_REFUSED && try_receive() == 1);
     senders->rejoin(&channel, &b);
-    CHECK(!sent(&b) && b.amount == (uintptr_t)&things[4]);
+    CHECK(!sent(&b) && b.place.amount == (uintptr_t)&things[4]);
     CHECK(try_receive() == 2 && try_receive() == -2 && try_receive() == -2);
 
     for (uint64_t capacity = 0; capacity < 2; capacity++) {
@@ -389,10 +389,10 @@ send_item(struct item *item, int64_t deadline, int64_t slice)
     if (result == NS_CHANNEL_WOULD_WAIT) {
         ns_waiter *w = ns_waiter_new();
         CHECK(w != NULL);
-        w->amount = (uintptr_t)item;
+        w->place.amount = (uintptr_t)item;
         bool served = drive(senders, &channel, w, deadline, slice);
         result = !served          ? NS_CHANNEL_WOULD_WAIT
-                 : w->amount == 0 ? NS_CHANNEL_DONE
+                 : w->place.amount == 0 ? NS_CHANNEL_DONE
                                   : NS_CHANNEL_REFUSED;
         ns_waiter_free(w);
     }
@@ -411,7 +411,7 @@ receive_item(struct item **item, int64_t deadline, int64_t slice)
         ns_waiter *w = ns_waiter_new();
         CHECK(w != NULL);
         if (drive(receivers, &channel, w, deadline, slice)) {
-            *item = (struct item *)(uintptr_t)w->amount;
+            *item = (struct item *)(uintptr_t)w->place.amount;
             result = *item ? NS_CHANNEL_DONE : NS_CHANNEL_REFUSED;
         }
         ns_waiter_free(w);

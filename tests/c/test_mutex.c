@@ -292,7 +292,7 @@ test_fork(void)
         CHECK(!ns_mutex_unlock(&mutex));
         CHECK(lock_mutex(&mutex, NS_FOREVER, 0));
         /* Left before the fork, back after it: it must queue anew. */
-        w->away = true;
+        w->place.away = true;
         ns_mutex_steps.rejoin(&mutex, w);
         CHECK(ns_mutex_unlock(&mutex));
         CHECK(ns_mutex_steps.wait(&mutex, w, NS_FOREVER) == NS_SERVED);

@@ -308,7 +308,7 @@ check_give_way(void)
     CHECK(ns_rwmutex_read_unlock(&rw) && ns_is_granted(&writer[0]));
     CHECK(!read_steps->enter(&rw, &reader[1]));
     write_steps->rejoin(&rw, &writer[0]); /* served while its handlers ran: nothing to do */
-    CHECK(ns_is_granted(&writer[0]) && !ns_waitq_has(&writer[0]));
+    CHECK(ns_is_granted(&writer[0]) && !ns_waitq_has(&writer[0].place));
 
     write_steps->give_way(&rw, &writer[0]);
     CHECK(!ns_is_granted(&writer[0]) && ns_is_granted(&reader[1]) && !ns_is_granted(&writer[1]));

@@ -97,7 +97,7 @@
 #define NS_CHANNEL_H
 
 #include "waiting/backoff.h"
-#include "waiting/grant.h"
+#include "waiting/wait.h"
 
 enum { NS_CHANNEL_OPEN = 1, NS_CHANNEL_BORN = 2, NS_CHANNEL_CLOSED = 4, NS_CHANNEL_FLAGS = 7 };
 

@@ -73,7 +73,7 @@
 #define NS_RWMUTEX_H
 
 #include "memory/cells.h"
-#include "waiting/grant.h"
+#include "waiting/wait.h"
 
 enum {
     NS_RW_BORN = 1,

@@ -33,7 +33,7 @@
 #ifndef NS_SEMAPHORE_H
 #define NS_SEMAPHORE_H
 
-#include "waiting/grant.h"
+#include "waiting/wait.h"
 
 #define NS_SEMAPHORE_BORN 1u
 #define NS_SEMAPHORE_QUEUED 2u
@@ -114,7 +114,7 @@ ns_semaphore_release(ns_semaphore *s, uint64_t n)
                                                               : ns_semaphore_release_again(s, n);
 }
 
-/* How to wait for w->amount of them (wait.h), after ns_semaphore_try failed. */
+/* How to wait for w->place.amount of them (wait.h), after ns_semaphore_try failed. */
 extern const struct ns_wait_steps ns_semaphore_steps;
 
 /* Makes as many available as at the start, for the child of a fork. */
