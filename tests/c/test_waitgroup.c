@@ -127,12 +127,12 @@ main(void)
     CHECK(ns_waitgroup_add(&group, -1) == NS_BELOW_ZERO);
     CHECK(ns_waitgroup_add(&group, INT64_MIN) == NS_BELOW_ZERO);
     CHECK(ns_waitgroup_add(&group, INT64_MAX) == NS_TOO_LARGE);
-    CHECK(ns_waitgroup_add(&group, NS_WAITGROUP_MOST) == NS_ADDED);
+    CHECK(ns_waitgroup_add(&group, NS_WAITGROUP_MAX) == NS_ADDED);
     CHECK(ns_waitgroup_add(&group, 1) == NS_TOO_LARGE);
     CHECK(ns_waitgroup_add(&group, INT64_MAX) == NS_TOO_LARGE);
-    CHECK(ns_waitgroup_count(&group) == NS_WAITGROUP_MOST);
+    CHECK(ns_waitgroup_count(&group) == NS_WAITGROUP_MAX);
     CHECK(!wait_group(ns_now() + MILLISECOND, 0));
-    CHECK(ns_waitgroup_add(&group, -NS_WAITGROUP_MOST) == NS_ADDED);
+    CHECK(ns_waitgroup_add(&group, -NS_WAITGROUP_MAX) == NS_ADDED);
     CHECK(wait_group(NS_FOREVER, 0));
 
     ns_waiter w = {0};

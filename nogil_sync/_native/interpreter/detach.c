@@ -24,10 +24,10 @@ is_main_thread(PyObject *self)
     return answer;
 }
 
-/* Whether the interpreter has something for this thread to do. Asked while detached, of a thread state
- * that is this thread's own. Signals (also _thread.interrupt_main's) set their flag in the
- * interpreter's first thread state. In the child of a fork from another thread the main thread has a
- * different one, which no flag tells anything: the answer is always yes. */
+/* Whether the interpreter has something for this thread to do. Asked while detached, of a thread
+ * state that is this thread's own. Signals (also _thread.interrupt_main's) set their flag in the
+ * interpreter's first thread state. In the child of a fork from another thread the main thread has
+ * a different one, which no flag tells anything: the answer is always yes. */
 static bool
 has_work(PyThreadState *tstate)
 {

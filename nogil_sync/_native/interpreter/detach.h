@@ -9,10 +9,10 @@
  * whether there is anything to do, without attaching or leaving its place.
  *
  * The waiter stays in line while handlers run, and finalisers of a collection that comes with them.
- * If one of them uses the very object that the call waits for, ns_make_way lets it pass. So a handler
- * that does not use the object costs the waiter nothing, however often it runs. (A limit: what
- * another thread grants to the waiter while its handler does something else lies idle until that
- * handler returns.)
+ * If one of them uses the very object that the call waits for, ns_make_way lets it pass. So a
+ * handler that does not use the object costs the waiter nothing, however often it runs. (A limit:
+ * what another thread grants to the waiter while its handler does something else lies idle until
+ * that handler returns.)
  *
  * Exit. While the interpreter is finalized all threads but one stop for good as they re-attach, so
  * that one waits in vain: its waits raise PythonFinalizationError.
@@ -27,10 +27,11 @@
 #include "interpreter/cpython.h"
 #include "core/waiting/wait.h"
 
-/* Waits, after the attempt without waiting failed. 1: served; 0: timed out; -1 with an exception, if a
- * handler raised, the interpreter is being finalized or there is no memory: the call left no trace.
- * *amount is what the call asks for, and what it was given; the object's header says what that means.
- * Allocates the waiter, and frees it. The caller is attached, and holds no lock of ours. */
+/* Waits, after the attempt without waiting failed. 1: served; 0: timed out; -1 with an exception,
+ * if a handler raised, the interpreter is being finalized or there is no memory: the call left no
+ * trace. *amount is what the call asks for, and what it was given; the object's header says what
+ * that means. Allocates the waiter, and frees it. The caller is attached, and holds no lock of
+ * ours. */
 int ns_wait(PyObject *self, const struct ns_wait_steps *steps, void *object, uint64_t *amount,
             int64_t deadline);
 
@@ -41,8 +42,8 @@ int ns_wait_with(PyObject *self, const struct ns_wait_steps *steps, void *object
 /* A waiter for ns_wait_with, or NULL with an exception. */
 ns_waiter *ns_waiter_or_error(void);
 
-/* True if waits of this thread for the object, which the caller's handler has interrupted, gave back
- * what they were served: trying again may succeed. ns_wait calls it by itself. */
+/* True if waits of this thread for the object, which the caller's handler has interrupted, gave
+ * back what they were served: trying again may succeed. ns_wait calls it by itself. */
 bool ns_make_way(void *object);
 
 /* Whether the interpreter is being finalized, so that no thread is left that could end a wait. The

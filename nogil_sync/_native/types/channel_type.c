@@ -125,16 +125,9 @@ send_slow(PyObject *self, PyObject *value, ns_patience patience, int64_t deadlin
     if (patience == NS_DO_NOT_WAIT) {
         return 0;
     }
-    ns_waiter *w = ns_waiter_new();
-    if (w == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    w->amount = (uintptr_t)value;
-    int done = ns_wait(self, &ns_channel_send_steps, c, w, deadline);
-    bool sent = w->amount == 0;
-    ns_waiter_free(w);
-    if (done == 1 && !sent) {
+    uint64_t item = (uintptr_t)value; /* 0 once it is the channel's */
+    int done = ns_wait(self, &ns_channel_send_steps, c, &item, deadline);
+    if (done == 1 && item != 0) {
         raise_closed(self);
         return -1;
     }
@@ -176,14 +169,9 @@ take_slow(PyObject *self, PyObject **value, ns_patience patience, int64_t deadli
     if (patience == NS_DO_NOT_WAIT) {
         return 0;
     }
-    ns_waiter *w = ns_waiter_new();
-    if (w == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    int done = ns_wait(self, &ns_channel_receive_steps, c, w, deadline);
-    *value = (PyObject *)(uintptr_t)w->amount;
-    ns_waiter_free(w);
+    uint64_t item = 0;
+    int done = ns_wait(self, &ns_channel_receive_steps, c, &item, deadline);
+    *value = (PyObject *)(uintptr_t)item;
     return done == 1 && *value == NULL ? -2 : done;
 }
 

@@ -177,8 +177,8 @@ lock_again_once(const held_lock *lock, PyObject *saved, ns_waiter *w)
         if (ns_mutex_try_lock(m)) {
             return 0;
         }
-        *w = (ns_waiter){0}; /* the node of the wait serves again: no memory is needed here */
-        return ns_wait(lock->object, &ns_mutex_steps, m, w, NS_FOREVER) < 0 ? -1 : 0;
+        *w = (ns_waiter){0}; /* the waiter serves again: no memory is needed here */
+        return ns_wait_with(lock->object, &ns_mutex_steps, m, w, NS_FOREVER) < 0 ? -1 : 0;
     }
     if (saved != NULL) {
         PyObject *result;
@@ -256,7 +256,7 @@ wait_with(PyObject *self, const held_lock *lock, ns_waiter *w, ns_patience patie
         return -1;
     }
     int result = patience == NS_DO_NOT_WAIT ? ns_cond_steps.cancel(c, w)
-                                            : ns_wait(self, &ns_cond_steps, c, w, deadline);
+                                            : ns_wait_with(self, &ns_cond_steps, c, w, deadline);
     int again = lock_again(self, lock, saved, w);
     Py_XDECREF(saved);
     if (again < 0 && result == 1) {
@@ -274,9 +274,8 @@ wait_holding(PyObject *self, const held_lock *lock, ns_patience patience, int64_
     if (patience != NS_DO_NOT_WAIT && ns_is_last(self)) {
         return ns_waits_in_vain();
     }
-    ns_waiter *w = ns_waiter_new();
+    ns_waiter *w = ns_waiter_or_error();
     if (w == NULL) {
-        PyErr_NoMemory();
         return -1;
     }
     int result = wait_with(self, lock, w, patience, deadline);

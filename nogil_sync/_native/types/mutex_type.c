@@ -36,14 +36,7 @@ lock_slow(PyObject *self, ns_patience patience, int64_t deadline)
     if (patience == NS_DO_NOT_WAIT) {
         return ns_mutex_try_lock(m);
     }
-    ns_waiter *w = ns_waiter_new();
-    if (w == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    int result = ns_wait(self, &ns_mutex_steps, m, w, deadline);
-    ns_waiter_free(w);
-    return result;
+    return ns_wait(self, &ns_mutex_steps, m, &(uint64_t){0}, deadline);
 }
 
 PyObject *

@@ -119,15 +119,8 @@ lock_slow(PyObject *view, bool writes, ns_patience patience, int64_t deadline)
     if (patience == NS_DO_NOT_WAIT) {
         return lock_now(m, writes) || (ns_make_way(m) && lock_now(m, writes));
     }
-    ns_waiter *w = ns_waiter_new();
-    if (w == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    int result =
-        ns_wait(view, writes ? &ns_rwmutex_write_steps : &ns_rwmutex_read_steps, m, w, deadline);
-    ns_waiter_free(w);
-    return result;
+    const struct ns_wait_steps *steps = writes ? &ns_rwmutex_write_steps : &ns_rwmutex_read_steps;
+    return ns_wait(view, steps, m, &(uint64_t){0}, deadline);
 }
 
 static inline bool

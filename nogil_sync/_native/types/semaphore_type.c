@@ -109,15 +109,7 @@ take(PyObject *self, uint64_t n, ns_patience patience, int64_t deadline)
     if (patience == NS_DO_NOT_WAIT) {
         return ns_make_way(s) && ns_semaphore_try(s, n);
     }
-    ns_waiter *w = ns_waiter_new();
-    if (w == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    w->amount = n;
-    int result = ns_wait(self, &ns_semaphore_steps, s, w, deadline);
-    ns_waiter_free(w);
-    return result;
+    return ns_wait(self, &ns_semaphore_steps, s, &n, deadline);
 }
 
 static PyObject *

@@ -87,8 +87,7 @@ wait_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
     if (patience == NS_DO_NOT_WAIT) {
         Py_RETURN_FALSE;
     }
-    ns_waiter w = {0}; /* linked nowhere, so it may live on the stack */
-    int result = ns_wait(self, &ns_waitgroup_steps, group_of(self), &w, deadline);
+    int result = ns_wait(self, &ns_waitgroup_steps, group_of(self), &(uint64_t){0}, deadline);
     return result < 0 ? NULL : PyBool_FromLong(result);
 }
 

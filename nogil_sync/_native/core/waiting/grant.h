@@ -87,8 +87,8 @@ ns_is_granted(ns_waiter *w)
     return ns_load(&w->state, NS_ACQUIRE) == NS_GRANTED;
 }
 
-/* Spins for up to `spin` nanoseconds, then sleeps, until w is served. Acquires if it was. The caller
- * is w's own thread, and holds no lock. */
+/* Spins for up to `spin` nanoseconds, then sleeps, until w is served. Acquires if it was. The
+ * caller is w's own thread, and holds no lock. */
 enum ns_wait_result ns_await_grant(ns_waiter *w, int64_t deadline, int64_t spin);
 
 /* Takes a turn at spinning. False: too many threads spin, there is one processor only, or this

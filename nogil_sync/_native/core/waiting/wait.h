@@ -48,9 +48,10 @@
  *   - A waiter that is a callback (asyncio) has a fourth state, CALLED, from which ns_grant gathers
  *     the waiter itself in place of its word; ns_wake then calls it, with no lock of ours held.
  *   - To cancel a waiter from another thread is one operation: compare-and-swap its state from
- *     WAITING or ASLEEP to CANCELLED, and wake its word as ns_grant does. ns_await_grant then returns a result of its
- *     own, and its thread takes the `cancel` step, which finds out under the queue's lock whether
- *     the waiter was served first. The canceller must know that the waiter is alive.
+ *     WAITING or ASLEEP to CANCELLED, and wake its word as ns_grant does. ns_await_grant then
+ *     returns a result of its own, and its thread takes the `cancel` step, which finds out under
+ *     the queue's lock whether the waiter was served first. The canceller must know that the waiter
+ *     is alive.
  */
 #ifndef NS_WAIT_H
 #define NS_WAIT_H

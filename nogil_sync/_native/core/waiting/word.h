@@ -18,11 +18,11 @@
  *
  * Ordering: a change releases, a waiter that finds itself served acquires.
  *
- * Nothing is linked: a waiter may be on the stack, there is nothing to undo on a signal, and nothing
- * to reset after a fork. A SLEEPERS that outlived its threads costs one needless wake call.
+ * Nothing is linked: a waiter may be on the stack, there is nothing to undo on a signal, and
+ * nothing to reset after a fork. A SLEEPERS that outlived its threads costs one needless wake call.
  *
- * In a waiter (grant.h) `state` is the epoch it came in with, `place.amount` the value that it waits
- * for; nothing else of it is used.
+ * In a waiter (grant.h) `state` is the epoch it came in with, `place.amount` the value that it
+ * waits for; nothing else of it is used.
  */
 #ifndef NS_WORD_H
 #define NS_WORD_H
