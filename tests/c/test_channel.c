@@ -335,21 +335,26 @@ check_cut_mend(void)
     }
 }
 
-/* Before its words are written nothing can be done with it. */
+/* Zero bytes: a rendezvous, which init turns into what it is to be. */
 static void
-check_unborn(void)
+check_before_init(void)
 {
     channel = (ns_channel){.in = {0}};
-    CHECK(!ns_channel_is_born(&channel) && ns_channel_count(&channel) == 0);
+    CHECK(ns_channel_count(&channel) == 0);
     CHECK(try_send(1) == NS_CHANNEL_WOULD_WAIT && try_receive() == -1);
     uint64_t cursor = 0;
     CHECK(ns_channel_each(&channel, &cursor) == NULL);
     CHECK(ns_load(&channel.in.word, NS_RELAXED) == 0);
+    make(2); /* for slots that are free */
+    channel = (ns_channel){.in = {0}};
+    CHECK(try_send(1) == NS_CHANNEL_WOULD_WAIT);
+    ns_channel_init(&channel, slots, 2);
+    CHECK(is_easy() && try_send(1) == NS_CHANNEL_DONE && try_receive() == 1);
 }
 
-/* Who looks out for room while the channel is born finds none, or all that belongs to it. */
+/* A thread that looks out for room during init finds none, or all that belongs to it. */
 static void
-be_born(int i)
+look_out_during_init(int i)
 {
     if (i == 0) {
         ns_channel_init(&channel, slots, 2);
@@ -360,13 +365,30 @@ be_born(int i)
     }
 }
 
+/* A thread that sends and receives during init takes the lock, and finds the ring whole or absent. */
 static void
-check_birth(void)
+use_during_init(int i)
+{
+    if (i == 0) {
+        ns_channel_init(&channel, slots, 2);
+    }
+    else {
+        while (try_send(7) != NS_CHANNEL_DONE) {
+        }
+        CHECK(try_receive() == 7);
+    }
+}
+
+static void
+check_init_beside_others(void)
 {
     for (int n = 0; n < 50; n++) {
         make(2); /* for slots that are free */
         channel = (ns_channel){.in = {0}};
-        run_threads(2, be_born);
+        run_threads(2, look_out_during_init);
+        make(2);
+        channel = (ns_channel){.in = {0}};
+        run_threads(2, use_during_init);
     }
 }
 
@@ -481,8 +503,8 @@ main(void)
     init_core();
     make(1);
     run_threads(2, look_on);
-    check_unborn();
-    check_birth();
+    check_before_init();
+    check_init_beside_others();
     check_ring();
     check_steps();
     check_rendezvous();

@@ -14,8 +14,8 @@ static long guarded; /* plain: written with all of the semaphore taken */
 static void
 make_of(uint64_t total, uint64_t start)
 {
-    semaphore = (ns_semaphore){.total = total, .start = start};
-    ns_store(&semaphore.word, start * NS_SEMAPHORE_ONE | NS_SEMAPHORE_BORN, NS_RELAXED);
+    semaphore = (ns_semaphore){0};
+    ns_semaphore_init(&semaphore, start, total);
 }
 
 static void
@@ -215,20 +215,24 @@ check_empty(void)
     CHECK(!steps->cancel(&semaphore, &w) && ns_semaphore_available(&semaphore) == 0);
 }
 
-/* Before its word is written nothing can be done with it, though its total may be there already. */
+/* Zero bytes: no units, and no room for any. A release before the end of init is not lost. */
 static void
-check_unborn(void)
+check_before_init(void)
 {
-    semaphore = (ns_semaphore){.total = 3};
+    semaphore = (ns_semaphore){0};
     CHECK(!ns_semaphore_try(&semaphore, 1) && !ns_semaphore_release(&semaphore, 1));
     CHECK(ns_load(&semaphore.word, NS_RELAXED) == 0);
+    semaphore.total = 3; /* as another thread may see it */
+    CHECK(ns_semaphore_release(&semaphore, 1));
+    ns_semaphore_init(&semaphore, 2, 3);
+    CHECK(ns_semaphore_available(&semaphore) == 3);
 }
 
 int
 main(void)
 {
     init_core();
-    check_unborn();
+    check_before_init();
     check_steps();
     check_fork();
     check_unbounded();

@@ -19,32 +19,9 @@
 
 #define NAP 20000 /* nanoseconds, for a thread that was preempted between its two steps */
 
-#define BORN NS_CHANNEL_BORN
 #define OPEN NS_CHANNEL_OPEN
 #define CLOSED NS_CHANNEL_CLOSED
 #define FULL NS_CHANNEL_FULL
-
-void
-ns_channel_init(ns_channel *c, ns_channel_slot *slots, uint64_t capacity)
-{
-    uint32_t shift = 0;
-    while (UINT64_C(1) << shift < capacity) {
-        shift++;
-    }
-    const uint64_t lap = UINT64_C(1) << shift << NS_CHANNEL_SHIFT;
-    ns_channel_end *const ends[] = {&c->out, &c->in};
-    for (int i = 0; i < 2; i++) {
-        ends[i]->slots = slots;
-        ends[i]->capacity = capacity;
-        ends[i]->lap = lap;
-        ends[i]->wrap = lap - ((capacity - 1) << NS_CHANNEL_SHIFT);
-        ends[i]->shift = shift;
-        ns_store(&ends[i]->generation, ns_fork_generation(), NS_RELAXED);
-    }
-    uint64_t word = BORN | (capacity > 0 ? OPEN : 0);
-    ns_store(&c->out.word, word, NS_RELEASE);
-    ns_store(&c->in.word, word, NS_RELEASE);
-}
 
 /* ---- The ring, under the lock: with both ends frozen, their words are ours ---- */
 
@@ -170,6 +147,26 @@ unlock(void *object)
     ns_waitq_unlock(&c->senders);
 }
 
+void
+ns_channel_init(ns_channel *c, ns_channel_slot *slots, uint64_t capacity)
+{
+    uint32_t shift = 0;
+    while (UINT64_C(1) << shift < capacity) {
+        shift++;
+    }
+    const uint64_t lap = UINT64_C(1) << shift << NS_CHANNEL_SHIFT;
+    ns_channel_end *const ends[] = {&c->out, &c->in};
+    lock(c);
+    for (int i = 0; i < 2; i++) {
+        ends[i]->slots = slots;
+        ends[i]->capacity = capacity;
+        ends[i]->lap = lap;
+        ends[i]->wrap = lap - ((capacity - 1) << NS_CHANNEL_SHIFT);
+        ends[i]->shift = shift;
+    }
+    unlock(c); /* opens the ring */
+}
+
 /* Serves those in line, in order. Moves items: attached only. */
 static void
 serve(void *object, ns_wakes *wakes)
@@ -242,9 +239,6 @@ serve_at_once(ns_channel *c, ns_waitq *queue, ns_waiter *w)
 enum ns_channel_result
 ns_channel_try_send_slow(ns_channel *c, void *item)
 {
-    if (!ns_channel_is_born(c)) {
-        return NS_CHANNEL_WOULD_WAIT;
-    }
     if (ns_channel_is_closed(c)) {
         return NS_CHANNEL_REFUSED;
     }
@@ -257,9 +251,6 @@ ns_channel_try_send_slow(ns_channel *c, void *item)
 enum ns_channel_result
 ns_channel_try_receive_slow(ns_channel *c, void **item)
 {
-    if (!ns_channel_is_born(c)) {
-        return NS_CHANNEL_WOULD_WAIT;
-    }
     ns_waiter w = {0};
     if (!serve_at_once(c, &c->receivers, &w)) {
         return NS_CHANNEL_WOULD_WAIT;
@@ -290,7 +281,7 @@ enum look { NOT_READY, READY, FROZEN };
 static enum look
 look(ns_channel_end *end, uint64_t full)
 {
-    uint64_t word = ns_load(&end->word, NS_ACQUIRE); /* it may be born just now */
+    uint64_t word = ns_load(&end->word, NS_ACQUIRE); /* it may get its ring just now */
     return !ns_channel_is_easy(end, word) ? FROZEN : is_ready(end, word, full) ? READY : NOT_READY;
 }
 

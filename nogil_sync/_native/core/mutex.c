@@ -27,7 +27,6 @@
 #define LOCKED NS_MUTEX_LOCKED
 #define QUEUED NS_MUTEX_QUEUED
 #define VISIT NS_MUTEX_VISIT
-#define BORN NS_MUTEX_BORN
 
 /* A node's state. Changed under the queue's lock only. */
 enum {
@@ -41,7 +40,7 @@ lock_queue(ns_mutex *m)
 {
     if (ns_unlikely(ns_waitq_lock(&m->queue))) {
         m->heir = NULL;
-        ns_and(&m->word, LOCKED | BORN, NS_RELAXED);
+        ns_and(&m->word, LOCKED, NS_RELAXED);
     }
 }
 
@@ -109,7 +108,7 @@ wake(ns_waiter *w)
 static uint32_t
 free_word(const ns_mutex *m)
 {
-    return m->queue.head != NULL ? BORN | QUEUED : BORN;
+    return m->queue.head != NULL ? QUEUED : 0;
 }
 
 /* Leaves the line without an heir, as the lock is held. Returns what the word needs. */

@@ -12,7 +12,6 @@
 #define NS_RW_PATIENCE 9
 #endif
 
-#define BORN ((uint64_t)NS_RW_BORN)
 #define OPEN ((uint64_t)NS_RW_OPEN)
 #define WRITER ((uint64_t)NS_RW_WRITER)
 #define SLOW ((uint64_t)NS_RW_SLOW)
@@ -226,8 +225,7 @@ read_at_once(ns_rwmutex *m, uint32_t slot, bool *join, uint32_t *met)
         /* Open, and yet the first attempt failed: there is another reader, or just was. Unless it
          * failed because of SLOW. */
         uint64_t word = ns_load(&m->base, NS_RELAXED);
-        *join =
-            word & OPEN && word != (BORN | OPEN | SLOW) && meet_in_base(m) && slot != NS_NO_SLOT;
+        *join = word & OPEN && word != (OPEN | SLOW) && meet_in_base(m) && slot != NS_NO_SLOT;
         return !*join && enter(&m->base, OPEN, UNIT);
     }
     ns_cell *cell = slot != NS_NO_SLOT ? ns_cells_at(spread, slot) : NULL;
@@ -279,9 +277,6 @@ add_reader(ns_rwmutex *m, uint32_t slot)
 bool
 ns_rwmutex_try_read_slow(ns_rwmutex *m)
 {
-    if (!ns_rwmutex_is_born(m)) {
-        return false;
-    }
     const uint32_t slot = ns_slot();
     ns_cells_offer offer = {0};
     uint32_t met = 0;
@@ -370,9 +365,6 @@ leave_at_once(ns_rwmutex *m)
 bool
 ns_rwmutex_read_unlock_slow(ns_rwmutex *m)
 {
-    if (!ns_rwmutex_is_born(m)) {
-        return false;
-    }
     if (leave_at_once(m)) {
         return true;
     }
@@ -417,9 +409,6 @@ admit_after_writer(ns_rwmutex *m, ns_wakes *wakes)
 bool
 ns_rwmutex_try_write_slow(ns_rwmutex *m)
 {
-    if (!ns_rwmutex_is_born(m)) {
-        return false;
-    }
     lock(m);
     bool taken = is_free_for_readers(m);
     if (taken) {
@@ -436,9 +425,6 @@ ns_rwmutex_try_write_slow(ns_rwmutex *m)
 bool
 ns_rwmutex_write_unlock_slow(ns_rwmutex *m)
 {
-    if (!ns_rwmutex_is_born(m)) {
-        return false;
-    }
     ns_wakes wakes = {0};
     bool held = true;
     lock(m);
@@ -485,16 +471,15 @@ ns_rwmutex_reset(ns_rwmutex *m)
         ns_store(&cell->word, 0, NS_RELAXED);
     }
     ns_store(&m->spread, NULL, NS_RELAXED);
-    ns_and(&m->base, BORN | SLOW, NS_RELAXED);
+    ns_and(&m->base, SLOW, NS_RELAXED);
     m->granted = m->downgraded = m->readers = 0;
     serve_and_unlock(m, &wakes);
 }
 
-bool
+void
 ns_rwmutex_init(ns_rwmutex *m)
 {
-    uint64_t unborn = 0;
-    return ns_cas(&m->base, &unborn, BORN | OPEN, NS_RELEASE);
+    ns_store(&m->base, OPEN, NS_RELEASE);
 }
 
 void

@@ -68,9 +68,6 @@ serve_and_unlock(ns_semaphore *s)
 bool
 ns_semaphore_try_slow(ns_semaphore *s, uint64_t n)
 {
-    if (!ns_semaphore_is_born(s)) {
-        return false;
-    }
     lock(s);
     bool taken = ns_waitq_first(&s->queue) == NULL && ns_semaphore_available(s) >= n;
     if (taken) {
@@ -83,9 +80,6 @@ ns_semaphore_try_slow(ns_semaphore *s, uint64_t n)
 bool
 ns_semaphore_release_slow(ns_semaphore *s, uint64_t n)
 {
-    if (!ns_semaphore_is_born(s)) {
-        return false;
-    }
     lock(s);
     bool right = n <= s->total - ns_semaphore_available(s);
     if (right) {

@@ -31,12 +31,6 @@
 
 enum { ERROR = -1, MISSING = 0, FOUND = 1 };
 
-static inline bool
-is_born(SyncMap *o)
-{
-    return ns_load(&o->born, NS_ACQUIRE) == 2;
-}
-
 static bool
 hold_nothing(uintptr_t Py_UNUSED(word))
 {
@@ -75,7 +69,7 @@ lookup_slow(SyncMap *o, PyObject *key, uint64_t hash, PyObject **value, ns_asker
     uintptr_t word;
     ns_asker own;
     if (found == NS_ABSENT) {
-        return ns_likely(is_born(o)) ? MISSING : (ns_not_initialized((PyObject *)o), ERROR);
+        return ns_check_initialized((PyObject *)o) < 0 ? ERROR : MISSING;
     }
     if (a == NULL) {
         ns_asker_unused(&own);
@@ -340,8 +334,7 @@ apply(SyncMap *o, const edit *e, PyObject **old)
 {
     *old = NULL;
     ns_watch_use(o->watch, (PyObject *)o);
-    if (ns_unlikely(!is_born(o))) {
-        ns_not_initialized((PyObject *)o);
+    if (ns_check_initialized((PyObject *)o) < 0) {
         return ERROR;
     }
     if (e->new != NULL) {
@@ -536,17 +529,11 @@ contains(PyObject *self, PyObject *key)
     return ns_key_hash(key, &hash) < 0 ? -1 : is_in((SyncMap *)self, key, hash, NULL);
 }
 
-/* 0, or -1 with an exception. */
-static inline int
-check_born(PyObject *self)
-{
-    return ns_likely(is_born((SyncMap *)self)) ? 0 : (ns_not_initialized(self), -1);
-}
-
 static Py_ssize_t
 length(PyObject *self)
 {
-    return check_born(self) < 0 ? -1 : (Py_ssize_t)ns_table_count(&((SyncMap *)self)->table);
+    return ns_check_initialized(self) < 0 ? -1
+                                          : (Py_ssize_t)ns_table_count(&((SyncMap *)self)->table);
 }
 
 /* Not by `length`, which looks at every part of the table. A subclass that has its own length
@@ -559,20 +546,20 @@ truth(PyObject *self)
         Py_ssize_t n = own(self);
         return n < 0 ? -1 : n != 0;
     }
-    return check_born(self) < 0 ? -1 : !ns_table_is_empty(&((SyncMap *)self)->table);
+    return ns_check_initialized(self) < 0 ? -1 : !ns_table_is_empty(&((SyncMap *)self)->table);
 }
 
 static PyObject *
 iterate(PyObject *self)
 {
     ns_watch_use(((SyncMap *)self)->watch, self);
-    return check_born(self) < 0 ? NULL : ns_syncmap_iterate((SyncMap *)self, false);
+    return ns_check_initialized(self) < 0 ? NULL : ns_syncmap_iterate((SyncMap *)self, false);
 }
 
 static PyObject *
 pairs(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    return check_born(self) < 0 ? NULL : ns_syncmap_iterate((SyncMap *)self, true);
+    return ns_check_initialized(self) < 0 ? NULL : ns_syncmap_iterate((SyncMap *)self, true);
 }
 
 /* ---- Methods ---- */
@@ -729,7 +716,7 @@ popitem(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     SyncMap *o = (SyncMap *)self;
     PyObject *pair;
-    if (check_born(self) < 0) {
+    if (ns_check_initialized(self) < 0) {
         return NULL;
     }
     while ((ns_likely(!has_flights(o)) ? pop_any(o, &pair) : pop_detached(o, &pair)) == MISSING) {
@@ -740,7 +727,7 @@ popitem(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 clear(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    if (check_born(self) < 0 || detach((SyncMap *)self, NULL) < 0) {
+    if (ns_check_initialized(self) < 0 || detach((SyncMap *)self, NULL) < 0) {
         return NULL;
     }
     clear_entries((SyncMap *)self);
@@ -1095,13 +1082,11 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
             }
         }
     }
-    uint8_t unborn = 0;
-    if (!ns_cas(&o->born, &unborn, 1, NS_RELAXED)) {
-        ns_initialized_twice(self);
+    if (ns_claim_init(self) < 0) {
         goto done;
     }
     o->watch = ns_watch_new(self);
-    ns_store(&o->born, 2, NS_RELEASE);
+    ns_finish_init(self, true);
     for (Py_ssize_t i = 0; i < n; i++) {
         PyObject *pair = PyTuple_GET_ITEM(given, i);
         if (put(o, PyTuple_GET_ITEM(pair, 0), hashes[i], PyTuple_GET_ITEM(pair, 1)) < 0) {
@@ -1205,6 +1190,7 @@ static PyMemberDef members[] = NS_WEAKREF_MEMBERS(SyncMap);
 
 static PyType_Slot slots[] = {
     {Py_tp_doc, DOC_SyncMap},
+    {Py_tp_new, ns_new},
     {Py_tp_init, init},
     {Py_tp_dealloc, dealloc},
     {Py_tp_traverse, traverse},
