@@ -323,9 +323,7 @@ class Line:
             me.sent_away.away = False
             _recall(me.sent_away)
 
-    def __without(
-        self, value: Any, waiters: Waiters, me: Waiter, keep: bool
-    ) -> Change | None:
+    def __without(self, value: Any, waiters: Waiters, me: Waiter, keep: bool) -> Change | None:
         """Take me out of the queue, or give back what I was granted unless that is to be kept."""
         if me in waiters:
             others = tuple(each for each in waiters if each is not me)

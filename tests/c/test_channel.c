@@ -413,9 +413,9 @@ send_item(struct item *item, int64_t deadline, int64_t slice)
         CHECK(w != NULL);
         w->place.amount = (uintptr_t)item;
         bool served = drive(senders, &channel, w, deadline, slice);
-        result = !served          ? NS_CHANNEL_WOULD_WAIT
+        result = !served                ? NS_CHANNEL_WOULD_WAIT
                  : w->place.amount == 0 ? NS_CHANNEL_DONE
-                                  : NS_CHANNEL_REFUSED;
+                                        : NS_CHANNEL_REFUSED;
         ns_waiter_free(w);
     }
     CHECK(result != NS_CHANNEL_REFUSED);

@@ -90,7 +90,8 @@ static const struct ns_wait_steps *const steps = &ns_semaphore_steps;
 static void
 check_steps(void)
 {
-    ns_waiter large = {.place.amount = 3}, small[2] = {{.place.amount = 1}, {.place.amount = 1}}, two = {.place.amount = 2};
+    ns_waiter large = {.place.amount = 3}, small[2] = {{.place.amount = 1}, {.place.amount = 1}},
+              two = {.place.amount = 2};
     make(3);
     CHECK(ns_semaphore_try(&semaphore, 2));
     CHECK(!steps->enter(&semaphore, &large) && !steps->enter(&semaphore, &small[0]));

@@ -52,9 +52,9 @@ enum { NS_WAITING, NS_ASLEEP, NS_GRANTED };
  * and for `since`, `impatient` and `place` that of the thread with the queue's lock. */
 typedef struct ns_waiter {
     _Atomic uint32_t state; /* the word slept on; of a mutex or a word, with states of their own */
-    bool impatient;         /* mutex: asks to be handed the lock by the next release */
-    int64_t since;          /* mutex: when it began to wait, by ns_now() */
-    int64_t heir_since;     /* mutex: when it last became heir */
+    bool impatient; /* mutex: asks to be handed the lock by the next release */
+    int64_t since; /* mutex: when it began to wait, by ns_now() */
+    int64_t heir_since; /* mutex: when it last became heir */
     ns_place place;
     /* While its thread runs handlers, see ns_make_way in detach.h: */
     struct ns_waiter *outer; /* the wait that this one interrupted */

@@ -84,8 +84,8 @@ struct ns_wait_steps {
 
 /* How an object serves one of its queues. */
 struct ns_line {
-    size_t queue;  /* offset of the queue in the object */
-    int64_t spin;  /* nanoseconds for which a waiter spins before it sleeps */
+    size_t queue; /* offset of the queue in the object */
+    int64_t spin; /* nanoseconds for which a waiter spins before it sleeps */
     bool is_alike; /* all in line wait for the same: when one gives up, no other can be served */
     /* Locks all the object's queues, and stops the fast paths past them. Acquires. */
     void (*lock)(void *object);

@@ -27,8 +27,8 @@ typedef struct ns_place {
     struct ns_waiter *waiter;   /* the waiter that stands here */
     const struct ns_line *line; /* how the object serves this queue (wait.h); NULL: its own way */
     void *object;               /* the object that owns the queue */
-    uint64_t amount;            /* what the waiter asks for, and what it was given; the object's */
-    uint32_t generation;        /* the fork generation in which it was linked */
+    uint64_t amount; /* what the waiter asks for, and what it was given; the object's */
+    uint32_t generation; /* the fork generation in which it was linked */
     bool linked;
     bool away; /* it is passed by: the waiter's thread runs handlers, and keeps its place */
 } ns_place;
