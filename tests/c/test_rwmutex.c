@@ -753,6 +753,23 @@ check_leave_old_cell(void)
     ns_store(&rw.cells->at[0], cell, NS_RELAXED);
 }
 
+/* A reset forgets the holds in cells. What it left there would count once cells are in use again. */
+static void
+check_reset_forgets_cells(void)
+{
+    make_spread();
+    CHECK(ns_rwmutex_try_read(&rw) && my_word() >= NS_RW_CELL_UNIT);
+    ns_cell *cell = ns_cells_at(rw.cells, ns_slot());
+    ns_rwmutex_reset(&rw);
+    CHECK(ns_load(&cell->word, NS_RELAXED) == 0 && !ns_rwmutex_is_read_locked(&rw));
+    CHECK(ns_rwmutex_try_write(&rw) && ns_rwmutex_write_unlock(&rw));
+    spread_soon();
+    CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw) && rw.spread != NULL);
+    CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_read_unlock(&rw));
+    CHECK(!ns_rwmutex_read_unlock(&rw));
+    CHECK(ns_rwmutex_try_write(&rw) && ns_rwmutex_write_unlock(&rw));
+}
+
 /* A fork can come between any two steps by which cells come into use and go out of it. */
 static void
 check_fork_amid_change(void)
@@ -802,6 +819,7 @@ main(void)
     check_one_word_after_a_writer();
     check_readers_on_one_word();
     check_leave_old_cell();
+    check_reset_forgets_cells();
     check_fork_amid_change();
 
     make();
