@@ -37,8 +37,7 @@ ns_state_of(PyObject *self)
     return module == NULL ? NULL : PyModule_GetState(module);
 }
 
-/* The parts that pinning an RWMutex also pins: borrowed references, NULL for an RWMutex without
- * __init__. */
+/* The parts that pinning an RWMutex also pins: borrowed references. */
 void ns_rwmutex_parts(PyObject *self, PyObject *parts[2]);
 
 /* Makes the types immortal, so that threads that make objects do not contend for the types' counts.

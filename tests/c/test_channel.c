@@ -65,21 +65,21 @@ try_receive(void)
 static ns_waiter
 sending(int thing)
 {
-    return (ns_waiter){.amount = (uintptr_t)&things[thing]};
+    return (ns_waiter){.place.amount = (uintptr_t)&things[thing]};
 }
 
 static int
 received(ns_waiter *w)
 {
     CHECK(ns_is_granted(w));
-    return w->amount == 0 ? -2 : (int)((char *)(uintptr_t)w->amount - things);
+    return w->place.amount == 0 ? -2 : (int)((char *)(uintptr_t)w->place.amount - things);
 }
 
 static bool
 sent(ns_waiter *w)
 {
     CHECK(ns_is_granted(w));
-    return w->amount == 0;
+    return w->place.amount == 0;
 }
 
 static const struct ns_wait_steps *const senders = &ns_channel_send_steps;
@@ -153,7 +153,7 @@ check_order_of_service(void)
     senders->rejoin(&channel, &c);
     CHECK(!ns_is_granted(&c) && try_receive() == 4 && sent(&c));
     CHECK(try_receive() == 6 && try_receive() == 3 && try_receive() == -1 && is_open());
-    CHECK(e.amount == (uintptr_t)&things[5]);
+    CHECK(e.place.amount == (uintptr_t)&things[5]);
 
     a = (ns_waiter){0};
     CHECK(!receivers->enter(&channel, &a) && !receivers->cancel(&channel, &a) && is_open());
@@ -198,7 +198,7 @@ check_close_wakes_waiters(void)
     CHECK(ns_channel_is_closed(&channel) && !sent(&a) && !ns_is_granted(&b));
     CHECK(try_send(5) == NS_CHANNEL_REFUSED && try_receive() == 1);
     senders->rejoin(&channel, &b);
-    CHECK(!sent(&b) && b.amount == (uintptr_t)&things[4]);
+    CHECK(!sent(&b) && b.place.amount == (uintptr_t)&things[4]);
     CHECK(try_receive() == 2 && try_receive() == -2 && try_receive() == -2);
 
     for (uint64_t capacity = 0; capacity < 2; capacity++) {
@@ -338,22 +338,26 @@ check_fork_cuts_repair_short(void)
     }
 }
 
-/* Before its words are initialized, no operation does anything to a channel. */
+/* A channel of zero bytes is unbuffered. Its init gives it its capacity. */
 static void
-check_uninitialized_does_nothing(void)
+check_zero_bytes_are_an_unbuffered_channel(void)
 {
     channel = (ns_channel){.in = {0}};
-    CHECK(!ns_channel_is_born(&channel) && ns_channel_count(&channel) == 0);
+    CHECK(ns_channel_count(&channel) == 0);
     CHECK(try_send(1) == NS_CHANNEL_WOULD_WAIT && try_receive() == -1);
     uint64_t cursor = 0;
     CHECK(ns_channel_each(&channel, &cursor) == NULL);
     CHECK(ns_load(&channel.in.word, NS_RELAXED) == 0);
+    make(2); /* for slots that are free */
+    channel = (ns_channel){.in = {0}};
+    CHECK(try_send(1) == NS_CHANNEL_WOULD_WAIT);
+    ns_channel_init(&channel, slots, 2);
+    CHECK(is_fast() && try_send(1) == NS_CHANNEL_DONE && try_receive() == 1);
 }
 
-/* A thread that waits for capacity while the channel is initialized finds none, or all that belongs
- * to it. */
+/* A thread that waits for capacity during init finds none, or all that belongs to it. */
 static void
-initialize_or_wait(int i)
+wait_during_init(int i)
 {
     if (i == 0) {
         ns_channel_init(&channel, slots, 2);
@@ -364,13 +368,30 @@ initialize_or_wait(int i)
     }
 }
 
+/* A thread that sends and receives during init takes the lock, and finds the ring whole or absent. */
 static void
-check_waiting_for_initialization(void)
+use_during_init(int i)
+{
+    if (i == 0) {
+        ns_channel_init(&channel, slots, 2);
+    }
+    else {
+        while (try_send(7) != NS_CHANNEL_DONE) {
+        }
+        CHECK(try_receive() == 7);
+    }
+}
+
+static void
+check_init_beside_waiting_and_use(void)
 {
     for (int n = 0; n < 50; n++) {
         make(2); /* this makes free slots */
         channel = (ns_channel){.in = {0}};
-        run_threads(2, initialize_or_wait);
+        run_threads(2, wait_during_init);
+        make(2);
+        channel = (ns_channel){.in = {0}};
+        run_threads(2, use_during_init);
     }
 }
 
@@ -394,11 +415,11 @@ send_item(struct item *item, int64_t deadline, int64_t slice)
     if (result == NS_CHANNEL_WOULD_WAIT) {
         ns_waiter *w = ns_waiter_new();
         CHECK(w != NULL);
-        w->amount = (uintptr_t)item;
+        w->place.amount = (uintptr_t)item;
         bool served = drive(senders, &channel, w, deadline, slice);
-        result = !served          ? NS_CHANNEL_WOULD_WAIT
-                 : w->amount == 0 ? NS_CHANNEL_DONE
-                                  : NS_CHANNEL_REFUSED;
+        result = !served                ? NS_CHANNEL_WOULD_WAIT
+                 : w->place.amount == 0 ? NS_CHANNEL_DONE
+                                        : NS_CHANNEL_REFUSED;
         ns_waiter_free(w);
     }
     CHECK(result != NS_CHANNEL_REFUSED);
@@ -416,7 +437,7 @@ receive_item(struct item **item, int64_t deadline, int64_t slice)
         ns_waiter *w = ns_waiter_new();
         CHECK(w != NULL);
         if (drive(receivers, &channel, w, deadline, slice)) {
-            *item = (struct item *)(uintptr_t)w->amount;
+            *item = (struct item *)(uintptr_t)w->place.amount;
             result = *item ? NS_CHANNEL_DONE : NS_CHANNEL_REFUSED;
         }
         ns_waiter_free(w);
@@ -487,8 +508,8 @@ main(void)
     init_core();
     make(1);
     run_threads(2, count_or_move);
-    check_uninitialized_does_nothing();
-    check_waiting_for_initialization();
+    check_zero_bytes_are_an_unbuffered_channel();
+    check_init_beside_waiting_and_use();
     check_capacity_is_exact();
     check_order_of_service();
     check_unbuffered();

@@ -151,7 +151,6 @@ int
 main(void)
 {
     init_core();
-    CHECK(ns_mutex_init(&mutex));
     check_first_come_first_served();
     check_fork_drops_waiters();
     run_threads(THREADS, barrier);

@@ -649,7 +649,7 @@ rebuild(void)
 
 /* Asks until the key is found, at most `max` times. */
 static enum ns_found
-ask(uint64_t wanted, ns_place *place, int max)
+ask(uint64_t wanted, ns_search *place, int max)
 {
     enum ns_found found;
     uint64_t word;
@@ -669,7 +669,7 @@ ask(uint64_t wanted, ns_place *place, int max)
 static void
 check_place_does_not_count_in_new_segment(void)
 {
-    ns_place place = {0};
+    ns_search place = {0};
     ns_garbage garbage = {.count = 0};
     hash_of = same_hash;
     answers = 0;
@@ -698,7 +698,7 @@ check_search_continues_after_asking(void)
         put_key(i, i, false);
     }
     for (int disturb = 0; disturb < 3; disturb++) {
-        ns_place place = {0};
+        ns_search place = {0};
         uint64_t wanted = 5, word = 0;
         enum ns_found found;
         answers = 0;
@@ -734,7 +734,7 @@ check_search_continues_after_asking(void)
     /* A key that is inserted in the middle of a search is not in the count in its place. */
     put_key(5, 5, false);
     delete_key(0);
-    ns_place place = {0};
+    ns_search place = {0};
     for (answers = 0; answers < 2; answers++) {
         uint64_t wanted = 200, word;
         uint64_t before = answers == 0 ? ns_load(&table.directory->segments[0]->inserts, NS_RELAXED)

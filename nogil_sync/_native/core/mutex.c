@@ -26,7 +26,6 @@
 #define LOCKED NS_MUTEX_LOCKED
 #define QUEUED NS_MUTEX_QUEUED
 #define VISIT NS_MUTEX_VISIT
-#define BORN NS_MUTEX_BORN
 
 /* The state of a node. It changes under the queue's lock only. */
 enum {
@@ -40,7 +39,7 @@ lock_queue(ns_mutex *m)
 {
     if (ns_unlikely(ns_waitq_lock(&m->queue))) {
         m->heir = NULL;
-        ns_and(&m->word, LOCKED | BORN, NS_RELAXED);
+        ns_and(&m->word, LOCKED, NS_RELAXED);
     }
 }
 
@@ -78,12 +77,20 @@ coarse(int64_t now)
 
 /* ---- Passing the lock on ---- */
 
+/* The waiter that is first in line, or NULL. The queue must be locked. */
+static ns_waiter *
+first_in_line(const ns_mutex *m)
+{
+    const ns_place *p = ns_waitq_first(&m->queue);
+    return p != NULL ? p->waiter : NULL;
+}
+
 /* Makes the first in line the heir. Returns it if there is one: the caller must wake it, after it
  * unlocks the queue. */
 static ns_waiter *
 choose_heir(ns_mutex *m)
 {
-    ns_waiter *w = m->heir = ns_waitq_first(&m->queue);
+    ns_waiter *w = m->heir = first_in_line(m);
     if (w != NULL) {
         ns_store(&w->state, HEIR, NS_RELEASE);
     }
@@ -102,7 +109,7 @@ wake(ns_waiter *w)
 static uint32_t
 free_word(const ns_mutex *m)
 {
-    return m->queue.head != NULL ? BORN | QUEUED : BORN;
+    return m->queue.head != NULL ? QUEUED : 0;
 }
 
 /* Removes the heir while the lock is held. Returns the bits to set in the word, so that the next
@@ -123,7 +130,7 @@ release(ns_mutex *m)
     ns_waiter *granted = NULL, *woken = NULL;
     const int64_t now = ns_now();
     const bool asleep = m->heir == NULL;
-    ns_waiter *next = asleep ? ns_waitq_first(&m->queue) : m->heir;
+    ns_waiter *next = asleep ? first_in_line(m) : m->heir;
     if (asleep && next != NULL) {
         note_wait(m, (int64_t)(coarse(now) - m->heirless_since) << 10);
     }
@@ -131,7 +138,7 @@ release(ns_mutex *m)
         /* The lock is due to this waiter: hand it off. The word stays LOCKED, so nobody can
          * barge. */
         granted = asleep ? next : NULL;
-        ns_waitq_remove(&m->queue, next);
+        ns_waitq_remove(&m->queue, &next->place);
         uint32_t word = LOCKED | free_word(m);
         if (is_slow(m)) {
             word |= drop_heir(m, now);
@@ -179,9 +186,9 @@ ns_mutex_reset(ns_mutex *m)
 static void
 await_turn(ns_mutex *m, ns_waiter *w)
 {
-    w->away = false;
+    w->place.away = false;
     w->heir_since = 0;
-    if (m->heir == NULL && ns_waitq_first(&m->queue) == w &&
+    if (m->heir == NULL && first_in_line(m) == w &&
         !(is_slow(m) && (ns_or(&m->word, drop_heir(m, ns_now()), NS_RELAXED) & LOCKED))) {
         m->heir = w;
     }
@@ -191,7 +198,7 @@ await_turn(ns_mutex *m, ns_waiter *w)
 static void
 join_queue(ns_mutex *m, ns_waiter *w)
 {
-    ns_waitq_push(&m->queue, w);
+    ns_waitq_push(&m->queue, &w->place);
     ns_or(&m->word, QUEUED, NS_RELAXED);
 }
 
@@ -200,6 +207,7 @@ enter_step(void *object, ns_waiter *w)
 {
     ns_mutex *m = object;
     w->since = ns_now();
+    w->place.waiter = w;
     lock_queue(m);
     join_queue(m, w);
     await_turn(m, w);
@@ -216,7 +224,7 @@ take(ns_mutex *m, ns_waiter *w)
     lock_queue(m);
     bool taken = m->heir == w && ns_mutex_try_lock(m);
     if (taken) {
-        ns_waitq_remove(&m->queue, w);
+        ns_waitq_remove(&m->queue, &w->place);
         m->heir = NULL;
         if (m->queue.head == NULL) {
             /* The last waiter: the next release takes the fast path. */
@@ -386,7 +394,7 @@ leave_step(void *object, ns_waiter *w)
     lock_queue(m);
     bool granted = ns_load(&w->state, NS_ACQUIRE) == GRANTED;
     if (!granted) {
-        w->away = true;
+        w->place.away = true;
         woken = resign(m, w);
     }
     ns_waitq_unlock(&m->queue);
@@ -399,7 +407,7 @@ rejoin_step(void *object, ns_waiter *w)
 {
     ns_mutex *m = object;
     lock_queue(m);
-    if (!ns_waitq_has(w)) { /* a fork left the queue of this node behind */
+    if (!ns_waitq_has(&w->place)) { /* a fork left the queue of this node behind */
         join_queue(m, w);
     }
     await_turn(m, w);
@@ -414,7 +422,7 @@ cancel_step(void *object, ns_waiter *w)
     lock_queue(m);
     bool granted = ns_load(&w->state, NS_ACQUIRE) == GRANTED;
     if (!granted) {
-        ns_waitq_remove(&m->queue, w);
+        ns_waitq_remove(&m->queue, &w->place);
         woken = resign(m, w);
         if (m->queue.head == NULL) {
             ns_and(&m->word, ~(QUEUED | VISIT), NS_RELAXED);
@@ -439,4 +447,5 @@ const struct ns_wait_steps ns_mutex_steps = {
     .rejoin = rejoin_step,
     .cancel = cancel_step,
     .undo = undo_step,
+    .links = true,
 };

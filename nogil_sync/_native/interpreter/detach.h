@@ -1,4 +1,4 @@
-/* detach.h: the only place where a thread lets go of the interpreter.
+/* detach.h: the only place where a thread lets go of the interpreter to wait for others.
  *
  * ns_wait drives the steps of core/waiting/wait.h for an object. It detaches for each sleep, so
  * that other threads and the collector run on. In the main thread it comes back for signals.
@@ -9,7 +9,7 @@
  * there is work to do, without attaching or leaving its place.
  *
  * The waiter stays in line while handlers run, and finalisers of a collection that comes with them.
- * If one of them uses the very object that the waiter waits for, ns_make_way lets it pass. So a
+ * If one of them uses the very object that the call waits for, ns_make_way lets it pass. So a
  * handler that does not use the object costs the waiter nothing, however often it runs. (A limit:
  * what another thread grants to the waiter while its handler does something else lies idle until
  * that handler returns.)
@@ -17,8 +17,8 @@
  * Exit. While the interpreter is finalized, all threads but one stop for good as they re-attach.
  * That one would wait in vain, so its waits raise PythonFinalizationError.
  *
- * A re-attach may never return. So whenever a thread re-attaches, it holds no lock of ours, and its
- * node is on the heap.
+ * A re-attach may never return. So whenever a thread re-attaches, it holds no lock of ours, and a
+ * waiter that is linked is on the heap ("Lifetime" in wait.h).
  */
 #ifndef NS_DETACH_H
 #define NS_DETACH_H
@@ -27,10 +27,20 @@
 #include "interpreter/cpython.h"
 #include "core/waiting/wait.h"
 
-/* Waits, with a zeroed node. Returns 1 if served, 0 if timed out. Returns -1 if a handler raised or
- * the interpreter is being finalized; then the call left no trace. */
-int ns_wait(PyObject *self, const struct ns_wait_steps *steps, void *object, ns_waiter *w,
+/* Waits, after the attempt without waiting failed. Returns 1 if served, 0 if timed out. Returns -1
+ * with an exception if a handler raised, the interpreter is being finalized or there is no memory;
+ * then the call left no trace. *amount is what the call asks for, and then what it was given; the
+ * object's header says what that means. Allocates the waiter, and frees it. The caller is attached,
+ * and holds no lock of ours. */
+int ns_wait(PyObject *self, const struct ns_wait_steps *steps, void *object, uint64_t *amount,
             int64_t deadline);
+
+/* The same with the caller's own waiter, of zero bytes except for its amount, or queued already if
+ * the object's header says so. Afterwards the waiter is linked nowhere. */
+int ns_wait_with(PyObject *self, const struct ns_wait_steps *steps, void *object, ns_waiter *w,
+                 int64_t deadline);
+/* Returns a waiter for ns_wait_with, or NULL with an exception. */
+ns_waiter *ns_waiter_or_error(void);
 
 /* For a call that a handler makes. Makes the interrupted waits of this thread for the object give
  * back what they were served. Returns true if there were any: a retry may succeed. ns_wait calls it
@@ -38,7 +48,7 @@ int ns_wait(PyObject *self, const struct ns_wait_steps *steps, void *object, ns_
 bool ns_make_way(void *object);
 
 /* Whether the interpreter is being finalized, so that no other thread is left that could end a
- * wait. The caller must have no node in line. */
+ * wait. The caller must have no waiter in line. */
 bool ns_is_last(PyObject *self);
 /* Sets the exception for a wait in vain. Returns -1. */
 int ns_waits_in_vain(void);

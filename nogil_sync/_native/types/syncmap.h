@@ -18,8 +18,7 @@
 typedef struct SyncMap {
     NS_OBJECT_HEAD
     ns_table table;
-    _Atomic uint8_t born; /* 0: no __init__ yet, 1: in it, 2: done */
-    bool is_flights;      /* constant: whether this map is another map's `flights` */
+    bool is_flights; /* constant: whether this map is another map's `flights` */
     /* For a map of flights: an upper bound of its entries. Raised before an entry comes, and
      * lowered after it has gone. So in the child of a fork it may stay too high. */
     _Atomic uint32_t flying;

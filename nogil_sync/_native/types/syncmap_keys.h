@@ -112,7 +112,7 @@ typedef struct ns_asker {
     PyObject **different; /* an array in `few`; with more keys a hash set of `room` places */
     PyObject *few[8];
     size_t count, room;
-    ns_place place;
+    ns_search place;
 } ns_asker;
 
 static inline void
