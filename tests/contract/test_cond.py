@@ -97,7 +97,7 @@ def notify_all(c):
 
 
 @over
-def test_the_lock(lock):
+def test_cond_acquires_and_releases_its_lock(lock):
     c = cond_over(lock)
     assert c.acquire() is True
     assert c._is_owned()
@@ -114,7 +114,7 @@ def test_the_lock(lock):
     c.release()
 
 
-def test_arguments_of_acquire():
+def test_acquire_passes_its_arguments_to_the_lock():
     c = Cond()
     assert c.acquire(True, 5) is True
     assert c.acquire(blocking=False) is False
@@ -153,7 +153,7 @@ def test_locked():
 
 
 @pytest.mark.parametrize("wrong", [1, "lock", object(), Mutex, []])
-def test_what_is_no_lock(wrong):
+def test_objects_without_acquire_and_release_raise(wrong):
     if wrong is Mutex:
         Cond(wrong)  # it has both methods, and will fail when used, as in threading
         return
@@ -167,7 +167,7 @@ def test_what_is_no_lock(wrong):
         Cond(half)
 
 
-def test_wrong_numbers_of_arguments():
+def test_wrong_numbers_of_arguments_raise():
     c = Cond()
     with c:
         for call in (
@@ -184,7 +184,7 @@ def test_wrong_numbers_of_arguments():
 
 
 @over_exclusive
-def test_without_the_lock(lock):
+def test_wait_and_notify_without_the_lock_raise(lock):
     c = cond_over(lock)
     for _ in range(2):
         with pytest.raises(RuntimeError, match="cannot wait on un-acquired lock"):
@@ -204,7 +204,7 @@ def test_without_the_lock(lock):
 
 
 @starts_threads
-def test_the_lock_of_another_thread_is_not_ours():
+def test_wait_raises_while_another_thread_holds_the_lock():
     c = Cond(threading.RLock())
     with c:
         thread, result = started(c._is_owned)
@@ -214,7 +214,7 @@ def test_the_lock_of_another_thread_is_not_ours():
 
 @over
 @pytest.mark.parametrize("timeout", [0, 0.0, -1, -0.5, -math.inf, 0.001])
-def test_wait_in_vain(lock, timeout):
+def test_unnotified_wait_times_out(lock, timeout):
     c = cond_over(lock)
     with c:
         assert c.wait(timeout) is False
@@ -234,7 +234,7 @@ def test_wait_in_vain(lock, timeout):
         ("1", TypeError),
     ],
 )
-def test_wrong_timeouts(timeout, error):
+def test_wrong_timeouts_raise(timeout, error):
     c = Cond()
     with c:
         with pytest.raises(error):
@@ -245,7 +245,7 @@ def test_wrong_timeouts(timeout, error):
     assert waiting(c) == 0
 
 
-def test_kinds_of_numbers_to_notify():
+def test_notify_accepts_any_integer():
     c = Cond()
 
     class Number:
@@ -262,7 +262,7 @@ def test_kinds_of_numbers_to_notify():
         assert c.notify_all() is None
 
 
-def test_wait_for_what_is_true_already():
+def test_wait_for_true_predicate_returns_at_once():
     c = Cond()
     with c:
         assert c.wait_for(lambda: 5) == 5
@@ -276,7 +276,7 @@ def test_wait_for_what_is_true_already():
         c.wait_for(lambda: 1 / 0)
 
 
-def test_wait_for_times_out_as_a_whole():
+def test_wait_for_bounds_the_total_time():
     c = Cond()
     calls = []
     begin = time.monotonic()
@@ -287,7 +287,7 @@ def test_wait_for_times_out_as_a_whole():
     assert len(calls) == 2
 
 
-def test_time_out():
+def test_wait_times_out():
     c = Cond()
     begin = time.monotonic()
     with c:
@@ -301,7 +301,7 @@ def test_repr():
     assert repr(c) == f"<nogil_sync.Cond object at {id(c):#x}, {m!r}, 0 waiting>"
 
 
-def test_at_fork_reinit():
+def test_at_fork_reinit_frees_it():
     c = Cond()
     c._at_fork_reinit()
     c.acquire()
@@ -311,7 +311,7 @@ def test_at_fork_reinit():
         assert c.wait(0) is False
 
 
-def test_release_save_and_acquire_restore():
+def test_release_save_and_acquire_restore_are_those_of_the_lock():
     for lock in (None, threading.RLock()):
         c = Cond(lock)
         c.acquire()
@@ -333,7 +333,7 @@ def test_release_save_and_acquire_restore():
 
 @starts_threads
 @over
-def test_notify(lock):
+def test_notify_wakes_one_waiter(lock):
     c = cond_over(lock)
     thread, result = waiters(c, 1)[0]
     assert not result
@@ -346,7 +346,7 @@ def test_notify(lock):
 
 @starts_threads
 @over
-def test_notify_all(lock):
+def test_notify_all_wakes_all_waiters(lock):
     c = cond_over(lock)
     all_of_them = waiters(c, 4)
     notify_all(c)
@@ -357,7 +357,7 @@ def test_notify_all(lock):
 
 
 @starts_threads
-def test_first_come_first_served():
+def test_waiters_are_served_in_order():
     c = Cond()
     all_of_them = waiters(c, 6)
 
@@ -382,7 +382,7 @@ def test_first_come_first_served():
 
 
 @starts_threads
-def test_notifications_are_not_kept_for_later():
+def test_notification_without_waiters_is_lost():
     c = Cond()
     notify(c)
     notify(c, 5)
@@ -392,7 +392,7 @@ def test_notifications_are_not_kept_for_later():
 
 
 @starts_threads
-def test_who_comes_after_the_notification_is_not_woken():
+def test_later_waiter_is_not_woken_by_earlier_notification():
     c = Cond()
     early = waiters(c, 1)[0]
     with c:
@@ -405,7 +405,7 @@ def test_who_comes_after_the_notification_is_not_woken():
 
 
 @starts_threads
-def test_who_timed_out_takes_no_notification():
+def test_timed_out_waiter_takes_no_notification():
     # It has given up, and waits for the lock only: the notification is for the other one.
     c = Cond()
     first, first_result = started(wait_in, c, 0.1)
@@ -420,7 +420,7 @@ def test_who_timed_out_takes_no_notification():
 
 
 @starts_threads
-def test_a_notification_in_time_counts_however_long_the_lock_takes():
+def test_notified_wait_returns_true_however_long_the_lock_takes():
     c = Cond()
     for seconds in (0.3, 3, 30):
         thread, result = started(wait_in, c, seconds)
@@ -438,7 +438,7 @@ def test_a_notification_in_time_counts_however_long_the_lock_takes():
 
 
 @starts_threads
-def test_a_time_out_waits_for_the_lock():
+def test_timed_out_wait_returns_with_the_lock():
     c = Cond()
     thread, result = started(wait_in, c, 2)
     with c:
@@ -450,7 +450,7 @@ def test_a_time_out_waits_for_the_lock():
 
 
 @starts_threads
-def test_wait_for():
+def test_wait_for_returns_when_the_predicate_is_true():
     c = Cond()
     items = []
 
@@ -470,7 +470,7 @@ def test_wait_for():
 
 
 @starts_threads
-def test_broadcast_to_many():
+def test_notify_all_wakes_many_threads():
     c = Cond()
     n = 200
     rounds = 200 if NATIVE else 3  # each wakes all of them
@@ -503,7 +503,7 @@ def test_broadcast_to_many():
 
 @starts_threads
 @pytest.mark.parametrize("lock", ["default", "Lock", "write", "RLock"])
-def test_no_signal_is_stolen_or_lost(lock):
+def test_notifications_are_neither_stolen_nor_lost(lock):
     # One notification for each of a thousand items, to whoever waits: all must go through.
     c = cond_over(lock)
     tokens = 0
@@ -530,7 +530,7 @@ def test_no_signal_is_stolen_or_lost(lock):
 
 
 @starts_threads
-def test_a_thousand_generations():
+def test_thousand_rounds_of_notify_all():
     # Each wakes exactly those that waited, none of the generation after.
     c = Cond()
     woken = [0] * 3
@@ -561,7 +561,7 @@ def test_a_thousand_generations():
 
 
 @starts_threads
-def test_ping_pong():
+def test_two_threads_take_turns():
     c = Cond()
     turn = 0
 
@@ -577,7 +577,7 @@ def test_ping_pong():
 
 
 @starts_threads
-def test_time_outs_lose_no_signal():
+def test_timeouts_lose_no_notification():
     c = Cond()
     tokens = given = taken = 0
     busy = True
@@ -619,7 +619,7 @@ def test_time_outs_lose_no_signal():
 
 
 @starts_threads
-def test_two_conditions_over_one_lock():
+def test_two_conds_share_one_lock():
     lock = RWMutex().write
     full, empty = Cond(lock), Cond(lock)
     items = []
@@ -645,7 +645,7 @@ def test_two_conditions_over_one_lock():
 
 
 @starts_threads
-def test_waiting_to_read():
+def test_cond_over_a_read_lock():
     # Readers wait with a read hold, several at once; a reader notifies.
     rw = RWMutex()
     c = Cond(rw.read)
@@ -660,7 +660,7 @@ def test_waiting_to_read():
 # Locks that do odd things
 
 
-def test_release_that_fails():
+def test_wait_raises_what_release_raises():
     class Odd(Duck):
         def release(self):
             raise LookupError
@@ -675,7 +675,7 @@ def test_release_that_fails():
         assert lock.lock.locked()
 
 
-def test_acquire_that_fails():
+def test_wait_raises_what_acquire_raises():
     class Odd(Duck):
         fails = False
 
@@ -699,7 +699,7 @@ def test_acquire_that_fails():
         lock.fails = False
 
 
-def test_the_first_interrupt_of_several_counts():
+def test_first_of_several_interrupts_is_raised():
     interrupts = []
 
     class Lock:
@@ -721,7 +721,7 @@ def test_the_first_interrupt_of_several_counts():
     assert not interrupts
 
 
-def test_subclass_is_asked():
+def test_overridden_methods_are_called():
     lock = Sub()
     c = Cond(lock)
     with c:
@@ -732,7 +732,7 @@ def test_subclass_is_asked():
 
 
 @starts_threads
-def test_a_cond_over_a_cond():
+def test_cond_over_a_cond():
     inner = Cond(threading.RLock())
     outer = Cond(inner)
     with outer, outer:
@@ -747,7 +747,7 @@ def test_a_cond_over_a_cond():
 
 
 @starts_threads
-def test_inside_a_queue():
+def test_queue_works_over_conds():
     q = queue.Queue(maxsize=2)
     q.mutex = Mutex()
     q.not_empty = Cond(q.mutex)
@@ -768,7 +768,7 @@ def test_inside_a_queue():
 
 
 @starts_threads
-def test_inside_event_barrier_and_semaphore():
+def test_event_barrier_and_semaphore_work_over_conds():
     event = threading.Event()
     event._cond = Cond()
     barrier = threading.Barrier(3)
@@ -787,7 +787,7 @@ def test_inside_event_barrier_and_semaphore():
 
 
 @starts_threads
-def test_inside_futures(monkeypatch):
+def test_futures_work_over_conds(monkeypatch):
     class Reentrant(Cond):
         # A Future's condition is entered again by its callbacks' helpers.
         def __init__(self):
@@ -889,7 +889,7 @@ def test_ctrl_c_while_wait_reacquires_the_lock(lock, times):
 
 
 @pytest.mark.thread_unsafe(reason="sets a signal handler")
-def test_a_handler_notifies_its_thread_and_raises():
+def test_handler_that_notifies_and_raises_passes_notification_on():
     # First in line, it is the one that is notified; as its call fails the next one has it.
     c, served, main = Cond(), [], threading.get_ident()
 
@@ -918,7 +918,7 @@ def test_a_handler_notifies_its_thread_and_raises():
 
 @starts_processes
 @in_own_process
-def test_a_notification_that_meets_a_ctrl_c_is_passed_on():
+def test_notification_of_an_interrupted_waiter_is_passed_on():
     c = Cond()
     woken = []
 
@@ -953,7 +953,7 @@ def test_a_notification_that_meets_a_ctrl_c_is_passed_on():
 
 @starts_processes
 @pytest.mark.parametrize(
-    ("lock", "drops"),
+    ("lock", "at_most"),
     [
         ("its own", 1),
         ("its own", 3),
@@ -963,7 +963,7 @@ def test_a_notification_that_meets_a_ctrl_c_is_passed_on():
     ],
 )
 @in_own_process
-def test_an_interrupt_at_any_moment_leaves_all_whole(lock, drops):
+def test_interrupted_wait_holds_the_lock_and_loses_no_notification(lock, at_most):
     # After each wait, however it ends, the lock is ours; and no token is lost with a signal.
     interrupts = RandomInterrupts()
     c = Cond(LOCKS[lock]())
@@ -1006,7 +1006,7 @@ def test_an_interrupt_at_any_moment_leaves_all_whole(lock, drops):
     for _ in interrupts.for_a_second():
         with c:
             n += 1
-            interrupts.call(c.wait, 0.002 if n % 2 else 20, drops)
+            interrupts.call(c.wait, 0.002 if n % 2 else 20, at_most)
             owner = "main"
             if tokens:
                 tokens -= 1
@@ -1027,7 +1027,7 @@ def test_an_interrupt_at_any_moment_leaves_all_whole(lock, drops):
 
 
 @sets_handlers
-def test_handler_notifies_what_its_thread_waits_for(interrupt):
+def test_handler_notifies_its_own_thread(interrupt):
     c = Cond()
     interrupt(lambda: notify(c), 0.05)
     with c:
@@ -1036,7 +1036,7 @@ def test_handler_notifies_what_its_thread_waits_for(interrupt):
 
 
 @sets_handlers
-def test_handler_waits_on_the_same_condition(interrupt):
+def test_handler_waits_on_the_cond_of_its_thread(interrupt):
     c = Cond()
     log = []
 
@@ -1061,7 +1061,7 @@ def test_handler_waits_on_the_same_condition(interrupt):
 
 
 @sets_handlers
-def test_handler_runs_while_its_thread_wants_the_lock_again(interrupt):
+def test_handler_runs_while_its_thread_reacquires_the_lock(interrupt):
     c = Cond()
     log = []
 
@@ -1094,7 +1094,7 @@ def test_handler_runs_while_its_thread_wants_the_lock_again(interrupt):
 
 
 @sets_handlers
-def test_handlers_and_other_waiters(interrupt):
+def test_handler_that_notifies_leaves_other_waiters_whole(interrupt):
     c = Cond()
     stop = False
     counts = [0, 0, 0]
@@ -1132,7 +1132,7 @@ def test_handlers_and_other_waiters(interrupt):
 
 
 @starts_threads
-def test_finaliser_notifies():
+def test_finaliser_notifies_waiters():
     c = Cond()
 
     class Last:
@@ -1151,7 +1151,7 @@ def test_finaliser_notifies():
 
 
 @starts_threads
-def test_others_run_and_collect_while_one_waits():
+def test_other_threads_run_and_collect_while_one_waits():
     c = Cond()
     thread, result = waiters(c, 1)[0]
     for _ in range(3):

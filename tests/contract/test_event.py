@@ -14,7 +14,7 @@ from support import LONG, eventually, run_threads
 from nogil_sync import Event
 
 
-def test_set_and_clear():
+def test_set_and_clear_change_is_set():
     e = Event()
     assert e.is_set() is False
     assert e.set() is None
@@ -27,7 +27,7 @@ def test_set_and_clear():
 
 
 @pytest.mark.parametrize("timeout", [0, 0.0, -1, -0.5, -math.inf, 0.001])
-def test_wait_on_an_unset_event(timeout):
+def test_wait_on_unset_event_times_out(timeout):
     e = Event()
     assert e.wait(timeout) is False
     assert e.wait(timeout=timeout) is False
@@ -35,7 +35,7 @@ def test_wait_on_an_unset_event(timeout):
 
 
 @pytest.mark.parametrize("timeout", [None, 0, -1, 5, threading.TIMEOUT_MAX])
-def test_wait_on_a_set_event(timeout):
+def test_wait_on_set_event_returns_at_once(timeout):
     e = Event()
     e.set()
     assert e.wait() is True
@@ -54,7 +54,7 @@ def test_wait_on_a_set_event(timeout):
     ],
 )
 @pytest.mark.parametrize("is_set", [False, True])
-def test_wrong_timeouts(timeout, error, is_set):
+def test_wrong_timeouts_raise(timeout, error, is_set):
     e = Event()
     if is_set:
         e.set()
@@ -63,7 +63,7 @@ def test_wrong_timeouts(timeout, error, is_set):
     assert e.is_set() is is_set
 
 
-def test_wrong_numbers_of_arguments():
+def test_wrong_numbers_of_arguments_raise():
     e = Event()
     for call in (
         lambda: Event(1),
@@ -77,14 +77,14 @@ def test_wrong_numbers_of_arguments():
             call()
 
 
-def test_time_out():
+def test_wait_times_out():
     e = Event()
     begin = time.monotonic()
     assert e.wait(0.1) is False
     assert 0.09 <= time.monotonic() - begin < 20
 
 
-def test_at_fork_reinit():
+def test_at_fork_reinit_frees_it():
     e = Event()
     e._at_fork_reinit()
     assert not e.is_set()
@@ -95,7 +95,7 @@ def test_at_fork_reinit():
 
 @starts_threads
 @pytest.mark.parametrize("n", [1, 5, 50])
-def test_set_wakes_all(n):
+def test_set_wakes_all_waiters(n):
     e = Event()
     results = []
     waiters = [
@@ -112,7 +112,7 @@ def test_set_wakes_all(n):
 
 
 @starts_threads
-def test_clear_right_after_set_takes_nothing_back():
+def test_clear_after_set_does_not_stop_woken_waiters():
     for _ in range(50):
         e = Event()
         results = []
@@ -136,14 +136,14 @@ def test_clear_right_after_set_takes_nothing_back():
 
 
 @starts_threads
-def test_set_races_the_start_of_the_wait():
+def test_set_while_a_wait_begins_is_not_missed():
     for _ in range(300):
         e = Event()
         assert run_threads(lambda e=e: e.wait(LONG), e.set)[0] is True
 
 
 @starts_threads
-def test_ping_pong():
+def test_two_threads_take_turns():
     ping, pong = Event(), Event()
     n = 300
 
@@ -163,7 +163,7 @@ def test_ping_pong():
 
 
 @starts_threads
-def test_time_outs_disturb_nobody():
+def test_timeouts_do_not_disturb_other_waiters():
     e = Event()
     patient = []
     waiter = threading.Thread(target=lambda: patient.append(e.wait(LONG)), daemon=True)
@@ -187,7 +187,7 @@ def test_stores_before_set_are_seen():
 
 
 @starts_threads
-def test_others_run_and_collect_while_one_waits():
+def test_other_threads_run_and_collect_while_one_waits():
     e = Event()
     waiter = threading.Thread(target=e.wait, daemon=True)
     waiter.start()
@@ -219,14 +219,14 @@ def test_ctrl_c_ends_wait_and_other_waiters_stay(way, others, timeout):
 
 
 @sets_handlers
-def test_handler_sets_what_its_thread_waits_for(interrupt):
+def test_handler_sets_event_that_its_thread_waits_for(interrupt):
     e = Event()
     interrupt(e.set, 0.05)
     assert e.wait(LONG) is True
 
 
 @sets_handlers
-def test_handler_sets_and_clears_what_its_thread_waits_for(interrupt):
+def test_handler_sets_and_clears_event_that_its_thread_waits_for(interrupt):
     e = Event()
     interrupt(lambda: (e.set(), e.clear()), 0.05)
     assert e.wait(LONG) is True
@@ -234,7 +234,7 @@ def test_handler_sets_and_clears_what_its_thread_waits_for(interrupt):
 
 
 @sets_handlers
-def test_handler_waits_for_what_its_thread_waits_for(interrupt):
+def test_handler_waits_for_same_object_as_its_thread(interrupt):
     e = Event()
     log = []
     setter = threading.Timer(0.2, e.set)

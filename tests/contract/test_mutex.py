@@ -40,7 +40,7 @@ def test_acquire_and_release():
     assert m.locked() is False
 
 
-def test_with():
+def test_with_acquires_and_releases():
     m = Mutex()
     with m as entered:
         assert entered is True
@@ -51,7 +51,7 @@ def test_with():
     assert not m.locked()
 
 
-def test_not_reentrant():
+def test_mutex_is_not_reentrant():
     m = Mutex()
     with m:
         assert m.acquire(False) is False
@@ -76,7 +76,7 @@ def test_not_reentrant():
         ((), {"blocking": True, "timeout": 0}),
     ],
 )
-def test_ways_to_acquire(args, kwargs):
+def test_acquire_accepts_arguments_of_threading_lock(args, kwargs):
     m = Mutex()
     assert m.acquire(*args, **kwargs) is True
     assert m.locked()
@@ -103,7 +103,7 @@ def test_ways_to_acquire(args, kwargs):
     ],
 )
 @pytest.mark.parametrize("held", [False, True])
-def test_wrong_arguments(args, kwargs, error, held):
+def test_wrong_arguments_raise(args, kwargs, error, held):
     m = Mutex()
     if held:
         m.acquire()
@@ -116,7 +116,7 @@ def test_wrong_arguments(args, kwargs, error, held):
         pass
 
 
-def test_messages_of_threading_lock():
+def test_error_messages_are_those_of_threading_lock():
     m = Mutex()
     with pytest.raises(RuntimeError, match="release unlocked lock"):
         m.release()
@@ -124,7 +124,7 @@ def test_messages_of_threading_lock():
         m.acquire(False, 5)
 
 
-def test_release_of_a_free_lock():
+def test_release_of_free_lock_raises():
     m = Mutex()
     for _ in range(2):
         with pytest.raises(RuntimeError):
@@ -136,7 +136,7 @@ def test_release_of_a_free_lock():
     assert not m.locked()
 
 
-def test_timeout_that_uses_the_lock():
+def test_timeout_whose_float_method_uses_the_lock():
     m = Mutex()
 
     class Odd:
@@ -156,7 +156,7 @@ def test_timeout_that_uses_the_lock():
     assert not m.locked()
 
 
-def test_at_fork_reinit():
+def test_at_fork_reinit_frees_it():
     m = Mutex()
     m._at_fork_reinit()
     assert not m.locked()
@@ -179,7 +179,7 @@ def test_any_thread_may_release():
 
 
 @starts_threads
-def test_excludes():
+def test_lock_admits_one_at_a_time():
     m = Mutex()
     total = 0
     n = 3000
@@ -197,7 +197,7 @@ def test_excludes():
 
 
 @starts_threads
-def test_waiters_wake_one_by_one():
+def test_each_release_wakes_one_waiter():
     m = Mutex()
     m.acquire()
     pairs = [waiting(m) for _ in range(5)]
@@ -213,7 +213,7 @@ def test_waiters_wake_one_by_one():
 
 
 @starts_threads
-def test_first_come_first_served_among_those_that_waited():
+def test_waiters_are_served_in_order():
     m = Mutex()
     order = []
 
@@ -234,7 +234,7 @@ def test_first_come_first_served_among_those_that_waited():
 
 
 @starts_threads
-def test_waiter_of_a_millisecond_gets_the_next_turn():
+def test_long_waiter_gets_the_lock_before_a_try():
     m = Mutex()
     m.acquire()
     thread, result = waiting(m)
@@ -248,7 +248,7 @@ def test_waiter_of_a_millisecond_gets_the_next_turn():
 
 
 @starts_threads
-def test_time_out():
+def test_acquire_times_out():
     m = Mutex()
     m.acquire()
     begin = time.monotonic()
@@ -263,7 +263,7 @@ def test_time_out():
 
 
 @starts_threads
-def test_time_outs_leave_the_queue():
+def test_timed_out_waiters_leave_the_queue():
     m = Mutex()
     m.acquire()
     first, first_result = waiting(m, 0.05)
@@ -282,7 +282,7 @@ def test_time_outs_leave_the_queue():
 
 
 @starts_threads
-def test_others_run_and_collect_while_one_waits():
+def test_other_threads_run_and_collect_while_one_waits():
     m = Mutex()
     m.acquire()
     thread, result = waiting(m)
@@ -295,7 +295,7 @@ def test_others_run_and_collect_while_one_waits():
 
 
 @starts_threads
-def test_dropped_while_locked_and_after_waits():
+def test_lock_is_freed_while_locked_and_after_waits():
     for _ in range(50):
         m = Mutex()
         m.acquire()
@@ -307,7 +307,7 @@ def test_dropped_while_locked_and_after_waits():
 
 
 @starts_threads
-def test_condition_over_a_mutex():
+def test_threading_condition_works_over_mutex():
     m = Mutex()
     condition = threading.Condition(m)
     with pytest.raises(RuntimeError):
@@ -337,7 +337,7 @@ def test_condition_over_a_mutex():
 
 
 @starts_threads
-def test_queue_with_its_mutex_replaced():
+def test_queue_works_with_mutex_as_its_lock():
     q = queue.Queue(maxsize=2)
     q.mutex = Mutex()
     q.not_empty = threading.Condition(q.mutex)
@@ -358,7 +358,7 @@ def test_queue_with_its_mutex_replaced():
 
 
 @starts_threads
-def test_event_and_barrier_over_a_mutex():
+def test_event_and_barrier_work_over_mutex():
     event = threading.Event()
     event._cond = threading.Condition(Mutex())
     barrier = threading.Barrier(3)
@@ -373,7 +373,7 @@ def test_event_and_barrier_over_a_mutex():
 
 
 @starts_threads
-def test_lock_of_a_logging_handler():
+def test_mutex_is_the_lock_of_a_logging_handler():
     lines = []
 
     class Handler(logging.Handler):
@@ -491,7 +491,7 @@ def test_handler_runs_during_a_wait(interrupt):
 
 
 @sets_handlers
-def test_handler_releases_what_its_thread_waits_for(interrupt):
+def test_handler_releases_lock_that_its_thread_waits_for(interrupt):
     m = Mutex()
     m.acquire()
     interrupt(m.release, 0.05)
@@ -501,7 +501,7 @@ def test_handler_releases_what_its_thread_waits_for(interrupt):
 
 
 @sets_handlers
-def test_handler_uses_what_its_thread_waits_for(interrupt):
+def test_handler_uses_lock_that_its_thread_waits_for(interrupt):
     m = Mutex()
     m.acquire()
     log = []
@@ -527,7 +527,7 @@ def test_handler_uses_what_its_thread_waits_for(interrupt):
 
 
 @sets_handlers
-def test_handler_waits_for_the_lock_its_thread_waits_for(interrupt):
+def test_handler_waits_for_same_lock_as_its_thread(interrupt):
     m = Mutex()
     m.acquire()
     log = []
@@ -547,7 +547,7 @@ def test_handler_waits_for_the_lock_its_thread_waits_for(interrupt):
 
 
 @sets_handlers
-def test_handler_gives_up_and_the_wait_goes_on(interrupt):
+def test_handler_times_out_and_interrupted_wait_goes_on(interrupt):
     m = Mutex()
     m.acquire()
     log = []
@@ -570,7 +570,7 @@ def test_handler_gives_up_and_the_wait_goes_on(interrupt):
 
 
 @sets_handlers
-def test_handlers_within_handlers(interrupt):
+def test_handler_that_interrupts_a_handler_waits_too(interrupt):
     m = Mutex()
     m.acquire()
     log = []
@@ -596,7 +596,7 @@ def test_handlers_within_handlers(interrupt):
 
 
 @sets_handlers
-def test_handlers_and_other_waiters(interrupt):
+def test_handler_that_acquires_leaves_other_waiters_alone(interrupt):
     m = Mutex()
     stop = threading.Event()
     counts = [0, 0, 0]
@@ -651,7 +651,7 @@ def test_finaliser_uses_the_lock():
 
 
 @starts_threads
-def test_finalisers_in_collections_while_threads_wait():
+def test_finalisers_acquire_in_collections_while_threads_wait():
     m = Mutex()
     ran = []
 

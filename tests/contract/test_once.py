@@ -112,7 +112,7 @@ def raises(error):
 
 
 @every
-def test_runs_once(make):
+def test_function_runs_once(make):
     fn = Counted()
     call = make(fn)
     assert call.done() is False
@@ -124,14 +124,14 @@ def test_runs_once(make):
 
 @pytest.mark.parametrize("result", [None, False, 0, (), "", 10**9])
 @every
-def test_any_result(make, result):
+def test_any_result_is_returned(make, result):
     fn = Counted(lambda: result)
     call = make(fn)
     assert call() is call() is result
     assert fn.runs == 1
 
 
-def test_ways_to_decorate():
+def test_once_decorates_with_and_without_options():
     @once
     def a():
         return 1
@@ -197,7 +197,7 @@ class Adder:
         (len, "obj"),
     ],
 )
-def test_functions_that_need_an_argument(fn, name):
+def test_functions_that_need_an_argument_are_refused(fn, name):
     with pytest.raises(TypeError, match=f"'{name}'"):
         once(fn)
 
@@ -223,7 +223,7 @@ def test_functions_that_need_an_argument(fn, name):
         [].copy,
     ],
 )
-def test_functions_that_need_none(fn):
+def test_functions_that_need_no_argument_are_accepted(fn):
     f = once(fn)
     assert f() is f()
 
@@ -257,7 +257,7 @@ def test_calls_take_no_arguments():
         assert type(f).__call__(f) == 10**9
 
 
-def test_arguments_of_do():
+def test_do_passes_arguments_to_the_function():
     o = Once()
     with pytest.raises(TypeError):
         o.do()
@@ -278,7 +278,7 @@ def test_arguments_of_do():
         o.do()
 
 
-def test_looks_like_the_function():
+def test_once_function_looks_like_the_wrapped_function():
     def load(x=1) -> int:
         """Documentation."""
         return x
@@ -310,7 +310,7 @@ def test_looks_like_the_function():
     assert f.__wrapped__ is outer
 
 
-def test_wrapped_until_it_ran():
+def test_wrapped_is_available_until_the_function_ran():
     def load():
         return 1
 
@@ -321,7 +321,7 @@ def test_wrapped_until_it_ran():
     assert not hasattr(f, "__wrapped__")
 
 
-def test_in_a_class_it_is_a_static_method():
+def test_once_function_in_a_class_is_a_static_method():
     class Namespace:
         @once
         def shared():
@@ -330,7 +330,7 @@ def test_in_a_class_it_is_a_static_method():
     assert Namespace.shared() is Namespace().shared()
 
 
-def test_once_of_a_once():
+def test_once_wraps_a_once_function():
     fn = Counted()
     inner = once(fn)
     outer = once(inner)
@@ -361,7 +361,7 @@ def test_repr():
     assert repr(o).endswith(", failed>")
 
 
-def test_generic_at_run_time():
+def test_class_takes_parameters_at_run_time():
     alias = Once[int]
     assert alias.__origin__ is Once
     o = alias(retry=True)
@@ -422,7 +422,7 @@ def test_annotations_can_be_replaced():
     assert g.__annotations__ == {"return": int, "more": int}
 
 
-def test_annotations_of_what_has_none():
+def test_annotations_of_functions_without_any():
     f = once(functools.partial(int, 5))
     assert f.__annotations__ == {}
     assert inspect.signature(f) == inspect.Signature()
@@ -490,7 +490,7 @@ def test_instances_of_a_parametrised_subclass():
 
 
 @settling
-def test_an_exception_is_the_outcome(make):
+def test_exception_is_raised_by_every_call(make):
     error = ValueError("x")
     fn = Counted(raises(error))
     call = make(fn)
@@ -507,7 +507,7 @@ def names_of(error):
 
 
 @settling
-def test_the_traceback_reaches_the_origin_and_does_not_grow(make):
+def test_traceback_leads_to_the_origin_and_does_not_grow(make):
     def origin():
         raise ValueError
 
@@ -537,7 +537,7 @@ def test_the_traceback_reaches_the_origin_and_does_not_grow(make):
     assert another() == ["another", *first[1:]]
 
 
-def test_an_exception_of_a_function_in_c():
+def test_exception_of_a_c_function_is_raised_again():
     f = once(functools.partial(int, "x"))
 
     def user():
@@ -549,7 +549,7 @@ def test_an_exception_of_a_function_in_c():
 
 
 @settling
-def test_the_context_does_not_change(make):
+def test_exception_context_does_not_change(make):
     def origin():
         try:
             raise KeyError
@@ -590,7 +590,7 @@ def test_the_context_does_not_change(make):
 
 
 @settling
-def test_a_run_inside_an_except_block(make):
+def test_run_inside_except_block_keeps_its_context(make):
     call = make(raises(ValueError()))
     outer = OSError()
     try:
@@ -613,7 +613,7 @@ def test_a_run_inside_an_except_block(make):
     ],
     ids=["function", "object", "property"],
 )
-def test_a_failed_run_that_does_not_count(make):
+def test_failed_run_with_retry_runs_again(make):
     errors = [OSError(), ValueError(), KeyError()]
     left = [*errors, None]
 
@@ -636,7 +636,7 @@ def test_a_failed_run_that_does_not_count(make):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, BaseException])
 @every
-def test_what_is_no_exception_never_settles(make, error):
+def test_base_exception_never_settles(make, error):
     left = [error(), error(), None]
 
     def act():
@@ -653,7 +653,7 @@ def test_what_is_no_exception_never_settles(make, error):
     assert call() == 5
 
 
-def test_exception_with_opinions():
+def test_exception_class_with_odd_methods_is_raised_again():
     class StubbornError(Exception):
         def with_traceback(self, tb):
             raise AssertionError("called")
@@ -682,7 +682,7 @@ class Obstinate:
 
 
 @every
-def test_results_are_left_alone(make):
+def test_results_are_returned_unchanged(make):
     call = make(Obstinate)
     assert type(call()) is Obstinate
     assert call() is call()
@@ -692,7 +692,7 @@ def test_results_are_left_alone(make):
 
 
 @every
-def test_inside_itself(make):
+def test_recursive_call_raises(make):
     def act():
         with pytest.raises(RuntimeError, match="recursive"):
             call()
@@ -704,7 +704,7 @@ def test_inside_itself(make):
 
 
 @settling
-def test_inside_itself_uncaught(make):
+def test_uncaught_recursion_settles_as_the_failure(make):
     def act():
         return call()
 
@@ -715,7 +715,7 @@ def test_inside_itself_uncaught(make):
 
 
 @every
-def test_inside_itself_through_another(make):
+def test_recursion_through_another_once_raises(make):
     other = by_object(lambda: call())
     call = make(lambda: other())
     with pytest.raises(RuntimeError, match="recursive"):
@@ -724,7 +724,7 @@ def test_inside_itself_through_another(make):
 
 @starts_threads
 @every
-def test_a_circle_of_two_threads(make):
+def test_deadlock_of_two_threads_raises(make):
     both = threading.Barrier(2)
 
     def act(other):
@@ -742,7 +742,7 @@ def test_a_circle_of_two_threads(make):
 
 
 @starts_threads
-def test_a_circle_of_five_threads():
+def test_deadlock_of_five_threads_raises():
     n = 5
     all_in = threading.Barrier(n)
     calls = []
@@ -764,7 +764,7 @@ def test_a_circle_of_five_threads():
 
 @starts_threads
 @every
-def test_waiting_inside_another_is_no_circle(make):
+def test_nested_wait_without_a_cycle_returns(make):
     fn = Counted(lambda: 1, held=True)
     inner = make(fn)
     outer = [make(lambda: inner() + 1) for _ in range(3)]
@@ -780,7 +780,7 @@ def test_waiting_inside_another_is_no_circle(make):
 
 @starts_threads
 @every
-def test_all_get_the_result(make):
+def test_all_threads_get_the_result(make):
     for _ in range(50):
         fn = Counted()
         call = make(fn)
@@ -791,7 +791,7 @@ def test_all_get_the_result(make):
 
 @starts_threads
 @every
-def test_those_that_come_during_the_run_wait(make):
+def test_callers_during_the_run_wait(make):
     fn = Counted(held=True)
     call = make(fn)
     waiters = [start(call) for _ in range(8)]
@@ -806,7 +806,7 @@ def test_those_that_come_during_the_run_wait(make):
 
 @starts_threads
 @settling
-def test_all_get_the_same_exception(make):
+def test_all_threads_get_the_same_exception(make):
     error = ValueError()
     fn = Counted(raises(error), held=True)
     call = make(fn)
@@ -819,7 +819,7 @@ def test_all_get_the_same_exception(make):
 
 
 @starts_threads
-def test_raised_by_many_at_once():
+def test_many_threads_raise_the_failure_at_once():
     error = ValueError()
     f = once(raises(error))
 
@@ -849,7 +849,7 @@ def test_raised_by_many_at_once():
     ],
     ids=["function", "object", "property"],
 )
-def test_waiters_of_a_run_that_does_not_count_run_themselves(make, error):
+def test_waiters_of_a_failed_run_with_retry_run_themselves(make, error):
     lock = threading.Lock()
     running = []
     fails = 3
@@ -896,7 +896,7 @@ def test_objects_do_not_wait_for_each_other():
 
 
 @starts_threads
-def test_others_collect_while_one_waits():
+def test_other_threads_collect_while_one_waits():
     fn = Counted(held=True)
     call = by_function(fn)
     waiters = [start(call), start(call)]
@@ -977,7 +977,7 @@ def test_ctrl_c_ends_wait_for_run_of_another_thread(kind, way):
 
 @sets_handlers
 @every
-def test_a_handler_calls_what_its_thread_runs(make, interrupt):
+def test_handler_calls_function_that_its_thread_runs(make, interrupt):
     log = []
 
     def handler():
@@ -998,7 +998,7 @@ def test_a_handler_calls_what_its_thread_runs(make, interrupt):
 
 @sets_handlers
 @every
-def test_a_handler_calls_what_its_thread_waits_for(make, interrupt):
+def test_handler_calls_function_that_its_thread_waits_for(make, interrupt):
     fn = Counted(held=True)
     call = make(fn)
     other = start(call)
@@ -1013,7 +1013,7 @@ def test_a_handler_calls_what_its_thread_waits_for(make, interrupt):
 
 @sets_handlers
 @settling
-def test_a_handler_runs_another_one_during_a_wait(make, interrupt):
+def test_handler_runs_another_once_during_a_wait(make, interrupt):
     fn = Counted(held=True)
     call = make(fn)
     other = start(call)
@@ -1027,7 +1027,7 @@ def test_a_handler_runs_another_one_during_a_wait(make, interrupt):
 
 
 @starts_threads
-def test_a_finaliser_calls_it():
+def test_finaliser_calls_the_function():
     f = once(Counted())
     results = []
 
@@ -1184,7 +1184,7 @@ def gone(watch):
 
 
 @pytest.mark.parametrize("retry", [False, True])
-def test_the_function_is_released(retry):
+def test_function_is_released_after_its_run(retry):
     def make():
         thing = Thing()
         f = once(lambda: thing() and Result(), retry=retry)
@@ -1212,7 +1212,7 @@ def test_do_keeps_neither_function_nor_arguments():
     assert all(map(gone, watches))
 
 
-def test_the_function_is_kept_while_it_may_run_again():
+def test_function_is_kept_while_it_may_run_again():
     f = once(Thing(), retry=True)
     watch = weakref.ref(f.__wrapped__)
     gc.collect()
@@ -1222,7 +1222,7 @@ def test_the_function_is_kept_while_it_may_run_again():
 
 
 @starts_threads
-def test_the_function_is_released_with_waiters():
+def test_function_is_released_while_threads_waited():
     fn = Counted(held=True)
     f = once(fn)
     watch = weakref.ref(fn)
@@ -1234,7 +1234,7 @@ def test_the_function_is_released_with_waiters():
     assert gone(watch)
 
 
-def test_collected_through_cycles():
+def test_cycles_are_collected():
     def make(run):
         thing = Thing()
 
@@ -1271,7 +1271,7 @@ def test_failures_are_collected_through_cycles():
     assert all(map(gone, watches))
 
 
-def test_used_in_a_finaliser_of_its_cycle():
+def test_once_is_usable_in_a_finaliser_of_its_cycle():
     log = []
 
     class Last:
@@ -1292,7 +1292,7 @@ def test_used_in_a_finaliser_of_its_cycle():
     assert eventually(lambda: gc.collect() >= 0 and len(log) == 2)
 
 
-def test_the_result_is_referred_to_by_the_object_and_the_caller():
+def test_only_the_object_and_the_caller_refer_to_the_result():
     class Result:
         pass
 
@@ -1309,7 +1309,7 @@ def test_the_result_is_referred_to_by_the_object_and_the_caller():
     assert watch() is None
 
 
-def test_a_long_chain_is_freed():
+def test_long_chain_of_results_is_freed():
     f = None
     for _ in range(50_000):
         f = once(lambda f=f: [f])
@@ -1437,7 +1437,7 @@ def test_property_of_the_class():
     assert inspect.getdoc(once_property)
 
 
-def test_property_without_a_dict():
+def test_property_of_a_class_without_dict_raises():
     class Slotted:
         __slots__ = ()
 
@@ -1449,7 +1449,7 @@ def test_property_without_a_dict():
         Slotted().value
 
 
-def test_property_with_a_dict_that_takes_no_items():
+def test_property_with_read_only_dict_raises():
     class Meta(type):
         @once_property
         def value(cls):
@@ -1462,7 +1462,7 @@ def test_property_with_a_dict_that_takes_no_items():
         Made.value
 
 
-def test_property_without_a_name():
+def test_property_without_a_name_raises():
     class Bare:
         pass
 
@@ -1473,7 +1473,7 @@ def test_property_without_a_name():
     assert Bare().value == 1
 
 
-def test_property_with_two_names():
+def test_property_with_two_names_raises():
     # Up to Python 3.11 errors in __set_name__ come wrapped in a RuntimeError.
     with pytest.raises((TypeError, RuntimeError)):
 
@@ -1501,7 +1501,7 @@ def test_property_of_unhashable_instances():
     assert odd.value is odd.value
 
 
-def test_property_overridden():
+def test_property_overridden_in_a_subclass():
     class Longer(Page):
         @once_property
         def words(self):
@@ -1514,7 +1514,7 @@ def test_property_overridden():
     assert page.computed == ["words", "length"]
 
 
-def test_property_needs_itself():
+def test_recursive_property_raises():
     class Loop:
         @once_property
         def a(self):
@@ -1531,7 +1531,7 @@ def test_property_needs_itself():
     assert not loop.__dict__
 
 
-def test_property_needs_that_of_another_instance():
+def test_property_uses_that_of_another_instance():
     class Node:
         def __init__(self, below):
             self.below = below
@@ -1564,7 +1564,7 @@ def test_properties_of_one_instance_do_not_wait_for_each_other():
 
 
 @starts_threads
-def test_property_deleted_by_others():
+def test_property_deleted_by_other_threads_runs_again():
     class Counter:
         @once_property
         def value(self):
@@ -1583,7 +1583,7 @@ def test_property_deleted_by_others():
     run_threads(read, read, delete)
 
 
-def test_nothing_is_left_in_the_tables():
+def test_finished_runs_leave_nothing_in_the_tables():
     from nogil_sync._common import once as _once
 
     assert threading.get_ident() not in _once._waits

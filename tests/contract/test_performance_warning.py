@@ -70,7 +70,7 @@ def test_one_warning_for_a_creation_site(kind: str) -> None:
 
 
 @watched
-def test_pools() -> None:
+def test_pool_warns_unless_pinned_or_bound() -> None:
     use = KEEPING + "counter.put(counter.get())"
     lines = run("Pool(list)", 30, use).splitlines()
     assert len(lines) == 1
@@ -81,7 +81,7 @@ def test_pools() -> None:
 
 
 @watched
-def test_no_warning_for_what_a_map_keeps_to_itself() -> None:
+def test_map_internals_give_no_warning() -> None:
     use = (
         "kept = []\n"
         "        for n in range(1000):\n"
@@ -92,12 +92,12 @@ def test_no_warning_for_what_a_map_keeps_to_itself() -> None:
 
 
 @watched
-def test_no_warning_for_pinned_objects() -> None:
+def test_pinned_objects_give_no_warning() -> None:
     assert run("ShardedCounter", 0.5, prepare="nogil_sync.pin(counter)") == ""
 
 
 @watched
-def test_no_warning_for_bound_methods() -> None:
+def test_bound_methods_give_no_warning() -> None:
     use = "add = counter.add\n        for _ in range(100_000): add()"
     assert run("ShardedCounter", 0.5, use) == ""
 

@@ -34,7 +34,7 @@ FREE, READ, WRITTEN = (False, False), (True, False), (False, True)
 # The interface
 
 
-def test_read():
+def test_read_lock_is_shared():
     rw = RWMutex()
     assert state(rw) == FREE
     assert rw.read.acquire() is True
@@ -47,7 +47,7 @@ def test_read():
     assert state(rw) == FREE
 
 
-def test_write():
+def test_write_lock_is_exclusive():
     rw = RWMutex()
     assert rw.write.acquire() is True
     assert state(rw) == WRITTEN
@@ -61,7 +61,7 @@ def test_write():
 
 
 @sides
-def test_with(side):
+def test_with_acquires_and_releases_either_side(side):
     rw = RWMutex()
     view = getattr(rw, side)
     with view as entered:
@@ -90,7 +90,7 @@ def test_with(side):
         ((), {"blocking": True, "timeout": 0}),
     ],
 )
-def test_ways_to_acquire(side, args, kwargs):
+def test_acquire_accepts_arguments_of_threading_lock(side, args, kwargs):
     rw = RWMutex()
     view = getattr(rw, side)
     assert view.acquire(*args, **kwargs) is True
@@ -119,7 +119,7 @@ def test_ways_to_acquire(side, args, kwargs):
     ],
 )
 @pytest.mark.parametrize("held", [None, "read", "write"])
-def test_wrong_arguments(side, args, kwargs, error, held):
+def test_wrong_arguments_raise(side, args, kwargs, error, held):
     rw = RWMutex()
     if held:
         getattr(rw, held).acquire()
@@ -133,7 +133,7 @@ def test_wrong_arguments(side, args, kwargs, error, held):
         pass
 
 
-def test_messages():
+def test_error_messages_name_the_side():
     rw = RWMutex()
     for side in (rw.read, rw.write):
         with pytest.raises(RuntimeError, match="release unlocked lock"):
@@ -172,7 +172,7 @@ def test_wrong_releases_change_nothing():
     assert state(rw) == FREE
 
 
-def test_views_are_always_the_same():
+def test_views_are_always_the_same_objects():
     rw = RWMutex()
     assert rw.read is rw.read
     assert rw.write is rw.write
@@ -184,7 +184,7 @@ def test_views_are_always_the_same():
             delattr(rw, side)
 
 
-def test_views_live_by_themselves():
+def test_views_keep_the_lock_alive():
     read, write = RWMutex().read, RWMutex().write
     gc.collect()
     with read, write:
@@ -202,7 +202,7 @@ def test_views_live_by_themselves():
 
 
 @sides
-def test_views_as_objects(side):
+def test_views_compare_and_hash_by_identity(side):
     rw = RWMutex()
     view = getattr(rw, side)
     cls = type(view)
@@ -245,7 +245,7 @@ def test_repr():
         assert repr(rw.write) == f"<nogil_sync.RWMutexWriter object at {id(rw.write):#x}, locked>"
 
 
-def test_timeout_that_uses_the_lock():
+def test_timeout_whose_float_method_uses_the_lock():
     rw = RWMutex()
 
     class Odd:
@@ -260,7 +260,7 @@ def test_timeout_that_uses_the_lock():
 
 
 @pytest.mark.parametrize("who", ["read", "write", "both"])
-def test_at_fork_reinit(who):
+def test_at_fork_reinit_frees_it(who):
     rw = RWMutex()
     reset = {"read": rw.read, "write": rw.write, "both": rw}[who]._at_fork_reinit
     reset()
@@ -287,7 +287,7 @@ def test_at_fork_reinit(who):
 # Downgrade
 
 
-def test_downgrade():
+def test_downgrade_turns_a_write_hold_into_a_read_hold():
     rw = RWMutex()
     rw.write.acquire()
     assert rw.downgrade() is None
@@ -323,7 +323,7 @@ def test_downgraded_hold_released_by_either_side():
     assert state(rw) == FREE
 
 
-def test_a_mark_is_never_more_than_a_hold():
+def test_downgraded_hold_is_released_once():
     rw = RWMutex()
     rw.write.acquire()
     rw.downgrade()
@@ -394,7 +394,7 @@ def test_no_sequence_of_releases_lets_a_writer_in_beside_a_reader():
 
 
 @starts_threads
-def test_excludes():
+def test_writers_exclude_readers_and_writers():
     rw = RWMutex()
     data = [0, 0]
     n = 400
@@ -439,7 +439,7 @@ def test_any_thread_may_release():
 
 
 @starts_threads
-def test_a_waiting_writer_keeps_new_readers_out():
+def test_waiting_writer_keeps_new_readers_out():
     rw = RWMutex()
     rw.read.acquire()
     writer, wrote = started(rw.write.acquire)
@@ -519,7 +519,7 @@ def test_writers_come_in_order():
 
 
 @starts_threads
-def test_a_writer_that_gives_up_lets_the_readers_in():
+def test_timed_out_writer_lets_the_readers_in():
     rw = RWMutex()
     rw.read.acquire()
     writer, wrote = started(rw.write.acquire, timeout=2)
@@ -537,7 +537,7 @@ def test_a_writer_that_gives_up_lets_the_readers_in():
 
 
 @starts_threads
-def test_one_writer_of_two_gives_up():
+def test_timed_out_writer_leaves_the_other_writer_in_line():
     rw = RWMutex()
     rw.read.acquire()
     impatient, _ = started(rw.write.acquire, timeout=0.1)
@@ -557,7 +557,7 @@ def test_one_writer_of_two_gives_up():
 
 @starts_threads
 @sides
-def test_time_out(side):
+def test_acquire_times_out(side):
     rw = RWMutex()
     rw.write.acquire()
     view = getattr(rw, side)
@@ -596,7 +596,7 @@ def test_downgrade_lets_waiting_readers_in():
 
 
 @starts_threads
-def test_no_writer_comes_between_in_a_downgrade():
+def test_no_writer_comes_between_write_and_read_of_a_downgrade():
     rw = RWMutex()
     value = 0
 
@@ -614,7 +614,7 @@ def test_no_writer_comes_between_in_a_downgrade():
 
 
 @starts_threads
-def test_small_until_two_read_at_once():
+def test_lock_stays_small_until_two_threads_read_at_once():
     rw = RWMutex()
 
     def one_after_the_other():
@@ -684,7 +684,7 @@ def test_successive_writers_do_not_starve_readers():
 
 
 @starts_threads
-def test_time_outs_and_tries_lose_nothing():
+def test_timeouts_and_tries_lose_nothing():
     rw = RWMutex()
     inside = [0, 0]
 
@@ -718,7 +718,7 @@ def test_time_outs_and_tries_lose_nothing():
 
 
 @starts_threads
-def test_at_fork_reinit_with_waiters():
+def test_at_fork_reinit_forgets_waiters():
     rw = RWMutex()
     rw.write.acquire()
     reader = started(rw.read.acquire, timeout=LONG)
@@ -735,7 +735,7 @@ def test_at_fork_reinit_with_waiters():
 
 
 @starts_threads
-def test_condition_of_threading_over_the_write_side():
+def test_threading_condition_works_over_the_write_side():
     rw = RWMutex()
     condition = threading.Condition(rw.write)
     with pytest.raises(RuntimeError):
@@ -747,7 +747,7 @@ def test_condition_of_threading_over_the_write_side():
 
 
 @starts_threads
-def test_others_run_and_collect_while_one_waits():
+def test_other_threads_run_and_collect_while_one_waits():
     rw = RWMutex()
     rw.write.acquire()
     waiters = [started(rw.read.acquire), started(rw.write.acquire)]
@@ -808,10 +808,10 @@ def test_ctrl_c_ends_wait_and_other_waiters_go_on(held, side, others, timeout):
 
 
 @starts_processes
-@pytest.mark.parametrize("drops", [1, 3])
+@pytest.mark.parametrize("at_most", [1, 3])
 @pytest.mark.parametrize("others", [0, 2])
 @in_own_process
-def test_an_interrupt_at_any_moment_leaves_the_lock_whole(others, drops):
+def test_interrupted_acquire_takes_nothing(others, at_most):
     interrupts = RandomInterrupts()
     rw = RWMutex()
     busy = True
@@ -828,19 +828,20 @@ def test_an_interrupt_at_any_moment_leaves_the_lock_whole(others, drops):
     turn = itertools.cycle(views)
     for _ in interrupts.for_a_second():
         side = next(turn)
-        if interrupts.call(side.acquire, True, drops):
+        if interrupts.call(side.acquire, True, at_most):
             side.release()
     busy = False
     for t in threads:
         t.join(10)
     assert not any(t.is_alive() for t in threads)
-    assert not rw.read.locked() and not rw.write.locked(), rw
+    assert not rw.read.locked(), rw
+    assert not rw.write.locked(), rw
     assert rw.write.acquire(False)
 
 
 @sets_handlers
 @sides
-def test_handler_releases_what_its_thread_waits_for(interrupt, side):
+def test_handler_releases_lock_that_its_thread_waits_for(interrupt, side):
     rw = RWMutex()
     rw.write.acquire()
     interrupt(rw.write.release, 0.05)
@@ -851,7 +852,7 @@ def test_handler_releases_what_its_thread_waits_for(interrupt, side):
 
 @sets_handlers
 @sides
-def test_handler_uses_what_its_thread_waits_for(interrupt, side):
+def test_handler_uses_lock_that_its_thread_waits_for(interrupt, side):
     rw = RWMutex()
     rw.write.acquire()
     log = []
@@ -901,7 +902,7 @@ def test_handler_reads_while_its_thread_waits_to_write(interrupt):
 
 @sets_handlers
 @sides
-def test_handler_waits_for_what_its_thread_waits_for(interrupt, side):
+def test_handler_waits_for_same_object_as_its_thread(interrupt, side):
     rw = RWMutex()
     rw.write.acquire()
     log = []
@@ -924,7 +925,7 @@ def test_handler_waits_for_what_its_thread_waits_for(interrupt, side):
 
 
 @sets_handlers
-def test_handlers_and_other_waiters(interrupt):
+def test_handler_that_acquires_leaves_other_waiters_alone(interrupt):
     rw = RWMutex()
     stop = threading.Event()
     counts = [0, 0, 0]
@@ -983,7 +984,7 @@ def test_finaliser_uses_the_lock():
 
 
 @starts_threads
-def test_finalisers_in_collections_while_threads_wait():
+def test_finalisers_acquire_in_collections_while_threads_wait():
     rw = RWMutex()
     ran = []
 

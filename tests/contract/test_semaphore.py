@@ -37,7 +37,7 @@ def test_acquire_and_release():
     assert s.available() == 2
 
 
-def test_one_by_default():
+def test_initial_value_is_one():
     s = Semaphore()
     assert s.available() == 1
     with s as entered:
@@ -49,7 +49,7 @@ def test_one_by_default():
     assert s.available() == 1
 
 
-def test_weights():
+def test_acquire_takes_several_permits():
     s = Semaphore(value=10)
     assert s.acquire(n=7) is True
     assert s.acquire(False, n=4) is False
@@ -65,7 +65,7 @@ def test_weights():
     assert s.acquire(n=10)
 
 
-def test_a_semaphore_of_none():
+def test_semaphore_of_zero_always_waits():
     s = Semaphore(0)
     assert s.available() == 0
     assert s.acquire(False) is False
@@ -81,7 +81,7 @@ def test_a_semaphore_of_none():
 
 
 @starts_threads
-def test_a_wait_for_a_semaphore_of_none_is_interruptible():
+def test_wait_on_semaphore_of_zero_is_interruptible():
     s = Semaphore(0)
     waiter, got = started(s.acquire, timeout=0.2)
     assert s.acquire(False) is False
@@ -89,7 +89,7 @@ def test_a_wait_for_a_semaphore_of_none_is_interruptible():
     assert got == [False]
 
 
-def test_unbounded():
+def test_unbounded_semaphore_grows_beyond_its_initial_value():
     s = Semaphore(1, bounded=False)
     s.release()
     s.release(n=3)
@@ -116,7 +116,7 @@ def test_unbounded():
 
 
 @pytest.mark.parametrize("start", [0, 1, MOST])
-def test_the_most_that_an_unbounded_one_holds(start):
+def test_unbounded_semaphore_raises_above_its_max(start):
     s = Semaphore(start, bounded=False)
     for n in (MOST + 1 - start, MOST + 1, 2**63, 10**30):
         with pytest.raises(OverflowError, match="semaphore value is too large"):
@@ -128,7 +128,7 @@ def test_the_most_that_an_unbounded_one_holds(start):
     assert s.available() == 0
 
 
-def test_bounded_is_a_truth_and_a_keyword():
+def test_bounded_is_keyword_only_and_takes_any_truth():
     for truth in (True, 1, "yes"):
         with pytest.raises(ValueError, match="too many times"):
             Semaphore(bounded=truth).release()
@@ -146,7 +146,7 @@ def test_bounded_is_a_truth_and_a_keyword():
 
 
 @starts_threads
-def test_signals_to_those_who_wait():
+def test_release_signals_waiters_of_an_unbounded_semaphore():
     s = Semaphore(0, bounded=False)
     large, large_got = started(s.acquire, n=3)
     small, small_got = started(s.acquire)
@@ -162,7 +162,7 @@ def test_signals_to_those_who_wait():
 
 
 @starts_threads
-def test_a_thread_pool_on_an_unbounded_semaphore():
+def test_thread_pool_works_on_an_unbounded_semaphore():
     with ThreadPoolExecutor(3) as executor:
         assert type(executor._idle_semaphore) is threading.Semaphore
         executor._idle_semaphore = Semaphore(0, bounded=False)
@@ -172,7 +172,7 @@ def test_a_thread_pool_on_an_unbounded_semaphore():
 
 
 @starts_threads
-def test_no_signal_is_lost_or_made_up():
+def test_releases_are_neither_lost_nor_invented():
     s = Semaphore(0, bounded=False)
 
     def give(k):
@@ -197,7 +197,7 @@ def test_no_signal_is_lost_or_made_up():
     )
 
 
-def test_the_largest():
+def test_largest_semaphore_counts_exactly():
     s = Semaphore(MOST)
     assert s.acquire(n=MOST)
     assert not s.acquire(False)
@@ -219,7 +219,7 @@ def test_the_largest():
         (None, TypeError, None),
     ],
 )
-def test_wrong_values(value, error, message):
+def test_wrong_initial_values_raise(value, error, message):
     with pytest.raises(error, match=message):
         Semaphore(value)
 
@@ -229,7 +229,7 @@ class Number:
         return 2
 
 
-def test_anything_with_index():
+def test_objects_with_index_method_are_accepted():
     s = Semaphore(Number())
     assert s.acquire(n=Number())
     s.release(Number())
@@ -255,7 +255,7 @@ def test_anything_with_index():
         ((), {"blocking": False}),
     ],
 )
-def test_ways_to_acquire(args, kwargs):
+def test_acquire_accepts_arguments_of_threading_lock(args, kwargs):
     s = Semaphore(3)
     assert s.acquire(*args, **kwargs) is True
     n = kwargs.get("n", 1)
@@ -264,7 +264,7 @@ def test_ways_to_acquire(args, kwargs):
 
 
 @pytest.mark.parametrize("timeout", [0, -1, -0.5, -math.inf, 0.001])
-def test_time_outs_of_nothing(timeout):
+def test_zero_timeouts_do_not_wait(timeout):
     s = Semaphore()
     with s:
         assert s.acquire(timeout=timeout) is False
@@ -302,7 +302,7 @@ def test_time_outs_of_nothing(timeout):
     ],
 )
 @pytest.mark.parametrize("taken", [0, 2])
-def test_wrong_arguments(args, kwargs, error, message, taken):
+def test_wrong_arguments_raise(args, kwargs, error, message, taken):
     s = Semaphore(2)
     if taken:
         s.acquire(n=taken)
@@ -326,7 +326,7 @@ def test_wrong_arguments(args, kwargs, error, message, taken):
         ("1", TypeError, None),
     ],
 )
-def test_wrong_releases(n, error, message):
+def test_wrong_releases_raise(n, error, message):
     s = Semaphore(3)
     s.acquire()
     for _ in range(2):
@@ -339,7 +339,7 @@ def test_wrong_releases(n, error, message):
     assert s.available() == 3
 
 
-def test_wrong_numbers_of_arguments():
+def test_wrong_numbers_of_arguments_raise():
     s = Semaphore()
     for call in (
         lambda: Semaphore(1, 2),
@@ -353,7 +353,7 @@ def test_wrong_numbers_of_arguments():
     assert s.available() == 1
 
 
-def test_arguments_that_use_the_semaphore():
+def test_arguments_may_use_the_semaphore():
     s = Semaphore(3)
 
     class Odd:
@@ -387,7 +387,7 @@ def test_arguments_that_use_the_semaphore():
     assert s.available() == 3
 
 
-def test_hold():
+def test_hold_acquires_and_releases():
     s = Semaphore(5)
     hold = s.hold(3)
     assert s.available() == 5  # nothing yet
@@ -408,7 +408,7 @@ def test_hold():
         assert s.available() == 4
 
 
-def test_hold_nested_in_itself():
+def test_hold_can_be_nested():
     s = Semaphore(4)
     hold = s.hold(2, timeout=0)
     with hold, hold:
@@ -418,7 +418,7 @@ def test_hold_nested_in_itself():
     assert s.available() == 4
 
 
-def test_hold_keeps_its_semaphore():
+def test_hold_keeps_its_semaphore_alive():
     hold = Semaphore(2).hold(2, timeout=0)
     gc.collect()
     with hold, pytest.raises(TimeoutError), hold:
@@ -438,7 +438,7 @@ def test_hold_keeps_its_semaphore():
         ((1, "1"), TypeError),
     ],
 )
-def test_hold_checks_at_once(args, error):
+def test_hold_checks_its_arguments_at_once(args, error):
     s = Semaphore(2)
     with pytest.raises(error):
         s.hold(*args)
@@ -450,7 +450,7 @@ def test_repr():
     assert repr(s) == f"<nogil_sync.Semaphore object at {id(s):#x}, 2 of 3 available>"
 
 
-def test_at_fork_reinit():
+def test_at_fork_reinit_frees_it():
     s = Semaphore(3)
     s._at_fork_reinit()
     assert s.available() == 3
@@ -466,7 +466,7 @@ def test_at_fork_reinit():
 
 
 @starts_threads
-def test_never_more_than_there_are():
+def test_holders_never_exceed_the_permits():
     s = Semaphore(3)
     lock = threading.Lock()
     inside = most = 0
@@ -495,7 +495,7 @@ def test_any_thread_may_release():
 
 
 @starts_threads
-def test_first_come_first_served():
+def test_waiters_are_served_in_order():
     s = Semaphore()
     order = []
 
@@ -512,7 +512,7 @@ def test_first_come_first_served():
 
 
 @starts_threads
-def test_a_large_request_is_not_overtaken():
+def test_large_request_is_not_overtaken():
     s = Semaphore(3)
     s.acquire(n=2)
     large, large_got = started(s.acquire, n=3)
@@ -537,7 +537,7 @@ def test_a_large_request_is_not_overtaken():
 
 
 @starts_threads
-def test_one_release_lets_in_as_many_as_fit():
+def test_one_release_admits_as_many_waiters_as_fit():
     s = Semaphore(6)
     s.acquire(n=6)
     waiters = [started(s.acquire, n=n) for n in (1, 2, 3, 1)]
@@ -556,7 +556,7 @@ def test_one_release_lets_in_as_many_as_fit():
 
 
 @starts_threads
-def test_who_gives_up_lets_in_those_behind():
+def test_timed_out_waiter_lets_later_waiters_in():
     for patience in (0.5, 5, LONG):
         s = Semaphore(3)
         s.acquire(n=2)
@@ -579,7 +579,7 @@ def test_who_gives_up_lets_in_those_behind():
 
 
 @starts_threads
-def test_time_out():
+def test_acquire_times_out():
     s = Semaphore()
     s.acquire()
     begin = time.monotonic()
@@ -596,7 +596,7 @@ def test_time_out():
 
 
 @starts_threads
-def test_hold_shared_by_threads():
+def test_hold_is_shared_by_threads():
     s = Semaphore(4)
     hold = s.hold(2)
     lock = threading.Lock()
@@ -618,7 +618,7 @@ def test_hold_shared_by_threads():
 
 
 @starts_threads
-def test_time_outs_and_tries_lose_nothing():
+def test_timeouts_and_tries_lose_nothing():
     s = Semaphore(4)
 
     def work(k):
@@ -656,7 +656,7 @@ def test_large_requests_are_not_starved():
 
 
 @starts_threads
-def test_at_fork_reinit_with_waiters():
+def test_at_fork_reinit_forgets_waiters():
     s = Semaphore(2)
     s.acquire(n=2)
     thread, result = started(s.acquire, timeout=LONG, n=2)
@@ -668,7 +668,7 @@ def test_at_fork_reinit_with_waiters():
 
 
 @starts_threads
-def test_others_run_and_collect_while_one_waits():
+def test_other_threads_run_and_collect_while_one_waits():
     s = Semaphore()
     s.acquire()
     thread, result = started(s.acquire)
@@ -716,7 +716,7 @@ def test_ctrl_c_ends_wait_and_other_waiters_stay(way, others, name):
 
 @starts_processes
 @in_own_process
-def test_who_is_interrupted_lets_in_those_behind():
+def test_interrupted_waiter_lets_later_waiters_in():
     s = Semaphore(3)
     s.acquire(n=2)
     behind = threading.Thread(target=s.acquire, daemon=True)
@@ -742,10 +742,10 @@ def test_who_is_interrupted_lets_in_those_behind():
 
 
 @starts_processes
-@pytest.mark.parametrize("drops", [1, 3])
+@pytest.mark.parametrize("at_most", [1, 3])
 @pytest.mark.parametrize("others", [0, 2])
 @in_own_process
-def test_an_interrupt_at_any_moment_leaves_the_semaphore_whole(others, drops):
+def test_interrupted_acquire_takes_nothing(others, at_most):
     interrupts = RandomInterrupts()
     s = Semaphore(3)
     busy = True
@@ -759,7 +759,7 @@ def test_an_interrupt_at_any_moment_leaves_the_semaphore_whole(others, drops):
     for t in threads:
         t.start()
     for _ in interrupts.for_a_second():
-        if interrupts.call(partial(s.acquire, n=2), True, drops):
+        if interrupts.call(partial(s.acquire, n=2), True, at_most):
             s.release(2)
     busy = False
     for t in threads:
@@ -781,7 +781,7 @@ def test_handler_runs_during_a_wait(interrupt):
 
 
 @sets_handlers
-def test_handler_releases_what_its_thread_waits_for(interrupt):
+def test_handler_releases_lock_that_its_thread_waits_for(interrupt):
     s = Semaphore(2)
     s.acquire(n=2)
     interrupt(lambda: s.release(2), 0.05)
@@ -791,7 +791,7 @@ def test_handler_releases_what_its_thread_waits_for(interrupt):
 
 
 @sets_handlers
-def test_handler_uses_what_its_thread_waits_for(interrupt):
+def test_handler_uses_lock_that_its_thread_waits_for(interrupt):
     s = Semaphore(3)
     s.acquire(n=3)
     log = []
@@ -817,7 +817,7 @@ def test_handler_uses_what_its_thread_waits_for(interrupt):
 
 
 @sets_handlers
-def test_handler_passes_its_own_thread_by(interrupt):
+def test_handler_acquires_before_its_own_waiting_thread(interrupt):
     s = Semaphore(3)
     s.acquire(n=2)
     log = []
@@ -858,7 +858,7 @@ def test_handler_does_not_overtake_others(interrupt):
 
 
 @sets_handlers
-def test_handler_waits_for_what_its_thread_waits_for(interrupt):
+def test_handler_waits_for_same_object_as_its_thread(interrupt):
     s = Semaphore(2)
     s.acquire(n=2)
     log = []
@@ -879,7 +879,7 @@ def test_handler_waits_for_what_its_thread_waits_for(interrupt):
 
 
 @sets_handlers
-def test_handlers_within_handlers(interrupt):
+def test_handler_that_interrupts_a_handler_waits_too(interrupt):
     s = Semaphore()
     s.acquire()
     log = []
@@ -905,7 +905,7 @@ def test_handlers_within_handlers(interrupt):
 
 
 @sets_handlers
-def test_handlers_and_other_waiters(interrupt):
+def test_handler_that_acquires_leaves_other_waiters_alone(interrupt):
     s = Semaphore(2)
     stop = threading.Event()
     counts = [0, 0, 0]
@@ -959,7 +959,7 @@ def test_finaliser_uses_the_semaphore():
 
 
 @starts_threads
-def test_finalisers_in_collections_while_threads_wait():
+def test_finalisers_acquire_in_collections_while_threads_wait():
     s = Semaphore(2)
     ran = []
 

@@ -292,7 +292,7 @@ def test_owner_that_does_not_defer_dies_at_once(made, use):
     assert watch() is None
 
 
-def test_helpers_outlive_the_other_references():
+def test_helpers_outlive_other_references():
     pool = deferring(*HELPED["Pool.use"])
     uses = [pool.use() for _ in range(5)]
     semaphore = deferring(*HELPED["Semaphore.hold"])

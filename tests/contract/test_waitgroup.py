@@ -27,7 +27,7 @@ def pending(group):
 # Counting
 
 
-def test_add_and_done():
+def test_add_and_done_change_the_count():
     g = WaitGroup()
     assert pending(g) == 0
     assert g.add() is None
@@ -49,7 +49,7 @@ def test_repr():
 
 @pytest.mark.parametrize("before", [0, 2])
 @pytest.mark.parametrize("n", [-3, -(2**31), -(2**63), -(10**30)])
-def test_below_zero(before, n):
+def test_count_below_zero_raises(before, n):
     g = WaitGroup()
     g.add(before)
     for _ in range(2):
@@ -64,7 +64,7 @@ def test_below_zero(before, n):
 
 @pytest.mark.parametrize("before", [1, MOST - 1, MOST])
 @pytest.mark.parametrize("n", [MOST, 2**31, 2**63, 10**30])
-def test_too_many(before, n):
+def test_count_above_max_raises(before, n):
     g = WaitGroup()
     g.add(before)
     with pytest.raises(OverflowError, match="WaitGroup counter is too large"):
@@ -77,7 +77,7 @@ def test_too_many(before, n):
     assert pending(g) == MOST
 
 
-def test_kinds_of_numbers():
+def test_add_accepts_any_integer():
     g = WaitGroup()
 
     class Number:
@@ -102,7 +102,7 @@ def test_kinds_of_numbers():
     assert pending(g) == 4
 
 
-def test_wrong_numbers_of_arguments():
+def test_wrong_numbers_of_arguments_raise():
     g = WaitGroup()
     for call in (
         lambda: WaitGroup(1),
@@ -121,7 +121,7 @@ def test_wrong_numbers_of_arguments():
 
 
 @pytest.mark.parametrize("timeout", [None, 0, -1, 5, threading.TIMEOUT_MAX])
-def test_wait_for_nothing(timeout):
+def test_wait_at_zero_returns_at_once(timeout):
     g = WaitGroup()
     assert g.wait() is True
     assert g.wait(timeout) is True
@@ -129,7 +129,7 @@ def test_wait_for_nothing(timeout):
 
 
 @pytest.mark.parametrize("timeout", [0, 0.0, -1, -0.5, -math.inf, 0.001])
-def test_wait_in_vain(timeout):
+def test_wait_above_zero_times_out(timeout):
     g = WaitGroup()
     g.add()
     assert g.wait(timeout) is False
@@ -147,7 +147,7 @@ def test_wait_in_vain(timeout):
     ],
 )
 @pytest.mark.parametrize("count", [0, 1])
-def test_wrong_timeouts(timeout, error, count):
+def test_wrong_timeouts_raise(timeout, error, count):
     g = WaitGroup()
     g.add(count)
     with pytest.raises(error):
@@ -155,7 +155,7 @@ def test_wrong_timeouts(timeout, error, count):
     assert pending(g) == count
 
 
-def test_time_out():
+def test_wait_times_out():
     g = WaitGroup()
     g.add()
     begin = time.monotonic()
@@ -165,7 +165,7 @@ def test_time_out():
 
 @starts_threads
 @pytest.mark.parametrize("n", [1, 5, 50])
-def test_zero_wakes_all(n):
+def test_zero_wakes_all_waiters(n):
     g = WaitGroup()
     g.add(2)
     results = []
@@ -185,7 +185,7 @@ def test_zero_wakes_all(n):
 
 
 @starts_threads
-def test_zero_for_a_moment_is_enough():
+def test_zero_for_a_moment_wakes_waiters():
     for _ in range(30):
         g = WaitGroup()
         g.add()
@@ -200,7 +200,7 @@ def test_zero_for_a_moment_is_enough():
 
 
 @starts_threads
-def test_used_again_and_again():
+def test_group_can_be_reused():
     g = WaitGroup()
     done = [0] * 4
 
@@ -226,7 +226,7 @@ def test_used_again_and_again():
 
 
 @starts_threads
-def test_done_races_the_start_of_the_wait():
+def test_done_while_a_wait_begins_is_not_missed():
     for _ in range(300):
         g = WaitGroup()
         g.add()
@@ -234,7 +234,7 @@ def test_done_races_the_start_of_the_wait():
 
 
 @starts_threads
-def test_counts_of_many_threads():
+def test_many_threads_count_exactly():
     g = WaitGroup()
 
     def work():
@@ -251,7 +251,7 @@ def test_counts_of_many_threads():
 
 
 @starts_threads
-def test_time_outs_disturb_nobody():
+def test_timeouts_do_not_disturb_other_waiters():
     g = WaitGroup()
     g.add()
     waiter, patient = started(g.wait, LONG)
@@ -263,7 +263,7 @@ def test_time_outs_disturb_nobody():
 
 
 @starts_threads
-def test_what_was_done_before_is_seen():
+def test_stores_before_done_are_seen_after_wait():
     for _ in range(200):
         g = WaitGroup()
         g.add()
@@ -275,7 +275,7 @@ def test_what_was_done_before_is_seen():
 
 
 @starts_threads
-def test_others_run_and_collect_while_one_waits():
+def test_other_threads_run_and_collect_while_one_waits():
     g = WaitGroup()
     g.add()
     waiter, result = started(g.wait)
@@ -290,7 +290,7 @@ def test_others_run_and_collect_while_one_waits():
 
 
 @starts_threads
-def test_go():
+def test_go_runs_the_function_and_counts():
     g = WaitGroup()
     log = []
 
@@ -309,7 +309,7 @@ def test_go():
 
 
 @starts_threads
-def test_go_many():
+def test_go_runs_many_threads():
     g = WaitGroup()
     lock = threading.Lock()
     total = 0
@@ -326,7 +326,7 @@ def test_go_many():
 
 
 @starts_threads
-def test_go_within_go():
+def test_go_may_be_called_within_go():
     g = WaitGroup()
     log = []
 
@@ -354,7 +354,7 @@ def test_go_is_not_a_daemon_even_from_one():
 
 @starts_threads
 @pytest.mark.parametrize("wrong", [None, 1, "f"])
-def test_go_of_what_cannot_be_called(wrong):
+def test_go_of_a_non_callable_raises(wrong):
     g = WaitGroup()
     before = threading.active_count()
     with pytest.raises(TypeError):
@@ -412,7 +412,7 @@ def test_exceptions_reach_the_hook_before_the_count(monkeypatch):
 
 
 @starts_threads
-def test_a_hook_that_fails(monkeypatch, capsys):
+def test_failing_excepthook_does_not_lose_the_count(monkeypatch, capsys):
     g = WaitGroup()
 
     def hook(args):
@@ -427,7 +427,7 @@ def test_a_hook_that_fails(monkeypatch, capsys):
 
 @starts_threads
 @pytest.mark.parametrize("code", [(), (3,)])
-def test_exit_is_silent(monkeypatch, capsys, code):
+def test_system_exit_is_not_reported(monkeypatch, capsys, code):
     g = WaitGroup()
     monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
 
@@ -456,7 +456,7 @@ def test_other_exceptions_are_reported(monkeypatch, capsys):
 
 @starts_threads
 @pytest.mark.parametrize("fails", [False, True])
-def test_nothing_is_kept_when_the_count_goes_down(monkeypatch, fails):
+def test_references_are_released_before_the_count_goes_down(monkeypatch, fails):
     g = WaitGroup()
 
     class Thing:
@@ -482,7 +482,7 @@ def test_nothing_is_kept_when_the_count_goes_down(monkeypatch, fails):
 
 
 @starts_threads
-def test_a_thread_that_cannot_start(monkeypatch):
+def test_thread_that_cannot_start_is_not_counted(monkeypatch):
     g = WaitGroup()
     log = []
 
@@ -504,7 +504,7 @@ def test_a_thread_that_cannot_start(monkeypatch):
 
 
 @starts_threads
-def test_a_start_that_is_interrupted_after_the_thread_began(monkeypatch):
+def test_start_interrupted_after_the_thread_began_is_counted(monkeypatch):
     # As by a Ctrl-C in Thread.start: either the function runs and counts, or neither.
     for delay in (0, 0.05):
         g = WaitGroup()
@@ -527,7 +527,7 @@ def test_a_start_that_is_interrupted_after_the_thread_began(monkeypatch):
 
 
 @starts_processes
-def test_the_interpreter_waits_for_it():
+def test_interpreter_waits_for_threads_of_go():
     def program():
         WaitGroup().go(lambda: (time.sleep(0.2), print("finished")))
 
@@ -559,9 +559,9 @@ def test_ctrl_c_ends_wait_and_other_waiters_stay(way, others, timeout):
 
 
 @starts_processes
-@pytest.mark.parametrize("drops", [1, 3])
+@pytest.mark.parametrize("at_most", [1, 3])
 @in_own_process
-def test_interrupted_waits_lose_no_wake_up(drops):
+def test_interrupted_waits_lose_no_wake_up(at_most):
     interrupts = RandomInterrupts()
     group = WaitGroup()
     busy = True
@@ -585,7 +585,7 @@ def test_interrupted_waits_lose_no_wake_up(drops):
     for t in threads:
         t.start()
     for _ in interrupts.for_a_second(lambda: min(rounds) > 10):
-        interrupts.call(group.wait, 30, drops)
+        interrupts.call(group.wait, 30, at_most)
     busy = False
     for t in threads:
         t.join(10)
@@ -596,7 +596,7 @@ def test_interrupted_waits_lose_no_wake_up(drops):
 
 @starts_processes
 @in_own_process
-def test_an_interrupted_add_counted_nothing():
+def test_interrupted_add_counts_nothing():
     interrupts = RandomInterrupts()
     group = WaitGroup()
     count = 0
@@ -608,7 +608,7 @@ def test_an_interrupted_add_counted_nothing():
 
 
 @sets_handlers
-def test_handler_counts_down_what_its_thread_waits_for(interrupt):
+def test_handler_calls_done_for_its_waiting_thread(interrupt):
     g = WaitGroup()
     g.add()
     interrupt(g.done, 0.05)
@@ -616,7 +616,7 @@ def test_handler_counts_down_what_its_thread_waits_for(interrupt):
 
 
 @sets_handlers
-def test_handler_counts_down_and_up_again(interrupt):
+def test_handler_calls_done_and_add_for_its_waiting_thread(interrupt):
     g = WaitGroup()
     g.add()
     interrupt(lambda: (g.done(), g.add()), 0.05)
@@ -625,7 +625,7 @@ def test_handler_counts_down_and_up_again(interrupt):
 
 
 @sets_handlers
-def test_handler_waits_for_what_its_thread_waits_for(interrupt):
+def test_handler_waits_for_same_object_as_its_thread(interrupt):
     g = WaitGroup()
     g.add()
     log = []
@@ -663,7 +663,7 @@ def test_finaliser_uses_the_group():
 
 
 @starts_threads
-def test_dropped_while_counting_and_after_waits():
+def test_group_is_freed_while_counting_and_after_waits():
     for _ in range(50):
         g = WaitGroup()
         g.add()

@@ -42,7 +42,7 @@ def still_waits_and_is_served(trial):
 
 @every_wait
 @pytest.mark.parametrize("timeout", [0, 0.001, 0.1])
-def test_time_out(name, timeout):
+def test_wait_times_out_and_leaves_no_trace(name, timeout):
     trial = WaitTrial(name)
     before = trial.state()
     begin = time.monotonic()
@@ -53,7 +53,7 @@ def test_time_out(name, timeout):
 
 
 @every_wait
-def test_served_while_it_waits(name):
+def test_wait_returns_when_served(name):
     trial = WaitTrial(name)
     for turn in range(3):
         if turn:
@@ -64,7 +64,7 @@ def test_served_while_it_waits(name):
 
 
 @every_wait
-def test_served_in_another_thread(name):
+def test_wait_of_another_thread_is_served(name):
     if name.startswith("Cond"):
         pytest.skip("the thread that waits holds the lock")
     trial = WaitTrial(name)
@@ -80,7 +80,7 @@ def test_served_in_another_thread(name):
 
 
 @every_wait
-def test_collections_go_on_in_other_threads(name):
+def test_other_threads_collect_during_a_wait(name):
     trial = WaitTrial(name)
     collected = []
 
@@ -99,7 +99,7 @@ def test_collections_go_on_in_other_threads(name):
 
 @every_wait
 @pytest.mark.parametrize("timeout", [None, 30.0])
-def test_interrupted_by_a_signal(name, timeout):
+def test_signal_interrupts_the_wait(name, timeout):
     if timeout is None and name.startswith(("Mutex", "RWMutex")):
         timeout = -1
     trial = WaitTrial(name)
@@ -115,7 +115,7 @@ def test_interrupted_by_a_signal(name, timeout):
 
 
 @every_wait
-def test_interrupted_without_a_signal(name):
+def test_interrupt_main_interrupts_the_wait(name):
     # _thread.interrupt_main() wakes nobody.
     trial = WaitTrial(name)
     before = trial.state()
@@ -129,7 +129,7 @@ def test_interrupted_without_a_signal(name):
 
 
 @every_wait
-def test_interrupted_in_the_moment_it_is_served(name):
+def test_wait_interrupted_as_it_is_served(name):
     # Either outcome is right, and the interrupt may come right after the call; but the object is
     # either served or as before.
     other = WaitTrial(name)
@@ -162,7 +162,7 @@ def test_interrupted_in_the_moment_it_is_served(name):
 
 
 @every_wait
-def test_served_in_the_moment_a_handler_runs(name):
+def test_wait_served_as_a_handler_runs(name):
     # The handler does nothing, so what it was served is not lost with the interruption.
     me = threading.get_ident()
     before = signal.signal(signal.SIGUSR1, lambda *_: None)
@@ -183,14 +183,14 @@ def test_served_in_the_moment_a_handler_runs(name):
 
 
 @every_wait
-def test_a_handler_serves_the_waiter_it_interrupts(name):
+def test_handler_serves_the_wait_it_interrupts(name):
     trial = WaitTrial(name)
     with alarm(trial.serve):
         assert trial.call() == trial.served
 
 
 @every_wait
-def test_a_handler_waits_for_the_same(name):
+def test_handler_waits_for_same_object_and_times_out(name):
     trial = WaitTrial(name)
     results = []
 
@@ -204,7 +204,7 @@ def test_a_handler_waits_for_the_same(name):
 
 
 @every_wait
-def test_a_handler_is_served_in_place_of_its_thread(name):
+def test_handler_is_served_before_the_wait_it_interrupts(name):
     if name.startswith(("Event", "Cond", "WaitGroup")):
         pytest.skip("serves all, or only those who waited before")
     trial = WaitTrial(name)
@@ -244,7 +244,7 @@ def test_handler_takes_what_its_thread_was_granted(name, timeout):
 
 
 @every_wait
-def test_handler_that_does_nothing_runs_all_the_time(name):
+def test_wait_ends_while_handlers_run_all_the_time(name):
     trial = WaitTrial(name)
     before = signal.signal(signal.SIGALRM, lambda *_: None)
     signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
@@ -258,7 +258,7 @@ def test_handler_that_does_nothing_runs_all_the_time(name):
 
 
 @every_wait
-def test_a_finaliser_serves_the_waiter_it_interrupts(name):
+def test_finaliser_in_a_handler_serves_the_wait(name):
     trial = WaitTrial(name)
 
     class Last:
@@ -277,7 +277,7 @@ def test_a_finaliser_serves_the_waiter_it_interrupts(name):
 
 
 @every_wait
-def test_many_who_give_up(name):
+def test_many_timed_out_waits_leave_no_trace(name):
     if name.startswith("Cond"):
         pytest.skip("the thread that waits holds the lock")
     trial = WaitTrial(name)

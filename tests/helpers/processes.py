@@ -117,7 +117,7 @@ class Globals(ast.NodeTransformer):
     def __init__(self, function: Callable[..., object]) -> None:
         self.shared = {*function.__code__.co_cellvars}
 
-    def visit_Nonlocal(self, node: ast.Nonlocal) -> ast.stmt:  # noqa: N802
+    def visit_Nonlocal(self, node: ast.Nonlocal) -> ast.stmt:
         assert self.shared.issuperset(node.names), f"of an inner function: {node.names}"
         return ast.Global(node.names)
 

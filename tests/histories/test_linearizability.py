@@ -54,7 +54,7 @@ def history(*calls):
         ([(0, 1, "store", 1), (1, 2, "load", 0)], True),  # they may touch
     ],
 )
-def test_of_the_checker(calls, possible):
+def test_checker_accepts_and_rejects_known_histories(calls, possible):
     assert linearizable(history(*calls), 0, register) is possible
     assert told(history(*calls)).count("\n") == max(0, len(calls) - 1)
 
@@ -74,7 +74,7 @@ def by_all_orders(calls, initial, after):
     return False
 
 
-def test_the_checker_agrees_with_the_definition():
+def test_checker_agrees_with_the_definition():
     rng = random.Random(1)
     outcomes = []
     for _ in range(1500):
@@ -155,13 +155,13 @@ def test_wrong_implementations_are_caught(make, choose, initial, after):
     catch(lambda _: make(), choose, initial, after)
 
 
-def test_calls_that_met():
+def test_calls_that_overlapped_are_matched():
     one, other = (Call(n, begin, end, "send", (), None) for n, begin, end in [(0, 1, 5), (1, 3, 9)])
     assert met(one, other, "pass") == Call(0, 3, 5, "pass", (), None)
     assert met(one, other._replace(begin=6), "pass") is None
 
 
-def test_calls_in_steps():
+def test_calls_that_take_effect_in_steps():
     """A wait that is ended by a later call, as a specification of two steps tells."""
 
     def after(state, call):

@@ -93,7 +93,7 @@ def queue(capacity):
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 5])
-def test_with_a_buffer(capacity):
+def test_buffered_channel_is_linearizable(capacity):
     verify(lambda _: Channel(capacity), worker, ((), False), queue(capacity), lead=ender, threads=3)
 
 
@@ -137,7 +137,7 @@ def rendezvous(closed, call):
     return IMPOSSIBLE if closed else False  # it met nobody
 
 
-def test_without_a_buffer():
+def test_rendezvous_is_linearizable():
     verify(lambda _: Channel(), worker, False, rendezvous, views=meetings, lead=ender, threads=3)
 
 

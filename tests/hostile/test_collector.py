@@ -45,7 +45,7 @@ alive += [group, pools[0].use(), m, s, c, rw]
 
 
 @backends
-def test_collecting_until_nothing_is_found_ends(backend):
+def test_repeated_collections_end(backend):
     on(
         backend,
         EVERYTHING
@@ -61,7 +61,7 @@ for _ in range(3):
 
 
 @backends
-def test_kept_garbage_holds_nothing_of_ours(backend):
+def test_debug_saveall_keeps_none_of_our_objects(backend):
     on(
         backend,
         EVERYTHING
@@ -149,7 +149,7 @@ assert [pool.idle() for pool in pools] == [0] * 5
 
 
 @pytest.mark.skipif(not NATIVE, reason="about the callback of the C code")
-def test_callback_whose_list_was_changed():
+def test_callback_list_changed_by_the_program():
     on(
         "native",
         REIMPORT
@@ -185,7 +185,7 @@ assert len(gc.callbacks) == 1
 # A collection that takes a while, and a signal on its way in the midst of it.
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no timer")
 @pytest.mark.parametrize("pools", [False, True] if NATIVE else [False])
-def test_interrupts_in_a_collection_are_delivered(pools):
+def test_interrupts_in_a_collection_are_raised(pools):
     def program(pools):
         class Stop(BaseException):
             pass
@@ -229,7 +229,7 @@ def test_interrupts_in_a_collection_are_delivered(pools):
 @pytest.mark.skipif(
     hasattr(sys, "gettotalrefcount"), reason="a debug build's total of references would rise"
 )
-def test_our_types_are_pinned():
+def test_public_types_are_pinned():
     rw = nogil_sync.RWMutex()
     made = [
         nogil_sync.Pool(list).use(),
@@ -248,7 +248,7 @@ def test_our_types_are_pinned():
     not any(map(importlib.util.find_spec, ("_interpreters", "_xxsubinterpreters"))),
     reason="this interpreter has no subinterpreters to test with",
 )
-def test_types_pinned_in_every_import():
+def test_types_are_pinned_in_every_import():
     on(
         "native",
         REIMPORT

@@ -39,7 +39,7 @@ def test_thread_waits_for_the_guard_of_another():
     assert result == ["through"]
 
 
-def test_owner_takes_it_again_and_releases_it_as_often():
+def test_owner_takes_the_guard_again_and_releases_it_as_often():
     guard = guard_of(object())
     for _ in range(3):
         take(guard)
@@ -54,7 +54,7 @@ def test_owner_takes_it_again_and_releases_it_as_often():
     assert pass_through(guard) == "through"
 
 
-def test_only_the_owner_releases_it():
+def test_only_the_owner_releases_the_guard():
     guard = guard_of(object())
     with pytest.raises(RuntimeError):
         release(guard)
@@ -77,7 +77,7 @@ def test_only_the_owner_releases_it():
     assert pass_through(guard) == "through"
 
 
-def test_threads_that_wait_do_not_keep_the_collector_waiting():
+def test_threads_waiting_for_a_guard_do_not_block_the_collector():
     guard = guard_of(object())
     take(guard)
     waiting = [started(pass_through, guard) for _ in range(3)]
@@ -88,7 +88,7 @@ def test_threads_that_wait_do_not_keep_the_collector_waiting():
         assert result == ["through"]
 
 
-def test_nothing_is_lost_in_sections():
+def test_updates_under_a_guard_are_not_lost():
     guard = guard_of(object())
     counts = {"all": 0}
 

@@ -169,7 +169,7 @@ def test_ctrl_c_ends_a_task_that_the_leaving_thread_runs():
 
 
 @in_own_process
-def test_a_handler_that_raises_an_exception_while_leaving():
+def test_exception_of_a_handler_while_leaving_is_raised_in_the_group():
     class AlarmError(Exception):
         pass
 

@@ -109,7 +109,7 @@ needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="./dev is a
         (("--arch", "arm64", "--leg", "native"), "--arch has legs of its own"),
     ],
 )
-def test_refused_options(tmp_path: Path, arguments: tuple[str, ...], word: str) -> None:
+def test_unknown_options_are_refused(tmp_path: Path, arguments: tuple[str, ...], word: str) -> None:
     done = dev("test", *arguments, path=os.environ["PATH"], cache=tmp_path)
     assert done.returncode == 1
     assert done.stdout == ""

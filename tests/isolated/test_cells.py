@@ -56,7 +56,7 @@ def all_at_once(threads, rw, turns):
 
 @pytest.mark.parametrize("cls", COUNTERS)
 @in_own_process(timeout=150, env=PROCESSORS)
-def test_counter_grows_with_the_threads_that_fight_over_it(cls):
+def test_counter_gets_cells_as_threads_contend(cls):
     c = cls()
     small = sys.getsizeof(c)
     by_turns(2, c.add, 3)
@@ -75,7 +75,7 @@ def test_counter_grows_with_the_threads_that_fight_over_it(cls):
 
 
 @in_own_process(timeout=150, env=PROCESSORS)
-def test_rwmutex_grows_with_its_readers_and_writers_go_on():
+def test_rwmutex_gets_cells_as_readers_meet():
     rw = RWMutex()
     small = sys.getsizeof(rw)
     all_at_once(2, rw, 3)
@@ -100,7 +100,7 @@ def test_rwmutex_grows_with_its_readers_and_writers_go_on():
 
 
 @in_own_process(timeout=150, env=PROCESSORS)
-def test_twenty_thousand_objects_that_two_threads_share():
+def test_twenty_thousand_shared_objects_stay_small():
     objects = [ShardedCounter() for _ in range(10_000)] + [RWMutex() for _ in range(10_000)]
 
     def use_all():

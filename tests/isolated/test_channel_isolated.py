@@ -50,10 +50,10 @@ def test_interrupted_call_sends_and_receives_nothing(name, way):
     assert c.try_send(2) == (not name.startswith("rendezvous"))
 
 
-@pytest.mark.parametrize("drops", [1, 3])
+@pytest.mark.parametrize("at_most", [1, 3])
 @pytest.mark.parametrize("capacity", [0, 2])
 @in_own_process
-def test_an_interrupt_at_any_moment_loses_nothing_received(capacity, drops):
+def test_interrupted_recv_loses_no_item(capacity, at_most):
     interrupts = RandomInterrupts()
     c = Channel(capacity)
     busy = True
@@ -72,7 +72,7 @@ def test_an_interrupt_at_any_moment_loses_nothing_received(capacity, drops):
     thread.start()
     received = 0
     for _ in interrupts.for_a_second():
-        item = interrupts.call(c.recv, 10, drops)
+        item = interrupts.call(c.recv, 10, at_most)
         if item:
             assert item == received + 1, (item, received)
             received = item
@@ -87,10 +87,10 @@ def test_an_interrupt_at_any_moment_loses_nothing_received(capacity, drops):
     assert c.try_recv() is None
 
 
-@pytest.mark.parametrize("drops", [1, 3])
+@pytest.mark.parametrize("at_most", [1, 3])
 @pytest.mark.parametrize("capacity", [0, 2])
 @in_own_process
-def test_an_interrupt_at_any_moment_duplicates_nothing_sent(capacity, drops):
+def test_interrupted_send_duplicates_no_item(capacity, at_most):
     interrupts = RandomInterrupts()
     c = Channel(capacity)
     received = []
@@ -101,11 +101,9 @@ def test_an_interrupt_at_any_moment_duplicates_nothing_sent(capacity, drops):
     thread = threading.Thread(target=receive)
     thread.start()
     sent = []
-    number = 0
-    for _ in interrupts.for_a_second():
-        number += 1
+    for number, _ in enumerate(interrupts.for_a_second(), 1):
         # `None` if it was sent, `False` if an interrupt hit it.
-        if interrupts.call(c.send, number, drops) is None:
+        if interrupts.call(c.send, number, at_most) is None:
             sent.append(number)
     c.close()
     thread.join(10)
@@ -123,7 +121,7 @@ def test_an_interrupt_at_any_moment_duplicates_nothing_sent(capacity, drops):
 
 @needs_fork
 @in_own_process
-def test_the_child_of_a_fork_has_the_items_and_nobody_waits():
+def test_forked_child_has_the_items_and_no_waiters():
     def start(function, *args):
         thread = threading.Thread(target=function, args=args, daemon=True)
         thread.start()
@@ -175,7 +173,7 @@ def test_the_child_of_a_fork_has_the_items_and_nobody_waits():
 @needs_fork
 @pytest.mark.parametrize("capacity", [0, 1, 3, 64])
 @in_own_process(timeout=90)
-def test_forks_in_the_middle_of_everything(capacity):
+def test_forked_child_finds_a_busy_channel_whole(capacity):
     c = Channel(capacity)
     stop = False
 

@@ -236,5 +236,5 @@ with inner:
         ),
     ],
 )
-def test_a_thousand_threads(body):
+def test_thousand_threads_are_all_served(body):
     python(CROWD + body + "\nassert done.load() == THREADS\n", timeout=120)

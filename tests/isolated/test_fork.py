@@ -38,7 +38,7 @@ pytestmark = [
 
 
 @in_own_process(timeout=120)
-def test_forty_forks():
+def test_child_finds_all_objects_whole_in_forty_forks():
     integers = [AtomicInt64(), AtomicUint64(), AtomicInt32(), AtomicUint32()]
     flag = AtomicBool()
     ref = AtomicRef([1, 1])
@@ -185,7 +185,7 @@ def test_forty_forks():
 
 
 @in_own_process
-def test_a_held_mutex_stays_held_and_its_waiters_are_forgotten():
+def test_held_mutex_stays_held_in_the_child_and_its_waiters_are_forgotten():
     m, gone = Mutex(), Mutex()
 
     def hold():
@@ -237,7 +237,7 @@ def test_a_held_mutex_stays_held_and_its_waiters_are_forgotten():
 
 
 @in_own_process
-def test_a_grandchild():
+def test_grandchild_finds_all_objects_whole():
     m, c, e = Mutex(), ShardedCounter(), Event()
     c.add(5)
     m.acquire()
@@ -268,7 +268,7 @@ def test_a_grandchild():
 
 
 @in_own_process
-def test_event_waiters_are_forgotten():
+def test_child_forgets_waiters_of_an_event():
     e = Event()
     waiters = [threading.Thread(target=e.wait, daemon=True) for _ in range(3)]
     for w in waiters:
@@ -290,7 +290,7 @@ def test_event_waiters_are_forgotten():
 
 
 @in_own_process
-def test_counter_shards_of_vanished_threads_count():
+def test_child_counts_what_vanished_threads_added():
     c = ShardedCounter()
     go, done = threading.Event(), threading.Barrier(5)
 
@@ -354,7 +354,7 @@ def test_handler_forks_and_wait_goes_on_in_both_processes(cls):
     reason="CPython from 3.13 on tells a thread of the parent: no loop is interrupted either",
 )
 @in_own_process
-def test_interrupts_in_the_child_of_another_thread():
+def test_main_thread_of_a_child_forked_by_another_thread_is_interrupted():
     # The thread that forks is the main one there, and was none when it waited before.
     e, done = Event(), []
 
@@ -378,7 +378,7 @@ def test_interrupts_in_the_child_of_another_thread():
 
 
 @in_own_process
-def test_fork_with_nothing_going_on():
+def test_child_of_an_idle_process_uses_all_objects():
     m, c, e, r = Mutex(), ShardedCounter(1), Event(), AtomicRef("x")
 
     def child():
@@ -448,5 +448,5 @@ def test_multiprocessing_by_fork():
     assert c.value() == 0
 
 
-def test_the_platform_is_what_the_tests_think():
+def test_platform_is_not_windows():
     assert sys.platform != "win32"

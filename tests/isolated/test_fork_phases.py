@@ -287,7 +287,7 @@ def test_child_finds_object_whole_that_another_thread_was_changing(name):
 
 
 @in_own_process(timeout=120)
-def test_forty_forks_amid_fights_over_locks():
+def test_child_finds_contended_locks_whole_in_forty_forks():
     rw, s, k, g, guarded = RWMutex(), Semaphore(5), Cond(), WaitGroup(), [0, 0]
     ready = []
     stop = False

@@ -25,7 +25,7 @@ def start(function, *args, **kwargs):
 
 
 @in_own_process
-def test_what_is_held_stays_held_and_waiters_are_forgotten():
+def test_held_locks_stay_held_in_the_child_and_waiters_are_forgotten():
     s, rw, c, g = Semaphore(3), RWMutex(), Cond(), WaitGroup()
     s.acquire(n=2)
     rw.read.acquire()

@@ -180,7 +180,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_interrupts_leave_it_working(name):
+def test_interrupted_call_leaves_the_object_working(name):
     seconds = 1.5 * STRESS
     code = HEADER.format(seconds=seconds) + textwrap.dedent(CASES[name])
     print(python(code, timeout=LONG + seconds).stdout)

@@ -96,7 +96,7 @@ def hunt(*arguments, folder):
     return done.stdout
 
 
-def test_finds_what_leaks_and_nothing_else(tmp_path):
+def test_leak_hunter_finds_only_leaks(tmp_path):
     (tmp_path / "test_seeded.py").write_text(SEEDED)
     out = hunt("-rA", folder=tmp_path)
     outcomes = re.findall(r"^(PASSED|FAILED) test_seeded.py::test_([a-z]+)", out, re.MULTILINE)

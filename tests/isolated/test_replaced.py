@@ -92,5 +92,5 @@ assert not errors, errors
     [("Lock",), ("Condition",), ("Event",), ("Lock", "Condition", "Event", "Semaphore")],
     ids=", ".join,
 )
-def test_classes_in_place_of_those_of_threading(names):
+def test_library_classes_replace_those_of_threading(names):
     python(PROGRAM.format(names=names))

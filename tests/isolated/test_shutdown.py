@@ -150,7 +150,7 @@ def test_interpreter_exits_while_daemon_threads_are_blocked(way):
     assert done.stderr == ""
 
 
-def test_daemon_threads_that_wake_during_exit():
+def test_interpreter_exits_while_daemon_threads_wake():
     def program():
         m, e = Mutex(), Event()
         m.acquire()
@@ -168,7 +168,7 @@ def test_daemon_threads_that_wake_during_exit():
     assert done.stderr == ""
 
 
-def test_daemon_threads_that_fight_during_exit():
+def test_interpreter_exits_while_daemon_threads_contend():
     def program():
         m, e, c, a, r = Mutex(), Event(), ShardedCounter(), AtomicInt64(), AtomicRef()
         pool = Pool(list, reset=list.clear, drop=len, max_idle=3)
@@ -205,7 +205,7 @@ def test_daemon_threads_that_fight_during_exit():
 
 
 @pytest.mark.parametrize("cycle", [pytest.param(False, marks=native_only), True])
-def test_released_by_a_finaliser_at_exit(cycle):
+def test_finaliser_at_exit_releases_what_daemon_threads_wait_for(cycle):
     def program(cycle):
         m, e = Mutex(), Event()
         m.acquire()
@@ -228,7 +228,7 @@ def test_released_by_a_finaliser_at_exit(cycle):
                 except RuntimeError as error:
                     print(error)
 
-        last = Last()
+        _last = Last()  # collected as the interpreter ends
 
     done = in_process(program, cycle)
     assert done.stderr == ""
@@ -237,7 +237,7 @@ def test_released_by_a_finaliser_at_exit(cycle):
     assert done.stdout.strip() in ["taken", "cannot wait at interpreter finalization", *unseen]
 
 
-def test_used_in_atexit_and_module_teardown():
+def test_objects_are_usable_in_atexit_and_module_teardown():
     def program():
         def in_vain(wait, ending=sys.is_finalizing):
             try:
@@ -342,7 +342,7 @@ def test_used_in_atexit_and_module_teardown():
 
         out = sys.stdout
         Last("at once")
-        in_module = Last("module")
+        _in_module = Last("module")
         in_cycle = Last("cycle")
         in_cycle.me = in_cycle
         sys.in_sys = Last("sys")
@@ -359,7 +359,7 @@ def test_used_in_atexit_and_module_teardown():
     assert "at once" in done.stdout
 
 
-def test_threads_joined_at_exit():
+def test_interpreter_exit_waits_for_threads():
     def program():
         m, e, c = Mutex(), Event(), ShardedCounter()
 
@@ -391,7 +391,7 @@ def test_ctrl_c_ends_a_program_that_waits():
 
 
 @pytest.mark.parametrize("pinned", [False, True])
-def test_objects_held_by_nobody_and_everybody(pinned):
+def test_objects_in_builtins_and_cycles_allow_clean_exit(pinned):
     def program(pinned):
         pin = nogil_sync.pin if pinned else (lambda x: x)
         builtins.kept = [pin(AtomicRef()) for _ in range(10)]

@@ -23,7 +23,7 @@ pytestmark = [
 
 
 @in_own_process(timeout=120)
-def test_forks_amid_changes():
+def test_child_finds_map_whole_that_threads_change():
     class Key:
         def __init__(self, n):
             self.n = n

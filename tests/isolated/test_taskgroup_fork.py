@@ -23,7 +23,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("kind", ["", "limit", "executor"])
 @in_own_process
-def test_left_in_the_child_of_a_fork(kind):
+def test_child_leaves_the_group_without_the_parents_tasks(kind):
     finish = threading.Event()
     pool = ThreadPoolExecutor(2)
     options = {"": {}, "limit": {"limit": 1}, "executor": {"executor": pool}}[kind]
@@ -49,7 +49,7 @@ def test_left_in_the_child_of_a_fork(kind):
 
 
 @in_own_process
-def test_a_fork_inside_a_task():
+def test_task_that_forks_goes_on_in_the_child():
     parent = os.getpid()
     ran = []
 
@@ -73,7 +73,7 @@ def test_a_fork_inside_a_task():
 
 
 @in_own_process
-def test_a_task_that_returns_in_the_child():
+def test_task_that_returns_in_the_child_ends_its_thread():
     # Its thread is the only one there, and does not begin what is the parent's to do.
     read, write = os.pipe()
 
@@ -92,7 +92,7 @@ def test_a_task_that_returns_in_the_child():
 
 
 @in_own_process
-def test_a_fork_in_a_handler_that_interrupts_the_join():
+def test_join_goes_on_in_both_processes_after_handler_forks():
     parent = os.getpid()
     finish = threading.Event()
     child = None
@@ -113,7 +113,7 @@ def test_a_fork_in_a_handler_that_interrupts_the_join():
 
 
 @in_own_process
-def test_forks_while_tasks_come_and_go():
+def test_child_uses_the_group_while_tasks_come_and_go():
     stop = threading.Event()
 
     def churn(tg):
@@ -140,7 +140,7 @@ def test_forks_while_tasks_come_and_go():
 
 
 @in_own_process
-def test_forked_in_the_middle_of_a_cancellation():
+def test_child_forked_during_a_cancellation_is_cancelled():
     # After it is known, and before those who wait for it are woken.
     class Event(nogil_sync.Event):
         def set(self):

@@ -2,12 +2,12 @@
 
 import _thread
 import gc
-import os
 import threading
 import time
 
 from marks import starts_processes, watches_memory
 from processes import in_own_process
+from support import resident
 
 from nogil_sync import (
     AtomicInt64,
@@ -62,7 +62,7 @@ def run_thread(function, *args):
 
 
 @in_own_process
-def test_in_the_middle_of_a_with():
+def test_thread_that_ends_in_a_with_gives_back():
     # `with` gives back, however its body ends.
     m, rw, s, k, g = Mutex(), RWMutex(), Semaphore(3), Cond(), WaitGroup()
     pool = Pool(list)
@@ -109,7 +109,7 @@ def test_in_the_middle_of_a_with():
 
 
 @in_own_process
-def test_with_something_held():
+def test_what_an_ended_thread_held_stays_held():
     # What a thread took and did not give back stays taken; anybody may give it back.
     for way in WAYS:
         m, rw, s, k, g = Mutex(), RWMutex(), Semaphore(5), Cond(), WaitGroup()
@@ -156,7 +156,7 @@ def test_with_something_held():
 
 
 @in_own_process
-def test_in_what_others_wait_for():
+def test_thread_that_ends_in_a_run_lets_the_next_one_run():
     # A run that ends by SystemExit settles nothing; the next one runs, even in a thread with the
     # same identity, which is not taken for a recursive call.
     seen = set()
@@ -184,7 +184,9 @@ def test_in_what_others_wait_for():
             assert results == [(0, 0)]
     assert len(seen) < 120  # identities came again
 
-    # And those who wait meanwhile run their own.
+
+@in_own_process
+def test_thread_that_ends_in_a_run_lets_waiters_run():
     o, x = Once(), SyncMap()
     begun, go, results = threading.Semaphore(0), Event(), []
 
@@ -218,7 +220,7 @@ def test_in_what_others_wait_for():
 
 
 @in_own_process
-def test_in_a_task():
+def test_thread_that_ends_in_a_task():
     for way in raises_system_exit, calls_thread_exit:
         done = []
         try:
@@ -239,7 +241,7 @@ def test_in_a_task():
 
 
 @in_own_process
-def test_in_the_middle_of_an_iterator():
+def test_iterator_outlives_the_thread_that_began_it():
     # It goes on in another thread; or nobody takes it up.
     m = SyncMap((n, [n]) for n in range(3000))
     ch = Channel(3000)
@@ -258,7 +260,7 @@ def test_in_the_middle_of_an_iterator():
         run_thread(begin, iter(m.items()))
         run_thread(begin, iter(ch))
         run_thread(lambda: [next(iter(m)) for _ in range(10)] and way())
-        (keys, some_keys), (items, some_items), (received, some) = box
+        (keys, some_keys), (items, some_items), _ = box
         for n in range(3000, 6000):
             m[n] = [n]
         results = []
@@ -288,7 +290,7 @@ def test_items_of_pools_outlive_their_threads():
                 items = [pool.get() for _ in range(n)]
                 for item in items:
                     pool.put(item)
-                taken = pool.get()  # and never put back
+                pool.get()  # and never put back
                 way()
 
             before = pool.idle()
@@ -303,7 +305,7 @@ def test_items_of_pools_outlive_their_threads():
 
 
 @in_own_process
-def test_finalisers_as_a_thread_ends():
+def test_finalisers_use_objects_as_a_thread_ends():
     # What is local to a thread dies with its state: late, when its place may have been given back.
     c, f, a = ShardedCounter(), ShardedFloatCounter(), AtomicInt64()
     m, rw, s, k, e = Mutex(), RWMutex(), Semaphore(2), Cond(), Event()
@@ -331,7 +333,7 @@ def test_finalisers_as_a_thread_ends():
                 ch.send(n)
                 pool.put([n])
                 pool.put(pool.get())
-                with pool.use() as item:
+                with pool.use():
                     pass
                 g.add()
                 g.done()
@@ -372,11 +374,7 @@ def test_finalisers_as_a_thread_ends():
 
 @watches_memory
 @in_own_process(timeout=150)
-def test_ten_thousand_threads_through_everything():
-    def resident():
-        with open("/proc/self/statm") as statm:
-            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
+def test_ten_thousand_threads_through_all_objects_leak_nothing():
     x, ch, small, rw, m = SyncMap(), Channel(64), Channel(), RWMutex(), Mutex()
     s, pool, g, e, c = Semaphore(5), Pool(list), WaitGroup(), Event(), ShardedCounter()
     e.set()
@@ -403,7 +401,7 @@ def test_ten_thousand_threads_through_everything():
             item.append(n)
         g.done()
 
-    def round(n):
+    def run_pairs(n):
         for i in range(0, n, 10):
             g.add(10)
             threads = [
@@ -418,9 +416,9 @@ def test_ten_thousand_threads_through_everything():
             x.pop(key)
 
     got = []
-    round(2000)
+    run_pairs(2000)
     before = resident()
-    round(8000)
+    run_pairs(8000)
     grown = resident() - before
     assert c.value() == 5000 == len(got)
     assert sorted(a for a, _ in got) == sorted(b for _, b in got)

@@ -122,7 +122,7 @@ CASES = {
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", CASES)
-def test_what_watches_an_object_uses_it(name, way):
+def test_trace_function_uses_the_traced_object(name, way):
     make, call, inside, holds = CASES[name]
     watch, unwatch = WAYS[way]
     body = f"""
@@ -148,7 +148,7 @@ def test_what_watches_an_object_uses_it(name, way):
     print(python(header + textwrap.dedent(body), timeout=LONG).stdout)
 
 
-def test_no_line_of_a_section_is_reported():
+def test_trace_functions_see_no_line_of_a_section():
     # Both backends run TaskGroup's sections.
     python(
         """

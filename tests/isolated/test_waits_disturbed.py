@@ -256,7 +256,7 @@ def test_disturbed_waiter_keeps_its_place_in_the_child_of_another_thread(name):
     assert done
 
 
-class Stop(Exception):
+class AsyncError(Exception):
     """The asynchronous exception."""
 
 
@@ -264,12 +264,12 @@ def raise_when_asked(asked, thread):
     while True:
         asked.get()
         time.sleep(0.02)
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(Stop))
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(AsyncError))
 
 
 @pytest.mark.parametrize("name", ["RWMutex.write", "RWMutex.read", "Mutex"])
 @in_own_process
-def test_asynchronous_exception_beside_a_wait(name):
+def test_asynchronous_exception_ends_a_wait_or_comes_after_it(name):
     # It ends the wait on some versions, and comes after it on others; then the lock is held. The
     # wait is in no `with` and no call of a Python function: the exception would be raised there.
     crowd = CROWDS[name]
@@ -284,11 +284,11 @@ def test_asynchronous_exception_beside_a_wait(name):
         got = None
         try:
             asked.put(None)
-            for got in map(call, (wait,)):  # noqa: B007
+            for got in map(call, (wait,)):
                 pass
             while True:
                 time.sleep(0.001)
-        except Stop:
+        except AsyncError:
             pass
         assert got is not False
         if got:

@@ -46,7 +46,7 @@ def test_interpreter_exits_while_finaliser_serves_daemon_threads(name):
             def __del__(self, serve=trial.serve):
                 serve()
 
-        last = Last()
+        _last = Last()  # collected as the interpreter ends
 
     done = in_process(program, name)
     assert done.stderr == ""

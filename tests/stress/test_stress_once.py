@@ -44,7 +44,7 @@ every = pytest.mark.parametrize("make", [once, by_object, by_property])
 
 
 @every
-def test_first_calls(make):
+def test_concurrent_first_calls_run_once(make):
     runs = [AtomicInt64() for _ in range(ROUNDS)]
 
     def fn(k):
@@ -59,7 +59,7 @@ def test_first_calls(make):
 
 
 @every
-def test_first_calls_in_any_order(make):
+def test_first_calls_of_many_run_once_each(make):
     """Each needs some that come before it, which another thread may just be running."""
     n = 200
     runs = [AtomicInt64() for _ in range(n)]
@@ -84,7 +84,7 @@ def test_first_calls_in_any_order(make):
         assert all(counter.load() == 1 for counter in runs)
 
 
-def test_circles_in_any_order():
+def test_deadlocks_in_any_order_raise():
     """Whoever needs whom: some are refused, nobody hangs."""
     refused = AtomicInt64()
 
@@ -109,7 +109,7 @@ def test_circles_in_any_order():
 
 
 @pytest.mark.parametrize("make", [lambda fn: once(fn, retry=True), by_property])
-def test_failures_that_do_not_count(make):
+def test_failures_with_retry_run_again(make):
     for seed in for_a_while(0.7):
         attempts = AtomicInt64()
         inside = AtomicInt64()
@@ -135,7 +135,7 @@ def test_failures_that_do_not_count(make):
         assert attempts.load() == fails + 1
 
 
-def test_one_exception_for_all():
+def test_all_threads_get_one_exception():
     for _ in for_a_while(0.7):
 
         def fn():
@@ -153,7 +153,7 @@ def test_one_exception_for_all():
 
 
 @every
-def test_interrupted_calls(make, interrupt):
+def test_interrupted_calls_settle_nothing(make, interrupt):
     # The main thread is interrupted out of its runs and its waits, anywhere in them.
     class StopError(BaseException):
         pass
@@ -199,7 +199,7 @@ def test_interrupted_calls(make, interrupt):
 
 
 @every
-def test_dropped_while_collected(make):
+def test_once_is_freed_during_collections(make):
     def work():
         for _ in for_a_while(0.5):
             holder = []
