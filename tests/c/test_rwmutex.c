@@ -709,7 +709,7 @@ check_readers_use_base_after_a_writer(void)
     CHECK(ns_rwmutex_write_unlock(&rw) && rw.base == NS_RW_OPEN);
     CHECK(ns_rwmutex_try_write_fast(&rw) && ns_rwmutex_write_unlock(&rw));
     CHECK(rw.last_closed == 1 && rw.base_meetings == 0);
-    for (int n = 1; n < NS_RW_PATIENCE; n++) {
+    for (int n = 1; n < NS_RW_REOPEN_MEETINGS; n++) {
         CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw) && rw.spread == NULL);
         CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_read_unlock(&rw));
         CHECK(ns_rwmutex_try_write_fast(&rw) && ns_rwmutex_write_unlock(&rw));
