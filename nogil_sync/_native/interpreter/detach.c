@@ -87,7 +87,8 @@ ns_is_last(PyObject *self)
         return false;
     }
     const bool is_main = is_main_thread(self);
-    Py_BEGIN_ALLOW_THREADS /* only the thread that finalizes comes back, once the others are stopped */
+    /* Only the thread that finalizes comes back from here, once the others are stopped. */
+    Py_BEGIN_ALLOW_THREADS
     if (!is_main) {
         _Atomic uint32_t nobody = 0;
         ns_park(&nobody, 0, ns_now() + SLICE);
