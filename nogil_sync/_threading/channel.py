@@ -23,7 +23,7 @@ from ._wait import NOBODY, Change, Line, Request, Waiter, Waiters
 T = TypeVar("T")
 D = TypeVar("D")
 
-_MOST = (2**63 - 1) // 16  # what the native backend's memory could hold
+_MAX = (2**63 - 1) // 16  # what the native backend's memory could hold
 
 # Items to be received, items as they were sent, how many, whether closed; and what the step that
 # led here did: who was handed an item, which, and whose was accepted.
@@ -190,7 +190,7 @@ class Channel(SyncObject, Generic[T]):
         number = exact_int(capacity)
         if number < 0:
             raise ValueError("channel capacity must be >= 0")
-        if number > _MOST:
+        if number > _MAX:
             raise OverflowError("channel capacity is too large")
         line = _Items(number)
         super().__init__()

@@ -10,7 +10,7 @@ from .._common.spawn import Worker
 from ._arguments import exact_int, wait_timeout
 from ._wait import Word
 
-_MOST = (1 << 31) - 1
+_MAX = (1 << 31) - 1
 
 P = ParamSpec("P")
 
@@ -65,7 +65,7 @@ class WaitGroup(SyncObject):
         word.guard.held = True
         try:
             total = word.value + number
-            if 0 <= total <= _MOST:
+            if 0 <= total <= _MAX:
                 word.value = total
                 counted = True
                 if total == 0:
@@ -126,7 +126,7 @@ class WaitGroup(SyncObject):
         try:
             word.guard.held = True
             try:
-                if word.value < _MOST:
+                if word.value < _MAX:
                     word.value += 1
                     counted = True
             finally:
