@@ -815,13 +815,6 @@ def test_futures_work_over_conds(monkeypatch):
 
 # Ctrl-C, handlers, finalisers
 
-# Ways to make the lock that the Cond is over.
-LOCKS = {
-    "its own": lambda: None,
-    "threading.Lock": lambda: threading.Lock(),
-    "RWMutex.write": lambda: RWMutex().write,
-    "threading.RLock": lambda: threading.RLock(),
-}
 WAITING = {
     "wait": lambda c: c.wait(),
     "wait with time-out": lambda c: c.wait(60),
@@ -857,11 +850,11 @@ def interrupt_wait(c, wait, others, **options):
 
 @starts_processes
 @pytest.mark.parametrize("name", WAITING)
-@pytest.mark.parametrize("lock", ["its own", "threading.Lock", "RWMutex.write"])
+@pytest.mark.parametrize("lock", ["default", "Lock", "write"])
 @in_own_process
 def test_ctrl_c_ends_wait_with_the_lock_held(lock, name):
     c = Cond(LOCKS[lock]())
-    others = 0 if lock == "its own" else 2
+    others = 0 if lock == "default" else 2
     way = "kill" if name == "wait" else "interrupt_main"
     interrupt_wait(c, lambda: WAITING[name](c), others, way=way, limit=10)
 
@@ -869,7 +862,7 @@ def test_ctrl_c_ends_wait_with_the_lock_held(lock, name):
 @starts_processes
 @pytest.mark.parametrize(
     ("lock", "times"),
-    [("its own", 1), ("its own", 3), ("threading.Lock", 3), ("RWMutex.write", 3)],
+    [("default", 1), ("default", 3), ("Lock", 3), ("write", 3)],
 )
 @in_own_process
 def test_ctrl_c_while_wait_reacquires_the_lock(lock, times):
@@ -955,11 +948,11 @@ def test_notification_of_an_interrupted_waiter_is_passed_on():
 @pytest.mark.parametrize(
     ("lock", "at_most"),
     [
-        ("its own", 1),
-        ("its own", 3),
-        ("threading.Lock", 3),
-        ("RWMutex.write", 3),
-        ("threading.RLock", 3),
+        ("default", 1),
+        ("default", 3),
+        ("Lock", 3),
+        ("write", 3),
+        ("RLock", 3),
     ],
 )
 @in_own_process
