@@ -64,6 +64,8 @@ def _run(template: str, row: Row, threads: int, seconds: float) -> list[tuple[fl
 
 def measure(row: Row, threads: int, seconds: float) -> dict[str, object]:
     shares = _run(_SHARE, row, threads, seconds)
+    while not any(done for done, _ in shares):  # too busy a machine for one turn in that time
+        shares = _run(_SHARE, row, threads, seconds)
     total = sum(done for done, _ in shares)
     mean = total / threads
     waits = _run(_LONGEST_WAIT, row, threads, seconds)

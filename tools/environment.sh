@@ -108,12 +108,21 @@ sources() {
 # compiled.
 build_name() { echo "${1##*/}${SANITIZE:+-$SANITIZE}-$(echo "$ROOT" | digest)"; }
 
+# remove_abandoned_stages ENV: removes what interrupted calls left. A stage is named for the process that fills it.
+remove_abandoned_stages() {
+  local stage pid
+  for stage in "$1".[0-9]*; do
+    pid=${stage#"$1".}
+    kill -0 "${pid%%.*}" 2>/dev/null || rm -rf "$stage"
+  done
+}
+
 install_package() {
   local home=$1 env=$2 build site stage=$2.$$ sanitized=()
   [[ ! -d $env ]] || return 0
   build=$CACHE/build/$(build_name "$home")
   mkdir -p "$CACHE/package" "$CACHE/build"
-  rm -rf "$env".[0-9]* # leftovers of interrupted calls
+  remove_abandoned_stages "$env"
   "$home/bin/python" -c '
 import sys, sysconfig; sys.exit(not sysconfig.get_config_var("Py_GIL_DISABLED"))' && compiler
   if [[ -n ${SANITIZE:-} ]]; then
@@ -132,8 +141,8 @@ import sys, sysconfig; sys.exit(not sysconfig.get_config_var("Py_GIL_DISABLED"))
     install --no-deps --no-index "$stage.wheel"/*.whl || exit
   echo "import site; site.addsitedir(r'$("$home/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
     >"$site/tools.pth"
-  # The environment gets its name when it is complete.
-  mv "$stage" "$env"
+  # The environment gets its name when it is complete. Another checkout with the same sources may have been faster.
+  if [[ -d $env ]]; then rm -rf "$stage"; else mv "$stage" "$env"; fi
   rm -rf "$stage.wheel"
   # Remove environments that no call has used for two weeks.
   find "$CACHE/package" "$CACHE/tools" -mindepth 1 -maxdepth 1 -mtime +14 -exec rm -rf {} +

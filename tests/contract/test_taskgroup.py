@@ -539,11 +539,40 @@ def test_callback_that_raises_system_exit(group, fn):
                 return fn()
 
             tg.go(task).add_done_callback(lambda _: raising(SystemExit(3)))
-            tg.go(time.sleep, 0.02)
             go.set()
 
     go = threading.Event()
     error = caught(use)
+    assert isinstance(error, SystemExit)
+
+
+def test_leaving_waits_for_what_callbacks_raise():
+    # The last that a thread of an executor does with a task is to let go of its arguments. What a
+    # callback raised is known by then: the group may be left meanwhile.
+    left = threading.Event()
+    begun = threading.Event()
+
+    class Argument:
+        def __del__(self):
+            left.wait(LONG)
+
+    def fail(argument):
+        begun.set()
+        del argument
+        raise ValueError
+
+    def start(tg):
+        # In the thread that runs it, so that the argument goes as soon as that thread lets it go.
+        tg.go(fail, Argument()).add_done_callback(lambda _: raising(SystemExit(3)))
+
+    def use(pool):
+        with TaskGroup(executor=pool) as tg:
+            tg.go(start, tg)
+            assert begun.wait(LONG)
+
+    with ThreadPoolExecutor(1) as pool:
+        error = caught(lambda: use(pool))
+        left.set()
     assert isinstance(error, SystemExit)
 
 

@@ -388,7 +388,7 @@ def test_no_call_from_c_unpacks_a_tuple():
     # As "O" alone does, which makes a tuple the arguments: "(O)" does not.
     folder = Path(__file__).parents[2] / "nogil_sync" / "_native"
     sources = {path.name: path.read_text() for path in folder.rglob("*.[ch]")}
-    assert "syncmap_type.c" in sources
+    assert "syncmap_protocol.c" in sources
     calls = r"PyObject_Call(?:Method|Function)\s*\([^;]*?\"(?:O|N|S)\"\s*,"
     found = [(name, call) for name, text in sources.items() for call in re.findall(calls, text)]
     assert not found
