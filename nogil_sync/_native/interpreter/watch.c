@@ -99,6 +99,7 @@ schedule_report(ns_watch *w, PyObject *self, bool counted, const ns_reach *found
 {
     report *r = PyMem_RawCalloc(1, sizeof(report));
     if (r == NULL) {
+        ns_store(&w->reported, false, NS_RELAXED);
         return;
     }
     *r = (report){
@@ -111,7 +112,7 @@ schedule_report(ns_watch *w, PyObject *self, bool counted, const ns_reach *found
         .method = found->method != NULL,
     };
     if (r->type_name == NULL || r->holder == NULL || Py_AddPendingCall(give_report, r) < 0) {
-        /* no memory, or the queue is full: say it another time */
+        /* no memory, or the queue is full: try again at a later use */
         PyErr_Clear();
         free_report(r);
         ns_store(&w->reported, false, NS_RELAXED);
