@@ -7,9 +7,9 @@
  * alone, and a pinned object has none, so both remedies silence the watch; one thread alone
  * does too.
  *
- * Every NS_SAMPLE uses the watch also looks how the running line reaches the object (reach.h). If
+ * Every 256 uses the watch also looks how the running line reaches the object (reach.h). If
  * two threads reach it by one holder, one bound method or one cell of a closure within
- * NS_MEETING_TIME, they contend for that.
+ * 20 ms, they contend for that.
  *
  * After 100,000 uses with evidence of a fight one PerformanceWarning per creation site is given, from a
  * pending call of the main thread: never inside the operation. It names all that was found.
