@@ -1,23 +1,19 @@
-"""The machinery of `TaskGroup`: which tasks wait, who runs them, and when all are done.
+"""The tasks of a `TaskGroup`: which wait, how one is run, and when all are done.
 
 State changes only in sections (see `guard`): straight-line code under a guard that no
 signal handler, finaliser or ``KeyboardInterrupt`` can interrupt.  So every count below is exact
 at any moment, whatever interrupted whom, and user code never runs under a lock.
 
-A task is in one of three phases: it *waits* in the list, first come first served; somebody, once,
-takes it out and *runs* it, in `Tasks.serve`; it is *done*.  A task leaves the list in one step
-with being counted as running, so ``waiting + running`` is what leaving has to wait for.
+A task is in one of three phases: it *waits* in the list, first come first served; one thread
+takes it out, once, and *runs* it, in `Tasks.serve`; it is *done*.  A task leaves the list in one step
+with being counted as running, so ``waiting + running`` is what leaving has to wait for.  It is done
+only when nothing can come of it any more: what it raised, and what the callbacks of its future
+raised, is among the errors by then.
 
-Who comes for the waiting tasks?
-
-- Without an executor, workers: threads of the group.  `Tasks.staff` *summons* one for each
-  waiting task, an idle one or a new one, as far as the limit goes.  A worker that finished a
-  task takes the next before it looks whether it was summoned.
-- With an executor, each task is given a *slot*, of which there are `limit`, and handed to the
-  executor (`Tasks.place`); it keeps the slot until it is done.  The thread that leaves the group
-  helps: it runs tasks that the executor has not begun.  So a group inside a task of the same
-  bounded executor comes to its end although no thread of the executor may be left for it.  What
-  the executor then begins too late finds the task taken.
+`workers` has who runs them: threads of the group, or an executor.  With an executor, the thread that
+leaves the group helps: it runs tasks that the executor has not begun.  So a group inside a task of the
+same bounded executor comes to its end although no thread of the executor may be left for it.  What
+the executor then begins too late finds the task taken.
 
 An interrupt leaves nothing half done: what a section began is finished in a ``finally`` or
 undone in an ``except`` that starts with a section, and so cannot be interrupted itself.  The
@@ -29,7 +25,6 @@ In the child of a fork a `Tasks` of the parent is *stale*: nothing of it is begu
 it does not wait, and its group goes on with a fresh one.
 """
 
-import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Executor, Future, wait
@@ -40,30 +35,13 @@ from typing import Any, Literal
 from .._backend import Event, defer, guard_of
 from . import taskgroup as _taskgroup
 from .guard import Guard
-from .originals import Condition, local
+from .originals import Condition
 from .sleep import closed_gate, sleep_at
-from .spawn import Thread
 from .untraced import hide_sections
-
-# Seconds after which a worker without work ends.  It holds up the end of a program whose group
-# is never left, so it is short.
-_IDLE = 0.5
+from .workers import ExecutorWorkers, Worker, Workers, here, process
 
 # After so many tasks a group defers the reference counts of what its threads share.
 _OFTEN = 1000
-
-# In the main thread a join of a thread must notice `_thread.interrupt_main()`.
-_NAP = 0.04
-
-_generation = 0  # how many forks made this process
-
-
-class _Thread(local):
-    task: "Task | None" = None  # the innermost task that runs in this thread
-    placing: "Tasks | None" = None  # innermost of those that hand a task to an executor here
-
-
-_thread = _Thread()
 
 
 class _Condition(Condition):
@@ -165,38 +143,11 @@ class Task:
         del self.future, self.fn, self.args, self.kwargs, self.context
 
 
-class _Worker:
-    """A thread of the group, and its place among the idle ones."""
-
-    __slots__ = (
-        "above",
-        "begun",
-        "below",
-        "gate",
-        "idle",
-        "summoned",
-        "thread",
-        "tired",
-        "void",
-    )
-
-    def __init__(self) -> None:
-        self.gate = closed_gate()
-        self.thread: Thread | None = None
-        self.above: _Worker | None = None
-        self.below: _Worker | None = None
-        self.begun = False  # the thread runs
-        self.void = False  # the thread could not be started, or too late: it counts for nothing
-        self.summoned = False  # for a task that waits: has not looked since
-        self.idle = False  # among the idle ones
-        self.tired = False  # was idle for long
-
-
 class Tasks:
     """The tasks of a group in one process."""
 
     def __init__(self, limit: int | None, executor: Executor | None) -> None:
-        self.generation = _generation
+        self.generation = process.generation
         self.guard = guard_of(self)
         self.limit = sys.maxsize if limit is None else limit
         self.executor = executor
@@ -214,16 +165,15 @@ class Tasks:
         self.slots = 0  # taken
         # The gate is opened for the one who leaves, when there may be something to do.
         self.gate = closed_gate()
-        # Workers that live or are being started; how many of them are summoned; the stack of idle
-        # ones; the last that ended, which joined the one that had ended before it.
-        self.workers = 0
-        self.summoned = 0
-        self.idle: _Worker | None = None
-        self.ended: _Worker | None = None
+        self.workers = (
+            Workers(self.guard, self.limit)
+            if executor is None
+            else ExecutorWorkers(self.guard, self.limit, executor)
+        )
 
     def stale(self) -> bool:
         """Whether these are the tasks of a parent process."""
-        return self.generation != _generation
+        return self.generation != process.generation
 
     def reborn(self) -> "Tasks":
         """What the group goes on with in the child of a fork."""
@@ -251,7 +201,7 @@ class Tasks:
 
     def within(self) -> bool:
         """Whether the calling thread runs one of these tasks."""
-        task = _thread.task
+        task = here.task
         while task is not None:
             if task.tasks is self:
                 return True
@@ -288,15 +238,18 @@ class Tasks:
             finally:
                 del self.guard.held
             if added:
-                self.advance(task)
+                self.workers.submit(self, task)
             if self.until_deferred == 0:
                 # Each task counts on these in a thread of its own, if they count.
                 defer(self)
                 defer(self.guard)
+                defer(self.workers)
         except BaseException as error:
             withdrawn = self.serve(task, drop=True)
             try:
-                self.advance()  # others may have relied on the worker that was to come for it
+                self.workers.submit(
+                    self
+                )  # others may have relied on the worker that was to come for it
             except Exception:
                 pass
             # If somebody runs it nevertheless, all is well.
@@ -316,198 +269,32 @@ class Tasks:
             task.cancel()
         return future
 
-    def advance(self, mine: Task | None = None) -> None:
-        """See to it that somebody comes for the tasks that wait, as far as the limit allows."""
-        if self.executor is None:
-            self.staff()
-        else:
-            self.place(self.executor, mine)
-
-    def staff(self) -> None:
-        """Summon workers, one for each task that waits."""
-        while self.waiting > self.summoned:
-            fresh = _Worker()
-            wake = below = None
-            started = wake_joiner = False
-            try:
-                self.guard.held = True
-                try:
-                    if self.waiting > self.summoned and self.generation == _generation:
-                        wake = self.idle
-                        if wake is not None:
-                            self.idle = below = wake.below
-                            if below is not None:
-                                below.above = None
-                            wake.below = None
-                            wake.idle = False
-                            wake.summoned = True
-                            self.summoned += 1
-                        elif self.workers < self.limit:
-                            started = fresh.summoned = True
-                            self.workers += 1
-                            self.summoned += 1
-                finally:
-                    del self.guard.held
-                if started:
-                    fresh.thread = Thread(target=self.work, args=(fresh,), name="TaskGroup worker")
-                    fresh.thread.start()
-            except BaseException:
-                self.guard.held = True
-                try:
-                    if started and not fresh.begun:
-                        fresh.void = True
-                        self.workers -= 1
-                        if fresh.summoned:
-                            fresh.summoned = False
-                            self.summoned -= 1
-                        wake_joiner = True
-                finally:
-                    del self.guard.held
-                raise
-            finally:
-                if wake is not None:
-                    try:
-                        wake.gate.release()
-                    except RuntimeError:
-                        pass
-                if wake_joiner:
-                    try:
-                        self.gate.release()
-                    except RuntimeError:
-                        pass
-            if wake is None and not started:
-                return  # all are at work
-
-    def place(self, executor: Executor, mine: Task | None = None) -> None:
-        """Give out slots and submit.
-
-        An error is raised if it is about the caller's own task, else that task fails.
-        """
-        while True:
-            task = None
-            outer = _thread.placing
-            try:
-                self.guard.held = True
-                try:
-                    task = self.unplaced
-                    if self.slots >= self.limit or self.cancelled or self.generation != _generation:
-                        task = None
-                    if task is not None:
-                        self.unplaced = task.next
-                        task.slot = True
-                        self.slots += 1
-                finally:
-                    del self.guard.held
-                if task is not None:
-                    _thread.placing = self
-                    executor.submit(task.begin).add_done_callback(task.settled)
-            except BaseException as error:
-                if task is None or task is mine:
-                    raise
-                self.attend(task, error=error)
-                if not isinstance(error, Exception):
-                    raise
-            finally:
-                _thread.placing = outer
-            if task is None:
-                return
-
-    def work(self, worker: _Worker) -> None:
-        """What a thread of the group does."""
-        while True:
-            task = self.__look(worker)
-            if task is None:
-                return
-            self.attend(task, worker)
-
-    def __look(self, worker: _Worker) -> Task | None:
-        """Wait for a task that could be run; None when it is time to end."""
-        while True:
-            # (Nothing may go away by being replaced in a section: it could be the last reference.)
-            previous = above = below = task = None
-            over = wake = False
-            self.guard.held = True
-            try:
-                task = self.first
-                if worker.void or self.generation != _generation:
-                    over = True
-                else:
-                    worker.begun = True
-                    if worker.tired and task is not None:
-                        worker.tired = False
-                    if task is None or self.slots >= self.limit:
-                        task = None
-                        if worker.summoned:
-                            worker.summoned = False
-                            self.summoned -= 1
-                        if worker.tired or self.state == "left":
-                            over = True
-                            previous = self.ended
-                            self.ended = worker
-                            self.workers -= 1
-                            wake = self.workers == 0 and self.state == "left"
-                        else:
-                            worker.idle = True
-                            worker.below = below = self.idle
-                            self.idle = worker
-                            if below is not None:
-                                below.above = worker
-            finally:
-                del self.guard.held
-            if over:
-                if wake:
-                    try:
-                        self.gate.release()
-                    except RuntimeError:
-                        pass
-                if previous is not None and previous.thread is not None:
-                    previous.thread.join()
-                return None
-            if task is not None:
-                return task
-            below = None
-            woken = worker.gate.acquire(True, _IDLE)
-            self.guard.held = True
-            try:
-                if worker.idle:
-                    worker.idle = False
-                    worker.tired = not woken
-                    above = worker.above
-                    below = worker.below
-                    worker.above = worker.below = None
-                    if above is None:
-                        self.idle = below
-                    else:
-                        above.below = below
-                    if below is not None:
-                        below.above = above
-            finally:
-                del self.guard.held
-
     def attend(
-        self, task: Task, worker: _Worker | None = None, error: BaseException | None = None
+        self, task: Task, worker: Worker | None = None, error: BaseException | None = None
     ) -> None:
         """Serve, in a thread that nothing must escape from: callbacks of futures can raise."""
         try:
-            self.serve(task, worker, error)
+            self.serve(task, worker, error, contained=True)
         except BaseException as late:
             self.errors.append(late)
 
     def serve(
         self,
         task: Task,
-        worker: _Worker | None = None,
+        worker: Worker | None = None,
         error: BaseException | None = None,
         *,
         helping: bool = False,
         drop: bool = False,
+        contained: bool = False,
     ) -> bool:
         """Run the task, unless another has begun it or no slot is free; return whether it was.
 
-        With an `error`, the task fails with that instead; to `drop` it is to cancel it.  One who
-        helps gets a Ctrl-C, too.
+        With an `error`, the task fails with that instead; to `drop` it is to cancel it.  A thread
+        that helps gets a Ctrl-C, too.  What callbacks raise is raised here, or, if `contained`,
+        noted among the errors before the task is done.
         """
-        outer = _thread.task
+        outer = here.task
         before = after = None
         mine = wake = False
         try:
@@ -516,7 +303,7 @@ class Tasks:
                 if (
                     task.phase == "waiting"
                     and (drop or task.slot or self.slots < self.limit)
-                    and self.generation == _generation
+                    and self.generation == process.generation
                 ):
                     mine = True
                     task.phase = "running"
@@ -540,12 +327,12 @@ class Tasks:
                     self.running += 1
                     if worker is not None and worker.summoned:
                         worker.summoned = False
-                        self.summoned -= 1
+                        self.workers.summoned -= 1
             finally:
                 del self.guard.held
             if mine:
                 task.outer = outer
-                _thread.task = task
+                here.task = task
                 self.__run(task, error, drop)
         except BaseException as raised:
             if not mine:
@@ -553,12 +340,17 @@ class Tasks:
             if drop:
                 task.cancel()
                 raise
-            self.__fail(task, raised)
+            try:
+                self.__fail(task, raised)
+            except BaseException as late:
+                if not contained:
+                    raise
+                self.errors.append(late)
             if helping and isinstance(raised, KeyboardInterrupt):
                 raise
         finally:
             if mine:
-                _thread.task = outer
+                here.task = outer
                 try:
                     self.guard.held = True
                     try:
@@ -587,9 +379,9 @@ class Tasks:
             self.executor is not None
             and self.unplaced is not None
             and not drop
-            and _thread.placing is not self
+            and here.placing is not self
         ):
-            self.place(self.executor)
+            self.workers.submit(self)
         return mine
 
     def __run(self, task: Task, error: BaseException | None, drop: bool) -> None:
@@ -644,20 +436,20 @@ class Tasks:
     def join(self) -> bool:
         """Wait until all is done, and that is it: nothing is taken any more.  False if stale."""
         while True:
-            if self.generation != _generation:
+            if self.generation != process.generation:
                 return False
             if self.cancelled:
                 self.drop_waiting()
             task = self.first
             if (
                 task is not None
-                and (self.executor is not None or self.workers == 0)
+                and self.workers.count == 0
                 and (task.slot or self.slots < self.limit)
             ):
                 self.serve(task, helping=True)
                 if self.executor is None:
                     try:
-                        self.staff()
+                        self.workers.submit(self)
                     except (RuntimeError, MemoryError):
                         pass  # no thread to be had, as before
                 continue
@@ -672,42 +464,7 @@ class Tasks:
             if left:
                 break
             sleep_at(self.gate, None)
-        return self.__dismiss()
-
-    def __dismiss(self) -> bool:
-        """Wait until the group's own threads have ended.  False if stale."""
-        while True:
-            wake = None
-            try:
-                self.guard.held = True
-                try:
-                    wake = self.idle
-                    if wake is not None:
-                        self.idle = below = wake.below
-                        if below is not None:
-                            below.above = None
-                        wake.below = None
-                        wake.idle = False
-                finally:
-                    del self.guard.held
-            finally:
-                if wake is not None:
-                    try:
-                        wake.gate.release()
-                    except RuntimeError:
-                        pass
-            if wake is None:
-                break
-        while self.workers:
-            sleep_at(self.gate, None)
-            if self.generation != _generation:
-                return False
-        thread = None if self.ended is None else self.ended.thread
-        while thread is not None and thread.is_alive():
-            thread.join(_NAP)
-            if self.generation != _generation:
-                return False
-        return True
+        return self.workers.shutdown(self)
 
     def abandon(self) -> None:
         """Leave without waiting: nothing is taken or begun any more."""
@@ -722,14 +479,6 @@ class Tasks:
             self.event.set()
         self.drop_waiting()
 
-
-def _forked() -> None:
-    global _generation  # noqa: PLW0603  (nothing else is read in sections without a call)
-    _generation += 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
 
 hide_sections(globals())
 hide_sections(vars(_taskgroup))

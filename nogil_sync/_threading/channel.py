@@ -1,4 +1,4 @@
-"""Channel, pure Python: a queue of items, and one (see `_queue`) of those who wait.
+"""Channel, pure Python: a queue of items, and one (see `_wait`) of those who wait.
 
 The items are kept in two stacks of linked pairs, the next to be received on top of one, the last
 that was sent on top of the other: so a state is never changed, and the next one shares
@@ -18,12 +18,12 @@ from typing import Any, Generic, Self, SupportsIndex, TypeAlias, TypeVar, overlo
 from .._common.channel_closed import ChannelClosed
 from .._common.object import SyncObject, before_init, subscripted, uninitialized, until_init
 from ._arguments import exact_int, wait_timeout
-from ._queue import NOBODY, Change, Line, Request, Waiter, Waiters
+from ._wait import NOBODY, Change, Line, Request, Waiter, Waiters
 
 T = TypeVar("T")
 D = TypeVar("D")
 
-_MOST = (2**63 - 1) // 16  # what the native backend's memory could hold
+_MAX = (2**63 - 1) // 16  # what the native backend's memory could hold
 
 # Items to be received, items as they were sent, how many, whether closed; and what the step that
 # led here did: who was handed an item, which, and whose was accepted.
@@ -190,7 +190,7 @@ class Channel(SyncObject, Generic[T]):
         number = exact_int(capacity)
         if number < 0:
             raise ValueError("channel capacity must be >= 0")
-        if number > _MOST:
+        if number > _MAX:
             raise OverflowError("channel capacity is too large")
         line = _Items(number)
         super().__init__()

@@ -1,12 +1,12 @@
-"""Semaphore, pure Python: how many units are free, and a queue (see `_queue`)."""
+"""Semaphore, pure Python: how many units are free, and a queue (see `_wait`)."""
 
 from typing import SupportsIndex, final
 
 from .._common.object import Part, SyncObject, before_init, uninitialized, until_init
 from ._arguments import exact_int, wait_timeout
-from ._queue import Change, Line, Waiters
+from ._wait import Change, Line, Waiters
 
-_MOST = (1 << 62) - 1
+_MAX = (1 << 62) - 1
 
 
 class _Units(Line):
@@ -19,7 +19,7 @@ class _Units(Line):
         super().__init__(start)
         self.start = start
         self.bounded = bounded
-        self.total = start if bounded else _MOST  # what can be free
+        self.total = start if bounded else _MAX  # what can be free
 
     def checked(self, n: SupportsIndex) -> int:
         number = exact_int(n)
@@ -134,7 +134,7 @@ class Semaphore(SyncObject):
         limited = bool(bounded)
         if number < 0:
             raise ValueError("semaphore initial value must be >= 0")
-        if number > _MOST:
+        if number > _MAX:
             raise OverflowError("semaphore initial value is too large")
         line = _Units(number, limited)
         super().__init__()

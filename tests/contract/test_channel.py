@@ -10,29 +10,22 @@ import weakref
 from itertools import chain, count
 
 import pytest
+from channels import Item
+from marks import starts_threads
 from support import (
     LONG,
     NATIVE,
-    background,
-    collect_often,
     eventually,
-    for_a_while,
     run_threads,
     started,
 )
 
 from nogil_sync import Channel, ChannelClosed
 
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
-signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
-collects = pytest.mark.thread_unsafe(reason="collects, which is slow on many threads at once")
-
 MOST = 2**59 - 1
+
+
 CAPACITIES = [0, 1, 3, 8]
-
-
-class Item:
-    """Something to watch."""
 
 
 def in_line(function, *args):
@@ -70,7 +63,7 @@ def test_send_and_receive():
 
 
 @pytest.mark.parametrize("capacity", range(1, 10))
-def test_every_capacity_is_exact(capacity):
+def test_channel_holds_exactly_its_capacity(capacity):
     c = Channel(capacity)
     sent = received = 0
     for lap in range(3 * capacity):
@@ -87,7 +80,7 @@ def test_every_capacity_is_exact(capacity):
         assert c.try_recv("nothing") == "nothing"
 
 
-def test_without_capacity_nothing_is_held():
+def test_unbuffered_channel_holds_no_item():
     c = Channel()
     assert len(c) == 0
     assert c.try_send(1) is False
@@ -100,7 +93,7 @@ def test_without_capacity_nothing_is_held():
     assert not c.closed()
 
 
-def test_any_item_goes_through_as_it_is():
+def test_items_arrive_unchanged():
     items = [None, False, 0, "", (), [], object(), Exception(), Channel(), TimeoutError("x")]
     c = Channel(len(items))
     items.append(c)
@@ -112,7 +105,7 @@ def test_any_item_goes_through_as_it_is():
     assert c.recv() is c
 
 
-def test_an_item_is_held_by_the_channel_and_no_longer():
+def test_channel_holds_an_item_only_until_it_is_received():
     c = Channel(3)
     item = Item()
     watch = weakref.ref(item)
@@ -127,7 +120,7 @@ def test_an_item_is_held_by_the_channel_and_no_longer():
     assert watch() is None
 
 
-def test_reference_counts():
+def test_send_and_recv_keep_no_references():
     if not hasattr(sys, "getrefcount"):
         pytest.skip("no reference counts here")
     c = Channel(1)
@@ -149,7 +142,7 @@ def test_reference_counts():
     assert sys.getrefcount(item) <= before + 1
 
 
-def test_close():
+def test_close_ends_sends_and_receives():
     c = Channel(3)
     c.send(1)
     c.send(2)
@@ -169,7 +162,7 @@ def test_close():
     assert list(c) == []
 
 
-def test_a_full_channel_that_is_closed():
+def test_closed_full_channel_gives_its_items():
     c = Channel(1)
     c.send(1)
     c.close()
@@ -179,7 +172,7 @@ def test_a_full_channel_that_is_closed():
 
 
 @pytest.mark.parametrize("capacity", [0, 1])
-def test_an_empty_channel_that_is_closed(capacity):
+def test_closed_empty_channel_raises(capacity):
     c = Channel(capacity)
     c.close()
     assert list(c) == []
@@ -189,13 +182,13 @@ def test_an_empty_channel_that_is_closed(capacity):
         c.send(1)
 
 
-def test_the_exception():
+def test_channel_closed_is_a_public_exception():
     assert issubclass(ChannelClosed, Exception)
     assert ChannelClosed.__module__ == "nogil_sync"
     assert not issubclass(ChannelClosed, (OSError, LookupError))
 
 
-def test_with_closes():
+def test_with_closes_the_channel():
     with Channel(1) as c:
         assert isinstance(c, Channel)
         c.send(1)
@@ -209,7 +202,7 @@ def test_with_closes():
         pass
 
 
-def test_iteration():
+def test_iteration_ends_when_closed():
     c = Channel(3)
     for n in range(3):
         c.send(n)
@@ -232,7 +225,7 @@ def test_iteration():
     assert seen == list(range(6))
 
 
-def test_truth_is_that_of_its_length():
+def test_truth_value_is_that_of_its_length():
     c = Channel(1)
     assert not c
     c.send(None)
@@ -255,7 +248,7 @@ def test_repr():
     assert "Sub" in repr(Sub(2))
 
 
-def test_not_comparable_or_indexable():
+def test_channel_is_not_comparable_or_indexable():
     c = Channel(1)
     c.send(1)
     with pytest.raises(TypeError):
@@ -273,7 +266,7 @@ def test_size_grows_with_the_capacity():
 
 
 @pytest.mark.parametrize("name", ["send", "recv"])
-def test_without_init(name):
+def test_object_without_init_raises(name):
     c = Channel.__new__(Channel)
     for _ in range(2):
         with pytest.raises(RuntimeError, match="not initialized"):
@@ -294,7 +287,7 @@ class Number:
         return 2
 
 
-def test_capacities():
+def test_valid_capacities_are_accepted():
     for capacity in (2, Number(), True + 1):
         c = Channel(capacity)
         c.send(1)
@@ -318,7 +311,7 @@ def test_capacities():
         (None, TypeError, None),
     ],
 )
-def test_wrong_capacities(capacity, error, message):
+def test_wrong_capacities_raise(capacity, error, message):
     c = Channel.__new__(Channel)
     with pytest.raises(error, match=message):
         c.__init__(capacity)
@@ -327,7 +320,7 @@ def test_wrong_capacities(capacity, error, message):
     assert c.try_send(1)
 
 
-def test_a_capacity_without_memory_for_it():
+def test_capacity_too_large_for_memory_raises():
     try:
         c = Channel(MOST)  # more than any processor can address
     except MemoryError:
@@ -337,7 +330,7 @@ def test_a_capacity_without_memory_for_it():
         c.send(1)
 
 
-def test_a_large_capacity_costs_what_is_used():
+def test_large_capacity_takes_memory_only_for_its_items():
     c = Channel(10**6)
     for n in range(1000):
         c.send(n)
@@ -347,7 +340,7 @@ def test_a_large_capacity_costs_what_is_used():
 
 @pytest.mark.parametrize("timeout", [0, -1, -0.5, -math.inf, 0.001])
 @pytest.mark.parametrize("capacity", [0, 1])
-def test_time_outs_of_nothing(timeout, capacity):
+def test_zero_timeouts_do_not_wait(timeout, capacity):
     c = Channel(capacity)
     with pytest.raises(TimeoutError, match="timed out waiting to receive"):
         c.recv(timeout)
@@ -371,7 +364,7 @@ def test_time_outs_of_nothing(timeout, capacity):
         ([], TypeError),
     ],
 )
-def test_wrong_time_outs(timeout, error):
+def test_wrong_timeouts_raise(timeout, error):
     c = Channel(2)
     c.send(1)
     with pytest.raises(error):
@@ -384,7 +377,7 @@ def test_wrong_time_outs(timeout, error):
     assert c.recv(None) == 3
 
 
-def test_wrong_arguments():
+def test_wrong_arguments_raise():
     c = Channel(2)
     for call in (
         lambda: c.send(),
@@ -409,10 +402,10 @@ def test_wrong_arguments():
 # Waiting
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("capacity", CAPACITIES)
 @pytest.mark.parametrize("pairs", [1, 3])
-def test_every_item_once_and_in_its_senders_order(capacity, pairs):
+def test_items_arrive_once_and_in_order_of_their_sender(capacity, pairs):
     c = Channel(capacity)
     each = 300
     left = [None] * (pairs - 1)
@@ -436,8 +429,8 @@ def test_every_item_once_and_in_its_senders_order(capacity, pairs):
             assert numbers == sorted(numbers)
 
 
-@threads
-def test_a_rendezvous_ends_when_the_receiver_has_it():
+@starts_threads
+def test_unbuffered_send_returns_once_the_item_is_received():
     c = Channel()
     thread, sent = in_line(c.send, "x")
     assert not sent
@@ -455,7 +448,7 @@ def test_a_rendezvous_ends_when_the_receiver_has_it():
     assert sent == [None]
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("capacity", [0, 1])
 def test_receivers_are_served_in_order(capacity):
     c = Channel(capacity)
@@ -472,7 +465,7 @@ def test_receivers_are_served_in_order(capacity):
     assert c.try_recv() is None
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("capacity", [0, 2])
 def test_senders_are_served_in_order(capacity):
     c = Channel(capacity)
@@ -490,8 +483,8 @@ def test_senders_are_served_in_order(capacity):
     assert c.try_recv() is None
 
 
-@threads
-def test_who_gives_up_has_not_sent():
+@starts_threads
+def test_timed_out_send_sends_nothing():
     c = Channel(1)
     c.send(0)
 
@@ -513,8 +506,8 @@ def test_who_gives_up_has_not_sent():
     assert c.try_recv() is None
 
 
-@threads
-def test_who_gives_up_leaves_no_reference_behind():
+@starts_threads
+def test_timed_out_send_releases_item():
     c = Channel(1)
     for n in range(2):  # items travel between threads here
         thread, _ = in_line(c.recv)
@@ -543,8 +536,8 @@ def test_who_gives_up_leaves_no_reference_behind():
         assert c.recv() == n
 
 
-@threads
-def test_who_gives_up_has_not_received():
+@starts_threads
+def test_timed_out_recv_receives_nothing():
     c = Channel()
 
     def receive(timeout):
@@ -560,9 +553,9 @@ def test_who_gives_up_has_not_received():
         assert not c.try_send(1)
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("capacity", [0, 1, 3])
-def test_close_wakes_everybody(capacity):
+def test_close_wakes_all_waiters(capacity):
     c = Channel(capacity)
 
     def closed(function, *args):
@@ -594,9 +587,9 @@ def test_close_wakes_everybody(capacity):
     assert eventually(lambda: [w() for w in watches] == [None] * 3)
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("capacity", CAPACITIES)
-def test_a_close_in_the_middle_loses_nothing_accepted(capacity):
+def test_concurrent_close_loses_no_accepted_item(capacity):
     for _ in range(5):
         c = Channel(capacity)
 
@@ -622,9 +615,9 @@ def test_a_close_in_the_middle_loses_nothing_accepted(capacity):
         assert len(c) == 0
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("capacity", [0, 1, 3])
-def test_time_outs_and_tries_lose_nothing(capacity):
+def test_timeouts_and_tries_lose_nothing(capacity):
     c = Channel(capacity)
     done = threading.Event()
 
@@ -675,7 +668,7 @@ def test_time_outs_and_tries_lose_nothing(capacity):
 @pytest.mark.skipif(NATIVE, reason="about the sections of the other backend")
 @pytest.mark.thread_unsafe(reason="traces, and starts threads itself")
 @pytest.mark.parametrize("receives", [False, True])
-def test_who_looks_in_the_middle_of_a_step_sees_its_item(receives):
+def test_finaliser_during_a_send_sees_the_item(receives):
     # Without the GIL, or under a debugger, others run between the lines of a section.
     slow = {"taker.done = giver.done = True", "self.state = new", "me.joined = True"}
     c = Channel()
@@ -714,8 +707,8 @@ def test_who_looks_in_the_middle_of_a_step_sees_its_item(receives):
         run_threads(traced, partner)
 
 
-@threads
-def test_a_sender_gets_an_answer_through_the_same_channel_type():
+@starts_threads
+def test_reply_arrives_through_a_second_channel():
     requests = Channel(2)
 
     def serve():
@@ -736,9 +729,9 @@ def test_a_sender_gets_an_answer_through_the_same_channel_type():
     assert not server.is_alive()
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("capacity", [0, 1, 2])
-def test_ping_pong(capacity):
+def test_two_threads_take_turns(capacity):
     to, fro = Channel(capacity), Channel(capacity)
 
     def echo():
@@ -756,8 +749,8 @@ def test_ping_pong(capacity):
     run_threads(echo, play)
 
 
-@threads
-def test_others_run_and_collect_while_one_waits():
+@starts_threads
+def test_other_threads_run_and_collect_while_one_waits():
     c = Channel()
     receiver, received = in_line(c.recv)
     for _ in range(3):
@@ -772,296 +765,3 @@ def test_others_run_and_collect_while_one_waits():
     assert not sent
     assert c.recv() == [2]
     sender.join(LONG)
-
-
-# Garbage collection
-
-
-@collects
-@pytest.mark.parametrize("capacity", [1, 3])
-def test_cycles_through_items_are_collected(capacity):
-    for closed in (False, True):
-        c = Channel(capacity)
-        item = Item()
-        item.channel = c
-        for _ in range(capacity):
-            c.send(item)
-        if closed:
-            c.close()
-        watches = weakref.ref(c), weakref.ref(item)
-        del c, item
-        gc.collect()
-        assert [watch() for watch in watches] == [None, None]
-
-
-@collects
-def test_a_cycle_of_channels_is_collected():
-    first = previous = Channel(2)
-    for _ in range(10):
-        c = Channel(2)
-        c.send(previous)
-        previous = c
-    first.send(previous)
-    watch = weakref.ref(first)
-    del first, previous, c
-    gc.collect()
-    assert watch() is None
-
-
-@collects
-def test_items_are_not_collected_too_early():
-    c = Channel(5)
-    for n in range(5):
-        item = Item()
-        item.me = item
-        item.list = [n]
-        c.send(item)
-    del item
-    for _ in range(3):
-        gc.collect()
-    for n in range(5):
-        assert c.recv().list == [n]
-        gc.collect()
-
-
-@collects
-def test_a_finaliser_in_the_cycle_finds_a_usable_channel():
-    seen = []
-
-    class Last:
-        def __del__(self):
-            c = self.channel
-            seen.append(len(c))
-            while c.try_send("more"):
-                pass
-            try:
-                c.send("late", 0)
-            except TimeoutError:
-                seen.append(c.try_recv() is not None)
-            c.close()
-            seen.append(len(list(c)))
-
-    c = Channel(3)
-    last = Last()
-    last.channel = c
-    c.send(last)
-    watch = weakref.ref(c)
-    del c, last
-    gc.collect()
-    gc.collect()
-    assert seen == [1, True, 2]
-    assert watch() is None
-
-
-@collects
-def test_items_end_with_their_channel():
-    seen = []
-
-    class Last:
-        def __init__(self, n):
-            self.n = n
-
-        def __del__(self):
-            seen.append(self.n)
-
-    c = Channel(4)
-    for n in range(6):  # into the second lap
-        c.send(Last(n))
-        if n < 3:
-            c.recv()
-    assert seen == [0, 1, 2]
-    del c
-    gc.collect()
-    assert seen == [0, 1, 2, 3, 4, 5]
-
-
-@threads
-def test_finalisers_that_use_the_channel_in_the_middle_of_everything():
-    c = Channel(2)
-
-    class Last:
-        def __init__(self):
-            self.me = self
-
-        def __del__(self):
-            c.try_send(None)
-            c.try_recv()
-
-    def work():
-        for _ in range(40):
-            Last()
-            c.try_send(Last())
-            item = c.try_recv()
-            del item
-            gc.collect(0)
-
-    run_threads(work, times=3)
-    gc.collect()
-    while len(c):
-        c.try_recv()
-
-
-@threads
-@pytest.mark.parametrize("capacity", [0, 2, 16])
-def test_collections_while_items_go_through(capacity):
-    # Each item is a cycle that only the channel, or a thread in a call, holds for a while.
-    c = Channel(capacity)
-
-    def send():
-        for n in for_a_while(0.7):
-            item = Item()
-            item.me = item
-            item.content = [n]
-            c.send(item, LONG)
-            del item
-        c.close()
-
-    def receive():
-        for expected, item in enumerate(c):
-            assert item.me is item
-            assert item.content == [expected]
-
-    with background(collect_often):
-        run_threads(send, receive)
-
-
-# Handlers
-
-
-@signals
-@pytest.mark.parametrize("capacity", [0, 1])
-def test_a_handler_uses_the_channel_its_thread_waits_for(interrupt, capacity):
-    c = Channel(capacity)
-    log = []
-
-    def handler():
-        log.append(c.try_recv("empty"))
-        if capacity:
-            c.send("mine")
-            log.append(c.recv())
-            c.send("yours")
-        else:
-            log.append(c.try_send("nobody takes it"))
-            started(c.send, "yours")
-
-    interrupt(handler, 0.05)
-    assert c.recv(LONG) == "yours"
-    assert log == ["empty", "mine" if capacity else False]
-    assert len(c) == 0
-
-
-@signals
-def test_a_handler_receives_what_its_thread_waits_to_have_room_for(interrupt):
-    c = Channel(1)
-    c.send(0)
-    log = []
-    handled = threading.Event()
-
-    def handler():
-        log.append(c.recv())
-        c.send("handler's")
-        handled.set()
-
-    def receive():
-        assert handled.wait(LONG)
-        log.append(c.recv())
-
-    interrupt(handler, 0.05)
-    thread, _ = started(receive)
-    c.send("last", LONG)
-    thread.join(LONG)
-    assert log == [0, "handler's"]
-    assert c.recv() == "last"
-
-
-@signals
-@pytest.mark.parametrize("receives", [False, True])
-def test_a_handler_is_served_instead_and_the_call_waits_on(interrupt, receives):
-    c = Channel()
-    log = []
-
-    def receive_twice():
-        for _ in range(2):
-            log.append(c.recv(LONG))
-
-    def handler():
-        if receives:
-            started(c.send, "for the handler")
-            log.append(c.recv(LONG))
-            started(c.send, "for the call")
-        else:
-            threading.Timer(0.1, receive_twice).start()
-            c.send("from the handler", LONG)
-
-    interrupt(handler, 0.05)
-    if receives:
-        log.append(c.recv(LONG))
-        assert log == ["for the handler", "for the call"]
-    else:
-        c.send("from the call", LONG)
-        assert eventually(lambda: len(log) == 2)
-        # The other backend passes the call by from when the handler sends, not from its beginning.
-        assert (log if NATIVE else sorted(log, reverse=True)) == [
-            "from the handler",
-            "from the call",
-        ]
-
-
-@signals
-@pytest.mark.parametrize("receives", [False, True])
-def test_a_handler_closes_the_channel_its_thread_waits_for(interrupt, receives):
-    c = Channel(0)
-    interrupt(c.close, 0.05)
-    with pytest.raises(ChannelClosed):
-        if receives:
-            c.recv(LONG)
-        else:
-            c.send(1, LONG)
-    assert c.closed()
-
-
-@signals
-def test_a_handler_closes_what_its_thread_iterates_over(interrupt):
-    c = Channel(3)
-    c.send(1)
-
-    def handler():
-        c.send(2)
-        c.close()
-
-    interrupt(handler, 0.1)
-    assert list(c) == [1, 2]
-
-
-@signals
-@pytest.mark.parametrize("capacity", [0, 1, 3])
-def test_handlers_in_the_middle_of_everything(interrupt, capacity):
-    c = Channel(capacity)
-    stop = threading.Event()
-    received = []
-    from_handlers = []
-
-    def receive():
-        received.extend(c)
-
-    def handler():
-        try:
-            c.send(("handler", len(from_handlers)), 0.002)
-        except TimeoutError:
-            return
-        from_handlers.append(("handler", len(from_handlers)))
-
-    thread = threading.Thread(target=receive, daemon=True)
-    thread.start()
-    halt = interrupt(handler, 0.005, 0.005)
-    sent = []
-    for n in for_a_while(0.7):
-        c.send(("main", n), LONG)
-        sent.append(("main", n))
-    halt()
-    stop.set()
-    c.close()
-    thread.join(LONG)
-    assert not thread.is_alive()
-    assert [item for item in received if item[0] == "main"] == sent
-    assert [item for item in received if item[0] == "handler"] == from_handlers

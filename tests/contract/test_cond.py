@@ -1,60 +1,19 @@
 """Cond: threading.Condition's interface over any lock; order, no lost and no stolen signals."""
 
-import concurrent.futures
-import gc
 import math
-import queue
-import signal
 import threading
 import time
 
 import pytest
-from support import LONG, NATIVE, RAIN, eventually, for_a_while, python, run_threads, started
+from conds import LOCKS, Duck, notify, notify_all, wait_in, waiters, waiting
+from marks import starts_threads
+from support import LONG, NATIVE, eventually, for_a_while, run_threads, started
 
 from nogil_sync import Cond, Mutex, RWMutex, Semaphore
 
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
-processes = pytest.mark.thread_unsafe(reason="starts processes itself")
-signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
-
-
-class Duck:
-    """A lock that is nobody's: just acquire and release."""
-
-    def __init__(self):
-        self.lock = threading.Lock()
-
-    def acquire(self, blocking=True, timeout=-1):
-        return self.lock.acquire(blocking, timeout)
-
-    def release(self):
-        self.lock.release()
-
-
-class Sub(Mutex):
-    """A subclass that adds to what it inherits."""
-
-    count = 0
-
-    def release(self):
-        self.count += 1
-        super().release()
-
-
-LOCKS = {
-    "default": lambda: None,
-    "Mutex": Mutex,
-    "Lock": threading.Lock,
-    "RLock": threading.RLock,
-    "write": lambda: RWMutex().write,
-    "read": lambda: RWMutex().read,
-    "duck": Duck,
-    "subclass": Sub,
-    "Semaphore": Semaphore,
-    "Condition": threading.Condition,
-    "Cond": Cond,
-}
 over = pytest.mark.parametrize("lock", LOCKS)
+
+
 # Those that one thread holds at a time.
 over_exclusive = pytest.mark.parametrize("lock", [name for name in LOCKS if name != "read"])
 
@@ -63,40 +22,11 @@ def cond_over(name):
     return Cond(LOCKS[name]())
 
 
-def waiting(c):
-    """How many wait, which only the repr tells."""
-    return int(repr(c).split(", ")[-1].split()[0])
-
-
-def wait_in(c, timeout=LONG):
-    with c:
-        return c.wait(timeout)
-
-
-def waiters(c, n, *args):
-    """Threads that wait, one after the other."""
-    result = []
-    for k in range(n):
-        result.append(started(wait_in, c, *args))
-        assert eventually(lambda k=k: waiting(c) == k + 1)
-    return result
-
-
-def notify(c, *args):
-    with c:
-        c.notify(*args)
-
-
-def notify_all(c):
-    with c:
-        c.notify_all()
-
-
 # The interface
 
 
 @over
-def test_the_lock(lock):
+def test_cond_acquires_and_releases_its_lock(lock):
     c = cond_over(lock)
     assert c.acquire() is True
     assert c._is_owned()
@@ -113,7 +43,7 @@ def test_the_lock(lock):
     c.release()
 
 
-def test_arguments_of_acquire():
+def test_acquire_passes_its_arguments_to_the_lock():
     c = Cond()
     assert c.acquire(True, 5) is True
     assert c.acquire(blocking=False) is False
@@ -152,7 +82,7 @@ def test_locked():
 
 
 @pytest.mark.parametrize("wrong", [1, "lock", object(), Mutex, []])
-def test_what_is_no_lock(wrong):
+def test_objects_without_acquire_and_release_raise(wrong):
     if wrong is Mutex:
         Cond(wrong)  # it has both methods, and will fail when used, as in threading
         return
@@ -166,7 +96,7 @@ def test_what_is_no_lock(wrong):
         Cond(half)
 
 
-def test_wrong_numbers_of_arguments():
+def test_wrong_numbers_of_arguments_raise():
     c = Cond()
     with c:
         for call in (
@@ -183,7 +113,7 @@ def test_wrong_numbers_of_arguments():
 
 
 @over_exclusive
-def test_without_the_lock(lock):
+def test_wait_and_notify_without_the_lock_raise(lock):
     c = cond_over(lock)
     for _ in range(2):
         with pytest.raises(RuntimeError, match="cannot wait on un-acquired lock"):
@@ -202,8 +132,8 @@ def test_without_the_lock(lock):
     assert waiting(c) == 0
 
 
-@threads
-def test_the_lock_of_another_thread_is_not_ours():
+@starts_threads
+def test_wait_raises_while_another_thread_holds_the_lock():
     c = Cond(threading.RLock())
     with c:
         thread, result = started(c._is_owned)
@@ -213,7 +143,7 @@ def test_the_lock_of_another_thread_is_not_ours():
 
 @over
 @pytest.mark.parametrize("timeout", [0, 0.0, -1, -0.5, -math.inf, 0.001])
-def test_wait_in_vain(lock, timeout):
+def test_unnotified_wait_times_out(lock, timeout):
     c = cond_over(lock)
     with c:
         assert c.wait(timeout) is False
@@ -233,7 +163,7 @@ def test_wait_in_vain(lock, timeout):
         ("1", TypeError),
     ],
 )
-def test_wrong_timeouts(timeout, error):
+def test_wrong_timeouts_raise(timeout, error):
     c = Cond()
     with c:
         with pytest.raises(error):
@@ -244,7 +174,7 @@ def test_wrong_timeouts(timeout, error):
     assert waiting(c) == 0
 
 
-def test_kinds_of_numbers_to_notify():
+def test_notify_accepts_any_integer():
     c = Cond()
 
     class Number:
@@ -261,7 +191,7 @@ def test_kinds_of_numbers_to_notify():
         assert c.notify_all() is None
 
 
-def test_wait_for_what_is_true_already():
+def test_wait_for_true_predicate_returns_at_once():
     c = Cond()
     with c:
         assert c.wait_for(lambda: 5) == 5
@@ -275,7 +205,7 @@ def test_wait_for_what_is_true_already():
         c.wait_for(lambda: 1 / 0)
 
 
-def test_wait_for_times_out_as_a_whole():
+def test_wait_for_bounds_the_total_time():
     c = Cond()
     calls = []
     begin = time.monotonic()
@@ -286,7 +216,7 @@ def test_wait_for_times_out_as_a_whole():
     assert len(calls) == 2
 
 
-def test_time_out():
+def test_wait_times_out():
     c = Cond()
     begin = time.monotonic()
     with c:
@@ -300,7 +230,7 @@ def test_repr():
     assert repr(c) == f"<nogil_sync.Cond object at {id(c):#x}, {m!r}, 0 waiting>"
 
 
-def test_at_fork_reinit():
+def test_at_fork_reinit_frees_it():
     c = Cond()
     c._at_fork_reinit()
     c.acquire()
@@ -310,7 +240,7 @@ def test_at_fork_reinit():
         assert c.wait(0) is False
 
 
-def test_release_save_and_acquire_restore():
+def test_release_save_and_acquire_restore_are_those_of_the_lock():
     for lock in (None, threading.RLock()):
         c = Cond(lock)
         c.acquire()
@@ -330,9 +260,9 @@ def test_release_save_and_acquire_restore():
 # Notifications
 
 
-@threads
+@starts_threads
 @over
-def test_notify(lock):
+def test_notify_wakes_one_waiter(lock):
     c = cond_over(lock)
     thread, result = waiters(c, 1)[0]
     assert not result
@@ -343,9 +273,9 @@ def test_notify(lock):
     assert not c._is_owned()
 
 
-@threads
+@starts_threads
 @over
-def test_notify_all(lock):
+def test_notify_all_wakes_all_waiters(lock):
     c = cond_over(lock)
     all_of_them = waiters(c, 4)
     notify_all(c)
@@ -355,8 +285,8 @@ def test_notify_all(lock):
     assert waiting(c) == 0
 
 
-@threads
-def test_first_come_first_served():
+@starts_threads
+def test_waiters_are_served_in_order():
     c = Cond()
     all_of_them = waiters(c, 6)
 
@@ -380,8 +310,8 @@ def test_first_come_first_served():
         assert result == [True]
 
 
-@threads
-def test_notifications_are_not_kept_for_later():
+@starts_threads
+def test_notification_without_waiters_is_lost():
     c = Cond()
     notify(c)
     notify(c, 5)
@@ -390,8 +320,8 @@ def test_notifications_are_not_kept_for_later():
         assert c.wait(0.02) is False
 
 
-@threads
-def test_who_comes_after_the_notification_is_not_woken():
+@starts_threads
+def test_later_waiter_is_not_woken_by_earlier_notification():
     c = Cond()
     early = waiters(c, 1)[0]
     with c:
@@ -403,8 +333,8 @@ def test_who_comes_after_the_notification_is_not_woken():
     assert late_result == [False]
 
 
-@threads
-def test_who_timed_out_takes_no_notification():
+@starts_threads
+def test_timed_out_waiter_takes_no_notification():
     # It has given up, and waits for the lock only: the notification is for the other one.
     c = Cond()
     first, first_result = started(wait_in, c, 0.1)
@@ -418,8 +348,8 @@ def test_who_timed_out_takes_no_notification():
     assert second_result == [True]
 
 
-@threads
-def test_a_notification_in_time_counts_however_long_the_lock_takes():
+@starts_threads
+def test_notified_wait_returns_true_however_long_the_lock_takes():
     c = Cond()
     for seconds in (0.3, 3, 30):
         thread, result = started(wait_in, c, seconds)
@@ -436,8 +366,8 @@ def test_a_notification_in_time_counts_however_long_the_lock_takes():
     assert in_time
 
 
-@threads
-def test_a_time_out_waits_for_the_lock():
+@starts_threads
+def test_timed_out_wait_returns_with_the_lock():
     c = Cond()
     thread, result = started(wait_in, c, 2)
     with c:
@@ -448,8 +378,8 @@ def test_a_time_out_waits_for_the_lock():
     assert result == [False]
 
 
-@threads
-def test_wait_for():
+@starts_threads
+def test_wait_for_returns_when_the_predicate_is_true():
     c = Cond()
     items = []
 
@@ -468,8 +398,8 @@ def test_wait_for():
     assert sorted(result[0] for _, result in takers) == [0, 1, 2]
 
 
-@threads
-def test_broadcast_to_many():
+@starts_threads
+def test_notify_all_wakes_many_threads():
     c = Cond()
     n = 200
     rounds = 200 if NATIVE else 3  # each wakes all of them
@@ -500,9 +430,9 @@ def test_broadcast_to_many():
     assert waiting(c) == 0
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("lock", ["default", "Lock", "write", "RLock"])
-def test_no_signal_is_stolen_or_lost(lock):
+def test_notifications_are_neither_stolen_nor_lost(lock):
     # One notification for each of a thousand items, to whoever waits: all must go through.
     c = cond_over(lock)
     tokens = 0
@@ -528,8 +458,8 @@ def test_no_signal_is_stolen_or_lost(lock):
     assert waiting(c) == 0
 
 
-@threads
-def test_a_thousand_generations():
+@starts_threads
+def test_thousand_rounds_of_notify_all():
     # Each wakes exactly those that waited, none of the generation after.
     c = Cond()
     woken = [0] * 3
@@ -559,8 +489,8 @@ def test_a_thousand_generations():
     assert woken == [1000] * 3
 
 
-@threads
-def test_ping_pong():
+@starts_threads
+def test_two_threads_take_turns():
     c = Cond()
     turn = 0
 
@@ -575,8 +505,8 @@ def test_ping_pong():
     run_threads(lambda: play(0), lambda: play(1))
 
 
-@threads
-def test_time_outs_lose_no_signal():
+@starts_threads
+def test_timeouts_lose_no_notification():
     c = Cond()
     tokens = given = taken = 0
     busy = True
@@ -617,8 +547,8 @@ def test_time_outs_lose_no_signal():
     assert waiting(c) == 0
 
 
-@threads
-def test_two_conditions_over_one_lock():
+@starts_threads
+def test_two_conds_share_one_lock():
     lock = RWMutex().write
     full, empty = Cond(lock), Cond(lock)
     items = []
@@ -643,8 +573,8 @@ def test_two_conditions_over_one_lock():
     assert waiting(full) == waiting(empty) == 0
 
 
-@threads
-def test_waiting_to_read():
+@starts_threads
+def test_cond_over_a_read_lock():
     # Readers wait with a read hold, several at once; a reader notifies.
     rw = RWMutex()
     c = Cond(rw.read)
@@ -654,509 +584,3 @@ def test_waiting_to_read():
         thread.join(LONG)
         assert result == [True]
     assert not rw.read.locked()
-
-
-# Locks that do odd things
-
-
-def test_release_that_fails():
-    class Odd(Duck):
-        def release(self):
-            raise LookupError
-
-    lock = Odd()
-    c = Cond(lock)
-    c.acquire()
-    for _ in range(2):
-        with pytest.raises(LookupError):
-            c.wait(LONG)
-        assert waiting(c) == 0
-        assert lock.lock.locked()
-
-
-def test_acquire_that_fails():
-    class Odd(Duck):
-        fails = False
-
-        def acquire(self, *args):
-            if self.fails:
-                raise LookupError
-            return super().acquire(*args)
-
-        def release(self):
-            super().release()
-            self.fails = True
-
-    lock = Odd()
-    c = Cond(lock)
-    for _ in range(2):
-        c.acquire()
-        with pytest.raises(LookupError):
-            c.wait(0.01)
-        assert waiting(c) == 0
-        assert not lock.lock.locked()
-        lock.fails = False
-
-
-def test_the_first_interrupt_of_several_counts():
-    interrupts = []
-
-    class Lock:
-        def acquire(self, blocking=True):
-            if interrupts:
-                raise KeyboardInterrupt(interrupts.pop(0))
-            return True
-
-        def release(self):
-            pass
-
-        def _is_owned(self):
-            return True
-
-    c = Cond(Lock())
-    interrupts += ["first", "second", "third"]
-    with pytest.raises(KeyboardInterrupt, match="first"):
-        c.wait(0.001)
-    assert not interrupts
-
-
-def test_subclass_is_asked():
-    lock = Sub()
-    c = Cond(lock)
-    with c:
-        assert c.wait(0.001) is False
-    assert lock.count == 2
-    with lock:
-        pass
-
-
-@threads
-def test_a_cond_over_a_cond():
-    inner = Cond(threading.RLock())
-    outer = Cond(inner)
-    with outer, outer:
-        thread, result = started(notify, outer)
-        assert outer.wait(LONG) is True
-    thread.join(LONG)
-    assert result == [None]
-    assert not inner._is_owned()
-
-
-# In the place of threading.Condition
-
-
-@threads
-def test_inside_a_queue():
-    q = queue.Queue(maxsize=2)
-    q.mutex = Mutex()
-    q.not_empty = Cond(q.mutex)
-    q.not_full = Cond(q.mutex)
-    q.all_tasks_done = Cond(q.mutex)
-    got = []
-
-    def consume():
-        for _ in range(200):
-            got.append(q.get(timeout=LONG))
-            q.task_done()
-
-    run_threads(consume, consume, lambda: [q.put(k, timeout=LONG) for k in range(400)])
-    q.join()
-    assert sorted(got) == list(range(400))
-    with pytest.raises(queue.Empty):
-        q.get(timeout=0.01)
-
-
-@threads
-def test_inside_event_barrier_and_semaphore():
-    event = threading.Event()
-    event._cond = Cond()
-    barrier = threading.Barrier(3)
-    barrier._cond = Cond(threading.Lock())
-    semaphore = threading.Semaphore(2)
-    semaphore._cond = Cond()
-
-    def work():
-        assert event.wait(LONG)
-        with semaphore:
-            pass
-        return [barrier.wait(LONG) for _ in range(20)]
-
-    rounds = run_threads(work, work, lambda: event.set() or work())
-    assert [sorted(each) for each in zip(*rounds, strict=True)] == [[0, 1, 2]] * 20
-
-
-@threads
-def test_inside_futures(monkeypatch):
-    class Reentrant(Cond):
-        # A Future's condition is entered again by its callbacks' helpers.
-        def __init__(self):
-            super().__init__(threading.RLock())
-
-    class FakeThreading:
-        Condition = Reentrant
-        Lock = Mutex
-
-        def __getattr__(self, name):
-            return getattr(threading, name)
-
-    monkeypatch.setattr(concurrent.futures._base, "threading", FakeThreading())
-    with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        futures = [pool.submit(pow, k, 2) for k in range(50)]
-        assert type(futures[0]._condition) is Reentrant
-        assert sum(f.result(LONG) for f in concurrent.futures.as_completed(futures, LONG)) == sum(
-            k * k for k in range(50)
-        )
-        slow = pool.submit(time.sleep, 0.2)
-        with pytest.raises(TimeoutError):
-            slow.result(0.01)
-        assert slow.result(LONG) is None
-
-
-# Ctrl-C, handlers, finalisers
-
-INTERRUPTED = """
-    import os, signal, sys, threading, time, _thread
-    from nogil_sync import Cond, Mutex, RWMutex
-
-    def interrupter():
-        global sent
-        begun.wait(60)
-        time.sleep(0.3)
-        {hold}
-        sent = time.monotonic()
-        {send}
-        {hold_on}
-
-    c = Cond({lock})
-    def wait():
-        with c:
-            assert c.wait(20)
-    others = [threading.Thread(target=wait, daemon=True) for _ in range({others})]
-    for other in others: other.start()
-    begun = threading.Event()
-    threading.Thread(target=interrupter, daemon=True).start()
-    c.acquire()
-    try:
-        begun.set()
-        {wait}
-    except KeyboardInterrupt:
-        took = time.monotonic() - sent
-    else:
-        sys.exit("not interrupted")
-    print(f"{{took * 1000:.1f}} ms")
-    assert took < {limit}
-    assert c._is_owned() and not c.acquire(False)  # as on any return
-    assert repr(c).endswith("{others} waiting>"), c
-    assert c.wait(0.01) is False
-    c.notify_all()
-    c.release()
-    for other in others:
-        other.join(10)
-        assert not other.is_alive()
-    assert c.acquire(timeout=5)
-    c.release()
-    assert not c.locked()
-"""
-SEND = {
-    "kill": "os.kill(os.getpid(), signal.SIGINT)",
-    "interrupt_main": "_thread.interrupt_main()",
-}
-
-
-@processes
-@pytest.mark.parametrize("wait", ["c.wait()", "c.wait(60)", "c.wait_for(lambda: False)"])
-@pytest.mark.parametrize("lock", ["", "threading.Lock()", "RWMutex().write"])
-def test_ctrl_c(lock, wait):
-    send = SEND["kill" if wait == "c.wait()" else "interrupt_main"]
-    code = INTERRUPTED.format(
-        send=send, lock=lock, others=2 if lock else 0, wait=wait, hold="", hold_on="", limit=10
-    )
-    print(python(code).stdout)
-
-
-@processes
-@pytest.mark.parametrize(
-    ("lock", "how_often"), [("", 1), ("", 3), ("threading.Lock()", 3), ("RWMutex().write", 3)]
-)
-def test_ctrl_c_while_the_lock_is_taken_again(lock, how_often):
-    # Notified, but the lock is held by another for half a second, and Ctrl-C comes in that.
-    code = INTERRUPTED.format(
-        send=f"for _ in range({how_often}): {SEND['kill']}; time.sleep(0.05)",
-        lock=lock,
-        others=0,
-        wait="c.wait()",
-        hold="c.acquire(); c.notify(); time.sleep(0.1)",
-        hold_on="time.sleep(0.2); c.release()",
-        limit=20,
-    )
-    print(python(code).stdout)
-
-
-@pytest.mark.thread_unsafe(reason="sets a signal handler")
-def test_a_handler_notifies_its_thread_and_raises():
-    # First in line, it is the one that is notified; as its call fails the next one has it.
-    c, served, main = Cond(), [], threading.get_ident()
-
-    def other():
-        with c:  # so the main thread waits
-            signal.pthread_kill(main, signal.SIGUSR1)
-            served.append(c.wait(LONG))
-
-    def handler(*_):
-        with c:  # so the other one waits as well
-            c.notify()
-        raise KeyboardInterrupt
-
-    thread = threading.Thread(target=other)
-    before = signal.signal(signal.SIGUSR1, handler)
-    try:
-        with c:
-            thread.start()
-            with pytest.raises(KeyboardInterrupt):
-                c.wait(LONG)
-        thread.join(LONG)
-        assert served == [True]
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-
-
-@processes
-def test_a_notification_that_meets_a_ctrl_c_is_passed_on():
-    python(
-        """
-        import os, signal, threading, time
-        from nogil_sync import Cond
-        c = Cond()
-        woken = []
-        def second():
-            with c:
-                woken.append(c.wait(20))
-        other = threading.Thread(target=second, daemon=True)
-        def run():
-            time.sleep(0.2)
-            other.start()
-            time.sleep(0.1)
-            with c:
-                assert repr(c).endswith("2 waiting>"), c
-                c.notify()       # for the main thread, which then wants the lock
-                time.sleep(0.1)
-                os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(0.2)
-        threading.Thread(target=run, daemon=True).start()
-        try:
-            with c:
-                c.wait()
-        except KeyboardInterrupt:
-            pass
-        else:
-            raise AssertionError
-        other.join(10)
-        assert woken == [True]
-        """
-    )
-
-
-@processes
-@pytest.mark.parametrize(
-    ("lock", "drops"),
-    [("", 1), ("", 3), ("threading.Lock()", 3), ("RWMutex().write", 3), ("threading.RLock()", 3)],
-)
-def test_an_interrupt_at_any_moment_leaves_all_whole(lock, drops):
-    # After each wait, however it ends, the lock is ours; and no token is lost with a signal.
-    print(
-        python(
-            RAIN
-            + f"""
-from nogil_sync import Cond, RWMutex
-c = Cond({lock})
-owner = None
-busy = True
-tokens = given = 0
-taken = [0, 0]
-def consume():
-    global tokens, owner
-    while busy:
-        with c:
-            owner = "other"
-            while not tokens and busy:
-                assert c.wait(20), "lost"
-                owner = "other"
-            if tokens:
-                tokens -= 1
-                taken[0] += 1
-            assert owner == "other"
-            owner = None
-def produce():
-    global tokens, given, owner
-    while busy:
-        with c:
-            owner = "producer"
-            if tokens < 5:
-                tokens += 1
-                given += 1
-                c.notify()
-            assert owner == "producer"
-            owner = None
-        time.sleep(0.0002)
-threads = [threading.Thread(target=f) for f in (consume, consume, produce)]
-for t in threads: t.start()
-n = 0
-for _ in for_a_second():
-    with c:
-        n += 1
-        rain(c.wait, 0.002 if n % 2 else 20, {drops})
-        owner = "main"
-        if tokens:
-            tokens -= 1
-            taken[1] += 1
-        assert owner == "main"
-        owner = None
-with c:
-    busy = False
-    c.notify_all()
-for t in threads: t.join(10)
-assert not any(t.is_alive() for t in threads)
-assert sum(taken) + tokens == given, (taken, tokens, given)
-assert repr(c).endswith("0 waiting>"), c
-assert c.acquire(False)
-c.release()
-print(taken, given)
-"""
-        ).stdout
-    )
-
-
-@signals
-def test_handler_notifies_what_its_thread_waits_for(interrupt):
-    c = Cond()
-    interrupt(lambda: notify(c), 0.05)
-    with c:
-        assert c.wait(LONG) is True
-    assert waiting(c) == 0
-
-
-@signals
-def test_handler_waits_on_the_same_condition(interrupt):
-    c = Cond()
-    log = []
-
-    def handler():
-        with c:
-            log.append(c.wait(0.01))
-            # First the thread's own wait, below us, then ours.
-            c.notify()
-            c.notify()
-            log.append(c.wait(0.01))
-            notifier.start()
-            log.append(c.wait(LONG))
-
-    notifier = threading.Timer(0.1, notify, [c])
-    interrupt(handler, 0.05)
-    with c:
-        assert c.wait(LONG) is True
-        assert c._is_owned()
-    assert log == [False, False, True]
-    assert waiting(c) == 0
-    notifier.join()
-
-
-@signals
-def test_handler_runs_while_its_thread_wants_the_lock_again(interrupt):
-    c = Cond()
-    log = []
-
-    held, tried = threading.Event(), threading.Event()
-
-    def hold():
-        assert eventually(lambda: waiting(c) == 1)
-        with c:
-            c.notify()
-            held.set()
-            tried.wait(LONG)
-            time.sleep(0.05)
-
-    def handler():
-        if held.is_set() and not log:
-            log.append(c.acquire(timeout=0.01))
-            tried.set()
-            log.append(c.acquire(timeout=LONG))
-            c.release()
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    interrupt(handler, 0.05, 0.02)
-    with c:
-        assert c.wait(LONG) is True
-        assert c.locked()
-    assert log == [False, True]
-    holder.join()
-    assert not c.locked()
-
-
-@signals
-def test_handlers_and_other_waiters(interrupt):
-    c = Cond()
-    stop = False
-    counts = [0, 0, 0]
-
-    def work(k):
-        while not stop:
-            with c:
-                c.notify()
-                c.wait(0.005)
-                counts[k] += 1
-
-    def handler():
-        if c.acquire(timeout=0.002):
-            c.notify()
-            c.wait(0.0005)
-            c.release()
-
-    workers = [threading.Thread(target=work, args=(k,), daemon=True) for k in range(2)]
-    for worker in workers:
-        worker.start()
-    halt = interrupt(handler, 0.01, 0.01)
-    for _ in for_a_while(1):
-        with c:
-            c.notify()
-            c.wait(0.005)
-            counts[2] += 1
-    halt()
-    stop = True
-    for worker in workers:
-        worker.join(LONG)
-        assert not worker.is_alive()
-    assert all(counts)
-    assert waiting(c) == 0
-    assert not c.locked()
-
-
-@threads
-def test_finaliser_notifies():
-    c = Cond()
-
-    class Last:
-        def __init__(self):
-            self.me = self
-
-        def __del__(self):
-            notify_all(c)
-
-    Last()
-    both = waiters(c, 2)
-    gc.collect()
-    for thread, result in both:
-        thread.join(LONG)
-        assert result == [True]
-
-
-@threads
-def test_others_run_and_collect_while_one_waits():
-    c = Cond()
-    thread, result = waiters(c, 1)[0]
-    for _ in range(3):
-        gc.collect()
-    assert not result
-    notify(c)
-    thread.join(LONG)
-    assert result == [True]

@@ -1,116 +1,34 @@
 """once, Once and once_property: one run, one outcome for all, and runs that do not count."""
 
-import copy
 import functools
 import gc
 import inspect
-import os
-import pickle
-import sys
 import threading
 import time
-import traceback
-import typing
-import weakref
 
 import pytest
-from support import LONG, eventually, python, run_threads, same_error
+from marks import starts_threads
+from onces import (
+    Counted,
+    by_function,
+    by_object,
+    by_property,
+    ended,
+    every,
+    names_of,
+    raises,
+    settling,
+    start,
+)
+from support import LONG, run_threads, same_error
 
 from nogil_sync import Once, once, once_property
-
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
-processes = pytest.mark.thread_unsafe(reason="starts processes itself")
-signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
-
-
-class Counted:
-    """A function that counts its runs and waits to be let on."""
-
-    def __init__(self, act=object, *, held=False):
-        self.act = act
-        self.runs = 0
-        self.begun = threading.Event()
-        self.go = threading.Event()
-        if not held:
-            self.go.set()
-
-    def __call__(self):
-        self.runs += 1
-        self.begun.set()
-        assert self.go.wait(LONG)
-        return self.act()
-
-
-# Each way to run something once, as a maker of a call without arguments.
-
-
-def by_function(fn, **options):
-    return once(**options)(fn)
-
-
-def by_object(fn, **options):
-    o = Once(**options)
-
-    def call():
-        return o.do(fn)
-
-    call.done = o.done
-    return call
-
-
-def by_property(fn, **options):
-    class Holder:
-        @once_property
-        def value(self):
-            return fn()
-
-    holder = Holder()
-
-    def call():
-        return holder.value
-
-    call.done = lambda: "value" in holder.__dict__
-    return call
-
-
-def start(function):
-    """A thread that calls it; `outcome` becomes a pair of result and error."""
-
-    def run():
-        try:
-            thread.outcome = function(), None
-        except BaseException as error:
-            thread.outcome = None, error
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.outcome = None
-    thread.start()
-    return thread
-
-
-def ended(*started):
-    for thread in started:
-        thread.join(LONG)
-        assert not thread.is_alive(), "hanging"
-    return [thread.outcome for thread in started]
-
-
-every = pytest.mark.parametrize("make", [by_function, by_object, by_property])
-settling = pytest.mark.parametrize("make", [by_function, by_object])
-
-
-def raises(error):
-    def act():
-        raise error
-
-    return act
-
 
 # One thread
 
 
 @every
-def test_runs_once(make):
+def test_function_runs_once(make):
     fn = Counted()
     call = make(fn)
     assert call.done() is False
@@ -122,14 +40,14 @@ def test_runs_once(make):
 
 @pytest.mark.parametrize("result", [None, False, 0, (), "", 10**9])
 @every
-def test_any_result(make, result):
+def test_any_result_is_returned(make, result):
     fn = Counted(lambda: result)
     call = make(fn)
     assert call() is call() is result
     assert fn.runs == 1
 
 
-def test_ways_to_decorate():
+def test_once_decorates_with_and_without_options():
     @once
     def a():
         return 1
@@ -195,7 +113,7 @@ class Adder:
         (len, "obj"),
     ],
 )
-def test_functions_that_need_an_argument(fn, name):
+def test_functions_that_need_an_argument_are_refused(fn, name):
     with pytest.raises(TypeError, match=f"'{name}'"):
         once(fn)
 
@@ -221,7 +139,7 @@ def test_functions_that_need_an_argument(fn, name):
         [].copy,
     ],
 )
-def test_functions_that_need_none(fn):
+def test_functions_that_need_no_argument_are_accepted(fn):
     f = once(fn)
     assert f() is f()
 
@@ -255,7 +173,7 @@ def test_calls_take_no_arguments():
         assert type(f).__call__(f) == 10**9
 
 
-def test_arguments_of_do():
+def test_do_passes_arguments_to_the_function():
     o = Once()
     with pytest.raises(TypeError):
         o.do()
@@ -276,7 +194,7 @@ def test_arguments_of_do():
         o.do()
 
 
-def test_looks_like_the_function():
+def test_once_function_looks_like_the_wrapped_function():
     def load(x=1) -> int:
         """Documentation."""
         return x
@@ -308,7 +226,7 @@ def test_looks_like_the_function():
     assert f.__wrapped__ is outer
 
 
-def test_wrapped_until_it_ran():
+def test_wrapped_is_available_until_the_function_ran():
     def load():
         return 1
 
@@ -319,7 +237,7 @@ def test_wrapped_until_it_ran():
     assert not hasattr(f, "__wrapped__")
 
 
-def test_in_a_class_it_is_a_static_method():
+def test_once_function_in_a_class_is_a_static_method():
     class Namespace:
         @once
         def shared():
@@ -328,7 +246,7 @@ def test_in_a_class_it_is_a_static_method():
     assert Namespace.shared() is Namespace().shared()
 
 
-def test_once_of_a_once():
+def test_once_wraps_a_once_function():
     fn = Counted()
     inner = once(fn)
     outer = once(inner)
@@ -359,7 +277,7 @@ def test_repr():
     assert repr(o).endswith(", failed>")
 
 
-def test_generic_at_run_time():
+def test_class_takes_parameters_at_run_time():
     alias = Once[int]
     assert alias.__origin__ is Once
     o = alias(retry=True)
@@ -368,329 +286,11 @@ def test_generic_at_run_time():
     assert once_property[int](len).func is len
 
 
-# What the interpreter and `typing` know about functions
-
-
-def annotated() -> "int":
-    return 1
-
-
-def plainly() -> int:
-    return 1
-
-
-def bare():
-    return 1
-
-
-@pytest.mark.parametrize("fn", [annotated, plainly, bare])
-def test_annotations_are_those_of_the_function(fn):
-    f = once(fn)
-    assert f.__annotations__ == fn.__annotations__
-    assert f.__annotations__ is f.__annotations__
-    assert typing.get_type_hints(f) == typing.get_type_hints(fn)
-    assert inspect.get_annotations(f) == inspect.get_annotations(fn)
-    assert inspect.signature(f) == inspect.signature(fn)
-    f()
-    assert f.__annotations__ == fn.__annotations__
-    assert inspect.signature(f) == inspect.signature(fn)
-    assert fn.__annotations__ == once(fn).__annotations__
-
-
-def test_annotations_pass_through_wrappers():
-    f = once(plainly)
-
-    @functools.wraps(f)
-    def wrapper():
-        return f()
-
-    assert wrapper.__annotations__ == {"return": int}
-    assert typing.get_type_hints(wrapper) == {"return": int}
-    assert once(f).__annotations__ == {"return": int}
-
-
-def test_annotations_can_be_replaced():
-    f = once(plainly)
-    f.__annotations__ = {"return": str}
-    assert f.__annotations__ == {"return": str}
-    assert inspect.signature(f).return_annotation is str
-    del f.__annotations__
-    g = once(plainly)
-    g.__annotations__["more"] = int
-    assert g.__annotations__ == {"return": int, "more": int}
-
-
-def test_annotations_of_what_has_none():
-    f = once(functools.partial(int, 5))
-    assert f.__annotations__ == {}
-    assert inspect.signature(f) == inspect.Signature()
-    assert f() == 5
-
-
-@pytest.mark.skipif(sys.version_info < (3, 14), reason="evaluated at once")
-def test_annotations_are_evaluated_when_asked_for():
-    scope = {"once": once}
-    exec("@once\ndef f() -> Later:\n    return 1", scope)
-    f = scope["f"]
-    assert f() == 1
-    with pytest.raises(NameError, match="Later"):
-        f.__annotations__
-    scope["Later"] = int
-    assert f.__annotations__ == {"return": int}
-
-
-def test_annotations_of_the_class():
-    kind = type(once(int))
-    assert kind.__annotations__ == {}
-
-    class Typed(kind):  # type: ignore[misc,valid-type]
-        limit: int
-
-    assert Typed.__annotations__ == {"limit": int}
-    assert Typed(plainly)() == 1
-
-
-class Named(once_property):
-    pass
-
-
-class Lazily(Once):
-    pass
-
-
-class Decorated(type(once(int))):  # type: ignore[misc]
-    pass
-
-
-@pytest.mark.parametrize("cls", [once_property, Named, Once, Lazily, type(once(int)), Decorated])
-def test_classes_and_their_subclasses_take_parameters(cls):
-    alias = cls[int]
-    assert typing.get_origin(alias) is cls
-    assert typing.get_args(alias) == (int,)
-    assert cls[typing.TypeVar("T")] is not None
-
-
-def test_instances_of_a_parametrised_subclass():
-    class Page:
-        words = Named[int](lambda page: 5)
-
-    assert Page().words == 5
-    assert type(vars(Page)["words"]) is Named
-
-    class Special(Named[int]):
-        pass
-
-    assert Special[str] is not None
-    assert Special(len).func is len
-
-
-# Exceptions
-
-
-@settling
-def test_an_exception_is_the_outcome(make):
-    error = ValueError("x")
-    fn = Counted(raises(error))
-    call = make(fn)
-    for _ in range(3):
-        with pytest.raises(ValueError) as caught:
-            call()
-        assert caught.value is error
-        assert call.done()
-    assert fn.runs == 1
-
-
-def names_of(error):
-    return [frame.name for frame in traceback.extract_tb(error.__traceback__)]
-
-
-@settling
-def test_the_traceback_reaches_the_origin_and_does_not_grow(make):
-    def origin():
-        raise ValueError
-
-    def middle():
-        origin()
-
-    call = make(middle)
-
-    def user():
-        try:
-            call()
-        except ValueError as error:
-            return names_of(error)
-
-    first = user()
-    assert first[0] == "user"
-    assert first[-2:] == ["middle", "origin"]
-    for _ in range(10):
-        assert user() == first
-
-    def another():
-        try:
-            call()
-        except ValueError as error:
-            return names_of(error)
-
-    assert another() == ["another", *first[1:]]
-
-
-def test_an_exception_of_a_function_in_c():
-    f = once(functools.partial(int, "x"))
-
-    def user():
-        with pytest.raises(ValueError) as caught:
-            f()
-        return names_of(caught.value)
-
-    assert user() == user()
-
-
-@settling
-def test_the_context_does_not_change(make):
-    def origin():
-        try:
-            raise KeyError
-        except KeyError:
-            raise ValueError from None
-
-    call = make(origin)
-
-    def caught():
-        try:
-            call()
-        except ValueError as error:
-            return error
-
-    error = caught()
-    context = error.__context__
-    assert type(context) is KeyError
-    for _ in range(3):
-        try:
-            raise OSError
-        except OSError:
-            assert caught() is error
-            assert error.__context__ is context
-            assert error.__cause__ is None
-    wrapper = RuntimeError()
-    try:
-        raise wrapper from error
-    except RuntimeError:
-        assert caught() is error
-        assert error.__context__ is context
-        assert wrapper.__cause__ is error
-    try:
-        raise error
-    except ValueError:
-        assert caught() is error
-        assert error.__context__ is context
-    assert len(traceback.format_exception(error)) < 30
-
-
-@settling
-def test_a_run_inside_an_except_block(make):
-    call = make(raises(ValueError()))
-    outer = OSError()
-    try:
-        raise outer
-    except OSError:
-        with pytest.raises(ValueError) as caught:
-            call()
-        assert caught.value.__context__ is outer
-    with pytest.raises(ValueError) as caught:
-        call()
-    assert caught.value.__context__ is outer
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda fn: by_function(fn, retry=True),
-        lambda fn: by_object(fn, retry=True),
-        by_property,
-    ],
-    ids=["function", "object", "property"],
-)
-def test_a_failed_run_that_does_not_count(make):
-    errors = [OSError(), ValueError(), KeyError()]
-    left = [*errors, None]
-
-    def act():
-        error = left.pop(0)
-        if error is not None:
-            raise error
-        return "at last"
-
-    fn = Counted(act)
-    call = make(fn)
-    for error in errors:
-        with pytest.raises(type(error)) as caught:
-            call()
-        assert caught.value is error
-        assert not call.done()
-    assert call() == call() == "at last"
-    assert fn.runs == 4
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, BaseException])
-@every
-def test_what_is_no_exception_never_settles(make, error):
-    left = [error(), error(), None]
-
-    def act():
-        each = left.pop(0)
-        if each is not None:
-            raise each
-        return 5
-
-    call = make(act)
-    for _ in range(2):
-        with pytest.raises(error):
-            call()
-        assert not call.done()
-    assert call() == 5
-
-
-def test_exception_with_opinions():
-    class StubbornError(Exception):
-        def with_traceback(self, tb):
-            raise AssertionError("called")
-
-        def __eq__(self, other):
-            raise AssertionError("called")
-
-        __hash__ = None
-
-        def __bool__(self):
-            raise AssertionError("called")
-
-    f = once(raises(StubbornError()))
-    for _ in range(2):
-        with pytest.raises(StubbornError):
-            f()
-
-
-class Obstinate:
-    """Compares, hashes and converts to nothing."""
-
-    def fail(self, *args):
-        raise AssertionError("called")
-
-    __eq__ = __hash__ = __bool__ = __repr__ = fail
-
-
-@every
-def test_results_are_left_alone(make):
-    call = make(Obstinate)
-    assert type(call()) is Obstinate
-    assert call() is call()
-
-
 # Recursion
 
 
 @every
-def test_inside_itself(make):
+def test_recursive_call_raises(make):
     def act():
         with pytest.raises(RuntimeError, match="recursive"):
             call()
@@ -702,7 +302,7 @@ def test_inside_itself(make):
 
 
 @settling
-def test_inside_itself_uncaught(make):
+def test_uncaught_recursion_settles_as_the_failure(make):
     def act():
         return call()
 
@@ -713,16 +313,16 @@ def test_inside_itself_uncaught(make):
 
 
 @every
-def test_inside_itself_through_another(make):
+def test_recursion_through_another_once_raises(make):
     other = by_object(lambda: call())
     call = make(lambda: other())
     with pytest.raises(RuntimeError, match="recursive"):
         call()
 
 
-@threads
+@starts_threads
 @every
-def test_a_circle_of_two_threads(make):
+def test_deadlock_of_two_threads_raises(make):
     both = threading.Barrier(2)
 
     def act(other):
@@ -739,8 +339,8 @@ def test_a_circle_of_two_threads(make):
         assert "recursive" in result
 
 
-@threads
-def test_a_circle_of_five_threads():
+@starts_threads
+def test_deadlock_of_five_threads_raises():
     n = 5
     all_in = threading.Barrier(n)
     calls = []
@@ -760,9 +360,9 @@ def test_a_circle_of_five_threads():
     assert refused
 
 
-@threads
+@starts_threads
 @every
-def test_waiting_inside_another_is_no_circle(make):
+def test_nested_wait_without_a_cycle_returns(make):
     fn = Counted(lambda: 1, held=True)
     inner = make(fn)
     outer = [make(lambda: inner() + 1) for _ in range(3)]
@@ -776,9 +376,9 @@ def test_waiting_inside_another_is_no_circle(make):
 # Several threads
 
 
-@threads
+@starts_threads
 @every
-def test_all_get_the_result(make):
+def test_all_threads_get_the_result(make):
     for _ in range(50):
         fn = Counted()
         call = make(fn)
@@ -787,9 +387,9 @@ def test_all_get_the_result(make):
         assert fn.runs == 1
 
 
-@threads
+@starts_threads
 @every
-def test_those_that_come_during_the_run_wait(make):
+def test_callers_during_the_run_wait(make):
     fn = Counted(held=True)
     call = make(fn)
     waiters = [start(call) for _ in range(8)]
@@ -802,9 +402,9 @@ def test_those_that_come_during_the_run_wait(make):
     assert fn.runs == 1
 
 
-@threads
+@starts_threads
 @settling
-def test_all_get_the_same_exception(make):
+def test_all_threads_get_the_same_exception(make):
     error = ValueError()
     fn = Counted(raises(error), held=True)
     call = make(fn)
@@ -816,8 +416,8 @@ def test_all_get_the_same_exception(make):
     assert fn.runs == 1
 
 
-@threads
-def test_raised_by_many_at_once():
+@starts_threads
+def test_many_threads_raise_the_failure_at_once():
     error = ValueError()
     f = once(raises(error))
 
@@ -836,7 +436,7 @@ def test_raised_by_many_at_once():
     assert error.__context__ is None
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("error", [ValueError, SystemExit])
 @pytest.mark.parametrize(
     "make",
@@ -847,7 +447,7 @@ def test_raised_by_many_at_once():
     ],
     ids=["function", "object", "property"],
 )
-def test_waiters_of_a_run_that_does_not_count_run_themselves(make, error):
+def test_waiters_of_a_failed_run_with_retry_run_themselves(make, error):
     lock = threading.Lock()
     running = []
     fails = 3
@@ -876,7 +476,7 @@ def test_waiters_of_a_run_that_does_not_count_run_themselves(make, error):
     assert fn.runs == 4
 
 
-@threads
+@starts_threads
 @every
 def test_stores_of_the_run_are_seen(make):
     for _ in range(100):
@@ -885,7 +485,7 @@ def test_stores_of_the_run_are_seen(make):
         assert run_threads(lambda box=box, call=call: (call(), box[0])[1], times=3) == [1] * 3
 
 
-@threads
+@starts_threads
 def test_objects_do_not_wait_for_each_other():
     meet = threading.Barrier(3)
     calls = [make(lambda: meet.wait(LONG)) for make in (by_function, by_object, by_property)]
@@ -893,8 +493,8 @@ def test_objects_do_not_wait_for_each_other():
     assert not meet.broken
 
 
-@threads
-def test_others_collect_while_one_waits():
+@starts_threads
+def test_other_threads_collect_while_one_waits():
     fn = Counted(held=True)
     call = by_function(fn)
     waiters = [start(call), start(call)]
@@ -902,719 +502,3 @@ def test_others_collect_while_one_waits():
         gc.collect()
     fn.go.set()
     ended(*waiters)
-
-
-# Interrupts
-
-INTERRUPTED = """
-    import os, signal, sys, threading, time, _thread
-    from nogil_sync import Once, once, once_property
-
-    def interrupter():
-        global sent
-        begun.wait()
-        calling.wait()
-        time.sleep(0.3)
-        sent = time.monotonic()
-        {send}
-
-    begun, calling, go = threading.Event(), threading.Event(), threading.Event()
-    runs = []
-
-    def work():
-        runs.append(threading.current_thread())
-        begun.set()
-        if len(runs) == 1:
-            go.wait()
-        return 10**9
-
-    class Holder:
-        @once_property
-        def value(self):
-            return work()
-
-    f, o, holder = once(work), Once(), Holder()
-    call = {call}
-
-    threading.Thread(target=interrupter).start()
-    {before}
-    calling.set()
-    try:
-        call()
-    except KeyboardInterrupt:
-        took = time.monotonic() - sent
-    else:
-        sys.exit("not interrupted")
-    print(f"{{took * 1000:.1f}} ms")
-    assert took < 20
-    {after}
-    assert call() == 10**9
-    assert len(runs) == {runs}, runs
-"""
-
-CALLS = {"function": "f", "object": "lambda: o.do(work)", "property": "lambda: holder.value"}
-ways = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-sends = pytest.mark.parametrize(
-    "send",
-    ["os.kill(os.getpid(), signal.SIGINT)", "_thread.interrupt_main()"],
-    ids=["kill", "main"],
-)
-
-
-@processes
-@ways
-def test_ctrl_c_in_the_first_run_leaves_it_unrun(call):
-    send = "os.kill(os.getpid(), signal.SIGINT)"
-    code = INTERRUPTED.format(
-        send=send, call=call, before="", after="assert not f.done() and not o.done()", runs=2
-    )
-    print(python(code).stdout)
-
-
-@processes
-@ways
-@sends
-def test_ctrl_c_in_the_wait_for_another_thread(call, send):
-    before = (
-        "others = [threading.Thread(target=call, daemon=True) for _ in range(3)]\n"
-        "    for other in others: other.start()\n"
-        "    begun.wait()"
-    )
-    after = "go.set()\n    for other in others: other.join(10)"
-    code = INTERRUPTED.format(send=send, call=call, before=before, after=after, runs=1)
-    print(python(code).stdout)
-
-
-@signals
-@every
-def test_a_handler_calls_what_its_thread_runs(make, interrupt):
-    log = []
-
-    def handler():
-        try:
-            call()
-        except RuntimeError as error:
-            log.append(str(error))
-
-    def act():
-        assert eventually(lambda: bool(log))
-        return 5
-
-    call = make(act)
-    interrupt(handler, 0.05)
-    assert call() == 5
-    assert "recursive" in log[0]
-
-
-@signals
-@every
-def test_a_handler_calls_what_its_thread_waits_for(make, interrupt):
-    fn = Counted(held=True)
-    call = make(fn)
-    other = start(call)
-    assert fn.begun.wait(LONG)
-    log = []
-    interrupt(lambda: (threading.Timer(0.1, fn.go.set).start(), log.append(call())), 0.05)
-    result = call()
-    assert ended(other) == [(result, None)]
-    assert log == [result]
-    assert fn.runs == 1
-
-
-@signals
-@settling
-def test_a_handler_runs_another_one_during_a_wait(make, interrupt):
-    fn = Counted(held=True)
-    call = make(fn)
-    other = start(call)
-    assert fn.begun.wait(LONG)
-    quick = make(lambda: 3)
-    log = []
-    interrupt(lambda: (log.append(quick()), fn.go.set()), 0.05)
-    call()
-    ended(other)
-    assert log == [3]
-
-
-@threads
-def test_a_finaliser_calls_it():
-    f = once(Counted())
-    results = []
-
-    class Last:
-        def __init__(self):
-            self.me = self
-
-        def __del__(self):
-            results.append(f())
-
-    Last()
-    gc.collect()
-    assert results == [f()]
-
-
-# Forks
-
-FORK = """
-import os, sys, threading, time, signal, warnings
-warnings.simplefilter("ignore", DeprecationWarning)
-from nogil_sync import Once, once, once_property
-
-begun, go = threading.Event(), threading.Event()
-
-def body():
-    if os.getpid() == parent:
-        begun.set()
-        go.wait()
-    return os.getpid()
-
-def work():
-    return body()
-
-class Holder:
-    @once_property
-    def value(self):
-        return work()
-
-def check_child(child):
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            assert status == 0, status
-            return
-        time.sleep(0.005)
-    os.kill(child, signal.SIGABRT)
-    sys.exit("the child hangs")
-
-def in_child(function):
-    child = os.fork()
-    if child:
-        return child
-    try:
-        function()
-    except BaseException:
-        import traceback
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
-
-parent = os.getpid()
-f, o, holder = once(work), Once(), Holder()
-call = {call}
-"""
-
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-
-
-@processes
-@forks
-@ways
-def test_fork_while_another_thread_runs_it(call):
-    python(
-        FORK.format(call=call)
-        + """
-def run():
-    assert call() == os.getpid() != parent
-    threads = [threading.Thread(target=call) for _ in range(2)]
-    for t in threads: t.start()
-    for t in threads: t.join()
-
-threads = [threading.Thread(target=call) for _ in range(3)]
-for t in threads: t.start()
-begun.wait()
-check_child(in_child(run))
-go.set()
-assert call() == parent
-for t in threads: t.join()
-"""
-    )
-
-
-@processes
-@forks
-@ways
-def test_fork_inside_the_run(call):
-    python(
-        FORK.format(call=call)
-        + """
-def body():
-    if os.fork() == 0:
-        try:
-            call()
-        except RuntimeError as error:
-            assert "recursive" in str(error)
-            waiter.append(threading.Thread(target=lambda: results.append(call())))
-            waiter[0].start()
-            time.sleep(0.05)
-            assert not results
-        else:
-            os._exit(3)
-    return os.getpid()
-
-waiter, results = [], []
-assert call() == os.getpid()
-if os.getpid() != parent:
-    waiter[0].join(10)
-    os._exit(0 if results == [os.getpid()] else 4)
-_, status = os.wait()
-assert status == 0, status
-"""
-    )
-
-
-@processes
-@forks
-@ways
-def test_fork_by_a_handler_during_the_wait(call):
-    python(
-        FORK.format(call=call)
-        + """
-children = []
-def handler(*_):
-    child = os.fork()
-    if child:
-        children.append(child)
-
-signal.signal(signal.SIGUSR1, handler)
-thread = threading.Thread(target=call)
-thread.start()
-begun.wait()
-def later():
-    time.sleep(0.2)
-    os.kill(parent, signal.SIGUSR1)
-    while not children:  # or the child may find the locks of `go` held
-        time.sleep(0.01)
-    go.set()
-threading.Thread(target=later).start()
-faulthandler.cancel_dump_traceback_later()
-assert call() == os.getpid()
-if os.getpid() != parent:
-    os._exit(0)
-check_child(children[0])
-thread.join()
-"""
-    )
-
-
-# What is kept, and for how long
-
-
-class Thing:
-    """Can be referred to weakly."""
-
-    def __call__(self):
-        return 1
-
-
-def gone(watch):
-    # Again if need be: a collection that another thread has begun makes ours return at once.
-    return eventually(lambda: gc.collect() >= 0 and watch() is None, timeout=10)
-
-
-@pytest.mark.parametrize("retry", [False, True])
-def test_the_function_is_released(retry):
-    def make():
-        thing = Thing()
-        f = once(lambda: thing() and Result(), retry=retry)
-        return f, weakref.ref(thing), weakref.ref(f.__wrapped__)
-
-    class Result:
-        pass
-
-    f, thing, fn = make()
-    gc.collect()
-    assert thing() is not None
-    result = f()
-    assert gone(thing)
-    assert gone(fn)
-    assert f() is result
-
-
-def test_do_keeps_neither_function_nor_arguments():
-    o = Once()
-    things = [Thing(), Thing(), Thing()]
-    watches = list(map(weakref.ref, things))
-    for _ in range(2):
-        o.do(lambda *args, thing=things[0], **kwargs: None, things[1], key=things[2])
-    del things
-    assert all(map(gone, watches))
-
-
-def test_the_function_is_kept_while_it_may_run_again():
-    f = once(Thing(), retry=True)
-    watch = weakref.ref(f.__wrapped__)
-    gc.collect()
-    assert watch() is not None
-    assert f() == 1
-    assert gone(watch)
-
-
-@threads
-def test_the_function_is_released_with_waiters():
-    fn = Counted(held=True)
-    f = once(fn)
-    watch = weakref.ref(fn)
-    waiters = [start(f) for _ in range(3)]
-    assert fn.begun.wait(LONG)
-    fn.go.set()
-    ended(*waiters)
-    del fn
-    assert gone(watch)
-
-
-def test_collected_through_cycles():
-    def make(run):
-        thing = Thing()
-
-        @once
-        def f():
-            return [f, thing]
-
-        o = Once()
-        if run:
-            f()
-            o.do(lambda: [o, thing])
-        thing.parts = f, o
-        return weakref.ref(thing), weakref.ref(f), weakref.ref(o)
-
-    for run in (False, True):
-        watches = make(run)
-        assert all(map(gone, watches))
-
-
-def test_failures_are_collected_through_cycles():
-    def make():
-        thing = Thing()
-
-        @once
-        def f():
-            assert thing
-            raise ValueError(f)
-
-        with pytest.raises(ValueError):
-            f()
-        return weakref.ref(thing), weakref.ref(f)
-
-    watches = make()
-    assert all(map(gone, watches))
-
-
-def test_used_in_a_finaliser_of_its_cycle():
-    log = []
-
-    class Last:
-        def __init__(self):
-            self.f = once(lambda: [self])
-            self.o = Once()
-
-        def __del__(self):
-            log.append((self.f(), self.o.do(lambda: 5)))
-
-    def make():
-        Last()
-        last = Last()
-        last.f()
-        last.o.do(lambda: last)
-
-    make()
-    assert eventually(lambda: gc.collect() >= 0 and len(log) == 2)
-
-
-def test_the_result_is_referred_to_by_the_object_and_the_caller():
-    class Result:
-        pass
-
-    f = once(Result)
-    watch = weakref.ref(f())
-    gc.collect()
-    result = f()
-    assert watch() is result
-    del f
-    gc.collect()
-    assert watch() is result
-    del result
-    gc.collect()
-    assert watch() is None
-
-
-def test_a_long_chain_is_freed():
-    f = None
-    for _ in range(50_000):
-        f = once(lambda f=f: [f])
-        f()
-    del f
-    o = None
-    for _ in range(50_000):
-        inner, o = o, Once()
-        o.do(lambda inner=inner: inner)
-    del o, inner
-    gc.collect()
-
-
-# The object that `once` makes
-
-
-def test_the_object_is_weakly_referenced_and_hashed():
-    f = once(int)
-    watch = weakref.ref(f)
-    assert {f: 1}[f] == 1
-    assert f == watch()
-    assert f != once(int)
-    assert bool(f)
-    assert 16 < sys.getsizeof(f) <= 256
-    del f
-    assert gone(watch)
-
-
-@pytest.mark.parametrize("run", [False, True])
-def test_the_object_is_not_pickled_or_copied(run):
-    f = once(int)
-    if run:
-        f()
-    for way in (pickle.dumps, copy.copy, copy.deepcopy):
-        with pytest.raises(TypeError, match="OnceFunction"):
-            way(f)
-    p = once_property(len)
-    for way in (pickle.dumps, copy.copy, copy.deepcopy):
-        with pytest.raises(TypeError, match="once_property"):
-            way(p)
-
-
-def test_the_object_can_be_subclassed():
-    kind = type(once(int))
-    assert kind[int](int)() == 0
-
-    class Logged(kind):
-        calls = 0
-
-        def __call__(self):
-            self.calls += 1
-            return super().__call__()
-
-    f = Logged(lambda: 10**9)
-    assert f() == f() == 10**9
-    assert f.calls == 2
-    assert f.done()
-
-
-def test_the_object_without_init():
-    kind = type(once(int))
-    f = kind.__new__(kind)
-    assert "not initialized" in repr(f)
-    for use in (f, f.done):
-        with pytest.raises(RuntimeError, match="not initialized"):
-            use()
-    with pytest.raises(TypeError):
-        f.__init__(1)
-    f.__init__(int)
-    assert f() == 0
-    with pytest.raises(RuntimeError, match="already initialized"):
-        f.__init__(lambda: 1)
-    assert f() == 0
-    assert f.__name__ == "int"
-
-
-# once_property
-
-
-class Page:
-    """Counts how often each attribute is computed."""
-
-    def __init__(self):
-        self.computed = []
-
-    @once_property
-    def words(self):
-        """The words."""
-        self.computed.append("words")
-        return ["to", "be"]
-
-    @once_property
-    def length(self):
-        self.computed.append("length")
-        return len(self.words)
-
-
-def test_property_is_computed_once_per_instance():
-    page, other = Page(), Page()
-    assert page.words is page.words
-    assert page.words is not other.words
-    assert page.length == 2
-    assert page.computed == ["words", "length"]
-    assert page.__dict__["words"] is page.words
-
-
-def test_property_is_set_and_deleted():
-    page = Page()
-    first = page.words
-    del page.words
-    assert page.words is not first
-    page.words = 5
-    assert page.words == 5
-    assert page.computed == ["words", "words"]
-    del page.words
-    with pytest.raises(AttributeError):
-        del page.words
-
-
-def test_property_of_the_class():
-    assert isinstance(Page.words, once_property)
-    assert Page.words.attrname == "words"
-    assert Page.words.__doc__ == "The words."
-    assert Page.words.func(Page()) == ["to", "be"]
-    assert inspect.getdoc(once_property)
-
-
-def test_property_without_a_dict():
-    class Slotted:
-        __slots__ = ()
-
-        @once_property
-        def value(self):
-            raise AssertionError("called")
-
-    with pytest.raises(TypeError, match="__dict__"):
-        Slotted().value
-
-
-def test_property_with_a_dict_that_takes_no_items():
-    class Meta(type):
-        @once_property
-        def value(cls):
-            return 1
-
-    class Made(metaclass=Meta):
-        pass
-
-    with pytest.raises(TypeError, match="__dict__"):
-        Made.value
-
-
-def test_property_without_a_name():
-    class Bare:
-        pass
-
-    Bare.value = once_property(lambda self: 1)
-    with pytest.raises(TypeError, match="__set_name__"):
-        Bare().value
-    Bare.value.__set_name__(Bare, "value")
-    assert Bare().value == 1
-
-
-def test_property_with_two_names():
-    # Up to Python 3.11 errors in __set_name__ come wrapped in a RuntimeError.
-    with pytest.raises((TypeError, RuntimeError)):
-
-        class Twice:
-            a = b = once_property(lambda self: 1)
-
-    shared = once_property(lambda self: type(self).__name__)
-
-    class First:
-        value = shared
-
-    class Second:
-        value = shared
-
-    assert (First().value, Second().value) == ("First", "Second")
-
-
-def test_property_of_unhashable_instances():
-    class Odd(Obstinate):
-        @once_property
-        def value(self):
-            return 10**9
-
-    odd = Odd()
-    assert odd.value is odd.value
-
-
-def test_property_overridden():
-    class Longer(Page):
-        @once_property
-        def words(self):
-            return [*super().words, "or", "not"]
-
-    page = Longer()
-    assert page.words == ["to", "be", "or", "not"]
-    assert page.words is page.words
-    assert page.length == 4
-    assert page.computed == ["words", "length"]
-
-
-def test_property_needs_itself():
-    class Loop:
-        @once_property
-        def a(self):
-            return self.b
-
-        @once_property
-        def b(self):
-            return self.a
-
-    loop = Loop()
-    for _ in range(2):
-        with pytest.raises(RuntimeError, match="recursive"):
-            loop.a
-    assert not loop.__dict__
-
-
-def test_property_needs_that_of_another_instance():
-    class Node:
-        def __init__(self, below):
-            self.below = below
-
-        @once_property
-        def depth(self):
-            return 0 if self.below is None else self.below.depth + 1
-
-    node = None
-    for _ in range(20):
-        node = Node(node)
-    assert node.depth == 19
-
-
-@threads
-def test_properties_of_one_instance_do_not_wait_for_each_other():
-    meet = threading.Barrier(2)
-
-    class Pair:
-        @once_property
-        def a(self):
-            return meet.wait(LONG)
-
-        @once_property
-        def b(self):
-            return meet.wait(LONG)
-
-    pair = Pair()
-    assert sorted(run_threads(lambda: pair.a, lambda: pair.b)) == [0, 1]
-
-
-@threads
-def test_property_deleted_by_others():
-    class Counter:
-        @once_property
-        def value(self):
-            return object()
-
-    counter = Counter()
-
-    def read():
-        for _ in range(500):
-            assert type(counter.value) is object
-
-    def delete():
-        for _ in range(500):
-            counter.__dict__.pop("value", None)
-
-    run_threads(read, read, delete)
-
-
-def test_nothing_is_left_in_the_tables():
-    from nogil_sync._common import once as _once
-
-    assert threading.get_ident() not in _once._waits
-    mine = [run for run in list(_once._running.values()) if run.thread == threading.get_ident()]
-    assert not mine

@@ -9,30 +9,18 @@ import sys
 import threading
 import time
 import weakref
-from itertools import islice
 
 import pytest
-from support import LONG, RAIN, eventually, for_a_while, python, run_threads, started
+from marks import starts_threads
+from rwmutexes import FREE, READ, WRITTEN, sides, state
+from support import LONG, eventually, for_a_while, run_threads, started
 
 from nogil_sync import RWMutex
-
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
-processes = pytest.mark.thread_unsafe(reason="starts processes itself")
-signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
-sides = pytest.mark.parametrize("side", ["read", "write"])
-
-
-def state(rw):
-    return rw.read.locked(), rw.write.locked()
-
-
-FREE, READ, WRITTEN = (False, False), (True, False), (False, True)
-
 
 # The interface
 
 
-def test_read():
+def test_read_lock_is_shared():
     rw = RWMutex()
     assert state(rw) == FREE
     assert rw.read.acquire() is True
@@ -45,7 +33,7 @@ def test_read():
     assert state(rw) == FREE
 
 
-def test_write():
+def test_write_lock_is_exclusive():
     rw = RWMutex()
     assert rw.write.acquire() is True
     assert state(rw) == WRITTEN
@@ -59,7 +47,7 @@ def test_write():
 
 
 @sides
-def test_with(side):
+def test_with_acquires_and_releases_either_side(side):
     rw = RWMutex()
     view = getattr(rw, side)
     with view as entered:
@@ -88,7 +76,7 @@ def test_with(side):
         ((), {"blocking": True, "timeout": 0}),
     ],
 )
-def test_ways_to_acquire(side, args, kwargs):
+def test_acquire_accepts_arguments_of_threading_lock(side, args, kwargs):
     rw = RWMutex()
     view = getattr(rw, side)
     assert view.acquire(*args, **kwargs) is True
@@ -117,7 +105,7 @@ def test_ways_to_acquire(side, args, kwargs):
     ],
 )
 @pytest.mark.parametrize("held", [None, "read", "write"])
-def test_wrong_arguments(side, args, kwargs, error, held):
+def test_wrong_arguments_raise(side, args, kwargs, error, held):
     rw = RWMutex()
     if held:
         getattr(rw, held).acquire()
@@ -131,7 +119,7 @@ def test_wrong_arguments(side, args, kwargs, error, held):
         pass
 
 
-def test_messages():
+def test_error_messages_name_the_side():
     rw = RWMutex()
     for side in (rw.read, rw.write):
         with pytest.raises(RuntimeError, match="release unlocked lock"):
@@ -170,7 +158,7 @@ def test_wrong_releases_change_nothing():
     assert state(rw) == FREE
 
 
-def test_views_are_always_the_same():
+def test_views_are_always_the_same_objects():
     rw = RWMutex()
     assert rw.read is rw.read
     assert rw.write is rw.write
@@ -182,7 +170,7 @@ def test_views_are_always_the_same():
             delattr(rw, side)
 
 
-def test_views_live_by_themselves():
+def test_views_keep_the_lock_alive():
     read, write = RWMutex().read, RWMutex().write
     gc.collect()
     with read, write:
@@ -200,7 +188,7 @@ def test_views_live_by_themselves():
 
 
 @sides
-def test_views_as_objects(side):
+def test_views_compare_and_hash_by_identity(side):
     rw = RWMutex()
     view = getattr(rw, side)
     cls = type(view)
@@ -243,7 +231,7 @@ def test_repr():
         assert repr(rw.write) == f"<nogil_sync.RWMutexWriter object at {id(rw.write):#x}, locked>"
 
 
-def test_timeout_that_uses_the_lock():
+def test_timeout_whose_float_method_uses_the_lock():
     rw = RWMutex()
 
     class Odd:
@@ -258,7 +246,7 @@ def test_timeout_that_uses_the_lock():
 
 
 @pytest.mark.parametrize("who", ["read", "write", "both"])
-def test_at_fork_reinit(who):
+def test_at_fork_reinit_frees_it(who):
     rw = RWMutex()
     reset = {"read": rw.read, "write": rw.write, "both": rw}[who]._at_fork_reinit
     reset()
@@ -285,7 +273,7 @@ def test_at_fork_reinit(who):
 # Downgrade
 
 
-def test_downgrade():
+def test_downgrade_turns_a_write_hold_into_a_read_hold():
     rw = RWMutex()
     rw.write.acquire()
     assert rw.downgrade() is None
@@ -321,7 +309,7 @@ def test_downgraded_hold_released_by_either_side():
     assert state(rw) == FREE
 
 
-def test_a_mark_is_never_more_than_a_hold():
+def test_downgraded_hold_is_released_once():
     rw = RWMutex()
     rw.write.acquire()
     rw.downgrade()
@@ -391,8 +379,8 @@ def test_no_sequence_of_releases_lets_a_writer_in_beside_a_reader():
 # Between threads
 
 
-@threads
-def test_excludes():
+@starts_threads
+def test_writers_exclude_readers_and_writers():
     rw = RWMutex()
     data = [0, 0]
     n = 400
@@ -413,7 +401,7 @@ def test_excludes():
     assert state(rw) == FREE
 
 
-@threads
+@starts_threads
 def test_readers_read_at_the_same_time():
     rw = RWMutex()
     barrier = threading.Barrier(5)
@@ -425,7 +413,7 @@ def test_readers_read_at_the_same_time():
     run_threads(read, times=5)
 
 
-@threads
+@starts_threads
 def test_any_thread_may_release():
     rw = RWMutex()
     rw.write.acquire()
@@ -436,8 +424,8 @@ def test_any_thread_may_release():
     assert state(rw) == FREE
 
 
-@threads
-def test_a_waiting_writer_keeps_new_readers_out():
+@starts_threads
+def test_waiting_writer_keeps_new_readers_out():
     rw = RWMutex()
     rw.read.acquire()
     writer, wrote = started(rw.write.acquire)
@@ -457,7 +445,7 @@ def test_a_waiting_writer_keeps_new_readers_out():
     assert state(rw) == READ
 
 
-@threads
+@starts_threads
 def test_only_the_last_reader_lets_the_writer_in():
     rw = RWMutex()
     for _ in range(3):
@@ -472,7 +460,7 @@ def test_only_the_last_reader_lets_the_writer_in():
     assert wrote == [True]
 
 
-@threads
+@starts_threads
 def test_a_release_admits_waiting_readers_before_the_next_writer():
     rw = RWMutex()
     rw.write.acquire()
@@ -499,7 +487,7 @@ def test_a_release_admits_waiting_readers_before_the_next_writer():
     assert state(rw) == FREE
 
 
-@threads
+@starts_threads
 def test_writers_come_in_order():
     rw = RWMutex()
     order = []
@@ -516,8 +504,8 @@ def test_writers_come_in_order():
     assert order == list(range(5))
 
 
-@threads
-def test_a_writer_that_gives_up_lets_the_readers_in():
+@starts_threads
+def test_timed_out_writer_lets_the_readers_in():
     rw = RWMutex()
     rw.read.acquire()
     writer, wrote = started(rw.write.acquire, timeout=2)
@@ -534,8 +522,8 @@ def test_a_writer_that_gives_up_lets_the_readers_in():
     assert state(rw) == FREE
 
 
-@threads
-def test_one_writer_of_two_gives_up():
+@starts_threads
+def test_timed_out_writer_leaves_the_other_writer_in_line():
     rw = RWMutex()
     rw.read.acquire()
     impatient, _ = started(rw.write.acquire, timeout=0.1)
@@ -553,9 +541,9 @@ def test_one_writer_of_two_gives_up():
     assert read == [True]
 
 
-@threads
+@starts_threads
 @sides
-def test_time_out(side):
+def test_acquire_times_out(side):
     rw = RWMutex()
     rw.write.acquire()
     view = getattr(rw, side)
@@ -571,7 +559,7 @@ def test_time_out(side):
     assert state(rw) == FREE
 
 
-@threads
+@starts_threads
 def test_downgrade_lets_waiting_readers_in():
     rw = RWMutex()
     rw.write.acquire()
@@ -593,8 +581,8 @@ def test_downgrade_lets_waiting_readers_in():
     assert state(rw) == WRITTEN
 
 
-@threads
-def test_no_writer_comes_between_in_a_downgrade():
+@starts_threads
+def test_no_writer_comes_between_write_and_read_of_a_downgrade():
     rw = RWMutex()
     value = 0
 
@@ -611,8 +599,8 @@ def test_no_writer_comes_between_in_a_downgrade():
     assert state(rw) == FREE
 
 
-@threads
-def test_small_until_two_read_at_once():
+@starts_threads
+def test_lock_stays_small_until_two_threads_read_at_once():
     rw = RWMutex()
 
     def one_after_the_other():
@@ -631,7 +619,7 @@ def test_small_until_two_read_at_once():
     assert not rw.read.locked()
 
 
-@threads
+@starts_threads
 def test_overlapping_readers_do_not_starve_writers():
     rw = RWMutex()
     stop = time.monotonic() + 1
@@ -656,7 +644,7 @@ def test_overlapping_readers_do_not_starve_writers():
     assert reads >= 20, (writes, reads)
 
 
-@threads
+@starts_threads
 def test_successive_writers_do_not_starve_readers():
     rw = RWMutex()
     stop = time.monotonic() + 1
@@ -681,8 +669,8 @@ def test_successive_writers_do_not_starve_readers():
     assert reads >= 20, (writes, reads)
 
 
-@threads
-def test_time_outs_and_tries_lose_nothing():
+@starts_threads
+def test_timeouts_and_tries_lose_nothing():
     rw = RWMutex()
     inside = [0, 0]
 
@@ -715,8 +703,8 @@ def test_time_outs_and_tries_lose_nothing():
     assert rw.write.acquire(False)
 
 
-@threads
-def test_at_fork_reinit_with_waiters():
+@starts_threads
+def test_at_fork_reinit_forgets_waiters():
     rw = RWMutex()
     rw.write.acquire()
     reader = started(rw.read.acquire, timeout=LONG)
@@ -732,8 +720,8 @@ def test_at_fork_reinit_with_waiters():
     assert state(rw) == FREE
 
 
-@threads
-def test_condition_of_threading_over_the_write_side():
+@starts_threads
+def test_threading_condition_works_over_the_write_side():
     rw = RWMutex()
     condition = threading.Condition(rw.write)
     with pytest.raises(RuntimeError):
@@ -744,8 +732,8 @@ def test_condition_of_threading_over_the_write_side():
     assert state(rw) == FREE
 
 
-@threads
-def test_others_run_and_collect_while_one_waits():
+@starts_threads
+def test_other_threads_run_and_collect_while_one_waits():
     rw = RWMutex()
     rw.write.acquire()
     waiters = [started(rw.read.acquire), started(rw.write.acquire)]
@@ -757,278 +745,3 @@ def test_others_run_and_collect_while_one_waits():
     for thread, result in waiters:
         thread.join(LONG)
         assert result == [True]
-
-
-# Ctrl-C, handlers, finalisers
-
-INTERRUPTED = """
-    import os, signal, sys, threading, time, _thread
-    from nogil_sync import RWMutex
-
-    def interrupter():
-        global sent
-        begun.wait(60)
-        time.sleep(0.3)
-        sent = time.monotonic()
-        {send}
-
-    rw = RWMutex()
-    rw.{held}.acquire()
-    # Readers that the interrupted call keeps out, if it is a writer's.
-    others = [threading.Thread(target=rw.{others}.acquire, daemon=True) for _ in range(2)]
-    def start():
-        time.sleep(0.1)
-        for other in others: other.start()
-    threading.Thread(target=start).start()
-    begun = threading.Event()
-    threading.Thread(target=interrupter).start()
-    try:
-        begun.set()
-        rw.{side}.acquire({timeout})
-    except KeyboardInterrupt:
-        took = time.monotonic() - sent
-    else:
-        sys.exit("not interrupted")
-    print(f"{{took * 1000:.1f}} ms")
-    assert took < 20
-    if "{held}" == "{others}" == "read":
-        for other in others: other.join(10)
-        rw.read.release()
-        rw.read.release()
-        rw.read.release()
-    else:
-        rw.{held}.release()
-        for _ in others:
-            end = time.monotonic() + 10
-            while not rw.{others}.locked() and time.monotonic() < end: time.sleep(0.001)
-            rw.{others}.release()
-        for other in others: other.join(10)
-    assert not any(other.is_alive() for other in others)
-    assert not rw.read.locked() and not rw.write.locked()
-    assert rw.write.acquire(timeout=5)
-    rw.write.release()
-"""
-SEND = {
-    "kill": "os.kill(os.getpid(), signal.SIGINT)",
-    "interrupt_main": "_thread.interrupt_main()",
-}
-
-
-@processes
-@pytest.mark.parametrize("timeout", ["", "timeout=60"])
-@pytest.mark.parametrize("others", ["read", "write"])
-@pytest.mark.parametrize(
-    ("held", "side"), [("read", "write"), ("write", "write"), ("write", "read")]
-)
-def test_ctrl_c(held, side, others, timeout):
-    send = SEND["kill" if timeout else "interrupt_main"]
-    code = INTERRUPTED.format(send=send, held=held, side=side, others=others, timeout=timeout)
-    print(python(code).stdout)
-
-
-@processes
-@pytest.mark.parametrize("drops", [1, 3])
-@pytest.mark.parametrize("others", [0, 2])
-def test_an_interrupt_at_any_moment_leaves_the_lock_whole(others, drops):
-    print(
-        python(
-            RAIN
-            + f"""
-import itertools
-from nogil_sync import RWMutex
-rw = RWMutex()
-busy = True
-def other(side):
-    while busy:
-        if side.acquire(timeout=0.001):
-            side.release()
-views = [rw.read, rw.write]
-threads = [threading.Thread(target=other, args=(views[k % 2],)) for k in range({others})]
-for t in threads: t.start()
-turn = itertools.cycle(views)
-for _ in for_a_second():
-    side = next(turn)
-    if rain(side.acquire, True, {drops}):
-        side.release()
-busy = False
-for t in threads: t.join(10)
-assert not any(t.is_alive() for t in threads)
-assert not rw.read.locked() and not rw.write.locked(), rw
-assert rw.write.acquire(False)
-"""
-        ).stdout
-    )
-
-
-@signals
-@sides
-def test_handler_releases_what_its_thread_waits_for(interrupt, side):
-    rw = RWMutex()
-    rw.write.acquire()
-    interrupt(rw.write.release, 0.05)
-    assert getattr(rw, side).acquire(timeout=LONG) is True
-    getattr(rw, side).release()
-    assert state(rw) == FREE
-
-
-@signals
-@sides
-def test_handler_uses_what_its_thread_waits_for(interrupt, side):
-    rw = RWMutex()
-    rw.write.acquire()
-    log = []
-
-    def handler():
-        rw.write.release()
-        for view in (rw.read, rw.write):
-            log.append(view.acquire(timeout=LONG))
-            log.append(rw.write.acquire(timeout=0.01))
-            view.release()
-            log.append(view.acquire(False))
-            with pytest.raises(ValueError):
-                view.acquire(timeout=math.nan)
-            view.release()
-        with rw.write:
-            rw.downgrade()
-            with rw.read:
-                pass
-
-    interrupt(handler, 0.05)
-    assert getattr(rw, side).acquire(timeout=LONG) is True
-    assert log == [True, False, True] * 2
-    getattr(rw, side).release()
-    assert state(rw) == FREE
-
-
-@signals
-def test_handler_reads_while_its_thread_waits_to_write(interrupt):
-    rw = RWMutex()
-    rw.read.acquire()
-    log = []
-
-    def handler():
-        # The writer that waits is suspended below us: it keeps nobody out meanwhile.
-        log.append(rw.read.acquire(False))
-        log.append(rw.read.acquire(timeout=LONG))
-        log.append(rw.write.acquire(False))
-        for _ in range(3):
-            rw.read.release()
-
-    interrupt(handler, 0.05)
-    assert rw.write.acquire(timeout=LONG) is True
-    assert log == [True, True, False]
-    rw.write.release()
-    assert state(rw) == FREE
-
-
-@signals
-@sides
-def test_handler_waits_for_what_its_thread_waits_for(interrupt, side):
-    rw = RWMutex()
-    rw.write.acquire()
-    log = []
-
-    def handler():
-        for view in (rw.read, rw.write):
-            log.append(view.acquire(timeout=0.01))
-        releaser.start()
-        for view in (rw.write, rw.read):
-            log.append(view.acquire(timeout=LONG))
-            view.release()
-
-    releaser = threading.Timer(0.2, rw.write.release)
-    interrupt(handler, 0.05)
-    assert getattr(rw, side).acquire(timeout=LONG) is True
-    assert log == [False, False, True, True]
-    releaser.join()
-    getattr(rw, side).release()
-    assert state(rw) == FREE
-
-
-@signals
-def test_handlers_and_other_waiters(interrupt):
-    rw = RWMutex()
-    stop = threading.Event()
-    counts = [0, 0, 0]
-
-    def work(k):
-        while not stop.is_set():
-            with (rw.write, rw.read)[k]:
-                counts[k] += 1
-
-    def handler():
-        for view in (rw.read, rw.write):
-            if view.acquire(timeout=0.002):
-                view.release()
-
-    workers = [threading.Thread(target=work, args=(k,), daemon=True) for k in range(2)]
-    for worker in workers:
-        worker.start()
-    halt = interrupt(handler, 0.01, 0.01)
-    for i in for_a_while(1):
-        view = (rw.read, rw.write)[i % 2]
-        assert view.acquire(timeout=LONG)
-        counts[2] += 1
-        view.release()
-    halt()
-    stop.set()
-    for worker in workers:
-        worker.join(LONG)
-        assert not worker.is_alive()
-    assert all(counts)
-    assert state(rw) == FREE
-
-
-@threads
-def test_finaliser_uses_the_lock():
-    rw = RWMutex()
-    log = []
-
-    class Last:
-        def __init__(self):
-            self.me = self
-
-        def __del__(self):
-            log.append(rw.read.acquire(timeout=5))
-            rw.read.release()
-            log.append(rw.write.acquire(timeout=0.001))
-            if log[-1]:
-                rw.write.release()
-
-    Last()
-    gc.collect()
-    with rw.read:
-        Last()
-    gc.collect()
-    assert log == [True, True] * 2
-    assert state(rw) == FREE
-
-
-@threads
-def test_finalisers_in_collections_while_threads_wait():
-    rw = RWMutex()
-    ran = []
-
-    class Last:
-        def __init__(self):
-            self.me = self
-
-        def __del__(self):
-            view = (rw.read, rw.write)[len(ran) % 2]
-            ran.append(view.acquire(timeout=0.001) and view.release())
-
-    def work():
-        done = 0
-        # Each collection stops all threads, which takes long on a busy machine.
-        for k in islice(for_a_while(2), 30):
-            Last()
-            with (rw.read, rw.write)[k % 2]:
-                pass
-            gc.collect(0)
-            done += 1
-        return done
-
-    made = sum(run_threads(work, times=3))
-    gc.collect()
-    assert len(ran) == made
-    assert state(rw) == FREE

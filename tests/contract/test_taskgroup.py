@@ -2,93 +2,25 @@
 
 import concurrent.futures
 import contextvars
-import copy
-import gc
 import math
-import pickle
 import threading
 import time
-import traceback
-import weakref
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 import pytest
-from support import FREE_THREADED, LONG, eventually, python, run_threads
+from groups import Gate, caught, own_threads, raising
+from marks import starts_threads
+from support import LONG, eventually, run_threads
 
-from nogil_sync import Event, TaskGroup
+from nogil_sync import TaskGroup
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
-
-MESSAGE = "unhandled errors in a TaskGroup"
-
-
-def raising(error):
-    raise error
-
-
-def caught(function):
-    """What the function raises."""
-    try:
-        function()
-    except BaseException as error:
-        return error
-    raise AssertionError("nothing raised")
-
-
-def own_threads():
-    return [t for t in threading.enumerate() if t.name == "TaskGroup worker"]
-
-
-def begun(tg, fn, *args):
-    """Have the group call the function; return the future once it is running."""
-    future = tg.go(fn, *args)
-    assert eventually(lambda: future.running() or future.done())
-    return future
-
-
-class Gate:
-    """Holds tasks back; tells how many arrived, and how many at most at once."""
-
-    def __init__(self):
-        self.event = threading.Event()
-        self.lock = threading.Lock()
-        self.inside = self.most = self.arrived = 0
-
-    def __call__(self, result=None):
-        with self.lock:
-            self.inside += 1
-            self.arrived += 1
-            self.most = max(self.most, self.inside)
-        assert self.event.wait(LONG)
-        with self.lock:
-            self.inside -= 1
-        return result
-
-    def open(self):
-        self.event.set()
-
-
-@pytest.fixture(params=["threads", "limit", "executor", "executor and limit"])
-def group(request):
-    """Make a group of one kind or another, with room for two tasks at least."""
-    if "executor" not in request.param:
-        yield lambda: TaskGroup(limit=3 if request.param == "limit" else None)
-        return
-    with ThreadPoolExecutor(4) as pool:
-        limit = 3 if "limit" in request.param else None
-        yield lambda: TaskGroup(limit, executor=pool)
-
-
-@pytest.fixture
-def pool():
-    with ThreadPoolExecutor(2) as made:
-        yield made
+pytestmark = starts_threads
 
 
 # Use
 
 
-def test_results(group):
+def test_go_returns_futures_with_the_results(group):
     with group() as tg:
         futures = [tg.go(pow, n, 2) for n in range(30)]
         assert all(type(f) is Future for f in futures)
@@ -97,7 +29,7 @@ def test_results(group):
     assert not own_threads()
 
 
-def test_arguments(group):
+def test_go_passes_arguments_to_the_function(group):
     def fn(*args, **kwargs):
         return args, kwargs
 
@@ -106,7 +38,7 @@ def test_arguments(group):
     assert future.result() == ((1, 2), {"fn": 3, "self": 4, "executor": 5})
 
 
-def test_nothing_to_do(group):
+def test_empty_group_is_left_at_once(group):
     with group() as tg:
         pass
     assert not tg.cancelled()
@@ -140,7 +72,7 @@ def test_each_task_has_a_thread_while_others_wait_for_it():
         assert events[0].wait(LONG)
 
 
-def test_what_a_task_did_is_seen():
+def test_stores_of_tasks_are_seen_after_the_group():
     box = []
     with TaskGroup() as tg:
         tg.go(box.append, 1)
@@ -161,7 +93,7 @@ def test_tasks_start_tasks(group):
     assert len(done) == 2**7 - 1
 
 
-def test_a_task_of_a_task_that_outlives_the_body():
+def test_group_waits_for_tasks_that_tasks_start():
     left = threading.Event()
     results = []
 
@@ -174,13 +106,13 @@ def test_a_task_of_a_task_that_outlives_the_body():
     assert results[0].result(0) == 8
 
 
-def test_another_thread_calls_go(group):
+def test_other_threads_may_call_go(group):
     with group() as tg:
         results = run_threads(lambda: [tg.go(pow, 2, k) for k in range(20)], times=3)
     assert [[f.result() for f in each] for each in results] == [[2**k for k in range(20)]] * 3
 
 
-def test_left_by_another_thread():
+def test_another_thread_may_leave_the_group():
     tg = TaskGroup()
     assert tg.__enter__() is tg
     future = tg.go(time.sleep, 0.05)
@@ -188,7 +120,7 @@ def test_left_by_another_thread():
     assert future.done()
 
 
-def test_threads_are_not_daemons():
+def test_worker_threads_are_not_daemons():
     def start():
         with TaskGroup() as tg:
             return tg.go(threading.current_thread)
@@ -199,7 +131,7 @@ def test_threads_are_not_daemons():
     assert not thread.is_alive()
 
 
-def test_a_thread_takes_the_next_task():
+def test_worker_takes_the_next_task():
     with TaskGroup() as tg:
         first = tg.go(threading.get_ident).result()
         same = 0
@@ -212,7 +144,7 @@ def test_a_thread_takes_the_next_task():
 
 
 @pytest.mark.parametrize("n", [1, 50])
-def test_threads_have_ended_when_the_group_is_left(n):
+def test_workers_have_ended_when_the_group_is_left(n):
     before = threading.active_count()
     for _ in range(5):
         with TaskGroup() as tg:
@@ -221,7 +153,7 @@ def test_threads_have_ended_when_the_group_is_left(n):
         assert threading.active_count() == before
 
 
-def test_threads_without_work_end():
+def test_idle_workers_end():
     with TaskGroup() as tg:
         futures = [tg.go(time.sleep, 0.02) for _ in range(5)]
         concurrent.futures.wait(futures)
@@ -235,7 +167,7 @@ def test_threads_without_work_end():
 
 @pytest.mark.parametrize("limit", [1, 2, 5])
 @pytest.mark.parametrize("with_pool", [False, True])
-def test_limit(limit, with_pool):
+def test_limit_bounds_running_tasks(limit, with_pool):
     gate = Gate()
     with ThreadPoolExecutor(8) as pool, TaskGroup(limit, executor=pool if with_pool else None) as g:
         futures = [g.go(gate, n) for n in range(12)]
@@ -247,7 +179,7 @@ def test_limit(limit, with_pool):
     assert [f.result() for f in futures] == list(range(12))
 
 
-def test_at_most_the_limit_is_submitted():
+def test_executor_gets_at_most_limit_tasks():
     class Executor:
         submitted = 0
 
@@ -268,7 +200,7 @@ def test_at_most_the_limit_is_submitted():
 
 
 @pytest.mark.parametrize("with_pool", [False, True])
-def test_first_come_first_served(with_pool):
+def test_queued_tasks_run_in_order(with_pool):
     order = []
     with (
         ThreadPoolExecutor(1) as pool,
@@ -279,7 +211,7 @@ def test_first_come_first_served(with_pool):
     assert order == list(range(50))
 
 
-def test_go_does_not_block():
+def test_go_does_not_block_above_the_limit():
     gate = Gate()
     with TaskGroup(limit=1) as tg:
         begin = time.monotonic()
@@ -290,7 +222,7 @@ def test_go_does_not_block():
         gate.open()
 
 
-def test_a_task_queues_more_than_the_limit():
+def test_task_may_queue_more_than_the_limit():
     def work(tg):
         for _ in range(20):
             tg.go(done.append, 1)
@@ -305,19 +237,19 @@ def test_a_task_queues_more_than_the_limit():
 
 
 @pytest.mark.parametrize("limit", [0, -1, False, -(10**30)])
-def test_limits_too_small(limit):
+def test_limits_below_one_raise(limit):
     with pytest.raises(ValueError, match="limit"):
         TaskGroup(limit)
 
 
 @pytest.mark.parametrize("limit", [1.0, "1", (), math.inf])
-def test_limits_of_wrong_types(limit):
+def test_limits_of_wrong_types_raise(limit):
     with pytest.raises(TypeError):
         TaskGroup(limit)
 
 
 @pytest.mark.parametrize("limit", [True, 1, 10**30, None])
-def test_right_limits(limit):
+def test_valid_limits_are_accepted(limit):
     class Index:
         def __index__(self):
             return 2
@@ -328,12 +260,12 @@ def test_right_limits(limit):
 
 
 @pytest.mark.parametrize("executor", [1, object(), type("E", (), {"submit": 1})()])
-def test_wrong_executors(executor):
+def test_wrong_executors_raise(executor):
     with pytest.raises(TypeError, match="executor"):
         TaskGroup(executor=executor)
 
 
-def test_wrong_arguments():
+def test_wrong_arguments_raise():
     for call in (
         lambda: TaskGroup(1, None),
         lambda: TaskGroup(nothing=1),
@@ -351,7 +283,7 @@ def test_wrong_arguments():
         assert "0 running, 0 queued" in repr(tg)
 
 
-def test_before_and_after():
+def test_go_before_and_after_the_block_raises():
     tg = TaskGroup()
     with pytest.raises(RuntimeError, match="not been entered"):
         tg.go(int)
@@ -374,7 +306,7 @@ def test_before_and_after():
         tg.go(int)
 
 
-def test_left_by_two_threads():
+def test_second_thread_that_leaves_raises():
     gate = Gate()
     tg = TaskGroup().__enter__()
     tg.go(gate)
@@ -392,7 +324,7 @@ def test_left_by_two_threads():
     ]
 
 
-def test_a_task_cannot_leave_its_own_group(group):
+def test_task_that_leaves_its_own_group_raises(group):
     with group() as tg:
         future = tg.go(lambda: caught(lambda: tg.__exit__(None, None, None)))
         assert isinstance(future.result(), RuntimeError)
@@ -405,7 +337,7 @@ def test_a_task_cannot_leave_its_own_group(group):
         assert tg.go(pow, 2, 2).result() == 4
 
 
-def test_entered_by_two_threads():
+def test_second_thread_that_enters_raises():
     for _ in range(20):
         tg = TaskGroup()
 
@@ -422,7 +354,7 @@ def test_entered_by_two_threads():
 # Futures
 
 
-def test_wait_and_as_completed(group):
+def test_concurrent_futures_wait_and_as_completed_work(group):
     with group() as tg:
         futures = [tg.go(pow, n, 2) for n in range(10)]
         assert len(list(concurrent.futures.as_completed(futures, LONG))) == 10
@@ -436,7 +368,7 @@ def test_wait_and_as_completed(group):
 
 
 @pytest.mark.parametrize("with_pool", [False, True])
-def test_a_queued_future_is_cancelled(with_pool):
+def test_queued_future_can_be_cancelled(with_pool):
     gate = Gate()
     ran = []
     with (
@@ -456,7 +388,7 @@ def test_a_queued_future_is_cancelled(with_pool):
     assert not tg.cancelled()
 
 
-def test_a_submitted_future_is_cancelled(pool):
+def test_submitted_future_can_be_cancelled(pool):
     gate = Gate()
     with TaskGroup(executor=pool) as tg:
         running = [tg.go(gate) for _ in range(2)]
@@ -504,7 +436,7 @@ def test_callbacks_of_cancelled_futures_run_without_locks():
     assert set(log) == set(futures)
 
 
-def test_each_callback_cancels_the_group():
+def test_callback_that_cancels_the_group_at_each_future():
     gate = Gate()
     with TaskGroup(limit=1) as tg:
         tg.go(gate)
@@ -516,14 +448,14 @@ def test_each_callback_cancels_the_group():
     assert all(f.cancelled() for f in futures)
 
 
-def test_a_callback_that_fails(group, caplog):
+def test_callback_that_fails_is_logged(group, caplog):
     with group() as tg:
         tg.go(time.sleep, 0.02).add_done_callback(lambda _: 1 / 0)
     assert "ZeroDivisionError" in caplog.text  # as for every Future
 
 
 @pytest.mark.parametrize("fn", [lambda: None, lambda: 1 / 0], ids=["returns", "raises"])
-def test_a_callback_that_exits(group, fn):
+def test_callback_that_raises_system_exit(group, fn):
     def use():
         with group() as tg:
 
@@ -532,7 +464,6 @@ def test_a_callback_that_exits(group, fn):
                 return fn()
 
             tg.go(task).add_done_callback(lambda _: raising(SystemExit(3)))
-            tg.go(time.sleep, 0.02)
             go.set()
 
     go = threading.Event()
@@ -540,7 +471,37 @@ def test_a_callback_that_exits(group, fn):
     assert isinstance(error, SystemExit)
 
 
-def test_a_future_that_others_settle(caplog):
+def test_leaving_waits_for_what_callbacks_raise():
+    # The last that a thread of an executor does with a task is to let go of its arguments. What a
+    # callback raised is known by then: the group may be left meanwhile.
+    left = threading.Event()
+    begun = threading.Event()
+
+    class Argument:
+        def __del__(self):
+            left.wait(LONG)
+
+    def fail(argument):
+        begun.set()
+        del argument
+        raise ValueError
+
+    def start(tg):
+        # In the thread that runs it, so that the argument goes as soon as that thread lets it go.
+        tg.go(fail, Argument()).add_done_callback(lambda _: raising(SystemExit(3)))
+
+    def use(pool):
+        with TaskGroup(executor=pool) as tg:
+            tg.go(start, tg)
+            assert begun.wait(LONG)
+
+    with ThreadPoolExecutor(1) as pool:
+        error = caught(lambda: use(pool))
+        left.set()
+    assert isinstance(error, SystemExit)
+
+
+def test_future_settled_by_others_is_accepted(caplog):
     def use(meddle):
         gate = Gate()
         with TaskGroup(limit=1) as tg:
@@ -559,10 +520,11 @@ def test_a_future_that_others_settle(caplog):
 
 # Contexts
 
+
 variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
 
 
-def test_context(group):
+def test_tasks_run_in_a_copy_of_the_context(group):
     def task(value):
         seen = variable.get()
         variable.set(value)
@@ -579,7 +541,7 @@ def test_context(group):
     assert variable.get() == 4
 
 
-def test_context_of_a_task_of_a_task(group):
+def test_nested_tasks_run_in_a_copy_of_their_tasks_context(group):
     def outer(tg):
         variable.set(7)
         return tg.go(variable.get)
@@ -587,953 +549,3 @@ def test_context_of_a_task_of_a_task(group):
     with group() as tg:
         future = tg.go(outer, tg)
     assert future.result().result() == 7
-
-
-# Failures
-
-
-def test_failures_come_out_together(group):
-    def use():
-        with group() as tg:
-            barrier = threading.Barrier(2)
-
-            def fail(error):
-                barrier.wait(LONG)
-                raise error
-
-            futures.append(tg.go(fail, ValueError(1)))
-            futures.append(tg.go(fail, KeyError(2)))
-
-    futures = []
-    error = caught(use)
-    assert type(error) is ExceptionGroup
-    assert error.message == MESSAGE
-    assert {type(each) for each in error.exceptions} == {ValueError, KeyError}
-    assert {f.exception() for f in futures} == set(error.exceptions)
-    assert error.__suppress_context__
-
-
-def test_failures_in_order():
-    def use():
-        with TaskGroup() as tg:
-            events = [threading.Event() for _ in range(5)]
-            begun = threading.Barrier(6)  # what has not begun is cancelled
-
-            def fail(n):
-                begun.wait(LONG)
-                assert events[n].wait(LONG)
-                raise ValueError(n)
-
-            futures = [tg.go(fail, n) for n in range(5)]
-            begun.wait(LONG)
-            for n in (3, 1, 4, 0, 2):
-                events[n].set()
-                concurrent.futures.wait([futures[n]])
-            raise TypeError("body")
-
-    error = caught(use)
-    assert [each.args[0] for each in error.exceptions] == ["body", 3, 1, 4, 0, 2]
-
-
-def test_the_first_failure_cancels(group):
-    ran = []
-
-    def use():
-        with group() as tg:
-
-            def task():
-                assert tg.wait_cancelled(LONG)
-                return tg.cancelled()
-
-            futures.append(begun(tg, task))
-            futures.append(tg.go(raising, ValueError()))
-            assert tg.wait_cancelled(LONG)
-            assert tg.cancelled()
-            futures.append(tg.go(ran.append, 1))
-            assert futures[2].cancelled()
-
-    futures = []
-    error = caught(use)
-    assert len(error.exceptions) == 1
-    assert futures[0].result() is True
-    assert not ran
-
-
-def test_cancelled_before_the_future_tells():
-    seen = []
-
-    def use():
-        with TaskGroup() as tg:
-            ready = threading.Event()
-
-            def fail():
-                ready.wait(LONG)
-                raise ValueError
-
-            future = tg.go(fail)
-            future.add_done_callback(lambda _: seen.append(tg.cancelled()))
-            ready.set()
-
-    caught(use)
-    assert seen == [True]
-
-
-def test_a_failure_cancels_the_queue():
-    ran = []
-
-    def use():
-        with TaskGroup(limit=1) as tg:
-            gate = Gate()
-
-            def fail():
-                gate()
-                raise ValueError
-
-            tg.go(fail)
-            futures.extend(tg.go(ran.append, n) for n in range(50))
-            gate.open()
-
-    futures = []
-    assert len(caught(use).exceptions) == 1
-    assert not ran
-    assert all(f.cancelled() for f in futures)
-    assert concurrent.futures.wait(futures, LONG).not_done == set()
-
-
-def test_failure_of_the_body():
-    def use():
-        with TaskGroup() as tg:
-            futures.append(begun(tg, tg.wait_cancelled, LONG))
-            raise ValueError("body")
-
-    futures = []
-    error = caught(use)
-    assert [each.args for each in error.exceptions] == [("body",)]
-    assert futures[0].result() is True
-
-
-def test_the_same_failure_once():
-    def use():
-        with TaskGroup() as tg:
-            first = tg.go(raising, ValueError())
-            for _ in range(3):
-                tg.go(first.result)
-            first.result()
-
-    error = caught(use)
-    assert len(error.exceptions) == 1
-
-
-def test_body_and_tasks_fail():
-    def use():
-        with TaskGroup() as tg:
-            begun(tg, raising, KeyError())
-            raise ValueError
-
-    error = caught(use)
-    assert [type(each) for each in error.exceptions] == [ValueError, KeyError]
-
-
-def test_tracebacks_lead_to_the_origin():
-    def origin():
-        raise ValueError
-
-    def use():
-        with TaskGroup() as tg:
-            tg.go(origin)
-
-    error = caught(use).exceptions[0]
-    assert traceback.extract_tb(error.__traceback__)[-1].name == "origin"
-
-
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-def test_interrupts_in_tasks_come_out_bare(kind):
-    error = kind(1)
-
-    def task(tg):
-        tg.wait_cancelled(LONG)
-        raise error
-
-    def use():
-        with TaskGroup() as tg:
-            futures.append(begun(tg, task, tg))
-            futures.append(tg.go(raising, ValueError()))
-            raise TypeError
-
-    futures = []
-    assert caught(use) is error
-    assert futures[0].exception() is error
-
-
-def test_other_base_exceptions_of_tasks():
-    class Odd(BaseException):
-        pass
-
-    def use():
-        with TaskGroup() as tg:
-            tg.go(raising, Odd())
-            tg.wait_cancelled(LONG)
-            raise ValueError
-
-    error = caught(use)
-    assert type(error) is BaseExceptionGroup
-    assert [type(each) for each in error.exceptions] == [ValueError, Odd]
-
-
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_interrupts_in_the_body_come_out_bare(kind, group):
-    error = kind(1)
-
-    def use():
-        with group() as tg:
-            futures.append(begun(tg, tg.wait_cancelled, LONG))
-            futures.append(tg.go(raising, ValueError()))
-            assert tg.wait_cancelled(LONG)
-            raise error
-
-    futures = []
-    assert caught(use) is error
-    assert futures[0].result() is True
-    assert isinstance(futures[1].exception(), ValueError)
-
-
-def test_who_knows_that_it_is_cancelled_need_not_wait_for_it():
-    """It is cancelled a moment before the event is set that others wait for."""
-
-    class Late(Event):
-        def set(self):
-            seen.append((tg.cancelled(), tg.wait_cancelled(0)))
-            super().set()
-
-    seen = []
-    with TaskGroup() as tg:
-        tg._TaskGroup__tasks.event = Late()
-        tg.cancel()
-        assert seen == [(True, True)]
-        assert tg.wait_cancelled()
-
-
-def test_generator_closed_in_the_body():
-    log = []
-
-    def generate():
-        with TaskGroup() as tg:
-            begun(tg, lambda: log.append(tg.wait_cancelled(LONG)))
-            yield 1
-
-    generator = generate()
-    next(generator)
-    generator.close()
-    assert log == [True]
-
-
-def test_cancelled_errors_after_a_cancellation():
-    def use(body):
-        with TaskGroup(limit=2) as tg:
-            gate = Gate()
-
-            def fail():
-                gate()
-                raise ValueError
-
-            tg.go(fail)
-            ready = threading.Event()
-            queued = []
-
-            def waits():
-                ready.wait(LONG)
-                return queued[0].result()
-
-            tg.go(waits)
-            queued.append(tg.go(int))
-            ready.set()
-            gate.open()
-            if body:
-                queued[0].result()
-
-    for body in (False, True):
-        assert [type(e) for e in caught(lambda: use(body)).exceptions] == [ValueError]
-
-
-def test_cancelled_error_without_a_cancellation():
-    cancelled = Future()
-    cancelled.cancel()
-
-    def task():
-        with TaskGroup() as tg:
-            tg.go(cancelled.result)
-
-    def body():
-        with TaskGroup():
-            cancelled.result()
-
-    for use in (task, body):
-        assert [type(e) for e in caught(use).exceptions] == [CancelledError]
-
-
-# Cancelling
-
-
-def test_cancel(group):
-    with group() as tg:
-        assert tg.cancelled() is False
-        assert tg.wait_cancelled(0) is False
-        future = tg.go(tg.wait_cancelled)
-        assert tg.cancel() is None
-        assert tg.cancel() is None
-        assert tg.cancelled() is True
-        assert tg.wait_cancelled() is True
-        assert tg.go(int).cancelled()
-    assert tg.cancelled() is True
-    # If it had not begun it was cancelled, too.
-    assert future.cancelled() or future.result() is True
-
-
-def test_a_cancelled_groups_cancelled_error_comes_out_as_it_is():
-    def use():
-        with TaskGroup() as tg:
-            tg.cancel()
-            tg.go(int).result()
-
-    assert type(caught(use)) is CancelledError
-
-
-def test_cancelled_before_it_is_entered():
-    tg = TaskGroup()
-    tg.cancel()
-    with tg:
-        assert tg.go(int).cancelled()
-
-
-def test_a_task_cancels(group):
-    with group() as tg:
-        futures = [tg.go(tg.wait_cancelled, LONG), tg.go(tg.cancel)]
-    assert futures[1].done()
-    assert futures[0].cancelled() or futures[0].result() is True
-
-
-@pytest.mark.parametrize("timeout", [0, -1, -math.inf, 0.01])
-def test_wait_cancelled_in_vain(timeout):
-    assert TaskGroup().wait_cancelled(timeout) is False
-    assert TaskGroup().wait_cancelled(timeout=timeout) is False
-
-
-@pytest.mark.parametrize(
-    ("timeout", "error"),
-    [
-        (math.nan, ValueError),
-        (math.inf, OverflowError),
-        (threading.TIMEOUT_MAX * 2, OverflowError),
-        ("1", TypeError),
-    ],
-)
-def test_wait_cancelled_with_wrong_timeouts(timeout, error):
-    with TaskGroup() as tg:
-        with pytest.raises(error):
-            tg.wait_cancelled(timeout)
-        tg.cancel()
-        with pytest.raises(error):
-            tg.wait_cancelled(timeout)
-
-
-def test_cancel_by_many_threads():
-    for _ in range(20):
-        with TaskGroup(limit=2) as tg:
-            futures = [tg.go(int) for _ in range(50)]
-            run_threads(tg.cancel, tg.cancel, lambda tg=tg: tg.go(int))
-        assert concurrent.futures.wait(futures, LONG).not_done == set()
-
-
-# Nested groups
-
-
-def test_an_inner_groups_failures_are_one_of_the_outers():
-    def inner():
-        with TaskGroup() as tg:
-            tg.go(raising, ValueError())
-
-    def use():
-        with TaskGroup() as tg:
-            tg.go(inner)
-
-    error = caught(use)
-    assert [type(each) for each in error.exceptions] == [ExceptionGroup]
-    assert [type(each) for each in error.exceptions[0].exceptions] == [ValueError]
-
-
-def test_cancelling_the_outer_group_does_not_reach_inside():
-    with TaskGroup() as outer:
-
-        def task():
-            with TaskGroup() as inner:
-                outer.wait_cancelled(LONG)
-                return inner.cancelled(), inner.go(pow, 2, 2).result()
-
-        future = begun(outer, task)
-        outer.cancel()
-    assert future.result() == (False, 4)
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("limit", [None, 1, 2])
-def test_nested_on_one_small_executor(threads, limit):
-    def tree(depth):
-        if depth == 0:
-            return 1
-        with TaskGroup(limit, executor=pool) as tg:
-            futures = [tg.go(tree, depth - 1) for _ in range(3)]
-        return sum(f.result() for f in futures)
-
-    with ThreadPoolExecutor(threads) as pool:
-        assert tree(5) == 3**5
-        assert pool.submit(tree, 4).result(LONG) == 3**4
-
-
-def test_own_threads_between_groups_on_one_executor():
-    def outer():
-        with TaskGroup() as tg:
-            return tg.go(inner)
-
-    def inner():
-        with TaskGroup(executor=pool) as tg:
-            futures = [tg.go(pow, n, 2) for n in range(5)]
-        return [f.result() for f in futures]
-
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(outer).result(LONG).result() == [0, 1, 4, 9, 16]
-
-
-# Executors
-
-
-def test_the_executor_is_used_and_not_shut_down(pool):
-    with TaskGroup(executor=pool) as tg:
-        idents = {tg.go(threading.get_ident).result() for _ in range(5)}
-    assert threading.get_ident() not in idents
-    assert not own_threads()
-    assert pool.submit(pow, 2, 2).result() == 4
-
-
-def test_the_leaving_thread_helps(pool):
-    gates = [Gate(), Gate()]
-    for gate in gates:
-        pool.submit(gate)
-    with TaskGroup(executor=pool) as tg:
-        futures = [tg.go(threading.get_ident) for _ in range(5)]
-    assert {f.result() for f in futures} == {threading.get_ident()}
-    for gate in gates:
-        gate.open()
-
-
-def test_each_task_runs_once():
-    with ThreadPoolExecutor(4) as pool:
-        for _ in range(20):
-            counts = [0] * 40
-
-            def count(n, counts=counts):
-                counts[n] += 1
-
-            with TaskGroup(executor=pool) as tg:
-                for n in range(40):
-                    tg.go(count, n)
-            assert counts == [1] * 40
-
-
-def test_an_executor_that_was_shut_down():
-    pool = ThreadPoolExecutor(1)
-    pool.shutdown()
-    with TaskGroup(executor=pool) as tg:
-        for _ in range(2):
-            with pytest.raises(RuntimeError, match="shutdown"):
-                tg.go(int)
-        assert "0 running, 0 queued" in repr(tg)
-    assert not tg.cancelled()
-
-
-def test_an_executor_that_is_shut_down_with_tasks_over_the_limit():
-    # One is refused when its turn comes: a failure, for there is nobody to raise it to.
-    gate = Gate()
-
-    def use():
-        with TaskGroup(1, executor=pool) as tg:
-            futures.append(tg.go(gate))
-            futures.append(tg.go(int))
-            futures.append(tg.go(int))
-            assert eventually(futures[0].running)
-            pool.shutdown(wait=False)
-            gate.open()
-            futures[0].result()
-            concurrent.futures.wait(futures, LONG)
-
-    futures = []
-    pool = ThreadPoolExecutor(1)
-    error = caught(use)
-    assert [type(each) for each in error.exceptions] == [RuntimeError]
-    assert isinstance(futures[1].exception(), RuntimeError)
-    assert futures[2].cancelled()
-
-
-@pytest.mark.parametrize("limit", [None, 3])
-def test_an_executor_that_drops_its_work(limit):
-    gate = Gate()
-    pool = ThreadPoolExecutor(1)
-    with TaskGroup(limit, executor=pool) as tg:
-        first = tg.go(gate)
-        futures = [tg.go(int) for _ in range(10)]
-        assert eventually(first.running)
-        pool.shutdown(wait=False, cancel_futures=True)
-        assert concurrent.futures.wait(futures, LONG).not_done == set()
-        assert all(f.cancelled() for f in futures)
-        with pytest.raises(RuntimeError):
-            tg.go(int)
-        gate.open()
-    assert first.done()
-    assert not tg.cancelled()
-
-
-def test_an_executor_that_breaks():
-    def use():
-        with TaskGroup(executor=pool) as tg:
-            futures.extend(tg.go(int) for _ in range(3))
-            concurrent.futures.wait(futures, LONG)
-
-    futures = []
-    release = threading.Event()
-
-    def initializer():
-        release.wait(0.1)
-        raise ValueError
-
-    with ThreadPoolExecutor(1, initializer=initializer) as pool:
-        error = caught(use)
-    # What `submit` raises comes from the body, what it did not notice yet from a task.
-    assert all("Broken" in type(each).__name__ for each in error.exceptions)
-
-
-class Inline:
-    """Runs what is submitted at once."""
-
-    def __init__(self):
-        self.depth = self.deepest = 0
-
-    def submit(self, fn):
-        self.depth += 1
-        self.deepest = max(self.deepest, self.depth)
-        future = Future()
-        future.set_result(fn())
-        self.depth -= 1
-        return future
-
-
-@pytest.mark.parametrize("limit", [None, 1])
-def test_an_executor_that_runs_tasks_at_once(limit):
-    done = []
-    inline = Inline()
-
-    def many(tg):
-        for n in range(3000):
-            tg.go(done.append, n)
-
-    with TaskGroup(limit, executor=inline) as tg:
-        tg.go(many, tg)
-    assert done == list(range(3000))
-    assert inline.deepest <= 2
-
-
-class Weird:
-    """Takes what is submitted and does something else."""
-
-    def __init__(self, result):
-        self.result = result
-
-    def submit(self, fn):
-        self.result(fn)
-        future = Future()
-        future.set_result(None)
-        return future
-
-
-def test_an_executor_that_never_calls():
-    with TaskGroup(executor=Weird(lambda fn: None)) as tg:
-        assert tg.go(int).cancelled()
-
-
-def test_an_executor_that_calls_twice():
-    done = []
-    with TaskGroup(executor=Weird(lambda fn: (fn(), fn()))) as tg:
-        tg.go(done.append, 1)
-    assert done == [1]
-
-
-def test_an_executor_that_calls_long_after():
-    done = []
-    kept = []
-
-    class Lazy:
-        def submit(self, fn):
-            kept.append(fn)
-            return Future()
-
-    with TaskGroup(executor=Lazy()) as tg:
-        tg.go(done.append, 1)
-    assert done == [1]
-    for fn in kept:
-        fn()
-    assert done == [1]
-
-
-def test_an_executor_that_returns_no_future():
-    class Bad:
-        def submit(self, fn):
-            return None
-
-    with TaskGroup(executor=Bad()) as tg, pytest.raises(AttributeError):
-        tg.go(int)
-
-
-def test_an_executor_of_processes_is_an_error():
-    done = python(
-        """
-        from concurrent.futures import ProcessPoolExecutor, wait
-        import multiprocessing
-        from nogil_sync import TaskGroup
-        if __name__ == "__main__":
-            context = multiprocessing.get_context("spawn")
-            try:
-                with ProcessPoolExecutor(1, context) as pool, TaskGroup(executor=pool) as tg:
-                    wait([tg.go(int)], 30)
-            except* TypeError as failures:
-                print(failures.exceptions[0])
-        """
-    )
-    assert "pickle" in done.stdout
-
-
-# Threads that do not start
-
-
-def no_more_threads(monkeypatch, after=0):
-    start = threading.Thread.start
-    left = [after]
-
-    def limited(self):
-        if self.name == "TaskGroup worker":
-            if not left[0]:
-                raise RuntimeError("can't start new thread")
-            left[0] -= 1
-        start(self)
-
-    monkeypatch.setattr(threading.Thread, "start", limited)
-
-
-def test_no_thread_to_be_had(monkeypatch):
-    no_more_threads(monkeypatch)
-    with TaskGroup() as tg:
-        for _ in range(3):
-            with pytest.raises(RuntimeError, match="start new thread"):
-                tg.go(int)
-        assert "0 running, 0 queued" in repr(tg)
-    assert not tg.cancelled()
-
-
-def test_few_threads_to_be_had(monkeypatch):
-    no_more_threads(monkeypatch, 2)
-    gate = Gate()
-    with TaskGroup() as tg:
-        futures = [tg.go(gate, 1), tg.go(gate, 2)]
-        for _ in range(3):
-            with pytest.raises(RuntimeError, match="start new thread"):
-                tg.go(int)
-        gate.open()
-    assert [f.result() for f in futures] == [1, 2]
-
-
-def test_a_queue_without_threads(monkeypatch):
-    # The first cannot have its thread while another relies on that: the leaving thread steps in.
-    done = []
-    real = threading.Thread.start
-    nested = []
-
-    def start(self):
-        if self.name != "TaskGroup worker":
-            return real(self)
-        if not nested:
-            nested.append(tg.go(done.append, 2))
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", start)
-    with TaskGroup(limit=1) as tg, pytest.raises(RuntimeError):
-        tg.go(done.append, 1)
-    assert done == [2]
-    assert nested[0].done()
-
-
-# Objects
-
-
-def test_repr():
-    tg = TaskGroup()
-    assert repr(tg) == f"<nogil_sync.TaskGroup object at {id(tg):#x}, not entered>"
-    gate = Gate()
-    with tg:
-        assert repr(tg).endswith(", 0 running, 0 queued>")
-        tg.go(gate)
-        assert eventually(lambda: repr(tg).endswith(", 1 running, 0 queued>"))
-        tg.cancel()
-        assert repr(tg).endswith(", 1 running, 0 queued, cancelled>")
-        gate.open()
-    assert repr(tg).endswith(", left, cancelled>")
-    with TaskGroup() as tg:
-        pass
-    assert repr(tg).endswith(", left>")
-
-
-def test_weak_references_and_release_without_collections():
-    for limit in (None, 2):
-        with TaskGroup(limit) as tg:
-            tg.go(int)
-        watch = weakref.ref(tg)
-        del tg
-        assert watch() is None
-
-
-@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_not_copied_not_pickled(way):
-    with pytest.raises(TypeError, match="TaskGroup"):
-        way(TaskGroup())
-
-
-def test_subclass():
-    class Sub(TaskGroup):
-        def __init__(self, name):
-            super().__init__(limit=2)
-            self.name = name
-
-        def cancelled(self):
-            raise AssertionError("called")
-
-        cancel = cancelled
-
-    def use():
-        with Sub("x") as tg:
-            assert tg.name == "x"
-            assert "Sub" in repr(tg)
-            tg.go(raising, ValueError())
-
-    assert isinstance(caught(use), ExceptionGroup)
-
-
-def test_without_init():
-    tg = TaskGroup.__new__(TaskGroup)
-    assert repr(tg) == "<TaskGroup object, not initialized>"
-    for call in (
-        lambda: tg.go(int),
-        tg.cancel,
-        tg.cancelled,
-        tg.wait_cancelled,
-        tg.__enter__,
-        lambda: tg.__exit__(None, None, None),
-    ):
-        with pytest.raises(RuntimeError, match="not initialized"):
-            call()
-    with pytest.raises(ValueError):
-        tg.__init__(limit=0)
-    tg.__init__()
-    with pytest.raises(RuntimeError, match="already initialized"):
-        tg.__init__()
-    with tg:
-        pass
-
-
-def test_attributes():
-    tg = TaskGroup()
-    with pytest.raises(AttributeError):
-        tg.new = 1
-    assert not hasattr(tg, "__dict__")
-    assert bool(tg)
-    assert TaskGroup.__module__ == "nogil_sync"
-    with pytest.raises(TypeError):
-        TaskGroup[int]
-
-
-def test_import_is_light():
-    python(
-        """
-        import sys, nogil_sync
-        assert "concurrent.futures" not in sys.modules
-        nogil_sync.TaskGroup()
-        assert "concurrent.futures" in sys.modules
-        assert "concurrent.futures.thread" not in sys.modules
-        assert "asyncio" not in sys.modules
-        """
-    )
-
-
-class Thing:
-    """Can be watched."""
-
-
-class WatchedError(Exception):
-    """Puts itself under watch: a frame that named it would be a cycle."""
-
-    def __init__(self, watches):
-        watches.append(weakref.ref(self))
-
-
-@pytest.fixture
-def no_collections():
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
-def gone(watches, tg=None):
-    """Whether all that is watched goes away, by itself.
-
-    Without the GIL, an object whose last reference another thread dropped goes when the thread
-    that made it runs again: so the threads of an executor have to be woken.
-    """
-
-    def gone_by_now():
-        if FREE_THREADED and tg is not None:
-            tg.go(time.sleep, 0.001)
-        return not any(watch() for watch in watches)
-
-    return eventually(gone_by_now, 10)
-
-
-@pytest.mark.usefixtures("no_collections")
-def test_arguments_and_results_are_released(group):
-    def task(thing, *, other):
-        result = Thing()
-        watches.append(weakref.ref(result))
-        return result
-
-    watches = []
-    with group() as tg:
-        for _ in range(5):
-            thing, other = Thing(), Thing()
-            watches += [weakref.ref(thing), weakref.ref(other)]
-            future = tg.go(task, thing, other=other)
-            del thing, other
-            future.result()
-            watches.append(weakref.ref(future))
-            del future
-        assert gone(watches, tg)
-
-
-def fail_in(tg, body, watches):
-    """Have two tasks fail, and the body; watch all there is."""
-
-    def fail():
-        raise WatchedError(watches)
-
-    try:
-        with tg:
-            future = tg.go(fail)
-            watches.append(weakref.ref(future))
-            watches.append(weakref.ref(tg))
-            assert tg.wait_cancelled(LONG)
-            watches.append(weakref.ref(tg.go(fail)))
-            if body:
-                fail()
-    except* WatchedError as failures:
-        watches += [weakref.ref(failures)] * (len(failures.exceptions) == 1 + body)
-    finally:
-        del tg, future, fail
-
-
-@pytest.mark.usefixtures("no_collections")
-@pytest.mark.parametrize("body", [False, True])
-@pytest.mark.parametrize("limit", [None, 1])
-def test_failures_are_released(limit, body):
-    watches = []
-    fail_in(TaskGroup(limit), body, watches)
-    assert len(watches) == 5 + body
-    assert gone(watches), watches
-
-
-@pytest.mark.usefixtures("no_collections")
-def test_failures_in_an_executor_are_released(pool):
-    watches = []
-    fail_in(TaskGroup(executor=pool), False, watches)
-    with TaskGroup(executor=pool) as tg:
-        assert gone(watches, tg), watches
-
-
-@pytest.mark.usefixtures("no_collections")
-def test_an_abandoned_group_is_released():
-    tg = TaskGroup().__enter__()
-    tg.go(int).result()
-    watch = weakref.ref(tg)
-    del tg
-    assert watch() is None
-    assert eventually(lambda: not own_threads(), 10)
-
-
-def test_an_abandoned_groups_tasks_run():
-    done = python(
-        """
-        import os
-        from nogil_sync import TaskGroup
-        TaskGroup(limit=1).__enter__().go(os.write, 1, b"1")
-        tg = TaskGroup(limit=1).__enter__()
-        for n in range(3): tg.go(os.write, 1, b"2")
-        """
-    )
-    assert sorted(done.stdout) == ["1", "2", "2", "2"]
-    assert done.stderr == ""
-
-
-def test_a_finaliser_uses_the_group():
-    log = []
-
-    class Last:
-        def __init__(self, tg):
-            self.me = self
-            self.tg = tg
-
-        def __del__(self):
-            log.append(self.tg.go(pow, 2, 2))
-
-    with TaskGroup(limit=2) as tg:
-        for _ in range(200):
-            Last(tg)
-            tg.go(int)
-            if not len(log) % 50:
-                gc.collect()
-        gc.collect()
-    assert len(log) == 200
-    assert all(f.result() == 4 for f in log)
-
-
-def test_at_interpreter_shutdown():
-    done = python(
-        """
-        import atexit, threading, time
-        from nogil_sync import TaskGroup
-        class Last:
-            def __init__(self, name):
-                self.name = name
-                self.tg = TaskGroup(limit=1).__enter__()
-            def use(self):
-                repr(self.tg)
-                try:
-                    self.tg.go(int)
-                    self.tg.cancel()
-                except RuntimeError:
-                    pass
-                self.tg.__exit__(None, None, None)
-                print(self.name)
-        last = Last("at exit")
-        atexit.register(last.use)
-        def block():
-            with TaskGroup() as tg:
-                tg.go(time.sleep, 0.2)
-        threading.Thread(target=block, daemon=True).start()
-        time.sleep(0.05)
-        """
-    )
-    assert done.stdout.split("\n")[0] == "at exit"
-    assert done.stderr == ""

@@ -12,7 +12,7 @@
 #define SHORTEST_PACE 200 /* nanoseconds between two looks while it lingers */
 #define LONGEST_PACE 2000
 
-/* What `lock` clears; tests/c has a mutant that clears nothing. */
+/* The bits that `lock` clears; tests/c has a mutant that clears none. */
 #ifndef NS_CHANNEL_FREEZES
 #define NS_CHANNEL_FREEZES NS_CHANNEL_OPEN
 #endif
@@ -39,7 +39,7 @@ count(ns_channel *c)
     return distance(&c->in, ns_load(&c->out.word, NS_RELAXED), ns_load(&c->in.word, NS_RELAXED));
 }
 
-/* Waits for who took the position before us to pass the turn on. */
+/* Waits for the thread that took the position before to pass the turn on. */
 static void
 await(ns_channel_slot *slot, uint64_t turn)
 {
@@ -92,8 +92,7 @@ mend(ns_channel *c)
         ns_channel_slot *source = ns_channel_slot_at(out, from);
         if (ns_load(&source->turn, NS_RELAXED) == (ns_channel_turn(out, from) | FULL)) {
             ns_channel_slot *target = ns_channel_slot_at(out, to);
-            if (target !=
-                source) { /* out of one before it is in the other: a fork must not find it in both */
+            if (target != source) { /* a fork must not find it in both: take it out first */
                 void *item = source->item;
                 ns_store(&source->turn, ns_channel_turn(out, from), NS_RELEASE);
                 target->item = item;
@@ -121,8 +120,9 @@ mend(ns_channel *c)
 /* Locks the queues and freezes both ends. From here on all that changes without us is that slots
  * become ready whose positions were taken before. */
 static void
-lock(ns_channel *c)
+lock(void *object)
 {
+    ns_channel *c = object;
     if (ns_waitq_lock(&c->senders)) {
         c->receivers.head = c->receivers.tail = NULL;
     }
@@ -134,8 +134,9 @@ lock(ns_channel *c)
 }
 
 static void
-unlock(ns_channel *c)
+unlock(void *object)
 {
+    ns_channel *c = object;
     if (c->senders.head == NULL && c->receivers.head == NULL && c->in.capacity > 0) {
         if (!ns_channel_is_closed(c)) {
             ns_or(&c->in.word, OPEN, NS_RELEASE);
@@ -165,31 +166,32 @@ ns_channel_init(ns_channel *c, ns_channel_slot *slots, uint64_t capacity)
     unlock(c); /* opens the ring */
 }
 
-/* Who waits and can be served is served, in order. Moves items: attached only. */
+/* Serves those in line, in order. Moves items: attached only. */
 static void
-serve(ns_channel *c, ns_wakes *wakes)
+serve(void *object, ns_wakes *wakes)
 {
+    ns_channel *c = object;
     const bool closed = ns_channel_is_closed(c);
     for (;;) {
-        ns_waiter *r = ns_waitq_first(&c->receivers), *s = ns_waitq_first(&c->senders);
+        ns_place *r = ns_waitq_first(&c->receivers), *s = ns_waitq_first(&c->senders);
         const uint64_t items = count(c);
-        if (r != NULL && items > 0) {
+        if (r != NULL && items > 0) { /* a receiver takes the first item */
             r->amount = (uintptr_t)pop(c);
             ns_grant(&c->receivers, r, wakes);
         }
-        else if (s != NULL && closed) {
-            ns_grant(&c->senders, s, wakes); /* with its item */
+        else if (s != NULL && closed) { /* a sender is refused, and keeps its item */
+            ns_grant(&c->senders, s, wakes);
         }
-        else if (r != NULL && s != NULL) {
+        else if (r != NULL && s != NULL) { /* nothing is in the ring: the two meet */
             r->amount = s->amount;
             s->amount = 0;
             ns_grant(&c->receivers, r, wakes);
             ns_grant(&c->senders, s, wakes);
         }
-        else if (r != NULL && closed) {
-            ns_grant(&c->receivers, r, wakes); /* without one */
+        else if (r != NULL && closed) { /* a receiver is refused: its amount stays 0 */
+            ns_grant(&c->receivers, r, wakes);
         }
-        else if (s != NULL && items < c->in.capacity) {
+        else if (s != NULL && items < c->in.capacity) { /* there is room for a sender's item */
             push(c, (void *)(uintptr_t)s->amount);
             s->amount = 0;
             ns_grant(&c->senders, s, wakes);
@@ -200,24 +202,34 @@ serve(ns_channel *c, ns_wakes *wakes)
     }
 }
 
-static void
-serve_and_unlock(ns_channel *c)
-{
-    ns_wakes wakes = {0};
-    serve(c, &wakes);
-    unlock(c);
-    ns_wake(&wakes);
-}
+static const struct ns_line senders_line = {
+    .queue = offsetof(ns_channel, senders),
+    .spin = NS_CHANNEL_SPIN,
+    .is_alike = true,
+    .lock = lock,
+    .serve = serve,
+    .unlock = unlock,
+};
 
-/* In line for a moment. False if it was not served, and is in line no more. */
+static const struct ns_line receivers_line = {
+    .queue = offsetof(ns_channel, receivers),
+    .spin = NS_CHANNEL_SPIN,
+    .is_alike = true,
+    .lock = lock,
+    .serve = serve,
+    .unlock = unlock,
+};
+
+/* Queues w up for a moment. False if it was not served; it is not in line then. */
 static bool
 serve_at_once(ns_channel *c, ns_waitq *queue, ns_waiter *w)
 {
     ns_wakes wakes = {0};
+    w->place.waiter = w;
     lock(c);
-    ns_waitq_push(queue, w);
+    ns_waitq_push(queue, &w->place);
     serve(c, &wakes);
-    ns_waitq_remove(queue, w);
+    ns_waitq_remove(queue, &w->place);
     unlock(c);
     ns_wake(&wakes);
     return ns_is_granted(w);
@@ -229,9 +241,9 @@ ns_channel_try_send_slow(ns_channel *c, void *item)
     if (ns_channel_is_closed(c)) {
         return NS_CHANNEL_REFUSED;
     }
-    ns_waiter w = {.amount = (uintptr_t)item};
+    ns_waiter w = {.place.amount = (uintptr_t)item};
     return !serve_at_once(c, &c->senders, &w) ? NS_CHANNEL_WOULD_WAIT
-           : w.amount == 0                    ? NS_CHANNEL_DONE
+           : w.place.amount == 0              ? NS_CHANNEL_DONE
                                               : NS_CHANNEL_REFUSED;
 }
 
@@ -242,8 +254,8 @@ ns_channel_try_receive_slow(ns_channel *c, void **item)
     if (!serve_at_once(c, &c->receivers, &w)) {
         return NS_CHANNEL_WOULD_WAIT;
     }
-    *item = (void *)(uintptr_t)w.amount;
-    return w.amount == 0 ? NS_CHANNEL_REFUSED : NS_CHANNEL_DONE;
+    *item = (void *)(uintptr_t)w.place.amount;
+    return w.place.amount == 0 ? NS_CHANNEL_REFUSED : NS_CHANNEL_DONE;
 }
 
 bool
@@ -251,7 +263,7 @@ ns_channel_close(ns_channel *c)
 {
     lock(c);
     bool first = !(ns_or(&c->in.word, CLOSED, NS_RELAXED) & CLOSED);
-    serve_and_unlock(c);
+    ns_line_serve_and_unlock(&receivers_line, c, &(ns_wakes){0});
     return first;
 }
 
@@ -269,7 +281,7 @@ static enum look
 look(ns_channel_end *end, uint64_t full)
 {
     uint64_t word = ns_load(&end->word, NS_ACQUIRE); /* it may get its ring just now */
-    return !ns_channel_is_easy(end, word) ? FROZEN : is_ready(end, word, full) ? READY : NOT_READY;
+    return !ns_channel_is_fast(end, word) ? FROZEN : is_ready(end, word, full) ? READY : NOT_READY;
 }
 
 /* Looks every `pace` for up to NS_CHANNEL_LINGER, and adapts the pace to what it finds. */
@@ -325,92 +337,19 @@ ns_channel_linger_to_receive(ns_channel *c)
 }
 
 static bool
-enter(ns_channel *c, ns_waitq *queue, ns_waiter *w)
-{
-    lock(c);
-    ns_waitq_push(queue, w);
-    serve_and_unlock(c);
-    return ns_is_granted(w);
-}
-
-static enum ns_wait_result
-wait_step(void *object, ns_waiter *w, int64_t deadline)
-{
-    (void)object;
-    return ns_await_grant(w, deadline, NS_CHANNEL_SPIN);
-}
-
-/* Those behind it wait for the same, and no more can be had: nobody is to be served. */
-static bool
-leave_step(void *object, ns_waiter *w)
-{
-    ns_channel *c = object;
-    lock(c);
-    bool granted = ns_is_granted(w);
-    w->away = true;
-    unlock(c);
-    return granted;
-}
-
-static void
-rejoin(ns_channel *c, ns_waitq *queue, ns_waiter *w)
-{
-    lock(c);
-    if (!ns_waitq_has(w)) { /* its queue was left behind by a fork */
-        ns_waitq_push(queue, w);
-    }
-    w->away = false;
-    serve_and_unlock(c);
-}
-
-static bool
-cancel(ns_channel *c, ns_waitq *queue, ns_waiter *w)
-{
-    lock(c);
-    bool granted = ns_is_granted(w);
-    ns_waitq_remove(queue, w);
-    unlock(c);
-    return granted;
-}
-
-static bool
 enter_to_send(void *object, ns_waiter *w)
 {
-    return enter(object, &((ns_channel *)object)->senders, w);
+    return ns_line_enter(&senders_line, object, w);
 }
 
 static bool
 enter_to_receive(void *object, ns_waiter *w)
 {
-    return enter(object, &((ns_channel *)object)->receivers, w);
+    return ns_line_enter(&receivers_line, object, w);
 }
 
-static void
-rejoin_to_send(void *object, ns_waiter *w)
-{
-    rejoin(object, &((ns_channel *)object)->senders, w);
-}
-
-static void
-rejoin_to_receive(void *object, ns_waiter *w)
-{
-    rejoin(object, &((ns_channel *)object)->receivers, w);
-}
-
-static bool
-cancel_sending(void *object, ns_waiter *w)
-{
-    return cancel(object, &((ns_channel *)object)->senders, w);
-}
-
-static bool
-cancel_receiving(void *object, ns_waiter *w)
-{
-    return cancel(object, &((ns_channel *)object)->receivers, w);
-}
-
-/* Never needed: nobody is served while away, so a call that its handler ends has nothing to
- * return. */
+/* Never needed: a waiter is not served while its thread runs handlers, so a call that such a
+ * handler ends has nothing to give back. */
 static void
 undo_step(void *object, ns_waiter *w)
 {
@@ -420,20 +359,22 @@ undo_step(void *object, ns_waiter *w)
 
 const struct ns_wait_steps ns_channel_send_steps = {
     .enter = enter_to_send,
-    .wait = wait_step,
-    .leave = leave_step,
-    .rejoin = rejoin_to_send,
-    .cancel = cancel_sending,
+    .wait = ns_line_wait,
+    .leave = ns_line_step_aside,
+    .rejoin = ns_line_rejoin,
+    .cancel = ns_line_cancel,
     .undo = undo_step,
+    .links = true,
 };
 
 const struct ns_wait_steps ns_channel_receive_steps = {
     .enter = enter_to_receive,
-    .wait = wait_step,
-    .leave = leave_step,
-    .rejoin = rejoin_to_receive,
-    .cancel = cancel_receiving,
+    .wait = ns_line_wait,
+    .leave = ns_line_step_aside,
+    .rejoin = ns_line_rejoin,
+    .cancel = ns_line_cancel,
     .undo = undo_step,
+    .links = true,
 };
 
 /* ---- Looking at it ---- */
@@ -449,7 +390,7 @@ ns_channel_count(ns_channel *c)
         in = ns_load(&c->in.word, NS_ACQUIRE);
         again = ns_load(&c->out.word, NS_ACQUIRE);
     } while (ns_channel_position(again) != ns_channel_position(out));
-    /* What is seen of `in` may be older than `out`: nothing orders the two. */
+    /* The value of `in` may be older than that of `out`: nothing orders the two reads. */
     return ns_channel_position(in) > ns_channel_position(out) ? distance(&c->in, out, in) : 0;
 }
 

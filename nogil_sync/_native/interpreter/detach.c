@@ -4,12 +4,13 @@
 
 #define SLICE INT64_C(50000000) /* nanoseconds */
 
-/* Whether this thread runs signal handlers. Known per thread until a fork, which makes the forking
- * thread the main one. If the question fails the answer is yes: slices are never wrong. */
+/* Whether this thread runs signal handlers. The answer is kept per thread until a fork, which makes
+ * the forking thread the main one. If the question fails, the answer is yes: slices are never
+ * wrong. */
 static bool
 is_main_thread(PyObject *self)
 {
-    static NS_THREAD_LOCAL uint32_t asked_in; /* fork generation + 1 */
+    static NS_THREAD_LOCAL uint32_t asked_in; /* fork generation + 1 of the answer */
     static NS_THREAD_LOCAL bool answer;
     if (asked_in != ns_fork_generation() + 1) {
         ns_state *state = ns_state_of(self);
@@ -24,17 +25,17 @@ is_main_thread(PyObject *self)
     return answer;
 }
 
-/* Whether the interpreter has something for this thread to do. Asked while detached, of a thread state
- * that is this thread's own. Signals (also _thread.interrupt_main's) set their flag in the
- * interpreter's first thread state. In the child of a fork from another thread the main thread has a
- * different one, which no flag tells anything: the answer is always yes. */
+/* Whether the interpreter has work for this thread. The caller is detached and passes its own
+ * thread state. Signals (also _thread.interrupt_main's) set their flag in the interpreter's first
+ * thread state. In the child of a fork from another thread, the main thread has a different one,
+ * where no flag is set for signals: there the answer is always yes. */
 static bool
 has_work(PyThreadState *tstate)
 {
     return PyThreadState_GetID(tstate) != 1 || ns_has_any(tstate, NS_WORK);
 }
 
-/* Py_MakePendingCalls also clears the flags; it does nothing outside the main thread. */
+/* Py_MakePendingCalls also clears the flags. It does nothing outside the main thread. */
 int
 ns_run_handlers(void)
 {
@@ -43,15 +44,15 @@ ns_run_handlers(void)
 
 /* ---- Waits that handlers have interrupted ---- */
 
-static NS_THREAD_LOCAL ns_waiter
-    *interrupted; /* this thread's, the latest first, linked by `outer` */
+/* This thread's waits that can give way, the latest first, linked by `outer`. */
+static NS_THREAD_LOCAL ns_waiter *interrupted;
 
 bool
 ns_make_way(void *object)
 {
     bool made = false;
     for (ns_waiter *w = interrupted; w != NULL; w = w->outer) {
-        if (w->object == object && !w->away) {
+        if (w->place.object == object && !w->place.away) {
             w->steps->give_way(object, w);
             made = true;
         }
@@ -59,18 +60,18 @@ ns_make_way(void *object)
     return made;
 }
 
+/* Runs handlers while w is in line, or away. -1 with an exception. */
 static int
-run_handlers_in_line(const struct ns_wait_steps *steps, void *object, ns_waiter *w)
+run_handlers_in_line(const struct ns_wait_steps *steps, ns_waiter *w)
 {
     if (steps->give_way == NULL) {
         return ns_run_handlers();
     }
-    w->object = object;
     w->steps = steps;
     w->outer = interrupted;
     interrupted = w;
     int result = ns_run_handlers();
-    ns_waiter **link = &interrupted; /* a search, as greenlets may end in any order */
+    ns_waiter **link = &interrupted; /* It may not be the first: greenlets may end in any order. */
     while (*link != w) {
         link = &(*link)->outer;
     }
@@ -87,7 +88,8 @@ ns_is_last(PyObject *self)
         return false;
     }
     const bool is_main = is_main_thread(self);
-    Py_BEGIN_ALLOW_THREADS /* only the thread that finalizes comes back, once the others are stopped */
+    /* Only the thread that finalizes comes back from here, once the others are stopped. */
+    Py_BEGIN_ALLOW_THREADS
     if (!is_main) {
         _Atomic uint32_t nobody = 0;
         ns_park(&nobody, 0, ns_now() + SLICE);
@@ -105,8 +107,9 @@ ns_waits_in_vain(void)
 
 /* ---- Waiting ---- */
 
-/* One sleep, detached. 1: served; 0: timed out; -1: there may be handlers to run, and the node stays
- * in line or is away. */
+/* Sleeps once, detached. Returns 1 if served, 0 if timed out, and -1 if there may be handlers to
+ * run. In the last case the waiter is in line or away. `sliced` is this thread's state if it is the
+ * main thread, else NULL. */
 static int
 sleep_detached(const struct ns_wait_steps *steps, void *object, ns_waiter *w, int64_t deadline,
                PyThreadState *sliced)
@@ -124,12 +127,12 @@ sleep_detached(const struct ns_wait_steps *steps, void *object, ns_waiter *w, in
                 return steps->cancel(object, w);
             }
             if (!has_work(sliced)) {
-                continue;
+                continue; /* the slice is over, and nothing is to be done: sleep on */
             }
             break;
         case NS_INTERRUPTED:
             if (sliced == NULL) {
-                continue;
+                continue; /* handlers are the main thread's */
             }
             break;
         }
@@ -138,10 +141,10 @@ sleep_detached(const struct ns_wait_steps *steps, void *object, ns_waiter *w, in
 }
 
 int
-ns_wait(PyObject *self, const struct ns_wait_steps *steps, void *object, ns_waiter *w,
-        int64_t deadline)
+ns_wait_with(PyObject *self, const struct ns_wait_steps *steps, void *object, ns_waiter *w,
+             int64_t deadline)
 {
-    /* Asking may detach, so before the node is linked. */
+    /* The question may detach, so ask it before the waiter is linked. */
     PyThreadState *sliced = is_main_thread(self) ? PyThreadState_Get() : NULL;
     const bool last = ns_is_last(self);
     ns_make_way(object);
@@ -162,13 +165,41 @@ ns_wait(PyObject *self, const struct ns_wait_steps *steps, void *object, ns_wait
         if (result >= 0) {
             return result;
         }
-        if (run_handlers_in_line(steps, object, w) < 0) {
+        if (run_handlers_in_line(steps, w) < 0) { /* a handler raised: leave no trace */
             if (steps->cancel(object, w)) {
                 steps->undo(object, w);
             }
             return -1;
         }
     }
+}
+
+ns_waiter *
+ns_waiter_or_error(void)
+{
+    ns_waiter *w = ns_waiter_new();
+    if (w == NULL) {
+        PyErr_NoMemory();
+    }
+    return w;
+}
+
+int
+ns_wait(PyObject *self, const struct ns_wait_steps *steps, void *object, uint64_t *amount,
+        int64_t deadline)
+{
+    ns_waiter linked_nowhere = {0};
+    ns_waiter *w = steps->links ? ns_waiter_or_error() : &linked_nowhere;
+    if (w == NULL) {
+        return -1;
+    }
+    w->place.amount = *amount;
+    int result = ns_wait_with(self, steps, object, w, deadline);
+    *amount = w->place.amount;
+    if (steps->links) {
+        ns_waiter_free(w);
+    }
+    return result;
 }
 
 /* ---- Entering ---- */

@@ -59,12 +59,11 @@ wait_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
     if (patience == NS_DO_NOT_WAIT) {
         Py_RETURN_FALSE;
     }
-    ns_waiter w = {0}; /* linked nowhere, so it may live on the stack */
-    int result = ns_wait(self, &ns_event_steps, e, &w, deadline);
+    int result = ns_wait(self, &ns_event_steps, e, &(uint64_t){0}, deadline);
     return result < 0 ? NULL : PyBool_FromLong(result);
 }
 
-/* threading.Event has it; here nothing needs it, since an event has no lock. */
+/* threading.Event has this method. Here there is nothing to do, since an event has no lock. */
 static PyObject *
 at_fork_reinit(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(unused))
 {

@@ -24,7 +24,7 @@ ns_mutex_of(PyObject *self)
     return mutex_of(self);
 }
 
-/* 1: locked, 0: timed out, -1: exception. */
+/* Returns 1 if locked, 0 if timed out, -1 with an exception. */
 static int
 lock_slow(PyObject *self, ns_patience patience, int64_t deadline)
 {
@@ -32,14 +32,7 @@ lock_slow(PyObject *self, ns_patience patience, int64_t deadline)
     if (patience == NS_DO_NOT_WAIT) {
         return ns_mutex_try_lock(m);
     }
-    ns_waiter *w = ns_waiter_new();
-    if (w == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    int result = ns_wait(self, &ns_mutex_steps, m, w, deadline);
-    ns_waiter_free(w);
-    return result;
+    return ns_wait(self, &ns_mutex_steps, m, &(uint64_t){0}, deadline);
 }
 
 PyObject *

@@ -1,4 +1,11 @@
-/* syncmap.h: what the two files of SyncMap share. */
+/* syncmap.h: the object, and what the files of SyncMap offer each other:
+ *
+ *   syncmap_edits.h .c   lookups and edits
+ *   syncmap_keys.h .c    hashes, and the comparison of keys
+ *   syncmap_protocol.c   the mapping protocol and the methods
+ *   syncmap_iterator.c   iterators
+ *   syncmap_type.c       construction, collection, the type
+ */
 #ifndef NS_SYNCMAP_H
 #define NS_SYNCMAP_H
 
@@ -11,16 +18,16 @@
 typedef struct SyncMap {
     NS_OBJECT_HEAD
     ns_table table;
-    bool is_flights; /* constant: it is another map's `flights` */
-    /* Of such a one: how many entries it has, or more. Raised before an entry comes, lowered after
-     * it went; so in the child of a fork it may stay too high. */
+    bool is_flights; /* constant: whether this map is another map's `flights` */
+    /* For a map of flights: an upper bound of its entries. Raised before an entry comes, and
+     * lowered after it has gone. So in the child of a fork it may stay too high. */
     _Atomic uint32_t flying;
-    ns_ref flights; /* the map of the calls of load_or_compute under way; NULL before the first */
+    ns_ref flights; /* the map of the running calls of load_or_compute; NULL before the first */
     ns_watch *watch;
     ns_spares spare_iterators;
 } SyncMap;
 
-/* What the table does with the words: they are objects, and it owns a reference to each. */
+/* How the table treats its words: they are objects, and it owns a reference to each. */
 
 static inline bool
 ns_hold(uintptr_t word)
@@ -34,7 +41,16 @@ ns_drop(uintptr_t word)
     Py_DECREF((PyObject *)word);
 }
 
-/* Iterators over keys, or (key, value) pairs. */
+/* syncmap_protocol.c: slots and methods of the type. */
+PyObject *ns_syncmap_get_item(PyObject *self, PyObject *key);
+int ns_syncmap_set_item(PyObject *self, PyObject *key, PyObject *value);
+int ns_syncmap_has_key(PyObject *self, PyObject *key);
+Py_ssize_t ns_syncmap_length(PyObject *self);
+int ns_syncmap_truth(PyObject *self);
+PyObject *ns_syncmap_iter(PyObject *self);
+extern PyMethodDef ns_syncmap_methods[];
+
+/* syncmap_iterator.c: iterators over keys, or (key, value) pairs. */
 PyObject *ns_syncmap_iterate(SyncMap *o, bool pairs);
 int ns_add_syncmap_iterator(PyObject *module);
 

@@ -2,6 +2,22 @@
 
 #include "memory/slots.h"
 
+#include <stdlib.h>
+
+ns_waiter *
+ns_waiter_new(void)
+{
+    return calloc(1, sizeof(ns_waiter));
+}
+
+void
+ns_waiter_free(ns_waiter *w)
+{
+    free(w);
+}
+
+/* ---- Turns at spinning ---- */
+
 #define TURNS 64 /* for 128 processors; of more, less than half may spin */
 #define TRIES 2
 
@@ -12,7 +28,7 @@ static _Atomic uint32_t homes; /* how many were given out */
 static NS_THREAD_LOCAL uint32_t home; /* + 1; 0: none yet */
 static NS_THREAD_LOCAL struct turn *mine;
 
-/* What a word is while a thread of this process holds the turn. */
+/* The value of a turn's word while a thread of this process holds it. */
 static uint32_t
 taken_word(void)
 {
@@ -67,10 +83,13 @@ ns_spinners(void)
     return count;
 }
 
+/* ---- Serving ---- */
+
 void
-ns_grant(ns_waitq *q, ns_waiter *w, ns_wakes *wakes)
+ns_grant(ns_waitq *q, ns_place *p, ns_wakes *wakes)
 {
-    ns_waitq_remove(q, w);
+    ns_waiter *w = p->waiter;
+    ns_waitq_remove(q, p);
     if (ns_swap(&w->state, NS_GRANTED, NS_RELEASE) == NS_ASLEEP) {
         if (wakes->count == NS_WAKES) {
             ns_wake(wakes);
