@@ -32,12 +32,15 @@ ns_no_bool(PyObject *self)
 }
 
 PyObject *
-ns_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
+ns_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
 {
-    if (ns_unlikely(PyType_HasFeature(type, Py_TPFLAGS_IS_ABSTRACT))) { /* refuses, in its words */
-        return PyBaseObject_Type.tp_new(type, args, NULL);
+    if (ns_likely(!PyType_HasFeature(type, Py_TPFLAGS_IS_ABSTRACT))) {
+        return type->tp_alloc(type, 0);
     }
-    return type->tp_alloc(type, 0);
+    PyObject *none = PyTuple_New(0); /* an instance of object is refused in the same words */
+    PyObject *self = none ? PyBaseObject_Type.tp_new(type, none, NULL) : NULL;
+    Py_XDECREF(none);
+    return self;
 }
 
 int
