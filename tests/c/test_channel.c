@@ -368,7 +368,8 @@ wait_during_init(int i)
     }
 }
 
-/* A thread that sends and receives during init takes the lock, and finds the ring whole or absent. */
+/* A thread that sends and receives during init takes the lock, and finds the ring whole or
+ * absent. */
 static void
 use_during_init(int i)
 {

@@ -280,9 +280,9 @@ extern struct ns_hash_seed {
  * calls do nothing. */
 void ns_hash_seed_set(uint64_t first, uint64_t second);
 
-/* From the hash of a key to ours: a multiplication by a secret, whose halves are then combined
- * (as wyhash and foldhash mix). An attacker who does not know the secrets cannot choose keys that share a
- * segment, a group or a tag more often than random ones do, save by choosing equal hashes.
+/* From the hash of a key to ours: a multiplication by a secret, whose halves are then combined (as
+ * wyhash and foldhash mix). An attacker who does not know the secrets cannot choose keys that share
+ * a segment, a group or a tag more often than random ones do, save by choosing equal hashes.
  *
  * The low seven bits of the input stay out of the multiplication, and change the group and the tag
  * only. So 128 neighbours lie in one segment, share its groups evenly and have different tags, and
