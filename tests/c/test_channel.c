@@ -96,8 +96,8 @@ is_open(void)
 static bool
 is_fast(void)
 {
-    return ns_channel_is_easy(&channel.in, ns_load(&channel.in.word, NS_RELAXED)) &&
-           ns_channel_is_easy(&channel.out, ns_load(&channel.out.word, NS_RELAXED));
+    return ns_channel_is_fast(&channel.in, ns_load(&channel.in.word, NS_RELAXED)) &&
+           ns_channel_is_fast(&channel.out, ns_load(&channel.out.word, NS_RELAXED));
 }
 
 /* A channel holds exactly its capacity, lap after lap. */

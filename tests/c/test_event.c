@@ -72,7 +72,7 @@ pulse(int i)
 static void
 set_then_cancel(int i)
 {
-    ns_waiter w = {0};
+    ns_waiter w = {.place.amount = 1}; /* as if it had entered while the event was unset */
     if (i == 0) {
         message = -1;
         ns_event_set(&event);

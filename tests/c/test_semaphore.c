@@ -193,13 +193,13 @@ static void
 check_unbounded_goes_beyond_its_start(void)
 {
     ns_waiter w = {.place.amount = 2};
-    make_of(NS_SEMAPHORE_MOST, 1);
+    make_of(NS_SEMAPHORE_MAX, 1);
     CHECK(ns_semaphore_release(&semaphore, 4) && ns_semaphore_available(&semaphore) == 5);
-    CHECK(!ns_semaphore_release(&semaphore, NS_SEMAPHORE_MOST - 4));
-    CHECK(ns_semaphore_release(&semaphore, NS_SEMAPHORE_MOST - 5));
-    CHECK(ns_semaphore_available(&semaphore) == NS_SEMAPHORE_MOST);
+    CHECK(!ns_semaphore_release(&semaphore, NS_SEMAPHORE_MAX - 4));
+    CHECK(ns_semaphore_release(&semaphore, NS_SEMAPHORE_MAX - 5));
+    CHECK(ns_semaphore_available(&semaphore) == NS_SEMAPHORE_MAX);
     CHECK(!ns_semaphore_try(&semaphore, INT64_MAX));
-    CHECK(ns_semaphore_try(&semaphore, NS_SEMAPHORE_MOST));
+    CHECK(ns_semaphore_try(&semaphore, NS_SEMAPHORE_MAX));
     CHECK(!steps->enter(&semaphore, &w) && !ns_semaphore_release(&semaphore, INT64_MAX));
     CHECK(ns_semaphore_release(&semaphore, 3) && ns_is_granted(&w));
     ns_semaphore_reset(&semaphore);

@@ -88,7 +88,7 @@ ns_is_last(PyObject *self)
         return false;
     }
     const bool is_main = is_main_thread(self);
-    /* Only the thread that finalizes comes back from this, once the others are stopped. */
+    /* Only the thread that finalizes comes back from here, once the others are stopped. */
     Py_BEGIN_ALLOW_THREADS
     if (!is_main) {
         _Atomic uint32_t nobody = 0;

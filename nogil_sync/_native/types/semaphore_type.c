@@ -269,7 +269,7 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_ValueError, "semaphore initial value must be >= 0");
         return -1;
     }
-    if (value > NS_SEMAPHORE_MOST) {
+    if (value > NS_SEMAPHORE_MAX) {
         PyErr_SetString(PyExc_OverflowError, "semaphore initial value is too large");
         return -1;
     }
@@ -278,7 +278,7 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     }
     ((Semaphore *)self)->bounded = bounded;
     uint64_t start = (uint64_t)value;
-    ns_semaphore_init(semaphore_of(self), start, bounded ? start : NS_SEMAPHORE_MOST);
+    ns_semaphore_init(semaphore_of(self), start, bounded ? start : NS_SEMAPHORE_MAX);
     ns_finish_init(self, true);
     return 0;
 }
