@@ -31,7 +31,7 @@ typedef struct {
  *
  *     NS_FRESH        by tp_new
  *     NS_CLAIMED      by ns_claim_init; for most types the last state
- *     NS_INITIALIZED  by ns_finish_init, a release: whoever sees it sees all that __init__ wrote
+ *     NS_INITIALIZED  by ns_finish_init, a release: publishes what __init__ wrote
  */
 enum { NS_FRESH, NS_CLAIMED, NS_INITIALIZED };
 

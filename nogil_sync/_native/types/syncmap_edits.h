@@ -78,7 +78,7 @@ typedef enum {
     NS_PUT, /* whatever there is */
     NS_ADD, /* only if the key is missing */
     NS_CHANGE, /* only if the key is there, with the expected value */
-    NS_REMOVE, /* likewise */
+    NS_REMOVE, /* the same */
 } ns_edit_kind;
 
 typedef struct ns_edit {
@@ -111,8 +111,8 @@ ns_syncmap_put(SyncMap *o, PyObject *key, uint64_t hash, PyObject *value)
  * NS_KEY_MISSING or NS_KEY_ERROR. */
 int ns_syncmap_remove(SyncMap *o, PyObject *key, PyObject **value);
 
-/* Likewise some key. A new (key, value) pair; NULL with an exception, KeyError if there is no
- * key. */
+/* Deletes some key in the same way. Returns a new (key, value) pair; NULL with an exception,
+ * KeyError if there is no key. */
 PyObject *ns_syncmap_remove_any(SyncMap *o);
 
 /* Deletes all entries, and does not detach. */
