@@ -266,9 +266,9 @@ ns_garbage_init(ns_garbage *g)
     g->segments = NULL;
 }
 
-/* Where a search stopped to ask, and continues: in the segment with this serial. 0: restart;
- * skipped groups stay valid only if nothing was inserted. `inserts` is the segment's count before
- * the search's first load. */
+/* Where a search stopped to ask about a key, and goes on: in the segment with that serial. Serial 0:
+ * restart. Skipped groups stay valid only if nothing was inserted since the search began: `inserts`
+ * is the segment's from before its first look. */
 typedef struct ns_search {
     uint64_t serial, inserts;
     uint32_t group, step;
