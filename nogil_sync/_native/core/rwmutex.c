@@ -8,8 +8,8 @@
 #define NS_RW_WAITER_SPIN 15000 /* then, and a writer at once, in the queue */
 #endif
 /* After a writer had to close cells, readers use them again after so many meetings for each. */
-#ifndef NS_RW_PATIENCE
-#define NS_RW_PATIENCE 9
+#ifndef NS_RW_REOPEN_MEETINGS
+#define NS_RW_REOPEN_MEETINGS 9
 #endif
 
 #define OPEN ((uint64_t)NS_RW_OPEN)
@@ -212,7 +212,7 @@ meet_in_base(ns_rwmutex *m)
 {
     uint32_t closed = ns_load(&m->last_closed, NS_RELAXED);
     return ns_cells_meet(&m->base_meetings,
-                         closed == 0 ? NS_CELL_MEETINGS : NS_RW_PATIENCE * closed);
+                         closed == 0 ? NS_CELL_MEETINGS : NS_RW_REOPEN_MEETINGS * closed);
 }
 
 /* Takes a read hold without the queue's lock. False if that cannot be; *join is then whether the
