@@ -129,7 +129,7 @@ typedef struct ns_channel_slot {
 /* A line that the end's threads write, and one that they only read. */
 typedef struct ns_channel_end {
     _Atomic uint64_t word;
-    _Atomic uint32_t pace; /* of threads that linger, in nanoseconds; a guess, by anyone */
+    _Atomic uint32_t pace; /* of lingering threads, in nanoseconds; a guess, by any thread */
     char apart_from_word[NS_CACHE_LINE / 2 - 12];
     ns_channel_slot *slots;
     uint64_t lap; /* what a word grows by in a lap */
