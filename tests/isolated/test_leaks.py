@@ -8,7 +8,7 @@ import tracemalloc
 
 import pytest
 from marks import watches_memory
-from processes import python
+from processes import in_own_process
 from support import CLASSES, COUNTERS, NATIVE, make, malloced, resident, run_threads
 from waits import WAITS, WaitTrial
 
@@ -38,35 +38,29 @@ DEBUG = hasattr(sys, "gettotalrefcount")
 
 @watches_memory
 @pytest.mark.parametrize("cls", COUNTERS)
+@in_own_process(timeout=150)
 def test_counters_do_not_grow_with_ten_thousand_threads(cls):
-    print(
-        python(
-            f"""
-            import sys, threading
-            sys.path[:0] = {sys.path!r}
-            from nogil_sync import {cls.__name__}
-            from support import resident
 
-            c = {cls.__name__}()
-            def round(n):
-                for _ in range(n // 20):
-                    threads = [threading.Thread(target=c.add) for _ in range(20)]
-                    for t in threads: t.start()
-                    for t in threads: t.join()
-            round(2000)
-            before = resident()
-            round(8000)
-            grown = resident() - before
-            assert c.value() == 10000, c
-            print("grown by", grown, "size", sys.getsizeof(c))
-            assert sys.getsizeof(c) < 50_000  # by who lives, or is not quite gone, at once
-            assert grown < 2_000_000, grown
-            assert c.reset() == 10000
-            assert c.value() == 0
-            """,
-            timeout=150,
-        ).stdout
-    )
+    c = cls()
+
+    def run_threads_of(n):
+        for _ in range(n // 20):
+            threads = [threading.Thread(target=c.add) for _ in range(20)]
+            for t in threads:
+                t.start()
+            for t in threads:
+                t.join()
+
+    run_threads_of(2000)
+    before = resident()
+    run_threads_of(8000)
+    grown = resident() - before
+    assert c.value() == 10000, c
+    print("grown by", grown, "size", sys.getsizeof(c))
+    assert sys.getsizeof(c) < 50_000  # by who lives, or is not quite gone, at once
+    assert grown < 2_000_000, grown
+    assert c.reset() == 10000
+    assert c.value() == 0
 
 
 def steady(action, times=300, *, slack=30):
@@ -366,40 +360,37 @@ def test_ageing_pools_leak_nothing():
 
 
 @watches_memory
+@in_own_process(timeout=150)
 def test_pool_does_not_grow_with_ten_thousand_threads():
-    print(
-        python(
-            f"""
-            import sys, threading
-            sys.path[:0] = {sys.path!r}
-            from nogil_sync import Pool, ShardedCounter
-            from support import resident
 
-            made = ShardedCounter()
-            def new():
-                made.add()
-                return bytearray(10_000)
+    made = ShardedCounter()
 
-            pool = Pool(new)
-            def work():
-                items = [pool.get() for _ in range(5)]
-                for item in items: pool.put(item)
-            def round(n):
-                for _ in range(n // 20):
-                    threads = [threading.Thread(target=work) for _ in range(20)]
-                    for t in threads: t.start()
-                    for t in threads: t.join()
-            round(2000)
-            before = resident()
-            round(8000)
-            grown = resident() - before
-            print("grown by", grown, "made", made.value(), "size", sys.getsizeof(pool))
-            assert grown < 4_000_000, grown
-            assert sys.getsizeof(pool) < 50_000
-            """,
-            timeout=150,
-        ).stdout
-    )
+    def new():
+        made.add()
+        return bytearray(10_000)
+
+    pool = Pool(new)
+
+    def work():
+        items = [pool.get() for _ in range(5)]
+        for item in items:
+            pool.put(item)
+
+    def run_threads_of(n):
+        for _ in range(n // 20):
+            threads = [threading.Thread(target=work) for _ in range(20)]
+            for t in threads:
+                t.start()
+            for t in threads:
+                t.join()
+
+    run_threads_of(2000)
+    before = resident()
+    run_threads_of(8000)
+    grown = resident() - before
+    print("grown by", grown, "made", made.value(), "size", sys.getsizeof(pool))
+    assert grown < 4_000_000, grown
+    assert sys.getsizeof(pool) < 50_000
 
 
 def test_channels_leak_nothing():
