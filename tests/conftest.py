@@ -21,7 +21,7 @@ import nogil_sync
 def pytest_configure(config: pytest.Config) -> None:
     # Under -X dev the stress tests earn it; its own tests run in processes of their own.
     config.addinivalue_line("filterwarnings", "ignore::nogil_sync.PerformanceWarning")
-    # A shell starts what is to run in the background with interrupts ignored, and then so do all
+    # A shell starts background jobs with interrupts ignored, and so are they then in all
     # processes that a test starts.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

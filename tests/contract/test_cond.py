@@ -199,7 +199,9 @@ def test_wait_for_true_predicate_returns_at_once():
         calls = []
         assert c.wait_for(lambda: calls.append(1) or [], 0) == []
         assert c.wait_for(lambda: calls.append(1), -1) is None
-        assert len(calls) == 4  # once more after it let go of the lock, as threading's
+        assert (
+            len(calls) == 4
+        )  # called once more after the release of the lock, as by threading.Condition
 
     with c, pytest.raises(ZeroDivisionError):
         c.wait_for(lambda: 1 / 0)
@@ -390,7 +392,7 @@ def test_wait_for_returns_when_the_predicate_is_true():
 
     takers = [started(take) for _ in range(3)]
     for k in range(3):
-        notify(c)  # for nothing: the predicate is still false
+        notify(c)  # wakes it too early: the predicate is still false
         with c:
             items.append(k)
             c.notify_all()
@@ -433,7 +435,7 @@ def test_notify_all_wakes_many_threads():
 @starts_threads
 @pytest.mark.parametrize("lock", ["default", "Lock", "write", "RLock"])
 def test_notifications_are_neither_stolen_nor_lost(lock):
-    # One notification for each of a thousand items, to whoever waits: all must go through.
+    # One notification for each of a thousand items, to any waiter: all items must arrive.
     c = cond_over(lock)
     tokens = 0
     n = 1000
@@ -460,7 +462,7 @@ def test_notifications_are_neither_stolen_nor_lost(lock):
 
 @starts_threads
 def test_thousand_rounds_of_notify_all():
-    # Each wakes exactly those that waited, none of the generation after.
+    # Each notify_all wakes exactly the threads that wait, none of the next generation.
     c = Cond()
     woken = [0] * 3
     generation = 0

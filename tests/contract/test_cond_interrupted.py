@@ -87,7 +87,7 @@ def test_ctrl_c_while_wait_reacquires_the_lock(lock, times):
 
 @pytest.mark.thread_unsafe(reason="sets a signal handler")
 def test_handler_that_notifies_and_raises_passes_notification_on():
-    # First in line, it is the one that is notified; as its call fails the next one has it.
+    # The main thread is first in line and is notified; as its call raises, the next waiter is.
     c, served, main = Cond(), [], threading.get_ident()
 
     def other():
@@ -161,7 +161,7 @@ def test_notification_of_an_interrupted_waiter_is_passed_on():
 )
 @in_own_process
 def test_interrupted_wait_holds_the_lock_and_loses_no_notification(lock, at_most):
-    # After each wait, however it ends, the lock is ours; and no token is lost with a signal.
+    # After each wait, however it ends, its thread holds the lock; and no notification is lost.
     interrupts = RandomInterrupts()
     c = Cond(LOCKS[lock]())
     owner = None
@@ -240,7 +240,7 @@ def test_handler_waits_on_the_cond_of_its_thread(interrupt):
     def handler():
         with c:
             log.append(c.wait(0.01))
-            # First the thread's own wait, below us, then ours.
+            # First the wait that this handler interrupts is notified, then the handler's own.
             c.notify()
             c.notify()
             log.append(c.wait(0.01))

@@ -1,4 +1,4 @@
-"""Mutex: threading.Lock's interface and errors, and what waits, interrupts and hand-overs do."""
+"""Mutex: the interface and errors of threading.Lock; waits, interrupts and handing off."""
 
 import gc
 import logging
@@ -240,7 +240,7 @@ def test_long_waiter_gets_the_lock_before_a_try():
     thread, result = waiting(m)
     time.sleep(0.05)
     m.release()
-    # It was handed over, or is reserved: a try cannot come first.
+    # The mutex was handed off, or is reserved for the waiter: a try cannot get it first.
     assert m.acquire(False) is False
     thread.join(LONG)
     assert result == [True]
@@ -303,7 +303,7 @@ def test_lock_is_freed_while_locked_and_after_waits():
         del m
 
 
-# In the place of threading.Lock
+# As a replacement of threading.Lock
 
 
 @starts_threads
@@ -483,7 +483,7 @@ def test_handler_runs_during_a_wait(interrupt):
     calls = []
     interrupt(lambda: calls.append(m.locked()), 0.05, 0.05)
     end = time.monotonic() + LONG
-    while len(calls) < 2 and time.monotonic() < end:  # signals may be late, and then come as one
+    while len(calls) < 2 and time.monotonic() < end:  # late signals arrive as one
         assert m.acquire(timeout=0.4) is False
     assert len(calls) >= 2
     assert all(calls)
@@ -554,7 +554,7 @@ def test_handler_times_out_and_interrupted_wait_goes_on(interrupt):
 
     def handler():
         log.append(m.acquire(timeout=0.01))
-        if log[-1]:  # when the lock was released in just these 10 ms
+        if log[-1]:  # if the lock was released in just these 10 ms
             m.release()
         if len(log) == 1:
             releaser.start()
@@ -618,7 +618,7 @@ def test_handler_that_acquires_leaves_other_waiters_alone(interrupt):
     while time.monotonic() < end:
         assert m.acquire(timeout=LONG)
         counts[2] += 1
-        # The handler cannot wait for what its own thread holds for longer than its time-out.
+        # The handler waits at most until its time-out for a lock that its own thread holds.
         m.release()
     halt()
     stop.set()

@@ -24,7 +24,7 @@ class Thing:
 
 
 def gone(watch):
-    # Again if need be: a collection that another thread has begun makes ours return at once.
+    # Repeated if need be: gc.collect() returns at once while another thread collects.
     return eventually(lambda: gc.collect() >= 0 and watch() is None, timeout=10)
 
 

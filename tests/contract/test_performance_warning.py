@@ -48,7 +48,7 @@ for message, category, filename, at, *_ in seen:
     print(category.__name__, filename, at == line, message)
 """
 KINDS = ["ShardedCounter", "ShardedFloatCounter"]
-# Each call comes with one reference more: a fight over the count that needs no second processor.
+# Each call takes one more reference: contention for the count that needs no second processor.
 KEEPING = "kept = []\n        for _ in range(1000): kept.append(counter); "
 CALLS = KEEPING + "counter.add()"
 

@@ -42,7 +42,7 @@ class Slotted:
 
 
 class Weird:
-    """Answers nothing about itself without an error."""
+    """Raises whatever is asked of it."""
 
     def _fail(self, *args):
         raise AssertionError("asked")
@@ -766,7 +766,7 @@ def many_locks_apart(n):
 
 
 def many_classes(n):
-    """Each class is known only after the one before it was seen."""
+    """Each class is reached only through the one before it."""
     link = None
     for _ in range(n // 100):
         above = type("Link", (), {"__slots__": ("below", "some")})()

@@ -263,7 +263,7 @@ def test_at_fork_reinit_frees_it(who):
     reset()
     assert state(rw) == FREE
     rw.read.acquire()
-    with pytest.raises(RuntimeError):  # the mark is gone as well
+    with pytest.raises(RuntimeError):  # the mark is reset as well
         rw.write.release()
     rw.read.release()
     with rw.write:
@@ -322,7 +322,7 @@ def test_downgraded_hold_is_released_once():
     assert rw.write.acquire(False) is False
     rw.write.release()
     assert state(rw) == FREE
-    # The mark of a hold that is gone is gone.
+    # A hold that was released leaves no mark.
     rw.write.acquire()
     rw.downgrade()
     rw.read.release()
@@ -469,7 +469,7 @@ def test_a_release_admits_waiting_readers_before_the_next_writer():
     second, second_wrote = started(rw.write.acquire)
     late = started(rw.read.acquire)
     rw.write.release()
-    # All who waited to read are in, those behind the writers, too; new ones are not.
+    # All waiting readers are admitted, also those that came after the writers; new readers are not.
     assert eventually(lambda: all(r for _, r in [*readers, late]))
     assert state(rw) == READ
     assert rw.read.acquire(False) is False

@@ -142,7 +142,7 @@ def test_handler_reads_while_its_thread_waits_to_write(interrupt):
     log = []
 
     def handler():
-        # The writer that waits is suspended below us: it keeps nobody out meanwhile.
+        # This handler interrupts the waiting writer, which keeps no reader out meanwhile.
         log.append(rw.read.acquire(False))
         log.append(rw.read.acquire(timeout=LONG))
         log.append(rw.write.acquire(False))

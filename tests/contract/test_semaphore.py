@@ -558,7 +558,7 @@ def test_timed_out_waiter_lets_later_waiters_in():
         waiters = [started(s.acquire), started(s.acquire)]
         if not large_got:
             break
-        # A slow machine: the large one gave up before those behind it had come.
+        # A slow machine: the large request timed out before the later waiters had come.
         s.release(2)
     assert not any(r for _, r in waiters)
     large.join(LONG)
@@ -638,7 +638,7 @@ def test_large_requests_are_not_starved():
     end = time.monotonic() + LONG / 2
 
     def work(k):
-        # All go on until each had its turns: nobody is let in only because others have left.
+        # All continue until each has had its turns: none gets in only because others have ended.
         while min(done) < 10 and time.monotonic() < end:
             with s.hold(sizes[k]):
                 time.sleep(0.001)

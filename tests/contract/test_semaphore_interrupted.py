@@ -160,7 +160,7 @@ def test_handler_acquires_before_its_own_waiting_thread(interrupt):
     log = []
 
     def handler():
-        # One is left, and who waits for three is suspended below us.
+        # One permit is left, and this handler interrupts the thread that waits for three.
         log.append(s.acquire(False))
         log.append(s.acquire(False))
         s.release()

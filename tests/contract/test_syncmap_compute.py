@@ -565,7 +565,7 @@ def test_deletion_detaches_the_flight(delete, missing):
         assert m.pop("k", None) is None
     else:
         DELETIONS[delete](m)
-    # Whoever asks from now on has it computed anew, beside the call that is under way.
+    # A thread that asks from now on computes the value again, beside the running computation.
     assert m.load_or_compute("k", lambda: "new", timeout=0) == "new"
     held.go.set()
     assert {call.ended() for call in (first, *others)} == {"old"}
@@ -780,7 +780,7 @@ def test_deadlock_through_keys_and_once_raises():
         Call(m.load_or_compute, "b", then(lambda: o.do(int))),
         Call(o.do, then(lambda: m.load_or_compute("a", int))),
     ]
-    # One closes the circle. Those who wait for it get its error, or run what they wanted to run.
+    # One thread closes the circle. Its waiters get its error, or run their own function.
     outcomes = [call.ended() for call in calls]
     assert any(isinstance(outcome, RuntimeError) for outcome in outcomes)
     assert all(isinstance(outcome, RuntimeError) or outcome == 0 for outcome in outcomes)

@@ -1,4 +1,4 @@
-"""TaskGroup: who runs what, what comes out, and that leaving never waits in vain."""
+"""TaskGroup: which thread runs a task, what the group raises, and that leaving always ends."""
 
 import concurrent.futures
 import contextvars

@@ -64,7 +64,7 @@ def test_executor_that_was_shut_down_raises():
 
 
 def test_executor_shut_down_with_queued_tasks():
-    # One is refused when its turn comes: a failure, for there is nobody to raise it to.
+    # A queued task is refused when its turn comes: a failure, as no caller is left to raise in.
     gate = Gate()
 
     def use():
@@ -124,7 +124,7 @@ def test_executor_that_breaks():
 
 
 class Inline:
-    """Runs what is submitted at once."""
+    """An executor that runs the function in `submit`."""
 
     def __init__(self):
         self.depth = self.deepest = 0
@@ -154,7 +154,7 @@ def test_executor_that_runs_tasks_in_submit(limit):
 
 
 class Weird:
-    """Takes what is submitted and does something else."""
+    """An executor that does something else with the submitted function."""
 
     def __init__(self, result):
         self.result = result

@@ -20,7 +20,7 @@ MOST = 2**31 - 1
 
 
 def pending(group):
-    """The count, which only the repr tells."""
+    """The count, which only the repr shows."""
     return int(repr(group).split(", ")[-1].split()[0])
 
 
@@ -476,7 +476,7 @@ def test_references_are_released_before_the_count_goes_down(monkeypatch, fails):
         thread = g.go(fn, thing, key=other)
         del fn, thing, other
         assert g.wait(LONG)
-        # Whatever the thread still runs, nothing of ours is with it.
+        # The thread may still run, but no object of the library refers to what it was given.
         assert [watch() for watch in watches] == [None] * 4
         thread.join(LONG)
 

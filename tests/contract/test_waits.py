@@ -34,7 +34,7 @@ def alarm(handler, seconds=0.04):
 
 
 def still_waits_and_is_served(trial):
-    """The object is as if nobody had ever waited."""
+    """The object is as if no thread had ever waited."""
     assert trial.call(0.01) == trial.timed_out
     trial.serve_soon()
     assert trial.call() == trial.served
@@ -163,7 +163,7 @@ def test_wait_interrupted_as_it_is_served(name):
 
 @every_wait
 def test_wait_served_as_a_handler_runs(name):
-    # The handler does nothing, so what it was served is not lost with the interruption.
+    # The handler does nothing, so the interruption does not lose what the call was served.
     me = threading.get_ident()
     before = signal.signal(signal.SIGUSR1, lambda *_: None)
     try:

@@ -8,7 +8,7 @@ from nogil_sync import Cond, Mutex, RWMutex, Semaphore
 
 
 class Duck:
-    """A lock that is nobody's: just acquire and release."""
+    """A lock of no library: just acquire and release."""
 
     def __init__(self):
         self.lock = threading.Lock()
@@ -46,7 +46,7 @@ LOCKS = {
 
 
 def waiting(c):
-    """How many wait, which only the repr tells."""
+    """How many threads wait, which only the repr shows."""
     return int(repr(c).split(", ")[-1].split()[0])
 
 

@@ -88,7 +88,7 @@ def counter(cls: type, n: Any) -> Case:
 
 
 class Peer:
-    """Another thread, which makes one call for each of ours."""
+    """Another thread, which makes one call for each call of this thread."""
 
     def __init__(self, function: Callable[[], object]) -> None:
         self.turn, self.done = threading.Lock(), threading.Lock()
@@ -115,7 +115,7 @@ class Peer:
 
 
 def meeting(first: bool, others: int) -> Case:
-    """Threads that meet in a counter get cells; which of them makes one depends on who is first."""
+    """Threads that meet in a counter get cells; their order decides which thread makes one."""
 
     def case() -> Trial:
         c = ShardedCounter()
@@ -302,7 +302,7 @@ def churn() -> Trial:
 
     yield go
     end = last[0]
-    # The failed one was not put in; the one before it is there.
+    # The failed item was not stored; the one before it is there.
     assert set(m) == set(range(max(0, end - kept), end))
     for n in range(end, end + 3000):
         m[n] = n

@@ -30,7 +30,7 @@ def begun(tg, fn, *args):
 
 
 class Gate:
-    """Holds tasks back; tells how many arrived, and how many at most at once."""
+    """Holds tasks back; counts how many arrived, and how many at most at once."""
 
     def __init__(self):
         self.event = threading.Event()

@@ -44,7 +44,7 @@ def entries(folder: str) -> Callable[[], int] | None:
 
 
 def clean() -> None:
-    """Empty the caches of the library that tests fill, and let go of what waits to be freed."""
+    """Empty the library's caches that tests fill, and free what waits to be freed."""
     re.purge()
     linecache.clearcache()
     if hasattr(sys, "_clear_internal_caches"):
@@ -78,7 +78,7 @@ class Meter:
     def measure(self, run: int) -> None:
         end = time.monotonic() + 0.2
         while threading.active_count() > self.threads and time.monotonic() < end:
-            time.sleep(0.001)  # some were only just told to end
+            time.sleep(0.001)  # some have only just been asked to end
         self.threads = threading.active_count()
         clean()
         for name, levels in self.levels.items():
@@ -144,7 +144,7 @@ class Hunter:
     def growth(self, item: pytest.Item, runs: int) -> dict[str, list[int]]:
         found = self.meter.growth(runs)
         if item.get_closest_marker("hypothesis"):
-            # It keeps objects of its own from one run to the next; the core's memory can be told.
+            # It keeps objects of its own from one run to the next; the core has malloc's.
             for name in ("blocks", "references"):
                 found.pop(name, None)
         return found
@@ -201,7 +201,7 @@ def pytest_configure(config: pytest.Config) -> None:
     else:
         # CPython 3.13t keeps classes, functions and the constants of code for ever once a second
         # thread has started. A debug build can be told not to, so that tests that make
-        # some are told from those that leak.
+        # some can be told from those that leak.
         suppress_immortalization(True)
     # The same examples in every run.
     hypothesis.settings.register_profile(

@@ -99,7 +99,7 @@ def names_of(error):
 
 
 class Obstinate:
-    """Compares, hashes and converts to nothing."""
+    """An object that cannot be compared, hashed or converted."""
 
     def fail(self, *args):
         raise AssertionError("called")

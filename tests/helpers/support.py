@@ -62,7 +62,7 @@ NEEDED: dict[type, tuple[Any, ...]] = {nogil_sync.Pool: (list,)}
 
 
 def needed(cls: type) -> tuple[Any, ...]:
-    """The arguments that this class, one of ours or a subclass, cannot do without."""
+    """The arguments that this class, of the library or derived from it, requires."""
     return next((NEEDED[each] for each in cls.__mro__ if each in NEEDED), ())
 
 
@@ -184,7 +184,7 @@ class Mallinfo(ctypes.Structure):
 
 
 def malloced() -> Callable[[], int] | None:
-    """What tells how many bytes of malloc's are in use, of all threads, if anything does."""
+    """A function that returns how many bytes malloc has given to all threads, if there is one."""
     mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)
     if mallinfo is None or SANITIZED:
         return None
@@ -217,7 +217,7 @@ def settle(thread: threading.Thread, timeout: float = 5.0) -> None:
     """Wait until the thread sleeps.
 
     On a loaded machine, or under a sanitizer, a fixed time is too short.  Looks several times, as
-    a thread also sleeps briefly on its way; where the system does not tell, a fixed time it is.
+    a thread also sleeps briefly on its way. Where the system has no such file, waits a fixed time.
     """
     status = Path(f"/proc/self/task/{thread.native_id}/stat")
     end = time.monotonic() + timeout

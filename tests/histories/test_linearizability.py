@@ -1,4 +1,4 @@
-"""The checker of histories: that it finds what is wrong, and nothing else."""
+"""The checker of histories: it rejects wrong histories, and no others."""
 
 import itertools
 import random
@@ -162,7 +162,7 @@ def test_calls_that_overlapped_are_matched():
 
 
 def test_calls_that_take_effect_in_steps():
-    """A wait that is ended by a later call, as a specification of two steps tells."""
+    """A wait that a later call ends, as a specification of two steps describes it."""
 
     def after(state, call):
         if call.name == "notify":

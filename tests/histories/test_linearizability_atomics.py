@@ -114,7 +114,7 @@ def test_counters(cls):
     for each, calls in zip(counters, record(counters, choose), strict=True):
         adds = [(call, call.args[0] if call.args else 1) for call in calls if call.name == "add"]
         for look in (call for call in calls if call.name == "value"):
-            # All that was added before it began, and nothing that began after its end.
+            # It counts all that was added before it began, and no call that began after its end.
             assert sum(n for call, n in adds if call.end < look.begin) <= look.result, told(calls)
             assert look.result <= sum(n for call, n in adds if call.begin <= look.end), told(calls)
             for later in calls:

@@ -24,7 +24,7 @@ TIMEOUTS = (None, None, None, 0, 0.0003)
 
 
 def item(rng):
-    """One that nobody else sends."""
+    """An item that no other call sends."""
     return rng.getrandbits(60)
 
 
@@ -98,7 +98,7 @@ def test_buffered_channel_is_linearizable(capacity):
 
 
 def meetings(history, _):
-    """Those who met as one call each, and all others."""
+    """One call for each pair that met, and all other calls."""
     view = []
     sent = {}
     for call in history:
@@ -111,7 +111,7 @@ def meetings(history, _):
         elif call.name in ("recv", "try_recv", "__next__") and isinstance(call.result, int):
             assert call.result in sent, f"received what was not sent, or twice:\n{told(history)}"
             sender = sent.pop(call.result)
-            # Of two who do not wait none is there for the other.
+            # Two calls that do not wait cannot meet.
             waiting = sender.name == "send" or call.name != "try_recv"
             pair = met(sender, call, "pass") if waiting else None
             assert pair, f"the two never met:\n{told([sender, call])}"
@@ -134,7 +134,7 @@ def rendezvous(closed, call):
         return IMPOSSIBLE if closed else False
     if call.result is closed_or(call):
         return True if closed else IMPOSSIBLE
-    return IMPOSSIBLE if closed else False  # it met nobody
+    return IMPOSSIBLE if closed else False  # it met no other call
 
 
 def test_rendezvous_is_linearizable():
@@ -179,7 +179,7 @@ class Leaking(Channel):
 
 
 class SendingLate(Channel):
-    """Wrong: who has given up may still send."""
+    """Wrong: a call that timed out may still send."""
 
     def send(self, value, timeout=None):
         try:

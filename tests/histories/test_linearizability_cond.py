@@ -20,7 +20,7 @@ pytestmark = starts_threads
 
 
 class Place:
-    """A condition, a flag to wait for, and who has done what there was to do."""
+    """A condition, a flag to wait for, and which threads have done their part."""
 
     def __init__(self, cond):
         self.cond = cond
@@ -38,7 +38,7 @@ class Place:
 
 def cond(exclusive):
     def after(state, call):
-        """The state is who holds the lock, who waits, and who was notified and has no lock yet."""
+        """The state: the thread that holds the lock, the waiters, the notified without the lock."""
         holders, line, told = state
         me = call.thread
         mine = frozenset({me})
@@ -88,7 +88,7 @@ def waiter(rng, place):
 
 
 def notifier(rng, place):
-    """Wake some until nobody is left, less and less often so that histories stay short."""
+    """Wake some until no waiter is left, less and less often so that histories stay short."""
     pause = 0.00001
     while len(place.ready) < 2:
         time.sleep(pause)
@@ -128,7 +128,7 @@ class Generous(Cond):
 
 
 class LastComeFirst(threading.Condition):
-    """Wrong: it wakes who came last."""
+    """Wrong: it wakes the last waiter."""
 
     def notify(self, n=1):
         self._waiters.reverse()
@@ -155,7 +155,7 @@ def test_wrong_conds_are_caught(cls):
 
 
 def flagged(state, call):
-    """The state is who holds the lock, whether the flag is set, and who is in `wait_for`."""
+    """The state: the thread that holds the lock, the flag, and the threads in `wait_for`."""
     holder, flag, inside = state
     me = call.thread
     mine = frozenset({me})

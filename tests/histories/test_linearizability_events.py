@@ -1,4 +1,4 @@
-"""Histories of what is waited for: events, wait groups, what is to run once."""
+"""Histories of events, wait groups and once."""
 
 import threading
 import time
@@ -47,7 +47,7 @@ def test_event():
 
 
 class Spurious(Event):
-    """Wrong: who was woken up does not look for what."""
+    """Wrong: a woken waiter does not check what woke it."""
 
     def wait(self, timeout=None):
         Event.wait(self, timeout)
@@ -55,7 +55,7 @@ class Spurious(Event):
 
 
 class Sticky(Event):
-    """Wrong: it can be cleared only by who comes first."""
+    """Wrong: only the first thread can clear it."""
 
     def clear(self):
         if not self.is_set():
@@ -175,7 +175,7 @@ class OnceFunction:
 
 
 class Outcomes:
-    """What is to run once, with functions that tell when they ran, and some of which fail."""
+    """Something to run once, with functions that record when they ran; some of them fail."""
 
     def __init__(self, cls, retry, failing):
         self.once = cls(retry=retry)

@@ -58,7 +58,7 @@ def test_mutex():
 
 
 class Optimistic(Mutex):
-    """Wrong: who has waited for long enough has it."""
+    """Wrong: a thread that has waited for long enough gets it."""
 
     def acquire(self, blocking=True, timeout=-1):
         return Mutex.acquire(self, blocking, timeout) or timeout > 0
@@ -158,7 +158,7 @@ def test_semaphore_without_waiting():
 
 
 def first_come(free, line, _):
-    """Serve nobody before those who came earlier, however little it asks for."""
+    """Serve no waiter before earlier ones, however little it asks for."""
     served = []
     for who, n in line:
         if n > free:
@@ -209,7 +209,7 @@ def test_semaphore():
 
 
 def signaller(rng, _):
-    """Give signals that nobody took before, and take some, from an unbounded semaphore."""
+    """Release an unbounded semaphore without an acquire before, and acquire it."""
     for _ in range(5):
         if rng.random() < 0.5:
             yield "release", (rng.randrange(1, 4),)

@@ -260,7 +260,7 @@ class Skipping(SyncMap):
 
 
 class Forgetful(SyncMap):
-    """Wrong: what is stored while it is cleared may come back as it was."""
+    """Wrong: a value stored during `clear` may come back as it was."""
 
     def clear(self):
         entries = self.snapshot()
@@ -476,7 +476,7 @@ class Racing(SyncMap):
 
 
 class Stubborn(SyncMap):
-    """Wrong: what is deleted while it is computed comes back."""
+    """Wrong: a key deleted during its computation comes back."""
 
     def load_or_compute(self, key, fn, *args, timeout):
         return self.setdefault(key, super().load_or_compute(key, fn, *args, timeout=timeout))

@@ -30,7 +30,7 @@ class Mine(threading.local):
 
 
 class Items:
-    """A pool of numbers, each made once; calls tell what was made and dropped in them."""
+    """A pool of numbers, each made once; calls record what was made and dropped in them."""
 
     def __init__(self, cls=Pool, most=None):
         self.most = most

@@ -171,7 +171,7 @@ class Unlimited(TaskGroup):
 
 
 class Deaf(TaskGroup):
-    """Wrong: nobody can cancel it."""
+    """Wrong: it cannot be cancelled."""
 
     def cancel(self):
         pass

@@ -182,7 +182,7 @@ assert len(gc.callbacks) == 1
     )
 
 
-# A collection that takes a while, and a signal on its way in the midst of it.
+# A collection that takes a while, and a signal in the middle of it.
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no timer")
 @pytest.mark.parametrize("pools", [False, True] if NATIVE else [False])
 def test_interrupts_in_a_collection_are_raised(pools):

@@ -293,7 +293,7 @@ def test_drop_is_not_called_once_garbage_is_cleared():
         for each in dropped, ended, in_time:
             each.clear()
         gc.collect()
-        # An item that was put after the pool had its end goes without.
+        # An item put after the pool was finalised is not dropped.
         assert len(dropped) == 21 + 3 * len(in_time)
 
 
@@ -462,7 +462,7 @@ LOCKS = {
 @in_own_process
 def test_cond_is_cleared_while_a_thread_waits_in_it(lock):
     # A thread gets hold of a Cond that the collector has found to be garbage: before 3.14 through
-    # a weak reference that a finaliser made. Frozen objects die in the midst of the clearing.
+    # a weak reference that a finaliser made. Frozen objects die while the collector clears garbage.
     results, threads = [], []
 
     def use(cond):

@@ -1,4 +1,4 @@
-"""SyncMap and code of users that runs in the middle of its operations: no crash, no hang."""
+"""SyncMap and user code that runs in the middle of its operations: no crash, no hang."""
 
 import gc
 import itertools
@@ -164,7 +164,7 @@ def test_equality_may_change_the_map(name, change, which):
     acting = [0]
 
     def act(mine, his):
-        # Only for a while: a dict would not come to an end either if each comparison changed it.
+        # Only for a while: a lookup in a dict would not end either if each comparison changed it.
         if acting[0] and acting[0] < 20:
             acting[0] += 1
             now, acting[0] = acting[0], 0
@@ -250,7 +250,7 @@ def test_equality_may_insert_the_key(name, at):
 @starts_threads
 @every
 def test_key_moved_behind_the_search_is_found(name):
-    # Beside an int that another thread made: those are looked at in another way.
+    # Beside an int that another thread made, as such keys are compared in another way.
     code = 10**6
 
     def act(mine, his):
@@ -609,7 +609,7 @@ def test_finalisers_and_collections_run_beside_writers():
             m.pop(self.me[1] % 10, None)
 
     # With the GIL writers can make garbage faster than one thread finalises it, and each
-    # collection then takes longer than the one before: so there is an end to it.
+    # collection then takes longer than the one before, so the loop ends.
     numbers = iter(range(5000))
 
     def write():
@@ -718,7 +718,7 @@ def test_entries_of_a_new_map_cannot_be_changed_through_the_collector():
     assert len(SyncMap(pairs)) == 20
 
 
-# ---- Keys chosen by somebody who knows how hashes are mixed, but for the process's secret ----
+# ---- Keys chosen by an attacker who knows how hashes are mixed, but not the process's secret ----
 
 OLD_FACTOR = 0xD6E8FEB86659FD93  # of the mix as it was without a secret
 

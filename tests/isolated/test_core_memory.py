@@ -1,4 +1,4 @@
-"""The C core's own allocations fail, one after the other: what it says, and what is left."""
+"""The C core's allocations fail, one after the other: what it raises, and what is left."""
 
 import platform
 import re
@@ -161,7 +161,7 @@ def test_allocations_fail_in_the_child_of_a_fork(without_memory):
 
 
 def test_allocations_fail_while_other_threads_use_the_map(without_memory):
-    # So nothing is freed at once, and segments are moved under readers.
+    # So no memory is freed at once, and segments are moved while others read them.
     done = without_memory(
         TRY
         + """

@@ -1,4 +1,4 @@
-"""What `./dev` says of interpreters that it cannot use or get; none is built or fetched here."""
+"""What `./dev` prints about interpreters that it cannot use or get; it builds none here."""
 
 import os
 import shutil
@@ -126,7 +126,7 @@ def test_standard_interpreter_is_refused(dev: Dev) -> None:
 @pytest.mark.skipif(not FREE_THREADED, reason="of free-threaded interpreters")
 @pytest.mark.parametrize("lacking", ["Python.h", "ensurepip"])
 def test_interpreter_without_a_module_is_refused(dev: Dev, tmp_path: Path, lacking: str) -> None:
-    # As those packages of distributions that leave it to another package.
+    # Like distributions' Python packages that leave a module to another package.
     (tmp_path / "sitecustomize.py").write_text(
         "import sys, sysconfig\n"
         + (
@@ -168,7 +168,9 @@ def test_missing_source_archive_is_an_error(dev: Dev, tmp_path: Path) -> None:
 
 @nothing_newer
 def test_mirror_without_the_archive_is_an_error(dev: Dev, tmp_path: Path) -> None:
-    script(tmp_path / "bin" / "apt-get", "echo http://127.0.0.1:9/debian")  # nobody listens there
+    script(
+        tmp_path / "bin" / "apt-get", "echo http://127.0.0.1:9/debian"
+    )  # no server listens there
     line = error_after_steps(dev("--python", f"{NEWEST}t", "python", "-c", "1"))
     assert ARCHIVE in line
     assert left(tmp_path) == []

@@ -17,7 +17,7 @@ pytestmark = [
 
 TESTS = Path(__file__).parent.parent
 
-# Named by what is to be told of each.
+# Named by what the leak hunter is to report of each.
 SEEDED = """
 import ctypes, subprocess, sys, threading
 import pytest

@@ -57,7 +57,9 @@ def test_counters_do_not_grow_with_ten_thousand_threads(cls):
     grown = resident() - before
     assert c.value() == 10000, c
     print("grown by", grown, "size", sys.getsizeof(c))
-    assert sys.getsizeof(c) < 50_000  # by who lives, or is not quite gone, at once
+    assert (
+        sys.getsizeof(c) < 50_000
+    )  # as many cells as threads lived, or had not quite ended, at the same time
     assert grown < 2_000_000, grown
     assert c.reset() == 10000
     assert c.value() == 0
@@ -263,7 +265,7 @@ def test_waits_leak_nothing(name):
 @pytest.mark.skipif(not NATIVE, reason="about memory that is not Python's")
 @pytest.mark.parametrize("name", WAITS)
 def test_timed_out_waits_free_their_nodes(name):
-    # They are not from Python's allocators, whose watch sees nothing of them.
+    # They are not from Python's allocators, so tracemalloc does not see them.
     trial, allocated = WaitTrial(name), malloced()
     growth = []
     for _ in range(4):
@@ -416,7 +418,7 @@ def test_channels_leak_nothing():
 
 
 def test_items_passed_between_threads_leak_nothing():
-    # Their references are counted in another way than those of items that stay in their thread.
+    # References of other threads are counted in another way than those of the owner.
     c, results = Channel(4), Channel()
 
     def action():

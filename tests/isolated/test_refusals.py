@@ -40,7 +40,7 @@ class Program(ctypes.Structure):
 
 def refuse(number, error):
     """Have the system call of this number fail with this error from now on."""
-    # Load the call's number; is it this one? Then fail with that error, else go on.
+    # Load the call's number; if it is this one, fail with that error; else allow the call.
     lines = [
         (0x20, 0, 0, 0),
         (0x15, 0, 1, number),

@@ -1,4 +1,4 @@
-"""A program puts our classes in place of those of `threading`: ours must not be made of ours."""
+"""The library's classes replace those of `threading`: it must not be built on its own classes."""
 
 import pytest
 from marks import starts_processes
@@ -20,7 +20,7 @@ errors = []
 threading.excepthook = errors.append
 
 def through(wait, wake):
-    # Three threads wait, and so does this one, in which waits go on in slices.
+    # Three threads wait, and so does the main thread, which sleeps in slices.
     threads = [threading.Thread(target=wait) for _ in range(3)]
     for thread in threads: thread.start()
     def later():

@@ -1,4 +1,4 @@
-"""Interpreter exit with threads blocked everywhere, and objects used while it goes on."""
+"""Interpreter exit with threads blocked in every call, and objects used during the exit."""
 
 import atexit
 import builtins

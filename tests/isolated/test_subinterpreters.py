@@ -38,7 +38,7 @@ sys.path[:0] = %r
 try:
     import nogil_sync
 except ImportError as error:
-    # Clear, and ours.
+    # A clear error, of this package.
     assert "nogil_sync" in str(error) or "_core" in str(error), error
     print("ImportError:", error)
 else:
@@ -273,7 +273,7 @@ exec(USE)
 
 
 def test_first_importing_subinterpreter_ends():
-    # What the process keeps (slots, epochs, hooks) was set up by an interpreter that is gone.
+    # What the process keeps (slots, epochs, hooks) was set up by an interpreter that has ended.
     python(
         HEADER
         + LEAVE

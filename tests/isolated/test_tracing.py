@@ -15,7 +15,7 @@ from support import LONG
 
 pytestmark = starts_processes
 
-# `used` is called in each event of our own code, and must be whole every time.
+# `used` is called at each event of the library's code, and must work every time.
 HEADER = """
 import sys, threading, time
 from concurrent.futures import wait
@@ -49,7 +49,7 @@ WAYS = {
     "setprofile": ("sys.setprofile(traced)", "sys.setprofile(None)"),
 }
 
-# What is made, what is called under the trace function, what that does itself, and what must hold.
+# How to make an object, the call that is traced, what the trace function does, what must hold.
 CASES = {
     "AtomicInt64": ("AtomicInt64()", "x.add(1)", "x.add(1)", "x.load() == calls + count"),
     "AtomicBool": ("AtomicBool()", "x.swap(True)", "x.swap(False)", "x.load() in (True, False)"),

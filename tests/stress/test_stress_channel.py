@@ -1,4 +1,4 @@
-"""Channel under load: every item exactly once, in its sender's order, whatever else goes on."""
+"""Channel under load: every item arrives exactly once, in its sender's order."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Threads fight over locks and events, with time-outs, interrupts and everything built on them."""
+"""Threads contend for locks and events, with time-outs, interrupts and what is built on them."""
 
 import itertools
 import queue
@@ -318,7 +318,7 @@ def test_event_rounds_wake_all():
     def lead():
         for k in range(rounds):
             while arrived.load() < n * (k + 1):
-                e.set()  # frees those that had not yet begun to wait in the round before
+                e.set()  # wakes threads that had not yet begun to wait in the round before
                 e.clear()
                 time.sleep(0)
             time.sleep(0.001)
@@ -371,7 +371,7 @@ def test_interrupted_waits_for_an_event_lose_nothing(interrupt):
     patient = AtomicInt64()
 
     def other():
-        if e.wait(0.5):  # in the end nobody sets it any more
+        if e.wait(0.5):  # in the end no thread sets it any more
             patient.add()
             time.sleep(0.0001)
 

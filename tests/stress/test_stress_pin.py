@@ -1,4 +1,4 @@
-"""Pinning while other threads use the very objects: nobody may see what was never there."""
+"""Pinning objects that other threads use: no thread may see a value that was never stored."""
 
 import gc
 import sys

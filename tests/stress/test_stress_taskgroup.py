@@ -15,6 +15,7 @@ from processes import in_own_process
 from support import LONG, STRESS, for_a_while, run_threads
 
 from nogil_sync import AtomicInt64, TaskGroup
+from nogil_sync._common import tasks
 
 pytestmark = starts_threads
 
