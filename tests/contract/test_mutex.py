@@ -6,14 +6,20 @@ import math
 import queue
 import threading
 import time
-from itertools import islice
 
 import pytest
 from ctrl_c import INTERRUPTS, interrupt_call
+from lock_cases import (
+    ACQUIRE_ARGUMENTS,
+    WRONG_ACQUIRE_ARGUMENTS,
+    finalise_in_collections,
+    handle_beside_waiters,
+    wait_in_nested_handlers,
+)
 from marks import sets_handlers, starts_processes, starts_threads
 from processes import in_own_process
 from random_interrupts import RandomInterrupts
-from support import LONG, eventually, for_a_while, run_threads
+from support import LONG, eventually, run_threads
 
 from nogil_sync import Mutex
 
@@ -60,22 +66,7 @@ def test_mutex_is_not_reentrant():
         assert m.acquire(True, 0.01) is False
 
 
-@pytest.mark.parametrize(
-    ("args", "kwargs"),
-    [
-        ((), {}),
-        ((True,), {}),
-        ((True, -1), {}),
-        ((1, -1.0), {}),
-        ((), {"timeout": None}),
-        ((), {"timeout": 5}),
-        ((), {"timeout": threading.TIMEOUT_MAX}),
-        ((False,), {}),
-        ((False, -1), {}),
-        ((0,), {"timeout": None}),
-        ((), {"blocking": True, "timeout": 0}),
-    ],
-)
+@pytest.mark.parametrize(("args", "kwargs"), ACQUIRE_ARGUMENTS)
 def test_acquire_accepts_arguments_of_threading_lock(args, kwargs):
     m = Mutex()
     assert m.acquire(*args, **kwargs) is True
@@ -83,25 +74,7 @@ def test_acquire_accepts_arguments_of_threading_lock(args, kwargs):
     m.release()
 
 
-@pytest.mark.parametrize(
-    ("args", "kwargs", "error"),
-    [
-        ((False, 5), {}, ValueError),
-        ((False, 0), {}, ValueError),
-        ((), {"blocking": False, "timeout": 1.5}, ValueError),
-        ((True, -2), {}, ValueError),
-        ((), {"timeout": -0.5}, ValueError),
-        ((), {"timeout": -math.inf}, ValueError),
-        ((), {"timeout": math.nan}, ValueError),
-        ((False, math.nan), {}, ValueError),
-        ((), {"timeout": math.inf}, OverflowError),
-        ((), {"timeout": threading.TIMEOUT_MAX * 2}, OverflowError),
-        ((), {"timeout": 10**400}, OverflowError),
-        ((), {"timeout": "1"}, TypeError),
-        ((True, 1, 2), {}, TypeError),
-        ((), {"wait": 1}, TypeError),
-    ],
-)
+@pytest.mark.parametrize(("args", "kwargs", "error"), WRONG_ACQUIRE_ARGUMENTS)
 @pytest.mark.parametrize("held", [False, True])
 def test_wrong_arguments_raise(args, kwargs, error, held):
     m = Mutex()
@@ -572,60 +545,28 @@ def test_handler_times_out_and_interrupted_wait_goes_on(interrupt):
 @sets_handlers
 def test_handler_that_interrupts_a_handler_waits_too(interrupt):
     m = Mutex()
-    m.acquire()
-    log = []
-
-    def inner():
-        log.append("inner")
-        releaser.start()
-        assert m.acquire(timeout=LONG)
-        m.release()
-
-    def handler():
-        log.append("outer")
-        interrupt(inner, 0.05)
-        assert m.acquire(timeout=LONG)
-        m.release()
-
-    releaser = threading.Timer(0.3, m.release)
-    interrupt(handler, 0.05)
-    assert m.acquire(timeout=LONG)
-    assert log == ["outer", "inner"]
-    m.release()
+    wait_in_nested_handlers(interrupt, m)
     assert not m.locked()
 
 
 @sets_handlers
 def test_handler_that_acquires_leaves_other_waiters_alone(interrupt):
     m = Mutex()
-    stop = threading.Event()
-    counts = [0, 0, 0]
 
-    def work(k):
-        while not stop.is_set():
-            with m:
-                counts[k] += 1
+    def work():
+        with m:
+            pass
 
     def handler():
+        # Waits at most until its time-out for a lock that its own thread holds.
         if m.acquire(timeout=0.002):
             m.release()
 
-    workers = [threading.Thread(target=work, args=(k,), daemon=True) for k in range(2)]
-    for worker in workers:
-        worker.start()
-    halt = interrupt(handler, 0.01, 0.01)
-    end = time.monotonic() + 1
-    while time.monotonic() < end:
+    def use(_):
         assert m.acquire(timeout=LONG)
-        counts[2] += 1
-        # The handler waits at most until its time-out for a lock that its own thread holds.
         m.release()
-    halt()
-    stop.set()
-    for worker in workers:
-        worker.join(LONG)
-        assert not worker.is_alive()
-    assert all(counts)
+
+    handle_beside_waiters(interrupt, handler, use, [work, work])
     assert not m.locked()
 
 
@@ -653,27 +594,10 @@ def test_finaliser_uses_the_lock():
 @starts_threads
 def test_finalisers_acquire_in_collections_while_threads_wait():
     m = Mutex()
-    ran = []
 
-    class Last:
-        def __init__(self):
-            self.me = self
+    def use(_):
+        with m:
+            pass
 
-        def __del__(self):
-            ran.append(m.acquire(timeout=0.001) and m.release())
-
-    def work():
-        done = 0
-        # Each collection stops all threads, which takes long on a busy machine.
-        for _ in islice(for_a_while(2), 100):
-            Last()
-            with m:
-                pass
-            gc.collect(0)
-            done += 1
-        return done
-
-    made = sum(run_threads(work, times=3))
-    gc.collect()
-    assert len(ran) == made
+    finalise_in_collections(lambda: m.acquire(timeout=0.001) and m.release(), use, 100)
     assert not m.locked()

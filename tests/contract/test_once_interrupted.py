@@ -59,7 +59,12 @@ def test_interrupted_first_run_leaves_it_unrun(kind):
     def call():
         return CALLS[kind](it)
 
-    interrupt_call(call, before=it.begun.wait)
+    def wait_until_it_sleeps():
+        # An interrupt that comes right before the sleep would not wake it.
+        it.begun.wait()
+        time.sleep(0.3)
+
+    interrupt_call(call, before=wait_until_it_sleeps)
     assert not it.function.done()
     assert not it.object.done()
     assert call() == 10**9
@@ -272,8 +277,8 @@ def test_wait_goes_on_in_both_processes_after_handler_forks(kind):
             time.sleep(0.01)
         it.go.set()
 
+    faulthandler.cancel_dump_traceback_later()  # the child has no thread that would end it
     threading.Thread(target=later).start()
-    faulthandler.cancel_dump_traceback_later()
     assert call() == os.getpid()
     if os.getpid() != it.parent:
         os._exit(0)

@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import math
 import pickle
 import random
 import sys
@@ -11,6 +10,7 @@ import time
 import weakref
 
 import pytest
+from lock_cases import ACQUIRE_ARGUMENTS, WRONG_ACQUIRE_ARGUMENTS
 from marks import starts_threads
 from rwmutexes import FREE, READ, WRITTEN, sides, state
 from support import LONG, eventually, for_a_while, run_threads, started
@@ -60,22 +60,7 @@ def test_with_acquires_and_releases_either_side(side):
 
 
 @sides
-@pytest.mark.parametrize(
-    ("args", "kwargs"),
-    [
-        ((), {}),
-        ((True,), {}),
-        ((True, -1), {}),
-        ((1, -1.0), {}),
-        ((), {"timeout": None}),
-        ((), {"timeout": 5}),
-        ((), {"timeout": threading.TIMEOUT_MAX}),
-        ((False,), {}),
-        ((False, -1), {}),
-        ((0,), {"timeout": None}),
-        ((), {"blocking": True, "timeout": 0}),
-    ],
-)
+@pytest.mark.parametrize(("args", "kwargs"), ACQUIRE_ARGUMENTS)
 def test_acquire_accepts_arguments_of_threading_lock(side, args, kwargs):
     rw = RWMutex()
     view = getattr(rw, side)
@@ -85,25 +70,7 @@ def test_acquire_accepts_arguments_of_threading_lock(side, args, kwargs):
 
 
 @sides
-@pytest.mark.parametrize(
-    ("args", "kwargs", "error"),
-    [
-        ((False, 5), {}, ValueError),
-        ((False, 0), {}, ValueError),
-        ((), {"blocking": False, "timeout": 1.5}, ValueError),
-        ((True, -2), {}, ValueError),
-        ((), {"timeout": -0.5}, ValueError),
-        ((), {"timeout": -math.inf}, ValueError),
-        ((), {"timeout": math.nan}, ValueError),
-        ((False, math.nan), {}, ValueError),
-        ((), {"timeout": math.inf}, OverflowError),
-        ((), {"timeout": threading.TIMEOUT_MAX * 2}, OverflowError),
-        ((), {"timeout": 10**400}, OverflowError),
-        ((), {"timeout": "1"}, TypeError),
-        ((True, 1, 2), {}, TypeError),
-        ((), {"wait": 1}, TypeError),
-    ],
-)
+@pytest.mark.parametrize(("args", "kwargs", "error"), WRONG_ACQUIRE_ARGUMENTS)
 @pytest.mark.parametrize("held", [None, "read", "write"])
 def test_wrong_arguments_raise(side, args, kwargs, error, held):
     rw = RWMutex()

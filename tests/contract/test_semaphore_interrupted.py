@@ -5,14 +5,14 @@ import signal
 import threading
 import time
 from functools import partial
-from itertools import islice
 
 import pytest
 from ctrl_c import INTERRUPTS, interrupt_call
+from lock_cases import finalise_in_collections, handle_beside_waiters, wait_in_nested_handlers
 from marks import sets_handlers, starts_processes, starts_threads
 from processes import in_own_process
 from random_interrupts import RandomInterrupts
-from support import LONG, for_a_while, run_threads, started
+from support import LONG, started
 
 from nogil_sync import Semaphore
 
@@ -218,58 +218,31 @@ def test_handler_waits_for_same_object_as_its_thread(interrupt):
 @sets_handlers
 def test_handler_that_interrupts_a_handler_waits_too(interrupt):
     s = Semaphore()
-    s.acquire()
-    log = []
-
-    def inner():
-        log.append("inner")
-        releaser.start()
-        assert s.acquire(timeout=LONG)
-        s.release()
-
-    def handler():
-        log.append("outer")
-        interrupt(inner, 0.05)
-        assert s.acquire(timeout=LONG)
-        s.release()
-
-    releaser = threading.Timer(0.2, s.release)
-    interrupt(handler, 0.05)
-    assert s.acquire(timeout=LONG)
-    assert log == ["outer", "inner"]
-    s.release()
+    wait_in_nested_handlers(interrupt, s)
     assert s.available() == 1
 
 
 @sets_handlers
 def test_handler_that_acquires_leaves_other_waiters_alone(interrupt):
     s = Semaphore(2)
-    stop = threading.Event()
-    counts = [0, 0, 0]
 
-    def work(k):
-        while not stop.is_set():
-            with s.hold(1 + k):
-                counts[k] += 1
+    def hold_one():
+        with s.hold(1):
+            pass
+
+    def hold_two():
+        with s.hold(2):
+            pass
 
     def handler():
         if s.acquire(timeout=0.002):
             s.release()
 
-    workers = [threading.Thread(target=work, args=(k,), daemon=True) for k in range(2)]
-    for worker in workers:
-        worker.start()
-    halt = interrupt(handler, 0.01, 0.01)
-    for _ in for_a_while(1):
+    def use(_):
         assert s.acquire(timeout=LONG, n=2)
-        counts[2] += 1
         s.release(2)
-    halt()
-    stop.set()
-    for worker in workers:
-        worker.join(LONG)
-        assert not worker.is_alive()
-    assert all(counts)
+
+    handle_beside_waiters(interrupt, handler, use, [hold_one, hold_two])
     assert s.available() == 2
 
 
@@ -298,27 +271,10 @@ def test_finaliser_uses_the_semaphore():
 @starts_threads
 def test_finalisers_acquire_in_collections_while_threads_wait():
     s = Semaphore(2)
-    ran = []
 
-    class Last:
-        def __init__(self):
-            self.me = self
+    def use(_):
+        with s.hold(2):
+            pass
 
-        def __del__(self):
-            ran.append(s.acquire(timeout=0.001) and s.release())
-
-    def work():
-        done = 0
-        # Each collection stops all threads, which takes long on a busy machine.
-        for _ in islice(for_a_while(2), 30):
-            Last()
-            with s.hold(2):
-                pass
-            gc.collect(0)
-            done += 1
-        return done
-
-    made = sum(run_threads(work, times=3))
-    gc.collect()
-    assert len(ran) == made
+    finalise_in_collections(lambda: s.acquire(timeout=0.001) and s.release(), use, 30)
     assert s.available() == 2

@@ -154,9 +154,7 @@ def test_thousand_threads_use_a_syncmap():
         assert m.load_or_compute(n % 10, compute, n % 10) == [n % 10]
         for k in range(5):
             m[n, k] = n
-        if (
-            n % 10 == 0
-        ):  # losers retry: the time is the square of their number
+        if n % 10 == 0:  # losers retry: the time is the square of their number
             m.modify("sum", lambda total: total + n, 0)
         for k in range(5):
             assert m.pop((n, k)) == n
