@@ -9,7 +9,7 @@ import tracemalloc
 import pytest
 from marks import watches_memory
 from processes import in_own_process
-from support import CLASSES, COUNTERS, NATIVE, make, malloced, resident, run_threads
+from support import CLASSES, COUNTERS, NATIVE, make, malloced, many, resident, run_threads
 from waits import WAITS, WaitTrial
 
 import nogil_sync
@@ -40,7 +40,6 @@ DEBUG = hasattr(sys, "gettotalrefcount")
 @pytest.mark.parametrize("cls", COUNTERS)
 @in_own_process(timeout=150)
 def test_counters_do_not_grow_with_ten_thousand_threads(cls):
-
     c = cls()
 
     def run_threads_of(n):
@@ -51,17 +50,16 @@ def test_counters_do_not_grow_with_ten_thousand_threads(cls):
             for t in threads:
                 t.join()
 
-    run_threads_of(2000)
+    run_threads_of(many(2000))
     before = resident()
-    run_threads_of(8000)
+    run_threads_of(many(8000))
     grown = resident() - before
-    assert c.value() == 10000, c
+    assert c.value() == many(10000), c
     print("grown by", grown, "size", sys.getsizeof(c))
-    assert (
-        sys.getsizeof(c) < 50_000
-    )  # as many cells as threads lived, or had not quite ended, at the same time
+    # As many cells as threads lived, or had not quite ended, at the same time.
+    assert sys.getsizeof(c) < 50_000
     assert grown < 2_000_000, grown
-    assert c.reset() == 10000
+    assert c.reset() == many(10000)
     assert c.value() == 0
 
 
@@ -386,9 +384,9 @@ def test_pool_does_not_grow_with_ten_thousand_threads():
             for t in threads:
                 t.join()
 
-    run_threads_of(2000)
+    run_threads_of(many(2000))
     before = resident()
-    run_threads_of(8000)
+    run_threads_of(many(8000))
     grown = resident() - before
     print("grown by", grown, "made", made.value(), "size", sys.getsizeof(pool))
     assert grown < 4_000_000, grown
