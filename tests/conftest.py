@@ -12,7 +12,7 @@ from pathlib import Path
 from shutil import which
 
 import pytest
-from processes import python
+from processes import in_process, python
 from support import SANITIZED, settle
 
 import nogil_sync
@@ -93,7 +93,7 @@ def interrupt() -> Iterator[Callable[..., Callable[[], None]]]:
 def without_memory(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., "subprocess.CompletedProcess[str]"]:
-    """Run code like `support.python`, in a process that can import `nomemory`."""
+    """Run a function, or text, in a new process that can import `nomemory`."""
     helpers = Path(__file__).parent / "helpers"
     commands = [os.environ.get("CC"), sysconfig.get_config_var("CC"), "cc"]
     found = [words for each in commands if (words := (each or "").split()) and which(words[0])]
@@ -118,7 +118,11 @@ def without_memory(
         "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",  # what is kept there counts as in use
     }
 
-    def run(code: str, **options: object) -> "subprocess.CompletedProcess[str]":
-        return python(code, env=env, **options)  # type: ignore[arg-type]
+    def run(
+        function: str | Callable[..., object], *args: object, **options: object
+    ) -> "subprocess.CompletedProcess[str]":
+        if isinstance(function, str):
+            return python(function, env=env, **options)  # type: ignore[arg-type]
+        return in_process(function, *args, env=env, **options)
 
     return run

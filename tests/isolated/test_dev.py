@@ -168,9 +168,8 @@ def test_missing_source_archive_is_an_error(dev: Dev, tmp_path: Path) -> None:
 
 @nothing_newer
 def test_mirror_without_the_archive_is_an_error(dev: Dev, tmp_path: Path) -> None:
-    script(
-        tmp_path / "bin" / "apt-get", "echo http://127.0.0.1:9/debian"
-    )  # no server listens there
+    # No server listens there.
+    script(tmp_path / "bin" / "apt-get", "echo http://127.0.0.1:9/debian")
     line = error_after_steps(dev("--python", f"{NEWEST}t", "python", "-c", "1"))
     assert ARCHIVE in line
     assert left(tmp_path) == []
