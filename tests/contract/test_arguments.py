@@ -1,4 +1,4 @@
-"""A table of bad arguments: both backends answer alike, letter for letter.
+"""A table of bad arguments: both backends raise the same errors, letter for letter.
 
 Every public callable is called with every kind of argument that does not fit, on an object of the
 native backend and on one of the pure backend, in one process.  What is compared is the outcome: the

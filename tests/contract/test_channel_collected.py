@@ -7,7 +7,7 @@ import pytest
 from channels import Item
 from marks import starts_threads
 from support import (
-    LONG,
+    TIMEOUT,
     background,
     collect_often,
     for_a_while,
@@ -157,7 +157,7 @@ def test_collections_run_while_items_pass(capacity):
             item = Item()
             item.me = item
             item.content = [n]
-            c.send(item, LONG)
+            c.send(item, TIMEOUT)
             del item
         c.close()
 

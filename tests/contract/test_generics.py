@@ -1,4 +1,4 @@
-"""What is generic, and what its subclasses are: subscripted, copied, looked into."""
+"""Generic classes and their subclasses: subscripted, copied, inspected."""
 
 import collections.abc
 import copy

@@ -19,7 +19,7 @@ from lock_cases import (
 from marks import sets_handlers, starts_processes, starts_threads
 from processes import in_own_process
 from random_interrupts import RandomInterrupts
-from support import LONG, eventually, run_threads
+from support import TIMEOUT, eventually, run_threads
 
 from nogil_sync import Mutex
 
@@ -181,7 +181,7 @@ def test_each_release_wakes_one_waiter():
         assert m.locked()
     m.release()
     for thread, result in pairs:
-        thread.join(LONG)
+        thread.join(TIMEOUT)
         assert result == [True]
 
 
@@ -202,7 +202,7 @@ def test_waiters_are_served_in_order():
         time.sleep(0.02)
     m.release()
     for worker in workers:
-        worker.join(LONG)
+        worker.join(TIMEOUT)
     assert order == list(range(6))
 
 
@@ -215,7 +215,7 @@ def test_long_waiter_gets_the_lock_before_a_try():
     m.release()
     # The mutex was handed off, or is reserved for the waiter: a try cannot get it first.
     assert m.acquire(False) is False
-    thread.join(LONG)
+    thread.join(TIMEOUT)
     assert result == [True]
     m.release()
 
@@ -228,7 +228,7 @@ def test_acquire_times_out():
     assert m.acquire(timeout=0.1) is False
     assert 0.09 <= time.monotonic() - begin < 20
     thread, result = waiting(m, 0.05)
-    thread.join(LONG)
+    thread.join(TIMEOUT)
     assert result == [False]
     m.release()
     assert m.acquire(timeout=0.1) is True
@@ -242,11 +242,11 @@ def test_timed_out_waiters_leave_the_queue():
     first, first_result = waiting(m, 0.05)
     second, second_result = waiting(m)
     third, third_result = waiting(m, 0.1)
-    first.join(LONG)
-    third.join(LONG)
+    first.join(TIMEOUT)
+    third.join(TIMEOUT)
     assert (first_result, third_result) == ([False], [False])
     m.release()
-    second.join(LONG)
+    second.join(TIMEOUT)
     assert second_result == [True]
     assert m.acquire(False) is False
     m.release()
@@ -263,7 +263,7 @@ def test_other_threads_run_and_collect_while_one_waits():
         gc.collect()
     assert not result
     m.release()
-    thread.join(LONG)
+    thread.join(TIMEOUT)
     m.release()
 
 
@@ -296,7 +296,7 @@ def test_threading_condition_works_over_mutex():
     def consume():
         with condition:
             while not items:
-                assert condition.wait(LONG)
+                assert condition.wait(TIMEOUT)
             got.append(items.pop())
 
     def produce():
@@ -320,10 +320,10 @@ def test_queue_works_with_mutex_as_its_lock():
 
     def consume():
         for _ in range(200):
-            got.append(q.get(timeout=LONG))
+            got.append(q.get(timeout=TIMEOUT))
             q.task_done()
 
-    run_threads(consume, consume, lambda: [q.put(k, timeout=LONG) for k in range(400)])
+    run_threads(consume, consume, lambda: [q.put(k, timeout=TIMEOUT) for k in range(400)])
     q.join()
     assert sorted(got) == list(range(400))
     with pytest.raises(queue.Empty):
@@ -338,8 +338,8 @@ def test_event_and_barrier_work_over_mutex():
     barrier._cond = threading.Condition(Mutex())
 
     def work():
-        assert event.wait(LONG)
-        return [barrier.wait(LONG) for _ in range(20)]
+        assert event.wait(TIMEOUT)
+        return [barrier.wait(TIMEOUT) for _ in range(20)]
 
     rounds = run_threads(work, work, lambda: event.set() or work())
     assert [sorted(each) for each in zip(*rounds, strict=True)] == [[0, 1, 2]] * 20
@@ -455,7 +455,7 @@ def test_handler_runs_during_a_wait(interrupt):
     m.acquire()
     calls = []
     interrupt(lambda: calls.append(m.locked()), 0.05, 0.05)
-    end = time.monotonic() + LONG
+    end = time.monotonic() + TIMEOUT
     while len(calls) < 2 and time.monotonic() < end:  # late signals arrive as one
         assert m.acquire(timeout=0.4) is False
     assert len(calls) >= 2
@@ -468,7 +468,7 @@ def test_handler_releases_lock_that_its_thread_waits_for(interrupt):
     m = Mutex()
     m.acquire()
     interrupt(m.release, 0.05)
-    assert m.acquire(timeout=LONG) is True
+    assert m.acquire(timeout=TIMEOUT) is True
     m.release()
     assert not m.locked()
 
@@ -482,7 +482,7 @@ def test_handler_uses_lock_that_its_thread_waits_for(interrupt):
     def handler():
         # As with threading.Lock: the lock is ours to release, and then free.
         m.release()
-        log.append(m.acquire(timeout=LONG))
+        log.append(m.acquire(timeout=TIMEOUT))
         log.append(m.acquire(timeout=0.01))
         m.release()
         log.append(m.acquire(False))
@@ -493,7 +493,7 @@ def test_handler_uses_lock_that_its_thread_waits_for(interrupt):
         m.release()
 
     interrupt(handler, 0.05)
-    assert m.acquire(timeout=LONG) is True
+    assert m.acquire(timeout=TIMEOUT) is True
     assert log == [True, False, True]
     m.release()
     assert not m.locked()
@@ -507,12 +507,12 @@ def test_handler_waits_for_same_lock_as_its_thread(interrupt):
 
     def handler():
         releaser.start()
-        log.append(m.acquire(timeout=LONG))
+        log.append(m.acquire(timeout=TIMEOUT))
         m.release()
 
     releaser = threading.Timer(0.2, m.release)
     interrupt(handler, 0.05)
-    assert m.acquire(timeout=LONG) is True
+    assert m.acquire(timeout=TIMEOUT) is True
     assert log == [True]
     releaser.join()
     m.release()
@@ -534,7 +534,7 @@ def test_handler_times_out_and_interrupted_wait_goes_on(interrupt):
 
     releaser = threading.Timer(0.3, m.release)
     stop = interrupt(handler, 0.05, 0.05)
-    assert m.acquire(timeout=LONG) is True
+    assert m.acquire(timeout=TIMEOUT) is True
     stop()
     assert log[0] is False
     releaser.join()
@@ -563,7 +563,7 @@ def test_handler_that_acquires_leaves_other_waiters_alone(interrupt):
             m.release()
 
     def use(_):
-        assert m.acquire(timeout=LONG)
+        assert m.acquire(timeout=TIMEOUT)
         m.release()
 
     handle_beside_waiters(interrupt, handler, use, [work, work])

@@ -13,7 +13,7 @@ from forks import exit_code_of, in_child
 from marks import needs_fork, sets_handlers, starts_processes, starts_threads
 from onces import Counted, ended, every, settling, start
 from processes import in_own_process
-from support import LONG, eventually, run_threads
+from support import TIMEOUT, eventually, run_threads
 
 from nogil_sync import Once, once, once_property
 
@@ -120,7 +120,7 @@ def test_handler_calls_function_that_its_thread_waits_for(make, interrupt):
     fn = Counted(held=True)
     call = make(fn)
     other = start(call)
-    assert fn.begun.wait(LONG)
+    assert fn.begun.wait(TIMEOUT)
     log = []
     interrupt(lambda: (threading.Timer(0.1, fn.go.set).start(), log.append(call())), 0.05)
     result = call()
@@ -135,7 +135,7 @@ def test_handler_runs_another_once_during_a_wait(make, interrupt):
     fn = Counted(held=True)
     call = make(fn)
     other = start(call)
-    assert fn.begun.wait(LONG)
+    assert fn.begun.wait(TIMEOUT)
     quick = make(lambda: 3)
     log = []
     interrupt(lambda: (log.append(quick()), fn.go.set()), 0.05)

@@ -9,7 +9,7 @@ import weakref
 import pytest
 from marks import starts_threads
 from onces import Counted, ended, start
-from support import LONG, eventually
+from support import TIMEOUT, eventually
 
 from nogil_sync import Once, once, once_property
 
@@ -72,7 +72,7 @@ def test_function_is_released_while_threads_waited():
     f = once(fn)
     watch = weakref.ref(fn)
     waiters = [start(f) for _ in range(3)]
-    assert fn.begun.wait(LONG)
+    assert fn.begun.wait(TIMEOUT)
     fn.go.set()
     ended(*waiters)
     del fn

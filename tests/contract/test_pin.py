@@ -1,4 +1,4 @@
-"""pin: what it returns, on what it works, and what both backends promise of it."""
+"""pin, pin_all, is_pinned, pin(deep=True) and pin_report, on both backends."""
 
 import collections
 import dataclasses
@@ -14,7 +14,7 @@ import weakref
 import pytest
 from marks import starts_threads
 from processes import in_process
-from support import CLASSES, LONG, NATIVE, eventually, make, run_threads
+from support import CLASSES, NATIVE, TIMEOUT, eventually, make, run_threads
 
 import nogil_sync
 from nogil_sync import (
@@ -261,11 +261,11 @@ def test_object_with_unmerged_counts_is_pinned():
     def own():
         handed.extend([Plain()] * 2)
         ready.set()
-        go.wait(LONG)
+        go.wait(TIMEOUT)
 
     owner = threading.Thread(target=own)
     owner.start()
-    ready.wait(LONG)
+    ready.wait(TIMEOUT)
     obj = handed.pop()
     handed.clear()
     pin(obj)
@@ -285,7 +285,7 @@ def test_object_pinned_during_a_collection_is_kept_alive():
     def own():
         handed.extend([Plain()] * 2)
         ready.set()
-        go.wait(LONG)
+        go.wait(TIMEOUT)
 
     class Last:
         def __init__(self):
@@ -300,7 +300,7 @@ def test_object_pinned_during_a_collection_is_kept_alive():
 
     owner = threading.Thread(target=own)
     owner.start()
-    ready.wait(LONG)
+    ready.wait(TIMEOUT)
     Last()
     assert eventually(lambda: gc.collect() >= 0 and watches)
     go.set()
@@ -349,7 +349,7 @@ def test_every_kind_stays_pinned_after_its_thread_and_collections(when):
         if when == "by the owner":
             made[:] = pin_all(made)
         if when == "while the owner lives":
-            go.wait(LONG)
+            go.wait(TIMEOUT)
 
     owner = threading.Thread(target=own)
     owner.start()

@@ -1,4 +1,4 @@
-"""Pool: every item in one place, hooks in their order, limits, ages, and the collector."""
+"""Pool: every item in one place, hooks in their order, limits, threads."""
 
 import copy
 import gc

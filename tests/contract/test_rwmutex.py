@@ -1,4 +1,4 @@
-"""RWMutex: two sides, phases, counted holds, downgrades, time-outs and interrupts."""
+"""RWMutex: two sides, phases, counted holds, downgrades, time-outs."""
 
 import copy
 import gc
@@ -13,7 +13,7 @@ import pytest
 from lock_cases import ACQUIRE_ARGUMENTS, WRONG_ACQUIRE_ARGUMENTS
 from marks import starts_threads
 from rwmutexes import FREE, READ, WRITTEN, sides, state
-from support import LONG, eventually, for_a_while, run_threads, started
+from support import TIMEOUT, eventually, for_a_while, run_threads, started
 
 from nogil_sync import RWMutex
 
@@ -375,7 +375,7 @@ def test_readers_read_at_the_same_time():
 
     def read():
         with rw.read:
-            barrier.wait(LONG)
+            barrier.wait(TIMEOUT)
 
     run_threads(read, times=5)
 
@@ -402,12 +402,12 @@ def test_waiting_writer_keeps_new_readers_out():
     assert not read
     assert not wrote
     rw.read.release()  # the last reader lets the writer in
-    writer.join(LONG)
+    writer.join(TIMEOUT)
     assert wrote == [True]
     assert not read
     assert state(rw) == WRITTEN
     rw.write.release()
-    reader.join(LONG)
+    reader.join(TIMEOUT)
     assert read == [True]
     assert state(rw) == READ
 
@@ -423,7 +423,7 @@ def test_only_the_last_reader_lets_the_writer_in():
         time.sleep(0.02)
         assert not wrote
     rw.read.release()
-    writer.join(LONG)
+    writer.join(TIMEOUT)
     assert wrote == [True]
 
 
@@ -444,11 +444,11 @@ def test_a_release_admits_waiting_readers_before_the_next_writer():
     for _ in range(4):
         assert not first_wrote
         rw.read.release()
-    first.join(LONG)
+    first.join(TIMEOUT)
     assert first_wrote == [True]
     assert not second_wrote
     rw.write.release()
-    second.join(LONG)
+    second.join(TIMEOUT)
     assert second_wrote == [True]
     rw.write.release()
     assert state(rw) == FREE
@@ -467,7 +467,7 @@ def test_writers_come_in_order():
     workers = [started(work, k)[0] for k in range(5)]
     rw.write.release()
     for worker in workers:
-        worker.join(LONG)
+        worker.join(TIMEOUT)
     assert order == list(range(5))
 
 
@@ -478,10 +478,10 @@ def test_timed_out_writer_lets_the_readers_in():
     writer, wrote = started(rw.write.acquire, timeout=2)
     readers = [started(rw.read.acquire) for _ in range(2)]
     assert not any(r for _, r in readers)
-    writer.join(LONG)
+    writer.join(TIMEOUT)
     assert wrote == [False]
     for thread, result in readers:
-        thread.join(LONG)
+        thread.join(TIMEOUT)
         assert result == [True]
     assert rw.read.acquire(False) is True
     for _ in range(4):
@@ -496,15 +496,15 @@ def test_timed_out_writer_leaves_the_other_writer_in_line():
     impatient, _ = started(rw.write.acquire, timeout=0.1)
     writer, wrote = started(rw.write.acquire)
     reader, read = started(rw.read.acquire)
-    impatient.join(LONG)
+    impatient.join(TIMEOUT)
     time.sleep(0.02)
     assert not read  # the other one still keeps it out
     assert rw.read.acquire(False) is False
     rw.read.release()
-    writer.join(LONG)
+    writer.join(TIMEOUT)
     assert wrote == [True]
     rw.write.release()
-    reader.join(LONG)
+    reader.join(TIMEOUT)
     assert read == [True]
 
 
@@ -518,7 +518,7 @@ def test_acquire_times_out(side):
     assert view.acquire(timeout=0.1) is False
     assert 0.09 <= time.monotonic() - begin < 20
     thread, result = started(view.acquire, timeout=0.05)
-    thread.join(LONG)
+    thread.join(TIMEOUT)
     assert result == [False]
     rw.write.release()
     assert view.acquire(timeout=0.1) is True
@@ -534,7 +534,7 @@ def test_downgrade_lets_waiting_readers_in():
     readers = [started(rw.read.acquire) for _ in range(2)]
     rw.downgrade()
     for thread, result in readers:
-        thread.join(LONG)
+        thread.join(TIMEOUT)
         assert result == [True]
     assert not wrote
     assert state(rw) == READ
@@ -543,7 +543,7 @@ def test_downgrade_lets_waiting_readers_in():
     rw.read.release()
     assert not wrote
     rw.read.release()
-    writer.join(LONG)
+    writer.join(TIMEOUT)
     assert wrote == [True]
     assert state(rw) == WRITTEN
 
@@ -674,15 +674,15 @@ def test_timeouts_and_tries_lose_nothing():
 def test_at_fork_reinit_forgets_waiters():
     rw = RWMutex()
     rw.write.acquire()
-    reader = started(rw.read.acquire, timeout=LONG)
-    writer = started(rw.write.acquire, timeout=LONG)
+    reader = started(rw.read.acquire, timeout=TIMEOUT)
+    writer = started(rw.write.acquire, timeout=TIMEOUT)
     rw._at_fork_reinit()
     # Both go on, one after the other.
     for _ in range(2):
         assert eventually(lambda: any(state(rw)))
         (rw.write if rw.write.locked() else rw.read).release()
     for thread, result in (reader, writer):
-        thread.join(LONG)
+        thread.join(TIMEOUT)
         assert result == [True]
     assert state(rw) == FREE
 
@@ -710,5 +710,5 @@ def test_other_threads_run_and_collect_while_one_waits():
     assert eventually(lambda: waiters[0][1] == [True])
     rw.read.release()
     for thread, result in waiters:
-        thread.join(LONG)
+        thread.join(TIMEOUT)
         assert result == [True]

@@ -13,7 +13,7 @@ from marks import sets_handlers, starts_processes, starts_threads
 from processes import in_own_process
 from random_interrupts import RandomInterrupts
 from rwmutexes import FREE, sides, state
-from support import LONG
+from support import TIMEOUT
 
 from nogil_sync import RWMutex
 
@@ -101,7 +101,7 @@ def test_handler_releases_lock_that_its_thread_waits_for(interrupt, side):
     rw = RWMutex()
     rw.write.acquire()
     interrupt(rw.write.release, 0.05)
-    assert getattr(rw, side).acquire(timeout=LONG) is True
+    assert getattr(rw, side).acquire(timeout=TIMEOUT) is True
     getattr(rw, side).release()
     assert state(rw) == FREE
 
@@ -116,7 +116,7 @@ def test_handler_uses_lock_that_its_thread_waits_for(interrupt, side):
     def handler():
         rw.write.release()
         for view in (rw.read, rw.write):
-            log.append(view.acquire(timeout=LONG))
+            log.append(view.acquire(timeout=TIMEOUT))
             log.append(rw.write.acquire(timeout=0.01))
             view.release()
             log.append(view.acquire(False))
@@ -129,7 +129,7 @@ def test_handler_uses_lock_that_its_thread_waits_for(interrupt, side):
                 pass
 
     interrupt(handler, 0.05)
-    assert getattr(rw, side).acquire(timeout=LONG) is True
+    assert getattr(rw, side).acquire(timeout=TIMEOUT) is True
     assert log == [True, False, True] * 2
     getattr(rw, side).release()
     assert state(rw) == FREE
@@ -144,13 +144,13 @@ def test_handler_reads_while_its_thread_waits_to_write(interrupt):
     def handler():
         # This handler interrupts the waiting writer, which keeps no reader out meanwhile.
         log.append(rw.read.acquire(False))
-        log.append(rw.read.acquire(timeout=LONG))
+        log.append(rw.read.acquire(timeout=TIMEOUT))
         log.append(rw.write.acquire(False))
         for _ in range(3):
             rw.read.release()
 
     interrupt(handler, 0.05)
-    assert rw.write.acquire(timeout=LONG) is True
+    assert rw.write.acquire(timeout=TIMEOUT) is True
     assert log == [True, True, False]
     rw.write.release()
     assert state(rw) == FREE
@@ -168,12 +168,12 @@ def test_handler_waits_for_same_object_as_its_thread(interrupt, side):
             log.append(view.acquire(timeout=0.01))
         releaser.start()
         for view in (rw.write, rw.read):
-            log.append(view.acquire(timeout=LONG))
+            log.append(view.acquire(timeout=TIMEOUT))
             view.release()
 
     releaser = threading.Timer(0.2, rw.write.release)
     interrupt(handler, 0.05)
-    assert getattr(rw, side).acquire(timeout=LONG) is True
+    assert getattr(rw, side).acquire(timeout=TIMEOUT) is True
     assert log == [False, False, True, True]
     releaser.join()
     getattr(rw, side).release()
@@ -199,7 +199,7 @@ def test_handler_that_acquires_leaves_other_waiters_alone(interrupt):
 
     def use(k):
         view = (rw.read, rw.write)[k % 2]
-        assert view.acquire(timeout=LONG)
+        assert view.acquire(timeout=TIMEOUT)
         view.release()
 
     handle_beside_waiters(interrupt, handler, use, [write, read])

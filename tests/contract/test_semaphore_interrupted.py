@@ -12,7 +12,7 @@ from lock_cases import finalise_in_collections, handle_beside_waiters, wait_in_n
 from marks import sets_handlers, starts_processes, starts_threads
 from processes import in_own_process
 from random_interrupts import RandomInterrupts
-from support import LONG, started
+from support import TIMEOUT, started
 
 from nogil_sync import Semaphore
 
@@ -122,7 +122,7 @@ def test_handler_releases_lock_that_its_thread_waits_for(interrupt):
     s = Semaphore(2)
     s.acquire(n=2)
     interrupt(lambda: s.release(2), 0.05)
-    assert s.acquire(timeout=LONG, n=2) is True
+    assert s.acquire(timeout=TIMEOUT, n=2) is True
     s.release(2)
     assert s.available() == 2
 
@@ -135,7 +135,7 @@ def test_handler_uses_lock_that_its_thread_waits_for(interrupt):
 
     def handler():
         s.release(3)
-        log.append(s.acquire(timeout=LONG, n=2))
+        log.append(s.acquire(timeout=TIMEOUT, n=2))
         log.append(s.acquire(timeout=0.01, n=2))
         log.append(s.acquire(False, n=1))
         with pytest.raises(ValueError):
@@ -143,11 +143,11 @@ def test_handler_uses_lock_that_its_thread_waits_for(interrupt):
         s.release(3)
         with s:
             pass
-        with s.hold(3, timeout=LONG):
+        with s.hold(3, timeout=TIMEOUT):
             log.append(s.available())
 
     interrupt(handler, 0.05)
-    assert s.acquire(timeout=LONG, n=3) is True
+    assert s.acquire(timeout=TIMEOUT, n=3) is True
     assert log == [True, False, True, 0]
     s.release(3)
     assert s.available() == 3
@@ -164,12 +164,12 @@ def test_handler_acquires_before_its_own_waiting_thread(interrupt):
         log.append(s.acquire(False))
         log.append(s.acquire(False))
         s.release()
-        log.append(s.acquire(timeout=LONG))
+        log.append(s.acquire(timeout=TIMEOUT))
         s.release()
         s.release(2)
 
     interrupt(handler, 0.05)
-    assert s.acquire(timeout=LONG, n=3) is True
+    assert s.acquire(timeout=TIMEOUT, n=3) is True
     assert log == [True, False, True]
     assert s.available() == 0
 
@@ -184,12 +184,12 @@ def test_handler_does_not_overtake_others(interrupt):
         other = started(s.acquire, n=2)
         log.append(s.acquire(False))  # it is the other one's turn
         s.release(2)
-        other[0].join(LONG)
+        other[0].join(TIMEOUT)
         log.append(s.acquire(False))
         s.release(2 + log[-1])
 
     interrupt(handler, 0.05)
-    assert s.acquire(timeout=LONG, n=3) is True
+    assert s.acquire(timeout=TIMEOUT, n=3) is True
     assert log[0] is False
     assert s.available() == 0
 
@@ -203,12 +203,12 @@ def test_handler_waits_for_same_object_as_its_thread(interrupt):
     def handler():
         log.append(s.acquire(timeout=0.01))
         releaser.start()
-        log.append(s.acquire(timeout=LONG, n=2))
+        log.append(s.acquire(timeout=TIMEOUT, n=2))
         s.release(2)
 
     releaser = threading.Timer(0.2, s.release, [2])
     interrupt(handler, 0.05)
-    assert s.acquire(timeout=LONG, n=2) is True
+    assert s.acquire(timeout=TIMEOUT, n=2) is True
     assert log == [False, True]
     releaser.join()
     s.release(2)
@@ -239,7 +239,7 @@ def test_handler_that_acquires_leaves_other_waiters_alone(interrupt):
             s.release()
 
     def use(_):
-        assert s.acquire(timeout=LONG, n=2)
+        assert s.acquire(timeout=TIMEOUT, n=2)
         s.release(2)
 
     handle_beside_waiters(interrupt, handler, use, [hold_one, hold_two])

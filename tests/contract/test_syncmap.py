@@ -12,7 +12,7 @@ import weakref
 
 import pytest
 from marks import starts_threads
-from support import LONG, NATIVE, background, collected, run_threads
+from support import NATIVE, TIMEOUT, background, collected, run_threads
 
 from nogil_sync import SyncMap
 
@@ -169,11 +169,11 @@ def test_equal_key_of_another_thread_is_found():
         m[f"the map {id(m)}"] = 1
         m[f"no other {id(m)}"] = 1
         made.set()
-        go.wait(LONG)
+        go.wait(TIMEOUT)
 
     thread = threading.Thread(target=insert)
     thread.start()
-    made.wait(LONG)
+    made.wait(TIMEOUT)
     for _ in range(50):
         assert m[Text(wanted)] == 1
     go.set()

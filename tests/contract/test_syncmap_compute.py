@@ -14,7 +14,7 @@ from forks import in_child
 from marks import starts_processes, starts_threads
 from processes import in_own_process
 from random_interrupts import RandomInterrupts
-from support import LONG, eventually, run_threads, same_error
+from support import TIMEOUT, eventually, run_threads, same_error
 
 from nogil_sync import Once, SyncMap, once, once_property
 from nogil_sync._common import mapping as _syncmap
@@ -33,7 +33,7 @@ class Held:
     def __call__(self, *args):
         self.runs += 1
         self.begun.set()
-        assert self.go.wait(LONG)
+        assert self.go.wait(TIMEOUT)
         return self.act(*args)
 
 
@@ -54,7 +54,7 @@ class Call(threading.Thread):
             self.outcome = error
 
     def ended(self):
-        self.join(LONG)
+        self.join(TIMEOUT)
         assert not self.is_alive(), "hanging"
         return self.outcome
 
@@ -74,7 +74,7 @@ def fails(error, function, *args, **kwargs):
 def flying(m, held, key="k"):
     """A call for this key that has begun."""
     call = Call(m.load_or_compute, key, held)
-    assert held.begun.wait(LONG)
+    assert held.begun.wait(TIMEOUT)
     return call
 
 
@@ -702,7 +702,7 @@ def test_value_popped_before_its_flight_is_over_is_not_shared(stored):
             found = self.flights.get(key)
             looked.set()
             calls.append(Call(m.load_or_compute, "k", lambda: "computed"))
-            assert landed.begun.wait(LONG)
+            assert landed.begun.wait(TIMEOUT)
             return found
 
     class Slow(SyncMap):
@@ -748,7 +748,7 @@ def test_deadlock_through_threads_raises():
         reached = []
 
         def work(mine, his, key, both=both, reached=reached):
-            both.wait(LONG)
+            both.wait(TIMEOUT)
             try:
                 return his.load_or_compute(key, raises(AssertionError("not in flight")))
             except RuntimeError:
@@ -770,7 +770,7 @@ def test_deadlock_through_keys_and_once_raises():
 
     def then(call):
         def act():
-            three.wait(LONG)
+            three.wait(TIMEOUT)
             return call()
 
         return act

@@ -9,7 +9,7 @@ import pytest
 from groups import Gate, caught, own_threads
 from marks import starts_threads
 from processes import in_process
-from support import LONG, eventually
+from support import TIMEOUT, eventually
 
 from nogil_sync import TaskGroup
 
@@ -76,7 +76,7 @@ def test_executor_shut_down_with_queued_tasks():
             pool.shutdown(wait=False)
             gate.open()
             futures[0].result()
-            concurrent.futures.wait(futures, LONG)
+            concurrent.futures.wait(futures, TIMEOUT)
 
     futures = []
     pool = ThreadPoolExecutor(1)
@@ -95,7 +95,7 @@ def test_executor_that_drops_its_work(limit):
         futures = [tg.go(int) for _ in range(10)]
         assert eventually(first.running)
         pool.shutdown(wait=False, cancel_futures=True)
-        assert concurrent.futures.wait(futures, LONG).not_done == set()
+        assert concurrent.futures.wait(futures, TIMEOUT).not_done == set()
         assert all(f.cancelled() for f in futures)
         with pytest.raises(RuntimeError):
             tg.go(int)
@@ -108,7 +108,7 @@ def test_executor_that_breaks():
     def use():
         with TaskGroup(executor=pool) as tg:
             futures.extend(tg.go(int) for _ in range(3))
-            concurrent.futures.wait(futures, LONG)
+            concurrent.futures.wait(futures, TIMEOUT)
 
     futures = []
     release = threading.Event()

@@ -1,4 +1,4 @@
-"""What allocates in the C core, as cases for `nomemory.each_fails`."""
+"""Calls that allocate in the C core, as cases for `nomemory.each_fails`."""
 
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -33,7 +33,7 @@ def in_thread(function: Callable[..., object], *args: object) -> None:
 
 @contextmanager
 def crowd(function: Callable[[], object], n: int = 20) -> Iterator[None]:
-    """So many threads that have called the function, and live."""
+    """Keep this many threads alive that have called the function."""
     begun, over = threading.Barrier(n + 1), threading.Event()
 
     def run() -> None:

@@ -1,9 +1,9 @@
 """A pytest plugin that repeats each test and measures what it leaves behind: ./dev leaks [ARGS].
 
 In the manner of CPython's ``regrtest -R 3:3``: after some runs that fill caches, a leak shows as
-growth in every run, and what is not a leak does not.  What grew in each of the first rounds is
-run more often before it is accused.  Then there is a pause, in which a busy machine's threads
-come to their ends, and as many rounds again.  (pytest-leaks did the same, up to Python 3.8.)
+growth in every run, and other growth does not. A test that grew in each of the first rounds is
+run more often before it is reported. Then there is a pause, in which threads end on a busy machine,
+and as many rounds again. (pytest-leaks did the same, up to Python 3.8.)
 """
 
 import ctypes
@@ -60,7 +60,7 @@ def clean() -> None:
 
 
 class Meter:
-    """What there is after each run of a test."""
+    """Counts of blocks, references, bytes, threads and files after each run of a test."""
 
     def __init__(self) -> None:
         read: dict[str, Callable[[], int] | None] = {
@@ -90,13 +90,13 @@ class Meter:
         self.measure(run)
 
     def flat(self, runs: int) -> bool:
-        """Whether nothing at all changed in the last runs."""
+        """Whether no measured value changed in the last runs."""
         return runs >= 3 and all(
             len(set(row[runs - 3 : runs])) == 1 for row in self.levels.values()
         )
 
     def growth(self, runs: int) -> dict[str, list[int]]:
-        """Of what each run left more behind than the run before, and how much."""
+        """What each run left more of than the run before, and how much."""
         found = {}
         for name, levels in self.levels.items():
             deltas = [levels[n] - levels[n - 1] for n in range(WARM_UP, runs)]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-from support import LONG, for_a_while, run_threads
+from support import TIMEOUT, for_a_while, run_threads
 
 # Arguments of acquire, by position and by name, that threading.Lock's takes.
 ACQUIRE_ARGUMENTS: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
@@ -51,18 +51,18 @@ def wait_in_nested_handlers(interrupt: Callable[..., Any], lock: Any) -> None:
     def inner() -> None:
         log.append("inner")
         releaser.start()
-        assert lock.acquire(timeout=LONG)
+        assert lock.acquire(timeout=TIMEOUT)
         lock.release()
 
     def outer() -> None:
         log.append("outer")
         interrupt(inner, 0.05)
-        assert lock.acquire(timeout=LONG)
+        assert lock.acquire(timeout=TIMEOUT)
         lock.release()
 
     releaser = threading.Timer(0.3, lock.release)
     interrupt(outer, 0.05)
-    assert lock.acquire(timeout=LONG)
+    assert lock.acquire(timeout=TIMEOUT)
     assert log == ["outer", "inner"]
     lock.release()
 
@@ -95,7 +95,7 @@ def handle_beside_waiters(
     halt()
     stop.set()
     for thread in threads:
-        thread.join(LONG)
+        thread.join(TIMEOUT)
         assert not thread.is_alive()
     assert all([*turns, rounds])
 

@@ -72,7 +72,7 @@ def each_fails(kind: int, case: Case, *, rest: bool = False, thread: bool = Fals
     """Run the case again and again: its n-th allocation fails (with `rest`, all from it on).
 
     A case is a generator.  It makes what it needs, yields the function during which memory
-    fails, is told whether that raised MemoryError, and looks at what is left.  n counts up until
+    fails, learns whether that raised MemoryError, and looks at what is left.  n counts up until
     nothing is left to fail.
     """
     try_it = in_a_new_thread if thread else attempt

@@ -1,4 +1,4 @@
-"""What several test files use: the classes under test, threads, subprocesses."""
+"""What many test files use: the classes under test, threads, waiting for conditions."""
 
 import ctypes
 import gc
@@ -73,8 +73,8 @@ def make(cls: type) -> Any:
 
 STRESS = float(os.environ.get("NOGIL_SYNC_STRESS", "1"))
 
-# Nothing that works takes this long; what hangs is given up after it.
-LONG = 60.0
+# In seconds: a call that takes longer hangs, and its test fails.
+TIMEOUT = 60.0
 
 
 def cores() -> int:
@@ -90,7 +90,7 @@ def run_threads(*functions: Callable[[], Any], times: int = 1) -> list[Any]:
 
     def run(index: int) -> None:
         try:
-            barrier.wait(LONG)
+            barrier.wait(TIMEOUT)
             results[index] = tasks[index]()
         except BaseException as error:
             errors.append(error)
@@ -98,7 +98,7 @@ def run_threads(*functions: Callable[[], Any], times: int = 1) -> list[Any]:
     threads = [threading.Thread(target=run, args=(i,), daemon=True) for i in range(len(tasks))]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + LONG * max(1, STRESS)
+    deadline = time.monotonic() + TIMEOUT * max(1, STRESS)
     for thread in threads:
         thread.join(max(0.1, deadline - time.monotonic()))
     stuck = [thread.name for thread in threads if thread.is_alive()]
@@ -129,7 +129,7 @@ def background(*functions: Callable[[], Any]) -> Iterator[None]:
     finally:
         stop.set()
         for thread in threads:
-            thread.join(LONG)
+            thread.join(TIMEOUT)
     if errors:
         raise errors[0]
     assert not any(thread.is_alive() for thread in threads), "hanging"
@@ -166,7 +166,7 @@ def many(count: int) -> int:
     return round(count * min(1, max(0.2, STRESS)))
 
 
-def eventually(condition: Callable[[], bool], timeout: float = LONG) -> bool:
+def eventually(condition: Callable[[], bool], timeout: float = TIMEOUT) -> bool:
     """Whether the condition comes true in time."""
     end = time.monotonic() + timeout
     while not condition():
@@ -213,7 +213,7 @@ def started(function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[An
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    begun.wait(LONG)
+    begun.wait(TIMEOUT)
     settle(thread)
     return thread, result
 

@@ -5,7 +5,7 @@ import time
 from time import perf_counter_ns
 
 import pytest
-from linearizability import IMPOSSIBLE, Call, catch, told, verify
+from linearizability import IMPOSSIBLE, Call, as_text, assert_rejected, verify
 from marks import starts_threads
 
 from nogil_sync import Event, Once, WaitGroup, once
@@ -64,7 +64,7 @@ class Sticky(Event):
 
 @pytest.mark.parametrize("cls", [Spurious, Sticky])
 def test_wrong_events_are_caught(cls):
-    catch(lambda _: cls(), waiter, False, event, lead=setter, threads=3)
+    assert_rejected(lambda _: cls(), waiter, False, event, lead=setter, threads=3)
 
 
 # WaitGroup
@@ -151,7 +151,9 @@ class Hasty(WaitGroup):
 
 
 def test_a_wrong_wait_group_is_caught():
-    catch(lambda _: Going(Hasty), starter, 0, waitgroup, views=with_ends, call=Going.call, batch=50)
+    assert_rejected(
+        lambda _: Going(Hasty), starter, 0, waitgroup, views=with_ends, call=Going.call, batch=50
+    )
 
 
 # Once
@@ -221,7 +223,7 @@ def first_outcome(retry):
 def as_often_as_needed(history, each):
     """Each outcome is that of one run, and no other function ran."""
     outcomes = {call.result for call in history if call.name == "do"}
-    assert sorted(each.runs) == sorted(outcomes), f"ran: {each.runs}:\n{told(history)}"
+    assert sorted(each.runs) == sorted(outcomes), f"ran: {each.runs}:\n{as_text(history)}"
     return [history]
 
 
@@ -258,4 +260,6 @@ class Sharing(Once):
 
 @pytest.mark.parametrize("cls", [Racing, Sharing])
 def test_wrong_onces_are_caught(cls):
-    catch(lambda _: Outcomes(cls, True, 1), calls, ABSENT, first_outcome(True), batch=20, **ONCE)
+    assert_rejected(
+        lambda _: Outcomes(cls, True, 1), calls, ABSENT, first_outcome(True), batch=20, **ONCE
+    )

@@ -1,8 +1,8 @@
 """Histories of SyncMap, key by key.
 
-What goes over the whole map, such as iteration, acts entry by entry: for each key it is an
-operation like any other, at some moment of its own during the call. So such a call is part of
-the history of every key.
+A call for the whole map, such as an iteration, acts entry by entry: for each key it is an
+operation like any other, at some moment during the call. So such a call is part of the history of
+every key.
 """
 
 import random
@@ -12,7 +12,7 @@ from time import perf_counter_ns
 from typing import Any
 
 import pytest
-from linearizability import IMPOSSIBLE, catch, linearizable, told, verify
+from linearizability import IMPOSSIBLE, as_text, assert_rejected, linearizable, verify
 from marks import starts_threads
 
 from nogil_sync import SyncMap
@@ -238,7 +238,7 @@ def key_by_key(history, _):
             ]
             least = sum(not absent for absent, _ in possible)
             most = sum(there for _, there in possible)
-            assert least <= call.result <= most, f"not in {least} .. {most}:\n{told(history)}"
+            assert least <= call.result <= most, f"not in {least} .. {most}:\n{as_text(history)}"
     return views
 
 
@@ -283,7 +283,7 @@ class Late(SyncMap):
 
 @pytest.mark.parametrize("cls", [Skipping, Forgetful, Late])
 def test_wrong_walks_are_caught(cls):
-    catch(lambda _: cls(), worker, ABSENT, entry_or_discard, **WALKS)
+    assert_rejected(lambda _: cls(), worker, ABSENT, entry_or_discard, **WALKS)
 
 
 # load_or_compute
@@ -499,4 +499,4 @@ class Caching(SyncMap):
 
 @pytest.mark.parametrize("cls", [Racing, Stubborn, Caching])
 def test_wrong_computations_are_caught(cls):
-    catch(lambda _: Computing(cls), asker, MISSING, computed, **COMPUTING)
+    assert_rejected(lambda _: Computing(cls), asker, MISSING, computed, **COMPUTING)

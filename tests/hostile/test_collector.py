@@ -1,4 +1,4 @@
-"""What the library does to the collector: its counts, its callbacks, interrupts in it."""
+"""The library and the collector: its counts, its callbacks, interrupts during a collection."""
 
 import gc
 import importlib.util

@@ -1,4 +1,4 @@
-"""Emptying what holds many things: the cost of each does not grow with their number.
+"""Emptying objects that hold many items: the cost of each does not grow with their number.
 
 The cost is processor time, which other programs hardly change, for one number of things and for
 sixteen times as many. What is linear costs about as much for each; the caches make that up to

@@ -10,7 +10,7 @@ import time
 import pytest
 from marks import starts_threads
 from processes import python
-from support import LONG, background, collect_often, eventually, for_a_while, run_threads
+from support import TIMEOUT, background, collect_often, eventually, for_a_while, run_threads
 
 import nogil_sync
 from nogil_sync import SyncMap
@@ -525,7 +525,7 @@ def test_equality_may_start_threads():
             left[0] -= 1
             thread = threading.Thread(target=change, args=(mine,))
             thread.start()
-            thread.join(LONG)
+            thread.join(TIMEOUT)
             assert not thread.is_alive()
 
     def change(key):

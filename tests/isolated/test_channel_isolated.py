@@ -1,4 +1,4 @@
-"""Channel in processes of its own: Ctrl-C, interrupts at any moment, forks."""
+"""Channel in processes of their own: Ctrl-C, interrupts at random moments, forks."""
 
 import os
 import signal

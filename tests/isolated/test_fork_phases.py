@@ -186,7 +186,7 @@ def check_grown(x):
 
 PHASES = {
     "Once.do": Phase(Once, lambda o: o.do(hooked), check_once),
-    # The child does not run what another thread was running: it is for the first caller there.
+    # In the child of another thread it has not run: the first caller there runs it.
     "once": Phase(
         lambda: once(lambda: hooked()), lambda o: o(), check_once_function, lambda o: None
     ),

@@ -16,7 +16,7 @@ from concurrent.futures import wait
 import pytest
 from marks import starts_processes
 from processes import in_own_process
-from support import LONG, NATIVE, STRESS
+from support import NATIVE, STRESS, TIMEOUT
 
 import nogil_sync
 from nogil_sync import Once, SyncMap, TaskGroup, WaitGroup, once, once_property
@@ -65,7 +65,7 @@ class OneInterrupt:
         print(self.raised, "interrupted")
 
 
-@in_own_process(timeout=LONG + SECONDS)
+@in_own_process(timeout=TIMEOUT + SECONDS)
 def test_interrupted_waitgroup_go_keeps_the_count():
     interrupt = OneInterrupt()
 
@@ -81,7 +81,7 @@ def test_interrupted_waitgroup_go_keeps_the_count():
         assert group.wait(20), group
 
 
-@in_own_process(timeout=LONG + SECONDS)
+@in_own_process(timeout=TIMEOUT + SECONDS)
 def test_interrupted_add_and_done_keep_the_count():
     interrupt = OneInterrupt()
 
@@ -104,7 +104,7 @@ def test_interrupted_add_and_done_keep_the_count():
         assert group.wait(20), group
 
 
-@in_own_process(timeout=LONG + SECONDS)
+@in_own_process(timeout=TIMEOUT + SECONDS)
 def test_interrupted_taskgroup_ends_all_its_tasks():
     interrupt = OneInterrupt()
 
@@ -126,7 +126,7 @@ def test_interrupted_taskgroup_ends_all_its_tasks():
         assert len(finished) <= next(ran) <= len(finished) + 1
 
 
-@in_own_process(timeout=LONG + SECONDS)
+@in_own_process(timeout=TIMEOUT + SECONDS)
 def test_taskgroup_interrupted_in_result_ends_all_its_tasks():
     interrupt = OneInterrupt()
 
@@ -148,7 +148,7 @@ def test_taskgroup_interrupted_in_result_ends_all_its_tasks():
         assert wait(futures, 20).not_done == set(), (group, futures)
 
 
-@in_own_process(timeout=LONG + SECONDS)
+@in_own_process(timeout=TIMEOUT + SECONDS)
 def test_interrupted_once_runs_again():
     interrupt = OneInterrupt()
     for _ in interrupt.rounds():
@@ -161,7 +161,7 @@ def test_interrupted_once_runs_again():
         assert function() == 1225, function
 
 
-@in_own_process(timeout=LONG + SECONDS)
+@in_own_process(timeout=TIMEOUT + SECONDS)
 def test_interrupted_once_do_runs_again():
     interrupt = OneInterrupt()
     for _ in interrupt.rounds():
@@ -174,7 +174,7 @@ def test_interrupted_once_do_runs_again():
         assert first.do(int) == 1225, first
 
 
-@in_own_process(timeout=LONG + SECONDS)
+@in_own_process(timeout=TIMEOUT + SECONDS)
 def test_interrupted_once_property_runs_again():
     interrupt = OneInterrupt()
 
@@ -192,7 +192,7 @@ def test_interrupted_once_property_runs_again():
         assert page.__dict__ == {"words": 1225}, page.__dict__
 
 
-@in_own_process(timeout=LONG + SECONDS)
+@in_own_process(timeout=TIMEOUT + SECONDS)
 def test_interrupted_load_or_compute_runs_again():
     interrupt = OneInterrupt()
     cache = SyncMap()
@@ -204,7 +204,7 @@ def test_interrupted_load_or_compute_runs_again():
         assert cache.pop("key") == 1225
 
 
-@in_own_process(timeout=LONG + SECONDS)
+@in_own_process(timeout=TIMEOUT + SECONDS)
 def test_interrupted_wait_for_once_leaves_other_waiters():
     interrupt = OneInterrupt()
     for _ in interrupt.rounds():

@@ -1,4 +1,4 @@
-"""No memory: an exception, and the object unchanged; never a crash."""
+"""Without memory, a call raises and leaves the object unchanged; it never crashes."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""The kernel refuses what it granted at import: a seccomp filter that is installed later."""
+"""The kernel refuses a system call that it allowed at import: a seccomp filter comes later."""
 
 import ctypes
 import errno

@@ -1,4 +1,4 @@
-"""TaskGroup in the child of a fork: the parent's tasks are not its own."""
+"""TaskGroup in the child of a fork: the child does not run or await the parent's tasks."""
 
 import os
 import signal

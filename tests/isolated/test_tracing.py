@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from marks import starts_processes
 from processes import in_own_process
-from support import LONG
+from support import TIMEOUT
 
 import nogil_sync
 from nogil_sync import Event, Pool, Semaphore, ShardedCounter, SyncMap, TaskGroup, WaitGroup
@@ -238,7 +238,7 @@ CASES = {
 
 @pytest.mark.parametrize("way", ["settrace", "setprofile"])
 @pytest.mark.parametrize("name", CASES)
-@in_own_process(timeout=LONG)
+@in_own_process(timeout=TIMEOUT)
 def test_trace_function_uses_the_traced_object(name, way):
     case, tracer = CASES[name], Tracer(way)
     x = case.make()

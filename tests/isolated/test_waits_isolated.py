@@ -1,4 +1,4 @@
-"""What holds for every call that waits, in processes of their own: exit, fork, Ctrl-C."""
+"""Every call that waits, in processes of their own: exit, fork, Ctrl-C."""
 
 import os
 import signal

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 import pytest
 from marks import starts_threads
 from processes import in_own_process
-from support import LONG, STRESS, for_a_while, run_threads
+from support import STRESS, TIMEOUT, for_a_while, run_threads
 
 from nogil_sync import AtomicInt64, TaskGroup
 from nogil_sync._common import tasks
@@ -89,7 +89,7 @@ def test_failures_and_cancellations_are_all_reported(threads):
     assert not [t for t in threading.enumerate() if t.name == "TaskGroup worker"]
 
 
-@in_own_process(timeout=LONG + 3 * STRESS)
+@in_own_process(timeout=TIMEOUT + 3 * STRESS)
 def test_no_function_is_called_in_a_section():
     # A stored reference that was the last one would run finalisers there.
     local = threading.local()
@@ -181,7 +181,7 @@ class SimpleExecutor:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no timers by signal")
 @pytest.mark.parametrize("on_executor", [False, True])
-@in_own_process(timeout=LONG + 2 * STRESS)
+@in_own_process(timeout=TIMEOUT + 2 * STRESS)
 def test_interrupted_group_ends_all_its_tasks(on_executor):
     armed = False
 
