@@ -19,9 +19,9 @@ import nogil_sync
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Under -X dev the stress tests earn it; its own tests run in processes of their own.
+    # Under -X dev the stress tests deserve the warning; its own tests run in their own processes.
     config.addinivalue_line("filterwarnings", "ignore::nogil_sync.PerformanceWarning")
-    # A shell starts background jobs with interrupts ignored, and so are they then in all
+    # A shell starts background jobs with interrupts ignored, and so they are ignored in all
     # processes that a test starts.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -100,7 +100,7 @@ def without_memory(
     include = sysconfig.get_path("include")
     library, version = platform.libc_ver()
     if library != "glibc" or [int(part) for part in version.split(".")[:2]] < [2, 34]:
-        # Older ones lack mallinfo2, or ask for memory themselves as the function behind is found.
+        # Older versions lack mallinfo2, or allocate when they resolve the replaced function.
         pytest.skip("needs the GNU C library, 2.34 or later")
     if SANITIZED:
         pytest.skip("a sanitizer has taken the C library's allocators")

@@ -669,7 +669,7 @@ def test_timeouts_and_tries_lose_nothing(capacity):
 @pytest.mark.thread_unsafe(reason="traces, and starts threads itself")
 @pytest.mark.parametrize("receives", [False, True])
 def test_finaliser_during_a_send_sees_the_item(receives):
-    # Without the GIL, or under a debugger, others run between the lines of a section.
+    # Without the GIL, or under a debugger, other threads run between the lines of a section.
     slow = {"taker.done = giver.done = True", "self.state = new", "me.joined = True"}
     c = Channel()
     served = threading.Event()

@@ -149,7 +149,7 @@ def test_finalisers_use_the_channel_during_its_operations():
 @starts_threads
 @pytest.mark.parametrize("capacity", [0, 2, 16])
 def test_collections_run_while_items_pass(capacity):
-    # Each item is a cycle that only the channel, or a thread in a call, holds for a while.
+    # Each item is a cycle to which only the channel, or a thread in a call, refers for a while.
     c = Channel(capacity)
 
     def send():

@@ -89,7 +89,7 @@ def test_handler_takes_the_item_and_its_threads_recv_waits_on(interrupt, receive
     else:
         c.send("from the call", TIMEOUT)
         assert eventually(lambda: len(log) == 2)
-        # The other backend passes the call by from when the handler sends, not from its beginning.
+        # In the threading backend the handler overtakes the call only once it sends.
         assert (log if NATIVE else sorted(log, reverse=True)) == [
             "from the handler",
             "from the call",

@@ -14,7 +14,7 @@ from nogil_sync import Cond, Mutex, RWMutex, Semaphore
 over = pytest.mark.parametrize("lock", LOCKS)
 
 
-# Those that one thread holds at a time.
+# The locks that one thread holds at a time.
 over_exclusive = pytest.mark.parametrize("lock", [name for name in LOCKS if name != "read"])
 
 
@@ -337,7 +337,7 @@ def test_later_waiter_is_not_woken_by_earlier_notification():
 
 @starts_threads
 def test_timed_out_waiter_takes_no_notification():
-    # It has given up, and waits for the lock only: the notification is for the other one.
+    # It has timed out, and waits for the lock only: the notification goes to the other waiter.
     c = Cond()
     first, first_result = started(wait_in, c, 0.1)
     second, second_result = started(wait_in, c, TIMEOUT)

@@ -144,7 +144,7 @@ def test_event_barrier_and_semaphore_work_over_conds():
 @starts_threads
 def test_futures_work_over_conds(monkeypatch):
     class Reentrant(Cond):
-        # A Future's condition is entered again by its callbacks' helpers.
+        # Callbacks acquire a Future's condition again.
         def __init__(self):
             super().__init__(threading.RLock())
 

@@ -480,7 +480,7 @@ def test_handler_uses_lock_that_its_thread_waits_for(interrupt):
     log = []
 
     def handler():
-        # As with threading.Lock: the lock is ours to release, and then free.
+        # As with threading.Lock, the handler may release the lock, which is free then.
         m.release()
         log.append(m.acquire(timeout=TIMEOUT))
         log.append(m.acquire(timeout=0.01))

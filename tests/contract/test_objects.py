@@ -93,7 +93,7 @@ OPERATIONS: dict[type, dict[str, Any]] = {
     Pool: {"get": (), "put": (1,), "use": (), "clear": (), "idle": ()},
     Channel: {"try_send": (1,), "try_recv": (), "closed": (), "close": ()},
 }
-# What only the holder of the lock, or such, may call.
+# Methods that need the lock held, or another state.
 FOR_HOLDERS = {
     (Mutex, "release"),
     *((Cond, name) for name in ("wait", "wait_for", "notify", "notify_all", "release")),

@@ -78,7 +78,7 @@ def test_property_without_a_name_raises():
 
 
 def test_property_with_two_names_raises():
-    # Up to Python 3.11 errors in __set_name__ come wrapped in a RuntimeError.
+    # Up to Python 3.11 a RuntimeError wraps the errors of __set_name__.
     with pytest.raises((TypeError, RuntimeError)):
 
         class Twice:

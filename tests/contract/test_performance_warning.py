@@ -281,7 +281,7 @@ def test_no_warning_where_threads_share_nothing_else(works: str) -> None:
 
 @watched
 def test_no_code_runs_to_find_out() -> None:
-    # Each use asks the property once; a look at the frame must not.
+    # Each use calls the property once; inspecting the frame must not call it.
     out = warned(
         "works = [Computed(counter).work]", after="print(Computed.asked == counter.value())"
     )

@@ -255,7 +255,7 @@ def test_string_of_another_thread_is_not_pinned_itself():
 @native_only
 @starts_threads
 def test_object_with_unmerged_counts_is_pinned():
-    # We drop a reference that its owner counted, so it is queued for the owner, who is asleep.
+    # Drop a reference that the owner counted: the object is queued for the owner, which sleeps.
     handed, ready, go = [], threading.Event(), threading.Event()
 
     def own():
@@ -465,7 +465,7 @@ def test_performance_warning_is_a_runtime_warning():
     assert PerformanceWarning.__module__ == "nogil_sync"
 
 
-# What the watch found: threads contend for the object's own count, and for nothing else.
+# What the detector reports: threads contend for the object's own count alone.
 COUNT_CONTENDED = (True, None, False, None)
 
 

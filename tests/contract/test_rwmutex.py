@@ -282,7 +282,7 @@ def test_downgraded_hold_is_released_once():
     rw.downgrade()
     rw.read.acquire()
     rw.read.acquire()
-    # Three holds, one of them marked: two releases of readers leave the marked one.
+    # Three holds, one of them downgraded: two releases of readers leave the downgraded one.
     rw.read.release()
     rw.read.release()
     assert state(rw) == READ
@@ -298,7 +298,7 @@ def test_downgraded_hold_is_released_once():
         rw.write.release()
     assert state(rw) == READ
     rw.read.release()
-    # A writer's release comes before that of a mark.
+    # A release on the write side releases a writer's hold before a downgraded one.
     with rw.write:
         rw.downgrade()
         rw.read.release()
@@ -308,7 +308,7 @@ def test_downgraded_hold_is_released_once():
 
 
 def test_no_sequence_of_releases_lets_a_writer_in_beside_a_reader():
-    # Against a model: counted holds, a writer, marks.
+    # Compared with a model: counted holds, a writer, downgraded holds.
     rng = random.Random(1)
     for _ in range(300):
         rw = RWMutex()

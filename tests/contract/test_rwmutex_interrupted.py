@@ -31,7 +31,7 @@ def test_ctrl_c_ends_wait_and_other_waiters_go_on(held, side, others, timeout):
     rw = RWMutex()
     sides = {"read": rw.read, "write": rw.write}
     sides[held].acquire()
-    # Readers that the interrupted call keeps out, if it is a writer's.
+    # They wait for the interrupted call, if that is a writer's.
     waiters = [threading.Thread(target=sides[others].acquire, daemon=True) for _ in range(2)]
 
     def start():

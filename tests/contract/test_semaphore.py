@@ -511,7 +511,7 @@ def test_large_request_is_not_overtaken():
     s.acquire(n=2)
     large, large_got = started(s.acquire, n=3)
     small, small_got = started(s.acquire)
-    # One is free, but the first in line wants three.
+    # One permit is free, but the first waiter asks for three.
     assert s.available() == 1
     assert not small_got
     assert s.acquire(False) is False

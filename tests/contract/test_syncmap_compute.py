@@ -601,7 +601,7 @@ def test_interrupted_detached_flight_runs_again():
 @starts_threads
 @pytest.mark.parametrize("popitem", [False, True])
 def test_value_computed_before_its_deletion_is_not_returned(popitem):
-    # Whoever changes the source and then deletes the key never finds the old value again.
+    # A thread that changes the source and then deletes the key never finds the old value again.
     m, source = SyncMap(), [0]
     stop = threading.Event()
 
@@ -834,7 +834,7 @@ def test_random_failures_are_not_kept():
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this system")
 @in_own_process
 def test_interrupted_calls_do_all_or_nothing():
-    # Wherever an exception comes, the map is whole, and what was begun can be begun again.
+    # Wherever an exception is raised, the map is whole, and a computation can start again.
     interrupts = RandomInterrupts()
     m = SyncMap()
     go_on = True

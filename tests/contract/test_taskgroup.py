@@ -329,7 +329,7 @@ def test_task_that_leaves_its_own_group_raises(group):
         future = tg.go(lambda: caught(lambda: tg.__exit__(None, None, None)))
         assert isinstance(future.result(), RuntimeError)
         future = Future()
-        # A callback runs as a part of the task.
+        # A callback runs as part of the task.
         tg.go(time.sleep, 0.05).add_done_callback(
             lambda _: future.set_result(caught(lambda: tg.__exit__(None, None, None)))
         )
@@ -487,7 +487,7 @@ def test_leaving_waits_for_what_callbacks_raise():
         raise ValueError
 
     def start(tg):
-        # In the thread that runs it, so that the argument goes as soon as that thread lets it go.
+        # In the thread that runs it, so that the argument is freed once that thread releases it.
         tg.go(fail, Argument()).add_done_callback(lambda _: raising(SystemExit(3)))
 
     def use(pool):

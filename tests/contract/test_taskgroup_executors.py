@@ -119,7 +119,7 @@ def test_executor_that_breaks():
 
     with ThreadPoolExecutor(1, initializer=initializer) as pool:
         error = caught(use)
-    # What `submit` raises comes from the body, what it did not notice yet from a task.
+    # An error that `submit` raises comes from the body; one that it does not notice, from a task.
     assert all("Broken" in type(each).__name__ for each in error.exceptions)
 
 
@@ -257,7 +257,7 @@ def test_group_runs_tasks_with_few_new_threads(monkeypatch):
 
 
 def test_queued_tasks_run_without_new_threads(monkeypatch):
-    # The first cannot have its thread while another relies on that: the leaving thread steps in.
+    # The first task gets no thread, and another one waits for it: the leaving thread runs it.
     done = []
     real = threading.Thread.start
     nested = []

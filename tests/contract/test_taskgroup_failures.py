@@ -315,7 +315,7 @@ def test_cancel_cancels_queued_tasks_and_wakes_waiters(group):
         assert tg.wait_cancelled() is True
         assert tg.go(int).cancelled()
     assert tg.cancelled() is True
-    # If it had not begun it was cancelled, too.
+    # If it had not begun, it was cancelled as well.
     assert future.cancelled() or future.result() is True
 
 

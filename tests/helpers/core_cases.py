@@ -392,7 +392,7 @@ SPARES: dict[str, Case] = {
 }
 
 
-# What lets Python's threads wait for the core
+# How Python's threads wait for the core
 
 
 def wait_group() -> Trial:

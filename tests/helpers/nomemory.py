@@ -26,7 +26,7 @@ def watch() -> None:
     """Tell it where the extension lies."""
     if nogil_sync.backend != "native":
         return
-    # As the maps name it: without symbolic links.
+    # As /proc/self/maps names it: without symbolic links.
     path = str(Path(sys.modules["nogil_sync._native._core"].__file__ or "").resolve())
     lines = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
     ours = [line[0].split("-") for line in lines if line[-1] == path]

@@ -16,7 +16,7 @@ import nogil_sync
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 NATIVE = nogil_sync.backend == "native"
-# A sanitizer has taken the C library's allocators, or something else has.
+# A sanitizer, or another library, replaces the C library's allocators.
 SANITIZED = "LD_PRELOAD" in os.environ or "fsanitize" in (sysconfig.get_config_var("CFLAGS") or "")
 
 INTEGERS = [

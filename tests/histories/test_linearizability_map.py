@@ -26,7 +26,7 @@ def entry(state, call):
     """The specification of one key: the state is its value, or ABSENT."""
     name, args, result = call.name, call.args[1:], call.result
     there = state is not ABSENT
-    # What comes out, and what the value is then.
+    # The result, and the new value.
     if name == "__getitem__":
         outcome, then = state if there else KeyError, state
     elif name == "get":
@@ -67,7 +67,7 @@ def longer(value):
     return (value, 1)
 
 
-# From a value of few, which two can have in common, to the arguments after the key.
+# From one of a few values, which threads share, to the arguments after the key.
 ARGUMENTS = {
     "__getitem__": lambda value: (),
     "get": lambda value: ("default",),
@@ -84,7 +84,7 @@ ARGUMENTS = {
     "load_or_compute": lambda value: (same, value),
 }
 DELETIONS = ("__delitem__", "pop", "compare_and_delete")
-# What is computed while the key is deleted is not stored: there it is not a setdefault.
+# A value computed while the key is deleted is not stored: so it is not a setdefault.
 WITHOUT_COMPUTING = [name for name in ARGUMENTS if name != "load_or_compute"]
 WITHOUT_DELETING = [name for name in ARGUMENTS if name not in DELETIONS]
 

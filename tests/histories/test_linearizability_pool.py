@@ -123,7 +123,7 @@ def item_by_item(history, each):
             for calls in items.values():
                 assert not missed(calls, call, history), f"{call}\nmissed\n{as_text(calls)}"
 
-    # Nobody uses it any more: now all is exact.
+    # No thread uses it any more: now all counts are exact.
     left = {item for item, calls in items.items() if idle(calls)}
     assert each.pool.idle() == len(left), as_text(history)
     assert each.most is None or len(left) <= each.most + 3  # one for each thread

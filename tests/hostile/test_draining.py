@@ -23,7 +23,7 @@ MOST = 5.0
 
 def growth(fill, drain, count=None):
     """How much more each thing costs where there are many; `drain` is called by `count` threads."""
-    # Threads of the pure backend stand in each other's way at every step.
+    # Threads of the threading backend slow each other down at every step.
     small = SMALL if NATIVE or count is None else SMALL // 8
     best = [float("inf")] * 2
     for _ in range(6):
@@ -137,7 +137,7 @@ def test_map_is_drained_by_several_threads_in_linear_time(drain):
 
 
 def test_map_is_drained_beside_an_idle_thread_in_linear_time():
-    # Deleted keys then wait until no reader can have them.
+    # Deleted keys are then freed once no reader can refer to them.
     leave = threading.Event()
     used = threading.Barrier(2)
 

@@ -573,7 +573,7 @@ def parts_of(obj):
 @pytest.mark.parametrize("name", WAITS)
 @in_own_process(timeout=40)
 def test_collector_clears_object_that_a_thread_waits_for(name, in_main_thread):
-    # As in the test above; here the slots are emptied as the collector does it, and surely.
+    # As in the test above; here the test empties the slots as the collector would.
     make, before, wait = WAITS[name]
     thing = make()
     before(thing)

@@ -182,7 +182,7 @@ def test_equality_may_change_the_map(name, change, which):
     acting[0] = 1
     tried(name, m, {"first": new_key(0), "last": new_key(4), "missing": new_key("missing")}[which])
     acting[0] = 0
-    # It is whole: what it holds is found, once, and can be deleted.
+    # The map is whole: each item is found, once, and can be deleted.
     found = list(m)
     assert len(found) == len(set(map(id, found))) == len(m)
     assert all(key in m for key in found)
@@ -220,7 +220,7 @@ def test_lookup_ends_though_equality_changes_neighbours(name):
 )
 @pytest.mark.parametrize("at", range(4))
 def test_equality_may_insert_the_key(name, at):
-    # It goes to a place that the search has passed, where an entry was deleted before.
+    # It moves to a place that the search has passed, where an entry was deleted before.
     inserting = []
 
     def act(mine, his):
@@ -573,7 +573,7 @@ def test_equality_may_fail_now_and_then():
 
 @starts_threads
 def test_equal_tuples_are_inserted_and_deleted():
-    # Each thread makes its own: a key that is compared may be freed by another thread meanwhile.
+    # Each thread makes its own keys: another thread may free a key while it is compared.
     m = SyncMap()
     numbers = range(20)
 

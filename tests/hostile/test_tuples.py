@@ -271,7 +271,7 @@ def map_value(t):
 
 
 def map_during_a_call(t):
-    # Deleting a key then goes by way of Python.
+    # Then Python code deletes the key.
     m = SyncMap()
 
     def delete():

@@ -85,7 +85,7 @@ def test_every_allocation_site_of_the_core_has_failed(without_memory):
 
         for way in {}, {"rest": True}:
             all_cases(**way)
-        # Among others that have a slot: tables grow for the new one.
+        # While other threads have slots: tables grow for a new one.
         with core_cases.crowd(core_cases.ShardedCounter().add):
             all_cases(thread=True)
         print(*nomemory.sites(nomemory.CORE))

@@ -88,7 +88,7 @@ def test_held_locks_stay_held_in_the_child_and_waiters_are_forgotten():
     rw.read.release()
 
 
-# How to take it so that others wait, the call that waits, and how to let that one go on.
+# How to hold it so that other threads wait, the call that waits, and how to let it go on.
 WAITS_FOR = {
     "Semaphore": (
         lambda: Semaphore(3),

@@ -202,7 +202,7 @@ def test_calls_without_address_space_raise_memory_error():
         kinds = [Mutex, Event, ShardedCounter, ShardedFloatCounter, AtomicRef, AtomicInt64]
         kept = None
         made = 0
-        # A little of each size, for the interpreter to handle exceptions with.
+        # A little memory of each size, with which the interpreter handles exceptions.
         slack = [bytes(size) for size in range(1, 512, 16) for _ in range(8)]
         try:
             while True:

@@ -139,7 +139,7 @@ class Churn:
 @pytest.mark.parametrize("error", [errno.ENOMEM, errno.EPERM, errno.ENOSYS])
 @in_own_process(timeout=120)
 def test_new_thread_waits_until_all_have_fences(error):
-    # It cannot put a fence into a thread that thinks that it is alone: it waits for its stores.
+    # It cannot put a fence into a thread that takes itself to be alone: it waits for its stores.
     m = SyncMap({n: [n] for n in range(100)})
     m["here"] = 1
     worked = has_membarrier(MEMBARRIER)

@@ -306,7 +306,7 @@ def test_items_of_pools_outlive_their_threads():
 
 @in_own_process
 def test_finalisers_use_objects_as_a_thread_ends():
-    # What is local to a thread dies with its state: late, when its place may have been given back.
+    # Thread-local objects die with the thread's state, when its slot may have been given back.
     c, f, a = ShardedCounter(), ShardedFloatCounter(), AtomicInt64()
     m, rw, s, k, e = Mutex(), RWMutex(), Semaphore(2), Cond(), Event()
     x, ch, pool, g, o = SyncMap(), Channel(1000), Pool(list, age=False), WaitGroup(), Once()

@@ -44,7 +44,7 @@ def install() -> None:
 
     Not RLock: no lock of the library is reentrant. `threading` itself uses them in its threads.
     """
-    # What the library itself is made of stays.
+    # The locks that the library itself is made of stay.
     own = ModuleType("threading")
     vars(own).update(vars(threading))
     for name, module in list(sys.modules.items()):

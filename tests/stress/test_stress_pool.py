@@ -185,7 +185,7 @@ def test_pools_die_while_collections_visit_them():
             elif n % 3 == 1:
                 watch = weakref.ref(pool)
                 del pool
-                # At once, unless a collection is looking at it just now.
+                # At once, unless a collection is visiting it.
                 assert eventually(lambda watch=watch: watch() is None)
                 assert eventually(lambda gone=gone: len(gone) == 5)
                 continue

@@ -116,7 +116,7 @@ def test_no_function_is_called_in_a_section():
         if getattr(local, "inside", False) and event in ("call", "c_call"):
             below = frame
             while below is not None:
-                # What these call would come before or after a real guard.
+                # What these functions call would run before or after a real guard.
                 if below.f_code in (take.__code__, release.__code__):
                     return
                 below = below.f_back
