@@ -40,7 +40,7 @@ def test_cycles_through_items_are_collected(capacity):
 
 
 @collects
-def test_a_cycle_of_channels_is_collected():
+def test_cycle_of_channels_is_collected():
     first = previous = Channel(2)
     for _ in range(10):
         c = Channel(2)

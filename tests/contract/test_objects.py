@@ -536,7 +536,7 @@ def test_getsizeof_gives_a_size(cls):
 
 
 @every
-def test_the_class_is_documented(cls):
+def test_class_is_documented(cls):
     assert inspect.getdoc(cls)
     for name in OPERATIONS[cls]:
         if not name.startswith("_"):

@@ -249,7 +249,7 @@ SHARED = {
 
 @watched
 @pytest.mark.parametrize("what", SHARED)
-def test_one_warning_for_what_else_threads_share(what: str) -> None:
+def test_one_warning_for_other_shared_objects(what: str) -> None:
     works, words = SHARED[what]
     (line,) = warned(f"works = {works}", 30).splitlines()
     assert words in line

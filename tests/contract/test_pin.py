@@ -208,7 +208,7 @@ def test_pinned_string_is_the_interned_one():
 
 
 @native_only
-def test_a_pinned_object_lives_for_ever():
+def test_pinned_object_lives_for_ever():
     class Loud:
         def __del__(self):
             raise AssertionError("finalised")
@@ -236,7 +236,7 @@ def test_pinned_string_of_a_subclass_lives_for_ever():
 
 
 @native_only
-def test_the_locks_of_an_rwmutex_are_pinned_with_it():
+def test_locks_of_an_rwmutex_are_pinned_with_it():
     m = pin(RWMutex())
     assert is_pinned(m.read)
     assert is_pinned(m.write)

@@ -428,7 +428,7 @@ def test_only_the_last_reader_lets_the_writer_in():
 
 
 @starts_threads
-def test_a_release_admits_waiting_readers_before_the_next_writer():
+def test_release_admits_waiting_readers_before_the_next_writer():
     rw = RWMutex()
     rw.write.acquire()
     first, first_wrote = started(rw.write.acquire)

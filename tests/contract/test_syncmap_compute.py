@@ -123,14 +123,14 @@ def test_wrong_arguments_raise():
     assert m == {"a": 1}
 
 
-def test_an_exception_is_not_kept():
+def test_exception_is_not_kept():
     m = SyncMap()
     for error in (LookupError(), OSError(1)):
         with pytest.raises(type(error)) as caught:
             m.load_or_compute("k", raises(error))
         assert caught.value is error
         names = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
-        assert names[0] == "test_an_exception_is_not_kept"
+        assert names[0] == "test_exception_is_not_kept"
         assert names[-1] == "act"
     assert "k" not in m
     assert m.load_or_compute("k", int) == 0
@@ -489,7 +489,7 @@ def test_waiters_share_the_exception():
 
 @starts_threads
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-def test_an_interrupt_hits_one_and_the_next_runs_its_own(kind):
+def test_interrupted_thread_stops_and_the_next_computes(kind):
     m, held = SyncMap(), Held(raises(kind()))
     first = flying(m, held)
     runs = []

@@ -231,7 +231,7 @@ class Trusting(Cond):
         return predicate() or self.wait(timeout)
 
 
-def test_a_wrong_wait_for_is_caught():
+def test_wrong_wait_for_is_caught():
     assert_rejected(
         lambda _: Place(Trusting()), flag_waiter, (None, False, frozenset()), flagged, **WAITS_FOR
     )

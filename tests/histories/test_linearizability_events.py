@@ -150,7 +150,7 @@ class Hasty(WaitGroup):
         return thread
 
 
-def test_a_wrong_wait_group_is_caught():
+def test_wrong_wait_group_is_caught():
     assert_rejected(
         lambda _: Going(Hasty), starter, 0, waitgroup, views=with_ends, call=Going.call, batch=50
     )

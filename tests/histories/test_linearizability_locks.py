@@ -64,7 +64,7 @@ class Optimistic(Mutex):
         return Mutex.acquire(self, blocking, timeout) or timeout > 0
 
 
-def test_a_wrong_mutex_is_caught():
+def test_wrong_mutex_is_caught():
     assert_rejected(lambda _: Optimistic(), holder, False, mutex, threads=3)
 
 
@@ -228,7 +228,7 @@ def test_unbounded_semaphore():
     verify(signals, signaller, (0, *NOBODY), fair_semaphore, call=call_semaphore, **FAIR)
 
 
-def test_a_bounded_semaphore_in_the_place_of_an_unbounded_one_is_caught():
+def test_bounded_semaphore_in_place_of_an_unbounded_one_is_caught():
     assert_rejected(
         lambda _: Semaphore(3), signaller, (0, *NOBODY), fair_semaphore, call=call_semaphore, **FAIR
     )
@@ -241,7 +241,7 @@ class Generous(Semaphore):
         super().__init__(value + 1)
 
 
-def test_a_wrong_semaphore_is_caught():
+def test_wrong_semaphore_is_caught():
     assert_rejected(
         lambda _: Generous(3), borrower, (3, *NOBODY), fair_semaphore, call=call_semaphore, **FAIR
     )
@@ -372,7 +372,7 @@ class Yielding(RWMutex):
         super().downgrade()
 
 
-def test_a_wrong_rwmutex_is_caught():
+def test_wrong_rwmutex_is_caught():
     assert_rejected(
         lambda _: Yielding(),
         reader_or_writer,

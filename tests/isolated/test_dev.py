@@ -109,7 +109,7 @@ def test_interpreter_can_be_named_by_its_own_path(dev: Dev) -> None:
     assert "is not a Python interpreter" in only_error(dev("--python", str(ROOT / "dev"), "python"))
 
 
-def test_the_variable_is_read_as_the_option(dev: Dev) -> None:
+def test_variable_is_read_as_the_option(dev: Dev) -> None:
     assert "'3.12t'" in only_error(dev("python", NOGIL_SYNC_PYTHON="3.12t"))
 
 
@@ -176,7 +176,7 @@ def test_mirror_without_the_archive_is_an_error(dev: Dev, tmp_path: Path) -> Non
 
 
 @nothing_newer
-def test_the_summary_names_a_leg_that_is_not_available(dev: Dev) -> None:
+def test_summary_names_a_leg_that_is_not_available(dev: Dev) -> None:
     done = dev("test", "--leg", f"native-{NEWEST}t")
     assert done.returncode == 1  # as it was asked for by its name
     *_, named, total = done.stdout.splitlines()
@@ -211,7 +211,7 @@ def test_bench_refuses_a_name_before_it_measures(dev: Dev) -> None:
 
 
 @pytest.mark.skipif(not FREE_THREADED, reason="of free-threaded interpreters")
-def test_bench_leaves_out_what_cannot_be_had(dev: Dev) -> None:
+def test_bench_skips_unavailable_interpreters(dev: Dev) -> None:
     done = dev("bench", "--python", f"{NEWEST}t,3.14t")
     assert done.returncode == 1
     steps = done.stderr.splitlines()
