@@ -3,7 +3,7 @@
 In the manner of CPython's ``regrtest -R 3:3``: after some runs that fill caches, a leak shows as
 growth in every run, and what is not a leak does not.  What grew in each of the first rounds is
 run more often before it is accused.  Then there is a pause, in which a busy machine's threads
-come to their ends, and as many rounds again.  (pytest-leaks did the same, up to Python 3.8.)
+come to their ends, and some rounds more.  (pytest-leaks did the same, up to Python 3.8.)
 """
 
 import ctypes
@@ -25,8 +25,8 @@ from support import malloced
 
 WARM_UP = 3
 ROUNDS = 3
-SUSPECT = 12  # rounds, before the pause
-CERTAIN = 24  # rounds, before a test is said to leak
+SUSPECT = 9  # rounds, before the pause
+CERTAIN = 15  # rounds, before a test is said to leak
 
 
 def blocks() -> int:
