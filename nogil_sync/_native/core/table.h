@@ -261,9 +261,9 @@ ns_garbage_init(ns_garbage *g)
     g->segments = NULL;
 }
 
-/* Where a search stopped to ask, and goes on: in the segment of that serial. A zeroed serial:
- * begin anew. What it passed is as it was only if no key came since it began: `inserts` is the
- * segment's from before its first look. */
+/* Where a search stopped to ask about a key, and goes on: in the segment with that serial. Serial 0:
+ * restart. Skipped groups stay valid only if nothing was inserted since the search began: `inserts`
+ * is the segment's from before its first look. */
 typedef struct ns_search {
     uint64_t serial, inserts;
     uint32_t group, step;
