@@ -6,9 +6,9 @@
  * count differs from the one they saw last. Threads that hold bound methods leave the count alone,
  * and a pinned object has none, so both remedies silence the watch. So does a single thread.
  *
- * Every 256 uses the watch also checks how the running line reaches the object (reach.h). If two
+ * Every SAMPLE uses the watch also checks how the running line reaches the object (reach.h). If two
  * threads reach it through one holder, one bound method or one cell of a closure within
- * 20 ms, they contend for that.
+ * MEETING_TIME, they contend for that.
  *
  * After 100,000 uses with evidence of contention there is one PerformanceWarning per creation site,
  * from a pending call of the main thread: never inside the operation. It names everything that was
