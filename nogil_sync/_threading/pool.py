@@ -73,8 +73,7 @@ class _Items(Generic[T]):
             register(self)
 
     def __del__(self) -> None:
-        if self.drop is not None:  # else dropping the list releases them, without a Python frame
-        for each
+        if self.drop is not None:  # else the list releases them, without a Python frame for each
             self.clear()
 
     def get(self) -> T:
