@@ -1,4 +1,4 @@
-"""Counters, pure Python.  Without parallel threads there is nothing to shard: one number."""
+"""Counters, pure Python: one number, since threads do not run in parallel."""
 
 from typing import NoReturn, SupportsFloat, SupportsIndex
 
@@ -12,7 +12,7 @@ _SPAN = 1 << 64
 
 
 class _Counter(SyncObject):
-    """What both counters share."""
+    """The base of both counters."""
 
     __slots__ = ()
 
