@@ -1,5 +1,7 @@
 """The exception of both backends that says that a channel has come to its end."""
 
+__all__ = ["ChannelClosed"]
+
 
 class ChannelClosed(Exception):  # noqa: N818  (the name of an event, as StopIteration)
     """The channel is closed: nothing can be sent any more, or nothing is left to receive.

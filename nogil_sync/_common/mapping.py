@@ -59,6 +59,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar, 
 from .object import subscripted
 from .once import ABSENT, Failure, exclusively
 
+__all__ = ["SyncMapItems", "SyncMapKeys", "SyncMapValues"]
+
 K = TypeVar("K")
 V = TypeVar("V")
 T = TypeVar("T")

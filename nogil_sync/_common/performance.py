@@ -2,6 +2,8 @@
 
 import warnings
 
+__all__ = ["PerformanceWarning"]
+
 
 class PerformanceWarning(RuntimeWarning):
     """An object is used in a way that keeps threads from scaling.

@@ -20,6 +20,8 @@ from .._common.object import SyncObject, subscripted, uninitialized
 from ._arguments import exact_int, wait_timeout
 from ._queue import NOBODY, Change, Line, Request, Waiter, Waiters
 
+__all__ = ["Channel"]
+
 T = TypeVar("T")
 D = TypeVar("D")
 

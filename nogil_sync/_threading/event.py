@@ -10,6 +10,8 @@ from .._common.object import SyncObject, uninitialized
 from ._arguments import wait_timeout
 from ._round import Round
 
+__all__ = ["Event"]
+
 
 class Event(SyncObject):
     """A flag that threads wait for, as ``threading.Event``.

@@ -16,6 +16,8 @@ from .._common.performance import Unraisable
 from ._ageing import register
 from ._arguments import exact_int
 
+__all__ = ["Pool", "PoolUse"]
+
 T = TypeVar("T")
 
 # Where nothing is collected for so many seconds, a put counts as a collection.

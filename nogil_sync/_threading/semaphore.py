@@ -6,6 +6,8 @@ from .._common.object import Part, SyncObject, uninitialized
 from ._arguments import exact_int, wait_timeout
 from ._queue import Change, Line, Waiters
 
+__all__ = ["Semaphore", "SemaphoreHold"]
+
 _MOST = (1 << 62) - 1
 
 

@@ -34,6 +34,8 @@ from .._common.once import ABSENT
 from ._arguments import wait_timeout
 from .atomics import AtomicBool
 
+__all__ = ["SyncMap", "SyncMapIterator"]
+
 if TYPE_CHECKING:
     from _typeshed import SupportsKeysAndGetItem
 

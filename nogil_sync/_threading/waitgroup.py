@@ -11,6 +11,8 @@ from .._common.spawn import Worker
 from ._arguments import exact_int, wait_timeout
 from ._round import Round
 
+__all__ = ["WaitGroup"]
+
 _MOST = (1 << 31) - 1
 
 P = ParamSpec("P")
