@@ -1,4 +1,4 @@
-/* grant.pml: how a waiter learns that it is served (core/grant.c), and when its node may be freed.
+/* grant.pml: how a waiter learns that it is served (core/waiting/grant.c), and when its node may be freed.
  *
  * W waiters line up, a server serves them all. A node is its waiter's: `alive` from lining up until the
  * waiter has returned. Touching a dead one is a use after free (assert), except by its name, to unpark it.

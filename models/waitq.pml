@@ -1,4 +1,4 @@
-/* waitq.pml: the small lock of core/waitq.c, and how it sleeps on park.c.
+/* waitq.pml: the small lock of core/waiting/waitq.c, and how it sleeps on park.c.
  *
  * The word is FREE, HELD or CONTENDED. Sleeping is one step with the comparison, as ns_park promises; it may end
  * for no reason, which costs nothing here and is left out, so that a lost wake-up cannot hide behind it.

@@ -4,7 +4,6 @@ import os
 import sysconfig
 from typing import TYPE_CHECKING
 
-
 _VARIABLE = "NOGIL_SYNC_BACKEND"
 
 

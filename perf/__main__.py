@@ -27,13 +27,13 @@ from suite import QUICK_ROUNDS, add_options, selected, thread_counts
 HERE = Path(__file__).parent
 PART = ".part.json"
 
-# Seconds that the quick preset may spend in loops; what comes on top (starting processes,
-# fairness, the plot) stays well inside three minutes altogether.
+# Seconds that the quick preset may spend in loops. With everything else (starting processes,
+# fairness, the plot) a run stays well below three minutes.
 QUICK_BUDGET = 110.0
 # The calibration of a cell takes about as long as two of its values.
 RUNS_PER_CELL = QUICK_ROUNDS + 1
 
-# The scripts whose locks are also measured for fairness, all by one of them.
+# The scripts with locks: if one of them is measured, bench_mutex.py also measures fairness.
 LOCKS = ("mutex", "rwmutex", "semaphore")
 
 
@@ -119,8 +119,8 @@ def output_folder(wanted: Path | None) -> Path:
 
 def follow(command: list[str], progress: Progress) -> int:
     """Run a bench script and turn its report lines into progress."""
-    # In a group of its own: so Ctrl-C comes once, from here, and not a second time while the
-    # script is storing what it has.
+    # The script has a process group of its own, so it gets each Ctrl-C once, from here, and not
+    # again while it stores its results.
     # PYTHONSAFEPATH would keep the script from importing the modules beside it.
     environment = {key: os.environ[key] for key in os.environ if key != "PYTHONSAFEPATH"}
     process = subprocess.Popen(
@@ -153,7 +153,7 @@ def _cell(event: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be measured, and where it goes."""
+    """What to measure, and where to store the results."""
 
     jobs: list[Job]
     peers: list[str]
@@ -184,7 +184,7 @@ class Plan:
         return [*command, "--quick", "--min-time", f"{min_time:.4f}"]
 
     def fairness(self) -> list[str]:
-        """The command for the locks' fairness; nothing where no lock is measured."""
+        """The command that measures the locks' fairness; empty if no lock is measured."""
         if not any(job.script in LOCKS for job in self.jobs):
             return []
         command = [sys.executable, str(HERE / "bench_mutex.py")]
@@ -276,7 +276,7 @@ def side_by_side(args: argparse.Namespace) -> None:
     for named in args.interpreter:
         label, _, python = named.partition("=")
         print(f"\n{label}", flush=True)
-        # A path is named by its path.
+        # An interpreter given by its path has slashes in its label.
         into = folder / re.sub(r"[^\w.-]+", "_", label).strip("_")
         command = [python, str(HERE), *passed, "--json-only", "-o", str(into)]
         try:

@@ -1,7 +1,7 @@
-"""Measurements that disturb what comes after them: each is made in a process of its own.
+"""Runs each measurement of a script in a process of its own, where it cannot disturb the next.
 
-A script gives its measurements names. Run by itself it runs itself once more for each, in rounds
-if it is to repeat them, collects what they return as JSON, and shows it.
+A script names its measurements. When it is run, it starts itself once for each name, in rounds
+with `--repeat`, collects the results as JSON, and shows them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
 
 
 def resident() -> int:
-    """Bytes of this process in memory now; 0 where the system does not tell."""
+    """The resident memory of this process in bytes; 0 if the system does not say."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
     except OSError:
@@ -38,7 +38,7 @@ def resident() -> int:
 
 
 def switches() -> int:
-    """How often the calling thread had to leave the processor to others; 0 if that is not told."""
+    """How often the system preempted the calling thread; 0 if the system does not say."""
     who = getattr(resource, "RUSAGE_THREAD", None)
     return 0 if who is None else resource.getrusage(who).ru_nivcsw
 
@@ -84,7 +84,7 @@ def _elsewhere(name: str) -> Result:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """To stdout, with the first column to the left and numbers to the right."""
+    """Print a table: the first column aligned to the left, numbers to the right."""
     cells = [[str(cell) for cell in row] for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for first, *rest in cells:

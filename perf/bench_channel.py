@@ -1,7 +1,7 @@
 """Handing items from thread to thread: `Channel` beside the queues of `queue`.
 
-`queue.SimpleQueue` has no bound, so that its senders never wait; it is the standard library's
-fastest, `queue.Queue` the one that does what a channel does (from 3.13 on with an end, too).
+`queue.SimpleQueue` is the fastest queue of the standard library, but has no bound, so its senders
+never wait. `queue.Queue` does what a channel does (from 3.13 on it can be closed, too).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from nogil_sync import Channel
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# An item of each thread's own: nobody else touches its reference count before it is sent.
+# Each thread makes its own item: no other thread touches its reference count before it is sent.
 KEPT = "item = object()"
 
 
 def through(row: Row) -> Row:
-    """The queue `q`, put and taken from in turn by each thread."""
+    """Each thread puts into the queue `q` and takes from it, alternately."""
     return replace(row, body="q.put(item)\nq.get()", prologue=KEPT)
 
 
@@ -39,7 +39,7 @@ def channel_of(capacity: int) -> Row:
 
 
 def in_turn() -> Operation:
-    """Each thread sends and receives, so that nobody ever waits."""
+    """Each thread sends and then receives, so no thread ever waits."""
     simple = through(SIMPLE_QUEUE)
     mine = replace(channel_of(1024), body="c.send(item)\nc.recv()", prologue=KEPT)
     tries = replace(
@@ -60,7 +60,7 @@ def in_turn() -> Operation:
 
 
 def roles(threads: int) -> Mapping[str, object]:
-    """Half of them send, half receive; one that is left over has no partner, and does nothing."""
+    """Half of the threads send, half receive; of an odd number the last does nothing."""
     some = [(True, False), (False, True)] * (threads // 2)
     return {"roles": [*some, (False, False)]}
 
@@ -70,7 +70,7 @@ def one_way(
 ) -> Operation:
     """Some threads only send, the others only receive."""
     body = f"if sends:\n    {{put}}({item})\nif receives:\n    {{get}}()"
-    # `pop` also means that no two threads have the same role.
+    # `pop` gives each thread a role of its own.
     prologue = f"{KEPT}\nsends, receives = roles.pop(0)"
 
     def row(base: Row, put: str, get: str) -> Row:

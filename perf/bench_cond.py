@@ -11,7 +11,8 @@ from suite import main
 from nogil_sync import Cond
 
 CONDITION = Row("threading.Condition", "stdlib", "", lambda: {"c": threading.Condition()})
-# Its default is an RLock; ours, a Mutex, is not reentrant either.
+# A threading.Condition has an RLock by default. Cond's default, a Mutex, is not reentrant: this is
+# the fair comparison.
 OVER_LOCK = Row(
     "threading.Condition, Lock",
     "stdlib",
@@ -20,8 +21,8 @@ OVER_LOCK = Row(
 )
 COND = Row("Cond", "ours", "", lambda: {"c": Cond()})
 
-# Go's `benchmarkCond`: all threads meet, round after round. Each that comes waits, but for the
-# last, which wakes the others; so there is one waiter fewer than there are threads.
+# Go's `benchmarkCond`: all threads meet, round after round. The last thread of a round wakes the
+# others, which wait; so there is one waiter fewer than there are threads.
 ROUND = """\
 with c:
     came[0] += 1
@@ -34,7 +35,7 @@ WAITERS = (1, 2, 4, 8, 16, 32)
 
 
 def rounds() -> Operation:
-    """An operation is a thread's part in one round: to wait and be woken, or to wake the others."""
+    """One operation is a thread's part in one round: it waits, or it wakes the others."""
 
     def row(cond: Row) -> Row:
         return replace(cond, body=ROUND, sized=lambda threads: {"came": [0], "threads": threads})
@@ -58,7 +59,7 @@ CALLS = "c.acquire()\nc.notify()\nc.release()"
 
 
 def notify() -> Operation:
-    """The price of notifying just in case, when nobody waits."""
+    """What a notify costs when no thread waits."""
 
     def bound(cond: Row) -> Row:
         return hoisted(

@@ -28,7 +28,7 @@ LOCKED_FLOAT = Row(
     lambda: {"lock": threading.Lock(), "cell": [0.0]},
 )
 COUNT = Row("itertools.count", "stdlib", "next(count)", lambda: {"count": itertools.count()})
-# Both what is called and whose method it is, fetched once.
+# Each thread fetches `__next__` once: its loop looks up neither `next` nor `count`.
 COUNT_BOUND = Row(
     COUNT.name + BOUND, "stdlib", "advance()", COUNT.shared, "advance = count.__next__"
 )
@@ -37,7 +37,7 @@ OWN_INT = Row("an int of each thread's own", "floor", "cell[0] += 1", prologue="
 
 
 def peer_adds(peers: list[str]) -> Iterator[Row]:
-    """Each peer's atomic integer, incremented; by the attribute and by the bound method."""
+    """Increments of each peer's atomic integer: by the attribute and by the bound method."""
     if "ft_utils" in peers:
         ft_utils = importlib.import_module("ft_utils.concurrency")
         yield from both_ways(

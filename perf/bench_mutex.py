@@ -38,7 +38,7 @@ def peer_locks(peers: list[str]) -> Iterator[Row]:
 
 
 def locking(lock: Row, body: str) -> Row:
-    """The lock of `lock` under this body; what the body works on is shared as well."""
+    """The row `lock` with this body; the cell that the body changes is shared as well."""
     if "cell" in body:
         return replace(lock, body=body, shared=lambda: {**lock.shared(), "cell": [0]})
     return replace(lock, body=body)

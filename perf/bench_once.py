@@ -1,4 +1,4 @@
-"""What has run already: `once`, `Once` and `once_property` beside an empty function."""
+"""Calls after the first: `once`, `Once` and `once_property` beside an empty function."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Value:
-    """What is computed: an ordinary object, whose reference count all threads share."""
+    """The computed value: an ordinary object, whose reference count all threads change."""
 
 
 def nothing() -> None:

@@ -1,4 +1,4 @@
-"""Reusing objects: `Pool` beside making them anew, sharing them, and keeping them per thread."""
+"""Reusing objects: `Pool` beside new objects, a shared container, and one object per thread."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GET_PUT = "item = p.get()\np.put(item)"
 
 
 def buffer() -> bytearray:
-    """What is pooled: an ordinary object, of a size that an allocator does not keep at hand."""
+    """The pooled item: an ordinary object, too large for the allocator's free lists."""
     return bytearray(4096)
 
 
@@ -46,7 +46,7 @@ def local() -> Mapping[str, object]:
 
 
 ALLOCATE = Row("bytearray(4096)", "stdlib", "bytearray(4096)")
-# What a thread has to itself costs nothing shared, but nobody else can use it.
+# A list per thread shares nothing, but no other thread can use its items.
 OWN_LIST = Row(
     "a list of the thread's own",
     "stdlib",
@@ -62,7 +62,7 @@ LOCAL = Row(
 )
 DEQUE = Row("deque", "stdlib", "item = d.pop()\nd.append(item)", deque)
 SIMPLE_QUEUE = Row("SimpleQueue", "stdlib", "item = q.get()\nq.put(item)", simple_queue)
-# With an item for each thread at hand, as after the first round of a program.
+# The pool holds an item for each thread, as after the first round of a program.
 MINE = Row("Pool", "ours", GET_PUT, pool(), prologue="p.put(p.get())")
 
 
@@ -94,7 +94,7 @@ def with_statement() -> Operation:
 
 
 def with_reset() -> Operation:
-    """The buffer is emptied each time, so that its memory goes and only the object is reused."""
+    """The buffer is emptied each time: its memory is freed, and only the object is reused."""
     fresh = Row("bytearray()", "stdlib", "item = bytearray()\nitem += line", lambda: {"line": b"x"})
 
     def made() -> Mapping[str, object]:
@@ -158,7 +158,7 @@ for item in hundred:
 
 
 def starvation() -> Operation:
-    """More is asked for than was put, so that each round looks everywhere and makes the rest."""
+    """Each round gets more items than it put: it searches all shards and makes the rest."""
 
     def shared() -> Mapping[str, object]:
         return {"p": Pool(object), "fewer": range(67), "hundred": range(100)}
@@ -183,7 +183,7 @@ def slow() -> bytearray:
 
 
 def expensive_new() -> Operation:
-    """What takes 0.1 ms to make. How often it is made: `perf/pooling.py`."""
+    """Items that take 0.1 ms to make. How often one is made: `perf/pooling.py`."""
     fresh = Row("make it each time", "stdlib", "slow()", lambda: {"slow": slow})
     return Operation(
         "Pool, expensive new",
@@ -194,7 +194,7 @@ def expensive_new() -> Operation:
 
 
 def ageing() -> Operation:
-    """What pools cost the collector, with 1000 containers in them or elsewhere."""
+    """What pools cost the collector: 1000 containers in pools, or the same outside."""
 
     def idle(pools: int, *, age: bool) -> Callable[[], Mapping[str, object]]:
         def made() -> Mapping[str, object]:
@@ -227,7 +227,7 @@ def ageing() -> Operation:
     )
 
 
-# A line of a log: what logging's formatters do, into a buffer that is new or pooled.
+# Formats a line of a log, as logging's formatters do, into a new or a pooled buffer.
 LINE = """\
 write = out.write
 write("2026-01-01 00:00:00,000 INFO ")

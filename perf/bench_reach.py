@@ -36,7 +36,7 @@ WAYS: tuple[Way, ...] = ("local", "global", "self", "closure")
 
 
 def one(name: str, body: str, make: Callable[[], object], prologue: str = "") -> Row:
-    """An operation on one shared object, `it`; the name is the operation's."""
+    """A row with one shared object, `it`; `name` is the operation's."""
     return Row(name, "ours", body, lambda: {"it": make()}, prologue)
 
 
@@ -64,7 +64,7 @@ def hot_map() -> SyncMap[Any, Any]:
 
 
 def lookup(name: str, make: Callable[[], object], count: int) -> Row:
-    """Each thread goes through keys of its own, equal to those stored."""
+    """Each thread looks up its own key objects, which equal the stored ones."""
     own = f"keys = fresh('int', {count}, {count})\nfor k in keys: it[k]"
     row = one(name, "it[k]", make, own)
     return replace(row, shared=lambda: {"it": make(), "fresh": fresh}, through="keys")
@@ -78,7 +78,7 @@ OPERATIONS = (
     one("rw.read.acquire, release", "it.read.acquire()\nit.read.release()", RWMutex),
     one("Event.is_set", "it.is_set()", set_event),
     one("Event.wait, set", "it.wait()", set_event),
-    # Each thread has an item that it made: a stolen one's own count would be shared.
+    # Each thread puts an item that it made: the count of a stolen item would be shared.
     one("Pool.get, put", "item = it.get()\nit.put(item)", lambda: Pool(list), "it.put([])"),
     one("with pool.use(): pass", "with it.use():\n    pass", lambda: Pool(list)),
     lookup("m[k], 16 k keys", spread_map, SPREAD),

@@ -1,7 +1,7 @@
 """Many readers and few writers: `RWMutex` beside locks that let one thread in at a time.
 
-The mixes are those of Go's `BenchmarkRWMutex`: every tenth or hundredth operation writes, and to
-read takes some work inside the lock, or none.
+The mixes are those of Go's `BenchmarkRWMutex`: every tenth or hundredth operation writes; readers
+do some work inside the lock, or none.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def either_side(lock: Row) -> Row:
-    """A lock that does not tell readers from writers, under the names of both sides."""
+    """An exclusive lock as both sides: `read` and `write` are the same object."""
 
     def shared() -> dict[str, object]:
         made = dict(lock.shared())["m"]
@@ -35,7 +35,7 @@ def either_side(lock: Row) -> Row:
 LOCK = either_side(bench_mutex.LOCK)
 MUTEX = either_side(bench_mutex.MUTEX)
 RWMUTEX = Row("RWMutex", "ours", "", lambda: {"rw": RWMutex()})
-# Its sides fetched once, in each thread.
+# The two sides are fetched once per thread.
 SIDES = replace(RWMUTEX, prologue="read, write = rw.read, rw.write")
 
 CALLS = {
@@ -47,7 +47,7 @@ CALLS = {
 
 
 def peer_locks(peers: list[str]) -> Iterator[Row]:
-    """Each with a context `read` and one `write` for every thread."""
+    """The peers' locks, with the contexts `read` and `write` for all threads."""
     if "ft_utils" in peers:
         ft_utils = importlib.import_module("ft_utils.synchronization")
         yield Row(
@@ -73,7 +73,7 @@ def bound(row: Row) -> Row:
 
 
 def pinned_lock(row: Row) -> Iterator[Row]:
-    """A lock whose one object stands for both sides, pinned."""
+    """An exclusive lock, which is both sides, pinned."""
     if nogil_sync.backend == "native":
         yield pinned(row, "read write")
 
@@ -129,7 +129,7 @@ def calls(side: str, peers: list[str]) -> Operation:
     )
 
 
-# What a reader does inside, with objects of its own: Go's `localWork`, half a microsecond of it.
+# A reader's work inside the lock, on its own objects: Go's `localWork`, for half a microsecond.
 WORK = "for _ in work: x *= 2; x //= 2"
 OWN = "turn = 0\nx = 1\nwork = [None] * 10"
 
@@ -156,7 +156,7 @@ NEVER = 1 << 62
 
 
 def mix(name: str, every: int, work: str, peers: list[str], *, quick: bool = False) -> Operation:
-    """Of each thread's operations every tenth, say, writes."""
+    """Every `every`-th operation of each thread writes."""
 
     def row(lock: Row, template: str) -> Row:
         body = template.format(every=every, work=work)
@@ -181,7 +181,7 @@ def mix(name: str, every: int, work: str, peers: list[str], *, quick: bool = Fal
 
 
 def uncontended() -> Operation:
-    """A lock for each thread: what they share is then only the library."""
+    """Each thread has its own lock: the threads share nothing but the library."""
     body = "with read, read:\n    pass\nwith write:\n    pass"
     own_rlock = Row(
         "threading.RLock",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def holding(
     make: Callable[[int], object], units: Callable[[int], int]
 ) -> Callable[[int], Mapping[str, object]]:
-    """The semaphore as `m`, with as many units as that number of threads is to have."""
+    """Makes the semaphore `m` with `units(threads)` units."""
     return lambda threads: {"m": make(units(threads))}
 
 
@@ -28,7 +28,7 @@ def bound(row: Row) -> Row:
 
 
 def one_unit(name: str, units: Callable[[int], int], *locks: Row, quick: bool = True) -> Operation:
-    """Each thread takes one, whatever there is."""
+    """Each thread takes one unit."""
     semaphore = Row(
         "threading.Semaphore", "stdlib", WITH, sized=holding(threading.Semaphore, units)
     )
@@ -79,7 +79,7 @@ def two_units() -> Operation:
         lambda: {"c": threading.Condition()},
         sized=lambda threads: {"free": [units(threads)]},
     )
-    # Two threads with one each would wait for one another, if there were no more.
+    # Needs units enough for all: two threads that hold one unit each would wait for each other.
     twice = Row(
         "threading.Semaphore, one by one",
         "stdlib",

@@ -1,8 +1,8 @@
 """One map for all threads: `SyncMap` beside `dict`, alone and under a lock.
 
-No thread ever brings the key object that is stored, nor another thread's: only an equal one of its
-own (mapkeys.py). A few operations are quick ones; the rest, with the mixes of Go's
-`map_bench_test.go`, are for `--full` and `--only`.
+Each thread looks up key objects of its own, which equal the stored ones (mapkeys.py). A few
+operations are in the quick preset; the rest, with the mixes of Go's `map_bench_test.go`, need
+`--full` or `--only`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
     Make = Callable[[], Any]
 
-# What the sizes of maps are divided by, in the tests of the benchmarks.
+# The tests of the benchmarks divide the sizes of maps by this.
 SHRINK = int(os.environ.get("NOGIL_SYNC_BENCH_SHRINK", "1"))
 SPREAD = 16_384 // SHRINK
 SIZES = (100, 10_000, 1_000_000)
 
-# How many keys each thread looks up where the map has more.
+# Each thread looks up at most this many different keys.
 SAMPLE = 1 << 16
 
 
@@ -56,7 +56,7 @@ def filled(make: Make, kind: str, count: int, kept: list[object] | None = None) 
 
 @functools.cache
 def kept(make: Make, kind: str, count: int) -> Any:
-    """One that only is read, made once."""
+    """A map that is only read: made once for all rows."""
     return filled(make, kind, count)
 
 
@@ -66,7 +66,7 @@ def pinned_values(count: int) -> list[object]:
 
 
 def variants(body: str, rows: Callable[[Make], Row], peers: list[str]) -> Iterator[Row]:
-    """The same body on all maps: `rows` makes the row of one kind of map, without its body."""
+    """A row with this body for each kind of map; `rows` makes a row without body for one kind."""
     for name, kind, make in contenders(peers):
         row = replace(rows(make), name=name, kind=kind, body=body)
         if name == "dict":
@@ -79,7 +79,7 @@ def variants(body: str, rows: Callable[[Make], Row], peers: list[str]) -> Iterat
 
 
 def under_lock(row: Row, body: str | None = None) -> Row:
-    """The dict row with each loop in a lock that all its users share."""
+    """The dict's row with each operation under one lock that all threads share."""
     lines = (body or row.body).strip().splitlines()
     return replace(
         row,
@@ -91,14 +91,14 @@ def under_lock(row: Row, body: str | None = None) -> Row:
 
 # ---- Lookups, and stores over existing keys ----
 
-# All know their hashes, and the processor knows them, before the clock starts.
+# Hashes are computed, and keys are in the processor's caches, before the clock starts.
 OWN_KEYS = "keys = fresh(kind, count, of)\nfor k in keys: m[k]\nv = object()"
 
 
 def existing(
     kind: str, size: int, *, count: int = 0, read_only: bool = False
 ) -> Callable[[Make], Row]:
-    """Rows that go through so many of the keys that are there."""
+    """Rows that use existing keys, `count` of them if it is given."""
     how: dict[str, object] = {"fresh": fresh, "kind": kind, "count": count or size, "of": size}
 
     def row(make: Make) -> Row:
@@ -116,12 +116,12 @@ def existing(
 
 
 def keys_alone(row: Row) -> Row:
-    """What the loop through the keys costs by itself."""
+    """The loop over the keys alone, without an operation."""
     return replace(row, name="loop alone", kind="floor", body="pass")
 
 
 def with_values_pinned(row: Row, kind: str, size: int) -> Iterator[Row]:
-    """Also the values pinned: then a lookup writes to nothing that is shared."""
+    """The same with the values pinned as well: a lookup then writes to nothing shared."""
     if nogil_sync.backend == "native":
 
         def shared() -> dict[str, object]:
@@ -136,7 +136,7 @@ def lookups(
 ) -> Operation:
     rows = existing(kind, size, count=count, read_only=size > SPREAD)
     shown = [*variants("m[k]", rows, peers)]
-    if size > SPREAD:  # pinning one that is kept would pin it for all rows
+    if size > SPREAD:  # a kept map is in all rows, so pinning it would pin it in all
         shown = [row for row in shown if not row.name.endswith("pinned")]
     else:
         shown += with_values_pinned(replace(rows(SyncMap), body="m[k]"), kind, size)
@@ -180,7 +180,7 @@ OWN_CHURN = (
 
 
 def churning(size: int, prologue: str = OWN_CHURN) -> Callable[[Make], Row]:
-    """Rows in which each thread inserts and deletes its own keys, beside so many that stay."""
+    """Rows in which each thread inserts and deletes its own keys; others stay in the map."""
 
     def row(make: Make) -> Row:
         return Row(
@@ -212,7 +212,7 @@ if not turn % 1024:
 
 
 def iteration() -> Operation:
-    """A round through 1024 items to each 1024 insertions and deletions."""
+    """One iteration over 1024 items for every 1024 insertions and deletions."""
     rows = churning(1024, f"{OWN_CHURN}\nturn = 0")
     dicts = replace(
         rows(dict), name="dict, a list of its items", body=ITERATING.format(items="list(m.items())")
@@ -234,7 +234,7 @@ def iteration() -> Operation:
 
 
 def compute(hit: bool) -> Operation:
-    """Beside what is written without it, which computes under the lock."""
+    """load_or_compute beside a dict and a lock, which computes under the lock."""
     rows = existing("str", SPREAD) if hit else churning(SPREAD)
     after, locked_after = ("", "") if hit else ("\ndel m[k]", "\n    del m[k]")
     locked = replace(
@@ -267,10 +267,10 @@ def go_mix(
     ours: str | None = None,
     locked: str | None = None,
 ) -> Operation:
-    """Int keys, the map filled with the first so many; in each thread `i` counts, from afar.
+    """Int keys; the map holds the first `size`. In each thread `i` counts up from a far-off start.
 
-    `body` is dict's. Where dict has no such operation, `locked` is one under the lock, `ours` is
-    SyncMap's, and the row without lock is left out.
+    `body` is the operation on a dict. If dict has no such operation, `locked` does it under the
+    lock, `ours` is SyncMap's, and there is no row without a lock.
     """
     more = {"few": values(2)}
 
@@ -335,7 +335,7 @@ def go_mixes(peers: list[str]) -> Iterator[Operation]:
         locked="if m[j] is a:\n    m[j] = b\nif m[j] is b:\n    m[j] = a",
         ours="if m.compare_and_swap(j, a, b):\n    m.compare_and_swap(j, b, a)",
     )
-    # Against maps that copy themselves once they were read often: stores as soon as it may be due.
+    # Against maps that copy themselves after many reads: stores whenever a copy may be due.
     yield go_mix(
         "adversarial allocation",
         "m.get(i)\nloads += 1\nif loads > stores:\n    m[i] = i\n    loads = 0\n    stores += 1",
@@ -343,7 +343,7 @@ def go_mixes(peers: list[str]) -> Iterator[Operation]:
         size=1024,
         prologue="loads = stores = 0",
     )
-    # And: each time it came round it deletes some key and stores a new one.
+    # In addition, every 1024 operations it deletes some key and stores a new one.
     yield go_mix(
         "adversarial deletion",
         "m.get(j)\nif not i % 1024:\n    m.popitem()\n    m[i] = i",

@@ -142,7 +142,7 @@ NAMES: Mapping[str, object] = {
 
 
 def fan_out(peers: list[str]) -> Operation:
-    """Small functions each in a thread, and a wait for them all; beside them done in turn."""
+    """Small functions, a thread each, and a wait for all; beside the same in one thread."""
 
     def row(name: str, kind: Kind, body: str, prologue: str = "") -> Row:
         return Row(name, kind, body, lambda: NAMES, prologue)

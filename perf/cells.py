@@ -1,9 +1,9 @@
 """What sharding costs: memory of counters and locks that threads share, and writers among readers.
 
-The processors are given by `--cpus`, as if the machine had so many, and each measurement is made in
-a process of its own. Memory is that of the process; the objects are made, then used by two threads
-in turn, a few times each (`touched`) or so often that they are spread (`fought over`). Times are
-those of one thread, the others having come and gone: run it on a quiet machine.
+`--cpus` sets how many processors the library believes in. Each measurement has its own process.
+Memory: the growth of the process while objects are made and then used by two threads alternately, a
+few times each (`touched`), or so often that threads get cells (`fought over`). Times: those of one
+thread after the others have ended; they need a quiet machine.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MEGA = 1e6
 
 
 def by_turns(threads: int, use: Callable[[], None], turns: int) -> None:
-    """Let threads that all live use something by turns, so that each meets the one before."""
+    """Let living threads call `use` in rotation, so that each follows another thread's use."""
     batons = [threading.Semaphore(0) for _ in range(threads)]
 
     def run(i: int) -> None:
@@ -48,7 +48,7 @@ def by_turns(threads: int, use: Callable[[], None], turns: int) -> None:
 
 
 def overlapping(threads: int, rw: RWMutex, turns: int) -> None:
-    """Readers that all hold the lock at once, again and again."""
+    """All threads hold the read side at the same time, `turns` times."""
     met = threading.Barrier(threads)
 
     def run() -> None:
@@ -65,7 +65,7 @@ def overlapping(threads: int, rw: RWMutex, turns: int) -> None:
 
 
 def memory(make: Callable[[], Any], use: Callable[[Any], object], rounds: int) -> apart.Result:
-    """Bytes of many objects: made, and used by two threads."""
+    """Bytes that many objects take once made, and after two threads have used them."""
     by_turns(2, lambda: None, 2)
     start = apart.resident()
     objects = [make() for _ in range(OBJECTS)]
@@ -79,12 +79,12 @@ def memory(make: Callable[[], Any], use: Callable[[Any], object], rounds: int) -
     return {
         "made": made - start,
         "used": apart.resident() - start,
-        "told": sum(map(sys.getsizeof, objects)),
+        "sizeof": sum(map(sys.getsizeof, objects)),
     }
 
 
 def read_with_another(rw: RWMutex) -> None:
-    """As a reader beside another one, for which a nested read does."""
+    """Read while another read is held: a nested one stands for another reader."""
     with rw.read, rw.read:
         pass
 
@@ -100,7 +100,7 @@ def nanoseconds(call: Callable[[], object], loops: int) -> float:
 
 
 def after_readers(threads: int) -> apart.Result:
-    """A value and a write, after so many threads came."""
+    """The cost of `value()` and of a write after that many threads have used the objects."""
     counter, rw = ShardedCounter(), RWMutex()
     by_turns(threads, counter.add, 60)
     overlapping(threads, rw, 40)
@@ -110,7 +110,7 @@ def after_readers(threads: int) -> apart.Result:
             pass
 
     def write_after_spreading() -> float:
-        """The first write after readers used their cells, which closes them."""
+        """The first write after readers used their cells: it has to close the cells."""
         total = 0
         for _ in range(20):
             overlapping(threads, rw, 40)
@@ -129,7 +129,7 @@ def after_readers(threads: int) -> apart.Result:
 
 
 def mix(threads: int) -> apart.Result:
-    """Reads with one write in a hundred, by all threads at once: seconds for all of it."""
+    """All threads read, and write once in a hundred operations: operations a second."""
     rw = RWMutex()
     start = threading.Barrier(threads + 1)
 
@@ -166,7 +166,7 @@ def show(found: dict[str, list[apart.Result]], args: argparse.Namespace) -> None
         print(f"{name:26}", end="")
         for key in results[0]:
             best = min(result[key] for result in results)
-            if key in ("made", "used", "told"):
+            if key in ("made", "used", "sizeof"):
                 print(f"  {key} {best / MEGA:8.2f} MB", end="")
             elif key == "bytes":
                 print(f"  counter's size {best:6,}", end="")

@@ -7,8 +7,8 @@ threads, side by side: `value = (last finish - first start) / loops`. So
 
 and a value that stays the same while N grows is perfect scaling.
 
-Each thread has its own copy of the loop function, its own iterator and its own clock readings,
-so that the only objects shared inside the loop are those that the row is about.
+Each thread has its own copy of the loop function, its own iterator and its own clock readings, so
+the loops share no objects but those that the row measures.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def loop(_repeat, _rounds, _clock, _meet, _loops, {names}):
 def compile_source(
     template: str, row: Row, names: Sequence[str], free: Sequence[str] = (), **values: object
 ) -> types.CodeType:
-    """The loop of one row; every thread makes its own function from it.
+    """The code of a row's loop, from which each thread makes a function.
 
-    `names` are its parameters beside the template's, `free` the variables of a function around it.
+    `names` are parameters in addition to the template's, `free` variables of an enclosing function.
     """
 
     def indented(source: str, depth: int) -> str:
@@ -73,8 +73,8 @@ def compile_source(
     )
     if row.way == "closure":
         source = f"def outer({', '.join(free)}):\n" + textwrap.indent(source.strip(), "    ")
-    # As if imported from a .pyc file: free-threaded CPython makes the constants of such code
-    # immortal, but not those of compile(), whose reference counts the threads would fight over.
+    # Unmarshalled, as from a .pyc file: free-threaded CPython makes the constants of such code
+    # immortal. Constants from compile() are counted, and the threads would contend for the counts.
     code: types.CodeType = marshal.loads(marshal.dumps(compile(source, f"<{row.name}>", "exec")))
     while code.co_name != "loop":
         code = next(each for each in code.co_consts if isinstance(each, types.CodeType))
@@ -82,17 +82,17 @@ def compile_source(
 
 
 class Loop(NamedTuple):
-    """The loop of a row with all that it needs to reach the shared objects."""
+    """The code of a row's loop, and how it reaches the shared objects."""
 
     code: types.CodeType
     arguments: tuple[object, ...] = ()
-    # The globals of all threads' functions; without, each function has a dict of its own.
+    # The globals of all threads' functions; if None, each function has a dict of its own.
     module: dict[str, Any] | None = None
     closure: tuple[types.CellType, ...] | None = None
 
 
 def make_loop(row: Row, shared: Mapping[str, object]) -> Loop:
-    """The row's loop, which reaches the shared objects in the row's way."""
+    """The row's loop; it reaches the shared objects as `row.way` says."""
     match row.way:
         case "local":
             return Loop(compile_source(_TEMPLATE, row, list(shared)), tuple(shared.values()))
@@ -114,7 +114,7 @@ def make_loop(row: Row, shared: Mapping[str, object]) -> Loop:
 
 @functools.cache
 def _server_class(*attributes: str) -> type[Any]:
-    """An ordinary class for these attributes; one for each row keeps its instances alike."""
+    """An ordinary class, one for each set of attributes, so that its instances have one layout."""
     del attributes
     return type("Server", (), {})
 
@@ -126,27 +126,27 @@ def _through_self(row: Row, names: Iterable[str]) -> Row:
 
 
 def rounds(items: Iterable[object], loops: int) -> Iterator[object]:
-    """That many items, from the beginning again after the last."""
+    """`loops` items, cycling through `items`."""
     return itertools.islice(itertools.cycle(items), loops)
 
 
 def together(
     threads: int, loop: types.CodeType | Loop, arguments: Sequence[object]
 ) -> list[tuple[float, float]]:
-    """Run the loop in that many threads, started at one moment; what each returned."""
+    """Run the loop in `threads` threads that start at the same time; return their results."""
     code, more, module, closure = loop if isinstance(loop, Loop) else Loop(loop)
     arguments = (*arguments, *more)
     start = 0.0
 
     def set_start() -> None:
         nonlocal start
-        # With more threads than cores, those that spin would only keep the others from starting.
+        # With more threads than cores, spinning threads would keep the others from starting.
         start = time.perf_counter() + (SETTLE if threads <= cores() else 0)
 
     barrier = threading.Barrier(threads, action=set_start)
 
     def meet() -> float:
-        # The barrier wakes its threads one after the other, so they agree on a moment to start.
+        # The barrier wakes its threads one after the other, so they agree on a time to start.
         barrier.wait()
         return start
 
@@ -154,7 +154,7 @@ def together(
     failures: list[BaseException] = []
 
     def work() -> None:
-        # A function of its own: also its reference count is not shared.
+        # Each thread has a function of its own, so the function's reference count is not shared.
         scope = {"__builtins__": __builtins__} if module is None else module
         own = types.FunctionType(code, scope, closure=closure)
         try:
@@ -181,7 +181,7 @@ def run_row(row: Row, threads: int, loops: int) -> float:
 
 
 def calibrated_loops(row: Row, threads: int, min_time: float) -> int:
-    """Loops that take about `min_time`: pyperf's own way needs one more process per cell."""
+    """How many loops take about `min_time`. (pyperf's calibration needs a process per cell.)."""
     loops = 4  # some operations take a millisecond
     while True:
         elapsed = run_row(row, threads, loops)
@@ -199,11 +199,11 @@ def cores() -> int:
 
 def thread_sweep() -> list[int]:
     """1, 2, 4, … up to the cores there are, that count included."""
-    most = cores()
+    available = cores()
     counts = [1]
-    while counts[-1] * 2 <= most:
+    while counts[-1] * 2 <= available:
         counts.append(counts[-1] * 2)
-    return counts if counts[-1] == most else [*counts, most]
+    return counts if counts[-1] == available else [*counts, available]
 
 
 def gil_enabled() -> bool:
@@ -211,7 +211,7 @@ def gil_enabled() -> bool:
 
 
 def check_gil() -> str | None:
-    """Exit where an import turned the GIL on; on a standard build return a warning."""
+    """Exit if an import has turned the GIL on; on a standard build return a warning."""
     if not gil_enabled():
         return None
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
@@ -242,7 +242,7 @@ def installed_version() -> str:
 
 
 def environment() -> dict[str, str]:
-    """Metadata of every cell beyond what pyperf collects (CPU model and count, versions, …)."""
+    """Metadata for every cell, in addition to pyperf's (CPU model and count, versions, …)."""
     return {
         "gil_enabled": "yes" if gil_enabled() else "no",
         "python_build": describe_build(),

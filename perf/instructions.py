@@ -2,13 +2,14 @@
 
     python perf/instructions.py before=/path/of/python after=/path/of/other/python
 
-Each Python has one build installed (`./dev python -c 'import sys; print(sys.executable)'` in its
-checkout); the first is what the others are compared with. Valgrind's callgrind counts, so nothing
-else that runs on the machine changes a figure. The cost of the loop itself is taken off.
+Each Python is that of an environment with one build installed. To get its path, run
+`./dev python -c 'import sys; print(sys.executable)'` in that build's checkout. The other builds are
+compared with the first. Valgrind's callgrind counts, so other load on the machine changes nothing.
+The cost of the empty loop is subtracted.
 
-Three situations: the thread made the object (`own`); another thread made it, and the count is an
-ordinary one (`foreign`, with few uses); the object has been used often (`often`): from 3.14 on it
-defers its count then.
+Three situations: the measuring thread made the object (`own`); another thread made it, and its
+reference count is an ordinary one (`foreign`); other threads have used it often (`often`), so that
+from 3.14 on it defers its count.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ import threading
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# Between two calls of this function of the C library lies what is counted.
+# callgrind starts a new part at each call of this function of the C library.
 MARK = "getppid"
 SITUATIONS = ("own", "foreign", "often")
-# Few enough uses that an object of another thread does not begin to defer: sharing.h.
+# Uses by another thread: FEW do not make an object defer its count, OFTEN do (sharing.h).
 FEW, MANY, OFTEN = 400, 1_000, 5_000
 NOTABLE = 0.02
 
 
 def rows(only: str = "") -> dict[str, tuple[str, str]]:
-    """Operations by name: how `it` is made, and the body of the loop."""
+    """The operations: by name, an expression that makes `it`, and the body of the loop."""
     every = {
         "ShardedCounter.add": ("ShardedCounter()", "it.add(1)"),
         "ShardedFloatCounter.add": ("ShardedFloatCounter()", "it.add(1.5)"),
@@ -96,7 +97,7 @@ def pool():
 
 
 def measure(loops: int, only: str) -> None:
-    """In the process that callgrind watches: two marks around each loop."""
+    """Run under callgrind: each loop is enclosed by two marks."""
     import nogil_sync
 
     scope: dict[str, object] = {name: getattr(nogil_sync, name) for name in nogil_sync.__all__}
@@ -107,13 +108,13 @@ def measure(loops: int, only: str) -> None:
         exec(LOOP.format(body=body), scope)
         return scope["loop"]
 
-    def once_more(loop: object, make: str, situation: str) -> None:
+    def run_in_situation(loop: object, make: str, situation: str) -> None:
         it = eval(make, scope)
 
         def run(count: int) -> None:
             loop(it, mark, range(count))  # type: ignore[operator]
 
-        # Specialised by objects of their own, and what is made lazily is made.
+        # Warm up with another object: bytecode is specialised, lazy initialization is done.
         warm = eval(make, scope)
         loop(warm, int, range(OFTEN))  # type: ignore[operator]
         if situation == "own":
@@ -131,7 +132,7 @@ def measure(loops: int, only: str) -> None:
     for make, body in (("None", "pass"), *rows(only).values()):
         loop = compiled(body)
         for situation in SITUATIONS:
-            once_more(loop, make, situation)
+            run_in_situation(loop, make, situation)
 
 
 def count(python: str, loops: int, only: str) -> dict[str, float]:
@@ -152,7 +153,7 @@ def count(python: str, loops: int, only: str) -> dict[str, float]:
             sys.exit(f"error: {python}: exit code {done.returncode}\n{done.stderr[-2000:]}")
         parts = sorted(Path(folder).glob("out.*"), key=lambda path: int(path.suffix[1:]))
         totals = [int(found[1]) for part in parts if (found := TOTAL.search(part.read_text()))]
-    # The parts take turns: what lies before a loop, then the loop.
+    # The parts alternate: what precedes a loop, then the loop.
     spans = totals[1::2]
     names = ["loop alone", *rows(only)]
     expected = len(names) * len(SITUATIONS)

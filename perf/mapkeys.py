@@ -1,7 +1,7 @@
-"""Keys for maps: what a program looks up is equal to the stored key, and not the same object.
+"""Keys for maps: a program looks up a key that equals the stored one but is another object.
 
-A key is made anew from its number, as requests are parsed into keys; so threads that make the keys
-of the same numbers hold equal ones of their own. Numbers begin where ints are no longer immortal.
+Each key is made from its number, as a server parses keys from requests. So threads that make keys
+from the same numbers get equal keys of their own. Numbers start above the immortal ints.
 """
 
 from __future__ import annotations
@@ -53,23 +53,23 @@ KINDS: dict[str, Callable[[int], Hashable]] = {
 
 @functools.cache
 def stored(kind: str, count: int) -> list[Hashable]:
-    """The keys that are put into maps, in their order."""
+    """The keys that maps store, in order of insertion."""
     return [KINDS[kind](number) for number in range(count)]
 
 
 @functools.cache
 def values(count: int) -> list[object]:
-    """Values that are ordinary objects, counted and not immortal."""
+    """Values: ordinary objects with ordinary reference counts."""
     return [object() for _ in range(count)]
 
 
 @functools.cache
 def order(count: int, of: int) -> Sequence[int]:
-    """So many different numbers, without order: a dict keeps its entries as they were inserted."""
+    """`count` numbers below `of`, shuffled: a dict keeps its entries in order of insertion."""
     return random.Random(2026).sample(range(of), count)
 
 
 def fresh(kind: str, count: int, of: int) -> list[Hashable]:
-    """Keys equal to some of those stored, in no order, each an object of the caller's own."""
+    """New keys that equal some of the stored ones, shuffled."""
     make = KINDS[kind]
     return [make(number) for number in order(count, of)]

@@ -1,8 +1,8 @@
-"""Whether objects of ours are freed at once: the peak of memory while a million come and go.
+"""Are objects freed at once? The peak of memory while a million are made and dropped.
 
-The collector is off, so what waits for it stays. One thread makes, uses and drops objects of each
-type; then two threads use each object a few times, as they share a lock or a WaitGroup for one
-request. A list of a hundred objects lives at a time.
+The collector is off: objects that only it would free stay. One thread makes, uses and drops
+objects of each type. Then two threads use each object a few times, as they would share a lock or a
+WaitGroup for one request. At most a hundred objects are alive at a time.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def store(m: SyncMap[int, None]) -> None:
     m[0]
 
 
-# How each is made and used, none of which keeps anything.
+# How an object of each type is made and used. No use leaves anything behind.
 USES: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "Mutex": (Mutex, locked),
     "RWMutex": (RWMutex, both_sides),
@@ -92,7 +92,7 @@ OF_TWO_THREADS = ("WaitGroup", "Mutex", "RWMutex")
 
 
 def alone(name: str, count: int, used: int) -> int:
-    """Make, use and drop them; the peak of the memory."""
+    """One thread makes, uses and drops objects; return the peak of memory."""
     make, use = USES[name]
     peak = 0
     for _ in range(count // BATCH):
@@ -106,7 +106,7 @@ def alone(name: str, count: int, used: int) -> int:
 
 
 def shared(name: str, count: int, used: int) -> int:
-    """Two threads use each of them; this one made them."""
+    """This thread makes the objects, and two threads use each; return the peak of memory."""
     make, use = USES[name]
     peak = 0
     meet = threading.Barrier(2)
@@ -141,7 +141,7 @@ def measure(name: str, args: argparse.Namespace) -> apart.Result:
     if name.startswith(SHARED):
         run, cls = shared, name.removeprefix(SHARED)
     gc.disable()
-    run(cls, min(args.objects, 20 * BATCH), args.used)  # arenas, and what is made lazily
+    run(cls, min(args.objects, 20 * BATCH), args.used)  # warm up: arenas, lazy initialization
     before = apart.resident()
     peak = run(cls, args.objects, args.used)
     of_type = type(USES[cls][0]())
@@ -149,10 +149,10 @@ def measure(name: str, args: argparse.Namespace) -> apart.Result:
     return {"grown": max(0, peak - before), "alive": alive}
 
 
-# Bytes of the smallest object: what the memory grows by at least for each that is kept.
-LEAST = 48
-# Of all objects, what may be alive at the end: those of the last turns, and the process's own.
-FEW = 0.02
+# Bytes of the smallest object: each object that is not freed takes at least that much.
+MIN_BYTES = 48
+# The part of all objects that may be alive at the end: the last batches, the process's own.
+MAX_ALIVE = 0.02
 
 
 def names(args: argparse.Namespace) -> list[str]:
@@ -167,7 +167,7 @@ def show(found: dict[str, list[apart.Result]], args: argparse.Namespace) -> None
     for name, results in found.items():
         grown = min(result["grown"] for result in results)
         alive = max(result["alive"] for result in results)
-        late = grown > args.objects * LEAST / 4 or alive > max(BATCH, args.objects * FEW)
+        late = grown > args.objects * MIN_BYTES / 4 or alive > max(BATCH, args.objects * MAX_ALIVE)
         rows.append([name, f"{grown / 2**20:.1f}", alive, "LATER" if late else "at once"])
     apart.table(["", "MiB grown", "alive at the end", "freed"], rows)
 

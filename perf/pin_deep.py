@@ -1,7 +1,8 @@
 """A graph of 100,000 objects that all threads read: `pin(graph, deep=True)`, and what it gives.
 
 The graph is a server's parsed configuration: dicts, lists, tuples, sets, dataclasses and instances
-with slots. Eight functions read it, each in another way.
+with slots. Eight functions read it, each in another way. Then a hostile graph: with a lock, an open
+file, a cycle, and a chain of a million objects.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import apart
@@ -21,7 +23,7 @@ from rows import Row
 
 import nogil_sync
 
-PINNING, READING = "pinning", "reading "
+PINNING, READING, HOSTILE = "pinning", "reading ", "hostile"
 PER_SERVICE = 120  # objects of one, a few more than there are
 
 
@@ -156,12 +158,57 @@ def reading(name: str, args: argparse.Namespace) -> apart.Result:
     return found
 
 
+class Link:
+    """Of a chain."""
+
+    __slots__ = ("next",)
+
+    def __init__(self, following: Link | None) -> None:
+        self.next = following
+
+
+def hostile(args: argparse.Namespace) -> apart.Result:
+    """What must not be pinned is left, named, and still works; and nothing recurses."""
+    chain: Link | None = None
+    for _ in range(args.chain):
+        chain = Link(chain)
+    lock = threading.Lock()
+    with Path(__file__).open() as file:
+        config: dict[str, Any] = {"lock": [lock], "file": {"it": file}, "chain": chain}
+        config["me"] = config
+        began = time.perf_counter()
+        report = nogil_sync.pin_report(config)
+        reported = time.perf_counter() - began
+        whole, pause = longest_gap(lambda: nogil_sync.pin(config, deep=True))
+        assert file.readline()
+    assert file.closed
+    with lock:
+        pass
+    native = nogil_sync.backend == "native"
+    assert (nogil_sync.is_pinned(lock), nogil_sync.is_pinned(file)) == (False, False)
+    length = 0
+    while chain is not None:
+        length += nogil_sync.is_pinned(chain) or not native
+        chain = chain.next
+    assert length == args.chain
+    return {
+        "objects": report.objects,
+        "bytes": report.bytes,
+        "left": [f"{each.path} {each.reason}" for each in report.left],
+        "report": reported,
+        "whole": whole,
+        "pause": pause,
+    }
+
+
 def names(args: argparse.Namespace) -> list[str]:
     del args
-    return [PINNING, *(READING + name for name in READERS)]
+    return [PINNING, *(READING + name for name in READERS), HOSTILE]
 
 
 def measure(name: str, args: argparse.Namespace) -> apart.Result:
+    if name == HOSTILE:
+        return hostile(args)
     return pinning(args) if name == PINNING else reading(name.removeprefix(READING), args)
 
 
@@ -196,11 +243,20 @@ def show(found: dict[str, list[apart.Result]], args: argparse.Namespace) -> None
             cells += [f"{few:.2f}", f"{many:.2f}", f"{many / few:.2f}"]
         rows.append([name, *cells])
     apart.table(head, rows)
+    worst = min(found[HOSTILE], key=lambda result: result["pause"])
+    print(
+        f"\na lock, an open file, a cycle, and a chain of {args.chain}: "
+        f"{worst['objects']} objects, {worst['bytes'] / 2**20:.1f} MiB\n"
+        f"pin_report {worst['report']:.1f} s, pin {worst['whole']:.1f} s, of which another thread "
+        f"stood still {worst['pause'] * 1e3:.0f} ms\n"
+        f"left: {', '.join(worst['left'])}"
+    )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--objects", type=int, default=100_000, help="(default: %(default)s)")
+    parser.add_argument("--chain", type=int, default=1_000_000, help="(default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="against one (%(default)s)")
     parser.add_argument(
         "--seconds", type=float, default=0.1, help="a value's (default: %(default)s)"

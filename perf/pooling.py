@@ -28,7 +28,7 @@ from nogil_sync import Pool, ShardedCounter, pin
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-# One line, with the clock around it.
+# The loop: the clock is read before and after each line.
 _LATENCY = """
 def loop(_repeat, _rounds, _clock, _meet, _seconds, _now, {names}):
     {prologue}
@@ -103,7 +103,7 @@ CASES = (
 
 
 def latencies(row: Row, threads: int, seconds: float) -> list[int]:
-    """Nanoseconds of each line, all threads together."""
+    """The latencies of all lines of all threads, in nanoseconds."""
     shared = row.objects(threads)
     names = list(shared)
     code = compile_source(_LATENCY, row, names)
@@ -116,7 +116,7 @@ def log_lines(counts: list[int], seconds: float) -> None:
     print(f"{'':22}{'threads':>8}{'new':>16}{'pooled':>16}   median")
     for what, fresh, pooled in CASES:
         for threads in counts:
-            # By turns, so that what disturbs the machine disturbs both.
+            # Alternately, so that a disturbance of the machine affects both.
             samples: dict[str, list[int]] = {fresh.name: [], pooled.name: []}
             for _ in range(4):
                 for row in (fresh, pooled):

@@ -1,4 +1,4 @@
-"""What is being measured, while it is: a bar with rich in a terminal, else a line per result."""
+"""Shows the progress: a bar in a terminal with rich, else a line for each result."""
 
 from __future__ import annotations
 

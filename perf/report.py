@@ -165,7 +165,7 @@ FAIRNESS_HEADER = [
 
 
 def _warnings(found: Sequence[Results]) -> list[str]:
-    """What makes the figures doubtful."""
+    """Reasons to doubt the figures."""
     warnings = []
     for each in found:
         on = f"{each.label}: " if len(found) > 1 else ""
@@ -180,7 +180,7 @@ def _warnings(found: Sequence[Results]) -> list[str]:
 
 
 def print_table(found: Sequence[Results]) -> None:
-    """One interpreter's results, or several side by side."""
+    """Print the results of one interpreter, or of several side by side."""
     tables: Tables = []
     if len(found) == 1:
         tables += [
@@ -261,8 +261,8 @@ def _print_plain(first: str, explanation: str, tables: Tables) -> None:
     print()
 
 
-# One colour per way of doing it, the same in all panels (Okabe and Ito's palette, which colour-
-# blind readers can tell apart); the bound method of a row is its colour dashed.
+# A colour for each way to do an operation, the same in all panels (Okabe and Ito's palette, for
+# colour-blind readers). A row's bound method has the row's colour, dashed.
 OURS = {"pinned": "#D55E00", "pinned, its value too": "#CC3311", "": "#E69F00"}
 SECOND_COLOUR = "#009E73"
 PEER_COLOURS = {"ft_utils": "#0072B2", "cereggii": "#2E9BD6", "readerwriterlock": "#6A5ACD"}
@@ -287,7 +287,7 @@ def _look(panel: Panel, line: Line) -> dict[str, Any]:
         return {**look, **pinned, "color": STDLIB_COLOURS[index % len(STDLIB_COLOURS)]}
     _, _, how = base.partition(", ")
     if not re.search(rf"\b{re.escape(base.split(',')[0])}", panel.operation):
-        # Ours, but not what the panel is about.
+        # A row of ours that is not the subject of the panel.
         return {**look, "color": SECOND_COLOUR, "linestyle": ":" if how else look["linestyle"]}
     return {
         **look,
@@ -299,7 +299,7 @@ def _look(panel: Panel, line: Line) -> dict[str, Any]:
 
 
 def _spread(positions: list[float], gap: float, low: float, high: float) -> list[float]:
-    """The positions moved apart to at least `gap`, in order, and kept between low and high."""
+    """The positions moved apart to a distance of at least `gap`, between `low` and `high`."""
     order = sorted(range(len(positions)), key=positions.__getitem__)
     placed = [positions[i] for i in order]
     for _ in range(200):
@@ -373,14 +373,14 @@ def _draw_panel(axes: Any, panel: Panel, limits: tuple[float, float], label: str
         )
 
 
-# The layout in inches: each panel is its axes and, on the right, room for the lines' labels.
+# The layout in inches: each panel has its axes and, on the right, the lines' labels.
 AXES_WIDTH, AXES_HEIGHT = 3.0, 3.0
 LEFT, LABELS, TITLE, BELOW = 0.75, 3.2, 0.45, 0.55
 HEADER = 0.8
 
 
 def draw_plot(found: Sequence[Results], folder: Path) -> list[Path]:
-    """The plots as PNG and SVG; nothing, and the reason on stderr, without matplotlib."""
+    """Draw the plots as PNG and SVG; without matplotlib print the reason and draw none."""
     try:
         matplotlib = importlib.import_module("matplotlib")
         matplotlib.use("Agg")
@@ -397,7 +397,7 @@ def draw_plot(found: Sequence[Results], folder: Path) -> list[Path]:
 
 
 def _draw_scaling(found: Sequence[Results], folder: Path) -> list[Path]:
-    """A panel for each operation; with several interpreters a line of panels, one for each."""
+    """A panel for each operation; with several interpreters a row of panels, one for each."""
     figures = importlib.import_module("matplotlib.figure")
     places: list[tuple[int, int, Panel, str]] = []
     if len(found) == 1:
@@ -439,7 +439,7 @@ def _limits(panels: Sequence[Panel]) -> tuple[float, float]:
     """The exponents between which all the panels' values lie."""
     values = [value for p in panels for line in p.lines.values() for value in line.mops.values()]
     low, high = math.log10(min(values)) - 0.15, math.log10(max(values)) + 0.15
-    # A flat panel would blow noise up.
+    # In a panel with a small range noise would look large.
     return min(low, high - 1.5), high
 
 

@@ -1,4 +1,4 @@
-"""Reads measured cells back from pyperf's JSON; knows nothing of tables and plots."""
+"""Reads measured cells from pyperf's JSON. Tables and plots are made elsewhere (report.py)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-# What a row must fall short of another by before the table says that it loses: less is noise.
+# A row loses only if it is slower than another by this part; smaller differences are noise.
 NOISE = 0.05
 
-# The loop alone reaches more than this part of perfect scaling, unless others use the cores too.
+# On a quiet machine the loop alone reaches more than this part of perfect scaling.
 UNDISTURBED = 0.85
 
 FAIRNESS_FILE = "fairness.json"
@@ -52,9 +52,9 @@ class Panel:
         return line.mops[threads] / reference.mops[threads]
 
     def losses(self, line: Line) -> Iterator[tuple[str, int, float]]:
-        """The stdlib and peer rows that beat this row of ours: name, thread count, our ratio.
+        """The fastest stdlib or peer row that beats this row of ours: name, threads, our ratio.
 
-        Like with like: only our own bound-method rows are held against those of others.
+        Bound-method rows of others are compared with bound-method rows of ours only.
         """
         if line.kind != "ours":
             return
@@ -82,12 +82,12 @@ class Results:
     label: str = ""  # the interpreter's version, in short: 3.14t
 
     def interpreter(self) -> tuple[str, str]:
-        """Its version and how it was built."""
+        """The interpreter's version, and how it was built."""
         get = self.environment.get
         return get("python_version", "?").split()[0], get("python_build", "?")
 
     def disturbed(self) -> dict[int, float]:
-        """Thread counts at which even the loop alone did not get its cores: the part it got."""
+        """Thread counts at which the loop alone fell short: its part of perfect scaling."""
         usable = int(self.environment.get("usable_cores", "1"))
         found = {}
         for threads in sorted({count for panel in self.panels for count in panel.threads()}):
@@ -120,7 +120,7 @@ def merge(paths: Iterable[Path], target: Path) -> None:
 
 
 def load(paths: Iterable[Path]) -> list[Results]:
-    """What the files hold, for each interpreter its own results, the oldest version first."""
+    """The results of each interpreter, the oldest version first."""
     found: dict[tuple[str, str], Results] = {}
     fairness: list[Path] = []
     of_folder: dict[Path, Results] = {}
@@ -153,7 +153,7 @@ def _add(results: Results, metadata: Mapping[str, Any], values: Sequence[float])
         results.panels.append(panel)
     line = panel.lines.setdefault(row, Line(row, metadata["row_kind"]))
     threads = int(metadata["threads"])
-    # The convention of harness.py; the median, since one value may have been disturbed.
+    # See harness.py for the convention. The median ignores a disturbed value.
     line.mops[threads] = threads / statistics.median(values) / 1e6
 
 
@@ -162,7 +162,7 @@ def _version_key(version: str) -> list[int]:
 
 
 def _name(found: list[Results]) -> None:
-    """Label the results: by as much of version and build as tells them apart."""
+    """Label the results with as much of version and build as distinguishes them."""
 
     def short(version: str, build: str) -> str:
         digits = ".".join(version.split(".")[:2])

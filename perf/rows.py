@@ -1,7 +1,7 @@
-"""What a benchmark consists of: operations, and for each the rows that do it differently.
+"""The parts of a benchmark: operations, and the rows of each, which do it in different ways.
 
 A row is source text for the body of the loop, not a callable: a call per iteration would cost
-more than what is measured, and a closure would be one more object that all threads share.
+more than the operation, and a closure would be one more object that all threads share.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Way = Literal["local", "global", "self", "closure"]
 
 PEERS = ("ft_utils", "cereggii", "readerwriterlock")
 
-# What the names of rows end with that fetch their methods once per thread.
+# The end of the names of rows that fetch their methods once per thread.
 BOUND = ", bound method"
 
-# What the operations' names begin with that compare ways to reach an object: bench_reach.py.
+# The prefix of operations that compare ways to reach an object (bench_reach.py).
 REACH = "reach: "
 
 _IMPORT_KEEPS_GIL_OFF = (
@@ -45,14 +45,14 @@ _IMPORT_KEEPS_GIL_OFF = (
 class Row:
     """One way to do an operation.
 
-    `shared` makes the objects that all threads hammer, by the names that `body` uses; the main
-    thread makes them, anew for each measured value, as a program makes its objects at start-up.
-    `sized` does the same for what depends on how many threads there are.
-    `prologue` runs once per thread before the clock starts: it fetches bound methods there, and
-    makes whatever the thread has to itself.
-    `through` names something it makes for the loop to go through, in rounds; each item is `k`.
+    `shared` makes the objects that all threads use, by the names in `body`. The main thread calls
+    it for each measured value, as a program makes its objects at start-up. `sized` does the same
+    for objects that depend on the number of threads.
+    `prologue` runs once in each thread before the clock starts: it fetches bound methods and makes
+    the thread's own objects.
+    `through` names a sequence made by the prologue; the loop cycles through it, each item as `k`.
     `way` is how the loop reaches the shared objects; `self_pinned` pins the `self` it goes through.
-    A row that is not `usual` is measured with `--full` or `--ways` only.
+    A row that is not `usual` is measured only with `--full` or `--ways`.
     """
 
     name: str
@@ -75,9 +75,9 @@ class Row:
 class Operation:
     """Rows to compare; ratios are against the row named `reference`.
 
-    `threads` is for operations whose meaning depends on the number of threads: it stands in for
-    the sweep up to the cores, but `--threads` goes before both. One that is not `quick` is measured
-    with `--full`, or where `--only` asks for it.
+    `threads` replaces the sweep up to the number of cores, for operations whose meaning depends on
+    the number of threads; `--threads` overrides both. An operation that is not `quick` is measured
+    only with `--full` or if `--only` selects it.
     """
 
     name: str
@@ -87,12 +87,11 @@ class Operation:
     quick: bool = True
 
     def usual(self) -> Operation:
-        """The same without the rows that take `--ways`."""
+        """The same without the rows that need `--ways`."""
         return replace(self, rows=tuple(row for row in self.rows if row.usual))
 
 
-# The same loop around nothing: what the harness itself costs, and how the machine scales when
-# the threads share nothing.
+# The empty loop: the cost of the harness, and how the machine scales when threads share nothing.
 LOOP_ALONE = Row("loop alone", "floor", "pass")
 
 
@@ -112,7 +111,7 @@ def hoisted(row: Row, **calls: str) -> Row:
 
 
 def pinned(row: Row, names: str, suffix: str = "pinned") -> Row:
-    """The same row with these of its shared objects pinned."""
+    """The same row with the shared objects of these names pinned."""
 
     def pin_some(made: Mapping[str, object]) -> Mapping[str, object]:
         return {k: nogil_sync.pin(v) if k in names.split() else v for k, v in made.items()}
@@ -127,7 +126,7 @@ def pinned(row: Row, names: str, suffix: str = "pinned") -> Row:
 
 
 def ours(row: Row, pins: str, **calls: str) -> Iterator[Row]:
-    """Our rows: as it comes, reached in other ways, pinned, and by the bound method."""
+    """The rows of our object: unchanged, reached in other ways, pinned, by the bound method."""
     yield row
     yield replace(row, name=f"{row.name}, through a global", way="global", usual=False)
     yield replace(row, name=f"{row.name}, through self", way="self", usual=False)
@@ -138,14 +137,14 @@ def ours(row: Row, pins: str, **calls: str) -> Iterator[Row]:
 
 
 def both_ways(row: Row, **calls: str) -> tuple[Row, Row]:
-    """A stdlib or peer row by the attribute and by the bound method, as ours are measured."""
+    """A stdlib or peer row by the attribute and by the bound method, as our rows have both."""
     return row, hoisted(row, **calls)
 
 
 def usable_peers() -> tuple[list[str], list[str]]:
-    """The installed peers that leave the GIL off, and a note on each that is left out.
+    """The installed peers that leave the GIL off, and a note on each of the others.
 
-    They are tried in a process of their own: once an import has turned the GIL on, it stays on.
+    Each is imported in a process of its own: once an import has turned the GIL on, it stays on.
     """
     usable, notes = [], []
     for peer in PEERS:

@@ -1,4 +1,4 @@
-"""Locks whose holders sleep: how often they change hands, and the processor time of each turn.
+"""Locks whose holders sleep: acquisitions a second, and the processor time of each.
 
     ./dev python perf/sleepers.py [--threads 32] [--locks 8] [--hold 200] [--seconds 1]
 
@@ -35,14 +35,14 @@ LOCKS: dict[str, Callable[[], Any]] = {
 
 @dataclass
 class Result:
-    """What one run gave."""
+    """The result of one run."""
 
     rate: float  # acquisitions a second
     cost: float  # processor time of each, in seconds
 
 
 def processor_time() -> float:
-    """Seconds that all threads of this process have used."""
+    """Processor time of all threads of this process, in seconds."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 

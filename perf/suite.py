@@ -1,9 +1,9 @@
-"""What a bench script does when it is run: options, and each cell's values as pyperf keeps them.
+"""The main program of the bench scripts: options, measuring each cell, storing it as pyperf does.
 
-By default pyperf measures its own way: it calibrates, then runs each cell in many processes, one
-cell after the other. With `--quick` all cells of an operation are measured in this process, in
-rounds: a value of every row, then the next of every row. So what disturbs the machine for a second
-disturbs all rows alike, and their ratios hold where the figures do not.
+By default pyperf measures each cell in many processes, one cell after the other, after a
+calibration. With `--quick` this process measures all cells of an operation in rounds: a value of
+every row, then the next value of every row. A disturbance of the machine then affects all rows
+alike, so the ratios between rows are still good.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def thread_counts(operation: Operation, wanted: list[int] | None) -> list[int]:
-    """How many threads the operation is measured with: as told, else its own way."""
+    """The thread counts to measure: those asked for, else the operation's own, else the sweep."""
     return wanted or list(operation.threads) or thread_sweep()
 
 
@@ -119,11 +119,11 @@ def _pass_on(command: list[str], args: argparse.Namespace) -> None:
 
 
 def _say_nothing(event: str, operation: Operation, row: Row, threads: int, bench: Any) -> None:
-    """For people who run a script by itself: pyperf prints the results."""
+    """For a script that is run by itself: pyperf prints the results."""
 
 
 def _say(event: str, operation: Operation, row: Row, threads: int, bench: Any) -> None:
-    """For the driver: a line of JSON when a row is run (`step`) and when it has its result."""
+    """For the driver: a line of JSON before each run of a row (`step`), and its result (`done`)."""
     line: dict[str, object] = {"event": event, "operation": operation.name, "row": row.name}
     line["threads"] = threads
     if bench is not None:
@@ -132,7 +132,7 @@ def _say(event: str, operation: Operation, row: Row, threads: int, bench: Any) -
 
 
 class Rigorous:
-    """pyperf's own way."""
+    """pyperf measures: each cell in many processes."""
 
     def __init__(self, runner: Any, report: Callable[..., None]) -> None:
         self.runner = runner
@@ -147,7 +147,7 @@ class Rigorous:
                 return run_row(row, threads, loops)
 
             bench = self.record(operation, row, threads, time_row)
-            if bench is not None:  # in a worker process, all but its own cell are
+            if bench is not None:  # a worker process has a result for its own cell only
                 self.report("done", operation, row, threads, bench)
 
     def record(
@@ -169,13 +169,13 @@ class Rigorous:
 
 
 class Quick(Rigorous):
-    """In rounds, then handed to pyperf as if it had run them; stored once, at the end."""
+    """Measures in rounds, then passes the values to pyperf, which stores them at the end."""
 
     def __init__(self, runner: Any, report: Callable[..., None]) -> None:
         super().__init__(runner, report)
         args = runner.args
         self.output, args.output = args.output, None
-        # A pyperf worker runs in the process it is started in.
+        # As a worker, pyperf measures in this process.
         args.worker, args.quiet = True, True
         args.values, args.warmups = QUICK_VALUES, 1
         self.benches: list[Any] = []

@@ -1,6 +1,6 @@
-"""Ever new keys, few of them alive at a time: cost and memory of `SyncMap` beside `dict`'s.
+"""New keys all the time, few of them alive: the cost and memory of `SyncMap` beside `dict`.
 
-Each thread stores a key that never was there and deletes its oldest one: two operations.
+Each thread stores a key that never was in the map and deletes its oldest key: two operations.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PARTS = 10
 
 
 def churn(m: Any, thread: int, live: int, first: int, pairs: int) -> float:
-    """Seconds of processor time; keys are made outside of them, as far as that goes."""
+    """Processor time in seconds, as far as possible without the making of keys."""
     spent = 0.0
     step = 1000
     for begin in range(first, first + pairs, step):
@@ -48,7 +48,7 @@ def measure(name: str, args: argparse.Namespace) -> apart.Result:
     pairs = max(1, args.operations // 2 // count // PARTS)
     parts: list[apart.Result] = []
     costs = [0.0] * count
-    # The workers meet after each part, so that what is read belongs to one moment.
+    # The workers meet after each part, so that all figures are read at the same time.
     barrier = threading.Barrier(count, action=lambda: parts.append(look(m, costs, pairs * count)))
 
     def work(thread: int) -> None:

@@ -1,8 +1,8 @@
-"""The cost of each operation, on machines that others use too: `SyncMap` beside `dict`.
+"""The cost of each operation of `SyncMap` beside `dict`, also on a machine that others use.
 
-In one thread: its processor time, in rounds of one map after the other, of which the median counts.
-In several: by the clock, the loads during which the system took the processor from none of the
-threads, as all their records show. All keys are equal to those stored and none is the same object.
+In one thread: the median of its processor time, in rounds of one map after the other. In several
+threads: by the clock, but only of batches during which the system preempted none of the threads.
+All keys are equal to the stored keys, and none is the same object.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nogil_sync import SyncMap
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    # Of a batch: when it began and ended, and how often the thread had been preempted by then.
+    # A batch: its begin, its end, and how often the thread had been preempted by its end.
     Span = tuple[int, int, int]
 
 MAPS: dict[str, Callable[[], Any]] = {"dict": dict, "SyncMap": SyncMap}
@@ -35,7 +35,7 @@ TOGETHER = "loads of "
 MIN_LOADS = 50_000
 BATCH = 500
 GAP = 2_000  # ns between two batches, at most
-ENOUGH = 1000  # batches; where there are fewer, up to MORE times as many rounds
+ENOUGH = 1000  # batches; if there are fewer, up to MORE times as many rounds are run
 MORE = 4
 
 
@@ -60,7 +60,7 @@ def pass_over(m: Any, keys: list[Hashable]) -> None:  # noqa: ARG001
 
 
 def cost(step: Callable[[Any, list[Hashable]], None], m: Any, keys: list[Hashable]) -> float:
-    """Ns an operation."""
+    """Nanoseconds of processor time per operation."""
     times = 1 if step is delete else max(1, MIN_LOADS // len(keys))
     began = time.thread_time_ns()
     for _ in range(times):
@@ -69,11 +69,11 @@ def cost(step: Callable[[Any, list[Hashable]], None], m: Any, keys: list[Hashabl
 
 
 def life(make: Callable[[], Any], kind: str, size: int) -> dict[str, float]:
-    """Of enough maps to be measurable: filled, read, overwritten, emptied."""
+    """The cost of each step of maps that are filled, read, overwritten and emptied."""
     keys, own = stored(kind, size), fresh(kind, size, size)
     few = max(1, MIN_LOADS // size // 4)
     maps = [make() for _ in range(few)]
-    load(dict.fromkeys(keys), own)  # all keys know their hashes
+    load(dict.fromkeys(keys), own)  # computes the keys' hashes
     found = {"loop alone": cost(pass_over, None, own)}
     began = time.thread_time_ns()
     for m in maps:
@@ -89,7 +89,7 @@ def life(make: Callable[[], Any], kind: str, size: int) -> dict[str, float]:
 
 
 def run_together(m: Any, kind: str, size: int, threads: int, seconds: float) -> list[list[Span]]:
-    """What each thread's batches of loads took, by the clock."""
+    """The batches of loads of each thread, all at the same time."""
     barrier = threading.Barrier(threads)
     spans: list[list[Span]] = []
 
@@ -119,12 +119,12 @@ def run_together(m: Any, kind: str, size: int, threads: int, seconds: float) -> 
 
 
 def undisturbed(spans: list[Span]) -> list[Span]:
-    """Without those during which the system took the processor from the thread, for another."""
+    """The batches during which the system did not preempt the thread."""
     return [now for before, now in itertools.pairwise(spans) if now[2] == before[2]]
 
 
 def covers(spans: list[Span], began: int, end: int) -> bool:
-    """Whether the thread was in undisturbed batches all this time."""
+    """Whether undisturbed batches of the thread cover all the time from `began` to `end`."""
     first = bisect.bisect_right(spans, began, key=lambda span: span[0]) - 1
     last = bisect.bisect_right(spans, end, key=lambda span: span[0]) - 1
     if first < 0 or spans[last][1] < end - GAP:
@@ -134,7 +134,7 @@ def covers(spans: list[Span], began: int, end: int) -> bool:
 
 
 def side_by_side(spans: list[list[Span]]) -> list[float]:
-    """Nanoseconds a load, of the batches during which none of the threads was kept from running."""
+    """Nanoseconds per load, of the batches during which no thread was preempted."""
     clean = [undisturbed(mine) for mine in spans]
     return [
         (end - began) / BATCH

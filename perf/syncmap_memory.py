@@ -1,6 +1,6 @@
-"""What a map takes, filled and emptied again: `SyncMap` beside `dict`.
+"""The memory of a map, filled and emptied again: `SyncMap` beside `dict`.
 
-Bytes are those of the map itself as `sys.getsizeof` tells them, and those of the whole process.
+Two figures: the map's own bytes by `sys.getsizeof`, and the bytes of the whole process.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ MAPS: dict[str, Callable[..., Any]] = {"dict": dict, "SyncMap": SyncMap}
 SIZES, EMPTIED = "sizes", "emptied "
 CLEARED = ", by clear()"
 
-# Between two growths of a dict, which are at 2/3 of powers of two.
+# Sizes between two growths of a dict, which grows at 2/3 of powers of two.
 PARTS_OF_ENTRIES = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
 
 
 def bytes_each(make: Callable[[], Any], kind: str, counts: list[int]) -> list[float]:
-    """Of the same map, when it has so many entries."""
+    """Bytes per entry of one map as it grows, at these numbers of entries."""
     m, found, key = make(), [], KINDS[kind]
     for number in range(counts[-1]):
         m[key(number)] = None

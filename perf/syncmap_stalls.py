@@ -1,8 +1,8 @@
 """How long lookups take while another thread makes the map large: `SyncMap` beside `dict`.
 
-The control is a thread that reads the clock as often and looks nothing up, beside the same growth:
-what it shows is the machine's and the interpreter's doing. A lookup is counted as *preempted* if
-the system took the processor from its thread, for another, during the batch it belongs to.
+The control is a thread that reads the clock as often, beside the same growth, but looks nothing up:
+its delays come from the machine and the interpreter. A lookup counts as *preempted* if the system
+preempted its thread during its batch.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 MAPS: dict[str, Callable[[], Any]] = {"dict": dict, "SyncMap": SyncMap}
 CONTROL = "control beside "
 
-LOOKED_UP = 4096  # keys that are there from the beginning
+LOOKED_UP = 4096  # keys, which are in the map from the beginning
 BATCH = 64
 SLOW = 20_000  # ns
 
 
 class Latencies:
-    """Counts by powers of two of nanoseconds, and each that is slow."""
+    """A histogram by powers of two of nanoseconds, and a list of the slow lookups."""
 
     def __init__(self) -> None:
         self.counts = [0] * 64
@@ -94,7 +94,7 @@ def measure(name: str, args: argparse.Namespace) -> apart.Result:
 
 
 class Merged:
-    """All rounds of one measurement."""
+    """The sum of all rounds of one measurement."""
 
     def __init__(self, rounds: list[apart.Result]) -> None:
         self.counts = [sum(column) for column in zip(*(r["counts"] for r in rounds), strict=True)]

@@ -1,7 +1,4 @@
-"""How an object is reached, the interpreter's version, pinned or not: one table, one plot.
-
-The figures are those of bench_reach.py.
-"""
+"""Table and plot of bench_reach.py: ways to reach an object, by version, pinned and unpinned."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ if TYPE_CHECKING:
 
     from results import Panel, Results
 
-# What twice the threads must reach of one thread's rate before we say that an operation scales.
+# An operation scales if two threads reach this many times the rate of one thread.
 SCALES = 1.7
 PINNED = ", pinned"
 PINNED_SELF = "pinned self"
@@ -48,7 +45,7 @@ def ways_of(of_versions: Sequence[Panel | None]) -> list[str]:
 
 
 def _ends(panel: Panel | None, row: str) -> tuple[float, float] | None:
-    """The rate of the fewest threads and of the most; nothing where either was not measured."""
+    """The rates of the fewest and of the most threads; None if either was not measured."""
     line = panel.lines.get(row) if panel else None
     if panel is None or line is None:
         return None
@@ -83,14 +80,14 @@ def table(found: Sequence[Results]) -> tuple[list[str], list[list[str]]]:
 
 
 def _should_scale(version: str, row: str) -> bool:
-    """Whether the documentation says that the row scales on that version of CPython."""
+    """Whether docs/versions.md says that the row scales on that version of CPython."""
     if [int(digits) for digits in re.findall(r"\d+", version)[:2]] >= [3, 14]:
         return True
     return row.endswith(PINNED) and row not in ("self" + PINNED, "closure" + PINNED)
 
 
 def short_of(found: Sequence[Results]) -> Iterator[str]:
-    """What should scale and does not, a line for each version and operation."""
+    """Rows that should scale and do not: a line for each version and operation."""
     for operation, of_versions in panels(found).items():
         for each, panel in zip(found, of_versions, strict=True):
             short = []
@@ -120,7 +117,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def check_page(page: Path) -> str:
-    """The text of a page with the two marks; without them the program ends."""
+    """The text of the page; the program ends if it lacks the two marks."""
     try:
         text = page.read_text()
     except OSError as error:
@@ -141,7 +138,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")  # Okabe and I
 
 
 def draw(found: Sequence[Results], folder: Path) -> list[Path]:
-    """For each operation the scaling by way, version, and pinned or not; needs matplotlib."""
+    """Draw the scaling of each operation by way, version, pinned or not; needs matplotlib."""
     figures = importlib.import_module("matplotlib.figure")
     patches = importlib.import_module("matplotlib.patches")
     shown = panels(found)

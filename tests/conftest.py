@@ -12,7 +12,8 @@ from pathlib import Path
 from shutil import which
 
 import pytest
-from support import SANITIZED, python, settle
+from processes import python
+from support import SANITIZED, settle
 
 import nogil_sync
 

@@ -15,7 +15,7 @@ arm64_tools() {
 
 arm64_qemu() { command -v qemu-aarch64 || command -v qemu-aarch64-static || true; }
 
-# arm64_libc: the folder whose lib/ has the cross-compiler's C library, for emulated programs.
+# arm64_libc: prints the folder that holds the cross-compiler's C library in lib/, for emulated programs.
 arm64_libc() {
   local found
   found=$("$ARM64-gcc" -print-file-name=libc.so.6 2>/dev/null) || return 0
@@ -44,23 +44,18 @@ arm64_python() {
 
 build_arm64_python() {
   [[ ! -d $2 ]] || return 0 # another ./dev was faster
-  local stage=$CACHE/build/python-${2##*/} status=0
-  rm -rf "$stage"
-  mkdir -p "$stage" "$CACHE/python"
-  (cross_compile_python "$1" "$2" "$stage") || status=$?
-  rm -rf "$stage"
-  return "$status"
+  staged "$2" cross_compile_python "$1" "$2"
 }
 
 cross_compile_python() {
-  local version=$1 prefix=$2 stage=$3 source builder libraries program name=${2##*/}
+  local version=$1 prefix=$2 source builder libraries program name=${2##*/}
   builder=$(free_threaded "$version") || exit
   source=$(cpython_source "$version") || exit
   libraries=$(arm64_libraries) || exit
   step "cross-building CPython $name from Debian's source archive: once, in a few minutes"
   packages "building CPython" gcc libc6-dev make
-  cd "$stage" || exit
-  # pkg-config would find this machine's libraries. The rest is what configure would have to try.
+  # pkg-config would find this machine's libraries. The ac_cv variables answer what configure would find by running
+  # programs.
   local options=(--prefix="$prefix" --disable-gil --disable-test-modules --with-ensurepip=no
     --host="$ARM64" --build="$(sh "$source/config.guess")" --with-build-python="$builder"
     PKG_CONFIG=false ac_cv_file__dev_ptmx=yes ac_cv_file__dev_ptc=no ac_cv_buggy_getaddrinfo=no
@@ -70,9 +65,8 @@ cross_compile_python() {
     "LIBFFI_CFLAGS=-I$libraries/include" "LIBFFI_LIBS=$link -lffi")
   logged "configuring CPython $name" "$source/configure" "${options[@]}" || exit
   logged "compiling CPython $name on $(cores) cores" make -j"$(cores)" || exit
-  # Installed aside and moved: an interrupted build leaves no half interpreter behind.
-  logged "installing it into $prefix" make install DESTDIR="$stage/root" || exit
-  local root=$stage/root$prefix
+  logged "installing it into $prefix" make install DESTDIR="$PWD/root" || exit
+  local root=$PWD/root$prefix
   cp -P "$libraries"/lib/lib{ffi,z}.so.* "$root/lib/" || exit
   program=$root/bin/python${version}t
   mkdir "$root/emulated" && mv "$program" "$root/emulated/" || exit
@@ -81,12 +75,10 @@ cross_compile_python() {
   "$(arm64_qemu)" -L "$(arm64_libc)" -E LD_LIBRARY_PATH="$root/lib" -0 "$program" \
     "$root/emulated/${program##*/}" -c 'import ctypes, zlib, _posixsubprocess' ||
     die "the interpreter that was built for arm64 does not run under $(arm64_qemu)"
-  mv "$root" "$prefix"
 }
 
-# arm64_script PROGRAM: prints what stands where users expect the interpreter, so that
-# sys.executable, environments and subprocesses lead back to it. What is to be preloaded is the
-# program's, not the emulator's.
+# arm64_script PROGRAM: prints a script that runs the program emulated. It is installed under the interpreter's name, so
+# that sys.executable, environments and subprocesses use it, too. LD_PRELOAD is for the program, not for the emulator.
 arm64_script() {
   printf '%s\n' '#!/bin/sh' \
     "set -- \${LD_PRELOAD:+-E \"LD_PRELOAD=\$LD_PRELOAD\"} -0 \"\$0\" '$1' \"\$@\"" \
@@ -101,8 +93,7 @@ arm64_libraries() {
   echo "$folder"
 }
 
-# With an apt configuration of our own: nothing is installed, and this machine goes on knowing one
-# architecture.
+# Uses an apt configuration of its own: nothing is installed, and the machine's own package lists stay as they are.
 fetch_arm64_libraries() {
   local folder=$1 state=$CACHE/src/apt-arm64 stage=$1.$$ names=(libffi-dev zlib1g-dev)
   local mirror release package keys=/usr/share/keyrings/debian-archive-keyring.gpg
@@ -131,7 +122,7 @@ fetch_arm64_libraries() {
   for package in "$stage"/packages/*.deb; do dpkg -x "$package" "$stage/root" || exit; done
   cp -R "$stage"/root/usr/include/* "$stage/root/usr/include/$ARM64"/* "$stage/include/" || exit
   find "$stage/root" -path "*/lib/$ARM64/*" -name 'lib*.so*' -exec cp -P {} "$stage/lib/" \; || exit
-  # The linker's links to other folders lead to what lies beside them now.
+  # Links to other folders are redirected to the files that now lie beside them.
   find "$stage/lib" -type l | while read -r package; do
     ln -sf "$(basename "$(readlink "$package")")" "$package"
   done
@@ -141,10 +132,10 @@ fetch_arm64_libraries() {
 
 # ---- The legs ----
 
-# Test files that take long under emulation, for their many rounds.
+# Folders of tests that take long under emulation, since they run many rounds.
 ARM64_LONG=(histories)
 
-# arm64_legs FULL: sets `legs` of `./dev test --arch arm64`, and what is said below their summary.
+# arm64_legs FULL: sets `legs` for `./dev test --arch arm64`, and REMARK, which is printed below the summary.
 # shellcheck disable=SC2034 # both are used by `tests` and run_legs
 arm64_legs() {
   legs=("${ARM64_SHORT_LEGS[@]}")
@@ -161,7 +152,7 @@ arm64_legs() {
 leg_arm64() {
   case $1 in
     core-arm64) core_arm64 "$1" ;;
-    # A processor without ARMv8.1's atomics: each is a loop of two instructions then.
+    # A processor without ARMv8.1's atomics: each atomic operation is a loop there.
     core-v8.0-arm64) QEMU_CPU=cortex-a53 core_arm64 "$1" ;;
     native-arm64) native_arm64 "$@" ;;
   esac

@@ -1,12 +1,12 @@
-"""What compilers make of the core's fast paths for arm64: whether the orderings are those intended.
+"""Checks the arm64 machine code of the core's fast paths: its orderings are the intended ones.
 
 Compiles tests/c/fast_paths.c and the core with each cross-compiler that is there
-(aarch64-linux-gnu-gcc, clang), for ARMv8.0 (with and without helper functions that choose at run
-time, "outline atomics"), 8.1 and 8.3, and reads the result back with objdump.
+(aarch64-linux-gnu-gcc, clang), for ARMv8.0 (with and without helper functions that choose at run time, "outline atomics"),
+8.1 and 8.3, and disassembles the result with objdump.
 
 Each fast path must acquire or release where that is intended, and do nothing stronger: `casal` and
-the like only where sequential consistency is promised.  Barriers (dmb) may only come from the
-functions in FENCES, whatever they were inlined into: the debug information tells.
+the like only where sequential consistency is promised.  Barriers (dmb) may come only from the
+functions in FENCES. The debug information says which function an inlined instruction comes from.
 """
 
 import argparse
@@ -28,11 +28,11 @@ TRIPLE = "aarch64-linux-gnu"
 # The functions that may have a full barrier, and why.
 FENCES = {
     "ns_fence_here": "only where the system cannot put a fence into all threads (membarrier)",
-    "ns_epoch_stamp": "whoever takes something out pays for those who read without a fence",
-    "ns_try_fence_everywhere": "the fence of those who come rarely",
+    "ns_epoch_stamp": "the thread that takes something out pays for readers, which have no fence",
+    "ns_try_fence_everywhere": "the fence of the rare side",
     "unlist": "a pool's search takes the shard of a thread that is gone off its list",
     "end_solitude": "a thread's first use of the library, and strays",
-    "ns_try_incref": "3.14 and later: CPython's own look at an immortal count is no acquire (dmb ishld)",
+    "ns_try_incref": "3.14 and later: CPython reads an immortal count without an acquire (dmb ishld)",
     "has_flights": "only where the system cannot put a fence into all threads (membarrier)",
 }
 
@@ -60,14 +60,14 @@ OPTIONS = [
 
 @dataclass(frozen=True)
 class FastPath:
-    """A fast path: what it is called in the documents, and what it must and may have."""
+    """A fast path: its name in the documents, and the orderings that it must and may have."""
 
     operation: str
     function: str
     acquires: bool = False
     releases: bool = False
-    consistent: bool = False  # sequentially: may use what acquires and releases in one
-    fenced: bool = False  # may have a barrier of those in FENCES
+    consistent: bool = False  # sequentially: one instruction may acquire and release
+    fenced: bool = False  # may have a barrier from FENCES
 
 
 FAST = [
@@ -117,7 +117,7 @@ SUFFIX = {"relax": "", "acq": "a", "rel": "l", "acq_rel": "al"}
 ATOMIC = re.compile(
     r"^(ldar|ldapr|ldapur|stlr|stlur|ldaxr|ldxr|stlxr|stxr|cas|swp|ldadd|ldclr|ldeor|ldset|stadd|stclr|steor|stset|dmb|dsb)"
 )
-# Of the instructions of one step: these acquire, release, or do both.
+# The instructions that acquire, that release, and those that do both.
 BOTH = re.compile(r"^(cas|swp|ldadd|ldclr|ldeor|ldset)alb?h?$")
 ACQUIRES = re.compile(r"^(ldap?u?r|ldaxr|(cas|swp|ldadd|ldclr|ldeor|ldset)a)[bh]?$")
 RELEASES = re.compile(
@@ -130,12 +130,12 @@ class Instruction:
     section: str
     function: str
     at: str
-    op: str  # an outlined one by the name of what it does
+    op: str  # of a call of an outline atomic: the instruction that it stands for
     rest: str
 
 
 def disassemble(program: Path) -> list[Instruction]:
-    """All of a program's instructions; calls of outline atomics as the instruction that they stand for."""
+    """All instructions of a program; calls of outline atomics become what they stand for."""
     text = subprocess.run(
         [f"{TRIPLE}-objdump", "-dr", "--no-show-raw-insn", program],
         capture_output=True,
@@ -163,7 +163,7 @@ def disassemble(program: Path) -> list[Instruction]:
 
 
 def innermost(program: Path, instructions: list[Instruction]) -> Iterator[tuple[Instruction, str]]:
-    """Each instruction with the function of the source that it comes from, inlined or not."""
+    """Each instruction with the source function that it comes from, inlined or not."""
     sections = {each.section for each in instructions}
     for section in sorted(sections):
         of = [each for each in instructions if each.section == section]
@@ -179,7 +179,7 @@ def innermost(program: Path, instructions: list[Instruction]) -> Iterator[tuple[
 
 
 def barriers(program: Path) -> Iterator[tuple[str, str, str]]:
-    """Each full barrier: which, the function it stands in, the function it comes from."""
+    """Each full barrier: the instruction, the function around it, and the one it comes from."""
     found = [each for each in disassemble(program) if each.op in ("dmb", "dsb")]
     for each, source in innermost(program, found):
         yield f"{each.op} {each.rest}", each.function, source
@@ -195,7 +195,7 @@ def misplaced(program: Path) -> list[str]:
 
 
 def ordering(instructions: list[Instruction], function: str) -> list[str]:
-    """The ordering instructions of a function, in the order of the code, the plain ones left out.
+    """The ordering instructions of a function, in the order of the code, without the plain ones.
 
     Of the two that make up one read-modify-write of ARMv8.0, one may carry nothing: both are kept.
     """
@@ -215,7 +215,7 @@ def judge(path: FastPath, ops: list[str], inline: bool) -> list[str]:
         wrong.append("has a barrier")
     if not path.consistent:
         wrong += [f"{op} is more than it needs" for op in ops if BOTH.match(op)]
-        # Both halves of one read-modify-write with an ordering: the same as one instruction with both.
+        # Two ordered halves of a read-modify-write count like one instruction with both.
         pairs = [op for op in ops if op.startswith(("ldaxr", "ldxr", "stlxr", "stxr"))]
         for load, store in zip(pairs[::2], pairs[1::2], strict=False):
             if inline and load.startswith("ldaxr") and store.startswith("stlxr"):
@@ -244,12 +244,12 @@ def build(command: list[str], target: str, source: Path, folder: Path) -> Path:
 def look(
     folder: Path, commands: dict[str, list[str]], sources: list[Path]
 ) -> tuple[dict[tuple[str, str], list[Instruction]], list[str]]:
-    """The code of the fast paths, by compiler and target; and what is wrong anywhere in the core."""
+    """The code of the fast paths, by compiler and target; and all faults found in the core."""
     jobs = [
         (name, target, source)
         for name in commands
         for source in sources
-        # Where barriers come from is the same for all targets.
+        # Barriers are the same for all targets, so one is enough.
         for target in (TARGETS if source == PATHS else ["ARMv8.1"])
     ]
 
@@ -275,7 +275,7 @@ def look(
 
 
 def markdown(code: dict[tuple[str, str], list[Instruction]]) -> None:
-    """The table of docs/arm64.md: each instruction once, and the same of all compilers unless it says so."""
+    """The table of docs/arm64.md. Each instruction is named once; compilers agree unless it says so."""
     kinds = {
         "ARMv8.1, or ARMv8.0 by helper functions": lambda target: "inline" not in target,
         "ARMv8.0, inline": lambda target: "inline" in target,

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Formatting, lint, types. Every check runs, whatever fails before it.
+# Formatting, lint, types. Every check runs, even if an earlier one fails.
 
 check() {
   local interpreter env home fix=
@@ -24,10 +24,10 @@ check() {
   ((!${#c_files[@]})) || verify "clang-format" formatted_c "${c_files[@]}"
   verify "shellcheck" shellcheck --external-sources --check-sourced dev .ci/run
   verify "mypy" "$env/bin/python" -m mypy
-  # Tests pass wrong arguments on purpose: only what is annotated there is checked.
+  # Tests pass wrong arguments on purpose, so only annotated functions are checked there.
   MYPYPATH=tests verify "mypy, tests" "$env/bin/python" -m mypy --config-file= --ignore-missing-imports \
     --follow-imports=silent --explicit-package-bases tests
-  # The pure classes are the types; these two compare them with what an import really gives.
+  # The pure classes are the types. stubtest compares them with the modules as imported.
   verify "stubtest, native" stubtest native "$env"
   verify "stubtest, threading" stubtest threading "$env"
 
@@ -46,7 +46,7 @@ verify() {
   fi
 }
 
-# As clang-format --dry-run --Werror, but shows what it would change.
+# Like clang-format --dry-run --Werror, but shows the changes.
 formatted_c() {
   local file status=0
   for file; do
@@ -55,7 +55,7 @@ formatted_c() {
   return "$status"
 }
 
-# Away from the tree, so that what is installed is compared.
+# Runs outside the tree, so that stubtest imports the installed package.
 stubtest() (
   cd "$CACHE" || exit
   NOGIL_SYNC_BACKEND=$1 MYPY_CACHE_DIR=$CACHE/stubtest "$2/bin/python" -m mypy.stubtest nogil_sync --concise \

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Small helpers: messages, locks, hashes, progress. All messages go to stderr,
-# so that `./dev python -c ... > file` writes only what the program says.
+# Small helpers: messages, locks, hashes, progress. Messages go to stderr, so that
+# `./dev python -c ... > file` writes only the program's output.
 
 CACHE=${NOGIL_SYNC_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/nogil_sync}
 
@@ -11,7 +11,7 @@ die() {
   exit 1
 }
 
-# unavailable REASON: as die; a leg that ends so is left out of the tests, and the summary says why.
+# unavailable REASON: like die. A leg that ends in this way counts as not available, and the summary gives the reason.
 unavailable() {
   [[ -z ${RESULTS:-} ]] || echo "$*" >"$RESULTS/.unavailable"
   die "$@"
@@ -19,14 +19,14 @@ unavailable() {
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# The SHA-256 of what comes in, and a short hash.
+# The SHA-256 of standard input, and the first digits of it.
 sha256() { { if have sha256sum; then sha256sum; else shasum -a 256; fi; } | cut -c1-64; }
 digest() { sha256 | cut -c1-12; }
 
 cores() { getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2; }
 
-# locked NAME COMMAND...: runs a function while no other ./dev holds NAME. The lock goes
-# with the process, so an interrupted call leaves nothing to clean up.
+# locked NAME COMMAND...: runs a function while no other ./dev holds the lock NAME. The lock ends with the process, so
+# an interrupted call leaves nothing to clean up.
 locked() {
   local name=$1
   shift
@@ -42,16 +42,16 @@ locked() {
   ) 9>"$CACHE/lock/$name"
 }
 
-# logged LABEL COMMAND...: runs a long command with its output in a log. On a terminal it
-# shows a clock and the log's last line; elsewhere one line. On failure it shows the log's end.
+# logged LABEL COMMAND...: runs a long command with its output in a log. On a terminal it shows a clock and the log's
+# last line, elsewhere only the label. If the command fails it shows the end of the log.
 logged() {
   local label=$1 log status=0 begin=$SECONDS
   shift
   mkdir -p "$CACHE/log"
   log=$CACHE/log/$(printf '%s' "$label" | tr -cs 'A-Za-z0-9.' -).$$.log
   step "$label"
-  # An interrupt must end the command with all that it started, or a build would go on unseen: so it runs in a
-  # process group of its own.
+  # The command gets a process group of its own, so that an interrupt can end it with all its children. Otherwise a
+  # build would go on unseen.
   set -m
   "$@" >"$log" 2>&1 </dev/null &
   local pid=$!
@@ -78,7 +78,7 @@ logged() {
   ((SECONDS - begin < 5)) || step "  done in $((SECONDS - begin)) s"
 }
 
-# packages WHY PACKAGE...: installs the Debian packages that are missing, where that is possible.
+# packages WHY PACKAGE...: installs the Debian packages that are missing, if it may.
 packages() {
   local why=$1 name missing=()
   shift
@@ -88,7 +88,7 @@ packages() {
   ((${#missing[@]})) || return 0
   [[ $(id -u) == 0 ]] ||
     unavailable "$why needs the Debian packages: ${missing[*]} (sudo apt-get install ${missing[*]})"
-  # An image may come without package lists, hence the update, tried only when needed.
+  # install_packages updates the package lists if the first try fails: an image may have none.
   logged "installing Debian packages for $why: ${missing[*]}" install_packages "${missing[@]}" ||
     unavailable "$why needs the Debian packages ${missing[*]}, which could not be installed"
 }

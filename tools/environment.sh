@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# Environments, in two layers, so that calls of ./dev beside each other never disturb one another:
-#   tools/    one for an interpreter and the requirement lists, shared by all checkouts;
-#   package/  one for each state of our sources: only nogil_sync itself, over the tools.
+# Environments, in two layers, so that concurrent calls of ./dev do not disturb each other:
+#   tools/    one for each interpreter and state of the requirement lists, shared by all checkouts;
+#   package/  one for each state of the sources: nogil_sync itself, on top of the tools.
 # Nothing here writes into the source tree.
 
 # tools PYTHON LIST...: prints the environment of PYTHON with requirements/LIST.txt installed.
@@ -14,7 +14,7 @@ what = hashlib.sha256((sys.executable + sys.version).encode()).hexdigest()[:8]
 print(platform.python_version() + (sysconfig.get_config_var("abiflags") or ""), what, sep="-")') || exit
   home=$CACHE/tools/$id-$(cat "$ROOT"/requirements/*.txt | digest)
   for list; do
-    # Lists are installed when first asked for, so that no verb waits for another's.
+    # A list is installed when a verb first needs it, so no verb waits for the tools of another.
     [[ -e $home/.has-$list ]] || locked "tools-$id" add_tools "$python" "$home" "$list" || exit
   done
   echo "$home"
@@ -29,17 +29,17 @@ add_tools() {
     touch "$home/.has-pip"
   fi
   local install=("$home/bin/python" -m pip --disable-pip-version-check --retries 2 install -r "$ROOT/requirements/$list.txt")
-  # The newest release of some libraries has no wheel for 3.13t where an older one has: pip takes
-  # that with --only-binary. The second try is for networks that fail and for platforms without wheels. Of pip's
-  # many lines the last two say what it lacks.
+  # Of some libraries the newest release has no wheel for 3.13t, but an older one has: with --only-binary pip takes the
+  # older one. The second try is for unreliable networks and for platforms without wheels. The last two of pip's many
+  # lines say what is missing.
   TAIL=0 logged "installing the tools of requirements/$list.txt" "${install[@]}" --only-binary :all: ||
     TAIL=2 logged "once more, and from sources if need be" "${install[@]}" --prefer-binary ||
     die "could not install requirements/$list.txt; is the network there?"
   touch "$home/.has-$list"
 }
 
-# environment PYTHON LIST...: prints the environment with the tools and this tree's package. With SANITIZE
-# (thread, or address,undefined) the extension is built under these sanitizers.
+# environment PYTHON LIST...: prints the environment with the tools and this tree's package. SANITIZE (thread, or
+# address,undefined) builds the extension with these sanitizers.
 environment() {
   local home env
   home=$(tools "${TOOLS_OF:-$1}" build "${@:2}") || exit
@@ -49,13 +49,13 @@ environment() {
   fi
   env=$CACHE/package/${home##*/}${SANITIZE:+-$SANITIZE}-$(sources | digest)
   [[ -d $env ]] || locked "build-$(build_name "$home")" install_package "$home" "$env" || exit
-  touch "$env" "$home" # for the tidying below
+  touch "$env" "$home" # install_package removes environments that were not used for days
   echo "$env"
 }
 
-# borrowed_environment PYTHON HOME: prints an environment of PYTHON with the tools of another interpreter of the
-# same version. Under a sanitizer or an emulator pip and meson would take a quarter of an hour, and our tools are all
-# Python. With CROSS, a function that prints meson's cross file for PYTHON, the extension is built for that machine.
+# borrowed_environment PYTHON HOME: prints an environment of PYTHON with the tools of another interpreter of the same
+# version, which works since all tools are pure Python. Under a sanitizer or an emulator pip and meson would take a
+# quarter of an hour. CROSS is a function that prints meson's cross file for PYTHON, to build for another machine.
 borrowed_environment() {
   local prefix env
   prefix=$(dirname "$(dirname "$1")")
@@ -95,7 +95,7 @@ install_borrowed() {
   mv "$env.stage" "$env"
 }
 
-# What decides the built package.
+# Checksums of all files that the built package depends on.
 sources() {
   (
     cd "$ROOT" || exit
@@ -104,15 +104,25 @@ sources() {
   )
 }
 
-# One build folder for a checkout and an interpreter: kept, so that only what changed is compiled.
+# build_name HOME: names the build folder of this checkout and interpreter. It is kept, so that only changed files are
+# compiled.
 build_name() { echo "${1##*/}${SANITIZE:+-$SANITIZE}-$(echo "$ROOT" | digest)"; }
+
+# remove_abandoned_stages ENV: removes what interrupted calls left. A stage is named for the process that fills it.
+remove_abandoned_stages() {
+  local stage pid
+  for stage in "$1".[0-9]*; do
+    pid=${stage#"$1".}
+    kill -0 "${pid%%.*}" 2>/dev/null || rm -rf "$stage"
+  done
+}
 
 install_package() {
   local home=$1 env=$2 build site stage=$2.$$ sanitized=()
   [[ ! -d $env ]] || return 0
   build=$CACHE/build/$(build_name "$home")
   mkdir -p "$CACHE/package" "$CACHE/build"
-  rm -rf "$env".[0-9]* # of calls that were interrupted
+  remove_abandoned_stages "$env"
   "$home/bin/python" -c '
 import sys, sysconfig; sys.exit(not sysconfig.get_config_var("Py_GIL_DISABLED"))' && compiler
   if [[ -n ${SANITIZE:-} ]]; then
@@ -131,9 +141,9 @@ import sys, sysconfig; sys.exit(not sysconfig.get_config_var("Py_GIL_DISABLED"))
     install --no-deps --no-index "$stage.wheel"/*.whl || exit
   echo "import site; site.addsitedir(r'$("$home/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
     >"$site/tools.pth"
-  # Complete from the moment it has its name.
-  mv "$stage" "$env"
+  # The environment gets its name when it is complete. Another checkout with the same sources may have been faster.
+  if [[ -d $env ]]; then rm -rf "$stage"; else mv "$stage" "$env"; fi
   rm -rf "$stage.wheel"
-  # What no call has used for days will hardly be used again.
+  # Remove environments that no call has used for two weeks.
   find "$CACHE/package" "$CACHE/tools" -mindepth 1 -maxdepth 1 -mtime +14 -exec rm -rf {} +
 }

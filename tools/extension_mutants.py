@@ -1,4 +1,4 @@
-"""Mutants of the extension: each is built as the extension is, and run against a few tests of pytest."""
+"""Mutants of the extension: each is built like the extension, and run against a few pytest tests."""
 
 import os
 import re
@@ -15,17 +15,21 @@ ROOT = Path(__file__).resolve().parent.parent
 NATIVE = ROOT / "nogil_sync" / "_native"
 TESTS = ROOT / "tests"
 
-ONE_TEST = 40  # seconds, after which it hangs; most take a small part of one
+ONE_TEST = 40  # seconds, after which a test counts as hanging; most take less than one
 
 
 def source_in(folder: Path, name: str) -> Path:
-    """The file of that name, in whichever folder below."""
+    """The file of that name, in any folder below."""
     (path,) = folder.rglob(name)
     return path
 
 
+class BuildError(SystemExit):
+    """What meson wrote."""
+
+
 class Tree:
-    """A copy of the package with a build folder of its own, which compiles again only what changed."""
+    """A copy of the package with its own build folder, where only changed files are compiled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -41,10 +45,10 @@ class Tree:
         command = ["meson", *map(str, arguments)]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
-            raise SystemExit(f"mutants: {' '.join(command)}\n{done.stdout}{done.stderr}")
+            raise BuildError(f"mutants: {' '.join(command)}\n{done.stdout}{done.stderr}")
 
     def build(self) -> None:
-        """Build, and leave the extension where the copy is imported from."""
+        """Build, and copy the extension to where the tree is imported from."""
         self.meson("compile", "-C", self.build_folder)
         native = Path("nogil_sync", "_native")
         for extension in (self.build_folder / native).glob("_core.*.so"):
@@ -52,7 +56,7 @@ class Tree:
 
     @contextmanager
     def changed(self, file: str, text: str) -> Iterator[None]:
-        """With that text in the file."""
+        """Build with that text in the file; put the old text back in the end."""
         path = source_in(self.folder / "nogil_sync" / "_native", file)
         before = path.read_text()
         path.write_text(text)
@@ -63,7 +67,7 @@ class Tree:
             path.write_text(before)
 
     def run(self, tests: Iterable[str], limit: float) -> str:
-        """How a test failed, or nothing."""
+        """Run the tests; return how one failed, or an empty string."""
         environment = {
             **{name: v for name, v in os.environ.items() if name != "NOGIL_SYNC_BACKEND"},
             "PYTHONPATH": str(self.folder),
@@ -86,7 +90,7 @@ class Tree:
             )
             try:
                 status = process.wait(limit)
-            except subprocess.TimeoutExpired:  # pytest cannot end threads that never let go
+            except subprocess.TimeoutExpired:  # pytest cannot end threads that never detach
                 return "hang"
             finally:
                 with suppress(ProcessLookupError):
@@ -94,7 +98,7 @@ class Tree:
                 process.wait()
             output.seek(0)
             text = output.read()
-        # A wrong name of a test, or tests of something else, would tell nothing.
+        # A wrong name, or another backend, would make the result meaningless.
         if status == 4 and "while loading conftest" in text:
             return "crash (at its import)"
         if status in (4, 5) or (status == 0 and "nogil_sync: native" not in text):

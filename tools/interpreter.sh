@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# Finds or makes the interpreters: free-threaded ones, their debug and sanitizers' builds, standard ones.
+# Finds or builds interpreters: free-threaded ones, debug and sanitizer builds of them, and standard ones.
 
-# The free-threaded versions that ./dev knows: the source archive of each below pool/main/p of a mirror of
-# Debian, and its SHA-256. The first is the default.
+# The free-threaded versions that ./dev knows; the first is the default. source_of prints the full version, the path of
+# the source archive below pool/main/p of a Debian mirror, and its SHA-256.
 VERSIONS=(3.13 3.14 3.15)
 source_of() {
   case $1 in
@@ -15,10 +15,10 @@ source_of() {
   esac
 }
 
-# choose_python NAME: what --python or NOGIL_SYNC_PYTHON says. Sets VERSION (3.14), and NAMED to the
-# interpreter if the name is one and not a version.
+# choose_python NAME: takes the value of --python or NOGIL_SYNC_PYTHON. Sets VERSION (3.14, say), and NAMED to the
+# interpreter if NAME is a path or a command and not a version.
 choose_python() {
-  local name=${1:-${VERSIONS[0]}t} known program told
+  local name=${1:-${VERSIONS[0]}t} known program answer
   known=$(printf '%st ' "${VERSIONS[@]}")
   known="there are ${known% }, or the path of an interpreter"
   NAMED=
@@ -30,14 +30,14 @@ choose_python() {
   fi
   program=$(command -v -- "$name") && [[ -f $program && -x $program ]] || die "'$name' is not a program ($known)"
   [[ $program == /* ]] || program=$PWD/$program
-  told=$(examine "$program") || told="is not a Python interpreter"
-  [[ $told == version* ]] || die "'$name' $told"
+  answer=$(examine "$program") || answer="is not a Python interpreter"
+  [[ $answer == version* ]] || die "'$name' $answer"
   NAMED=$program
-  VERSION=${told#version }
+  VERSION=${answer#version }
 }
 
-# examine PYTHON: "version 3.14", or what it lacks to make environments and extensions that need no GIL. Whatever
-# program that is, ./dev included, it is not told what was asked for.
+# examine PYTHON: prints "version 3.14", or what the program lacks to make environments and free-threaded extensions.
+# The program may be ./dev itself, so NOGIL_SYNC_PYTHON is not passed on.
 examine() {
   env -u NOGIL_SYNC_PYTHON "$1" -c '
 import os, sys, sysconfig
@@ -58,8 +58,8 @@ print("version %d.%d" % sys.version_info[:2])
 # is_free_threaded PYTHON VERSION
 is_free_threaded() { [[ $(examine "$1") == "version $2" ]]; }
 
-# found_python VERSION: prints a free-threaded interpreter that is there already. The order: the one that the
-# user names, PATH, uv's, our own build.
+# found_python VERSION: prints a free-threaded interpreter that exists already. The order: the one that the user names,
+# PATH, uv's, our own build.
 found_python() {
   local found
   if [[ -n $NAMED && $VERSION == "$1" ]]; then
@@ -73,25 +73,25 @@ found_python() {
   fi
 }
 
-# free_threaded [VERSION]: prints the interpreter, the chosen one or of another version. What is not there comes
-# from uv, where that can reach its downloads, or is built.
+# free_threaded [VERSION]: prints the chosen interpreter, or one of VERSION. If there is none, uv installs it, or it is
+# built.
 free_threaded() {
   local version=${1:-$VERSION}
   found_python "$version" && return
   if have uv; then
     step "asking uv for Python ${version}t"
-    # Where it cannot reach its downloads it fails at once, and we build one.
+    # uv fails at once if it cannot reach its downloads; then we build one.
     if uv python install "${version}t" >/dev/null 2>&1 </dev/null; then found_python "$version" && return; fi
   fi
   made "$version" ""
 }
 
-# A debug build, or one under a sanitizer, "thread" or "address": always ours, as hardly anyone has one.
+# A debug build, or one with a sanitizer ("thread" or "address"): always built here, since few machines have one.
 free_threaded_debug() { made "$VERSION" -debug; }
 free_threaded_sanitized() { made "$VERSION" "-$1"; }
 
-# standard [WHICH]: prints a standard Python that can make environments: the oldest there is, or the newest to be
-# had, or that of a version. NOGIL_SYNC_STANDARD_PYTHON names the one that is taken for the oldest.
+# standard [WHICH]: prints a standard Python that can make environments. WHICH: the oldest one present (the default;
+# NOGIL_SYNC_STANDARD_PYTHON overrides it), "newest", or a version.
 standard() {
   local which=${1:-oldest} newest=${VERSIONS[${#VERSIONS[@]} - 1]} known found
   known=$(standards)
@@ -108,11 +108,11 @@ standard() {
         found=$(sort -s -V -k 1,1 <<<"$known" | head -n 1)
       fi
       ;;
-    # One as new as the newest version that ./dev knows is built, if none is there and that can be done.
+    # The newest version that ./dev knows. If it is not present and cannot be built, the newest one present.
     newest)
       found=$(awk -v v="$newest" '$1 == v { print; exit }' <<<"$known")
       if [[ -z $found ]]; then
-        # RESULTS is for what fails the leg, which this does not.
+        # RESULTS is empty, so that a failure here does not make the leg unavailable.
         if found=$(RESULTS='' && made "$newest" -standard); then
           found="$newest $found"
         else
@@ -126,7 +126,7 @@ standard() {
   echo "${found#* }"
 }
 
-# standards: the standard interpreters that are there, a line each: its version and path, in the order of search.
+# standards: prints the standard interpreters that are present, a line each with version and path, in the order of search.
 standards() {
   local name
   for name in python3 /usr/bin/python3 python3.{11..19} "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.*/bin/python3 \
@@ -135,7 +135,7 @@ standards() {
   done | awk '!seen[$0]++'
 }
 
-# sys.executable sees through version managers' wrapper scripts, which are slow.
+# Prints sys.executable, since version managers put slow wrapper scripts on PATH.
 standard_version() {
   "$1" -c '
 import ensurepip, os, sys, sysconfig, venv
@@ -144,8 +144,8 @@ if sys.version_info < (3, 11) or sysconfig.get_config_var("Py_GIL_DISABLED"):
 print("%d.%d" % sys.version_info[:2], os.path.realpath(sys.executable))' 2>/dev/null </dev/null
 }
 
-# built VERSION FLAVOUR: prints the interpreter of an earlier build. A prefix appears by one rename when it is
-# complete, so being there is proof enough.
+# built VERSION FLAVOUR: prints the interpreter of an earlier build. A prefix appears by one rename when it is complete
+# (staged), so if it exists it is whole.
 built() {
   local prefix program
   prefix=$(prefix_of "$@") || return
@@ -155,7 +155,7 @@ built() {
   return 1
 }
 
-# prefix_of VERSION FLAVOUR: where such a build is, or would be. "-standard" is one with the GIL.
+# prefix_of VERSION FLAVOUR: prints where such a build is, or would be. "-standard" is one with the GIL.
 prefix_of() {
   local full flavour=$2
   read -r full _ <<<"$(source_of "$1")"
@@ -165,7 +165,7 @@ prefix_of() {
   echo "$CACHE/python/$full$flavour"
 }
 
-# made VERSION FLAVOUR: prints such a build, and builds it if it is not there.
+# made VERSION FLAVOUR: prints such a build, and builds it first if it does not exist.
 made() {
   prefix_of "$@" >/dev/null || die "only ${VERSIONS[*]/%/t} can be built here, not $1t"
   built "$@" && return
@@ -175,29 +175,35 @@ made() {
 # build_python VERSION FLAVOUR: builds CPython from Debian's source archive into the cache.
 build_python() {
   built "$1" "$2" >/dev/null && return # another ./dev was faster
-  local source prefix stage status=0
+  local source prefix
   prefix=$(prefix_of "$1" "$2")
-  stage=$CACHE/build/python-${prefix##*/}
   source=$(cpython_source "$1") || exit
   step "building CPython ${prefix##*/} from Debian's source archive: once, in a few minutes"
   packages "building CPython" gcc libc6-dev make zlib1g-dev libssl-dev libffi-dev \
     libbz2-dev liblzma-dev libreadline-dev libncurses-dev
+  staged "$prefix" compile_python "$source" "$prefix"
+}
+
+# staged PREFIX COMMAND...: runs a build in an empty folder. The build installs with DESTDIR=root, and PREFIX then
+# appears by one rename: an interrupted build leaves no half interpreter behind.
+staged() {
+  local prefix=$1 stage=$CACHE/build/python-${1##*/} status=0
+  shift
   rm -rf "$stage"
   mkdir -p "$stage" "$CACHE/python"
-  (compile_python "$source" "$prefix" "$stage") || status=$?
+  (cd "$stage" && "$@" && rm -rf "$prefix" && mv "root$prefix" "$prefix") || status=$?
   rm -rf "$stage"
   return "$status"
 }
 
 compile_python() {
-  local source=$1 prefix=$2 stage=$3 library
-  cd "$stage" || exit
-  # Environments bring their own pip, from the wheel that comes with the sources.
+  local source=$1 prefix=$2 library
+  # Environments get their pip from the wheel in the sources, so none is installed here.
   local options=(--prefix="$prefix" --with-ensurepip=no)
-  local quick=() # for the install: compiling the whole library under a sanitizer takes longer than all the rest
+  local quick=() # for the install: compiling the library to bytecode under a sanitizer would take longer than the build
   [[ $prefix == *-standard ]] || options+=(--disable-gil)
   case $prefix in
-    # With CPython's own test modules, whose _testcapi makes allocations fail.
+    # Includes CPython's test modules: _testcapi makes allocations fail.
     *-debug) options+=(--with-pydebug) ;;
     *-thread)
       options+=(--with-pydebug --disable-test-modules --with-thread-sanitizer)
@@ -210,36 +216,33 @@ compile_python() {
     *-pgo) options+=(--disable-test-modules --enable-optimizations) ;;
     *) options+=(--disable-test-modules) ;;
   esac
-  # Its leaks at exit would end its own build.
+  # Leaks that the build's own interpreter reports at exit would fail the build.
   export ASAN_OPTIONS=detect_leaks=0
   logged "configuring CPython ${prefix##*/}" "$source/configure" "${options[@]}" || exit
   logged "compiling CPython ${prefix##*/} on $(cores) cores (about 5 minutes of one core)" \
     make -j"$(cores)" || exit
-  # Installed aside and moved: an interrupted build leaves no half interpreter behind.
-  logged "installing it into $prefix" make install DESTDIR="$stage/root" ${quick[@]+"${quick[@]}"} || exit
-  # CPython's tests of its locks and queues are run on ours as well.
-  for library in "$stage/root$prefix"/lib/python3.*; do
+  logged "installing it into $prefix" make install DESTDIR="$PWD/root" ${quick[@]+"${quick[@]}"} || exit
+  # CPython's tests are installed as well: those of locks and queues are run on our classes.
+  for library in "root$prefix"/lib/python3.*; do
     [[ -d $library/test ]] || cp -R "$source/Lib/test" "$library/test" || exit
   done
-  rm -rf "$prefix"
-  mv "$stage/root$prefix" "$prefix"
 }
 
-# cpython_source VERSION: prints the folder of CPython's sources, fetched and unpacked if they are not there.
+# cpython_source VERSION: prints the folder of CPython's sources; fetches and unpacks them first if need be.
 cpython_source() {
   local full path sum folder
   read -r full path sum <<<"$(source_of "$1")"
   [[ -n $full ]] || die "no sources of CPython $1 are known here"
   folder=$CACHE/src/Python-$full
   [[ -d $folder ]] || locked "source-$full" unpack_source "$folder" "$path" "$sum" || exit
-  # An assertion of debug builds fails if a threading.Lock is released again while it is handed to a waiter,
-  # which any thread may do (TaskGroup and the threading backend do). It is in no other build, and 3.15 mended it.
+  # Debug builds assert that a threading.Lock is not released again while it is handed to a waiter. Any thread may do
+  # that (TaskGroup and the threading backend do), and 3.15 has dropped the assertion, so we remove it.
   [[ $1 != 3.1[34] ]] || ! sed -n '/if (entry.handed_off)/,/return/p' "$folder/Python/lock.c" | grep -q 'assert(' ||
     sed -i '/if (entry.handed_off)/,/return/ { /assert(/d }' "$folder/Python/lock.c" || exit
   echo "$folder"
 }
 
-# unpack_source FOLDER PATH SUM: nothing is unpacked whose SHA-256 is another.
+# unpack_source FOLDER PATH SUM: unpacks the archive, if its SHA-256 is SUM.
 unpack_source() {
   local folder=$1 path=$2 sum=$3 archive=$CACHE/src/${2##*/}
   [[ ! -d $folder ]] || return 0 # another ./dev was faster
@@ -257,12 +260,12 @@ unpack_source() {
   mv "$folder.unpacking" "$folder"
 }
 
-# fetch_source PATH ARCHIVE: from the pool of the Debian mirror that this machine uses.
+# fetch_source PATH ARCHIVE: fetches the archive from the Debian mirror that this machine uses.
 fetch_source() {
   local path=$1 archive=$2 mirror helper=/usr/lib/apt/apt-helper
   { have apt-get && [[ -x $helper ]] && mirror=$(debian_mirror); } ||
     unavailable "${path##*/} is not in $CACHE/src, and this machine has no Debian mirror to fetch it from; $OTHERWISE"
-  # shellcheck disable=SC2064 # the names are those of now
+  # shellcheck disable=SC2064 # expanded now on purpose
   trap "rm -f $(printf %q "$archive").part*" EXIT # also after an interrupt
   rm -f "$archive.part"*
   step "fetching ${path##*/}"
@@ -274,8 +277,8 @@ fetch_source() {
 
 OTHERWISE="install a free-threaded Python ('uv python install 3.14t'), or name one: ./dev --python PATH"
 
-# Prints the address of the Debian mirror this machine uses. It is known from the package lists; for a machine that
-# has none yet (a container, say) they are fetched into our folder first.
+# Prints the address of the Debian mirror that this machine uses, as the package lists say. On a machine without package
+# lists (a container, say) they are first fetched into a folder of the cache.
 debian_mirror() {
   # shellcheck disable=SC2016 # apt fills this in
   local query=(indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian')
@@ -285,7 +288,7 @@ debian_mirror() {
   { apt-get "${query[@]}" | grep -m 1 : || { "${apt[@]}" update >&2 && "${apt[@]}" "${query[@]}" | grep -m 1 :; }; } 2>/dev/null
 }
 
-# pythons: which interpreters are there, and which could be.
+# pythons: prints which interpreters are present, and how the others could be had.
 pythons() {
   local version flavour found path archive
   for version in "${VERSIONS[@]}"; do
@@ -313,7 +316,7 @@ pythons() {
   while read -r version path; do described "$version" "$path"; done <<<"$(standards | sort -s -V -k 1,1)"
 }
 
-# described NAME PYTHON: a line about it.
+# described NAME PYTHON: prints a line about the interpreter.
 described() {
   printf '%-6s %s\n' "$1" "$("$2" -c '
 import platform, sys, sysconfig

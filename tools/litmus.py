@@ -1,12 +1,12 @@
-"""Small concurrent programs under the memory model of C: the outcomes that are possible.
+"""Enumerates the outcomes of small concurrent programs under the memory model of C.
 
-For each program of models/litmus/*.toml all candidate executions are enumerated and those that RC11 allows are kept
-(Lahav, Vafeiadis, Kang, Hur, Dreyer, "Repairing sequential consistency in C/C++11", PLDI 2017; release sequences as in
-C++20).  The outcome named `forbidden`, and data races, must not be among them; for each `broken` variant they must.
+For each program of models/litmus/*.toml it enumerates all candidate executions and keeps those that RC11 allows (Lahav,
+Vafeiadis, Kang, Hur, Dreyer, "Repairing sequential consistency in C/C++11", PLDI 2017; release sequences as in C++20).
+None of them may have the outcome named `forbidden`, or a data race; each `broken` variant must have one that does.
 
-With `on = "processors"` a test rests on more than C promises: on what x86-64 and ARMv8 do with the instructions that
-compilers make of it.  Then executions are those of either processor ("Simplifying ARM concurrency", Pulte et al., POPL 2018,
-without dependencies; "x86-TSO", Sewell et al., CACM 2010), and that C allows the outcome is checked as well.
+A test with `on = "processors"` needs more than C promises: it relies on what x86-64 and ARMv8 do with the instructions
+that compilers emit.  Its executions are those of either processor ("Simplifying ARM concurrency", Pulte et al., POPL
+2018, without dependencies; "x86-TSO", Sewell et al., CACM 2010).  It is also checked that C allows the outcome.
 
 A line of a thread:  [if EXPRESSION:] [REGISTER =] R x ORDER | W x VALUE ORDER | SWAP x VALUE ORDER |
 ADD x VALUE ORDER | OR x VALUE ORDER | AND x VALUE ORDER | CAS x OLD NEW ORDER | F ORDER,
@@ -44,7 +44,7 @@ class Event:
 
 
 def paths(thread: int, text: str) -> Iterator[tuple[list[Event], dict[str, int]]]:
-    """What a thread may do, for all values that its loads may return."""
+    """All runs of one thread, for all values that its loads may return."""
     lines = [m for line in text.strip().splitlines() if (m := LINE.match(line.strip()))]
 
     def go(

@@ -1,11 +1,17 @@
-"""Breaks the C code on purpose, one place at a time, and looks whether its tests notice.
+"""Breaks the C code on purpose, one place at a time, and checks that its tests notice.
 
-A mutant is a piece of text of one file of core/ and what stands there instead.  tests/mutants/*.toml list them: `find`
-must be in `file` just once (or `times`), `tests` are those of tests/c that must notice, `portable` builds without futexes,
-`survives` says why a mutant cannot be noticed, `chance` why it takes luck, and `since` from which version of Python on
-it can be noticed.  Each is applied to a copy, built with its
-tests in four ways (BUILDS), and run until one fails: by a check, a race that the thread sanitizer reports, a crash, or a
-hang.  A mutant that no test kills is a hole in the tests, unless the data say why it is none.
+A mutant replaces a piece of text in one file of core/.  tests/mutants/*.toml lists the mutants:
+
+    find, replace   the text, which must be in `file` exactly once (or `times`), and its replacement
+    tests           those of tests/c that must notice
+    portable        built without futexes
+    survives        why no test can notice it
+    chance          why a test notices it only sometimes
+    since, before   the versions of Python in which a test can notice it: from this one on; before this one
+
+Each mutant is applied to a copy, which is built with the mutant's tests in four ways (BUILDS) and run until a test
+fails: by a check, a race that the thread sanitizer reports, a crash, or a hang.  A mutant that no test kills is a hole
+in the tests, unless the data explain it.
 
 With `kind = "extension"` the file is one of the extension's, and `tests` are pytest's: see extension_mutants.py.
 """
@@ -26,14 +32,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
-from extension_mutants import NATIVE, Tree, source_in
+from extension_mutants import NATIVE, BuildError, Tree, source_in
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = NATIVE / "core"
 TESTS = ROOT / "tests" / "c"
 DATA = ROOT / "tests" / "mutants"
 
-# Times and tables so small that what is rare becomes common.
+# Times and tables so small that rare paths become common.
 SHRUNK = [
     *("-DNS_MUTEX_STARVING=20000", "-DNS_MUTEX_PATIENCE=300", "-DNS_MUTEX_NAP=1000"),
     *("-DNS_SEMAPHORE_SPIN=0", "-DNS_RW_READER_SPIN=0", "-DNS_RW_WAITER_SPIN=0"),
@@ -42,7 +48,7 @@ SHRUNK = [
     *("-DNS_SEGMENT_MAX=16", "-DNS_SWEEP=1", "-DNS_FIGHTS=1", "-DNS_DEQUE_SIZE=2"),
     *("-DNS_CHANNEL_SPIN=0", "-DNS_CHANNEL_LINGER=0"),
 ]
-# Tests that include sources of the core, to come between their steps.
+# Sources that a test includes, to run code between their steps; they are not linked again.
 INCLUDED = {
     "cells": ["cells.c"],
     "channel": ["channel.c"],
@@ -78,9 +84,13 @@ BUILDS = [
 ]
 
 
+def version(name: str) -> tuple[int, ...]:
+    return tuple(map(int, name.split(".")))
+
+
 @dataclass
 class Mutant:
-    """What is replaced where, and which tests must notice."""
+    """One replacement, and the tests that must notice it."""
 
     name: str
     file: str
@@ -90,15 +100,23 @@ class Mutant:
     survives: str = ""
     chance: str = ""
     since: str = ""
+    before: str = ""
     portable: bool = False
     times: int = 1
     kind: str = "core"
 
     @property
-    def is_too_new(self) -> bool:
-        """Whether this interpreter has not what it breaks."""
-        return (
-            sys.version_info[:2] < tuple(map(int, self.since.split("."))) if self.since else False
+    def versions(self) -> str:
+        """In which versions of Python it can be noticed; nothing: in all."""
+        limits = [("from", self.since, "on"), ("before", self.before, "")]
+        return " ".join(word for limit in limits if limit[1] for word in limit if word)
+
+    @property
+    def is_of_this_version(self) -> bool:
+        """Whether this interpreter has what it breaks."""
+        now = sys.version_info[:2]
+        return not (self.since and now < version(self.since)) and not (
+            self.before and now >= version(self.before)
         )
 
     @property
@@ -110,7 +128,7 @@ class Mutant:
         return orders.sub("", self.find) == orders.sub("", self.replace)
 
     def text(self) -> str:
-        """What its file becomes."""
+        """The text of the file with the mutant applied."""
         home = CORE if self.kind == "core" else NATIVE
         text = source_in(home, self.file).read_text()
         if text.count(self.find) != self.times:
@@ -122,7 +140,7 @@ class Mutant:
 
 
 def is_there(test: str) -> bool:
-    """Whether there is this test of pytest's: "file.py", or "file.py::name"."""
+    """Whether this pytest test exists; `test` is a file, or file::name."""
     file, _, name = test.partition("::")
     path = ROOT / "tests" / file
     return path.exists() and (not name or f"\ndef {name}(" in path.read_text())
@@ -136,7 +154,7 @@ def read(names: list[str]) -> list[Mutant]:
         mutants += [Mutant(**{**defaults, **entry}) for entry in data["mutant"]]
     titles = [f"{m.file} {m.name}" for m in mutants]
     assert len(set(titles)) == len(titles), "two mutants have one name"
-    for mutant in mutants:  # before hours of work: whether the data fit the sources and the tests
+    for mutant in mutants:  # before hours of work: do the data fit the sources and the tests?
         mutant.text()
         for test in mutant.tests:
             if mutant.kind == "extension" and not is_there(test):
@@ -147,7 +165,7 @@ def read(names: list[str]) -> list[Mutant]:
 
 
 class Compiler:
-    """Compiles the core and a test, each unchanged file once."""
+    """Compiles the core and a test; each unchanged file only once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -192,7 +210,7 @@ class Compiler:
 
 
 def still(pid: int) -> tuple[int, ...] | None:
-    """How often each thread was switched; None if one of them runs."""
+    """The number of context switches of each thread; None if one of them is running."""
     counts = []
     try:
         for task in sorted(Path(f"/proc/{pid}/task").iterdir()):
@@ -206,7 +224,7 @@ def still(pid: int) -> tuple[int, ...] | None:
 
 
 def run(program: Path, limit: float) -> str:
-    """How the test failed, or nothing."""
+    """Run a test of the core; return how it failed, or an empty string."""
     command = [str(program)]
     if shutil.which("setarch"):
         command[:0] = ["setarch", "--addr-no-randomize"]
@@ -225,7 +243,7 @@ def run(program: Path, limit: float) -> str:
             if switches is None or switches != before:
                 quiet_since = now
             before = switches
-            # All asleep, and nobody was woken for much longer than any test sleeps.
+            # All threads sleep, and none has run for much longer than any test sleeps.
             hangs = now - quiet_since > 4 or now - begin > limit
             if hangs:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -242,7 +260,7 @@ def run(program: Path, limit: float) -> str:
 
 
 def kill(mutant: Mutant, compiler: Compiler, limits: dict[tuple[str, str], float]) -> str:
-    """By what it was noticed, or nothing."""
+    """Run the tests on the mutant; return what killed it, or an empty string."""
     with tempfile.TemporaryDirectory(dir=compiler.folder) as folder:
         core = Path(folder) / "core"
         shutil.copytree(CORE, core)
@@ -260,7 +278,7 @@ def kill(mutant: Mutant, compiler: Compiler, limits: dict[tuple[str, str], float
 
 
 class Extensions:
-    """Kills mutants of the extension, in as many copies of the package as there are workers."""
+    """Runs mutants of the extension, in a copy of the package for each worker."""
 
     def __init__(self, folder: Path, copies: int, tests: set[str]) -> None:
         self.trees: SimpleQueue[Tree] = SimpleQueue()
@@ -271,21 +289,24 @@ class Extensions:
         how = tree.run(sorted(tests), 1200)
         if how:
             raise SystemExit(f"mutants: without any, a test of the extension fails by a {how}")
-        self.limit = 20 + time.monotonic() - begin  # for any few of them
+        self.limit = 20 + time.monotonic() - begin  # seconds for the tests of one mutant
         self.trees.put(tree)
 
     def kill(self, mutant: Mutant) -> str:
-        """By what it was noticed, or nothing."""
+        """Run the tests on the mutant; return what killed it, or an empty string."""
         tree = self.trees.get()
         try:
             with tree.changed(mutant.file, mutant.text()):
                 return tree.run(mutant.tests, self.limit)
+        except BuildError as error:  # the data are wrong: a hole, and no reason to stop
+            print(error)
+            return ""
         finally:
             self.trees.put(tree)
 
 
 def baseline(tests: set[str], compiler: Compiler) -> dict[tuple[str, str], float]:
-    """The unbroken core passes everywhere; how long a broken one may take."""
+    """Check that the unbroken core passes in all builds; return time limits for the mutants."""
     core = compiler.folder / "unbroken"
     shutil.copytree(CORE, core)
     limits = {}
@@ -324,7 +345,7 @@ def main() -> int:
     parser.add_argument(
         "names",
         nargs="*",
-        help="only those with this in their kind (core or extension), file or name",
+        help="only mutants with this in their kind (core or extension), file or name",
     )
     parser.add_argument("--list", action="store_true", help="name them and stop")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
@@ -335,12 +356,12 @@ def main() -> int:
             print(
                 f"{mutant.file:18} {mutant.name}"
                 + (" (survives, explained)" if mutant.survives else "")
-                + (f" (from {mutant.since} on)" if mutant.since else "")
+                + (f" ({mutant.versions})" if mutant.versions else "")
             )
         return 0
-    for mutant in [each for each in mutants if each.is_too_new]:
+    for mutant in [each for each in mutants if not each.is_of_this_version]:
         mutants.remove(mutant)
-        print(f"{mutant.file:18} {mutant.name:58} left out: from {mutant.since} on", flush=True)
+        print(f"{mutant.file:18} {mutant.name:58} left out: {mutant.versions}", flush=True)
     results: dict[int, str] = {}
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:

@@ -2,13 +2,14 @@
 
     ./dev python tools/outside_suites.py [--list] [NAME...]
 
-The libraries and their versions are in outside_suites.toml.  For each, the source distribution (for its tests) and an
-environment are made once, in the cache.  The suite runs as it is; then with Mutex, Cond, Semaphore and Event as
-`threading`'s Lock, Condition, Semaphore, BoundedSemaphore and Event, from before the first import, in subprocesses too.
-(RLock stays: ours are not reentrant.)  What failed only with ours is run again by itself, both ways.
+outside_suites.toml lists the libraries and their versions.  For each one the source distribution (for its tests) and an
+environment are made once, in the cache.  The suite runs unchanged, and then with Mutex, Cond, Semaphore and Event in
+place of `threading`'s Lock, Condition, Semaphore, BoundedSemaphore and Event, from before the first import, also in
+subprocesses.  (RLock stays: our locks are not reentrant.)  A test that failed only with ours is run again by itself,
+both ways.
 
-Exit status: 1 if a test fails only with ours each time, or a run with ours did not get to its end; 2 if a suite could
-not be had, and nothing worse.
+Exit status: 1 if a test fails each time with ours and never without, or a run with ours did not end; else 2 if a suite
+could not be had.
 """
 
 import argparse
@@ -35,7 +36,7 @@ CACHE = Path(
 )
 AGAIN = 3
 
-# Runs in each interpreter of an environment, before anything else.
+# Each interpreter of an environment runs this at start-up.
 START = """\
 import os
 if os.environ.get("NOGIL_SYNC_STAND_INS"):
@@ -43,7 +44,7 @@ if os.environ.get("NOGIL_SYNC_STAND_INS"):
     nogil_sync_stand_ins.install()
 """
 
-# A plugin of pytest that writes down each result as it comes, so that a crash loses nothing.
+# A pytest plugin that writes each result to a file at once, so that a crash loses no results.
 PLUGIN = """\
 import json, os, sys, threading
 
@@ -75,7 +76,7 @@ def pytest_sessionfinish(session, exitstatus):
 
 
 class UnavailableError(Exception):
-    """A suite that cannot be had here, and why."""
+    """A suite that cannot be had here; the text says why."""
 
 
 @dataclass
@@ -157,7 +158,7 @@ def source(suite: Suite) -> Path:
 
 
 def environment(suite: Suite) -> Path:
-    """An environment with the library, what its tests need, and us."""
+    """The environment with the library and what its tests need."""
     what = [sys.executable, sys.version, suite.requirement, *suite.needs, PLUGIN, START]
     version = sysconfig.get_python_version() + (sysconfig.get_config_var("abiflags") or "")
     key = hashlib.sha256("\0".join(what).encode()).hexdigest()[:8]
@@ -199,12 +200,12 @@ def run(suite: Suite, home: Path, tree: Path, *, ours: bool, tests: list[str] | 
     env["PATH"] = f"{home / 'bin'}{os.pathsep}{env['PATH']}"
     arguments = ["-q", "-o", "addopts=", "-p", "nogil_sync_results", "-p", "no:cacheprovider"]
     arguments += ["--timeout=60", "--timeout-method=signal"]
-    # Warnings of the day are not what is compared, and some suites make errors of them.
+    # New deprecation warnings do not matter here, and some suites turn them into errors.
     for warning in ("DeprecationWarning", "pytest.PytestUnknownMarkWarning"):
         arguments += ["-W", f"ignore::{warning}"]
     selected = suite.tests
     if tests is not None:
-        # Options stay, files go.
+        # Keep the options; `tests` replaces the files.
         options = [word for word in suite.tests if word.startswith("-") and "=" in word]
         options += [
             word
@@ -231,7 +232,7 @@ def run(suite: Suite, home: Path, tree: Path, *, ours: bool, tests: list[str] | 
             os.killpg(process.pid, signal.SIGABRT)
             process.wait()
         finally:
-            try:  # what the tests left running
+            try:  # end processes that the tests left running
                 os.killpg(process.pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
@@ -330,7 +331,7 @@ def main() -> int:
     say(
         f"{sys.version.split()[0]}{sysconfig.get_config_var('abiflags')}, {nogil_sync.backend} backend"
     )
-    # A shell has background jobs ignore it, and their children, whose tests then wait for ever.
+    # A shell starts background jobs with SIGINT ignored. Tests that wait for one would hang.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     summary, worst = [], 0
     for name in arguments.names or suites:

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What is proved rather than tested: mutants of the C code, models of the algorithms, every test repeated, hours of use.
+# Mutants of the C code, models of the algorithms, the hunt for leaks, long use of every object.
 
 # mutants [NAME...]: see tools/mutants.py and tests/mutants.
 mutants() {
@@ -12,7 +12,7 @@ mutants() {
   exec "$env/bin/python" "$ROOT/tools/mutants.py" "$@"
 }
 
-# models [NAME...]: see tools/models.py and models/README.md.
+# models [NAME...]: see tools/models.py and models/models.toml.
 models() {
   local interpreter
   compiler

@@ -1,6 +1,7 @@
-"""Sums up the reports of sanitizers in a folder; fails if there is any.
+"""Sums up the sanitizers' reports in a folder; fails if there are any.
 
-One without a frame of ours may still be our fault: a lock that does not order shows as a race of what it guards.
+A report without a frame of ours may still be our fault: a lock that does not order accesses shows as a race on the data
+that it guards.
 """
 
 import re
@@ -8,7 +9,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-# A line of a stack, and what in it is ours: the extension's file or its sources.
+# A line of a stack, and the marks of our frames in it: the extension's file or its sources.
 FRAME = re.compile(r"^\s+#\d+ (?:0x[0-9a-f]+ in )?(.*)$")
 OURS = re.compile(r"nogil_sync/_native|_native/_core\b|_core\.cpython-")
 BEGIN = re.compile(r"WARNING: ThreadSanitizer|ERROR: AddressSanitizer|runtime error:")

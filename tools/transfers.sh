@@ -18,7 +18,7 @@ transfers() {
   done
   [[ $(uname -sm) == "Linux x86_64" ]] || die "transfers are counted on Linux on x86-64 only"
   ((${#names[@]})) || names=("${NAMED:-${VERSION}t}")
-  # A name that is none is an error before anything is made.
+  # Check all names first: a wrong one is an error before anything is built.
   for name in "${names[@]}"; do choose_python "$name"; done
   if ! { have qemu-x86_64 && have nm; }; then
     have apt-get || die "counting transfers needs qemu-x86_64 (QEMU's emulator of user programs) and nm (binutils) on PATH"
@@ -32,6 +32,6 @@ transfers() {
     found+=(--interpreter "$name=$env/bin/python")
   done
   cd "$ROOT"
-  # With a folder as the program, Python puts that folder on the path and not the tree.
+  # With a folder as the program, Python puts that folder on sys.path, and not the tree.
   exec env -u PYTHONSAFEPATH "$env/bin/python" tools/transfers "${found[@]}" ${args[@]+"${args[@]}"}
 }

@@ -1,4 +1,4 @@
-"""The exception of both backends that says that a channel has come to its end."""
+"""ChannelClosed, for both backends: the exception at the end of a channel."""
 
 __all__ = ["ChannelClosed"]
 

@@ -1,7 +1,7 @@
-"""Waits at the interpreter's end, for both backends.
+"""Waits while the interpreter is finalized, for both backends.
 
-While the interpreter is finalized all threads but one have stopped, so that one would sleep in
-vain: its waits raise ``PythonFinalizationError``, or ``RuntimeError`` before Python 3.13.
+At finalization all threads but one have stopped. No thread is left that could end a wait of the
+last one, so its waits raise ``PythonFinalizationError``, or ``RuntimeError`` before Python 3.13.
 """
 
 import builtins
@@ -14,8 +14,8 @@ _FinalizationError: type[RuntimeError] = getattr(builtins, "PythonFinalizationEr
 
 
 def check_exit() -> None:
-    """Raise if nobody is left who could end a wait."""
+    """Raise if no thread is left that could end a wait."""
     if sys.is_finalizing():
         if get_ident() != main_thread().ident:
-            sleep(0.05)  # from which only the thread that finalizes returns
+            sleep(0.05)  # only the thread that finalizes returns from it
         raise _FinalizationError("cannot wait at interpreter finalization")

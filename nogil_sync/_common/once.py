@@ -1,27 +1,27 @@
-"""Running something once, for both backends: who runs it, who waits, and what everyone gets.
+"""Running a function once, for both backends: which thread runs it, which wait, what all get.
 
-`once` and its kin are here; the flights of ``SyncMap.load_or_compute`` (`mapping`) run by
-:func:`exclusively`, too, so that a circle of waits is found also when it goes through both.
+`once` and its relatives are here. The flights of ``SyncMap.load_or_compute`` (`mapping`) run by
+:func:`exclusively` as well, so a circle of waits is found even if it goes through both.
 
-A *run* is one call of :func:`exclusively`. It claims its key by ``setdefault`` in the table of
-what is under way, which is one atomic step; whoever finds another's run there waits until that
-is over and looks again. So nothing is locked while user code runs, and what nobody computes
-takes no space here.
+A *run* is one call of :func:`exclusively`. It claims its key by ``setdefault`` in the table of runs
+that are under way, which is one atomic step. A thread that finds another run there waits until it
+is over, and looks again. So nothing is locked while user code runs, and a key takes no space here
+unless a run is under way.
 
-An interrupt leaves no trace. Signal handlers, and with them ``KeyboardInterrupt``, come only
-after a call, on a backward jump and on entry to a Python function. What ends a run is
-therefore straight-line code in a ``finally`` whose only call, at its end, is the one in C that
-wakes a waiter. (That is why waiters sleep at a lock of the interpreter's and not at an `Event`,
-whose ``set`` is a Python function in one of the backends.) Such a *gate* is closed when it is
-made and opened once; whoever comes through opens it for the next.
+An interrupt leaves no trace. Signal handlers, and with them ``KeyboardInterrupt``, run only after a
+call, on a backward jump and on entry to a Python function. So a run ends with straight-line code in
+a ``finally``, whose only call comes last: the one in C that wakes a waiter. (For that reason
+waiters sleep at a lock of the interpreter and not at an `Event`, whose ``set`` is a Python function
+in one of the backends.) Such a *gate* is closed when it is made, and opened once; each thread that
+passes it opens it for the next.
 
-A wait that could never end is a ``RuntimeError``: that of a thread which would wait, directly or
-through others, for a run of its own. Each thread first notes what it waits for and then follows
-the notes of the others. All notes are made in one dict, which has a lock of its own, so of two
-threads that close a circle at the same time the second at least sees the note of the first.
+A wait that could never end raises ``RuntimeError``: the thread would wait, directly or through
+others, for a run of its own. Each thread first notes what it waits for, and then follows the notes
+of the others. All notes are in one dict, which has a lock of its own. So if two threads close a
+circle at the same time, at least the second sees the note of the first.
 
-In the child of a fork only the runs of the forking thread go on. The child gets new tables, as
-the old ones may be locked by a thread that is gone, and a run of an old table counts as over.
+In the child of a fork only the runs of the forking thread go on. The child gets new tables, since a
+thread that is gone may hold the lock of an old one. A run in an old table counts as over.
 """
 
 import functools
@@ -47,21 +47,21 @@ T = TypeVar("T")
 P = ParamSpec("P")
 Self = TypeVar("Self", bound="once_property[Any]")
 
-# The main thread runs the signal handlers; a signal that comes right before its sleep, or
-# `_thread.interrupt_main()`, does not end it: so it sleeps in naps.
+# Signal handlers run in the main thread. A signal right before its sleep does not end the sleep,
+# nor does `_thread.interrupt_main()`. So the main thread takes naps.
 _NAP = 0.04
 
 ABSENT: Final = object()
 
 
 class _Run:
-    """A call that runs something, or waits for another that does."""
+    """One call of `exclusively`: it runs a function, or waits for another run."""
 
     __slots__ = ("gate", "key", "outer", "over", "table", "thread", "waiting")
 
     def __init__(self, key: object, outer: "_Run | None") -> None:
         self.key = key
-        self.outer = outer  # the run of this thread below it: it was called from there
+        self.outer = outer  # the run of the same thread from which this one was called
         self.table = _running
         self.thread = get_ident()
         self.waiting = False
@@ -74,7 +74,7 @@ class _Run:
 
 
 class _Local(local):
-    run: _Run | None = None  # this thread's innermost
+    run: _Run | None = None  # the innermost run of this thread
 
 
 _local = _Local()
@@ -91,10 +91,10 @@ def exclusively(
     *args: P.args,
     **kw: P.kwargs,
 ) -> T:
-    """What `look(...)` finds as soon as that is not None, else what `work(...)` returns.
+    """Return what `look(...)` finds as soon as that is not None, else what `work(...)` returns.
 
-    Of all calls with this key one at a time works, while the others wait; at the deadline they
-    give up by TimeoutError.
+    Of all calls with this key one at a time calls `work`, while the others wait. At the deadline
+    a waiting call raises TimeoutError.
     """
     run = _Run(key, _local.run)
     _local.run = run
@@ -119,11 +119,11 @@ def exclusively(
         try:
             run.gate.release()
         except RuntimeError:
-            pass  # open already: somebody saw that it is over
+            pass  # open already: a waiter has seen that the run is over
 
 
 def _wait(run: _Run, other: _Run, deadline: float | None) -> None:
-    """Sleep until the other run is over, or raise if that cannot be or takes too long."""
+    """Sleep until the other run is over; raise if it would wait for us, or at the deadline."""
     me = run.thread
     nap = _NAP if me == main_thread().ident else -1.0
     below = _waits.get(me)  # a wait of this thread that a signal handler interrupted
@@ -162,14 +162,14 @@ def _wait(run: _Run, other: _Run, deadline: float | None) -> None:
 
 
 def _waits_for(run: _Run, me: int) -> bool:
-    """Whether this run is one of thread `me`, or waits for one, if through others."""
+    """Whether the run belongs to thread `me`, or waits for such a run, directly or not."""
     chain = [run]
     while chain[-1].thread != me:
         after = _waits.get(chain[-1].thread)
         if after is None or after in chain:
             return False
         chain.append(after)
-    # Seen one after the other; if they are all still there, they were there all at once.
+    # The links were read one after the other. If all still exist now, all existed at the same time.
     for a, b in pairwise(chain):
         if a.over or _waits.get(a.thread) is not b:
             return False
@@ -177,7 +177,7 @@ def _waits_for(run: _Run, me: int) -> bool:
 
 
 def _forget_other_threads() -> None:
-    """In the child of a fork: none of them is left."""
+    """In the child of a fork: only the runs of this thread go on."""
     global _running, _waits
     _running, _waits = {}, {}
     mine = []
@@ -196,7 +196,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Cell(Generic[T]):
-    """The one result of something that runs once, or the exception in its place."""
+    """The result of a function that runs once, or the exception that it raised."""
 
     __slots__ = ("failure", "retry", "value")
 
@@ -239,9 +239,9 @@ class Cell(Generic[T]):
         return self
 
 
-# Before 3.14 an interpreter without the GIL does not survive threads that raise one exception
-# object at the same time (concurrent.futures has the same trouble): each frame that it passes
-# through replaces its traceback, unsynchronised. There each thread raises an object of its own.
+# Before 3.14 an interpreter without the GIL crashes if threads raise one exception object at the
+# same time (concurrent.futures has the same problem): each frame that the exception passes replaces
+# its traceback without a lock. There each thread raises a copy of its own.
 _SHAREABLE = sys.version_info >= (3, 14) or not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that is not built in
@@ -254,13 +254,13 @@ _set_context = vars(BaseException)["__context__"].__set__  # runs no `__setattr_
 
 
 def _copy_field(field: Any, source: BaseException, target: BaseException) -> None:
-    """One slot, of the class or of the built-in part."""
+    """Copy one slot, of the class or of its built-in base."""
     try:
         value = field.__get__(source)
     except AttributeError:
         return  # not set
     try:
-        # None stands for nothing at all in some: only what differs is stored.
+        # In some slots None means unset, so a value is stored only if it differs.
         differs = field.__get__(target) is not value
     except AttributeError:
         differs = True
@@ -268,7 +268,7 @@ def _copy_field(field: Any, source: BaseException, target: BaseException) -> Non
         try:
             field.__set__(target, value)
         except (AttributeError, TypeError):
-            pass  # read-only: it comes from the arguments
+            pass  # read-only: the constructor has set it from the arguments
 
 
 def _copied(error: BaseException) -> BaseException:
@@ -293,12 +293,12 @@ def _copied(error: BaseException) -> BaseException:
 
 
 def _twin(error: BaseException) -> BaseException:
-    """An exception for another thread to raise: a copy, or what tells why there is none."""
+    """An exception for another thread to raise: a copy, or an error that says why there is none."""
     try:
         return _copied(error)
     except Exception:
         pass
-    try:  # a class in C, perhaps, which is made in another way
+    try:  # perhaps a class in C with a constructor of its own
         from copy import copy
 
         copied = copy(error)
@@ -312,18 +312,18 @@ def _twin(error: BaseException) -> BaseException:
 
 
 class Failure:
-    """An exception that is raised again and again, as it was the first time."""
+    """An exception that each call raises again, in the state of the first time."""
 
     __slots__ = ("context", "error", "model", "thread", "traceback")
 
     def __init__(self, error: Exception) -> None:
         self.error = error
         self.context = error.__context__
-        # Without our own frame, in which it was caught.
+        # The traceback without our own frame, which caught the exception.
         whole = error.__traceback__
         self.traceback: TracebackType | None = whole and whole.tb_next
         self.thread = get_ident()
-        # Nobody raises or changes the model, so that others can copy it meanwhile.
+        # No thread raises or changes the model, so all can copy it at the same time.
         self.model = None if _SHAREABLE else _twin(error)
 
     def throw(self) -> NoReturn:
@@ -334,13 +334,13 @@ class Failure:
         try:
             raise error
         finally:
-            # Not what this caller happened to be handling.
+            # The context is the first one, not the exception that this caller handles.
             _set_context(error, self.context)
             del self, error  # the traceback has this frame
 
 
 class FunctionCell(Cell[T]):
-    """The result of a decorated function, which is let go once it is settled."""
+    """The result of a decorated function; the function is released once there is a result."""
 
     __slots__ = ("attributes", "fn")
 
@@ -356,7 +356,7 @@ class FunctionCell(Cell[T]):
         self.attributes: dict[str, Any] = {}
 
     def dress(self, wrapper: Any) -> None:
-        """Make the object that is called instead look like the function."""
+        """Give the wrapper, which callers call, the name, docs and attributes of the function."""
         functools.update_wrapper(wrapper, self.fn)
         self.attributes = wrapper.__dict__
 
@@ -365,7 +365,7 @@ class FunctionCell(Cell[T]):
         return f"<once function {name} at {id(wrapper):#x}, {self.state()}>"
 
     def call(self) -> T:
-        fn = self.fn  # None only once it is settled
+        fn = self.fn  # None once there is a result
         try:
             return self.do(fn)
         finally:
@@ -378,7 +378,7 @@ class FunctionCell(Cell[T]):
 def _required_parameter(fn: Callable[..., object]) -> str | None:
     """The name of a parameter without a default."""
     if isinstance(fn, FunctionType):
-        # The common case, for which `inspect` need not be imported.
+        # The common case does not need `inspect`.
         code, names = fn.__code__, fn.__code__.co_varnames
         for name in names[: code.co_argcount - len(fn.__defaults__ or ())]:
             return name
@@ -391,7 +391,7 @@ def _required_parameter(fn: Callable[..., object]) -> str | None:
     try:
         signature = inspect.signature(fn, follow_wrapped=False)
     except ValueError:
-        return None  # in C, and does not tell
+        return None  # a C function without a signature
     for parameter in signature.parameters.values():
         if parameter.default is parameter.empty and parameter.kind not in (
             parameter.VAR_POSITIONAL,
@@ -418,7 +418,7 @@ class _Annotations:
     """``__annotations__`` of a decorated function, as a function's own; empty if it has none.
 
     Up to 3.13 `functools.update_wrapper` copies the dict, which then hides this. From 3.14 on it
-    copies ``__annotate__``, which makes the dict when somebody asks for it.
+    copies ``__annotate__``, which makes the dict on the first access.
     """
 
     def __get__(self, wrapper: Any, owner: type) -> dict[str, Any]:
@@ -432,7 +432,7 @@ class _Annotations:
 
 
 class Dressed:
-    """The base of a decorated function's class: what makes it look like the function."""
+    """The base of the wrappers' classes: signature and annotations of the decorated function."""
 
     __slots__ = ()
     __annotations__ = _Annotations()

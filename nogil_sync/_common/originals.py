@@ -1,8 +1,8 @@
-"""What this package uses of `threading`, as that was when the package was imported.
+"""The parts of `threading` that this package uses, as they were when the package was imported.
 
-A program may put our `Mutex` in place of ``threading.Lock``, and so on. What our classes rest on
-must not be made of our classes then: a `Mutex` whose waiters sleep at a `Mutex` never sleeps.
-Modules that are imported late (`spawn`, `tasks`) find the originals here, too.
+A program may replace ``threading.Lock`` by our `Mutex`, and so on. Our own classes must not be
+built on the replacements: the waiters of a `Mutex` cannot sleep at a `Mutex`. Modules that are
+imported late (`spawn`, `tasks`) find the originals here, too.
 """
 
 from _thread import LockType, allocate_lock, get_ident

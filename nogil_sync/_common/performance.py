@@ -1,6 +1,8 @@
-"""The warning of both backends about sharded objects that threads share without pinning them."""
+"""The warning of both backends about sharded objects that threads contend for, on 3.13t."""
 
 import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
 
 __all__ = ["PerformanceWarning"]
 
@@ -8,34 +10,56 @@ __all__ = ["PerformanceWarning"]
 class PerformanceWarning(RuntimeWarning):
     """An object is used in a way that keeps threads from scaling.
 
-    Given in development mode (``-X dev``) only, by the native backend only, and once for
+    Given in development mode (``-X dev``) only, by the native backend on 3.13t only, and once for
     each line of code that creates such objects: a sharded object (``ShardedCounter``, …)
-    was used by several threads more than 100 000 times without being pinned, so that the
-    threads contend for its reference count instead of its value.
+    was used by several threads more than 100 000 times, and they contended for something
+    else than its value. The warning names what it was, and the remedy:
 
-    Either remedy ends it: pin the object with :func:`nogil_sync.pin` at start-up, or fetch
-    the bound method once per thread (``add = counter.add``) and call that.
+    - the object's own reference count: pin it with :func:`nogil_sync.pin` at start-up, or fetch
+      the bound method once per thread (``add = counter.add``) and call that;
+    - the reference count of the object whose attribute it is, often a ``self`` that threads share:
+      pin that object as well, or fetch the bound method once per thread;
+    - the reference count of a bound method that threads share: fetch it once per thread;
+    - the lock of a closure's variable: copy the variable to a local one, once per thread.
+
+    From 3.14 on none of these needs a remedy, and none is reported.
     """
 
     __module__ = "nogil_sync"
 
 
-# Creation sites that have had their warning.  Only `setdefault` touches it: one atomic call.
+# The creation sites already reported.  Only `setdefault`, one atomic call, changes the dict.
 _reported: dict[tuple[str, int], object] = {}
 
 
-def report(filename: str | None, lineno: int, type_name: str) -> None:
+class Found(NamedTuple):
+    """What threads contend for."""
+
+    #: The object's own count.
+    counted: bool
+    #: The count of an object of this type, whose attribute it is.
+    holder: str | None
+    #: The count of a bound method.
+    method: bool
+    #: The lock of this variable of a closure.
+    variable: str | None
+
+
+def report(
+    filename: str | None,
+    lineno: int,
+    type_name: str,
+    found: tuple[bool, str | None, bool, str | None],
+) -> None:
     """Warn about the objects created at this line, the first time only.  Never raises."""
     try:
         token = object()
         filename = filename or "<unknown>"
         if _reported.setdefault((filename, lineno), token) is not token:
             return
+        parts = "; and for ".join(_parts(Found(*found)))
         warnings.warn_explicit(
-            f"several threads share the {type_name} created here without it being pinned, and "
-            "contend for its reference count: pin it with nogil_sync.pin() at start-up, and also "
-            "the object whose attribute it is or the closure that holds it; or fetch the bound "
-            "method once per thread and call that",
+            f"several threads share the {type_name} created here, and contend for {parts}",
             PerformanceWarning,
             filename,
             lineno,
@@ -44,8 +68,32 @@ def report(filename: str | None, lineno: int, type_name: str) -> None:
         Unraisable(error)
 
 
+def _parts(found: Found) -> Iterator[str]:
+    if found.counted:
+        yield (
+            "its reference count, as it is not pinned: pin it with nogil_sync.pin() at start-up, "
+            "or fetch the bound method once per thread and call that"
+        )
+    if found.holder is not None:
+        yield (
+            f"the reference count of the {found.holder} whose attribute it is: pin that "
+            f"{found.holder} with nogil_sync.pin() at start-up, or fetch the bound method once per "
+            "thread and call that"
+        )
+    if found.method:
+        yield (
+            "the reference count of a bound method that they share: let each thread fetch the "
+            "bound method for itself"
+        )
+    if found.variable is not None:
+        yield (
+            f"the lock of the closure's variable {found.variable!r}: let each thread copy that "
+            "variable to a local one"
+        )
+
+
 class Unraisable:
-    """Takes an error to ``sys.unraisablehook``, as only a finaliser can."""
+    """Passes an error to ``sys.unraisablehook``, which only a finaliser can do."""
 
     __slots__ = ("error",)
 

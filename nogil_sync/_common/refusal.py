@@ -1,8 +1,8 @@
-"""Words for arguments that do not fit, so that both backends say the same.
+"""Error texts for arguments that do not fit, so that both backends raise the same errors.
 
-What a pure method says of too many arguments, or of an unknown keyword, is the interpreter's own
-text, which changes from version to version.  The native backend borrows it: it repeats the call on
-a Python function that has the same name and the same parameters, and does nothing.
+If a pure method gets too many arguments, or an unknown keyword, the interpreter writes the text of
+the error, and its words change from version to version.  The native backend gets the same text: it
+repeats the call on an empty Python function with the same name and parameters.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Threads that an interrupt cannot leave half started, and those of ``WaitGroup.go``."""
+"""Threads whose start no interrupt can cut short, and the threads of ``WaitGroup.go``."""
 
 import _thread
 import contextvars
@@ -15,13 +15,14 @@ from .sleep import closed_gate, sleep_at
 
 
 class Thread(InterpretersThread):
-    """A thread, no daemon, whose start an interrupt cannot spoil.
+    """A non-daemon thread whose start no interrupt can cut short.
 
     ``threading.Thread.start`` takes locks of the `threading` module in Python code. An interrupt
     there can leave one of them locked: then the new thread never gets to `run`, and from 3.14 on
-    no thread of the process starts or ends any more. Only the main thread is interrupted. So it
-    starts an auxiliary thread, by one call in C, and that one calls the real ``start``. It has
-    ended when `start` returns: a subinterpreter that ends beside it would end the process.
+    no thread of the process can start or end any more. Only the main thread gets interrupts. So it
+    starts an auxiliary thread, by one call in C, and the auxiliary thread calls the real ``start``.
+    `start` returns after the auxiliary thread has ended: a subinterpreter that ends while that
+    thread still runs would abort the process.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -60,11 +61,11 @@ class Thread(InterpretersThread):
 
 
 class Worker(Thread):
-    """Runs a function in a context of its own, and counts down when nothing of it is left.
+    """Runs a function in a context of its own, and counts the group down at the end.
 
-    The ticket is a dict with one entry, "done". The thread that takes it out owes the group one
-    count down: this thread, by calling it, or the one who fails to start this thread. Taking it
-    out is one step, so the count is given back once, whatever is interrupted.
+    The ticket is a dict with one entry, "done", the function that counts down. The thread that pops
+    it has to call it: this thread, or the thread that fails to start this one. The pop is one step,
+    so the group is counted down exactly once, whatever is interrupted.
     """
 
     def __init__(
@@ -83,10 +84,10 @@ class Worker(Thread):
     def run(self) -> None:
         done = self.__ticket.pop("done", None)
         if done is None:
-            return  # start() was interrupted, and the thread started nevertheless
+            return  # start() was interrupted, but the thread has started all the same
         try:
             try:
-                self.__own.pop().run(super().run)  # which drops the function and its arguments
+                self.__own.pop().run(super().run)  # run() drops the function and its arguments
             except BaseException:
                 _report(self)
         finally:
@@ -94,7 +95,7 @@ class Worker(Thread):
 
 
 def _report(thread: Thread) -> None:
-    """Hand the exception to ``threading.excepthook``, as a thread does when it ends."""
+    """Pass the exception to ``threading.excepthook``, as a thread does when it ends."""
     try:
         args = threading.ExceptHookArgs((*sys.exc_info(), thread))
         threading.excepthook(args)
@@ -105,7 +106,7 @@ def _report(thread: Thread) -> None:
 if sys.version_info >= (3, 13):
 
     class _Auxiliary:
-        """A thread without a `threading.Thread`, for which the interpreter waits at its end."""
+        """A thread without a `threading.Thread`; the interpreter waits for it at its end."""
 
         def __init__(self, function: Callable[[], object]) -> None:
             self.__handle = _thread.start_joinable_thread(function, daemon=False)
@@ -126,13 +127,13 @@ else:
         def __run(self, function: Callable[[], object]) -> None:
             try:
                 lives = _thread._set_sentinel()  # type: ignore[attr-defined]
-                lives.acquire()  # and the interpreter releases it
+                lives.acquire()  # the interpreter releases it when the thread ends
                 self.__lives.append(lives)
             finally:
                 function()
 
         def join(self) -> None:
-            """Wait for the end of the thread, whose function is about to return."""
-            # The lock stays with the thread: an interrupt after an acquire() would leave it locked.
+            """Wait until the thread has ended; its function is about to return."""
+            # Polls, because an interrupt after an acquire() here would leave the lock locked.
             while any(lock.locked() for lock in self.__lives) and os.getpid() == self.__process:
                 sleep(0.0001)

@@ -1,8 +1,9 @@
-"""Takes the line numbers from sections (see `guard`), so that no trace function runs in one.
+"""Removes the line numbers from sections (see `guard`), so that no trace function runs in one.
 
-A debugger or a coverage tool written in Python is called before each line. Between two lines of a
-section it would find the object half changed, and use it, or let other code of its thread use it.
-An instruction without a line number is part of no line, so the interpreter reports nothing there.
+The interpreter calls a debugger or a coverage tool written in Python before each line. Between two
+lines of a section such a tool would find the object half changed, and might use it, or let other
+code of its thread use it. An instruction without a line number belongs to no line, so the
+interpreter reports nothing there.
 
 The table of positions is described in CPython's ``InternalDocs/code_objects.md``.
 """
@@ -19,12 +20,12 @@ _HELD = "held"
 _NOWHERE: Position = (None, None, None, None)
 _STORE, _DELETE = opmap["STORE_ATTR"], opmap["DELETE_ATTR"]
 _LOAD = opmap["LOAD_ATTR"]
-# What enters a `with`; from 3.14 on that is a call, after the method was looked up.
+# The instruction that enters a `with`; from 3.14 on it looks up the method, and a call follows.
 _WITH = opmap["LOAD_SPECIAL" if sys.version_info >= (3, 14) else "BEFORE_WITH"]
 
 
 def hide_sections(namespace: dict[str, Any]) -> None:
-    """Do this for all functions and methods of a module."""
+    """Remove the line numbers from the sections in all functions and methods of a module."""
     home = namespace["__name__"]
     for value in list(namespace.values()):
         if getattr(value, "__module__", None) not in (home, "nogil_sync"):
@@ -56,7 +57,7 @@ def _found(where: bytes, what: int) -> Iterator[int]:
 
 
 def _by_store(code: CodeType) -> Iterator[tuple[int, int]]:
-    """From after ``guard.held = True`` to the ``del guard.held`` that it runs into."""
+    """The code from after ``guard.held = True`` to the next ``del guard.held``."""
     if _HELD in code.co_names:
         operations, arguments = code.co_code[::2], code.co_code[1::2]
         held = code.co_names.index(_HELD)
@@ -67,7 +68,7 @@ def _by_store(code: CodeType) -> Iterator[tuple[int, int]]:
 
 
 def _by_with(code: CodeType, positions: list[Position]) -> Iterator[tuple[int, int]]:
-    """The body of ``with guard:``, up to where the code is that of the ``with`` again."""
+    """The body of ``with guard:``: the code until the ``with`` statement's own line comes again."""
     operations, arguments = code.co_code[::2], code.co_code[1::2]
     for at in _found(operations, _WITH):
         line = positions[at][0]
@@ -84,7 +85,7 @@ def _by_with(code: CodeType, positions: list[Position]) -> Iterator[tuple[int, i
 
 
 def _encoded(positions: list[Position], line: int) -> Iterator[bytes]:
-    """The table: entries of up to eight code units."""
+    """The table of positions: entries of up to eight code units each."""
     at = 0
     while at < len(positions):
         here = positions[at]

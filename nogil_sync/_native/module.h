@@ -36,7 +36,7 @@ ns_state_of(PyObject *self)
     return module == NULL ? NULL : PyModule_GetState(module);
 }
 
-/* What pinning an RWMutex pins with it: borrowed, NULL if there was no __init__. */
+/* What pinning an RWMutex pins with it: borrowed. */
 void ns_rwmutex_parts(PyObject *self, PyObject *parts[2]);
 
 /* After all of them: makes the types immortal, so that threads that make objects do not contend for

@@ -32,11 +32,31 @@ ns_no_bool(PyObject *self)
 }
 
 PyObject *
-ns_not_initialized(PyObject *self)
+ns_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
+{
+    if (ns_unlikely(PyType_HasFeature(type, Py_TPFLAGS_IS_ABSTRACT))) { /* refuses, in its words */
+        return PyBaseObject_Type.tp_new(type, args, NULL);
+    }
+    return type->tp_alloc(type, 0);
+}
+
+int
+ns_claim_init(PyObject *self)
+{
+    uint8_t state = NS_FRESH;
+    if (ns_likely(ns_cas(&((ns_object *)self)->init_state, &state, NS_CLAIMED, NS_RELAXED))) {
+        return 0;
+    }
+    raise_of(PyExc_RuntimeError, "%U object is already initialized", self);
+    return -1;
+}
+
+int
+ns_check_initialized_slow(PyObject *self)
 {
     raise_of(
         PyExc_RuntimeError, "%U object is not initialized: its __init__() was not called", self);
-    return NULL;
+    return -1;
 }
 
 PyObject *
@@ -44,13 +64,6 @@ ns_shutting_down(void)
 {
     PyErr_SetString(PyExc_RuntimeError, "nogil_sync is shutting down with its interpreter");
     return NULL;
-}
-
-int
-ns_initialized_twice(PyObject *self)
-{
-    raise_of(PyExc_RuntimeError, "%U object is already initialized", self);
-    return -1;
 }
 
 PyObject *
@@ -175,9 +188,7 @@ make_object(PyObject *class, PyObject *const *args, size_t nargsf, PyObject *kwn
         return NULL;
     }
     if (ns_likely(nargs + nkw == 0)) {
-        bool simple = type->tp_new == PyBaseObject_Type.tp_new &&
-                      !PyType_HasFeature(type, Py_TPFLAGS_IS_ABSTRACT);
-        object = simple ? type->tp_alloc(type, 0) : type->tp_new(type, positional, NULL);
+        object = type->tp_new(type, positional, NULL);
         if (object != NULL && ns_likely(PyObject_TypeCheck(object, type)) &&
             ns_unlikely(Py_TYPE(object)->tp_init(object, positional, NULL) < 0)) {
             Py_CLEAR(object);

@@ -2,21 +2,74 @@
 #ifndef NS_OBJECT_H
 #define NS_OBJECT_H
 
+#include "arguments.h"
 #include "module.h"
 
 #include "core/atomics.h"
 
 #include <stddef.h>
 
-/* What the struct of each type begins with. `foreign_uses` is sharing.h's. */
-#define NS_OBJECT_HEAD  \
-    PyObject_HEAD       \
-    PyObject *weakrefs; \
-    _Atomic uint32_t foreign_uses;
+/* What the struct of each type begins with. `foreign_uses` is sharing.h's, `init_state` is the next
+ * paragraph's. */
+#define NS_OBJECT_HEAD             \
+    PyObject_HEAD                  \
+    PyObject *weakrefs;            \
+    _Atomic uint16_t foreign_uses; \
+    _Atomic uint8_t init_state;
 
 typedef struct {
     NS_OBJECT_HEAD
 } ns_object;
+
+/* Construction. tp_new makes a valid object: its struct is zero bytes, which every type reads as its
+ * defaults, or tp_new fills in what cannot be zero. tp_init parses its arguments, which may run user
+ * code, and then claims the object: a second __init__ is an error and changes nothing.
+ *
+ * A type whose methods make no sense without what __init__ was given (a Pool's `new`, a Channel's
+ * capacity) also finishes: its methods raise RuntimeError before that. They check where a fast path
+ * has failed, so its zero bytes must make all fast paths fail.
+ *
+ *     NS_FRESH        by tp_new
+ *     NS_CLAIMED      by ns_claim_init; for most types the last state
+ *     NS_INITIALIZED  by ns_finish_init, a release: whoever sees it sees all that __init__ wrote
+ */
+enum { NS_FRESH, NS_CLAIMED, NS_INITIALIZED };
+
+/* tp_new of a type whose defaults are zero bytes. Ignores the arguments, which are for tp_init. */
+PyObject *ns_new(PyTypeObject *type, PyObject *args, PyObject *kwargs);
+
+/* For tp_init: 0 for the first call, -1 with RuntimeError for any other. */
+int ns_claim_init(PyObject *self);
+
+/* After ns_claim_init: `__init__` is done, or has failed and may be called again. */
+static inline void
+ns_finish_init(PyObject *self, bool succeeded)
+{
+    ns_store(&((ns_object *)self)->init_state, succeeded ? NS_INITIALIZED : NS_FRESH, NS_RELEASE);
+}
+
+static inline bool
+ns_is_initialized(PyObject *self)
+{
+    return ns_load(&((ns_object *)self)->init_state, NS_ACQUIRE) == NS_INITIALIZED;
+}
+
+/* 0, or -1 with RuntimeError if no __init__ has finished. */
+int ns_check_initialized_slow(PyObject *self);
+static inline int
+ns_check_initialized(PyObject *self)
+{
+    return ns_likely(ns_is_initialized(self)) ? 0 : ns_check_initialized_slow(self);
+}
+
+/* tp_init of a type that takes no arguments. */
+#define NS_INIT_WITHOUT_ARGUMENTS(name)                                               \
+    static int init(PyObject *self, PyObject *args, PyObject *kwargs)                 \
+    {                                                                                 \
+        static const ns_signature s = {name ".__init__", {NULL}, 0, 0, 0};            \
+        PyObject *none[NS_MAX_PARAMETERS];                                            \
+        return ns_unpack_init(&s, args, kwargs, none) < 0 ? -1 : ns_claim_init(self); \
+    }
 
 /* Where a type puts a word that threads fight over. Every call reads the header: the owner, the
  * count and the type, 32 bytes, which begin at a multiple of 16. So what lies at this offset shares
@@ -49,12 +102,8 @@ PyObject *ns_reduce(PyObject *self, PyObject *unused);
 /* nb_bool of objects whose truth could only mislead. */
 int ns_no_bool(PyObject *self);
 
-/* Sets the RuntimeError for an operation on an object whose __init__ never ran; returns NULL. */
-PyObject *ns_not_initialized(PyObject *self);
 /* Sets the RuntimeError for what needs parts of a module that is already taken apart; returns NULL. */
 PyObject *ns_shutting_down(void);
-/* For a second __init__; returns -1. */
-int ns_initialized_twice(PyObject *self);
 /* The repr of an object whose __init__ never ran. */
 PyObject *ns_repr_uninitialized(PyObject *self);
 /* "<module.Class object at 0x..., state>" */

@@ -6,6 +6,7 @@ The docstrings of these classes are those of the native ones too.
 import sys as _sys
 
 from .._common.channel_closed import *
+from .._common.mapping import *
 from .._common.performance import *
 from .._common.untraced import hide_sections as _hide_sections
 from .atomics import *

@@ -1,20 +1,20 @@
-"""Tells pools of each collection, and lets them release what grew old, outside of it.
+"""Lets pools release old items at each garbage collection, but outside of the collector.
 
-The first pool that ages puts a hook, one function, into ``gc.callbacks``.  (An interrupt that
-comes during a collection is lost in such a function, since it is written in Python; a program
-without pools has none.)  A module that is imported again uses the hook that is there.  The hook
-runs inside the collector, at the beginning of each collection, and must do next to nothing.  It
-leaves a *sweeper* behind: an object that refers to itself, and to which nobody else refers.  The
-collection that is just beginning finds the sweeper to be garbage and calls its finaliser on the
-thread that collects.  The finaliser visits the pools, which release items.  So unused items go
-when the collector runs, also if nobody ever calls the pool again.
+The first pool that ages puts a hook, one function, into ``gc.callbacks``.  (The hook is written in
+Python, so an interrupt that arrives while it runs is lost; a program without pools has no hook.)
+If the module is imported again, it uses the existing hook.  The collector calls the hook at the
+beginning of each collection, where it must do almost nothing.  It makes a *sweeper*: an object that
+refers to itself, and that nothing else refers to.  The collection that has just begun finds that
+the sweeper is garbage, and calls its finaliser on the collecting thread.  The finaliser visits the
+pools, and these release items.  So unused items are released when the collector runs, even if no
+thread ever calls the pool again.
 
-The finaliser first revives the sweeper.  The collector neither counts a revived object nor keeps
-it (``gc.DEBUG_SAVEALL``), so ``while gc.collect(): pass`` ends.  The next sweeper takes its place.
+The finaliser first revives the sweeper.  The collector neither counts a revived object nor keeps it
+(``gc.DEBUG_SAVEALL``), so ``while gc.collect(): pass`` ends.  The next sweeper replaces it.
 
-Which collections count.  On free-threaded builds all of them are full ones.  Elsewhere the full
-ones count, and of the many small ones at most one a second: a program whose garbage dies young may
-never see a full one.
+Which collections count.  On free-threaded builds every collection is a full one, and counts.
+Elsewhere the full ones count, and at most one a second of the many small ones, because a program
+whose garbage dies young may never have a full one.
 """
 
 import gc
@@ -34,7 +34,7 @@ _SPACING = 1.0  # seconds between small collections that count
 
 
 class Aged(Protocol):
-    """What wants to be told."""
+    """An object that is notified of collections."""
 
     def collected(self) -> None: ...
 
@@ -50,7 +50,7 @@ class _Sweeper:
         hook = self.hook
         hook.swept = self
         self.me = None
-        if not hook.due:  # one that was left over
+        if not hook.due:  # a sweeper left over from an earlier collection
             return
         hook.due = False
         for ref in hook.pools.copy().values():
@@ -60,19 +60,19 @@ class _Sweeper:
 
 
 class _Hook:
-    """The function, with what it needs at hand also while modules are taken apart."""
+    """The hook; it holds all that it uses, also for the time when modules are torn down."""
 
     __slots__ = ("clock", "due", "forget", "last", "pools", "sweeper", "swept")
 
     def __init__(self) -> None:
         self.clock = time.monotonic
-        self.due = False  # a collection began, and no sweeper was there yet
+        self.due = False  # a collection has begun, and no sweeper has run since
         self.last = time.monotonic()
-        # By the identity of the weak reference, since the hash of one is that of its object: user
-        # code. Only calls that are atomic touch it.
+        # Keyed by the identity of the weak reference: its hash would be that of the pool, which may
+        # be user code. Only atomic calls access the dict.
         self.pools: dict[int, weakref.ref[Any]] = {}
         self.sweeper = _Sweeper
-        self.swept: _Sweeper | None = None  # the one that came last
+        self.swept: _Sweeper | None = None  # the latest one
         self.forget = partial(_forget, self.pools.pop)
 
     def __call__(self, phase: str, info: dict[str, int]) -> None:
@@ -98,7 +98,7 @@ _found: list[Any] = []  # the hook that this module uses, once it uses one
 
 
 def _hook() -> Any:
-    """The one in ``gc.callbacks``: perhaps that of a module that was imported before this one."""
+    """The hook in ``gc.callbacks``; an earlier import of this module may have put it there."""
     if not _found:
         with _installing:
             _found.extend(
@@ -114,7 +114,7 @@ def _hook() -> Any:
 
 
 def register(pool: Aged) -> None:
-    """Each collection from now on calls its ``collected``."""
+    """From now on each collection calls ``pool.collected()``."""
     hook = _hook()
     ref = weakref.ref(pool, hook.forget)
     hook.pools[id(ref)] = ref

@@ -1,4 +1,4 @@
-"""Arguments made plain before any state changes; user code runs here, never under a guard."""
+"""Converts arguments before any state changes.  User code may run here, never under a guard."""
 
 import math
 import operator

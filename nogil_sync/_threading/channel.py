@@ -1,4 +1,4 @@
-"""Channel, pure Python: a queue of items, and one (see `_queue`) of those who wait.
+"""Channel, pure Python: a queue of items, and one (see `_wait`) of those who wait.
 
 The items are kept in two stacks of linked pairs, the next to be received on top of one, the last
 that was sent on top of the other: so a state is never changed, and the next one shares
@@ -18,7 +18,7 @@ from typing import Any, Generic, Self, SupportsIndex, TypeAlias, TypeVar, overlo
 from .._common.channel_closed import ChannelClosed
 from .._common.object import SyncObject, subscripted, uninitialized
 from ._arguments import exact_int, wait_timeout
-from ._queue import NOBODY, Change, Line, Request, Waiter, Waiters
+from ._wait import NOBODY, Change, Line, Request, Waiter, Waiters
 
 __all__ = ["Channel"]
 

@@ -1,4 +1,4 @@
-"""Cond, pure Python: a queue (see `_queue`) whose waiters are granted notifications.
+"""Cond, pure Python: a queue (see `_wait`) whose waiters are granted notifications.
 
 After an ordinary call of a C function an interrupt may come before its result is stored, and
 nobody could tell whether the lock was taken or let go.  So it is called by ``map``, whose result
@@ -17,7 +17,7 @@ from .._common.guard import Receipt
 from .._common.object import SyncObject, lacks, uninitialized
 from .._common.originals import LockType, RLock
 from ._arguments import exact_int, wait_timeout
-from ._queue import Change, Line, Waiter, Waiters
+from ._wait import Change, Line, Waiter, Waiters
 from .mutex import Mutex
 from .rwmutex import RWMutexReader, RWMutexWriter, _View
 

@@ -1,14 +1,8 @@
-"""Event, pure Python.
+"""Event, pure Python: a word (see `_wait`) that is 1 while the flag is set."""
 
-All who wait between two ``set`` share one round (see `_round`).  So ``set`` is one step and one
-wake-up however many wait, a ``clear`` right after it takes nothing back, and there is no queue
-that an interrupted waiter could be left in.
-"""
-
-from .._common.guard import Guard, guard_of
 from .._common.object import SyncObject, uninitialized
 from ._arguments import wait_timeout
-from ._round import Round
+from ._wait import Word
 
 __all__ = ["Event"]
 
@@ -30,17 +24,15 @@ class Event(SyncObject):
     """
 
     __module__ = "nogil_sync"
-    __slots__ = ("__flag", "__guard", "__round")
+    __slots__ = ("__word",)
 
     def __init__(self) -> None:
         super().__init__()
-        self.__round: Round | None = None
-        self.__flag = False
-        self.__guard: Guard = guard_of(self)
+        self.__word = Word(0)
 
     def __repr__(self) -> str:
         try:
-            state = "set" if self.__flag else "unset"
+            state = "set" if self.__word.value else "unset"
         except RecursionError:
             raise
         except RuntimeError:
@@ -50,32 +42,34 @@ class Event(SyncObject):
 
     def is_set(self) -> bool:
         """Whether the flag is set."""
-        return self.__flag
+        return self.__word.value != 0
 
     def set(self) -> None:
         """Set the flag and wake all who wait for it.
 
         They return true even if :meth:`clear` follows at once.
         """
+        word = self.__word
         ended = None
         try:
-            with self.__guard:
-                self.__flag = True
-                ended = self.__round
+            with word.guard:
+                word.value = 1
+                ended = word.round
                 if ended is not None:
                     ended.over = True
-                    self.__round = None
+                    word.round = None
         finally:  # also when a Ctrl-C arrives right after the section
             if ended is not None:
                 try:
                     ended.gate.release()
                 except RuntimeError:
-                    pass  # already open: one of those who wait looked at `over` first
+                    pass  # already open: a waiter looked at `over` first
 
     def clear(self) -> None:
         """Reset the flag: :meth:`wait` blocks again."""
-        with self.__guard:
-            self.__flag = False
+        word = self.__word
+        with word.guard:
+            word.value = 0
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the flag is set, at most `timeout` seconds; return whether it was.
@@ -84,21 +78,8 @@ class Event(SyncObject):
         time-out too large for the system an ``OverflowError``. A Ctrl-C interrupts the
         wait in the main thread.
         """
-        seconds = wait_timeout(timeout)
-        if Event.is_set(self):
-            return True
-        if seconds == 0:
-            return False
-        fresh = Round()
-        with self.__guard:
-            this = self.__round or fresh
-            was_set = self.__flag  # looked at again where no `set` can come between
-            if not was_set:
-                self.__round = this
-        if was_set:
-            return True
-        return this.wait(seconds)
+        return self.__word.wait(1, wait_timeout(timeout))
 
     def _at_fork_reinit(self) -> None:
         """Nothing to do in the child: no lock is held, and rounds keep no list of threads."""
-        self.__flag  # noqa: B018  (an uninitialised object is an error here, too)
+        self.__word  # noqa: B018  (an uninitialised object is an error here, too)

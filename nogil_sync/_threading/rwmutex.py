@@ -1,11 +1,11 @@
-"""RWMutex, pure Python: who holds it, and a queue (see `_queue`) of readers and writers."""
+"""RWMutex, pure Python: who holds it, and a queue (see `_wait`) of readers and writers."""
 
 from typing import Self, TypeAlias, TypeVar, final
 
 from .._common.guard import Receipt
 from .._common.object import Part, SyncObject, adopt, uninitialized
 from ._arguments import lock_timeout
-from ._queue import Change, Line, Waiters
+from ._wait import Change, Line, Waiters
 
 __all__ = ["RWMutex", "RWMutexReader", "RWMutexWriter"]
 

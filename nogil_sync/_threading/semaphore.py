@@ -1,10 +1,10 @@
-"""Semaphore, pure Python: how many units are free, and a queue (see `_queue`)."""
+"""Semaphore, pure Python: how many units are free, and a queue (see `_wait`)."""
 
 from typing import SupportsIndex, final
 
 from .._common.object import Part, SyncObject, uninitialized
 from ._arguments import exact_int, wait_timeout
-from ._queue import Change, Line, Waiters
+from ._wait import Change, Line, Waiters
 
 __all__ = ["Semaphore", "SemaphoreHold"]
 

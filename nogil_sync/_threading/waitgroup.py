@@ -1,15 +1,14 @@
-"""WaitGroup, pure Python: a number, and a round (see `_round`) for those who wait for zero."""
+"""WaitGroup, pure Python: a word (see `_wait`), the count, and waiting for it to be zero."""
 
 import functools
 import threading
 from collections.abc import Callable
 from typing import ParamSpec, SupportsIndex
 
-from .._common.guard import Guard, guard_of
 from .._common.object import SyncObject, uninitialized
 from .._common.spawn import Worker
 from ._arguments import exact_int, wait_timeout
-from ._round import Round
+from ._wait import Word
 
 __all__ = ["WaitGroup"]
 
@@ -40,17 +39,15 @@ class WaitGroup(SyncObject):
     """
 
     __module__ = "nogil_sync"
-    __slots__ = ("__count", "__guard", "__round")
+    __slots__ = ("__word",)
 
     def __init__(self) -> None:
         super().__init__()
-        self.__count = 0
-        self.__round: Round | None = None
-        self.__guard: Guard = guard_of(self)
+        self.__word = Word(0)
 
     def __repr__(self) -> str:
         try:
-            count = self.__count
+            count = self.__word.value
         except RecursionError:
             raise
         except RuntimeError:
@@ -66,28 +63,28 @@ class WaitGroup(SyncObject):
         be done, not in the thread that does it, or a :meth:`wait` may come first.
         """
         number = exact_int(n)
-        guard = self.__guard
+        word = self.__word
         ended = None
         counted = False
         # From here to the return, or to the call that opens the gate, nothing can come between.
-        guard.held = True
+        word.guard.held = True
         try:
-            total = self.__count + number
+            total = word.value + number
             if 0 <= total <= _MOST:
-                self.__count = total
+                word.value = total
                 counted = True
                 if total == 0:
-                    ended = self.__round
+                    ended = word.round
                     if ended is not None:
                         ended.over = True
-                        self.__round = None
+                        word.round = None
         finally:
-            del guard.held
+            del word.guard.held
         if ended is not None:
             try:
                 ended.gate.release()
             except RuntimeError:
-                pass  # already open: one of those who wait looked at `over` first
+                pass  # already open: a waiter looked at `over` first
         if not counted:
             if total < 0:
                 raise RuntimeError("negative WaitGroup counter")
@@ -105,18 +102,7 @@ class WaitGroup(SyncObject):
         ``ValueError``, a time-out too large for the system an ``OverflowError``. A Ctrl-C
         interrupts the wait in the main thread.
         """
-        seconds = wait_timeout(timeout)
-        if self.__count == 0:
-            return True
-        if seconds == 0:
-            return False
-        fresh = Round()
-        with self.__guard:
-            this = self.__round or fresh
-            is_zero = self.__count == 0  # looked at again where nothing can come between
-            if not is_zero:
-                self.__round = this
-        return is_zero or this.wait(seconds)
+        return self.__word.wait(0, wait_timeout(timeout))
 
     def go(self, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> threading.Thread:
         """Call `fn` with these arguments in a new thread, which is counted; return the thread.
@@ -139,17 +125,17 @@ class WaitGroup(SyncObject):
         """
         ticket: dict[str, Callable[[], object]] = {"done": functools.partial(WaitGroup.done, self)}
         worker = Worker(ticket, fn, args, kwargs)
-        guard = self.__guard
+        word = self.__word
         ended = None
         counted = False
         try:
-            guard.held = True
+            word.guard.held = True
             try:
-                if self.__count < _MOST:
-                    self.__count += 1
+                if word.value < _MOST:
+                    word.value += 1
                     counted = True
             finally:
-                del guard.held
+                del word.guard.held
             if not counted:
                 raise OverflowError("WaitGroup counter is too large")
             worker.start()
@@ -160,16 +146,16 @@ class WaitGroup(SyncObject):
             except KeyError:
                 counted = False  # the thread is under way and counts down itself
             if counted:
-                guard.held = True
+                word.guard.held = True
                 try:
-                    self.__count -= 1
-                    if self.__count == 0:
-                        ended = self.__round
+                    word.value -= 1
+                    if word.value == 0:
+                        ended = word.round
                         if ended is not None:
                             ended.over = True
-                            self.__round = None
+                            word.round = None
                 finally:
-                    del guard.held
+                    del word.guard.held
             raise
         finally:
             if ended is not None:

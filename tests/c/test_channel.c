@@ -63,21 +63,21 @@ try_receive(void)
 static ns_waiter
 sending(int thing)
 {
-    return (ns_waiter){.amount = (uintptr_t)&things[thing]};
+    return (ns_waiter){.place.amount = (uintptr_t)&things[thing]};
 }
 
 static int
 received(ns_waiter *w)
 {
     CHECK(ns_is_granted(w));
-    return w->amount == 0 ? -2 : (int)((char *)(uintptr_t)w->amount - things);
+    return w->place.amount == 0 ? -2 : (int)((char *)(uintptr_t)w->place.amount - things);
 }
 
 static bool
 sent(ns_waiter *w)
 {
     CHECK(ns_is_granted(w));
-    return w->amount == 0;
+    return w->place.amount == 0;
 }
 
 static const struct ns_wait_steps *const senders = &ns_channel_send_steps;
@@ -151,7 +151,7 @@ check_steps(void)
     senders->rejoin(&channel, &c);
     CHECK(!ns_is_granted(&c) && try_receive() == 4 && sent(&c));
     CHECK(try_receive() == 6 && try_receive() == 3 && try_receive() == -1 && is_open());
-    CHECK(e.amount == (uintptr_t)&things[5]);
+    CHECK(e.place.amount == (uintptr_t)&things[5]);
 
     a = (ns_waiter){0};
     CHECK(!receivers->enter(&channel, &a) && !receivers->cancel(&channel, &a) && is_open());
@@ -196,7 +196,7 @@ check_close(void)
     CHECK(ns_channel_is_closed(&channel) && !sent(&a) && !ns_is_granted(&b));
     CHECK(try_send(5) == NS_CHANNEL_REFUSED && try_receive() == 1);
     senders->rejoin(&channel, &b);
-    CHECK(!sent(&b) && b.amount == (uintptr_t)&things[4]);
+    CHECK(!sent(&b) && b.place.amount == (uintptr_t)&things[4]);
     CHECK(try_receive() == 2 && try_receive() == -2 && try_receive() == -2);
 
     for (uint64_t capacity = 0; capacity < 2; capacity++) {
@@ -335,21 +335,26 @@ check_cut_mend(void)
     }
 }
 
-/* Before its words are written nothing can be done with it. */
+/* Zero bytes: a rendezvous, which init turns into what it is to be. */
 static void
-check_unborn(void)
+check_before_init(void)
 {
     channel = (ns_channel){.in = {0}};
-    CHECK(!ns_channel_is_born(&channel) && ns_channel_count(&channel) == 0);
+    CHECK(ns_channel_count(&channel) == 0);
     CHECK(try_send(1) == NS_CHANNEL_WOULD_WAIT && try_receive() == -1);
     uint64_t cursor = 0;
     CHECK(ns_channel_each(&channel, &cursor) == NULL);
     CHECK(ns_load(&channel.in.word, NS_RELAXED) == 0);
+    make(2); /* for slots that are free */
+    channel = (ns_channel){.in = {0}};
+    CHECK(try_send(1) == NS_CHANNEL_WOULD_WAIT);
+    ns_channel_init(&channel, slots, 2);
+    CHECK(is_easy() && try_send(1) == NS_CHANNEL_DONE && try_receive() == 1);
 }
 
-/* Who looks out for room while the channel is born finds none, or all that belongs to it. */
+/* A thread that looks out for room during init finds none, or all that belongs to it. */
 static void
-be_born(int i)
+look_out_during_init(int i)
 {
     if (i == 0) {
         ns_channel_init(&channel, slots, 2);
@@ -360,13 +365,30 @@ be_born(int i)
     }
 }
 
+/* A thread that sends and receives during init takes the lock, and finds the ring whole or absent. */
 static void
-check_birth(void)
+use_during_init(int i)
+{
+    if (i == 0) {
+        ns_channel_init(&channel, slots, 2);
+    }
+    else {
+        while (try_send(7) != NS_CHANNEL_DONE) {
+        }
+        CHECK(try_receive() == 7);
+    }
+}
+
+static void
+check_init_beside_others(void)
 {
     for (int n = 0; n < 50; n++) {
         make(2); /* for slots that are free */
         channel = (ns_channel){.in = {0}};
-        run_threads(2, be_born);
+        run_threads(2, look_out_during_init);
+        make(2);
+        channel = (ns_channel){.in = {0}};
+        run_threads(2, use_during_init);
     }
 }
 
@@ -389,11 +411,11 @@ send_item(struct item *item, int64_t deadline, int64_t slice)
     if (result == NS_CHANNEL_WOULD_WAIT) {
         ns_waiter *w = ns_waiter_new();
         CHECK(w != NULL);
-        w->amount = (uintptr_t)item;
+        w->place.amount = (uintptr_t)item;
         bool served = drive(senders, &channel, w, deadline, slice);
-        result = !served          ? NS_CHANNEL_WOULD_WAIT
-                 : w->amount == 0 ? NS_CHANNEL_DONE
-                                  : NS_CHANNEL_REFUSED;
+        result = !served                ? NS_CHANNEL_WOULD_WAIT
+                 : w->place.amount == 0 ? NS_CHANNEL_DONE
+                                        : NS_CHANNEL_REFUSED;
         ns_waiter_free(w);
     }
     CHECK(result != NS_CHANNEL_REFUSED);
@@ -411,7 +433,7 @@ receive_item(struct item **item, int64_t deadline, int64_t slice)
         ns_waiter *w = ns_waiter_new();
         CHECK(w != NULL);
         if (drive(receivers, &channel, w, deadline, slice)) {
-            *item = (struct item *)(uintptr_t)w->amount;
+            *item = (struct item *)(uintptr_t)w->place.amount;
             result = *item ? NS_CHANNEL_DONE : NS_CHANNEL_REFUSED;
         }
         ns_waiter_free(w);
@@ -481,8 +503,8 @@ main(void)
     init_core();
     make(1);
     run_threads(2, look_on);
-    check_unborn();
-    check_birth();
+    check_before_init();
+    check_init_beside_others();
     check_ring();
     check_steps();
     check_rendezvous();

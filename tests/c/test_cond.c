@@ -149,7 +149,6 @@ int
 main(void)
 {
     init_core();
-    CHECK(ns_mutex_init(&mutex));
     check_order();
     check_fork();
     run_threads(THREADS, barrier);

@@ -99,12 +99,12 @@ sleep_until_interrupted(void)
     ns_mutex mutex = {0};
     ns_event event = {0};
     ns_waitgroup group = {0};
-    ns_semaphore semaphore = {.word = NS_SEMAPHORE_BORN, .total = 1};
-    ns_waiter w = {.amount = way == SEMAPHORE};
+    ns_semaphore semaphore = {.total = 1};
+    ns_waiter w = {.place.amount = way == SEMAPHORE};
     const struct ns_wait_steps *const steps[] = {
         NULL, &ns_mutex_steps, &ns_event_steps, &ns_waitgroup_steps, &ns_semaphore_steps};
     void *const objects[] = {NULL, &mutex, &event, &group, &semaphore};
-    CHECK(ns_mutex_init(&mutex) && ns_mutex_try_lock(&mutex));
+    CHECK(ns_mutex_try_lock(&mutex));
     CHECK(ns_waitgroup_add(&group, 1) == NS_ADDED);
     CHECK(way == PARK || !steps[way]->enter(objects[way], &w));
     ns_store(&sleeper, pthread_self(), NS_RELEASE);
@@ -159,12 +159,12 @@ check_stale_queue(void)
         ns_waitq q = {0};
         ns_waiter w = {0};
         ns_waitq_lock(&q);
-        ns_waitq_push(&q, &w);
+        ns_waitq_push(&q, &w.place);
         if (!held) {
             ns_waitq_unlock(&q);
         }
         pretend_to_fork();
-        CHECK(!ns_waitq_has(&w));
+        CHECK(!ns_waitq_has(&w.place));
         CHECK(ns_waitq_lock(&q) && q.head == NULL && q.tail == NULL);
         ns_waitq_unlock(&q);
         CHECK(!ns_waitq_lock(&q));

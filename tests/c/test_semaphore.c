@@ -14,8 +14,8 @@ static long guarded; /* plain: written with all of the semaphore taken */
 static void
 make_of(uint64_t total, uint64_t start)
 {
-    semaphore = (ns_semaphore){.total = total, .start = start};
-    ns_store(&semaphore.word, start * NS_SEMAPHORE_ONE | NS_SEMAPHORE_BORN, NS_RELAXED);
+    semaphore = (ns_semaphore){0};
+    ns_semaphore_init(&semaphore, start, total);
 }
 
 static void
@@ -32,7 +32,7 @@ take(uint64_t n, int64_t deadline, int64_t slice)
     }
     ns_waiter *w = ns_waiter_new();
     CHECK(w != NULL);
-    w->amount = n;
+    w->place.amount = n;
     bool served = drive(&ns_semaphore_steps, &semaphore, w, deadline, slice);
     ns_waiter_free(w);
     return served;
@@ -90,7 +90,8 @@ static const struct ns_wait_steps *const steps = &ns_semaphore_steps;
 static void
 check_steps(void)
 {
-    ns_waiter large = {.amount = 3}, small[2] = {{.amount = 1}, {.amount = 1}}, two = {.amount = 2};
+    ns_waiter large = {.place.amount = 3}, small[2] = {{.place.amount = 1}, {.place.amount = 1}},
+              two = {.place.amount = 2};
     make(3);
     CHECK(ns_semaphore_try(&semaphore, 2));
     CHECK(!steps->enter(&semaphore, &large) && !steps->enter(&semaphore, &small[0]));
@@ -110,8 +111,8 @@ check_steps(void)
     steps->undo(&semaphore, &large);
     CHECK(ns_is_granted(&two) && ns_semaphore_available(&semaphore) == 1);
 
-    large = (ns_waiter){.amount = 3};
-    small[0] = (ns_waiter){.amount = 1};
+    large = (ns_waiter){.place.amount = 3};
+    small[0] = (ns_waiter){.place.amount = 1};
     CHECK(!steps->enter(&semaphore, &large) && !steps->enter(&semaphore, &small[0]));
     CHECK(!steps->enter(&semaphore, &small[1]));
     CHECK(ns_semaphore_release(&semaphore, 1) && !ns_is_granted(&small[0]));
@@ -120,26 +121,26 @@ check_steps(void)
     CHECK(ns_is_granted(&small[0]) && ns_is_granted(&small[1]));
     CHECK(ns_semaphore_release(&semaphore, 3));
 
-    large = (ns_waiter){.amount = 3};
+    large = (ns_waiter){.place.amount = 3};
     CHECK(ns_semaphore_try(&semaphore, 1));
     CHECK(!steps->enter(&semaphore, &large) && !steps->leave(&semaphore, &large));
     steps->give_way(&semaphore, &large);
     CHECK(ns_semaphore_release(&semaphore, 1) && !ns_is_granted(&large));
     steps->rejoin(&semaphore, &large); /* they came free while it was away */
-    CHECK(ns_is_granted(&large) && !ns_waitq_has(&large));
+    CHECK(ns_is_granted(&large) && !ns_waitq_has(&large.place));
     steps->rejoin(&semaphore, &large); /* as one that was served while its handlers ran */
-    CHECK(ns_is_granted(&large) && !ns_waitq_has(&large));
+    CHECK(ns_is_granted(&large) && !ns_waitq_has(&large.place));
 
     /* What a handler's thread was granted goes back for the handler, and the place is kept. */
-    small[0] = (ns_waiter){.amount = 1};
-    two = (ns_waiter){.amount = 2};
+    small[0] = (ns_waiter){.place.amount = 1};
+    two = (ns_waiter){.place.amount = 2};
     CHECK(!steps->enter(&semaphore, &small[0]) && !steps->enter(&semaphore, &two));
     steps->give_way(&semaphore, &large);
     CHECK(!ns_is_granted(&large) && ns_is_granted(&small[0]) && ns_is_granted(&two));
-    small[1] = (ns_waiter){.amount = 1};
+    small[1] = (ns_waiter){.place.amount = 1};
     CHECK(!steps->enter(&semaphore, &small[1]));
     CHECK(ns_semaphore_release(&semaphore, 1) && ns_is_granted(&small[1]));
-    small[1] = (ns_waiter){.amount = 1};
+    small[1] = (ns_waiter){.place.amount = 1};
     CHECK(!steps->enter(&semaphore, &small[1]));
     steps->rejoin(&semaphore, &large);
     CHECK(ns_semaphore_release(&semaphore, 3) && ns_is_granted(&large));
@@ -150,8 +151,8 @@ check_steps(void)
     steps->rejoin(&semaphore, &large);
     CHECK(ns_is_granted(&large) && ns_semaphore_available(&semaphore) == 0);
 
-    ns_waiter behind = {.amount = 3};
-    large = (ns_waiter){.amount = 2};
+    ns_waiter behind = {.place.amount = 3};
+    large = (ns_waiter){.place.amount = 2};
     make(3);
     CHECK(ns_semaphore_try(&semaphore, 1) && steps->enter(&semaphore, &large));
     CHECK(!steps->enter(&semaphore, &behind));
@@ -160,7 +161,7 @@ check_steps(void)
     CHECK(ns_is_granted(&large) && !steps->cancel(&semaphore, &behind));
 
     CHECK(ns_semaphore_release(&semaphore, 2));
-    small[0] = (ns_waiter){.amount = 1};
+    small[0] = (ns_waiter){.place.amount = 1};
     CHECK(steps->enter(&semaphore, &small[0])); /* it came free since the try */
     CHECK(ns_semaphore_release(&semaphore, 1) && ns_semaphore_available(&semaphore) == 2);
     ns_semaphore_reset(&semaphore);
@@ -171,7 +172,7 @@ check_steps(void)
 static void
 check_fork(void)
 {
-    ns_waiter gone = {.amount = 1}, back = {.amount = 1};
+    ns_waiter gone = {.place.amount = 1}, back = {.place.amount = 1};
     make(1);
     CHECK(ns_semaphore_try(&semaphore, 1));
     CHECK(!steps->enter(&semaphore, &gone) && !steps->enter(&semaphore, &back));
@@ -187,7 +188,7 @@ check_fork(void)
 static void
 check_unbounded(void)
 {
-    ns_waiter w = {.amount = 2};
+    ns_waiter w = {.place.amount = 2};
     make_of(NS_SEMAPHORE_MOST, 1);
     CHECK(ns_semaphore_release(&semaphore, 4) && ns_semaphore_available(&semaphore) == 5);
     CHECK(!ns_semaphore_release(&semaphore, NS_SEMAPHORE_MOST - 4));
@@ -208,27 +209,31 @@ check_unbounded(void)
 static void
 check_empty(void)
 {
-    ns_waiter w = {.amount = 1};
+    ns_waiter w = {.place.amount = 1};
     make(0);
     CHECK(!ns_semaphore_try(&semaphore, 1) && !ns_semaphore_release(&semaphore, 1));
     CHECK(!steps->enter(&semaphore, &w) && !ns_semaphore_release(&semaphore, 1));
     CHECK(!steps->cancel(&semaphore, &w) && ns_semaphore_available(&semaphore) == 0);
 }
 
-/* Before its word is written nothing can be done with it, though its total may be there already. */
+/* Zero bytes: no units, and no room for any. A release before the end of init is not lost. */
 static void
-check_unborn(void)
+check_before_init(void)
 {
-    semaphore = (ns_semaphore){.total = 3};
+    semaphore = (ns_semaphore){0};
     CHECK(!ns_semaphore_try(&semaphore, 1) && !ns_semaphore_release(&semaphore, 1));
     CHECK(ns_load(&semaphore.word, NS_RELAXED) == 0);
+    semaphore.total = 3; /* as another thread may see it */
+    CHECK(ns_semaphore_release(&semaphore, 1));
+    ns_semaphore_init(&semaphore, 2, 3);
+    CHECK(ns_semaphore_available(&semaphore) == 3);
 }
 
 int
 main(void)
 {
     init_core();
-    check_unborn();
+    check_before_init();
     check_steps();
     check_fork();
     check_unbounded();
@@ -239,7 +244,7 @@ main(void)
     CHECK(ns_semaphore_release(&semaphore, 2) && !ns_semaphore_release(&semaphore, 1));
     CHECK(ns_semaphore_available(&semaphore) == 2);
 
-    ns_waiter w = {.amount = 1};
+    ns_waiter w = {.place.amount = 1};
     make(2);
     CHECK(ns_semaphore_try(&semaphore, 2) && !steps->enter(&semaphore, &w));
     run_threads(2, slow_then_fast);

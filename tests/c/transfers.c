@@ -170,10 +170,9 @@ main(int argc, char **argv)
     many = atoi(argv[4]);
     CHECK(operation != NULL && threads > 0);
     init_core();
-    CHECK(ns_mutex_init(&mutex) && ns_rwmutex_init(&rwmutex) && ns_pool_init(&pool, -1));
-    ns_store(&semaphore.word, PERMITS * NS_SEMAPHORE_ONE | NS_SEMAPHORE_BORN, NS_RELAXED);
-    semaphore.total = PERMITS;
-    ns_store(&group.word, NS_WAITGROUP_BORN, NS_RELAXED);
+    CHECK(ns_pool_init(&pool, -1));
+    ns_rwmutex_init(&rwmutex);
+    ns_semaphore_init(&semaphore, PERMITS, PERMITS);
     ns_channel_init(&channel, slots, CAPACITY);
     tell(threads);
     run_threads(threads, measure);

@@ -21,18 +21,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from marks import starts_threads
 from support import FREE_THREADED
 
 import nogil_sync
 from nogil_sync import _threading as pure
 
+PURE = [n for n in nogil_sync.__all__ if hasattr(pure, n)]
+
 native: Any = pure
 if FREE_THREADED:
     _core = importlib.import_module("nogil_sync._native._core")
     # What is not in C both backends share.
-    native = SimpleNamespace(**{n: getattr(_core, n, getattr(pure, n)) for n in pure.__all__})
+    native = SimpleNamespace(**{n: getattr(_core, n, getattr(pure, n)) for n in PURE})
 
-CLASSES = [n for n in pure.__all__ if inspect.isclass(getattr(pure, n))]
+CLASSES = [n for n in PURE if inspect.isclass(getattr(pure, n))]
 
 
 class Unfit:
@@ -197,7 +200,7 @@ def called_as_method(obj: Any, name: str) -> Callable[..., Any]:
     """The method as `obj.name(...)` calls it.
 
     A bound method without parameters that was fetched before refuses arguments in the interpreter's
-    words: see test_bound_methods_refuse_arguments.
+    words: see test_bound_methods_raise_for_unexpected_arguments.
     """
     found = inspect.getattr_static(type(obj), name, None)
     if found is None or isinstance(found, staticmethod | classmethod):
@@ -360,9 +363,9 @@ def compare(mine: tuple[str, ...], its: tuple[str, ...]) -> None:
     assert mine[0] == "returned" or mine[2] in BLAMED
 
 
-@pytest.mark.thread_unsafe(reason="starts threads itself")
+@starts_threads
 @pytest.mark.parametrize("name", BY_CALLABLE)
-def test_bad_arguments(name, monkeypatch):
+def test_both_backends_raise_the_same_for_bad_arguments(name, monkeypatch):
     monkeypatch.setattr(threading, "excepthook", lambda _: None)  # of WaitGroup.go
     different = {}
     for case in BY_CALLABLE[name]:
@@ -374,7 +377,7 @@ def test_bad_arguments(name, monkeypatch):
     assert not different
 
 
-def test_the_table_is_whole():
+def test_table_covers_every_public_call():
     """Every public name has its place in it, but for exceptions and what both backends share."""
     subjects = {type(make(pure)).__name__ for make in OBJECTS.values()}
     shared = {"ChannelClosed", "PerformanceWarning", "once_property", "TaskGroup", "backend"}
@@ -471,7 +474,7 @@ STATES = [
 
 
 @pytest.mark.parametrize("code", STATES)
-def test_wrong_states(code):
+def test_both_backends_raise_the_same_in_wrong_states(code):
     *lines, last = code.split("; ")
     mine, its = (outcome(lambda m=m: raises(m, *lines, last)) for m in (native, pure))
     compare(mine, its)
@@ -494,7 +497,7 @@ NEEDED = {"Pool": "list", "OnceFunction": "int"}
 
 
 @pytest.mark.parametrize("name", [n for n in OBJECTS_OF if n not in MADE_BY_OTHERS])
-def test_objects_without_init(name):
+def test_both_backends_raise_the_same_without_init(name):
     for method in methods_of(getattr(pure, name)):
         if isinstance(inspect.getattr_static(getattr(pure, name), method), staticmethod):
             continue
@@ -509,7 +512,7 @@ def test_objects_without_init(name):
 
 
 @pytest.mark.parametrize("name", [n for n in OBJECTS if n in CLASSES])
-def test_bound_methods_refuse_arguments(name):
+def test_bound_methods_raise_for_unexpected_arguments(name):
     """The same type of error, whatever its words."""
     for method in methods_of(getattr(pure, name)):
         function = getattr(getattr(pure, name), method)
@@ -541,7 +544,7 @@ VALUED = [name for name in OBJECTS_OF if name.startswith(("Atomic", "Sharded"))]
 
 @pytest.mark.parametrize("name", [n for n in OBJECTS_OF if n not in MADE_BY_OTHERS])
 @pytest.mark.parametrize("code", COMMON)
-def test_what_no_object_does(name, code):
+def test_objects_refuse_unsupported_operations(name, code):
     code = code.replace("X", name).replace("{needed}", NEEDED.get(name, ""))
     lines = code.split("; ")
     if " = 1" in code:
@@ -551,7 +554,7 @@ def test_what_no_object_does(name, code):
 
 
 @pytest.mark.parametrize("name", VALUED)
-def test_no_truth(name):
+def test_objects_have_no_truth_value(name):
     compare(*(outcome(lambda m=m: bool(getattr(m, name)())) for m in (native, pure)))
 
 
@@ -559,7 +562,7 @@ def test_no_truth(name):
     "name", [n for n in MADE_BY_OTHERS if n not in ("SyncMapItems", "SyncMapKeys", "SyncMapValues")]
 )
 @pytest.mark.parametrize("code", ["X()", "X(1, a=2)", "type('Sub', (X,), dict())"])
-def test_only_others_make_them(name, code):
+def test_internal_types_cannot_be_instantiated(name, code):
     code = code.replace("X", name)
     mine, its = (outcome(lambda m=m: raises(m, code)) for m in (native, pure))
     compare(mine, its)

@@ -10,6 +10,7 @@ import weakref
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import starts_threads
 from support import INTEGERS, RANGES, run_threads
 
 from nogil_sync import (
@@ -75,7 +76,7 @@ def test_value_by_position_and_keyword(cls):
 
 
 @integers
-def test_ends_of_the_range_are_values(cls):
+def test_min_and_max_are_values(cls):
     for end in RANGES[cls]:
         a = cls(end)
         assert a.load() == end
@@ -126,7 +127,7 @@ def test_add_and_sub_wrap(cls):
 
 
 @signed
-def test_negative_amounts(cls):
+def test_negative_amounts_are_added(cls):
     low, _ = RANGES[cls]
     assert cls(3).add(-5) == -2
     assert cls(3).sub(-5) == 8
@@ -136,7 +137,7 @@ def test_negative_amounts(cls):
 
 @unsigned
 @pytest.mark.parametrize("method", ["add", "sub", "store", "swap", "fetch_and", "fetch_max"])
-def test_negative_for_unsigned(cls, method):
+def test_unsigned_subtracts_negative_amounts(cls, method):
     a = cls(7)
     with pytest.raises(OverflowError):
         getattr(a, method)(-1)
@@ -154,7 +155,7 @@ def test_fetch_returns_the_old_value(cls, method):
 @integers
 @settings(deadline=None)
 @given(data=st.data())
-def test_operations_equal_a_model(cls, data):
+def test_random_operations_agree_with_a_model(cls, data):
     low, high = RANGES[cls]
     number = st.integers(low, high) | st.sampled_from([low, high, 0, 1])
     model = data.draw(number)
@@ -186,7 +187,7 @@ def test_operations_equal_a_model(cls, data):
 
 
 @integers
-def test_anything_with_index(cls):
+def test_objects_with_index_method_are_accepted(cls):
     a = cls(Index(5))
     assert a.add(Index(2)) == 7
     assert a.add(True) == 8
@@ -201,7 +202,7 @@ def test_anything_with_index(cls):
 
 @integers
 @pytest.mark.parametrize("bad", [1.5, 1.0, None, "1", b"1", 1j, [], object()])
-def test_what_is_not_an_integer(cls, bad):
+def test_non_integers_raise(cls, bad):
     with pytest.raises(TypeError):
         cls(bad)
     a = cls(7)
@@ -222,7 +223,7 @@ def test_what_is_not_an_integer(cls, bad):
     [2**64, 2**70, -(2**70), 1 << 20000, -(2**63) - 1],
     ids=["64", "70", "-70", "huge", "below"],
 )
-def test_what_does_not_fit(cls, far):
+def test_values_out_of_range_raise(cls, far):
     with pytest.raises(OverflowError):
         cls(far)
     a = cls(7)
@@ -237,7 +238,7 @@ def test_what_does_not_fit(cls, far):
 
 
 @integers
-def test_one_past_the_ends(cls):
+def test_values_one_past_the_range_raise(cls):
     low, high = RANGES[cls]
     a = cls(7)
     for bad in (low - 1, high + 1):
@@ -252,7 +253,7 @@ def test_one_past_the_ends(cls):
 
 
 @integers
-def test_wrong_numbers_of_arguments(cls):
+def test_wrong_numbers_of_arguments_raise(cls):
     a = cls(7)
     for call in (
         lambda: cls(1, 2),
@@ -273,7 +274,7 @@ def test_wrong_numbers_of_arguments(cls):
     assert a.load() == 7
 
 
-def test_the_listed_bad_inputs():
+def test_listed_bad_inputs_raise():
     with pytest.raises(OverflowError):
         AtomicInt64(2**63)
     a = AtomicInt64(5)
@@ -291,7 +292,7 @@ def test_the_listed_bad_inputs():
 
 
 @integers
-def test_index_that_raises_or_uses_the_object(cls):
+def test_index_method_may_raise_or_use_the_object(cls):
     a = cls(1)
 
     class Failing:
@@ -311,7 +312,7 @@ def test_index_that_raises_or_uses_the_object(cls):
 
 
 @integers
-def test_no_operators(cls):
+def test_operators_are_not_supported(cls):
     a = cls(1)
     for expression in ("a + 1", "1 + a", "a - 1", "a & 1", "-a", "int(a)", "a < 2", "a[0]"):
         with pytest.raises(TypeError):
@@ -321,9 +322,9 @@ def test_no_operators(cls):
     assert a.load() == 1
 
 
-@pytest.mark.thread_unsafe(reason="starts threads itself")
+@starts_threads
 @integers
-def test_no_update_is_lost(cls):
+def test_concurrent_updates_are_not_lost(cls):
     a = cls()
     n = 2000
     run_threads(lambda: [a.add() for _ in range(n)], times=4)
@@ -351,7 +352,7 @@ def test_bool_compare_and_swap(current, old, new):
     assert b.load() is (new if current is old else current)
 
 
-def test_bool_takes_truth_returns_bools():
+def test_bool_takes_any_truth_and_returns_bools():
     b = AtomicBool([1])
     assert b.load() is True
     b.store([])
@@ -361,7 +362,7 @@ def test_bool_takes_truth_returns_bools():
     assert b.load() is False
 
 
-def test_bool_truth_that_raises_or_uses_the_object():
+def test_bool_method_may_raise_or_use_the_object():
     b = AtomicBool()
 
     class Failing:
@@ -387,7 +388,7 @@ def test_bool_truth_that_raises_or_uses_the_object():
     assert b.load() is False
 
 
-def test_bool_wrong_arguments():
+def test_bool_wrong_arguments_raise():
     b = AtomicBool()
     for call in (
         lambda: AtomicBool(1, 2),
@@ -399,8 +400,8 @@ def test_bool_wrong_arguments():
             call()
 
 
-@pytest.mark.thread_unsafe(reason="starts threads itself")
-def test_bool_is_won_once():
+@starts_threads
+def test_bool_swap_is_won_by_one_thread():
     for _ in range(200):
         b = AtomicBool()
         assert sum(run_threads(lambda b=b: b.compare_and_swap(False, True), times=4)) == 1
@@ -458,7 +459,7 @@ def test_ref_update_that_raises_changes_nothing():
         r.update()
 
 
-def test_ref_update_retries():
+def test_ref_update_retries_after_a_concurrent_store():
     r = AtomicRef(0)
     seen = []
 
@@ -473,7 +474,7 @@ def test_ref_update_retries():
 
 
 @pytest.mark.thread_unsafe(reason="sets a signal handler")
-def test_ref_update_that_is_always_overtaken_is_interrupted():
+def test_ref_update_that_never_succeeds_can_be_interrupted():
     # Each of the two iterators stores the other one, without bytecode between which handlers run.
     r, other = AtomicRef(), []
     one = map(r.store, itertools.cycle(other))
@@ -495,7 +496,7 @@ def test_ref_update_that_is_always_overtaken_is_interrupted():
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_ref_keeps_nothing_that_was_not_stored():
+def test_ref_keeps_no_reference_to_a_value_not_stored():
     r = AtomicRef()
     x = Payload()
     watch = weakref.ref(x)
@@ -518,7 +519,7 @@ def test_ref_keeps_nothing_that_was_not_stored():
     assert [watch() is None for watch in made] == [True, False]
 
 
-def test_ref_lets_go_of_what_it_replaced():
+def test_ref_releases_the_replaced_value():
     x = Payload()
     watch = weakref.ref(x)
     r = AtomicRef(x)
@@ -549,7 +550,7 @@ def test_ref_lets_go_of_what_it_replaced():
 
 
 @pytest.mark.parametrize("way", ["store", "swap", "compare_and_swap", "update"])
-def test_finaliser_of_the_replaced_uses_the_reference(way):
+def test_finaliser_of_the_replaced_value_uses_the_ref(way):
     log = []
 
     class Last:
@@ -579,7 +580,7 @@ def test_ref_repr_of_itself():
     r.store(None)
 
 
-def test_ref_repr_that_raises():
+def test_ref_repr_raises_what_the_value_raises():
     class Bad:
         def __repr__(self):
             raise LookupError
@@ -592,8 +593,8 @@ def test_ref_repr_that_raises():
     assert repr(r) == "AtomicRef(1)"
 
 
-@pytest.mark.thread_unsafe(reason="starts threads itself")
-def test_ref_update_loses_nothing():
+@starts_threads
+def test_concurrent_ref_updates_are_not_lost():
     r = AtomicRef(())
     n = 150
     run_threads(

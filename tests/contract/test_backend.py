@@ -9,11 +9,12 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from marks import starts_processes
 from support import FREE_THREADED, NATIVE
 
 import nogil_sync
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
+pytestmark = starts_processes
 
 
 def imported(code="", backend=None, package=None):
@@ -62,7 +63,7 @@ def test_empty_variable_means_the_default():
     assert default.returncode == empty.returncode
 
 
-def test_native_asked_for():
+def test_native_can_be_required():
     done = imported("print(nogil_sync.backend)", "native")
     if FREE_THREADED and (NATIVE or has_extension()):
         assert done.stdout == "native\n", done.stderr
@@ -76,7 +77,7 @@ def has_extension():
     return importlib.util.find_spec("nogil_sync._native._core") is not None
 
 
-def test_unknown_backend():
+def test_unknown_backend_raises():
     done = imported("", "quick")
     assert done.returncode == 1
     assert "ImportError: NOGIL_SYNC_BACKEND must be" in done.stderr
@@ -94,7 +95,7 @@ def copied_without_extension(tmp_path):
     return tmp_path
 
 
-def test_without_the_extension(tmp_path):
+def test_native_without_the_extension_raises(tmp_path):
     package = copied_without_extension(tmp_path)
     done = imported("print(nogil_sync.backend)", package=package)
     if FREE_THREADED:
@@ -115,14 +116,14 @@ def test_forced_threading_needs_no_extension(tmp_path):
 
 @pytest.mark.skipif(not FREE_THREADED, reason="a standard build always has its GIL")
 @pytest.mark.parametrize("backend", ["native", "threading"] if NATIVE else ["threading"])
-def test_the_gil_stays_off(backend):
+def test_gil_stays_off_after_import(backend):
     done = imported("print(sys._is_gil_enabled())", backend)
     assert done.stdout == "False\n", done.stderr
     assert done.stderr == ""
 
 
 @pytest.mark.skipif(not NATIVE, reason="about the extension")
-def test_the_extension_is_where_it_says():
+def test_extension_is_loaded_from_the_package():
     from nogil_sync._native import _core
 
     assert _core.__name__ == "nogil_sync._native._core"
@@ -139,6 +140,6 @@ def test_import_is_quick_and_light():
         assert done.stdout == "[]\n"
 
 
-def test_typed():
+def test_package_is_marked_as_typed():
     home = Path(inspect.getfile(nogil_sync)).parent
     assert (home / "py.typed").exists()

@@ -10,6 +10,7 @@ import weakref
 from itertools import chain, count
 
 import pytest
+from marks import sets_handlers, starts_threads
 from support import (
     LONG,
     NATIVE,
@@ -23,8 +24,6 @@ from support import (
 
 from nogil_sync import Channel, ChannelClosed
 
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
-signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
 collects = pytest.mark.thread_unsafe(reason="collects, which is slow on many threads at once")
 
 MOST = 2**59 - 1
@@ -70,7 +69,7 @@ def test_send_and_receive():
 
 
 @pytest.mark.parametrize("capacity", range(1, 10))
-def test_every_capacity_is_exact(capacity):
+def test_channel_holds_exactly_its_capacity(capacity):
     c = Channel(capacity)
     sent = received = 0
     for lap in range(3 * capacity):
@@ -87,7 +86,7 @@ def test_every_capacity_is_exact(capacity):
         assert c.try_recv("nothing") == "nothing"
 
 
-def test_without_capacity_nothing_is_held():
+def test_unbuffered_channel_holds_no_item():
     c = Channel()
     assert len(c) == 0
     assert c.try_send(1) is False
@@ -100,7 +99,7 @@ def test_without_capacity_nothing_is_held():
     assert not c.closed()
 
 
-def test_any_item_goes_through_as_it_is():
+def test_items_arrive_unchanged():
     items = [None, False, 0, "", (), [], object(), Exception(), Channel(), TimeoutError("x")]
     c = Channel(len(items))
     items.append(c)
@@ -112,7 +111,7 @@ def test_any_item_goes_through_as_it_is():
     assert c.recv() is c
 
 
-def test_an_item_is_held_by_the_channel_and_no_longer():
+def test_channel_holds_an_item_only_until_it_is_received():
     c = Channel(3)
     item = Item()
     watch = weakref.ref(item)
@@ -127,7 +126,7 @@ def test_an_item_is_held_by_the_channel_and_no_longer():
     assert watch() is None
 
 
-def test_reference_counts():
+def test_send_and_recv_keep_no_references():
     if not hasattr(sys, "getrefcount"):
         pytest.skip("no reference counts here")
     c = Channel(1)
@@ -149,7 +148,7 @@ def test_reference_counts():
     assert sys.getrefcount(item) <= before + 1
 
 
-def test_close():
+def test_close_ends_sends_and_receives():
     c = Channel(3)
     c.send(1)
     c.send(2)
@@ -169,7 +168,7 @@ def test_close():
     assert list(c) == []
 
 
-def test_a_full_channel_that_is_closed():
+def test_closed_full_channel_gives_its_items():
     c = Channel(1)
     c.send(1)
     c.close()
@@ -179,7 +178,7 @@ def test_a_full_channel_that_is_closed():
 
 
 @pytest.mark.parametrize("capacity", [0, 1])
-def test_an_empty_channel_that_is_closed(capacity):
+def test_closed_empty_channel_raises(capacity):
     c = Channel(capacity)
     c.close()
     assert list(c) == []
@@ -189,13 +188,13 @@ def test_an_empty_channel_that_is_closed(capacity):
         c.send(1)
 
 
-def test_the_exception():
+def test_channel_closed_is_a_public_exception():
     assert issubclass(ChannelClosed, Exception)
     assert ChannelClosed.__module__ == "nogil_sync"
     assert not issubclass(ChannelClosed, (OSError, LookupError))
 
 
-def test_with_closes():
+def test_with_closes_the_channel():
     with Channel(1) as c:
         assert isinstance(c, Channel)
         c.send(1)
@@ -209,7 +208,7 @@ def test_with_closes():
         pass
 
 
-def test_iteration():
+def test_iteration_ends_when_closed():
     c = Channel(3)
     for n in range(3):
         c.send(n)
@@ -232,7 +231,7 @@ def test_iteration():
     assert seen == list(range(6))
 
 
-def test_truth_is_that_of_its_length():
+def test_truth_value_is_that_of_its_length():
     c = Channel(1)
     assert not c
     c.send(None)
@@ -255,7 +254,7 @@ def test_repr():
     assert "Sub" in repr(Sub(2))
 
 
-def test_not_comparable_or_indexable():
+def test_channel_is_not_comparable_or_indexable():
     c = Channel(1)
     c.send(1)
     with pytest.raises(TypeError):
@@ -273,7 +272,7 @@ def test_size_grows_with_the_capacity():
 
 
 @pytest.mark.parametrize("name", ["send", "recv"])
-def test_without_init(name):
+def test_object_without_init_raises(name):
     c = Channel.__new__(Channel)
     for _ in range(2):
         with pytest.raises(RuntimeError, match="not initialized"):
@@ -294,7 +293,7 @@ class Number:
         return 2
 
 
-def test_capacities():
+def test_valid_capacities_are_accepted():
     for capacity in (2, Number(), True + 1):
         c = Channel(capacity)
         c.send(1)
@@ -318,7 +317,7 @@ def test_capacities():
         (None, TypeError, None),
     ],
 )
-def test_wrong_capacities(capacity, error, message):
+def test_wrong_capacities_raise(capacity, error, message):
     c = Channel.__new__(Channel)
     with pytest.raises(error, match=message):
         c.__init__(capacity)
@@ -327,7 +326,7 @@ def test_wrong_capacities(capacity, error, message):
     assert c.try_send(1)
 
 
-def test_a_capacity_without_memory_for_it():
+def test_capacity_too_large_for_memory_raises():
     try:
         c = Channel(MOST)  # more than any processor can address
     except MemoryError:
@@ -337,7 +336,7 @@ def test_a_capacity_without_memory_for_it():
         c.send(1)
 
 
-def test_a_large_capacity_costs_what_is_used():
+def test_large_capacity_takes_memory_only_for_its_items():
     c = Channel(10**6)
     for n in range(1000):
         c.send(n)
@@ -347,7 +346,7 @@ def test_a_large_capacity_costs_what_is_used():
 
 @pytest.mark.parametrize("timeout", [0, -1, -0.5, -math.inf, 0.001])
 @pytest.mark.parametrize("capacity", [0, 1])
-def test_time_outs_of_nothing(timeout, capacity):
+def test_zero_timeouts_do_not_wait(timeout, capacity):
     c = Channel(capacity)
     with pytest.raises(TimeoutError, match="timed out waiting to receive"):
         c.recv(timeout)
@@ -371,7 +370,7 @@ def test_time_outs_of_nothing(timeout, capacity):
         ([], TypeError),
     ],
 )
-def test_wrong_time_outs(timeout, error):
+def test_wrong_timeouts_raise(timeout, error):
     c = Channel(2)
     c.send(1)
     with pytest.raises(error):
@@ -384,7 +383,7 @@ def test_wrong_time_outs(timeout, error):
     assert c.recv(None) == 3
 
 
-def test_wrong_arguments():
+def test_wrong_arguments_raise():
     c = Channel(2)
     for call in (
         lambda: c.send(),
@@ -409,10 +408,10 @@ def test_wrong_arguments():
 # Waiting
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("capacity", CAPACITIES)
 @pytest.mark.parametrize("pairs", [1, 3])
-def test_every_item_once_and_in_its_senders_order(capacity, pairs):
+def test_items_arrive_once_and_in_order_of_their_sender(capacity, pairs):
     c = Channel(capacity)
     each = 300
     left = [None] * (pairs - 1)
@@ -436,8 +435,8 @@ def test_every_item_once_and_in_its_senders_order(capacity, pairs):
             assert numbers == sorted(numbers)
 
 
-@threads
-def test_a_rendezvous_ends_when_the_receiver_has_it():
+@starts_threads
+def test_unbuffered_send_returns_once_the_item_is_received():
     c = Channel()
     thread, sent = in_line(c.send, "x")
     assert not sent
@@ -455,7 +454,7 @@ def test_a_rendezvous_ends_when_the_receiver_has_it():
     assert sent == [None]
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("capacity", [0, 1])
 def test_receivers_are_served_in_order(capacity):
     c = Channel(capacity)
@@ -472,7 +471,7 @@ def test_receivers_are_served_in_order(capacity):
     assert c.try_recv() is None
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("capacity", [0, 2])
 def test_senders_are_served_in_order(capacity):
     c = Channel(capacity)
@@ -490,8 +489,8 @@ def test_senders_are_served_in_order(capacity):
     assert c.try_recv() is None
 
 
-@threads
-def test_who_gives_up_has_not_sent():
+@starts_threads
+def test_timed_out_send_sends_nothing():
     c = Channel(1)
     c.send(0)
 
@@ -513,8 +512,8 @@ def test_who_gives_up_has_not_sent():
     assert c.try_recv() is None
 
 
-@threads
-def test_who_gives_up_leaves_no_reference_behind():
+@starts_threads
+def test_timed_out_send_releases_item():
     c = Channel(1)
     for n in range(2):  # items travel between threads here
         thread, _ = in_line(c.recv)
@@ -543,8 +542,8 @@ def test_who_gives_up_leaves_no_reference_behind():
         assert c.recv() == n
 
 
-@threads
-def test_who_gives_up_has_not_received():
+@starts_threads
+def test_timed_out_recv_receives_nothing():
     c = Channel()
 
     def receive(timeout):
@@ -560,9 +559,9 @@ def test_who_gives_up_has_not_received():
         assert not c.try_send(1)
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("capacity", [0, 1, 3])
-def test_close_wakes_everybody(capacity):
+def test_close_wakes_all_waiters(capacity):
     c = Channel(capacity)
 
     def closed(function, *args):
@@ -594,9 +593,9 @@ def test_close_wakes_everybody(capacity):
     assert eventually(lambda: [w() for w in watches] == [None] * 3)
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("capacity", CAPACITIES)
-def test_a_close_in_the_middle_loses_nothing_accepted(capacity):
+def test_concurrent_close_loses_no_accepted_item(capacity):
     for _ in range(5):
         c = Channel(capacity)
 
@@ -622,9 +621,9 @@ def test_a_close_in_the_middle_loses_nothing_accepted(capacity):
         assert len(c) == 0
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("capacity", [0, 1, 3])
-def test_time_outs_and_tries_lose_nothing(capacity):
+def test_timeouts_and_tries_lose_nothing(capacity):
     c = Channel(capacity)
     done = threading.Event()
 
@@ -675,7 +674,7 @@ def test_time_outs_and_tries_lose_nothing(capacity):
 @pytest.mark.skipif(NATIVE, reason="about the sections of the other backend")
 @pytest.mark.thread_unsafe(reason="traces, and starts threads itself")
 @pytest.mark.parametrize("receives", [False, True])
-def test_who_looks_in_the_middle_of_a_step_sees_its_item(receives):
+def test_finaliser_during_a_send_sees_the_item(receives):
     # Without the GIL, or under a debugger, others run between the lines of a section.
     slow = {"taker.done = giver.done = True", "self.state = new", "me.joined = True"}
     c = Channel()
@@ -714,8 +713,8 @@ def test_who_looks_in_the_middle_of_a_step_sees_its_item(receives):
         run_threads(traced, partner)
 
 
-@threads
-def test_a_sender_gets_an_answer_through_the_same_channel_type():
+@starts_threads
+def test_reply_arrives_through_a_second_channel():
     requests = Channel(2)
 
     def serve():
@@ -736,9 +735,9 @@ def test_a_sender_gets_an_answer_through_the_same_channel_type():
     assert not server.is_alive()
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("capacity", [0, 1, 2])
-def test_ping_pong(capacity):
+def test_two_threads_take_turns(capacity):
     to, fro = Channel(capacity), Channel(capacity)
 
     def echo():
@@ -756,8 +755,8 @@ def test_ping_pong(capacity):
     run_threads(echo, play)
 
 
-@threads
-def test_others_run_and_collect_while_one_waits():
+@starts_threads
+def test_other_threads_run_and_collect_while_one_waits():
     c = Channel()
     receiver, received = in_line(c.recv)
     for _ in range(3):
@@ -809,7 +808,7 @@ def test_a_cycle_of_channels_is_collected():
 
 
 @collects
-def test_items_are_not_collected_too_early():
+def test_items_in_a_channel_are_not_collected():
     c = Channel(5)
     for n in range(5):
         item = Item()
@@ -825,7 +824,7 @@ def test_items_are_not_collected_too_early():
 
 
 @collects
-def test_a_finaliser_in_the_cycle_finds_a_usable_channel():
+def test_finaliser_in_a_cycle_can_use_the_channel():
     seen = []
 
     class Last:
@@ -854,7 +853,7 @@ def test_a_finaliser_in_the_cycle_finds_a_usable_channel():
 
 
 @collects
-def test_items_end_with_their_channel():
+def test_items_are_freed_with_their_channel():
     seen = []
 
     class Last:
@@ -875,8 +874,8 @@ def test_items_end_with_their_channel():
     assert seen == [0, 1, 2, 3, 4, 5]
 
 
-@threads
-def test_finalisers_that_use_the_channel_in_the_middle_of_everything():
+@starts_threads
+def test_finalisers_use_the_channel_during_its_operations():
     c = Channel(2)
 
     class Last:
@@ -901,9 +900,9 @@ def test_finalisers_that_use_the_channel_in_the_middle_of_everything():
         c.try_recv()
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("capacity", [0, 2, 16])
-def test_collections_while_items_go_through(capacity):
+def test_collections_run_while_items_pass(capacity):
     # Each item is a cycle that only the channel, or a thread in a call, holds for a while.
     c = Channel(capacity)
 
@@ -928,9 +927,9 @@ def test_collections_while_items_go_through(capacity):
 # Handlers
 
 
-@signals
+@sets_handlers
 @pytest.mark.parametrize("capacity", [0, 1])
-def test_a_handler_uses_the_channel_its_thread_waits_for(interrupt, capacity):
+def test_handler_uses_channel_that_its_thread_waits_for(interrupt, capacity):
     c = Channel(capacity)
     log = []
 
@@ -950,8 +949,8 @@ def test_a_handler_uses_the_channel_its_thread_waits_for(interrupt, capacity):
     assert len(c) == 0
 
 
-@signals
-def test_a_handler_receives_what_its_thread_waits_to_have_room_for(interrupt):
+@sets_handlers
+def test_handler_receives_to_make_room_for_its_threads_send(interrupt):
     c = Channel(1)
     c.send(0)
     log = []
@@ -974,9 +973,9 @@ def test_a_handler_receives_what_its_thread_waits_to_have_room_for(interrupt):
     assert c.recv() == "last"
 
 
-@signals
+@sets_handlers
 @pytest.mark.parametrize("receives", [False, True])
-def test_a_handler_is_served_instead_and_the_call_waits_on(interrupt, receives):
+def test_handler_takes_the_item_and_its_threads_recv_waits_on(interrupt, receives):
     c = Channel()
     log = []
 
@@ -1007,9 +1006,9 @@ def test_a_handler_is_served_instead_and_the_call_waits_on(interrupt, receives):
         ]
 
 
-@signals
+@sets_handlers
 @pytest.mark.parametrize("receives", [False, True])
-def test_a_handler_closes_the_channel_its_thread_waits_for(interrupt, receives):
+def test_handler_closes_channel_that_its_thread_waits_for(interrupt, receives):
     c = Channel(0)
     interrupt(c.close, 0.05)
     with pytest.raises(ChannelClosed):
@@ -1020,8 +1019,8 @@ def test_a_handler_closes_the_channel_its_thread_waits_for(interrupt, receives):
     assert c.closed()
 
 
-@signals
-def test_a_handler_closes_what_its_thread_iterates_over(interrupt):
+@sets_handlers
+def test_handler_closes_channel_that_its_thread_iterates_over(interrupt):
     c = Channel(3)
     c.send(1)
 
@@ -1033,9 +1032,9 @@ def test_a_handler_closes_what_its_thread_iterates_over(interrupt):
     assert list(c) == [1, 2]
 
 
-@signals
+@sets_handlers
 @pytest.mark.parametrize("capacity", [0, 1, 3])
-def test_handlers_in_the_middle_of_everything(interrupt, capacity):
+def test_handlers_use_the_channel_during_its_operations(interrupt, capacity):
     c = Channel(capacity)
     stop = threading.Event()
     received = []

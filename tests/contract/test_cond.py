@@ -3,19 +3,20 @@
 import concurrent.futures
 import gc
 import math
+import os
 import queue
 import signal
 import threading
 import time
 
 import pytest
-from support import LONG, NATIVE, RAIN, eventually, for_a_while, python, run_threads, started
+from ctrl_c import interrupt_call
+from marks import sets_handlers, starts_processes, starts_threads
+from processes import in_own_process
+from random_interrupts import RandomInterrupts
+from support import LONG, NATIVE, eventually, for_a_while, run_threads, started
 
 from nogil_sync import Cond, Mutex, RWMutex, Semaphore
-
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
-processes = pytest.mark.thread_unsafe(reason="starts processes itself")
-signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
 
 
 class Duck:
@@ -96,7 +97,7 @@ def notify_all(c):
 
 
 @over
-def test_the_lock(lock):
+def test_cond_acquires_and_releases_its_lock(lock):
     c = cond_over(lock)
     assert c.acquire() is True
     assert c._is_owned()
@@ -113,7 +114,7 @@ def test_the_lock(lock):
     c.release()
 
 
-def test_arguments_of_acquire():
+def test_acquire_passes_its_arguments_to_the_lock():
     c = Cond()
     assert c.acquire(True, 5) is True
     assert c.acquire(blocking=False) is False
@@ -152,7 +153,7 @@ def test_locked():
 
 
 @pytest.mark.parametrize("wrong", [1, "lock", object(), Mutex, []])
-def test_what_is_no_lock(wrong):
+def test_objects_without_acquire_and_release_raise(wrong):
     if wrong is Mutex:
         Cond(wrong)  # it has both methods, and will fail when used, as in threading
         return
@@ -166,7 +167,7 @@ def test_what_is_no_lock(wrong):
         Cond(half)
 
 
-def test_wrong_numbers_of_arguments():
+def test_wrong_numbers_of_arguments_raise():
     c = Cond()
     with c:
         for call in (
@@ -183,7 +184,7 @@ def test_wrong_numbers_of_arguments():
 
 
 @over_exclusive
-def test_without_the_lock(lock):
+def test_wait_and_notify_without_the_lock_raise(lock):
     c = cond_over(lock)
     for _ in range(2):
         with pytest.raises(RuntimeError, match="cannot wait on un-acquired lock"):
@@ -202,8 +203,8 @@ def test_without_the_lock(lock):
     assert waiting(c) == 0
 
 
-@threads
-def test_the_lock_of_another_thread_is_not_ours():
+@starts_threads
+def test_wait_raises_while_another_thread_holds_the_lock():
     c = Cond(threading.RLock())
     with c:
         thread, result = started(c._is_owned)
@@ -213,7 +214,7 @@ def test_the_lock_of_another_thread_is_not_ours():
 
 @over
 @pytest.mark.parametrize("timeout", [0, 0.0, -1, -0.5, -math.inf, 0.001])
-def test_wait_in_vain(lock, timeout):
+def test_unnotified_wait_times_out(lock, timeout):
     c = cond_over(lock)
     with c:
         assert c.wait(timeout) is False
@@ -233,7 +234,7 @@ def test_wait_in_vain(lock, timeout):
         ("1", TypeError),
     ],
 )
-def test_wrong_timeouts(timeout, error):
+def test_wrong_timeouts_raise(timeout, error):
     c = Cond()
     with c:
         with pytest.raises(error):
@@ -244,7 +245,7 @@ def test_wrong_timeouts(timeout, error):
     assert waiting(c) == 0
 
 
-def test_kinds_of_numbers_to_notify():
+def test_notify_accepts_any_integer():
     c = Cond()
 
     class Number:
@@ -261,7 +262,7 @@ def test_kinds_of_numbers_to_notify():
         assert c.notify_all() is None
 
 
-def test_wait_for_what_is_true_already():
+def test_wait_for_true_predicate_returns_at_once():
     c = Cond()
     with c:
         assert c.wait_for(lambda: 5) == 5
@@ -275,7 +276,7 @@ def test_wait_for_what_is_true_already():
         c.wait_for(lambda: 1 / 0)
 
 
-def test_wait_for_times_out_as_a_whole():
+def test_wait_for_bounds_the_total_time():
     c = Cond()
     calls = []
     begin = time.monotonic()
@@ -286,7 +287,7 @@ def test_wait_for_times_out_as_a_whole():
     assert len(calls) == 2
 
 
-def test_time_out():
+def test_wait_times_out():
     c = Cond()
     begin = time.monotonic()
     with c:
@@ -300,7 +301,7 @@ def test_repr():
     assert repr(c) == f"<nogil_sync.Cond object at {id(c):#x}, {m!r}, 0 waiting>"
 
 
-def test_at_fork_reinit():
+def test_at_fork_reinit_frees_it():
     c = Cond()
     c._at_fork_reinit()
     c.acquire()
@@ -310,7 +311,7 @@ def test_at_fork_reinit():
         assert c.wait(0) is False
 
 
-def test_release_save_and_acquire_restore():
+def test_release_save_and_acquire_restore_are_those_of_the_lock():
     for lock in (None, threading.RLock()):
         c = Cond(lock)
         c.acquire()
@@ -330,9 +331,9 @@ def test_release_save_and_acquire_restore():
 # Notifications
 
 
-@threads
+@starts_threads
 @over
-def test_notify(lock):
+def test_notify_wakes_one_waiter(lock):
     c = cond_over(lock)
     thread, result = waiters(c, 1)[0]
     assert not result
@@ -343,9 +344,9 @@ def test_notify(lock):
     assert not c._is_owned()
 
 
-@threads
+@starts_threads
 @over
-def test_notify_all(lock):
+def test_notify_all_wakes_all_waiters(lock):
     c = cond_over(lock)
     all_of_them = waiters(c, 4)
     notify_all(c)
@@ -355,8 +356,8 @@ def test_notify_all(lock):
     assert waiting(c) == 0
 
 
-@threads
-def test_first_come_first_served():
+@starts_threads
+def test_waiters_are_served_in_order():
     c = Cond()
     all_of_them = waiters(c, 6)
 
@@ -380,8 +381,8 @@ def test_first_come_first_served():
         assert result == [True]
 
 
-@threads
-def test_notifications_are_not_kept_for_later():
+@starts_threads
+def test_notification_without_waiters_is_lost():
     c = Cond()
     notify(c)
     notify(c, 5)
@@ -390,8 +391,8 @@ def test_notifications_are_not_kept_for_later():
         assert c.wait(0.02) is False
 
 
-@threads
-def test_who_comes_after_the_notification_is_not_woken():
+@starts_threads
+def test_later_waiter_is_not_woken_by_earlier_notification():
     c = Cond()
     early = waiters(c, 1)[0]
     with c:
@@ -403,8 +404,8 @@ def test_who_comes_after_the_notification_is_not_woken():
     assert late_result == [False]
 
 
-@threads
-def test_who_timed_out_takes_no_notification():
+@starts_threads
+def test_timed_out_waiter_takes_no_notification():
     # It has given up, and waits for the lock only: the notification is for the other one.
     c = Cond()
     first, first_result = started(wait_in, c, 0.1)
@@ -418,8 +419,8 @@ def test_who_timed_out_takes_no_notification():
     assert second_result == [True]
 
 
-@threads
-def test_a_notification_in_time_counts_however_long_the_lock_takes():
+@starts_threads
+def test_notified_wait_returns_true_however_long_the_lock_takes():
     c = Cond()
     for seconds in (0.3, 3, 30):
         thread, result = started(wait_in, c, seconds)
@@ -436,8 +437,8 @@ def test_a_notification_in_time_counts_however_long_the_lock_takes():
     assert in_time
 
 
-@threads
-def test_a_time_out_waits_for_the_lock():
+@starts_threads
+def test_timed_out_wait_returns_with_the_lock():
     c = Cond()
     thread, result = started(wait_in, c, 2)
     with c:
@@ -448,8 +449,8 @@ def test_a_time_out_waits_for_the_lock():
     assert result == [False]
 
 
-@threads
-def test_wait_for():
+@starts_threads
+def test_wait_for_returns_when_the_predicate_is_true():
     c = Cond()
     items = []
 
@@ -468,8 +469,8 @@ def test_wait_for():
     assert sorted(result[0] for _, result in takers) == [0, 1, 2]
 
 
-@threads
-def test_broadcast_to_many():
+@starts_threads
+def test_notify_all_wakes_many_threads():
     c = Cond()
     n = 200
     rounds = 200 if NATIVE else 3  # each wakes all of them
@@ -500,9 +501,9 @@ def test_broadcast_to_many():
     assert waiting(c) == 0
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("lock", ["default", "Lock", "write", "RLock"])
-def test_no_signal_is_stolen_or_lost(lock):
+def test_notifications_are_neither_stolen_nor_lost(lock):
     # One notification for each of a thousand items, to whoever waits: all must go through.
     c = cond_over(lock)
     tokens = 0
@@ -528,8 +529,8 @@ def test_no_signal_is_stolen_or_lost(lock):
     assert waiting(c) == 0
 
 
-@threads
-def test_a_thousand_generations():
+@starts_threads
+def test_thousand_rounds_of_notify_all():
     # Each wakes exactly those that waited, none of the generation after.
     c = Cond()
     woken = [0] * 3
@@ -559,8 +560,8 @@ def test_a_thousand_generations():
     assert woken == [1000] * 3
 
 
-@threads
-def test_ping_pong():
+@starts_threads
+def test_two_threads_take_turns():
     c = Cond()
     turn = 0
 
@@ -575,8 +576,8 @@ def test_ping_pong():
     run_threads(lambda: play(0), lambda: play(1))
 
 
-@threads
-def test_time_outs_lose_no_signal():
+@starts_threads
+def test_timeouts_lose_no_notification():
     c = Cond()
     tokens = given = taken = 0
     busy = True
@@ -617,8 +618,8 @@ def test_time_outs_lose_no_signal():
     assert waiting(c) == 0
 
 
-@threads
-def test_two_conditions_over_one_lock():
+@starts_threads
+def test_two_conds_share_one_lock():
     lock = RWMutex().write
     full, empty = Cond(lock), Cond(lock)
     items = []
@@ -643,8 +644,8 @@ def test_two_conditions_over_one_lock():
     assert waiting(full) == waiting(empty) == 0
 
 
-@threads
-def test_waiting_to_read():
+@starts_threads
+def test_cond_over_a_read_lock():
     # Readers wait with a read hold, several at once; a reader notifies.
     rw = RWMutex()
     c = Cond(rw.read)
@@ -659,7 +660,7 @@ def test_waiting_to_read():
 # Locks that do odd things
 
 
-def test_release_that_fails():
+def test_wait_raises_what_release_raises():
     class Odd(Duck):
         def release(self):
             raise LookupError
@@ -674,7 +675,7 @@ def test_release_that_fails():
         assert lock.lock.locked()
 
 
-def test_acquire_that_fails():
+def test_wait_raises_what_acquire_raises():
     class Odd(Duck):
         fails = False
 
@@ -698,7 +699,7 @@ def test_acquire_that_fails():
         lock.fails = False
 
 
-def test_the_first_interrupt_of_several_counts():
+def test_first_of_several_interrupts_is_raised():
     interrupts = []
 
     class Lock:
@@ -720,7 +721,7 @@ def test_the_first_interrupt_of_several_counts():
     assert not interrupts
 
 
-def test_subclass_is_asked():
+def test_overridden_methods_are_called():
     lock = Sub()
     c = Cond(lock)
     with c:
@@ -730,8 +731,8 @@ def test_subclass_is_asked():
         pass
 
 
-@threads
-def test_a_cond_over_a_cond():
+@starts_threads
+def test_cond_over_a_cond():
     inner = Cond(threading.RLock())
     outer = Cond(inner)
     with outer, outer:
@@ -745,8 +746,8 @@ def test_a_cond_over_a_cond():
 # In the place of threading.Condition
 
 
-@threads
-def test_inside_a_queue():
+@starts_threads
+def test_queue_works_over_conds():
     q = queue.Queue(maxsize=2)
     q.mutex = Mutex()
     q.not_empty = Cond(q.mutex)
@@ -766,8 +767,8 @@ def test_inside_a_queue():
         q.get(timeout=0.01)
 
 
-@threads
-def test_inside_event_barrier_and_semaphore():
+@starts_threads
+def test_event_barrier_and_semaphore_work_over_conds():
     event = threading.Event()
     event._cond = Cond()
     barrier = threading.Barrier(3)
@@ -785,8 +786,8 @@ def test_inside_event_barrier_and_semaphore():
     assert [sorted(each) for each in zip(*rounds, strict=True)] == [[0, 1, 2]] * 20
 
 
-@threads
-def test_inside_futures(monkeypatch):
+@starts_threads
+def test_futures_work_over_conds(monkeypatch):
     class Reentrant(Cond):
         # A Future's condition is entered again by its callbacks' helpers.
         def __init__(self):
@@ -814,86 +815,81 @@ def test_inside_futures(monkeypatch):
 
 # Ctrl-C, handlers, finalisers
 
-INTERRUPTED = """
-    import os, signal, sys, threading, time, _thread
-    from nogil_sync import Cond, Mutex, RWMutex
-
-    def interrupter():
-        global sent
-        begun.wait(60)
-        time.sleep(0.3)
-        {hold}
-        sent = time.monotonic()
-        {send}
-        {hold_on}
-
-    c = Cond({lock})
-    def wait():
-        with c:
-            assert c.wait(20)
-    others = [threading.Thread(target=wait, daemon=True) for _ in range({others})]
-    for other in others: other.start()
-    begun = threading.Event()
-    threading.Thread(target=interrupter, daemon=True).start()
-    c.acquire()
-    try:
-        begun.set()
-        {wait}
-    except KeyboardInterrupt:
-        took = time.monotonic() - sent
-    else:
-        sys.exit("not interrupted")
-    print(f"{{took * 1000:.1f}} ms")
-    assert took < {limit}
-    assert c._is_owned() and not c.acquire(False)  # as on any return
-    assert repr(c).endswith("{others} waiting>"), c
-    assert c.wait(0.01) is False
-    c.notify_all()
-    c.release()
-    for other in others:
-        other.join(10)
-        assert not other.is_alive()
-    assert c.acquire(timeout=5)
-    c.release()
-    assert not c.locked()
-"""
-SEND = {
-    "kill": "os.kill(os.getpid(), signal.SIGINT)",
-    "interrupt_main": "_thread.interrupt_main()",
+# Ways to make the lock that the Cond is over.
+LOCKS = {
+    "its own": lambda: None,
+    "threading.Lock": lambda: threading.Lock(),
+    "RWMutex.write": lambda: RWMutex().write,
+    "threading.RLock": lambda: threading.RLock(),
+}
+WAITING = {
+    "wait": lambda c: c.wait(),
+    "wait with time-out": lambda c: c.wait(60),
+    "wait_for": lambda c: c.wait_for(lambda: False),
 }
 
 
-@processes
-@pytest.mark.parametrize("wait", ["c.wait()", "c.wait(60)", "c.wait_for(lambda: False)"])
-@pytest.mark.parametrize("lock", ["", "threading.Lock()", "RWMutex().write"])
-def test_ctrl_c(lock, wait):
-    send = SEND["kill" if wait == "c.wait()" else "interrupt_main"]
-    code = INTERRUPTED.format(
-        send=send, lock=lock, others=2 if lock else 0, wait=wait, hold="", hold_on="", limit=10
-    )
-    print(python(code).stdout)
+def interrupt_wait(c, wait, others, **options):
+    """Interrupt the wait; afterwards the Cond is whole, and other waiters stay in line."""
+
+    def wait_too():
+        with c:
+            assert c.wait(20)
+
+    waiters = [threading.Thread(target=wait_too, daemon=True) for _ in range(others)]
+    for waiter in waiters:
+        waiter.start()
+    c.acquire()
+    interrupt_call(wait, **options)
+    assert c._is_owned()
+    assert not c.acquire(False)
+    assert repr(c).endswith(f"{others} waiting>"), c
+    assert c.wait(0.01) is False
+    c.notify_all()
+    c.release()
+    for waiter in waiters:
+        waiter.join(10)
+        assert not waiter.is_alive()
+    assert c.acquire(timeout=5)
+    c.release()
+    assert not c.locked()
 
 
-@processes
+@starts_processes
+@pytest.mark.parametrize("name", WAITING)
+@pytest.mark.parametrize("lock", ["its own", "threading.Lock", "RWMutex.write"])
+@in_own_process
+def test_ctrl_c_ends_wait_with_the_lock_held(lock, name):
+    c = Cond(LOCKS[lock]())
+    others = 0 if lock == "its own" else 2
+    way = "kill" if name == "wait" else "interrupt_main"
+    interrupt_wait(c, lambda: WAITING[name](c), others, way=way, limit=10)
+
+
+@starts_processes
 @pytest.mark.parametrize(
-    ("lock", "how_often"), [("", 1), ("", 3), ("threading.Lock()", 3), ("RWMutex().write", 3)]
+    ("lock", "times"),
+    [("its own", 1), ("its own", 3), ("threading.Lock", 3), ("RWMutex.write", 3)],
 )
-def test_ctrl_c_while_the_lock_is_taken_again(lock, how_often):
-    # Notified, but the lock is held by another for half a second, and Ctrl-C comes in that.
-    code = INTERRUPTED.format(
-        send=f"for _ in range({how_often}): {SEND['kill']}; time.sleep(0.05)",
-        lock=lock,
-        others=0,
-        wait="c.wait()",
-        hold="c.acquire(); c.notify(); time.sleep(0.1)",
-        hold_on="time.sleep(0.2); c.release()",
-        limit=20,
-    )
-    print(python(code).stdout)
+@in_own_process
+def test_ctrl_c_while_wait_reacquires_the_lock(lock, times):
+    # The waiter is notified, but another thread holds the lock for a while, and Ctrl-C comes then.
+    c = Cond(LOCKS[lock]())
+
+    def notify_and_hold():
+        c.acquire()
+        c.notify()
+        time.sleep(0.1)
+
+    def let_go():
+        time.sleep(0.2)
+        c.release()
+
+    interrupt_wait(c, c.wait, 0, before=notify_and_hold, after=let_go, times=times)
 
 
 @pytest.mark.thread_unsafe(reason="sets a signal handler")
-def test_a_handler_notifies_its_thread_and_raises():
+def test_handler_that_notifies_and_raises_passes_notification_on():
     # First in line, it is the one that is notified; as its call fails the next one has it.
     c, served, main = Cond(), [], threading.get_ident()
 
@@ -920,114 +916,118 @@ def test_a_handler_notifies_its_thread_and_raises():
         signal.signal(signal.SIGUSR1, before)
 
 
-@processes
-def test_a_notification_that_meets_a_ctrl_c_is_passed_on():
-    python(
-        """
-        import os, signal, threading, time
-        from nogil_sync import Cond
-        c = Cond()
-        woken = []
-        def second():
-            with c:
-                woken.append(c.wait(20))
-        other = threading.Thread(target=second, daemon=True)
-        def run():
-            time.sleep(0.2)
-            other.start()
-            time.sleep(0.1)
-            with c:
-                assert repr(c).endswith("2 waiting>"), c
-                c.notify()       # for the main thread, which then wants the lock
-                time.sleep(0.1)
-                os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(0.2)
-        threading.Thread(target=run, daemon=True).start()
-        try:
-            with c:
-                c.wait()
-        except KeyboardInterrupt:
-            pass
-        else:
-            raise AssertionError
-        other.join(10)
-        assert woken == [True]
-        """
-    )
+@starts_processes
+@in_own_process
+def test_notification_of_an_interrupted_waiter_is_passed_on():
+    c = Cond()
+    woken = []
 
-
-@processes
-@pytest.mark.parametrize(
-    ("lock", "drops"),
-    [("", 1), ("", 3), ("threading.Lock()", 3), ("RWMutex().write", 3), ("threading.RLock()", 3)],
-)
-def test_an_interrupt_at_any_moment_leaves_all_whole(lock, drops):
-    # After each wait, however it ends, the lock is ours; and no token is lost with a signal.
-    print(
-        python(
-            RAIN
-            + f"""
-from nogil_sync import Cond, RWMutex
-c = Cond({lock})
-owner = None
-busy = True
-tokens = given = 0
-taken = [0, 0]
-def consume():
-    global tokens, owner
-    while busy:
+    def second():
         with c:
-            owner = "other"
-            while not tokens and busy:
-                assert c.wait(20), "lost"
+            woken.append(c.wait(20))
+
+    other = threading.Thread(target=second, daemon=True)
+
+    def run():
+        time.sleep(0.2)
+        other.start()
+        time.sleep(0.1)
+        with c:
+            assert repr(c).endswith("2 waiting>"), c
+            c.notify()  # for the main thread, which then wants the lock
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        with c:
+            c.wait()
+    except KeyboardInterrupt:
+        pass
+    else:
+        raise AssertionError
+    other.join(10)
+    assert woken == [True]
+
+
+@starts_processes
+@pytest.mark.parametrize(
+    ("lock", "at_most"),
+    [
+        ("its own", 1),
+        ("its own", 3),
+        ("threading.Lock", 3),
+        ("RWMutex.write", 3),
+        ("threading.RLock", 3),
+    ],
+)
+@in_own_process
+def test_interrupted_wait_holds_the_lock_and_loses_no_notification(lock, at_most):
+    # After each wait, however it ends, the lock is ours; and no token is lost with a signal.
+    interrupts = RandomInterrupts()
+    c = Cond(LOCKS[lock]())
+    owner = None
+    busy = True
+    tokens = given = 0
+    taken = [0, 0]
+
+    def consume():
+        nonlocal tokens, owner
+        while busy:
+            with c:
                 owner = "other"
+                while not tokens and busy:
+                    assert c.wait(20), "lost"
+                    owner = "other"
+                if tokens:
+                    tokens -= 1
+                    taken[0] += 1
+                assert owner == "other"
+                owner = None
+
+    def produce():
+        nonlocal tokens, given, owner
+        while busy:
+            with c:
+                owner = "producer"
+                if tokens < 5:
+                    tokens += 1
+                    given += 1
+                    c.notify()
+                assert owner == "producer"
+                owner = None
+            time.sleep(0.0002)
+
+    threads = [threading.Thread(target=f) for f in (consume, consume, produce)]
+    for t in threads:
+        t.start()
+    n = 0
+    for _ in interrupts.for_a_second():
+        with c:
+            n += 1
+            interrupts.call(c.wait, 0.002 if n % 2 else 20, at_most)
+            owner = "main"
             if tokens:
                 tokens -= 1
-                taken[0] += 1
-            assert owner == "other"
+                taken[1] += 1
+            assert owner == "main"
             owner = None
-def produce():
-    global tokens, given, owner
-    while busy:
-        with c:
-            owner = "producer"
-            if tokens < 5:
-                tokens += 1
-                given += 1
-                c.notify()
-            assert owner == "producer"
-            owner = None
-        time.sleep(0.0002)
-threads = [threading.Thread(target=f) for f in (consume, consume, produce)]
-for t in threads: t.start()
-n = 0
-for _ in for_a_second():
     with c:
-        n += 1
-        rain(c.wait, 0.002 if n % 2 else 20, {drops})
-        owner = "main"
-        if tokens:
-            tokens -= 1
-            taken[1] += 1
-        assert owner == "main"
-        owner = None
-with c:
-    busy = False
-    c.notify_all()
-for t in threads: t.join(10)
-assert not any(t.is_alive() for t in threads)
-assert sum(taken) + tokens == given, (taken, tokens, given)
-assert repr(c).endswith("0 waiting>"), c
-assert c.acquire(False)
-c.release()
-print(taken, given)
-"""
-        ).stdout
-    )
+        busy = False
+        c.notify_all()
+    for t in threads:
+        t.join(10)
+    assert not any(t.is_alive() for t in threads)
+    assert sum(taken) + tokens == given, (taken, tokens, given)
+    assert repr(c).endswith("0 waiting>"), c
+    assert c.acquire(False)
+    c.release()
+    print(taken, given)
 
 
-@signals
-def test_handler_notifies_what_its_thread_waits_for(interrupt):
+@sets_handlers
+def test_handler_notifies_its_own_thread(interrupt):
     c = Cond()
     interrupt(lambda: notify(c), 0.05)
     with c:
@@ -1035,8 +1035,8 @@ def test_handler_notifies_what_its_thread_waits_for(interrupt):
     assert waiting(c) == 0
 
 
-@signals
-def test_handler_waits_on_the_same_condition(interrupt):
+@sets_handlers
+def test_handler_waits_on_the_cond_of_its_thread(interrupt):
     c = Cond()
     log = []
 
@@ -1060,8 +1060,8 @@ def test_handler_waits_on_the_same_condition(interrupt):
     notifier.join()
 
 
-@signals
-def test_handler_runs_while_its_thread_wants_the_lock_again(interrupt):
+@sets_handlers
+def test_handler_runs_while_its_thread_reacquires_the_lock(interrupt):
     c = Cond()
     log = []
 
@@ -1093,8 +1093,8 @@ def test_handler_runs_while_its_thread_wants_the_lock_again(interrupt):
     assert not c.locked()
 
 
-@signals
-def test_handlers_and_other_waiters(interrupt):
+@sets_handlers
+def test_handler_that_notifies_leaves_other_waiters_whole(interrupt):
     c = Cond()
     stop = False
     counts = [0, 0, 0]
@@ -1131,8 +1131,8 @@ def test_handlers_and_other_waiters(interrupt):
     assert not c.locked()
 
 
-@threads
-def test_finaliser_notifies():
+@starts_threads
+def test_finaliser_notifies_waiters():
     c = Cond()
 
     class Last:
@@ -1150,8 +1150,8 @@ def test_finaliser_notifies():
         assert result == [True]
 
 
-@threads
-def test_others_run_and_collect_while_one_waits():
+@starts_threads
+def test_other_threads_run_and_collect_while_one_waits():
     c = Cond()
     thread, result = waiters(c, 1)[0]
     for _ in range(3):

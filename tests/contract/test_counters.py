@@ -6,17 +6,17 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import starts_threads
 from support import COUNTERS, run_threads
 
 from nogil_sync import ShardedCounter, ShardedFloatCounter
 
 both = pytest.mark.parametrize("cls", COUNTERS)
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
 LOW, HIGH = -(2**63), 2**63 - 1
 
 
 @both
-def test_counts(cls):
+def test_add_changes_the_value(cls):
     c = cls()
     assert c.value() == 0
     assert c.add() is None
@@ -48,7 +48,7 @@ def test_reset_returns_and_zeroes(cls):
     assert c.value() == 1
 
 
-def test_result_types():
+def test_results_are_int_or_float():
     c = ShardedCounter(True)
     c.add(True)
     assert type(c.value()) is int
@@ -74,7 +74,7 @@ def test_integer_counter_wraps():
 
 @settings(deadline=None)
 @given(st.integers(LOW, HIGH), st.lists(st.integers(LOW, HIGH), max_size=8))
-def test_integer_counter_equals_a_model(start, amounts):
+def test_random_operations_agree_with_a_model(start, amounts):
     c = ShardedCounter(start)
     for n in amounts:
         c.add(n)
@@ -85,7 +85,7 @@ def test_integer_counter_equals_a_model(start, amounts):
 
 
 @pytest.mark.parametrize("bad", [1.5, 1.0, None, "1", b"1", 1j, [], object()])
-def test_integer_counter_refuses(bad):
+def test_integer_counter_refuses_other_types(bad):
     with pytest.raises(TypeError):
         ShardedCounter(bad)
     c = ShardedCounter(7)
@@ -97,7 +97,7 @@ def test_integer_counter_refuses(bad):
 @pytest.mark.parametrize(
     "far", [HIGH + 1, LOW - 1, 2**70, 1 << 20000], ids=["above", "below", "far", "huge"]
 )
-def test_integer_counter_overflow(far):
+def test_integer_counter_raises_on_overflow(far):
     with pytest.raises(OverflowError):
         ShardedCounter(far)
     c = ShardedCounter(7)
@@ -116,13 +116,13 @@ class Index:
         return 2
 
 
-def test_anything_with_index():
+def test_objects_with_index_method_are_accepted():
     c = ShardedCounter(Index())
     c.add(Index())
     assert c.value() == 4
 
 
-def test_real_numbers():
+def test_float_counter_adds_real_numbers():
     f = ShardedFloatCounter(Real())
     f.add(Real())
     f.add(Index())
@@ -133,7 +133,7 @@ def test_real_numbers():
 
 
 @pytest.mark.parametrize("bad", [None, "1", b"1", 1j, [], object()])
-def test_float_counter_refuses(bad):
+def test_float_counter_refuses_other_types(bad):
     with pytest.raises(TypeError):
         ShardedFloatCounter(bad)
     f = ShardedFloatCounter(7)
@@ -142,7 +142,7 @@ def test_float_counter_refuses(bad):
     assert f.value() == 7
 
 
-def test_float_counter_overflow():
+def test_float_counter_raises_for_large_integers():
     with pytest.raises(OverflowError):
         ShardedFloatCounter(10**400)
     f = ShardedFloatCounter(7)
@@ -163,7 +163,7 @@ def test_infinities_and_nan_are_floats():
 
 
 @both
-def test_argument_that_raises_or_uses_the_object(cls):
+def test_argument_may_raise_or_use_the_counter(cls):
     c = cls(1)
 
     class Failing:
@@ -183,7 +183,7 @@ def test_argument_that_raises_or_uses_the_object(cls):
 
 
 @both
-def test_wrong_numbers_of_arguments(cls):
+def test_wrong_numbers_of_arguments_raise(cls):
     c = cls(7)
     for call in (
         lambda: cls(1, 2),
@@ -199,7 +199,7 @@ def test_wrong_numbers_of_arguments(cls):
 
 
 @both
-def test_small_while_one_thread_uses_it(cls):
+def test_counter_stays_small_with_one_thread(cls):
     c = cls()
     for _ in range(1000):
         c.add()
@@ -207,9 +207,9 @@ def test_small_while_one_thread_uses_it(cls):
     assert sys.getsizeof(c) <= 256
 
 
-@threads
+@starts_threads
 @both
-def test_exact_totals(cls):
+def test_totals_of_many_threads_are_exact(cls):
     c = cls(100)
     n = 3000
     run_threads(lambda: [c.add() for _ in range(n)], times=4)
@@ -218,7 +218,7 @@ def test_exact_totals(cls):
     assert c.value() == 0
 
 
-@threads
+@starts_threads
 @both
 def test_each_increment_is_in_one_total(cls):
     c = cls()
@@ -233,9 +233,9 @@ def test_each_increment_is_in_one_total(cls):
     assert sum(totals) + c.reset() == 3 * n
 
 
-@threads
+@starts_threads
 @both
-def test_never_decreases(cls):
+def test_value_never_decreases(cls):
     c = cls()
 
     def watch():
@@ -249,9 +249,9 @@ def test_never_decreases(cls):
     assert c.value() == 12000
 
 
-@threads
+@starts_threads
 @both
-def test_short_lived_threads(cls):
+def test_totals_are_exact_with_short_lived_threads(cls):
     c = cls()
     last = 0
     for _ in range(30):
@@ -261,7 +261,7 @@ def test_short_lived_threads(cls):
     assert c.value() == 240
 
 
-@threads
+@starts_threads
 def test_integer_totals_wrap_across_threads():
     c = ShardedCounter()
     run_threads(lambda: c.add(HIGH), times=3)

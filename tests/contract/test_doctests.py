@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from support import python
+from processes import python
 
 import nogil_sync
 
@@ -30,7 +30,7 @@ DOCS = dict(documented())
 
 
 @pytest.mark.parametrize("name", DOCS)
-def test_examples(name):
+def test_docstring_examples_run(name):
     assert DOCS[name], f"{name} has no documentation"
     test = doctest.DocTestParser().get_doctest(DOCS[name], {}, name, None, 0)
     report = []
@@ -43,7 +43,7 @@ def test_every_class_and_function_has_an_example(name):
     assert ">>>" in DOCS[name]
 
 
-def test_the_tour_of_the_readme():
+def test_readme_tour_runs():
     text = (Path(__file__).parents[2] / "README.md").read_text()
     (tour,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     python(tour)

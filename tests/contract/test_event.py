@@ -6,16 +6,15 @@ import threading
 import time
 
 import pytest
-from support import LONG, eventually, python, run_threads
+from ctrl_c import INTERRUPTS, interrupt_call
+from marks import sets_handlers, starts_processes, starts_threads
+from processes import in_own_process
+from support import LONG, eventually, run_threads
 
 from nogil_sync import Event
 
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
-processes = pytest.mark.thread_unsafe(reason="starts processes itself")
-signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
 
-
-def test_set_and_clear():
+def test_set_and_clear_change_is_set():
     e = Event()
     assert e.is_set() is False
     assert e.set() is None
@@ -28,7 +27,7 @@ def test_set_and_clear():
 
 
 @pytest.mark.parametrize("timeout", [0, 0.0, -1, -0.5, -math.inf, 0.001])
-def test_wait_on_an_unset_event(timeout):
+def test_wait_on_unset_event_times_out(timeout):
     e = Event()
     assert e.wait(timeout) is False
     assert e.wait(timeout=timeout) is False
@@ -36,7 +35,7 @@ def test_wait_on_an_unset_event(timeout):
 
 
 @pytest.mark.parametrize("timeout", [None, 0, -1, 5, threading.TIMEOUT_MAX])
-def test_wait_on_a_set_event(timeout):
+def test_wait_on_set_event_returns_at_once(timeout):
     e = Event()
     e.set()
     assert e.wait() is True
@@ -55,7 +54,7 @@ def test_wait_on_a_set_event(timeout):
     ],
 )
 @pytest.mark.parametrize("is_set", [False, True])
-def test_wrong_timeouts(timeout, error, is_set):
+def test_wrong_timeouts_raise(timeout, error, is_set):
     e = Event()
     if is_set:
         e.set()
@@ -64,7 +63,7 @@ def test_wrong_timeouts(timeout, error, is_set):
     assert e.is_set() is is_set
 
 
-def test_wrong_numbers_of_arguments():
+def test_wrong_numbers_of_arguments_raise():
     e = Event()
     for call in (
         lambda: Event(1),
@@ -78,14 +77,14 @@ def test_wrong_numbers_of_arguments():
             call()
 
 
-def test_time_out():
+def test_wait_times_out():
     e = Event()
     begin = time.monotonic()
     assert e.wait(0.1) is False
     assert 0.09 <= time.monotonic() - begin < 20
 
 
-def test_at_fork_reinit():
+def test_at_fork_reinit_frees_it():
     e = Event()
     e._at_fork_reinit()
     assert not e.is_set()
@@ -94,9 +93,9 @@ def test_at_fork_reinit():
     assert e.wait(0)
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("n", [1, 5, 50])
-def test_set_wakes_all(n):
+def test_set_wakes_all_waiters(n):
     e = Event()
     results = []
     waiters = [
@@ -112,8 +111,8 @@ def test_set_wakes_all(n):
     assert results == [True] * n
 
 
-@threads
-def test_clear_right_after_set_takes_nothing_back():
+@starts_threads
+def test_clear_after_set_does_not_stop_woken_waiters():
     for _ in range(50):
         e = Event()
         results = []
@@ -136,15 +135,15 @@ def test_clear_right_after_set_takes_nothing_back():
         assert not e.is_set()
 
 
-@threads
-def test_set_races_the_start_of_the_wait():
+@starts_threads
+def test_set_while_a_wait_begins_is_not_missed():
     for _ in range(300):
         e = Event()
         assert run_threads(lambda e=e: e.wait(LONG), e.set)[0] is True
 
 
-@threads
-def test_ping_pong():
+@starts_threads
+def test_two_threads_take_turns():
     ping, pong = Event(), Event()
     n = 300
 
@@ -163,8 +162,8 @@ def test_ping_pong():
     run_threads(left, right)
 
 
-@threads
-def test_time_outs_disturb_nobody():
+@starts_threads
+def test_timeouts_do_not_disturb_other_waiters():
     e = Event()
     patient = []
     waiter = threading.Thread(target=lambda: patient.append(e.wait(LONG)), daemon=True)
@@ -176,7 +175,7 @@ def test_time_outs_disturb_nobody():
     assert patient == [True]
 
 
-@threads
+@starts_threads
 def test_stores_before_set_are_seen():
     for _ in range(200):
         e = Event()
@@ -187,8 +186,8 @@ def test_stores_before_set_are_seen():
         )
 
 
-@threads
-def test_others_run_and_collect_while_one_waits():
+@starts_threads
+def test_other_threads_run_and_collect_while_one_waits():
     e = Event()
     waiter = threading.Thread(target=e.wait, daemon=True)
     waiter.start()
@@ -199,70 +198,43 @@ def test_others_run_and_collect_while_one_waits():
     assert not waiter.is_alive()
 
 
-INTERRUPTED = """
-    import os, signal, sys, threading, time, _thread
-    from nogil_sync import Event
-
-    def interrupter():
-        global sent
-        begun.wait(60)
-        time.sleep(0.3)
-        sent = time.monotonic()
-        {send}
-
+@starts_processes
+@pytest.mark.parametrize("timeout", [None, 60])
+@pytest.mark.parametrize("others", [0, 2])
+@pytest.mark.parametrize("way", INTERRUPTS)
+@in_own_process
+def test_ctrl_c_ends_wait_and_other_waiters_stay(way, others, timeout):
     e = Event()
-    others = [threading.Thread(target=e.wait, daemon=True) for _ in range({others})]
-    for other in others: other.start()
-    begun = threading.Event()
-    threading.Thread(target=interrupter).start()
-    try:
-        begun.set()
-        e.wait({timeout})
-    except KeyboardInterrupt:
-        took = time.monotonic() - sent
-    else:
-        sys.exit("not interrupted")
-    print(f"{{took * 1000:.1f}} ms")
-    assert took < 20
+    waiters = [threading.Thread(target=e.wait, daemon=True) for _ in range(others)]
+    for waiter in waiters:
+        waiter.start()
+    interrupt_call(lambda: e.wait(timeout), way)
     assert not e.is_set()
     assert e.wait(0.01) is False
     e.set()
-    for other in others:
-        other.join(10)
-        assert not other.is_alive()
+    for waiter in waiters:
+        waiter.join(10)
+        assert not waiter.is_alive()
     assert e.wait()
-"""
 
 
-@processes
-@pytest.mark.parametrize("timeout", ["", "60"])
-@pytest.mark.parametrize("others", [0, 2])
-@pytest.mark.parametrize(
-    "send",
-    ["os.kill(os.getpid(), signal.SIGINT)", "_thread.interrupt_main()"],
-    ids=["kill", "main"],
-)
-def test_ctrl_c(send, others, timeout):
-    print(python(INTERRUPTED.format(send=send, others=others, timeout=timeout)).stdout)
-
-
-@signals
-def test_handler_sets_what_its_thread_waits_for(interrupt):
+@sets_handlers
+def test_handler_sets_event_that_its_thread_waits_for(interrupt):
     e = Event()
     interrupt(e.set, 0.05)
     assert e.wait(LONG) is True
 
 
-@signals
-def test_handler_sets_and_clears_what_its_thread_waits_for(interrupt):
+@sets_handlers
+def test_handler_sets_and_clears_event_that_its_thread_waits_for(interrupt):
     e = Event()
     interrupt(lambda: (e.set(), e.clear()), 0.05)
     assert e.wait(LONG) is True
     assert not e.is_set()
 
 
-@signals
-def test_handler_waits_for_what_its_thread_waits_for(interrupt):
+@sets_handlers
+def test_handler_waits_for_same_object_as_its_thread(interrupt):
     e = Event()
     log = []
     setter = threading.Timer(0.2, e.set)
@@ -278,7 +250,7 @@ def test_handler_waits_for_what_its_thread_waits_for(interrupt):
     setter.join()
 
 
-@threads
+@starts_threads
 def test_finaliser_uses_the_event():
     e = Event()
 

@@ -31,7 +31,7 @@ def new(cls):
 
 
 @every
-def test_a_class_is_subscripted(cls):
+def test_class_is_subscripted(cls):
     types_, variables = arguments(cls)
     alias = cls[types_ if len(types_) > 1 else types_[0]]
     assert typing.get_origin(alias) is cls
@@ -159,7 +159,7 @@ def test_a_copy_keeps_class_and_attributes(way):
 
 
 @ways
-def test_a_copy_is_made_without_the_subclass(way):
+def test_copy_does_not_call_the_subclass(way):
     c = way(Named("name"))
     assert type(c) is Named
     assert c.name == "name"
@@ -182,7 +182,7 @@ def test_a_copy_keeps_slots(way):
 
 
 @ways
-def test_a_copy_of_other_subclasses(way):
+def test_copy_of_other_subclasses(way):
     m = Mixed(a=1)
     m.attribute = 1
     assert type(way(m)) is Mixed
@@ -207,7 +207,7 @@ def test_operators_give_plain_maps():
     assert type(m) is Plain
 
 
-def test_truth():
+def test_truth_value_is_that_of_the_mapping():
     assert not SyncMap()
     assert SyncMap(a=None)
     m = Plain()
@@ -245,7 +245,7 @@ VIEWS = [SyncMap.keys, SyncMap.values, SyncMap.items]
 
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("cls", [SyncMap, Plain])
-def test_views_have_a_mapping(cls, view):
+def test_views_have_a_mapping_attribute(cls, view):
     m = cls(a=1)
     mapping = view(m).mapping
     assert type(mapping) is types.MappingProxyType
@@ -286,14 +286,14 @@ def test_defaults_by_name():
 
 
 @pytest.mark.parametrize("name", ["get", "pop", "setdefault"])
-def test_the_same_parameters_as_mutable_mapping(name):
+def test_methods_have_parameters_of_mutable_mapping(name):
     mine = inspect.signature(getattr(SyncMap, name)).parameters.values()
     theirs = inspect.signature(getattr(collections.abc.MutableMapping, name)).parameters.values()
     assert [p.name for p in mine] == [p.name for p in theirs]
     assert [p.kind for p in mine][1:] == [p.kind for p in theirs][1:]
 
 
-def test_no_default_is_readable():
+def test_signatures_show_no_unreadable_default():
     for method in (SyncMap.pop, SyncMap().pop, Plain.pop):
         default = inspect.signature(method).parameters["default"].default
         assert repr(default) == "<no default>"
@@ -360,7 +360,7 @@ def test_keywords_are_strings(keywords):
     assert SyncMap(**{Name("n"): 1}) == {"n": 1}
 
 
-def test_repr_of_a_map_that_holds_views_of_itself():
+def test_repr_of_map_that_holds_its_own_views():
     m = SyncMap()
     m["me"] = view = m.values()
     assert repr(m) == "SyncMap({'me': SyncMap.values([...])})"

@@ -9,13 +9,13 @@ import time
 from itertools import islice
 
 import pytest
-from support import LONG, RAIN, eventually, for_a_while, python, run_threads
+from ctrl_c import INTERRUPTS, interrupt_call
+from marks import sets_handlers, starts_processes, starts_threads
+from processes import in_own_process
+from random_interrupts import RandomInterrupts
+from support import LONG, eventually, for_a_while, run_threads
 
 from nogil_sync import Mutex
-
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
-processes = pytest.mark.thread_unsafe(reason="starts processes itself")
-signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
 
 
 def waiting(mutex, timeout=None):
@@ -40,7 +40,7 @@ def test_acquire_and_release():
     assert m.locked() is False
 
 
-def test_with():
+def test_with_acquires_and_releases():
     m = Mutex()
     with m as entered:
         assert entered is True
@@ -51,7 +51,7 @@ def test_with():
     assert not m.locked()
 
 
-def test_not_reentrant():
+def test_mutex_is_not_reentrant():
     m = Mutex()
     with m:
         assert m.acquire(False) is False
@@ -76,7 +76,7 @@ def test_not_reentrant():
         ((), {"blocking": True, "timeout": 0}),
     ],
 )
-def test_ways_to_acquire(args, kwargs):
+def test_acquire_accepts_arguments_of_threading_lock(args, kwargs):
     m = Mutex()
     assert m.acquire(*args, **kwargs) is True
     assert m.locked()
@@ -103,7 +103,7 @@ def test_ways_to_acquire(args, kwargs):
     ],
 )
 @pytest.mark.parametrize("held", [False, True])
-def test_wrong_arguments(args, kwargs, error, held):
+def test_wrong_arguments_raise(args, kwargs, error, held):
     m = Mutex()
     if held:
         m.acquire()
@@ -116,7 +116,7 @@ def test_wrong_arguments(args, kwargs, error, held):
         pass
 
 
-def test_messages_of_threading_lock():
+def test_error_messages_are_those_of_threading_lock():
     m = Mutex()
     with pytest.raises(RuntimeError, match="release unlocked lock"):
         m.release()
@@ -124,7 +124,7 @@ def test_messages_of_threading_lock():
         m.acquire(False, 5)
 
 
-def test_release_of_a_free_lock():
+def test_release_of_free_lock_raises():
     m = Mutex()
     for _ in range(2):
         with pytest.raises(RuntimeError):
@@ -136,7 +136,7 @@ def test_release_of_a_free_lock():
     assert not m.locked()
 
 
-def test_timeout_that_uses_the_lock():
+def test_timeout_whose_float_method_uses_the_lock():
     m = Mutex()
 
     class Odd:
@@ -156,7 +156,7 @@ def test_timeout_that_uses_the_lock():
     assert not m.locked()
 
 
-def test_at_fork_reinit():
+def test_at_fork_reinit_frees_it():
     m = Mutex()
     m._at_fork_reinit()
     assert not m.locked()
@@ -170,7 +170,7 @@ def test_at_fork_reinit():
 # Between threads
 
 
-@threads
+@starts_threads
 def test_any_thread_may_release():
     m = Mutex()
     m.acquire()
@@ -178,8 +178,8 @@ def test_any_thread_may_release():
     assert not m.locked()
 
 
-@threads
-def test_excludes():
+@starts_threads
+def test_lock_admits_one_at_a_time():
     m = Mutex()
     total = 0
     n = 3000
@@ -196,8 +196,8 @@ def test_excludes():
     assert not m.locked()
 
 
-@threads
-def test_waiters_wake_one_by_one():
+@starts_threads
+def test_each_release_wakes_one_waiter():
     m = Mutex()
     m.acquire()
     pairs = [waiting(m) for _ in range(5)]
@@ -212,8 +212,8 @@ def test_waiters_wake_one_by_one():
         assert result == [True]
 
 
-@threads
-def test_first_come_first_served_among_those_that_waited():
+@starts_threads
+def test_waiters_are_served_in_order():
     m = Mutex()
     order = []
 
@@ -233,8 +233,8 @@ def test_first_come_first_served_among_those_that_waited():
     assert order == list(range(6))
 
 
-@threads
-def test_waiter_of_a_millisecond_gets_the_next_turn():
+@starts_threads
+def test_long_waiter_gets_the_lock_before_a_try():
     m = Mutex()
     m.acquire()
     thread, result = waiting(m)
@@ -247,8 +247,8 @@ def test_waiter_of_a_millisecond_gets_the_next_turn():
     m.release()
 
 
-@threads
-def test_time_out():
+@starts_threads
+def test_acquire_times_out():
     m = Mutex()
     m.acquire()
     begin = time.monotonic()
@@ -262,8 +262,8 @@ def test_time_out():
     m.release()
 
 
-@threads
-def test_time_outs_leave_the_queue():
+@starts_threads
+def test_timed_out_waiters_leave_the_queue():
     m = Mutex()
     m.acquire()
     first, first_result = waiting(m, 0.05)
@@ -281,8 +281,8 @@ def test_time_outs_leave_the_queue():
     m.release()
 
 
-@threads
-def test_others_run_and_collect_while_one_waits():
+@starts_threads
+def test_other_threads_run_and_collect_while_one_waits():
     m = Mutex()
     m.acquire()
     thread, result = waiting(m)
@@ -294,8 +294,8 @@ def test_others_run_and_collect_while_one_waits():
     m.release()
 
 
-@threads
-def test_dropped_while_locked_and_after_waits():
+@starts_threads
+def test_lock_is_freed_while_locked_and_after_waits():
     for _ in range(50):
         m = Mutex()
         m.acquire()
@@ -306,8 +306,8 @@ def test_dropped_while_locked_and_after_waits():
 # In the place of threading.Lock
 
 
-@threads
-def test_condition_over_a_mutex():
+@starts_threads
+def test_threading_condition_works_over_mutex():
     m = Mutex()
     condition = threading.Condition(m)
     with pytest.raises(RuntimeError):
@@ -336,8 +336,8 @@ def test_condition_over_a_mutex():
     assert sorted(got) == sorted([*range(50)] * 2)
 
 
-@threads
-def test_queue_with_its_mutex_replaced():
+@starts_threads
+def test_queue_works_with_mutex_as_its_lock():
     q = queue.Queue(maxsize=2)
     q.mutex = Mutex()
     q.not_empty = threading.Condition(q.mutex)
@@ -357,8 +357,8 @@ def test_queue_with_its_mutex_replaced():
         q.get(timeout=0.01)
 
 
-@threads
-def test_event_and_barrier_over_a_mutex():
+@starts_threads
+def test_event_and_barrier_work_over_mutex():
     event = threading.Event()
     event._cond = threading.Condition(Mutex())
     barrier = threading.Barrier(3)
@@ -372,8 +372,8 @@ def test_event_and_barrier_over_a_mutex():
     assert [sorted(each) for each in zip(*rounds, strict=True)] == [[0, 1, 2]] * 20
 
 
-@threads
-def test_lock_of_a_logging_handler():
+@starts_threads
+def test_mutex_is_the_lock_of_a_logging_handler():
     lines = []
 
     class Handler(logging.Handler):
@@ -396,139 +396,87 @@ def test_lock_of_a_logging_handler():
 
 # Ctrl-C, handlers, finalisers
 
-INTERRUPTED = """
-    import os, signal, sys, threading, time, _thread
-    from nogil_sync import Mutex
-
-    def interrupter():
-        global sent
-        begun.wait(60)
-        time.sleep(0.3)
-        sent = time.monotonic()
-        {send}
-
-    m = Mutex()
-    m.acquire()
-    others = [threading.Thread(target=m.acquire, daemon=True) for _ in range({others})]
-    for other in others: other.start()
-    begun = threading.Event()
-    threading.Thread(target=interrupter).start()
-    try:
-        begun.set()
-        {wait}
-    except KeyboardInterrupt:
-        took = time.monotonic() - sent
-    else:
-        sys.exit("not interrupted")
-    print(f"{{took * 1000:.1f}} ms")
-    assert took < 20
-    assert m.locked()
-    for other in others:
-        m.release()
-        time.sleep(0.02)
-    m.release()
-    for other in others: other.join(10)
-    assert m.acquire(timeout=5)
-    m.release()
-    assert not m.locked()
-"""
-SEND = {
-    "kill": "os.kill(os.getpid(), signal.SIGINT)",
-    "interrupt_main": "_thread.interrupt_main()",
+CALLS = {
+    "acquire": lambda m: m.acquire(),
+    "acquire with time-out": lambda m: m.acquire(timeout=60),
+    "with": lambda m: m.__enter__(),
 }
 
 
-@processes
-@pytest.mark.parametrize("wait", ["m.acquire()", "m.acquire(timeout=60)", "m.__enter__()"])
+@starts_processes
+@pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("others", [0, 2])
-@pytest.mark.parametrize("send", SEND)
-def test_ctrl_c(send, others, wait):
-    print(python(INTERRUPTED.format(send=SEND[send], others=others, wait=wait)).stdout)
-
-
-@processes
-@pytest.mark.parametrize("way", ["free", "contended"])
-def test_an_interrupt_at_any_moment_leaves_the_lock_whole(way):
-    # Exceptions rain on a thread that acquires, with and without having to wait. Handlers run
-    # after a call, but not after a step of `for`: so nothing comes between the return of
-    # acquire and the store that disarms them, and an acquire that raised must have taken nothing.
-    print(
-        python(
-            """
-            import signal, threading, time
-            from nogil_sync import Mutex
-
-            class Stop(Exception): pass
-            armed = False
-            def handler(*_):
-                global armed
-                if armed:
-                    armed = False
-                    raise Stop
-            signal.signal(signal.SIGALRM, handler)
-            m = Mutex()
-            busy = True
-            def other():
-                while busy:
-                    if m.acquire(timeout=0.001):
-                        m.release()
-            threads = [threading.Thread(target=other) for _ in range(%d)]
-            for t in threads: t.start()
-            raised = taken = 0
-            signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.00017)
-            end = time.monotonic() + 2
-            while time.monotonic() < end:
-                got = False
-                try:
-                    armed = True
-                    for got in map(m.acquire):
-                        armed = False
-                except Stop:
-                    raised += 1
-                if got:
-                    taken += 1
-                    m.release()
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            busy = False
-            for t in threads: t.join(10)
-            assert not any(t.is_alive() for t in threads)
-            assert m.acquire(timeout=5)
-            print(raised, taken)
-            assert raised
-            """.replace("map(m.acquire)", "map(m.acquire, [True])")
-            % (2 if way == "contended" else 0)
-        ).stdout
-    )
-
-
-@processes
-def test_interrupts_of_the_cleanup_after_an_interrupt():
-    print(
-        python(
-            RAIN
-            + """
-from nogil_sync import Mutex
-m = Mutex()
-busy = True
-def other():
-    while busy:
-        if m.acquire(timeout=0.001):
-            m.release()
-threads = [threading.Thread(target=other) for _ in range(2)]
-for t in threads: t.start()
-for _ in for_a_second():
-    if rain(m.acquire, True, 3):
+@pytest.mark.parametrize("way", INTERRUPTS)
+@in_own_process
+def test_ctrl_c_ends_wait_and_other_waiters_stay(way, others, name):
+    m = Mutex()
+    m.acquire()
+    waiters = [threading.Thread(target=m.acquire, daemon=True) for _ in range(others)]
+    for waiter in waiters:
+        waiter.start()
+    interrupt_call(lambda: CALLS[name](m), way)
+    assert m.locked()
+    for _ in waiters:
         m.release()
-busy = False
-for t in threads: t.join(10)
-assert not any(t.is_alive() for t in threads)
-assert m.acquire(timeout=5)
-"""
-        ).stdout
-    )
+        time.sleep(0.02)
+    m.release()
+    for waiter in waiters:
+        waiter.join(10)
+    assert m.acquire(timeout=5)
+    m.release()
+    assert not m.locked()
 
 
-@signals
+def contend(m, others):
+    """Start threads that acquire and release the mutex; return what ends them."""
+    busy = True
+
+    def run():
+        while busy:
+            if m.acquire(timeout=0.001):
+                m.release()
+
+    def end():
+        nonlocal busy
+        busy = False
+        for thread in threads:
+            thread.join(10)
+        assert not any(thread.is_alive() for thread in threads)
+
+    threads = [threading.Thread(target=run) for _ in range(others)]
+    for thread in threads:
+        thread.start()
+    return end
+
+
+@starts_processes
+@pytest.mark.parametrize("others", [0, 2])
+@in_own_process
+def test_interrupted_acquire_takes_nothing(others):
+    m = Mutex()
+    end = contend(m, others)
+    interrupts = RandomInterrupts()
+    for _ in interrupts.for_a_second():
+        if interrupts.call(m.acquire, True):
+            m.release()
+    end()
+    assert m.acquire(timeout=5)
+
+
+@starts_processes
+@in_own_process
+def test_acquire_interrupted_as_it_raises_takes_nothing():
+    m = Mutex()
+    end = contend(m, 2)
+    interrupts = RandomInterrupts()
+    for _ in interrupts.for_a_second():
+        if interrupts.call(m.acquire, True, at_most=3):
+            m.release()
+    end()
+    assert m.acquire(timeout=5)
+
+
+@sets_handlers
 def test_handler_runs_during_a_wait(interrupt):
     m = Mutex()
     m.acquire()
@@ -542,8 +490,8 @@ def test_handler_runs_during_a_wait(interrupt):
     m.release()
 
 
-@signals
-def test_handler_releases_what_its_thread_waits_for(interrupt):
+@sets_handlers
+def test_handler_releases_lock_that_its_thread_waits_for(interrupt):
     m = Mutex()
     m.acquire()
     interrupt(m.release, 0.05)
@@ -552,8 +500,8 @@ def test_handler_releases_what_its_thread_waits_for(interrupt):
     assert not m.locked()
 
 
-@signals
-def test_handler_uses_what_its_thread_waits_for(interrupt):
+@sets_handlers
+def test_handler_uses_lock_that_its_thread_waits_for(interrupt):
     m = Mutex()
     m.acquire()
     log = []
@@ -578,8 +526,8 @@ def test_handler_uses_what_its_thread_waits_for(interrupt):
     assert not m.locked()
 
 
-@signals
-def test_handler_waits_for_the_lock_its_thread_waits_for(interrupt):
+@sets_handlers
+def test_handler_waits_for_same_lock_as_its_thread(interrupt):
     m = Mutex()
     m.acquire()
     log = []
@@ -598,8 +546,8 @@ def test_handler_waits_for_the_lock_its_thread_waits_for(interrupt):
     assert not m.locked()
 
 
-@signals
-def test_handler_gives_up_and_the_wait_goes_on(interrupt):
+@sets_handlers
+def test_handler_times_out_and_interrupted_wait_goes_on(interrupt):
     m = Mutex()
     m.acquire()
     log = []
@@ -621,8 +569,8 @@ def test_handler_gives_up_and_the_wait_goes_on(interrupt):
     assert not m.locked()
 
 
-@signals
-def test_handlers_within_handlers(interrupt):
+@sets_handlers
+def test_handler_that_interrupts_a_handler_waits_too(interrupt):
     m = Mutex()
     m.acquire()
     log = []
@@ -647,8 +595,8 @@ def test_handlers_within_handlers(interrupt):
     assert not m.locked()
 
 
-@signals
-def test_handlers_and_other_waiters(interrupt):
+@sets_handlers
+def test_handler_that_acquires_leaves_other_waiters_alone(interrupt):
     m = Mutex()
     stop = threading.Event()
     counts = [0, 0, 0]
@@ -681,7 +629,7 @@ def test_handlers_and_other_waiters(interrupt):
     assert not m.locked()
 
 
-@threads
+@starts_threads
 def test_finaliser_uses_the_lock():
     m = Mutex()
     log = []
@@ -702,8 +650,8 @@ def test_finaliser_uses_the_lock():
     assert log == [True, True]
 
 
-@threads
-def test_finalisers_in_collections_while_threads_wait():
+@starts_threads
+def test_finalisers_acquire_in_collections_while_threads_wait():
     m = Mutex()
     ran = []
 

@@ -9,6 +9,7 @@ import weakref
 from typing import Any
 
 import pytest
+from marks import starts_threads
 from support import ATOMICS, CLASSES, COUNTERS, INTEGERS, NATIVE, make, needed, run_threads
 
 import nogil_sync
@@ -147,7 +148,7 @@ def changed(cls):
 
 
 @every
-def test_weak_references(cls):
+def test_objects_can_be_weakly_referenced(cls):
     obj = make(cls)
     called = []
     watch = weakref.ref(obj, called.append)
@@ -162,14 +163,14 @@ def test_weak_references(cls):
 
 @every
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_not_pickled(cls, protocol):
+def test_objects_cannot_be_pickled(cls, protocol):
     with pytest.raises(TypeError, match=cls.__name__):
         pickle.dumps(make(cls), protocol)
 
 
 @every
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy])
-def test_not_copied(cls, way):
+def test_objects_cannot_be_copied(cls, way):
     if cls is SyncMap and way is copy.copy:
         pytest.skip("can be copied, as a dict can")
     obj = changed(cls)
@@ -180,7 +181,7 @@ def test_not_copied(cls, way):
 
 
 @pytest.mark.parametrize("cls", [c for c in CLASSES if c is not SyncMap])
-def test_identity_equality_and_hash(cls):
+def test_equality_and_hash_are_by_identity(cls):
     a, b = make(cls), make(cls)
     assert a == a
     assert a != b
@@ -189,7 +190,7 @@ def test_identity_equality_and_hash(cls):
 
 
 @every
-def test_attributes(cls):
+def test_objects_have_no_dict(cls):
     obj = make(cls)
     with pytest.raises(AttributeError):
         obj.nothing_of_the_kind
@@ -200,7 +201,7 @@ def test_attributes(cls):
 
 
 @every
-def test_subclass(cls):
+def test_subclasses_work(cls):
     class Sub(cls):
         """A subclass."""
 
@@ -224,7 +225,7 @@ def test_subclass(cls):
 
 
 @every
-def test_subclass_with_its_own_init(cls):
+def test_subclass_has_its_own_init(cls):
     class Sub(cls):
         def __init__(self, name, *args, **kwargs):
             self.name = name
@@ -240,7 +241,7 @@ def test_subclass_with_its_own_init(cls):
 
 
 @every
-def test_subclass_that_forgets_init(cls):
+def test_subclass_that_does_not_call_init_raises(cls):
     class Sub(cls):
         def __init__(self):
             pass
@@ -281,7 +282,7 @@ def test_subclass_with_slots_and_mixins(cls):
 
 
 @every
-def test_subclass_overrides_do_not_confuse(cls):
+def test_internal_calls_ignore_subclass_overrides(cls):
     class Sub(cls):
         def load(self):
             raise AssertionError("called")
@@ -297,7 +298,7 @@ def test_subclass_overrides_do_not_confuse(cls):
 
 
 @every
-def test_init_again(cls):
+def test_second_init_raises(cls):
     obj = changed(cls)
     before = state(obj)
     for args in (needed(cls), (0,) if cls in (*ATOMICS, *COUNTERS) else needed(cls)):
@@ -307,7 +308,7 @@ def test_init_again(cls):
 
 
 @pytest.mark.parametrize(("cls", "name", "args"), CALLS, ids=IDS)
-def test_without_init(cls, name, args):
+def test_object_without_init_raises(cls, name, args):
     obj = cls.__new__(cls)
     for _ in range(2):
         with pytest.raises(RuntimeError, match="not initialized"):
@@ -320,14 +321,14 @@ def test_without_init(cls, name, args):
 
 
 @pytest.mark.parametrize("cls", [Mutex, Cond, Semaphore, Channel])
-def test_with_without_init(cls):
+def test_with_statement_without_init_raises(cls):
     obj = cls.__new__(cls)
     with pytest.raises(RuntimeError, match="not initialized"), obj:
         raise AssertionError("entered")
 
 
 @every
-def test_without_init_is_harmless(cls):
+def test_uninitialized_object_can_be_inspected_and_dropped(cls):
     obj = cls.__new__(cls)
     assert repr(obj) == f"<{cls.__name__} object, not initialized>"
     weakref.ref(obj)
@@ -345,7 +346,7 @@ def test_without_init_is_harmless(cls):
 
 
 @every
-def test_new_of_something_else(cls):
+def test_new_of_an_unrelated_class_raises(cls):
     with pytest.raises(TypeError):
         cls.__new__(int)
     for name in OPERATIONS[cls]:
@@ -357,7 +358,7 @@ def test_new_of_something_else(cls):
 
 
 @valued
-def test_no_truth_value(cls):
+def test_atomics_and_counters_have_no_truth_value(cls):
     for obj in (make(cls), cls(1)):
         with pytest.raises(TypeError):
             bool(obj)
@@ -413,7 +414,7 @@ def test_repr_of_locks():
     assert repr(Sub()).startswith(f"<{__name__}.{Sub.__qualname__} object at 0x")
 
 
-def test_generic_at_run_time():
+def test_class_takes_parameters_at_run_time():
     assert type(Channel[int](5)) is Channel
     alias = AtomicRef[int]
     assert alias.__origin__ is AtomicRef
@@ -432,13 +433,13 @@ GENERIC = (AtomicRef, Once, Pool, SyncMap, Channel)
 
 
 @pytest.mark.parametrize("cls", [c for c in CLASSES if c not in GENERIC])
-def test_others_are_not_generic(cls):
+def test_other_classes_take_no_parameters(cls):
     with pytest.raises(TypeError):
         cls[int]
 
 
 @every
-def test_collected_through_cycles(cls):
+def test_cycles_are_collected(cls):
     class Node:
         pass
 
@@ -459,7 +460,7 @@ def test_collected_through_cycles(cls):
     assert watch() is None
 
 
-def test_a_long_chain_is_freed():
+def test_long_chain_of_objects_is_freed():
     obj = None
     for _ in range(500_000):  # at two words of stack for each it would not fit
         obj = AtomicRef(obj)
@@ -467,7 +468,7 @@ def test_a_long_chain_is_freed():
     gc.collect()
 
 
-def test_a_long_chain_of_channels_is_freed():
+def test_long_chain_of_channels_is_freed():
     obj = Channel(1)
     for _ in range(50_000):
         outer = Channel(1)
@@ -477,7 +478,7 @@ def test_a_long_chain_of_channels_is_freed():
     gc.collect()
 
 
-def test_reference_to_itself():
+def test_object_that_refers_to_itself_is_collected():
     obj = AtomicRef()
     obj.store(obj)
     watch = weakref.ref(obj)
@@ -487,7 +488,7 @@ def test_reference_to_itself():
 
 
 @every
-def test_used_in_its_own_finaliser(cls):
+def test_object_is_usable_in_its_own_finaliser(cls):
     log = []
 
     class Sub(cls):
@@ -527,7 +528,7 @@ def test_replaced_init_is_called(cls, monkeypatch):
 
 
 @every
-def test_size_is_told(cls):
+def test_getsizeof_gives_a_size(cls):
     # A map has its first segment; a channel keeps its two ends on cache lines of their own.
     assert (
         16 < sys.getsizeof(make(cls)) <= {SyncMap: 4096, RWMutex: 320, Channel: 640}.get(cls, 256)
@@ -555,7 +556,7 @@ def shape(thing):
 
 
 @every
-def test_the_same_as_the_pure_class(cls):
+def test_docs_and_signatures_are_those_of_the_pure_class(cls):
     twin = getattr(pure, cls.__name__)
     assert inspect.getdoc(cls) == inspect.getdoc(twin)
     assert shape(cls) == shape(twin)
@@ -569,7 +570,7 @@ def test_the_same_as_the_pure_class(cls):
 
 
 @pytest.mark.parametrize("name", ["pin", "pin_all", "is_pinned", "once"])
-def test_the_same_as_the_pure_function(name):
+def test_docs_and_signatures_are_those_of_the_pure_function(name):
     mine, its = getattr(nogil_sync, name), getattr(pure, name)
     assert inspect.getdoc(mine) == inspect.getdoc(its)
     assert shape(mine) == shape(its)
@@ -591,9 +592,9 @@ def test_methods_accept_keywords(cls):
         getattr(obj, name)(**dict(zip(names, args, strict=False)))
 
 
-@pytest.mark.thread_unsafe(reason="starts threads itself")
+@starts_threads
 @every
-def test_created_and_dropped_by_many_threads(cls):
+def test_many_threads_create_and_drop_objects(cls):
     def work():
         for _ in range(300):
             obj = make(cls)
@@ -603,7 +604,7 @@ def test_created_and_dropped_by_many_threads(cls):
     run_threads(work, times=4)
 
 
-@pytest.mark.thread_unsafe(reason="starts threads itself")
+@starts_threads
 @every
 def test_init_by_many_threads_succeeds_once(cls):
     for _ in range(30):

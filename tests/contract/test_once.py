@@ -1,11 +1,13 @@
 """once, Once and once_property: one run, one outcome for all, and runs that do not count."""
 
 import copy
+import faulthandler
 import functools
 import gc
 import inspect
 import os
 import pickle
+import signal
 import sys
 import threading
 import time
@@ -14,13 +16,13 @@ import typing
 import weakref
 
 import pytest
-from support import LONG, eventually, python, run_threads, same_error
+from ctrl_c import INTERRUPTS, interrupt_call
+from forks import exit_code_of, in_child
+from marks import needs_fork, sets_handlers, starts_processes, starts_threads
+from processes import in_own_process
+from support import LONG, eventually, run_threads, same_error
 
 from nogil_sync import Once, once, once_property
-
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
-processes = pytest.mark.thread_unsafe(reason="starts processes itself")
-signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
 
 
 class Counted:
@@ -110,7 +112,7 @@ def raises(error):
 
 
 @every
-def test_runs_once(make):
+def test_function_runs_once(make):
     fn = Counted()
     call = make(fn)
     assert call.done() is False
@@ -122,14 +124,14 @@ def test_runs_once(make):
 
 @pytest.mark.parametrize("result", [None, False, 0, (), "", 10**9])
 @every
-def test_any_result(make, result):
+def test_any_result_is_returned(make, result):
     fn = Counted(lambda: result)
     call = make(fn)
     assert call() is call() is result
     assert fn.runs == 1
 
 
-def test_ways_to_decorate():
+def test_once_decorates_with_and_without_options():
     @once
     def a():
         return 1
@@ -195,7 +197,7 @@ class Adder:
         (len, "obj"),
     ],
 )
-def test_functions_that_need_an_argument(fn, name):
+def test_functions_that_need_an_argument_are_refused(fn, name):
     with pytest.raises(TypeError, match=f"'{name}'"):
         once(fn)
 
@@ -221,7 +223,7 @@ def test_functions_that_need_an_argument(fn, name):
         [].copy,
     ],
 )
-def test_functions_that_need_none(fn):
+def test_functions_that_need_no_argument_are_accepted(fn):
     f = once(fn)
     assert f() is f()
 
@@ -255,7 +257,7 @@ def test_calls_take_no_arguments():
         assert type(f).__call__(f) == 10**9
 
 
-def test_arguments_of_do():
+def test_do_passes_arguments_to_the_function():
     o = Once()
     with pytest.raises(TypeError):
         o.do()
@@ -276,7 +278,7 @@ def test_arguments_of_do():
         o.do()
 
 
-def test_looks_like_the_function():
+def test_once_function_looks_like_the_wrapped_function():
     def load(x=1) -> int:
         """Documentation."""
         return x
@@ -308,7 +310,7 @@ def test_looks_like_the_function():
     assert f.__wrapped__ is outer
 
 
-def test_wrapped_until_it_ran():
+def test_wrapped_is_available_until_the_function_ran():
     def load():
         return 1
 
@@ -319,7 +321,7 @@ def test_wrapped_until_it_ran():
     assert not hasattr(f, "__wrapped__")
 
 
-def test_in_a_class_it_is_a_static_method():
+def test_once_function_in_a_class_is_a_static_method():
     class Namespace:
         @once
         def shared():
@@ -328,7 +330,7 @@ def test_in_a_class_it_is_a_static_method():
     assert Namespace.shared() is Namespace().shared()
 
 
-def test_once_of_a_once():
+def test_once_wraps_a_once_function():
     fn = Counted()
     inner = once(fn)
     outer = once(inner)
@@ -359,7 +361,7 @@ def test_repr():
     assert repr(o).endswith(", failed>")
 
 
-def test_generic_at_run_time():
+def test_class_takes_parameters_at_run_time():
     alias = Once[int]
     assert alias.__origin__ is Once
     o = alias(retry=True)
@@ -420,7 +422,7 @@ def test_annotations_can_be_replaced():
     assert g.__annotations__ == {"return": int, "more": int}
 
 
-def test_annotations_of_what_has_none():
+def test_annotations_of_functions_without_any():
     f = once(functools.partial(int, 5))
     assert f.__annotations__ == {}
     assert inspect.signature(f) == inspect.Signature()
@@ -488,7 +490,7 @@ def test_instances_of_a_parametrised_subclass():
 
 
 @settling
-def test_an_exception_is_the_outcome(make):
+def test_exception_is_raised_by_every_call(make):
     error = ValueError("x")
     fn = Counted(raises(error))
     call = make(fn)
@@ -505,7 +507,7 @@ def names_of(error):
 
 
 @settling
-def test_the_traceback_reaches_the_origin_and_does_not_grow(make):
+def test_traceback_leads_to_the_origin_and_does_not_grow(make):
     def origin():
         raise ValueError
 
@@ -535,7 +537,7 @@ def test_the_traceback_reaches_the_origin_and_does_not_grow(make):
     assert another() == ["another", *first[1:]]
 
 
-def test_an_exception_of_a_function_in_c():
+def test_exception_of_a_c_function_is_raised_again():
     f = once(functools.partial(int, "x"))
 
     def user():
@@ -547,7 +549,7 @@ def test_an_exception_of_a_function_in_c():
 
 
 @settling
-def test_the_context_does_not_change(make):
+def test_exception_context_does_not_change(make):
     def origin():
         try:
             raise KeyError
@@ -588,7 +590,7 @@ def test_the_context_does_not_change(make):
 
 
 @settling
-def test_a_run_inside_an_except_block(make):
+def test_run_inside_except_block_keeps_its_context(make):
     call = make(raises(ValueError()))
     outer = OSError()
     try:
@@ -611,7 +613,7 @@ def test_a_run_inside_an_except_block(make):
     ],
     ids=["function", "object", "property"],
 )
-def test_a_failed_run_that_does_not_count(make):
+def test_failed_run_with_retry_runs_again(make):
     errors = [OSError(), ValueError(), KeyError()]
     left = [*errors, None]
 
@@ -634,7 +636,7 @@ def test_a_failed_run_that_does_not_count(make):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, BaseException])
 @every
-def test_what_is_no_exception_never_settles(make, error):
+def test_base_exception_never_settles(make, error):
     left = [error(), error(), None]
 
     def act():
@@ -651,7 +653,7 @@ def test_what_is_no_exception_never_settles(make, error):
     assert call() == 5
 
 
-def test_exception_with_opinions():
+def test_exception_class_with_odd_methods_is_raised_again():
     class StubbornError(Exception):
         def with_traceback(self, tb):
             raise AssertionError("called")
@@ -680,7 +682,7 @@ class Obstinate:
 
 
 @every
-def test_results_are_left_alone(make):
+def test_results_are_returned_unchanged(make):
     call = make(Obstinate)
     assert type(call()) is Obstinate
     assert call() is call()
@@ -690,7 +692,7 @@ def test_results_are_left_alone(make):
 
 
 @every
-def test_inside_itself(make):
+def test_recursive_call_raises(make):
     def act():
         with pytest.raises(RuntimeError, match="recursive"):
             call()
@@ -702,7 +704,7 @@ def test_inside_itself(make):
 
 
 @settling
-def test_inside_itself_uncaught(make):
+def test_uncaught_recursion_settles_as_the_failure(make):
     def act():
         return call()
 
@@ -713,16 +715,16 @@ def test_inside_itself_uncaught(make):
 
 
 @every
-def test_inside_itself_through_another(make):
+def test_recursion_through_another_once_raises(make):
     other = by_object(lambda: call())
     call = make(lambda: other())
     with pytest.raises(RuntimeError, match="recursive"):
         call()
 
 
-@threads
+@starts_threads
 @every
-def test_a_circle_of_two_threads(make):
+def test_deadlock_of_two_threads_raises(make):
     both = threading.Barrier(2)
 
     def act(other):
@@ -739,8 +741,8 @@ def test_a_circle_of_two_threads(make):
         assert "recursive" in result
 
 
-@threads
-def test_a_circle_of_five_threads():
+@starts_threads
+def test_deadlock_of_five_threads_raises():
     n = 5
     all_in = threading.Barrier(n)
     calls = []
@@ -760,9 +762,9 @@ def test_a_circle_of_five_threads():
     assert refused
 
 
-@threads
+@starts_threads
 @every
-def test_waiting_inside_another_is_no_circle(make):
+def test_nested_wait_without_a_cycle_returns(make):
     fn = Counted(lambda: 1, held=True)
     inner = make(fn)
     outer = [make(lambda: inner() + 1) for _ in range(3)]
@@ -776,9 +778,9 @@ def test_waiting_inside_another_is_no_circle(make):
 # Several threads
 
 
-@threads
+@starts_threads
 @every
-def test_all_get_the_result(make):
+def test_all_threads_get_the_result(make):
     for _ in range(50):
         fn = Counted()
         call = make(fn)
@@ -787,9 +789,9 @@ def test_all_get_the_result(make):
         assert fn.runs == 1
 
 
-@threads
+@starts_threads
 @every
-def test_those_that_come_during_the_run_wait(make):
+def test_callers_during_the_run_wait(make):
     fn = Counted(held=True)
     call = make(fn)
     waiters = [start(call) for _ in range(8)]
@@ -802,9 +804,9 @@ def test_those_that_come_during_the_run_wait(make):
     assert fn.runs == 1
 
 
-@threads
+@starts_threads
 @settling
-def test_all_get_the_same_exception(make):
+def test_all_threads_get_the_same_exception(make):
     error = ValueError()
     fn = Counted(raises(error), held=True)
     call = make(fn)
@@ -816,8 +818,8 @@ def test_all_get_the_same_exception(make):
     assert fn.runs == 1
 
 
-@threads
-def test_raised_by_many_at_once():
+@starts_threads
+def test_many_threads_raise_the_failure_at_once():
     error = ValueError()
     f = once(raises(error))
 
@@ -836,7 +838,7 @@ def test_raised_by_many_at_once():
     assert error.__context__ is None
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("error", [ValueError, SystemExit])
 @pytest.mark.parametrize(
     "make",
@@ -847,7 +849,7 @@ def test_raised_by_many_at_once():
     ],
     ids=["function", "object", "property"],
 )
-def test_waiters_of_a_run_that_does_not_count_run_themselves(make, error):
+def test_waiters_of_a_failed_run_with_retry_run_themselves(make, error):
     lock = threading.Lock()
     running = []
     fails = 3
@@ -876,7 +878,7 @@ def test_waiters_of_a_run_that_does_not_count_run_themselves(make, error):
     assert fn.runs == 4
 
 
-@threads
+@starts_threads
 @every
 def test_stores_of_the_run_are_seen(make):
     for _ in range(100):
@@ -885,7 +887,7 @@ def test_stores_of_the_run_are_seen(make):
         assert run_threads(lambda box=box, call=call: (call(), box[0])[1], times=3) == [1] * 3
 
 
-@threads
+@starts_threads
 def test_objects_do_not_wait_for_each_other():
     meet = threading.Barrier(3)
     calls = [make(lambda: meet.wait(LONG)) for make in (by_function, by_object, by_property)]
@@ -893,8 +895,8 @@ def test_objects_do_not_wait_for_each_other():
     assert not meet.broken
 
 
-@threads
-def test_others_collect_while_one_waits():
+@starts_threads
+def test_other_threads_collect_while_one_waits():
     fn = Counted(held=True)
     call = by_function(fn)
     waiters = [start(call), start(call)]
@@ -906,88 +908,76 @@ def test_others_collect_while_one_waits():
 
 # Interrupts
 
-INTERRUPTED = """
-    import os, signal, sys, threading, time, _thread
-    from nogil_sync import Once, once, once_property
 
-    def interrupter():
-        global sent
-        begun.wait()
-        calling.wait()
-        time.sleep(0.3)
-        sent = time.monotonic()
-        {send}
+class FirstRunHangs:
+    """A function whose first run waits for `go`, and the three kinds of object that run it once."""
 
-    begun, calling, go = threading.Event(), threading.Event(), threading.Event()
-    runs = []
+    def __init__(self):
+        self.begun, self.go = threading.Event(), threading.Event()
+        self.runs = 0
+        self.function, self.object = once(self.work), Once()
 
-    def work():
-        runs.append(threading.current_thread())
-        begun.set()
-        if len(runs) == 1:
-            go.wait()
+    def work(self):
+        self.runs += 1
+        self.begun.set()
+        if self.runs == 1:
+            self.go.wait()
         return 10**9
 
-    class Holder:
-        @once_property
-        def value(self):
-            return work()
+    @once_property
+    def property(self):
+        return self.work()
 
-    f, o, holder = once(work), Once(), Holder()
-    call = {call}
 
-    threading.Thread(target=interrupter).start()
-    {before}
-    calling.set()
-    try:
-        call()
-    except KeyboardInterrupt:
-        took = time.monotonic() - sent
-    else:
-        sys.exit("not interrupted")
-    print(f"{{took * 1000:.1f}} ms")
-    assert took < 20
-    {after}
+CALLS = {
+    "function": lambda it: it.function(),
+    "object": lambda it: it.object.do(it.work),
+    "property": lambda it: it.property,
+}
+kinds = pytest.mark.parametrize("kind", CALLS)
+
+
+@starts_processes
+@kinds
+@in_own_process
+def test_interrupted_first_run_leaves_it_unrun(kind):
+    it = FirstRunHangs()
+
+    def call():
+        return CALLS[kind](it)
+
+    interrupt_call(call, before=it.begun.wait)
+    assert not it.function.done()
+    assert not it.object.done()
     assert call() == 10**9
-    assert len(runs) == {runs}, runs
-"""
-
-CALLS = {"function": "f", "object": "lambda: o.do(work)", "property": "lambda: holder.value"}
-ways = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-sends = pytest.mark.parametrize(
-    "send",
-    ["os.kill(os.getpid(), signal.SIGINT)", "_thread.interrupt_main()"],
-    ids=["kill", "main"],
-)
+    assert it.runs == 2
 
 
-@processes
-@ways
-def test_ctrl_c_in_the_first_run_leaves_it_unrun(call):
-    send = "os.kill(os.getpid(), signal.SIGINT)"
-    code = INTERRUPTED.format(
-        send=send, call=call, before="", after="assert not f.done() and not o.done()", runs=2
-    )
-    print(python(code).stdout)
+@starts_processes
+@kinds
+@pytest.mark.parametrize("way", INTERRUPTS)
+@in_own_process
+def test_ctrl_c_ends_wait_for_run_of_another_thread(kind, way):
+    it = FirstRunHangs()
+
+    def call():
+        return CALLS[kind](it)
+
+    others = [threading.Thread(target=call, daemon=True) for _ in range(3)]
+    for other in others:
+        other.start()
+    it.begun.wait()
+    interrupt_call(call, way)
+    it.go.set()
+    for other in others:
+        other.join(10)
+    assert call() == 10**9
+    assert it.runs == 1
 
 
-@processes
-@ways
-@sends
-def test_ctrl_c_in_the_wait_for_another_thread(call, send):
-    before = (
-        "others = [threading.Thread(target=call, daemon=True) for _ in range(3)]\n"
-        "    for other in others: other.start()\n"
-        "    begun.wait()"
-    )
-    after = "go.set()\n    for other in others: other.join(10)"
-    code = INTERRUPTED.format(send=send, call=call, before=before, after=after, runs=1)
-    print(python(code).stdout)
-
-
-@signals
+@sets_handlers
 @every
-def test_a_handler_calls_what_its_thread_runs(make, interrupt):
+def test_handler_calls_function_that_its_thread_runs(make, interrupt):
     log = []
 
     def handler():
@@ -1006,9 +996,9 @@ def test_a_handler_calls_what_its_thread_runs(make, interrupt):
     assert "recursive" in log[0]
 
 
-@signals
+@sets_handlers
 @every
-def test_a_handler_calls_what_its_thread_waits_for(make, interrupt):
+def test_handler_calls_function_that_its_thread_waits_for(make, interrupt):
     fn = Counted(held=True)
     call = make(fn)
     other = start(call)
@@ -1021,9 +1011,9 @@ def test_a_handler_calls_what_its_thread_waits_for(make, interrupt):
     assert fn.runs == 1
 
 
-@signals
+@sets_handlers
 @settling
-def test_a_handler_runs_another_one_during_a_wait(make, interrupt):
+def test_handler_runs_another_once_during_a_wait(make, interrupt):
     fn = Counted(held=True)
     call = make(fn)
     other = start(call)
@@ -1036,8 +1026,8 @@ def test_a_handler_runs_another_one_during_a_wait(make, interrupt):
     assert log == [3]
 
 
-@threads
-def test_a_finaliser_calls_it():
+@starts_threads
+def test_finaliser_calls_the_function():
     f = once(Counted())
     results = []
 
@@ -1055,146 +1045,127 @@ def test_a_finaliser_calls_it():
 
 # Forks
 
-FORK = """
-import os, sys, threading, time, signal, warnings
-warnings.simplefilter("ignore", DeprecationWarning)
-from nogil_sync import Once, once, once_property
 
-begun, go = threading.Event(), threading.Event()
+class ReturnsProcess:
+    """A function that returns the number of its process, and objects that run it once.
 
-def body():
-    if os.getpid() == parent:
-        begun.set()
-        go.wait()
-    return os.getpid()
+    In the process that made it, the function waits for `go`.
+    """
 
-def work():
-    return body()
+    def __init__(self):
+        self.begun, self.go = threading.Event(), threading.Event()
+        self.parent = os.getpid()
+        self.body = self.wait_in_parent
+        self.function, self.object = once(self.work), Once()
 
-class Holder:
+    def wait_in_parent(self):
+        if os.getpid() == self.parent:
+            self.begun.set()
+            self.go.wait()
+        return os.getpid()
+
+    def work(self):
+        return self.body()
+
     @once_property
-    def value(self):
-        return work()
-
-def check_child(child):
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            assert status == 0, status
-            return
-        time.sleep(0.005)
-    os.kill(child, signal.SIGABRT)
-    sys.exit("the child hangs")
-
-def in_child(function):
-    child = os.fork()
-    if child:
-        return child
-    try:
-        function()
-    except BaseException:
-        import traceback
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
-
-parent = os.getpid()
-f, o, holder = once(work), Once(), Holder()
-call = {call}
-"""
-
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+    def property(self):
+        return self.work()
 
 
-@processes
-@forks
-@ways
-def test_fork_while_another_thread_runs_it(call):
-    python(
-        FORK.format(call=call)
-        + """
-def run():
-    assert call() == os.getpid() != parent
-    threads = [threading.Thread(target=call) for _ in range(2)]
-    for t in threads: t.start()
-    for t in threads: t.join()
+@starts_processes
+@needs_fork
+@kinds
+@in_own_process
+def test_child_runs_what_another_thread_ran_at_the_fork(kind):
+    it = ReturnsProcess()
 
-threads = [threading.Thread(target=call) for _ in range(3)]
-for t in threads: t.start()
-begun.wait()
-check_child(in_child(run))
-go.set()
-assert call() == parent
-for t in threads: t.join()
-"""
-    )
+    def call():
+        return CALLS[kind](it)
 
+    def child():
+        assert call() == os.getpid() != it.parent
+        run_threads(call, call)
 
-@processes
-@forks
-@ways
-def test_fork_inside_the_run(call):
-    python(
-        FORK.format(call=call)
-        + """
-def body():
-    if os.fork() == 0:
-        try:
-            call()
-        except RuntimeError as error:
-            assert "recursive" in str(error)
-            waiter.append(threading.Thread(target=lambda: results.append(call())))
-            waiter[0].start()
-            time.sleep(0.05)
-            assert not results
-        else:
-            os._exit(3)
-    return os.getpid()
-
-waiter, results = [], []
-assert call() == os.getpid()
-if os.getpid() != parent:
-    waiter[0].join(10)
-    os._exit(0 if results == [os.getpid()] else 4)
-_, status = os.wait()
-assert status == 0, status
-"""
-    )
+    threads = [threading.Thread(target=call) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    it.begun.wait()
+    in_child(child)
+    it.go.set()
+    assert call() == it.parent
+    for thread in threads:
+        thread.join()
 
 
-@processes
-@forks
-@ways
-def test_fork_by_a_handler_during_the_wait(call):
-    python(
-        FORK.format(call=call)
-        + """
-children = []
-def handler(*_):
-    child = os.fork()
-    if child:
-        children.append(child)
+@starts_processes
+@needs_fork
+@kinds
+@in_own_process
+def test_run_that_forks_goes_on_in_both_processes(kind):
+    it = ReturnsProcess()
+    waiter, results = [], []
 
-signal.signal(signal.SIGUSR1, handler)
-thread = threading.Thread(target=call)
-thread.start()
-begun.wait()
-def later():
-    time.sleep(0.2)
-    os.kill(parent, signal.SIGUSR1)
-    while not children:  # or the child may find the locks of `go` held
-        time.sleep(0.01)
-    go.set()
-threading.Thread(target=later).start()
-faulthandler.cancel_dump_traceback_later()
-assert call() == os.getpid()
-if os.getpid() != parent:
-    os._exit(0)
-check_child(children[0])
-thread.join()
-"""
-    )
+    def call():
+        return CALLS[kind](it)
+
+    def fork():
+        if os.fork() == 0:
+            try:
+                call()
+            except RuntimeError as error:
+                assert "recursive" in str(error)
+                waiter.append(threading.Thread(target=lambda: results.append(call())))
+                waiter[0].start()
+                time.sleep(0.05)
+                assert not results
+            else:
+                os._exit(3)
+        return os.getpid()
+
+    it.body = fork
+    assert call() == os.getpid()
+    if os.getpid() != it.parent:
+        waiter[0].join(10)
+        os._exit(0 if results == [os.getpid()] else 4)
+    _, status = os.wait()
+    assert status == 0, status
+
+
+@starts_processes
+@needs_fork
+@kinds
+@in_own_process
+def test_wait_goes_on_in_both_processes_after_handler_forks(kind):
+    it = ReturnsProcess()
+    children = []
+
+    def call():
+        return CALLS[kind](it)
+
+    def handler(*_):
+        child = os.fork()
+        if child:
+            children.append(child)
+
+    signal.signal(signal.SIGUSR1, handler)
+    thread = threading.Thread(target=call)
+    thread.start()
+    it.begun.wait()
+
+    def later():
+        time.sleep(0.2)
+        os.kill(it.parent, signal.SIGUSR1)
+        while not children:  # or the child may find the locks of `go` held
+            time.sleep(0.01)
+        it.go.set()
+
+    threading.Thread(target=later).start()
+    faulthandler.cancel_dump_traceback_later()
+    assert call() == os.getpid()
+    if os.getpid() != it.parent:
+        os._exit(0)
+    assert exit_code_of(children[0]) == 0
+    thread.join()
 
 
 # What is kept, and for how long
@@ -1213,7 +1184,7 @@ def gone(watch):
 
 
 @pytest.mark.parametrize("retry", [False, True])
-def test_the_function_is_released(retry):
+def test_function_is_released_after_its_run(retry):
     def make():
         thing = Thing()
         f = once(lambda: thing() and Result(), retry=retry)
@@ -1241,7 +1212,7 @@ def test_do_keeps_neither_function_nor_arguments():
     assert all(map(gone, watches))
 
 
-def test_the_function_is_kept_while_it_may_run_again():
+def test_function_is_kept_while_it_may_run_again():
     f = once(Thing(), retry=True)
     watch = weakref.ref(f.__wrapped__)
     gc.collect()
@@ -1250,8 +1221,8 @@ def test_the_function_is_kept_while_it_may_run_again():
     assert gone(watch)
 
 
-@threads
-def test_the_function_is_released_with_waiters():
+@starts_threads
+def test_function_is_released_while_threads_waited():
     fn = Counted(held=True)
     f = once(fn)
     watch = weakref.ref(fn)
@@ -1263,7 +1234,7 @@ def test_the_function_is_released_with_waiters():
     assert gone(watch)
 
 
-def test_collected_through_cycles():
+def test_cycles_are_collected():
     def make(run):
         thing = Thing()
 
@@ -1300,7 +1271,7 @@ def test_failures_are_collected_through_cycles():
     assert all(map(gone, watches))
 
 
-def test_used_in_a_finaliser_of_its_cycle():
+def test_once_is_usable_in_a_finaliser_of_its_cycle():
     log = []
 
     class Last:
@@ -1321,7 +1292,7 @@ def test_used_in_a_finaliser_of_its_cycle():
     assert eventually(lambda: gc.collect() >= 0 and len(log) == 2)
 
 
-def test_the_result_is_referred_to_by_the_object_and_the_caller():
+def test_only_the_object_and_the_caller_refer_to_the_result():
     class Result:
         pass
 
@@ -1338,7 +1309,7 @@ def test_the_result_is_referred_to_by_the_object_and_the_caller():
     assert watch() is None
 
 
-def test_a_long_chain_is_freed():
+def test_long_chain_of_results_is_freed():
     f = None
     for _ in range(50_000):
         f = once(lambda f=f: [f])
@@ -1466,7 +1437,7 @@ def test_property_of_the_class():
     assert inspect.getdoc(once_property)
 
 
-def test_property_without_a_dict():
+def test_property_of_a_class_without_dict_raises():
     class Slotted:
         __slots__ = ()
 
@@ -1478,7 +1449,7 @@ def test_property_without_a_dict():
         Slotted().value
 
 
-def test_property_with_a_dict_that_takes_no_items():
+def test_property_with_read_only_dict_raises():
     class Meta(type):
         @once_property
         def value(cls):
@@ -1491,7 +1462,7 @@ def test_property_with_a_dict_that_takes_no_items():
         Made.value
 
 
-def test_property_without_a_name():
+def test_property_without_a_name_raises():
     class Bare:
         pass
 
@@ -1502,7 +1473,7 @@ def test_property_without_a_name():
     assert Bare().value == 1
 
 
-def test_property_with_two_names():
+def test_property_with_two_names_raises():
     # Up to Python 3.11 errors in __set_name__ come wrapped in a RuntimeError.
     with pytest.raises((TypeError, RuntimeError)):
 
@@ -1530,7 +1501,7 @@ def test_property_of_unhashable_instances():
     assert odd.value is odd.value
 
 
-def test_property_overridden():
+def test_property_overridden_in_a_subclass():
     class Longer(Page):
         @once_property
         def words(self):
@@ -1543,7 +1514,7 @@ def test_property_overridden():
     assert page.computed == ["words", "length"]
 
 
-def test_property_needs_itself():
+def test_recursive_property_raises():
     class Loop:
         @once_property
         def a(self):
@@ -1560,7 +1531,7 @@ def test_property_needs_itself():
     assert not loop.__dict__
 
 
-def test_property_needs_that_of_another_instance():
+def test_property_uses_that_of_another_instance():
     class Node:
         def __init__(self, below):
             self.below = below
@@ -1575,7 +1546,7 @@ def test_property_needs_that_of_another_instance():
     assert node.depth == 19
 
 
-@threads
+@starts_threads
 def test_properties_of_one_instance_do_not_wait_for_each_other():
     meet = threading.Barrier(2)
 
@@ -1592,8 +1563,8 @@ def test_properties_of_one_instance_do_not_wait_for_each_other():
     assert sorted(run_threads(lambda: pair.a, lambda: pair.b)) == [0, 1]
 
 
-@threads
-def test_property_deleted_by_others():
+@starts_threads
+def test_property_deleted_by_other_threads_runs_again():
     class Counter:
         @once_property
         def value(self):
@@ -1612,7 +1583,7 @@ def test_property_deleted_by_others():
     run_threads(read, read, delete)
 
 
-def test_nothing_is_left_in_the_tables():
+def test_finished_runs_leave_nothing_in_the_tables():
     from nogil_sync._common import once as _once
 
     assert threading.get_ident() not in _once._waits

@@ -12,7 +12,9 @@ import warnings
 import weakref
 
 import pytest
-from support import CLASSES, LONG, NATIVE, eventually, make, python, run_threads
+from marks import starts_threads
+from processes import in_process
+from support import CLASSES, LONG, NATIVE, eventually, make, run_threads
 
 import nogil_sync
 from nogil_sync import (
@@ -28,7 +30,6 @@ from nogil_sync import (
 
 pytestmark = pytest.mark.leaks(reason="pins objects, and names new places to report()")
 
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
 native_only = pytest.mark.skipif(not NATIVE, reason="on standard builds pin changes nothing")
 
 
@@ -108,7 +109,7 @@ def samples():
     )
 
 
-def test_returns_the_object():
+def test_pin_returns_the_object():
     for obj in samples():
         got = pin(obj)
         assert got == obj if type(obj) is str else got is obj
@@ -128,14 +129,14 @@ def test_pin_all_returns_the_objects_in_order():
         assert all(map(is_pinned, got))
 
 
-def test_idempotent():
+def test_pin_is_idempotent():
     obj = Plain()
     for _ in range(3):
         assert pin(obj) is obj
         assert pin_all([obj, obj]) == [obj, obj]
 
 
-def test_what_is_immortal_already():
+def test_immortal_objects_count_as_pinned():
     for obj in (None, True, False, 0, 5, (), "", b"", ..., NotImplemented, int, object):
         assert pin(obj) is obj
     if sys.version_info >= (3, 12):
@@ -147,7 +148,7 @@ def test_what_is_immortal_already():
     assert not is_pinned(Plain())
 
 
-def test_wrong_arguments():
+def test_wrong_arguments_raise():
     for call in (pin, pin_all, is_pinned, lambda: pin(1, 2), lambda: pin_all(1)):
         with pytest.raises(TypeError):
             call()
@@ -160,7 +161,7 @@ def test_wrong_arguments():
         pin_all(failing())
 
 
-def test_nothing_is_asked_of_the_object():
+def test_pin_calls_no_method_of_the_object():
     obj = Weird()
     assert pin(obj) is obj
     assert is_pinned(obj) in (True, False)
@@ -184,17 +185,19 @@ def test_pinned_objects_work_as_before():
     assert table == {"a": 1, "b": 2}
 
 
-def test_not_deep():
+def test_pin_is_not_deep_by_default():
     inner = Plain()
     pin([inner])
     assert not is_pinned(inner)
 
 
 @native_only
-def test_a_pinned_string_is_the_interned_one():
-    text = " ".join(["not", "interned", str(id(test_not_deep))])
+def test_pinned_string_is_the_interned_one():
+    text = " ".join(["not", "interned", str(id(test_pin_is_not_deep_by_default))])
     got = pin(text)
-    assert got is sys.intern(" ".join(["not", "interned", str(id(test_not_deep))]))
+    assert got is sys.intern(
+        " ".join(["not", "interned", str(id(test_pin_is_not_deep_by_default))])
+    )
     assert is_pinned(got)
 
     class Text(str):
@@ -219,7 +222,7 @@ def test_a_pinned_object_lives_for_ever():
 
 
 @native_only
-def test_string_of_a_subclass_lives_for_ever():
+def test_pinned_string_of_a_subclass_lives_for_ever():
     class Text(str):
         __slots__ = ("__dict__", "__weakref__")
 
@@ -240,9 +243,9 @@ def test_the_locks_of_an_rwmutex_are_pinned_with_it():
 
 
 @native_only
-@threads
-def test_a_string_of_another_thread_is_left_alone():
-    text = str(id(threads)) + " is the identity"
+@starts_threads
+def test_string_of_another_thread_is_not_pinned_itself():
+    text = str(id(pin)) + " is the identity"
     (pinned,) = run_threads(lambda: pin(text))
     assert pinned == text
     assert is_pinned(pinned)
@@ -250,8 +253,8 @@ def test_a_string_of_another_thread_is_left_alone():
 
 
 @native_only
-@threads
-def test_an_object_whose_counts_are_yet_to_be_merged():
+@starts_threads
+def test_object_with_unmerged_counts_is_pinned():
     # We drop a reference that its owner counted, so it is queued for the owner, who is asleep.
     handed, ready, go = [], threading.Event(), threading.Event()
 
@@ -274,8 +277,8 @@ def test_an_object_whose_counts_are_yet_to_be_merged():
 
 
 @native_only
-@threads
-def test_what_cannot_be_pinned_during_a_collection_is_kept_alive():
+@starts_threads
+def test_object_pinned_during_a_collection_is_kept_alive():
     # As above, but in a finaliser that the collector calls: no other collection can merge them.
     handed, ready, go, watches = [], threading.Event(), threading.Event(), []
 
@@ -309,7 +312,7 @@ def test_what_cannot_be_pinned_during_a_collection_is_kept_alive():
 
 
 @native_only
-def test_the_count_is_written_no_more():
+def test_count_of_pinned_object_is_not_written():
     obj = pin(Plain())
     before = sys.getrefcount(obj)
     held = [obj] * 1000
@@ -317,8 +320,8 @@ def test_the_count_is_written_no_more():
     del held
 
 
-@threads
-def test_from_another_thread():
+@starts_threads
+def test_object_of_another_thread_is_pinned():
     objects = list(samples())
     results = run_threads(lambda: [pin(obj) for obj in objects], times=4)
     for result in results:
@@ -335,7 +338,7 @@ def count_is_fixed(obj):
 
 
 @native_only
-@threads
+@starts_threads
 @pytest.mark.parametrize("when", ["by the owner", "while the owner lives", "after the owner"])
 def test_every_kind_stays_pinned_after_its_thread_and_collections(when):
     made, facts, go = [], [], threading.Event()
@@ -378,8 +381,8 @@ def test_every_kind_stays_pinned_after_its_thread_and_collections(when):
     assert all(watch() is not None for watch in watches)
 
 
-@threads
-def test_in_a_finaliser():
+@starts_threads
+def test_pin_works_in_a_finaliser():
     seen = []
 
     class Last:
@@ -398,7 +401,7 @@ def test_in_a_finaliser():
         assert all(map(is_pinned, seen))
 
 
-def test_resurrected_by_pin():
+def test_pin_in_a_finaliser_resurrects():
     kept = []
 
     class Phoenix:
@@ -412,23 +415,39 @@ def test_resurrected_by_pin():
     assert type(kept[0]) is Phoenix
 
 
-def test_clean_shutdown():
-    done = python(
-        """
-        import nogil_sync, sys, threading
-        kept = [nogil_sync.pin(x) for x in (
-            [1], {"a": [2]}, object(), "te" + sys.platform, 10**50, lambda: 1, type("T", (), {}),
-            threading.Lock(), nogil_sync.Mutex(), nogil_sync.ShardedCounter(), nogil_sync.Event(),
-            nogil_sync.AtomicRef([1]), ValueError("x"), (i for i in ()), sys._getframe(),
-        )]
+def test_pinned_objects_allow_clean_shutdown():
+    def program():
+        kept = [
+            nogil_sync.pin(x)
+            for x in (
+                [1],
+                {"a": [2]},
+                object(),
+                "te" + sys.platform,
+                10**50,
+                lambda: 1,
+                type("T", (), {}),
+                threading.Lock(),
+                nogil_sync.Mutex(),
+                nogil_sync.ShardedCounter(),
+                nogil_sync.Event(),
+                nogil_sync.AtomicRef([1]),
+                ValueError("x"),
+                (i for i in ()),
+                sys._getframe(),
+            )
+        ]
         kept.append(kept)
         nogil_sync.pin(kept)
-        class Chain: pass
+
+        class Chain:
+            pass
+
         first = nogil_sync.pin(Chain())
         first.me = first
         first.more = [Chain() for _ in range(100)]
-        """
-    )
+
+    done = in_process(program)
     assert done.stderr == ""
 
 
@@ -560,7 +579,7 @@ def test_deep_pins_the_whole_graph():
         assert set(pin_report(obj).by_type) == kept
 
 
-def test_deep_leaves_what_must_be_closed(tmp_path):
+def test_deep_skips_objects_that_must_be_closed(tmp_path):
     class Loud:
         def __del__(self):
             pass
@@ -603,7 +622,7 @@ def test_deep_pins_the_object_itself_in_any_case():
 
 @pytest.mark.timeout(1200)  # a minute of work on a debug build with tracemalloc
 @pytest.mark.parametrize("kind", [list, dict, Slotted])
-def test_deep_chain(kind):
+def test_deep_pins_a_long_chain(kind):
     chain = None
     for _ in range(100_000):
         if kind is Slotted:
@@ -619,22 +638,22 @@ def test_deep_chain(kind):
         assert pin_report(chain).objects == 0
 
 
-def test_deep_of_what_has_no_parts():
+def test_deep_pins_objects_without_parts():
     for obj in (None, 5, 10**40, "text", object(), int, gc, len):
         pin(obj, deep=True)
     with pytest.raises(TypeError):
         pin([], True)
 
 
-def test_deep_asks_nothing_of_the_objects():
+def test_deep_calls_no_method_of_the_objects():
     obj = [Weird(), {1: Weird()}]
     assert pin(obj, deep=True) is obj
     if NATIVE:
         assert is_pinned(obj[0])
 
 
-@threads
-def test_deep_while_others_change_the_graph():
+@starts_threads
+def test_deep_runs_while_other_threads_change_the_graph():
     obj = {"list": [], "dict": {}, "instances": [Plain() for _ in range(50)]}
     stop = threading.Event()
 
@@ -693,7 +712,7 @@ _chosen = (_First,)
 
 
 @pytest.mark.parametrize("bases", [(_First,), (_Second,), (_Second, _First)])
-def test_deep_looks_where_a_metaclass_says_that_attributes_are(bases, monkeypatch):
+def test_deep_finds_attributes_of_odd_metaclasses(bases, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "_chosen", bases)
     cls = _Chosen("cls", (_First, _Second), {})
     obj = [object.__new__(cls)]
@@ -704,7 +723,7 @@ def test_deep_looks_where_a_metaclass_says_that_attributes_are(bases, monkeypatc
         assert is_pinned(obj[0]) is NATIVE
 
 
-def test_deep_of_an_order_of_bases_that_the_usual_rule_refuses(monkeypatch):
+def test_deep_accepts_any_order_of_bases(monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "_chosen", (_First, _Second))
     above = type("above", (_First, _Second), {}), type("below", (_Second, _First), {})
     obj = [object.__new__(_Chosen("cls", above, {}))]
@@ -726,7 +745,7 @@ class _OddDict(dict):
     values = keys = __iter__ = items
 
 
-def test_report_names_classes_and_attributes_without_asking_them():
+def test_report_calls_no_method_of_classes_and_attributes():
     odd = Plain()
     odd.__dict__ = _OddDict(attribute=[threading.Lock()])
     secretive = _Secretive("Secretive", (), {"__module__": 5})

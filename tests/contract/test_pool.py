@@ -7,16 +7,19 @@ import io
 import pickle
 import sys
 import threading
+import time
 import weakref
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import NATIVE, collected, eventually, python, run_threads
+from marks import starts_threads
+from processes import in_own_process, in_process
+from support import NATIVE, collected, eventually, run_threads
 
 from nogil_sync import Mutex, Pool
 
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
 ages = pytest.mark.thread_unsafe(reason="counts collections of the process")
 
 
@@ -46,7 +49,7 @@ def no_gc():
 # ---- get and put ----
 
 
-def test_makes_what_it_does_not_have():
+def test_get_makes_an_item_if_none_is_idle():
     made = []
 
     def new():
@@ -65,7 +68,7 @@ def test_makes_what_it_does_not_have():
     assert len(made) == 2
 
 
-def test_the_newest_first():
+def test_get_takes_the_newest_item():
     pool = lasting()
     items = [Item() for _ in range(100)]
     for item in items:
@@ -76,7 +79,7 @@ def test_the_newest_first():
     assert pool.idle() == 0
 
 
-def test_by_turns():
+def test_threads_take_and_put_by_turns():
     pool = lasting()
     items = [Item() for _ in range(5)]
     for item in items:
@@ -100,14 +103,14 @@ def test_anything_can_be_pooled():
     assert pool.get() == "new"
 
 
-def test_named_arguments():
+def test_arguments_can_be_named():
     pool = Pool(new=list, reset=None, drop=None, max_idle=None, age=False)
     mine = [1]
     pool.put(item=mine)
     assert pool.get() is mine
 
 
-def test_put_twice_is_served_twice():
+def test_item_put_twice_is_got_twice():
     pool = lasting()
     item = Item()
     watch = weakref.ref(item)
@@ -124,7 +127,7 @@ def test_put_twice_is_served_twice():
     assert watch() is None
 
 
-def test_holds_and_hands_over_its_references():
+def test_pool_keeps_one_reference_to_each_item():
     pool = lasting()
     item = Item()
     before = sys.getrefcount(item)
@@ -139,7 +142,7 @@ def test_holds_and_hands_over_its_references():
     assert sys.getrefcount(item) == before
 
 
-def test_wrong_arguments():
+def test_wrong_arguments_raise():
     for wrong in (
         lambda: Pool(),
         lambda: Pool(1),
@@ -180,7 +183,7 @@ def test_repr():
     assert repr(pool).endswith(", 2 idle>")
 
 
-def test_generic_at_run_time():
+def test_class_takes_parameters_at_run_time():
     assert Pool[int].__origin__ is Pool
     pool = Pool[int](int)
     assert type(pool) is Pool
@@ -194,7 +197,7 @@ def test_generic_at_run_time():
 # ---- new ----
 
 
-def test_new_that_raises():
+def test_new_that_raises_leaves_the_pool_unchanged():
     fail = True
 
     def new():
@@ -215,7 +218,7 @@ def test_new_that_raises():
     assert pool.get() == 7
 
 
-def test_new_that_uses_the_pool():
+def test_new_may_use_the_pool():
     depth = 0
 
     def new():
@@ -234,7 +237,7 @@ def test_new_that_uses_the_pool():
 # ---- reset ----
 
 
-def test_reset_comes_before_others_can_get_it():
+def test_reset_runs_before_the_item_is_available():
     seen = []
 
     def reset(buffer):
@@ -253,13 +256,13 @@ def test_reset_comes_before_others_can_get_it():
 
 
 @pytest.mark.parametrize("verdict", [None, True, 0, "", 1, [], 0.0])
-def test_only_false_refuses(verdict):
+def test_reset_refuses_only_by_false(verdict):
     pool = lasting(reset=lambda item: verdict)
     pool.put(Item())
     assert pool.idle() == 1
 
 
-def test_refused_by_reset():
+def test_refused_item_is_dropped():
     dropped = []
     pool = lasting(bytearray, reset=lambda buffer: len(buffer) < 10, drop=dropped.append)
     pool.put(bytearray(9))
@@ -270,7 +273,7 @@ def test_refused_by_reset():
     assert dropped[0] is large
 
 
-def test_reset_that_raises():
+def test_reset_that_raises_drops_the_item():
     dropped = []
 
     def reset(item):
@@ -289,7 +292,7 @@ def test_reset_that_raises():
     assert dropped == ["bad", "bad", "good"]
 
 
-def test_reset_that_uses_the_pool():
+def test_reset_may_use_the_pool():
     def reset(item):
         if item == 0:
             for n in range(1, 60):
@@ -305,7 +308,7 @@ def test_reset_that_uses_the_pool():
 # ---- drop ----
 
 
-def test_drop_gets_what_goes():
+def test_drop_gets_each_item_that_leaves():
     dropped = []
     pool = lasting(int, drop=dropped.append, max_idle=3)
     for n in range(5):
@@ -318,7 +321,7 @@ def test_drop_gets_what_goes():
     assert dropped[5:] == [5]
 
 
-def test_drop_that_uses_the_pool():
+def test_drop_may_use_the_pool():
     seen = []
 
     def drop(item):
@@ -337,7 +340,7 @@ def test_drop_that_uses_the_pool():
 
 
 @pytest.mark.thread_unsafe(reason="replaces sys.unraisablehook")
-def test_drop_that_raises(monkeypatch):
+def test_drop_that_raises_is_reported(monkeypatch):
     unraisable = []
     monkeypatch.setattr(sys, "unraisablehook", lambda info: unraisable.append(info.exc_type))
 
@@ -363,7 +366,7 @@ def test_drop_that_raises(monkeypatch):
     assert unraisable == [LookupError] * 6
 
 
-def test_drop_of_a_pool_in_a_cycle():
+def test_drop_runs_for_a_pool_in_a_cycle():
     dropped = []
     pool = lasting(drop=lambda item: dropped.append(item.name))
     for name in ("a", "b"):
@@ -376,32 +379,26 @@ def test_drop_of_a_pool_in_a_cycle():
     assert sorted(dropped) == ["a", "b"]
 
 
-@pytest.mark.parametrize("way", ["pool.get()", "pool.use().__enter__()"])
-def test_a_function_that_leads_back_into_the_pool_is_a_recursion(way):
+@pytest.mark.parametrize("way", ["get", "use"])
+@in_own_process
+def test_new_that_asks_its_own_pool_raises_recursion_error(way):
     """Also where no Python code lies between: the interpreter's own check is not reached then."""
-    done = python(
-        f"""
-        from functools import partial
-        from nogil_sync import Pool
-
-        pool = Pool.__new__(Pool)
-        pool.__init__(partial(Pool.get, pool))
-        try:
-            {way}
-        except RecursionError:
-            print("refused")
-        """
-    )
-    assert done.stdout == "refused\n"
+    pool = Pool.__new__(Pool)
+    pool.__init__(partial(Pool.get, pool))
+    try:
+        if way == "get":
+            pool.get()
+        else:
+            pool.use().__enter__()
+    except RecursionError:
+        pass
+    else:
+        raise AssertionError
 
 
 @pytest.mark.skipif(not NATIVE, reason="a chain of Python calls, which the interpreter counts")
-def test_drops_that_lead_from_pool_to_pool_are_a_recursion():
-    done = python(
-        """
-        import sys
-        from nogil_sync import Pool
-
+def test_drops_nested_from_pool_to_pool_raise_recursion_error():
+    def program():
         pool = Pool(object)
         for _ in range(100_000):
             outer = Pool(object, drop=Pool.clear, age=False)
@@ -412,8 +409,8 @@ def test_drops_that_lead_from_pool_to_pool_are_a_recursion():
         pool.clear()
         assert pool.idle() == 0
         assert errors <= {RecursionError}
-        """
-    )
+
+    done = in_process(program)
     assert done.stdout == ""
 
 
@@ -421,7 +418,7 @@ def test_drops_that_lead_from_pool_to_pool_are_a_recursion():
 
 
 @pytest.mark.parametrize("most", [0, 1, 2, 7, 100])
-def test_limit_of_one_thread_is_exact(most):
+def test_max_idle_of_one_thread_is_exact(most):
     pool = lasting(max_idle=most)
     for _ in range(3):
         for n in range(most + 5):
@@ -439,15 +436,15 @@ def test_limit_of_one_thread_is_exact(most):
 
 
 @pytest.mark.parametrize("most", [10**30, 2**63, True])
-def test_limits_of_all_sizes(most):
+def test_max_idle_of_any_size_holds(most):
     pool = lasting(max_idle=most)
     pool.put(1)
     assert pool.idle() == 1
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("most", [0, 1, 5, 60])
-def test_limit_of_many_threads(most):
+def test_max_idle_of_many_threads_holds(most):
     pool = lasting(max_idle=most)
     workers = 4
     highest = [0] * workers
@@ -473,7 +470,7 @@ def test_limit_of_many_threads(most):
 # ---- use ----
 
 
-def test_use():
+def test_use_gets_and_puts_back():
     pool = lasting(list, reset=list.clear)
     with pool.use() as item:
         assert type(item) is list
@@ -486,7 +483,7 @@ def test_use():
     assert item == []
 
 
-def test_use_with_an_error():
+def test_use_drops_the_item_after_an_error():
     dropped = []
     reset = []
     pool = lasting(reset=reset.append, drop=dropped.append)
@@ -498,7 +495,7 @@ def test_use_with_an_error():
     assert pool.idle() == 0
 
 
-def test_use_again_and_wrongly():
+def test_use_can_be_reused_but_not_nested():
     pool = lasting()
     use = pool.use()
     with pytest.raises(RuntimeError, match="not in use"):
@@ -514,7 +511,7 @@ def test_use_again_and_wrongly():
     assert pool.idle() == 1
 
 
-def test_use_is_not_copied():
+def test_use_cannot_be_copied():
     use = lasting().use()
     with use:
         for wrong in (copy.copy, copy.deepcopy, pickle.dumps):
@@ -522,7 +519,7 @@ def test_use_is_not_copied():
                 wrong(use)
 
 
-def test_use_holds_the_item_besides_the_body():
+def test_use_refers_to_its_item():
     class Thing:
         pass
 
@@ -535,7 +532,7 @@ def test_use_holds_the_item_besides_the_body():
     assert watch() is pool.get()
 
 
-def test_use_entered_again_by_new():
+def test_new_that_enters_the_same_use_raises():
     made = []
 
     def new():
@@ -553,7 +550,7 @@ def test_use_entered_again_by_new():
     assert pool.idle() == 2
 
 
-@threads
+@starts_threads
 def test_use_entered_by_many_threads():
     pool = lasting()
     for _ in range(50):
@@ -572,7 +569,7 @@ def test_use_entered_by_many_threads():
         assert pool.idle() <= 3
 
 
-def test_use_that_is_left_behind():
+def test_abandoned_use_frees_its_item():
     pool = lasting()
     use = pool.use()
     watch = weakref.ref(use.__enter__())
@@ -582,7 +579,7 @@ def test_use_that_is_left_behind():
     assert pool.idle() == 0
 
 
-def test_a_long_chain_of_uses_is_freed():
+def test_long_chain_of_uses_is_freed():
     pool = lasting(lambda: None)
     use = None
     for _ in range(50_000):
@@ -594,7 +591,7 @@ def test_a_long_chain_of_uses_is_freed():
     assert pool.idle() == 0
 
 
-def test_use_in_a_cycle():
+def test_use_in_a_cycle_is_collected():
     pool = lasting()
     item = Item()
     item.use, item.pool = pool.use(), pool
@@ -606,7 +603,7 @@ def test_use_in_a_cycle():
     assert watch() is None
 
 
-def test_subclass_with_its_own_ways():
+def test_overridden_methods_are_called_by_users_only():
     class Counting(Pool):
         gets = 0
 
@@ -624,8 +621,8 @@ def test_subclass_with_its_own_ways():
 # ---- threads ----
 
 
-@threads
-def test_what_others_put_is_found():
+@starts_threads
+def test_items_put_by_other_threads_are_found():
     pool = lasting(lambda: pytest.fail("made one"))
     items = [Item() for _ in range(300)]
     run_threads(*(lambda k=k: [pool.put(items[n]) for n in range(k, 300, 3)] for k in range(3)))
@@ -640,8 +637,8 @@ def test_what_others_put_is_found():
     assert pool.idle() == 0
 
 
-@threads
-def test_what_is_seen_of_an_item():
+@starts_threads
+def test_stores_before_put_are_seen_after_get():
     pool = lasting(dict)
 
     def work():
@@ -663,8 +660,8 @@ def test_what_is_seen_of_an_item():
     assert uses == total
 
 
-@threads
-def test_ten_thousand_short_threads():
+@starts_threads
+def test_ten_thousand_short_threads_share_a_pool():
     made = []
 
     def new():
@@ -695,8 +692,8 @@ def test_ten_thousand_short_threads():
         assert sys.getsizeof(pool) <= 2 * size
 
 
-@threads
-def test_dropped_while_threads_are_in_it():
+@starts_threads
+def test_pool_is_freed_after_threads_used_it():
     class Slow:
         def __init__(self):
             inside.set()
@@ -749,8 +746,8 @@ def test_idle_items_go_after_two_collections(no_gc):
 
 
 @ages
-@threads
-def test_items_of_finished_threads_go_too(no_gc):
+@starts_threads
+def test_idle_items_of_ended_threads_go_too(no_gc):
     pool = Pool(Item)
     run_threads(lambda: [pool.put(Item()) for _ in range(10)], times=4)
     gc.collect()
@@ -760,7 +757,7 @@ def test_items_of_finished_threads_go_too(no_gc):
 
 
 @ages
-def test_use_makes_young(no_gc):
+def test_used_items_stay(no_gc):
     pool = Pool(list)
     items = [[n] for n in range(10)]
     for item in items:
@@ -791,7 +788,7 @@ def test_items_in_use_are_not_touched(no_gc):
 
 
 @ages
-def test_without_age_they_stay(no_gc):
+def test_items_stay_without_age(no_gc):
     pool = Pool(Item, age=False)
     for _ in range(10):
         pool.put(Item())
@@ -801,7 +798,7 @@ def test_without_age_they_stay(no_gc):
 
 
 @ages
-def test_drop_runs_outside_of_callbacks(no_gc):
+def test_drop_runs_outside_the_collection_callback(no_gc):
     log = []
     pool = Pool(Item, drop=lambda _: log.append("drop"))
     pool.put(Item())
@@ -819,7 +816,7 @@ def test_drop_runs_outside_of_callbacks(no_gc):
 
 
 @ages
-def test_drop_while_ageing_may_do_anything(no_gc):
+def test_drop_during_ageing_may_use_the_pool(no_gc):
     dropped = []
 
     def drop(item):
@@ -840,7 +837,7 @@ def test_drop_while_ageing_may_do_anything(no_gc):
 
 
 @ages
-def test_finalisers_of_old_items_may_use_the_pool(no_gc):
+def test_finalisers_of_old_items_use_the_pool(no_gc):
     class Last:
         def __del__(self):
             pool.put("again")
@@ -856,7 +853,7 @@ def test_finalisers_of_old_items_may_use_the_pool(no_gc):
 
 
 @ages
-def test_a_lock_held_by_user_code_is_no_matter(no_gc):
+def test_ageing_does_not_deadlock_with_a_lock_of_the_user(no_gc):
     """A collection inside a section of the program's own, with hooks that take the same lock."""
     m = Mutex()
     dropped = []
@@ -873,7 +870,7 @@ def test_a_lock_held_by_user_code_is_no_matter(no_gc):
 
 
 @ages
-def test_one_callback_for_all_pools():
+def test_all_pools_share_one_callback():
     before = list(gc.callbacks)
     pools = [Pool(int) for _ in range(10)]
     assert gc.callbacks == before
@@ -883,7 +880,7 @@ def test_one_callback_for_all_pools():
 
 
 @ages
-def test_a_callback_called_by_hand(no_gc):
+def test_callback_called_by_hand_is_harmless(no_gc):
     pool = Pool(int)
     pool.put(1)
     for _ in range(3):
@@ -902,7 +899,7 @@ def test_a_callback_called_by_hand(no_gc):
 
 @ages
 @pytest.mark.skipif(not NATIVE, reason="about memory of the C code")
-def test_a_finaliser_called_by_hand(no_gc):
+def test_finaliser_called_by_hand_is_harmless(no_gc):
     pool = Pool(int)
     pool.put(1)
     swept = []
@@ -927,7 +924,7 @@ def test_a_finaliser_called_by_hand(no_gc):
     assert pool.idle() == 0
 
 
-def test_thousands_of_pools_find_their_places():
+def test_thousands_of_pools_are_registered():
     for _ in range(2):
         pools = [Pool(list) for _ in range(30_000)]  # a minute if each looks at all the others
         assert pools.pop().idle() == 0
@@ -935,33 +932,34 @@ def test_thousands_of_pools_find_their_places():
 
 @ages
 @pytest.mark.parametrize("backend", ["native", "threading"] if NATIVE else ["threading"])
-def test_they_go_in_a_program_that_allocates(backend):
-    done = python(
-        """
-        import time, weakref
-        from nogil_sync import Pool
-        class Item: pass
+def test_idle_items_go_in_a_program_that_allocates(backend):
+    def program():
+        class Item:
+            pass
+
         class Cycle:
-            def __init__(self): self.me = self
+            def __init__(self):
+                self.me = self
+
         pool = Pool(Item)
         items = [pool.get() for _ in range(100)]
         watches = [weakref.ref(item) for item in items]
-        for item in items: pool.put(item)
+        for item in items:
+            pool.put(item)
         del items, item
         kept = []
         end = time.monotonic() + 60
         while any(watch() is not None for watch in watches):
             assert time.monotonic() < end
             kept = [[Cycle()] for _ in range(5000)]
+            assert kept
         print(pool.idle())
-        """,
-        timeout=90,
-        env={"NOGIL_SYNC_BACKEND": backend},
-    )
+
+    done = in_process(program, timeout=90, env={"NOGIL_SYNC_BACKEND": backend})
     assert done.stdout == "0\n"
 
 
-def test_collections_keep_no_pool():
+def test_registry_keeps_no_pool_alive():
     pool = Pool(list)
     watch = weakref.ref(pool)
     for _ in range(3):
@@ -971,7 +969,7 @@ def test_collections_keep_no_pool():
 
 
 @ages
-def test_many_pools_come_and_go_among_collections(no_gc):
+def test_pools_come_and_go_during_collections(no_gc):
     kept = []
     for n in range(60):
         pools = [Pool(Item) for _ in range(20)]
@@ -988,7 +986,7 @@ def test_many_pools_come_and_go_among_collections(no_gc):
 
 @pytest.mark.skipif(NATIVE, reason="the clock of the C code cannot be moved")
 @ages
-def test_by_time_where_nothing_is_collected(no_gc, monkeypatch):
+def test_idle_items_go_by_time_without_collections(no_gc, monkeypatch):
     import nogil_sync._threading.pool as module
 
     pool = Pool(int)
@@ -1004,7 +1002,7 @@ def test_by_time_where_nothing_is_collected(no_gc, monkeypatch):
 # ---- the collector ----
 
 
-def test_the_collector_sees_each_item_once():
+def test_collector_visits_each_item_once():
     pool = lasting()
     items = [Item() for _ in range(200)]
     for item in items:
@@ -1017,7 +1015,7 @@ def test_the_collector_sees_each_item_once():
         assert len({id(each) for each in referents if isinstance(each, Item)}) == 180
 
 
-def test_cycles_through_items():
+def test_cycles_through_items_are_collected():
     pool = Pool(Item)
     item = Item()
     item.pool = pool
@@ -1029,7 +1027,7 @@ def test_cycles_through_items():
     assert [each() for each in watch] == [None, None]
 
 
-def test_cycles_through_functions():
+def test_cycles_through_functions_are_collected():
     class Mine(Pool):
         def __init__(self):
             super().__init__(self.make, reset=self.wash, drop=self.leave)
@@ -1054,7 +1052,7 @@ def test_cycles_through_functions():
     assert [each() for each in watch] == [None, None]
 
 
-def test_a_subclass_with_a_finaliser():
+def test_subclass_with_a_finaliser_is_collected():
     log = []
 
     class Sub(Pool):
@@ -1074,7 +1072,7 @@ def test_a_subclass_with_a_finaliser():
     assert sorted(map(str, log[2:])) in (["0", "other"], ["1", "other"])
 
 
-def test_a_pool_in_its_own_finaliser_works():
+def test_pool_is_usable_in_its_own_finaliser():
     class Sub(Pool):
         def __del__(self):
             self.put(1)
@@ -1089,7 +1087,7 @@ def test_a_pool_in_its_own_finaliser_works():
     assert log == [1]
 
 
-def test_a_long_chain_of_pools_is_freed():
+def test_long_chain_of_pools_is_freed():
     pool = None
     for _ in range(50_000):
         outer = Pool(list, age=False)
@@ -1099,7 +1097,7 @@ def test_a_long_chain_of_pools_is_freed():
     gc.collect()
 
 
-def test_the_last_reference_goes_in_a_hook():
+def test_hook_drops_the_last_reference_to_the_pool():
     log = []
 
     def drop(item):
@@ -1115,7 +1113,7 @@ def test_the_last_reference_goes_in_a_hook():
 
 @ages
 @pytest.mark.skipif(not NATIVE, reason="about memory of the C code")
-def test_size_follows_what_it_holds(no_gc):
+def test_getsizeof_follows_the_items(no_gc):
     pool = Pool(int, age=False)
     small = sys.getsizeof(pool)
     pool.put(1)
@@ -1156,7 +1154,7 @@ STEPS = st.lists(
 @ages
 @settings(max_examples=40, deadline=None)
 @given(steps=STEPS, most=st.one_of(st.none(), st.integers(0, 6)))
-def test_like_a_list_with_ages(steps, most):
+def test_random_operations_agree_with_a_list_of_ages(steps, most):
     gc.disable()
     try:
         age, counter = 0, 0

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import Any, Generic
 
 import pytest
+from marks import starts_threads
 
 import nogil_sync
 from nogil_sync import _threading as pure
@@ -110,8 +111,8 @@ def stands_in(cls: type) -> bool:
     return base is not object
 
 
-@pytest.mark.thread_unsafe(reason="starts threads itself")
-def test_every_type_that_is_met_is_public():
+@starts_threads
+def test_every_type_a_user_meets_is_public():
     found = reachable()
     hidden = {c.__qualname__: p for c, p in found.items() if not is_public(c) and not stands_in(c)}
     assert not hidden
@@ -122,7 +123,7 @@ def test_every_type_that_is_met_is_public():
 
 
 @pytest.mark.parametrize("name", [*CLASSES, "pin", "pin_all", "is_pinned", "once"])
-def test_no_annotation_names_what_is_private(name):
+def test_annotations_name_no_private_type(name):
     thing = getattr(pure, name, None) or getattr(nogil_sync, name)
     for each in [thing] if inspect.isfunction(thing) else [*vars(thing).values()]:
         member = each.fget if isinstance(each, property) else each
@@ -133,7 +134,7 @@ def test_no_annotation_names_what_is_private(name):
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_names_say_where_they_are_from(name):
+def test_types_name_their_public_module(name):
     cls = getattr(nogil_sync, name)
     assert cls.__module__ == "nogil_sync"
     assert cls.__qualname__ == cls.__name__ == name
@@ -166,7 +167,7 @@ def test_each_class_is_documented_down_to_its_special_methods(cls):
 
 @pytest.mark.parametrize("name", [n for n in CLASSES if hasattr(pure, n)])
 @pytest.mark.parametrize("method", ["__enter__", "__exit__", "__call__"])
-def test_the_protocol_has_the_docs_of_the_pure_class(name, method):
+def test_special_methods_have_the_docs_of_the_pure_class(name, method):
     mine, its = getattr(nogil_sync, name), getattr(pure, name)
     assert hasattr(mine, method) == hasattr(its, method)
     if method in {n for c in its.__mro__ if c not in (object, Generic) for n in vars(c)}:
@@ -186,7 +187,7 @@ GENERIC = ("AtomicRef", "Channel", "Once", "OnceFunction", "Pool", "PoolUse", "S
 
 
 @pytest.mark.parametrize("name", GENERIC)
-def test_generic_at_run_time(name):
+def test_class_takes_parameters_at_run_time(name):
     cls = getattr(nogil_sync, name)
     assert cls[int].__origin__ is cls
     assert cls[int].__args__ == (int,)

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import itertools
 import math
 import pickle
 import random
@@ -12,13 +13,14 @@ import weakref
 from itertools import islice
 
 import pytest
-from support import LONG, RAIN, eventually, for_a_while, python, run_threads, started
+from ctrl_c import interrupt_call
+from marks import sets_handlers, starts_processes, starts_threads
+from processes import in_own_process
+from random_interrupts import RandomInterrupts
+from support import LONG, eventually, for_a_while, run_threads, started
 
 from nogil_sync import RWMutex
 
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
-processes = pytest.mark.thread_unsafe(reason="starts processes itself")
-signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
 sides = pytest.mark.parametrize("side", ["read", "write"])
 
 
@@ -32,7 +34,7 @@ FREE, READ, WRITTEN = (False, False), (True, False), (False, True)
 # The interface
 
 
-def test_read():
+def test_read_lock_is_shared():
     rw = RWMutex()
     assert state(rw) == FREE
     assert rw.read.acquire() is True
@@ -45,7 +47,7 @@ def test_read():
     assert state(rw) == FREE
 
 
-def test_write():
+def test_write_lock_is_exclusive():
     rw = RWMutex()
     assert rw.write.acquire() is True
     assert state(rw) == WRITTEN
@@ -59,7 +61,7 @@ def test_write():
 
 
 @sides
-def test_with(side):
+def test_with_acquires_and_releases_either_side(side):
     rw = RWMutex()
     view = getattr(rw, side)
     with view as entered:
@@ -88,7 +90,7 @@ def test_with(side):
         ((), {"blocking": True, "timeout": 0}),
     ],
 )
-def test_ways_to_acquire(side, args, kwargs):
+def test_acquire_accepts_arguments_of_threading_lock(side, args, kwargs):
     rw = RWMutex()
     view = getattr(rw, side)
     assert view.acquire(*args, **kwargs) is True
@@ -117,7 +119,7 @@ def test_ways_to_acquire(side, args, kwargs):
     ],
 )
 @pytest.mark.parametrize("held", [None, "read", "write"])
-def test_wrong_arguments(side, args, kwargs, error, held):
+def test_wrong_arguments_raise(side, args, kwargs, error, held):
     rw = RWMutex()
     if held:
         getattr(rw, held).acquire()
@@ -131,7 +133,7 @@ def test_wrong_arguments(side, args, kwargs, error, held):
         pass
 
 
-def test_messages():
+def test_error_messages_name_the_side():
     rw = RWMutex()
     for side in (rw.read, rw.write):
         with pytest.raises(RuntimeError, match="release unlocked lock"):
@@ -170,7 +172,7 @@ def test_wrong_releases_change_nothing():
     assert state(rw) == FREE
 
 
-def test_views_are_always_the_same():
+def test_views_are_always_the_same_objects():
     rw = RWMutex()
     assert rw.read is rw.read
     assert rw.write is rw.write
@@ -182,7 +184,7 @@ def test_views_are_always_the_same():
             delattr(rw, side)
 
 
-def test_views_live_by_themselves():
+def test_views_keep_the_lock_alive():
     read, write = RWMutex().read, RWMutex().write
     gc.collect()
     with read, write:
@@ -200,7 +202,7 @@ def test_views_live_by_themselves():
 
 
 @sides
-def test_views_as_objects(side):
+def test_views_compare_and_hash_by_identity(side):
     rw = RWMutex()
     view = getattr(rw, side)
     cls = type(view)
@@ -243,7 +245,7 @@ def test_repr():
         assert repr(rw.write) == f"<nogil_sync.RWMutexWriter object at {id(rw.write):#x}, locked>"
 
 
-def test_timeout_that_uses_the_lock():
+def test_timeout_whose_float_method_uses_the_lock():
     rw = RWMutex()
 
     class Odd:
@@ -258,7 +260,7 @@ def test_timeout_that_uses_the_lock():
 
 
 @pytest.mark.parametrize("who", ["read", "write", "both"])
-def test_at_fork_reinit(who):
+def test_at_fork_reinit_frees_it(who):
     rw = RWMutex()
     reset = {"read": rw.read, "write": rw.write, "both": rw}[who]._at_fork_reinit
     reset()
@@ -285,7 +287,7 @@ def test_at_fork_reinit(who):
 # Downgrade
 
 
-def test_downgrade():
+def test_downgrade_turns_a_write_hold_into_a_read_hold():
     rw = RWMutex()
     rw.write.acquire()
     assert rw.downgrade() is None
@@ -321,7 +323,7 @@ def test_downgraded_hold_released_by_either_side():
     assert state(rw) == FREE
 
 
-def test_a_mark_is_never_more_than_a_hold():
+def test_downgraded_hold_is_released_once():
     rw = RWMutex()
     rw.write.acquire()
     rw.downgrade()
@@ -391,8 +393,8 @@ def test_no_sequence_of_releases_lets_a_writer_in_beside_a_reader():
 # Between threads
 
 
-@threads
-def test_excludes():
+@starts_threads
+def test_writers_exclude_readers_and_writers():
     rw = RWMutex()
     data = [0, 0]
     n = 400
@@ -413,7 +415,7 @@ def test_excludes():
     assert state(rw) == FREE
 
 
-@threads
+@starts_threads
 def test_readers_read_at_the_same_time():
     rw = RWMutex()
     barrier = threading.Barrier(5)
@@ -425,7 +427,7 @@ def test_readers_read_at_the_same_time():
     run_threads(read, times=5)
 
 
-@threads
+@starts_threads
 def test_any_thread_may_release():
     rw = RWMutex()
     rw.write.acquire()
@@ -436,8 +438,8 @@ def test_any_thread_may_release():
     assert state(rw) == FREE
 
 
-@threads
-def test_a_waiting_writer_keeps_new_readers_out():
+@starts_threads
+def test_waiting_writer_keeps_new_readers_out():
     rw = RWMutex()
     rw.read.acquire()
     writer, wrote = started(rw.write.acquire)
@@ -457,7 +459,7 @@ def test_a_waiting_writer_keeps_new_readers_out():
     assert state(rw) == READ
 
 
-@threads
+@starts_threads
 def test_only_the_last_reader_lets_the_writer_in():
     rw = RWMutex()
     for _ in range(3):
@@ -472,7 +474,7 @@ def test_only_the_last_reader_lets_the_writer_in():
     assert wrote == [True]
 
 
-@threads
+@starts_threads
 def test_a_release_admits_waiting_readers_before_the_next_writer():
     rw = RWMutex()
     rw.write.acquire()
@@ -499,7 +501,7 @@ def test_a_release_admits_waiting_readers_before_the_next_writer():
     assert state(rw) == FREE
 
 
-@threads
+@starts_threads
 def test_writers_come_in_order():
     rw = RWMutex()
     order = []
@@ -516,8 +518,8 @@ def test_writers_come_in_order():
     assert order == list(range(5))
 
 
-@threads
-def test_a_writer_that_gives_up_lets_the_readers_in():
+@starts_threads
+def test_timed_out_writer_lets_the_readers_in():
     rw = RWMutex()
     rw.read.acquire()
     writer, wrote = started(rw.write.acquire, timeout=2)
@@ -534,8 +536,8 @@ def test_a_writer_that_gives_up_lets_the_readers_in():
     assert state(rw) == FREE
 
 
-@threads
-def test_one_writer_of_two_gives_up():
+@starts_threads
+def test_timed_out_writer_leaves_the_other_writer_in_line():
     rw = RWMutex()
     rw.read.acquire()
     impatient, _ = started(rw.write.acquire, timeout=0.1)
@@ -553,9 +555,9 @@ def test_one_writer_of_two_gives_up():
     assert read == [True]
 
 
-@threads
+@starts_threads
 @sides
-def test_time_out(side):
+def test_acquire_times_out(side):
     rw = RWMutex()
     rw.write.acquire()
     view = getattr(rw, side)
@@ -571,7 +573,7 @@ def test_time_out(side):
     assert state(rw) == FREE
 
 
-@threads
+@starts_threads
 def test_downgrade_lets_waiting_readers_in():
     rw = RWMutex()
     rw.write.acquire()
@@ -593,8 +595,8 @@ def test_downgrade_lets_waiting_readers_in():
     assert state(rw) == WRITTEN
 
 
-@threads
-def test_no_writer_comes_between_in_a_downgrade():
+@starts_threads
+def test_no_writer_comes_between_write_and_read_of_a_downgrade():
     rw = RWMutex()
     value = 0
 
@@ -611,8 +613,8 @@ def test_no_writer_comes_between_in_a_downgrade():
     assert state(rw) == FREE
 
 
-@threads
-def test_small_until_two_read_at_once():
+@starts_threads
+def test_lock_stays_small_until_two_threads_read_at_once():
     rw = RWMutex()
 
     def one_after_the_other():
@@ -631,7 +633,7 @@ def test_small_until_two_read_at_once():
     assert not rw.read.locked()
 
 
-@threads
+@starts_threads
 def test_overlapping_readers_do_not_starve_writers():
     rw = RWMutex()
     stop = time.monotonic() + 1
@@ -656,7 +658,7 @@ def test_overlapping_readers_do_not_starve_writers():
     assert reads >= 20, (writes, reads)
 
 
-@threads
+@starts_threads
 def test_successive_writers_do_not_starve_readers():
     rw = RWMutex()
     stop = time.monotonic() + 1
@@ -681,8 +683,8 @@ def test_successive_writers_do_not_starve_readers():
     assert reads >= 20, (writes, reads)
 
 
-@threads
-def test_time_outs_and_tries_lose_nothing():
+@starts_threads
+def test_timeouts_and_tries_lose_nothing():
     rw = RWMutex()
     inside = [0, 0]
 
@@ -715,8 +717,8 @@ def test_time_outs_and_tries_lose_nothing():
     assert rw.write.acquire(False)
 
 
-@threads
-def test_at_fork_reinit_with_waiters():
+@starts_threads
+def test_at_fork_reinit_forgets_waiters():
     rw = RWMutex()
     rw.write.acquire()
     reader = started(rw.read.acquire, timeout=LONG)
@@ -732,8 +734,8 @@ def test_at_fork_reinit_with_waiters():
     assert state(rw) == FREE
 
 
-@threads
-def test_condition_of_threading_over_the_write_side():
+@starts_threads
+def test_threading_condition_works_over_the_write_side():
     rw = RWMutex()
     condition = threading.Condition(rw.write)
     with pytest.raises(RuntimeError):
@@ -744,8 +746,8 @@ def test_condition_of_threading_over_the_write_side():
     assert state(rw) == FREE
 
 
-@threads
-def test_others_run_and_collect_while_one_waits():
+@starts_threads
+def test_other_threads_run_and_collect_while_one_waits():
     rw = RWMutex()
     rw.write.acquire()
     waiters = [started(rw.read.acquire), started(rw.write.acquire)]
@@ -761,108 +763,85 @@ def test_others_run_and_collect_while_one_waits():
 
 # Ctrl-C, handlers, finalisers
 
-INTERRUPTED = """
-    import os, signal, sys, threading, time, _thread
-    from nogil_sync import RWMutex
 
-    def interrupter():
-        global sent
-        begun.wait(60)
-        time.sleep(0.3)
-        sent = time.monotonic()
-        {send}
-
-    rw = RWMutex()
-    rw.{held}.acquire()
-    # Readers that the interrupted call keeps out, if it is a writer's.
-    others = [threading.Thread(target=rw.{others}.acquire, daemon=True) for _ in range(2)]
-    def start():
-        time.sleep(0.1)
-        for other in others: other.start()
-    threading.Thread(target=start).start()
-    begun = threading.Event()
-    threading.Thread(target=interrupter).start()
-    try:
-        begun.set()
-        rw.{side}.acquire({timeout})
-    except KeyboardInterrupt:
-        took = time.monotonic() - sent
-    else:
-        sys.exit("not interrupted")
-    print(f"{{took * 1000:.1f}} ms")
-    assert took < 20
-    if "{held}" == "{others}" == "read":
-        for other in others: other.join(10)
-        rw.read.release()
-        rw.read.release()
-        rw.read.release()
-    else:
-        rw.{held}.release()
-        for _ in others:
-            end = time.monotonic() + 10
-            while not rw.{others}.locked() and time.monotonic() < end: time.sleep(0.001)
-            rw.{others}.release()
-        for other in others: other.join(10)
-    assert not any(other.is_alive() for other in others)
-    assert not rw.read.locked() and not rw.write.locked()
-    assert rw.write.acquire(timeout=5)
-    rw.write.release()
-"""
-SEND = {
-    "kill": "os.kill(os.getpid(), signal.SIGINT)",
-    "interrupt_main": "_thread.interrupt_main()",
-}
-
-
-@processes
-@pytest.mark.parametrize("timeout", ["", "timeout=60"])
+@starts_processes
+@pytest.mark.parametrize("timeout", [None, 60])
 @pytest.mark.parametrize("others", ["read", "write"])
 @pytest.mark.parametrize(
     ("held", "side"), [("read", "write"), ("write", "write"), ("write", "read")]
 )
-def test_ctrl_c(held, side, others, timeout):
-    send = SEND["kill" if timeout else "interrupt_main"]
-    code = INTERRUPTED.format(send=send, held=held, side=side, others=others, timeout=timeout)
-    print(python(code).stdout)
+@in_own_process
+def test_ctrl_c_ends_wait_and_other_waiters_go_on(held, side, others, timeout):
+    rw = RWMutex()
+    sides = {"read": rw.read, "write": rw.write}
+    sides[held].acquire()
+    # Readers that the interrupted call keeps out, if it is a writer's.
+    waiters = [threading.Thread(target=sides[others].acquire, daemon=True) for _ in range(2)]
+
+    def start():
+        time.sleep(0.1)
+        for waiter in waiters:
+            waiter.start()
+
+    threading.Thread(target=start).start()
+    way = "interrupt_main" if timeout is None else "kill"
+    interrupt_call(lambda: sides[side].acquire(timeout=timeout), way)
+    if held == others == "read":
+        for waiter in waiters:
+            waiter.join(10)
+        for _ in range(3):
+            rw.read.release()
+    else:
+        sides[held].release()
+        for _ in waiters:
+            end = time.monotonic() + 10
+            while not sides[others].locked() and time.monotonic() < end:
+                time.sleep(0.001)
+            sides[others].release()
+        for waiter in waiters:
+            waiter.join(10)
+    assert not any(waiter.is_alive() for waiter in waiters)
+    assert not rw.read.locked()
+    assert not rw.write.locked()
+    assert rw.write.acquire(timeout=5)
+    rw.write.release()
 
 
-@processes
-@pytest.mark.parametrize("drops", [1, 3])
+@starts_processes
+@pytest.mark.parametrize("at_most", [1, 3])
 @pytest.mark.parametrize("others", [0, 2])
-def test_an_interrupt_at_any_moment_leaves_the_lock_whole(others, drops):
-    print(
-        python(
-            RAIN
-            + f"""
-import itertools
-from nogil_sync import RWMutex
-rw = RWMutex()
-busy = True
-def other(side):
-    while busy:
-        if side.acquire(timeout=0.001):
+@in_own_process
+def test_interrupted_acquire_takes_nothing(others, at_most):
+    interrupts = RandomInterrupts()
+    rw = RWMutex()
+    busy = True
+
+    def other(side):
+        while busy:
+            if side.acquire(timeout=0.001):
+                side.release()
+
+    views = [rw.read, rw.write]
+    threads = [threading.Thread(target=other, args=(views[k % 2],)) for k in range(others)]
+    for t in threads:
+        t.start()
+    turn = itertools.cycle(views)
+    for _ in interrupts.for_a_second():
+        side = next(turn)
+        if interrupts.call(side.acquire, True, at_most):
             side.release()
-views = [rw.read, rw.write]
-threads = [threading.Thread(target=other, args=(views[k % 2],)) for k in range({others})]
-for t in threads: t.start()
-turn = itertools.cycle(views)
-for _ in for_a_second():
-    side = next(turn)
-    if rain(side.acquire, True, {drops}):
-        side.release()
-busy = False
-for t in threads: t.join(10)
-assert not any(t.is_alive() for t in threads)
-assert not rw.read.locked() and not rw.write.locked(), rw
-assert rw.write.acquire(False)
-"""
-        ).stdout
-    )
+    busy = False
+    for t in threads:
+        t.join(10)
+    assert not any(t.is_alive() for t in threads)
+    assert not rw.read.locked(), rw
+    assert not rw.write.locked(), rw
+    assert rw.write.acquire(False)
 
 
-@signals
+@sets_handlers
 @sides
-def test_handler_releases_what_its_thread_waits_for(interrupt, side):
+def test_handler_releases_lock_that_its_thread_waits_for(interrupt, side):
     rw = RWMutex()
     rw.write.acquire()
     interrupt(rw.write.release, 0.05)
@@ -871,9 +850,9 @@ def test_handler_releases_what_its_thread_waits_for(interrupt, side):
     assert state(rw) == FREE
 
 
-@signals
+@sets_handlers
 @sides
-def test_handler_uses_what_its_thread_waits_for(interrupt, side):
+def test_handler_uses_lock_that_its_thread_waits_for(interrupt, side):
     rw = RWMutex()
     rw.write.acquire()
     log = []
@@ -900,7 +879,7 @@ def test_handler_uses_what_its_thread_waits_for(interrupt, side):
     assert state(rw) == FREE
 
 
-@signals
+@sets_handlers
 def test_handler_reads_while_its_thread_waits_to_write(interrupt):
     rw = RWMutex()
     rw.read.acquire()
@@ -921,9 +900,9 @@ def test_handler_reads_while_its_thread_waits_to_write(interrupt):
     assert state(rw) == FREE
 
 
-@signals
+@sets_handlers
 @sides
-def test_handler_waits_for_what_its_thread_waits_for(interrupt, side):
+def test_handler_waits_for_same_object_as_its_thread(interrupt, side):
     rw = RWMutex()
     rw.write.acquire()
     log = []
@@ -945,8 +924,8 @@ def test_handler_waits_for_what_its_thread_waits_for(interrupt, side):
     assert state(rw) == FREE
 
 
-@signals
-def test_handlers_and_other_waiters(interrupt):
+@sets_handlers
+def test_handler_that_acquires_leaves_other_waiters_alone(interrupt):
     rw = RWMutex()
     stop = threading.Event()
     counts = [0, 0, 0]
@@ -979,7 +958,7 @@ def test_handlers_and_other_waiters(interrupt):
     assert state(rw) == FREE
 
 
-@threads
+@starts_threads
 def test_finaliser_uses_the_lock():
     rw = RWMutex()
     log = []
@@ -1004,8 +983,8 @@ def test_finaliser_uses_the_lock():
     assert state(rw) == FREE
 
 
-@threads
-def test_finalisers_in_collections_while_threads_wait():
+@starts_threads
+def test_finalisers_acquire_in_collections_while_threads_wait():
     rw = RWMutex()
     ran = []
 

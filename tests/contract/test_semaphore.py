@@ -2,19 +2,21 @@
 
 import gc
 import math
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 
 import pytest
-from support import LONG, RAIN, eventually, for_a_while, python, run_threads, started
+from ctrl_c import INTERRUPTS, interrupt_call
+from marks import sets_handlers, starts_processes, starts_threads
+from processes import in_own_process
+from random_interrupts import RandomInterrupts
+from support import LONG, eventually, for_a_while, run_threads, started
 
 from nogil_sync import Semaphore
-
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
-processes = pytest.mark.thread_unsafe(reason="starts processes itself")
-signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
 
 MOST = 2**62 - 1
 
@@ -35,7 +37,7 @@ def test_acquire_and_release():
     assert s.available() == 2
 
 
-def test_one_by_default():
+def test_initial_value_is_one():
     s = Semaphore()
     assert s.available() == 1
     with s as entered:
@@ -47,7 +49,7 @@ def test_one_by_default():
     assert s.available() == 1
 
 
-def test_weights():
+def test_acquire_takes_several_permits():
     s = Semaphore(value=10)
     assert s.acquire(n=7) is True
     assert s.acquire(False, n=4) is False
@@ -63,7 +65,7 @@ def test_weights():
     assert s.acquire(n=10)
 
 
-def test_a_semaphore_of_none():
+def test_semaphore_of_zero_always_waits():
     s = Semaphore(0)
     assert s.available() == 0
     assert s.acquire(False) is False
@@ -78,8 +80,8 @@ def test_a_semaphore_of_none():
     assert repr(s).endswith(", 0 of 0 available>")
 
 
-@threads
-def test_a_wait_for_a_semaphore_of_none_is_interruptible():
+@starts_threads
+def test_wait_on_semaphore_of_zero_is_interruptible():
     s = Semaphore(0)
     waiter, got = started(s.acquire, timeout=0.2)
     assert s.acquire(False) is False
@@ -87,7 +89,7 @@ def test_a_wait_for_a_semaphore_of_none_is_interruptible():
     assert got == [False]
 
 
-def test_unbounded():
+def test_unbounded_semaphore_grows_beyond_its_initial_value():
     s = Semaphore(1, bounded=False)
     s.release()
     s.release(n=3)
@@ -114,7 +116,7 @@ def test_unbounded():
 
 
 @pytest.mark.parametrize("start", [0, 1, MOST])
-def test_the_most_that_an_unbounded_one_holds(start):
+def test_unbounded_semaphore_raises_above_its_max(start):
     s = Semaphore(start, bounded=False)
     for n in (MOST + 1 - start, MOST + 1, 2**63, 10**30):
         with pytest.raises(OverflowError, match="semaphore value is too large"):
@@ -126,7 +128,7 @@ def test_the_most_that_an_unbounded_one_holds(start):
     assert s.available() == 0
 
 
-def test_bounded_is_a_truth_and_a_keyword():
+def test_bounded_is_keyword_only_and_takes_any_truth():
     for truth in (True, 1, "yes"):
         with pytest.raises(ValueError, match="too many times"):
             Semaphore(bounded=truth).release()
@@ -143,8 +145,8 @@ def test_bounded_is_a_truth_and_a_keyword():
         Semaphore(bounded=Failing())
 
 
-@threads
-def test_signals_to_those_who_wait():
+@starts_threads
+def test_release_signals_waiters_of_an_unbounded_semaphore():
     s = Semaphore(0, bounded=False)
     large, large_got = started(s.acquire, n=3)
     small, small_got = started(s.acquire)
@@ -159,8 +161,8 @@ def test_signals_to_those_who_wait():
     assert s.available() == 0
 
 
-@threads
-def test_a_thread_pool_on_an_unbounded_semaphore():
+@starts_threads
+def test_thread_pool_works_on_an_unbounded_semaphore():
     with ThreadPoolExecutor(3) as executor:
         assert type(executor._idle_semaphore) is threading.Semaphore
         executor._idle_semaphore = Semaphore(0, bounded=False)
@@ -169,8 +171,8 @@ def test_a_thread_pool_on_an_unbounded_semaphore():
     assert len(executor._threads) <= 3
 
 
-@threads
-def test_no_signal_is_lost_or_made_up():
+@starts_threads
+def test_releases_are_neither_lost_nor_invented():
     s = Semaphore(0, bounded=False)
 
     def give(k):
@@ -195,7 +197,7 @@ def test_no_signal_is_lost_or_made_up():
     )
 
 
-def test_the_largest():
+def test_largest_semaphore_counts_exactly():
     s = Semaphore(MOST)
     assert s.acquire(n=MOST)
     assert not s.acquire(False)
@@ -217,7 +219,7 @@ def test_the_largest():
         (None, TypeError, None),
     ],
 )
-def test_wrong_values(value, error, message):
+def test_wrong_initial_values_raise(value, error, message):
     with pytest.raises(error, match=message):
         Semaphore(value)
 
@@ -227,7 +229,7 @@ class Number:
         return 2
 
 
-def test_anything_with_index():
+def test_objects_with_index_method_are_accepted():
     s = Semaphore(Number())
     assert s.acquire(n=Number())
     s.release(Number())
@@ -253,7 +255,7 @@ def test_anything_with_index():
         ((), {"blocking": False}),
     ],
 )
-def test_ways_to_acquire(args, kwargs):
+def test_acquire_accepts_arguments_of_threading_lock(args, kwargs):
     s = Semaphore(3)
     assert s.acquire(*args, **kwargs) is True
     n = kwargs.get("n", 1)
@@ -262,7 +264,7 @@ def test_ways_to_acquire(args, kwargs):
 
 
 @pytest.mark.parametrize("timeout", [0, -1, -0.5, -math.inf, 0.001])
-def test_time_outs_of_nothing(timeout):
+def test_zero_timeouts_do_not_wait(timeout):
     s = Semaphore()
     with s:
         assert s.acquire(timeout=timeout) is False
@@ -300,7 +302,7 @@ def test_time_outs_of_nothing(timeout):
     ],
 )
 @pytest.mark.parametrize("taken", [0, 2])
-def test_wrong_arguments(args, kwargs, error, message, taken):
+def test_wrong_arguments_raise(args, kwargs, error, message, taken):
     s = Semaphore(2)
     if taken:
         s.acquire(n=taken)
@@ -324,7 +326,7 @@ def test_wrong_arguments(args, kwargs, error, message, taken):
         ("1", TypeError, None),
     ],
 )
-def test_wrong_releases(n, error, message):
+def test_wrong_releases_raise(n, error, message):
     s = Semaphore(3)
     s.acquire()
     for _ in range(2):
@@ -337,7 +339,7 @@ def test_wrong_releases(n, error, message):
     assert s.available() == 3
 
 
-def test_wrong_numbers_of_arguments():
+def test_wrong_numbers_of_arguments_raise():
     s = Semaphore()
     for call in (
         lambda: Semaphore(1, 2),
@@ -351,7 +353,7 @@ def test_wrong_numbers_of_arguments():
     assert s.available() == 1
 
 
-def test_arguments_that_use_the_semaphore():
+def test_arguments_may_use_the_semaphore():
     s = Semaphore(3)
 
     class Odd:
@@ -385,7 +387,7 @@ def test_arguments_that_use_the_semaphore():
     assert s.available() == 3
 
 
-def test_hold():
+def test_hold_acquires_and_releases():
     s = Semaphore(5)
     hold = s.hold(3)
     assert s.available() == 5  # nothing yet
@@ -406,7 +408,7 @@ def test_hold():
         assert s.available() == 4
 
 
-def test_hold_nested_in_itself():
+def test_hold_can_be_nested():
     s = Semaphore(4)
     hold = s.hold(2, timeout=0)
     with hold, hold:
@@ -416,7 +418,7 @@ def test_hold_nested_in_itself():
     assert s.available() == 4
 
 
-def test_hold_keeps_its_semaphore():
+def test_hold_keeps_its_semaphore_alive():
     hold = Semaphore(2).hold(2, timeout=0)
     gc.collect()
     with hold, pytest.raises(TimeoutError), hold:
@@ -436,7 +438,7 @@ def test_hold_keeps_its_semaphore():
         ((1, "1"), TypeError),
     ],
 )
-def test_hold_checks_at_once(args, error):
+def test_hold_checks_its_arguments_at_once(args, error):
     s = Semaphore(2)
     with pytest.raises(error):
         s.hold(*args)
@@ -448,7 +450,7 @@ def test_repr():
     assert repr(s) == f"<nogil_sync.Semaphore object at {id(s):#x}, 2 of 3 available>"
 
 
-def test_at_fork_reinit():
+def test_at_fork_reinit_frees_it():
     s = Semaphore(3)
     s._at_fork_reinit()
     assert s.available() == 3
@@ -463,8 +465,8 @@ def test_at_fork_reinit():
 # Between threads
 
 
-@threads
-def test_never_more_than_there_are():
+@starts_threads
+def test_holders_never_exceed_the_permits():
     s = Semaphore(3)
     lock = threading.Lock()
     inside = most = 0
@@ -484,7 +486,7 @@ def test_never_more_than_there_are():
     assert s.available() == 3
 
 
-@threads
+@starts_threads
 def test_any_thread_may_release():
     s = Semaphore(2)
     s.acquire(n=2)
@@ -492,8 +494,8 @@ def test_any_thread_may_release():
     assert s.available() == 2
 
 
-@threads
-def test_first_come_first_served():
+@starts_threads
+def test_waiters_are_served_in_order():
     s = Semaphore()
     order = []
 
@@ -509,8 +511,8 @@ def test_first_come_first_served():
     assert order == list(range(6))
 
 
-@threads
-def test_a_large_request_is_not_overtaken():
+@starts_threads
+def test_large_request_is_not_overtaken():
     s = Semaphore(3)
     s.acquire(n=2)
     large, large_got = started(s.acquire, n=3)
@@ -534,8 +536,8 @@ def test_a_large_request_is_not_overtaken():
     assert s.available() == 2
 
 
-@threads
-def test_one_release_lets_in_as_many_as_fit():
+@starts_threads
+def test_one_release_admits_as_many_waiters_as_fit():
     s = Semaphore(6)
     s.acquire(n=6)
     waiters = [started(s.acquire, n=n) for n in (1, 2, 3, 1)]
@@ -553,8 +555,8 @@ def test_one_release_lets_in_as_many_as_fit():
     assert s.available() == 0
 
 
-@threads
-def test_who_gives_up_lets_in_those_behind():
+@starts_threads
+def test_timed_out_waiter_lets_later_waiters_in():
     for patience in (0.5, 5, LONG):
         s = Semaphore(3)
         s.acquire(n=2)
@@ -576,8 +578,8 @@ def test_who_gives_up_lets_in_those_behind():
     assert s.available() == 3
 
 
-@threads
-def test_time_out():
+@starts_threads
+def test_acquire_times_out():
     s = Semaphore()
     s.acquire()
     begin = time.monotonic()
@@ -593,8 +595,8 @@ def test_time_out():
     assert s.acquire(timeout=0.1) is True
 
 
-@threads
-def test_hold_shared_by_threads():
+@starts_threads
+def test_hold_is_shared_by_threads():
     s = Semaphore(4)
     hold = s.hold(2)
     lock = threading.Lock()
@@ -615,8 +617,8 @@ def test_hold_shared_by_threads():
     assert s.available() == 4
 
 
-@threads
-def test_time_outs_and_tries_lose_nothing():
+@starts_threads
+def test_timeouts_and_tries_lose_nothing():
     s = Semaphore(4)
 
     def work(k):
@@ -634,7 +636,7 @@ def test_time_outs_and_tries_lose_nothing():
     assert s.acquire(False, n=4)
 
 
-@threads
+@starts_threads
 def test_large_requests_are_not_starved():
     s = Semaphore(4)
     sizes = (1, 1, 1, 1, 1, 4)
@@ -653,8 +655,8 @@ def test_large_requests_are_not_starved():
     assert s.available() == 4
 
 
-@threads
-def test_at_fork_reinit_with_waiters():
+@starts_threads
+def test_at_fork_reinit_forgets_waiters():
     s = Semaphore(2)
     s.acquire(n=2)
     thread, result = started(s.acquire, timeout=LONG, n=2)
@@ -665,8 +667,8 @@ def test_at_fork_reinit_with_waiters():
     s.release(2)
 
 
-@threads
-def test_others_run_and_collect_while_one_waits():
+@starts_threads
+def test_other_threads_run_and_collect_while_one_waits():
     s = Semaphore()
     s.acquire()
     thread, result = started(s.acquire)
@@ -680,123 +682,94 @@ def test_others_run_and_collect_while_one_waits():
 
 # Ctrl-C, handlers, finalisers
 
-INTERRUPTED = """
-    import os, signal, sys, threading, time, _thread
-    from nogil_sync import Semaphore
+CALLS = {
+    "acquire": lambda s: s.acquire(n=2),
+    "acquire with time-out": lambda s: s.acquire(timeout=60, n=3),
+    "hold": lambda s: s.hold(3).__enter__(),
+}
 
-    def interrupter():
-        global sent
-        begun.wait(60)
-        time.sleep(0.3)
-        sent = time.monotonic()
-        {send}
 
+@starts_processes
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("others", [0, 2])
+@pytest.mark.parametrize("way", INTERRUPTS)
+@in_own_process
+def test_ctrl_c_ends_wait_and_other_waiters_stay(way, others, name):
     s = Semaphore(3)
     s.acquire(n=2)
-    take = lambda: s.acquire(n=2)
-    others = [threading.Thread(target=take, daemon=True) for _ in range({others})]
-    for other in others: other.start()
+    waiters = [threading.Thread(target=lambda: s.acquire(n=2), daemon=True) for _ in range(others)]
+    for waiter in waiters:
+        waiter.start()
     time.sleep(0.05)
-    begun = threading.Event()
-    threading.Thread(target=interrupter).start()
-    try:
-        begun.set()
-        {wait}
-    except KeyboardInterrupt:
-        took = time.monotonic() - sent
-    else:
-        sys.exit("not interrupted")
-    print(f"{{took * 1000:.1f}} ms")
-    assert took < 20
+    interrupt_call(lambda: CALLS[name](s), way)
     assert s.available() == 1
-    for other in others:
+    for waiter in waiters:
         s.release(2)
-        other.join(10)
-        assert not other.is_alive()
+        waiter.join(10)
+        assert not waiter.is_alive()
         assert s.available() == 1
     s.release(2)
     assert s.acquire(timeout=5, n=3)
     s.release(3)
     assert s.available() == 3
-"""
-SEND = {
-    "kill": "os.kill(os.getpid(), signal.SIGINT)",
-    "interrupt_main": "_thread.interrupt_main()",
-}
 
 
-@processes
-@pytest.mark.parametrize(
-    "wait", ["s.acquire(n=2)", "s.acquire(timeout=60, n=3)", "s.hold(3).__enter__()"]
-)
+@starts_processes
+@in_own_process
+def test_interrupted_waiter_lets_later_waiters_in():
+    s = Semaphore(3)
+    s.acquire(n=2)
+    behind = threading.Thread(target=s.acquire, daemon=True)
+
+    def interrupter():
+        while s.acquire(False):  # until somebody is in line, whom this does not overtake
+            s.release()
+            time.sleep(0.01)
+        behind.start()
+        time.sleep(0.1)
+        assert behind.is_alive()
+        signal.raise_signal(signal.SIGINT)
+
+    threading.Thread(target=interrupter).start()
+    try:
+        s.acquire(n=3)
+    except KeyboardInterrupt:
+        behind.join(10)
+        assert not behind.is_alive()
+        assert s.available() == 0
+    else:
+        raise AssertionError
+
+
+@starts_processes
+@pytest.mark.parametrize("at_most", [1, 3])
 @pytest.mark.parametrize("others", [0, 2])
-@pytest.mark.parametrize("send", SEND)
-def test_ctrl_c(send, others, wait):
-    print(python(INTERRUPTED.format(send=SEND[send], others=others, wait=wait)).stdout)
+@in_own_process
+def test_interrupted_acquire_takes_nothing(others, at_most):
+    interrupts = RandomInterrupts()
+    s = Semaphore(3)
+    busy = True
 
+    def other():
+        while busy:
+            if s.acquire(timeout=0.001, n=2):
+                s.release(2)
 
-@processes
-def test_who_is_interrupted_lets_in_those_behind():
-    python(
-        """
-        import signal, threading, time
-        from nogil_sync import Semaphore
-        s = Semaphore(3)
-        s.acquire(n=2)
-        behind = threading.Thread(target=s.acquire, daemon=True)
-        def interrupter():
-            while s.acquire(False):  # until somebody is in line, whom this does not overtake
-                s.release()
-                time.sleep(0.01)
-            behind.start()
-            time.sleep(0.1)
-            assert behind.is_alive()
-            signal.raise_signal(signal.SIGINT)
-        threading.Thread(target=interrupter).start()
-        try:
-            s.acquire(n=3)
-        except KeyboardInterrupt:
-            behind.join(10)
-            assert not behind.is_alive()
-            assert s.available() == 0
-        else:
-            raise AssertionError
-        """
-    )
-
-
-@processes
-@pytest.mark.parametrize("drops", [1, 3])
-@pytest.mark.parametrize("others", [0, 2])
-def test_an_interrupt_at_any_moment_leaves_the_semaphore_whole(others, drops):
-    print(
-        python(
-            RAIN
-            + f"""
-from functools import partial
-from nogil_sync import Semaphore
-s = Semaphore(3)
-busy = True
-def other():
-    while busy:
-        if s.acquire(timeout=0.001, n=2):
+    threads = [threading.Thread(target=other) for _ in range(others)]
+    for t in threads:
+        t.start()
+    for _ in interrupts.for_a_second():
+        if interrupts.call(partial(s.acquire, n=2), True, at_most):
             s.release(2)
-threads = [threading.Thread(target=other) for _ in range({others})]
-for t in threads: t.start()
-for _ in for_a_second():
-    if rain(partial(s.acquire, n=2), True, {drops}):
-        s.release(2)
-busy = False
-for t in threads: t.join(10)
-assert not any(t.is_alive() for t in threads)
-assert s.available() == 3, s
-assert s.acquire(False, n=3)
-"""
-        ).stdout
-    )
+    busy = False
+    for t in threads:
+        t.join(10)
+    assert not any(t.is_alive() for t in threads)
+    assert s.available() == 3, s
+    assert s.acquire(False, n=3)
 
 
-@signals
+@sets_handlers
 def test_handler_runs_during_a_wait(interrupt):
     s = Semaphore()
     s.acquire()
@@ -807,8 +780,8 @@ def test_handler_runs_during_a_wait(interrupt):
     assert not any(calls)
 
 
-@signals
-def test_handler_releases_what_its_thread_waits_for(interrupt):
+@sets_handlers
+def test_handler_releases_lock_that_its_thread_waits_for(interrupt):
     s = Semaphore(2)
     s.acquire(n=2)
     interrupt(lambda: s.release(2), 0.05)
@@ -817,8 +790,8 @@ def test_handler_releases_what_its_thread_waits_for(interrupt):
     assert s.available() == 2
 
 
-@signals
-def test_handler_uses_what_its_thread_waits_for(interrupt):
+@sets_handlers
+def test_handler_uses_lock_that_its_thread_waits_for(interrupt):
     s = Semaphore(3)
     s.acquire(n=3)
     log = []
@@ -843,8 +816,8 @@ def test_handler_uses_what_its_thread_waits_for(interrupt):
     assert s.available() == 3
 
 
-@signals
-def test_handler_passes_its_own_thread_by(interrupt):
+@sets_handlers
+def test_handler_acquires_before_its_own_waiting_thread(interrupt):
     s = Semaphore(3)
     s.acquire(n=2)
     log = []
@@ -864,7 +837,7 @@ def test_handler_passes_its_own_thread_by(interrupt):
     assert s.available() == 0
 
 
-@signals
+@sets_handlers
 def test_handler_does_not_overtake_others(interrupt):
     s = Semaphore(3)
     s.acquire(n=2)
@@ -884,8 +857,8 @@ def test_handler_does_not_overtake_others(interrupt):
     assert s.available() == 0
 
 
-@signals
-def test_handler_waits_for_what_its_thread_waits_for(interrupt):
+@sets_handlers
+def test_handler_waits_for_same_object_as_its_thread(interrupt):
     s = Semaphore(2)
     s.acquire(n=2)
     log = []
@@ -905,8 +878,8 @@ def test_handler_waits_for_what_its_thread_waits_for(interrupt):
     assert s.available() == 2
 
 
-@signals
-def test_handlers_within_handlers(interrupt):
+@sets_handlers
+def test_handler_that_interrupts_a_handler_waits_too(interrupt):
     s = Semaphore()
     s.acquire()
     log = []
@@ -931,8 +904,8 @@ def test_handlers_within_handlers(interrupt):
     assert s.available() == 1
 
 
-@signals
-def test_handlers_and_other_waiters(interrupt):
+@sets_handlers
+def test_handler_that_acquires_leaves_other_waiters_alone(interrupt):
     s = Semaphore(2)
     stop = threading.Event()
     counts = [0, 0, 0]
@@ -963,7 +936,7 @@ def test_handlers_and_other_waiters(interrupt):
     assert s.available() == 2
 
 
-@threads
+@starts_threads
 def test_finaliser_uses_the_semaphore():
     s = Semaphore(2)
     log = []
@@ -985,8 +958,8 @@ def test_finaliser_uses_the_semaphore():
     assert s.available() == 2
 
 
-@threads
-def test_finalisers_in_collections_while_threads_wait():
+@starts_threads
+def test_finalisers_acquire_in_collections_while_threads_wait():
     s = Semaphore(2)
     ran = []
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from marks import starts_threads
 from support import CLASSES, NATIVE, background, collect_often, make, run_threads
 
 from nogil_sync import (
@@ -35,7 +36,7 @@ from nogil_sync import (
 )
 
 pytestmark = [
-    pytest.mark.thread_unsafe(reason="starts threads itself"),
+    starts_threads,
     pytest.mark.skipif(not NATIVE, reason="standard builds have no deferred counts"),
 ]
 defers = pytest.mark.skipif(
@@ -291,7 +292,7 @@ def test_owner_that_does_not_defer_dies_at_once(made, use):
     assert watch() is None
 
 
-def test_helpers_outlive_the_other_references():
+def test_helpers_outlive_other_references():
     pool = deferring(*HELPED["Pool.use"])
     uses = [pool.use() for _ in range(5)]
     semaphore = deferring(*HELPED["Semaphore.hold"])

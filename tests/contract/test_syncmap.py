@@ -11,11 +11,11 @@ import types
 import weakref
 
 import pytest
+from marks import starts_threads
 from support import LONG, NATIVE, background, collected, run_threads
 
 from nogil_sync import SyncMap
 
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
 keeps_back = pytest.mark.thread_unsafe(
     reason="a thread that the system stops amid a lookup keeps back what others delete meanwhile"
 )
@@ -50,7 +50,7 @@ class Key:
 # Making one
 
 
-def test_makes_what_dict_makes():
+def test_constructor_takes_what_dict_takes():
     class Mapping:
         def keys(self):
             return iter("ab")
@@ -90,7 +90,7 @@ def test_makes_what_dict_makes():
         (([([], 1)],), TypeError),
     ],
 )
-def test_wrong_contents(args, error):
+def test_wrong_contents_raise(args, error):
     with pytest.raises(error):
         dict(*args)
     with pytest.raises(error):
@@ -112,7 +112,7 @@ def test_wrong_contents_leave_it_uninitialized():
 
 
 @contents
-def test_lookups(plain):
+def test_lookups_find_stored_keys(plain):
     m = SyncMap(plain)
     assert len(m) == len(plain)
     assert bool(m) is bool(plain)
@@ -145,7 +145,7 @@ def test_equal_keys_are_one():
     assert m["ABC".lower()] == 1  # another object
 
 
-def test_a_key_of_a_subclass_is_found_by_a_str():
+def test_str_finds_key_of_a_str_subclass():
     class Text(str):
         __slots__ = ()
 
@@ -156,8 +156,8 @@ def test_a_key_of_a_subclass_is_found_by_a_str():
     assert len(m) == 1
 
 
-@threads
-def test_a_key_of_a_living_thread_is_found_by_an_equal_one():
+@starts_threads
+def test_equal_key_of_another_thread_is_found():
     # Another thread cannot take a reference to such a key but under the lock.
     class Text(str):
         __slots__ = ()
@@ -184,7 +184,7 @@ def test_a_key_of_a_living_thread_is_found_by_an_equal_one():
     assert len(m) == 1
 
 
-def test_nan():
+def test_nan_is_found_by_identity():
     m = SyncMap()
     nan, other = float("nan"), float("nan")
     m[nan] = 1
@@ -219,7 +219,7 @@ def test_none_and_false_are_values():
 
 
 @contents
-def test_changes(plain):
+def test_items_are_set_and_deleted(plain):
     m, d = SyncMap(), {}
     for key, value in plain.items():
         m[key] = d[key] = value
@@ -239,7 +239,7 @@ def test_changes(plain):
     assert list(m) == []
 
 
-def test_setdefault():
+def test_setdefault_keeps_the_first_value():
     m = SyncMap()
     assert m.setdefault("a") is None
     assert m.setdefault("a", 1) is None
@@ -248,7 +248,7 @@ def test_setdefault():
     assert m == {"a": None, "b": 1}
 
 
-def test_pop():
+def test_pop_removes_and_returns():
     m = SyncMap(a=1)
     assert m.pop("x", 5) == 5
     assert m.pop("x", None) is None
@@ -259,7 +259,7 @@ def test_pop():
 
 
 @contents
-def test_popitem(plain):
+def test_popitem_removes_any_item(plain):
     m = SyncMap(plain)
     popped = [m.popitem() for _ in plain]
     assert all(type(pair) is tuple for pair in popped)
@@ -271,7 +271,7 @@ def test_popitem(plain):
     assert m.popitem() == ("again", 1)
 
 
-def test_popitem_of_many_is_not_slow():
+def test_popitem_takes_constant_time():
     m = SyncMap({n: n for n in range(100_000)})
     for n in range(50_000):
         m.pop(n, None)  # popitem may have taken it
@@ -282,7 +282,7 @@ def test_popitem_of_many_is_not_slow():
 
 
 @contents
-def test_clear(plain):
+def test_clear_removes_all(plain):
     m = SyncMap(plain)
     m.clear()
     assert not m
@@ -294,7 +294,7 @@ def test_clear(plain):
     m.clear()
 
 
-def test_insert():
+def test_insert_adds_only_missing_keys():
     m = SyncMap()
     assert m.insert("a", 1) is True
     assert m.insert("a", 2) is False
@@ -302,7 +302,7 @@ def test_insert():
     assert m == {"a": 1, "b": 3}
 
 
-def test_swap():
+def test_swap_returns_the_old_value():
     m = SyncMap()
     assert m.swap("a", 1) is None
     assert m.swap("a", 2) == 1
@@ -311,7 +311,7 @@ def test_swap():
     assert m == {"a": 2, "b": 2}
 
 
-def test_compare_and_swap():
+def test_compare_and_swap_replaces_equal_values():
     m = SyncMap(a=1)
     assert m.compare_and_swap("a", 2, 3) is False
     assert m.compare_and_swap("a", 1.0, 3) is True
@@ -320,7 +320,7 @@ def test_compare_and_swap():
     assert m == {"a": 4}
 
 
-def test_compare_and_delete():
+def test_compare_and_delete_removes_equal_values():
     m = SyncMap(a=1, b=None)
     assert m.compare_and_delete("a", 2) is False
     assert m.compare_and_delete("c", None) is False
@@ -329,7 +329,7 @@ def test_compare_and_delete():
     assert not m
 
 
-def test_modify():
+def test_modify_stores_what_the_function_returns():
     m = SyncMap()
     assert m.modify("a", lambda n: n + 1, 10) == 11
     assert m.modify(key="a", fn=lambda n: n + 1, default=0) == 12
@@ -380,7 +380,7 @@ def test_unhashable_keys(use):
         assert len(m) == before
 
 
-def test_wrong_arguments():
+def test_wrong_arguments_raise():
     m = SyncMap(a=1)
     for call in (
         lambda: m.get(),
@@ -422,7 +422,7 @@ def test_wrong_arguments():
 
 
 @contents
-def test_iteration(plain):
+def test_iteration_gives_each_key_once(plain):
     m = SyncMap(plain)
     for given, wanted in (
         (m, plain),
@@ -483,7 +483,7 @@ def test_views_are_views():
     assert repr(SyncMap(a=1).items()) == "SyncMap.items([('a', 1)])"
 
 
-def test_equality():
+def test_map_equals_mappings_with_equal_items():
     m = SyncMap(a=1, b=2)
     for equal in ({"b": 2, "a": 1}, SyncMap(b=2.0, a=True), collections.OrderedDict(a=1, b=2)):
         assert m == equal
@@ -503,13 +503,13 @@ def test_equality():
     assert not default
 
 
-def test_not_hashable():
+def test_map_is_not_hashable():
     with pytest.raises(TypeError, match="unhashable"):
         hash(SyncMap())
     assert not isinstance(SyncMap(), collections.abc.Hashable)
 
 
-def test_no_order():
+def test_maps_have_no_order():
     with pytest.raises(TypeError):
         reversed(SyncMap(a=1))
     with pytest.raises(TypeError):
@@ -518,7 +518,7 @@ def test_no_order():
     assert not hasattr(SyncMap, "fromkeys")
 
 
-def test_missing_is_not_asked():
+def test_missing_method_is_not_called():
     class Sub(SyncMap):
         def __missing__(self, key):
             raise AssertionError
@@ -527,7 +527,7 @@ def test_missing_is_not_asked():
         Sub()["a"]
 
 
-def test_union():
+def test_union_operators_make_new_maps():
     m = SyncMap(a=1, b=2)
     for other in ({"b": 3, "c": 4}, SyncMap(b=3, c=4), collections.ChainMap({"b": 3, "c": 4})):
         union = m | other
@@ -553,7 +553,7 @@ def test_union():
             m |= wrong
 
 
-def test_update():
+def test_update_takes_what_dict_takes():
     m = SyncMap(a=1)
     assert m.update() is None
     m.update({"a": 2}, b=3)
@@ -568,7 +568,7 @@ def test_update():
 
 
 @pytest.mark.parametrize("way", [SyncMap.copy, copy.copy, SyncMap])
-def test_copies(way):
+def test_copies_are_independent(way):
     m = SyncMap(a=[1], b=2)
     c = way(m)
     assert type(c) is SyncMap
@@ -579,7 +579,7 @@ def test_copies(way):
     assert "c" not in m
 
 
-def test_snapshot():
+def test_snapshot_is_a_dict():
     m = SyncMap(a=[1])
     s = m.snapshot()
     assert type(s) is dict
@@ -633,7 +633,7 @@ def test_is_a_mutable_mapping():
     assert "{a}".format_map(SyncMap(a=1)) == "1"
 
 
-def test_generic_at_run_time():
+def test_class_takes_parameters_at_run_time():
     alias = SyncMap[str, int]
     assert alias.__origin__ is SyncMap
     assert alias.__args__ == (str, int)
@@ -646,7 +646,7 @@ def test_generic_at_run_time():
     assert Sub(a=1)["a"] == 1
 
 
-def test_what_a_subclass_overrides_is_not_called():
+def test_overridden_methods_are_not_called():
     # As with dict.
     class Sub(SyncMap):
         def __setitem__(self, key, value):
@@ -665,7 +665,7 @@ def test_what_a_subclass_overrides_is_not_called():
 
 
 @keeps_back
-def test_size_in_memory():
+def test_getsizeof_follows_the_items():
     empty = sys.getsizeof(SyncMap())
     assert empty <= 4096
     m = SyncMap((n, n) for n in range(10_000))
@@ -679,7 +679,7 @@ def test_size_in_memory():
 
 
 @keeps_back
-def test_churn_does_not_grow():
+def test_insertions_and_deletions_do_not_grow_the_map():
     m = SyncMap()
     sizes = []
     for n in range(20_000):
@@ -714,7 +714,7 @@ class Object:
         lambda m: m.update(a=1),
     ],
 )
-def test_a_value_is_let_go_at_once(end):
+def test_deleted_value_is_released_at_once(end):
     m = SyncMap(a=Object())
     watch = weakref.ref(m["a"])
     iterator, view = iter(m), m.values()
@@ -724,7 +724,7 @@ def test_a_value_is_let_go_at_once(end):
     assert list(view) in ([1], [])
 
 
-def test_a_key_that_was_asked_is_let_go():
+def test_looked_up_key_is_released():
     class Equal:
         def __eq__(self, other):
             return type(other) is Equal
@@ -744,7 +744,7 @@ def test_a_key_that_was_asked_is_let_go():
     assert collected(watch)
 
 
-def test_an_iterator_holds_the_keys_it_has_yet_to_give():
+def test_iterator_holds_its_remaining_keys():
     m = SyncMap()
     for _ in range(5):
         m[Object()] = 1
@@ -766,7 +766,7 @@ def test_an_iterator_holds_the_keys_it_has_yet_to_give():
     assert collected(*watches)
 
 
-def test_a_modification_that_was_overtaken_keeps_nothing():
+def test_retried_modify_keeps_no_reference():
     m, made = SyncMap(), []
 
     def fn(old):
@@ -781,7 +781,7 @@ def test_a_modification_that_was_overtaken_keeps_nothing():
     assert [watch() is None for watch in made] == [True, False]
 
 
-def test_a_value_that_changes_while_it_is_compared():
+def test_value_replaced_during_comparison_is_not_swapped():
     class Value:
         def __eq__(self, other):
             m["k"] = "newer"
@@ -797,7 +797,7 @@ def test_a_value_that_changes_while_it_is_compared():
     assert m["k"] == "newer"
 
 
-def test_all_goes_with_the_map():
+def test_items_are_freed_with_the_map():
     m = SyncMap()
     key, value = Key("k"), Object()
     watches = weakref.ref(key), weakref.ref(value)
@@ -833,8 +833,8 @@ def test_cycles_are_collected(through):
 # Threads
 
 
-@threads
-def test_one_inserts():
+@starts_threads
+def test_one_thread_inserts_and_the_others_lose():
     m = SyncMap()
     keys = range(500)
 
@@ -855,7 +855,7 @@ def test_one_inserts():
         assert sum(each is not None for each in popped) == 1
 
 
-@threads
+@starts_threads
 def test_modify_counts_every_call():
     m = SyncMap()
 
@@ -867,8 +867,8 @@ def test_modify_counts_every_call():
     assert sum(m.values()) == 4000
 
 
-@threads
-def test_swap_and_compare_and_swap_lose_nothing():
+@starts_threads
+def test_concurrent_swaps_lose_nothing():
     m = SyncMap(total=0)
     seen = []
 
@@ -888,7 +888,7 @@ def test_swap_and_compare_and_swap_lose_nothing():
     assert len(set(tokens)) == len(tokens) == 1501  # None, and every token once
 
 
-@threads
+@starts_threads
 def test_every_item_is_popped_once():
     m = SyncMap((n, str(n)) for n in range(3000))
     popped = []
@@ -906,8 +906,8 @@ def test_every_item_is_popped_once():
     assert len(m) == 0
 
 
-@threads
-def test_iteration_under_fire():
+@starts_threads
+def test_iteration_runs_beside_writers():
     stable = {("stable", n): n for n in range(300)}
     m = SyncMap(stable)
     numbers = iter(range(10**9))
@@ -938,16 +938,16 @@ def test_iteration_under_fire():
     assert m == stable
 
 
-@threads
-def test_an_iterator_shared_by_threads():
+@starts_threads
+def test_threads_share_an_iterator():
     m = SyncMap((n, n) for n in range(3000))
     iterator = iter(m)
     found = [each for part in run_threads(lambda: list(iterator), times=3) for each in part]
     assert sorted(found) == list(range(3000))
 
 
-@threads
-def test_clear_beside_writers():
+@starts_threads
+def test_clear_runs_beside_writers():
     m = SyncMap()
 
     def write():

@@ -2,6 +2,7 @@
 
 import gc
 import math
+import os
 import signal
 import threading
 import time
@@ -9,14 +10,15 @@ import traceback
 import weakref
 
 import pytest
-from support import FORKS, LONG, RAIN, eventually, python, run_threads, same_error
+from forks import in_child
+from marks import starts_processes, starts_threads
+from processes import in_own_process
+from random_interrupts import RandomInterrupts
+from support import LONG, eventually, run_threads, same_error
 
 from nogil_sync import Once, SyncMap, once, once_property
 from nogil_sync._common import mapping as _syncmap
 from nogil_sync._common import once as _once
-
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
-processes = pytest.mark.thread_unsafe(reason="starts processes itself")
 
 
 class Held:
@@ -97,14 +99,14 @@ def test_computes_a_missing_value_and_keeps_it():
 
 
 @pytest.mark.parametrize("value", [None, False, 0, NotImplemented, ..., ()])
-def test_any_value(value):
+def test_any_value_is_kept(value):
     m = SyncMap()
     assert m.load_or_compute(value, lambda: value) is value
     assert m.load_or_compute(value, raises(AssertionError)) is value
     assert m[value] is value
 
 
-def test_wrong_arguments():
+def test_wrong_arguments_raise():
     m = SyncMap(a=1)
     for wrong in (None, 5, "fn"):
         with pytest.raises(TypeError, match="not callable"):
@@ -135,7 +137,7 @@ def test_an_exception_is_not_kept():
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_what_is_no_exception_is_not_kept(kind):
+def test_base_exception_is_not_kept(kind):
     m = SyncMap()
     with pytest.raises(kind):
         m.load_or_compute("k", raises(kind()))
@@ -143,7 +145,7 @@ def test_what_is_no_exception_is_not_kept(kind):
     assert m.load_or_compute("k", int) == 0
 
 
-def test_other_keys_and_maps_inside():
+def test_function_may_use_other_keys_and_maps():
     m, other = SyncMap(), SyncMap()
 
     def fib(n):
@@ -157,7 +159,7 @@ def test_other_keys_and_maps_inside():
     assert m[15] == 610
 
 
-def test_recursion():
+def test_recursive_computation_raises():
     m, other = SyncMap(), SyncMap()
 
     def again():
@@ -176,7 +178,7 @@ def test_recursion():
     assert not other
 
 
-def test_recursion_through_once():
+def test_recursion_through_once_raises():
     m, o = SyncMap(), Once(retry=True)
 
     @once(retry=True)
@@ -194,7 +196,7 @@ def test_recursion_through_once():
     assert not o.done()
 
 
-def test_recursion_that_is_caught():
+def test_caught_recursion_leaves_the_map_usable():
     m = SyncMap()
 
     def again():
@@ -206,7 +208,7 @@ def test_recursion_that_is_caught():
     assert m == {"k": 5}
 
 
-def test_the_function_stores_its_key():
+def test_value_that_the_function_stores_wins():
     m = SyncMap()
     for store in (
         lambda: m.__setitem__("k", "stored"),
@@ -221,7 +223,7 @@ def test_the_function_stores_its_key():
         m.clear()
 
 
-def test_a_value_stored_meanwhile_is_held_by_the_map_and_the_caller():
+def test_only_map_and_caller_hold_a_value_stored_meanwhile():
     class Object:
         pass
 
@@ -251,7 +253,7 @@ DELETIONS = {
 
 
 @pytest.mark.parametrize("delete", DELETIONS.values(), ids=DELETIONS)
-def test_the_function_deletes_its_key(delete):
+def test_function_that_deletes_its_key_detaches_the_flight(delete):
     m = SyncMap()
 
     def compute():
@@ -280,13 +282,13 @@ def test_the_function_deletes_its_key(delete):
         lambda m: fails(KeyError, m.__delitem__, "k"),
     ],
 )
-def test_invalidated_while_the_key_is_missing(delete):
+def test_deletion_of_a_missing_key_detaches_the_flight(delete):
     m = SyncMap()
     assert m.load_or_compute("k", lambda: (delete(m) and None) or "old") == "old"
     assert not m
 
 
-def test_what_does_not_detach():
+def test_other_calls_do_not_detach_the_flight():
     m = SyncMap()
 
     def compute():
@@ -357,7 +359,7 @@ def test_equality_that_raises_in_popitem_leaves_the_entry(hook):
 
 @pytest.mark.thread_unsafe(reason="the hook is everybody's")
 @pytest.mark.parametrize("more", [False, True])
-def test_popitem_whose_entry_goes_meanwhile(hook, more):
+def test_popitem_retries_when_its_entry_goes_meanwhile(hook, more):
     m, computed, stored = SyncMap(), Hooked(), Hooked()
 
     def steal():
@@ -380,7 +382,7 @@ def test_popitem_whose_entry_goes_meanwhile(hook, more):
     assert not m
 
 
-def test_deletions_after_many_computations_at_once():
+def test_deletions_after_many_concurrent_computations():
     # Calls inside each other, so that there are as many at the same time.
     m = SyncMap()
 
@@ -400,7 +402,7 @@ def test_deletions_after_many_computations_at_once():
         assert len(m._flights()) == 0
 
 
-def test_nothing_is_left_over():
+def test_finished_flights_leave_nothing_behind():
     class Value:
         pass
 
@@ -434,8 +436,8 @@ def test_nothing_is_left_over():
 # Many threads
 
 
-@threads
-def test_all_get_what_one_computed():
+@starts_threads
+def test_all_threads_get_what_one_computed():
     m = SyncMap()
     keys = range(300)
     runs = []
@@ -449,7 +451,7 @@ def test_all_get_what_one_computed():
     assert all(result == [m[key] for key in keys] for result in results)
 
 
-@threads
+@starts_threads
 def test_waiters_share_the_value():
     m, held = SyncMap(), Held()
     first = flying(m, held)
@@ -462,7 +464,7 @@ def test_waiters_share_the_value():
     assert m == {"k": "computed", "other": 0}
 
 
-@threads
+@starts_threads
 def test_equal_keys_share_a_flight():
     m, held = SyncMap(), Held()
     first = flying(m, held, ("a", 1))
@@ -472,7 +474,7 @@ def test_equal_keys_share_a_flight():
     assert held.runs == 1
 
 
-@threads
+@starts_threads
 def test_waiters_share_the_exception():
     error = LookupError()
     m, held = SyncMap(), Held(raises(error))
@@ -485,7 +487,7 @@ def test_waiters_share_the_exception():
     assert m.load_or_compute("k", int) == 0
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
 def test_an_interrupt_hits_one_and_the_next_runs_its_own(kind):
     m, held = SyncMap(), Held(raises(kind()))
@@ -504,8 +506,8 @@ def test_an_interrupt_hits_one_and_the_next_runs_its_own(kind):
     assert m == {"k": "next"}
 
 
-@threads
-def test_timeouts():
+@starts_threads
+def test_waiters_time_out():
     m, held = SyncMap(), Held()
     first = flying(m, held)
     for timeout in (0, -1, 0.001, 0.02):
@@ -522,15 +524,15 @@ def test_timeouts():
     assert m.load_or_compute("k", raises(AssertionError), timeout=0) == "computed"
 
 
-@threads
-def test_a_timeout_does_not_bound_ones_own_call():
+@starts_threads
+def test_timeout_does_not_bound_the_own_call():
     m = SyncMap()
     assert m.load_or_compute("k", lambda: time.sleep(0.05) or 1, timeout=0.001) == 1
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("store", ["setitem", "insert", "swap", "setdefault", "modify", "update"])
-def test_a_store_wins(store):
+def test_store_during_the_computation_wins(store):
     m, held = SyncMap(), Held()
     first = flying(m, held)
     others = joined(m, 2)
@@ -548,10 +550,10 @@ def test_a_store_wins(store):
     assert m == {"k": "stored"}
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("missing", [True, False])
 @pytest.mark.parametrize("delete", ["pop", "clear", "del", "compare_and_delete", "popitem"])
-def test_a_delete_detaches(delete, missing):
+def test_deletion_detaches_the_flight(delete, missing):
     if missing and delete in ("compare_and_delete", "popitem"):
         pytest.skip("deletes nothing where nothing is")
     m, held = SyncMap(), Held(lambda: "old")
@@ -570,8 +572,8 @@ def test_a_delete_detaches(delete, missing):
     assert m == {"k": "new"}
 
 
-@threads
-def test_detached_twice():
+@starts_threads
+def test_flight_is_detached_twice():
     m = SyncMap()
     helds = [Held(lambda n=n: n) for n in range(3)]
     calls = []
@@ -584,8 +586,8 @@ def test_detached_twice():
     assert not m
 
 
-@threads
-def test_a_detached_flight_that_is_interrupted():
+@starts_threads
+def test_interrupted_detached_flight_runs_again():
     m, held = SyncMap(), Held(raises(SystemExit()))
     first = flying(m, held)
     others = joined(m, 2, fn=lambda: "own")
@@ -596,9 +598,9 @@ def test_a_detached_flight_that_is_interrupted():
     assert m == {"k": "own"}
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("popitem", [False, True])
-def test_no_value_from_before_its_deletion(popitem):
+def test_value_computed_before_its_deletion_is_not_returned(popitem):
     # Whoever changes the source and then deletes the key never finds the old value again.
     m, source = SyncMap(), [0]
     stop = threading.Event()
@@ -627,7 +629,7 @@ def test_no_value_from_before_its_deletion(popitem):
         assert reader.ended() is None
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize(
     ("delete", "gives"),
     [
@@ -636,7 +638,7 @@ def test_no_value_from_before_its_deletion(popitem):
         (lambda m, key: m.__delitem__(key), None),
     ],
 )
-def test_a_value_that_lands_in_the_middle_of_a_deletion_is_deleted(delete, gives):
+def test_value_stored_during_a_deletion_is_deleted(delete, gives):
     me = threading.get_ident()
     land = []
 
@@ -658,7 +660,7 @@ def test_a_value_that_lands_in_the_middle_of_a_deletion_is_deleted(delete, gives
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_marked_flight_that_nobody_runs_any_more_is_run_once(fails):
+def test_abandoned_flight_is_run_once_more(fails):
     """As one is in the child of a fork that came between its mark and its end."""
     m = SyncMap()
     flight = _syncmap.Flight(m._Flag())
@@ -680,7 +682,7 @@ def test_marked_flight_that_nobody_runs_any_more_is_run_once(fails):
     assert len(calls) == 1
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("stored", [False, True])
 def test_value_popped_before_its_flight_is_over_is_not_shared(stored):
     """The pop began before the flight did, so it does not detach it; it gets the flight's value.
@@ -738,8 +740,8 @@ def test_value_popped_before_its_flight_is_over_is_not_shared(stored):
     assert other.ended() == "computed"
 
 
-@threads
-def test_circles_through_threads():
+@starts_threads
+def test_deadlock_through_threads_raises():
     m, other = SyncMap(), SyncMap()
     for _ in range(20):
         both = threading.Barrier(2)
@@ -761,8 +763,8 @@ def test_circles_through_threads():
         other.clear()
 
 
-@threads
-def test_circles_through_keys_and_once():
+@starts_threads
+def test_deadlock_through_keys_and_once_raises():
     m, o = SyncMap(), Once(retry=True)
     three = threading.Barrier(3)
 
@@ -784,8 +786,8 @@ def test_circles_through_keys_and_once():
     assert all(isinstance(outcome, RuntimeError) or outcome == 0 for outcome in outcomes)
 
 
-@threads
-def test_many_keys_at_random():
+@starts_threads
+def test_random_keys_are_computed_once():
     m = SyncMap()
     runs = []
 
@@ -804,8 +806,8 @@ def test_many_keys_at_random():
     assert eventually(lambda: not m._flights())
 
 
-@threads
-def test_failures_at_random():
+@starts_threads
+def test_random_failures_are_not_kept():
     m = SyncMap()
 
     def compute(n):
@@ -828,116 +830,105 @@ def test_failures_at_random():
     assert eventually(lambda: not m._flights())
 
 
-@processes
+@starts_processes
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this system")
-def test_a_rain_of_interrupts():
+@in_own_process
+def test_interrupted_calls_do_all_or_nothing():
     # Wherever an exception comes, the map is whole, and what was begun can be begun again.
-    python(
-        RAIN
-        + """
-from nogil_sync import SyncMap
+    interrupts = RandomInterrupts()
+    m = SyncMap()
+    go_on = True
 
-m = SyncMap()
-go_on = True
-def others():
-    n = 0
-    while go_on:
-        n += 1
-        m.load_or_compute("k", lambda: n)
-        m.pop("k", None)
-        m.modify("count", lambda old: old, 0)
+    def others():
+        n = 0
+        while go_on:
+            n += 1
+            m.load_or_compute("k", lambda: n)
+            m.pop("k", None)
+            m.modify("count", lambda old: old, 0)
 
-thread = threading.Thread(target=others)
-thread.start()
-done = 0
-for _ in for_a_second():
-    rain(lambda key: m.load_or_compute(key, lambda: 1), "k", 1)
-    rain(lambda key: m.load_or_compute(key, time.sleep, 0.0003), "mine", 1)
-    rain(lambda key: m.pop(key, None), "mine", 2)
-    m["count"] = 0
-    for _ in range(20):
-        before = m.get("own", 0)
-        counted = rain(lambda key: m.modify(key, lambda old: old + 1, 0), "own", 1)
-        # All of it or nothing; the exception may also come after it.
-        assert m.get("own", 0) - before in ((1,) if counted else (0, 1))
-    rain(lambda _: m.insert(done, done), 0, 1)
-    done += 1
-    if done % 10 == 0:
-        rain(lambda _: m.clear(), 0, 1)
-    assert len(list(m)) <= len(m) + 2
-go_on = False
-thread.join()
-m.clear()
-assert m.load_or_compute("k", lambda: "last", timeout=20) == "last"
-assert m.load_or_compute("mine", lambda: "last", timeout=20) == "last"
-assert m == {"k": "last", "mine": "last"}
-m.clear()
-assert len(m) == 0 and list(m) == []
-"""
-    )
-
-
-@processes
-def test_forked_while_another_thread_computes():
-    python(
-        FORKS
-        + """
-m = SyncMap(a=1)
-go, begun = threading.Event(), threading.Event()
-def compute():
-    begun.set()
-    go.wait()
-    return "parent"
-thread = threading.Thread(target=m.load_or_compute, args=("k", compute))
-thread.start()
-begun.wait()
-waiting = threading.Thread(target=m.load_or_compute, args=("k", compute))
-waiting.start()
-time.sleep(0.05)
-
-def child():
-    assert m == {"a": 1}
-    assert m.load_or_compute("k", lambda: "child", timeout=5) == "child"
-    assert m.pop("k") == "child"
+    thread = threading.Thread(target=others)
+    thread.start()
+    for done, _ in enumerate(interrupts.for_a_second()):
+        interrupts.call(lambda key: m.load_or_compute(key, lambda: 1), "k", 1)
+        interrupts.call(lambda key: m.load_or_compute(key, time.sleep, 0.0003), "mine", 1)
+        interrupts.call(lambda key: m.pop(key, None), "mine", 2)
+        m["count"] = 0
+        for _ in range(20):
+            before = m.get("own", 0)
+            counted = interrupts.call(lambda key: m.modify(key, lambda old: old + 1, 0), "own", 1)
+            # All of it or nothing; the exception may also come after it.
+            assert m.get("own", 0) - before in ((1,) if counted else (0, 1))
+        interrupts.call(lambda _, done=done: m.insert(done, done), 0, 1)
+        if done % 10 == 9:
+            interrupts.call(lambda _: m.clear(), 0, 1)
+        assert len(list(m)) <= len(m) + 2
+    go_on = False
+    thread.join()
     m.clear()
-    assert m.load_or_compute("k", lambda: "again", timeout=5) == "again"
+    assert m.load_or_compute("k", lambda: "last", timeout=20) == "last"
+    assert m.load_or_compute("mine", lambda: "last", timeout=20) == "last"
+    assert m == {"k": "last", "mine": "last"}
+    m.clear()
+    assert len(m) == 0
+    assert list(m) == []
 
-in_child(child)
-go.set()
-thread.join()
-waiting.join()
-assert m == {"a": 1, "k": "parent"}
 
-# From inside the call itself.
-def forks():
+@starts_processes
+@in_own_process
+def test_child_computes_what_another_thread_computed_at_the_fork():
+    m = SyncMap(a=1)
+    go, begun = threading.Event(), threading.Event()
+
+    def compute():
+        begun.set()
+        go.wait()
+        return "parent"
+
+    thread = threading.Thread(target=m.load_or_compute, args=("k", compute))
+    thread.start()
+    begun.wait()
+    waiting = threading.Thread(target=m.load_or_compute, args=("k", compute))
+    waiting.start()
+    time.sleep(0.05)
+
     def child():
-        try:
-            m.load_or_compute("f", int)
-        except RuntimeError:
-            pass
-        else:
-            raise AssertionError
-        assert m.load_or_compute("g", lambda: 5) == 5
+        assert m == {"a": 1}
+        assert m.load_or_compute("k", lambda: "child", timeout=5) == "child"
+        assert m.pop("k") == "child"
+        m.clear()
+        assert m.load_or_compute("k", lambda: "again", timeout=5) == "again"
+
     in_child(child)
-    return "forked"
-assert m.load_or_compute("f", forks) == "forked"
-"""
-    )
+    go.set()
+    thread.join()
+    waiting.join()
+    assert m == {"a": 1, "k": "parent"}
+
+    # From inside the call itself.
+    def forks():
+        def child():
+            try:
+                m.load_or_compute("f", int)
+            except RuntimeError:
+                pass
+            else:
+                raise AssertionError
+            assert m.load_or_compute("g", lambda: 5) == 5
+
+        in_child(child)
+        return "forked"
+
+    assert m.load_or_compute("f", forks) == "forked"
 
 
-@processes
+@starts_processes
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="no fork on this system")
-def test_a_call_that_forks_goes_on_in_the_child():
-    python(
-        """
-        import os, sys, threading, warnings
-        warnings.simplefilter("ignore", DeprecationWarning)
-        from nogil_sync import SyncMap
-        m = SyncMap()
-        child = m.load_or_compute("k", os.fork)
-        assert m["k"] == child
-        if child == 0:
-            os._exit(7)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-        """
-    )
+@in_own_process
+def test_computation_that_forks_goes_on_in_the_child():
+    m = SyncMap()
+    child = m.load_or_compute("k", os.fork)
+    assert m["k"] == child
+    if child == 0:
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7

@@ -186,7 +186,7 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.mark.thread_unsafe(reason="hypothesis keeps state of its own for a test")
-def test_does_what_a_dict_does():
+def test_random_operations_agree_with_a_dict():
     run_state_machine_as_test(
         Machine,
         settings=settings(

@@ -1,23 +1,30 @@
 """TaskGroup: who runs what, what comes out, and that leaving never waits in vain."""
 
+import atexit
 import concurrent.futures
 import contextvars
 import copy
 import gc
 import math
+import multiprocessing
+import os
 import pickle
+import sys
 import threading
 import time
 import traceback
 import weakref
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 
 import pytest
-from support import FREE_THREADED, LONG, eventually, python, run_threads
+from marks import starts_threads
+from processes import in_own_process, in_process
+from support import FREE_THREADED, LONG, eventually, run_threads
 
+import nogil_sync
 from nogil_sync import Event, TaskGroup
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 MESSAGE = "unhandled errors in a TaskGroup"
 
@@ -88,7 +95,7 @@ def pool():
 # Use
 
 
-def test_results(group):
+def test_go_returns_futures_with_the_results(group):
     with group() as tg:
         futures = [tg.go(pow, n, 2) for n in range(30)]
         assert all(type(f) is Future for f in futures)
@@ -97,7 +104,7 @@ def test_results(group):
     assert not own_threads()
 
 
-def test_arguments(group):
+def test_go_passes_arguments_to_the_function(group):
     def fn(*args, **kwargs):
         return args, kwargs
 
@@ -106,7 +113,7 @@ def test_arguments(group):
     assert future.result() == ((1, 2), {"fn": 3, "self": 4, "executor": 5})
 
 
-def test_nothing_to_do(group):
+def test_empty_group_is_left_at_once(group):
     with group() as tg:
         pass
     assert not tg.cancelled()
@@ -140,7 +147,7 @@ def test_each_task_has_a_thread_while_others_wait_for_it():
         assert events[0].wait(LONG)
 
 
-def test_what_a_task_did_is_seen():
+def test_stores_of_tasks_are_seen_after_the_group():
     box = []
     with TaskGroup() as tg:
         tg.go(box.append, 1)
@@ -161,7 +168,7 @@ def test_tasks_start_tasks(group):
     assert len(done) == 2**7 - 1
 
 
-def test_a_task_of_a_task_that_outlives_the_body():
+def test_group_waits_for_tasks_that_tasks_start():
     left = threading.Event()
     results = []
 
@@ -174,13 +181,13 @@ def test_a_task_of_a_task_that_outlives_the_body():
     assert results[0].result(0) == 8
 
 
-def test_another_thread_calls_go(group):
+def test_other_threads_may_call_go(group):
     with group() as tg:
         results = run_threads(lambda: [tg.go(pow, 2, k) for k in range(20)], times=3)
     assert [[f.result() for f in each] for each in results] == [[2**k for k in range(20)]] * 3
 
 
-def test_left_by_another_thread():
+def test_another_thread_may_leave_the_group():
     tg = TaskGroup()
     assert tg.__enter__() is tg
     future = tg.go(time.sleep, 0.05)
@@ -188,7 +195,7 @@ def test_left_by_another_thread():
     assert future.done()
 
 
-def test_threads_are_not_daemons():
+def test_worker_threads_are_not_daemons():
     def start():
         with TaskGroup() as tg:
             return tg.go(threading.current_thread)
@@ -199,7 +206,7 @@ def test_threads_are_not_daemons():
     assert not thread.is_alive()
 
 
-def test_a_thread_takes_the_next_task():
+def test_worker_takes_the_next_task():
     with TaskGroup() as tg:
         first = tg.go(threading.get_ident).result()
         same = 0
@@ -212,7 +219,7 @@ def test_a_thread_takes_the_next_task():
 
 
 @pytest.mark.parametrize("n", [1, 50])
-def test_threads_have_ended_when_the_group_is_left(n):
+def test_workers_have_ended_when_the_group_is_left(n):
     before = threading.active_count()
     for _ in range(5):
         with TaskGroup() as tg:
@@ -221,7 +228,7 @@ def test_threads_have_ended_when_the_group_is_left(n):
         assert threading.active_count() == before
 
 
-def test_threads_without_work_end():
+def test_idle_workers_end():
     with TaskGroup() as tg:
         futures = [tg.go(time.sleep, 0.02) for _ in range(5)]
         concurrent.futures.wait(futures)
@@ -235,7 +242,7 @@ def test_threads_without_work_end():
 
 @pytest.mark.parametrize("limit", [1, 2, 5])
 @pytest.mark.parametrize("with_pool", [False, True])
-def test_limit(limit, with_pool):
+def test_limit_bounds_running_tasks(limit, with_pool):
     gate = Gate()
     with ThreadPoolExecutor(8) as pool, TaskGroup(limit, executor=pool if with_pool else None) as g:
         futures = [g.go(gate, n) for n in range(12)]
@@ -247,7 +254,7 @@ def test_limit(limit, with_pool):
     assert [f.result() for f in futures] == list(range(12))
 
 
-def test_at_most_the_limit_is_submitted():
+def test_executor_gets_at_most_limit_tasks():
     class Executor:
         submitted = 0
 
@@ -268,7 +275,7 @@ def test_at_most_the_limit_is_submitted():
 
 
 @pytest.mark.parametrize("with_pool", [False, True])
-def test_first_come_first_served(with_pool):
+def test_queued_tasks_run_in_order(with_pool):
     order = []
     with (
         ThreadPoolExecutor(1) as pool,
@@ -279,7 +286,7 @@ def test_first_come_first_served(with_pool):
     assert order == list(range(50))
 
 
-def test_go_does_not_block():
+def test_go_does_not_block_above_the_limit():
     gate = Gate()
     with TaskGroup(limit=1) as tg:
         begin = time.monotonic()
@@ -290,7 +297,7 @@ def test_go_does_not_block():
         gate.open()
 
 
-def test_a_task_queues_more_than_the_limit():
+def test_task_may_queue_more_than_the_limit():
     def work(tg):
         for _ in range(20):
             tg.go(done.append, 1)
@@ -305,19 +312,19 @@ def test_a_task_queues_more_than_the_limit():
 
 
 @pytest.mark.parametrize("limit", [0, -1, False, -(10**30)])
-def test_limits_too_small(limit):
+def test_limits_below_one_raise(limit):
     with pytest.raises(ValueError, match="limit"):
         TaskGroup(limit)
 
 
 @pytest.mark.parametrize("limit", [1.0, "1", (), math.inf])
-def test_limits_of_wrong_types(limit):
+def test_limits_of_wrong_types_raise(limit):
     with pytest.raises(TypeError):
         TaskGroup(limit)
 
 
 @pytest.mark.parametrize("limit", [True, 1, 10**30, None])
-def test_right_limits(limit):
+def test_valid_limits_are_accepted(limit):
     class Index:
         def __index__(self):
             return 2
@@ -328,12 +335,12 @@ def test_right_limits(limit):
 
 
 @pytest.mark.parametrize("executor", [1, object(), type("E", (), {"submit": 1})()])
-def test_wrong_executors(executor):
+def test_wrong_executors_raise(executor):
     with pytest.raises(TypeError, match="executor"):
         TaskGroup(executor=executor)
 
 
-def test_wrong_arguments():
+def test_wrong_arguments_raise():
     for call in (
         lambda: TaskGroup(1, None),
         lambda: TaskGroup(nothing=1),
@@ -351,7 +358,7 @@ def test_wrong_arguments():
         assert "0 running, 0 queued" in repr(tg)
 
 
-def test_before_and_after():
+def test_go_before_and_after_the_block_raises():
     tg = TaskGroup()
     with pytest.raises(RuntimeError, match="not been entered"):
         tg.go(int)
@@ -374,7 +381,7 @@ def test_before_and_after():
         tg.go(int)
 
 
-def test_left_by_two_threads():
+def test_second_thread_that_leaves_raises():
     gate = Gate()
     tg = TaskGroup().__enter__()
     tg.go(gate)
@@ -392,7 +399,7 @@ def test_left_by_two_threads():
     ]
 
 
-def test_a_task_cannot_leave_its_own_group(group):
+def test_task_that_leaves_its_own_group_raises(group):
     with group() as tg:
         future = tg.go(lambda: caught(lambda: tg.__exit__(None, None, None)))
         assert isinstance(future.result(), RuntimeError)
@@ -405,7 +412,7 @@ def test_a_task_cannot_leave_its_own_group(group):
         assert tg.go(pow, 2, 2).result() == 4
 
 
-def test_entered_by_two_threads():
+def test_second_thread_that_enters_raises():
     for _ in range(20):
         tg = TaskGroup()
 
@@ -422,7 +429,7 @@ def test_entered_by_two_threads():
 # Futures
 
 
-def test_wait_and_as_completed(group):
+def test_concurrent_futures_wait_and_as_completed_work(group):
     with group() as tg:
         futures = [tg.go(pow, n, 2) for n in range(10)]
         assert len(list(concurrent.futures.as_completed(futures, LONG))) == 10
@@ -436,7 +443,7 @@ def test_wait_and_as_completed(group):
 
 
 @pytest.mark.parametrize("with_pool", [False, True])
-def test_a_queued_future_is_cancelled(with_pool):
+def test_queued_future_can_be_cancelled(with_pool):
     gate = Gate()
     ran = []
     with (
@@ -456,7 +463,7 @@ def test_a_queued_future_is_cancelled(with_pool):
     assert not tg.cancelled()
 
 
-def test_a_submitted_future_is_cancelled(pool):
+def test_submitted_future_can_be_cancelled(pool):
     gate = Gate()
     with TaskGroup(executor=pool) as tg:
         running = [tg.go(gate) for _ in range(2)]
@@ -504,7 +511,7 @@ def test_callbacks_of_cancelled_futures_run_without_locks():
     assert set(log) == set(futures)
 
 
-def test_each_callback_cancels_the_group():
+def test_callback_that_cancels_the_group_at_each_future():
     gate = Gate()
     with TaskGroup(limit=1) as tg:
         tg.go(gate)
@@ -516,14 +523,14 @@ def test_each_callback_cancels_the_group():
     assert all(f.cancelled() for f in futures)
 
 
-def test_a_callback_that_fails(group, caplog):
+def test_callback_that_fails_is_logged(group, caplog):
     with group() as tg:
         tg.go(time.sleep, 0.02).add_done_callback(lambda _: 1 / 0)
     assert "ZeroDivisionError" in caplog.text  # as for every Future
 
 
 @pytest.mark.parametrize("fn", [lambda: None, lambda: 1 / 0], ids=["returns", "raises"])
-def test_a_callback_that_exits(group, fn):
+def test_callback_that_raises_system_exit(group, fn):
     def use():
         with group() as tg:
 
@@ -569,7 +576,7 @@ def test_leaving_waits_for_what_callbacks_raise():
     assert isinstance(error, SystemExit)
 
 
-def test_a_future_that_others_settle(caplog):
+def test_future_settled_by_others_is_accepted(caplog):
     def use(meddle):
         gate = Gate()
         with TaskGroup(limit=1) as tg:
@@ -591,7 +598,7 @@ def test_a_future_that_others_settle(caplog):
 variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
 
 
-def test_context(group):
+def test_tasks_run_in_a_copy_of_the_context(group):
     def task(value):
         seen = variable.get()
         variable.set(value)
@@ -608,7 +615,7 @@ def test_context(group):
     assert variable.get() == 4
 
 
-def test_context_of_a_task_of_a_task(group):
+def test_nested_tasks_run_in_a_copy_of_their_tasks_context(group):
     def outer(tg):
         variable.set(7)
         return tg.go(variable.get)
@@ -621,7 +628,7 @@ def test_context_of_a_task_of_a_task(group):
 # Failures
 
 
-def test_failures_come_out_together(group):
+def test_failures_are_raised_as_one_group(group):
     def use():
         with group() as tg:
             barrier = threading.Barrier(2)
@@ -642,7 +649,7 @@ def test_failures_come_out_together(group):
     assert error.__suppress_context__
 
 
-def test_failures_in_order():
+def test_failures_are_in_order_of_their_tasks():
     def use():
         with TaskGroup() as tg:
             events = [threading.Event() for _ in range(5)]
@@ -664,7 +671,7 @@ def test_failures_in_order():
     assert [each.args[0] for each in error.exceptions] == ["body", 3, 1, 4, 0, 2]
 
 
-def test_the_first_failure_cancels(group):
+def test_first_failure_cancels_the_group(group):
     ran = []
 
     def use():
@@ -688,7 +695,7 @@ def test_the_first_failure_cancels(group):
     assert not ran
 
 
-def test_cancelled_before_the_future_tells():
+def test_group_is_cancelled_before_the_failed_future_is_done():
     seen = []
 
     def use():
@@ -707,7 +714,7 @@ def test_cancelled_before_the_future_tells():
     assert seen == [True]
 
 
-def test_a_failure_cancels_the_queue():
+def test_failure_cancels_queued_tasks():
     ran = []
 
     def use():
@@ -729,7 +736,7 @@ def test_a_failure_cancels_the_queue():
     assert concurrent.futures.wait(futures, LONG).not_done == set()
 
 
-def test_failure_of_the_body():
+def test_failure_of_the_body_cancels_the_group():
     def use():
         with TaskGroup() as tg:
             futures.append(begun(tg, tg.wait_cancelled, LONG))
@@ -741,7 +748,7 @@ def test_failure_of_the_body():
     assert futures[0].result() is True
 
 
-def test_the_same_failure_once():
+def test_same_failure_is_raised_once():
     def use():
         with TaskGroup() as tg:
             first = tg.go(raising, ValueError())
@@ -753,7 +760,7 @@ def test_the_same_failure_once():
     assert len(error.exceptions) == 1
 
 
-def test_body_and_tasks_fail():
+def test_failures_of_body_and_tasks_are_raised_together():
     def use():
         with TaskGroup() as tg:
             begun(tg, raising, KeyError())
@@ -776,7 +783,7 @@ def test_tracebacks_lead_to_the_origin():
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-def test_interrupts_in_tasks_come_out_bare(kind):
+def test_interrupts_of_tasks_are_raised_bare(kind):
     error = kind(1)
 
     def task(tg):
@@ -794,7 +801,7 @@ def test_interrupts_in_tasks_come_out_bare(kind):
     assert futures[0].exception() is error
 
 
-def test_other_base_exceptions_of_tasks():
+def test_other_base_exceptions_of_tasks_are_grouped():
     class Odd(BaseException):
         pass
 
@@ -810,7 +817,7 @@ def test_other_base_exceptions_of_tasks():
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_interrupts_in_the_body_come_out_bare(kind, group):
+def test_interrupts_of_the_body_are_raised_bare(kind, group):
     error = kind(1)
 
     def use():
@@ -826,7 +833,7 @@ def test_interrupts_in_the_body_come_out_bare(kind, group):
     assert isinstance(futures[1].exception(), ValueError)
 
 
-def test_who_knows_that_it_is_cancelled_need_not_wait_for_it():
+def test_wait_cancelled_returns_at_once_after_cancelled_was_seen():
     """It is cancelled a moment before the event is set that others wait for."""
 
     class Late(Event):
@@ -842,7 +849,7 @@ def test_who_knows_that_it_is_cancelled_need_not_wait_for_it():
         assert tg.wait_cancelled()
 
 
-def test_generator_closed_in_the_body():
+def test_generator_can_be_closed_in_the_body():
     log = []
 
     def generate():
@@ -856,7 +863,7 @@ def test_generator_closed_in_the_body():
     assert log == [True]
 
 
-def test_cancelled_errors_after_a_cancellation():
+def test_cancelled_errors_after_cancellation_are_dropped():
     def use(body):
         with TaskGroup(limit=2) as tg:
             gate = Gate()
@@ -884,7 +891,7 @@ def test_cancelled_errors_after_a_cancellation():
         assert [type(e) for e in caught(lambda: use(body)).exceptions] == [ValueError]
 
 
-def test_cancelled_error_without_a_cancellation():
+def test_cancelled_error_without_cancellation_is_a_failure():
     cancelled = Future()
     cancelled.cancel()
 
@@ -903,7 +910,7 @@ def test_cancelled_error_without_a_cancellation():
 # Cancelling
 
 
-def test_cancel(group):
+def test_cancel_cancels_queued_tasks_and_wakes_waiters(group):
     with group() as tg:
         assert tg.cancelled() is False
         assert tg.wait_cancelled(0) is False
@@ -918,7 +925,7 @@ def test_cancel(group):
     assert future.cancelled() or future.result() is True
 
 
-def test_a_cancelled_groups_cancelled_error_comes_out_as_it_is():
+def test_cancelled_error_of_a_cancelled_inner_group_is_raised():
     def use():
         with TaskGroup() as tg:
             tg.cancel()
@@ -927,14 +934,14 @@ def test_a_cancelled_groups_cancelled_error_comes_out_as_it_is():
     assert type(caught(use)) is CancelledError
 
 
-def test_cancelled_before_it_is_entered():
+def test_group_can_be_cancelled_before_it_is_entered():
     tg = TaskGroup()
     tg.cancel()
     with tg:
         assert tg.go(int).cancelled()
 
 
-def test_a_task_cancels(group):
+def test_task_cancels_its_group(group):
     with group() as tg:
         futures = [tg.go(tg.wait_cancelled, LONG), tg.go(tg.cancel)]
     assert futures[1].done()
@@ -942,7 +949,7 @@ def test_a_task_cancels(group):
 
 
 @pytest.mark.parametrize("timeout", [0, -1, -math.inf, 0.01])
-def test_wait_cancelled_in_vain(timeout):
+def test_wait_cancelled_times_out(timeout):
     assert TaskGroup().wait_cancelled(timeout) is False
     assert TaskGroup().wait_cancelled(timeout=timeout) is False
 
@@ -965,7 +972,7 @@ def test_wait_cancelled_with_wrong_timeouts(timeout, error):
             tg.wait_cancelled(timeout)
 
 
-def test_cancel_by_many_threads():
+def test_many_threads_cancel_at_once():
     for _ in range(20):
         with TaskGroup(limit=2) as tg:
             futures = [tg.go(int) for _ in range(50)]
@@ -976,7 +983,7 @@ def test_cancel_by_many_threads():
 # Nested groups
 
 
-def test_an_inner_groups_failures_are_one_of_the_outers():
+def test_failures_of_an_inner_group_are_one_failure_of_the_outer():
     def inner():
         with TaskGroup() as tg:
             tg.go(raising, ValueError())
@@ -1005,7 +1012,7 @@ def test_cancelling_the_outer_group_does_not_reach_inside():
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("limit", [None, 1, 2])
-def test_nested_on_one_small_executor(threads, limit):
+def test_nested_groups_share_a_small_executor(threads, limit):
     def tree(depth):
         if depth == 0:
             return 1
@@ -1018,7 +1025,7 @@ def test_nested_on_one_small_executor(threads, limit):
         assert pool.submit(tree, 4).result(LONG) == 3**4
 
 
-def test_own_threads_between_groups_on_one_executor():
+def test_group_with_threads_between_groups_on_one_executor():
     def outer():
         with TaskGroup() as tg:
             return tg.go(inner)
@@ -1035,7 +1042,7 @@ def test_own_threads_between_groups_on_one_executor():
 # Executors
 
 
-def test_the_executor_is_used_and_not_shut_down(pool):
+def test_executor_is_used_and_not_shut_down(pool):
     with TaskGroup(executor=pool) as tg:
         idents = {tg.go(threading.get_ident).result() for _ in range(5)}
     assert threading.get_ident() not in idents
@@ -1043,7 +1050,7 @@ def test_the_executor_is_used_and_not_shut_down(pool):
     assert pool.submit(pow, 2, 2).result() == 4
 
 
-def test_the_leaving_thread_helps(pool):
+def test_leaving_thread_runs_queued_tasks(pool):
     gates = [Gate(), Gate()]
     for gate in gates:
         pool.submit(gate)
@@ -1068,7 +1075,7 @@ def test_each_task_runs_once():
             assert counts == [1] * 40
 
 
-def test_an_executor_that_was_shut_down():
+def test_executor_that_was_shut_down_raises():
     pool = ThreadPoolExecutor(1)
     pool.shutdown()
     with TaskGroup(executor=pool) as tg:
@@ -1079,7 +1086,7 @@ def test_an_executor_that_was_shut_down():
     assert not tg.cancelled()
 
 
-def test_an_executor_that_is_shut_down_with_tasks_over_the_limit():
+def test_executor_shut_down_with_queued_tasks():
     # One is refused when its turn comes: a failure, for there is nobody to raise it to.
     gate = Gate()
 
@@ -1103,7 +1110,7 @@ def test_an_executor_that_is_shut_down_with_tasks_over_the_limit():
 
 
 @pytest.mark.parametrize("limit", [None, 3])
-def test_an_executor_that_drops_its_work(limit):
+def test_executor_that_drops_its_work(limit):
     gate = Gate()
     pool = ThreadPoolExecutor(1)
     with TaskGroup(limit, executor=pool) as tg:
@@ -1120,7 +1127,7 @@ def test_an_executor_that_drops_its_work(limit):
     assert not tg.cancelled()
 
 
-def test_an_executor_that_breaks():
+def test_executor_that_breaks():
     def use():
         with TaskGroup(executor=pool) as tg:
             futures.extend(tg.go(int) for _ in range(3))
@@ -1155,7 +1162,7 @@ class Inline:
 
 
 @pytest.mark.parametrize("limit", [None, 1])
-def test_an_executor_that_runs_tasks_at_once(limit):
+def test_executor_that_runs_tasks_in_submit(limit):
     done = []
     inline = Inline()
 
@@ -1182,19 +1189,19 @@ class Weird:
         return future
 
 
-def test_an_executor_that_never_calls():
+def test_executor_that_never_calls():
     with TaskGroup(executor=Weird(lambda fn: None)) as tg:
         assert tg.go(int).cancelled()
 
 
-def test_an_executor_that_calls_twice():
+def test_executor_that_calls_twice():
     done = []
     with TaskGroup(executor=Weird(lambda fn: (fn(), fn()))) as tg:
         tg.go(done.append, 1)
     assert done == [1]
 
 
-def test_an_executor_that_calls_long_after():
+def test_executor_that_calls_after_the_group():
     done = []
     kept = []
 
@@ -1211,7 +1218,7 @@ def test_an_executor_that_calls_long_after():
     assert done == [1]
 
 
-def test_an_executor_that_returns_no_future():
+def test_executor_that_returns_no_future():
     class Bad:
         def submit(self, fn):
             return None
@@ -1220,21 +1227,16 @@ def test_an_executor_that_returns_no_future():
         tg.go(int)
 
 
-def test_an_executor_of_processes_is_an_error():
-    done = python(
-        """
-        from concurrent.futures import ProcessPoolExecutor, wait
-        import multiprocessing
-        from nogil_sync import TaskGroup
-        if __name__ == "__main__":
-            context = multiprocessing.get_context("spawn")
-            try:
-                with ProcessPoolExecutor(1, context) as pool, TaskGroup(executor=pool) as tg:
-                    wait([tg.go(int)], 30)
-            except* TypeError as failures:
-                print(failures.exceptions[0])
-        """
-    )
+def test_executor_of_processes_raises():
+    def program():
+        context = multiprocessing.get_context("spawn")
+        try:
+            with ProcessPoolExecutor(1, context) as pool, TaskGroup(executor=pool) as tg:
+                wait([tg.go(int)], 30)
+        except* TypeError as failures:
+            print(failures.exceptions[0])
+
+    done = in_process(program)
     assert "pickle" in done.stdout
 
 
@@ -1255,7 +1257,7 @@ def no_more_threads(monkeypatch, after=0):
     monkeypatch.setattr(threading.Thread, "start", limited)
 
 
-def test_no_thread_to_be_had(monkeypatch):
+def test_group_runs_tasks_without_any_new_thread(monkeypatch):
     no_more_threads(monkeypatch)
     with TaskGroup() as tg:
         for _ in range(3):
@@ -1265,7 +1267,7 @@ def test_no_thread_to_be_had(monkeypatch):
     assert not tg.cancelled()
 
 
-def test_few_threads_to_be_had(monkeypatch):
+def test_group_runs_tasks_with_few_new_threads(monkeypatch):
     no_more_threads(monkeypatch, 2)
     gate = Gate()
     with TaskGroup() as tg:
@@ -1277,7 +1279,7 @@ def test_few_threads_to_be_had(monkeypatch):
     assert [f.result() for f in futures] == [1, 2]
 
 
-def test_a_queue_without_threads(monkeypatch):
+def test_queued_tasks_run_without_new_threads(monkeypatch):
     # The first cannot have its thread while another relies on that: the leaving thread steps in.
     done = []
     real = threading.Thread.start
@@ -1317,7 +1319,7 @@ def test_repr():
     assert repr(tg).endswith(", left>")
 
 
-def test_weak_references_and_release_without_collections():
+def test_group_is_freed_without_collections():
     for limit in (None, 2):
         with TaskGroup(limit) as tg:
             tg.go(int)
@@ -1327,12 +1329,12 @@ def test_weak_references_and_release_without_collections():
 
 
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_not_copied_not_pickled(way):
+def test_group_cannot_be_copied_or_pickled(way):
     with pytest.raises(TypeError, match="TaskGroup"):
         way(TaskGroup())
 
 
-def test_subclass():
+def test_overridden_methods_of_a_subclass():
     class Sub(TaskGroup):
         def __init__(self, name):
             super().__init__(limit=2)
@@ -1352,7 +1354,7 @@ def test_subclass():
     assert isinstance(caught(use), ExceptionGroup)
 
 
-def test_without_init():
+def test_object_without_init_raises():
     tg = TaskGroup.__new__(TaskGroup)
     assert repr(tg) == "<TaskGroup object, not initialized>"
     for call in (
@@ -1374,7 +1376,7 @@ def test_without_init():
         pass
 
 
-def test_attributes():
+def test_group_has_its_attributes():
     tg = TaskGroup()
     with pytest.raises(AttributeError):
         tg.new = 1
@@ -1385,17 +1387,13 @@ def test_attributes():
         TaskGroup[int]
 
 
-def test_import_is_light():
-    python(
-        """
-        import sys, nogil_sync
-        assert "concurrent.futures" not in sys.modules
-        nogil_sync.TaskGroup()
-        assert "concurrent.futures" in sys.modules
-        assert "concurrent.futures.thread" not in sys.modules
-        assert "asyncio" not in sys.modules
-        """
-    )
+@in_own_process
+def test_import_loads_no_futures():
+    assert "concurrent.futures" not in sys.modules
+    nogil_sync.TaskGroup()
+    assert "concurrent.futures" in sys.modules
+    assert "concurrent.futures.thread" not in sys.modules
+    assert "asyncio" not in sys.modules
 
 
 class Thing:
@@ -1492,7 +1490,7 @@ def test_failures_in_an_executor_are_released(pool):
 
 
 @pytest.mark.usefixtures("no_collections")
-def test_an_abandoned_group_is_released():
+def test_abandoned_group_is_released():
     tg = TaskGroup().__enter__()
     tg.go(int).result()
     watch = weakref.ref(tg)
@@ -1501,21 +1499,19 @@ def test_an_abandoned_group_is_released():
     assert eventually(lambda: not own_threads(), 10)
 
 
-def test_an_abandoned_groups_tasks_run():
-    done = python(
-        """
-        import os
-        from nogil_sync import TaskGroup
+def test_tasks_of_an_abandoned_group_run():
+    def program():
         TaskGroup(limit=1).__enter__().go(os.write, 1, b"1")
         tg = TaskGroup(limit=1).__enter__()
-        for n in range(3): tg.go(os.write, 1, b"2")
-        """
-    )
+        for n in range(3):
+            tg.go(os.write, 1, b"2")
+
+    done = in_process(program)
     assert sorted(done.stdout) == ["1", "2", "2", "2"]
     assert done.stderr == ""
 
 
-def test_a_finaliser_uses_the_group():
+def test_finaliser_uses_the_group():
     log = []
 
     class Last:
@@ -1537,15 +1533,13 @@ def test_a_finaliser_uses_the_group():
     assert all(f.result() == 4 for f in log)
 
 
-def test_at_interpreter_shutdown():
-    done = python(
-        """
-        import atexit, threading, time
-        from nogil_sync import TaskGroup
+def test_group_is_usable_at_interpreter_shutdown():
+    def program():
         class Last:
             def __init__(self, name):
                 self.name = name
                 self.tg = TaskGroup(limit=1).__enter__()
+
             def use(self):
                 repr(self.tg)
                 try:
@@ -1555,14 +1549,17 @@ def test_at_interpreter_shutdown():
                     pass
                 self.tg.__exit__(None, None, None)
                 print(self.name)
+
         last = Last("at exit")
         atexit.register(last.use)
+
         def block():
             with TaskGroup() as tg:
                 tg.go(time.sleep, 0.2)
+
         threading.Thread(target=block, daemon=True).start()
         time.sleep(0.05)
-        """
-    )
+
+    done = in_process(program)
     assert done.stdout.split("\n")[0] == "at exit"
     assert done.stderr == ""

@@ -8,13 +8,13 @@ import time
 import weakref
 
 import pytest
-from support import LONG, RAIN, python, run_threads, started
+from ctrl_c import INTERRUPTS, interrupt_call
+from marks import sets_handlers, starts_processes, starts_threads
+from processes import in_own_process, in_process
+from random_interrupts import RandomInterrupts
+from support import LONG, run_threads, started
 
 from nogil_sync import WaitGroup
-
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
-processes = pytest.mark.thread_unsafe(reason="starts processes itself")
-signals = pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
 
 MOST = 2**31 - 1
 
@@ -27,7 +27,7 @@ def pending(group):
 # Counting
 
 
-def test_add_and_done():
+def test_add_and_done_change_the_count():
     g = WaitGroup()
     assert pending(g) == 0
     assert g.add() is None
@@ -49,7 +49,7 @@ def test_repr():
 
 @pytest.mark.parametrize("before", [0, 2])
 @pytest.mark.parametrize("n", [-3, -(2**31), -(2**63), -(10**30)])
-def test_below_zero(before, n):
+def test_count_below_zero_raises(before, n):
     g = WaitGroup()
     g.add(before)
     for _ in range(2):
@@ -64,7 +64,7 @@ def test_below_zero(before, n):
 
 @pytest.mark.parametrize("before", [1, MOST - 1, MOST])
 @pytest.mark.parametrize("n", [MOST, 2**31, 2**63, 10**30])
-def test_too_many(before, n):
+def test_count_above_max_raises(before, n):
     g = WaitGroup()
     g.add(before)
     with pytest.raises(OverflowError, match="WaitGroup counter is too large"):
@@ -77,7 +77,7 @@ def test_too_many(before, n):
     assert pending(g) == MOST
 
 
-def test_kinds_of_numbers():
+def test_add_accepts_any_integer():
     g = WaitGroup()
 
     class Number:
@@ -102,7 +102,7 @@ def test_kinds_of_numbers():
     assert pending(g) == 4
 
 
-def test_wrong_numbers_of_arguments():
+def test_wrong_numbers_of_arguments_raise():
     g = WaitGroup()
     for call in (
         lambda: WaitGroup(1),
@@ -121,7 +121,7 @@ def test_wrong_numbers_of_arguments():
 
 
 @pytest.mark.parametrize("timeout", [None, 0, -1, 5, threading.TIMEOUT_MAX])
-def test_wait_for_nothing(timeout):
+def test_wait_at_zero_returns_at_once(timeout):
     g = WaitGroup()
     assert g.wait() is True
     assert g.wait(timeout) is True
@@ -129,7 +129,7 @@ def test_wait_for_nothing(timeout):
 
 
 @pytest.mark.parametrize("timeout", [0, 0.0, -1, -0.5, -math.inf, 0.001])
-def test_wait_in_vain(timeout):
+def test_wait_above_zero_times_out(timeout):
     g = WaitGroup()
     g.add()
     assert g.wait(timeout) is False
@@ -147,7 +147,7 @@ def test_wait_in_vain(timeout):
     ],
 )
 @pytest.mark.parametrize("count", [0, 1])
-def test_wrong_timeouts(timeout, error, count):
+def test_wrong_timeouts_raise(timeout, error, count):
     g = WaitGroup()
     g.add(count)
     with pytest.raises(error):
@@ -155,7 +155,7 @@ def test_wrong_timeouts(timeout, error, count):
     assert pending(g) == count
 
 
-def test_time_out():
+def test_wait_times_out():
     g = WaitGroup()
     g.add()
     begin = time.monotonic()
@@ -163,9 +163,9 @@ def test_time_out():
     assert 0.09 <= time.monotonic() - begin < 20
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("n", [1, 5, 50])
-def test_zero_wakes_all(n):
+def test_zero_wakes_all_waiters(n):
     g = WaitGroup()
     g.add(2)
     results = []
@@ -184,8 +184,8 @@ def test_zero_wakes_all(n):
     assert results == [True] * n
 
 
-@threads
-def test_zero_for_a_moment_is_enough():
+@starts_threads
+def test_zero_for_a_moment_wakes_waiters():
     for _ in range(30):
         g = WaitGroup()
         g.add()
@@ -199,8 +199,8 @@ def test_zero_for_a_moment_is_enough():
         assert g.wait(0) is False
 
 
-@threads
-def test_used_again_and_again():
+@starts_threads
+def test_group_can_be_reused():
     g = WaitGroup()
     done = [0] * 4
 
@@ -225,16 +225,16 @@ def test_used_again_and_again():
     assert pending(g) == 4
 
 
-@threads
-def test_done_races_the_start_of_the_wait():
+@starts_threads
+def test_done_while_a_wait_begins_is_not_missed():
     for _ in range(300):
         g = WaitGroup()
         g.add()
         assert run_threads(lambda g=g: g.wait(LONG), g.done)[0] is True
 
 
-@threads
-def test_counts_of_many_threads():
+@starts_threads
+def test_many_threads_count_exactly():
     g = WaitGroup()
 
     def work():
@@ -250,8 +250,8 @@ def test_counts_of_many_threads():
     assert pending(g) == 0
 
 
-@threads
-def test_time_outs_disturb_nobody():
+@starts_threads
+def test_timeouts_do_not_disturb_other_waiters():
     g = WaitGroup()
     g.add()
     waiter, patient = started(g.wait, LONG)
@@ -262,8 +262,8 @@ def test_time_outs_disturb_nobody():
     assert patient == [True]
 
 
-@threads
-def test_what_was_done_before_is_seen():
+@starts_threads
+def test_stores_before_done_are_seen_after_wait():
     for _ in range(200):
         g = WaitGroup()
         g.add()
@@ -274,8 +274,8 @@ def test_what_was_done_before_is_seen():
         )
 
 
-@threads
-def test_others_run_and_collect_while_one_waits():
+@starts_threads
+def test_other_threads_run_and_collect_while_one_waits():
     g = WaitGroup()
     g.add()
     waiter, result = started(g.wait)
@@ -289,8 +289,8 @@ def test_others_run_and_collect_while_one_waits():
 # go
 
 
-@threads
-def test_go():
+@starts_threads
+def test_go_runs_the_function_and_counts():
     g = WaitGroup()
     log = []
 
@@ -308,8 +308,8 @@ def test_go():
     assert pending(g) == 0
 
 
-@threads
-def test_go_many():
+@starts_threads
+def test_go_runs_many_threads():
     g = WaitGroup()
     lock = threading.Lock()
     total = 0
@@ -325,8 +325,8 @@ def test_go_many():
     assert total == sum(range(50))
 
 
-@threads
-def test_go_within_go():
+@starts_threads
+def test_go_may_be_called_within_go():
     g = WaitGroup()
     log = []
 
@@ -341,7 +341,7 @@ def test_go_within_go():
     assert len(log) == 31
 
 
-@threads
+@starts_threads
 def test_go_is_not_a_daemon_even_from_one():
     g = WaitGroup()
     result = []
@@ -352,9 +352,9 @@ def test_go_is_not_a_daemon_even_from_one():
     assert g.wait(LONG)
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("wrong", [None, 1, "f"])
-def test_go_of_what_cannot_be_called(wrong):
+def test_go_of_a_non_callable_raises(wrong):
     g = WaitGroup()
     before = threading.active_count()
     with pytest.raises(TypeError):
@@ -368,7 +368,7 @@ def test_go_of_what_cannot_be_called(wrong):
 variable = contextvars.ContextVar("variable", default="default")
 
 
-@threads
+@starts_threads
 def test_go_runs_in_a_copy_of_the_context():
     g = WaitGroup()
     seen = []
@@ -389,7 +389,7 @@ def test_go_runs_in_a_copy_of_the_context():
         variable.reset(token)
 
 
-@threads
+@starts_threads
 def test_exceptions_reach_the_hook_before_the_count(monkeypatch):
     g = WaitGroup()
     log = []
@@ -411,8 +411,8 @@ def test_exceptions_reach_the_hook_before_the_count(monkeypatch):
     assert len(log) == 2  # and only once
 
 
-@threads
-def test_a_hook_that_fails(monkeypatch, capsys):
+@starts_threads
+def test_failing_excepthook_does_not_lose_the_count(monkeypatch, capsys):
     g = WaitGroup()
 
     def hook(args):
@@ -425,9 +425,9 @@ def test_a_hook_that_fails(monkeypatch, capsys):
     assert "of the hook" in capsys.readouterr().err
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("code", [(), (3,)])
-def test_exit_is_silent(monkeypatch, capsys, code):
+def test_system_exit_is_not_reported(monkeypatch, capsys, code):
     g = WaitGroup()
     monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
 
@@ -440,7 +440,7 @@ def test_exit_is_silent(monkeypatch, capsys, code):
     assert capsys.readouterr().err == ""
 
 
-@threads
+@starts_threads
 def test_other_exceptions_are_reported(monkeypatch, capsys):
     g = WaitGroup()
     monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
@@ -454,9 +454,9 @@ def test_other_exceptions_are_reported(monkeypatch, capsys):
     assert "somewhere else" in capsys.readouterr().err
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize("fails", [False, True])
-def test_nothing_is_kept_when_the_count_goes_down(monkeypatch, fails):
+def test_references_are_released_before_the_count_goes_down(monkeypatch, fails):
     g = WaitGroup()
 
     class Thing:
@@ -481,8 +481,8 @@ def test_nothing_is_kept_when_the_count_goes_down(monkeypatch, fails):
         thread.join(LONG)
 
 
-@threads
-def test_a_thread_that_cannot_start(monkeypatch):
+@starts_threads
+def test_thread_that_cannot_start_is_not_counted(monkeypatch):
     g = WaitGroup()
     log = []
 
@@ -503,8 +503,8 @@ def test_a_thread_that_cannot_start(monkeypatch):
     assert pending(g) == MOST
 
 
-@threads
-def test_a_start_that_is_interrupted_after_the_thread_began(monkeypatch):
+@starts_threads
+def test_start_interrupted_after_the_thread_began_is_counted(monkeypatch):
     # As by a Ctrl-C in Thread.start: either the function runs and counts, or neither.
     for delay in (0, 0.05):
         g = WaitGroup()
@@ -526,133 +526,97 @@ def test_a_start_that_is_interrupted_after_the_thread_began(monkeypatch):
         assert len(log) <= 1
 
 
-@processes
-def test_the_interpreter_waits_for_it():
-    done = python(
-        """
-        import time
-        from nogil_sync import WaitGroup
+@starts_processes
+def test_interpreter_waits_for_threads_of_go():
+    def program():
         WaitGroup().go(lambda: (time.sleep(0.2), print("finished")))
-        """
-    )
+
+    done = in_process(program)
     assert done.stdout == "finished\n"
 
 
 # Ctrl-C, handlers, finalisers
 
-INTERRUPTED = """
-    import os, signal, sys, threading, time, _thread
-    from nogil_sync import WaitGroup
 
-    def interrupter():
-        global sent
-        begun.wait(60)
-        time.sleep(0.3)
-        sent = time.monotonic()
-        {send}
-
+@starts_processes
+@pytest.mark.parametrize("timeout", [None, 60])
+@pytest.mark.parametrize("others", [0, 2])
+@pytest.mark.parametrize("way", INTERRUPTS)
+@in_own_process
+def test_ctrl_c_ends_wait_and_other_waiters_stay(way, others, timeout):
     g = WaitGroup()
     g.add()
-    others = [threading.Thread(target=g.wait, daemon=True) for _ in range({others})]
-    for other in others: other.start()
-    begun = threading.Event()
-    threading.Thread(target=interrupter).start()
-    try:
-        begun.set()
-        g.wait({timeout})
-    except KeyboardInterrupt:
-        took = time.monotonic() - sent
-    else:
-        sys.exit("not interrupted")
-    print(f"{{took * 1000:.1f}} ms")
-    assert took < 20
+    waiters = [threading.Thread(target=g.wait, daemon=True) for _ in range(others)]
+    for waiter in waiters:
+        waiter.start()
+    interrupt_call(lambda: g.wait(timeout), way)
     assert g.wait(0.01) is False
     g.done()
-    for other in others:
-        other.join(10)
-        assert not other.is_alive()
+    for waiter in waiters:
+        waiter.join(10)
+        assert not waiter.is_alive()
     assert g.wait()
-"""
 
 
-@processes
-@pytest.mark.parametrize("timeout", ["", "60"])
-@pytest.mark.parametrize("others", [0, 2])
-@pytest.mark.parametrize(
-    "send",
-    ["os.kill(os.getpid(), signal.SIGINT)", "_thread.interrupt_main()"],
-    ids=["kill", "main"],
-)
-def test_ctrl_c(send, others, timeout):
-    print(python(INTERRUPTED.format(send=send, others=others, timeout=timeout)).stdout)
+@starts_processes
+@pytest.mark.parametrize("at_most", [1, 3])
+@in_own_process
+def test_interrupted_waits_lose_no_wake_up(at_most):
+    interrupts = RandomInterrupts()
+    group = WaitGroup()
+    busy = True
+    rounds = [0, 0, 0]
+
+    def counter():
+        while busy:
+            group.add()
+            time.sleep(0.0005)
+            group.done()
+            rounds[0] += 1
+            time.sleep(0.0001)
+
+    def waiter(k):
+        while busy:
+            assert group.wait(30)
+            rounds[k] += 1
+
+    threads = [threading.Thread(target=counter)]
+    threads += [threading.Thread(target=waiter, args=(k,)) for k in (1, 2)]
+    for t in threads:
+        t.start()
+    for _ in interrupts.for_a_second(lambda: min(rounds) > 10):
+        interrupts.call(group.wait, 30, at_most)
+    busy = False
+    for t in threads:
+        t.join(10)
+    assert not any(t.is_alive() for t in threads)
+    assert min(rounds) > 10, rounds
+    assert group.wait(0)
 
 
-@processes
-@pytest.mark.parametrize("drops", [1, 3])
-def test_interrupted_waits_lose_no_wake_up(drops):
-    print(
-        python(
-            RAIN
-            + f"""
-from nogil_sync import WaitGroup
-group = WaitGroup()
-busy = True
-rounds = [0, 0, 0]
-def counter():
-    while busy:
-        group.add()
-        time.sleep(0.0005)
-        group.done()
-        rounds[0] += 1
-        time.sleep(0.0001)
-def waiter(k):
-    while busy:
-        assert group.wait(30)
-        rounds[k] += 1
-threads = [threading.Thread(target=counter)]
-threads += [threading.Thread(target=waiter, args=(k,)) for k in (1, 2)]
-for t in threads: t.start()
-for _ in for_a_second(lambda: min(rounds) > 10):
-    rain(group.wait, 30, {drops})
-busy = False
-for t in threads: t.join(10)
-assert not any(t.is_alive() for t in threads)
-assert min(rounds) > 10, rounds
-assert group.wait(0)
-"""
-        ).stdout
-    )
+@starts_processes
+@in_own_process
+def test_interrupted_add_counts_nothing():
+    interrupts = RandomInterrupts()
+    group = WaitGroup()
+    count = 0
+    for _ in interrupts.for_a_second():
+        if interrupts.call(group.add, 2, 1) is None:
+            count += 2
+    group.add(-count)
+    assert group.wait(0), group
 
 
-@processes
-def test_an_interrupted_add_counted_nothing():
-    print(
-        python(
-            RAIN
-            + """
-from nogil_sync import WaitGroup
-group = WaitGroup()
-count = 0
-for _ in for_a_second():
-    if rain(group.add, 2, 1) is None:
-        count += 2
-group.add(-count)
-assert group.wait(0), group
-"""
-        ).stdout
-    )
-
-
-@signals
-def test_handler_counts_down_what_its_thread_waits_for(interrupt):
+@sets_handlers
+def test_handler_calls_done_for_its_waiting_thread(interrupt):
     g = WaitGroup()
     g.add()
     interrupt(g.done, 0.05)
     assert g.wait(LONG) is True
 
 
-@signals
-def test_handler_counts_down_and_up_again(interrupt):
+@sets_handlers
+def test_handler_calls_done_and_add_for_its_waiting_thread(interrupt):
     g = WaitGroup()
     g.add()
     interrupt(lambda: (g.done(), g.add()), 0.05)
@@ -660,8 +624,8 @@ def test_handler_counts_down_and_up_again(interrupt):
     assert pending(g) == 1
 
 
-@signals
-def test_handler_waits_for_what_its_thread_waits_for(interrupt):
+@sets_handlers
+def test_handler_waits_for_same_object_as_its_thread(interrupt):
     g = WaitGroup()
     g.add()
     log = []
@@ -678,7 +642,7 @@ def test_handler_waits_for_what_its_thread_waits_for(interrupt):
     timer.join()
 
 
-@threads
+@starts_threads
 def test_finaliser_uses_the_group():
     g = WaitGroup()
     g.add()
@@ -698,8 +662,8 @@ def test_finaliser_uses_the_group():
     assert result == [True]
 
 
-@threads
-def test_dropped_while_counting_and_after_waits():
+@starts_threads
+def test_group_is_freed_while_counting_and_after_waits():
     for _ in range(50):
         g = WaitGroup()
         g.add()

@@ -12,9 +12,10 @@ from operator import call
 
 import pytest
 from support import LONG
-from waits import WAITS, Play, code
+from waits import WAITS, WaitTrial
 
 import nogil_sync
+from nogil_sync import Cond, Mutex, Pool, RWMutex, Semaphore
 
 every_wait = pytest.mark.parametrize("name", WAITS)
 pytestmark = pytest.mark.thread_unsafe(reason="starts threads and sets signal handlers")
@@ -32,197 +33,193 @@ def alarm(handler, seconds=0.04):
         signal.signal(signal.SIGALRM, before)
 
 
-def still_waits_and_is_served(play):
+def still_waits_and_is_served(trial):
     """The object is as if nobody had ever waited."""
-    assert play.call(0.01) == play.timed_out
-    play.free_soon()
-    assert play.call() == play.served
+    assert trial.call(0.01) == trial.timed_out
+    trial.serve_soon()
+    assert trial.call() == trial.served
 
 
 @every_wait
 @pytest.mark.parametrize("timeout", [0, 0.001, 0.1])
-def test_time_out(name, timeout):
-    play = Play(name)
-    before = play.probe()
+def test_wait_times_out_and_leaves_no_trace(name, timeout):
+    trial = WaitTrial(name)
+    before = trial.state()
     begin = time.monotonic()
-    assert play.call(timeout) == play.timed_out
+    assert trial.call(timeout) == trial.timed_out
     assert timeout - 0.001 <= time.monotonic() - begin < timeout + LONG / 10
-    assert play.probe() == before
-    still_waits_and_is_served(play)
+    assert trial.state() == before
+    still_waits_and_is_served(trial)
 
 
 @every_wait
-def test_served_while_it_waits(name):
-    play = Play(name)
+def test_wait_returns_when_served(name):
+    trial = WaitTrial(name)
     for turn in range(3):
         if turn:
-            play.rest()  # and not after the last, as it may start a thread that waits
-        timer = play.free_soon(0.02)
-        assert play.call() == play.served
+            trial.reset()  # and not after the last, as it may start a thread that waits
+        timer = trial.serve_soon(0.02)
+        assert trial.call() == trial.served
         timer.join()
 
 
 @every_wait
-def test_served_in_another_thread(name):
+def test_wait_of_another_thread_is_served(name):
     if name.startswith("Cond"):
         pytest.skip("the thread that waits holds the lock")
-    play = Play(name)
+    trial = WaitTrial(name)
     results = []
-    thread = threading.Thread(target=lambda: results.append(play.call()), daemon=True)
+    thread = threading.Thread(target=lambda: results.append(trial.call()), daemon=True)
     thread.start()
     time.sleep(0.05)
     assert not results
     gc.collect()  # stops all threads, so it would hang if one of them never came to a stop
-    play.free()
+    trial.serve()
     thread.join(LONG)
-    assert results == [play.served]
+    assert results == [trial.served]
 
 
 @every_wait
-def test_collections_go_on_in_other_threads(name):
-    play = Play(name)
+def test_other_threads_collect_during_a_wait(name):
+    trial = WaitTrial(name)
     collected = []
 
     def collect():
         for _ in range(3):
             gc.collect()
         collected.append(1)
-        play.free()
+        trial.serve()
 
     thread = threading.Timer(0.02, collect)
     thread.start()
-    assert play.call() == play.served
+    assert trial.call() == trial.served
     assert collected
     thread.join()
 
 
 @every_wait
 @pytest.mark.parametrize("timeout", [None, 30.0])
-def test_interrupted_by_a_signal(name, timeout):
+def test_signal_interrupts_the_wait(name, timeout):
     if timeout is None and name.startswith(("Mutex", "RWMutex")):
         timeout = -1
-    play = Play(name)
-    before = play.probe()
+    trial = WaitTrial(name)
+    before = trial.state()
 
     def interrupt():
         raise KeyboardInterrupt
 
     with alarm(interrupt), pytest.raises(KeyboardInterrupt):
-        play.call(timeout)
-    assert play.probe() == before
-    still_waits_and_is_served(play)
+        trial.call(timeout)
+    assert trial.state() == before
+    still_waits_and_is_served(trial)
 
 
 @every_wait
-def test_interrupted_without_a_signal(name):
+def test_interrupt_main_interrupts_the_wait(name):
     # _thread.interrupt_main() wakes nobody.
-    play = Play(name)
-    before = play.probe()
+    trial = WaitTrial(name)
+    before = trial.state()
     timer = threading.Timer(0.05, _thread.interrupt_main)
     with pytest.raises(KeyboardInterrupt):
         timer.start()
-        play.call()
+        trial.call()
     timer.join()
-    assert play.probe() == before
-    still_waits_and_is_served(play)
+    assert trial.state() == before
+    still_waits_and_is_served(trial)
 
 
 @every_wait
-def test_interrupted_in_the_moment_it_is_served(name):
+def test_wait_interrupted_as_it_is_served(name):
     # Either outcome is right, and the interrupt may come right after the call; but the object is
     # either served or as before.
-    other = Play(name)
+    other = WaitTrial(name)
     if not name.startswith("Cond"):
-        other.free()
+        other.serve()
         assert other.call() == other.served
-    after_it = other.probe()
+    after_it = other.state()
     for _ in range(20):
-        play, begun = Play(name), []
+        trial, begun = WaitTrial(name), []
 
-        def serve_and_interrupt(play=play, begun=begun):
+        def serve_and_interrupt(trial=trial, begun=begun):
             while not begun:  # an interrupt in Thread.start would be another test
                 time.sleep(0.001)
             time.sleep(0.004)
-            play.free()
+            trial.serve()
             _thread.interrupt_main()
 
         thread = threading.Thread(target=serve_and_interrupt)
         thread.start()
         with pytest.raises(KeyboardInterrupt):
             begun.append(True)
-            play.call()
+            trial.call()
             thread.join()
             time.sleep(LONG)
         thread.join()
         if not name.startswith("Cond"):
-            assert play.probe() == after_it or play.call(0) == play.served
-        play.rest()
-        still_waits_and_is_served(play)
+            assert trial.state() == after_it or trial.call(0) == trial.served
+        trial.reset()
+        still_waits_and_is_served(trial)
 
 
 @every_wait
-def test_served_in_the_moment_a_handler_runs(name):
+def test_wait_served_as_a_handler_runs(name):
     # The handler does nothing, so what it was served is not lost with the interruption.
     me = threading.get_ident()
     before = signal.signal(signal.SIGUSR1, lambda *_: None)
     try:
         for _ in range(30):
-            play = Play(name)
+            trial = WaitTrial(name)
 
-            def interrupt_and_serve(play=play):
+            def interrupt_and_serve(trial=trial):
                 signal.pthread_kill(me, signal.SIGUSR1)
-                play.free()
+                trial.serve()
 
             timer = threading.Timer(0.003, interrupt_and_serve)
             timer.start()
-            assert play.call(LONG) == play.served
+            assert trial.call(LONG) == trial.served
             timer.join()
     finally:
         signal.signal(signal.SIGUSR1, before)
 
 
 @every_wait
-def test_a_handler_serves_the_waiter_it_interrupts(name):
-    play = Play(name)
-    with alarm(play.free):
-        assert play.call() == play.served
+def test_handler_serves_the_wait_it_interrupts(name):
+    trial = WaitTrial(name)
+    with alarm(trial.serve):
+        assert trial.call() == trial.served
 
 
 @every_wait
-def test_a_handler_waits_for_the_same(name):
-    play = Play(name)
+def test_handler_waits_for_same_object_and_times_out(name):
+    trial = WaitTrial(name)
     results = []
 
     def wait_too():
-        if name.startswith("Cond"):
-            play.scope["x"].acquire()
-        results.append(play.call(0.02))
-        if name.startswith("Cond"):
-            play.scope["x"].release()
-        play.free_soon()
+        results.append(trial.call_unlocked(0.02))
+        trial.serve_soon()
 
     with alarm(wait_too):
-        results.append(play.call())
-    assert results == [play.timed_out, play.served]
+        results.append(trial.call())
+    assert results == [trial.timed_out, trial.served]
 
 
 @every_wait
-def test_a_handler_is_served_in_place_of_its_thread(name):
+def test_handler_is_served_before_the_wait_it_interrupts(name):
     if name.startswith(("Event", "Cond", "WaitGroup")):
         pytest.skip("serves all, or only those who waited before")
-    play = Play(name)
+    trial = WaitTrial(name)
     results = []
 
     def wait_too():
-        timer = play.free_soon(0.02)
-        results.append(play.call())
+        timer = trial.serve_soon(0.02)
+        results.append(trial.call())
         timer.join()
-        play.rest()
-        play.free_soon(0.02)
+        trial.reset()
+        trial.serve_soon(0.02)
 
     with alarm(wait_too):
-        results.append(play.call())
-    assert results == [play.served, play.served]
+        results.append(trial.call())
+    assert results == [trial.served, trial.served]
 
 
 @every_wait
@@ -231,90 +228,96 @@ def test_handler_takes_what_its_thread_was_granted(name, timeout):
     # The interrupted call is served while the handler runs, and then the handler wants the same.
     if name.startswith(("Event", "Cond", "WaitGroup", "SyncMap")):
         pytest.skip("serves all, or only those who waited before")
-    play = Play(name)
+    trial = WaitTrial(name)
     results = []
 
     def take():
-        play.free()
-        results.append(play.call(timeout))
-        play.rest()
-        results.append(play.call(0))
-        play.free_soon()
+        trial.serve()
+        results.append(trial.call(timeout))
+        trial.reset()
+        results.append(trial.call(0))
+        trial.serve_soon()
 
     with alarm(take):
-        results.append(play.call())
-    assert results == [play.served, play.timed_out, play.served]
+        results.append(trial.call())
+    assert results == [trial.served, trial.timed_out, trial.served]
 
 
 @every_wait
-def test_handler_that_does_nothing_runs_all_the_time(name):
-    play = Play(name)
+def test_wait_ends_while_handlers_run_all_the_time(name):
+    trial = WaitTrial(name)
     before = signal.signal(signal.SIGALRM, lambda *_: None)
     signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
     try:
-        assert play.call(0.1) == play.timed_out
-        play.free_soon(0.2)
-        assert play.call() == play.served
+        assert trial.call(0.1) == trial.timed_out
+        trial.serve_soon(0.2)
+        assert trial.call() == trial.served
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
 
 @every_wait
-def test_a_finaliser_serves_the_waiter_it_interrupts(name):
-    play = Play(name)
+def test_finaliser_in_a_handler_serves_the_wait(name):
+    trial = WaitTrial(name)
 
     class Last:
         def __init__(self):
             self.me = self
 
         def __del__(self):
-            play.free()
+            trial.serve()
 
     def collect():
         Last()
         gc.collect()
 
     with alarm(collect):
-        assert play.call() == play.served
+        assert trial.call() == trial.served
 
 
 @every_wait
-def test_many_who_give_up(name):
+def test_many_timed_out_waits_leave_no_trace(name):
     if name.startswith("Cond"):
         pytest.skip("the thread that waits holds the lock")
-    play = Play(name)
-    before = play.probe()
+    trial = WaitTrial(name)
+    before = trial.state()
     threads = [
-        threading.Thread(target=lambda: [play.call(0.002) for _ in range(20)]) for _ in range(20)
+        threading.Thread(target=lambda: [trial.call(0.002) for _ in range(20)]) for _ in range(20)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(LONG)
-    assert play.probe() == before
-    still_waits_and_is_served(play)
+    assert trial.state() == before
+    still_waits_and_is_served(trial)
 
 
+def pool_with_item():
+    pool = Pool(list)
+    pool.put([])
+    return pool
+
+
+# How to make the object, its context manager, and whether somebody is in the body of `with`.
 ENTERED = {
-    "Mutex": ("x = Mutex()", "x", "x.locked()"),
-    "RWMutex.read": ("x = RWMutex()", "x.read", "x.read.locked()"),
-    "RWMutex.write": ("x = RWMutex()", "x.write", "x.write.locked()"),
-    "Semaphore": ("x = Semaphore(3)", "x", "x.available() < 3"),
-    "Semaphore.hold": ("x = Semaphore(3)", "x.hold(2)", "x.available() < 3"),
-    "Cond": ("x = Cond()", "x", "x.locked()"),
-    "Cond over a lock": ("import threading; x = Cond(threading.RLock())", "x", "x._is_owned()"),
-    "Pool.use": ("x = Pool(list); x.put([])", "x.use()", "x.idle() < 1"),
+    "Mutex": (Mutex, lambda m: m, lambda m: m.locked()),
+    "RWMutex.read": (RWMutex, lambda rw: rw.read, lambda rw: rw.read.locked()),
+    "RWMutex.write": (RWMutex, lambda rw: rw.write, lambda rw: rw.write.locked()),
+    "Semaphore": (lambda: Semaphore(3), lambda s: s, lambda s: s.available() < 3),
+    "Semaphore.hold": (lambda: Semaphore(3), lambda s: s.hold(2), lambda s: s.available() < 3),
+    "Cond": (Cond, lambda c: c, lambda c: c.locked()),
+    "Cond over a lock": (lambda: Cond(threading.RLock()), lambda c: c, lambda c: c._is_owned()),
+    "Pool.use": (pool_with_item, lambda pool: pool.use(), lambda pool: pool.idle() < 1),
 }
 every_entry = pytest.mark.parametrize("name", ENTERED)
 
 
 def entry(name):
-    setup, enter, taken = ENTERED[name]
-    scope = {n: getattr(nogil_sync, n) for n in nogil_sync.__all__}
-    exec(code(setup, "exec"), scope)
-    context = eval(code(enter, "eval"), scope)
-    return context, lambda: eval(code(taken, "eval"), scope)
+    """A context manager, and what says whether it is entered."""
+    make, enter, taken = ENTERED[name]
+    x = make()
+    return enter(x), lambda: taken(x)
 
 
 @every_entry

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from nomemory import Case
-from waits import WAITS, Play
+from waits import WAITS, WaitTrial
 
 from nogil_sync import (
     Channel,
@@ -58,12 +58,12 @@ def crowd(function: Callable[[], object], n: int = 20) -> Iterator[None]:
 
 def wait(name: str) -> Case:
     def case() -> Trial:
-        play = Play(name)
-        before = play.probe()
-        yield lambda: play.call(0.001)
-        assert play.probe() == before
-        timer = play.free_soon(0)
-        assert play.call() == play.served
+        trial = WaitTrial(name)
+        before = trial.state()
+        yield lambda: trial.call(0.001)
+        assert trial.state() == before
+        timer = trial.serve_soon(0)
+        assert trial.call() == trial.served
         timer.join()
 
     return case

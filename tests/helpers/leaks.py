@@ -2,7 +2,8 @@
 
 In the manner of CPython's ``regrtest -R 3:3``: after some runs that fill caches, a leak shows as
 growth in every run, and what is not a leak does not.  What grew in each of the first rounds is
-run more often before it is accused.  (pytest-leaks did the same, up to Python 3.8.)
+run more often before it is accused.  Then there is a pause, in which a busy machine's threads
+come to their ends, and as many rounds again.  (pytest-leaks did the same, up to Python 3.8.)
 """
 
 import ctypes
@@ -24,7 +25,8 @@ from support import malloced
 
 WARM_UP = 3
 ROUNDS = 3
-CERTAIN = 12  # rounds, before a test is said to leak
+SUSPECT = 12  # rounds, before the pause
+CERTAIN = 24  # rounds, before a test is said to leak
 
 
 def blocks() -> int:
@@ -82,6 +84,11 @@ class Meter:
         for name, levels in self.levels.items():
             levels[run] = self.read[name]()
 
+    def rest(self, run: int) -> None:
+        """Measure the last run again, when all that it began has had time to end."""
+        time.sleep(0.3)
+        self.measure(run)
+
     def flat(self, runs: int) -> bool:
         """Whether nothing at all changed in the last runs."""
         return runs >= 3 and all(
@@ -131,6 +138,8 @@ class Hunter:
                 return
             if runs >= WARM_UP + ROUNDS and not self.growth(item, runs):
                 return
+            if runs == WARM_UP + SUSPECT:
+                self.meter.rest(runs - 1)
 
     def growth(self, item: pytest.Item, runs: int) -> dict[str, list[int]]:
         found = self.meter.growth(runs)

@@ -3,18 +3,14 @@
 import ctypes
 import gc
 import os
-import subprocess
 import sys
 import sysconfig
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 import nogil_sync
 
@@ -201,44 +197,6 @@ def malloced() -> Callable[[], int] | None:
     return read
 
 
-PRELUDE = """\
-import faulthandler
-faulthandler.enable()
-faulthandler.dump_traceback_later({limit}, exit=True)
-"""
-
-
-def python(
-    code: str,
-    *,
-    timeout: float = LONG,
-    options: tuple[str, ...] = (),
-    env: dict[str, str] | None = None,
-    check: bool = True,
-) -> subprocess.CompletedProcess[str]:
-    """Run code in an interpreter of its own; a hang shows all stacks and fails."""
-    source = PRELUDE.format(limit=timeout) + textwrap.dedent(code)
-
-    def run() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-P", *options, "-c", source],
-            env={**os.environ, **(env or {})},
-            capture_output=True,
-            text=True,
-            timeout=timeout + 30,
-        )
-
-    done = run()
-    if not NATIVE and done.returncode < 0 and "The futex facility" in done.stderr:
-        # The C library ends the process for an error code of the kernel's that it does not know,
-        # in about one of ten runs of two seconds under a rain of signals, in CPython 3.13t's own
-        # locks: there is no other call below Python code.
-        done = run()
-    if check:
-        assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
-    return done
-
-
 def started(function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
     """A thread that calls the function, and waits in it by now; the list gets the result."""
     result: list[Any] = []
@@ -277,88 +235,3 @@ def settle(thread: threading.Thread, timeout: float = 5.0) -> None:
 def resident() -> int:
     """Bytes of memory that the process occupies."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def watches_memory(test: Any) -> Any:
-    """Mark a test that watches the resident size of a process."""
-    no_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-    kept = pytest.mark.skipif(SANITIZED, reason="a sanitizer keeps aside what was freed")
-    return no_proc(kept(test))
-
-
-# Forks in such an interpreter; 3.12 and later warn of every fork of a process with threads.
-FORKS = """
-import os, signal, sys, threading, time, warnings
-warnings.simplefilter("ignore", DeprecationWarning)
-from nogil_sync import *
-
-def wait_for(child, limit=20):
-    end = time.monotonic() + limit
-    while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(child, signal.SIGABRT)  # faulthandler shows where it hangs
-    os.waitpid(child, 0)
-    return "hangs"
-
-def in_child(function):
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            function()
-            code = 0
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    code = wait_for(child)
-    assert code == 0, code
-"""
-
-# Exceptions rain on a thread. Handlers run after a call, but not after a step of `for`: so nothing
-# comes between the return of `call`'s function and the store that disarms them, and a call that
-# raised must have done nothing.
-RAIN = """
-import os, signal, threading, time
-
-class Stop(Exception): pass
-armed = 0
-def handler(*_):
-    global armed
-    if armed:
-        armed -= 1
-        raise Stop
-signal.signal(signal.SIGALRM, handler)
-
-def rain(function, argument, drops):
-    '''Call it while so many exceptions at most hit it; return its result, or False.'''
-    global armed, raised
-    try:
-        armed = drops
-        for result in map(function, [argument]):
-            armed = 0
-        return result
-    except Stop:
-        armed = 0
-        raised += 1
-        return False
-
-def for_a_second(enough=lambda: True):
-    '''Or for less of one in the short test; on a busy machine until one has hit, and enough.'''
-    signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.00017)
-    begin = time.monotonic()
-    end = begin + min(1, float(os.environ.get("NOGIL_SYNC_STRESS", "1")))
-    while time.monotonic() < end or (
-        not (raised and enough()) and time.monotonic() < begin + 20
-    ):
-        yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    print(raised, "raised")
-    assert raised
-
-raised = 0
-"""

@@ -1,260 +1,329 @@
-"""Every call that waits, as source text: what it takes to wait, to be served, and to see no trace.
+"""Every call that waits: what it takes to wait, to be served, and to leave no trace.
 
-One table for the tests that must hold for all of them alike: time-outs, Ctrl-C, handlers, forks,
-exit. Text, because some of them run it in other processes.
+One table for the tests that must hold for all of these calls: time-outs, Ctrl-C, handlers, forks,
+exit. Some of them import it in other processes.
 """
 
-import textwrap
 import threading
-from functools import cache
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import nogil_sync
+from nogil_sync import (
+    Channel,
+    Cond,
+    Event,
+    Mutex,
+    RWMutex,
+    Semaphore,
+    SyncMap,
+    WaitGroup,
+)
+
+
+def do_nothing(_: Any) -> None:
+    pass
 
 
 class Wait(NamedTuple):
-    """One call that waits."""
+    """One call that waits. All functions are called with what `make` returned."""
 
-    setup: str
-    """Makes `x`, in a state in which the call waits."""
-    call: str
-    """The call, an expression with `{timeout}`."""
-    served: str
-    """What it gives when it is served: the text of an expression."""
-    free: str
-    """Serves the waiter; any thread may run it."""
-    probe: str
-    """The state of `x` that a call which failed must have left alone."""
-    timed_out: str = "False"
-    """What it gives when the time is over; the name of an exception if it raises that."""
-    rest: str = "pass"
-    """Gives back what a served call has got, so that it would wait again."""
+    make: Callable[[], Any]
+    """Makes an object, in a state in which the call waits."""
+    bind: Callable[[Any, float | None], Callable[[], Any]]
+    """The call with this time-out, as a function that is written in C where the method is."""
+    serve: Callable[[Any], object]
+    """Serves the waiter; any thread may call it."""
+    state: Callable[[Any], object]
+    """What a call that failed must have left as it was."""
+    reset: Callable[[Any], object] = do_nothing
+    """Gives back what a served call has got, so that the call would wait again."""
+    served: Any = True
+    """What the call returns when it is served."""
+    timed_out: Any = False
+    """What the call returns when the time is over; "TimeoutError" if it raises that."""
     in_child: bool = True
-    """Whether it would wait in the child of a fork, too."""
+    """Whether the call would wait in the child of a fork, too."""
 
 
-LOCKED = "(x.read.locked(), x.write.locked())"
+def held(lock: Any, **acquired: Any) -> Any:
+    """The lock or semaphore, acquired."""
+    assert lock.acquire(False, **acquired)
+    return lock
+
+
+def read_locked(readers: int) -> RWMutex:
+    rw = RWMutex()
+    for _ in range(readers):
+        rw.read.acquire()
+    return rw
+
+
+def write_locked() -> RWMutex:
+    rw = RWMutex()
+    rw.write.acquire()
+    return rw
+
+
+def release_readers(rw: RWMutex, readers: int) -> None:
+    for _ in range(readers):
+        rw.read.release()
+
+
+def read_lock_again(rw: RWMutex, readers: int) -> None:
+    rw.write.release()
+    for _ in range(readers):
+        rw.read.acquire()
+
+
+def write_lock_again(rw: RWMutex) -> None:
+    rw.read.release()
+    rw.write.acquire()
+
+
+def rwmutex_state(rw: RWMutex) -> object:
+    return rw.read.locked(), rw.write.locked()
+
+
+def semaphore_with(permits: int) -> Semaphore:
+    s = Semaphore(0, bounded=False)
+    s.release(permits)
+    return s
+
+
+def counting(tasks: int) -> WaitGroup:
+    group = WaitGroup()
+    group.add(tasks)
+    return group
+
+
+def full_channel() -> Channel[int]:
+    c: Channel[int] = Channel(1)
+    c.send(0)
+    return c
+
+
+def notify(c: Cond) -> None:
+    with c:
+        c.notify()
+
+
+def cond_state(c: Cond) -> object:
+    return c.locked(), repr(c)
+
+
+class Predicate(SimpleNamespace):
+    """A Cond, held, and a list that its waiters wait to have an item."""
+
+    def __init__(self) -> None:
+        super().__init__(cond=held(Cond()), ready=[])
+
+    def fulfil(self) -> None:
+        with self.cond:
+            self.ready.append(1)
+            self.cond.notify_all()
+
+
+class Computation:
+    """A SyncMap in which another thread computes the value of "k"."""
+
+    def __init__(self) -> None:
+        self.map: SyncMap[str, Any] = SyncMap()
+        self.finish = Event()
+        self.begin()
+
+    def begin(self) -> None:
+        begun = Event()
+        self.map.clear()
+        self.finish.clear()
+
+        def compute() -> Any:
+            begun.set()
+            return self.finish.wait()
+
+        compute_k = partial(self.map.load_or_compute, "k", compute)
+        threading.Thread(target=compute_k, daemon=True).start()
+        begun.wait()
+
 
 WAITS = {
     "Mutex.acquire": Wait(
-        "x = Mutex(); x.acquire()",
-        "x.acquire(timeout={timeout})",
-        "True",
-        "x.release()",
-        "x.locked()",
+        make=lambda: held(Mutex()),
+        bind=lambda m, timeout: partial(m.acquire, timeout=timeout),
+        serve=lambda m: m.release(),
+        state=lambda m: m.locked(),
     ),
     "Event.wait": Wait(
-        "x = Event()", "x.wait({timeout})", "True", "x.set()", "x.is_set()", rest="x.clear()"
+        make=Event,
+        bind=lambda e, timeout: partial(e.wait, timeout),
+        serve=lambda e: e.set(),
+        state=lambda e: e.is_set(),
+        reset=lambda e: e.clear(),
     ),
     "RWMutex.read.acquire": Wait(
-        "x = RWMutex(); x.write.acquire()",
-        "x.read.acquire(timeout={timeout})",
-        "True",
-        "x.write.release()",
-        LOCKED,
-        rest="x.read.release(); x.write.acquire()",
+        make=write_locked,
+        bind=lambda rw, timeout: partial(rw.read.acquire, timeout=timeout),
+        serve=lambda rw: rw.write.release(),
+        state=rwmutex_state,
+        reset=write_lock_again,
     ),
     "RWMutex.write.acquire beside a reader": Wait(
-        "x = RWMutex(); x.read.acquire()",
-        "x.write.acquire(timeout={timeout})",
-        "True",
-        "x.read.release()",
-        LOCKED,
-        rest="x.write.release(); x.read.acquire()",
+        make=lambda: read_locked(1),
+        bind=lambda rw, timeout: partial(rw.write.acquire, timeout=timeout),
+        serve=lambda rw: rw.read.release(),
+        state=rwmutex_state,
+        reset=lambda rw: read_lock_again(rw, 1),
     ),
     "RWMutex.write.acquire beside two readers": Wait(
-        "x = RWMutex(); x.read.acquire(); x.read.acquire()",
-        "x.write.acquire(timeout={timeout})",
-        "True",
-        "x.read.release(); x.read.release()",
-        LOCKED,
-        rest="x.write.release(); x.read.acquire(); x.read.acquire()",
+        make=lambda: read_locked(2),
+        bind=lambda rw, timeout: partial(rw.write.acquire, timeout=timeout),
+        serve=lambda rw: release_readers(rw, 2),
+        state=rwmutex_state,
+        reset=lambda rw: read_lock_again(rw, 2),
     ),
     "RWMutex.write.acquire beside a writer": Wait(
-        "x = RWMutex(); x.write.acquire()",
-        "x.write.acquire(timeout={timeout})",
-        "True",
-        "x.write.release()",
-        LOCKED,
+        make=write_locked,
+        bind=lambda rw, timeout: partial(rw.write.acquire, timeout=timeout),
+        serve=lambda rw: rw.write.release(),
+        state=rwmutex_state,
     ),
     "Semaphore.acquire": Wait(
-        "x = Semaphore(); x.acquire()",
-        "x.acquire(timeout={timeout})",
-        "True",
-        "x.release()",
-        "x.available()",
+        make=lambda: held(Semaphore()),
+        bind=lambda s, timeout: partial(s.acquire, timeout=timeout),
+        serve=lambda s: s.release(),
+        state=lambda s: s.available(),
     ),
     "Semaphore.acquire of many": Wait(
-        "x = Semaphore(5); x.acquire(n=3)",
-        "x.acquire(timeout={timeout}, n=4)",
-        "True",
-        "x.release(3)",
-        "x.available()",
-        rest="x.release()",
+        make=lambda: held(Semaphore(5), n=3),
+        bind=lambda s, timeout: partial(s.acquire, timeout=timeout, n=4),
+        serve=lambda s: s.release(3),
+        state=lambda s: s.available(),
+        reset=lambda s: s.release(),
     ),
     "Semaphore.acquire of an unbounded one": Wait(
-        "x = Semaphore(0, bounded=False); x.release(3)",
-        "x.acquire(timeout={timeout}, n=4)",
-        "True",
-        "x.release()",
-        "x.available()",
-        rest="x.release(3)",
+        make=lambda: semaphore_with(3),
+        bind=lambda s, timeout: partial(s.acquire, timeout=timeout, n=4),
+        serve=lambda s: s.release(),
+        state=lambda s: s.available(),
+        reset=lambda s: s.release(3),
     ),
     "Semaphore.acquire where there is none": Wait(
-        "x = Semaphore(0, bounded=False)",
-        "x.acquire(timeout={timeout})",
-        "True",
-        "x.release()",
-        "x.available()",
+        make=lambda: Semaphore(0, bounded=False),
+        bind=lambda s, timeout: partial(s.acquire, timeout=timeout),
+        serve=lambda s: s.release(),
+        state=lambda s: s.available(),
     ),
     "Semaphore.hold": Wait(
-        "x = Semaphore(2); x.acquire()",
-        "x.hold(2, {timeout}).__enter__()",
-        "None",
-        "x.release()",
-        "x.available()",
-        "TimeoutError",
-        rest="x.release()",
+        make=lambda: held(Semaphore(2)),
+        bind=lambda s, timeout: s.hold(2, timeout).__enter__,
+        serve=lambda s: s.release(),
+        state=lambda s: s.available(),
+        reset=lambda s: s.release(),
+        served=None,
+        timed_out="TimeoutError",
     ),
     "WaitGroup.wait": Wait(
-        "x = WaitGroup(); x.add(2)",
-        "x.wait({timeout})",
-        "True",
-        "x.add(-2)",
-        "repr(x)",
-        rest="x.add(2)",
+        make=lambda: counting(2),
+        bind=lambda g, timeout: partial(g.wait, timeout),
+        serve=lambda g: g.add(-2),
+        state=repr,
+        reset=lambda g: g.add(2),
     ),
     "Channel.send": Wait(
-        "x = Channel(1); x.send(0)",
-        "x.send(1, {timeout})",
-        "None",
-        "x.try_recv()",
-        "len(x)",
-        "TimeoutError",
+        make=full_channel,
+        bind=lambda c, timeout: partial(c.send, 1, timeout),
+        serve=lambda c: c.try_recv(),
+        state=len,
+        served=None,
+        timed_out="TimeoutError",
     ),
     "Channel.recv": Wait(
-        "x = Channel(1)",
-        "x.recv({timeout})",
-        "1",
-        "x.try_send(1)",
-        "len(x)",
-        "TimeoutError",
+        make=lambda: Channel(1),
+        bind=lambda c, timeout: partial(c.recv, timeout),
+        serve=lambda c: c.try_send(1),
+        state=len,
+        served=1,
+        timed_out="TimeoutError",
     ),
     "Cond.wait": Wait(
-        "x = Cond(); x.acquire()",
-        "x.wait({timeout})",
-        "True",
-        "x.acquire(); x.notify(); x.release()",
-        "(x.locked(), repr(x))",
+        make=lambda: held(Cond()),
+        bind=lambda c, timeout: partial(c.wait, timeout),
+        serve=notify,
+        state=cond_state,
     ),
     "Cond.wait_for": Wait(
-        "x = Cond(); x.acquire(); ready = []",
-        "x.wait_for(ready.__len__, {timeout})",
-        "True",
-        "x.acquire(); ready.append(1); x.notify_all(); x.release()",
-        "(x.locked(), repr(x))",
-        rest="ready.clear()",
+        make=Predicate,
+        bind=lambda x, timeout: partial(x.cond.wait_for, x.ready.__len__, timeout),
+        serve=lambda x: x.fulfil(),
+        state=lambda x: cond_state(x.cond),
+        reset=lambda x: x.ready.clear(),
     ),
     "SyncMap.load_or_compute": Wait(
-        "import threading; x, go, begun = SyncMap(), Event(), Event(); "
-        "hold = lambda: begun.set() or go.wait(); "
-        "start = lambda: (go.clear(), begun.clear(), "
-        "threading.Thread(target=x.load_or_compute, args=('k', hold), daemon=True).start(), "
-        "begun.wait()); start()",
-        "x.load_or_compute('k', int, timeout={timeout})",
-        "True",
-        "go.set()",
-        "'k' in x or go.is_set()",
-        "TimeoutError",
-        rest="x.clear(); start()",
+        make=Computation,
+        bind=lambda x, timeout: partial(x.map.load_or_compute, "k", int, timeout=timeout),
+        serve=lambda x: x.finish.set(),
+        state=lambda x: "k" in x.map or x.finish.is_set(),
+        reset=lambda x: x.begin(),
+        timed_out="TimeoutError",
         in_child=False,  # the thread that computes is gone
     ),
 }
 
 
-def names(name: str) -> str:
-    """Text that makes its parts callable in a process: call(timeout), free(), rest(), probe()."""
-    wait = WAITS[name]
-    return textwrap.dedent(
-        f"""
-        import os, signal, threading, time, warnings
-        warnings.simplefilter("ignore", DeprecationWarning)  # forks of processes with threads
-        from nogil_sync import *
-        {wait.setup}
-        def call(timeout):
-            try:
-                return {wait.call.format(timeout="timeout")}
-            except TimeoutError as error:
-                return type(error).__name__
-        def free():
-            {wait.free}
-        def rest():
-            {wait.rest}
-        def probe():
-            return {wait.probe}
-        served = {wait.served}
-        timed_out = {wait.timed_out if wait.timed_out == "False" else repr(wait.timed_out)}
-        is_cond = {name.startswith("Cond")}
-        def call_anywhere(timeout):
-            # Only the holder of its lock may wait on a Cond.
-            if is_cond:
-                x.acquire()
-            try:
-                return call(timeout)
-            finally:
-                if is_cond:
-                    x.release()
-        if is_cond:
-            x.release()
-        """
-    )
-
-
-@cache
-def code(text: str, mode: str) -> Any:
-    # Once: free-threaded interpreters never free the constants of compiled code.
-    return compile(text, "<wait>", mode)
-
-
-class Play:
-    """A wait being tried in this process."""
+class WaitTrial:
+    """A call that waits, with an object of its own. Only the holder of its lock may use a Cond."""
 
     def __init__(self, name: str) -> None:
         self.wait = WAITS[name]
-        self.scope: dict[str, Any] = {n: getattr(nogil_sync, n) for n in nogil_sync.__all__}
-        self.run(self.wait.setup)
+        self.x = self.wait.make()
+        self.cond: Cond | None = getattr(self.x, "cond", self.x if name == "Cond.wait" else None)
+        self.served = self.wait.served
+        self.timed_out = self.wait.timed_out
 
-    def run(self, text: str) -> None:
-        exec(code(text, "exec"), self.scope)
-
-    def value(self, text: str, **names: Any) -> Any:
-        return eval(code(text, "eval"), self.scope, names)
+    def bind(self, timeout: float | None) -> Callable[[], Any]:
+        return self.wait.bind(self.x, timeout)
 
     def call(self, timeout: float | None = 60.0) -> Any:
-        """Wait; the name of the exception if that is how it says that the time is over."""
+        """Wait; "TimeoutError" if that is how the call says that the time is over."""
         try:
-            return self.value(self.wait.call.format(timeout="timeout"), timeout=timeout)
+            return self.bind(timeout)()
         except TimeoutError as error:
             return type(error).__name__
 
-    def free(self) -> None:
-        self.run(self.wait.free)
+    def call_unlocked(self, timeout: float | None = 60.0) -> Any:
+        """Wait, in a thread that does not hold the Cond's lock."""
+        self.lock()
+        try:
+            return self.call(timeout)
+        finally:
+            self.unlock()
 
-    def free_soon(self, seconds: float = 0.02) -> threading.Timer:
-        timer = threading.Timer(seconds, self.free)
+    def lock(self) -> None:
+        if self.cond is not None:
+            self.cond.acquire()
+
+    def unlock(self) -> None:
+        if self.cond is not None:
+            self.cond.release()
+
+    def serve(self) -> None:
+        self.wait.serve(self.x)
+
+    def serve_soon(self, seconds: float = 0.02) -> threading.Timer:
+        timer = threading.Timer(seconds, self.serve)
         timer.start()
         return timer
 
-    def rest(self) -> None:
-        self.run(self.wait.rest)
+    def reset(self) -> None:
+        self.wait.reset(self.x)
 
-    def probe(self) -> Any:
-        return self.value(self.wait.probe)
+    def state(self) -> Any:
+        return self.wait.state(self.x)
 
-    @property
-    def served(self) -> Any:
-        return self.value(self.wait.served)
 
-    @property
-    def timed_out(self) -> Any:
-        return False if self.wait.timed_out == "False" else self.wait.timed_out
+def unlocked(name: str) -> WaitTrial:
+    """A trial whose Cond nobody holds."""
+    trial = WaitTrial(name)
+    trial.unlock()
+    return trial

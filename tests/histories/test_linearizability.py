@@ -6,8 +6,7 @@ import time
 
 import pytest
 from linearizability import IMPOSSIBLE, Call, catch, in_steps, linearizable, met, record, told
-
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
+from marks import starts_threads
 
 ABSENT = "absent"
 
@@ -55,7 +54,7 @@ def history(*calls):
         ([(0, 1, "store", 1), (1, 2, "load", 0)], True),  # they may touch
     ],
 )
-def test_of_the_checker(calls, possible):
+def test_checker_accepts_and_rejects_known_histories(calls, possible):
     assert linearizable(history(*calls), 0, register) is possible
     assert told(history(*calls)).count("\n") == max(0, len(calls) - 1)
 
@@ -75,7 +74,7 @@ def by_all_orders(calls, initial, after):
     return False
 
 
-def test_the_checker_agrees_with_the_definition():
+def test_checker_agrees_with_the_definition():
     rng = random.Random(1)
     outcomes = []
     for _ in range(1500):
@@ -137,7 +136,7 @@ def only_insert(state, call):
     return call.args[1] if state is ABSENT else state
 
 
-@threads
+@starts_threads
 @pytest.mark.parametrize(
     ("make", "choose", "initial", "after"),
     [
@@ -156,13 +155,13 @@ def test_wrong_implementations_are_caught(make, choose, initial, after):
     catch(lambda _: make(), choose, initial, after)
 
 
-def test_calls_that_met():
+def test_calls_that_overlapped_are_matched():
     one, other = (Call(n, begin, end, "send", (), None) for n, begin, end in [(0, 1, 5), (1, 3, 9)])
     assert met(one, other, "pass") == Call(0, 3, 5, "pass", (), None)
     assert met(one, other._replace(begin=6), "pass") is None
 
 
-def test_calls_in_steps():
+def test_calls_that_take_effect_in_steps():
     """A wait that is ended by a later call, as a specification of two steps tells."""
 
     def after(state, call):
@@ -185,7 +184,7 @@ def test_calls_in_steps():
     assert possible((0, 5, "wait"), (2, 3, "notify"), (6, 9, "wait"), (7, 8, "notify"))
 
 
-@threads
+@starts_threads
 def test_plans_get_results():
     """A generator goes by what comes out, and one thread has a plan of its own."""
 

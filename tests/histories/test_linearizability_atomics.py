@@ -2,6 +2,7 @@
 
 import pytest
 from linearizability import IMPOSSIBLE, record, told, verify
+from marks import starts_threads
 from support import STRESS
 
 from nogil_sync import (
@@ -13,7 +14,7 @@ from nogil_sync import (
     ShardedFloatCounter,
 )
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 
 # Atomics

@@ -12,10 +12,11 @@ from collections import deque
 
 import pytest
 from linearizability import IMPOSSIBLE, catch, met, told, verify
+from marks import starts_threads
 
 from nogil_sync import Channel, ChannelClosed
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 SENDS = ("send", "try_send")
 NOTHING = "nothing"  # what `try_recv` gives if there is none
@@ -92,7 +93,7 @@ def queue(capacity):
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 5])
-def test_with_a_buffer(capacity):
+def test_buffered_channel_is_linearizable(capacity):
     verify(lambda _: Channel(capacity), worker, ((), False), queue(capacity), lead=ender, threads=3)
 
 
@@ -136,7 +137,7 @@ def rendezvous(closed, call):
     return IMPOSSIBLE if closed else False  # it met nobody
 
 
-def test_without_a_buffer():
+def test_rendezvous_is_linearizable():
     verify(lambda _: Channel(), worker, False, rendezvous, views=meetings, lead=ender, threads=3)
 
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 from linearizability import IMPOSSIBLE, catch, in_steps, verify
+from marks import starts_threads
 
 from nogil_sync import Cond, Mutex, RWMutex
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 
 class Place:

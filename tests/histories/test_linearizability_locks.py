@@ -11,12 +11,12 @@ import random
 import time
 from typing import Any
 
-import pytest
 from linearizability import IMPOSSIBLE, catch, in_steps, verify
+from marks import starts_threads
 
 from nogil_sync import Mutex, RWMutex, Semaphore
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 # For calls that may wait: for ever, and for so short a time that it passes now and then.
 TIMEOUTS = (-1, -1, -1, 0.0002, 0.001)

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 from linearizability import IMPOSSIBLE, catch, linearizable, told, verify
+from marks import starts_threads
 
 from nogil_sync import SyncMap
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 ABSENT = "absent"
 

@@ -14,10 +14,11 @@ from time import perf_counter_ns
 
 import pytest
 from linearizability import IMPOSSIBLE, catch, told, verify
+from marks import starts_threads
 
 from nogil_sync import AtomicInt64, Pool
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 
 class Mine(threading.local):

@@ -11,10 +11,11 @@ from time import perf_counter_ns
 
 import pytest
 from linearizability import IMPOSSIBLE, Call, catch, told, verify
+from marks import starts_threads
 
 from nogil_sync import TaskGroup
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 
 class OnPurposeError(Exception):

@@ -1,15 +1,20 @@
 """What the library does to the collector: its counts, its callbacks, interrupts in it."""
 
+import gc
 import importlib.util
 import signal
 import sys
+import time
 
 import pytest
-from support import CLASSES, NATIVE, needed, python
+from marks import starts_processes
+from processes import in_process, python
+from support import CLASSES, NATIVE, needed
 
 import nogil_sync
+from nogil_sync import Pool
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
+pytestmark = starts_processes
 backends = pytest.mark.parametrize("backend", ["native", "threading"] if NATIVE else ["threading"])
 
 
@@ -40,7 +45,7 @@ alive += [group, pools[0].use(), m, s, c, rw]
 
 
 @backends
-def test_collecting_until_nothing_is_found_ends(backend):
+def test_repeated_collections_end(backend):
     on(
         backend,
         EVERYTHING
@@ -56,7 +61,7 @@ for _ in range(3):
 
 
 @backends
-def test_kept_garbage_holds_nothing_of_ours(backend):
+def test_debug_saveall_keeps_none_of_our_objects(backend):
     on(
         backend,
         EVERYTHING
@@ -144,7 +149,7 @@ assert [pool.idle() for pool in pools] == [0] * 5
 
 
 @pytest.mark.skipif(not NATIVE, reason="about the callback of the C code")
-def test_callback_whose_list_was_changed():
+def test_callback_list_changed_by_the_program():
     on(
         "native",
         REIMPORT
@@ -180,40 +185,43 @@ assert len(gc.callbacks) == 1
 # A collection that takes a while, and a signal on its way in the midst of it.
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no timer")
 @pytest.mark.parametrize("pools", [False, True] if NATIVE else [False])
-def test_interrupts_in_a_collection_are_delivered(pools):
-    done = python(
-        f"""
-import gc, signal, sys, time
-from nogil_sync import *
-class Stop(BaseException): pass
-def handler(*_):
-    global struck
-    struck += 1
-    raise Stop
-lost = []
-sys.unraisablehook = lambda args: lost.append(args.exc_type)
-signal.signal(signal.SIGALRM, handler)
-alive = [[n] for n in range(200_000)]
-if {pools}:
-    pools = [Pool(list) for _ in range(100)]
-    for pool in pools: pool.put([])
-gc.collect()
-begin = time.monotonic()
-gc.collect()
-length = max(time.monotonic() - begin, 0.001)
-struck = raised = 0
-for n in range(40):
-    try:
-        signal.setitimer(signal.ITIMER_REAL, length * (0.1 + n % 8 / 10))
-        for _ in range(1000):
-            gc.collect()
-            time.sleep(0.001)
-    except Stop:
-        raised += 1
-print(struck, raised, lost)
-assert struck == raised == 40 and not lost
-"""
-    )
+def test_interrupts_in_a_collection_are_raised(pools):
+    def program(pools):
+        class Stop(BaseException):
+            pass
+
+        def handler(*_):
+            nonlocal struck
+            struck += 1
+            raise Stop
+
+        lost = []
+        sys.unraisablehook = lambda args: lost.append(args.exc_type)
+        signal.signal(signal.SIGALRM, handler)
+        alive = [[n] for n in range(200_000)]
+        if pools:
+            pools = [Pool(list) for _ in range(100)]
+            for pool in pools:
+                pool.put([])
+        gc.collect()
+        begin = time.monotonic()
+        gc.collect()
+        length = max(time.monotonic() - begin, 0.001)
+        struck = raised = 0
+        for n in range(40):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, length * (0.1 + n % 8 / 10))
+                for _ in range(1000):
+                    gc.collect()
+                    time.sleep(0.001)
+            except Stop:
+                raised += 1
+        print(struck, raised, lost)
+        assert struck == raised == 40
+        assert not lost
+        assert len(alive) == 200_000
+
+    done = in_process(program, pools)
     print(done.stdout)
 
 
@@ -221,7 +229,7 @@ assert struck == raised == 40 and not lost
 @pytest.mark.skipif(
     hasattr(sys, "gettotalrefcount"), reason="a debug build's total of references would rise"
 )
-def test_our_types_are_pinned():
+def test_public_types_are_pinned():
     rw = nogil_sync.RWMutex()
     made = [
         nogil_sync.Pool(list).use(),
@@ -240,7 +248,7 @@ def test_our_types_are_pinned():
     not any(map(importlib.util.find_spec, ("_interpreters", "_xxsubinterpreters"))),
     reason="this interpreter has no subinterpreters to test with",
 )
-def test_types_pinned_in_every_import():
+def test_types_are_pinned_in_every_import():
     on(
         "native",
         REIMPORT

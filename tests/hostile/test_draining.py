@@ -120,23 +120,23 @@ WAYS = [
 
 
 @pytest.mark.parametrize("drain", WAYS, ids=lambda way: way.__name__)
-def test_a_map_of_ints(drain):
+def test_map_of_ints_is_drained_in_linear_time(drain):
     assert growth(ints, drain) <= MOST
 
 
 @pytest.mark.parametrize("fill", [strings, pairs], ids=lambda fill: fill.__name__)
-def test_a_map_by_popitem(fill):
+def test_map_is_drained_by_popitem_in_linear_time(fill):
     assert growth(fill, popitem_while_true) <= MOST
 
 
 @pytest.mark.parametrize(
     "drain", [popitem_while_not_empty, pop_each, clear], ids=lambda w: w.__name__
 )
-def test_a_map_by_several_threads(drain):
+def test_map_is_drained_by_several_threads_in_linear_time(drain):
     assert growth(ints, drain, 2) <= MOST
 
 
-def test_a_map_beside_a_thread_that_has_used_it():
+def test_map_is_drained_beside_an_idle_thread_in_linear_time():
     # Deleted keys then wait until no reader can have them.
     leave = threading.Event()
     used = threading.Barrier(2)
@@ -156,7 +156,7 @@ def test_a_map_beside_a_thread_that_has_used_it():
         other.join()
 
 
-def test_a_channel():
+def test_channel_is_drained_in_linear_time():
     def fill(number):
         channel = Channel(number)
         for n in range(number):
@@ -174,7 +174,7 @@ class Items(Pool):
     __len__ = Pool.idle
 
 
-def test_a_pool():
+def test_pool_is_drained_in_linear_time():
     def fill(number):
         pool = Items(object, age=False)
         for _ in range(number):

@@ -1,9 +1,11 @@
 """Objects that die among user code: in the instance's dict, in finalisers, in the collector."""
 
 import pytest
-from support import CLASSES, NATIVE, needed, python
+from marks import starts_processes
+from processes import python
+from support import CLASSES, NATIVE, needed
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
+pytestmark = starts_processes
 
 # In processes of their own: what goes wrong here crashes.
 CLASSES_TO_TRY = """
@@ -23,7 +25,7 @@ def died(code, **kwargs):
     return python(CLASSES_TO_TRY + code, **kwargs)
 
 
-def test_attribute_that_collects_as_it_dies():
+def test_attribute_may_collect_as_its_object_dies():
     died(
         """
 class Collects:
@@ -40,7 +42,7 @@ for cls, args in tried():
     )
 
 
-def test_finaliser_and_attribute_that_collect():
+def test_finaliser_and_attribute_may_collect():
     died(
         """
 class Collects:
@@ -83,7 +85,7 @@ for cls, args in tried():
     )
 
 
-def test_finaliser_that_brings_it_back():
+def test_finaliser_may_resurrect_the_object():
     died(
         """
 class Collects:
@@ -109,7 +111,7 @@ for cls, args in tried():
     )
 
 
-def test_attributes_of_dying_objects_use_what_is_left():
+def test_attributes_of_dying_objects_may_make_new_ones():
     died(
         """
 class Makes:
@@ -309,7 +311,7 @@ for _ in range(3):
     )
 
 
-def test_pool_in_a_cycle_has_its_end_once():
+def test_pool_in_a_cycle_is_finalised_once():
     died(
         """
 dropped, saved = [], []
@@ -346,7 +348,7 @@ for by_count in True, False:
 
 
 @pytest.mark.skipif(not NATIVE, reason="about objects of the C code")
-def test_finalisers_of_pools_called_by_hand():
+def test_finalisers_of_pools_may_be_called_by_hand():
     died(
         """
 dropped = []
@@ -443,7 +445,7 @@ WAITS = {
 @pytest.mark.skipif(NATIVE, reason="objects of the C code keep what a thread waits for")
 @pytest.mark.parametrize("in_main_thread", [False, True])
 @pytest.mark.parametrize("make", WAITS)
-def test_what_a_thread_waits_for_is_emptied_by_the_collector(make, in_main_thread):
+def test_collector_clears_object_that_a_thread_waits_for(make, in_main_thread):
     # As in the test above; here the slots are emptied as the collector does it, and surely.
     before, wait = WAITS[make]
     died(

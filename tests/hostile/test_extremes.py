@@ -8,7 +8,7 @@ HUGE = (2**62, 2**63 - 1, 2**63, 2**64, 10**30)
 
 
 @pytest.mark.parametrize("n", HUGE)
-def test_semaphore_value(n):
+def test_semaphore_accepts_its_max_value(n):
     with pytest.raises(OverflowError, match="semaphore initial value is too large"):
         Semaphore(n)
     with pytest.raises(ValueError, match="semaphore initial value must be >= 0"):
@@ -17,7 +17,7 @@ def test_semaphore_value(n):
 
 @pytest.mark.parametrize("n", HUGE)
 @pytest.mark.parametrize("value", [1, 2**62 - 1])
-def test_semaphore_n(value, n):
+def test_acquire_accepts_max_n(value, n):
     s = Semaphore(value)
     for refused in (lambda n: s.acquire(False, n=n), s.hold):
         with pytest.raises(ValueError, match="n exceeds the semaphore's value"):
@@ -31,7 +31,7 @@ def test_semaphore_n(value, n):
     assert s.available() == value
 
 
-def test_semaphore_of_all_there_can_be():
+def test_semaphore_of_max_value_counts_exactly():
     most = 2**62 - 1
     s = Semaphore(most)
     assert s.acquire(n=most)
@@ -43,7 +43,7 @@ def test_semaphore_of_all_there_can_be():
 
 
 @pytest.mark.parametrize("n", HUGE)
-def test_waitgroup(n):
+def test_waitgroup_counts_to_its_max(n):
     g = WaitGroup()
     g.add(2**31 - 1)
     with pytest.raises(OverflowError, match="WaitGroup counter is too large"):
@@ -57,7 +57,7 @@ def test_waitgroup(n):
 
 
 @pytest.mark.parametrize("n", HUGE)
-def test_cond(n):
+def test_cond_notifies_any_number(n):
     c = Cond()
     with c:
         c.notify(n)

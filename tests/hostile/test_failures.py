@@ -6,11 +6,12 @@ import time
 import traceback
 
 import pytest
+from marks import starts_threads
 from support import LONG, SHARED_ERRORS, STRESS, for_a_while, run_threads, same_error
 
 from nogil_sync import Once, SyncMap, once
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 WAITERS = 100
 
@@ -136,7 +137,7 @@ def all_failing(make, fn, count):
 
 
 @every
-def test_many_waiters_get_their_errors_one_right_after_another(make):
+def test_many_waiters_raise_the_error_one_after_another(make):
     def fn():
         raise LookupError("of the run")
 
@@ -153,7 +154,7 @@ def test_many_waiters_get_their_errors_one_right_after_another(make):
 
 @every
 @pytest.mark.parametrize("name", ERRORS)
-def test_each_waiter_gets_all_of_the_error(make, name):
+def test_each_waiter_gets_the_whole_error(make, name):
     cause, context = RuntimeError("the cause"), NameError("the context")
     original = ERRORS[name]()
     vars(original).update(extra=object(), __notes__=["a note"])
@@ -181,7 +182,7 @@ def test_each_waiter_gets_all_of_the_error(make, name):
             assert error is original
 
 
-def test_the_notes_of_a_waiter_are_its_own():
+def test_notes_of_one_waiter_are_not_shared():
     def fn():
         error = ValueError()
         error.add_note("first")
@@ -194,7 +195,7 @@ def test_the_notes_of_a_waiter_are_its_own():
         assert errors[1].__notes__ == errors[2].__notes__ == ["first"]
 
 
-def test_the_thread_that_ran_the_function_gets_the_very_object():
+def test_running_thread_raises_the_original_error():
     error = ValueError()
 
     def fn():
@@ -208,7 +209,7 @@ def test_the_thread_that_ran_the_function_gets_the_very_object():
 
 
 @pytest.mark.skipif(SHARED_ERRORS, reason="every thread gets the object itself")
-def test_an_error_that_cannot_be_copied_is_told_of():
+def test_error_that_cannot_be_copied_is_described():
     from nogil_sync._common import once as _once
 
     error = ExceptionGroup("x", [ValueError()])
@@ -222,7 +223,7 @@ def test_an_error_that_cannot_be_copied_is_told_of():
 
 
 @every
-def test_errors_that_all_raise_again_and_again(make):
+def test_many_threads_raise_the_error_repeatedly(make):
     # An object that threads raise at the same time is a crash within milliseconds on 3.13t.
     def fn():
         raise LookupError("x")
@@ -232,7 +233,7 @@ def test_errors_that_all_raise_again_and_again(make):
             assert str(error) == "x"
 
 
-def test_a_settled_failure_is_raised_in_many_threads():
+def test_settled_failure_is_raised_in_many_threads():
     def fn():
         raise LookupError("x")
 

@@ -4,11 +4,14 @@ import gc
 import threading
 
 import pytest
-from support import FORKS, LONG, python, started
+from forks import in_child
+from marks import starts_threads
+from processes import in_own_process
+from support import LONG, started
 
 from nogil_sync._backend import guard_of
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 
 def take(guard):
@@ -36,7 +39,7 @@ def test_thread_waits_for_the_guard_of_another():
     assert result == ["through"]
 
 
-def test_owner_takes_it_again_and_releases_it_as_often():
+def test_owner_takes_the_guard_again_and_releases_it_as_often():
     guard = guard_of(object())
     for _ in range(3):
         take(guard)
@@ -51,7 +54,7 @@ def test_owner_takes_it_again_and_releases_it_as_often():
     assert pass_through(guard) == "through"
 
 
-def test_only_the_owner_releases_it():
+def test_only_the_owner_releases_the_guard():
     guard = guard_of(object())
     with pytest.raises(RuntimeError):
         release(guard)
@@ -74,7 +77,7 @@ def test_only_the_owner_releases_it():
     assert pass_through(guard) == "through"
 
 
-def test_threads_that_wait_do_not_keep_the_collector_waiting():
+def test_threads_waiting_for_a_guard_do_not_block_the_collector():
     guard = guard_of(object())
     take(guard)
     waiting = [started(pass_through, guard) for _ in range(3)]
@@ -85,7 +88,7 @@ def test_threads_that_wait_do_not_keep_the_collector_waiting():
         assert result == ["through"]
 
 
-def test_nothing_is_lost_in_sections():
+def test_updates_under_a_guard_are_not_lost():
     guard = guard_of(object())
     counts = {"all": 0}
 
@@ -106,29 +109,29 @@ def test_nothing_is_lost_in_sections():
     assert counts["all"] == 4 * 5000
 
 
+@in_own_process
 def test_guard_of_a_thread_that_is_gone_is_free_in_a_forked_child():
-    python(
-        FORKS
-        + """
-from nogil_sync._backend import guard_of
-thing = object()
-guard = guard_of(thing)
-taken, over = threading.Event(), threading.Event()
-def hold():
-    guard.held = True
-    taken.set()
-    over.wait(60)
-    del guard.held
-thread = threading.Thread(target=hold)
-thread.start()
-taken.wait(60)
-def child():
-    for _ in range(2):
+    thing = object()
+    guard = guard_of(thing)
+    taken, over = threading.Event(), threading.Event()
+
+    def hold():
         guard.held = True
+        taken.set()
+        over.wait(60)
         del guard.held
-for _ in range(3): in_child(child)
-over.set()
-thread.join()
-child()
-"""
-    )
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    taken.wait(60)
+
+    def child():
+        for _ in range(2):
+            guard.held = True
+            del guard.held
+
+    for _ in range(3):
+        in_child(child)
+    over.set()
+    thread.join()
+    child()

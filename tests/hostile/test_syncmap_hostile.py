@@ -8,12 +8,12 @@ import threading
 import time
 
 import pytest
-from support import LONG, background, collect_often, eventually, for_a_while, python, run_threads
+from marks import starts_threads
+from processes import python
+from support import LONG, background, collect_often, eventually, for_a_while, run_threads
 
 import nogil_sync
 from nogil_sync import SyncMap
-
-threads = pytest.mark.thread_unsafe(reason="starts threads itself")
 
 
 class Hostile:
@@ -76,7 +76,7 @@ def tried(name, m, key):
 
 
 @every
-def test_equality_that_raises(name):
+def test_equality_that_raises_leaves_the_map_unchanged(name):
     def refuse(*_):
         raise RefusedError
 
@@ -93,7 +93,7 @@ def test_equality_that_raises(name):
 
 
 @every
-def test_a_hash_that_raises(name):
+def test_hash_that_raises_leaves_the_map_unchanged(name):
     class Key:
         def __hash__(self):
             raise RefusedError
@@ -106,7 +106,7 @@ def test_a_hash_that_raises(name):
 
 
 @every
-def test_truth_of_equality_that_raises(name):
+def test_truth_of_equality_may_raise(name):
     class Truth:
         def __bool__(self):
             raise RefusedError
@@ -126,7 +126,7 @@ def test_truth_of_equality_that_raises(name):
 
 
 @every
-def test_equality_of_values_that_raises(name):
+def test_equality_of_values_may_raise(name):
     class Value:
         __hash__ = None
 
@@ -160,7 +160,7 @@ def changes(m, others):
 @every
 @pytest.mark.parametrize("change", changes(None, ()))
 @pytest.mark.parametrize("which", ["first", "last", "missing"])
-def test_equality_that_changes_the_map(name, change, which):
+def test_equality_may_change_the_map(name, change, which):
     acting = [0]
 
     def act(mine, his):
@@ -193,7 +193,7 @@ def test_equality_that_changes_the_map(name, change, which):
 
 
 @every
-def test_equality_that_always_changes_the_neighbours_comes_to_an_end(name):
+def test_lookup_ends_though_equality_changes_neighbours(name):
     m = SyncMap()
     keys = []
     acting = []
@@ -219,7 +219,7 @@ def test_equality_that_always_changes_the_neighbours_comes_to_an_end(name):
     "name", ["setitem", "setdefault", "insert", "swap", "modify", "load_or_compute", "update"]
 )
 @pytest.mark.parametrize("at", range(4))
-def test_equality_that_inserts_the_key(name, at):
+def test_equality_may_insert_the_key(name, at):
     # It goes to a place that the search has passed, where an entry was deleted before.
     inserting = []
 
@@ -247,9 +247,9 @@ def test_equality_that_inserts_the_key(name, at):
         assert result == ["first"]
 
 
-@threads
+@starts_threads
 @every
-def test_a_key_that_moves_to_where_the_search_has_passed(name):
+def test_key_moved_behind_the_search_is_found(name):
     # Beside an int that another thread made: those are looked at in another way.
     code = 10**6
 
@@ -275,7 +275,7 @@ def test_a_key_that_moves_to_where_the_search_has_passed(name):
 
 
 @every
-def test_equality_of_values_that_changes_the_map(name):
+def test_equality_of_values_may_change_the_map(name):
     class Value:
         __hash__ = None
         left = 10
@@ -293,7 +293,7 @@ def test_equality_of_values_that_changes_the_map(name):
     assert len(m) == len(list(m)) <= 2
 
 
-def test_values_whose_finaliser_uses_the_map():
+def test_finalisers_of_values_use_the_map():
     m = SyncMap()
     finalised = []
 
@@ -324,7 +324,7 @@ def test_values_whose_finaliser_uses_the_map():
 
 
 @pytest.mark.parametrize("size", [1, 100, 2000])
-def test_clear_ends_though_finalisers_put_everything_back(size):
+def test_clear_ends_though_finalisers_reinsert_everything(size):
     m = SyncMap()
     finalised = [0]
 
@@ -346,7 +346,7 @@ def test_clear_ends_though_finalisers_put_everything_back(size):
     assert len(m) == 0
 
 
-def test_keys_whose_finaliser_uses_the_map():
+def test_finalisers_of_keys_use_the_map():
     m = SyncMap()
     seen = []
 
@@ -371,7 +371,7 @@ def test_keys_whose_finaliser_uses_the_map():
     assert eventually(lambda: gc.collect() >= 0 and sorted(seen) == list(range(20)))
 
 
-def test_a_finaliser_that_outlives_the_map():
+def test_finaliser_may_outlive_the_map():
     class Value:
         def __init__(self, m):
             self.map = m
@@ -417,7 +417,7 @@ def test_one_hash_costs_no_more_comparisons_than_in_a_dict():
     assert ours[1] <= 1.1 * theirs[1]
 
 
-def test_three_thousand_keys_with_one_hash():
+def test_three_thousand_keys_with_one_hash_are_kept_apart():
     class Key(str):
         __slots__ = ()
         __hash__ = lambda self: 12345  # noqa: E731
@@ -437,7 +437,7 @@ def test_three_thousand_keys_with_one_hash():
     assert Key(1) not in m
 
 
-def test_patterned_hashes():
+def test_patterned_hashes_are_spread():
     for step in (1, 2**8, 2**16, 2**32, 2**48, -(2**32)):
         keys = [Hostile(n, n * step) for n in range(2000)]
         Hostile.compared = 0
@@ -446,7 +446,7 @@ def test_patterned_hashes():
         assert len(m) == 2000
 
 
-def test_bare_new():
+def test_map_without_init_raises():
     m = SyncMap.__new__(SyncMap)
     for operation in OPERATIONS.values():
         with pytest.raises(RuntimeError, match="not initialized"):
@@ -474,7 +474,7 @@ def test_bare_new():
     gc.collect()
 
 
-def test_deep_recursion():
+def test_deep_recursion_in_equality_raises():
     m = inner = SyncMap()
     for _ in range(30_000):
         inner["next"] = SyncMap()
@@ -494,9 +494,9 @@ def test_deep_recursion():
 # Many threads
 
 
-@threads
+@starts_threads
 @every
-def test_equality_that_lets_others_run(name):
+def test_equality_may_let_other_threads_run(name):
     new_key = kind(lambda *_: time.sleep(0))
     m = SyncMap()
 
@@ -515,8 +515,8 @@ def test_equality_that_lets_others_run(name):
     assert len({key.name for key in found}) == len(found) == len(m)
 
 
-@threads
-def test_equality_that_starts_threads():
+@starts_threads
+def test_equality_may_start_threads():
     m = SyncMap()
     left = [15]
 
@@ -546,8 +546,8 @@ def test_equality_that_starts_threads():
     assert len({key.name for key in found}) == len(found) == len(m)
 
 
-@threads
-def test_equality_that_fails_now_and_then():
+@starts_threads
+def test_equality_may_fail_now_and_then():
     numbers = iter(range(10**9))
 
     def act(*_):
@@ -571,8 +571,8 @@ def test_equality_that_fails_now_and_then():
     assert len({key.name for key in found}) == len(found) == len(m)
 
 
-@threads
-def test_equal_tuples_churned():
+@starts_threads
+def test_equal_tuples_are_inserted_and_deleted():
     # Each thread makes its own: a key that is compared may be freed by another thread meanwhile.
     m = SyncMap()
     numbers = range(20)
@@ -596,8 +596,8 @@ def test_equal_tuples_churned():
     assert len(m) == 0
 
 
-@threads
-def test_finalisers_and_collections_beside_writers():
+@starts_threads
+def test_finalisers_and_collections_run_beside_writers():
     m = SyncMap()
 
     class Value:
@@ -633,8 +633,8 @@ def test_finalisers_and_collections_beside_writers():
     m.clear()
 
 
-@threads
-def test_everything_at_once():
+@starts_threads
+def test_hostile_keys_and_values_together():
     new_key = kind(lambda *_: None)
     m = SyncMap()
 
@@ -667,8 +667,8 @@ def test_everything_at_once():
     assert len(m) == 0
 
 
-@threads
-def test_map_dropped_while_iterators_are_used():
+@starts_threads
+def test_iterators_outlive_the_map():
     def use():
         m = SyncMap((n, [n]) for n in range(100))
         iterators = [iter(m), iter(m.items()), iter(m.values())]
@@ -691,7 +691,7 @@ def plain_repr(items):
     return tuple.__repr__(items) if 0 < len(items) < 8 and len(gc.get_referents(items)) == 0 else ""
 
 
-def test_user_code_in_load_or_compute_meets_no_unfilled_tuple():
+def test_load_or_compute_shows_no_unfilled_tuple():
     met = []
 
     class Seconds:

@@ -1,109 +1,113 @@
 """TaskGroup and Ctrl-C: it cancels, leaving goes on, and a second one abandons that."""
 
+import signal
+import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
-from support import python
+from ctrl_c import INTERRUPTS
+from marks import sets_handlers, starts_processes
+from processes import in_own_process
 
 from nogil_sync import TaskGroup
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
+pytestmark = starts_processes
 
-HEADER = """
-    import os, signal, sys, threading, time, _thread
-    from concurrent.futures import ThreadPoolExecutor, wait
-    from nogil_sync import TaskGroup
 
-    def send():
-        global sent
-        sent = time.monotonic()
-        {send}
+def running(group, *call):
+    """A task that has begun."""
+    future = group.go(*call)
+    while not future.running():
+        time.sleep(0.001)
+    return future
 
-    def begun(tg, *call):
-        future = tg.go(*call)
-        while not future.running():
-            time.sleep(0.001)
-        return future
 
-    def later(seconds):
-        timer = threading.Timer(seconds, send)
+class Interrupt:
+    """Interrupts the main thread later, and notes when it did."""
+
+    def __init__(self, way="kill"):
+        self.way = way
+        self.sent = 0.0
+
+    def send(self):
+        self.sent = time.monotonic()
+        INTERRUPTS[self.way]()
+
+    def send_after(self, seconds):
+        timer = threading.Timer(seconds, self.send)
         timer.daemon = True
         timer.start()
-"""
-
-sends = pytest.mark.parametrize(
-    "send",
-    ["os.kill(os.getpid(), signal.SIGINT)", "_thread.interrupt_main()"],
-    ids=["kill", "main"],
-)
 
 
-@sends
-def test_ctrl_c_in_the_body(send):
-    python(
-        HEADER.format(send=send)
-        + """
+every_way = pytest.mark.parametrize("way", INTERRUPTS)
+
+
+@every_way
+@in_own_process
+def test_ctrl_c_in_the_body_cancels_the_group(way):
+    interrupt = Interrupt(way)
     try:
         with TaskGroup(limit=2) as tg:
             futures = [tg.go(tg.wait_cancelled) for _ in range(5)]
-            later(0.2)
+            interrupt.send_after(0.2)
             while True:
                 time.sleep(0.01)
     except KeyboardInterrupt:
         pass
     assert [f.cancelled() or f.result() for f in futures] == [True] * 5
     assert "left" in repr(tg)
-    """
-    )
 
 
-@sends
-@pytest.mark.parametrize("kind", ["", "limit=1", "executor=pool"])
-def test_ctrl_c_while_leaving(send, kind):
-    python(
-        HEADER.format(send=send)
-        + f"""
+@every_way
+@pytest.mark.parametrize("kind", ["", "limit", "executor"])
+@in_own_process
+def test_ctrl_c_while_leaving_cancels_the_group_and_leaving_goes_on(way, kind):
+    interrupt = Interrupt(way)
     pool = ThreadPoolExecutor(2)
+    options = {"": {}, "limit": {"limit": 1}, "executor": {"executor": pool}}[kind]
+    done, cancelled = [], []
+
     def task():
         assert tg.wait_cancelled(30)
         cancelled.append(time.monotonic())
         time.sleep(0.3)
         done.append(1)
-    done, cancelled = [], []
+
     try:
-        with TaskGroup({kind}) as tg:
-            futures = [begun(tg, task), tg.go(task)]
-            later(0.2)
+        with TaskGroup(**options) as tg:
+            futures = [running(tg, task), tg.go(task)]
+            interrupt.send_after(0.2)
     except KeyboardInterrupt:
         pass
     else:
         sys.exit("not interrupted")
     assert 1 <= len(done) == len(cancelled)
-    assert cancelled[0] - sent < 1
+    assert cancelled[0] - interrupt.sent < 15
     assert all(f.done() for f in futures)
     pool.shutdown()
-    """
-    )
 
 
-@sends
-def test_a_second_ctrl_c_abandons_the_join(send):
-    python(
-        HEADER.format(send=send)
-        + """
-    def task():
-        assert tg.wait_cancelled(30)
-        finish.wait(30)
-        done.append(1)
+@every_way
+@in_own_process
+def test_second_ctrl_c_while_leaving_abandons_the_join(way):
+    interrupt = Interrupt(way)
     done = []
     finish = threading.Event()
+
+    def task():
+        assert tg.wait_cancelled(30)  # so the first one was seen
+        interrupt.send_after(0.3)
+        finish.wait(30)
+        done.append(1)
+
     try:
         with TaskGroup(limit=1) as tg:
-            futures = [begun(tg, task), tg.go(int)]
-            later(0.2)
-            later(0.6)
+            futures = [running(tg, task), tg.go(int)]
+            interrupt.send_after(0.2)
     except KeyboardInterrupt:
-        assert time.monotonic() - sent < 1
+        assert time.monotonic() - interrupt.sent < 15
     else:
         sys.exit("not interrupted")
     assert not done
@@ -119,63 +123,65 @@ def test_a_second_ctrl_c_abandons_the_join(send):
     finish.set()
     assert wait(futures, 30).not_done == set()
     assert done
-    """
-    )
 
 
-@pytest.mark.parametrize("first", ["KeyboardInterrupt", "SystemExit"])
+@pytest.mark.parametrize("first", [KeyboardInterrupt, SystemExit])
+@in_own_process
 def test_one_ctrl_c_abandons_the_join_after_an_interrupt_in_the_body(first):
-    python(
-        HEADER.format(send="os.kill(os.getpid(), signal.SIGINT)")
-        + f"""
+    interrupt = Interrupt()
     finish = threading.Event()
+
+    def task():
+        assert tg.wait_cancelled(30)  # so the body was left
+        interrupt.send_after(0.2)
+        finish.wait(30)
+
     try:
         with TaskGroup() as tg:
-            future = begun(tg, finish.wait, 30)
-            later(0.3)
-            raise {first}
+            future = running(tg, task)
+            raise first
     except KeyboardInterrupt:
-        assert time.monotonic() - sent < 1
+        assert time.monotonic() - interrupt.sent < 15
     assert future.running()
     finish.set()
-    """
-    )
 
 
-def test_ctrl_c_in_a_task_that_the_leaving_thread_runs():
-    python(
-        HEADER.format(send="os.kill(os.getpid(), signal.SIGINT)")
-        + """
+@in_own_process
+def test_ctrl_c_ends_a_task_that_the_leaving_thread_runs():
+    interrupt = Interrupt()
     pool = ThreadPoolExecutor(1)
     finish = threading.Event()
     pool.submit(finish.wait, 30)
     try:
         with TaskGroup(executor=pool) as tg:
-            futures = [tg.go(time.sleep, 30), tg.go(print, "never")]
-            later(0.3)
+            futures = [
+                tg.go(lambda: (interrupt.send_after(0.1), time.sleep(30))),
+                tg.go(print, "never"),
+            ]
     except KeyboardInterrupt:
-        assert time.monotonic() - sent < 1
+        assert time.monotonic() - interrupt.sent < 15
     else:
         sys.exit("not interrupted")
     assert isinstance(futures[0].exception(), KeyboardInterrupt)
     assert futures[1].cancelled()
     finish.set()
     pool.shutdown()
-    """
-    )
 
 
-def test_a_handler_that_raises_an_exception_while_leaving():
-    python(
-        """
-    import signal, sys, threading, time
-    from nogil_sync import TaskGroup
-    class Alarm(Exception): pass
-    def handler(*_): raise Alarm
+@in_own_process
+def test_exception_of_a_handler_while_leaving_is_raised_in_the_group():
+    class AlarmError(Exception):
+        pass
+
+    def handler(*_):
+        raise AlarmError
+
     signal.signal(signal.SIGALRM, handler)
+
     def task():
         assert tg.wait_cancelled(30)
         raise ValueError
+
     try:
         with TaskGroup() as tg:
             future = tg.go(task)
@@ -183,14 +189,12 @@ def test_a_handler_that_raises_an_exception_while_leaving():
                 time.sleep(0.001)
             signal.setitimer(signal.ITIMER_REAL, 0.2)
     except ExceptionGroup as group:
-        assert [type(e) for e in group.exceptions] == [Alarm, ValueError]
+        assert [type(e) for e in group.exceptions] == [AlarmError, ValueError]
     else:
         sys.exit("not interrupted")
-    """
-    )
 
 
-@pytest.mark.thread_unsafe(reason="sets a signal handler of the process")
+@sets_handlers
 def test_handlers_use_the_group(interrupt):
     log = []
 

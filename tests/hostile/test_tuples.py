@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytest
+from marks import starts_threads
 from support import LONG
 
 from nogil_sync import (
@@ -332,10 +333,10 @@ GOOD = [
 ]
 
 
-@pytest.mark.thread_unsafe(reason="starts threads itself")
+@starts_threads
 @pytest.mark.parametrize("use", GOOD, ids=lambda use: use.__name__)
 @pytest.mark.parametrize("value", TUPLES.values(), ids=TUPLES)
-def test_a_tuple_is_one_object(use, value):
+def test_tuple_is_passed_as_one_object(use, value):
     use(value)
 
 
@@ -376,14 +377,14 @@ BAD: dict[str, Any] = {
 
 @pytest.mark.parametrize("use", BAD.values(), ids=BAD)
 @pytest.mark.parametrize("value", TUPLES.values(), ids=TUPLES)
-def test_a_tuple_is_refused_as_one_object(use, value):
+def test_tuple_is_refused_as_one_object(use, value):
     with pytest.raises(TypeError) as caught:
         use(value)
     # Not that some function got as many arguments as there are items.
     assert "given)" not in str(caught.value) or use is BAD["SyncMap.__init__"]
 
 
-def test_no_call_from_c_takes_a_tuple_apart():
+def test_no_call_from_c_unpacks_a_tuple():
     # As "O" alone does, which makes a tuple the arguments: "(O)" does not.
     folder = Path(__file__).parents[2] / "nogil_sync" / "_native"
     sources = {path.name: path.read_text() for path in folder.rglob("*.[ch]")}

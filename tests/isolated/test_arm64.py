@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from marks import starts_processes
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "arm64_code.py"
 GCC = "aarch64-linux-gnu-gcc"
 
 pytestmark = [
-    pytest.mark.thread_unsafe(reason="starts processes itself"),
+    starts_processes,
     pytest.mark.skipif("NOGIL_SYNC_BACKEND" in os.environ, reason="no matter of the backend"),
     pytest.mark.skipif(not TOOL.exists(), reason="not run in the source tree"),
 ]
@@ -108,7 +109,7 @@ needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="./dev is a
         (("--arch", "arm64", "--leg", "native"), "--arch has legs of its own"),
     ],
 )
-def test_refused_options(tmp_path: Path, arguments: tuple[str, ...], word: str) -> None:
+def test_unknown_options_are_refused(tmp_path: Path, arguments: tuple[str, ...], word: str) -> None:
     done = dev("test", *arguments, path=os.environ["PATH"], cache=tmp_path)
     assert done.returncode == 1
     assert done.stdout == ""

@@ -1,55 +1,63 @@
 """Counters and readers' locks where 128 processors are reported: memory, and what they promise."""
 
-import os
-import subprocess
 import sys
+import threading
 
 import pytest
-from support import COUNTERS, NATIVE, python
+from marks import starts_processes
+from processes import in_own_process, in_process
+from support import COUNTERS, NATIVE, resident
+
+from nogil_sync import RWMutex, ShardedCounter
 
 pytestmark = [
-    pytest.mark.thread_unsafe(reason="starts processes itself"),
+    starts_processes,
     pytest.mark.skipif(not NATIVE, reason="the pure backend has no cells"),
 ]
 
-PROLOGUE = f"""
-    import os, sys, threading
-    os.environ["NOGIL_SYNC_CPU_COUNT"] = "128"
-    sys.path[:0] = {sys.path!r}
-    from nogil_sync import RWMutex, ShardedCounter, ShardedFloatCounter
+# Read when the package is imported.
+PROCESSORS = {"NOGIL_SYNC_CPU_COUNT": "128"}
 
-    def by_turns(threads, use, turns):
-        "Threads that all live use something by turns, so that each meets the one before it."
-        batons = [threading.Semaphore(0) for _ in range(threads)]
-        def run(i):
-            for _ in range(turns):
-                batons[i].acquire()
-                use()
-                batons[(i + 1) % threads].release()
-        workers = [threading.Thread(target=run, args=(i,)) for i in range(threads)]
-        for worker in workers: worker.start()
-        batons[0].release()
-        for worker in workers: worker.join()
 
-    def all_at_once(threads, rw, turns):
-        met = threading.Barrier(threads)
-        def run():
-            for _ in range(turns):
-                with rw.read:
-                    met.wait()
+def by_turns(threads, use, turns):
+    """Threads that all live use something by turns, so that each meets the one before it."""
+    batons = [threading.Semaphore(0) for _ in range(threads)]
+
+    def run(i):
+        for _ in range(turns):
+            batons[i].acquire()
+            use()
+            batons[(i + 1) % threads].release()
+
+    workers = [threading.Thread(target=run, args=(i,)) for i in range(threads)]
+    for worker in workers:
+        worker.start()
+    batons[0].release()
+    for worker in workers:
+        worker.join()
+
+
+def all_at_once(threads, rw, turns):
+    """Threads read at the same time, again and again."""
+    met = threading.Barrier(threads)
+
+    def run():
+        for _ in range(turns):
+            with rw.read:
                 met.wait()
-        workers = [threading.Thread(target=run) for _ in range(threads)]
-        for worker in workers: worker.start()
-        for worker in workers: worker.join()
-"""
+            met.wait()
+
+    workers = [threading.Thread(target=run) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
 
 
-@pytest.mark.parametrize("cls", [cls.__name__ for cls in COUNTERS])
-def test_counter_grows_with_the_threads_that_fight_over_it(cls):
-    python(
-        PROLOGUE
-        + f"""
-    c = {cls}()
+@pytest.mark.parametrize("cls", COUNTERS)
+@in_own_process(timeout=150, env=PROCESSORS)
+def test_counter_gets_cells_as_threads_contend(cls):
+    c = cls()
     small = sys.getsizeof(c)
     by_turns(2, c.add, 3)
     assert sys.getsizeof(c) == small  # a few meetings pay for no cell
@@ -64,15 +72,10 @@ def test_counter_grows_with_the_threads_that_fight_over_it(cls):
     assert sys.getsizeof(c) == many
     assert c.reset() == 2 * 3 + 2 * 100 + 32 * 60 + 200
     assert c.value() == 0
-    """,
-        timeout=150,
-    )
 
 
-def test_rwmutex_grows_with_its_readers_and_writers_go_on():
-    python(
-        PROLOGUE
-        + """
+@in_own_process(timeout=150, env=PROCESSORS)
+def test_rwmutex_gets_cells_as_readers_meet():
     rw = RWMutex()
     small = sys.getsizeof(rw)
     all_at_once(2, rw, 3)
@@ -88,28 +91,26 @@ def test_rwmutex_grows_with_its_readers_and_writers_go_on():
             assert not rw.read.acquire(blocking=False)
         with rw.read:
             assert not rw.write.acquire(blocking=False)
-            assert rw.read.locked() and not rw.write.locked()
+            assert rw.read.locked()
+            assert not rw.write.locked()
         all_at_once(10, rw, 20)
-    assert not rw.read.locked() and not rw.write.locked()
+    assert not rw.read.locked()
+    assert not rw.write.locked()
     assert sys.getsizeof(rw) <= ten + 4 * 128
-    """,
-        timeout=150,
-    )
 
 
-def test_twenty_thousand_objects_that_two_threads_share():
-    python(
-        PROLOGUE
-        + """
-    from support import resident
-
+@in_own_process(timeout=150, env=PROCESSORS)
+def test_twenty_thousand_shared_objects_stay_small():
     objects = [ShardedCounter() for _ in range(10_000)] + [RWMutex() for _ in range(10_000)]
+
     def use_all():
         for it in objects:
             if type(it) is RWMutex:
-                with it.read, it.read: pass
+                with it.read, it.read:
+                    pass
             else:
                 it.add()
+
     before = resident()
     by_turns(2, use_all, 40)
     grown = resident() - before
@@ -117,29 +118,17 @@ def test_twenty_thousand_objects_that_two_threads_share():
     assert grown < 25_000_000, grown
     assert sum(map(sys.getsizeof, objects)) < 16_000_000
     assert all(it.value() == 80 for it in objects if type(it) is ShardedCounter)
-    """,
-        timeout=150,
-    )
-
-
-COUNT = """
-import threading, nogil_sync
-c = nogil_sync.ShardedCounter()
-threads = [threading.Thread(target=lambda: [c.add() for _ in range(500)]) for _ in range(6)]
-for t in threads: t.start()
-for t in threads: t.join()
-print(c.value())
-"""
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "many", "", "1", "100000000000000000000"])
 def test_any_number_of_processors_is_safe(given):
-    done = subprocess.run(
-        [sys.executable, "-c", COUNT],
-        env={**os.environ, "NOGIL_SYNC_CPU_COUNT": given},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=100,
-    )
-    assert done.stdout == "3000\n"
+    def program():
+        c = ShardedCounter()
+        threads = [threading.Thread(target=lambda: [c.add() for _ in range(500)]) for _ in range(6)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        assert c.value() == 3000
+
+    in_process(program, env={"NOGIL_SYNC_CPU_COUNT": given})

@@ -8,10 +8,11 @@ import sys
 from itertools import pairwise
 
 import pytest
+from marks import starts_processes
 from support import NATIVE
 
 pytestmark = [
-    pytest.mark.thread_unsafe(reason="starts processes itself"),
+    starts_processes,
     pytest.mark.skipif(not NATIVE, reason="the pure backend allocates by Python only"),
 ]
 
@@ -73,7 +74,7 @@ def call_sites(library):
 @pytest.mark.skipif(
     not re.fullmatch("x86_64|AMD64", platform.machine()), reason="reads x86-64 code"
 )
-def test_every_call_that_allocates_has_failed(without_memory):
+def test_every_allocation_site_of_the_core_has_failed(without_memory):
     done = without_memory(
         TRY
         + """
@@ -98,7 +99,7 @@ def test_every_call_that_allocates_has_failed(without_memory):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_each_allocation_fails(without_memory, way):
+def test_each_failing_allocation_raises_or_is_survived(without_memory, way):
     done = without_memory(
         TRY
         + f"""
@@ -114,7 +115,7 @@ def test_each_allocation_fails(without_memory, way):
 
 
 @pytest.mark.parametrize("way", ["one", "all from one on, in a new thread"])
-def test_nothing_half_made_is_kept(without_memory, way):
+def test_failed_allocations_leak_nothing(without_memory, way):
     done = without_memory(
         TRY
         + f"""
@@ -133,7 +134,7 @@ def test_nothing_half_made_is_kept(without_memory, way):
     print(done.stdout)
 
 
-def test_in_the_child_of_a_fork(without_memory):
+def test_allocations_fail_in_the_child_of_a_fork(without_memory):
     done = without_memory(
         TRY
         + """
@@ -159,7 +160,7 @@ def test_in_the_child_of_a_fork(without_memory):
     assert done.stderr == ""
 
 
-def test_while_other_threads_use_the_same_map(without_memory):
+def test_allocations_fail_while_other_threads_use_the_map(without_memory):
     # So nothing is freed at once, and segments are moved under readers.
     done = without_memory(
         TRY

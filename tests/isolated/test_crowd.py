@@ -1,7 +1,7 @@
 """A thousand threads at once on however few cores: all are served, and nothing is left behind."""
 
 import pytest
-from support import python
+from processes import python
 
 pytestmark = pytest.mark.thread_unsafe(reason="starts a thousand threads in a process of its own")
 
@@ -236,5 +236,5 @@ with inner:
         ),
     ],
 )
-def test_a_thousand_threads(body):
+def test_thousand_threads_are_all_served(body):
     python(CROWD + body + "\nassert done.load() == THREADS\n", timeout=120)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from marks import starts_processes
 
 ROOT = Path(__file__).parents[2]
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
@@ -16,7 +17,7 @@ NEWEST = "3.15"
 ARCHIVE = "python3.15_3.15.0~rc2.orig.tar.xz"
 
 pytestmark = [
-    pytest.mark.thread_unsafe(reason="starts processes itself"),
+    starts_processes,
     pytest.mark.skipif("NOGIL_SYNC_BACKEND" in os.environ, reason="no matter of the backend"),
     pytest.mark.skipif(not (ROOT / "dev").exists(), reason="not run in the source tree"),
     pytest.mark.skipif(shutil.which("bash") is None, reason="./dev is a script for bash"),
@@ -88,7 +89,7 @@ VERBS = ["python", "test", "bench", "debug", "sanitize", "leaks", "soak", "stres
     [(name, "python") for name in ("3.14", "3.9t", "3", "3.13.5t", "3.13tt")]
     + [("3.12t", verb) for verb in VERBS],
 )
-def test_versions_that_there_are_not(dev: Dev, tmp_path: Path, name: str, verb: str) -> None:
+def test_unknown_versions_are_refused(dev: Dev, tmp_path: Path, name: str, verb: str) -> None:
     line = only_error(dev("--python", name, verb))
     assert f"'{name}'" in line
     assert "3.13t 3.14t 3.15t" in line
@@ -98,13 +99,13 @@ def test_versions_that_there_are_not(dev: Dev, tmp_path: Path, name: str, verb: 
 @pytest.mark.parametrize(
     "name", ["/bin/ls", "/bin/false", "/etc/passwd", "/tmp", ".", "./x", "/", "x"]
 )
-def test_paths_that_are_no_interpreter(dev: Dev, tmp_path: Path, name: str) -> None:
+def test_path_that_is_no_interpreter_is_refused(dev: Dev, tmp_path: Path, name: str) -> None:
     line = only_error(dev("--python", name, "python", "-c", "1"))
     assert "is not a program" in line or "is not a Python interpreter" in line
     assert left(tmp_path) == []
 
 
-def test_itself(dev: Dev) -> None:
+def test_interpreter_can_be_named_by_its_own_path(dev: Dev) -> None:
     assert "is not a Python interpreter" in only_error(dev("--python", str(ROOT / "dev"), "python"))
 
 
@@ -113,18 +114,18 @@ def test_the_variable_is_read_as_the_option(dev: Dev) -> None:
 
 
 @pytest.mark.parametrize("arguments", [(), ("",), ("", "python")])
-def test_no_name(dev: Dev, arguments: tuple[str, ...]) -> None:
+def test_option_without_a_name_is_refused(dev: Dev, arguments: tuple[str, ...]) -> None:
     assert "needs a version or a path" in only_error(dev("--python", *arguments))
 
 
 @pytest.mark.skipif(FREE_THREADED, reason="of standard interpreters")
-def test_a_standard_interpreter(dev: Dev) -> None:
+def test_standard_interpreter_is_refused(dev: Dev) -> None:
     assert "is a standard Python" in only_error(dev("--python", sys.executable, "test"))
 
 
 @pytest.mark.skipif(not FREE_THREADED, reason="of free-threaded interpreters")
 @pytest.mark.parametrize("lacking", ["Python.h", "ensurepip"])
-def test_an_interpreter_that_lacks_something(dev: Dev, tmp_path: Path, lacking: str) -> None:
+def test_interpreter_without_a_module_is_refused(dev: Dev, tmp_path: Path, lacking: str) -> None:
     # As those packages of distributions that leave it to another package.
     (tmp_path / "sitecustomize.py").write_text(
         "import sys, sysconfig\n"
@@ -147,7 +148,7 @@ nothing_newer = pytest.mark.skipif(
 
 
 @nothing_newer
-def test_a_tampered_source_archive(dev: Dev, tmp_path: Path) -> None:
+def test_tampered_source_archive_is_refused(dev: Dev, tmp_path: Path) -> None:
     sources = tmp_path / "cache" / "src"
     sources.mkdir(parents=True)
     (sources / ARCHIVE).write_bytes(b"not what it was")
@@ -158,7 +159,7 @@ def test_a_tampered_source_archive(dev: Dev, tmp_path: Path) -> None:
 
 
 @nothing_newer
-def test_no_source_archive(dev: Dev, tmp_path: Path) -> None:
+def test_missing_source_archive_is_an_error(dev: Dev, tmp_path: Path) -> None:
     line = error_after_steps(dev("--python", f"{NEWEST}t", "python", "-c", "1"))
     assert ARCHIVE in line
     assert "--python PATH" in line
@@ -166,7 +167,7 @@ def test_no_source_archive(dev: Dev, tmp_path: Path) -> None:
 
 
 @nothing_newer
-def test_a_mirror_that_does_not_have_it(dev: Dev, tmp_path: Path) -> None:
+def test_mirror_without_the_archive_is_an_error(dev: Dev, tmp_path: Path) -> None:
     script(tmp_path / "bin" / "apt-get", "echo http://127.0.0.1:9/debian")  # nobody listens there
     line = error_after_steps(dev("--python", f"{NEWEST}t", "python", "-c", "1"))
     assert ARCHIVE in line
@@ -185,14 +186,14 @@ def test_the_summary_names_a_leg_that_is_not_available(dev: Dev) -> None:
 
 
 @pytest.mark.parametrize("leg", ["nativ", "native-3.12t", "standard-4", ""])
-def test_legs_that_there_are_not(dev: Dev, leg: str) -> None:
+def test_unknown_legs_are_refused(dev: Dev, leg: str) -> None:
     line = only_error(dev("test", "--leg", leg))
     assert f"'{leg}'" in line
     assert "native-3.14t" in line
 
 
 @nothing_newer
-def test_the_list(dev: Dev) -> None:
+def test_list_names_the_interpreters(dev: Dev) -> None:
     done = dev("pythons")
     assert done.returncode == 0
     listed = {line.split()[0]: line for line in done.stdout.splitlines() if line}

@@ -13,10 +13,11 @@ test_memory_errors.py goes as far there as it goes.
 import sys
 
 import pytest
+from marks import starts_processes
 from support import NATIVE
 
 pytestmark = [
-    pytest.mark.thread_unsafe(reason="starts processes itself"),
+    starts_processes,
     pytest.mark.skipif(not NATIVE, reason="there is no extension"),
 ]
 

@@ -1,266 +1,395 @@
-"""Forks in the middle of code of users that an object calls, and of fights over locks."""
+"""Forks in the middle of user code that an object calls, and of contention for locks."""
 
 import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import pytest
-from support import FORKS, FREE_THREADED, NATIVE, python
+from forks import exit_code_of, in_child
+from marks import forks, needs_fork
+from processes import in_own_process
+from support import FREE_THREADED, NATIVE
 
-pytestmark = [
-    pytest.mark.thread_unsafe(reason="forks"),
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system"),
-]
+from nogil_sync import AtomicRef, Cond, Once, Pool, RWMutex, Semaphore, SyncMap, WaitGroup, once
 
-HEADER = (
-    FORKS
-    + """
-class Key:
-    # Compared and hashed by code that calls `hook`, once it is armed.
-    armed = None
-    def __init__(self, n): self.n = n
-    def __hash__(self):
-        if Key.armed == "hash": hook()
-        return self.n % 3
-    def __eq__(self, other):
-        if Key.armed == "eq": hook()
-        return isinstance(other, Key) and self.n == other.n
+pytestmark = [forks, needs_fork]
 
-class Last:
-    def __del__(self): hook()
+
+class Hook:
+    """What the user code below calls, where the test forks."""
+
+    @staticmethod
+    def run():
+        pass
+
 
 def hooked(*args):
-    hook()
+    Hook.run()
     return 1
-"""
-)
 
-# Setup, the call in which the hook is called, and what must hold afterwards, in the parent and in
-# either child; it uses the object.
+
+class Key:
+    """Compared and hashed by code that calls the hook, once it is armed."""
+
+    armed = None
+
+    def __init__(self, n):
+        self.n = n
+
+    def __hash__(self):
+        if Key.armed == "hash":
+            Hook.run()
+        return self.n % 3
+
+    def __eq__(self, other):
+        if Key.armed == "eq":
+            Hook.run()
+        return isinstance(other, Key) and self.n == other.n
+
+
+class Last:
+    def __del__(self):
+        Hook.run()
+
+
+class Phase(NamedTuple):
+    """A call that runs the hook, and what must hold afterwards in the parent and in the child."""
+
+    make: Callable[[], Any]
+    call: Callable[[Any], object]
+    check: Callable[[Any], object]
+    """Uses the object, and fails unless it is whole."""
+    check_in_child: Callable[[Any], object] | None = None
+    """In its place in the child of a fork by another thread."""
+
+
+def check_once(o):
+    assert o.do(lambda: 1) == 1
+    assert o.done()
+
+
+def check_once_function(o):
+    assert o.done()
+
+
+def check_computed(x):
+    assert x.load_or_compute("k", lambda: 1) == 1
+    assert x == {"a": 1, "k": 1}
+
+
+def check_modified(x):
+    assert x.pop("k") in (1, 2)
+    x.modify("k", abs, -3)
+    assert x == {"k": 3}
+
+
+def check_cleared(x):
+    x.update((n, n) for n in range(3000))
+    assert len(x) == 3000
+    x.clear()
+    assert not x
+
+
+def check_replaced(x):
+    x["k"] = 2
+    assert x == {"k": 2}
+
+
+def check_new(p):
+    p.put(2)
+    assert p.get() == 2
+
+
+def check_reset(p):
+    p.clear()
+    p.put([2])
+    assert p.idle() == 1
+    assert p.get() == [2]
+
+
+def pool_with(items, **options):
+    p = Pool(list, drop=hooked, **options)
+    for _ in range(items):
+        p.put([])
+    return p
+
+
+def check_dropped(p):
+    assert p.idle() == 5
+    p.clear()
+    p.put([2])
+    assert p.get() == [2]
+
+
+def check_cleared_pool(p):
+    p.clear()
+    assert p.idle() == 0
+    p.put([2])
+    assert p.get() == [2]
+
+
+def check_updated(r):
+    assert r.load() in (0, 1)
+    r.store(5)
+    assert r.update(lambda n: n + 1) == 6
+
+
+def held_cond():
+    k = Cond()
+    k.acquire()
+    return k
+
+
+def check_cond(k):
+    assert k.locked()
+    assert not k.wait(0.001)
+    k.release()
+    with k:
+        k.notify_all()
+
+
+def map_of_keys():
+    x = SyncMap()
+    x.update((Key(n), n) for n in range(9))
+    Key.armed = "eq"
+    return x
+
+
+def check_found(x):
+    Key.armed = None
+    assert x.pop(Key(4)) == 4
+    x[Key(4)] = 5
+    assert len(x) == 9
+
+
+def check_stored(x):
+    Key.armed = None
+    x[Key(10)] = 10
+    assert x.pop(Key(10)) == 10
+    assert len(x) == 9
+
+
+def large_map():
+    x = SyncMap((n, n) for n in range(3000))
+    Key.armed = "hash"
+    return x
+
+
+def check_grown(x):
+    Key.armed = None
+    x[Key(4)] = 1
+    x.update({-1: 0, -2: 0})
+    assert len(x) > 3000
+
+
 PHASES = {
-    "Once.do": ("o = Once()", "o.do(hooked)", "assert o.do(lambda: 1) == 1 and o.done()"),
-    "once": ("o = once(lambda: hooked())", "o()", "assert o.done() or forked_elsewhere"),
-    "SyncMap.load_or_compute": (
-        "x = SyncMap(a=1)",
-        "x.load_or_compute('k', hooked)",
-        "assert x.load_or_compute('k', lambda: 1) == 1 and x == {'a': 1, 'k': 1}",
+    "Once.do": Phase(Once, lambda o: o.do(hooked), check_once),
+    # The child does not run what another thread was running: it is for the first caller there.
+    "once": Phase(
+        lambda: once(lambda: hooked()), lambda o: o(), check_once_function, lambda o: None
     ),
-    "SyncMap.modify": (
-        "x = SyncMap(k=1)",
-        "x.modify('k', lambda v: hooked() and 2, 0)",
-        "assert x.pop('k') in (1, 2); x.modify('k', abs, -3); assert x == {'k': 3}",
+    "SyncMap.load_or_compute": Phase(
+        lambda: SyncMap(a=1), lambda x: x.load_or_compute("k", hooked), check_computed
     ),
-    "SyncMap.clear's finalisers": (
-        "x = SyncMap({n: Last() for n in range(5)})",
-        "x.clear()",
-        "x.update((n, n) for n in range(3000)); assert len(x) == 3000; x.clear(); assert not x",
+    "SyncMap.modify": Phase(
+        lambda: SyncMap(k=1), lambda x: x.modify("k", lambda v: hooked() and 2, 0), check_modified
     ),
-    "a finaliser of SyncMap's": (
-        "x = SyncMap(k=Last())",
-        "x.__setitem__('k', 1)",
-        "x['k'] = 2; assert x == {'k': 2}",
+    "SyncMap.clear's finalisers": Phase(
+        lambda: SyncMap({n: Last() for n in range(5)}), lambda x: x.clear(), check_cleared
     ),
-    "Pool's new": ("p = Pool(hooked)", "p.get()", "p.put(2); assert p.get() == 2"),
-    "Pool's reset": (
-        "p = Pool(list, reset=hooked)",
-        "p.put([])",
-        "p.clear(); p.put([2]); assert p.idle() == 1 and p.get() == [2]",
+    "a finaliser of SyncMap's": Phase(
+        lambda: SyncMap(k=Last()), lambda x: x.__setitem__("k", 1), check_replaced
     ),
-    "Pool's drop": (
-        "p = Pool(list, drop=hooked, max_idle=5)\nfor _ in range(5): p.put([])",
-        "p.put([1])",
-        "assert p.idle() == 5; p.clear(); p.put([2]); assert p.get() == [2]",
+    "Pool's new": Phase(lambda: Pool(hooked), lambda p: p.get(), check_new),
+    "Pool's reset": Phase(lambda: Pool(list, reset=hooked), lambda p: p.put([]), check_reset),
+    "Pool's drop": Phase(lambda: pool_with(5, max_idle=5), lambda p: p.put([1]), check_dropped),
+    "Pool.clear's drop": Phase(
+        lambda: pool_with(50, age=False), lambda p: p.clear(), check_cleared_pool
     ),
-    "Pool.clear's drop": (
-        "p = Pool(list, drop=hooked, age=False)\nfor _ in range(50): p.put([])",
-        "p.clear()",
-        "p.clear(); assert p.idle() == 0; p.put([2]); assert p.get() == [2]",
-    ),
-    "AtomicRef.update": (
-        "r = AtomicRef(0)",
-        "r.update(hooked)",
-        "assert r.load() in (0, 1); r.store(5); assert r.update(lambda n: n + 1) == 6",
-    ),
-    "Cond.wait_for's predicate": (
-        "k = Cond(); k.acquire()",
-        "k.wait_for(hooked, 5)",
-        "assert k.locked(); assert not k.wait(0.001); k.release()\nwith k: k.notify_all()",
-    ),
-    "SyncMap's __eq__": (
-        "x = SyncMap(); x.update((Key(n), n) for n in range(9)); Key.armed = 'eq'",
-        "x.get(Key(4))",
-        "Key.armed = None; assert x.pop(Key(4)) == 4; x[Key(4)] = 5; assert len(x) == 9",
-    ),
-    "__eq__ as a SyncMap stores": (
-        "x = SyncMap(); x.update((Key(n), n) for n in range(9)); Key.armed = 'eq'",
-        "x.insert(Key(10), 10)",
-        "Key.armed = None; x[Key(10)] = 10; assert x.pop(Key(10)) == 10 and len(x) == 9",
-    ),
-    "__hash__ as a SyncMap grows": (
-        "x = SyncMap((n, n) for n in range(3000)); Key.armed = 'hash'",
-        "x.update([(Key(4), 1)] + [(-n, n) for n in range(1, 3000)])",
-        "Key.armed = None; x[Key(4)] = 1; x.update({-1: 0, -2: 0}); assert len(x) > 3000",
+    "AtomicRef.update": Phase(lambda: AtomicRef(0), lambda r: r.update(hooked), check_updated),
+    "Cond.wait_for's predicate": Phase(held_cond, lambda k: k.wait_for(hooked, 5), check_cond),
+    "SyncMap's __eq__": Phase(map_of_keys, lambda x: x.get(Key(4)), check_found),
+    "__eq__ as a SyncMap stores": Phase(map_of_keys, lambda x: x.insert(Key(10), 10), check_stored),
+    "__hash__ as a SyncMap grows": Phase(
+        large_map,
+        lambda x: x.update([(Key(4), 1)] + [(-n, n) for n in range(1, 3000)]),
+        check_grown,
     ),
 }
 
-# A dict that a thread was using at the fork stays locked, without the GIL.
-pure_maps = FREE_THREADED and not NATIVE
 
+@pytest.mark.parametrize("name", PHASES)
+@in_own_process
+def test_call_goes_on_in_both_processes_after_it_forks(name):
+    phase = PHASES[name]
+    parent, children = os.getpid(), []
 
-@pytest.mark.parametrize("phase", PHASES)
-def test_by_the_thread_in_it(phase):
-    # The call goes on in both processes.
-    setup, call, holds = PHASES[phase]
-    python(
-        HEADER
-        + f"""
-parent, children = os.getpid(), []
-forked_elsewhere = False
-def hook():
-    if not children and os.getpid() == parent:
-        children.append(os.fork())
-{setup}
-{call}
-assert children
-code = 1
-try:
-    {holds.replace(chr(10), chr(10) + "    ")}
-    code = 0
-finally:
-    if os.getpid() != parent:
-        os._exit(code)
-assert wait_for(children[0]) == 0
-"""
-    )
+    def fork():
+        if not children and os.getpid() == parent:
+            children.append(os.fork())
 
-
-@pytest.mark.parametrize("phase", PHASES)
-def test_by_another_thread(phase):
-    # In the child the one in the middle of it is gone.
-    if pure_maps and "SyncMap" in phase:
-        pytest.skip("a dict in use at the fork stays locked in the child")
-    setup, call, holds = PHASES[phase]
-    python(
-        HEADER
-        + f"""
-inside, go_on = threading.Event(), threading.Event()
-forked_elsewhere = True
-def hook():
-    if threading.current_thread() is not main:
-        inside.set()
-        go_on.wait(30)
-main = threading.current_thread()
-errors = []
-def call():
+    Hook.run = staticmethod(fork)
+    x = phase.make()
+    phase.call(x)
+    assert children
+    code = 1
     try:
-        # Made here, as an object's finaliser runs in the thread that made it.
-        exec({setup!r}, globals())
-        {call}
-    except BaseException as error:
-        errors.append(error)
-thread = threading.Thread(target=call)
-thread.start()
-assert inside.wait(30)
-def child():
-    {holds.replace(chr(10), chr(10) + "    ")}
-for _ in range(3):
-    in_child(child)
-go_on.set()
-thread.join(30)
-assert not thread.is_alive() and not errors, errors
-child()
-"""
-    )
+        phase.check(x)
+        code = 0
+    finally:
+        if os.getpid() != parent:
+            os._exit(code)
+    assert exit_code_of(children[0]) == 0
 
 
-def test_forty_forks_amid_fights_over_locks():
-    python(
-        FORKS
-        + """
-rw, s, k, g, guarded = RWMutex(), Semaphore(5), Cond(), WaitGroup(), [0, 0]
-ready = []
-stop = False
+@in_own_process
+def fork_while_another_thread_calls(name):
+    phase = PHASES[name]
+    inside, go_on = threading.Event(), threading.Event()
+    main = threading.current_thread()
+    objects, errors = [], []
 
-def fight(n):
-    i = 0
-    while not stop:
-        i += 1
-        if i % 4 == 0 and rw.write.acquire(timeout=0.001 if n else -1):
-            guarded[0] += 1
-            guarded[1] += 1
-            if i % 8:
-                rw.write.release()
-            else:
-                rw.downgrade()
+    def wait_in_hook():
+        if threading.current_thread() is not main:
+            inside.set()
+            go_on.wait(30)
+
+    def call():
+        try:
+            # Made here, as an object's finaliser runs in the thread that made it.
+            objects.append(phase.make())
+            phase.call(objects[0])
+        except BaseException as error:
+            errors.append(error)
+
+    Hook.run = staticmethod(wait_in_hook)
+    thread = threading.Thread(target=call)
+    thread.start()
+    assert inside.wait(30)
+    check = phase.check_in_child or phase.check
+    for _ in range(3):
+        in_child(lambda: check(objects[0]))
+    go_on.set()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert not errors, errors
+    check(objects[0])
+
+
+@pytest.mark.parametrize("name", PHASES)
+def test_child_finds_object_whole_that_another_thread_was_changing(name):
+    # In the child the thread that was in the middle of the call is gone.
+    if FREE_THREADED and not NATIVE and "SyncMap" in name:
+        pytest.skip("a dict in use at the fork stays locked in the child")
+    fork_while_another_thread_calls(name)
+
+
+@in_own_process(timeout=120)
+def test_child_finds_contended_locks_whole_in_forty_forks():
+    rw, s, k, g, guarded = RWMutex(), Semaphore(5), Cond(), WaitGroup(), [0, 0]
+    ready = []
+    stop = False
+
+    def fight(n):
+        i = 0
+        while not stop:
+            i += 1
+            if i % 4 == 0 and rw.write.acquire(timeout=0.001 if n else -1):
+                guarded[0] += 1
+                guarded[1] += 1
+                if i % 8:
+                    rw.write.release()
+                else:
+                    rw.downgrade()
+                    rw.read.release()
+            if rw.read.acquire(timeout=0.001):
+                assert guarded[0] == guarded[1]
                 rw.read.release()
-        if rw.read.acquire(timeout=0.001):
+            if s.acquire(timeout=0.001, n=1 + i % 4):
+                s.release(1 + i % 4)
+            with k:
+                if i % 2:
+                    k.wait(0.0005)
+                else:
+                    k.notify(2)
+            g.add(2)
+            g.add(-1)
+            g.done()
+            g.wait(0.0002)
+
+    def check():
+        # Who held something is gone: it stays held, and whoever knows better can reset it.
+        available = s.available()
+        assert 0 <= available <= 5
+        if available:
+            assert s.acquire(False, n=available)  # nobody is in line
+        assert not s.acquire(timeout=0.001)
+        writing = rw.write.locked()
+        if rw.read.locked() or writing:
+            assert not rw.write.acquire(timeout=0.005)
+        if writing:
+            assert not rw.read.acquire(timeout=0.005)
+            assert not rw.read.locked()
+        else:
             assert guarded[0] == guarded[1]
-            rw.read.release()
-        if s.acquire(timeout=0.001, n=1 + i % 4):
-            s.release(1 + i % 4)
-        with k:
-            if i % 2: k.wait(0.0005)
-            else: k.notify(2)
-        g.add(2)
-        g.add(-1)
-        g.done()
-        g.wait(0.0002)
-
-def check():
-    # Who held something is gone: it stays held, and whoever knows better can reset it.
-    available = s.available()
-    assert 0 <= available <= 5
-    if available:
-        assert s.acquire(False, n=available)  # nobody is in line
-    assert not s.acquire(timeout=0.001)
-    writing = rw.write.locked()
-    if rw.read.locked() or writing:
-        assert not rw.write.acquire(timeout=0.005)
-    if writing:
-        assert not rw.read.acquire(timeout=0.005)
-        assert not rw.read.locked()
-    else:
-        assert guarded[0] == guarded[1]
-        assert rw.read.acquire(False)
-    assert repr(k).endswith(" 0 waiting>"), k
-    if not k.acquire(timeout=0.005):
-        assert k.locked()
-    k.notify_all()
-    assert not k.wait(0.001)
-    for x in (s, rw, k):
-        x._at_fork_reinit()
-    guarded[:] = [0, 0]
-    # Each thread may have been in the middle of its own two.
-    for _ in range(6):
-        if g.wait(0): break
-        g.done()
-    assert g.wait(0)
-    def work():
-        for i in range(100):
-            with rw.write: guarded[0] += 1
-            with rw.read: assert guarded[0] <= 300
-            with s.hold(1 + i % 5): pass
-        with k:
-            k.wait_for(lambda: ready)
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    for t in threads: t.start()
-    time.sleep(0.002)
-    with k:
-        ready.append(1)
+            assert rw.read.acquire(False)
+        assert repr(k).endswith(" 0 waiting>"), k
+        if not k.acquire(timeout=0.005):
+            assert k.locked()
         k.notify_all()
-    for t in threads: t.join(20)
-    assert not any(t.is_alive() for t in threads)
-    assert guarded[0] == 300 and s.available() == 5
-    assert not rw.read.locked() and not rw.write.locked() and not k.locked()
+        assert not k.wait(0.001)
+        for x in (s, rw, k):
+            x._at_fork_reinit()
+        guarded[:] = [0, 0]
+        # Each thread may have been in the middle of its own two.
+        for _ in range(6):
+            if g.wait(0):
+                break
+            g.done()
+        assert g.wait(0)
 
-threads = [threading.Thread(target=fight, args=(n,), daemon=True) for n in range(3)]
-for t in threads: t.start()
-for _ in range(40):
-    time.sleep(0.003)
-    in_child(check)
-stop = True
-for t in threads: t.join(20)
-assert not any(t.is_alive() for t in threads)
-assert s.available() == 5 and g.wait(0) and guarded[0] == guarded[1]
-assert not rw.read.locked() and not rw.write.locked() and not k.locked()
-""",
-        timeout=120,
-    )
+        def work():
+            for i in range(100):
+                with rw.write:
+                    guarded[0] += 1
+                with rw.read:
+                    assert guarded[0] <= 300
+                with s.hold(1 + i % 5):
+                    pass
+            with k:
+                k.wait_for(lambda: ready)
+
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for t in threads:
+            t.start()
+        time.sleep(0.002)
+        with k:
+            ready.append(1)
+            k.notify_all()
+        for t in threads:
+            t.join(20)
+        assert not any(t.is_alive() for t in threads)
+        assert guarded[0] == 300
+        assert s.available() == 5
+        assert not rw.read.locked()
+        assert not rw.write.locked()
+        assert not k.locked()
+
+    threads = [threading.Thread(target=fight, args=(n,), daemon=True) for n in range(3)]
+    for t in threads:
+        t.start()
+    for _ in range(40):
+        time.sleep(0.003)
+        in_child(check)
+    stop = True
+    for t in threads:
+        t.join(20)
+    assert not any(t.is_alive() for t in threads)
+    assert s.available() == 5
+    assert g.wait(0)
+    assert guarded[0] == guarded[1]
+    assert not rw.read.locked()
+    assert not rw.write.locked()
+    assert not k.locked()

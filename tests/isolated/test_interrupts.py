@@ -9,10 +9,12 @@ import signal
 import textwrap
 
 import pytest
-from support import LONG, NATIVE, STRESS, python
+from marks import starts_processes
+from processes import python
+from support import LONG, NATIVE, STRESS
 
 pytestmark = [
-    pytest.mark.thread_unsafe(reason="starts processes itself"),
+    starts_processes,
     pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers by signal"),
 ]
 
@@ -178,7 +180,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_interrupts_leave_it_working(name):
+def test_interrupted_call_leaves_the_object_working(name):
     seconds = 1.5 * STRESS
     code = HEADER.format(seconds=seconds) + textwrap.dedent(CASES[name])
     print(python(code, timeout=LONG + seconds).stdout)

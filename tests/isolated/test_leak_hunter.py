@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from marks import starts_processes
 from support import LONG, SANITIZED
 
 pytestmark = [
-    pytest.mark.thread_unsafe(reason="starts processes itself"),
+    starts_processes,
     pytest.mark.skipif(SANITIZED, reason="a sanitizer's allocator does not tell what is in use"),
 ]
 
@@ -95,7 +96,7 @@ def hunt(*arguments, folder):
     return done.stdout
 
 
-def test_finds_what_leaks_and_nothing_else(tmp_path):
+def test_leak_hunter_finds_only_leaks(tmp_path):
     (tmp_path / "test_seeded.py").write_text(SEEDED)
     out = hunt("-rA", folder=tmp_path)
     outcomes = re.findall(r"^(PASSED|FAILED) test_seeded.py::test_([a-z]+)", out, re.MULTILINE)

@@ -7,18 +7,10 @@ import time
 import tracemalloc
 
 import pytest
-from support import (
-    CLASSES,
-    COUNTERS,
-    NATIVE,
-    make,
-    malloced,
-    python,
-    resident,
-    run_threads,
-    watches_memory,
-)
-from waits import WAITS, Play
+from marks import watches_memory
+from processes import python
+from support import CLASSES, COUNTERS, NATIVE, make, malloced, resident, run_threads
+from waits import WAITS, WaitTrial
 
 import nogil_sync
 from nogil_sync import (
@@ -46,7 +38,7 @@ DEBUG = hasattr(sys, "gettotalrefcount")
 
 @watches_memory
 @pytest.mark.parametrize("cls", COUNTERS)
-def test_ten_thousand_threads(cls):
+def test_counters_do_not_grow_with_ten_thousand_threads(cls):
     print(
         python(
             f"""
@@ -105,12 +97,12 @@ def steady(action, times=300, *, slack=30):
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_made_and_dropped(cls):
+def test_making_and_dropping_leaks_nothing(cls):
     steady(lambda: make(cls))
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_errors(cls):
+def test_errors_leak_nothing(cls):
     def action():
         obj = make(cls)
         for call in (
@@ -127,7 +119,7 @@ def test_errors(cls):
     steady(action, 60, slack=100)
 
 
-def test_operations():
+def test_operations_leak_nothing():
     a, r, c = AtomicInt64(), AtomicRef(), ShardedCounter()
     m, e = Mutex(), Event()
 
@@ -171,7 +163,7 @@ class Lazy:
         raise LookupError
 
 
-def test_once():
+def test_once_leaks_nothing():
     def fails():
         raise LookupError
 
@@ -206,7 +198,7 @@ def test_once():
     steady(action, 100, slack=100)
 
 
-def test_once_by_many_threads():
+def test_once_by_many_threads_leaks_nothing():
     def action():
         f, failing, lazy = once(lambda: time.sleep(0.0005)), Once(), Lazy()
 
@@ -225,7 +217,7 @@ def test_once_by_many_threads():
     steady(action, 30, slack=300)
 
 
-def test_maps():
+def test_maps_leak_nothing():
     m = SyncMap()
 
     def action():
@@ -264,11 +256,11 @@ def test_maps():
 
 
 @pytest.mark.parametrize("name", WAITS)
-def test_waits(name):
-    play = Play(name)
+def test_waits_leak_nothing(name):
+    trial = WaitTrial(name)
 
     def action():
-        assert play.call(0.0001) == play.timed_out
+        assert trial.call(0.0001) == trial.timed_out
 
     steady(action, 100, slack=50)
 
@@ -276,32 +268,32 @@ def test_waits(name):
 @pytest.mark.skipif(not malloced(), reason="the C library does not tell")
 @pytest.mark.skipif(not NATIVE, reason="about memory that is not Python's")
 @pytest.mark.parametrize("name", WAITS)
-def test_nodes_of_waits(name):
+def test_timed_out_waits_free_their_nodes(name):
     # They are not from Python's allocators, whose watch sees nothing of them.
-    play, allocated = Play(name), malloced()
+    trial, allocated = WaitTrial(name), malloced()
     growth = []
     for _ in range(4):
         before = allocated()
         for _ in range(200):
-            assert play.call(0.0001) == play.timed_out
+            assert trial.call(0.0001) == trial.timed_out
         growth.append(allocated() - before)
     assert min(growth) < 200 * 50, growth
 
 
 @pytest.mark.parametrize("name", WAITS)
-def test_served_waits(name):
-    play = Play(name)
+def test_served_waits_leak_nothing(name):
+    trial = WaitTrial(name)
 
     def action():
-        timer = play.free_soon(0)
-        assert play.call() == play.served
+        timer = trial.serve_soon(0)
+        assert trial.call() == trial.served
         timer.join()
-        play.rest()
+        trial.reset()
 
     steady(action, 60, slack=200)
 
 
-def test_cycles():
+def test_collected_cycles_leak_nothing():
     class Node:
         pass
 
@@ -313,7 +305,7 @@ def test_cycles():
     steady(action)
 
 
-def test_cycles_through_a_cond():
+def test_cycles_through_a_cond_leak_nothing():
     class Lock:
         acquire = release = int
 
@@ -325,7 +317,7 @@ def test_cycles_through_a_cond():
     steady(action)
 
 
-def test_pools():
+def test_pools_leak_nothing():
     class Own(Pool):
         def __init__(self):
             super().__init__(self.make, drop=self.leave)
@@ -360,7 +352,7 @@ def test_pools():
     steady(action, 60, slack=400)
 
 
-def test_pools_that_age():
+def test_ageing_pools_leak_nothing():
     pool = Pool(list)
 
     def action():
@@ -374,7 +366,7 @@ def test_pools_that_age():
 
 
 @watches_memory
-def test_ten_thousand_threads_through_a_pool():
+def test_pool_does_not_grow_with_ten_thousand_threads():
     print(
         python(
             f"""
@@ -410,7 +402,7 @@ def test_ten_thousand_threads_through_a_pool():
     )
 
 
-def test_channels():
+def test_channels_leak_nothing():
     def action():
         c, open_ = Channel(3), Channel()
         for n in range(7):  # into the third lap
@@ -432,7 +424,7 @@ def test_channels():
     steady(action, 100, slack=100)
 
 
-def test_items_between_threads():
+def test_items_passed_between_threads_leak_nothing():
     # Their references are counted in another way than those of items that stay in their thread.
     c, results = Channel(4), Channel()
 
@@ -456,7 +448,7 @@ def test_items_between_threads():
     steady(action, 40, slack=300)
 
 
-def test_waits_of_other_threads():
+def test_waits_of_other_threads_leak_nothing():
     m, e = Mutex(), Event()
 
     def action():
@@ -474,13 +466,13 @@ def test_waits_of_other_threads():
     steady(action, 60, slack=200)
 
 
-def test_pin_all_of_nothing_and_of_immortals():
+def test_pin_all_of_immortals_leaks_nothing():
     steady(lambda: nogil_sync.pin_all([None, 1, ()]))
     steady(lambda: nogil_sync.is_pinned(object()))
 
 
 @watches_memory
-def test_memory_of_shared_objects():
+def test_shared_objects_free_their_memory():
     def action():
         for _ in range(50):
             c = ShardedCounter()

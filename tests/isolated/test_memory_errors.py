@@ -4,9 +4,11 @@ import os
 import sys
 
 import pytest
-from support import NATIVE, python
+from marks import starts_processes
+from processes import python
+from support import NATIVE
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
+pytestmark = starts_processes
 
 
 def have_nomemory():
@@ -93,7 +95,7 @@ COLLECT = "__import__('gc').collect()"
         "is_pinned(o)",
     ],
 )
-def test_each_allocation_fails_once(use):
+def test_each_allocation_fails_once_without_harm(use):
     if not NATIVE and use == COLLECT:
         pytest.skip(
             "a collection empties CPython's free lists; without memory for its arguments "
@@ -173,7 +175,7 @@ def test_each_allocation_fails_once(use):
     bool(os.environ.get("PYTHONTRACEMALLOC")), reason="tracemalloc itself aborts without memory"
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space by setrlimit")
-def test_no_address_space_left():
+def test_calls_without_address_space_raise_memory_error():
     done = python(
         """
         import resource, sys

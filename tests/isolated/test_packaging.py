@@ -29,6 +29,9 @@ pytestmark = [
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 WITHOUT_ISOLATION = ("--no-build-isolation", "--no-deps")
 
+# How the compiler optimizes is no matter here, and takes it more than half of its time.
+QUICK = {"CFLAGS": os.environ.get("CFLAGS", "") + " -O0"}
+
 # What an import tells, with no trace of the environment or the working directory.
 REPORT = """
 import sys, nogil_sync
@@ -43,7 +46,7 @@ def run(*command: str | Path, **environment: str) -> str:
     """Run a command with these additions to the environment; return what it printed."""
     done = subprocess.run(
         list(map(str, command)),
-        env=os.environ | environment,
+        env=os.environ | QUICK | environment,
         cwd="/",
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from support import eventually, watches_memory
+from marks import watches_memory
+from support import eventually
 
 pyperf = pytest.importorskip("pyperf", reason="the benchmarks are made with pyperf")
 
@@ -74,7 +75,7 @@ def check_metadata(metadata: dict[str, object], threads: set[int]) -> None:
     assert int(str(metadata["usable_cores"])) >= 1
 
 
-def test_every_row_runs(script: Path, tmp_path: Path) -> None:
+def test_every_benchmark_row_runs(script: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.json"
     tiny = ("--quick", "--quiet", "--min-time", "0.0001", "--threads", "1,3", "--ways")
     code, printed = run(script, *tiny, "-o", output, NOGIL_SYNC_BENCH_SHRINK="64")
@@ -94,14 +95,14 @@ def test_every_row_runs(script: Path, tmp_path: Path) -> None:
         assert f"{metadata['operation']}: {metadata['reference_row']}: 1T" in names
 
 
-def test_latencies_of_a_log_line() -> None:
+def test_log_line_latencies_are_measured() -> None:
     code, printed = run(PERF / "pooling.py", "--threads", "1,2", "--seconds", "0.02")
     assert code == 0, printed
     assert "io.StringIO" in printed
     assert "new calls" in printed
 
 
-def test_the_pyperf_way(tmp_path: Path) -> None:
+def test_benchmarks_run_under_pyperf(tmp_path: Path) -> None:
     """With worker processes, which get our options and the choice of backend passed on."""
     script = PERF / "bench_counter.py"
     only = ("--only", "FloatCounter", "--threads", "2", "--quiet")
@@ -153,7 +154,7 @@ def store_as(version: str, source: Path, target: Path) -> None:
     target.write_text(json.dumps(stored))
 
 
-def test_versions_stand_side_by_side(tmp_path: Path) -> None:
+def test_driver_shows_versions_side_by_side(tmp_path: Path) -> None:
     only = ("--only", "ShardedFloat,reach.*Event.is_set", "--threads", "1,2", "--budget", "0.1")
     code, printed = run(PERF, *only, "-o", tmp_path / "first", "--json-only")
     assert code == 0, printed
@@ -231,7 +232,7 @@ def test_page_that_cannot_take_the_table_is_an_error_beforehand(tmp_path: Path, 
     assert not out.exists()
 
 
-def test_an_operation_can_choose_its_thread_counts(tmp_path: Path) -> None:
+def test_operation_chooses_its_thread_counts(tmp_path: Path) -> None:
     output = tmp_path / "out.json"
     tiny = ("--quick", "--quiet", "--min-time", "0.0001")
     code, printed = run(PERF / "bench_cond.py", *tiny, "--only", "rounds", "-o", output)
@@ -241,7 +242,7 @@ def test_an_operation_can_choose_its_thread_counts(tmp_path: Path) -> None:
     assert counts == {2, 3, 5, 9, 17, 33}
 
 
-def test_some_operations_are_left_to_full() -> None:
+def test_some_operations_run_only_with_full() -> None:
     code, printed = run(PERF, "--list", "--only", "rwmutex")
     assert code == 0, printed
     operations = [line for line in printed.splitlines() if line.startswith("rwmutex ")]
@@ -264,7 +265,7 @@ MAP_SCRIPTS = {
 
 
 @pytest.mark.parametrize("name", MAP_SCRIPTS)
-def test_scripts_about_maps(name: str, tmp_path: Path) -> None:
+def test_map_scripts_run(name: str, tmp_path: Path) -> None:
     output = tmp_path / "out.json"
     script = PERF / f"syncmap_{name}.py"
     code, printed = run(script, *MAP_SCRIPTS[name], "-o", output)
@@ -278,7 +279,7 @@ def test_scripts_about_maps(name: str, tmp_path: Path) -> None:
 
 
 @watches_memory
-def test_objects_are_freed_at_once(tmp_path: Path) -> None:
+def test_memory_script_frees_objects_at_once(tmp_path: Path) -> None:
     """Those of one thread, and those that two threads share for a moment: not by the collector."""
     output, objects = tmp_path / "out.json", 40_000
     code, printed = run(PERF / "memory.py", "--objects", objects, "-o", output)
@@ -288,15 +289,16 @@ def test_objects_are_freed_at_once(tmp_path: Path) -> None:
         assert result["grown"] < objects * 48, (name, printed)  # 48 bytes: the smallest object
 
 
-def test_reading_a_pinned_graph() -> None:
-    tiny = ("--objects", 2_000, "--seconds", 0.001, "--values", 1)
+def test_pinned_graph_script_runs() -> None:
+    tiny = ("--objects", 2_000, "--chain", 2_000, "--seconds", 0.001, "--values", 1)
     code, printed = run(PERF / "pin_deep.py", *tiny)
     assert code == 0, printed
     assert "the longest time for which another thread stood still" in printed
     assert sum("attributes" in line for line in printed.splitlines()) == 2
+    assert "left: obj['lock'][0] is a lock, obj['file']['it'] " in printed
 
 
-def test_operations_whose_instructions_are_counted() -> None:
+def test_instruction_counter_lists_its_operations() -> None:
     """Callgrind is not everywhere: the process that it watches runs without it, too."""
     code, printed = run("-P", PERF / "instructions.py", "--measure", 20)
     assert code == 0, printed

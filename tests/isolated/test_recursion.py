@@ -1,79 +1,79 @@
 """Calls near the recursion limit: they do their work or raise RecursionError, and nothing hangs."""
 
-import textwrap
+import sys
+import threading
+import time
 
 import pytest
-from support import python
-from waits import WAITS, names
+from marks import starts_processes
+from processes import in_own_process
+from waits import WAITS, unlocked
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
+pytestmark = starts_processes
 
-# Calls a function at each depth of the stack, the deepest first.
-DIG = textwrap.dedent(
-    """
-    import sys
-    tries = [0, 0]
-    def dig(function):
+
+class EachDepth:
+    """Calls a function at each depth of the stack, the deepest first."""
+
+    def __init__(self, function):
+        self.function = function
+        self.returned = self.failed = 0
+        sys.setrecursionlimit(100)
+        self.descend()
+        sys.setrecursionlimit(1000)
+
+    def descend(self):
         try:
-            dig(function)
+            self.descend()
         except RecursionError:
             pass
         try:
-            function()
-            tries[0] += 1
+            self.function()
+            self.returned += 1
         except RecursionError:
-            tries[1] += 1
-    """
-)
+            self.failed += 1
 
 
 @pytest.mark.parametrize("name", WAITS)
+@in_own_process
 def test_wait_near_recursion_limit_ends_and_leaves_no_trace(name):
-    python(
-        names(name)
-        + DIG
-        + textwrap.dedent(
-            """
-            if is_cond:
-                x.acquire()
-            before = probe()
-            sys.setrecursionlimit(100)
-            dig(lambda: call(0.001))
-            sys.setrecursionlimit(1000)
-            assert probe() == before, (probe(), before)
-            if is_cond:
-                x.release()
-            assert all(tries), tries
-            threading.Timer(0.05, free).start()
-            result = call_anywhere(60)
-            assert result == served, result
-            """
-        )
-    )
+    trial = unlocked(name)
+    trial.lock()
+    before = trial.state()
+    tries = EachDepth(lambda: trial.call(0.001))
+    assert trial.state() == before, (trial.state(), before)
+    trial.unlock()
+    assert tries.returned
+    assert tries.failed
+    trial.serve_soon(0.05)
+    result = trial.call_unlocked(60)
+    assert result == trial.served, result
 
 
-@pytest.mark.parametrize("name", [name for name, wait in WAITS.items() if ";" not in wait.free])
+# Those that one call serves.
+SERVED_BY_ONE_CALL = [
+    name
+    for name in WAITS
+    if not name.startswith("Cond") and name != "RWMutex.write.acquire beside two readers"
+]
+
+
+@pytest.mark.parametrize("name", SERVED_BY_ONE_CALL)
+@in_own_process
 def test_serving_near_recursion_limit_serves_once_or_not_at_all(name):
-    python(
-        names(name)
-        + DIG
-        + textwrap.dedent(
-            """
-            results = []
-            waiter = threading.Thread(target=lambda: results.append(call(60)))
-            waiter.start()
-            time.sleep(0.05)
-            served_at = []
-            def serve():
-                if not served_at:
-                    free()
-                    served_at.append(1)
-            sys.setrecursionlimit(100)
-            dig(serve)
-            sys.setrecursionlimit(1000)
-            assert served_at and tries[1], tries
-            waiter.join(60)
-            assert results == [served], results
-            """
-        )
-    )
+    trial = unlocked(name)
+    results, served = [], []
+    waiter = threading.Thread(target=lambda: results.append(trial.call(60)))
+    waiter.start()
+    time.sleep(0.05)
+
+    def serve():
+        if not served:
+            trial.serve()
+            served.append(1)
+
+    tries = EachDepth(serve)
+    assert served
+    assert tries.failed
+    waiter.join(60)
+    assert results == [trial.served], results

@@ -1,9 +1,10 @@
 """A program puts our classes in place of those of `threading`: ours must not be made of ours."""
 
 import pytest
-from support import python
+from marks import starts_processes
+from processes import python
 
-pytestmark = pytest.mark.thread_unsafe(reason="processes of its own")
+pytestmark = starts_processes
 
 PROGRAM = """
 import threading, time
@@ -91,5 +92,5 @@ assert not errors, errors
     [("Lock",), ("Condition",), ("Event",), ("Lock", "Condition", "Event", "Semaphore")],
     ids=", ".join,
 )
-def test_classes_in_place_of_those_of_threading(names):
+def test_library_classes_replace_those_of_threading(names):
     python(PROGRAM.format(names=names))

@@ -3,10 +3,11 @@
 import importlib.util
 
 import pytest
-from support import python
+from marks import starts_processes
+from processes import python
 
 pytestmark = [
-    pytest.mark.thread_unsafe(reason="starts processes itself"),
+    starts_processes,
     pytest.mark.skipif(
         not any(map(importlib.util.find_spec, ("_interpreters", "_xxsubinterpreters"))),
         reason="this interpreter has no subinterpreters to test with",
@@ -91,7 +92,7 @@ else:
 
 @pytest.mark.parametrize("first", [True, False], ids=["main first", "sub first"])
 @pytest.mark.parametrize("kind", ["legacy", "isolated"])
-def test_in_a_subinterpreter(kind, first):
+def test_subinterpreter_can_import_or_gets_import_error(kind, first):
     done = python(
         HEADER
         + f"""
@@ -115,7 +116,7 @@ sys.stdout.flush()
     print(lines)
 
 
-def test_two_at_once():
+def test_two_subinterpreters_at_once():
     python(
         HEADER
         + """
@@ -133,7 +134,7 @@ exec(USE)
 
 
 @pytest.mark.parametrize("kind", ["legacy", "isolated"])
-def test_ending_before_the_thread_that_started_another(kind):
+def test_subinterpreter_ends_before_a_starting_thread(kind):
     """`WaitGroup.go` in a main thread starts a thread by an auxiliary one, which may end late."""
     done = python(
         HEADER
@@ -232,7 +233,7 @@ else:
 
 @pytest.mark.parametrize("kinds", ["legacy", "isolated", "legacy isolated"])
 @pytest.mark.parametrize("busy", [False, True], ids=["main idle", "main at work"])
-def test_ending_with_everything_alive(kinds, busy):
+def test_subinterpreter_ends_with_objects_alive(kinds, busy):
     done = python(
         HEADER
         + LEAVE
@@ -271,7 +272,7 @@ exec(USE)
     assert "used" in done.stdout
 
 
-def test_first_import_in_one_that_ends():
+def test_first_importing_subinterpreter_ends():
     # What the process keeps (slots, epochs, hooks) was set up by an interpreter that is gone.
     python(
         HEADER

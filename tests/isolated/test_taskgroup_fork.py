@@ -1,54 +1,58 @@
 """TaskGroup in the child of a fork: the parent's tasks are not its own."""
 
 import os
-from textwrap import indent
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support import FORKS, python
+from forks import exit_code_of
+from marks import forks, needs_fork
+from processes import in_own_process
+
+import nogil_sync._common.tasks
+from nogil_sync import TaskGroup
+from nogil_sync._backend import guard_of
 
 pytestmark = [
-    pytest.mark.thread_unsafe(reason="forks"),
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system"),
+    forks,
+    needs_fork,
 ]
 
-FORK = indent(FORKS + "from concurrent.futures import ThreadPoolExecutor\n", "    ")
 
-
-@pytest.mark.parametrize("kind", ["", "limit=1", "executor=pool"])
-def test_left_in_the_child_of_a_fork(kind):
-    python(
-        FORK
-        + f"""
+@pytest.mark.parametrize("kind", ["", "limit", "executor"])
+@in_own_process
+def test_child_leaves_the_group_without_the_parents_tasks(kind):
     finish = threading.Event()
     pool = ThreadPoolExecutor(2)
+    options = {"": {}, "limit": {"limit": 1}, "executor": {"executor": pool}}[kind]
     try:
-        with TaskGroup({kind}) as tg:
+        with TaskGroup(**options) as tg:
             futures = [tg.go(finish.wait, 30) for _ in range(4)]
             while not futures[0].running():
                 time.sleep(0.001)
             child = os.fork()
             if child == 0:
                 assert repr(tg).endswith("0 running, 0 queued>"), tg
-                more = tg.go(pow, 2, 3)     # the child's own tasks are waited for
+                more = tg.go(pow, 2, 3)  # the child's own tasks are waited for
                 raise ValueError
-            assert wait_for(child) == 7
+            assert exit_code_of(child) == 7
             finish.set()
     except* ValueError:
         assert child == 0
         assert more.done()
         os._exit(7)
-    assert child and all(f.result() for f in futures)
+    assert child
+    assert all(f.result() for f in futures)
     pool.shutdown()
-    """
-    )
 
 
-def test_a_fork_inside_a_task():
-    python(
-        FORK
-        + """
+@in_own_process
+def test_task_that_forks_goes_on_in_the_child():
     parent = os.getpid()
     ran = []
+
     def task():
         child = os.fork()
         if child == 0:
@@ -59,45 +63,44 @@ def test_a_fork_inside_a_task():
                 os._exit(3)
             finally:
                 os._exit(1)
-        code = wait_for(child)
+        code = exit_code_of(child)
         assert code == 3, code
+
     with TaskGroup(limit=1) as tg:
         tg.go(task)
         tg.go(ran.append, os.getpid())
     assert ran == [parent]
-    """
-    )
 
 
-def test_a_task_that_returns_in_the_child():
+@in_own_process
+def test_task_that_returns_in_the_child_ends_its_thread():
     # Its thread is the only one there, and does not begin what is the parent's to do.
-    python(
-        FORK
-        + """
     read, write = os.pipe()
+
+    child = None
+
     def task():
-        global child
+        nonlocal child
         child = os.fork()
+
     with TaskGroup(limit=1) as tg:
         tg.go(task)
         tg.go(os.write, write, b"x")
     os.close(write)
-    assert wait_for(child) != "hangs"
+    exit_code_of(child)
     assert os.read(read, 10) == b"x"
-    """
-    )
 
 
-def test_a_fork_in_a_handler_that_interrupts_the_join():
-    python(
-        FORK
-        + """
+@in_own_process
+def test_join_goes_on_in_both_processes_after_handler_forks():
     parent = os.getpid()
     finish = threading.Event()
     child = None
+
     def handler(*_):
-        global child
+        nonlocal child
         child = os.fork()
+
     signal.signal(signal.SIGALRM, handler)
     with TaskGroup() as tg:
         tg.go(finish.wait, 30)
@@ -106,19 +109,17 @@ def test_a_fork_in_a_handler_that_interrupts_the_join():
     if os.getpid() != parent:
         assert "left" in repr(tg)
         os._exit(5)
-    assert wait_for(child) == 5
-    """
-    )
+    assert exit_code_of(child) == 5
 
 
-def test_forks_while_tasks_come_and_go():
-    python(
-        FORK
-        + """
+@in_own_process
+def test_child_uses_the_group_while_tasks_come_and_go():
     stop = threading.Event()
+
     def churn(tg):
         while not stop.is_set():
             tg.go(int).result()
+
     with TaskGroup(limit=6) as tg:
         for _ in range(3):
             tg.go(churn, tg)
@@ -133,27 +134,23 @@ def test_forks_while_tasks_come_and_go():
                     code = 0 if future.result(0) == 32 else 2
                 finally:
                     os._exit(code)
-            code = wait_for(child)
+            code = exit_code_of(child)
             assert code == 0, code
         stop.set()
-    """
-    )
 
 
-def test_forked_in_the_middle_of_a_cancellation():
+@in_own_process
+def test_child_forked_during_a_cancellation_is_cancelled():
     # After it is known, and before those who wait for it are woken.
-    python(
-        FORK
-        + """
-    import nogil_sync._common.tasks
-
     class Event(nogil_sync.Event):
         def set(self):
             forker = threading.Thread(target=fork)
             forker.start()
             forker.join()
             super().set()
+
     children = []
+
     def fork():
         child = os.fork()
         if child == 0:
@@ -162,39 +159,39 @@ def test_forked_in_the_middle_of_a_cancellation():
             known = tg.cancelled() and tg.wait_cancelled(20)
             os._exit(7 if known and time.monotonic() - begin < 15 else 1)
         children.append(child)
+
     nogil_sync._common.tasks.Event = Event
     with TaskGroup() as tg:
         tg.cancel()
-    assert [wait_for(child, 30) for child in children] == [7]
-    """
-    )
+    assert [exit_code_of(child, 30) for child in children] == [7]
 
 
+@in_own_process
 def test_guard_held_at_a_fork_belongs_to_no_thread_of_the_child():
     """Not even to one that has the number of the thread that held it: the system uses it again."""
-    python(
-        FORK
-        + """
-    from nogil_sync._backend import guard_of
     guard = guard_of(threading.Thread)
     held, number, finish = threading.Event(), [], threading.Event()
+
     def hold():
         number.append(threading.get_ident())
         guard.held = True
         held.set()
         finish.wait(60)
         del guard.held
+
     holder = threading.Thread(target=hold)
     holder.start()
     assert held.wait(60)
     child = os.fork()
     if child == 0:
         refused = []
+
         def leave():
             try:
                 del guard.held
             except RuntimeError:
                 refused.append(threading.get_ident())
+
         threads = 0
         while number[0] not in refused and threads == len(refused) < 100:
             thread = threading.Thread(target=leave)
@@ -206,6 +203,4 @@ def test_guard_held_at_a_fork_belongs_to_no_thread_of_the_child():
         os._exit(7 if threads == len(refused) else 3)
     finish.set()
     holder.join()
-    assert wait_for(child) == 7
-    """
-    )
+    assert exit_code_of(child) == 7

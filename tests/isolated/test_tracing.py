@@ -9,9 +9,11 @@ that starts again when somebody was faster from ending, so these change it some 
 import textwrap
 
 import pytest
-from support import LONG, python
+from marks import starts_processes
+from processes import python
+from support import LONG
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts processes itself")
+pytestmark = starts_processes
 
 # `used` is called in each event of our own code, and must be whole every time.
 HEADER = """
@@ -120,7 +122,7 @@ CASES = {
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", CASES)
-def test_what_watches_an_object_uses_it(name, way):
+def test_trace_function_uses_the_traced_object(name, way):
     make, call, inside, holds = CASES[name]
     watch, unwatch = WAYS[way]
     body = f"""
@@ -146,7 +148,7 @@ def test_what_watches_an_object_uses_it(name, way):
     print(python(header + textwrap.dedent(body), timeout=LONG).stdout)
 
 
-def test_no_line_of_a_section_is_reported():
+def test_trace_functions_see_no_line_of_a_section():
     # Both backends run TaskGroup's sections.
     python(
         """

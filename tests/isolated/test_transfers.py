@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from marks import starts_processes
 from support import FREE_THREADED, NATIVE, SANITIZED
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +18,7 @@ TOOL = ROOT / "tools" / "transfers"
 COMPILER = os.environ.get("CC") or "cc"
 
 pytestmark = [
-    pytest.mark.thread_unsafe(reason="starts processes itself"),
+    starts_processes,
     pytest.mark.skipif(not TOOL.is_dir(), reason="not run in the source tree"),
     pytest.mark.skipif(not (FREE_THREADED and NATIVE), reason="counts for the native backend"),
     pytest.mark.skipif(hasattr(sys, "gettotalrefcount"), reason="a debug build does more"),

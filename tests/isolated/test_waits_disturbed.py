@@ -2,103 +2,165 @@
 
 What disturbs it are the interpreter's marks for the thread ("eval breaker" bits): signals whose
 handlers do nothing, references that other threads drop, pending calls, asynchronous exceptions; in
-the main thread, and in that of a forked child.  A waiter that steps aside for each of them lets
-those in who keep coming, and starves.
+the main thread, and in that of a forked child. A waiter that leaves the line for each of them lets
+threads in that keep coming, and starves.
 """
 
+import ctypes
+import gc
 import os
-import textwrap
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from functools import partial
+from operator import call
+from queue import SimpleQueue
+from typing import Any, NamedTuple
 
 import pytest
-from support import FORKS, python
+from forks import in_child
+from marks import needs_fork, starts_processes
+from processes import in_own_process
 
-pytestmark = [
-    pytest.mark.thread_unsafe(reason="starts processes itself"),
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system"),
-]
+from nogil_sync import Channel, Cond, Mutex, RWMutex, Semaphore
 
-# What is waited for, the call that waits, what undoes it, and what others do without a pause.
+pytestmark = [starts_processes, needs_fork]
+
+TIMEOUT = 20
+
+
+class Crowd(NamedTuple):
+    """A call that waits, and what other threads do again and again without a pause."""
+
+    make: Callable[[], Any]
+    wait: Callable[[Any], object]
+    """Returns True once it is served."""
+    undo: Callable[[Any], object]
+    others: list[Callable[[Any], object]]
+    strict: bool = False
+    """Whether the others may overtake the waiter only a few times."""
+
+
+class SemaphoreAndHold:
+    def __init__(self):
+        self.semaphore = Semaphore(8)
+        self.hold = self.semaphore.hold(7, TIMEOUT)
+
+
+def stay_in(lock, seconds):
+    with lock:
+        time.sleep(seconds)
+
+
+def wait_on(cond, timeout):
+    with cond:
+        return cond.wait(timeout)
+
+
+def notify_later(cond):
+    time.sleep(0.03)
+    with cond:
+        cond.notify()
+
+
+def send_later(channel):
+    time.sleep(0.03)
+    channel.send(True)
+
+
+def receive_later(channel):
+    time.sleep(0.03)
+    channel.recv()
+
+
+def do_nothing(x):
+    pass
+
+
 CROWDS = {
-    "RWMutex.write": (
-        "x = RWMutex()",
-        "x.write.acquire(timeout={t})",
-        "x.write.release()",
-        ["with x.read: time.sleep(0.1)"] * 8,
+    "RWMutex.write": Crowd(
+        RWMutex,
+        wait=lambda rw: rw.write.acquire(timeout=TIMEOUT),
+        undo=lambda rw: rw.write.release(),
+        others=[lambda rw: stay_in(rw.read, 0.1)] * 8,
+        strict=True,
     ),
-    "RWMutex.read": (
-        "x = RWMutex()",
-        "x.read.acquire(timeout={t})",
-        "x.read.release()",
-        ["with x.write: time.sleep(0.03)"] * 4,
+    "RWMutex.read": Crowd(
+        RWMutex,
+        wait=lambda rw: rw.read.acquire(timeout=TIMEOUT),
+        undo=lambda rw: rw.read.release(),
+        others=[lambda rw: stay_in(rw.write, 0.03)] * 4,
     ),
-    "Semaphore.acquire of many": (
-        "x = Semaphore(8)",
-        "x.acquire(timeout={t}, n=8)",
-        "x.release(8)",
-        ["with x: time.sleep(0.1)"] * 8,
+    "Semaphore.acquire of many": Crowd(
+        lambda: Semaphore(8),
+        wait=lambda s: s.acquire(timeout=TIMEOUT, n=8),
+        undo=lambda s: s.release(8),
+        others=[lambda s: stay_in(s, 0.1)] * 8,
+        strict=True,
     ),
-    "Semaphore.hold": (
-        "x = Semaphore(8); h = x.hold(7, {t})",
-        "h.__enter__() is None",
-        "h.__exit__(None, None, None)",
-        ["with x: time.sleep(0.1)"] * 8,
+    "Semaphore.hold": Crowd(
+        SemaphoreAndHold,
+        wait=lambda x: x.hold.__enter__() is None,
+        undo=lambda x: x.hold.__exit__(None, None, None),
+        others=[lambda x: stay_in(x.semaphore, 0.1)] * 8,
+        strict=True,
     ),
-    "Mutex": (
-        "x = Mutex()",
-        "x.acquire(timeout={t})",
-        "x.release()",
-        ["with x: time.sleep(0.03)"] * 4,
+    "Mutex": Crowd(
+        Mutex,
+        wait=lambda m: m.acquire(timeout=TIMEOUT),
+        undo=lambda m: m.release(),
+        others=[lambda m: stay_in(m, 0.03)] * 4,
     ),
-    "Cond": (
-        "x = Cond()",
-        "wait_on(x)",
-        "pass",
-        ["with x: x.wait(0.2)"] * 4 + ["time.sleep(0.03)\nwith x: x.notify()"],
+    "Cond": Crowd(
+        Cond,
+        wait=lambda c: wait_on(c, TIMEOUT),
+        undo=do_nothing,
+        others=[*[lambda c: wait_on(c, 0.2)] * 4, notify_later],
     ),
-    "Channel.recv": (
-        "x = Channel()",
-        "x.recv({t})",
-        "pass",
-        ["x.recv()"] * 4 + ["time.sleep(0.03)\nx.send(True)"],
+    "Channel.recv": Crowd(
+        Channel,
+        wait=lambda c: c.recv(TIMEOUT),
+        undo=do_nothing,
+        others=[*[lambda c: c.recv()] * 4, send_later],
     ),
-    "Channel.send": (
-        "x = Channel()",
-        "x.send(True, {t}) is None",
-        "pass",
-        ["x.send(True)"] * 4 + ["time.sleep(0.03)\nx.recv()"],
+    "Channel.send": Crowd(
+        Channel,
+        wait=lambda c: c.send(True, TIMEOUT) is None,
+        undo=do_nothing,
+        others=[*[lambda c: c.send(True)] * 4, receive_later],
     ),
 }
 
-HEADER = (
-    FORKS
-    + """
-import ctypes
-from contextlib import contextmanager
-from operator import call
 
-def wait_on(cond):
-    with cond:
-        return cond.wait({t})
+def start_others(crowd, x):
+    """Start the other threads; return how many turns each has had, a list that they update."""
+    turns = [0] * len(crowd.others)
 
-turns = [0] * len({others})
-
-def crowd():
-    def again(text, me):
-        code = compile(text, "<crowd>", "exec")
+    def run(index):
         while True:
-            exec(code, globals())
-            turns[me] += 1
-    for me, text in enumerate({others}):
-        threading.Thread(target=again, args=(text, me), daemon=True).start()
+            crowd.others[index](x)
+            turns[index] += 1
+
+    for index in range(len(turns)):
+        threading.Thread(target=run, args=(index,), daemon=True).start()
         time.sleep(0.012)
     time.sleep(0.1)
+    return turns
+
+
+# What disturbs a waiter in the main thread while the body of `with` runs
+
 
 @contextmanager
-def background(step):
+def in_background(step):
     stop = threading.Event()
+
     def run():
         while not stop.wait(0.02):
             step()
+
     thread = threading.Thread(target=run)
     thread.start()
     try:
@@ -106,6 +168,7 @@ def background(step):
     finally:
         stop.set()
         thread.join()
+
 
 @contextmanager
 def handlers():
@@ -116,132 +179,118 @@ def handlers():
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
-# This thread's objects, which others drop: their counts are merged here.
+
 @contextmanager
-def dropped():
+def dropped_references():
+    # Other threads drop objects of this thread, which has to merge their reference counts.
     mine = [object() for _ in range(10000)]
-    with background(lambda: mine and mine.pop() and None):
+    with in_background(lambda: mine and mine.pop() and None):
         yield
+
 
 @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
 def pending(_):
     return 0
 
+
 @contextmanager
 def pending_calls():
-    with background(lambda: ctypes.pythonapi.Py_AddPendingCall(pending, None)):
+    with in_background(lambda: ctypes.pythonapi.Py_AddPendingCall(pending, None)):
         yield
+
 
 @contextmanager
 def collections():
-    import gc
-    with background(gc.collect):
+    with in_background(gc.collect):
         yield
 
-class Stop(Exception): pass
 
-def get():
-    return {call}
-
-def let_go():
-    {undo}
-
-def calm(disturbed):
-    with disturbed():
-        time.sleep(0.05)
-        before = list(turns)
-        got = get()
-        overtaken = max(after - was for after, was in zip(turns, before))
-        assert got is True, (disturbed.__name__, got)
-        # On a busy machine some turns may end before the wait begins. A waiter that starves is
-        # overtaken ten times a second by each of them.
-        assert overtaken <= 8 or not {strict}, (disturbed.__name__, overtaken)
-        let_go()
-
-def all_of_them():
-    crowd()
-    for disturbed in (handlers, dropped, pending_calls, collections):
-        calm(disturbed)
-"""
-)
+DISTURBANCES = (handlers, dropped_references, pending_calls, collections)
 
 
-def script(name: str, timeout: float) -> str:
-    setup, call, undo, others = CROWDS[name]
-    strict = name in ("RWMutex.write", "Semaphore.acquire of many", "Semaphore.hold")
-    text = HEADER.replace("{others}", repr(others)).replace("{strict}", str(strict))
-    text = text.replace("{call}", call).replace("{undo}", undo)
-    return (textwrap.dedent(text) + setup + "\n").replace("{t}", str(timeout))
+def wait_under_each_disturbance(name):
+    crowd = CROWDS[name]
+    x = crowd.make()
+    turns = start_others(crowd, x)
+    for disturbance in DISTURBANCES:
+        with disturbance():
+            time.sleep(0.05)
+            before = list(turns)
+            got = crowd.wait(x)
+            overtaken = max(after - was for after, was in zip(turns, before, strict=True))
+            assert got is True, (disturbance.__name__, got)
+            # On a busy machine some turns may end before the wait begins. A waiter that starves is
+            # overtaken ten times a second by each of the others.
+            assert overtaken <= 8 or not crowd.strict, (disturbance.__name__, overtaken)
+            crowd.undo(x)
 
 
 every_crowd = pytest.mark.parametrize("name", CROWDS)
 
 
 @every_crowd
+@in_own_process
 def test_disturbed_waiter_keeps_its_place(name):
-    python(script(name, 20) + "all_of_them()\nos._exit(0)\n")
+    wait_under_each_disturbance(name)
+    os._exit(0)  # the others would go on
 
 
 @every_crowd
+@in_own_process
 def test_disturbed_waiter_keeps_its_place_in_a_child(name):
-    python(script(name, 20) + "in_child(all_of_them)\n")
+    in_child(lambda: wait_under_each_disturbance(name))
 
 
 @every_crowd
+@in_own_process
 def test_disturbed_waiter_keeps_its_place_in_the_child_of_another_thread(name):
-    python(
-        script(name, 20)
-        + textwrap.dedent(
-            """
-            def fork():
-                in_child(all_of_them)
-                done.append(True)
-            done = []
-            thread = threading.Thread(target=fork)
-            thread.start()
-            thread.join()
-            assert done
-            """
-        )
-    )
+    done = []
+
+    def fork():
+        in_child(lambda: wait_under_each_disturbance(name))
+        done.append(True)
+
+    thread = threading.Thread(target=fork)
+    thread.start()
+    thread.join()
+    assert done
+
+
+class AsyncError(Exception):
+    """The asynchronous exception."""
+
+
+def raise_when_asked(asked, thread):
+    while True:
+        asked.get()
+        time.sleep(0.02)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(AsyncError))
 
 
 @pytest.mark.parametrize("name", ["RWMutex.write", "RWMutex.read", "Mutex"])
-def test_asynchronous_exception_beside_a_wait(name):
+@in_own_process
+def test_asynchronous_exception_ends_a_wait_or_comes_after_it(name):
     # It ends the wait on some versions, and comes after it on others; then the lock is held. The
-    # wait is in no `with` and no call of a Python function: it would land there.
-    undo = CROWDS[name][2]
-    python(
-        script(name, 20)
-        + textwrap.dedent(
-            f"""
-            from functools import partial
-            crowd()
-            side = x if hasattr(x, "acquire") else x.{name.rpartition(".")[2].lower()}
-            wait = partial(side.acquire, timeout=20)
-            from queue import SimpleQueue
-            asked = SimpleQueue()
-            def raise_it(me, stop=ctypes.py_object(Stop)):
-                while True:
-                    asked.get()
-                    time.sleep(0.02)
-                    ctypes.pythonapi.PyThreadState_SetAsyncExc(me, stop)
-            me = ctypes.c_ulong(threading.get_ident())
-            threading.Thread(target=raise_it, args=(me,), daemon=True).start()
-            for _ in range(5):
-                got = None
-                try:
-                    asked.put(None)
-                    for got in map(call, (wait,)):
-                        pass
-                    while True:
-                        time.sleep(0.001)
-                except Stop:
-                    pass
-                assert got is not False
-                if got:
-                    {undo}
-            os._exit(0)
-            """
-        )
-    )
+    # wait is in no `with` and no call of a Python function: the exception would be raised there.
+    crowd = CROWDS[name]
+    x = crowd.make()
+    start_others(crowd, x)
+    lock = {"RWMutex.write": "write", "RWMutex.read": "read"}.get(name)
+    wait = partial((getattr(x, lock) if lock else x).acquire, timeout=TIMEOUT)
+    asked = SimpleQueue()
+    me = ctypes.c_ulong(threading.get_ident())
+    threading.Thread(target=raise_when_asked, args=(asked, me), daemon=True).start()
+    for _ in range(5):
+        got = None
+        try:
+            asked.put(None)
+            for got in map(call, (wait,)):
+                pass
+            while True:
+                time.sleep(0.001)
+        except AsyncError:
+            pass
+        assert got is not False
+        if got:
+            crowd.undo(x)
+    os._exit(0)

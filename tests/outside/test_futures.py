@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from support import python
+from processes import python
 
 from outside import differences
 
@@ -55,7 +55,7 @@ json.dump(
         "test_future",
     ],
 )
-def test_thread_pool_executor(module: str) -> None:
+def test_tests_of_thread_pool_executor_pass(module: str) -> None:
     path = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     env = {"PYTHONPATH": os.pathsep.join(filter(None, path))}
     done = python(RUN.format(module=module), timeout=200, env=env)

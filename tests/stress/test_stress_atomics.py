@@ -5,15 +5,8 @@ import itertools
 import threading
 
 import pytest
-from support import (
-    COUNTERS,
-    INTEGERS,
-    RANGES,
-    background,
-    cores,
-    for_a_while,
-    run_threads,
-)
+from marks import starts_threads
+from support import COUNTERS, INTEGERS, RANGES, background, cores, for_a_while, run_threads
 
 from nogil_sync import (
     AtomicBool,
@@ -25,7 +18,7 @@ from nogil_sync import (
     pin,
 )
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 SECONDS = 0.4
 THREADS = max(4, min(16, cores() + 2))
@@ -33,7 +26,7 @@ THREADS = max(4, min(16, cores() + 2))
 
 @pytest.mark.parametrize("pinned", [False, True])
 @pytest.mark.parametrize("cls", INTEGERS)
-def test_adds_and_subs(cls, pinned):
+def test_concurrent_adds_and_subs_sum_up(cls, pinned):
     a = pin(cls(5)) if pinned else cls(5)
 
     def work(k):
@@ -54,7 +47,7 @@ def test_adds_and_subs(cls, pinned):
 
 
 @pytest.mark.parametrize("cls", INTEGERS)
-def test_each_value_of_add_is_had_once(cls):
+def test_each_result_of_add_is_returned_once(cls):
     a = cls()
     seen = run_threads(lambda: [a.add() for _ in range(3000)], times=THREADS)
     assert sorted(itertools.chain(*seen)) == list(range(1, 3000 * THREADS + 1))
@@ -80,7 +73,7 @@ def test_compare_and_swap_loop():
     assert a.load() == value
 
 
-def test_bits_belong_to_their_threads():
+def test_threads_set_and_clear_their_own_bits():
     a = AtomicUint64()
 
     def work(k):
@@ -96,7 +89,7 @@ def test_bits_belong_to_their_threads():
     assert a.load() == 0
 
 
-def test_max_and_min():
+def test_concurrent_max_and_min_find_the_extremes():
     highest, lowest = AtomicInt64(), AtomicInt64()
 
     def work(k):
@@ -114,7 +107,7 @@ def test_max_and_min():
     assert lowest.load() == -top
 
 
-def test_swaps_pass_every_value_on():
+def test_swaps_pass_on_every_value():
     a = AtomicInt64(-1)
 
     def work(k):
@@ -127,7 +120,7 @@ def test_swaps_pass_every_value_on():
     )
 
 
-def test_spin_lock_of_a_bool():
+def test_bool_works_as_a_spin_lock():
     flag = AtomicBool()
     total = 0
 
@@ -144,7 +137,7 @@ def test_spin_lock_of_a_bool():
     assert total == 1200
 
 
-def test_store_and_load_of_two_flags():
+def test_store_and_load_of_two_flags_are_sequentially_consistent():
     # Sequential consistency: of two threads that each store to one and load the other,
     # at least one sees the other's store.
     for _ in range(300):
@@ -173,7 +166,7 @@ def collect_all():
 
 
 @pytest.mark.parametrize("pinned", [False, True])
-def test_loads_race_stores(pinned):
+def test_loads_beside_stores_return_live_objects(pinned):
     r = AtomicRef(Payload(0))
     if pinned:
         pin(r)
@@ -201,7 +194,7 @@ def test_loads_race_stores(pinned):
     assert Payload.live.load() == before - 1
 
 
-def test_values_belong_to_their_reference():
+def test_ref_returns_only_values_stored_in_it():
     # What one reference lets go of leaves its memory to the next value of the other.
     class One:
         __slots__ = ()
@@ -224,7 +217,7 @@ def test_values_belong_to_their_reference():
     run_threads(read, read, write, write)
 
 
-def test_loads_race_stores_of_any_kind_of_object():
+def test_loads_beside_stores_of_any_kind_of_object():
     kinds = [
         lambda i: (i, i),
         lambda i: [i, i],
@@ -260,7 +253,7 @@ def test_loads_race_stores_of_any_kind_of_object():
     run_threads(read, read, write, write, collect)
 
 
-def test_updates_of_a_reference():
+def test_concurrent_updates_of_a_ref_sum_up():
     r = AtomicRef(0)
     done = run_threads(
         lambda: sum(1 for _ in for_a_while(SECONDS) if r.update(lambda n: n + 1)), times=THREADS
@@ -268,7 +261,7 @@ def test_updates_of_a_reference():
     assert r.load() == sum(done)
 
 
-def test_a_stack_of_references():
+def test_ref_works_as_a_lock_free_stack():
     # Treiber's stack; reclamation is the interpreter's, so there is no ABA problem.
     top = AtomicRef(None)
 
@@ -296,7 +289,7 @@ def test_a_stack_of_references():
 
 @pytest.mark.parametrize("pinned", [False, True])
 @pytest.mark.parametrize("cls", COUNTERS)
-def test_totals_with_resets(cls, pinned):
+def test_totals_with_resets_are_exact(cls, pinned):
     c = pin(cls()) if pinned else cls()
     totals = []
 
@@ -319,7 +312,7 @@ def test_totals_with_resets(cls, pinned):
 
 
 @pytest.mark.parametrize("cls", COUNTERS)
-def test_short_lived_threads_and_readers(cls):
+def test_totals_are_exact_with_short_lived_threads_and_readers(cls):
     c = cls()
     last = [0]
 
@@ -340,7 +333,7 @@ def test_short_lived_threads_and_readers(cls):
     assert c.value() == 3 * started
 
 
-def test_many_counters_at_once():
+def test_many_counters_count_at_once():
     counters = [ShardedCounter() for _ in range(200)]
 
     def work():

@@ -6,12 +6,13 @@ import weakref
 from functools import partial
 
 import pytest
+from marks import starts_threads
 from support import LONG, STRESS, background, collect_often, for_a_while, run_threads
 
 from nogil_sync import Channel, ChannelClosed
 
 pytestmark = [
-    pytest.mark.thread_unsafe(reason="starts threads itself"),
+    starts_threads,
     pytest.mark.timeout(120 * max(1, STRESS)),
 ]
 
@@ -40,7 +41,7 @@ def check(sent, received):
 
 
 @pytest.mark.parametrize("capacity", [0, 1, 64])
-def test_eight_senders_and_eight_receivers(capacity):
+def test_eight_senders_and_eight_receivers_lose_nothing(capacity):
     c = Channel(capacity)
     left = threading.Semaphore(7)
 
@@ -67,7 +68,7 @@ def test_eight_senders_and_eight_receivers(capacity):
 
 
 @pytest.mark.parametrize("capacity", [0, 1, 5, 64])
-def test_all_ways_to_send_and_receive(capacity):
+def test_all_ways_to_send_and_receive_lose_nothing(capacity):
     """Time-outs and tries, some of which fail, lose nothing and repeat nothing."""
     c = Channel(capacity)
     left = threading.Semaphore(2)
@@ -104,7 +105,7 @@ def test_all_ways_to_send_and_receive(capacity):
 
 
 @pytest.mark.parametrize("capacity", [0, 1, 64])
-def test_closes_in_the_middle(capacity):
+def test_concurrent_closes_lose_no_accepted_item(capacity):
     for _ in for_a_while(1.5):
         c = Channel(capacity)
 
@@ -126,7 +127,7 @@ def test_closes_in_the_middle(capacity):
         check(results[:2], results[2:4])
 
 
-def test_a_pipeline_with_feedback():
+def test_pipeline_with_feedback_ends():
     """Threads that both send and receive, on channels that are full or empty all the time."""
     stages = [Channel(2) for _ in range(4)]
     count = fed = 0

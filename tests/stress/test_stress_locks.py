@@ -8,11 +8,12 @@ import threading
 import time
 
 import pytest
+from marks import starts_threads
 from support import LONG, background, cores, for_a_while, run_threads
 
 from nogil_sync import AtomicInt64, Event, Mutex, ShardedCounter, pin
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 SECONDS = 0.6
 THREADS = max(4, min(16, cores() + 2))
@@ -34,7 +35,7 @@ class Guarded:
 
 
 @pytest.mark.parametrize("pinned", [False, True])
-def test_exclusion(pinned):
+def test_lock_admits_one_at_a_time(pinned):
     m = pin(Mutex()) if pinned else Mutex()
     guarded = Guarded()
 
@@ -55,7 +56,7 @@ def test_exclusion(pinned):
     assert not m.locked()
 
 
-def test_exclusion_with_tries_and_time_outs():
+def test_lock_admits_one_at_a_time_with_tries_and_timeouts():
     m = Mutex()
     guarded = Guarded()
     timed_out = ShardedCounter()
@@ -90,7 +91,7 @@ def test_exclusion_with_tries_and_time_outs():
     m.release()
 
 
-def test_long_holds_are_handed_on():
+def test_long_held_lock_is_handed_on():
     m = Mutex()
 
     def work():
@@ -105,7 +106,7 @@ def test_long_holds_are_handed_on():
     assert min(shares) >= 2, shares
 
 
-def test_all_make_progress():
+def test_all_threads_make_progress():
     m = Mutex()
     stop = time.monotonic() + 2
 
@@ -125,7 +126,7 @@ def test_all_make_progress():
     assert min(shares) > 0, shares
 
 
-def test_released_by_others():
+def test_lock_is_released_by_other_threads():
     # Two locks make a relay: each is released by the thread that does not hold it.
     left, right = Mutex(), Mutex()
     right.acquire()
@@ -147,7 +148,7 @@ def test_released_by_others():
     assert log == ["ping", "pong"] * 500
 
 
-def test_wrong_releases_among_right_ones():
+def test_wrong_releases_among_right_ones_raise():
     m = Mutex()
     wrong = AtomicInt64()
     balance = AtomicInt64()
@@ -170,7 +171,7 @@ def test_wrong_releases_among_right_ones():
     assert m.acquire(timeout=1)
 
 
-def test_interrupted_waits(interrupt):
+def test_interrupted_waits_take_nothing(interrupt):
     # The main thread is interrupted out of its waits again and again: it must leave no trace.
     m = Mutex()
     guarded = Guarded()
@@ -216,7 +217,7 @@ def test_interrupted_waits(interrupt):
     assert m.acquire(timeout=5)
 
 
-def test_condition_over_a_mutex():
+def test_threading_condition_works_over_mutex():
     condition = threading.Condition(Mutex())
     items = []
     n = 400
@@ -243,7 +244,7 @@ def test_condition_over_a_mutex():
     assert sorted(results[2] + results[3]) == sorted([*range(n)] * 2)
 
 
-def test_queue_over_a_mutex():
+def test_queue_works_over_mutex():
     q = queue.Queue(3)
     q.mutex = Mutex()
     q.not_empty = threading.Condition(q.mutex)
@@ -257,14 +258,14 @@ def test_queue_over_a_mutex():
     assert sorted(itertools.chain(*results[3:])) == sorted([*range(n)] * 3)
 
 
-def test_barrier_over_a_mutex():
+def test_barrier_works_over_mutex():
     barrier = threading.Barrier(4)
     barrier._cond = threading.Condition(Mutex())
     rounds = run_threads(lambda: [barrier.wait(LONG) for _ in range(200)], times=4)
     assert all(sorted(each) == [0, 1, 2, 3] for each in zip(*rounds, strict=True))
 
 
-def test_dining():
+def test_dining_philosophers_all_eat():
     forks = [Mutex() for _ in range(5)]
     meals = [0] * 5
 
@@ -284,7 +285,7 @@ def test_dining():
 # Events
 
 
-def test_event_ping_pong():
+def test_two_threads_take_turns_by_events():
     ping, pong = Event(), Event()
 
     def left():
@@ -302,7 +303,7 @@ def test_event_ping_pong():
     run_threads(left, right)
 
 
-def test_event_rounds():
+def test_event_rounds_wake_all():
     # All waiters see every round, though the event is cleared at once.
     n, rounds = THREADS, 60
     e = Event()
@@ -333,7 +334,7 @@ def test_event_rounds():
     assert len(seen) == rounds
 
 
-def test_event_with_time_outs():
+def test_event_wakes_waiters_beside_timeouts():
     e = Event()
 
     def toggle():
@@ -353,7 +354,7 @@ def test_event_with_time_outs():
     assert woken.value()
 
 
-def test_interrupted_waits_for_an_event(interrupt):
+def test_interrupted_waits_for_an_event_lose_nothing(interrupt):
     e = Event()
 
     class StopError(Exception):

@@ -5,11 +5,12 @@ import random
 import time
 
 import pytest
+from marks import starts_threads
 from support import STRESS, background, cores, for_a_while, run_threads, same_error
 
 from nogil_sync import AtomicInt64, Once, once, once_property
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 THREADS = max(4, min(16, cores() + 2))
 ROUNDS = int(1000 * STRESS)
@@ -43,7 +44,7 @@ every = pytest.mark.parametrize("make", [once, by_object, by_property])
 
 
 @every
-def test_first_calls(make):
+def test_concurrent_first_calls_run_once(make):
     runs = [AtomicInt64() for _ in range(ROUNDS)]
 
     def fn(k):
@@ -58,7 +59,7 @@ def test_first_calls(make):
 
 
 @every
-def test_first_calls_in_any_order(make):
+def test_first_calls_of_many_run_once_each(make):
     """Each needs some that come before it, which another thread may just be running."""
     n = 200
     runs = [AtomicInt64() for _ in range(n)]
@@ -83,7 +84,7 @@ def test_first_calls_in_any_order(make):
         assert all(counter.load() == 1 for counter in runs)
 
 
-def test_circles_in_any_order():
+def test_deadlocks_in_any_order_raise():
     """Whoever needs whom: some are refused, nobody hangs."""
     refused = AtomicInt64()
 
@@ -108,7 +109,7 @@ def test_circles_in_any_order():
 
 
 @pytest.mark.parametrize("make", [lambda fn: once(fn, retry=True), by_property])
-def test_failures_that_do_not_count(make):
+def test_failures_with_retry_run_again(make):
     for seed in for_a_while(0.7):
         attempts = AtomicInt64()
         inside = AtomicInt64()
@@ -134,7 +135,7 @@ def test_failures_that_do_not_count(make):
         assert attempts.load() == fails + 1
 
 
-def test_one_exception_for_all():
+def test_all_threads_get_one_exception():
     for _ in for_a_while(0.7):
 
         def fn():
@@ -152,7 +153,7 @@ def test_one_exception_for_all():
 
 
 @every
-def test_interrupted_calls(make, interrupt):
+def test_interrupted_calls_settle_nothing(make, interrupt):
     # The main thread is interrupted out of its runs and its waits, anywhere in them.
     class StopError(BaseException):
         pass
@@ -198,7 +199,7 @@ def test_interrupted_calls(make, interrupt):
 
 
 @every
-def test_dropped_while_collected(make):
+def test_once_is_freed_during_collections(make):
     def work():
         for _ in for_a_while(0.5):
             holder = []

@@ -5,6 +5,7 @@ import sys
 import threading
 
 import pytest
+from marks import starts_threads
 from support import (
     CLASSES,
     NATIVE,
@@ -18,7 +19,7 @@ from support import (
 
 from nogil_sync import AtomicRef, is_pinned, pin, pin_all, pin_report
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 SECONDS = 0.8
 MARK = "a value of the test"
@@ -64,7 +65,7 @@ PLACES = {
 
 @pytest.mark.parametrize("collecting", [False, True])
 @pytest.mark.parametrize("place", PLACES)
-def test_no_alien_values(place, collecting):
+def test_references_show_only_values_stored_in_them(place, collecting):
     # A reader that loaded a reference looks again whether it is still there, unless the
     # object looks immortal: so a just-freed block must never come back as a pinned object of
     # another kind before all readers had a pause.
@@ -153,7 +154,7 @@ def make_all():
     ]
 
 
-def test_all_kinds_from_all_threads_during_collections():
+def test_all_kinds_are_pinned_from_all_threads_during_collections():
     done = []
 
     def work():
@@ -173,7 +174,7 @@ def test_all_kinds_from_all_threads_during_collections():
                 assert type(obj) is str or is_pinned(obj), type(obj)
 
 
-def test_one_object_pinned_by_all():
+def test_all_threads_pin_one_object():
     for _ in range(40):
         obj = Value(1)
         table = {"value": obj}
@@ -189,7 +190,7 @@ def test_one_object_pinned_by_all():
             assert is_pinned(obj)
 
 
-def test_objects_of_other_threads_that_use_them():
+def test_objects_in_use_by_other_threads_are_pinned():
     handed = []
     stop = threading.Event()
 
@@ -220,7 +221,7 @@ def test_objects_of_other_threads_that_use_them():
     assert count
 
 
-def test_in_finalisers_during_collections():
+def test_pin_works_in_finalisers_during_collections():
     pinned = []
 
     class Last:
@@ -250,7 +251,7 @@ class Link:
     __slots__ = ("next",)
 
 
-def test_deep_of_a_graph_with_everything(tmp_path):
+def test_deep_pins_a_graph_of_all_kinds(tmp_path):
     """A lock, an open file, a cycle, a chain of a million, while other threads use the graph."""
     length = int(1_000_000 * min(1, STRESS))
     chain = None

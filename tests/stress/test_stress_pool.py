@@ -7,11 +7,12 @@ import time
 import weakref
 
 import pytest
+from marks import starts_threads
 from support import NATIVE, background, collect_often, eventually, for_a_while, run_threads
 
 from nogil_sync import Pool, ShardedCounter, pin
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 SECONDS = 0.7
 
@@ -67,7 +68,7 @@ def drain(pool, ledger):
 
 @pytest.mark.parametrize("pinned", [False, True])
 @pytest.mark.parametrize("most", [None, 0, 1, 10])
-def test_every_item_is_in_one_place(pinned, most):
+def test_each_item_is_in_one_place(pinned, most):
     ledger = Ledger()
     pool = Pool(ledger.new, drop=ledger.drop, max_idle=most)
     if pinned:
@@ -106,7 +107,7 @@ def test_every_item_is_in_one_place(pinned, most):
     drain(pool, ledger)
 
 
-def test_producers_and_consumers():
+def test_producers_and_consumers_lose_no_item():
     """Some only put, others only get: all of it is stolen, and memory stays flat."""
     pool = Pool(lambda: None, age=False)
     numbers = itertools.count()
@@ -153,7 +154,7 @@ class Numbered:
         self.number = number
 
 
-def test_threads_that_come_and_go():
+def test_pool_survives_threads_that_come_and_go():
     ledger = Ledger()
     pool = Pool(ledger.new, drop=ledger.drop, max_idle=30)
 
@@ -172,7 +173,7 @@ def test_threads_that_come_and_go():
     drain(pool, ledger)
 
 
-def test_pools_that_die_while_collections_visit_them():
+def test_pools_die_while_collections_visit_them():
     def work():
         for n in for_a_while(SECONDS):
             gone = []
@@ -195,7 +196,7 @@ def test_pools_that_die_while_collections_visit_them():
 
 
 @pytest.mark.parametrize("way", ["clear", "collect"])
-def test_hooks_that_use_the_pool_meanwhile(way):
+def test_hooks_use_the_pool_meanwhile(way):
     depth = threading.local()
 
     def drop(item):
@@ -222,7 +223,7 @@ def test_hooks_that_use_the_pool_meanwhile(way):
         run_threads(work, times=3)
 
 
-def test_garbage_that_others_get_hold_of():
+def test_other_threads_take_items_of_garbage():
     """gc.get_objects() hands out pools that the collector is just taking apart."""
     done = threading.Event()
 
@@ -258,7 +259,7 @@ def test_garbage_that_others_get_hold_of():
 
 
 @pytest.mark.skipif(not NATIVE, reason="about memory of the C code")
-def test_rings_that_grow_and_shrink_under_thieves():
+def test_rings_grow_and_shrink_while_others_steal():
     pool = Pool(lambda: None, age=True)
     stop = threading.Event()
 

@@ -6,11 +6,12 @@ import threading
 import time
 
 import pytest
+from marks import starts_threads
 from support import background, collect_often, eventually, for_a_while
 
 from nogil_sync import AtomicInt64, SyncMap
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 
 class Weighed:
@@ -35,7 +36,7 @@ KEYS = {
 
 
 @pytest.mark.parametrize("make_key", KEYS.values(), ids=KEYS)
-def test_everything_at_once(make_key):
+def test_all_operations_at_once_keep_the_map_whole(make_key):
     # A value is only ever found under its own key; and none is left.
     m = SyncMap()
     before = Weighed.alive.load()
@@ -91,7 +92,7 @@ def test_everything_at_once(make_key):
     assert eventually(lambda: gc.collect() >= 0 and Weighed.alive.load() == before)
 
 
-def test_growing_and_shrinking_beside_readers():
+def test_map_grows_and_shrinks_beside_readers():
     m = SyncMap((n, n) for n in range(0, -100, -1))
 
     def read():
@@ -112,7 +113,7 @@ def test_growing_and_shrinking_beside_readers():
     assert len(m) == 100
 
 
-def test_invalidation():
+def test_computed_value_is_never_older_than_its_deletion():
     # A cache in front of a source: what was invalidated is never found again.
     m, source = SyncMap(), {}
 

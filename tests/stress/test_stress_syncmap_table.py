@@ -10,11 +10,12 @@ import threading
 import weakref
 
 import pytest
+from marks import starts_threads
 from support import background, collect_often, cores, eventually, for_a_while, run_threads
 
 from nogil_sync import SyncMap, pin
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 SECONDS = 0.4
 THREADS = max(4, min(8, cores() + 2))
@@ -89,7 +90,7 @@ def test_values_belong_to_their_keys(key):
 
 
 @kinds
-def test_a_key_has_one_history(key):
+def test_each_key_has_one_history(key):
     """One thread replaces the value of a key by the next number: no reader sees it go back."""
     m = SyncMap((key(n), 0) for n in range(8))
     done = threading.Event()
@@ -139,7 +140,7 @@ def test_growing_and_shrinking_loses_nothing():
     assert len(m) == 100
 
 
-def test_iteration_while_the_table_is_rebuilt():
+def test_iteration_sees_stable_keys_while_the_table_is_rebuilt():
     m = SyncMap((f"stays {n}", n) for n in range(500))
     stable = set(m)
 
@@ -213,7 +214,7 @@ def test_every_item_is_popped_once():
 
 
 @pytest.mark.parametrize("key", [KEYS["str"], KEYS["object"]], ids=["str", "object"])
-def test_read_modify_write(key):
+def test_concurrent_modifications_are_not_lost(key):
     m = SyncMap()
 
     def work(k):
@@ -242,7 +243,7 @@ def test_read_modify_write(key):
 
 
 @pytest.mark.parametrize("kind", [Object, Clash])
-def test_keys_and_values_are_let_go(kind):
+def test_keys_and_values_are_released(kind):
     """Values at once, keys soon: when threads are done and the map is empty, none is left."""
     m = SyncMap()
     alive = weakref.WeakSet()
@@ -274,7 +275,7 @@ def test_keys_and_values_are_let_go(kind):
     assert eventually(lambda: (gc.collect(), m.clear(), len(alive))[-1] == 0, 20)
 
 
-def test_values_are_let_go_at_once():
+def test_values_are_released_at_once():
     m = SyncMap()
     for replace in (
         lambda: m.__setitem__("k", 1),
@@ -296,7 +297,7 @@ def test_values_are_let_go_at_once():
             assert eventually(lambda: ref() is None, 10)
 
 
-def test_maps_in_their_own_entries_are_collected():
+def test_maps_that_contain_themselves_are_collected():
     kept = []
 
     def work():
@@ -322,7 +323,7 @@ def test_maps_in_their_own_entries_are_collected():
     )
 
 
-def test_clear_beside_everything():
+def test_clear_runs_beside_all_operations():
     m = SyncMap()
 
     def fill(k):
@@ -341,7 +342,7 @@ def test_clear_beside_everything():
     assert list(m) == []
 
 
-def test_short_lived_threads():
+def test_short_lived_threads_use_one_map():
     """Each brings a slot of its own, and leaves keys that wait behind."""
     m = SyncMap()
 

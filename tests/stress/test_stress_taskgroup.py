@@ -7,11 +7,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
-from support import LONG, STRESS, for_a_while, python, run_threads
+from marks import starts_threads
+from processes import python
+from support import LONG, STRESS, for_a_while, run_threads
 
 from nogil_sync import AtomicInt64, TaskGroup
 
-pytestmark = pytest.mark.thread_unsafe(reason="starts threads itself")
+pytestmark = starts_threads
 
 SECONDS = 1.0
 
@@ -47,7 +49,7 @@ def test_each_task_runs_once(limit, threads):
 
 
 @pytest.mark.parametrize("threads", [0, 2])
-def test_failures_and_cancellations(threads):
+def test_failures_and_cancellations_are_all_reported(threads):
     pool = ThreadPoolExecutor(threads) if threads else None
     rng = random.Random(threads)
 
@@ -145,7 +147,7 @@ SECTIONS = """
 """
 
 
-def test_nothing_is_called_in_a_section():
+def test_no_function_is_called_in_a_section():
     # A stored reference that was the last one would run finalisers there.
     python(SECTIONS.replace("{seconds}", str(3 * STRESS)), timeout=LONG + 3 * STRESS)
 
@@ -242,7 +244,7 @@ RAIN = """
     ["{}, dict(limit=1), dict(limit=2)", "dict(executor=pool), dict(limit=1, executor=pool)"],
     ids=["threads", "executor"],
 )
-def test_interrupts_at_any_moment(kinds):
+def test_interrupted_group_ends_all_its_tasks(kinds):
     seconds = 2 * STRESS
     code = RAIN.replace("{seconds}", str(seconds)).replace("{kinds}", kinds)
     print(python(code, timeout=LONG + seconds).stdout)

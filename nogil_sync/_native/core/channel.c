@@ -19,32 +19,9 @@
 
 #define NAP 20000 /* nanoseconds, for a thread that was preempted between its two steps */
 
-#define BORN NS_CHANNEL_BORN
 #define OPEN NS_CHANNEL_OPEN
 #define CLOSED NS_CHANNEL_CLOSED
 #define FULL NS_CHANNEL_FULL
-
-void
-ns_channel_init(ns_channel *c, ns_channel_slot *slots, uint64_t capacity)
-{
-    uint32_t shift = 0;
-    while (UINT64_C(1) << shift < capacity) {
-        shift++;
-    }
-    const uint64_t lap = UINT64_C(1) << shift << NS_CHANNEL_SHIFT;
-    ns_channel_end *const ends[] = {&c->out, &c->in};
-    for (int i = 0; i < 2; i++) {
-        ends[i]->slots = slots;
-        ends[i]->capacity = capacity;
-        ends[i]->lap = lap;
-        ends[i]->wrap = lap - ((capacity - 1) << NS_CHANNEL_SHIFT);
-        ends[i]->shift = shift;
-        ns_store(&ends[i]->generation, ns_fork_generation(), NS_RELAXED);
-    }
-    uint64_t word = BORN | (capacity > 0 ? OPEN : 0);
-    ns_store(&c->out.word, word, NS_RELEASE);
-    ns_store(&c->in.word, word, NS_RELEASE);
-}
 
 /* ---- The ring, under the lock: with both ends frozen, their words are ours ---- */
 
@@ -144,8 +121,9 @@ mend(ns_channel *c)
 /* Locks the queues and freezes both ends. From here on all that changes without us is that slots
  * become ready whose positions were taken before. */
 static void
-lock(ns_channel *c)
+lock(void *object)
 {
+    ns_channel *c = object;
     if (ns_waitq_lock(&c->senders)) {
         c->receivers.head = c->receivers.tail = NULL;
     }
@@ -157,8 +135,9 @@ lock(ns_channel *c)
 }
 
 static void
-unlock(ns_channel *c)
+unlock(void *object)
 {
+    ns_channel *c = object;
     if (c->senders.head == NULL && c->receivers.head == NULL && c->in.capacity > 0) {
         if (!ns_channel_is_closed(c)) {
             ns_or(&c->in.word, OPEN, NS_RELEASE);
@@ -168,31 +147,52 @@ unlock(ns_channel *c)
     ns_waitq_unlock(&c->senders);
 }
 
-/* Who waits and can be served is served, in order. Moves items: attached only. */
-static void
-serve(ns_channel *c, ns_wakes *wakes)
+void
+ns_channel_init(ns_channel *c, ns_channel_slot *slots, uint64_t capacity)
 {
+    uint32_t shift = 0;
+    while (UINT64_C(1) << shift < capacity) {
+        shift++;
+    }
+    const uint64_t lap = UINT64_C(1) << shift << NS_CHANNEL_SHIFT;
+    ns_channel_end *const ends[] = {&c->out, &c->in};
+    lock(c);
+    for (int i = 0; i < 2; i++) {
+        ends[i]->slots = slots;
+        ends[i]->capacity = capacity;
+        ends[i]->lap = lap;
+        ends[i]->wrap = lap - ((capacity - 1) << NS_CHANNEL_SHIFT);
+        ends[i]->shift = shift;
+    }
+    unlock(c); /* opens the ring */
+}
+
+/* Serves those in line, in order. Moves items: attached only. */
+static void
+serve(void *object, ns_wakes *wakes)
+{
+    ns_channel *c = object;
     const bool closed = ns_channel_is_closed(c);
     for (;;) {
-        ns_waiter *r = ns_waitq_first(&c->receivers), *s = ns_waitq_first(&c->senders);
+        ns_place *r = ns_waitq_first(&c->receivers), *s = ns_waitq_first(&c->senders);
         const uint64_t items = count(c);
-        if (r != NULL && items > 0) {
+        if (r != NULL && items > 0) { /* a receiver takes the first item */
             r->amount = (uintptr_t)pop(c);
             ns_grant(&c->receivers, r, wakes);
         }
-        else if (s != NULL && closed) {
-            ns_grant(&c->senders, s, wakes); /* with its item */
+        else if (s != NULL && closed) { /* a sender is refused, and keeps its item */
+            ns_grant(&c->senders, s, wakes);
         }
-        else if (r != NULL && s != NULL) {
+        else if (r != NULL && s != NULL) { /* nothing is in the ring: the two meet */
             r->amount = s->amount;
             s->amount = 0;
             ns_grant(&c->receivers, r, wakes);
             ns_grant(&c->senders, s, wakes);
         }
-        else if (r != NULL && closed) {
-            ns_grant(&c->receivers, r, wakes); /* without one */
+        else if (r != NULL && closed) { /* a receiver is refused: its amount stays 0 */
+            ns_grant(&c->receivers, r, wakes);
         }
-        else if (s != NULL && items < c->in.capacity) {
+        else if (s != NULL && items < c->in.capacity) { /* there is room for a sender's item */
             push(c, (void *)(uintptr_t)s->amount);
             s->amount = 0;
             ns_grant(&c->senders, s, wakes);
@@ -203,24 +203,34 @@ serve(ns_channel *c, ns_wakes *wakes)
     }
 }
 
-static void
-serve_and_unlock(ns_channel *c)
-{
-    ns_wakes wakes = {0};
-    serve(c, &wakes);
-    unlock(c);
-    ns_wake(&wakes);
-}
+static const struct ns_line senders_line = {
+    .queue = offsetof(ns_channel, senders),
+    .spin = NS_CHANNEL_SPIN,
+    .is_alike = true,
+    .lock = lock,
+    .serve = serve,
+    .unlock = unlock,
+};
 
-/* In line for a moment. False if it was not served, and is in line no more. */
+static const struct ns_line receivers_line = {
+    .queue = offsetof(ns_channel, receivers),
+    .spin = NS_CHANNEL_SPIN,
+    .is_alike = true,
+    .lock = lock,
+    .serve = serve,
+    .unlock = unlock,
+};
+
+/* Queues w up for a moment. False if it was not served; it is not in line then. */
 static bool
 serve_at_once(ns_channel *c, ns_waitq *queue, ns_waiter *w)
 {
     ns_wakes wakes = {0};
+    w->place.waiter = w;
     lock(c);
-    ns_waitq_push(queue, w);
+    ns_waitq_push(queue, &w->place);
     serve(c, &wakes);
-    ns_waitq_remove(queue, w);
+    ns_waitq_remove(queue, &w->place);
     unlock(c);
     ns_wake(&wakes);
     return ns_is_granted(w);
@@ -229,30 +239,24 @@ serve_at_once(ns_channel *c, ns_waitq *queue, ns_waiter *w)
 enum ns_channel_result
 ns_channel_try_send_slow(ns_channel *c, void *item)
 {
-    if (!ns_channel_is_born(c)) {
-        return NS_CHANNEL_WOULD_WAIT;
-    }
     if (ns_channel_is_closed(c)) {
         return NS_CHANNEL_REFUSED;
     }
-    ns_waiter w = {.amount = (uintptr_t)item};
+    ns_waiter w = {.place.amount = (uintptr_t)item};
     return !serve_at_once(c, &c->senders, &w) ? NS_CHANNEL_WOULD_WAIT
-           : w.amount == 0                    ? NS_CHANNEL_DONE
+           : w.place.amount == 0              ? NS_CHANNEL_DONE
                                               : NS_CHANNEL_REFUSED;
 }
 
 enum ns_channel_result
 ns_channel_try_receive_slow(ns_channel *c, void **item)
 {
-    if (!ns_channel_is_born(c)) {
-        return NS_CHANNEL_WOULD_WAIT;
-    }
     ns_waiter w = {0};
     if (!serve_at_once(c, &c->receivers, &w)) {
         return NS_CHANNEL_WOULD_WAIT;
     }
-    *item = (void *)(uintptr_t)w.amount;
-    return w.amount == 0 ? NS_CHANNEL_REFUSED : NS_CHANNEL_DONE;
+    *item = (void *)(uintptr_t)w.place.amount;
+    return w.place.amount == 0 ? NS_CHANNEL_REFUSED : NS_CHANNEL_DONE;
 }
 
 bool
@@ -260,7 +264,7 @@ ns_channel_close(ns_channel *c)
 {
     lock(c);
     bool first = !(ns_or(&c->in.word, CLOSED, NS_RELAXED) & CLOSED);
-    serve_and_unlock(c);
+    ns_line_serve_and_unlock(&receivers_line, c, &(ns_wakes){0});
     return first;
 }
 
@@ -277,7 +281,7 @@ enum look { NOT_READY, READY, FROZEN };
 static enum look
 look(ns_channel_end *end, uint64_t full)
 {
-    uint64_t word = ns_load(&end->word, NS_ACQUIRE); /* it may be born just now */
+    uint64_t word = ns_load(&end->word, NS_ACQUIRE); /* it may get its ring just now */
     return !ns_channel_is_easy(end, word) ? FROZEN : is_ready(end, word, full) ? READY : NOT_READY;
 }
 
@@ -334,92 +338,19 @@ ns_channel_linger_to_receive(ns_channel *c)
 }
 
 static bool
-enter(ns_channel *c, ns_waitq *queue, ns_waiter *w)
-{
-    lock(c);
-    ns_waitq_push(queue, w);
-    serve_and_unlock(c);
-    return ns_is_granted(w);
-}
-
-static enum ns_wait_result
-wait_step(void *object, ns_waiter *w, int64_t deadline)
-{
-    (void)object;
-    return ns_await_grant(w, deadline, NS_CHANNEL_SPIN);
-}
-
-/* Those behind it wait for the same, and no more can be had: nobody is to be served. */
-static bool
-leave_step(void *object, ns_waiter *w)
-{
-    ns_channel *c = object;
-    lock(c);
-    bool granted = ns_is_granted(w);
-    w->away = true;
-    unlock(c);
-    return granted;
-}
-
-static void
-rejoin(ns_channel *c, ns_waitq *queue, ns_waiter *w)
-{
-    lock(c);
-    if (!ns_waitq_has(w)) { /* its queue was left behind by a fork */
-        ns_waitq_push(queue, w);
-    }
-    w->away = false;
-    serve_and_unlock(c);
-}
-
-static bool
-cancel(ns_channel *c, ns_waitq *queue, ns_waiter *w)
-{
-    lock(c);
-    bool granted = ns_is_granted(w);
-    ns_waitq_remove(queue, w);
-    unlock(c);
-    return granted;
-}
-
-static bool
 enter_to_send(void *object, ns_waiter *w)
 {
-    return enter(object, &((ns_channel *)object)->senders, w);
+    return ns_line_enter(&senders_line, object, w);
 }
 
 static bool
 enter_to_receive(void *object, ns_waiter *w)
 {
-    return enter(object, &((ns_channel *)object)->receivers, w);
+    return ns_line_enter(&receivers_line, object, w);
 }
 
-static void
-rejoin_to_send(void *object, ns_waiter *w)
-{
-    rejoin(object, &((ns_channel *)object)->senders, w);
-}
-
-static void
-rejoin_to_receive(void *object, ns_waiter *w)
-{
-    rejoin(object, &((ns_channel *)object)->receivers, w);
-}
-
-static bool
-cancel_sending(void *object, ns_waiter *w)
-{
-    return cancel(object, &((ns_channel *)object)->senders, w);
-}
-
-static bool
-cancel_receiving(void *object, ns_waiter *w)
-{
-    return cancel(object, &((ns_channel *)object)->receivers, w);
-}
-
-/* Never needed: nobody is served while away, so a call that its handler ends has nothing to
- * return. */
+/* Never needed: a waiter is not served while its thread runs handlers, so a call that such a
+ * handler ends has nothing to give back. */
 static void
 undo_step(void *object, ns_waiter *w)
 {
@@ -429,20 +360,22 @@ undo_step(void *object, ns_waiter *w)
 
 const struct ns_wait_steps ns_channel_send_steps = {
     .enter = enter_to_send,
-    .wait = wait_step,
-    .leave = leave_step,
-    .rejoin = rejoin_to_send,
-    .cancel = cancel_sending,
+    .wait = ns_line_wait,
+    .leave = ns_line_step_aside,
+    .rejoin = ns_line_rejoin,
+    .cancel = ns_line_cancel,
     .undo = undo_step,
+    .links = true,
 };
 
 const struct ns_wait_steps ns_channel_receive_steps = {
     .enter = enter_to_receive,
-    .wait = wait_step,
-    .leave = leave_step,
-    .rejoin = rejoin_to_receive,
-    .cancel = cancel_receiving,
+    .wait = ns_line_wait,
+    .leave = ns_line_step_aside,
+    .rejoin = ns_line_rejoin,
+    .cancel = ns_line_cancel,
     .undo = undo_step,
+    .links = true,
 };
 
 /* ---- Looking at it ---- */

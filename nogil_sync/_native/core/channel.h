@@ -9,15 +9,15 @@
  *   Who has to wait goes through a queue under a small lock (waitq.h), as in Go's runtime (chan.go):
  *   items are handed to waiting receivers, and taken from waiting senders, in their order.
  *
- * An end's word:   position << 3 | flags
+ * An end's word:   position << 2 | flags
  *
  *     OPEN    the ring may be used without the lock. Cleared ("frozen") while somebody waits, at
  *             capacity 0, and in the `in` end of a closed channel
- *     BORN    initialised; 0 refuses everything
  *     CLOSED  in the `in` end only
  *
  *   A position is lap << shift | index, with index < capacity <= 1 << shift: so any capacity is
  *   exact, without a division. Positions never come again: 2^60 items are centuries.
+ *   A channel of zero bytes is a rendezvous; nobody waits in it before ns_channel_init.
  *
  * A slot's turn. For the position of lap n that has the slot's index:
  *
@@ -90,18 +90,18 @@
  * each, and two threads that send and receive in turn took twice as long.
  *
  * Who writes what. Words: anyone by compare-and-swap while OPEN, else who has the lock. Slots: who
- * has the position, in its turn. `slots`, `lap`, `wrap`, `capacity`, `shift`: nobody after birth.
+ * has the position, in its turn. `slots`, `lap`, `wrap`, `capacity`, `shift`: nobody after init.
  * The rest: the thread that has the lock.
  */
 #ifndef NS_CHANNEL_H
 #define NS_CHANNEL_H
 
 #include "waiting/backoff.h"
-#include "waiting/grant.h"
+#include "waiting/wait.h"
 
-enum { NS_CHANNEL_OPEN = 1, NS_CHANNEL_BORN = 2, NS_CHANNEL_CLOSED = 4, NS_CHANNEL_FLAGS = 7 };
+enum { NS_CHANNEL_OPEN = 1, NS_CHANNEL_CLOSED = 2, NS_CHANNEL_FLAGS = 3 };
 
-#define NS_CHANNEL_SHIFT 3 /* of the position in the word */
+#define NS_CHANNEL_SHIFT 2 /* of the position in the word */
 #define NS_CHANNEL_FULL 1  /* in a turn */
 
 /* How turns are read and passed on; tests/c has mutants of these alone. */
@@ -149,14 +149,9 @@ enum ns_channel_result {
     NS_CHANNEL_REFUSED, /* closed, and to a receiver: empty */
 };
 
-/* Of a zeroed channel. `slots`: as many as the capacity, zeroed; stays the caller's. */
+/* Of zero bytes. `slots`: as many as the capacity, zeroed; stays the caller's. Takes the lock, as
+ * others may try to send or receive meanwhile. */
 void ns_channel_init(ns_channel *c, ns_channel_slot *slots, uint64_t capacity);
-
-static inline bool
-ns_channel_is_born(ns_channel *c)
-{
-    return ns_load(&c->in.word, NS_ACQUIRE) & NS_CHANNEL_BORN; /* the last to be */
-}
 
 static inline bool
 ns_channel_is_closed(ns_channel *c)
@@ -208,7 +203,7 @@ ns_channel_next(const ns_channel_end *end, uint64_t word)
 static inline bool
 ns_channel_is_easy(ns_channel_end *end, uint64_t word)
 {
-    return (word & NS_CHANNEL_FLAGS) == (NS_CHANNEL_OPEN | NS_CHANNEL_BORN) &&
+    return (word & NS_CHANNEL_FLAGS) == NS_CHANNEL_OPEN &&
            ns_load(&end->generation, NS_ACQUIRE) == ns_fork_generation();
 }
 

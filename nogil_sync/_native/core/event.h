@@ -1,47 +1,34 @@
-/* event.h: a flag that threads can wait for; the smallest user of park.
+/* event.h: a flag that threads can wait for.
  *
- * One word:   epoch << 3 | BORN | SLEEPERS | SET
- *
- *   SET       the flag
- *   SLEEPERS  somebody may sleep on the word: the next set wakes all
- *   BORN      initialised; a word of 0 is not, and reads as unset, so that only slow paths check
- *   epoch     counts the settings. A waiter is served when the flag is set or the epoch is not
- *             the one it came in with, so that a set followed at once by a clear
- *             still lets everybody go who waited.
- *
- * No queue, hence nothing to unlink on a signal or to reset after a fork: a stale SLEEPERS costs
- * one needless wake call. The epoch has 29 bits; a waiter is fooled only if exactly 2^29
- * settings happen between two of its looks.
+ * A word of word.h, whose value is 1 while the flag is set. Setting it lets the waiters go: also if
+ * a clear follows at once. An event of zero bytes is unset.
  *
  * Ordering: set releases, and so does a set of a set event (a read-modify-write, so that each of
  * them happens before the waits that return after it); is_set and wait acquire.
- * No wake-up is lost: a waiter sleeps only while the word equals one with SLEEPERS, which a
- * set changes before it wakes.
  */
 #ifndef NS_EVENT_H
 #define NS_EVENT_H
 
-#include "waiting/wait.h"
+#include "waiting/word.h"
 
-#define NS_EVENT_SET 1u
-#define NS_EVENT_SLEEPERS 2u
-#define NS_EVENT_BORN 4u
-#define NS_EVENT_EPOCH 8u
+#define NS_EVENT_SET (UINT64_C(1) << 32)
 
 typedef struct ns_event {
-    _Atomic uint32_t word;
+    _Atomic uint64_t word;
 } ns_event;
 
+/* Acquires. */
 static inline bool
 ns_event_is_set(ns_event *e)
 {
     return ns_load(&e->word, NS_ACQUIRE) & NS_EVENT_SET;
 }
 
+/* Sets the flag and wakes all waiters. Releases. */
 void ns_event_set(ns_event *e);
 void ns_event_clear(ns_event *e);
 
-/* How to wait for it (wait.h). The node is linked nowhere, and may be on the stack. */
+/* How to wait for it (wait.h). */
 extern const struct ns_wait_steps ns_event_steps;
 
 #endif

@@ -27,7 +27,6 @@
 #define LOCKED NS_MUTEX_LOCKED
 #define QUEUED NS_MUTEX_QUEUED
 #define VISIT NS_MUTEX_VISIT
-#define BORN NS_MUTEX_BORN
 
 /* A node's state. Changed under the queue's lock only. */
 enum {
@@ -41,7 +40,7 @@ lock_queue(ns_mutex *m)
 {
     if (ns_unlikely(ns_waitq_lock(&m->queue))) {
         m->heir = NULL;
-        ns_and(&m->word, LOCKED | BORN, NS_RELAXED);
+        ns_and(&m->word, LOCKED, NS_RELAXED);
     }
 }
 
@@ -78,11 +77,19 @@ stamp(int64_t now)
 
 /* ---- Passing it on ---- */
 
+/* The waiter that is first in line, or NULL. */
+static ns_waiter *
+first_in_line(const ns_mutex *m)
+{
+    const ns_place *p = ns_waitq_first(&m->queue);
+    return p != NULL ? p->waiter : NULL;
+}
+
 /* Makes the first in line the heir, and returns it if it must be woken (after unlocking). */
 static ns_waiter *
 choose_heir(ns_mutex *m)
 {
-    ns_waiter *w = m->heir = ns_waitq_first(&m->queue);
+    ns_waiter *w = m->heir = first_in_line(m);
     if (w != NULL) {
         ns_store(&w->state, HEIR, NS_RELEASE);
     }
@@ -101,7 +108,7 @@ wake(ns_waiter *w)
 static uint32_t
 free_word(const ns_mutex *m)
 {
-    return m->queue.head != NULL ? BORN | QUEUED : BORN;
+    return m->queue.head != NULL ? QUEUED : 0;
 }
 
 /* Leaves the line without an heir, as the lock is held. Returns what the word needs. */
@@ -121,14 +128,14 @@ release(ns_mutex *m)
     ns_waiter *granted = NULL, *woken = NULL;
     const int64_t now = ns_now();
     const bool asleep = m->heir == NULL;
-    ns_waiter *next = asleep ? ns_waitq_first(&m->queue) : m->heir;
+    ns_waiter *next = asleep ? first_in_line(m) : m->heir;
     if (asleep && next != NULL) {
         note_wait(m, (int64_t)(stamp(now) - m->asked) << 10);
     }
     if (next != NULL && (asleep ? now - next->since >= NS_MUTEX_STARVING : next->impatient)) {
         /* Hand over: the word stays LOCKED and nobody can barge. */
         granted = asleep ? next : NULL;
-        ns_waitq_remove(&m->queue, next);
+        ns_waitq_remove(&m->queue, &next->place);
         uint32_t word = LOCKED | free_word(m);
         if (is_slow(m)) {
             word |= sleep_on(m, now);
@@ -174,9 +181,9 @@ ns_mutex_reset(ns_mutex *m)
 static void
 await_turn(ns_mutex *m, ns_waiter *w)
 {
-    w->away = false;
+    w->place.away = false;
     w->heir_since = 0;
-    if (m->heir == NULL && ns_waitq_first(&m->queue) == w &&
+    if (m->heir == NULL && first_in_line(m) == w &&
         !(is_slow(m) && (ns_or(&m->word, sleep_on(m, ns_now()), NS_RELAXED) & LOCKED))) {
         m->heir = w;
     }
@@ -186,7 +193,7 @@ await_turn(ns_mutex *m, ns_waiter *w)
 static void
 join_queue(ns_mutex *m, ns_waiter *w)
 {
-    ns_waitq_push(&m->queue, w);
+    ns_waitq_push(&m->queue, &w->place);
     ns_or(&m->word, QUEUED, NS_RELAXED);
 }
 
@@ -195,6 +202,7 @@ enter_step(void *object, ns_waiter *w)
 {
     ns_mutex *m = object;
     w->since = ns_now();
+    w->place.waiter = w;
     lock_queue(m);
     join_queue(m, w);
     await_turn(m, w);
@@ -211,7 +219,7 @@ take(ns_mutex *m, ns_waiter *w)
     lock_queue(m);
     bool taken = m->heir == w && ns_mutex_try_lock(m);
     if (taken) {
-        ns_waitq_remove(&m->queue, w);
+        ns_waitq_remove(&m->queue, &w->place);
         m->heir = NULL;
         if (m->queue.head == NULL) {
             ns_and(&m->word, ~(QUEUED | VISIT), NS_RELAXED);
@@ -376,7 +384,7 @@ leave_step(void *object, ns_waiter *w)
     lock_queue(m);
     bool granted = ns_load(&w->state, NS_ACQUIRE) == GRANTED;
     if (!granted) {
-        w->away = true;
+        w->place.away = true;
         woken = resign(m, w);
     }
     ns_waitq_unlock(&m->queue);
@@ -389,7 +397,7 @@ rejoin_step(void *object, ns_waiter *w)
 {
     ns_mutex *m = object;
     lock_queue(m);
-    if (!ns_waitq_has(w)) { /* its queue was left behind by a fork */
+    if (!ns_waitq_has(&w->place)) { /* its queue was left behind by a fork */
         join_queue(m, w);
     }
     await_turn(m, w);
@@ -404,7 +412,7 @@ cancel_step(void *object, ns_waiter *w)
     lock_queue(m);
     bool granted = ns_load(&w->state, NS_ACQUIRE) == GRANTED;
     if (!granted) {
-        ns_waitq_remove(&m->queue, w);
+        ns_waitq_remove(&m->queue, &w->place);
         woken = resign(m, w);
         if (m->queue.head == NULL) {
             ns_and(&m->word, ~(QUEUED | VISIT), NS_RELAXED);
@@ -429,4 +437,5 @@ const struct ns_wait_steps ns_mutex_steps = {
     .rejoin = rejoin_step,
     .cancel = cancel_step,
     .undo = undo_step,
+    .links = true,
 };

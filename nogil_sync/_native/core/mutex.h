@@ -39,7 +39,7 @@
  *                           lock, or there is no heir, as all waiters sleep
  *       1      1      0     free for the moment between a barger's or heir's steps; the next
  *                           holder's release visits
- *     and BORN in all of them; a word of 0 is not initialised, and fails both fast paths.
+ *   So a mutex of zero bytes is a free one.
  *
  * Invariant W (no lost wake-up), whenever the queue's lock is free: if a node is linked and
  * not away, then either there is an heir (awake, looking or about to), or VISIT is set and
@@ -76,7 +76,6 @@
 #define NS_MUTEX_LOCKED 1u
 #define NS_MUTEX_QUEUED 2u
 #define NS_MUTEX_VISIT 4u
-#define NS_MUTEX_BORN 8u
 
 typedef struct ns_mutex {
     _Atomic uint32_t word;
@@ -92,7 +91,7 @@ static inline bool
 ns_mutex_try_lock(ns_mutex *m)
 {
     uint32_t word = ns_load(&m->word, NS_RELAXED);
-    while ((word & (NS_MUTEX_LOCKED | NS_MUTEX_BORN)) == NS_MUTEX_BORN) {
+    while (!(word & NS_MUTEX_LOCKED)) {
         if (ns_cas(&m->word, &word, word | NS_MUTEX_LOCKED, NS_ACQUIRE)) {
             return true;
         }
@@ -116,20 +115,6 @@ ns_mutex_unlock(ns_mutex *m)
         }
     }
     return false;
-}
-
-/* A mutex starts as zero bytes. False if it was initialised before. */
-static inline bool
-ns_mutex_init(ns_mutex *m)
-{
-    uint32_t unborn = 0;
-    return ns_cas(&m->word, &unborn, NS_MUTEX_BORN, NS_RELAXED);
-}
-
-static inline bool
-ns_mutex_is_born(ns_mutex *m)
-{
-    return ns_load(&m->word, NS_RELAXED) & NS_MUTEX_BORN;
 }
 
 static inline bool

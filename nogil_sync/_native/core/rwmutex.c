@@ -12,7 +12,6 @@
 #define NS_RW_PATIENCE 9
 #endif
 
-#define BORN ((uint64_t)NS_RW_BORN)
 #define OPEN ((uint64_t)NS_RW_OPEN)
 #define WRITER ((uint64_t)NS_RW_WRITER)
 #define SLOW ((uint64_t)NS_RW_SLOW)
@@ -132,28 +131,22 @@ lock_queue(ns_rwmutex *m)
 }
 
 static void
-lock(ns_rwmutex *m)
+lock(void *object)
 {
-    lock_queue(m);
-    freeze(m);
+    lock_queue(object);
+    freeze(object);
 }
 
 /* ---- Serving ---- */
 
 static void
-grant_read(ns_rwmutex *m, ns_waiter *w, ns_wakes *wakes)
-{
-    m->granted++;
-    m->readers++;
-    ns_grant(&m->readers_queue, w, wakes);
-}
-
-static void
 admit_readers(ns_rwmutex *m, ns_wakes *wakes)
 {
-    ns_waiter *w;
-    while ((w = ns_waitq_first(&m->readers_queue)) != NULL) {
-        grant_read(m, w, wakes);
+    ns_place *p;
+    while ((p = ns_waitq_first(&m->readers_queue)) != NULL) {
+        m->granted++;
+        m->readers++;
+        ns_grant(&m->readers_queue, p, wakes);
     }
 }
 
@@ -169,25 +162,39 @@ admit_writer(ns_rwmutex *m)
     }
 }
 
-/* Serves who can be, opens what may be open, lets go of the queue, and wakes. */
+/* Lets the readers in if no writer waits, else the first writer if no reader is in. */
+static void
+serve(void *object, ns_wakes *wakes)
+{
+    ns_rwmutex *m = object;
+    if (ns_rwmutex_is_write_locked(m)) {
+        return;
+    }
+    ns_place *writer = ns_waitq_first(&m->queue);
+    if (writer == NULL) {
+        admit_readers(m, wakes);
+        return;
+    }
+    close_cells(m);
+    if (m->readers == 0) {
+        admit_writer(m);
+        ns_grant(&m->queue, writer, wakes);
+    }
+}
+
+static void
+unlock(void *object)
+{
+    ns_rwmutex *m = object;
+    thaw(m);
+    ns_waitq_unlock(&m->queue);
+}
+
 static void
 serve_and_unlock(ns_rwmutex *m, ns_wakes *wakes)
 {
-    if (!ns_rwmutex_is_write_locked(m)) {
-        ns_waiter *writer = ns_waitq_first(&m->queue);
-        if (writer == NULL) {
-            admit_readers(m, wakes);
-        }
-        else {
-            close_cells(m);
-            if (m->readers == 0) {
-                admit_writer(m);
-                ns_grant(&m->queue, writer, wakes);
-            }
-        }
-    }
-    thaw(m);
-    ns_waitq_unlock(&m->queue);
+    serve(m, wakes);
+    unlock(m);
     ns_wake(wakes);
 }
 
@@ -218,8 +225,7 @@ read_at_once(ns_rwmutex *m, uint32_t slot, bool *join, uint32_t *met)
         /* Open, and yet the first attempt failed: there is another reader, or just was. Unless it
          * failed because of SLOW. */
         uint64_t word = ns_load(&m->base, NS_RELAXED);
-        *join =
-            word & OPEN && word != (BORN | OPEN | SLOW) && meet_in_base(m) && slot != NS_NO_SLOT;
+        *join = word & OPEN && word != (OPEN | SLOW) && meet_in_base(m) && slot != NS_NO_SLOT;
         return !*join && enter(&m->base, OPEN, UNIT);
     }
     ns_cell *cell = slot != NS_NO_SLOT ? ns_cells_at(spread, slot) : NULL;
@@ -271,9 +277,6 @@ add_reader(ns_rwmutex *m, uint32_t slot)
 bool
 ns_rwmutex_try_read_slow(ns_rwmutex *m)
 {
-    if (!ns_rwmutex_is_born(m)) {
-        return false;
-    }
     const uint32_t slot = ns_slot();
     ns_cells_offer offer = {0};
     uint32_t met = 0;
@@ -362,9 +365,6 @@ leave_at_once(ns_rwmutex *m)
 bool
 ns_rwmutex_read_unlock_slow(ns_rwmutex *m)
 {
-    if (!ns_rwmutex_is_born(m)) {
-        return false;
-    }
     if (leave_at_once(m)) {
         return true;
     }
@@ -409,9 +409,6 @@ admit_after_writer(ns_rwmutex *m, ns_wakes *wakes)
 bool
 ns_rwmutex_try_write_slow(ns_rwmutex *m)
 {
-    if (!ns_rwmutex_is_born(m)) {
-        return false;
-    }
     lock(m);
     bool taken = is_free_for_readers(m);
     if (taken) {
@@ -428,9 +425,6 @@ ns_rwmutex_try_write_slow(ns_rwmutex *m)
 bool
 ns_rwmutex_write_unlock_slow(ns_rwmutex *m)
 {
-    if (!ns_rwmutex_is_born(m)) {
-        return false;
-    }
     ns_wakes wakes = {0};
     bool held = true;
     lock(m);
@@ -477,16 +471,15 @@ ns_rwmutex_reset(ns_rwmutex *m)
         ns_store(&cell->word, 0, NS_RELAXED);
     }
     ns_store(&m->spread, NULL, NS_RELAXED);
-    ns_and(&m->base, BORN | SLOW, NS_RELAXED);
+    ns_and(&m->base, SLOW, NS_RELAXED);
     m->granted = m->downgraded = m->readers = 0;
     serve_and_unlock(m, &wakes);
 }
 
-bool
+void
 ns_rwmutex_init(ns_rwmutex *m)
 {
-    uint64_t unborn = 0;
-    return ns_cas(&m->base, &unborn, BORN | OPEN, NS_RELEASE);
+    ns_store(&m->base, OPEN, NS_RELEASE);
 }
 
 void
@@ -501,27 +494,41 @@ ns_rwmutex_extra_size(ns_rwmutex *m)
     return ns_cells_size(&m->cells);
 }
 
-/* ---- Waiting; `amount` of a node tells which side it waits for. ---- */
+/* ---- Waiting: readers and writers each have a queue. ---- */
 
-enum { READ, WRITE };
-
-static ns_waitq *
-queue_of(ns_rwmutex *m, const ns_waiter *w)
+static void
+take_back_read(void *object, ns_place *p, ns_wakes *wakes)
 {
-    return w->amount == READ ? &m->readers_queue : &m->queue;
+    (void)p, (void)wakes;
+    remove_reader(object);
 }
 
 static void
-line_up(ns_rwmutex *m, ns_waiter *w)
+take_back_write(void *object, ns_place *p, ns_wakes *wakes)
 {
-    ns_wakes wakes = {0};
-    lock(m);
-    if (!ns_is_granted(w) && !ns_waitq_has(w)) { /* new, or its queue was left behind by a fork */
-        ns_waitq_push(queue_of(m, w), w);
+    (void)p;
+    if (ns_rwmutex_is_write_locked(object)) { /* else it was reset meanwhile */
+        admit_after_writer(object, wakes);
     }
-    w->away = false;
-    serve_and_unlock(m, &wakes);
 }
+
+static const struct ns_line read_line = {
+    .queue = offsetof(ns_rwmutex, readers_queue),
+    .spin = NS_RW_WAITER_SPIN,
+    .lock = lock,
+    .serve = serve,
+    .unlock = unlock,
+    .take_back = take_back_read,
+};
+
+static const struct ns_line write_line = {
+    .queue = offsetof(ns_rwmutex, queue),
+    .spin = NS_RW_WAITER_SPIN,
+    .lock = lock,
+    .serve = serve,
+    .unlock = unlock,
+    .take_back = take_back_write,
+};
 
 /* Whether a reader might get in without lining up. */
 static bool
@@ -555,101 +562,47 @@ read_by_spinning(ns_rwmutex *m)
 static bool
 enter_read_step(void *object, ns_waiter *w)
 {
-    w->amount = READ;
-    if (read_by_spinning(object)) {
-        return true;
-    }
-    line_up(object, w);
-    return ns_is_granted(w);
+    return read_by_spinning(object) || ns_line_enter(&read_line, object, w);
 }
 
 static bool
 enter_write_step(void *object, ns_waiter *w)
 {
-    w->amount = WRITE;
-    line_up(object, w);
-    return ns_is_granted(w);
-}
-
-static enum ns_wait_result
-wait_step(void *object, ns_waiter *w, int64_t deadline)
-{
-    (void)object;
-    return ns_await_grant(w, deadline, NS_RW_WAITER_SPIN);
-}
-
-static bool
-leave_step(void *object, ns_waiter *w)
-{
-    (void)object;
-    return ns_is_granted(w);
+    return ns_line_enter(&write_line, object, w);
 }
 
 static void
-give_way_step(void *object, ns_waiter *w)
+undo_read_step(void *object, ns_waiter *w)
 {
-    ns_rwmutex *m = object;
-    ns_wakes wakes = {0};
-    lock(m);
-    w->away = true;
-    if (ns_is_granted(w)) {
-        ns_store(&w->state, NS_WAITING, NS_RELAXED);
-        ns_waitq_push_front(queue_of(m, w), w);
-        if (w->amount == READ) {
-            remove_reader(m);
-        }
-        else if (ns_rwmutex_is_write_locked(m)) {
-            admit_after_writer(m, &wakes);
-        }
-    }
-    serve_and_unlock(m, &wakes);
-}
-
-static bool
-cancel_step(void *object, ns_waiter *w)
-{
-    ns_rwmutex *m = object;
-    ns_wakes wakes = {0};
-    lock(m);
-    bool granted = ns_is_granted(w);
-    ns_waitq_remove(queue_of(m, w), w);
-    serve_and_unlock(m, &wakes);
-    return granted;
+    (void)w;
+    ns_rwmutex_read_unlock(object);
 }
 
 static void
-rejoin_step(void *object, ns_waiter *w)
+undo_write_step(void *object, ns_waiter *w)
 {
-    line_up(object, w);
-}
-
-static void
-undo_step(void *object, ns_waiter *w)
-{
-    if (w->amount == READ) {
-        ns_rwmutex_read_unlock(object);
-    }
-    else {
-        ns_rwmutex_write_unlock(object);
-    }
+    (void)w;
+    ns_rwmutex_write_unlock(object);
 }
 
 const struct ns_wait_steps ns_rwmutex_read_steps = {
     .enter = enter_read_step,
-    .wait = wait_step,
-    .leave = leave_step,
-    .give_way = give_way_step,
-    .rejoin = rejoin_step,
-    .cancel = cancel_step,
-    .undo = undo_step,
+    .wait = ns_line_wait,
+    .leave = ns_line_stay,
+    .give_way = ns_line_give_way,
+    .rejoin = ns_line_rejoin,
+    .cancel = ns_line_cancel,
+    .undo = undo_read_step,
+    .links = true,
 };
 
 const struct ns_wait_steps ns_rwmutex_write_steps = {
     .enter = enter_write_step,
-    .wait = wait_step,
-    .leave = leave_step,
-    .give_way = give_way_step,
-    .rejoin = rejoin_step,
-    .cancel = cancel_step,
-    .undo = undo_step,
+    .wait = ns_line_wait,
+    .leave = ns_line_stay,
+    .give_way = ns_line_give_way,
+    .rejoin = ns_line_rejoin,
+    .cancel = ns_line_cancel,
+    .undo = undo_write_step,
+    .links = true,
 };

@@ -34,13 +34,12 @@
  *
  * The base word:   count * UNIT | flags
  *
- *     BORN    initialised; 0 refuses all fast paths
  *     OPEN    the base admits readers: no writer, nobody queued, the cells are not in use
  *     WRITER  a writer holds the lock; the cells are not in use
  *     SLOW    writers and their releases must take the queue's lock: somebody is queued, or there
  *             are holds elsewhere than in this word
  *
- *   BORN|OPEN is the free lock: one reader or writer takes it by compare-and-swap.
+ *   OPEN alone is the free lock: one reader or writer takes it by compare-and-swap.
  *
  * A cell's word:   count * 2 | OPEN.   All zero: closed.
  *
@@ -73,14 +72,13 @@
 #define NS_RWMUTEX_H
 
 #include "memory/cells.h"
-#include "waiting/grant.h"
+#include "waiting/wait.h"
 
 enum {
-    NS_RW_BORN = 1,
-    NS_RW_OPEN = 2,
-    NS_RW_WRITER = 4,
-    NS_RW_SLOW = 8,
-    NS_RW_UNIT = 16,
+    NS_RW_OPEN = 1,
+    NS_RW_WRITER = 2,
+    NS_RW_SLOW = 4,
+    NS_RW_UNIT = 8,
 };
 
 enum { NS_RW_CELL_OPEN = 1, NS_RW_CELL_UNIT = 2 };
@@ -101,19 +99,13 @@ typedef struct ns_rwmutex {
     bool closed;
 } ns_rwmutex;
 
-bool ns_rwmutex_init(ns_rwmutex *m); /* of zero bytes; false if it was initialised before */
+void ns_rwmutex_init(ns_rwmutex *m); /* of zero bytes, before others see it */
 void ns_rwmutex_destroy(ns_rwmutex *m);
 
 bool ns_rwmutex_try_read_slow(ns_rwmutex *m);
 bool ns_rwmutex_read_unlock_slow(ns_rwmutex *m);
 bool ns_rwmutex_try_write_slow(ns_rwmutex *m);
 bool ns_rwmutex_write_unlock_slow(ns_rwmutex *m);
-
-static inline bool
-ns_rwmutex_is_born(ns_rwmutex *m)
-{
-    return ns_load(&m->base, NS_ACQUIRE) & NS_RW_BORN;
-}
 
 /* Takes a read hold unless a writer holds the lock or waits for it. */
 static inline bool
@@ -133,7 +125,7 @@ ns_rwmutex_try_read(ns_rwmutex *m)
         }
     }
     else {
-        uint64_t word = NS_RW_BORN | NS_RW_OPEN;
+        uint64_t word = NS_RW_OPEN;
         if (ns_likely(ns_cas(&m->base, &word, word + NS_RW_UNIT, NS_ACQUIRE))) {
             return true;
         }
@@ -158,7 +150,7 @@ ns_rwmutex_read_unlock(ns_rwmutex *m)
         }
     }
     else {
-        uint64_t word = NS_RW_BORN | NS_RW_OPEN | NS_RW_UNIT;
+        uint64_t word = NS_RW_OPEN | NS_RW_UNIT;
         if (ns_likely(ns_cas(&m->base, &word, word - NS_RW_UNIT, NS_RELEASE))) {
             return true;
         }
@@ -171,8 +163,8 @@ ns_rwmutex_read_unlock(ns_rwmutex *m)
 static inline bool
 ns_rwmutex_try_write_fast(ns_rwmutex *m)
 {
-    uint64_t word = NS_RW_BORN | NS_RW_OPEN;
-    return ns_cas(&m->base, &word, NS_RW_BORN | NS_RW_WRITER, NS_ACQUIRE);
+    uint64_t word = NS_RW_OPEN;
+    return ns_cas(&m->base, &word, NS_RW_WRITER, NS_ACQUIRE);
 }
 
 /* Takes the lock for writing if nobody holds it and no other writer waits. */
@@ -186,9 +178,8 @@ ns_rwmutex_try_write(ns_rwmutex *m)
 static inline bool
 ns_rwmutex_write_unlock(ns_rwmutex *m)
 {
-    uint64_t word = NS_RW_BORN | NS_RW_WRITER;
-    return ns_cas(&m->base, &word, NS_RW_BORN | NS_RW_OPEN, NS_RELEASE) ||
-           ns_rwmutex_write_unlock_slow(m);
+    uint64_t word = NS_RW_WRITER;
+    return ns_cas(&m->base, &word, NS_RW_OPEN, NS_RELEASE) || ns_rwmutex_write_unlock_slow(m);
 }
 
 /* Turns the write hold into a read hold, and admits the readers waiting now. False if there is

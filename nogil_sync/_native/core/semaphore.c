@@ -11,35 +11,63 @@
 
 /* Locks the queue and sets QUEUED, so that the word changes only here until `unlock`. */
 static void
-lock(ns_semaphore *s)
+lock(void *object)
 {
+    ns_semaphore *s = object;
     ns_waitq_lock(&s->queue);
     ns_or(&s->word, QUEUED, NS_ACQUIRE);
 }
 
-/* Serves from the front whoever can be, lets go of the queue, and wakes them. */
+/* Serves from the front, for as long as the first waiter asks for no more than is available. */
 static void
-serve_and_unlock(ns_semaphore *s)
+serve(void *object, ns_wakes *wakes)
 {
-    ns_wakes wakes = {0};
-    ns_waiter *w;
-    while ((w = ns_waitq_first(&s->queue)) != NULL && ns_semaphore_available(s) >= w->amount) {
-        ns_sub(&s->word, w->amount * ONE, NS_RELAXED);
-        ns_grant(&s->queue, w, &wakes);
+    ns_semaphore *s = object;
+    ns_place *p;
+    while ((p = ns_waitq_first(&s->queue)) != NULL && ns_semaphore_available(s) >= p->amount) {
+        ns_sub(&s->word, p->amount * ONE, NS_RELAXED);
+        ns_grant(&s->queue, p, wakes);
     }
+}
+
+static void
+unlock(void *object)
+{
+    ns_semaphore *s = object;
     if (s->queue.head == NULL) {
         ns_and(&s->word, ~(uint64_t)QUEUED, NS_RELEASE);
     }
     ns_waitq_unlock(&s->queue);
-    ns_wake(&wakes);
+}
+
+static void
+take_back(void *object, ns_place *p, ns_wakes *wakes)
+{
+    ns_semaphore *s = object;
+    (void)wakes;
+    if (p->amount <= s->total - ns_semaphore_available(s)) { /* else it was reset meanwhile */
+        ns_add(&s->word, p->amount * ONE, NS_RELAXED);
+    }
+}
+
+static const struct ns_line line = {
+    .queue = offsetof(ns_semaphore, queue),
+    .spin = NS_SEMAPHORE_SPIN,
+    .lock = lock,
+    .serve = serve,
+    .unlock = unlock,
+    .take_back = take_back,
+};
+
+static void
+serve_and_unlock(ns_semaphore *s)
+{
+    ns_line_serve_and_unlock(&line, s, &(ns_wakes){0});
 }
 
 bool
 ns_semaphore_try_slow(ns_semaphore *s, uint64_t n)
 {
-    if (!ns_semaphore_is_born(s)) {
-        return false;
-    }
     lock(s);
     bool taken = ns_waitq_first(&s->queue) == NULL && ns_semaphore_available(s) >= n;
     if (taken) {
@@ -52,9 +80,6 @@ ns_semaphore_try_slow(ns_semaphore *s, uint64_t n)
 bool
 ns_semaphore_release_slow(ns_semaphore *s, uint64_t n)
 {
-    if (!ns_semaphore_is_born(s)) {
-        return false;
-    }
     lock(s);
     bool right = n <= s->total - ns_semaphore_available(s);
     if (right) {
@@ -97,78 +122,22 @@ ns_semaphore_reset(ns_semaphore *s)
 static bool
 enter_step(void *object, ns_waiter *w)
 {
-    ns_semaphore *s = object;
-    lock(s);
-    ns_waitq_push(&s->queue, w);
-    serve_and_unlock(s);
-    return ns_is_granted(w);
-}
-
-static enum ns_wait_result
-wait_step(void *object, ns_waiter *w, int64_t deadline)
-{
-    (void)object;
-    return ns_await_grant(w, deadline, NS_SEMAPHORE_SPIN);
-}
-
-static bool
-leave_step(void *object, ns_waiter *w)
-{
-    (void)object;
-    return ns_is_granted(w);
-}
-
-static void
-give_way_step(void *object, ns_waiter *w)
-{
-    ns_semaphore *s = object;
-    lock(s);
-    w->away = true;
-    if (ns_is_granted(w)) {
-        if (w->amount <= s->total - ns_semaphore_available(s)) { /* else it was reset meanwhile */
-            ns_add(&s->word, w->amount * ONE, NS_RELAXED);
-        }
-        ns_store(&w->state, NS_WAITING, NS_RELAXED);
-        ns_waitq_push_front(&s->queue, w);
-    }
-    serve_and_unlock(s);
-}
-
-static void
-rejoin_step(void *object, ns_waiter *w)
-{
-    ns_semaphore *s = object;
-    lock(s);
-    if (!ns_is_granted(w) && !ns_waitq_has(w)) { /* its queue was left behind by a fork */
-        ns_waitq_push(&s->queue, w);
-    }
-    w->away = false;
-    serve_and_unlock(s);
-}
-
-static bool
-cancel_step(void *object, ns_waiter *w)
-{
-    ns_semaphore *s = object;
-    lock(s);
-    bool granted = ns_is_granted(w);
-    ns_waitq_remove(&s->queue, w);
-    serve_and_unlock(s);
-    return granted;
+    return ns_line_enter(&line, object, w);
 }
 
 static void
 undo_step(void *object, ns_waiter *w)
 {
-    ns_semaphore_release(object, w->amount);
+    ns_semaphore_release(object, w->place.amount);
 }
 
 const struct ns_wait_steps ns_semaphore_steps = {
     .enter = enter_step,
-    .wait = wait_step,
-    .leave = leave_step,
-    .give_way = give_way_step,
-    .rejoin = rejoin_step,
-    .cancel = cancel_step,
+    .wait = ns_line_wait,
+    .leave = ns_line_stay,
+    .give_way = ns_line_give_way,
+    .rejoin = ns_line_rejoin,
+    .cancel = ns_line_cancel,
     .undo = undo_step,
+    .links = true,
 };

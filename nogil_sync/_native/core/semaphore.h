@@ -8,12 +8,13 @@
  * `start`, and has NS_SEMAPHORE_MOST for its total. A request for more than the total waits until
  * its time is up.
  *
- * The word:   available << 2 | QUEUED | BORN
+ * The word:   available << 1 | QUEUED
  *
- *     QUEUED BORN
- *       0     0    not initialised
- *       0     1    nobody waits: acquire and release are one compare-and-swap
- *       1     1    somebody is in the queue: the word changes under the queue's lock only
+ *     QUEUED
+ *       0    nobody waits: acquire and release are one compare-and-swap
+ *       1    somebody is in the queue: the word changes under the queue's lock only
+ *
+ * A semaphore of zero bytes has no units and takes none back, until ns_semaphore_init.
  *
  * Invariant, whenever the queue's lock is free: the first waiter who is not away wants more than is
  * available. Every step that could break it (a release, a departure, a time-out, the first
@@ -33,23 +34,25 @@
 #ifndef NS_SEMAPHORE_H
 #define NS_SEMAPHORE_H
 
-#include "waiting/grant.h"
+#include "waiting/wait.h"
 
-#define NS_SEMAPHORE_BORN 1u
-#define NS_SEMAPHORE_QUEUED 2u
-#define NS_SEMAPHORE_ONE 4u
+#define NS_SEMAPHORE_QUEUED 1u
+#define NS_SEMAPHORE_ONE 2u
 #define NS_SEMAPHORE_MOST (INT64_MAX >> 1)
 
 typedef struct ns_semaphore {
     _Atomic uint64_t word;
-    uint64_t total, start; /* written once, before the word is born */
+    uint64_t total, start; /* written once, by ns_semaphore_init */
     ns_waitq queue;
 } ns_semaphore;
 
-static inline bool
-ns_semaphore_is_born(ns_semaphore *s)
+/* Of zero bytes. Adds to the word: a release that sees the new total may come between. */
+static inline void
+ns_semaphore_init(ns_semaphore *s, uint64_t start, uint64_t total)
 {
-    return ns_load(&s->word, NS_ACQUIRE) & NS_SEMAPHORE_BORN;
+    s->start = start;
+    s->total = total;
+    ns_add(&s->word, start * NS_SEMAPHORE_ONE, NS_RELEASE);
 }
 
 static inline uint64_t
@@ -58,11 +61,11 @@ ns_semaphore_available(ns_semaphore *s)
     return ns_load(&s->word, NS_ACQUIRE) / NS_SEMAPHORE_ONE;
 }
 
-/* Initialised, and nobody waits. */
+/* Nobody waits. */
 static inline bool
 ns_semaphore_is_easy(uint64_t word)
 {
-    return (word & (NS_SEMAPHORE_BORN | NS_SEMAPHORE_QUEUED)) == NS_SEMAPHORE_BORN;
+    return !(word & NS_SEMAPHORE_QUEUED);
 }
 
 bool ns_semaphore_try_slow(ns_semaphore *s, uint64_t n);
@@ -96,7 +99,7 @@ ns_semaphore_try(ns_semaphore *s, uint64_t n)
 static inline bool
 ns_semaphore_release_once(ns_semaphore *s, uint64_t n, bool *right)
 {
-    uint64_t word = ns_load(&s->word, NS_ACQUIRE); /* born, so the total is there */
+    uint64_t word = ns_load(&s->word, NS_ACQUIRE); /* not 0: the total is there */
     if (ns_unlikely(!ns_semaphore_is_easy(word))) {
         *right = ns_semaphore_release_slow(s, n);
         return true;
@@ -114,7 +117,7 @@ ns_semaphore_release(ns_semaphore *s, uint64_t n)
                                                               : ns_semaphore_release_again(s, n);
 }
 
-/* How to wait for w->amount of them (wait.h), after ns_semaphore_try failed. */
+/* How to wait for w->place.amount of them (wait.h), after ns_semaphore_try failed. */
 extern const struct ns_wait_steps ns_semaphore_steps;
 
 /* Makes as many available as at the start, for the child of a fork. */

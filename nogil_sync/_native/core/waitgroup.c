@@ -2,18 +2,6 @@
 
 #include "waiting/backoff.h"
 
-#define SLEEPERS UINT64_C(2)
-#define EPOCH UINT64_C(4)
-#define LOW UINT64_C(0xffffffff)
-#define EPOCH_MASK (LOW & ~(EPOCH - 1))
-
-/* The half of the word that every zero changes. */
-static _Atomic uint32_t *
-low_half(ns_waitgroup *g)
-{
-    return (_Atomic uint32_t *)&g->word + (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__);
-}
-
 /* One attempt. False: another thread changed the word in between. */
 static inline bool
 add_once(ns_waitgroup *g, int64_t n, enum ns_waitgroup_result *result)
@@ -24,21 +12,17 @@ add_once(ns_waitgroup *g, int64_t n, enum ns_waitgroup_result *result)
         *result = NS_BELOW_ZERO;
         return true;
     }
-    if (n > NS_WAITGROUP_MOST - count) {
+    if (n > NS_WAITGROUP_MAX - count) {
         *result = NS_TOO_LARGE;
         return true;
     }
-    uint64_t low = word & LOW;
-    if (count + n == 0 && count != 0) {
-        low = ((low + EPOCH) & EPOCH_MASK) | NS_WAITGROUP_BORN;
-    }
-    const uint64_t next = (uint64_t)(count + n) << 32 | low;
+    const uint64_t sum = (uint64_t)(count + n);
+    const uint64_t next =
+        sum == 0 && count != 0 ? ns_word_end(word, 0) : sum << 32 | (word & NS_WORD_LOW);
     if (!ns_cas(&g->word, &word, next, NS_RELEASE)) {
         return false;
     }
-    if (ns_unlikely(word & ~next & SLEEPERS)) {
-        ns_unpark(low_half(g), NS_ALL);
-    }
+    ns_word_wake(&g->word, word, next);
     *result = NS_ADDED;
     return true;
 }
@@ -62,64 +46,11 @@ ns_waitgroup_add(ns_waitgroup *g, int64_t n)
     return ns_likely(add_once(g, n, &result)) ? result : add_again(g, n);
 }
 
-static bool
-served(uint64_t word, const ns_waiter *w)
-{
-    return word >> 32 == 0 || (word & EPOCH_MASK) != ns_load(&w->state, NS_RELAXED);
-}
-
-static bool
-enter_step(void *object, ns_waiter *w)
-{
-    ns_waitgroup *g = object;
-    uint64_t word = ns_load(&g->word, NS_ACQUIRE);
-    ns_store(&w->state, (uint32_t)(word & EPOCH_MASK), NS_RELAXED);
-    return word >> 32 == 0;
-}
-
-static enum ns_wait_result
-wait_step(void *object, ns_waiter *w, int64_t deadline)
-{
-    ns_waitgroup *g = object;
-    for (;;) {
-        uint64_t word = ns_load(&g->word, NS_ACQUIRE);
-        if (served(word, w)) {
-            return NS_SERVED;
-        }
-        if (!(word & SLEEPERS) && !ns_cas(&g->word, &word, word | SLEEPERS, NS_RELAXED)) {
-            continue;
-        }
-        switch (ns_park(low_half(g), (uint32_t)((word | SLEEPERS) & LOW), deadline)) {
-        case NS_PARK_TIMED_OUT:
-            return NS_TIMED_OUT;
-        case NS_PARK_INTERRUPTED:
-            return NS_INTERRUPTED;
-        case NS_PARK_WOKEN:
-            break;
-        }
-    }
-}
-
-/* Leaving and cancelling only look: nothing is linked, nothing was taken. */
-static bool
-look_step(void *object, ns_waiter *w)
-{
-    ns_waitgroup *g = object;
-    return served(ns_load(&g->word, NS_ACQUIRE), w);
-}
-
-static void
-nothing_step(void *object, ns_waiter *w)
-{
-    (void)object;
-    (void)w;
-}
-
 const struct ns_wait_steps ns_waitgroup_steps = {
-    .enter = enter_step,
-    .wait = wait_step,
-    .leave = look_step,
-    .rejoin = nothing_step,
-    .cancel = look_step,
-    .undo = nothing_step,
+    .enter = ns_word_enter, /* its amount is 0, the value that it waits for */
+    .wait = ns_word_wait,
+    .leave = ns_word_look,
+    .rejoin = ns_word_nothing,
+    .cancel = ns_word_look,
+    .undo = ns_word_nothing,
 };

@@ -281,6 +281,59 @@ ns_has_any(PyThreadState *tstate, uintptr_t bits)
     return (__atomic_load_n(&tstate->eval_breaker, __ATOMIC_ACQUIRE) & bits) != 0;
 }
 
+/* ---- The variables and attributes that running code uses ----
+ *
+ * Read in 3.13.5: pycore_frame.h, typeobject.c. Later versions do without. Noticed by
+ * tests/contract/test_performance_warning.py.
+ */
+#if PY_VERSION_HEX < 0x030E0000
+
+struct ns_frame_data {
+    PyObject *executable;
+    void *previous;
+    PyObject *function, *globals, *builtins, *locals;
+    PyFrameObject *frame;
+    void *instruction;
+    int stack_top;
+    uint16_t return_offset;
+    char owner;
+    PyObject *variables[]; /* those of a closure are cells */
+};
+
+typedef struct {
+    PyObject_HEAD
+    PyFrameObject *back;
+    struct ns_frame_data *data;
+} ns_frame;
+
+/* The variable at `index` below co_nlocalsplus, borrowed, of a frame that the calling thread runs; NULL
+ * if it has no value. */
+static inline PyObject *
+ns_frame_variable(PyFrameObject *frame, int index)
+{
+    return ((ns_frame *)frame)->data->variables[index];
+}
+
+/* A new reference to an attribute that can be read without running code: one in the object's dict or
+ * slots, or a plain value in its class. NULL, without an exception, if there is none. */
+static inline PyObject *
+ns_plain_attribute(PyObject *object, PyObject *name)
+{
+    if (Py_TYPE(object)->tp_getattro != PyObject_GenericGetAttr) {
+        return NULL;
+    }
+    PyObject *of_class = _PyType_LookupRef(Py_TYPE(object), name);
+    bool plain =
+        of_class == NULL || Py_IS_TYPE(of_class, &PyMemberDescr_Type) ||
+        (Py_TYPE(of_class)->tp_descr_get == NULL && Py_TYPE(of_class)->tp_descr_set == NULL);
+    Py_XDECREF(of_class);
+    PyObject *value = plain ? PyObject_GenericGetAttr(object, name) : NULL;
+    PyErr_Clear();
+    return value;
+}
+
+#endif
+
 /* ---- Ints ----
  *
  * struct _PyLongValue, read in longintrepr.h of 3.13.5, 3.14.7 and 3.15.0rc2. Noticed by

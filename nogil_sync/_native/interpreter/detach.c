@@ -24,10 +24,10 @@ is_main_thread(PyObject *self)
     return answer;
 }
 
-/* Whether the interpreter has something for this thread to do. Asked while detached, of a thread state
- * that is this thread's own. Signals (also _thread.interrupt_main's) set their flag in the
- * interpreter's first thread state. In the child of a fork from another thread the main thread has a
- * different one, which no flag tells anything: the answer is always yes. */
+/* Whether the interpreter has something for this thread to do. Asked while detached, of a thread
+ * state that is this thread's own. Signals (also _thread.interrupt_main's) set their flag in the
+ * interpreter's first thread state. In the child of a fork from another thread the main thread has
+ * a different one, which no flag tells anything: the answer is always yes. */
 static bool
 has_work(PyThreadState *tstate)
 {
@@ -43,15 +43,15 @@ ns_run_handlers(void)
 
 /* ---- Waits that handlers have interrupted ---- */
 
-static NS_THREAD_LOCAL ns_waiter
-    *interrupted; /* this thread's, the latest first, linked by `outer` */
+/* This thread's waits that can give way, the latest first, linked by `outer`. */
+static NS_THREAD_LOCAL ns_waiter *interrupted;
 
 bool
 ns_make_way(void *object)
 {
     bool made = false;
     for (ns_waiter *w = interrupted; w != NULL; w = w->outer) {
-        if (w->object == object && !w->away) {
+        if (w->place.object == object && !w->place.away) {
             w->steps->give_way(object, w);
             made = true;
         }
@@ -59,13 +59,13 @@ ns_make_way(void *object)
     return made;
 }
 
+/* Runs handlers while w is in line, or away. -1 with an exception. */
 static int
-run_handlers_in_line(const struct ns_wait_steps *steps, void *object, ns_waiter *w)
+run_handlers_in_line(const struct ns_wait_steps *steps, ns_waiter *w)
 {
     if (steps->give_way == NULL) {
         return ns_run_handlers();
     }
-    w->object = object;
     w->steps = steps;
     w->outer = interrupted;
     interrupted = w;
@@ -105,8 +105,8 @@ ns_waits_in_vain(void)
 
 /* ---- Waiting ---- */
 
-/* One sleep, detached. 1: served; 0: timed out; -1: there may be handlers to run, and the node stays
- * in line or is away. */
+/* One sleep, detached. 1: served; 0: timed out; -1: there may be handlers to run, and the waiter is
+ * in line, or away. `sliced`: this thread's state if it is the main thread, else NULL. */
 static int
 sleep_detached(const struct ns_wait_steps *steps, void *object, ns_waiter *w, int64_t deadline,
                PyThreadState *sliced)
@@ -124,12 +124,12 @@ sleep_detached(const struct ns_wait_steps *steps, void *object, ns_waiter *w, in
                 return steps->cancel(object, w);
             }
             if (!has_work(sliced)) {
-                continue;
+                continue; /* the slice is over, and nothing is to be done: sleep on */
             }
             break;
         case NS_INTERRUPTED:
             if (sliced == NULL) {
-                continue;
+                continue; /* handlers are the main thread's */
             }
             break;
         }
@@ -138,10 +138,10 @@ sleep_detached(const struct ns_wait_steps *steps, void *object, ns_waiter *w, in
 }
 
 int
-ns_wait(PyObject *self, const struct ns_wait_steps *steps, void *object, ns_waiter *w,
-        int64_t deadline)
+ns_wait_with(PyObject *self, const struct ns_wait_steps *steps, void *object, ns_waiter *w,
+             int64_t deadline)
 {
-    /* Asking may detach, so before the node is linked. */
+    /* Asking may detach, so before the waiter is linked. */
     PyThreadState *sliced = is_main_thread(self) ? PyThreadState_Get() : NULL;
     const bool last = ns_is_last(self);
     ns_make_way(object);
@@ -162,13 +162,41 @@ ns_wait(PyObject *self, const struct ns_wait_steps *steps, void *object, ns_wait
         if (result >= 0) {
             return result;
         }
-        if (run_handlers_in_line(steps, object, w) < 0) {
+        if (run_handlers_in_line(steps, w) < 0) { /* a handler raised: leave no trace */
             if (steps->cancel(object, w)) {
                 steps->undo(object, w);
             }
             return -1;
         }
     }
+}
+
+ns_waiter *
+ns_waiter_or_error(void)
+{
+    ns_waiter *w = ns_waiter_new();
+    if (w == NULL) {
+        PyErr_NoMemory();
+    }
+    return w;
+}
+
+int
+ns_wait(PyObject *self, const struct ns_wait_steps *steps, void *object, uint64_t *amount,
+        int64_t deadline)
+{
+    ns_waiter linked_nowhere = {0};
+    ns_waiter *w = steps->links ? ns_waiter_or_error() : &linked_nowhere;
+    if (w == NULL) {
+        return -1;
+    }
+    w->place.amount = *amount;
+    int result = ns_wait_with(self, steps, object, w, deadline);
+    *amount = w->place.amount;
+    if (steps->links) {
+        ns_waiter_free(w);
+    }
+    return result;
 }
 
 /* ---- Entering ---- */

@@ -32,6 +32,7 @@
 #ifndef NS_OFTEN
 #define NS_OFTEN 2000
 #endif
+_Static_assert(NS_OFTEN <= UINT16_MAX, "`foreign_uses` counts up to it");
 
 #if NS_CAN_DEFER
 

@@ -1,13 +1,24 @@
 #include "interpreter/watch.h"
 
+#include "core/waiting/park.h"
+#include "interpreter/reach.h"
+
 /* The contract's figure, and which part of the uses must have found the count changed: threads
  * that fetch a bound method change it twice in their life, those that fight at every turn. */
 #define ENOUGH_USES 100000
 #define USES_PER_CHANGE 1000
 
+/* How many uses there are from one look at the frame to the next; a power of two. */
+#define SAMPLE 256
+/* Two threads that look this soon after each other both use the object thousands of times a second. */
+#define MEETING_TIME 20 /* ms */
+#define ENOUGH_MEETINGS 4
+
+/* What give_report gets. References, or NULL for what threads do not contend for. */
 typedef struct {
-    PyObject *filename, *type_name;
+    PyObject *filename, *type_name, *holder, *variable;
     int line;
+    bool counted, method;
 } report;
 
 ns_watch *
@@ -38,62 +49,151 @@ ns_watch_free(ns_watch *w)
     }
 }
 
+#if !NS_CAN_DEFER
+
+static void
+free_report(report *r)
+{
+    Py_XDECREF(r->filename);
+    Py_XDECREF(r->type_name);
+    Py_XDECREF(r->holder);
+    Py_XDECREF(r->variable);
+    PyMem_RawFree(r);
+}
+
+/* A new reference, to None for NULL. */
+static PyObject *
+or_none(PyObject *object)
+{
+    return Py_NewRef(object == NULL ? Py_None : object);
+}
+
 /* A pending call: runs in the main thread, between two bytecodes. */
 static int
 give_report(void *argument)
 {
     report *r = argument;
     PyObject *module = PyImport_ImportModule("nogil_sync._common.performance");
-    PyObject *result =
-        module == NULL
-            ? NULL
-            : PyObject_CallMethod(module, "report", "OiO", r->filename, r->line, r->type_name);
+    PyObject *result = module == NULL ? NULL
+                                      : PyObject_CallMethod(module,
+                                                            "report",
+                                                            "OiO(OOOO)",
+                                                            r->filename,
+                                                            r->line,
+                                                            r->type_name,
+                                                            r->counted ? Py_True : Py_False,
+                                                            r->holder,
+                                                            r->method ? Py_True : Py_False,
+                                                            r->variable);
     if (result == NULL) {
         PyErr_WriteUnraisable(r->type_name);
     }
     Py_XDECREF(result);
     Py_XDECREF(module);
-    Py_DECREF(r->filename);
-    Py_DECREF(r->type_name);
-    PyMem_RawFree(r);
+    free_report(r);
     return 0;
 }
 
 static void
-schedule_report(ns_watch *w, PyObject *self)
+schedule_report(ns_watch *w, PyObject *self, bool counted, const ns_reach *found)
 {
-    PyObject *name = PyType_GetName(Py_TYPE(self));
-    report *r = name ? PyMem_RawMalloc(sizeof(report)) : NULL;
+    report *r = PyMem_RawCalloc(1, sizeof(report));
     if (r == NULL) {
-        Py_XDECREF(name);
-        PyErr_Clear();
         return;
     }
-    *r = (report){Py_NewRef(w->filename ? w->filename : Py_None), name, w->line};
-    if (Py_AddPendingCall(give_report, r) < 0) { /* the queue is full: say it another time */
-        Py_DECREF(r->filename);
-        Py_DECREF(r->type_name);
-        PyMem_RawFree(r);
+    *r = (report){
+        .filename = or_none(w->filename),
+        .type_name = PyType_GetName(Py_TYPE(self)),
+        .holder = found->holder ? PyType_GetName(Py_TYPE(found->holder)) : Py_NewRef(Py_None),
+        .variable = or_none(found->variable),
+        .line = w->line,
+        .counted = counted,
+        .method = found->method != NULL,
+    };
+    if (r->type_name == NULL || r->holder == NULL || Py_AddPendingCall(give_report, r) < 0) {
+        /* no memory, or the queue is full: say it another time */
+        PyErr_Clear();
+        free_report(r);
         ns_store(&w->reported, false, NS_RELAXED);
     }
 }
 
-void
-ns_watch_use_slow(ns_watch *w, PyObject *self)
+/* Whether the object's own count is fought over, as far as this use can tell. */
+static bool
+count_changes(ns_watch *w, PyObject *self, uint32_t uses)
 {
-    if (ns_load(&w->reported, NS_RELAXED) || ns_is_immortal(self)) {
-        return;
+    if (ns_is_immortal(self)) {
+        return false;
     }
-    uint32_t uses = ns_load(&w->uses, NS_RELAXED) + 1;
     uint32_t changes = ns_load(&w->changes, NS_RELAXED);
     Py_ssize_t count = ns_shared_count(self);
     if (count != ns_load(&w->seen, NS_RELAXED)) {
         ns_store(&w->seen, count, NS_RELAXED);
         ns_store(&w->changes, ++changes, NS_RELAXED);
     }
-    ns_store(&w->uses, uses, NS_RELAXED);
-    if (uses > ENOUGH_USES && changes > uses / USES_PER_CHANGE &&
-        !ns_swap(&w->reported, true, NS_RELAXED)) {
-        schedule_report(w, self);
-    }
+    return changes > uses / USES_PER_CHANGE;
 }
+
+/* Whether threads have met often enough at this object, by which the calling thread reaches ours. */
+static bool
+met(ns_watch *w, enum ns_way way, PyObject *object)
+{
+    if (object == NULL || (way != NS_CELL && ns_is_immortal(object))) {
+        return false;
+    }
+    uint32_t now = (uint32_t)(ns_now() / 1000000) & 0xFFFFFF;
+    uint64_t who = PyThreadState_GetID(PyThreadState_Get()) & 0xFFFF;
+    uint64_t what = ((uintptr_t)object >> 4) & 0xFFFFFF;
+    uint64_t sample = what << 40 | who << 24 | now;
+    uint64_t before = ns_load(&w->sample[way], NS_RELAXED);
+    ns_store(&w->sample[way], sample, NS_RELAXED);
+    bool same_object = (before ^ sample) >> 40 == 0;
+    bool same_thread = (((before ^ sample) >> 24) & 0xFFFF) == 0;
+    uint32_t meetings = ns_load(&w->meetings[way], NS_RELAXED);
+    /* An object that only this thread uses may have the address of another thread's that died. */
+    if (same_object && !same_thread && !ns_is_owned(object) &&
+        ((now - (uint32_t)before) & 0xFFFFFF) <= MEETING_TIME) {
+        ns_store(&w->meetings[way], ++meetings, NS_RELAXED);
+    }
+    return meetings >= ENOUGH_MEETINGS;
+}
+
+/* Lets go of what threads do not meet at. Whether anything is left. */
+static bool
+keep_what_is_met(ns_watch *w, ns_reach *found)
+{
+    if (!met(w, NS_HOLDER, found->holder)) {
+        Py_CLEAR(found->holder);
+    }
+    if (!met(w, NS_METHOD, found->method)) {
+        Py_CLEAR(found->method);
+    }
+    if (!met(w, NS_CELL, found->cell)) {
+        Py_CLEAR(found->cell);
+        Py_CLEAR(found->variable);
+    }
+    return found->holder != NULL || found->method != NULL || found->cell != NULL;
+}
+
+void
+ns_watch_use_slow(ns_watch *w, PyObject *self)
+{
+    if (ns_load(&w->reported, NS_RELAXED)) {
+        return;
+    }
+    uint32_t uses = ns_load(&w->uses, NS_RELAXED) + 1;
+    ns_store(&w->uses, uses, NS_RELAXED);
+    bool counted = count_changes(w, self, uses);
+    if (uses % SAMPLE != 0) {
+        return;
+    }
+    ns_reach found;
+    ns_reach_find(&found, self);
+    bool contended = keep_what_is_met(w, &found) || counted;
+    if (contended && uses > ENOUGH_USES && !ns_swap(&w->reported, true, NS_RELAXED)) {
+        schedule_report(w, self, counted, &found);
+    }
+    ns_reach_clear(&found);
+}
+
+#endif

@@ -6,40 +6,29 @@
 #include "interpreter/sharing.h"
 #include "types/syncmap.h"
 
-/* Values of the byte; false and true are consecutive. */
-enum { UNBORN = 0, FALSE_ = 1, TRUE_ = 2 };
-
 typedef struct {
     NS_OBJECT_HEAD
-    _Atomic uint8_t value;
+    _Atomic bool value;
 } AtomicBool;
 
 bool
 ns_atomic_bool_is_set(PyObject *self)
 {
-    return ns_load(&((AtomicBool *)self)->value, NS_SEQ_CST) == TRUE_;
-}
-
-/* An operation saw `old`: it as a Python bool, or RuntimeError. */
-static PyObject *
-bool_of(PyObject *self, uint8_t old)
-{
-    return old == UNBORN ? ns_not_initialized(self) : PyBool_FromLong(old == TRUE_);
+    return ns_load(&((AtomicBool *)self)->value, NS_SEQ_CST);
 }
 
 static PyObject *
 load(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     ns_used(self);
-    return bool_of(self, ns_load(&((AtomicBool *)self)->value, NS_SEQ_CST));
+    return PyBool_FromLong(ns_load(&((AtomicBool *)self)->value, NS_SEQ_CST));
 }
 
-/* Swaps; *old is UNBORN, and nothing changed, if there was no __init__. */
+/* Swaps, and returns the old value: 1 or 0; -1 with an exception. */
 static int
 exchange(PyObject *self, const ns_signature *s, PyObject *const *args, Py_ssize_t nargs,
-         PyObject *kwnames, uint8_t *old)
+         PyObject *kwnames)
 {
-    AtomicBool *o = (AtomicBool *)self;
     PyObject *argument;
     if (ns_unpack(s, args, nargs, kwnames, &argument) < 0) {
         return -1;
@@ -49,30 +38,22 @@ exchange(PyObject *self, const ns_signature *s, PyObject *const *args, Py_ssize_
         return -1;
     }
     ns_used(self);
-    *old = ns_load(&o->value, NS_RELAXED);
-    if (*old != UNBORN) {
-        *old = ns_swap(&o->value, (uint8_t)(FALSE_ + value), NS_SEQ_CST);
-    }
-    return 0;
+    return ns_swap(&((AtomicBool *)self)->value, (bool)value, NS_SEQ_CST);
 }
 
 static PyObject *
 swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     static const ns_signature s = {"AtomicBool.swap", {"value"}, 1, 1, 0};
-    uint8_t old;
-    return exchange(self, &s, args, nargs, kwnames, &old) < 0 ? NULL : bool_of(self, old);
+    int old = exchange(self, &s, args, nargs, kwnames);
+    return old < 0 ? NULL : PyBool_FromLong(old);
 }
 
 static PyObject *
 store(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     static const ns_signature s = {"AtomicBool.store", {"value"}, 1, 1, 0};
-    uint8_t old;
-    if (exchange(self, &s, args, nargs, kwnames, &old) < 0) {
-        return NULL;
-    }
-    return old == UNBORN ? ns_not_initialized(self) : Py_NewRef(Py_None);
+    return exchange(self, &s, args, nargs, kwnames) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static PyObject *
@@ -90,9 +71,8 @@ compare_and_swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObje
         return NULL;
     }
     ns_used(self);
-    uint8_t expected = (uint8_t)(FALSE_ + old);
-    bool swapped = atomic_compare_exchange_strong(&o->value, &expected, (uint8_t)(FALSE_ + new));
-    return expected == UNBORN ? ns_not_initialized(self) : PyBool_FromLong(swapped);
+    bool expected = (bool)old;
+    return PyBool_FromLong(atomic_compare_exchange_strong(&o->value, &expected, (bool)new));
 }
 
 static int
@@ -104,22 +84,17 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
         return -1;
     }
     int value = argument == NULL ? 0 : PyObject_IsTrue(argument);
-    uint8_t unborn = UNBORN;
-    if (value < 0) {
+    if (value < 0 || ns_claim_init(self) < 0) {
         return -1;
     }
-    if (!ns_cas(&((AtomicBool *)self)->value, &unborn, (uint8_t)(FALSE_ + value), NS_SEQ_CST)) {
-        return ns_initialized_twice(self);
-    }
+    ns_store(&((AtomicBool *)self)->value, (bool)value, NS_RELEASE);
     return 0;
 }
 
 static PyObject *
 repr(PyObject *self)
 {
-    uint8_t value = ns_load(&((AtomicBool *)self)->value, NS_SEQ_CST);
-    return value == UNBORN ? ns_repr_uninitialized(self)
-                           : ns_repr_call(self, PyBool_FromLong(value == TRUE_));
+    return ns_repr_call(self, PyBool_FromLong(ns_atomic_bool_is_set(self)));
 }
 
 static PyMethodDef methods[] = {
@@ -135,6 +110,7 @@ static PyMemberDef members[] = NS_WEAKREF_MEMBERS(AtomicBool);
 
 static PyType_Slot slots[] = {
     {Py_tp_doc, DOC_AtomicBool},
+    {Py_tp_new, ns_new},
     {Py_tp_init, init},
     {Py_tp_dealloc, ns_dealloc},
     {Py_tp_traverse, ns_traverse_type},

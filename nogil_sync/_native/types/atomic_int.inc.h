@@ -22,7 +22,6 @@
 
 typedef struct {
     NS_OBJECT_HEAD
-    _Atomic uint8_t born; /* 0: no __init__ yet, 1: in it, 2: done */
     /* Every call reads the header several times. If the value were on its cache line, each
      * change by another core would take that away as well: two transfers an operation, not one. */
     char apart_from_header[NS_LINE];
@@ -30,17 +29,11 @@ typedef struct {
     char apart_from_neighbour[NS_LINE - sizeof(WORD)];
 } FN(Object);
 
-/* The word, or NULL with RuntimeError if there was no __init__. */
 static inline _Atomic WORD *
 FN(word)(PyObject *self)
 {
-    FN(Object) *o = (FN(Object) *)self;
-    if (ns_unlikely(ns_load(&o->born, NS_ACQUIRE) != 2)) {
-        ns_not_initialized(self);
-        return NULL;
-    }
     ns_used(self);
-    return &o->value;
+    return &((FN(Object) *)self)->value;
 }
 
 /* The single argument of a method; `n` may be left out where it has a default. */
@@ -69,7 +62,7 @@ FN(operand)(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, PyOb
             return NULL;                                                                   \
         }                                                                                  \
         _Atomic WORD *word = FN(word)(self);                                               \
-        return word == NULL ? NULL : BOX((VALUE)(expression));                             \
+        return BOX((VALUE)(expression));                                                   \
     }
 
 static inline WORD
@@ -99,19 +92,14 @@ FN(store)(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
     if (FN(operand)(&s, args, nargs, kwnames, &value) < 0) {
         return NULL;
     }
-    _Atomic WORD *word = FN(word)(self);
-    if (word == NULL) {
-        return NULL;
-    }
-    ns_store(word, value, NS_SEQ_CST);
+    ns_store(FN(word)(self), value, NS_SEQ_CST);
     Py_RETURN_NONE;
 }
 
 static PyObject *
 FN(load)(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    _Atomic WORD *word = FN(word)(self);
-    return word == NULL ? NULL : BOX((VALUE)ns_load(word, NS_SEQ_CST));
+    return BOX((VALUE)ns_load(FN(word)(self), NS_SEQ_CST));
 }
 
 static PyObject *
@@ -124,42 +112,28 @@ FN(compare_and_swap)(PyObject *self, PyObject *const *args, Py_ssize_t nargs, Py
         PARSE(pair[1], &new) < 0) {
         return NULL;
     }
-    _Atomic WORD *word = FN(word)(self);
-    if (word == NULL) {
-        return NULL;
-    }
     WORD expected = (WORD)old;
-    return PyBool_FromLong(atomic_compare_exchange_strong(word, &expected, (WORD)new));
+    return PyBool_FromLong(atomic_compare_exchange_strong(FN(word)(self), &expected, (WORD)new));
 }
 
 static int
 FN(init)(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     static const ns_signature s = {TEXT(NAME) ".__init__", {"value"}, 0, 1, 0};
-    FN(Object) *o = (FN(Object) *)self;
     PyObject *argument;
     VALUE value = 0;
-    uint8_t unborn = 0;
     if (ns_unpack_init(&s, args, kwargs, &argument) < 0 ||
-        (argument != NULL && PARSE(argument, &value) < 0)) {
+        (argument != NULL && PARSE(argument, &value) < 0) || ns_claim_init(self) < 0) {
         return -1;
     }
-    if (!ns_cas(&o->born, &unborn, 1, NS_RELAXED)) {
-        return ns_initialized_twice(self);
-    }
-    ns_store(&o->value, (WORD)value, NS_RELAXED);
-    ns_store(&o->born, 2, NS_RELEASE);
+    ns_store(&((FN(Object) *)self)->value, (WORD)value, NS_RELEASE);
     return 0;
 }
 
 static PyObject *
 FN(repr)(PyObject *self)
 {
-    FN(Object) *o = (FN(Object) *)self;
-    if (ns_load(&o->born, NS_ACQUIRE) != 2) {
-        return ns_repr_uninitialized(self);
-    }
-    return ns_repr_call(self, BOX((VALUE)ns_load(&o->value, NS_SEQ_CST)));
+    return ns_repr_call(self, BOX((VALUE)ns_load(&((FN(Object) *)self)->value, NS_SEQ_CST)));
 }
 
 static PyMethodDef FN(methods)[] = {
@@ -182,6 +156,7 @@ static PyMemberDef FN(members)[] = NS_WEAKREF_MEMBERS(FN(Object));
 
 static PyType_Slot FN(slots)[] = {
     {Py_tp_doc, (void *)CLASS_DOC(NAME)},
+    {Py_tp_new, ns_new},
     {Py_tp_init, FN(init)},
     {Py_tp_dealloc, ns_dealloc},
     {Py_tp_traverse, ns_traverse_type},

@@ -7,30 +7,20 @@
 
 typedef struct {
     NS_OBJECT_HEAD
-    ns_ref value; /* owns a reference; NULL before __init__ */
+    ns_ref value; /* owns a reference; never NULL */
 } AtomicRef;
 
 static PyObject *
 load(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     ns_used(self);
-    PyObject *value = ns_load_ref(&((AtomicRef *)self)->value);
-    return value == NULL ? ns_not_initialized(self) : value;
+    return ns_load_ref(&((AtomicRef *)self)->value);
 }
 
-static bool
-is_born(PyObject *self)
-{
-    return ns_load(&((AtomicRef *)self)->value, NS_RELAXED) != NULL;
-}
-
-/* The previous value, its reference now the caller's; NULL with RuntimeError. */
+/* The previous value, its reference now the caller's. */
 static PyObject *
 exchange(PyObject *self, PyObject *value)
 {
-    if (!is_born(self)) {
-        return ns_not_initialized(self);
-    }
     ns_used(self);
     ns_publish(value);
     return ns_swap(&((AtomicRef *)self)->value, Py_NewRef(value), NS_SEQ_CST);
@@ -68,11 +58,7 @@ store(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
     if (ns_unpack(&s, args, nargs, kwnames, &value) < 0) {
         return NULL;
     }
-    PyObject *old = exchange(self, value);
-    if (old == NULL) {
-        return NULL;
-    }
-    Py_DECREF(old);
+    Py_DECREF(exchange(self, value));
     Py_RETURN_NONE;
 }
 
@@ -84,8 +70,7 @@ compare_and_swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObje
     if (ns_unpack(&s, args, nargs, kwnames, pair) < 0) {
         return NULL;
     }
-    return is_born(self) ? PyBool_FromLong(replace(self, pair[0], pair[1]))
-                         : ns_not_initialized(self);
+    return PyBool_FromLong(replace(self, pair[0], pair[1]));
 }
 
 static PyObject *
@@ -98,9 +83,9 @@ update(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwname
     }
     for (;;) {
         PyObject *current = load(self, NULL);
-        PyObject *value = current ? PyObject_CallOneArg(fn, current) : NULL;
+        PyObject *value = PyObject_CallOneArg(fn, current);
         if (value == NULL) {
-            Py_XDECREF(current);
+            Py_DECREF(current);
             return NULL;
         }
         int replaced = replace(self, current, value);
@@ -115,19 +100,26 @@ update(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwname
     }
 }
 
+static PyObject *
+new_ref(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    PyObject *self = ns_new(type, args, kwargs);
+    if (self != NULL) {
+        ns_store(&((AtomicRef *)self)->value, Py_None, NS_RELAXED);
+    }
+    return self;
+}
+
 static int
 init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     static const ns_signature s = {"AtomicRef.__init__", {"value"}, 0, 1, 0};
-    PyObject *value, *unborn = NULL;
-    if (ns_unpack_init(&s, args, kwargs, &value) < 0) {
+    PyObject *value;
+    if (ns_unpack_init(&s, args, kwargs, &value) < 0 || ns_claim_init(self) < 0) {
         return -1;
     }
-    value = Py_NewRef(value == NULL ? Py_None : value);
-    ns_publish(value);
-    if (!ns_cas(&((AtomicRef *)self)->value, &unborn, value, NS_SEQ_CST)) {
-        Py_DECREF(value);
-        return ns_initialized_twice(self);
+    if (value != NULL) {
+        Py_DECREF(exchange(self, value));
     }
     return 0;
 }
@@ -144,9 +136,7 @@ traverse(PyObject *self, visitproc visit, void *arg)
 static int
 clear(PyObject *self)
 {
-    if (is_born(self)) {
-        Py_DECREF(ns_swap(&((AtomicRef *)self)->value, Py_None, NS_SEQ_CST));
-    }
+    Py_DECREF(ns_swap(&((AtomicRef *)self)->value, Py_None, NS_SEQ_CST));
     return 0;
 }
 
@@ -159,7 +149,7 @@ dealloc(PyObject *self)
     if (o->weakrefs != NULL) {
         PyObject_ClearWeakRefs(self);
     }
-    Py_XDECREF(ns_load(&o->value, NS_RELAXED));
+    Py_DECREF(ns_load(&o->value, NS_RELAXED));
     PyTypeObject *type = Py_TYPE(self);
     type->tp_free(self);
     Py_DECREF(type);
@@ -170,9 +160,6 @@ static PyObject *
 repr(PyObject *self)
 {
     PyObject *value = ns_load_ref(&((AtomicRef *)self)->value);
-    if (value == NULL) {
-        return ns_repr_uninitialized(self);
-    }
     int inside = Py_ReprEnter(self);
     if (inside != 0) {
         Py_DECREF(value);
@@ -201,6 +188,7 @@ static PyMemberDef members[] = NS_WEAKREF_MEMBERS(AtomicRef);
 
 static PyType_Slot slots[] = {
     {Py_tp_doc, DOC_AtomicRef},
+    {Py_tp_new, new_ref},
     {Py_tp_init, init},
     {Py_tp_dealloc, dealloc},
     {Py_tp_traverse, traverse},

@@ -10,7 +10,6 @@
 
 typedef struct {
     NS_OBJECT_HEAD
-    _Atomic bool claimed; /* by an __init__ */
     char apart_from_header[80];
     ns_channel channel;
 } Channel;
@@ -22,13 +21,6 @@ static inline ns_channel *
 channel_of(PyObject *self)
 {
     return &((Channel *)self)->channel;
-}
-
-/* 0, or -1 if there was no __init__. */
-static int
-check_born(PyObject *self)
-{
-    return ns_channel_is_born(channel_of(self)) ? 0 : (ns_not_initialized(self), -1);
 }
 
 static void
@@ -119,22 +111,15 @@ send_slow(PyObject *self, PyObject *value, ns_patience patience, int64_t deadlin
         raise_closed(self);
         return -1;
     }
-    if (check_born(self) < 0) {
+    if (ns_check_initialized(self) < 0) {
         return -1;
     }
     if (patience == NS_DO_NOT_WAIT) {
         return 0;
     }
-    ns_waiter *w = ns_waiter_new();
-    if (w == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    w->amount = (uintptr_t)value;
-    int done = ns_wait(self, &ns_channel_send_steps, c, w, deadline);
-    bool sent = w->amount == 0;
-    ns_waiter_free(w);
-    if (done == 1 && !sent) {
+    uint64_t item = (uintptr_t)value; /* 0 once it is the channel's */
+    int done = ns_wait(self, &ns_channel_send_steps, c, &item, deadline);
+    if (done == 1 && item != 0) {
         raise_closed(self);
         return -1;
     }
@@ -170,20 +155,15 @@ take_slow(PyObject *self, PyObject **value, ns_patience patience, int64_t deadli
     if (result != NS_CHANNEL_WOULD_WAIT) {
         return result == NS_CHANNEL_DONE ? 1 : -2;
     }
-    if (check_born(self) < 0) {
+    if (ns_check_initialized(self) < 0) {
         return -1;
     }
     if (patience == NS_DO_NOT_WAIT) {
         return 0;
     }
-    ns_waiter *w = ns_waiter_new();
-    if (w == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    int done = ns_wait(self, &ns_channel_receive_steps, c, w, deadline);
-    *value = (PyObject *)(uintptr_t)w->amount;
-    ns_waiter_free(w);
+    uint64_t item = 0;
+    int done = ns_wait(self, &ns_channel_receive_steps, c, &item, deadline);
+    *value = (PyObject *)(uintptr_t)item;
     return done == 1 && *value == NULL ? -2 : done;
 }
 
@@ -284,7 +264,7 @@ next(PyObject *self)
 static PyObject *
 close_channel(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    if (check_born(self) < 0) {
+    if (ns_check_initialized(self) < 0) {
         return NULL;
     }
     ns_channel_close(channel_of(self));
@@ -294,13 +274,14 @@ close_channel(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 closed(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    return check_born(self) < 0 ? NULL : PyBool_FromLong(ns_channel_is_closed(channel_of(self)));
+    return ns_check_initialized(self) < 0 ? NULL
+                                          : PyBool_FromLong(ns_channel_is_closed(channel_of(self)));
 }
 
 static PyObject *
 enter(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    return check_born(self) < 0 ? NULL : Py_NewRef(self);
+    return ns_check_initialized(self) < 0 ? NULL : Py_NewRef(self);
 }
 
 static PyObject *
@@ -312,7 +293,7 @@ leave(PyObject *self, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nar
 static Py_ssize_t
 length(PyObject *self)
 {
-    return check_born(self) < 0 ? -1 : (Py_ssize_t)ns_channel_count(channel_of(self));
+    return ns_check_initialized(self) < 0 ? -1 : (Py_ssize_t)ns_channel_count(channel_of(self));
 }
 
 static PyObject *
@@ -320,8 +301,8 @@ size_of(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     ns_channel *c = channel_of(self);
     size_t size = (size_t)Py_TYPE(self)->tp_basicsize;
-    return PyLong_FromSize_t(ns_channel_is_born(c) ? size + c->in.capacity * sizeof(ns_channel_slot)
-                                                   : size);
+    return PyLong_FromSize_t(
+        ns_is_initialized(self) ? size + c->in.capacity * sizeof(ns_channel_slot) : size);
 }
 
 static int
@@ -350,11 +331,12 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
             return -1;
         }
     }
-    if (ns_swap(&((Channel *)self)->claimed, true, NS_RELAXED)) {
+    if (ns_claim_init(self) < 0) {
         PyMem_RawFree(slots);
-        return ns_initialized_twice(self);
+        return -1;
     }
     ns_channel_init(channel_of(self), slots, (uint64_t)capacity);
+    ns_finish_init(self, true);
     return 0;
 }
 
@@ -408,7 +390,7 @@ static PyObject *
 repr(PyObject *self)
 {
     ns_channel *c = channel_of(self);
-    if (!ns_channel_is_born(c)) {
+    if (!ns_is_initialized(self)) {
         return ns_repr_uninitialized(self);
     }
     char state[80];
@@ -441,6 +423,7 @@ static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Channel);
 
 static PyType_Slot slots[] = {
     {Py_tp_doc, DOC_Channel},
+    {Py_tp_new, ns_new},
     {Py_tp_init, init},
     {Py_tp_dealloc, dealloc},
     {Py_tp_traverse, traverse},

@@ -27,7 +27,6 @@ typedef struct {
     ns_ref lock; /* NULL until __init__ ran, and after a collection cleared it */
     bool plain;  /* the lock is exactly a Mutex; written before `lock` */
     bool sound;  /* of a kind whose acquire fails only when it is interrupted; so, too */
-    _Atomic bool claimed; /* by an __init__ */
 } Cond;
 
 static inline ns_cond *
@@ -53,7 +52,7 @@ hold(PyObject *self, held_lock *lock)
     if (ns_unlikely(!lock->plain)) {
         lock->object = ns_load_ref(&o->lock);
         if (lock->object == NULL) {
-            ns_not_initialized(self);
+            ns_check_initialized_slow(self);
             return false;
         }
     }
@@ -66,13 +65,6 @@ let_go(held_lock *lock)
     if (ns_unlikely(!lock->plain)) {
         Py_DECREF(lock->object);
     }
-}
-
-/* 0, or -1 if there was no __init__. */
-static int
-check_born(PyObject *self)
-{
-    return ns_load(&((Cond *)self)->lock, NS_ACQUIRE) ? 0 : (ns_not_initialized(self), -1);
 }
 
 /* ---- The lock. Each returns -1 with an exception. ---- */
@@ -177,8 +169,8 @@ lock_again_once(const held_lock *lock, PyObject *saved, ns_waiter *w)
         if (ns_mutex_try_lock(m)) {
             return 0;
         }
-        *w = (ns_waiter){0}; /* the node of the wait serves again: no memory is needed here */
-        return ns_wait(lock->object, &ns_mutex_steps, m, w, NS_FOREVER) < 0 ? -1 : 0;
+        *w = (ns_waiter){0}; /* the waiter serves again: no memory is needed here */
+        return ns_wait_with(lock->object, &ns_mutex_steps, m, w, NS_FOREVER) < 0 ? -1 : 0;
     }
     if (saved != NULL) {
         PyObject *result;
@@ -256,7 +248,7 @@ wait_with(PyObject *self, const held_lock *lock, ns_waiter *w, ns_patience patie
         return -1;
     }
     int result = patience == NS_DO_NOT_WAIT ? ns_cond_steps.cancel(c, w)
-                                            : ns_wait(self, &ns_cond_steps, c, w, deadline);
+                                            : ns_wait_with(self, &ns_cond_steps, c, w, deadline);
     int again = lock_again(self, lock, saved, w);
     Py_XDECREF(saved);
     if (again < 0 && result == 1) {
@@ -274,9 +266,8 @@ wait_holding(PyObject *self, const held_lock *lock, ns_patience patience, int64_
     if (patience != NS_DO_NOT_WAIT && ns_is_last(self)) {
         return ns_waits_in_vain();
     }
-    ns_waiter *w = ns_waiter_new();
+    ns_waiter *w = ns_waiter_or_error();
     if (w == NULL) {
-        PyErr_NoMemory();
         return -1;
     }
     int result = wait_with(self, lock, w, patience, deadline);
@@ -319,7 +310,7 @@ wait_for(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
     ns_patience patience;
     int64_t deadline;
     if (ns_unpack(&s, args, nargs, kwnames, given) < 0 ||
-        ns_plain_timeout(given[1], &patience, &deadline) < 0 || check_born(self) < 0) {
+        ns_plain_timeout(given[1], &patience, &deadline) < 0 || ns_check_initialized(self) < 0) {
         return NULL;
     }
     for (bool over = false;;) {
@@ -581,14 +572,15 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     else {
         Py_INCREF(lock);
     }
-    if (ns_swap(&o->claimed, true, NS_RELAXED)) {
+    if (ns_claim_init(self) < 0) {
         Py_DECREF(lock);
-        return ns_initialized_twice(self);
+        return -1;
     }
     o->plain = Py_IS_TYPE(lock, (PyTypeObject *)state->mutex_type);
     o->sound = is_sound(state, lock);
     ns_publish(lock);
     ns_store(&o->lock, lock, NS_RELEASE);
+    ns_finish_init(self, true);
     return 0;
 }
 
@@ -674,6 +666,7 @@ static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Cond);
 
 static PyType_Slot slots[] = {
     {Py_tp_doc, DOC_Cond},
+    {Py_tp_new, ns_new},
     {Py_tp_init, init},
     {Py_tp_dealloc, dealloc},
     {Py_tp_traverse, traverse},

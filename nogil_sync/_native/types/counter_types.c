@@ -13,33 +13,35 @@ typedef struct {
     char apart_from_header[NS_LINE];
     ns_counter counter;
     ns_watch *watch;
-    _Atomic uint8_t born; /* 0: no __init__ yet, 1: in it, 2: done */
     char apart_from_neighbour[NS_LINE - offsetof(PyObject, ob_ref_local)];
 } Counter;
 
-/* The counter, or NULL with RuntimeError if there was no __init__. */
 static inline ns_counter *
 counter_of(PyObject *self)
 {
-    Counter *o = (Counter *)self;
-    if (ns_unlikely(ns_load(&o->born, NS_ACQUIRE) != 2)) {
-        ns_not_initialized(self);
-        return NULL;
+    return &((Counter *)self)->counter;
+}
+
+static PyObject *
+new_counter(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    PyObject *self = ns_new(type, args, kwargs);
+    if (self != NULL) {
+        ((Counter *)self)->watch = ns_watch_new(self);
     }
-    return &o->counter;
+    return self;
 }
 
 static int
 init_with(PyObject *self, uint64_t bits)
 {
-    Counter *o = (Counter *)self;
-    uint8_t unborn = 0;
-    if (!ns_cas(&o->born, &unborn, 1, NS_RELAXED)) {
-        return ns_initialized_twice(self);
+    if (ns_claim_init(self) < 0) {
+        return -1;
     }
-    ns_store(&o->counter.base, bits, NS_RELAXED);
-    o->watch = ns_watch_new(self);
-    ns_store(&o->born, 2, NS_RELEASE);
+    if (ns_unlikely(ns_counter_is_shared(counter_of(self)))) { /* threads used it before */
+        ns_counter_sum(counter_of(self), true);
+    }
+    ns_store(&counter_of(self)->base, bits, NS_RELAXED);
     return 0;
 }
 
@@ -79,11 +81,7 @@ int_add(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
         (argument != NULL && parse_int(argument, &n) < 0)) {
         return NULL;
     }
-    ns_counter *c = counter_of(self);
-    if (c == NULL) {
-        return NULL;
-    }
-    ns_counter_add(c, (uint64_t)n);
+    ns_counter_add(counter_of(self), (uint64_t)n);
     ns_watch_use(((Counter *)self)->watch, self);
     Py_RETURN_NONE;
 }
@@ -91,15 +89,13 @@ int_add(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
 static PyObject *
 int_value(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    ns_counter *c = counter_of(self);
-    return c == NULL ? NULL : PyLong_FromLongLong((int64_t)ns_counter_sum(c, false));
+    return PyLong_FromLongLong((int64_t)ns_counter_sum(counter_of(self), false));
 }
 
 static PyObject *
 int_reset(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    ns_counter *c = counter_of(self);
-    return c == NULL ? NULL : PyLong_FromLongLong((int64_t)ns_counter_sum(c, true));
+    return PyLong_FromLongLong((int64_t)ns_counter_sum(counter_of(self), true));
 }
 
 static int
@@ -118,9 +114,7 @@ int_init(PyObject *self, PyObject *args, PyObject *kwargs)
 static PyObject *
 int_repr(PyObject *self)
 {
-    return ns_load(&((Counter *)self)->born, NS_ACQUIRE) == 2
-               ? ns_repr_call(self, int_value(self, NULL))
-               : ns_repr_uninitialized(self);
+    return ns_repr_call(self, int_value(self, NULL));
 }
 
 /* ---- ShardedFloatCounter ---- */
@@ -143,11 +137,7 @@ float_add(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
         (argument != NULL && parse_float(argument, &n) < 0)) {
         return NULL;
     }
-    ns_counter *c = counter_of(self);
-    if (c == NULL) {
-        return NULL;
-    }
-    ns_counter_add_double(c, n);
+    ns_counter_add_double(counter_of(self), n);
     ns_watch_use(((Counter *)self)->watch, self);
     Py_RETURN_NONE;
 }
@@ -155,15 +145,13 @@ float_add(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
 static PyObject *
 float_value(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    ns_counter *c = counter_of(self);
-    return c == NULL ? NULL : PyFloat_FromDouble(ns_counter_sum_double(c, false));
+    return PyFloat_FromDouble(ns_counter_sum_double(counter_of(self), false));
 }
 
 static PyObject *
 float_reset(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    ns_counter *c = counter_of(self);
-    return c == NULL ? NULL : PyFloat_FromDouble(ns_counter_sum_double(c, true));
+    return PyFloat_FromDouble(ns_counter_sum_double(counter_of(self), true));
 }
 
 static int
@@ -182,9 +170,7 @@ float_init(PyObject *self, PyObject *args, PyObject *kwargs)
 static PyObject *
 float_repr(PyObject *self)
 {
-    return ns_load(&((Counter *)self)->born, NS_ACQUIRE) == 2
-               ? ns_repr_call(self, float_value(self, NULL))
-               : ns_repr_uninitialized(self);
+    return ns_repr_call(self, float_value(self, NULL));
 }
 
 /* ---- types ---- */
@@ -201,6 +187,7 @@ static PyMethodDef int_methods[] = {
 
 static PyType_Slot int_slots[] = {
     {Py_tp_doc, DOC_ShardedCounter},
+    {Py_tp_new, new_counter},
     {Py_tp_init, int_init},
     {Py_tp_dealloc, dealloc},
     {Py_tp_traverse, ns_traverse_type},
@@ -228,6 +215,7 @@ static PyMethodDef float_methods[] = {
 
 static PyType_Slot float_slots[] = {
     {Py_tp_doc, DOC_ShardedFloatCounter},
+    {Py_tp_new, new_counter},
     {Py_tp_init, float_init},
     {Py_tp_dealloc, dealloc},
     {Py_tp_traverse, ns_traverse_type},

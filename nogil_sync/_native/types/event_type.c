@@ -17,28 +17,16 @@ event_of(PyObject *self)
     return &((Event *)self)->event;
 }
 
-static bool
-is_unborn(PyObject *self)
-{
-    return !(ns_load(&event_of(self)->word, NS_RELAXED) & NS_EVENT_BORN);
-}
-
 static PyObject *
 is_set(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     ns_used(self);
-    if (ns_event_is_set(event_of(self))) {
-        Py_RETURN_TRUE;
-    }
-    return is_unborn(self) ? ns_not_initialized(self) : Py_NewRef(Py_False);
+    return PyBool_FromLong(ns_event_is_set(event_of(self)));
 }
 
 static PyObject *
 set(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    if (is_unborn(self)) {
-        return ns_not_initialized(self);
-    }
     ns_event_set(event_of(self));
     Py_RETURN_NONE;
 }
@@ -46,9 +34,6 @@ set(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 clear(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    if (is_unborn(self)) {
-        return ns_not_initialized(self);
-    }
     ns_event_clear(event_of(self));
     Py_RETURN_NONE;
 }
@@ -71,44 +56,26 @@ wait_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
     if (ns_event_is_set(e)) {
         Py_RETURN_TRUE;
     }
-    if (is_unborn(self)) {
-        return ns_not_initialized(self);
-    }
     if (patience == NS_DO_NOT_WAIT) {
         Py_RETURN_FALSE;
     }
-    ns_waiter w = {0}; /* linked nowhere, so it may live on the stack */
-    int result = ns_wait(self, &ns_event_steps, e, &w, deadline);
+    int result = ns_wait(self, &ns_event_steps, e, &(uint64_t){0}, deadline);
     return result < 0 ? NULL : PyBool_FromLong(result);
 }
 
 /* threading.Event has it; here nothing needs it, since an event has no lock. */
 static PyObject *
-at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
+at_fork_reinit(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(unused))
 {
-    return is_unborn(self) ? ns_not_initialized(self) : Py_NewRef(Py_None);
-}
-
-static int
-init(PyObject *self, PyObject *args, PyObject *kwargs)
-{
-    static const ns_signature s = {"Event.__init__", {NULL}, 0, 0, 0};
-    PyObject *none[NS_MAX_PARAMETERS];
-    uint32_t unborn = 0;
-    if (ns_unpack_init(&s, args, kwargs, none) < 0) {
-        return -1;
-    }
-    return ns_cas(&event_of(self)->word, &unborn, NS_EVENT_BORN, NS_RELAXED)
-               ? 0
-               : ns_initialized_twice(self);
+    Py_RETURN_NONE;
 }
 
 static PyObject *
 repr(PyObject *self)
 {
-    return is_unborn(self) ? ns_repr_uninitialized(self)
-                           : ns_repr_state(self, ns_event_is_set(event_of(self)) ? "set" : "unset");
+    return ns_repr_state(self, ns_event_is_set(event_of(self)) ? "set" : "unset");
 }
+NS_INIT_WITHOUT_ARGUMENTS("Event")
 
 static PyMethodDef methods[] = {
     NS_NO_ARGUMENTS("is_set", is_set, DOC_Event_is_set),
@@ -124,6 +91,7 @@ static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Event);
 
 static PyType_Slot slots[] = {
     {Py_tp_doc, DOC_Event},
+    {Py_tp_new, ns_new},
     {Py_tp_init, init},
     {Py_tp_dealloc, ns_dealloc},
     {Py_tp_traverse, ns_traverse_type},

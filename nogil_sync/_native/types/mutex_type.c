@@ -29,21 +29,10 @@ static int
 lock_slow(PyObject *self, ns_patience patience, int64_t deadline)
 {
     ns_mutex *m = mutex_of(self);
-    if (!ns_mutex_is_born(m)) {
-        ns_not_initialized(self);
-        return -1;
-    }
     if (patience == NS_DO_NOT_WAIT) {
         return ns_mutex_try_lock(m);
     }
-    ns_waiter *w = ns_waiter_new();
-    if (w == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    int result = ns_wait(self, &ns_mutex_steps, m, w, deadline);
-    ns_waiter_free(w);
-    return result;
+    return ns_wait(self, &ns_mutex_steps, m, &(uint64_t){0}, deadline);
 }
 
 PyObject *
@@ -96,9 +85,6 @@ PyObject *
 ns_mutex_type_release(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     if (ns_unlikely(!ns_mutex_unlock(mutex_of(self)))) {
-        if (!ns_mutex_is_born(mutex_of(self))) {
-            return ns_not_initialized(self);
-        }
         PyErr_SetString(PyExc_RuntimeError, "release unlocked lock");
         return NULL;
     }
@@ -114,38 +100,22 @@ leave(PyObject *self, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nar
 static PyObject *
 locked(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    ns_mutex *m = mutex_of(self);
-    return ns_mutex_is_born(m) ? PyBool_FromLong(ns_mutex_is_locked(m)) : ns_not_initialized(self);
+    return PyBool_FromLong(ns_mutex_is_locked(mutex_of(self)));
 }
 
 static PyObject *
 at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    if (!ns_mutex_is_born(mutex_of(self))) {
-        return ns_not_initialized(self);
-    }
     ns_mutex_reset(mutex_of(self));
     Py_RETURN_NONE;
-}
-
-static int
-init(PyObject *self, PyObject *args, PyObject *kwargs)
-{
-    static const ns_signature s = {"Mutex.__init__", {NULL}, 0, 0, 0};
-    PyObject *none[NS_MAX_PARAMETERS];
-    if (ns_unpack_init(&s, args, kwargs, none) < 0) {
-        return -1;
-    }
-    return ns_mutex_init(mutex_of(self)) ? 0 : ns_initialized_twice(self);
 }
 
 static PyObject *
 repr(PyObject *self)
 {
-    ns_mutex *m = mutex_of(self);
-    return ns_mutex_is_born(m) ? ns_repr_state(self, ns_mutex_is_locked(m) ? "locked" : "unlocked")
-                               : ns_repr_uninitialized(self);
+    return ns_repr_state(self, ns_mutex_is_locked(mutex_of(self)) ? "locked" : "unlocked");
 }
+NS_INIT_WITHOUT_ARGUMENTS("Mutex")
 NS_EXIT(leave, "Mutex.__exit__")
 
 static PyMethodDef methods[] = {
@@ -163,6 +133,7 @@ static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Mutex);
 
 static PyType_Slot slots[] = {
     {Py_tp_doc, DOC_Mutex},
+    {Py_tp_new, ns_new},
     {Py_tp_init, init},
     {Py_tp_dealloc, ns_dealloc},
     {Py_tp_traverse, ns_traverse_type},

@@ -43,8 +43,7 @@ typedef struct {
 static PyObject *
 cell_of(PyObject *self)
 {
-    PyObject *cell = ns_load(&((Once *)self)->cell, NS_ACQUIRE);
-    return cell != NULL ? cell : ns_not_initialized(self);
+    return ns_check_initialized(self) < 0 ? NULL : ns_load(&((Once *)self)->cell, NS_RELAXED);
 }
 
 /* Keeps what the cell returned, if it did return: then it is the result for good. */
@@ -75,16 +74,18 @@ done(PyObject *self, PyObject *Py_UNUSED(unused))
 static int
 make_cell(PyObject *self, PyObject *class, PyObject *fn, int retry)
 {
-    PyObject *truth = retry ? Py_True : Py_False, *unborn = NULL;
+    PyObject *truth = retry ? Py_True : Py_False;
     PyObject *cell = fn == NULL ? PyObject_CallFunctionObjArgs(class, truth, NULL)
                                 : PyObject_CallFunctionObjArgs(class, fn, truth, NULL);
     if (cell == NULL) {
         return -1;
     }
-    if (!ns_cas(&((Once *)self)->cell, &unborn, cell, NS_RELEASE)) {
+    if (ns_claim_init(self) < 0) {
         Py_DECREF(cell);
-        return ns_initialized_twice(self);
+        return -1;
     }
+    ns_store(&((Once *)self)->cell, cell, NS_RELAXED);
+    ns_finish_init(self, true);
     return 0;
 }
 
@@ -174,11 +175,10 @@ init_once(PyObject *self, PyObject *args, PyObject *kwargs)
 static PyObject *
 repr_once(PyObject *self)
 {
-    PyObject *cell = ns_load(&((Once *)self)->cell, NS_ACQUIRE), *repr = NULL;
-    if (cell == NULL) {
+    if (!ns_is_initialized(self)) {
         return ns_repr_uninitialized(self);
     }
-    PyObject *state = PyObject_CallMethod(cell, "state", NULL);
+    PyObject *state = PyObject_CallMethod(cell_of(self), "state", NULL), *repr = NULL;
     const char *text = state ? PyUnicode_AsUTF8(state) : NULL;
     if (text != NULL) {
         repr = ns_repr_state(self, text);
@@ -199,6 +199,7 @@ static PyMemberDef once_members[] = NS_WEAKREF_MEMBERS(Once);
 
 static PyType_Slot once_slots[] = {
     {Py_tp_doc, DOC_Once},
+    {Py_tp_new, ns_new},
     {Py_tp_init, init_once},
     {Py_tp_dealloc, dealloc_once},
     {Py_tp_traverse, traverse},
@@ -246,9 +247,9 @@ call_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *k
 }
 
 static PyObject *
-new_function(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+new_function(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    PyObject *self = type->tp_alloc(type, 0);
+    PyObject *self = ns_new(type, args, kwargs);
     if (self != NULL) {
         ((OnceFunction *)self)->vectorcall = call;
     }
@@ -277,9 +278,8 @@ init_function(PyObject *self, PyObject *args, PyObject *kwargs)
 static PyObject *
 repr_function(PyObject *self)
 {
-    PyObject *cell = ns_load(&((Once *)self)->cell, NS_ACQUIRE);
-    return cell == NULL ? ns_repr_uninitialized(self)
-                        : PyObject_CallMethod(cell, "describe", "(O)", self);
+    return !ns_is_initialized(self) ? ns_repr_uninitialized(self)
+                                    : PyObject_CallMethod(cell_of(self), "describe", "(O)", self);
 }
 
 /* Without memory PyObject_ClearManagedDict writes a MemoryError of its own to stderr, and with it

@@ -29,14 +29,13 @@
 
 typedef struct {
     NS_OBJECT_HEAD
-    ns_ager_node *node; /* where it is registered; NULL: no __init__ */
+    ns_ager_node *node; /* where it is registered */
     PyObject *end;      /* an End, for a pool with `drop` */
     /* A cache line on: what every call reads, which is written seldom if ever, unlike the count. */
     ns_watch *watch;
     ns_ref reset, new, drop; /* reset and drop may be NULL; None: cleared by the collector */
     ns_pool pool;
     ns_spares spare_uses;
-    _Atomic uint8_t born; /* 0: no __init__ yet, 1: in it, 2: done */
     bool ages;
     _Atomic bool ended; /* the collector found it to be garbage, and `drop` was called */
 } Pool;
@@ -56,13 +55,6 @@ typedef struct {
     PyObject *pool;
     ns_ref item; /* NULL: not entered */
 } Use;
-
-/* 0, or -1 if there was no __init__. */
-static int
-check_born(PyObject *self)
-{
-    return ns_load(&((Pool *)self)->born, NS_ACQUIRE) == 2 ? 0 : (ns_not_initialized(self), -1);
-}
 
 /* A new reference to one of the functions, or NULL without an exception. */
 static PyObject *
@@ -144,7 +136,7 @@ let_go_in_silence(PyObject *self)
 void
 ns_pool_collect(PyObject *self)
 {
-    if (ns_load(&((Pool *)self)->born, NS_ACQUIRE) == 2) {
+    if (ns_is_initialized(self)) {
         ns_pool_collected(&((Pool *)self)->pool);
         if (((Pool *)self)->ages) {
             sweep(self, false);
@@ -157,7 +149,7 @@ ns_pool_collect(PyObject *self)
 static PyObject *
 make_item(PyObject *self)
 {
-    if (check_born(self) < 0) {
+    if (ns_check_initialized(self) < 0) {
         return NULL;
     }
     PyObject *new = function_of(&((Pool *)self)->new);
@@ -197,7 +189,7 @@ static int
 keep_slow(PyObject *self, PyObject *item)
 {
     Pool *o = (Pool *)self;
-    if (check_born(self) < 0) {
+    if (ns_check_initialized(self) < 0) {
         Py_DECREF(item);
         return -1;
     }
@@ -241,7 +233,7 @@ reset_item(PyObject *self, PyObject *item)
 static Py_NO_INLINE int
 reset_and_keep(PyObject *self, PyObject *item)
 {
-    int result = check_born(self) < 0 ? -1 : reset_item(self, item);
+    int result = ns_check_initialized(self) < 0 ? -1 : reset_item(self, item);
     if (result != 1) {
         Py_DECREF(item);
         return result;
@@ -278,7 +270,7 @@ static PyObject *
 use(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     ns_watch_use(((Pool *)self)->watch, self);
-    if (check_born(self) < 0) {
+    if (ns_check_initialized(self) < 0) {
         return NULL;
     }
     ns_state *state = ns_state_of(self);
@@ -299,7 +291,7 @@ use(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 clear_items(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    if (check_born(self) < 0) {
+    if (ns_check_initialized(self) < 0) {
         return NULL;
     }
     sweep(self, true);
@@ -309,7 +301,9 @@ clear_items(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 idle(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    return check_born(self) < 0 ? NULL : PyLong_FromLongLong(ns_pool_count(&((Pool *)self)->pool));
+    return ns_check_initialized(self) < 0
+               ? NULL
+               : PyLong_FromLongLong(ns_pool_count(&((Pool *)self)->pool));
 }
 
 static PyObject *
@@ -323,7 +317,7 @@ size_of(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 repr(PyObject *self)
 {
-    if (ns_load(&((Pool *)self)->born, NS_ACQUIRE) != 2) {
+    if (!ns_is_initialized(self)) {
         return ns_repr_uninitialized(self);
     }
     char state[32];
@@ -476,13 +470,12 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     if (drop != Py_None && (last = make_end(state)) == NULL) {
         return -1;
     }
-    uint8_t unborn = 0;
-    if (!ns_cas(&o->born, &unborn, 1, NS_RELAXED)) {
+    if (ns_claim_init(self) < 0) {
         Py_XDECREF(last);
-        return ns_initialized_twice(self);
+        return -1;
     }
     if (begin(self, state, most) < 0) {
-        ns_store(&o->born, 0, NS_RELAXED);
+        ns_finish_init(self, false);
         Py_XDECREF(last);
         return -1;
     }
@@ -495,7 +488,7 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     set_function(&o->new, new);
     set_function(&o->reset, reset);
     set_function(&o->drop, drop);
-    ns_store(&o->born, 2, NS_RELEASE);
+    ns_finish_init(self, true);
     return 0;
 }
 
@@ -747,6 +740,7 @@ static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Pool);
 
 static PyType_Slot slots[] = {
     {Py_tp_doc, DOC_Pool},
+    {Py_tp_new, ns_new},
     {Py_tp_init, init},
     {Py_tp_dealloc, dealloc},
     {Py_tp_traverse, traverse},

@@ -41,7 +41,6 @@ typedef struct {
 typedef struct {
     NS_OBJECT_HEAD
     PyObject *reader, *writer; /* never NULL, and never changed */
-    _Atomic bool initialized;
 } RWMutex;
 
 /* ---- Both views, told apart by a constant. ---- */
@@ -119,15 +118,8 @@ lock_slow(PyObject *view, bool writes, ns_patience patience, int64_t deadline)
     if (patience == NS_DO_NOT_WAIT) {
         return lock_now(m, writes) || (ns_make_way(m) && lock_now(m, writes));
     }
-    ns_waiter *w = ns_waiter_new();
-    if (w == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    int result =
-        ns_wait(view, writes ? &ns_rwmutex_write_steps : &ns_rwmutex_read_steps, m, w, deadline);
-    ns_waiter_free(w);
-    return result;
+    const struct ns_wait_steps *steps = writes ? &ns_rwmutex_write_steps : &ns_rwmutex_read_steps;
+    return ns_wait(view, steps, m, &(uint64_t){0}, deadline);
 }
 
 static inline bool
@@ -300,26 +292,16 @@ VIEW_METHODS(Writer, true);
 
 /* ---- RWMutex ---- */
 
-/* The lock, or NULL with RuntimeError if there was no __init__. */
-static ns_rwmutex *
+static inline ns_rwmutex *
 rwmutex_of(PyObject *self)
 {
-    RWMutex *o = (RWMutex *)self;
-    if (!ns_load(&o->initialized, NS_ACQUIRE)) {
-        ns_not_initialized(self);
-        return NULL;
-    }
-    return lock_of(o->reader, false);
+    return lock_of(((RWMutex *)self)->reader, false);
 }
 
 static PyObject *
 downgrade(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    ns_rwmutex *m = rwmutex_of(self);
-    if (m == NULL) {
-        return NULL;
-    }
-    if (!ns_rwmutex_downgrade(m)) {
+    if (!ns_rwmutex_downgrade(rwmutex_of(self))) {
         PyErr_SetString(PyExc_RuntimeError, "downgrade of an unlocked write lock");
         return NULL;
     }
@@ -329,11 +311,7 @@ downgrade(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    ns_rwmutex *m = rwmutex_of(self);
-    if (m == NULL) {
-        return NULL;
-    }
-    ns_rwmutex_reset(m);
+    ns_rwmutex_reset(rwmutex_of(self));
     Py_RETURN_NONE;
 }
 
@@ -341,52 +319,45 @@ static PyObject *
 size_of(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     return PyLong_FromSize_t((size_t)Py_TYPE(self)->tp_basicsize + sizeof(Reader) + sizeof(Writer) +
-                             ns_rwmutex_extra_size(lock_of(((RWMutex *)self)->reader, false)));
+                             ns_rwmutex_extra_size(rwmutex_of(self)));
 }
 
+/* Makes the views first: the collector shows each object to other threads as soon as it is
+ * allocated, and with tracemalloc an allocation lets a collection in. */
 static PyObject *
-new_rwmutex(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+new_rwmutex(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
-    PyObject *self = type->tp_alloc(type, 0);
-    ns_state *state = self ? ns_state_of(self) : NULL;
+    PyObject *module = PyType_GetModuleByDef(type, &ns_module);
+    ns_state *state = module ? PyModule_GetState(module) : NULL;
     if (state == NULL) {
-        Py_XDECREF(self);
         return NULL;
     }
     PyTypeObject *reader_type = (PyTypeObject *)state->rwmutex_reader_type;
     PyTypeObject *writer_type = (PyTypeObject *)state->rwmutex_writer_type;
     if (reader_type == NULL || writer_type == NULL) {
-        ns_shutting_down();
-        Py_DECREF(self);
+        return ns_shutting_down();
+    }
+    PyObject *reader = reader_type->tp_alloc(reader_type, 0), *writer = NULL, *self = NULL;
+    if (reader != NULL) {
+        ns_rwmutex_init(&((Reader *)reader)->rw);
+        writer = writer_type->tp_alloc(writer_type, 0);
+    }
+    if (writer != NULL) {
+        ((Writer *)writer)->reader = Py_NewRef(reader);
+        self = ns_new(type, args, NULL);
+    }
+    if (self == NULL) {
+        Py_XDECREF(writer);
+        Py_XDECREF(reader);
         return NULL;
     }
-    RWMutex *o = (RWMutex *)self;
-    o->reader = reader_type->tp_alloc(reader_type, 0);
-    o->writer = o->reader ? writer_type->tp_alloc(writer_type, 0) : NULL;
-    if (o->writer == NULL) {
-        Py_DECREF(self);
-        return NULL;
-    }
-    Reader *reader = (Reader *)o->reader;
-    ns_rwmutex_init(&reader->rw);
-    ((Writer *)o->writer)->reader = Py_NewRef(o->reader);
+    ((RWMutex *)self)->reader = reader;
+    ((RWMutex *)self)->writer = writer;
 #if NS_CAN_DEFER
     ns_publish(self); /* so that defer_owner may take a reference */
-    reader->owner = self;
+    ((Reader *)reader)->owner = self;
 #endif
     return self;
-}
-
-static int
-init(PyObject *self, PyObject *args, PyObject *kwargs)
-{
-    static const ns_signature s = {"RWMutex.__init__", {NULL}, 0, 0, 0};
-    PyObject *none[NS_MAX_PARAMETERS];
-    if (ns_unpack_init(&s, args, kwargs, none) < 0) {
-        return -1;
-    }
-    return ns_swap(&((RWMutex *)self)->initialized, true, NS_SEQ_CST) ? ns_initialized_twice(self)
-                                                                      : 0;
 }
 
 static int
@@ -404,13 +375,13 @@ dealloc(PyObject *self)
     RWMutex *o = (RWMutex *)self;
     Reader *reader = (Reader *)o->reader;
     ns_begin_dealloc(self);
-    if (reader != NULL && reader->owner != NULL) {
+    if (reader->owner != NULL) {
         ns_lock_take(&reader->owner_lock);
         reader->owner = NULL;
         ns_lock_release(&reader->owner_lock);
     }
-    Py_XDECREF(o->reader);
-    Py_XDECREF(o->writer);
+    Py_DECREF(o->reader);
+    Py_DECREF(o->writer);
     ns_free_object(self);
 }
 
@@ -418,15 +389,12 @@ static PyObject *
 repr(PyObject *self)
 {
     ns_rwmutex *m = rwmutex_of(self);
-    if (m == NULL) {
-        PyErr_Clear();
-        return ns_repr_uninitialized(self);
-    }
     return ns_repr_state(self,
                          ns_rwmutex_is_write_locked(m)  ? "write-locked"
                          : ns_rwmutex_is_read_locked(m) ? "read-locked"
                                                         : "unlocked");
 }
+NS_INIT_WITHOUT_ARGUMENTS("RWMutex")
 
 void
 ns_rwmutex_parts(PyObject *self, PyObject *parts[2])

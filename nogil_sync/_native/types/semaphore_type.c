@@ -8,8 +8,7 @@
 
 typedef struct {
     NS_OBJECT_HEAD
-    _Atomic bool claimed; /* by an __init__ */
-    bool bounded;         /* written before the semaphore is born */
+    bool bounded; /* written by __init__ */
     ns_spares spare_holds;
     char apart_from_header[NS_APART_FROM_HEADER - sizeof(ns_spares)];
     ns_semaphore semaphore;
@@ -30,13 +29,6 @@ static inline ns_semaphore *
 semaphore_of(PyObject *self)
 {
     return &((Semaphore *)self)->semaphore;
-}
-
-/* 0, or -1 if there was no __init__. */
-static int
-check_born(PyObject *self)
-{
-    return ns_semaphore_is_born(semaphore_of(self)) ? 0 : (ns_not_initialized(self), -1);
 }
 
 /* How many are asked for: NULL is one. 0, or -1 with an exception. */
@@ -66,7 +58,7 @@ check_n(PyObject *self, int64_t n)
     if (ns_likely((uint64_t)n <= total)) {
         return 0;
     }
-    if (check_born(self) < 0) {
+    if (ns_check_initialized(self) < 0) {
         return -1;
     }
     if (total == 0 || !((Semaphore *)self)->bounded) {
@@ -103,21 +95,13 @@ take(PyObject *self, uint64_t n, ns_patience patience, int64_t deadline)
     if (ns_likely(ns_semaphore_try(s, n))) {
         return 1;
     }
-    if (check_born(self) < 0) { /* its __init__ was not done yet */
+    if (ns_check_initialized(self) < 0) { /* its __init__ was not done yet */
         return -1;
     }
     if (patience == NS_DO_NOT_WAIT) {
         return ns_make_way(s) && ns_semaphore_try(s, n);
     }
-    ns_waiter *w = ns_waiter_new();
-    if (w == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    w->amount = n;
-    int result = ns_wait(self, &ns_semaphore_steps, s, w, deadline);
-    ns_waiter_free(w);
-    return result;
+    return ns_wait(self, &ns_semaphore_steps, s, &n, deadline);
 }
 
 static PyObject *
@@ -159,7 +143,7 @@ give_back(PyObject *self, int64_t n)
     if (ns_likely(ns_semaphore_release(semaphore_of(self), (uint64_t)n))) {
         Py_RETURN_NONE;
     }
-    if (check_born(self) < 0) {
+    if (ns_check_initialized(self) < 0) {
         return NULL;
     }
     if (((Semaphore *)self)->bounded) {
@@ -215,7 +199,7 @@ leave(PyObject *self, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nar
 static PyObject *
 available(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    return check_born(self) < 0
+    return ns_check_initialized(self) < 0
                ? NULL
                : PyLong_FromUnsignedLongLong(ns_semaphore_available(semaphore_of(self)));
 }
@@ -260,7 +244,7 @@ hold(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 static PyObject *
 at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    if (check_born(self) < 0) {
+    if (ns_check_initialized(self) < 0) {
         return NULL;
     }
     ns_semaphore_reset(semaphore_of(self));
@@ -271,7 +255,6 @@ static int
 init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     static const ns_signature s = {"Semaphore.__init__", {"value", "bounded"}, 0, 2, 1};
-    ns_semaphore *sem = semaphore_of(self);
     PyObject *given[2];
     int64_t value = 1;
     if (ns_unpack_init(&s, args, kwargs, given) < 0 ||
@@ -290,13 +273,13 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_OverflowError, "semaphore initial value is too large");
         return -1;
     }
-    if (ns_swap(&((Semaphore *)self)->claimed, true, NS_RELAXED)) {
-        return ns_initialized_twice(self);
+    if (ns_claim_init(self) < 0) {
+        return -1;
     }
     ((Semaphore *)self)->bounded = bounded;
-    sem->start = (uint64_t)value;
-    sem->total = bounded ? (uint64_t)value : NS_SEMAPHORE_MOST;
-    ns_store(&sem->word, (uint64_t)value * NS_SEMAPHORE_ONE | NS_SEMAPHORE_BORN, NS_RELEASE);
+    uint64_t start = (uint64_t)value;
+    ns_semaphore_init(semaphore_of(self), start, bounded ? start : NS_SEMAPHORE_MOST);
+    ns_finish_init(self, true);
     return 0;
 }
 
@@ -333,7 +316,7 @@ static PyObject *
 repr(PyObject *self)
 {
     ns_semaphore *s = semaphore_of(self);
-    if (!ns_semaphore_is_born(s)) {
+    if (!ns_is_initialized(self)) {
         return ns_repr_uninitialized(self);
     }
     char state[64];
@@ -452,6 +435,7 @@ static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Semaphore);
 
 static PyType_Slot slots[] = {
     {Py_tp_doc, DOC_Semaphore},
+    {Py_tp_new, ns_new},
     {Py_tp_init, init},
     {Py_tp_dealloc, dealloc},
     {Py_tp_traverse, traverse},

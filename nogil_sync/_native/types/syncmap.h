@@ -18,8 +18,7 @@
 typedef struct SyncMap {
     NS_OBJECT_HEAD
     ns_table table;
-    _Atomic uint8_t born; /* 0: no __init__ yet, 1: in it, 2: done */
-    bool is_flights;      /* constant: it is another map's `flights` */
+    bool is_flights; /* constant: it is another map's `flights` */
     /* Of such a one: how many entries it has, or more. Raised before an entry comes, lowered after
      * it went; so in the child of a fork it may stay too high. */
     _Atomic uint32_t flying;

@@ -55,7 +55,7 @@ ns_syncmap_lookup_slow(SyncMap *o, PyObject *key, uint64_t hash, PyObject **valu
     uintptr_t word;
     ns_asker own;
     if (found == NS_ABSENT) {
-        return ns_syncmap_check((PyObject *)o) < 0 ? NS_KEY_ERROR : NS_KEY_MISSING;
+        return ns_check_initialized((PyObject *)o) < 0 ? NS_KEY_ERROR : NS_KEY_MISSING;
     }
     if (a == NULL) {
         ns_asker_unused(&own);
@@ -262,7 +262,7 @@ ns_syncmap_apply(SyncMap *o, const ns_edit *e, PyObject **old)
 {
     *old = NULL;
     ns_watch_use(o->watch, (PyObject *)o);
-    if (ns_syncmap_check((PyObject *)o) < 0) {
+    if (ns_check_initialized((PyObject *)o) < 0) {
         return NS_KEY_ERROR;
     }
     if (e->new != NULL) {

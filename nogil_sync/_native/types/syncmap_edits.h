@@ -32,23 +32,6 @@ enum {
     NS_KEY_FORBIDDEN = 3,   /* the edit's flag is set */
 };
 
-static inline bool
-ns_syncmap_is_initialized(SyncMap *o)
-{
-    return ns_load(&o->born, NS_ACQUIRE) == 2;
-}
-
-/* 0, or -1 with an exception if there was no __init__. */
-static inline int
-ns_syncmap_check(PyObject *self)
-{
-    if (ns_likely(ns_syncmap_is_initialized((SyncMap *)self))) {
-        return 0;
-    }
-    ns_not_initialized(self);
-    return -1;
-}
-
 /* ---- Looking up ---- */
 
 /* The rest of a lookup whose first search gave `found`: not NS_PRESENT. *value gets a reference,

@@ -70,7 +70,8 @@ ns_syncmap_has_key(PyObject *self, PyObject *key)
 Py_ssize_t
 ns_syncmap_length(PyObject *self)
 {
-    return ns_syncmap_check(self) < 0 ? -1 : (Py_ssize_t)ns_table_count(&((SyncMap *)self)->table);
+    return ns_check_initialized(self) < 0 ? -1
+                                          : (Py_ssize_t)ns_table_count(&((SyncMap *)self)->table);
 }
 
 /* Does not count, which would look at every segment. A subclass with a length of its own is asked for
@@ -83,20 +84,20 @@ ns_syncmap_truth(PyObject *self)
         Py_ssize_t n = own(self);
         return n < 0 ? -1 : n != 0;
     }
-    return ns_syncmap_check(self) < 0 ? -1 : !ns_table_is_empty(&((SyncMap *)self)->table);
+    return ns_check_initialized(self) < 0 ? -1 : !ns_table_is_empty(&((SyncMap *)self)->table);
 }
 
 PyObject *
 ns_syncmap_iter(PyObject *self)
 {
     ns_watch_use(((SyncMap *)self)->watch, self);
-    return ns_syncmap_check(self) < 0 ? NULL : ns_syncmap_iterate((SyncMap *)self, false);
+    return ns_check_initialized(self) < 0 ? NULL : ns_syncmap_iterate((SyncMap *)self, false);
 }
 
 static PyObject *
 pairs(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    return ns_syncmap_check(self) < 0 ? NULL : ns_syncmap_iterate((SyncMap *)self, true);
+    return ns_check_initialized(self) < 0 ? NULL : ns_syncmap_iterate((SyncMap *)self, true);
 }
 
 /* ---- Methods ---- */
@@ -172,13 +173,13 @@ pop(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 static PyObject *
 popitem(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    return ns_syncmap_check(self) < 0 ? NULL : ns_syncmap_remove_any((SyncMap *)self);
+    return ns_check_initialized(self) < 0 ? NULL : ns_syncmap_remove_any((SyncMap *)self);
 }
 
 static PyObject *
 clear(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    if (ns_syncmap_check(self) < 0 || ns_syncmap_detach((SyncMap *)self, NULL) < 0) {
+    if (ns_check_initialized(self) < 0 || ns_syncmap_detach((SyncMap *)self, NULL) < 0) {
         return NULL;
     }
     ns_syncmap_clear((SyncMap *)self);

@@ -64,13 +64,11 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
             }
         }
     }
-    uint8_t unborn = 0;
-    if (!ns_cas(&o->born, &unborn, 1, NS_RELAXED)) {
-        ns_initialized_twice(self);
+    if (ns_claim_init(self) < 0) {
         goto done;
     }
     o->watch = ns_watch_new(self);
-    ns_store(&o->born, 2, NS_RELEASE);
+    ns_finish_init(self, true);
     for (Py_ssize_t i = 0; i < n; i++) {
         PyObject *pair = PyTuple_GET_ITEM(given, i);
         if (ns_syncmap_put(o, PyTuple_GET_ITEM(pair, 0), hashes[i], PyTuple_GET_ITEM(pair, 1)) <
@@ -158,6 +156,7 @@ static PyMemberDef members[] = NS_WEAKREF_MEMBERS(SyncMap);
 
 static PyType_Slot slots[] = {
     {Py_tp_doc, DOC_SyncMap},
+    {Py_tp_new, ns_new},
     {Py_tp_init, init},
     {Py_tp_dealloc, dealloc},
     {Py_tp_traverse, traverse},

@@ -21,18 +21,9 @@ group_of(PyObject *self)
     return &((WaitGroup *)self)->group;
 }
 
-static inline bool
-is_unborn(PyObject *self)
-{
-    return ns_unlikely(ns_load(&group_of(self)->word, NS_RELAXED) == 0);
-}
-
 static PyObject *
 add_n(PyObject *self, int64_t n)
 {
-    if (is_unborn(self)) {
-        return ns_not_initialized(self);
-    }
     ns_used(self);
     switch (ns_waitgroup_add(group_of(self), n)) {
     case NS_ADDED:
@@ -77,9 +68,6 @@ wait_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
         ns_plain_timeout(timeout, &patience, &deadline) < 0) {
         return NULL;
     }
-    if (is_unborn(self)) {
-        return ns_not_initialized(self);
-    }
     ns_used(self);
     if (ns_waitgroup_count(group_of(self)) == 0) {
         Py_RETURN_TRUE;
@@ -87,8 +75,7 @@ wait_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
     if (patience == NS_DO_NOT_WAIT) {
         Py_RETURN_FALSE;
     }
-    ns_waiter w = {0}; /* linked nowhere, so it may live on the stack */
-    int result = ns_wait(self, &ns_waitgroup_steps, group_of(self), &w, deadline);
+    int result = ns_wait(self, &ns_waitgroup_steps, group_of(self), &(uint64_t){0}, deadline);
     return result < 0 ? NULL : PyBool_FromLong(result);
 }
 
@@ -163,31 +150,15 @@ go(PyObject *self, PyObject *args, PyObject *kwargs)
     return thread;
 }
 
-static int
-init(PyObject *self, PyObject *args, PyObject *kwargs)
-{
-    static const ns_signature s = {"WaitGroup.__init__", {NULL}, 0, 0, 0};
-    PyObject *none[NS_MAX_PARAMETERS];
-    uint64_t unborn = 0;
-    if (ns_unpack_init(&s, args, kwargs, none) < 0) {
-        return -1;
-    }
-    return ns_cas(&group_of(self)->word, &unborn, NS_WAITGROUP_BORN, NS_RELAXED)
-               ? 0
-               : ns_initialized_twice(self);
-}
-
 static PyObject *
 repr(PyObject *self)
 {
-    if (is_unborn(self)) {
-        return ns_repr_uninitialized(self);
-    }
     char state[32];
     PyOS_snprintf(
         state, sizeof(state), "%lu pending", (unsigned long)ns_waitgroup_count(group_of(self)));
     return ns_repr_state(self, state);
 }
+NS_INIT_WITHOUT_ARGUMENTS("WaitGroup")
 
 static PyMethodDef methods[] = {
     NS_METHOD("add", add, DOC_WaitGroup_add),
@@ -202,6 +173,7 @@ static PyMemberDef members[] = NS_WEAKREF_MEMBERS(WaitGroup);
 
 static PyType_Slot slots[] = {
     {Py_tp_doc, DOC_WaitGroup},
+    {Py_tp_new, ns_new},
     {Py_tp_init, init},
     {Py_tp_dealloc, ns_dealloc},
     {Py_tp_traverse, ns_traverse_type},

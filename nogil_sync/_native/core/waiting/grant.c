@@ -2,6 +2,22 @@
 
 #include "memory/slots.h"
 
+#include <stdlib.h>
+
+ns_waiter *
+ns_waiter_new(void)
+{
+    return calloc(1, sizeof(ns_waiter));
+}
+
+void
+ns_waiter_free(ns_waiter *w)
+{
+    free(w);
+}
+
+/* ---- Turns at spinning ---- */
+
 #define TURNS 64 /* for 128 processors; of more, less than half may spin */
 #define TRIES 2
 
@@ -67,10 +83,13 @@ ns_spinners(void)
     return count;
 }
 
+/* ---- Serving ---- */
+
 void
-ns_grant(ns_waitq *q, ns_waiter *w, ns_wakes *wakes)
+ns_grant(ns_waitq *q, ns_place *p, ns_wakes *wakes)
 {
-    ns_waitq_remove(q, w);
+    ns_waiter *w = p->waiter;
+    ns_waitq_remove(q, p);
     if (ns_swap(&w->state, NS_GRANTED, NS_RELEASE) == NS_ASLEEP) {
         if (wakes->count == NS_WAKES) {
             ns_wake(wakes);

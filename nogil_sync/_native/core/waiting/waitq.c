@@ -1,7 +1,5 @@
 #include "waiting/waitq.h"
 
-#include <stdlib.h>
-
 bool
 ns_waitq_lock(ns_waitq *q)
 {
@@ -22,66 +20,54 @@ ns_waitq_unlock(ns_waitq *q)
 }
 
 static void
-note_linked(ns_waiter *w)
+note_linked(ns_place *p)
 {
-    w->generation = ns_fork_generation();
-    w->linked = true;
+    p->generation = ns_fork_generation();
+    p->linked = true;
 }
 
 void
-ns_waitq_push(ns_waitq *q, ns_waiter *w)
+ns_waitq_push(ns_waitq *q, ns_place *p)
 {
-    note_linked(w);
-    w->next = NULL;
-    w->previous = q->tail;
-    *(q->tail ? &q->tail->next : &q->head) = w;
-    q->tail = w;
+    note_linked(p);
+    p->next = NULL;
+    p->previous = q->tail;
+    *(q->tail ? &q->tail->next : &q->head) = p;
+    q->tail = p;
 }
 
 void
-ns_waitq_push_front(ns_waitq *q, ns_waiter *w)
+ns_waitq_push_front(ns_waitq *q, ns_place *p)
 {
-    note_linked(w);
-    w->previous = NULL;
-    w->next = q->head;
-    *(q->head ? &q->head->previous : &q->tail) = w;
-    q->head = w;
+    note_linked(p);
+    p->previous = NULL;
+    p->next = q->head;
+    *(q->head ? &q->head->previous : &q->tail) = p;
+    q->head = p;
 }
 
 bool
-ns_waitq_has(const ns_waiter *w)
+ns_waitq_has(const ns_place *p)
 {
-    return w->linked && w->generation == ns_fork_generation();
+    return p->linked && p->generation == ns_fork_generation();
 }
 
 void
-ns_waitq_remove(ns_waitq *q, ns_waiter *w)
+ns_waitq_remove(ns_waitq *q, ns_place *p)
 {
-    if (ns_waitq_has(w)) {
-        *(w->previous ? &w->previous->next : &q->head) = w->next;
-        *(w->next ? &w->next->previous : &q->tail) = w->previous;
+    if (ns_waitq_has(p)) {
+        *(p->previous ? &p->previous->next : &q->head) = p->next;
+        *(p->next ? &p->next->previous : &q->tail) = p->previous;
     }
-    w->linked = false;
+    p->linked = false;
 }
 
-ns_waiter *
+ns_place *
 ns_waitq_first(const ns_waitq *q)
 {
-    ns_waiter *w = q->head;
-    while (w != NULL && w->away) {
-        w = w->next;
+    ns_place *p = q->head;
+    while (p != NULL && p->away) {
+        p = p->next;
     }
-    return w;
-}
-
-ns_waiter *
-ns_waiter_new(void)
-{
-    return calloc(1, sizeof(ns_waiter));
-}
-
-void
-ns_waiter_free(ns_waiter *w)
-{
-    free(w);
+    return p;
 }

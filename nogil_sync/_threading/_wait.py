@@ -1,25 +1,34 @@
-"""The queue of those who wait, which Semaphore, RWMutex, Cond and Channel share.
+"""How the objects of this backend wait: in line, or for a word.
 
-The state of a `Line` is one immutable tuple: a value (what is free, who holds) and the waiters,
-first come first served.  An operation reads it, computes the next state in ordinary code, which
-nobody else sees, and installs it in a section (see `_common.guard`) if it is still the one it read;
-else another thread, handler or finaliser was faster, and it starts again.  So the rules of each
-object are functions from state to state, without locks, and every step is whole or not at all.
+**In line** (Semaphore, RWMutex, Cond, Channel).  The state of a `Line` is one immutable tuple: a
+value (what is free, who holds) and the waiters, first come first served.  An operation reads it,
+computes the next state in ordinary code, which nobody else sees, and installs it in a section (see
+`_common.guard`) if it is still the one it read; else another thread, handler or finaliser was
+faster, and it starts again.  So the rules of each object are functions from state to state, without
+locks, and every step is whole or not at all.
 
-A waiter that is not in the queue any more was *granted* what it asked for, by whoever took it
-out; that one opens its gate.  What a section did to the state, it also writes down in the waiter
-or the receipt of the operation, so that an interrupt right after it finds out what to undo.
-That is done in a `finally`: the end of an `except` clause is on 3.12 a place where another
-interrupt can come.
+All steps are made by one function, `Line.__step`.  A waiter that is not in the queue any more was
+*granted* what it asked for, by the step that took it out; the thread that made that step opens its
+gate.  What a step did to the state, it also writes down in the waiter or the receipt of the
+operation, so that an interrupt right after it finds out what to undo.  That is done in a `finally`:
+the end of an `except` clause is on 3.12 a place where another interrupt can come.
 
-What a step hands over is stored before the state that says so: without the GIL, who sees from that
-state that it was served may look for its item while the section is still under way.
+What a step hands over is stored before the state that says so: without the GIL, a waiter that sees
+from that state that it was served may look for its item while the section is still under way.
 
-A wait that a signal handler or finaliser interrupted is suspended until that returns.  While
-the handler uses the same object, its thread's waiter is *away*: it keeps its place and is passed
-by, and looks for itself when it is back.  If it had been granted something, that goes back for the
+A wait that a signal handler or finaliser interrupted is suspended until that returns.  While the
+handler uses the same object, its thread's waiter is *away*: it keeps its place and is passed by,
+and looks for itself when it is back.  If it had been granted something, that goes back for the
 handler to use.  Once a waiter is `kept` its call is as good as returned.  (A limit: what another
 thread grants to a waiter while the handler does something else is idle until the handler returns.)
+
+**For a word** (Event, WaitGroup).  All who wait for it go on at once, so there is no queue: those
+that wait between two changes share one `Round`, with one gate.
+
+**Room for more.**  A `Waiter` is a place in one line, and its gate is all that line knows of its
+thread.  A call that stands in several lines makes a waiter for each, and gives them one gate.  A
+waiter that is a callback has an object with `release` for its gate.  To cancel a wait from another
+thread is to open its gate: its thread then looks why, in `sleep`, and leaves as after a time-out.
 """
 
 import os
@@ -34,7 +43,7 @@ from .._common.sleep import closed_gate, sleep_at
 
 
 class Request:
-    """A request that is more than a number: who is served gets an item, or gives one."""
+    """A request that is more than a number: a waiter that is served gets an item, or gives one."""
 
     __slots__ = ("done", "item")
 
@@ -43,37 +52,36 @@ class Request:
         self.item: Any = None
 
 
-NOBODY = Request()  # for those who do not ask
+NOBODY = Request()  # where no request is meant
 
 
-class Waiter:
-    """One call that acquires, or waits for a notification."""
+class Step:
+    """What the steps of one operation did, written down by the sections that did it."""
 
-    __slots__ = (
-        "away",
-        "gate",
-        "joined",
-        "kept",
-        "line",
-        "outer",
-        "request",
-        "sent_away",
-        "thread",
-        "wake",
-    )
+    __slots__ = ("joined", "kept", "loser", "wake")
+
+    def __init__(self) -> None:
+        self.joined = False  # the waiter is in the queue, or was granted what it asked for
+        self.kept = False  # granted, and not to be taken back by a nested call
+        self.wake: tuple[Waiter, ...] = ()  # the waiters it let in, whose gates are to be opened
+        self.loser = NOBODY  # the request from which the next step takes back what it was given
+
+
+class Waiter(Step):
+    """One call that acquires, or waits for a notification: a place in one line."""
+
+    __slots__ = ("away", "gate", "line", "outer", "request", "sent_away", "thread")
 
     def __init__(self, line: "Line", request: Any) -> None:
+        super().__init__()
         self.line = line
         self.request = request
         self.thread = get_ident()
         self.gate: LockType | None = None  # made when it has to wait
-        self.joined = False  # it is in the queue, or was granted what it asked for
-        self.kept = False  # granted, and not to be taken back by a nested call
         self.away = False  # its thread is in a nested call for the same object
-        self.wake: tuple[Waiter, ...] = ()  # whom it let in, with gates to be opened
         # The call of this thread that was waiting, for anything, when this one began.
         self.outer = _thread.waiter
-        self.sent_away: Waiter | None = None  # who is away because of us
+        self.sent_away: Waiter | None = None  # the waiter that is away because of this call
 
 
 Waiters: TypeAlias = tuple[Waiter, ...]
@@ -160,7 +168,7 @@ class Line:
     def change(
         self, edit: Callable[..., Change], *args: Any, receipt: Receipt = NO_RECEIPT
     ) -> None:
-        """Install what `edit` makes of the state, unless it raises; wake whom it grants."""
+        """Install what `edit` makes of the state, unless it raises; wake the waiters it grants."""
         below = self.__suspended()
         if below is None or below.away:
             self.__install(edit, args, receipt)
@@ -176,39 +184,65 @@ class Line:
     def __install(
         self, edit: Callable[..., Change], args: tuple[Any, ...] = (), receipt: Receipt = NO_RECEIPT
     ) -> None:
-        done = False
-        granted: Waiters = ()
+        step = Step()
         later: BaseException | None = None
         try:
-            while True:
-                old = self.state
-                value, waiters, granted = edit(*old, *args)
-                if granted:
-                    _need_room()
-                taker = giver = NOBODY
-                item = None
-                if self.hands_over:
-                    value, taker, item, giver = self.hand_over(value)
-                _replaced = taker.item  # which must not end in the section
-                new = (value, waiters)
-                with self.__guard:
-                    if self.state is old:
-                        taker.item = item
-                        taker.done = giver.done = True
-                        self.state = new
-                        receipt.done = done = True
-                if done:
-                    break
+            self.__step(step, False, edit, args, receipt)
         finally:
-            if done and granted:
+            if step.wake:
                 while True:
                     try:
-                        _wake(granted)
+                        _wake(step.wake)
                         break
                     except BaseException as another:
                         later = later or another
         if later is not None:
             raise later
+
+    def __step(
+        self,
+        me: Step,
+        joined: bool,
+        plan: Callable[..., Change | None],
+        args: tuple[Any, ...],
+        receipt: Receipt = NO_RECEIPT,
+    ) -> None:
+        """Install what `plan` makes of the state, unless that is None; write down what was done.
+
+        Afterwards `me.joined` is as given, and `me.wake` has those that are to be woken.
+        """
+        while True:
+            old = self.state
+            change = plan(*old, *args)
+            if change is None:
+                return
+            value, waiters, granted = change
+            kept = joined and me not in waiters
+            taker = giver = NOBODY
+            item = None
+            if self.hands_over:
+                value, taker, item, giver = self.hand_over(value)
+            _replaced = taker.item  # which must not end in the section
+            loser = me.loser
+            new = (value, waiters)
+            wake = me.wake
+            if granted:
+                if me.__class__ is Step:  # an acquire has asked already
+                    _need_room()
+                wake += tuple(each for each in granted if each is not me)
+            done = False
+            with self.__guard:
+                if self.state is old:
+                    loser.done = False
+                    taker.item = item
+                    taker.done = giver.done = True
+                    self.state = new
+                    me.joined = joined
+                    me.kept = kept
+                    me.wake = wake
+                    receipt.done = done = True
+            if done:
+                return
 
     def acquire(self, request: Any, seconds: float | None) -> bool:
         """Be granted the request, at most after so many seconds; zero is one try."""
@@ -275,31 +309,12 @@ class Line:
         """
         if lacks(self, Line, "state"):
             me.joined = False  # garbage: nobody is in line any more
+        me.loser = NOBODY
         while me.joined:
-            old = self.state
-            value, waiters = old
-            if me in waiters:
-                others = tuple(each for each in waiters if each is not me)
-                value, waiters, granted = self.admit(value, others)
-            elif keep:
-                me.kept = True
+            if keep and me not in self.state[1]:
+                me.kept = True  # nothing comes between the look at the state and this
                 break
-            else:
-                value, waiters, granted = self.give(value, waiters, me.request)
-            taker = giver = NOBODY
-            item = None
-            if self.hands_over:
-                value, taker, item, giver = self.hand_over(value)
-            _replaced = taker.item  # which must not end in the section
-            new = (value, waiters)
-            granted += me.wake
-            with self.__guard:
-                if self.state is old:
-                    taker.item = item
-                    taker.done = giver.done = True
-                    self.state = new
-                    me.joined = me.kept = False
-                    me.wake = granted
+            self.__step(me, False, self.__without, (me, keep))
         _wake(me.wake)
         if _thread.waiter is me:
             _thread.waiter = me.outer
@@ -307,6 +322,13 @@ class Line:
         if me.sent_away is not None:
             me.sent_away.away = False
             _recall(me.sent_away)
+
+    def __without(self, value: Any, waiters: Waiters, me: Waiter, keep: bool) -> Change | None:
+        """Take me out of the queue, or give back what I was granted unless that is to be kept."""
+        if me in waiters:
+            others = tuple(each for each in waiters if each is not me)
+            return self.admit(value, others)
+        return None if keep else self.give(value, waiters, me.request)
 
     def __suspended(self) -> Waiter | None:
         """The call of this thread for the same object that we interrupt."""
@@ -327,48 +349,32 @@ class Line:
         if below is not None and not below.away:
             below.away = True
             me.sent_away = below
-        while True:
-            old = self.state
-            value, waiters = old
-            loser = NOBODY
-            if below is None or below in waiters or not self.returns(below.request):
-                value, waiters, granted = self.admit(value, (*waiters, me))
-                kept = me not in waiters
-            else:  # it was granted what it waits for: ours to use, in its place
-                if self.hands_over:
-                    loser = below.request
-                value = self.give(value, (), below.request)[0]
-                rest = self.take(value, me.request)
-                kept = rest is not None
-                if kept:
-                    value, waiters, granted = self.admit(rest, (below, *waiters))
-                else:
-                    value, waiters, granted = self.admit(value, (below, me, *waiters))
-            if not (kept or join):
-                break
-            taker = giver = NOBODY
-            item = None
-            if self.hands_over:
-                value, taker, item, giver = self.hand_over(value)
-            _replaced = taker.item  # which must not end in the section
-            new = (value, waiters)
-            granted = tuple(each for each in granted if each is not me)
-            with self.__guard:
-                if self.state is old:
-                    loser.done = False
-                    taker.item = item
-                    taker.done = giver.done = True
-                    self.state = new
-                    me.joined = True
-                    me.kept = kept
-                    me.wake = granted
-            if me.joined:
-                break
+        self.__step(me, True, self.__with, (me, below, join))
         _wake(me.wake)
+
+    def __with(
+        self, value: Any, waiters: Waiters, me: Waiter, below: Waiter | None, join: bool
+    ) -> Change | None:
+        """Add me to the queue, and grant what can be granted; None if I would have to wait."""
+        me.loser = NOBODY
+        if below is None or below in waiters or not self.returns(below.request):
+            value, waiters, granted = self.admit(value, (*waiters, me))
+        else:  # it was granted what it waits for: ours to use, in its place
+            if self.hands_over:
+                me.loser = below.request
+            value = self.give(value, (), below.request)[0]
+            rest = self.take(value, me.request)
+            if rest is None:
+                value, waiters, granted = self.admit(value, (below, me, *waiters))
+            else:
+                value, waiters, granted = self.admit(rest, (below, *waiters))
+        if me in waiters and not join:
+            return None
+        return value, waiters, granted
 
 
 def _forget_waiters() -> None:
-    """In the child of a fork: of all who waited, only this thread is left.
+    """In the child of a fork: of all threads that waited, only this one is left.
 
     (Its wait, if any, was interrupted by a handler that forked, and goes on in the child.)
     It runs by itself there, so it needs no section.
@@ -391,3 +397,68 @@ def _forget_waiters() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_waiters)
+
+
+class Round:
+    """The wait for one moment, by all threads that wait for it.
+
+    The thread that brings the moment about makes `over` true and takes the round off its word in
+    one section, and then opens the gate once; each waiter that comes through opens it for the next.
+    """
+
+    __slots__ = ("gate", "over")
+
+    def __init__(self) -> None:
+        self.gate = closed_gate()
+        self.over = False  # becomes true, once, before the gate is first opened
+
+    def wait(self, seconds: float | None) -> bool:
+        """Sleep until the round is over, at most so many seconds; return whether it is."""
+        deadline = None if seconds is None else monotonic() + seconds
+        try:
+            # Not `while condition`: its jump back lies outside the try from 3.12 on, and a
+            # Ctrl-C there would skip the cleanup.
+            while True:
+                if self.over or not sleep_at(self.gate, deadline):
+                    break
+        finally:
+            # A thread that took the gate's one token (if only to be interrupted right after) came
+            # here, and the round is over: so nobody is left behind.
+            if self.over:
+                try:
+                    self.gate.release()
+                except RuntimeError:
+                    pass  # open already, and it stays so
+        return self.over
+
+
+class Word:
+    """A value that threads wait for, until it has been what they ask for.
+
+    Its object changes it, in sections with its guard.  A section that makes it what is waited for
+    ends the round, too: ``ended = word.round``, ``ended.over = True``, ``word.round = None``; after
+    it the gate of that round is opened.  So however many wait, that is one step and one wake-up; a
+    change right after it takes nothing back; and there is no queue that an interrupted waiter
+    could be left in.
+    """
+
+    __slots__ = ("guard", "round", "value")
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+        self.round: Round | None = None
+        self.guard: Guard = guard_of(self)
+
+    def wait(self, value: int, seconds: float | None) -> bool:
+        """Wait until it has been `value` since this began; zero seconds is one look."""
+        if self.value == value:
+            return True
+        if seconds == 0:
+            return False
+        fresh = Round()
+        with self.guard:
+            this = self.round or fresh
+            is_there = self.value == value  # looked at again where nothing can come between
+            if not is_there:
+                self.round = this
+        return is_there or this.wait(seconds)
