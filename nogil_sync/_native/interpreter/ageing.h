@@ -57,7 +57,9 @@ typedef struct ns_ager_node {
     _Atomic uint32_t state; /* see above */
     struct ns_ager_node *next;
     struct ns_ager *ager; /* whose list it is in */
-    PyObject *pool;       /* written before LIVE is set; no reference */
+    /* Written before LIVE is set: */
+    PyObject *pool; /* no reference */
+    const struct ns_ager_calls *calls;
 } ns_ager_node;
 
 typedef struct ns_ager {
@@ -71,10 +73,19 @@ typedef struct ns_ager {
 /* From the function to tp_traverse, to the first finaliser. */
 enum { NS_AGER_IDLE, NS_AGER_BEGUN, NS_AGER_PAUSED };
 
-/* Each collection from now on calls ns_pool_collect(pool). NULL with MemoryError. */
-ns_ager_node *ns_ager_add(ns_ager *a, PyObject *pool);
+/* What is called for a pool. Both may get a dead pool, of which only the memory is left. */
+typedef struct ns_ager_calls {
+    /* Once for each collection: begins a new age and releases old items. May run any code; sets no
+     * exception. */
+    void (*collect)(PyObject *pool);
+    /* Frees a dead pool in which no walk is. May run any code. */
+    void (*free)(PyObject *pool);
+} ns_ager_calls;
+
+/* Each collection from now on calls calls->collect(pool). NULL with MemoryError. */
+ns_ager_node *ns_ager_add(ns_ager *a, PyObject *pool, const ns_ager_calls *calls);
 /* For a dead pool: no walk enters any more. Returns true if no walk is inside: the caller frees the
- * pool. Else the last walk calls ns_pool_free(pool). */
+ * pool. Else the last walk calls calls->free(pool). */
 bool ns_ager_remove(ns_ager_node *node);
 /* For the one that frees the pool: the node is free. */
 void ns_ager_release(ns_ager_node *node);
@@ -82,12 +93,5 @@ void ns_ager_release(ns_ager_node *node);
 /* Returns the pool, whose memory stays until the call of ns_ager_leave; NULL if there is none. */
 PyObject *ns_ager_enter(ns_ager_node *node);
 void ns_ager_leave(ns_ager_node *node);
-
-/* Both in pool_type.c, and both may get a dead pool, whose memory alone is there. */
-
-/* Begins a new age and releases old items. May run any code; sets no exception. */
-void ns_pool_collect(PyObject *pool);
-/* Frees a dead pool in which no walk is. May run any code. */
-void ns_pool_free(PyObject *pool);
 
 #endif
