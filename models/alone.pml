@@ -1,19 +1,20 @@
-/* alone.pml: the only thread that uses the library frees at once, and newcomers find out in time.
+/* alone.pml: the only thread that uses the library frees at once, and newcomers notice in time.
  *
- * The user replaces a pointer, by a store that may stay in its store buffer, and looks at `alone`: if it is its own, it
- * frees what the pointer led to. If it is nobody's and no other thread is counted, it becomes alone: it sets `alone`
- * and looks at the count again, while its store may still be in the buffer. A newcomer is counted, then looks at `alone`; if somebody is alone it
- * sets ENDING, has a fence put into all threads, and sets NOBODY; if it finds ENDING it does the same. Then
- * it loads the pointer and reads what it leads to.
+ * The user replaces a pointer, by a store that may stay in its store buffer, and reads `alone`. If
+ * that is USER, it frees what the pointer led to. If it is NOBODY and no other thread is counted,
+ * the user becomes alone: it sets `alone` and reads the count again, while its store may still be
+ * in the buffer. A newcomer is counted, then reads `alone`. If that is USER, it sets ENDING, has a
+ * fence put into all threads, and sets NOBODY. If it finds ENDING it does the same. Then it loads
+ * the pointer and reads what it leads to.
  *
- * Property
- *   no use after reclaim   nobody reads an object that was freed (assert)
- *   solitude comes back    when the newcomers are gone, the user is alone (assert at the end)
+ * Properties
+ *   no use after reclaim   no thread reads an object that was freed (assert)
+ *   the user is alone again when the newcomers are gone (assert at the end)
  *
- * All variants fail: NO_BARRIER, where the newcomer relies on its store; TRUSTS_ENDING, where it relies on the fence
- * of another newcomer, which may not be over; FENCES_LATE, which says that it is over before it is; LOOKS_FIRST, where the
- * newcomer looks before it is counted; BECOMES_BLINDLY, where the user does not look at the count again; STAYS,
- * where it keeps `alone` though it found somebody.
+ * Each variant fails. NO_BARRIER: the newcomer relies on its store. TRUSTS_ENDING: it relies on the
+ * fence of another newcomer, which may not be over. FENCES_LATE: it reports the fence as over
+ * before it is. LOOKS_FIRST: the newcomer reads `alone` before it is counted. BECOMES_BLINDLY: the
+ * user does not read the count again. STAYS: the user keeps `alone` though it found a newcomer.
  */
 #ifndef NEWCOMERS
 #define NEWCOMERS 2
@@ -28,7 +29,7 @@
 #define USER 1
 #define ENDING 2
 
-byte pointer; /* as all see it */
+byte pointer; /* as all threads see it */
 byte pending; /* stores in the user's store buffer */
 byte alone, count = 1;
 bit freed[OBJECTS + 2];
@@ -36,7 +37,8 @@ byte gone;
 
 #define drain d_step { pointer = pointer + pending; pending = 0 }
 
-/* The processor: makes the user's oldest store visible, whenever it likes. (Each store is one more than the last.) */
+/* The processor makes the user's oldest store visible, at any time. (Each store is one more than
+ * the last.) */
 active proctype processor() {
 end:	do
 	:: d_step { pending > 0 -> pointer++; pending-- }

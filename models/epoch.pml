@@ -1,35 +1,39 @@
 /* epoch.pml: epochs with a reader side without fences, on processors with store buffers.
  *
- * Each thread's stores go through a buffer of its own and become visible in order, some time later (x86's
- * total store order); its loads look there first. A locked read-modify-write drains the buffer. The reader stores
- * what the epoch `now` was in its record, loads the pointer, reads what it points to, and clears the record,
- * with no fence at all: whoever polls has the fence put into every thread (membarrier). Model checkers take memory as
- * sequentially consistent unless, as here, the buffers are in the model: without them the variants would pass.
+ * Each thread's stores go through a buffer of its own and become visible in order, some time later
+ * (x86's total store order). Its loads look in the buffer first. A locked read-modify-write drains
+ * the buffer. The reader stores in its record what the epoch `now` was, loads the pointer, reads
+ * what it points to, and clears the record, all without a fence: a poll has the fence put into
+ * every thread (membarrier). Model checkers take memory as sequentially consistent unless the
+ * buffers are in the model, as here. Without them the broken variants would pass.
  *
  *   writer:  replace the pointer, visibly (a read-modify-write or a fence);  stamp = now, rounded up to even
- *   poll:    even now: now += 1 (a round begins);  a fence in all threads of its own;  now += 1, if no other poll
- *            ended the round;  e = now;  e = least record that is not 0 and less than e
+ *   poll:    even now: now += 1 (a round begins);  a fence in all threads of its own;  now += 1, if no
+ *            other poll ended the round;  e = now;  e = min of e and all records that are not 0
  *            what is stamped below e - 1 may be freed
  *
  * Properties
- *   no use after reclaim   nobody reads an object that was freed (assert)
- *   progress               once readers are gone, two polls free everything (assert at the end)
+ *   no use after reclaim   no reader reads an object that was freed (assert)
+ *   progress               once the readers are gone, two polls free everything (assert at the end)
  *
- * WRITER_WITHOUT_FENCE, which fails: membarrier reaches one thread after the other. A section that begins between
- * the reader's turn and the writer's still sees the old pointer, its record is still in the reader's
- * buffer when the poll looks, and the stamp is old enough: so the replacement must be visible before the stamp is read.
+ * WRITER_WITHOUT_FENCE fails: membarrier reaches one thread after the other. Suppose that a section
+ * begins after the reader's turn and before the writer's. It still sees the old pointer, its record
+ * is still in the reader's buffer when the poll looks, and the stamp is old enough. So the
+ * replacement must be visible before the stamp is read.
  *
- * POLLERS: polls do not exclude each other. One that finds a round under way brings a fence of its own, ends the round
- * and looks. JOINS_WITHOUT_FENCE fails, where it relies on the one that began the round, and so does STAMPS_THE_MIDDLE,
- * where something that is stamped while a round is under way may be freed when that one and half of the next are over,
- * and LOOKS_TOO_EARLY, where the records are read before `now`.
+ * POLLERS: polls do not exclude each other. A poll that finds a round in progress makes a fence of
+ * its own, ends the round and looks. Three variants fail. In JOINS_WITHOUT_FENCE such a poll relies
+ * on the fence of the one that began the round. In STAMPS_THE_MIDDLE something that is stamped
+ * during a round may be freed after that round and half of the next. In LOOKS_TOO_EARLY a poll
+ * reads the records before `now`.
  *
- * FENCES: the way without membarrier, where readers, writers and polls each have a full fence of their own.
+ * FENCES: without membarrier, readers, writers and polls each have a full fence of their own.
  *
- * REFUSED: membarrier may fail at any poll, and from then on all have fences of their own. A reader stores its
- * record and then looks whether it needs one. A poll is not sure, and frees nothing, until each store that was
- * in a buffer at the refusal has become visible: which buffers do in a bounded time, long before park.c takes it
- * for granted. LOOKS_FIRST, where the reader looks before it stores, fails; so do polls that do not wait.
+ * REFUSED: membarrier may fail at any poll, and from then on all threads have fences of their own.
+ * A reader stores its record and then checks whether it needs one. A poll is not sure, and frees
+ * nothing, until each store that was in a buffer at the refusal has become visible. Buffers drain
+ * in a bounded time, long before park.c relies on it. LOOKS_FIRST, in which the reader checks
+ * before it stores, fails. So do polls that do not wait.
  */
 #ifdef SMALL
 #define READERS 1
@@ -51,22 +55,23 @@
 #ifndef POLLS
 #define POLLS 2 /* of each, before the readers are gone */
 #endif
-#define THREADS (READERS + 1) /* those with store buffers: readers, the writer; polls store by read-modify-writes */
+/* those with store buffers: readers and the writer; polls store by read-modify-writes */
+#define THREADS (READERS + 1)
 #define WRITER READERS
 #define DEPTH 3
 
-/* Addresses: records of the readers, then these. */
+/* Addresses: first the readers' records, then this. */
 #define PTR READERS
 #define WORDS (READERS + 1)
 
 byte memory[WORDS];
-byte now = 2; /* written by polls alone, by read-modify-writes: in no buffer */
+byte now = 2; /* only polls write it, by read-modify-writes: it is in no buffer */
 
 typedef buffer { byte address[DEPTH]; byte value[DEPTH]; byte count };
 buffer pending[THREADS];
 
 #ifdef REFUSED
-bit own; /* all have fences of their own */
+bit own; /* all threads have fences of their own */
 byte older[THREADS]; /* stores in a thread's buffer from before that */
 #endif
 
@@ -85,7 +90,7 @@ inline store(a, v) {
 	}
 }
 
-/* The newest store of its own to the address, else the memory. */
+/* The thread's own newest store to the address, else the memory. */
 inline load(a, to) {
 	d_step {
 		to = memory[a];
@@ -131,7 +136,7 @@ inline drain(t) {
 	}
 }
 
-/* The processor: makes the oldest store of some thread visible, whenever it likes. */
+/* The processor makes the oldest store of some thread visible, at any time. */
 active proctype processor() {
 	byte k;
 end:	do
@@ -176,7 +181,7 @@ proctype reader(byte me) {
 #endif
 		load(PTR, p);
 #endif
-		assert(!freed[p]); /* the section's reads: at its beginning, and as late as can be */
+		assert(!freed[p]); /* the section's reads: at its beginning, and as late as possible */
 		assert(!freed[p]);
 		store(me, 0);
 		e = 0;
@@ -307,7 +312,7 @@ inline poll() {
 	least = now;
 	look();
 #endif
-	least = (sure -> least : 0); /* nothing is below */
+	least = (sure -> least : 0); /* nothing is safe */
 	t = 0;
 	do
 	:: t < OBJECTS ->
@@ -327,7 +332,7 @@ inline poll() {
 	sure = 0
 }
 
-byte polled; /* polls that are over, of those that all make */
+byte polled; /* polls that are over, of those that every poller makes */
 
 proctype poller(byte i) {
 	byte t, least, k, n, round;

@@ -1,9 +1,12 @@
-/* grant.pml: how a waiter learns that it is served (core/waiting/grant.c), and when its node may be freed.
+/* grant.pml: how a waiter learns that it is served (core/waiting/grant.c), and when its node may be
+ * freed.
  *
- * W waiters line up, a server serves them all. A node is its waiter's: `alive` from lining up until the
- * waiter has returned. Touching a dead one is a use after free (assert), except by its name, to unpark it.
+ * W waiters line up, and a server serves them all. A node belongs to its waiter. It is `alive` from
+ * when the waiter lines up until it has returned. To touch a dead node is a use after free
+ * (assert). To unpark it uses only its name, and is allowed.
  *
- * Properties: no use after free (assert); no lost wake-up (an invalid end state); each is served once (assert).
+ * Properties: no use after free (assert); no lost wake-up (an invalid end state); each waiter is
+ * served once (assert).
  */
 #ifndef W
 #define W 3
@@ -52,7 +55,7 @@ proctype waiter(byte me) {
 		};
 		if
 		:: !asleep[me]
-		:: may_give_way -> /* for a handler that uses the object: what was granted goes back */
+		:: may_give_way -> /* a handler uses the object: what was granted goes back */
 			may_give_way = 0;
 			asleep[me] = 0;
 			lock_queue();
@@ -76,7 +79,7 @@ proctype waiter(byte me) {
 			break
 		fi
 	od;
-	alive[me] = 0; /* its memory is somebody else's now */
+	alive[me] = 0; /* from here on its memory may be reused */
 	done++
 }
 
@@ -119,7 +122,7 @@ proctype server() {
 		unlock_queue();
 		i = 0;
 		do
-		:: i < W -> /* ns_unpark: a name, not memory */
+		:: i < W -> /* ns_unpark: uses a name, not memory */
 			if
 			:: woken[i] -> asleep[i] = 0; woken[i] = 0
 			:: else

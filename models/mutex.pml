@@ -1,23 +1,24 @@
-/* mutex.pml: the protocol of core/mutex.c: who is heir, who sleeps, who is woken.
+/* mutex.pml: the protocol of core/mutex.c: which waiter is heir, which sleeps, which is woken.
  *
- * One step here is one atomic step there. The word's bits are `locked` and `visit` (QUEUED steers nothing);
- * what is under the queue's lock is marked q(...). Time is left out: whatever depends on a clock (patience, naps,
- * starving, slowness, time-outs, signals) may happen at any moment, a time-out or a signal once a thread.
+ * One step here is one atomic step there. The word's bits are `locked` and `visit` (QUEUED steers
+ * nothing). What is under the queue's lock runs between lock_queue and unlock_queue. Time is left
+ * out: whatever depends on a clock (the heir's limits, starving, slowness, time-outs, signals) may
+ * happen at any moment; a time-out or a signal happens once a thread.
  *
  * Properties
- *   exclusion        never two in the critical section (assert)
- *   invariant W      of mutex.h, whenever the queue's lock is let go (assert)
- *   no lost wake-up  a sleeper without a waker to come is an invalid end state
- *   nothing is left  at the end the lock is free, nobody is in line, and there is no heir (assert)
+ *   exclusion        there are never two threads in the critical section (assert)
+ *   invariant W      of mutex.h, whenever the queue's lock is released (assert)
+ *   no lost wake-up  a sleeper that nobody will wake is an invalid end state
+ *   nothing is left  at the end the lock is free, the queue is empty, and there is no heir (assert)
  *
- * GATE: threads take the lock and another one releases it.
+ * GATE: some threads take the lock and another one releases it.
  * The variants named in models.toml are broken on purpose and must fail.
  */
 #ifndef N
 #define N 3 /* threads */
 #endif
 #ifndef TURNS
-#define TURNS 1 /* how often each takes it */
+#define TURNS 1 /* how often each thread takes the lock */
 #endif
 #define NONE 255
 
@@ -26,7 +27,7 @@ mtype = { PARKED, HEIR, GRANTED };
 bit locked, visit;
 bit queue_held;
 byte heir = NONE;
-byte line[N]; /* the queue: line[0] waits longest */
+byte line[N]; /* the queue: line[0] is the longest waiter */
 byte length;
 mtype state[N];
 bit away[N], impatient[N], asleep[N];
@@ -34,7 +35,7 @@ byte inside, done;
 
 inline lock_queue() { atomic { !queue_held -> queue_held = 1 } }
 
-/* Invariant W is checked in the step that lets go of the queue. */
+/* Releases the queue's lock, and checks invariant W in the same step. */
 inline unlock_queue() {
 	atomic {
 		i = 0;
@@ -92,7 +93,7 @@ inline choose_heir(to) {
 	fi
 }
 
-/* Wakes a sleeper; the name of one that does not sleep does nothing. */
+/* Wakes `who` if it sleeps. */
 inline unpark(who) {
 #ifndef NO_WAKE
 	if
@@ -118,7 +119,7 @@ inline await_turn() {
 	fi;
 	next = NONE;
 	if
-	:: heir == me -> /* if the lock is slow it sleeps at once */
+	:: heir == me -> /* if the lock is slow, it sleeps at once */
 		if
 		:: true
 		:: true ->
@@ -157,7 +158,7 @@ inline resign() {
 	fi
 }
 
-/* The lock is ours to give, and VISIT is set: nobody else changes the word. */
+/* Frees the lock or hands it off. VISIT is set, so no other thread changes the word. */
 inline release() {
 	was_asleep = (heir == NONE);
 	if
@@ -208,7 +209,7 @@ freed:
 	unpark(woken)
 }
 
-/* `ok`: it was held. The fast path is one compare-and-swap of the whole word. */
+/* `ok`: the lock was held. The fast path is one compare-and-swap of the whole word. */
 inline unlock() {
 	ok = 0;
 	do
@@ -233,7 +234,7 @@ proctype thread(byte me) {
 		turns++;
 		if
 		:: atomic { !locked -> locked = 1; goto got }
-		:: locked /* which, at the latest when it is in line, may have changed */
+		:: locked /* this may have changed by the time the thread is in line */
 		fi;
 		lock_queue();
 		atomic { line[length] = me; length++ };
@@ -242,7 +243,7 @@ proctype thread(byte me) {
 		unlock_queue();
 waits:		do
 		:: state[me] == GRANTED -> goto got
-		:: state[me] == HEIR && !locked -> /* take */
+		:: state[me] == HEIR && !locked -> /* the heir takes the lock */
 			lock_queue();
 			ok = 0;
 			atomic {
@@ -276,23 +277,23 @@ waits:		do
 				goto got
 			:: else -> unlock_queue()
 			fi
-		:: state[me] == HEIR && locked && !impatient[me] -> /* demand */
+		:: state[me] == HEIR && locked && !impatient[me] -> /* the heir demands the lock */
 			lock_queue();
 			if
 			:: heir == me -> impatient[me] = 1; visit = 1
 			:: else
 			fi;
 			unlock_queue()
-		:: state[me] == HEIR -> /* nap */
+		:: state[me] == HEIR -> /* the heir goes to sleep */
 			lock_queue();
 			if
 			:: heir == me ->
-#ifdef NAP_ASKS_FOR_NO_VISIT
+#ifdef HEIR_SLEEPS_WITHOUT_VISIT
 				was_locked = locked;
 #else
 				atomic { was_locked = locked; visit = 1 };
 #endif
-#ifdef NAP_LOOKS_ONCE
+#ifdef HEIR_LOOKS_ONCE
 				was_locked = 1;
 #endif
 				if
@@ -315,7 +316,7 @@ leave:			may_leave = 0;
 			:: state[me] == GRANTED -> unlock_queue(); goto got
 			:: else ->
 				if
-				:: away[me] = 1; /* for a signal: it comes back */
+				:: away[me] = 1; /* for a signal: it will come back */
 					resign();
 					unlock_queue();
 					unpark(woken);
@@ -351,7 +352,7 @@ gave_up:		skip
 }
 
 #ifdef GATE
-/* Releases whatever is held, until all are through. */
+/* Releases the lock whenever it is held, until all threads are done. */
 proctype gate() {
 	byte i, next = NONE, woken = NONE, granted = NONE;
 	bit ok, was_locked, was_asleep;

@@ -1,20 +1,23 @@
-/* pool.pml: the list of a pool's shards (core/pool.h): one shard, its owners one after the other, and searches.
+/* pool.pml: the list of a pool's shards (core/pool.h): one shard, its owners one after the other,
+ * and searches.
  *
- * An owner takes the slot, puts items, listing the shard before if it has to, and returns the slot. A search
- * that finds the shard listed takes its item; if there is none and the slot is not taken, it takes the shard
- * off the list. Each step is one access to one word. An owner may vanish amid a listing, as it does for the
- * child of a fork, where its slot is free at once. Memory is sequentially consistent here: the one place that
- * needs fences (the flags are cleared, then the slot is looked at; the slot is taken, then the flags are looked at)
- * is a litmus test.
+ * An owner takes the slot and puts items, after it has listed the shard if needed, and returns the
+ * slot. A search that finds the shard listed takes its item. If there is none and the slot is not
+ * taken, the search unlists the shard. Each step is one access to one word. An owner may vanish in
+ * the middle of a listing, as it does for the child of a fork, where its slot is free at once.
+ * Memory is sequentially consistent here. The one place that needs fences is a litmus test (the
+ * flags are cleared, then the slot is read; the slot is taken, then the flags are read).
  *
  * Properties
  *   an item's shard is listed   whenever there is an item, the bit is set (assert)
- *   the list gets short         at the end, one more search leaves the shard off the list (assert)
+ *   the list gets short         at the end, one more search unlists the shard (assert)
  *
- * Variants, each of which fails: NO_COUNT (whoever cleared the flags clears the bit, whatever came between), KEEPS_FLAGS
- * (the new owner does not notice), LISTED_AT_ONCE (the owner is not told that the flags were cleared while it
- * listed), LISTED_FIRST (LISTED stands before the bit does), TAKEN_ONCE and EMPTY_ONCE (no second look at the
- * slot, at the shard), STORES_FIRST (the item is there before the shard is listed).
+ * Each of these variants fails. NO_COUNT: a search that cleared the flags clears the bit, whatever
+ * came between. KEEPS_FLAGS: the search leaves the flags, so the new owner does not notice.
+ * LISTED_AT_ONCE: the owner does not notice that its flags were cleared while it listed.
+ * LISTED_FIRST: LISTED is set before the bit is. TAKEN_ONCE and EMPTY_ONCE: the search does not
+ * check the slot, or the shard, a second time. STORES_FIRST: the item is stored before the shard is
+ * listed.
  */
 #ifndef OWNERS
 #define OWNERS 2
@@ -57,7 +60,7 @@ inline list() {
 #else
 		if
 		:: atomic { flags == LISTING -> flags = LISTED; break }
-		:: else /* all of it again */
+		:: else /* start again */
 		fi
 #endif
 	od
@@ -144,7 +147,7 @@ proctype search() {
 		if
 		:: listed ->
 			if
-			:: item = 0 /* takes it, if it is there */
+			:: item = 0 /* takes it, if there is one */
 			:: true
 			fi;
 			unlist()

@@ -1,20 +1,22 @@
-/* rwmutex.pml: the protocol of core/rwmutex.c: words that writers close, holds that are counted, phases.
+/* rwmutex.pml: the protocol of core/rwmutex.c: words that writers close, holds that are counted,
+ * phases.
  *
- * One step here is one atomic step there; what is under the queue's lock is several steps, since fast paths run on
- * beside it. How a waiter sleeps is grant.pml's matter. One thread of each kind
- * may give up waiting, once.
+ * One step here is one atomic step there. What is under the queue's lock is several steps, since
+ * fast paths run beside it. How a waiter sleeps is in grant.pml. One thread of each kind may give
+ * up waiting, once.
  *
- * Readers use the base word or, while `spread` is set, cells: they look at it first, and act on what they saw. A reader
- * that comes by the slow path may begin to use the cells, or make its own, at any time: how many meetings that takes
- * does not matter here. A writer that gets in ends their use.
+ * Readers use the base word or, while `spread` is set, cells. They read `spread` first, and act on
+ * what they saw. A reader that comes by the slow path may begin to use the cells, or make its own,
+ * at any time: how many meetings that takes does not matter here. A writer that gets in ends their
+ * use.
  *
- * BASE: no reader ever wants a cell. SPREAD: at the start all have cells, and use them.
+ * BASE: no reader ever uses a cell. SPREAD: at the start all readers have cells and use them.
  *
  * Properties
- *   exclusion        no writer beside anybody (assert)
- *   phases           a reader in line is passed by one writer at most (assert)
- *   no lost wake-up  somebody in line whom nobody will serve is an invalid end state
- *   counts           a release finds its hold; nothing is held and nobody is in line at the end (assert)
+ *   exclusion        no thread is inside beside a writer (assert)
+ *   phases           at most one writer passes a waiting reader (assert)
+ *   no lost wake-up  a waiter that nobody will serve is an invalid end state
+ *   counts           a release finds its hold; at the end nothing is held and nobody waits (assert)
  */
 #ifndef READERS
 #define READERS 2
@@ -168,7 +170,8 @@ inline admit_readers() {
 	od
 }
 
-/* A writer gets in: the cells are closed and empty, and go out of use. Who is in line must not be passed twice. */
+/* A writer gets in. The cells are closed and empty, and go out of use. No waiting reader may be
+ * passed twice. */
 inline admit_writer() {
 	writer = 1;
 #ifndef KEEPS_CELLS
@@ -209,7 +212,7 @@ inline serve_and_unlock() {
 	unlock_queue()
 }
 
-/* A reader has a cell, and readers use them from now on. */
+/* A reader has a cell, and readers use the cells from now on. */
 inline begin_use() {
 	has_cell[mine] = 1;
 	if
@@ -233,7 +236,7 @@ proctype reader(byte me; byte mine) {
 		:: !seen && !is_open
 		:: seen && !cell_open[mine]
 		fi;
-		lock(); /* try once more */
+		lock(); /* tries once more */
 		ok = (!writer && length == 0);
 #ifdef SPREADS_BESIDE_A_WRITER
 		if
@@ -257,7 +260,7 @@ proctype reader(byte me; byte mine) {
 		:: else
 		fi;
 		if
-		:: !closed -> readers = 0 /* which counts while it is closed only */
+		:: !closed -> readers = 0 /* it counts only while the cells are closed */
 		:: else
 		fi;
 		serve_and_unlock();
@@ -265,7 +268,7 @@ proctype reader(byte me; byte mine) {
 		:: ok -> ok = 0; goto got
 		:: else
 		fi;
-		lock(); /* line up */
+		lock(); /* lines up */
 		readers_line[readers_length] = me;
 		readers_length++;
 		serve_and_unlock();
@@ -325,7 +328,7 @@ got:		atomic { reading++; assert(writing == 0) };
 		:: else
 		fi;
 		assert(ok);
-		readers = readers - ok; /* which counts while it is closed only */
+		readers = readers - ok; /* it counts only while the cells are closed */
 		ok = 0;
 		if
 		:: !closed -> readers = 0

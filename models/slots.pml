@@ -1,17 +1,19 @@
-/* slots.pml: who walks over the thread slots sees every thread that has one.
+/* slots.pml: a walk over the thread slots sees every thread that has one.
  *
- * A word of the bitmap has one bit here. A thread sets the lowest bit that is clear, then completes its claim: count and
- * version go up, and `words` to include its bit, in one compare-and-swap. When it ends it clears the bit, reads the
- * state, drops empty words off the end, and changes the state by compare-and-swap.
+ * A word of the bitmap has one bit here. A thread sets the lowest clear bit. Then it completes its
+ * claim: in one compare-and-swap count and version go up, and `words` includes its bit. When it
+ * ends it clears the bit, reads the state, drops empty words off the end, and changes the state by
+ * compare-and-swap.
  *
  * Properties
- *   nobody is overlooked   a walk sees each thread whose claim was complete before the walk and that keeps its slot
- *                          until the walk is over (assert)
- *   costs follow the living   when all are gone, no word is looked at (assert at the end)
+ *   no thread is overlooked     a walk sees each thread whose claim was complete before the walk
+ *   and that keeps its slot until the walk is over (assert)
+ *   the cost follows the living when all threads are gone, a walk reads no word (assert at the end)
  *
- * NO_VERSION fails: one claims and another leaves between a leaver's look and its compare-and-swap, and the
- * state is the same again. So do LOOKS_FIRST, where the leaver looks at the words before it reads the state,
- * and BIT_LATE, where a claim is completed before the bit is set.
+ * NO_VERSION fails: one thread claims and another leaves between a leaver's check and its
+ * compare-and-swap, and the state is the same again. LOOKS_FIRST fails, in which the leaver reads
+ * the words before the state. So does BIT_LATE, in which a claim is completed before the bit is
+ * set.
  */
 #ifndef N
 #define N 3 /* threads */
@@ -26,12 +28,13 @@
 
 bit taken[WORDS];
 #ifdef BIT_LATE
-bit reserved[WORDS]; /* whose bit will be set */
+bit reserved[WORDS]; /* whose bits are about to be set */
 #endif
 byte count, words, version;
 
-/* What the property speaks of; no thread of the program reads it. */
-byte holds[N]; /* the thread's slot + 1, from the completion of its claim until it begins to leave */
+/* For the property only; no thread of the program reads these. */
+/* the thread's slot + 1, from the completion of its claim until it begins to leave */
+byte holds[N];
 byte watched = NONE; /* the thread that the walker must see, as long as it stays */
 byte gone;
 
@@ -63,7 +66,7 @@ proctype thread(byte me) {
 	:: turns == TURNS -> break
 	:: else ->
 		turns++;
-		/* Claims. Any clear bit will do; with the lowest, rare cases are rarer. */
+		/* Claims. Any clear bit would do; with the lowest, rare cases would be rarer. */
 		mine = NONE;
 #ifdef BIT_LATE
 		atomic {

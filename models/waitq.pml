@@ -1,7 +1,8 @@
-/* waitq.pml: the small lock of core/waiting/waitq.c, and how it sleeps on park.c.
+/* waitq.pml: the small lock of core/waiting/lock.c, and how it sleeps by park.c.
  *
- * The word is FREE, HELD or CONTENDED. Sleeping is one step with the comparison, as ns_park promises; it may end
- * for no reason, which costs nothing here and is left out, so that a lost wake-up cannot hide behind it.
+ * The word is FREE, HELD or CONTENDED. The comparison and the going to sleep are one step, as
+ * ns_park promises. A sleep may also end for no reason. That does no harm, and is left out here, so
+ * that it cannot hide a lost wake-up.
  *
  * Properties: exclusion (assert); no lost wake-up (an invalid end state); free at the end (assert).
  */
@@ -58,7 +59,7 @@ again:			skip
 		atomic { old = word; word = FREE };
 #endif
 		if
-		:: old == CONTENDED -> /* wakes one of those who sleep, whichever */
+		:: old == CONTENDED -> /* wakes any one of the sleepers */
 			atomic {
 				if
 				:: asleep[0] -> asleep[0] = 0

@@ -41,10 +41,10 @@ DATA = ROOT / "tests" / "mutants"
 
 # Times and tables so small that rare paths become common.
 SHRUNK = [
-    *("-DNS_MUTEX_STARVING=20000", "-DNS_MUTEX_PATIENCE=300", "-DNS_MUTEX_NAP=1000"),
+    *("-DNS_MUTEX_STARVING=20000", "-DNS_MUTEX_BARGING=300", "-DNS_MUTEX_AWAKE=1000"),
     *("-DNS_SEMAPHORE_SPIN=0", "-DNS_RW_READER_SPIN=0", "-DNS_RW_WAITER_SPIN=0"),
     *("-DNS_LOCK_SPINS=0", "-DNS_WAKES=2", "-DNS_SLOTS_CELLS=2"),
-    *("-DNS_CELL_MEETINGS=1", "-DNS_RW_PATIENCE=1"),
+    *("-DNS_CELL_MEETINGS=1", "-DNS_RW_REOPEN_MEETINGS=1"),
     *("-DNS_SEGMENT_MAX=16", "-DNS_SWEEP=1", "-DNS_FIGHTS=1", "-DNS_DEQUE_SIZE=2"),
     *("-DNS_CHANNEL_SPIN=0", "-DNS_CHANNEL_LINGER=0"),
 ]
@@ -254,7 +254,7 @@ def run(program: Path, limit: float) -> str:
             return ""
         output.seek(0)
         text = output.read()
-        if "not so:" in text:
+        if "check failed:" in text:
             return "check"
         return "race" if "WARNING: ThreadSanitizer" in text else "crash"
 

@@ -1,55 +1,77 @@
 """What every object of this backend has in common."""
 
-import os
-from types import FunctionType, GenericAlias, MemberDescriptorType
+from types import FunctionType, GenericAlias
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
-from .guard import Guard
+from .guard import guard_of
 
 # The `__class_getitem__` of our generic classes. It is annotated here and not in the classes: up to
 # 3.13 an annotation in a class hides the `__annotations__` of its base (see `_once.Dressed`).
 subscripted: Final[Any] = classmethod(GenericAlias)
 
-# Held while an object is claimed by its __init__. Reentrant: a signal handler or finaliser
-# that comes between may make objects, too.
-_claiming = Guard()
+
+class Uninitialized:
+    """What stands in a slot until ``__init__`` fills it: using it is the error.
+
+    So methods need no check of their own, as long as each of them reads an attribute of what the
+    slot holds.
+    """
+
+    __slots__ = ("_name",)
+
+    def __init__(self, owner: object) -> None:
+        self._name = type(owner).__name__
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, _attribute: str) -> NoReturn:
+            """Raise ``RuntimeError``."""
+            raise RuntimeError(
+                f"{self._name} object is not initialized: its __init__() was not called"
+            )
+
+
+def until_init(owner: object) -> Any:
+    """An `Uninitialized`, for a slot of any type."""
+    return Uninitialized(owner)
+
+
+def before_init(held: object) -> bool:
+    """Whether this is what `until_init` put into a slot."""
+    return isinstance(held, Uninitialized)
 
 
 class SyncObject:
-    """Base: initialised exactly once, weak-referenceable, neither pickled nor copied.
+    """Base: valid from ``__new__`` on, initialized once, weak-referenceable, not pickled or copied.
 
-    The state of an object lives in slots.  One that was made without ``__init__`` has them
-    empty, so that its first operation ends in ``__getattr__``, at no cost to the others.
+    ``__new__`` has `_fill` fill the slots: with defaults or, in a class whose methods make no sense
+    without the arguments of ``__init__``, with what `until_init` returns.
     """
 
-    __slots__ = ("__ready", "__weakref__")
+    __slots__ = ("__claimed", "__weakref__")
+    __claimed: bool
+
+    def __new__(cls, *_: object, **__: object) -> Self:
+        self = super().__new__(cls)
+        self.__claimed = False
+        self._fill()
+        return self
+
+    def _fill(self) -> None:
+        raise NotImplementedError
 
     def __init__(self) -> None:
-        # Subclasses check their arguments, then call this, then fill their slots.
-        _claiming.held = True
+        # Subclasses check their arguments and make what is to go into their slots. Then they call
+        # this. Then they fill the slots, without another call: no interrupt comes between.
+        guard = guard_of(self)
+        guard.held = True
         try:
-            object.__getattribute__(self, "_SyncObject__ready")
-        except AttributeError:
-            self.__ready = True
-            return
+            first = not self.__claimed
+            self.__claimed = True
         finally:
-            del _claiming.held
-        raise RuntimeError(f"{type(self).__name__} object is already initialized")
-
-    if not TYPE_CHECKING:  # it would make every attribute exist for a type checker
-
-        def __getattr__(self, name: str) -> Any:
-            """Raise ``RuntimeError`` if ``__init__`` was not called, else ``AttributeError``."""
-            slot = getattr(type(self), name, None)
-            owner = slot.__objclass__ if isinstance(slot, MemberDescriptorType) else object
-            if owner.__module__.partition(".")[0] == "nogil_sync":
-                raise RuntimeError(
-                    f"{type(self).__name__} object is not initialized: "
-                    "its __init__() was not called"
-                )
-            raise AttributeError(
-                f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self
-            )
+            del guard.held
+        if not first:
+            raise RuntimeError(f"{type(self).__name__} object is already initialized")
 
     def __reduce__(self) -> NoReturn:
         """Raise ``TypeError``: it is not pickled."""
@@ -114,7 +136,3 @@ def lacks(obj: object, cls: type, slot: str) -> bool:
 def uninitialized(obj: object) -> str:
     """The repr of an object whose ``__init__`` was not called."""
     return f"<{type(obj).__name__} object, not initialized>"
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_claiming._at_fork_reinit)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
-from .object import SyncObject, uninitialized
+from .object import SyncObject, before_init, uninitialized, until_init
 
 __all__ = ["TaskGroup"]
 
@@ -89,6 +89,9 @@ class TaskGroup(SyncObject):
     __module__ = "nogil_sync"
     __slots__ = ("__tasks",)
 
+    def _fill(self) -> None:
+        self.__tasks: Tasks = until_init(self)
+
     def __init__(self, limit: int | None = None, *, executor: "Executor | None" = None) -> None:
         # Imported late: it loads concurrent.futures and, with it, logging.
         from .tasks import Tasks
@@ -99,16 +102,14 @@ class TaskGroup(SyncObject):
                 raise ValueError("limit must be at least 1")
         if executor is not None and not callable(getattr(executor, "submit", None)):
             raise TypeError(f"executor must have a submit method, not {type(executor).__name__!r}")
+        tasks = Tasks(limit, executor)
         super().__init__()
-        self.__tasks = Tasks(limit, executor)
+        self.__tasks = tasks
 
     def __repr__(self) -> str:
-        try:
-            told = self.__current().told()
-        except RecursionError:
-            raise
-        except RuntimeError:
+        if before_init(self.__tasks):
             return uninitialized(self)
+        told = self.__current().told()
         cls = type(self)
         return f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, {told}>"
 

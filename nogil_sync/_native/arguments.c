@@ -5,7 +5,7 @@
 
 #include "core/waiting/park.h"
 
-/* The head of a Python function with these parameters. */
+/* Returns the head of a Python function with these parameters. */
 static PyObject *
 head_of(const ns_signature *s)
 {
@@ -15,8 +15,8 @@ head_of(const ns_signature *s)
     bool is_method = strchr(s->function, '.') != NULL;
     const char *comma = is_method ? ", " : "";
     PyObject *head = PyUnicode_FromFormat("%s(%s", s->function, is_method ? "self" : "");
-    for (Py_ssize_t i = 0; i < s->most && head != NULL; i++) {
-        const char *star = s->keyword_only > 0 && i == s->most - s->keyword_only ? "*, " : "";
+    for (Py_ssize_t i = 0; i < s->max && head != NULL; i++) {
+        const char *star = s->keyword_only > 0 && i == s->max - s->keyword_only ? "*, " : "";
         const char *value = i < s->required ? "" : "=None";
         PyObject *more = PyUnicode_FromFormat("%U%s%s%s%s", head, comma, star, s->names[i], value);
         Py_SETREF(head, more);
@@ -41,7 +41,7 @@ refuse(const ns_signature *s, PyObject *args, PyObject *kwargs)
     if (result != NULL) {
         PyErr_Format(PyExc_SystemError, "%s was given the right arguments", s->function);
     }
-    else { /* the traceback begins in the caller, as if this were a Python function */
+    else { /* the traceback starts in the caller, as if this were a Python function */
         PyObject *error = PyErr_GetRaisedException();
         PyException_SetTraceback(error, Py_None);
         PyErr_SetRaisedException(error);
@@ -74,11 +74,11 @@ done:
     return NULL;
 }
 
-/* Which parameter has this name, or -1. */
+/* Returns the index of the parameter with this name, or -1. */
 static Py_ssize_t
 parameter(const ns_signature *s, PyObject *name)
 {
-    for (Py_ssize_t i = 0; i < s->most; i++) {
+    for (Py_ssize_t i = 0; i < s->max; i++) {
         if (*s->names[i] != '\0' && PyUnicode_CompareWithASCIIString(name, s->names[i]) == 0) {
             return i;
         }
@@ -90,10 +90,10 @@ int
 ns_unpack_slow(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
                PyObject **values)
 {
-    if (nargs > s->most - s->keyword_only) {
+    if (nargs > s->max - s->keyword_only) {
         goto refused;
     }
-    for (Py_ssize_t i = 0; i < s->most; i++) {
+    for (Py_ssize_t i = 0; i < s->max; i++) {
         values[i] = i < nargs ? args[i] : NULL;
     }
     for (Py_ssize_t k = 0; kwnames != NULL && k < PyTuple_GET_SIZE(kwnames); k++) {
@@ -122,12 +122,12 @@ ns_unpack_init(const ns_signature *s, PyObject *args, PyObject *kwargs, PyObject
     if (kwargs == NULL || PyDict_GET_SIZE(kwargs) == 0) {
         return ns_unpack(s, positional, nargs, NULL, values);
     }
-    /* Rare: lay the keywords out as a vectorcall has them. `**` lets any key through to here. */
+    /* Rare: arrange the keywords as a vectorcall has them. `**` lets any key through to here. */
     if (!PyArg_ValidateKeywordArguments(kwargs)) {
         return -1;
     }
     Py_ssize_t nkw = PyDict_GET_SIZE(kwargs);
-    if (nargs + nkw > s->most) {
+    if (nargs + nkw > s->max) {
         refuse(s, args, kwargs);
         return -1;
     }
@@ -139,7 +139,8 @@ ns_unpack_init(const ns_signature *s, PyObject *args, PyObject *kwargs, PyObject
     for (Py_ssize_t i = 0; i < nargs; i++) {
         all[i] = positional[i];
     }
-    /* The dict was made for this call, or is a subclass's own: it holds the values meanwhile. */
+    /* The dict was made for this call, or belongs to a subclass: it keeps the values alive
+     * meanwhile. */
     PyObject *name, *value;
     Py_ssize_t position = 0;
     for (Py_ssize_t k = 0; k < nkw && PyDict_Next(kwargs, &position, &name, &value); k++) {
@@ -212,13 +213,13 @@ ns_clamped_int64(PyObject *value, int64_t *result)
     return 0;
 }
 
-/* A real number of seconds: a float, or anything with __float__ or __index__. */
+/* Converts a real number of seconds: a float, or anything with __float__ or __index__. */
 static int
 seconds_of(PyObject *timeout, double *seconds)
 {
     *seconds = PyFloat_AsDouble(timeout);
     if (*seconds == -1.0 && PyErr_Occurred()) {
-        return -1; /* OverflowError: an integer beyond a double */
+        return -1; /* OverflowError: an integer too large for a double */
     }
     if (isnan(*seconds)) {
         PyErr_SetString(PyExc_ValueError, "timeout must not be NaN");
@@ -230,7 +231,7 @@ seconds_of(PyObject *timeout, double *seconds)
 static int
 deadline_after(double seconds, int64_t *deadline)
 {
-    /* threading.TIMEOUT_MAX: what 63 bits of nanoseconds hold, in whole seconds. */
+    /* threading.TIMEOUT_MAX: the max in 63 bits of nanoseconds, in whole seconds. */
     if (seconds > 9223372036.0) {
         PyErr_SetString(PyExc_OverflowError, "timeout value is too large");
         return -1;

@@ -1,4 +1,4 @@
-/* arguments.h: from Python's arguments to C values, quickly in the common cases. */
+/* arguments.h: converts Python's arguments to C values, quickly in the common cases. */
 #ifndef NS_ARGUMENTS_H
 #define NS_ARGUMENTS_H
 
@@ -8,22 +8,22 @@
 
 #define NS_MAX_PARAMETERS 5
 
-/* The parameters of a function; each may be given by name, all but the last few also by position.
- * One that is given by position only has the name "". */
+/* The parameters of a function. Each may be given by name; all but the last few also by position.
+ * One that may only be given by position has the name "". */
 typedef struct ns_signature {
-    /* As errors name it: "Mutex.acquire"; with the head of a Python function where that needs more
-     * than the numbers below: "SyncMap.get(self, key, default=None, /)". */
+    /* Its name in errors: "Mutex.acquire". If the numbers below do not say enough, the head of a
+     * Python function: "SyncMap.get(self, key, default=None, /)". */
     const char *function;
     const char *names[NS_MAX_PARAMETERS];
-    Py_ssize_t required, most, keyword_only;
+    Py_ssize_t required, max, keyword_only;
 } ns_signature;
 
-/* Sets the TypeError for arguments that do not fit, in the words of the interpreter; returns NULL. */
+/* Sets the TypeError for arguments that do not fit, in the interpreter's words. Returns NULL. */
 PyObject *ns_refuse(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs,
                     PyObject *kwnames);
 
-/* For __exit__, which takes anything by position: defines function_method, a vectorcall method over
- * function(self, args, nargs). */
+/* For __exit__, which accepts any positional arguments: defines function_method, a vectorcall
+ * method over function(self, args, nargs). */
 #define NS_EXIT(function, name)                                                     \
     static PyObject *function##_method(                                             \
         PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) \
@@ -38,13 +38,14 @@ PyObject *ns_refuse(const ns_signature *s, PyObject *const *args, Py_ssize_t nar
 int ns_unpack_slow(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs,
                    PyObject *kwnames, PyObject **values);
 
-/* Fills values[0 .. most) with borrowed references, NULL for those left out. 0, or -1 with TypeError. */
+/* Fills values[0 .. max) with borrowed references, NULL for omitted arguments. Returns 0, or -1
+ * with TypeError. */
 static inline int
 ns_unpack(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
           PyObject **values)
 {
-    if (ns_likely(kwnames == NULL && nargs >= s->required && nargs <= s->most - s->keyword_only)) {
-        for (Py_ssize_t i = 0; i < s->most; i++) {
+    if (ns_likely(kwnames == NULL && nargs >= s->required && nargs <= s->max - s->keyword_only)) {
+        for (Py_ssize_t i = 0; i < s->max; i++) {
             values[i] = i < nargs ? args[i] : NULL;
         }
         return 0;
@@ -55,8 +56,8 @@ ns_unpack(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, PyObje
 /* The same for tp_init. */
 int ns_unpack_init(const ns_signature *s, PyObject *args, PyObject *kwargs, PyObject **values);
 
-/* Integers: anything with __index__, else TypeError; OverflowError outside the range.
- * They may run user code, so call them before anything is changed. 0 or -1. */
+/* Converts an integer: anything with __index__, else TypeError; OverflowError outside of the range.
+ * Both may run user code, so call them before you change anything. Return 0 or -1. */
 int ns_int64_slow(PyObject *value, int64_t low, int64_t high, const char *what, int64_t *result);
 int ns_uint64_slow(PyObject *value, uint64_t high, const char *what, uint64_t *result);
 
@@ -86,16 +87,19 @@ ns_uint64(PyObject *value, uint64_t high, const char *what, uint64_t *result)
     return ns_uint64_slow(value, high, what, result);
 }
 
-/* Any int, those beyond 64 bits as the nearest: for counts, where all of them mean the same. */
+/* Converts any int; one beyond 64 bits becomes the nearest. For counts, where all of those mean the
+ * same. Returns 0 or -1. */
 int ns_clamped_int64(PyObject *value, int64_t *result);
 
-/* How long to wait. */
+/* Whether and how long a call waits. */
 typedef enum ns_patience { NS_DO_NOT_WAIT, NS_WAIT_UNTIL, NS_WAIT_FOR_EVER } ns_patience;
 
-/* threading.Lock's pair: `blocking` and `timeout` (NULL: left out). -1 with an exception. */
+/* Parses threading.Lock's pair `blocking` and `timeout` (NULL: omitted). Returns 0, or -1 with an
+ * exception. */
 int ns_lock_timeout(PyObject *blocking, PyObject *timeout, ns_patience *patience,
                     int64_t *deadline);
-/* A plain timeout: None (or NULL) for ever, <= 0 not at all. -1 with an exception. */
+/* Parses a plain timeout: None (or NULL) waits for ever, <= 0 not at all. Returns 0, or -1 with an
+ * exception. */
 int ns_plain_timeout(PyObject *timeout, ns_patience *patience, int64_t *deadline);
 
 #endif

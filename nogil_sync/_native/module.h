@@ -13,7 +13,7 @@
 typedef struct ns_state {
     PyObject *main_thread_ident; /* _thread._get_main_thread_ident */
     PyObject *lock_type, *rlock_type; /* of _thread */
-    PyObject *mutex_type;             /* Cond's own */
+    PyObject *mutex_type;             /* for Cond */
     PyObject *rwmutex_type, *rwmutex_reader_type, *rwmutex_writer_type;
     PyObject *semaphore_hold_type;
     PyObject *pool_use_type, *pool_end_type, *sweeper_type;
@@ -22,13 +22,14 @@ typedef struct ns_state {
     PyObject *once_cell, *once_function_cell, *once_function; /* classes, for once_type.c */
     PyObject *atomic_bool_type, *syncmap_type, *syncmap_iterator_type;
     PyObject *syncmap_shared,
-        *syncmap_compute; /* of _common/mapping.py: the base class, and a function */
+        *syncmap_compute; /* of _common/mapping.py: the base class and a function */
     bool watches_sharing; /* development mode, main interpreter: see watch.h */
 } ns_state;
 
 extern struct PyModuleDef ns_module;
 
-/* The state belonging to a class of ours or a subclass. Never fails for those. */
+/* The state of the module that the object's class, or a base of it, belongs to. Never fails for
+ * classes of ours. */
 static inline ns_state *
 ns_state_of(PyObject *self)
 {
@@ -36,14 +37,14 @@ ns_state_of(PyObject *self)
     return module == NULL ? NULL : PyModule_GetState(module);
 }
 
-/* What pinning an RWMutex pins with it: borrowed. */
+/* The parts that pinning an RWMutex also pins: borrowed references. */
 void ns_rwmutex_parts(PyObject *self, PyObject *parts[2]);
 
-/* After all of them: makes the types immortal, so that threads that make objects do not contend for
- * the types' counts. 0 or -1. */
+/* Makes the types immortal, so that threads that make objects do not contend for the types' counts.
+ * Call it after all of the functions below. Returns 0, or -1 with an exception. */
 int ns_pin_types(PyObject *module);
 
-/* Each adds its types or functions to the module: 0, or -1 with an exception. */
+/* Each adds its types or functions to the module. Returns 0, or -1 with an exception. */
 int ns_add_atomic_ints(PyObject *module);
 int ns_add_atomic_bool(PyObject *module);
 int ns_add_atomic_ref(PyObject *module);

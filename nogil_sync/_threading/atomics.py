@@ -5,10 +5,10 @@ Each operation checks and converts its arguments first, then does its work in on
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Generic, NoReturn, SupportsIndex, TypeVar, overload
+from typing import Any, ClassVar, Generic, NoReturn, SupportsIndex, TypeVar, cast, overload
 
 from .._common.guard import Guard, guard_of
-from .._common.object import SyncObject, adopt, subscripted, uninitialized
+from .._common.object import SyncObject, adopt, subscripted
 from .._common.originals import get_ident
 from ._arguments import exact_int
 
@@ -48,19 +48,17 @@ class _AtomicInteger(_Atomic):
             cls.__kind = f"{signed} {(high - low).bit_length()}-bit integer"
             adopt(cls, _AtomicInteger)
 
+    def _fill(self) -> None:
+        self.__value = 0
+        self.__guard: Guard = guard_of(self)
+
     def __init__(self, value: SupportsIndex = 0) -> None:
         number = self.__checked(value)
         super().__init__()
         self.__value = number
-        self.__guard: Guard = guard_of(self)
 
     def __repr__(self) -> str:
-        try:
-            return f"{type(self).__name__}({self.__value})"
-        except RecursionError:
-            raise
-        except RuntimeError:
-            return uninitialized(self)
+        return f"{type(self).__name__}({self.__value})"
 
     def __checked(self, number: SupportsIndex) -> int:
         """An exact int within the range of this type."""
@@ -304,19 +302,17 @@ class AtomicBool(_Atomic):
     __module__ = "nogil_sync"
     __slots__ = ("__guard", "__value")
 
+    def _fill(self) -> None:
+        self.__value = False
+        self.__guard: Guard = guard_of(self)
+
     def __init__(self, value: object = False) -> None:
         truth = bool(value)
         super().__init__()
         self.__value = truth
-        self.__guard: Guard = guard_of(self)
 
     def __repr__(self) -> str:
-        try:
-            return f"{type(self).__name__}({self.__value})"
-        except RecursionError:
-            raise
-        except RuntimeError:
-            return uninitialized(self)
+        return f"{type(self).__name__}({self.__value})"
 
     def load(self) -> bool:
         """Return the value."""
@@ -376,23 +372,21 @@ class AtomicRef(_Atomic, Generic[T]):
 
     __class_getitem__ = subscripted
 
+    def _fill(self) -> None:
+        self.__value: T = cast("T", None)
+        self.__guard: Guard = guard_of(self)
+
     @overload
     def __init__(self: "AtomicRef[T | None]", value: None = None) -> None: ...
     @overload
     def __init__(self, value: T) -> None: ...
     def __init__(self, value: Any = None) -> None:
         super().__init__()
-        self.__value: T = value
-        self.__guard: Guard = guard_of(self)
+        self.__value = value
 
     def __repr__(self) -> str:
         name = type(self).__name__
-        try:
-            value = self.__value
-        except RecursionError:
-            raise
-        except RuntimeError:
-            return uninitialized(self)
+        value = self.__value
         entry = (id(self), get_ident())
         if entry in _in_repr:
             return f"{name}(...)"

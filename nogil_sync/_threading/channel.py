@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any, Generic, Self, SupportsIndex, TypeAlias, TypeVar, overload
 
 from .._common.channel_closed import ChannelClosed
-from .._common.object import SyncObject, subscripted, uninitialized
+from .._common.object import SyncObject, before_init, subscripted, uninitialized, until_init
 from ._arguments import exact_int, wait_timeout
 from ._wait import NOBODY, Change, Line, Request, Waiter, Waiters
 
@@ -25,7 +25,7 @@ __all__ = ["Channel"]
 T = TypeVar("T")
 D = TypeVar("D")
 
-_MOST = (2**63 - 1) // 16  # what the native backend's memory could hold
+_MAX = (2**63 - 1) // 16  # what the native backend's memory could hold
 
 # Items to be received, items as they were sent, how many, whether closed; and what the step that
 # led here did: who was handed an item, which, and whose was accepted.
@@ -185,21 +185,22 @@ class Channel(SyncObject, Generic[T]):
 
     __class_getitem__ = subscripted
 
+    def _fill(self) -> None:
+        self.__line: _Items = until_init(self)
+
     def __init__(self, capacity: SupportsIndex = 0) -> None:
         number = exact_int(capacity)
         if number < 0:
             raise ValueError("channel capacity must be >= 0")
-        if number > _MOST:
+        if number > _MAX:
             raise OverflowError("channel capacity is too large")
+        line = _Items(number)
         super().__init__()
-        self.__line = _Items(number)
+        self.__line = line
 
     def __repr__(self) -> str:
-        try:
-            line = self.__line
-        except RecursionError:
-            raise
-        except RuntimeError:
+        line = self.__line
+        if before_init(line):
             return uninitialized(self)
         cls = type(self)
         _, _, count, closed, *_ = line.state[0]
@@ -338,7 +339,7 @@ class Channel(SyncObject, Generic[T]):
 
     def __enter__(self) -> Self:
         """Return the channel, which leaving the block closes."""
-        self.__line  # noqa: B018  (an uninitialised object is an error)
+        self.__line.state  # noqa: B018  (an error before __init__)
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol, SupportsIndex, TypeVar
 
 from .._common.exit import check_exit
 from .._common.guard import Receipt
-from .._common.object import SyncObject, lacks, uninitialized
+from .._common.object import SyncObject, before_init, lacks, uninitialized, until_init
 from .._common.originals import LockType, RLock
 from ._arguments import exact_int, wait_timeout
 from ._wait import Change, Line, Waiter, Waiters
@@ -94,26 +94,28 @@ class Cond(SyncObject):
     __module__ = "nogil_sync"
     __slots__ = ("__line", "__lock")
 
+    def _fill(self) -> None:
+        self.__lock: Any = until_init(self)
+        self.__line: _Notifications = until_init(self)
+
     def __init__(self, lock: _Lock | None = None) -> None:
         if lock is None:
             lock = Mutex()
         elif not all(callable(getattr(lock, name, None)) for name in ("acquire", "release")):
             raise TypeError("lock must have acquire() and release()")
+        line = _Notifications(None)
         super().__init__()
-        self.__lock: Any = lock
-        self.__line = _Notifications(None)
+        self.__lock = lock
+        self.__line = line
 
     def __repr__(self) -> str:
-        try:
-            waiting = len(self.__line.state[1])
-        except RecursionError:
-            raise
-        except RuntimeError:
+        line = self.__line
+        if before_init(line):
             return uninitialized(self)
         cls = type(self)
         return (
             f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, "
-            f"{self.__lock!r}, {waiting} waiting>"
+            f"{self.__lock!r}, {len(line.state[1])} waiting>"
         )
 
     def acquire(self, *args: Any, **kwargs: Any) -> Any:
@@ -211,7 +213,7 @@ class Cond(SyncObject):
         """
         seconds = wait_timeout(timeout)
         deadline = None if seconds is None else monotonic() + seconds
-        self.__line  # noqa: B018  (an uninitialised object is an error, whatever the predicate says)
+        self.__line.state  # noqa: B018  (an error before __init__, whatever the predicate says)
         result = predicate()
         over = False
         while not result and not over:

@@ -3,7 +3,7 @@
 from typing import NoReturn, SupportsFloat, SupportsIndex
 
 from .._common.guard import Guard, guard_of
-from .._common.object import SyncObject, uninitialized
+from .._common.object import SyncObject
 from ._arguments import exact_float, exact_int
 
 __all__ = ["ShardedCounter", "ShardedFloatCounter"]
@@ -56,19 +56,17 @@ class ShardedCounter(_Counter):
     __module__ = "nogil_sync"
     __slots__ = ("__guard", "__value")
 
+    def _fill(self) -> None:
+        self.__value = 0
+        self.__guard: Guard = guard_of(self)
+
     def __init__(self, value: SupportsIndex = 0) -> None:
         number = _checked(value)
         super().__init__()
         self.__value = number
-        self.__guard: Guard = guard_of(self)
 
     def __repr__(self) -> str:
-        try:
-            return f"{type(self).__name__}({self.__value})"
-        except RecursionError:
-            raise
-        except RuntimeError:
-            return uninitialized(self)
+        return f"{type(self).__name__}({self.__value})"
 
     def add(self, n: SupportsIndex = 1) -> None:
         """Add `n`, which may be negative.
@@ -129,19 +127,17 @@ class ShardedFloatCounter(_Counter):
     __module__ = "nogil_sync"
     __slots__ = ("__guard", "__value")
 
+    def _fill(self) -> None:
+        self.__value = 0.0
+        self.__guard: Guard = guard_of(self)
+
     def __init__(self, value: SupportsFloat | SupportsIndex = 0.0) -> None:
         number = exact_float(value)
         super().__init__()
         self.__value = number
-        self.__guard: Guard = guard_of(self)
 
     def __repr__(self) -> str:
-        try:
-            return f"{type(self).__name__}({self.__value})"
-        except RecursionError:
-            raise
-        except RuntimeError:
-            return uninitialized(self)
+        return f"{type(self).__name__}({self.__value})"
 
     def add(self, n: SupportsFloat | SupportsIndex = 1.0) -> None:
         """Add `n`, any real number; ``TypeError`` for what has no float value.

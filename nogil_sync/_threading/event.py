@@ -1,6 +1,6 @@
 """Event, pure Python: a word (see `_wait`) that is 1 while the flag is set."""
 
-from .._common.object import SyncObject, uninitialized
+from .._common.object import SyncObject
 from ._arguments import wait_timeout
 from ._wait import Word
 
@@ -26,17 +26,14 @@ class Event(SyncObject):
     __module__ = "nogil_sync"
     __slots__ = ("__word",)
 
-    def __init__(self) -> None:
-        super().__init__()
+    def _fill(self) -> None:
         self.__word = Word(0)
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def __repr__(self) -> str:
-        try:
-            state = "set" if self.__word.value else "unset"
-        except RecursionError:
-            raise
-        except RuntimeError:
-            return uninitialized(self)
+        state = "set" if self.__word.value else "unset"
         cls = type(self)
         return f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, {state}>"
 
@@ -82,4 +79,3 @@ class Event(SyncObject):
 
     def _at_fork_reinit(self) -> None:
         """Nothing to do in the child: no lock is held, and rounds keep no list of threads."""
-        self.__word  # noqa: B018  (an uninitialised object is an error here, too)

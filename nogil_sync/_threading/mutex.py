@@ -33,7 +33,7 @@ import os
 from time import monotonic
 
 from .._common.guard import NO_RECEIPT, Guard, Receipt, guard_of
-from .._common.object import SyncObject, lacks, uninitialized
+from .._common.object import SyncObject, lacks
 from .._common.originals import get_ident, local
 from .._common.sleep import closed_gate, sleep_at
 from ._arguments import lock_timeout
@@ -99,20 +99,17 @@ class Mutex(SyncObject):
     __module__ = "nogil_sync"
     __slots__ = ("__guard", "__head", "__locked", "__tail")
 
-    def __init__(self) -> None:
-        super().__init__()
+    def _fill(self) -> None:
         self.__head: _Waiter | None = None
         self.__tail: _Waiter | None = None
         self.__locked = False
         self.__guard: Guard = guard_of(self)
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def __repr__(self) -> str:
-        try:
-            state = "locked" if self.__locked else "unlocked"
-        except RecursionError:
-            raise
-        except RuntimeError:
-            return uninitialized(self)
+        state = "locked" if self.__locked else "unlocked"
         cls = type(self)
         return f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, {state}>"
 
@@ -222,7 +219,6 @@ class Mutex(SyncObject):
 
     def _at_fork_reinit(self) -> None:
         """Make the lock free and forget who waits: for the child of a fork."""
-        self.__guard  # noqa: B018  (an uninitialised object is an error here, too)
         self.__locked = False
         self.__forget()
 

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from .._common.object import SyncObject, subscripted, uninitialized
+from .._common.object import SyncObject, before_init, subscripted, uninitialized, until_init
 from .._common.once import ABSENT, Cell, Dressed, FunctionCell, once_property
 
 __all__ = ["Once", "OnceFunction", "once", "once_property"]
@@ -30,6 +30,9 @@ class OnceFunction(Dressed, SyncObject, Generic[T]):
 
     __class_getitem__ = subscripted
 
+    def _fill(self) -> None:
+        self.__cell: FunctionCell[T] = until_init(self)
+
     def __init__(self, fn: Callable[[], T], /, *, retry: bool = False) -> None:
         cell = FunctionCell(fn, bool(retry))
         super().__init__()
@@ -37,12 +40,10 @@ class OnceFunction(Dressed, SyncObject, Generic[T]):
         self.__cell = cell
 
     def __repr__(self) -> str:
-        try:
-            return self.__cell.describe(self)
-        except RecursionError:
-            raise
-        except RuntimeError:
+        cell = self.__cell
+        if before_init(cell):
             return uninitialized(self)
+        return cell.describe(self)
 
     def __call__(self) -> T:
         """Return the result of the function, or raise its exception; the first call runs it."""
@@ -124,20 +125,20 @@ class Once(SyncObject, Generic[T]):
 
     __class_getitem__ = subscripted
 
+    def _fill(self) -> None:
+        self.__cell: Cell[T] = until_init(self)
+
     def __init__(self, *, retry: bool = False) -> None:
         cell: Cell[T] = Cell(bool(retry))
         super().__init__()
         self.__cell = cell
 
     def __repr__(self) -> str:
-        try:
-            state = self.__cell.state()
-        except RecursionError:
-            raise
-        except RuntimeError:
+        cell = self.__cell
+        if before_init(cell):
             return uninitialized(self)
         cls = type(self)
-        return f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, {state}>"
+        return f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, {cell.state()}>"
 
     def do(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Return ``fn(*args, **kwargs)``, or the result there is already.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Generic, SupportsIndex, TypeVar, final
 
 from .._common.guard import Guard, guard_of
-from .._common.object import Part, SyncObject, subscripted, uninitialized
+from .._common.object import Part, SyncObject, before_init, subscripted, uninitialized, until_init
 from .._common.performance import Unraisable
 from ._ageing import register
 from ._arguments import exact_int
@@ -265,6 +265,9 @@ class Pool(SyncObject, Generic[T]):
 
     __class_getitem__ = subscripted
 
+    def _fill(self) -> None:
+        self.__items: _Items[T] = until_init(self)
+
     def __init__(
         self,
         new: Callable[[], T],
@@ -283,18 +286,16 @@ class Pool(SyncObject, Generic[T]):
         if most < 0:
             raise ValueError("max_idle must be >= 0")
         ages = bool(age)
+        items = _Items(new, reset, drop, most, ages)
         super().__init__()
-        self.__items = _Items(new, reset, drop, most, ages)
+        self.__items = items
 
     def __repr__(self) -> str:
-        try:
-            count = self.__items.idle
-        except RecursionError:
-            raise
-        except RuntimeError:
+        items = self.__items
+        if before_init(items):
             return uninitialized(self)
         cls = type(self)
-        return f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, {count} idle>"
+        return f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, {items.idle} idle>"
 
     def get(self) -> T:
         """Return an idle item, or the result of ``new()``.
@@ -339,8 +340,10 @@ class Pool(SyncObject, Generic[T]):
         >>> lists.idle()
         1
         """
+        items = self.__items
+        items.guard  # noqa: B018  (an error before __init__)
         use: PoolUse[T] = object.__new__(PoolUse)
-        use._items = self.__items
+        use._items = items
         use._item = _NOTHING
         use._guard = guard_of(use)
         return use

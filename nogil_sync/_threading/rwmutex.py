@@ -1,9 +1,9 @@
 """RWMutex, pure Python: who holds it, and a queue (see `_wait`) of readers and writers."""
 
-from typing import Self, TypeAlias, TypeVar, final
+from typing import TypeAlias, TypeVar, final
 
 from .._common.guard import Receipt
-from .._common.object import Part, SyncObject, adopt, uninitialized
+from .._common.object import Part, SyncObject, adopt
 from ._arguments import lock_timeout
 from ._wait import Change, Line, Waiters
 
@@ -81,10 +81,10 @@ class _Sides(Line):
         return self.give(_WRITTEN, waiters, True)
 
 
-class _View(Part, SyncObject):
+class _View(Part):
     """What both sides share.  Only an RWMutex makes them."""
 
-    __slots__ = ("_line",)
+    __slots__ = ("__weakref__", "_line")
     _line: _Sides
     _write: bool
 
@@ -93,12 +93,7 @@ class _View(Part, SyncObject):
         adopt(cls, _View)
 
     def __repr__(self) -> str:
-        try:
-            state = "locked" if self.locked() else "unlocked"
-        except RecursionError:
-            raise
-        except RuntimeError:
-            return uninitialized(self)
+        state = "locked" if self.locked() else "unlocked"
         cls = type(self)
         return f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, {state}>"
 
@@ -216,28 +211,11 @@ _V = TypeVar("_V", bound=_View)
 
 def _view(cls: type[_V], line: _Sides) -> _V:
     view = object.__new__(cls)
-    SyncObject.__init__(view)
     view._line = line
     return view
 
 
-class _Sided(SyncObject):
-    """Makes both views before any ``__init__`` runs, so that they are always there."""
-
-    # Not in RWMutex itself, whose signature is that of its __init__.
-    __slots__ = ("_read", "_write")
-    _read: RWMutexReader
-    _write: RWMutexWriter
-
-    def __new__(cls, *_: object, **__: object) -> Self:
-        self = super().__new__(cls)
-        line = _Sides(_FREE)
-        self._read = _view(RWMutexReader, line)
-        self._write = _view(RWMutexWriter, line)
-        return self
-
-
-class RWMutex(_Sided):
+class RWMutex(SyncObject):
     """A lock that many threads hold for reading, or one for writing.
 
     It has two sides, :attr:`read` and :attr:`write`, each a lock with the interface of
@@ -266,19 +244,18 @@ class RWMutex(_Sided):
     """
 
     __module__ = "nogil_sync"
-    __slots__ = ("__line",)
+    __slots__ = ("__line", "__read", "__write")
+
+    def _fill(self) -> None:
+        self.__line = _Sides(_FREE)
+        self.__read = _view(RWMutexReader, self.__line)
+        self.__write = _view(RWMutexWriter, self.__line)
 
     def __init__(self) -> None:
         super().__init__()
-        self.__line = self._read._line
 
     def __repr__(self) -> str:
-        try:
-            readers, writing, _ = self.__line.state[0]
-        except RecursionError:
-            raise
-        except RuntimeError:
-            return uninitialized(self)
+        readers, writing, _ = self.__line.state[0]
         state = "write-locked" if writing else "read-locked" if readers else "unlocked"
         cls = type(self)
         return f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, {state}>"
@@ -286,12 +263,12 @@ class RWMutex(_Sided):
     @property
     def read(self) -> RWMutexReader:
         """The read side: always the same object, which lives on by itself."""
-        return self._read
+        return self.__read
 
     @property
     def write(self) -> RWMutexWriter:
         """The write side: always the same object, which lives on by itself."""
-        return self._write
+        return self.__write
 
     def downgrade(self) -> None:
         """Turn the write lock that is held into a read lock, without letting it go.

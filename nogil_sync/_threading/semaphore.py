@@ -2,13 +2,17 @@
 
 from typing import SupportsIndex, final
 
-from .._common.object import Part, SyncObject, uninitialized
+from .._common.object import Part, SyncObject, before_init, uninitialized, until_init
 from ._arguments import exact_int, wait_timeout
 from ._wait import Change, Line, Waiters
 
+<<<<<<< HEAD
 __all__ = ["Semaphore", "SemaphoreHold"]
 
 _MOST = (1 << 62) - 1
+=======
+_MAX = (1 << 62) - 1
+>>>>>>> main
 
 
 class _Units(Line):
@@ -21,7 +25,7 @@ class _Units(Line):
         super().__init__(start)
         self.start = start
         self.bounded = bounded
-        self.total = start if bounded else _MOST  # what can be free
+        self.total = start if bounded else _MAX  # what can be free
 
     def checked(self, n: SupportsIndex) -> int:
         number = exact_int(n)
@@ -128,22 +132,23 @@ class Semaphore(SyncObject):
     __module__ = "nogil_sync"
     __slots__ = ("__line",)
 
+    def _fill(self) -> None:
+        self.__line: _Units = until_init(self)
+
     def __init__(self, value: SupportsIndex = 1, *, bounded: bool = True) -> None:
         number = exact_int(value)
         limited = bool(bounded)
         if number < 0:
             raise ValueError("semaphore initial value must be >= 0")
-        if number > _MOST:
+        if number > _MAX:
             raise OverflowError("semaphore initial value is too large")
+        line = _Units(number, limited)
         super().__init__()
-        self.__line = _Units(number, limited)
+        self.__line = line
 
     def __repr__(self) -> str:
-        try:
-            line = self.__line
-        except RecursionError:
-            raise
-        except RuntimeError:
+        line = self.__line
+        if before_init(line):
             return uninitialized(self)
         cls = type(self)
         total = f" of {line.total}" if line.bounded else ""

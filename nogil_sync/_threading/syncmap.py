@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, TypeVarTuple, fi
 
 from .._common.guard import Guard, guard_of
 from .._common.mapping import NO_DEFAULT, SharedMap, load_or_compute
-from .._common.object import Part, SyncObject
+from .._common.object import Part, SyncObject, until_init
 from .._common.once import ABSENT
 from ._arguments import wait_timeout
 from .atomics import AtomicBool
@@ -184,6 +184,11 @@ class SyncMap(SyncObject, SharedMap[K, V]):
 
     _Flag = AtomicBool
 
+    def _fill(self) -> None:
+        self.__guard: Guard = guard_of(self)
+        self.__flights: SyncMap[K, Any] | None = None
+        self.__table: _Table = until_init(self)
+
     @overload
     def __init__(self, /) -> None: ...
     @overload
@@ -206,10 +211,9 @@ class SyncMap(SyncObject, SharedMap[K, V]):
     def __init__(self, mapping_or_pairs: Any = (), /, **kwargs: Any) -> None:
         # Who finds it through the collector can change a list, but not a tuple.
         entries = (*self._entries(mapping_or_pairs),)
+        table = _Table()
         super().__init__()
-        self.__guard: Guard = guard_of(self)
-        self.__flights: SyncMap[K, Any] | None = None
-        self.__table = _Table()
+        self.__table = table
         for key, value in entries:
             self.__edit(key, _put, value)
         for name, value in kwargs.items():
@@ -348,6 +352,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
 
         What others insert meanwhile may remain or go.
         """
+        self.__table.buckets  # noqa: B018  (an error before __init__)
         if self.__flights is not None:
             self._detach_all()
         new = _Table()

@@ -5,14 +5,14 @@ import threading
 from collections.abc import Callable
 from typing import ParamSpec, SupportsIndex
 
-from .._common.object import SyncObject, uninitialized
+from .._common.object import SyncObject
 from .._common.spawn import Worker
 from ._arguments import exact_int, wait_timeout
 from ._wait import Word
 
 __all__ = ["WaitGroup"]
 
-_MOST = (1 << 31) - 1
+_MAX = (1 << 31) - 1
 
 P = ParamSpec("P")
 
@@ -41,17 +41,14 @@ class WaitGroup(SyncObject):
     __module__ = "nogil_sync"
     __slots__ = ("__word",)
 
-    def __init__(self) -> None:
-        super().__init__()
+    def _fill(self) -> None:
         self.__word = Word(0)
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def __repr__(self) -> str:
-        try:
-            count = self.__word.value
-        except RecursionError:
-            raise
-        except RuntimeError:
-            return uninitialized(self)
+        count = self.__word.value
         cls = type(self)
         return f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, {count} pending>"
 
@@ -70,7 +67,7 @@ class WaitGroup(SyncObject):
         word.guard.held = True
         try:
             total = word.value + number
-            if 0 <= total <= _MOST:
+            if 0 <= total <= _MAX:
                 word.value = total
                 counted = True
                 if total == 0:
@@ -131,7 +128,7 @@ class WaitGroup(SyncObject):
         try:
             word.guard.held = True
             try:
-                if word.value < _MOST:
+                if word.value < _MAX:
                     word.value += 1
                     counted = True
             finally:

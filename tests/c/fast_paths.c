@@ -1,5 +1,6 @@
-/* fast_paths.c: each fast path of the core as a function of its own, so that tools/arm64_code.py can
- * look at the machine code that compilers make of it. Nothing here is run. */
+/* fast_paths.c: each fast path of the core as a function of its own, for tools/arm64_code.py, which
+ * checks the machine code that compilers make of it. Nothing here is run.
+ */
 #include "channel.h"
 #include "counter.h"
 #include "deque.h"
@@ -173,7 +174,7 @@ fast_epoch_stamp(void)
     return ns_epoch_stamp();
 }
 
-/* Keys that are compared in place, values that need no reference. */
+/* Keys that are compared in place, and values that need no reference. */
 static inline enum ns_match
 same(uintptr_t stored, const void *wanted)
 {
@@ -199,7 +200,7 @@ fast_table_get(ns_table *t, uint64_t hash, uintptr_t key, uintptr_t *result)
     return ns_table_get(t, hash, same, &key, NULL, hold, drop, result);
 }
 
-/* What the methods of the integer atomics come down to. */
+/* What the methods of the integer atomics do. */
 uint64_t
 fast_atomic_load(_Atomic uint64_t *word)
 {

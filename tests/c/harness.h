@@ -19,18 +19,18 @@
 #include "memory/slots.h"
 #include "waitgroup.h"
 
-#define CHECK(condition)                                                            \
-    do {                                                                            \
-        if (!(condition)) {                                                         \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
-            exit(1);                                                                \
-        }                                                                           \
+#define CHECK(condition)                                                                  \
+    do {                                                                                  \
+        if (!(condition)) {                                                               \
+            fprintf(stderr, "%s:%d: check failed: %s\n", __FILE__, __LINE__, #condition); \
+            exit(1);                                                                      \
+        }                                                                                 \
     } while (0)
 
 #ifdef NS_SHAKE
 #include <sched.h>
 
-/* Comes before every atomic step of the core: mostly nothing, often a yield, seldom a sleep. */
+/* Called before every atomic step of the core: mostly does nothing, often yields, seldom sleeps. */
 void
 ns_shake(void)
 {
@@ -58,14 +58,14 @@ init_core(void)
     CHECK(ns_park_init() && ns_slots_init() && ns_epoch_init());
 }
 
-/* What the child of a fork finds: everything as it was, by threads that are gone. */
+/* After this, locks and queues carry an old stamp, as in the child of a fork. */
 static inline void
 pretend_to_fork(void)
 {
     ns_add(&ns_fork_count, 1, NS_RELAXED);
 }
 
-/* Runs body(0) … body(n - 1) on n threads that begin together. */
+/* Runs body(0) to body(n - 1) on n threads that start together. */
 struct start_line {
     pthread_barrier_t barrier;
     void (*body)(int);
@@ -104,15 +104,15 @@ run_threads(int n, void (*body)(int))
 }
 
 static inline void
-spin_for_ever(int i)
+spin_until_the_fork(int i)
 {
     (void)i;
     ns_spin_begin();
 }
 
-/* Every turn at spinning was given back. */
+/* No thread is counted as spinning any more, and at most half of the processors may spin. */
 static inline void
-check_nobody_spins(void)
+check_no_thread_spins(void)
 {
     CHECK(ns_spinners() == 0);
     if (ns_cpu_count() > 1) {
@@ -120,10 +120,10 @@ check_nobody_spins(void)
         ns_spin_end();
         CHECK(ns_spinners() == 0);
         for (unsigned i = 0; i < ns_cpu_count(); i++) {
-            run_threads(1, spin_for_ever);
+            run_threads(1, spin_until_the_fork);
         }
         CHECK(ns_spinners() > 0 && ns_spinners() <= ns_cpu_count() / 2 && !ns_spin_begin());
-        pretend_to_fork(); /* the turns of the parent's threads are free in the child */
+        pretend_to_fork(); /* the child of a fork does not count the parent's spinning threads */
         CHECK(ns_spinners() == 0 && ns_spin_begin());
         ns_spin_end();
     }
@@ -136,8 +136,8 @@ sleep_ms(long ms)
     nanosleep(&t, NULL);
 }
 
-/* Drives the steps as detach.c does, as if handlers ran every `slice` ns (0: never), every other of
- * which uses the object. Returns whether it was served. */
+/* Drives the steps as detach.c does. A handler runs every `slice` ns (0: never), and every other
+ * one uses the object. Returns whether the wait was served. */
 static inline bool
 drive(const struct ns_wait_steps *steps, void *object, ns_waiter *w, int64_t deadline,
       int64_t slice)

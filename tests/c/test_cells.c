@@ -1,5 +1,6 @@
-/* core/cells.h: places are parted, cells stay where they are, and nothing depends on there being
- * memory. */
+/* Tests core/memory/cells.h: threads that meet get different places, cells stay where they are, and
+ * everything works without memory.
+ */
 #include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -50,19 +51,19 @@ size(void)
 }
 
 static void
-start_afresh(uint32_t most)
+start_with_limit(uint32_t limit)
 {
     ns_cells_free(&cells);
     ns_store(&cells, NULL, NS_RELAXED);
-    ns_slots_mask = most - 1;
+    ns_slots_mask = limit - 1;
     ns_store(&failing, 0, NS_RELAXED);
     ns_store(&allocations, 0, NS_RELAXED);
 }
 
 static void
-check_places(void)
+check_threads_that_meet_get_places(void)
 {
-    start_afresh(512);
+    start_with_limit(512);
     CHECK(ns_cells_size(&cells) == 0);
     ns_cell *first = join(3, 2 + 1);
     CHECK(size() == 4 && first == at(3) && at(2) == NULL && ns_cell_is_of(first, 3));
@@ -72,7 +73,8 @@ check_places(void)
     CHECK(!ns_cell_is_of(first, 7));
 
     ns_cell_table *small = ns_load(&cells, NS_ACQUIRE);
-    ns_cell *other = join(3 + 128, 3 + 1); /* as large as it takes to part the two, at once */
+    /* the table grows at once to the size that parts the two */
+    ns_cell *other = join(3 + 128, 3 + 1);
     CHECK(size() == 256 && other == at(3 + 128) && at(3) == first && at(2) != NULL);
     CHECK(ns_load(&cells, NS_ACQUIRE)->older == small && ns_cells_at(small, 3) == first);
     CHECK(ns_load(&first->user, NS_RELAXED) == 3 + 1);
@@ -83,44 +85,45 @@ check_places(void)
     }
     CHECK(count == 3 && ns_cells_size(&cells) == 3 * sizeof(ns_cell) + NS_LINE + table_bytes(256));
 
-    ns_cell *taken = join(3 + 256, 3 + 1); /* in the same place up to here */
+    ns_cell *taken = join(3 + 256, 3 + 1); /* in the same place in all tables up to this size */
     CHECK(size() == 512 && taken == at(3 + 256) && taken != first);
-    CHECK(join(3 + 512, 3 + 1) == first); /* no larger table: shared */
+    CHECK(join(3 + 512, 3 + 1) == first); /* the table cannot grow: shared */
     CHECK(size() == 512 && ns_cell_is_of(first, 3 + 512) && !ns_cell_is_of(first, 3));
     for (int i = 1; i < NS_CELL_MEETINGS; i++) {
         CHECK(!ns_cell_meet(first, 3) && ns_cell_is_of(first, 3));
     }
     CHECK(ns_cell_meet(first, 3 + 512) && join(3 + 512, 3 + 1) == first);
-    CHECK(ns_cell_is_of(first, 3) && ns_cell_is_of(first, 3 + 512)); /* from now on everybody's */
+    /* from now on it belongs to NS_CELL_ANYBODY */
+    CHECK(ns_cell_is_of(first, 3) && ns_cell_is_of(first, 3 + 512));
     CHECK(join(3, 0) == first && ns_cell_is_of(first, 3 + 512));
 }
 
-/* A cell whose user now has another place is taken over by a thread that has this one. */
+/* A cell's user has another place now. A thread whose place is the cell's takes it over. */
 static void
-check_takeover(void)
+check_cell_is_taken_over(void)
 {
-    start_afresh(64);
+    start_with_limit(64);
     ns_cell *cell = join(7, 0);
     CHECK(size() == 4 && cell == at(7));
     CHECK(join(3, 7 + 1) == cell && size() == 8 && ns_cell_is_of(cell, 3));
     CHECK(at(7) == NULL && join(7, 0) != cell && at(3) == cell);
 }
 
-/* Fewer than a first table usually has. */
+/* A limit below the usual size of a first table. */
 static void
-check_least(void)
+check_limit_of_one_cell(void)
 {
-    start_afresh(1);
+    start_with_limit(1);
     ns_cell *cell = join(5, 9 + 1);
     CHECK(size() == 1 && cell != NULL && join(9, 5 + 1) == cell);
 }
 
 static void
-check_offers(void)
+check_late_offers_are_refused(void)
 {
-    start_afresh(64);
+    start_with_limit(64);
     CHECK(join(1, 0) == at(1));
-    ns_cells_offer late = ns_cells_make_offer(&cells, 5, 1 + 1); /* wants 8 places, */
+    ns_cells_offer late = ns_cells_make_offer(&cells, 5, 1 + 1); /* it wants 8 places, */
     CHECK(late.table != NULL && late.cell != NULL);
     CHECK(join(17, 1 + 1) == at(17) && size() == 32); /* and finds 32 */
     CHECK(ns_cells_accept(&cells, &late, 5) == at(5) && size() == 32 && at(5) != at(1));
@@ -128,19 +131,19 @@ check_offers(void)
     ns_cells_free_offer(&late);
 
     late = ns_cells_make_offer(&cells, 6, 0);
-    ns_cell *cell = join(6, 0); /* as would a second thread with a place of the same number */
+    ns_cell *cell = join(6, 0); /* as a second thread with the same place would */
     CHECK(late.cell != NULL && ns_cells_accept(&cells, &late, 6) == cell && late.cell != NULL);
     ns_cells_free_offer(&late);
 }
 
 static void
-check_no_memory(void)
+check_without_memory_cells_are_shared(void)
 {
-    start_afresh(64);
+    start_with_limit(64);
     ns_store(&failing, 1, NS_RELAXED); /* no first table */
     CHECK(join(1, 0) == NULL && size() == 0);
-    start_afresh(64);
-    ns_store(&failing, 2, NS_RELAXED); /* a table and no cell */
+    start_with_limit(64);
+    ns_store(&failing, 2, NS_RELAXED); /* a table but no cell */
     CHECK(join(1, 0) == NULL && size() == 4 && at(1) == NULL);
     CHECK(join(1, 0) == at(1) && at(1) != NULL);
     ns_store(&allocations, 0, NS_RELAXED);
@@ -150,7 +153,7 @@ check_no_memory(void)
     CHECK(join(5, 1 + 1) == cell && size() == 4 && ns_cell_is_of(cell, 5));
     CHECK(ns_load(&cell->meetings, NS_RELAXED) == 0 && !ns_cell_is_of(cell, 1));
     ns_store(&allocations, 0, NS_RELAXED);
-    ns_store(&failing, 2, NS_RELAXED); /* a larger table, no cell */
+    ns_store(&failing, 2, NS_RELAXED); /* a larger table, but no cell */
     CHECK(join(5, 1 + 1) == NULL && size() == 8 && at(1) == cell && at(5) == NULL);
     CHECK(join(5, 0) == at(5) && at(5) != NULL);
 }
@@ -161,8 +164,8 @@ enum { THREADS = 8 };
 static _Atomic int running;
 static pthread_barrier_t step;
 
-/* Adds as a counter does, with slots that coincide in small tables; another thread sums meanwhile.
- * */
+/* Threads add as to a counter, with slots that share a place in small tables, while another thread
+ * sums. */
 static void
 add_through_growth(int i)
 {
@@ -192,7 +195,7 @@ add_through_growth(int i)
             uint32_t met = ns_load(&cell->user, NS_RELAXED);
             cell = ns_cell_meet(cell, slot) ? join(slot, met) : cell;
         }
-        while (cell == NULL) { /* the table grew, and there was no cell in the offer */
+        while (cell == NULL) { /* the table grew, and the offer had no cell */
             cell = join(slot, 0);
         }
         ns_add(&cell->word, 1, NS_RELAXED);
@@ -211,10 +214,9 @@ total(void)
     return sum;
 }
 
-/* A thread that makes neither table nor cell sees both whole: by their contents, and nothing else.
- * */
+/* A thread that makes neither a table nor a cell sees both whole. Only their contents show it. */
 static void
-look_on(int i)
+make_or_look(int i)
 {
     if (i == 0) {
         join(1, 0);
@@ -229,9 +231,9 @@ look_on(int i)
     } while (cell == NULL || !ns_cell_is_of(cell, 5));
 }
 
-/* Threads with the same slot modulo the size, which one by one find out. */
+/* Threads whose slots share a place in small tables notice it one by one. */
 static void
-part(int i)
+find_own_place(int i)
 {
     uint32_t slot = (uint32_t)i << 3;
     pthread_barrier_wait(&step);
@@ -250,9 +252,9 @@ part(int i)
     }
 }
 
-/* The child of a fork in the midst of it: what it finds can be used, and goes on growing. */
+/* The child of a fork in the middle of growth can use what it finds, and let it grow. */
 static void
-fork_through_growth(int i)
+fork_amid_growth(int i)
 {
     if (i == 0) {
         pid_t child = fork();
@@ -284,32 +286,32 @@ int
 main(void)
 {
     init_core();
-    check_places();
-    check_takeover();
-    check_least();
-    check_offers();
-    check_no_memory();
+    check_threads_that_meet_get_places();
+    check_cell_is_taken_over();
+    check_limit_of_one_cell();
+    check_late_offers_are_refused();
+    check_without_memory_cells_are_shared();
 
     for (int n = 0; n < 24; n++) {
-        start_afresh(n % 3 == 0 ? 4 : 64);
+        start_with_limit(n % 3 == 0 ? 4 : 64);
         ns_store(&running, THREADS - 1, NS_RELAXED);
         run_threads(THREADS, add_through_growth);
         CHECK(total() == (THREADS - 1) * 400);
     }
     for (int n = 0; n < 50; n++) {
-        start_afresh(64);
-        run_threads(2, look_on);
+        start_with_limit(64);
+        run_threads(2, make_or_look);
     }
     pthread_barrier_init(&step, NULL, THREADS);
     for (int n = 0; n < 20; n++) {
-        start_afresh(64);
-        run_threads(THREADS, part);
+        start_with_limit(64);
+        run_threads(THREADS, find_own_place);
     }
     for (int n = 0; n < 10; n++) {
-        start_afresh(64);
-        run_threads(4, fork_through_growth);
+        start_with_limit(64);
+        run_threads(4, fork_amid_growth);
     }
-    start_afresh(64);
+    start_with_limit(64);
     puts("cells: ok");
     return 0;
 }

@@ -1,10 +1,11 @@
-/* core/channel.h: every item once, in order, to those in line; and what time-outs, a close and a
- * fork leave behind. */
+/* Tests core/channel.h: every item is received once, in order, by those in line. Also what
+ * time-outs, a close and a fork leave behind.
+ */
 #include "harness.h"
 
 #include <setjmp.h>
 
-/* Comes before each store of channel.c, if set: see check_cut_mend. */
+/* If set, called before each store of channel.c. See check_fork_cuts_repair_short. */
 static _Thread_local void (*at_store)(void);
 #undef ns_store
 #define ns_store(p, v, order) \
@@ -15,29 +16,30 @@ static _Thread_local void (*at_store)(void);
 #undef ns_store
 #define ns_store(p, v, order) (ns_step atomic_store_explicit((p), (v), order))
 
-#define PAIRS 3 /* senders, and as many receivers */
-#define MOST_SLOTS 64
+#define PAIRS 3 /* of senders and receivers */
+#define MAX_SLOTS 64
 #ifndef ROUNDS
 #define ROUNDS 3000
 #endif
 
-#define PATIENCE (20000 * MILLISECOND) /* nobody waits that long, unless a wake-up was lost */
+#define LOST_WAKE_UP \
+    (20000 * MILLISECOND) /* no thread waits this long, unless a wake-up was lost */
 
 static ns_channel channel;
-static ns_channel_slot slots[MOST_SLOTS];
+static ns_channel_slot slots[MAX_SLOTS];
 
 static void
 make(uint64_t capacity)
 {
     channel = (ns_channel){.in = {0}};
-    for (int i = 0; i < MOST_SLOTS; i++) {
+    for (int i = 0; i < MAX_SLOTS; i++) {
         slots[i] = (ns_channel_slot){.turn = 0};
     }
     ns_channel_init(&channel, slots, capacity);
 }
 
-/* Items without memory of their own. */
-static char things[MOST_SLOTS];
+/* The items. They have no memory of their own. */
+static char things[MAX_SLOTS];
 
 static enum ns_channel_result
 try_send(int thing)
@@ -45,7 +47,7 @@ try_send(int thing)
     return ns_channel_try_send(&channel, &things[thing]);
 }
 
-/* The number of the thing received, -1: nothing there, -2: closed. */
+/* The number of the item received; -1: there was none; -2: the channel was closed. */
 static int
 try_receive(void)
 {
@@ -90,17 +92,17 @@ is_open(void)
            NS_CHANNEL_OPEN;
 }
 
-/* Neither end needs the lock. */
+/* Whether both ends can take the fast path, without the lock. */
 static bool
-is_easy(void)
+is_fast(void)
 {
-    return ns_channel_is_easy(&channel.in, ns_load(&channel.in.word, NS_RELAXED)) &&
-           ns_channel_is_easy(&channel.out, ns_load(&channel.out.word, NS_RELAXED));
+    return ns_channel_is_fast(&channel.in, ns_load(&channel.in.word, NS_RELAXED)) &&
+           ns_channel_is_fast(&channel.out, ns_load(&channel.out.word, NS_RELAXED));
 }
 
-/* Every capacity is exact, lap after lap. */
+/* A channel holds exactly its capacity, lap after lap. */
 static void
-check_ring(void)
+check_capacity_is_exact(void)
 {
     for (uint64_t capacity = 1; capacity <= 9; capacity++) {
         make(capacity);
@@ -109,36 +111,36 @@ check_ring(void)
             uint64_t items = fill % capacity + 1;
             for (uint64_t n = 0; n < items; n++) {
                 CHECK(ns_channel_count(&channel) == n);
-                CHECK(try_send(next++ % MOST_SLOTS) == NS_CHANNEL_DONE);
+                CHECK(try_send(next++ % MAX_SLOTS) == NS_CHANNEL_DONE);
             }
             CHECK(items < capacity || try_send(0) == NS_CHANNEL_WOULD_WAIT);
             uint64_t cursor = 0, seen = 0;
             for (char *item; (item = ns_channel_each(&channel, &cursor)) != NULL; seen++) {
-                CHECK(item == &things[(first + (int)seen) % MOST_SLOTS]);
+                CHECK(item == &things[(first + (int)seen) % MAX_SLOTS]);
             }
             CHECK(seen == items);
             for (uint64_t n = 0; n < items; n++) {
-                CHECK(try_receive() == first++ % MOST_SLOTS);
+                CHECK(try_receive() == first++ % MAX_SLOTS);
             }
             CHECK(try_receive() == -1 && ns_channel_count(&channel) == 0);
         }
     }
 }
 
-/* Who is served when, step by step; no thread is needed to see it. */
+/* The order in which waiters are served, step by step, in a single thread. */
 static void
-check_steps(void)
+check_order_of_service(void)
 {
     make(2);
     ns_waiter a = {0}, b = {0};
     CHECK(!receivers->enter(&channel, &a) && !receivers->enter(&channel, &b));
     CHECK(try_receive() == -1);
     CHECK(try_send(1) == NS_CHANNEL_DONE && received(&a) == 1 && !ns_is_granted(&b));
-    CHECK(!receivers->leave(&channel, &b)); /* passed by from now on */
+    CHECK(!receivers->leave(&channel, &b)); /* skipped from now on */
     CHECK(try_send(2) == NS_CHANNEL_DONE && try_send(3) == NS_CHANNEL_DONE);
     CHECK(try_send(4) == NS_CHANNEL_WOULD_WAIT && ns_channel_count(&channel) == 2);
     CHECK(try_receive() == 2);
-    receivers->rejoin(&channel, &b); /* and finds what came meanwhile */
+    receivers->rejoin(&channel, &b); /* gets what came meanwhile */
     CHECK(received(&b) == 3 && is_open() && ns_channel_count(&channel) == 0);
 
     CHECK(try_send(1) == NS_CHANNEL_DONE && try_send(2) == NS_CHANNEL_DONE);
@@ -146,7 +148,7 @@ check_steps(void)
     CHECK(!senders->enter(&channel, &c) && !senders->enter(&channel, &d));
     CHECK(!senders->enter(&channel, &e) && ns_channel_count(&channel) == 2);
     CHECK(!senders->leave(&channel, &c) && !senders->cancel(&channel, &e));
-    CHECK(try_receive() == 1 && sent(&d)); /* in place of the one that is away */
+    CHECK(try_receive() == 1 && sent(&d)); /* in place of the sender that is away */
     CHECK(try_receive() == 2 && try_send(6) == NS_CHANNEL_DONE);
     senders->rejoin(&channel, &c);
     CHECK(!ns_is_granted(&c) && try_receive() == 4 && sent(&c));
@@ -156,13 +158,13 @@ check_steps(void)
     a = (ns_waiter){0};
     CHECK(!receivers->enter(&channel, &a) && !receivers->cancel(&channel, &a) && is_open());
     c = sending(7);
-    CHECK(senders->enter(&channel, &c) && sent(&c)); /* there was room since the try */
+    CHECK(senders->enter(&channel, &c) && sent(&c)); /* an item has left since the try */
     a = (ns_waiter){0};
     CHECK(receivers->enter(&channel, &a) && received(&a) == 7);
 }
 
 static void
-check_rendezvous(void)
+check_unbuffered(void)
 {
     make(0);
     CHECK(try_send(1) == NS_CHANNEL_WOULD_WAIT && try_receive() == -1);
@@ -185,7 +187,7 @@ check_rendezvous(void)
 }
 
 static void
-check_close(void)
+check_close_wakes_waiters(void)
 {
     make(2);
     CHECK(try_send(1) == NS_CHANNEL_DONE && try_send(2) == NS_CHANNEL_DONE);
@@ -213,17 +215,17 @@ check_close(void)
     }
 }
 
-/* The first of the two steps, by a thread that a fork leaves behind before the other. */
+/* The first of two steps. The thread vanishes in a fork before it makes the second. */
 static void
 take_position(ns_channel_end *end)
 {
     ns_store(&end->word, ns_channel_next(end, ns_load(&end->word, NS_RELAXED)), NS_RELAXED);
 }
 
-/* In the child all that was sent is there in its order, and nobody waits; who comes back waits
- * again. */
+/* In the child everything that was sent is there in its order, and there are no waiters. A waiter
+ * that comes back waits again. */
 static void
-check_fork(void)
+check_fork_keeps_items_in_order(void)
 {
     for (uint64_t capacity = 6; capacity <= 8; capacity++) {
         for (uint64_t before = 0; before < capacity; before++) {
@@ -232,7 +234,7 @@ check_fork(void)
                 CHECK(try_send(0) == NS_CHANNEL_DONE && try_receive() == 0);
             }
             CHECK(try_send(1) == NS_CHANNEL_DONE && try_send(2) == NS_CHANNEL_DONE);
-            take_position(&channel.out); /* 1 is lost with its receiver */
+            take_position(&channel.out); /* the receiver has 1 and is lost with it */
             take_position(&channel.in);
             CHECK(try_send(3) == NS_CHANNEL_DONE);
             take_position(&channel.in);
@@ -250,11 +252,12 @@ check_fork(void)
             for (uint64_t n = 0; n < capacity; n++) {
                 CHECK(try_receive() == (int)n + 2);
             }
-            CHECK(try_receive() == -1 && is_easy());
+            CHECK(try_receive() == -1 && is_fast());
         }
     }
 
-    /* Who comes first mends it, before anybody takes a position: those of the living are no gaps. */
+    /* The first thread that comes repairs the channel, before it takes a position: positions of
+     * living threads are not gaps. */
     for (int end = 0; end < 2; end++) {
         make(3);
         CHECK(try_send(1) == NS_CHANNEL_DONE);
@@ -285,7 +288,7 @@ static int stores;
 static jmp_buf gone;
 
 static void
-cut(void)
+fork_at_store(void)
 {
     if (stores-- == 0) {
         at_store = NULL;
@@ -293,9 +296,9 @@ cut(void)
     }
 }
 
-/* A child that forks amid its mending: an item may be lost, but none comes twice. */
+/* A child that forks in the middle of its repair may lose an item, but none comes twice. */
 static void
-check_cut_mend(void)
+check_fork_cuts_repair_short(void)
 {
     volatile bool to_the_end = false;
     for (volatile int step = 0; !to_the_end; step++) {
@@ -309,7 +312,7 @@ check_cut_mend(void)
         pretend_to_fork();
         stores = step;
         if (setjmp(gone) == 0) {
-            at_store = cut;
+            at_store = fork_at_store;
             lock(&channel);
             at_store = NULL;
             unlock(&channel);
@@ -327,7 +330,7 @@ check_cut_mend(void)
             last = thing;
             found--;
         }
-        CHECK(found == 0 && last >= 3 && is_easy());
+        CHECK(found == 0 && last >= 3 && is_fast());
         for (int n = 0; n < 6; n++) {
             CHECK(try_send(n) == NS_CHANNEL_DONE);
         }
@@ -335,9 +338,9 @@ check_cut_mend(void)
     }
 }
 
-/* Zero bytes: a rendezvous, which init turns into what it is to be. */
+/* A channel of zero bytes is unbuffered. Its init gives it its capacity. */
 static void
-check_before_init(void)
+check_zero_bytes_are_an_unbuffered_channel(void)
 {
     channel = (ns_channel){.in = {0}};
     CHECK(ns_channel_count(&channel) == 0);
@@ -349,12 +352,12 @@ check_before_init(void)
     channel = (ns_channel){.in = {0}};
     CHECK(try_send(1) == NS_CHANNEL_WOULD_WAIT);
     ns_channel_init(&channel, slots, 2);
-    CHECK(is_easy() && try_send(1) == NS_CHANNEL_DONE && try_receive() == 1);
+    CHECK(is_fast() && try_send(1) == NS_CHANNEL_DONE && try_receive() == 1);
 }
 
-/* A thread that looks out for room during init finds none, or all that belongs to it. */
+/* A thread that waits for capacity during init finds none, or all that belongs to it. */
 static void
-look_out_during_init(int i)
+wait_during_init(int i)
 {
     if (i == 0) {
         ns_channel_init(&channel, slots, 2);
@@ -380,19 +383,19 @@ use_during_init(int i)
 }
 
 static void
-check_init_beside_others(void)
+check_init_beside_waiting_and_use(void)
 {
     for (int n = 0; n < 50; n++) {
-        make(2); /* for slots that are free */
+        make(2); /* this makes free slots */
         channel = (ns_channel){.in = {0}};
-        run_threads(2, look_out_during_init);
+        run_threads(2, wait_during_init);
         make(2);
         channel = (ns_channel){.in = {0}};
         run_threads(2, use_during_init);
     }
 }
 
-/* An item as it goes through: its fields are plain, so an ordering that is missing is a race. */
+/* An item that passes through. Its fields are plain, so a missing ordering is a race. */
 struct item {
     int sender, number, times_received;
 };
@@ -400,7 +403,8 @@ struct item {
 static struct item sent_items[PAIRS][ROUNDS];
 static _Atomic int senders_left, received_items, given_up;
 
-/* True: sent. Some give up soon, some step aside all the time. */
+/* Returns whether the item was sent. Some senders have a short deadline, some leave and rejoin all
+ * the time. */
 static bool
 send_item(struct item *item, int64_t deadline, int64_t slice)
 {
@@ -442,7 +446,7 @@ receive_item(struct item **item, int64_t deadline, int64_t slice)
 }
 
 static void
-work(int i)
+send_or_receive(int i)
 {
     const int64_t slice = i % PAIRS == 1 ? 5000 : 0;
     if (i < PAIRS) {
@@ -450,10 +454,10 @@ work(int i)
             struct item *item = &sent_items[i][n];
             *item = (struct item){.sender = i, .number = n};
             for (bool hurry = n % 3 == 0;; hurry = false) {
-                if (send_item(item, ns_now() + (hurry ? 20000 : PATIENCE), slice)) {
+                if (send_item(item, ns_now() + (hurry ? 20000 : LOST_WAKE_UP), slice)) {
                     break;
                 }
-                CHECK(hurry); /* else it slept through its turn */
+                CHECK(hurry); /* else it missed its wake-up */
                 ns_add(&given_up, 1, NS_RELAXED);
             }
         }
@@ -466,7 +470,7 @@ work(int i)
     for (int n = 0;; n++) {
         struct item *item;
         bool hurry = n % 4 == 0;
-        switch (receive_item(&item, ns_now() + (hurry ? 20000 : PATIENCE), slice)) {
+        switch (receive_item(&item, ns_now() + (hurry ? 20000 : LOST_WAKE_UP), slice)) {
         case NS_CHANNEL_DONE:
             CHECK(item->number > last[item->sender]);
             last[item->sender] = item->number;
@@ -483,9 +487,10 @@ work(int i)
     }
 }
 
-/* Who looks on never sees more than there is room for, though the ends move on between its looks. */
+/* A thread that reads the count never sees more than the capacity, even if the ends move on between
+ * its loads. */
 static void
-look_on(int i)
+count_or_move(int i)
 {
     for (int n = 0; n < 10 * ROUNDS; n++) {
         if (i == 0) {
@@ -502,25 +507,25 @@ main(void)
 {
     init_core();
     make(1);
-    run_threads(2, look_on);
-    check_before_init();
-    check_init_beside_others();
-    check_ring();
-    check_steps();
-    check_rendezvous();
-    check_close();
-    check_fork();
-    check_cut_mend();
+    run_threads(2, count_or_move);
+    check_zero_bytes_are_an_unbuffered_channel();
+    check_init_beside_waiting_and_use();
+    check_capacity_is_exact();
+    check_order_of_service();
+    check_unbuffered();
+    check_close_wakes_waiters();
+    check_fork_keeps_items_in_order();
+    check_fork_cuts_repair_short();
     static const uint64_t capacities[] = {0, 1, 2, 3, 64};
     for (size_t n = 0; n < sizeof(capacities) / sizeof(*capacities); n++) {
         make(capacities[n]);
         ns_store(&senders_left, PAIRS, NS_RELAXED);
         ns_store(&received_items, 0, NS_RELAXED);
-        run_threads(2 * PAIRS, work);
+        run_threads(2 * PAIRS, send_or_receive);
         CHECK(ns_load(&received_items, NS_RELAXED) == PAIRS * ROUNDS);
         CHECK(ns_channel_count(&channel) == 0 && try_receive() == -2);
     }
-    check_nobody_spins();
+    check_no_thread_spins();
     printf("channel: ok, %d gave up\n", ns_load(&given_up, NS_RELAXED));
     return 0;
 }

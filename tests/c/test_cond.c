@@ -1,4 +1,4 @@
-/* core/cond.h: no notification is lost, doubled, or given to one who came after it. */
+/* Tests core/cond.h: no notification is lost, doubled, or given to a waiter that came after it. */
 #include "harness.h"
 
 #define THREADS 6
@@ -8,7 +8,7 @@
 
 static ns_cond cond;
 static ns_mutex mutex;
-static long generation; /* plain: under the mutex */
+static long generation; /* plain: changed under the mutex */
 static int arrived;
 static long tokens, consumed;
 
@@ -25,7 +25,7 @@ wait_cond(int64_t deadline, int64_t slice)
     return served;
 }
 
-/* A barrier made of broadcasts: a wake-up lost anywhere hangs it. */
+/* A barrier made of broadcasts: any lost wake-up hangs it. */
 static void
 barrier(int i)
 {
@@ -45,7 +45,8 @@ barrier(int i)
     }
 }
 
-/* Producers notify one at a time; some consumers give up. What a served one got is there. */
+/* Producers notify one at a time, and some consumers give up. A consumer that is served finds a
+ * token. */
 static void
 produce_and_consume(int i)
 {
@@ -66,9 +67,9 @@ produce_and_consume(int i)
     }
 }
 
-/* First come, first served: no thread is needed to see it. */
+/* First come, first served, in a single thread. */
 static void
-check_order(void)
+check_first_come_first_served(void)
 {
     ns_waiter w[5] = {{0}};
     for (int i = 0; i < 5; i++) {
@@ -79,16 +80,17 @@ check_order(void)
     ns_cond_notify(&cond, 1);
     CHECK(ns_is_granted(&w[0]) && !ns_is_granted(&w[2]));
     CHECK(ns_cond_steps.leave(&cond, &w[0]) && !ns_cond_steps.leave(&cond, &w[2]));
-    CHECK(ns_cond_steps.cancel(&cond, &w[0])); /* notified, and fails: the next one is */
+    /* a notified wait that fails passes the notification to the next */
+    CHECK(ns_cond_steps.cancel(&cond, &w[0]));
     ns_cond_steps.undo(&cond, &w[0]);
     CHECK(ns_is_granted(&w[2]) && ns_cond_waiting(&cond) == 2);
     ns_cond_notify(&cond, UINT64_MAX);
     CHECK(ns_is_granted(&w[3]) && ns_is_granted(&w[4]) && ns_cond_waiting(&cond) == 0);
 }
 
-/* They line up and give up at once, which no lock orders but the queue's. */
+/* Threads line up and give up at once. Only the queue's lock orders them. */
 static void
-come_and_go(int i)
+give_up_at_once(int i)
 {
     for (int n = 0; n < ROUNDS; n++) {
         CHECK(lock_mutex(&mutex, NS_FOREVER, 0));
@@ -111,7 +113,7 @@ broadcast(int i)
             CHECK(lock_mutex(&mutex, NS_FOREVER, 0));
         }
         CHECK(ns_mutex_unlock(&mutex));
-        sleep_ms(30); /* time to fall asleep */
+        sleep_ms(30); /* for them to fall asleep */
         CHECK(lock_mutex(&mutex, NS_FOREVER, 0));
         ns_cond_notify(&cond, UINT64_MAX);
     }
@@ -121,18 +123,18 @@ broadcast(int i)
     CHECK(ns_mutex_unlock(&mutex));
 }
 
-/* In the child nobody waits but who comes back. */
+/* In the child of a fork there are no waiters, except one that comes back. */
 static void
-check_fork(void)
+check_fork_drops_waiters(void)
 {
-    ns_waiter gone = {0}, back = {0}, told = {0};
-    ns_cond_link(&cond, &told);
+    ns_waiter gone = {0}, back = {0}, notified = {0};
+    ns_cond_link(&cond, &notified);
     ns_cond_link(&cond, &gone);
     ns_cond_link(&cond, &back);
     ns_cond_notify(&cond, 1);
     pretend_to_fork();
-    ns_cond_steps.rejoin(&cond, &told); /* has its notification already */
-    CHECK(ns_cond_waiting(&cond) == 0 && ns_cond_steps.cancel(&cond, &told));
+    ns_cond_steps.rejoin(&cond, &notified); /* it has its notification already */
+    CHECK(ns_cond_waiting(&cond) == 0 && ns_cond_steps.cancel(&cond, &notified));
     CHECK(!ns_cond_steps.leave(&cond, &back));
     ns_cond_steps.rejoin(&cond, &back);
     CHECK(ns_cond_waiting(&cond) == 1);
@@ -149,14 +151,14 @@ int
 main(void)
 {
     init_core();
-    check_order();
-    check_fork();
+    check_first_come_first_served();
+    check_fork_drops_waiters();
     run_threads(THREADS, barrier);
     CHECK(generation == ROUNDS);
     run_threads(THREADS, produce_and_consume);
     CHECK(tokens == 0 && consumed == THREADS / 2 * ROUNDS);
     CHECK(ns_cond_waiting(&cond) == 0);
-    run_threads(THREADS, come_and_go);
+    run_threads(THREADS, give_up_at_once);
     CHECK(ns_cond_waiting(&cond) == 0);
     run_threads(CROWD, broadcast);
     puts("cond: ok");

@@ -1,11 +1,14 @@
-/* core/counter.h and core/slots.h: exact totals, small until threads meet, slots come back. */
+/* Tests core/counter.h and core/memory/slots.h: totals are exact, counters stay small until threads
+ * meet, and slots are given back.
+ */
 #include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "harness.h"
 
-/* Those who make a counter's table meet while they do, if wanted; or there is no memory. */
+/* If makers_meet is set, threads that make a counter's table wait for each other there. If
+ * no_memory is set, there is no memory. */
 static pthread_barrier_t makers;
 static _Atomic bool makers_meet, no_memory;
 static _Atomic int allocations;
@@ -31,9 +34,9 @@ allocate(size_t alignment, size_t size)
 #define SHORT_LIVED 2000
 #endif
 
-/* The next meeting in the base is one too many. */
+/* Makes the next meeting in the base give cells to threads. */
 static void
-spread_soon(ns_counter *c)
+make_cells_soon(ns_counter *c)
 {
     ns_store(&c->meetings, NS_CELL_MEETINGS - 1, NS_RELAXED);
 }
@@ -49,7 +52,7 @@ add(int i)
 {
     slot_of[i] = ns_slot();
     pthread_barrier_wait(&all_alive);
-    if (i == 0) { /* collects while the others add: each increment in exactly one total */
+    if (i == 0) { /* sums and resets while the others add: each increment is in exactly one total */
         uint64_t seen = 0;
         while (ns_load(&adding, NS_ACQUIRE) > 1) {
             ns_add(&totals, ns_counter_sum(&counter, true), NS_RELAXED);
@@ -81,10 +84,10 @@ static pthread_key_t late_key;
 static uint32_t late_slot;
 
 static void
-late(void *turn)
+use_counter_late(void *turn)
 {
     ns_counter_add(&counter, 1);
-    if (turn != &late_key) { /* stays alive until another thread has asked for a slot */
+    if (turn != &late_key) { /* this thread lives until another one has asked for a slot */
         _Atomic int *t = turn;
         late_slot = ns_slot();
         ns_store(t, 1, NS_RELEASE);
@@ -103,7 +106,7 @@ touch_late(void *unused)
     return NULL;
 }
 
-/* Threads that claim at the same moment get slots of their own. */
+/* Threads that claim at the same moment get different slots. */
 static void
 claim(int i)
 {
@@ -115,29 +118,30 @@ claim(int i)
     }
 }
 
-/* Whoever takes over a slot sees what its last holder wrote, though nobody joined that thread. */
-static long of_slot[8];
-static _Atomic int handed_on;
+/* A thread that takes over a slot sees what its last holder wrote, even if no thread joined that
+ * one. */
+static long uses_of_slot[8];
+static _Atomic int next_thread;
 
 static void *
 use_slot(void *number)
 {
-    /* Not a handshake: it says in which order the threads begin, and orders nothing else. */
-    while (ns_load(&handed_on, NS_RELAXED) != (int)(intptr_t)number) {
+    /* This orders only the starts of the threads, nothing else. */
+    while (ns_load(&next_thread, NS_RELAXED) != (int)(intptr_t)number) {
         ns_pause();
     }
-    while (ns_slots_in_use() != 1) { /* until the other one has gone: relaxed loads as well */
+    while (ns_slots_in_use() != 1) { /* until the other thread has ended: relaxed loads too */
         ns_pause();
     }
     uint32_t slot = ns_slot();
     CHECK(slot < 8);
-    of_slot[slot]++;
-    ns_store(&handed_on, (int)(intptr_t)number + 1, NS_RELAXED);
+    uses_of_slot[slot]++;
+    ns_store(&next_thread, (int)(intptr_t)number + 1, NS_RELAXED);
     return NULL;
 }
 
 static void
-check_takeover(void)
+check_slot_shows_last_holders_writes(void)
 {
     pthread_t threads[4];
     for (intptr_t n = 0; n < 4; n++) {
@@ -146,10 +150,10 @@ check_takeover(void)
     for (int n = 0; n < 4; n++) {
         pthread_join(threads[n], NULL);
     }
-    CHECK(ns_slots_in_use() == 1 && of_slot[1] == 4);
+    CHECK(ns_slots_in_use() == 1 && uses_of_slot[1] == 4);
 }
 
-/* The child has one thread, which keeps its slot; those of the others are free. */
+/* The child has one thread, which keeps its slot. Those of the others are free. */
 static pthread_barrier_t both;
 
 static void
@@ -162,7 +166,7 @@ fork_with_slots(int i)
         CHECK(child >= 0);
         if (child == 0) {
             CHECK(ns_slots_in_use() == 1 && ns_slot() == mine);
-            ns_cached_slot = 0; /* as another thread would */
+            ns_cached_slot = 0; /* as if it were another thread */
             uint32_t other = ns_slot_claim();
             _exit(ns_slots_in_use() == 2 && other != mine ? 0 : 1);
         }
@@ -172,25 +176,25 @@ fork_with_slots(int i)
     pthread_barrier_wait(&both);
 }
 
-/* Two threads meet at a new counter: one makes the table, the other one uses it as well. */
+/* Two threads meet at a new counter: one makes the table, and the other uses it too. */
 static ns_counter fresh[400];
 
 static void
-meet(int i)
+meet_at_new_counter(int i)
 {
     (void)i;
     for (int n = 0; n < 400; n++) {
         ns_counter_add(&fresh[n], 1);
-        spread_soon(&fresh[n]);
+        make_cells_soon(&fresh[n]);
         ns_counter_add(&fresh[n], 1);
     }
 }
 
-/* A late destructor's slot is one of its own. */
+/* The slot of a thread in a late destructor is given to no other thread. */
 static _Atomic int late_turn;
 
 static void
-late_holder(int i)
+keep_slot_late(int i)
 {
     if (i == 0) {
         ns_slot();
@@ -204,7 +208,7 @@ late_holder(int i)
     ns_store(&late_turn, 2, NS_RELEASE);
 }
 
-/* Two make a table at once: who comes second uses the first one's, and sees it cleared. */
+/* Two threads make a table at once. The second uses the first one's table, and sees it zeroed. */
 static ns_counter contested;
 
 static void
@@ -215,10 +219,10 @@ make_table(int i)
 }
 
 static void
-check_makers(void)
+check_two_make_one_table(void)
 {
-    ns_counter_add(&contested, 1); /* the base is ours */
-    spread_soon(&contested);
+    ns_counter_add(&contested, 1); /* this thread has the base */
+    make_cells_soon(&contested);
     pthread_barrier_init(&makers, NULL, 2);
     ns_store(&makers_meet, true, NS_RELAXED);
     run_threads(2, make_table);
@@ -227,7 +231,7 @@ check_makers(void)
     ns_counter_destroy(&contested);
 }
 
-/* Whoever sums sees a table's zeroes, though it has added to none. */
+/* A thread that sums sees a table's zeroes, even if it never added. */
 static ns_counter summed;
 static _Atomic int adders;
 
@@ -247,12 +251,12 @@ add_and_sum(int i)
     }
     ns_counter_add(&summed, 1);
     ns_add(&adders, 1, NS_RELAXED);
-    while (ns_load(&adders, NS_RELAXED) != 2) { /* keeps its slot */
+    while (ns_load(&adders, NS_RELAXED) != 2) { /* so that it keeps its slot */
         sched_yield();
     }
 }
 
-/* Threads that meet get words of their own, as many as there may be. */
+/* Threads that meet get words of their own, as far as the limit allows. */
 enum { TURNS = 8 * NS_CELL_MEETINGS };
 static ns_counter wide;
 static _Atomic uint64_t *word_of[THREADS];
@@ -261,8 +265,8 @@ static void
 get_own_words(int i)
 {
     ns_slot();
-    pthread_barrier_wait(&all_alive); /* nobody leaves before all have come */
-    for (int n = 0; n < TURNS; n++) { /* by turns, so that each meets the one before it */
+    pthread_barrier_wait(&all_alive); /* no thread ends before all have slots */
+    for (int n = 0; n < TURNS; n++) { /* by turns, so that each thread meets the one before it */
         for (int k = 0; k < THREADS; k++) {
             if (k == i) {
                 ns_counter_add(&wide, 1);
@@ -278,7 +282,7 @@ get_own_words(int i)
     CHECK(word_of[i] != &wide.base);
 }
 
-/* A few meetings do not pay for a cell. */
+/* After a few meetings there are no cells yet. */
 static ns_counter seldom;
 
 static void
@@ -288,8 +292,7 @@ add_seldom(int i)
     ns_counter_add(&seldom, 1);
 }
 
-/* Reads that follow each other never decrease, and none of the adds is lost, while tables are made
- * and grow. */
+/* Successive reads never decrease, and no add is lost, while tables are made and grow. */
 static ns_counter growing[64];
 static _Atomic int growers;
 
@@ -308,14 +311,14 @@ grow_and_watch(int i)
         return;
     }
     for (int n = 0; n < 64 * 40; n++) {
-        spread_soon(&growing[n % 64]);
+        make_cells_soon(&growing[n % 64]);
         ns_counter_add(&growing[n % 64], 1);
     }
     ns_sub(&growers, 1, NS_RELAXED);
 }
 
 static void
-check_growth(bool memory)
+check_growing_counters_lose_nothing(bool memory)
 {
     ns_store(&no_memory, !memory, NS_RELAXED);
     ns_store(&growers, THREADS - 1, NS_RELAXED);
@@ -330,9 +333,9 @@ check_growth(bool memory)
     ns_store(&no_memory, false, NS_RELAXED);
 }
 
-/* Without memory it is not asked for at every meeting. */
+/* If there is no memory, a counter does not ask for it at every meeting. */
 static void
-check_patience(void)
+check_no_memory_is_asked_for_rarely(void)
 {
     ns_counter c = {0};
     ns_store(&no_memory, true, NS_RELAXED);
@@ -344,7 +347,7 @@ check_patience(void)
     ns_store(&no_memory, false, NS_RELAXED);
 }
 
-/* In the child of a fork in the midst of growth totals are exact, and grow on. */
+/* In the child of a fork in the middle of growth totals are exact, and keep growing. */
 static void
 fork_and_add(int i)
 {
@@ -354,7 +357,7 @@ fork_and_add(int i)
         if (child == 0) {
             for (int n = 0; n < 64; n++) {
                 uint64_t before = ns_counter_sum(&growing[n], false);
-                spread_soon(&growing[n]);
+                make_cells_soon(&growing[n]);
                 ns_counter_add(&growing[n], 1);
                 ns_counter_add(&growing[n], 1);
                 CHECK(ns_counter_sum(&growing[n], true) == before + 2);
@@ -366,14 +369,14 @@ fork_and_add(int i)
         return;
     }
     for (int n = 0; n < 64 * 20; n++) {
-        spread_soon(&growing[n % 64]);
+        make_cells_soon(&growing[n % 64]);
         ns_counter_add(&growing[n % 64], 1);
     }
 }
 
 /* A thread without a slot adds to the base. */
 static void
-check_without_slot(void)
+check_thread_without_slot_uses_base(void)
 {
     CHECK(ns_counter_find_word(&wide, NS_NO_SLOT) == &wide.base);
     CHECK(ns_counter_find_word(&seldom, NS_NO_SLOT) == &seldom.base);
@@ -392,7 +395,7 @@ main(void)
     CHECK(ns_slots_in_use() == 1);
 
     pthread_barrier_init(&all_alive, NULL, THREADS);
-    spread_soon(&counter);
+    make_cells_soon(&counter);
     run_threads(THREADS, add);
     ns_add(&totals, ns_counter_sum(&counter, true), NS_RELAXED);
     CHECK(totals == (uint64_t)(THREADS - 1) * ADDS);
@@ -415,7 +418,7 @@ main(void)
     CHECK(ns_counter_sum(&counter, true) == SHORT_LIVED);
     CHECK(ns_slots_in_use() == 1);
 
-    pthread_key_create(&late_key, late);
+    pthread_key_create(&late_key, use_counter_late);
     for (int i = 0; i < 10; i++) {
         pthread_t thread;
         CHECK(pthread_create(&thread, NULL, touch_late, NULL) == 0);
@@ -424,27 +427,27 @@ main(void)
     CHECK(ns_counter_sum(&counter, true) == 20);
     CHECK(ns_slots_in_use() == 1);
 
-    run_threads(2, late_holder);
+    run_threads(2, keep_slot_late);
     CHECK(ns_slots_in_use() == 1);
 
     for (int n = 0; n < 100; n++) {
         run_threads(THREADS, claim);
     }
-    check_takeover();
+    check_slot_shows_last_holders_writes();
     pthread_barrier_init(&both, NULL, 3);
     run_threads(3, fork_with_slots);
     CHECK(ns_slots_in_use() == 1);
 
-    run_threads(4, meet);
+    run_threads(4, meet_at_new_counter);
     for (int n = 0; n < 400; n++) {
         CHECK(ns_counter_sum(&fresh[n], true) == 8);
         ns_counter_destroy(&fresh[n]);
     }
 
-    spread_soon(&summed);
+    make_cells_soon(&summed);
     run_threads(3, add_and_sum);
     ns_counter_destroy(&summed);
-    check_makers();
+    check_two_make_one_table();
 
     run_threads(THREADS, get_own_words);
     CHECK(ns_counter_sum(&wide, false) == THREADS * TURNS);
@@ -453,12 +456,12 @@ main(void)
         CHECK(!ns_counter_is_shared(&seldom) && ns_counter_sum(&seldom, false) == THREADS);
     }
     ns_counter_add(&seldom, 1);
-    check_without_slot();
+    check_thread_without_slot_uses_base();
     ns_counter_destroy(&wide);
     ns_counter_destroy(&seldom);
-    check_growth(true);
-    check_growth(false);
-    check_patience();
+    check_growing_counters_lose_nothing(true);
+    check_growing_counters_lose_nothing(false);
+    check_no_memory_is_asked_for_rarely();
     for (int n = 0; n < 5; n++) {
         run_threads(4, fork_and_add);
     }

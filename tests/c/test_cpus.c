@@ -1,5 +1,6 @@
-/* ns_cpu_count of core/park.h: processors this process may run on, control groups, and what the
- * environment says. */
+/* Tests ns_cpu_count of core/waiting/park.h: the processors this process may run on, the limits of
+ * control groups, and the environment variable.
+ */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -7,7 +8,7 @@
 
 #include "harness.h"
 
-/* A tree of our own in place of the system's. */
+/* A tree of our own instead of the system's. */
 #define NS_SYSTEM_ROOT "test_cpus.tree"
 #include "waiting/park.c"
 
@@ -28,7 +29,7 @@ write_file(const char *path, const char *text)
 }
 
 static void
-check_groups(void)
+check_limits_of_control_groups(void)
 {
     CHECK(system("rm -rf " NS_SYSTEM_ROOT) == 0);
     CHECK(limit_by_groups(64) == 64); /* no such files */
@@ -40,7 +41,7 @@ check_groups(void)
     write_file("/sys/fs/cgroup/a/b/cpu.max", "250000 100000\n");
     CHECK(limit_by_groups(64) == 3 &&
           limit_by_groups(2) == 2); /* rounded up; never more than there are */
-    write_file("/sys/fs/cgroup/a/cpu.max", "200000 100000\n"); /* one around it allows less */
+    write_file("/sys/fs/cgroup/a/cpu.max", "200000 100000\n"); /* a group around it allows less */
     CHECK(limit_by_groups(64) == 2);
     write_file("/sys/fs/cgroup/a/cpu.max", "50000 100000\n");
     CHECK(limit_by_groups(64) == 1);
@@ -49,7 +50,7 @@ check_groups(void)
     write_file("/sys/fs/cgroup/a/b/cpu.max", "0 0\n");
     CHECK(limit_by_groups(64) == 64);
     write_file("/sys/fs/cgroup/cpu.max",
-               "400000 100000\n"); /* of a container, at the root of what is visible */
+               "400000 100000\n"); /* a container's limit, at the root of what is visible */
     write_file("/proc/self/cgroup", "0::/not/visible/here\n");
     CHECK(limit_by_groups(64) == 4);
     write_file("/proc/self/cgroup", "0::/\n");
@@ -69,7 +70,7 @@ check_groups(void)
     memset(group, 'x', sizeof(group) - 1);
     group[sizeof(group) - 1] = '\0';
     CHECK(limit_by_group(64, NS_SYSTEM_ROOT "/sys/fs/cgroup", group, true) ==
-          4); /* too long to look at */
+          4); /* too long for a path */
     CHECK(available_cpus() <= count_allowed_cpus());
     CHECK(system("rm -rf " NS_SYSTEM_ROOT) == 0);
 }
@@ -77,7 +78,7 @@ check_groups(void)
 #else
 
 static void
-check_groups(void)
+check_limits_of_control_groups(void)
 {
 }
 
@@ -102,12 +103,12 @@ main(void)
     const unsigned usual = ns_cpu_count();
     CHECK(usual >= 1);
     CHECK(count_with("128") == 128 && count_with("1") == 1);
-    CHECK(count_with("99999999999999999999") == NS_MOST_CPUS);
+    CHECK(count_with("99999999999999999999") == NS_MAX_CPUS);
     static const char *const bad[] = {"", "0", "-3", "many", "3x", " "};
     for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
         CHECK(count_with(bad[i]) == usual);
     }
-    check_groups();
+    check_limits_of_control_groups();
     CHECK(rmdir(folder) == 0);
     puts("cpus: ok");
     return 0;

@@ -1,15 +1,17 @@
-/* core/epoch.h: nothing is freed while a section can read it, everything is freed in the end. */
+/* Tests core/memory/epoch.h: nothing is freed while a section can read it, and everything is freed
+ * in the end.
+ */
 #include "harness.h"
 
 #include <errno.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* The system refuses the fence in all threads, with this error; 0: it does not. */
+/* The error with which the system refuses the fence in all threads; 0: it does not refuse. */
 static _Atomic int refused;
 static int64_t refusal_lasts = 50 * MILLISECOND;
-static _Atomic long fences; /* how many threads had put into all */
-/* While the next one is under way, another thread ends the round. */
+static _Atomic long fences; /* how many fences in all threads there were */
+/* If set, another thread ends the round during the next fence. */
 static _Atomic bool overtaken;
 
 static void
@@ -28,7 +30,7 @@ before_fence(void)
      : atomic_load(&refused)    ? (errno = atomic_load(&refused), -1L) \
                                 : (before_fence(), syscall(number, __VA_ARGS__)))
 #endif
-/* The clock, if it is not 0. */
+/* What the clock says, if it is not 0. */
 static _Atomic int64_t fake_now;
 static int
 read_clock(clockid_t id, struct timespec *t)
@@ -43,7 +45,7 @@ read_clock(clockid_t id, struct timespec *t)
 #define clock_gettime read_clock
 static _Atomic long yields;
 #define sched_yield() (atomic_fetch_add(&yields, 1), sched_yield())
-/* There is no memory to be told of forks. */
+/* If set, there is no memory for fork handlers. */
 static bool no_fork_handlers;
 #define pthread_atfork(prepare, parent, child) \
     (no_fork_handlers ? ENOMEM : pthread_atfork(prepare, parent, child))
@@ -64,7 +66,8 @@ static bool no_fork_handlers;
 #define WAITING 8
 
 typedef struct node {
-    long value, twin; /* plain: the sanitizer sees a read that does not happen before the free */
+    /* plain fields: the sanitizer sees a read that does not happen before the free */
+    long value, twin;
     uint64_t stamp;
 } node;
 
@@ -102,7 +105,7 @@ read_cells(bool stray)
     ns_epoch_leave(section);
 }
 
-/* Polls, and destroys those of n that wait which are safe. How many are left. */
+/* Polls, and destroys those of the n waiting nodes that are safe. Returns how many are left. */
 static int
 destroy_safe(node **waiting, int n)
 {
@@ -116,9 +119,9 @@ destroy_safe(node **waiting, int n)
     return n;
 }
 
-/* Threads 0 and 1 write, the others read, one of them now and then without a slot. */
+/* Threads 0 and 1 write, the others read. One reader sometimes reads without a slot. */
 static void
-work(int i)
+read_or_retire(int i)
 {
     node *waiting[WAITING];
     int n = 0;
@@ -150,9 +153,9 @@ work(int i)
 }
 
 static void
-check_torture(void)
+check_reads_beside_retirement(void)
 {
-    run_threads(THREADS, work);
+    run_threads(THREADS, read_or_retire);
     for (int c = 0; c < CELLS; c++) {
         node *n = ns_swap(&cells[c], NULL, NS_RELAXED);
         if (n != NULL) {
@@ -164,7 +167,7 @@ check_torture(void)
 
 static pthread_barrier_t step;
 
-/* A section holds up what is retired during it, not what is retired before. */
+/* A section holds up what is retired during it, but not what is retired before. */
 static void
 hold_section(int i)
 {
@@ -183,7 +186,7 @@ hold_section(int i)
     }
     ns_slot();
     pthread_barrier_wait(&step);
-    CHECK(!ns_epoch_retire(&before)); /* two are there */
+    CHECK(!ns_epoch_retire(&before)); /* two threads have slots */
     CHECK(ns_epoch_poll() > before);
     pthread_barrier_wait(&step);
     pthread_barrier_wait(&step);
@@ -205,7 +208,7 @@ hold_section(int i)
 }
 
 static void
-check_sections(void)
+check_section_holds_up_later_nodes(void)
 {
     pthread_barrier_init(&step, NULL, 2);
     run_threads(2, hold_section);
@@ -213,7 +216,7 @@ check_sections(void)
 }
 
 static void
-check_alone(void)
+check_alone_frees_at_once(void)
 {
     uint64_t stamp = 0;
     ns_slot();
@@ -230,26 +233,27 @@ retire_without_slot(int i)
 {
     (void)i;
     uint64_t stamp = 0;
-    CHECK(ns_cached_slot == 0 && !ns_epoch_retire(&stamp)); /* the main thread has one */
+    CHECK(ns_cached_slot == 0 && !ns_epoch_retire(&stamp)); /* the main thread has a slot */
 }
 
-/* What another thread in the middle of something looks like, put there by hand. */
+/* States of another thread in the middle of a step, set up by hand. */
 static void
-check_others(void)
+check_threads_in_the_middle(void)
 {
-    const uint32_t other = ns_slot() == 0; /* somebody had that slot */
+    const uint32_t other = ns_slot() == 0; /* a slot that some thread had before */
     const uint64_t now = ns_load(&ns_epochs.now, NS_RELAXED);
     uint64_t stamp, safe;
     run_threads(1, retire_without_slot);
 
-    /* It polls since a moment ago: nobody else does. */
+    /* The other thread began to poll a moment ago, so no other thread polls. */
     safe = ns_epoch_safe();
     ns_store(&ns_epochs.polling, ns_now() + 1000 * MILLISECOND, NS_RELAXED);
     CHECK(ns_epoch_poll() == safe && ns_load(&ns_epochs.now, NS_RELAXED) == now);
     ns_store(&ns_epochs.polling, ns_now() - NS_POLL_INTERVAL, NS_RELAXED);
 
-    /* It polls, and was preempted: what is retired meanwhile counts to the next round. The next
-     * poll ends the round, and a poll after that frees what was retired during it. */
+    /* The other thread was preempted while it polled. What is retired meanwhile counts for the next
+     * round. The next poll ends the round, and a poll after that frees what was retired during
+     * it. */
     ns_store(&ns_epochs.now, now + 1, NS_RELAXED);
     ns_section stray = ns_epoch_enter_stray();
     CHECK(!ns_epoch_retire(&stamp) && stamp == now + 2);
@@ -258,7 +262,7 @@ check_others(void)
     CHECK(safe <= stamp && ns_load(&ns_epochs.now, NS_RELAXED) == now + 2);
     CHECK((safe = ns_epoch_poll()) > stamp && ns_load(&ns_epochs.now, NS_RELAXED) == now + 4);
 
-    /* It read `now` long before it entered: what was safe stays so. */
+    /* The other thread read `now` long before it entered. What was safe stays safe. */
     const uint64_t bit = UINT64_C(1) << other;
     ns_or(&ns_slots.taken[0], bit, NS_RELAXED);
     ns_store(&ns_epochs.records[other].epoch, now, NS_RELAXED);
@@ -267,9 +271,9 @@ check_others(void)
     ns_and(&ns_slots.taken[0], ~bit, NS_RELAXED);
 }
 
-/* In the child all of them are gone. */
+/* In the child of a fork all such threads are gone. */
 static void
-check_fork(void)
+check_fork_resets_other_threads(void)
 {
     const uint32_t other = ns_slot() == 0;
     uint64_t now = ns_load(&ns_epochs.now, NS_RELAXED), stamp = 0;
@@ -301,7 +305,7 @@ check_fork(void)
     ns_store(&ns_globals.alone, NS_NOBODY, NS_RELAXED);
 }
 
-/* A stray has read before it left: nothing but its leaving tells. */
+/* A thread without a slot has read before it left. Only its leaving shows that. */
 static _Atomic int turn;
 
 static void
@@ -323,7 +327,7 @@ read_and_leave(int i)
 }
 
 static void
-check_stray(void)
+check_stray_section_is_seen(void)
 {
     ns_store(&turn, 0, NS_RELAXED);
     ns_store(&cells[0], make(1), NS_RELEASE);
@@ -335,16 +339,16 @@ check_stray(void)
 static pthread_barrier_t turns;
 
 static void
-come_and_go_freely(int i)
+start_and_end(int i)
 {
     (void)i;
     ns_slot();
     pthread_barrier_wait(&turns);
 }
 
-/* A thread that ends is not alone for ever: those that come later need not put a fence into it. */
+/* A thread that ends is not "alone" for ever: later threads need not put a fence into it. */
 static void
-end_alone(int i)
+end_while_alone(int i)
 {
     (void)i;
     uint64_t stamp;
@@ -354,12 +358,13 @@ end_alone(int i)
     CHECK(ns_epoch_retire(&stamp) && ns_slots_is_alone());
 }
 
-/* A thread that starts has the fence put into all threads only if another one is alone, once. */
+/* A thread that starts has the fence put into all threads only if another thread is alone, and only
+ * once. */
 static void
-come_and_go(int i)
+start_one_after_another(int i)
 {
     const long before = atomic_load(&fences);
-    for (int n = 0; n < 3; n++) { /* one comes after the other */
+    for (int n = 0; n < 3; n++) { /* one after the other */
         pthread_barrier_wait(&turns);
         if (i == n) {
             ns_slot();
@@ -373,28 +378,28 @@ come_and_go(int i)
 }
 
 static void
-check_counts_of_fences(void)
+check_fences_are_few(void)
 {
     uint64_t stamp;
     CHECK(ns_epoch_retire(&stamp) && ns_slots_is_alone());
     pthread_barrier_init(&turns, NULL, 3);
-    run_threads(3, come_and_go);
-    CHECK(!ns_slots_is_alone()); /* again when it is needed, not before */
+    run_threads(3, start_one_after_another);
+    CHECK(!ns_slots_is_alone()); /* it is alone again when that is needed, not before */
     long before = atomic_load(&fences);
-    run_threads(3, come_and_go_freely);
+    run_threads(3, start_and_end);
     CHECK(atomic_load(&fences) == before);
     CHECK(ns_epoch_retire(&stamp) && ns_slots_is_alone());
     pthread_barrier_destroy(&turns);
 }
 
-/* The main thread frees at once whenever it is alone, while threads come, read, and go. */
+/* The main thread frees at once whenever it is alone, while other threads start, read and end. */
 #ifndef COMERS
 #define COMERS 400
 #endif
 static _Atomic int coming;
 
 static void *
-come_and_read(void *unused)
+read_and_end(void *unused)
 {
     (void)unused;
     for (int n = 0; n < 20; n++) {
@@ -406,11 +411,11 @@ come_and_read(void *unused)
 static void *
 start_readers(void *unused)
 {
-    (void)unused; /* takes no slot itself */
+    (void)unused; /* this thread takes no slot */
     for (int n = 0; n < COMERS; n++) {
         pthread_t readers[2];
         for (int k = 0; k < 2; k++) {
-            CHECK(pthread_create(&readers[k], NULL, come_and_read, NULL) == 0);
+            CHECK(pthread_create(&readers[k], NULL, read_and_end, NULL) == 0);
         }
         for (int k = 0; k < 2; k++) {
             pthread_join(readers[k], NULL);
@@ -424,7 +429,7 @@ start_readers(void *unused)
 }
 
 static void
-check_solitude(void)
+check_alone_beside_short_threads(void)
 {
     node *waiting[WAITING];
     int n = 0;
@@ -473,7 +478,7 @@ rounds(void)
 
 /* Bytes are passed on in batches. */
 static void
-note_much(uint64_t bytes)
+note_in_batches(uint64_t bytes)
 {
     for (uint64_t n = 0; n < bytes; n += 64) {
         ns_epoch_note(64);
@@ -481,7 +486,7 @@ note_much(uint64_t bytes)
 }
 
 static void
-ask_often(int i)
+poll_if_due_often(int i)
 {
     (void)i;
     ns_slot();
@@ -494,14 +499,14 @@ ask_often(int i)
 }
 
 static void
-check_due(void)
+check_poll_is_due_by_time_and_bytes(void)
 {
     const int64_t start = 1000 * INT64_C(1000000000);
     ns_slot();
     atomic_store(&fake_now, start);
     ns_epoch_poll();
     uint64_t before = rounds();
-    for (int n = 0; n < 10; n++) { /* by time */
+    for (int n = 0; n < 10; n++) { /* due by time */
         ns_epoch_poll_if_due();
         CHECK(rounds() == before);
     }
@@ -513,36 +518,37 @@ check_due(void)
     CHECK(rounds() == before + 1);
     ns_epoch_poll_if_due();
     CHECK(rounds() == before + 1);
-    ns_epoch_poll(); /* whatever the time */
+    ns_epoch_poll(); /* whatever the clock says */
     CHECK(rounds() == before + 2);
 
-    before = rounds(); /* by bytes */
-    note_much(NS_POLL_BYTES - NS_POLL_BATCH);
+    before = rounds(); /* due by bytes */
+    note_in_batches(NS_POLL_BYTES - NS_POLL_BATCH);
     ns_epoch_poll_if_due();
     CHECK(rounds() == before);
-    note_much(2 * NS_POLL_BATCH);
+    note_in_batches(2 * NS_POLL_BATCH);
     ns_epoch_poll_if_due();
     ns_epoch_poll_if_due();
     CHECK(rounds() == before + 1);
 
-    before = rounds(); /* whoever asks */
+    before = rounds(); /* whichever thread asks */
     ns_add(&fake_now, NS_POLL_INTERVAL, NS_RELAXED);
     const int64_t then = atomic_load(&fake_now);
-    run_threads(THREADS, ask_often);
-    const uint64_t most = (uint64_t)((atomic_load(&fake_now) - then) / NS_POLL_INTERVAL) + 1;
-    CHECK(rounds() > before && rounds() <= before + most);
+    run_threads(THREADS, poll_if_due_often);
+    const uint64_t max = (uint64_t)((atomic_load(&fake_now) - then) / NS_POLL_INTERVAL) + 1;
+    CHECK(rounds() > before && rounds() <= before + max);
     atomic_store(&fake_now, 0);
 }
 
-/* What cannot be freed is counted, and from some amount on who retires more lets others run. */
+/* What cannot be freed yet is counted. Beyond a certain amount a thread that retires more yields to
+ * others. */
 static void
-check_waiting(void)
+check_waiting_bytes_are_counted(void)
 {
     uint64_t stamp;
     ns_epoch_poll();
     ns_epoch_poll();
     CHECK(ns_epoch_waiting() == 0);
-    note_much(NS_POLL_BATCH);
+    note_in_batches(NS_POLL_BATCH);
     CHECK(ns_epoch_waiting() == NS_POLL_BATCH);
     ns_section stray = ns_epoch_enter_stray();
     for (int n = 0; n < 3; n++) {
@@ -554,12 +560,12 @@ check_waiting(void)
     uint64_t noted = NS_POLL_BATCH;
     for (; noted < NS_POLL_HELD + NS_POLL_BATCH; noted += NS_POLL_BYTES) {
         CHECK(atomic_load(&yields) == before);
-        note_much(NS_POLL_BYTES);
+        note_in_batches(NS_POLL_BYTES);
         ns_epoch_poll_if_due();
     }
     CHECK(atomic_load(&yields) > before && ns_epoch_waiting() == noted);
     ns_epoch_leave(stray);
-    ns_epoch_poll(); /* answers an older question */
+    ns_epoch_poll(); /* this poll only ends the open round */
     ns_epoch_poll();
     ns_epoch_poll();
     CHECK(ns_epoch_waiting() == 0);
@@ -577,10 +583,10 @@ note_as_stray(int i)
 
 /* ---- One polls, another frees ---- */
 
-/* The thread that frees has no other way to know that the reader is through. All stay until it is
- * over, since an exit would tell it too. */
+/* The thread that frees can learn only from the poll of another thread that the reader has left.
+ * All threads stay until the end, since an exit would show it too. */
 static void
-free_by_hearsay(int i)
+free_after_anothers_poll(int i)
 {
     if (i == 0) {
         read_cells(false);
@@ -615,16 +621,16 @@ free_by_hearsay(int i)
 }
 
 static void
-check_hearsay(void)
+check_one_polls_and_another_frees(void)
 {
     ns_store(&turn, 0, NS_RELAXED);
     ns_store(&cells[0], make(1), NS_RELEASE);
-    run_threads(3, free_by_hearsay);
+    run_threads(3, free_after_anothers_poll);
 }
 
-/* A poll whose round another thread has ended meanwhile does not end the next one, too. */
+/* If another thread has ended the round meanwhile, a poll does not end the next round too. */
 static void
-check_overtaken(void)
+check_overtaken_poll_ends_one_round(void)
 {
     if (ns_load(&ns_can_fence_threads, NS_RELAXED)) {
         const uint64_t now = ns_load(&ns_epochs.now, NS_RELAXED);
@@ -634,25 +640,25 @@ check_overtaken(void)
     }
 }
 
-/* ---- The system refuses ---- */
+/* ---- The system refuses the fence ---- */
 
 static void
-work_again(void)
+stop_refusing(void)
 {
     atomic_store(&refused, 0);
     ns_store(&ns_can_fence_threads, true, NS_RELAXED);
     ns_store(&sure_from, 0, NS_RELAXED);
 }
 
-/* What waits goes on waiting, until it is sure that all threads have fences of their own; and
- * that stays so. */
+/* After a refusal what waits goes on waiting, until all threads surely have fences of their own.
+ * Then it is freed. */
 static void
-poll_refused(int i)
+poll_while_refused(int i)
 {
     (void)i;
     uint64_t stamp = 0, safe = ns_epoch_safe();
     ns_slot();
-    CHECK(!ns_epoch_retire(&stamp) && safe <= stamp); /* the main thread has a slot, too */
+    CHECK(!ns_epoch_retire(&stamp) && safe <= stamp); /* the main thread has a slot too */
     refusal_lasts = 1000000 * MILLISECOND;
     atomic_store(&refused, EPERM);
     for (int n = 0; n < 3; n++) {
@@ -663,7 +669,7 @@ poll_refused(int i)
     }
     pid_t child = fork();
     CHECK(child >= 0);
-    if (child == 0) { /* nobody else is there */
+    if (child == 0) { /* no other thread is left */
         ns_epoch_poll();
         _exit(ns_epoch_poll() > stamp ? 0 : 1);
     }
@@ -676,13 +682,13 @@ poll_refused(int i)
     ns_fence_everywhere();
     ns_epoch_poll();
     CHECK(ns_now() >= then && ns_epoch_poll() > stamp);
-    work_again();
+    stop_refusing();
 }
 
-/* A newcomer that finds a thread alone waits until it is sure, for that thread may have no fence
+/* A thread that starts and finds another one alone waits for that too: the other may have no fence
  * of its own. */
 static void
-claim_refused(int i)
+claim_waits_for_lonely_thread(int i)
 {
     (void)i;
     const int64_t then = ns_now() + refusal_lasts;
@@ -691,9 +697,9 @@ claim_refused(int i)
     CHECK(ns_now() >= then && !ns_load(&ns_can_fence_threads, NS_RELAXED));
 }
 
-/* One that finds nobody alone does not. */
+/* A thread that starts and finds none alone does not wait. */
 static void
-claim_freely(int i)
+claim_does_not_wait(int i)
 {
     (void)i;
     ns_slot();
@@ -701,24 +707,24 @@ claim_freely(int i)
 }
 
 static void
-check_refusals(void)
+check_refused_fences(void)
 {
     if (!ns_load(&ns_can_fence_threads, NS_RELAXED)) {
-        return; /* all have their own, here */
+        return; /* all threads have fences of their own here */
     }
-    run_threads(1, poll_refused);
+    run_threads(1, poll_while_refused);
     refusal_lasts = 20 * MILLISECOND;
     atomic_store(&refused, ENOMEM);
-    run_threads(1, claim_freely);
+    run_threads(1, claim_does_not_wait);
     uint64_t stamp;
     CHECK(ns_epoch_retire(&stamp));
-    run_threads(1, claim_refused);
-    work_again();
+    run_threads(1, claim_waits_for_lonely_thread);
+    stop_refusing();
     refuse_midway = true;
-    check_torture();
+    check_reads_beside_retirement();
     CHECK(!ns_load(&ns_can_fence_threads, NS_RELAXED));
     refuse_midway = false;
-    work_again();
+    stop_refusing();
 }
 
 int
@@ -729,27 +735,27 @@ main(void)
     no_fork_handlers = false;
     init_core();
     for (int n = 0; n < 3; n++) { /* this thread has no slot yet */
-        run_threads(1, end_alone);
+        run_threads(1, end_while_alone);
         CHECK(ns_load(&ns_globals.alone, NS_RELAXED) == NS_NOBODY);
     }
-    check_alone();
-    check_sections();
-    check_others();
-    check_fork();
-    check_stray();
-    check_torture();
-    check_alone(); /* the others gave their slots back */
-    check_counts_of_fences();
-    check_solitude();
-    check_hearsay();
-    check_overtaken();
-    check_due();
-    check_waiting();
+    check_alone_frees_at_once();
+    check_section_holds_up_later_nodes();
+    check_threads_in_the_middle();
+    check_fork_resets_other_threads();
+    check_stray_section_is_seen();
+    check_reads_beside_retirement();
+    check_alone_frees_at_once(); /* the other threads gave their slots back */
+    check_fences_are_few();
+    check_alone_beside_short_threads();
+    check_one_polls_and_another_frees();
+    check_overtaken_poll_ends_one_round();
+    check_poll_is_due_by_time_and_bytes();
+    check_waiting_bytes_are_counted();
     run_threads(1, note_as_stray);
-    check_refusals();
+    check_refused_fences();
     ns_can_fence_threads = false;
-    check_sections();
-    check_torture();
-    check_solitude();
+    check_section_holds_up_later_nodes();
+    check_reads_beside_retirement();
+    check_alone_beside_short_threads();
     return 0;
 }

@@ -1,4 +1,4 @@
-/* core/event.h: no wake-up is lost, also when the event is cleared at once. */
+/* Tests core/event.h: no wake-up is lost, even if the event is cleared at once. */
 #include <sched.h>
 
 #include "harness.h"
@@ -23,7 +23,8 @@ wait_event(ns_event *e, int64_t deadline, int64_t slice)
     return drive(&ns_event_steps, e, &w, deadline, slice);
 }
 
-/* Thread 0 publishes a message and sets; the others wait, plainly or in slices, and read it. */
+/* Thread 0 publishes a message and sets the event. The others wait, plainly or in slices, and read
+ * it. */
 static void
 publish(int i)
 {
@@ -44,7 +45,7 @@ publish(int i)
     }
 }
 
-/* set directly followed by clear: everybody who waited goes. */
+/* A set directly followed by a clear: every waiter is released. */
 static void
 pulse(int i)
 {
@@ -71,7 +72,7 @@ pulse(int i)
 static void
 set_then_cancel(int i)
 {
-    ns_waiter w = {0};
+    ns_waiter w = {.place.amount = 1}; /* as if it had entered while the event was unset */
     if (i == 0) {
         message = -1;
         ns_event_set(&event);
@@ -83,7 +84,7 @@ set_then_cancel(int i)
     CHECK(message == -1);
 }
 
-/* And so has one that ends as it begins. */
+/* So has a wait that ends as it begins. */
 static void
 set_then_enter(int i)
 {
@@ -99,8 +100,9 @@ set_then_enter(int i)
     CHECK(message == -2);
 }
 
-/* A set of what is set already counts like any other. (The fences make the second read of the word
- * come after it, and so the message there, also without; the sanitizer does not know them.) */
+/* A set of an event that is set already publishes like any other. (Even without that, the fences
+ * would order the message before the second read of the word. But the sanitizer does not model
+ * fences, so it reports a set that does not publish.) */
 static void
 set_again(int i)
 {
@@ -129,14 +131,14 @@ main(void)
     CHECK(!ns_event_is_set(&event));
     CHECK(ns_load(&event.word, NS_RELAXED) >= NS_WORD_EPOCH); /* the settings are counted */
 
-    ns_waiter w = {0}; /* who gives up, or steps aside, sees what it was served just before */
+    ns_waiter w = {0}; /* a wait that is given up, or left, sees that it was just served */
     CHECK(!ns_event_steps.enter(&event, &w));
     CHECK(!ns_event_steps.leave(&event, &w) && !ns_event_steps.cancel(&event, &w));
     ns_event_set(&event);
     ns_event_clear(&event);
     CHECK(ns_event_steps.leave(&event, &w) && ns_event_steps.cancel(&event, &w));
 
-    ns_store(&event.word, 0, NS_RELAXED); /* anew: w's epoch is 0 */
+    ns_store(&event.word, 0, NS_RELAXED); /* a new event: w's epoch is 0 */
     run_threads(2, set_then_cancel);
     ns_event_clear(&event);
     run_threads(2, set_then_enter);

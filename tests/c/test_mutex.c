@@ -1,7 +1,8 @@
-/* Mutual exclusion, hand-over, cancellation and fork of core/mutex.h.
+/* Tests core/mutex.h: mutual exclusion, hand-off, cancellation and fork.
  *
- * The guarded integer is plain on purpose: under thread sanitizer a missing acquire or release is
- * a reported race, which is what the mutant builds must show. */
+ * The guarded integer is plain on purpose. A missing acquire or release is a race that the thread
+ * sanitizer reports, and that the mutant builds must show.
+ */
 #include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -19,7 +20,7 @@ static _Atomic long expected;
 static _Atomic bool stop;
 
 static void
-plain(int i)
+lock_and_unlock(int i)
 {
     (void)i;
     for (int n = 0; n < ROUNDS; n++) {
@@ -29,9 +30,9 @@ plain(int i)
     }
 }
 
-/* Time-outs, signals (as slices) and plain waits at once: nobody is lost, nothing is leaked. */
+/* Time-outs, signals (as slices) and plain waits at once: no waiter is lost, and nothing leaks. */
 static void
-impatient(int i)
+lock_with_interruptions(int i)
 {
     for (int n = 0; n < ROUNDS / 4; n++) {
         int64_t slice = i % 3 == 0 ? 20000 : 0;
@@ -40,17 +41,17 @@ impatient(int i)
             guarded++;
             ns_add(&expected, 1, NS_RELAXED);
             if (n % 64 == 0) {
-                sleep_ms(1); /* long enough for heirs to nap and waiters to starve */
+                sleep_ms(1); /* long enough for heirs to fall asleep and waiters to starve */
             }
             CHECK(ns_mutex_unlock(&mutex));
         }
     }
 }
 
-/* A gate: some take, others open. Whoever opens is not who took, and nobody may sleep for ever
- * beside an open gate. */
+/* A gate: some threads take the lock, others release it. No thread may sleep for ever while the
+ * lock is free. */
 static void
-gate(int i)
+release_from_other_threads(int i)
 {
     for (int n = 0; n < 4 * ROUNDS; n++) {
         if (i < THREADS / 2) {
@@ -64,9 +65,10 @@ gate(int i)
     }
 }
 
-/* The first in line sleeps while newcomers come one after the other: none may overtake it for long. */
+/* The first in line sleeps while new waiters come one after the other. None of them may overtake it
+ * for long. */
 static void
-test_newcomers(void)
+check_new_waiters_do_not_overtake_for_long(void)
 {
     ns_waiter *first = ns_waiter_new();
     CHECK(ns_mutex_try_lock(&mutex));
@@ -86,8 +88,8 @@ test_newcomers(void)
 
 static const struct ns_wait_steps *const steps = &ns_mutex_steps;
 
-enum { PARKED, HEIR, GRANTED }; /* a node's states, as mutex.c has them */
-enum { SLOW = 4, SLOWEST = 16 }; /* of `slowness`; so, too */
+enum { PARKED, HEIR, GRANTED }; /* the states of a node, as in mutex.c */
+enum { SLOW = 4, MAX_SLOWNESS = 16 }; /* of `slowness`, as in mutex.c */
 
 static uint32_t
 state_of(ns_waiter *w)
@@ -95,9 +97,9 @@ state_of(ns_waiter *w)
     return ns_load(&w->state, NS_RELAXED);
 }
 
-/* Who is served when, step by step; no thread is needed to see it. */
+/* The order in which waiters are served, step by step, in a single thread. */
 static void
-check_steps(void)
+check_order_of_service(void)
 {
     ns_waiter first = {0}, second = {0};
     ns_store(&mutex.slowness, 0, NS_RELAXED);
@@ -109,11 +111,11 @@ check_steps(void)
     CHECK(!steps->leave(&mutex, &second) && mutex.heir == NULL);
     steps->rejoin(&mutex, &second);
     CHECK(state_of(&second) == HEIR);
-    steps->rejoin(&mutex, &first); /* in its place, but another is heir by now */
+    steps->rejoin(&mutex, &first); /* in its place, but there is another heir by now */
     CHECK(state_of(&first) == PARKED && mutex.heir == &second);
     CHECK(!steps->cancel(&mutex, &second) && state_of(&first) == HEIR);
 
-    /* A heir that waited too long demands the lock, and gets it from the next release. */
+    /* An heir that waited too long demands the lock, and gets it from the next release. */
     first.since -= 1000 * MILLISECOND;
     while (!first.impatient && state_of(&first) == HEIR) {
         CHECK(steps->wait(&mutex, &first, ns_now() + 20000) == NS_TIMED_OUT);
@@ -124,7 +126,7 @@ check_steps(void)
     steps->undo(&mutex, &first);
     CHECK(!ns_mutex_is_locked(&mutex));
 
-    /* So does one that waited too long and sleeps, whoever is in line behind it. */
+    /* So does a sleeper that waited too long, even if others are in line behind it. */
     first = second = (ns_waiter){0};
     CHECK(ns_mutex_try_lock(&mutex));
     CHECK(!steps->enter(&mutex, &first) && !steps->enter(&mutex, &second));
@@ -140,13 +142,13 @@ check_steps(void)
     CHECK(ns_load(&mutex.word, NS_RELAXED) == 0 && mutex.queue.head == NULL);
 }
 
-/* Where holders are slow nobody waits awake, and nobody is forgotten. */
+/* If holders are slow, no waiter stays awake, and none is forgotten. */
 static void
-check_slow_steps(void)
+check_slow_lock_lets_waiters_sleep(void)
 {
     ns_waiter first = {0}, second = {0};
-    ns_store(&mutex.slowness, SLOWEST, NS_RELAXED);
-    CHECK(!steps->enter(&mutex, &first)); /* the lock came free: somebody has to look */
+    ns_store(&mutex.slowness, MAX_SLOWNESS, NS_RELAXED);
+    CHECK(!steps->enter(&mutex, &first)); /* the lock is free, so this waiter has to poll */
     CHECK(state_of(&first) == HEIR && steps->wait(&mutex, &first, NS_FOREVER) == NS_SERVED);
     first = (ns_waiter){0};
     CHECK(!steps->enter(&mutex, &first) && !steps->enter(&mutex, &second));
@@ -157,7 +159,8 @@ check_slow_steps(void)
     CHECK(steps->wait(&mutex, &first, NS_FOREVER) == NS_SERVED);
     CHECK(state_of(&second) == PARKED && mutex.heir == NULL);
 
-    second.since -= 1000 * MILLISECOND; /* the next gets it in its sleep, and wakes nobody */
+    /* the next waiter is handed the lock asleep, and wakes none */
+    second.since -= 1000 * MILLISECOND;
     first = (ns_waiter){0};
     CHECK(!steps->enter(&mutex, &first));
     sleep_ms(1);
@@ -180,30 +183,30 @@ hold_beside_a_waiter(long ms)
     CHECK(ns_mutex_unlock(&mutex));
 }
 
-/* The lock learns that holders became brief, and that they became slow. */
+/* The lock notices that its holders became brief, and that they became slow. */
 static void
-check_slowness(void)
+check_slowness_follows_the_holders(void)
 {
-    ns_store(&mutex.slowness, SLOWEST, NS_RELAXED);
+    ns_store(&mutex.slowness, MAX_SLOWNESS, NS_RELAXED);
     for (int n = 0; ns_load(&mutex.slowness, NS_RELAXED) >= SLOW; n++) {
-        CHECK(n < 1000000); /* on a busy machine a holder may be slow against its will */
+        CHECK(n < 1000000); /* on a busy machine a holder may be slow by accident */
         hold_beside_a_waiter(0);
     }
-    hold_beside_a_waiter(0); /* awake again */
-    for (int n = 0; n < 100; n++) { /* nothing is briefer than brief */
+    hold_beside_a_waiter(0); /* an awake wait again */
+    for (int n = 0; n < 100; n++) { /* slowness does not go below zero */
         ns_waiter w = {0};
         ns_store(&mutex.slowness, SLOW, NS_RELAXED);
         CHECK(ns_mutex_try_lock(&mutex) && !steps->enter(&mutex, &w));
         ns_store(&mutex.slowness, 0, NS_RELAXED);
-        CHECK(ns_mutex_unlock(&mutex) && ns_load(&mutex.slowness, NS_RELAXED) <= SLOWEST);
+        CHECK(ns_mutex_unlock(&mutex) && ns_load(&mutex.slowness, NS_RELAXED) <= MAX_SLOWNESS);
         CHECK(steps->wait(&mutex, &w, NS_FOREVER) == NS_SERVED && ns_mutex_unlock(&mutex));
     }
     ns_store(&mutex.slowness, SLOW, NS_RELAXED);
     for (int n = 0; n < 20; n++) {
         hold_beside_a_waiter(1);
     }
-    CHECK(ns_load(&mutex.slowness, NS_RELAXED) == SLOWEST);
-    ns_store(&mutex.slowness, 0, NS_RELAXED); /* and by those who waited awake */
+    CHECK(ns_load(&mutex.slowness, NS_RELAXED) == MAX_SLOWNESS);
+    ns_store(&mutex.slowness, 0, NS_RELAXED); /* waits awake count too */
     for (int n = 0; ns_load(&mutex.slowness, NS_RELAXED) < SLOW; n++) {
         CHECK(n < 1000000);
         ns_waiter w = {0};
@@ -219,12 +222,12 @@ check_slowness(void)
 
 static ns_waiter first_in_line;
 
-/* The heir gives up: the next in line, asleep, must be woken for the office. */
+/* The heir gives up. The next in line sleeps, and must be woken to become the heir. */
 static void
-give_up(int i)
+give_up_as_heir(int i)
 {
     if (i == 0) {
-        sleep_ms(30); /* for the other to fall asleep; if it does not, less is tested */
+        sleep_ms(30); /* for the other thread to fall asleep; if it does not, less is tested */
         CHECK(!steps->cancel(&mutex, &first_in_line));
         return;
     }
@@ -233,15 +236,15 @@ give_up(int i)
 }
 
 static void
-test_heir_gives_up(void)
+check_heir_that_gives_up_wakes_the_next(void)
 {
     CHECK(ns_mutex_try_lock(&mutex));
     CHECK(!steps->enter(&mutex, &first_in_line));
-    CHECK(ns_mutex_unlock(&mutex)); /* by the fast path: the heir, they say, is awake */
-    run_threads(2, give_up);
+    CHECK(ns_mutex_unlock(&mutex)); /* by the fast path, since the heir counts as awake */
+    run_threads(2, give_up_as_heir);
 }
 
-/* What came before a release by the slow path is seen after an acquire by the fast one. */
+/* What came before a release by the slow path is seen after an acquire by the fast path. */
 static void
 slow_then_fast(int i)
 {
@@ -260,7 +263,7 @@ slow_then_fast(int i)
 static long turns[THREADS];
 
 static void
-greedy(int i)
+lock_all_the_time(int i)
 {
     while (!ns_load(&stop, NS_RELAXED)) {
         lock_mutex(&mutex, NS_FOREVER, 0);
@@ -273,10 +276,10 @@ greedy(int i)
 }
 
 static void
-test_fork(void)
+check_fork_keeps_lock_and_drops_waiters(void)
 {
-    /* A child finds a queue of threads that are gone: the lock stays held, times out, can be
-     * released, and is whole afterwards. */
+    /* The child finds a queue of threads that are gone. The lock stays held, a wait for it times
+     * out, it can be released, and works afterwards. */
     ns_waiter *w = ns_waiter_new();
     CHECK(ns_mutex_try_lock(&mutex));
     ns_mutex_steps.enter(&mutex, w);
@@ -284,14 +287,14 @@ test_fork(void)
     CHECK(child >= 0);
     if (child == 0) {
         ns_store(&mutex.slowness, 0, NS_RELAXED);
-        ns_waiter fresh = {0}; /* the first in line, though the parent had an heir */
+        ns_waiter fresh = {0}; /* the heir, although the parent had one */
         CHECK(!steps->enter(&mutex, &fresh) && mutex.heir == &fresh);
         CHECK(!steps->cancel(&mutex, &fresh));
         CHECK(!lock_mutex(&mutex, ns_now() + 5 * MILLISECOND, 0));
         CHECK(ns_mutex_unlock(&mutex));
         CHECK(!ns_mutex_unlock(&mutex));
         CHECK(lock_mutex(&mutex, NS_FOREVER, 0));
-        /* Left before the fork, back after it: it must queue anew. */
+        /* This waiter left before the fork and comes back after it: it must queue again. */
         w->place.away = true;
         ns_mutex_steps.rejoin(&mutex, w);
         CHECK(ns_mutex_unlock(&mutex));
@@ -313,32 +316,32 @@ main(void)
     init_core();
     CHECK(!ns_mutex_unlock(&mutex));
 
-    run_threads(THREADS, plain);
+    run_threads(THREADS, lock_and_unlock);
     CHECK(guarded == (long)THREADS * ROUNDS);
     CHECK(ns_load(&mutex.word, NS_RELAXED) == 0 && mutex.queue.head == NULL);
 
     guarded = 0;
-    run_threads(THREADS, impatient);
+    run_threads(THREADS, lock_with_interruptions);
     CHECK(guarded == ns_load(&expected, NS_RELAXED));
     CHECK(ns_load(&mutex.word, NS_RELAXED) == 0 && mutex.queue.head == NULL);
 
-    run_threads(THREADS, gate);
+    run_threads(THREADS, release_from_other_threads);
     CHECK(!ns_mutex_is_locked(&mutex) && mutex.queue.head == NULL);
-    test_newcomers();
-    check_steps();
-    check_slow_steps();
-    check_slowness();
-    test_heir_gives_up();
+    check_new_waiters_do_not_overtake_for_long();
+    check_order_of_service();
+    check_slow_lock_lets_waiters_sleep();
+    check_slowness_follows_the_holders();
+    check_heir_that_gives_up_wakes_the_next();
     CHECK(ns_mutex_try_lock(&mutex));
     run_threads(2, slow_then_fast);
 
     ns_store(&expected, ns_now() + 300 * MILLISECOND, NS_RELAXED);
-    run_threads(THREADS, greedy);
+    run_threads(THREADS, lock_all_the_time);
     for (int i = 0; i < THREADS; i++) {
         CHECK(turns[i] > 0);
     }
 
-    test_fork();
+    check_fork_keeps_lock_and_drops_waiters();
     puts("mutex: ok");
     return 0;
 }

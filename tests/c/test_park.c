@@ -1,4 +1,5 @@
-/* core/park.h: deadlines, wake-ups, and the queue's lock, which sleeps on it. */
+/* Tests core/waiting/park.h: deadlines and wake-ups. Also the lock of a queue, which sleeps by
+ * it. */
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -7,8 +8,8 @@
 
 #include "harness.h"
 
-/* The moment between a sleeper's look at the word and its sleep, made longer: without futexes only
- * the bucket's lock keeps a wake-up from being lost in it. */
+/* Lengthens the moment between a sleeper's check of the word and its sleep. Without futexes only
+ * the bucket's lock keeps a wake-up from being lost in that moment. */
 static _Atomic bool slow_to_sleep;
 #if !defined(NS_PARK_FUTEX)
 static int
@@ -51,7 +52,7 @@ hand_over_slowly(int i)
         while ((now = ns_load(&word, NS_ACQUIRE)) != turn) {
             ns_park(&word, now, NS_FOREVER);
         }
-        usleep(1000); /* while the other falls asleep */
+        usleep(1000); /* while the other thread falls asleep */
         ns_add(&word, 1, NS_RELEASE);
         ns_unpark(&word, 1);
     }
@@ -91,7 +92,7 @@ static _Atomic(pthread_t) sleeper;
 static _Atomic bool woken;
 static enum { PARK, MUTEX, EVENT, WAITGROUP, SEMAPHORE, WAYS } way;
 
-/* Each way to sleep tells of a signal. (Condition variables do not: their callers slice.) */
+/* Each way to sleep reports a signal. (Condition variables do not: their callers slice.) */
 static void
 sleep_until_interrupted(void)
 {
@@ -129,13 +130,13 @@ interrupt(int i)
         sleep_ms(1);
     }
     for (pthread_t target = sleeper; !ns_load(&woken, NS_ACQUIRE);) {
-        sleep_ms(5); /* one that comes before the sleep is lost */
+        sleep_ms(5); /* a signal that comes before the sleep is lost */
         pthread_kill(target, SIGUSR1);
     }
 }
 
 static void
-check_interrupts(void)
+check_signals_end_sleeps(void)
 {
 #if defined(NS_PARK_FUTEX)
     struct sigaction action = {.sa_handler = on_signal};
@@ -151,9 +152,9 @@ check_interrupts(void)
 #endif
 }
 
-/* A queue that was left by another process is empty, held there or not. */
+/* A queue that another process left is empty, whether its lock was held or not. */
 static void
-check_stale_queue(void)
+check_queue_of_another_process_is_empty(void)
 {
     for (int held = 0; held < 2; held++) {
         ns_waitq q = {0};
@@ -190,9 +191,9 @@ spin(int i)
 static _Atomic uint32_t words[256];
 static _Atomic bool stop;
 
-/* A process forks while others sleep and wake: the child finds nothing locked. */
+/* A process forks while other threads sleep and wake: the child finds nothing locked. */
 static void
-fork_under_fire(int i)
+fork_beside_wake_ups(int i)
 {
     if (i != 0) {
         for (unsigned n = 0; !ns_load(&stop, NS_RELAXED); n++) {
@@ -229,7 +230,7 @@ main(void)
         result = ns_park(&word, 0, start + 20 * MILLISECOND);
     } while (result == NS_PARK_WOKEN);
     CHECK(result == NS_PARK_TIMED_OUT && ns_now() - start >= 20 * MILLISECOND);
-    CHECK(ns_park(&word, 0, start) == NS_PARK_TIMED_OUT); /* long past */
+    CHECK(ns_park(&word, 0, start) == NS_PARK_TIMED_OUT); /* long ago */
 
     run_threads(2, ping_pong);
     CHECK(guarded == 4000);
@@ -245,10 +246,10 @@ main(void)
     CHECK(guarded == 15000);
 
     run_threads(4, spin);
-    check_nobody_spins();
-    check_stale_queue();
-    check_interrupts();
-    run_threads(3, fork_under_fire);
+    check_no_thread_spins();
+    check_queue_of_another_process_is_empty();
+    check_signals_end_sleeps();
+    run_threads(3, fork_beside_wake_ups);
     puts("park: ok");
     return 0;
 }

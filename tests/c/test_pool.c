@@ -1,11 +1,13 @@
-/* core/deque.h and core/pool.h: every item in one place, nothing lost, and ages and limits kept. */
+/* Tests core/deque.h and core/pool.h: every item is in one place, nothing is lost, and ages and
+ * limits hold.
+ */
 #include <sched.h>
 #include <string.h>
 
 #include "harness.h"
 
-/* at_load comes before each load of the deque and the pool, if set, and at_step before each load,
- * store and read-modify-write, so that others can come between two of them. */
+/* at_load, if set, is called before each load of the deque and the pool; at_step before each load,
+ * store and read-modify-write. So a test can let another thread come between two of them. */
 static _Thread_local void (*at_load)(void), (*at_step)(void);
 #define STEP (at_step != NULL ? at_step() : (void)0)
 #undef ns_load
@@ -25,7 +27,7 @@ static _Thread_local void (*at_load)(void), (*at_step)(void);
 #include "deque.h"
 #include "pool.h"
 
-/* Those who make a segment of places meet while they do, if wanted. */
+/* If makers_meet is set, threads that make a segment of places wait for each other there. */
 static pthread_barrier_t makers;
 static _Atomic bool makers_meet;
 
@@ -38,7 +40,7 @@ allocate(size_t alignment, size_t size)
     return aligned_alloc(alignment, size);
 }
 
-/* What is freed is in no list that the child of a fork would find. */
+/* No list that the child of a fork would find has something that is freed. */
 static ns_deque deque;
 
 static void
@@ -65,7 +67,7 @@ release(void *p)
 #endif
 #define ITEMS 400
 
-/* What is pooled. Its fields are plain: only who has the item may touch them. */
+/* What is pooled. Its fields are plain: only the thread that has the item may touch them. */
 typedef struct {
     int holder;
     long uses;
@@ -82,19 +84,19 @@ hold(item *it, int by)
 }
 
 static void
-let_go(item *it, int by)
+give_up(item *it, int by)
 {
     CHECK(it->holder == by + 1);
     it->holder = 0;
 }
 
-/* ---- the deque alone ---- */
+/* ---- The deque alone ---- */
 
 static _Atomic int64_t taken;
 static _Atomic bool done;
 
 static void
-check_deque_steps(void)
+check_deque_alone(void)
 {
     memset(&deque, 0, sizeof(deque));
     CHECK(ns_deque_pop(&deque) == NULL && ns_deque_steal(&deque, 0, 0) == NULL);
@@ -104,7 +106,7 @@ check_deque_steps(void)
     CHECK(ns_deque_count(&deque) == ITEMS);
     CHECK(ns_deque_pop(&deque) == &items[ITEMS - 1]); /* the newest */
     CHECK(ns_deque_steal(&deque, 0, 0) == &items[0]); /* the oldest */
-    for (int i = 1; i < 200; i++) { /* of the ages 0 and 1 */
+    for (int i = 1; i < 200; i++) { /* those with the stamps 0 and 1 */
         CHECK(ns_deque_steal(&deque, 3, 2) == &items[i]);
     }
     CHECK(ns_deque_steal(&deque, 3, 2) == NULL && ns_deque_steal(&deque, 1, 1) == NULL);
@@ -120,7 +122,7 @@ check_deque_steps(void)
     CHECK(ns_deque_push(&deque, &items[0], 0, 0) && ns_deque_count(&deque) == 1);
     CHECK(ns_deque_steal(&deque, 0, 0) == &items[0]);
 
-    /* Memory goes in steps, and only after two quiet moments. */
+    /* Memory is freed in steps, and only after two quiet moments. */
     size_t large = ns_deque_size(&deque);
     ns_ring *ring = deque.retired;
     ns_deque_trim(&deque, 1);
@@ -136,8 +138,8 @@ check_deque_steps(void)
     }
     CHECK(ns_deque_size(&deque) <= large && deque.retired == NULL);
 
-    /* Where nothing counts, bursts by turns with quiet do not pile up rings. */
-    int most = 0;
+    /* If nothing counts quiet moments, bursts with quiet between them do not pile up rings. */
+    int rings_before = 0;
     for (int lap = 0; lap < 20; lap++) {
         for (int i = 0; i < 20 * ITEMS; i++) {
             CHECK(ns_deque_push(&deque, &items[0], 0, 20));
@@ -151,10 +153,10 @@ check_deque_steps(void)
         for (ns_ring *each = deque.retired; each != NULL; each = each->older) {
             rings++;
         }
-        most = lap == 0 ? rings : most;
-        CHECK(rings <= most + 1);
+        rings_before = lap == 0 ? rings : rings_before;
+        CHECK(rings <= rings_before + 1);
     }
-    /* It stays as large as what is in it. */
+    /* A ring is as large as what is in it. */
     ns_deque_destroy(&deque);
     memset(&deque, 0, sizeof(deque));
     for (int i = 0; i < 20 * ITEMS; i++) {
@@ -168,11 +170,11 @@ check_deque_steps(void)
     memset(&deque, 0, sizeof(deque));
 }
 
-/* From the owner's push until whoever took it has let it go. */
+/* From the owner's push until the thread that took the item has given it up. */
 static _Atomic bool in_use[ITEMS];
 
-/* One owner, few items at a time, so that it meets the thieves at the last one; more now and then,
- * so that the ring grows while they read it. */
+/* One owner with few items at a time, so that it meets the thieves at the last one. Now and then it
+ * has more, so that the ring grows while they read it. */
 static void
 own_and_steal(int i)
 {
@@ -197,7 +199,7 @@ own_and_steal(int i)
             for (item *it; (it = ns_deque_pop(&deque)) != NULL;) {
                 hold(it, i);
                 ns_add(&taken, 1, NS_RELAXED);
-                let_go(it, i);
+                give_up(it, i);
                 ns_store(&in_use[it - items], false, NS_RELAXED);
             }
         }
@@ -209,7 +211,7 @@ own_and_steal(int i)
             if (it != NULL) {
                 hold(it, i);
                 ns_add(&taken, 1, NS_RELAXED);
-                let_go(it, i);
+                give_up(it, i);
                 ns_store(&in_use[it - items], false, NS_RELEASE);
             }
         }
@@ -228,7 +230,7 @@ see(void *number)
 }
 
 static void
-count_once(int i)
+pass_numbers(int i)
 {
     void *number;
     if (i == 0) {
@@ -254,15 +256,15 @@ count_once(int i)
     }
 }
 
-/* A thief that has read both ends finds a ring that is made only then, and finds it whole. The flag
- * orders nothing. */
+/* A thief has read both ends. The owner makes another ring only then, and the thief sees it whole.
+ * The flag orders nothing. */
 static _Atomic int stage;
 
 static void
-let_it_grow(void)
+wait_for_growth(void)
 {
     static int loads;
-    if (++loads == 3) { /* of the ring */
+    if (++loads == 3) { /* the load of the ring */
         at_load = NULL;
         ns_store(&stage, 1, NS_RELAXED);
         while (ns_load(&stage, NS_RELAXED) != 2) {
@@ -282,13 +284,13 @@ grow_under_thief(int i)
         ns_store(&stage, 2, NS_RELAXED);
     }
     else {
-        at_load = let_it_grow;
+        at_load = wait_for_growth;
         CHECK(ns_deque_steal(&deque, 0, 0) == &items[0]);
     }
 }
 
 static void
-check_growth_under_thief(void)
+check_thief_sees_new_ring_whole(void)
 {
     for (int i = 0; i < NS_DEQUE_SIZE; i++) {
         CHECK(ns_deque_push(&deque, &items[i], 0, 0));
@@ -302,11 +304,11 @@ check_growth_under_thief(void)
 }
 
 static void
-check_deque(void)
+check_deque_with_thieves(void)
 {
-    check_deque_steps();
-    check_growth_under_thief();
-    run_threads(2, count_once);
+    check_deque_alone();
+    check_thief_sees_new_ring_whole();
+    run_threads(2, pass_numbers);
     CHECK(taken == NUMBERS);
     ns_store(&done, false, NS_RELAXED);
     run_threads(3, own_and_steal);
@@ -314,15 +316,15 @@ check_deque(void)
     memset(items, 0, sizeof(items));
 }
 
-/* ---- the pool ---- */
+/* ---- The pool ---- */
 
 static ns_pool pool;
 
 static void
-make(int64_t most)
+make(int64_t max_items)
 {
     memset(&pool, 0, sizeof(pool));
-    CHECK(ns_pool_init(&pool, most));
+    CHECK(ns_pool_init(&pool, max_items));
 }
 
 static item *
@@ -355,7 +357,7 @@ put_one(int i)
 }
 
 static void
-check_steps(void)
+check_items_ages_and_rounds(void)
 {
     make(-1);
     CHECK(ns_pool_get(&pool) == NULL && ns_pool_extra_size(&pool) == 0);
@@ -365,14 +367,14 @@ check_steps(void)
     CHECK(ns_pool_count(&pool) == 5 && ns_pool_extra_size(&pool) > sizeof(ns_pool_shard));
     int visited = 0;
     CHECK(ns_pool_each(&pool, count_visit, &visited) == 7 && visited == 3);
-    visited = 3; /* and on */
+    visited = 3; /* so that it goes on to the end */
     CHECK(ns_pool_each(&pool, count_visit, &visited) == 0 && visited == 8);
     for (int i = 4; i >= 0; i--) { /* the newest first */
         CHECK(ns_pool_get(&pool) == &items[i]);
     }
     CHECK(ns_pool_get(&pool) == NULL);
 
-    /* What finished threads left is found by others. */
+    /* Other threads find what finished threads left. */
     run_threads(8, put_one);
     CHECK(ns_pool_count(&pool) == 8);
     for (int i = 0; i < 8; i++) {
@@ -383,7 +385,7 @@ check_steps(void)
     CHECK(ns_pool_get(&pool) == NULL);
     memset(items, 0, sizeof(items));
 
-    /* Ages: two collections in a row. */
+    /* An item is old after two collections in a row. */
     CHECK(ns_pool_put(&pool, &items[0]) == NULL && ns_pool_put(&pool, &items[1]) == NULL);
     CHECK(next_old() == NULL);
     ns_pool_collected(&pool);
@@ -398,7 +400,7 @@ check_steps(void)
     CHECK(ns_pool_put(&pool, &items[0]) == NULL && next_old() == NULL);
     CHECK(ns_pool_get(&pool) == &items[0]);
 
-    /* Now and then a put looks at the clock. */
+    /* A put is due for a look at the clock at intervals. */
     int due = 0;
     for (int i = 0; i < 4 * NS_POOL_ROUND; i++) {
         if (!ns_pool_put_fast(&pool, &items[0])) {
@@ -409,7 +411,7 @@ check_steps(void)
     }
     CHECK(due >= 3 && due <= 5);
 
-    /* And frees the rings that a collection or two ago were replaced. */
+    /* It then frees the rings that were replaced two collections ago. */
     for (int i = 0; i < 4 * NS_DEQUE_SIZE; i++) {
         CHECK(ns_pool_put_slow(&pool, &items[i]) == NULL);
     }
@@ -426,12 +428,12 @@ check_steps(void)
     ns_pool_destroy(&pool);
 }
 
-/* Whatever way an item is put, who steals it sees what was done with it. The flag orders
+/* Whichever path a put takes, a thief sees what was done with the item before. The flag orders
  * nothing. */
 static int way;
 
 static void
-hand_on(int i)
+put_or_steal(int i)
 {
     item *it = &items[1];
     if (i == 0) {
@@ -456,50 +458,50 @@ hand_on(int i)
 }
 
 static void
-check_handing_on(void)
+check_thief_sees_earlier_writes(void)
 {
     for (way = 0; way < 3; way++) {
         make(-1);
         ns_store(&stage, 0, NS_RELAXED);
-        run_threads(2, hand_on);
+        run_threads(2, put_or_steal);
         drain();
         ns_pool_destroy(&pool);
     }
 }
 
-/* A fork may come before each step: no shard is beyond those that others look at. */
+/* A fork may come before each step: no shard is beyond those that searches visit. */
 static void
-look_for_shards(void)
+check_no_shard_is_beyond_used(void)
 {
     at_load = NULL;
     ns_pool_place *first = atomic_load(&pool.segments[0]);
     for (uint32_t slot = 0; first != NULL && slot < NS_POOL_FIRST; slot++) {
         CHECK(atomic_load(&first[slot]) == NULL || slot < atomic_load(&pool.used));
     }
-    at_load = look_for_shards;
+    at_load = check_no_shard_is_beyond_used;
 }
 
 static void
-put_watched(int i)
+put_and_check(int i)
 {
-    at_load = look_for_shards;
+    at_load = check_no_shard_is_beyond_used;
     CHECK(ns_pool_put(&pool, &items[i]) == NULL);
     at_load = NULL;
 }
 
 static void
-check_new_shards(void)
+check_new_shards_are_in_reach(void)
 {
     make(-1);
-    run_threads(1, put_watched);
-    put_watched(1);
+    run_threads(1, put_and_check);
+    put_and_check(1);
     drain();
     ns_pool_destroy(&pool);
 }
 
 /* Two make the first segment at once: what both put is found. */
 static void
-check_makers(void)
+check_two_make_one_segment(void)
 {
     make(-1);
     pthread_barrier_init(&makers, NULL, 2);
@@ -511,12 +513,12 @@ check_makers(void)
     ns_pool_destroy(&pool);
 }
 
-/* A shard in the midst of others is found, and found whole. */
+/* A search finds a shard that lies amid others, and sees it whole. */
 static _Atomic uint32_t slot_of[3];
 static pthread_barrier_t known;
 
 static void
-come_late(int i)
+put_amid_others(int i)
 {
     int rank = 0;
     slot_of[i] = ns_slot();
@@ -542,22 +544,23 @@ come_late(int i)
 }
 
 static void
-check_late_shard(void)
+check_shard_amid_others_is_found(void)
 {
     make(-1);
     ns_store(&stage, 0, NS_RELAXED);
     pthread_barrier_init(&known, NULL, 3);
-    run_threads(3, come_late);
+    run_threads(3, put_amid_others);
     drain();
     ns_pool_destroy(&pool);
 }
 
-/* A walk has seen that an item is old, and takes the one that came into its place: it goes back. */
+/* A walk has seen that an item is old, and then takes one that replaced it: the walk puts that one
+ * back. */
 static void
 put_another(void)
 {
     static int loads;
-    if (++loads == 10) { /* of the item, after its age */
+    if (++loads == 10) { /* the load of the item, after that of its age */
         at_load = NULL;
         CHECK(ns_pool_get(&pool) == &items[0]);
         CHECK(ns_pool_put(&pool, &items[1]) == NULL);
@@ -565,7 +568,7 @@ put_another(void)
 }
 
 static void
-check_young(void)
+check_walk_puts_young_item_back(void)
 {
     make(-1);
     CHECK(ns_pool_put(&pool, &items[0]) == NULL);
@@ -578,13 +581,13 @@ check_young(void)
     ns_pool_destroy(&pool);
 }
 
-/* The owner of an item moves it while another thread looks for one: before its first load, its
- * second, and so on. It is found all the same; and the oldest of two first. */
+/* The owner moves an item while another thread searches: before the search's first load, its
+ * second, and so on. The search finds it each time. Of two items it finds the oldest first. */
 enum { OWNED = 1, MOVE, MOVED, STOLEN };
 static int loads_left;
 
 static void
-let_it_move(void)
+wait_for_move(void)
 {
     if (loads_left-- == 0) {
         at_load = NULL;
@@ -622,7 +625,7 @@ move_and_steal(int i)
         else {
             turn_of(OWNED, OWNED);
             loads_left = round;
-            at_load = let_it_move;
+            at_load = wait_for_move;
             CHECK(ns_pool_get(&pool) == &items[0]);
             at_load = NULL;
             ns_store(&stage, STOLEN, NS_RELAXED);
@@ -638,7 +641,7 @@ put_two(int i)
 }
 
 static void
-check_stealing(void)
+check_moving_item_is_stolen(void)
 {
     make(-1);
     ns_store(&stage, 0, NS_RELAXED);
@@ -667,7 +670,7 @@ put_then_get(int i)
 }
 
 static void
-check_limit(void)
+check_limit_refuses_puts(void)
 {
     make(0);
     CHECK(ns_pool_put(&pool, &items[0]) == &items[0] && ns_pool_count(&pool) == 0);
@@ -683,11 +686,11 @@ check_limit(void)
             drain();
         }
         else {
-            run_threads(3, get_one); /* who steals takes the reservation along */
+            run_threads(3, get_one); /* a thief takes the reservation too */
         }
         CHECK(ns_load(pool.reserved, NS_RELAXED) == 0);
     }
-    /* Reservations for items that are out are no hindrance. */
+    /* Reservations for items that are out do not get in the way. */
     run_threads(2, put_then_get);
     drain();
     for (int i = 0; i < 4; i++) {
@@ -700,13 +703,13 @@ check_limit(void)
 
 static _Atomic int put_too_many;
 
-/* Everybody gets, holds and puts, by one and in bursts; one thread lets time pass. What is let go,
- * it has; at the end everything is somewhere. */
+/* All threads get, hold and put, one item or a burst at a time. One thread lets time pass. A thread
+ * gives up only what it holds. At the end every item is somewhere. */
 static item *outside[THREADS][ITEMS];
 static int outside_count[THREADS];
 
 static void
-mix(int i)
+use_at_random(int i)
 {
     item **mine = outside[i];
     int count = 0;
@@ -718,11 +721,11 @@ mix(int i)
         for (int k = 0; k < burst && count > 0; k++) {
             item *it = mine[--count];
             hold(it, i);
-            let_go(it, i);
+            give_up(it, i);
             item *back = ns_pool_put(&pool, it);
             if (back != NULL) {
                 hold(back, i);
-                let_go(back, i);
+                give_up(back, i);
                 mine[count++] = back;
                 break;
             }
@@ -733,11 +736,11 @@ mix(int i)
                 break;
             }
             hold(it, i);
-            let_go(it, i);
+            give_up(it, i);
             mine[count++] = it;
         }
         if (pool.reserved != NULL) {
-            if (ns_pool_count(&pool) > pool.most + THREADS) {
+            if (ns_pool_count(&pool) > pool.max_items + THREADS) {
                 ns_add(&put_too_many, 1, NS_RELAXED);
             }
         }
@@ -746,7 +749,7 @@ mix(int i)
             ns_pool_walk walk = {0};
             for (item *it; (it = ns_pool_next(&pool, &walk, n % 70 == 0)) != NULL;) {
                 hold(it, i);
-                let_go(it, i);
+                give_up(it, i);
                 mine[count++] = it;
             }
         }
@@ -755,16 +758,16 @@ mix(int i)
 }
 
 static void
-check_mix(int64_t most)
+check_random_uses(int64_t max_items)
 {
     memset(items, 0, sizeof(items));
-    make(most);
-    run_threads(THREADS, mix);
+    make(max_items);
+    run_threads(THREADS, use_at_random);
     int total = 0;
     for (int i = 0; i < THREADS; i++) {
         total += outside_count[i];
         for (int k = 0; k < outside_count[i]; k++) {
-            hold(outside[i][k], i); /* each once */
+            hold(outside[i][k], i); /* each exactly once */
         }
     }
     total += (int)ns_pool_count(&pool);
@@ -774,7 +777,7 @@ check_mix(int64_t most)
         hold(it, THREADS);
     }
     CHECK(ns_pool_count(&pool) == 0);
-    /* What is still reserved, some shard has. */
+    /* Every remaining reservation belongs to some shard. */
     int64_t reserved = 0;
     for (uint32_t slot = 0; slot < ns_load(&pool.used, NS_RELAXED); slot++) {
         ns_pool_shard *s = ns_pool_find(&pool, slot);
@@ -784,7 +787,7 @@ check_mix(int64_t most)
     ns_pool_destroy(&pool);
 }
 
-/* ---- the list ---- */
+/* ---- The list ---- */
 
 static uint32_t
 count_listed(void)
@@ -798,7 +801,7 @@ count_listed(void)
 
 /* Each shard with an item is listed. */
 static void
-check_listed(void)
+check_items_are_in_listed_shards(void)
 {
     for (uint32_t slot = 0; slot < ns_load(&pool.used, NS_RELAXED); slot++) {
         ns_pool_shard *s = ns_pool_find(&pool, slot);
@@ -833,18 +836,18 @@ come_and_go(int many)
     pthread_barrier_destroy(&all_alive);
 }
 
-/* More threads than a segment has slots. Once they have gone, and their items, no search looks at
- * their shards, until the slots have new holders. */
+/* More threads than a segment has slots. Once they and their items are gone, no search visits their
+ * shards, until the slots have new holders. */
 static void
-check_many(void)
+check_shards_of_ended_threads_are_unlisted(void)
 {
     enum { MANY = 300 };
-    (void)ns_slot(); /* this thread's, which puts nothing */
+    (void)ns_slot(); /* this thread's own, which puts nothing */
     make(-1);
     for (int lap = 0; lap < 3; lap++) {
         come_and_go(MANY);
         CHECK(ns_pool_count(&pool) == MANY && count_listed() == MANY);
-        check_listed();
+        check_items_are_in_listed_shards();
         if (lap == 1) {
             drain();
         }
@@ -859,7 +862,7 @@ check_many(void)
     ns_pool_destroy(&pool);
 }
 
-/* A search takes the items aside of more living threads than it has candidates at a time. */
+/* A search takes shard->item of more living threads than it has room for candidates. */
 static pthread_barrier_t may_end;
 
 static void *
@@ -871,7 +874,7 @@ put_and_stay(void *argument)
 }
 
 static void
-check_many_living(void)
+check_search_of_many_living_shards(void)
 {
     enum { MANY = 40 };
     pthread_t threads[MANY];
@@ -895,23 +898,23 @@ check_many_living(void)
     ns_pool_destroy(&pool);
 }
 
-/* An item that its owner takes and puts back before each step of a search is in use, and left
- * alone. */
+/* The owner takes an item and puts it back before each step of a search. The item is in use, so the
+ * search leaves it alone. */
 enum { IDLE, USE, USED, FOUND };
 
 static void
-have_it_used(void)
+wait_for_use(void)
 {
     at_load = NULL;
     ns_store(&stage, USE, NS_RELEASE);
     while (ns_load(&stage, NS_ACQUIRE) != USED) {
         sched_yield();
     }
-    at_load = have_it_used;
+    at_load = wait_for_use;
 }
 
 static void
-use_or_look(int i)
+use_or_search(int i)
 {
     if (i == 0) {
         CHECK(ns_pool_put(&pool, &items[0]) == NULL);
@@ -924,7 +927,7 @@ use_or_look(int i)
     }
     else {
         turn_of(USED, USED);
-        at_load = have_it_used;
+        at_load = wait_for_use;
         CHECK(ns_pool_get(&pool) == NULL);
         at_load = NULL;
         ns_store(&stage, FOUND, NS_RELEASE);
@@ -932,16 +935,16 @@ use_or_look(int i)
 }
 
 static void
-check_items_in_use(void)
+check_item_in_use_is_left_alone(void)
 {
     make(-1);
     ns_store(&stage, IDLE, NS_RELAXED);
-    run_threads(2, use_or_look);
+    run_threads(2, use_or_search);
     ns_pool_destroy(&pool);
 }
 
 static void
-look_in_vain(int i)
+find_nothing(int i)
 {
     (void)i;
     CHECK(ns_pool_get(&pool) == NULL);
@@ -949,21 +952,53 @@ look_in_vain(int i)
 
 /* A living thread stays listed while its item is out. */
 static void
-check_the_living(void)
+check_living_thread_stays_listed(void)
 {
     make(-1);
     put_one(0);
     CHECK(ns_pool_get(&pool) == &items[0]);
-    run_threads(1, look_in_vain);
+    run_threads(1, find_nothing);
     CHECK(count_listed() == 1 && ns_pool_put_fast(&pool, &items[0]));
     run_threads(1, get_one);
     CHECK(ns_pool_count(&pool) == 0);
     ns_pool_destroy(&pool);
 }
 
+/* Living threads keep their reservations while their items are out. If the limit is reached, a put
+ * takes one of those. */
+static void
+check_put_takes_reservation_of_item_that_is_out(void)
+{
+    enum { MANY = 3 };
+    pthread_t threads[MANY];
+    make(MANY);
+    takes_back = true;
+    pthread_barrier_init(&all_alive, NULL, MANY + 1);
+    pthread_barrier_init(&may_end, NULL, MANY + 1);
+    for (int i = 0; i < MANY; i++) {
+        CHECK(pthread_create(&threads[i], NULL, put_and_stay, &items[i]) == 0);
+    }
+    pthread_barrier_wait(&all_alive);
+    takes_back = false;
+    CHECK(ns_pool_count(&pool) == 0 && ns_load(pool.reserved, NS_RELAXED) == MANY);
+    for (int i = 0; i < MANY; i++) {
+        CHECK(ns_pool_put(&pool, &items[i]) == NULL);
+    }
+    CHECK(ns_pool_put(&pool, &items[MANY]) == &items[MANY]);
+    CHECK(ns_load(pool.reserved, NS_RELAXED) == MANY);
+    pthread_barrier_wait(&may_end);
+    for (int i = 0; i < MANY; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    pthread_barrier_destroy(&all_alive);
+    pthread_barrier_destroy(&may_end);
+    drain();
+    ns_pool_destroy(&pool);
+}
+
 /* Reservations of threads that ended with their items out are given back. */
 static void
-check_reservations_of_the_dead(void)
+check_ended_threads_return_reservations(void)
 {
     make(40);
     takes_back = true;
@@ -979,10 +1014,10 @@ check_reservations_of_the_dead(void)
     ns_pool_destroy(&pool);
 }
 
-/* A thread that looks for items takes the shard of a thread that has ended off the list. It stops
- * before one of its steps, and a new holder of the slot begins to put an item there. That one stops
- * before one of its steps, until the first has finished. Whatever these steps are: the item is
- * found, and those that the new holder puts after that, and those of the holder after it. */
+/* A search unlists the shard of a thread that has ended. It stops before one of its steps, and a
+ * new holder of the slot begins to put an item there. The new holder stops before one of its steps
+ * too, until the search has finished. Whichever these steps are: the item is found, and so are
+ * those that the new holder puts later, and those of the next holder. */
 enum { BEGIN, SEARCHING, LISTED_HALF, SEARCHED, ALL_DONE };
 static int search_stops_at, owner_stops_at, steps;
 static bool search_stopped, owner_stopped;
@@ -1031,11 +1066,11 @@ put_as_new_holder(void *unused)
         ns_store(&stage, LISTED_HALF, NS_RELEASE);
         wait_for_stage(SEARCHED);
     }
-    check_listed();
+    check_items_are_in_listed_shards();
     taken += ns_pool_get(&pool) != NULL;
     CHECK(taken == 1);
-    CHECK(ns_pool_put(&pool, &items[1]) == NULL); /* the short way, if the shard is listed */
-    check_listed();
+    CHECK(ns_pool_put(&pool, &items[1]) == NULL); /* by the fast path, if the shard is listed */
+    check_items_are_in_listed_shards();
     ns_store(&stage, ALL_DONE, NS_RELEASE);
     return unused;
 }
@@ -1062,17 +1097,17 @@ search_and_unlist(void)
     pthread_join(owner, NULL);
 }
 
-/* `flags`: how the shard was left by the holder before, by another search that gave up, or by a
- * fork. */
+/* `flags`: what the previous holder, or another search that gave up, or a fork left in the
+ * shard. */
 static void
-check_unlisting(uint32_t flags)
+check_unlisting_beside_new_holder(uint32_t flags)
 {
     search_stopped = true;
     for (search_stops_at = 0; search_stopped; search_stops_at++) {
         owner_stopped = true;
         for (owner_stops_at = 0; owner_stopped; owner_stops_at++) {
             make(-1);
-            run_threads(1, put_two); /* the holder before */
+            run_threads(1, put_two); /* the previous holder */
             CHECK(ns_pool_get(&pool) != NULL && ns_pool_get(&pool) != NULL);
             ns_store(&ns_pool_find(&pool, next_listed(&pool, 0, 64))->flags, flags, NS_RELAXED);
             taken = 0;
@@ -1100,9 +1135,9 @@ put_one_too_many(void *unused)
     return unused;
 }
 
-/* An item that lies idle is found though its owner puts another meanwhile, which is refused. */
+/* A search finds an idle item even if its owner puts another meanwhile, which is refused. */
 static void
-check_search_amid_refused_puts(void)
+check_idle_item_is_found_amid_refused_puts(void)
 {
     search_stopped = true;
     for (search_stops_at = 0; search_stopped; search_stops_at++) {
@@ -1135,8 +1170,8 @@ put_and_end(void *argument)
     return NULL;
 }
 
-/* The same, but the new holder comes and has ended before the search goes on: one that leaves its
- * item aside, and one that leaves it in its deque. */
+/* The same, but the new holder comes and ends before the search goes on. It leaves its item in
+ * shard->item, or in its deque. */
 static void *
 put_two_and_take_one(void *argument)
 {
@@ -1145,7 +1180,7 @@ put_two_and_take_one(void *argument)
     return NULL;
 }
 
-static bool leaves_it_aside;
+static bool visitor_leaves_item;
 
 static void
 let_one_come_and_go(void)
@@ -1156,14 +1191,14 @@ let_one_come_and_go(void)
         search_stopped = true;
         CHECK(pthread_create(&visitor,
                              NULL,
-                             leaves_it_aside ? put_and_end : put_two_and_take_one,
-                             leaves_it_aside ? &items[0] : &items[1]) == 0);
+                             visitor_leaves_item ? put_and_end : put_two_and_take_one,
+                             visitor_leaves_item ? &items[0] : &items[1]) == 0);
         pthread_join(visitor, NULL);
     }
 }
 
 static void
-check_unlisting_amid_a_visit(void)
+check_unlisting_beside_ended_holder(void)
 {
     search_stopped = true;
     for (search_stops_at = 0; search_stopped; search_stops_at++) {
@@ -1175,17 +1210,17 @@ check_unlisting_amid_a_visit(void)
         at_step = let_one_come_and_go;
         item *it = ns_pool_get(&pool);
         at_step = NULL;
-        check_listed();
+        check_items_are_in_listed_shards();
         CHECK(!search_stopped || it == &items[0] || ns_pool_get(&pool) == &items[0]);
         CHECK(ns_pool_get(&pool) == NULL && count_listed() == 0);
         ns_pool_destroy(&pool);
     }
 }
 
-/* Threads that come and go, each of which puts an item, and threads that look for them: none is
- * overlooked. */
+/* Some threads come, put an item each, and end; others search for the items. They find every
+ * one. */
 static void
-visit_or_look(int i)
+put_or_search(int i)
 {
     if (i < 2) {
         for (int n = 0; n < ROUNDS / 100; n++) {
@@ -1207,13 +1242,13 @@ visit_or_look(int i)
 }
 
 static void
-check_visitors(void)
+check_items_of_visitors_are_found(void)
 {
     make(-1);
     taken = 0;
-    run_threads(4, visit_or_look);
+    run_threads(4, put_or_search);
     CHECK(outside_count[2] + outside_count[3] == ROUNDS / 100 * 4);
-    check_listed();
+    check_items_are_in_listed_shards();
     CHECK(ns_pool_get(&pool) == NULL && count_listed() == 0);
     ns_pool_destroy(&pool);
 }
@@ -1222,35 +1257,36 @@ int
 main(void)
 {
     init_core();
-    check_deque();
-    check_steps();
-    check_handing_on();
-    check_new_shards();
-    check_makers();
-    check_late_shard();
-    check_young();
-    check_stealing();
-    check_limit();
-    check_mix(-1);
-    check_mix(50);
-    check_mix(3);
+    check_deque_with_thieves();
+    check_items_ages_and_rounds();
+    check_thief_sees_earlier_writes();
+    check_new_shards_are_in_reach();
+    check_two_make_one_segment();
+    check_shard_amid_others_is_found();
+    check_walk_puts_young_item_back();
+    check_moving_item_is_stolen();
+    check_limit_refuses_puts();
+    check_random_uses(-1);
+    check_random_uses(50);
+    check_random_uses(3);
     printf("over the limit by more than one a thread: %d times\n", (int)put_too_many);
     memset(items, 0, sizeof(items));
-    check_many();
-    check_many_living();
-    check_items_in_use();
-    check_the_living();
-    check_reservations_of_the_dead();
-    check_unlisting(NS_POOL_READY);
-    check_unlisting(0);
-    check_unlisting(NS_POOL_RESERVED | NS_POOL_LISTING);
-    check_search_amid_refused_puts();
+    check_shards_of_ended_threads_are_unlisted();
+    check_search_of_many_living_shards();
+    check_item_in_use_is_left_alone();
+    check_living_thread_stays_listed();
+    check_put_takes_reservation_of_item_that_is_out();
+    check_ended_threads_return_reservations();
+    check_unlisting_beside_new_holder(NS_POOL_READY);
+    check_unlisting_beside_new_holder(0);
+    check_unlisting_beside_new_holder(NS_POOL_RESERVED | NS_POOL_LISTING);
+    check_idle_item_is_found_amid_refused_puts();
     printf("unlisting and listing: %d interleavings\n", steps);
-    leaves_it_aside = true;
-    check_unlisting_amid_a_visit();
-    leaves_it_aside = false;
-    check_unlisting_amid_a_visit();
-    check_visitors();
+    visitor_leaves_item = true;
+    check_unlisting_beside_ended_holder();
+    visitor_leaves_item = false;
+    check_unlisting_beside_ended_holder();
+    check_items_of_visitors_are_found();
     puts("pool: ok");
     return 0;
 }

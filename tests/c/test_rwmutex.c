@@ -1,7 +1,9 @@
-/* core/rwmutex.h: no writer beside anybody, in all its regimes; and counts that stay right. */
+/* Tests core/rwmutex.h: a writer is never inside with anyone else, whichever way readers are
+ * counted, and the counts stay right.
+ */
 #include "harness.h"
 
-/* Comes before each load of rwmutex.c, if set: see `check_search`. */
+/* If set, called before each load of rwmutex.c. See check_moving_hold_is_found. */
 static _Thread_local void (*at_load)(const void *);
 #undef ns_load
 #define ns_load(p, order)                                    \
@@ -19,7 +21,7 @@ static _Thread_local void (*at_load)(const void *);
 #endif
 
 static ns_rwmutex rw;
-static long data[2]; /* plain: written under the write lock, read under the read lock */
+static long data[2]; /* plain fields: written under the write lock, read under the read lock */
 static _Atomic int readers, writers, stop;
 static _Atomic long reads, writes;
 
@@ -31,14 +33,14 @@ make(void)
     ns_rwmutex_init(&rw);
 }
 
-/* The next readers that meet use cells. */
+/* Makes the next readers that meet use cells. */
 static void
 spread_soon(void)
 {
     ns_store(&rw.base_meetings, UINT32_MAX - 2, NS_RELAXED);
 }
 
-/* Readers use cells, and the calling thread has one. */
+/* A lock whose readers use cells, of which the calling thread has one. */
 static void
 make_spread(void)
 {
@@ -48,7 +50,7 @@ make_spread(void)
     CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_read_unlock(&rw));
 }
 
-/* The word of the calling thread's cell, if readers use cells. */
+/* The word of the calling thread's cell; 0 if readers use no cells. */
 static uint64_t
 my_word(void)
 {
@@ -100,9 +102,9 @@ write_data(void)
     ns_add(&writes, 1, NS_RELAXED);
 }
 
-/* All kinds of calls, some impatient, some stepping aside, some downgrading. */
+/* All kinds of calls: some with a short deadline, some that give way, some that downgrade. */
 static void
-mix(int i)
+use_at_random(int i)
 {
     for (int n = 0; n < ROUNDS; n++) {
         int64_t deadline = n % 5 == 0 ? ns_now() + 20000 : NS_FOREVER;
@@ -125,9 +127,9 @@ mix(int i)
     }
 }
 
-/* Readers overlap without pause, writers follow each other: both get on. */
+/* Readers overlap without a pause, and writers follow each other. Both make progress. */
 static void
-crowd(int i)
+read_and_write_without_pause(int i)
 {
     while (!ns_load(&stop, NS_RELAXED)) {
         if (i == 0) {
@@ -149,9 +151,9 @@ crowd(int i)
 
 static pthread_barrier_t step;
 
-/* A hold that one thread takes and another gives back. */
+/* One thread takes a hold and another gives it back. */
 static void
-pass_on(int i)
+release_for_another(int i)
 {
     for (int n = 0; n < 500; n++) {
         if (i == 0) {
@@ -174,7 +176,7 @@ pass_on(int i)
 }
 
 static void
-check_misuse(void)
+check_wrong_releases_are_refused(void)
 {
     make();
     CHECK(!ns_rwmutex_read_unlock(&rw) && !ns_rwmutex_write_unlock(&rw) &&
@@ -197,9 +199,9 @@ check_misuse(void)
     CHECK(!ns_rwmutex_is_read_locked(&rw) && !ns_rwmutex_read_unlock(&rw));
 }
 
-/* A writer that waited may leave by the fast path: what was counted for it is stale then. */
+/* A writer that waited may release by the fast path. What was counted for it is stale then. */
 static void
-check_fast_after_slow(void)
+check_fast_release_of_a_served_writer(void)
 {
     make();
     CHECK(ns_rwmutex_try_read(&rw));
@@ -217,7 +219,7 @@ check_fast_after_slow(void)
 }
 
 static void
-check_downgrade(void)
+check_downgrade_admits_readers(void)
 {
     make();
     CHECK(ns_rwmutex_try_write(&rw) && ns_rwmutex_downgrade(&rw));
@@ -228,7 +230,7 @@ check_downgrade(void)
     CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_try_write(&rw));
 
     ns_waiter reader = {0},
-              writer = {0}; /* the readers in line come with it, before the next writer */
+              writer = {0}; /* a downgrade lets in the waiting readers, before the next writer */
     CHECK(!ns_rwmutex_write_steps.enter(&rw, &writer) &&
           !ns_rwmutex_read_steps.enter(&rw, &reader));
     CHECK(ns_rwmutex_downgrade(&rw) && ns_is_granted(&reader) && !ns_is_granted(&writer));
@@ -246,9 +248,9 @@ check_downgrade(void)
 static const struct ns_wait_steps *const read_steps = &ns_rwmutex_read_steps,
                                          *const write_steps = &ns_rwmutex_write_steps;
 
-/* Who is served when, step by step; no thread is needed to see it. */
+/* The order in which waiters are served, step by step, in a single thread. */
 static void
-check_phases(void)
+check_order_of_service(void)
 {
     ns_waiter reader[2] = {{0}}, writer[2] = {{0}};
     make();
@@ -261,16 +263,18 @@ check_phases(void)
     CHECK(!ns_rwmutex_try_read(&rw));
     reader[0] = (ns_waiter){0};
     CHECK(!read_steps->enter(&rw, &reader[0]));
-    CHECK(!write_steps->leave(&rw, &writer[0])); /* keeps others out while handlers run */
+    /* the writer keeps others out while its handlers run */
+    CHECK(!write_steps->leave(&rw, &writer[0]));
     CHECK(!ns_is_granted(&reader[0]) && !ns_rwmutex_try_read(&rw));
-    write_steps->give_way(&rw, &writer[0]); /* unless one uses the lock */
+    write_steps->give_way(&rw, &writer[0]); /* unless a handler uses the lock */
     CHECK(ns_is_granted(&reader[0]) && ns_rwmutex_read_unlock(&rw));
     CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_read_unlock(&rw));
     write_steps->rejoin(&rw, &writer[0]);
     CHECK(!ns_rwmutex_try_read(&rw));
     reader[0] = reader[1] = (ns_waiter){0};
     CHECK(!read_steps->enter(&rw, &reader[0]) && !read_steps->enter(&rw, &reader[1]));
-    CHECK(!write_steps->cancel(&rw, &writer[0])); /* nor when it gives up */
+    /* nor does it keep them out after it has given up */
+    CHECK(!write_steps->cancel(&rw, &writer[0]));
     CHECK(ns_is_granted(&reader[0]) && ns_is_granted(&reader[1]));
     for (int i = 0; i < 4; i++) {
         CHECK(!ns_rwmutex_try_write(&rw) && ns_rwmutex_read_unlock(&rw));
@@ -289,15 +293,16 @@ check_phases(void)
     CHECK(!read_steps->enter(&rw, &reader[0]) && !read_steps->leave(&rw, &reader[0]));
     read_steps->give_way(&rw, &reader[0]);
     CHECK(ns_rwmutex_write_unlock(&rw) && !ns_is_granted(&reader[0]));
-    read_steps->rejoin(&rw, &reader[0]); /* it came free while the reader was away */
+    read_steps->rejoin(&rw, &reader[0]); /* the lock came free while the reader was away */
     CHECK(read_steps->cancel(&rw, &reader[0]) && ns_rwmutex_is_read_locked(&rw));
     read_steps->undo(&rw, &reader[0]);
     CHECK(ns_rwmutex_try_write(&rw) && ns_rwmutex_write_unlock(&rw));
 }
 
-/* What a handler's thread was granted goes back for the handler, and the place is kept. */
+/* A waiter whose thread runs a handler gives back what it was granted, for the handler, and keeps
+ * its place. */
 static void
-check_give_way(void)
+check_handler_gets_the_lock(void)
 {
     ns_waiter reader[2] = {{0}}, writer[3] = {{0}};
     make();
@@ -307,7 +312,7 @@ check_give_way(void)
     CHECK(ns_rwmutex_write_unlock(&rw) && ns_is_granted(&reader[0]));
     CHECK(ns_rwmutex_read_unlock(&rw) && ns_is_granted(&writer[0]));
     CHECK(!read_steps->enter(&rw, &reader[1]));
-    write_steps->rejoin(&rw, &writer[0]); /* served while its handlers ran: nothing to do */
+    write_steps->rejoin(&rw, &writer[0]); /* served while its handlers ran: nothing is left to do */
     CHECK(ns_is_granted(&writer[0]) && !ns_waitq_has(&writer[0].place));
 
     write_steps->give_way(&rw, &writer[0]);
@@ -320,7 +325,7 @@ check_give_way(void)
     reader[1] = (ns_waiter){0};
     CHECK(!read_steps->enter(&rw, &reader[1]));
     write_steps->give_way(&rw, &writer[0]);
-    write_steps->rejoin(&rw, &writer[0]); /* before those behind it */
+    write_steps->rejoin(&rw, &writer[0]); /* gets its place back, before those behind it */
     CHECK(ns_is_granted(&reader[1]) && ns_rwmutex_read_unlock(&rw));
     CHECK(ns_is_granted(&writer[0]) && !ns_is_granted(&writer[2]));
 
@@ -335,9 +340,10 @@ check_give_way(void)
     CHECK(ns_rwmutex_try_write(&rw) && ns_rwmutex_write_unlock(&rw));
 }
 
-/* In the child holds are still held, those who waited are gone, and who comes back waits again. */
+/* In the child of a fork holds are still held, the waiters are gone, and one that comes back waits
+ * again. */
 static void
-check_fork(void)
+check_fork_keeps_holds_and_drops_waiters(void)
 {
     ns_waiter gone[2] = {{0}}, reader = {0}, writer = {0};
     make();
@@ -365,7 +371,8 @@ check_fork(void)
     CHECK(!ns_is_granted(&gone[0]) && !ns_is_granted(&gone[1]));
     CHECK(ns_rwmutex_write_unlock(&rw) && !ns_rwmutex_is_read_locked(&rw));
 
-    CHECK(ns_rwmutex_try_write(&rw)); /* as a downgrade leaves it that a fork cuts short */
+    /* the state that a fork leaves if it cuts a downgrade short */
+    CHECK(ns_rwmutex_try_write(&rw));
     rw.granted++;
     rw.downgraded++;
     pretend_to_fork();
@@ -373,7 +380,7 @@ check_fork(void)
     CHECK(ns_rwmutex_write_unlock(&rw) && !ns_rwmutex_write_unlock(&rw));
     CHECK(!ns_rwmutex_read_unlock(&rw));
 
-    for (int i = 0; i < 2; i++) { /* a reset forgets holds of either side, and marks */
+    for (int i = 0; i < 2; i++) { /* a reset forgets all holds, also downgraded ones */
         CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw));
         ns_rwmutex_reset(&rw);
         CHECK(ns_rwmutex_try_write(&rw) && ns_rwmutex_downgrade(&rw) && ns_rwmutex_try_read(&rw));
@@ -386,7 +393,7 @@ check_fork(void)
 
 /* Two readers meet, and so make the table, while a third is away from its place in line. */
 static void
-check_spread_while_away(void)
+check_readers_meet_while_one_is_away(void)
 {
     ns_waiter reader = {0};
     make();
@@ -408,9 +415,9 @@ check_spread_while_away(void)
 
 static _Atomic int turn;
 
-/* Two readers relieve each other, so that one holds it at any time, and a third thread looks on. */
+/* Two readers take turns, so that one holds the lock at any time. A third thread checks that. */
 static void
-relieve(int i)
+take_turns(int i)
 {
     if (i == 2) {
         for (int64_t end = ns_now() + 200 * MILLISECOND; ns_now() < end;) {
@@ -429,9 +436,9 @@ relieve(int i)
     }
 }
 
-/* A third thread gives back the holds of two, one by one. */
+/* A third thread gives back the holds of two others, one by one. */
 static void
-give_back(int i)
+release_for_two(int i)
 {
     if (i != 2) {
         CHECK(lock_read(NS_FOREVER, 0));
@@ -446,7 +453,8 @@ give_back(int i)
     pthread_barrier_wait(&step);
 }
 
-/* What came before a release is seen after the next acquire, also where one is by the slow path. */
+/* What came before a release is seen after the next acquire, even if one of them takes the slow
+ * path. */
 static void
 await_free(void)
 {
@@ -481,7 +489,8 @@ fast_then_slow(int i)
     write_data();
 }
 
-/* A writer that closes a cell sees what its reader did, who left by the fast path. */
+/* A reader leaves its cell by the fast path. A writer that closes the cell sees what the reader
+ * did. */
 static void
 cell_then_slow(int i)
 {
@@ -490,7 +499,7 @@ cell_then_slow(int i)
         CHECK(my_word() == NS_RW_CELL_OPEN && ns_rwmutex_try_read(&rw));
         CHECK(data[0] == data[1]);
         CHECK(ns_rwmutex_read_unlock(&rw));
-        ns_store(&turn, 1, NS_RELAXED); /* not a handshake */
+        ns_store(&turn, 1, NS_RELAXED); /* orders nothing */
         return;
     }
     while (ns_load(&turn, NS_RELAXED) == 0) {
@@ -500,14 +509,14 @@ cell_then_slow(int i)
     write_data();
 }
 
-/* A reader that finds another in the base sees what the writer before both did. */
+/* A reader that finds another one in the base sees what the writer before both did. */
 static void
 second_reader(int i)
 {
     if (i == 0) {
         data[0]++;
         CHECK(ns_rwmutex_write_unlock(&rw));
-        ns_store(&turn, 1, NS_RELAXED); /* not a handshake */
+        ns_store(&turn, 1, NS_RELAXED); /* orders nothing */
         return;
     }
     while (ns_load(&turn, NS_RELAXED) != i) {
@@ -520,7 +529,7 @@ second_reader(int i)
     }
 }
 
-/* A waiter that is served at once takes over from a fast release. */
+/* A waiter that is served at once sees what came before a release by the fast path. */
 static void
 fast_then_enter(int i)
 {
@@ -535,12 +544,14 @@ fast_then_enter(int i)
     write_data();
 }
 
-/* A reader that comes by the slow path opens the cells of other threads, too: what a writer left
- * must be seen through those. In this order, which nothing but relaxed words gives. */
+/* A reader that comes by the slow path also opens the cells of other threads. Those must see
+ * through them what a writer left. The threads run in a fixed order, which only relaxed words
+ * give. */
 static void
 open_for_others(int i)
 {
-    for (int k = 0; k < 3; k++) { /* slots in order, the one that opens has the last but one */
+    /* slots in this order; the thread that opens has the last but one */
+    for (int k = 0; k < 3; k++) {
         if (k == i) {
             ns_slot();
             ns_add(&turn, 1, NS_RELAXED);
@@ -549,7 +560,7 @@ open_for_others(int i)
             ns_pause();
         }
     }
-    static const int nth[] = {2, 1, 0}; /* slot order: who reads last, who opens, who writes */
+    static const int nth[] = {2, 1, 0}; /* by slot: who reads last, who opens, who writes */
     while (ns_load(&turn, NS_RELAXED) != 3 + nth[i]) {
         ns_pause();
     }
@@ -567,9 +578,9 @@ open_for_others(int i)
     ns_add(&turn, 1, NS_RELAXED);
 }
 
-/* All meet for the first time, and so each makes a table: one is kept. */
+/* All threads meet for the first time, so each makes a table. One table is kept. */
 static void
-meet(int i)
+make_tables_together(int i)
 {
     for (int n = 0; n < 200; n++) {
         if (i == 0) {
@@ -590,9 +601,10 @@ meet(int i)
     }
 }
 
-/* Holds move from cell to cell, and at each moment there is one: whoever releases must find it. */
+/* Holds move from cell to cell, and at each moment there is one: each thread that releases must
+ * find one. */
 static void
-shuffle(int i)
+move_holds(int i)
 {
     for (int n = 0; n < ROUNDS; n++) {
         if (i != 2) {
@@ -605,8 +617,8 @@ shuffle(int i)
     }
 }
 
-/* The only hold is always in the cell that the search comes to next, and moves to the other one
- * just before it is looked at; by the fast paths, as long as the cells are open. */
+/* The only hold is always in the cell that the search visits next. It moves to the other cell just
+ * before that visit, by the fast paths, as long as the cells are open. */
 static void
 move_hold(const void *word)
 {
@@ -630,13 +642,13 @@ read_once(int i)
     CHECK(ns_rwmutex_try_read(&rw));
 }
 
-/* Whoever gives back the hold of another thread finds it, wherever it moves. */
+/* A thread that gives back another's hold finds it, wherever it moves. */
 static void
-check_search(void)
+check_moving_hold_is_found(void)
 {
     CHECK(ns_slot() == 0);
     make_spread();
-    run_threads(1, read_once); /* in the second one */
+    run_threads(1, read_once); /* its hold is in the second cell */
     CHECK(ns_load(&ns_cells_at(ns_load(&rw.cells, NS_ACQUIRE), 1)->word, NS_RELAXED) ==
           (NS_RW_CELL_UNIT | NS_RW_CELL_OPEN));
     at_load = move_hold;
@@ -645,7 +657,7 @@ check_search(void)
     CHECK(!ns_rwmutex_is_read_locked(&rw) && !ns_rwmutex_read_unlock(&rw));
 }
 
-/* A hold that was granted to a waiter is given back by the slow path, too. */
+/* A hold that was granted to a waiter can also be given back by the slow path. */
 static ns_waiter granted_reader;
 
 static void
@@ -661,7 +673,7 @@ granted_then_fast(int i)
     write_data();
 }
 
-/* Each reader gets a line of its own. They hold it together, so that they meet. */
+/* Each reader gets a line of its own. The readers hold the lock together, so that they meet. */
 enum { READERS = 10 };
 static ns_cell *cell_of[READERS];
 
@@ -669,7 +681,7 @@ static void
 get_own_cells(int i)
 {
     ns_slot();
-    pthread_barrier_wait(&step); /* all have slots of their own */
+    pthread_barrier_wait(&step); /* each now has its own slot */
     for (int n = 0; n < 8 * NS_CELL_MEETINGS; n++) {
         CHECK(lock_read(NS_FOREVER, 0));
         pthread_barrier_wait(&step);
@@ -686,9 +698,9 @@ get_own_cells(int i)
     }
 }
 
-/* A writer closes the cells once; until readers met often enough, all find the base. */
+/* A writer closes the cells once. Until readers have met often enough, all of them use the base. */
 static void
-check_one_word_after_a_writer(void)
+check_readers_use_base_after_a_writer(void)
 {
     make_spread();
     CHECK(rw.spread != NULL && rw.base == 0);
@@ -697,20 +709,20 @@ check_one_word_after_a_writer(void)
     CHECK(ns_rwmutex_write_unlock(&rw) && rw.base == NS_RW_OPEN);
     CHECK(ns_rwmutex_try_write_fast(&rw) && ns_rwmutex_write_unlock(&rw));
     CHECK(rw.last_closed == 1 && rw.base_meetings == 0);
-    for (int n = 1; n < NS_RW_PATIENCE; n++) {
+    for (int n = 1; n < NS_RW_REOPEN_MEETINGS; n++) {
         CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw) && rw.spread == NULL);
         CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_read_unlock(&rw));
         CHECK(ns_rwmutex_try_write_fast(&rw) && ns_rwmutex_write_unlock(&rw));
     }
     CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw) && rw.spread != NULL);
-    CHECK(!ns_rwmutex_try_write(&rw) && rw.spread != NULL); /* it did not get in */
+    CHECK(!ns_rwmutex_try_write(&rw) && rw.spread != NULL); /* the writer did not get in */
     CHECK(ns_rwmutex_read_unlock(&rw) && !ns_rwmutex_try_write(&rw)); /* one hold is in the base */
     CHECK(ns_rwmutex_read_unlock(&rw) && !ns_rwmutex_read_unlock(&rw));
 }
 
 /* Readers that meet on one word take and leave it without the queue's lock. */
 static void
-check_readers_on_one_word(void)
+check_readers_on_one_word_need_no_queue(void)
 {
     if (NS_CELL_MEETINGS < 8) {
         return;
@@ -729,9 +741,9 @@ check_readers_on_one_word(void)
     CHECK(ns_rwmutex_write_unlock(&rw));
 }
 
-/* A hold is given back where it was taken, though the thread has another cell since. */
+/* A thread gives a hold back where it took it, even if it has another cell since. */
 static void
-check_leave_old_cell(void)
+check_hold_in_an_old_table_is_released(void)
 {
     if (ns_slots_mask < 7) {
         return;
@@ -745,7 +757,8 @@ check_leave_old_cell(void)
     ns_cells_free_offer(&offer);
     ns_store(&rw.spread, rw.cells, NS_RELEASE);
     CHECK(ns_load(&cell->word, NS_RELAXED) >= NS_RW_CELL_UNIT);
-    /* As if its own place had become the empty one: the hold is in the cell of the old table. */
+    /* Now it is as if its own place were the empty one: the hold is in the cell of the old
+     * table. */
     ns_store(&rw.cells->at[0], NULL, NS_RELAXED);
     ns_lock_take(&rw.queue.lock);
     CHECK(ns_rwmutex_read_unlock(&rw) && ns_load(&cell->word, NS_RELAXED) == NS_RW_CELL_OPEN);
@@ -770,9 +783,9 @@ check_reset_forgets_cells(void)
     CHECK(ns_rwmutex_try_write(&rw) && ns_rwmutex_write_unlock(&rw));
 }
 
-/* A fork can come between any two steps by which cells come into use and go out of it. */
+/* A fork can come between any two of the steps that open and close the cells. */
 static void
-check_fork_amid_change(void)
+check_fork_amid_opening_and_closing(void)
 {
     make_spread();
     CHECK(ns_rwmutex_try_read(&rw));
@@ -782,7 +795,7 @@ check_fork_amid_change(void)
     CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_try_write(&rw));
 
     ns_store(
-        &rw.spread, rw.cells, NS_RELAXED); /* the writer is in, and has not put them out of use */
+        &rw.spread, rw.cells, NS_RELAXED); /* the writer is in, and has not closed the cells yet */
     pretend_to_fork();
     CHECK(!ns_rwmutex_try_read(&rw) && ns_rwmutex_is_write_locked(&rw) && rw.spread == NULL);
     CHECK(ns_rwmutex_write_unlock(&rw) && ns_rwmutex_try_read(&rw));
@@ -808,19 +821,19 @@ main(void)
 {
     setenv("NOGIL_SYNC_CPU_COUNT", "16", 1); /* so that ten readers can have cells of their own */
     init_core();
-    check_misuse();
-    check_downgrade();
-    check_fast_after_slow();
-    check_phases();
-    check_give_way();
-    check_fork();
-    check_spread_while_away();
-    check_search();
-    check_one_word_after_a_writer();
-    check_readers_on_one_word();
-    check_leave_old_cell();
+    check_wrong_releases_are_refused();
+    check_downgrade_admits_readers();
+    check_fast_release_of_a_served_writer();
+    check_order_of_service();
+    check_handler_gets_the_lock();
+    check_fork_keeps_holds_and_drops_waiters();
+    check_readers_meet_while_one_is_away();
+    check_moving_hold_is_found();
+    check_readers_use_base_after_a_writer();
+    check_readers_on_one_word_need_no_queue();
+    check_hold_in_an_old_table_is_released();
     check_reset_forgets_cells();
-    check_fork_amid_change();
+    check_fork_amid_opening_and_closing();
 
     make();
     CHECK(ns_rwmutex_try_write(&rw));
@@ -850,7 +863,7 @@ main(void)
     make();
     spread_soon();
     CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw));
-    run_threads(3, relieve);
+    run_threads(3, take_turns);
     ns_store(&stop, 0, NS_RELAXED);
 
     make_spread();
@@ -860,22 +873,22 @@ main(void)
     make();
     spread_soon();
     CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_try_read(&rw));
-    run_threads(3, shuffle);
+    run_threads(3, move_holds);
     CHECK(ns_rwmutex_read_unlock(&rw) && ns_rwmutex_read_unlock(&rw) &&
           !ns_rwmutex_read_unlock(&rw));
 
     pthread_barrier_init(&step, NULL, 4);
-    run_threads(4, meet);
+    run_threads(4, make_tables_together);
     pthread_barrier_destroy(&step);
 
     pthread_barrier_init(&step, NULL, 3);
     make_spread();
-    run_threads(3, give_back);
+    run_threads(3, release_for_two);
     pthread_barrier_destroy(&step);
 
     pthread_barrier_init(&step, NULL, 2);
     make();
-    run_threads(2, pass_on);
+    run_threads(2, release_for_another);
     pthread_barrier_destroy(&step);
 
     pthread_barrier_init(&step, NULL, READERS);
@@ -884,16 +897,16 @@ main(void)
     pthread_barrier_destroy(&step);
 
     make();
-    run_threads(THREADS, mix);
+    run_threads(THREADS, use_at_random);
     CHECK(!ns_rwmutex_is_read_locked(&rw) && !ns_rwmutex_is_write_locked(&rw));
     CHECK(ns_rwmutex_try_write(&rw) && ns_rwmutex_write_unlock(&rw));
 
     ns_store(&reads, 0, NS_RELAXED);
     ns_store(&writes, 0, NS_RELAXED);
-    run_threads(THREADS, crowd);
+    run_threads(THREADS, read_and_write_without_pause);
     CHECK(ns_load(&reads, NS_RELAXED) > 10 && ns_load(&writes, NS_RELAXED) > 10);
     ns_rwmutex_destroy(&rw);
-    check_nobody_spins();
+    check_no_thread_spins();
     puts("rwmutex: ok");
     return 0;
 }

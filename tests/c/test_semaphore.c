@@ -1,4 +1,6 @@
-/* core/semaphore.h: never more out than there are, strict order, and nothing lost to those who give up. */
+/* Tests core/semaphore.h: no more is taken than there is, the order is strict, and a wait that is
+ * given up loses nothing.
+ */
 #include "harness.h"
 
 #define THREADS 6
@@ -9,7 +11,7 @@
 
 static ns_semaphore semaphore;
 static _Atomic int64_t out;
-static long guarded; /* plain: written with all of the semaphore taken */
+static long guarded; /* plain: written only with all of the semaphore taken */
 
 static void
 make_of(uint64_t total, uint64_t start)
@@ -38,9 +40,9 @@ take(uint64_t n, int64_t deadline, int64_t slice)
     return served;
 }
 
-/* Requests of all sizes, some of them impatient, some stepping aside all the time. */
+/* Requests of all sizes. Some have a short deadline, some leave and rejoin all the time. */
 static void
-mix(int i)
+take_at_random(int i)
 {
     for (int n = 0; n < ROUNDS; n++) {
         uint64_t want = 1 + (unsigned)(i * 7 + n) % TOTAL;
@@ -57,7 +59,7 @@ mix(int i)
     }
 }
 
-/* What came before a release by the slow path is seen after an acquire by the fast one. */
+/* What came before a release by the slow path is seen after an acquire by the fast path. */
 static void
 slow_then_fast(int i)
 {
@@ -73,9 +75,9 @@ slow_then_fast(int i)
     guarded++;
 }
 
-/* With room for all, no try fails, however many threads change the word at once. */
+/* If there is enough for all, no try fails, however many threads change the word at once. */
 static void
-plenty(int i)
+take_without_contention(int i)
 {
     (void)i;
     for (int n = 0; n < ROUNDS; n++) {
@@ -86,9 +88,9 @@ plenty(int i)
 
 static const struct ns_wait_steps *const steps = &ns_semaphore_steps;
 
-/* Who is served when, step by step; no thread is needed to see it. */
+/* The order in which waiters are served, step by step, in a single thread. */
 static void
-check_steps(void)
+check_order_of_service(void)
 {
     ns_waiter large = {.place.amount = 3}, small[2] = {{.place.amount = 1}, {.place.amount = 1}},
               two = {.place.amount = 2};
@@ -97,14 +99,14 @@ check_steps(void)
     CHECK(!steps->enter(&semaphore, &large) && !steps->enter(&semaphore, &small[0]));
     CHECK(!ns_semaphore_release(&semaphore, 3) && ns_semaphore_available(&semaphore) == 1);
 
-    CHECK(!steps->leave(&semaphore, &large)); /* whose handlers keep others waiting */
+    CHECK(!steps->leave(&semaphore, &large)); /* others go on waiting while its handlers run */
     CHECK(!ns_is_granted(&small[0]) && !ns_semaphore_try(&semaphore, 1));
-    steps->give_way(&semaphore, &large); /* unless one uses the semaphore */
+    steps->give_way(&semaphore, &large); /* unless a handler uses the semaphore */
     CHECK(ns_is_granted(&small[0]) && ns_semaphore_available(&semaphore) == 0);
     CHECK(ns_semaphore_release(&semaphore, 1));
     CHECK(ns_semaphore_try(&semaphore, 1) && ns_semaphore_release(&semaphore, 1));
     CHECK(!steps->enter(&semaphore, &two));
-    steps->rejoin(&semaphore, &large); /* and finds it again */
+    steps->rejoin(&semaphore, &large); /* gets its place back */
     CHECK(ns_semaphore_release(&semaphore, 2));
     CHECK(ns_is_granted(&large) && !ns_is_granted(&two));
     CHECK(steps->leave(&semaphore, &large) && steps->cancel(&semaphore, &large));
@@ -117,7 +119,7 @@ check_steps(void)
     CHECK(!steps->enter(&semaphore, &small[1]));
     CHECK(ns_semaphore_release(&semaphore, 1) && !ns_is_granted(&small[0]));
     CHECK(ns_semaphore_available(&semaphore) >= 1 && !ns_semaphore_try(&semaphore, 1));
-    CHECK(!steps->cancel(&semaphore, &large)); /* it was all that kept the others back */
+    CHECK(!steps->cancel(&semaphore, &large)); /* it was all that kept the others waiting */
     CHECK(ns_is_granted(&small[0]) && ns_is_granted(&small[1]));
     CHECK(ns_semaphore_release(&semaphore, 3));
 
@@ -126,12 +128,13 @@ check_steps(void)
     CHECK(!steps->enter(&semaphore, &large) && !steps->leave(&semaphore, &large));
     steps->give_way(&semaphore, &large);
     CHECK(ns_semaphore_release(&semaphore, 1) && !ns_is_granted(&large));
-    steps->rejoin(&semaphore, &large); /* they came free while it was away */
+    steps->rejoin(&semaphore, &large); /* enough was released while it was away */
     CHECK(ns_is_granted(&large) && !ns_waitq_has(&large.place));
-    steps->rejoin(&semaphore, &large); /* as one that was served while its handlers ran */
+    steps->rejoin(&semaphore, &large); /* served while its handlers ran: nothing is left to do */
     CHECK(ns_is_granted(&large) && !ns_waitq_has(&large.place));
 
-    /* What a handler's thread was granted goes back for the handler, and the place is kept. */
+    /* A waiter whose thread runs a handler gives back what it was granted, for the handler, and
+     * keeps its place. */
     small[0] = (ns_waiter){.place.amount = 1};
     two = (ns_waiter){.place.amount = 2};
     CHECK(!steps->enter(&semaphore, &small[0]) && !steps->enter(&semaphore, &two));
@@ -145,7 +148,7 @@ check_steps(void)
     steps->rejoin(&semaphore, &large);
     CHECK(ns_semaphore_release(&semaphore, 3) && ns_is_granted(&large));
     CHECK(!ns_is_granted(&small[1]) && !steps->cancel(&semaphore, &small[1]));
-    ns_semaphore_reset(&semaphore); /* by the handler */
+    ns_semaphore_reset(&semaphore); /* as the handler does */
     steps->give_way(&semaphore, &large);
     CHECK(!ns_is_granted(&large) && ns_semaphore_available(&semaphore) == 3);
     steps->rejoin(&semaphore, &large);
@@ -157,20 +160,21 @@ check_steps(void)
     CHECK(ns_semaphore_try(&semaphore, 1) && steps->enter(&semaphore, &large));
     CHECK(!steps->enter(&semaphore, &behind));
     steps->give_way(&semaphore, &large);
-    steps->rejoin(&semaphore, &large); /* before those behind it */
+    steps->rejoin(&semaphore, &large); /* gets its place back, before those behind it */
     CHECK(ns_is_granted(&large) && !steps->cancel(&semaphore, &behind));
 
     CHECK(ns_semaphore_release(&semaphore, 2));
     small[0] = (ns_waiter){.place.amount = 1};
-    CHECK(steps->enter(&semaphore, &small[0])); /* it came free since the try */
+    CHECK(steps->enter(&semaphore, &small[0])); /* enough was released since the try */
     CHECK(ns_semaphore_release(&semaphore, 1) && ns_semaphore_available(&semaphore) == 2);
     ns_semaphore_reset(&semaphore);
     CHECK(ns_semaphore_available(&semaphore) == 3 && !ns_semaphore_release(&semaphore, 1));
 }
 
-/* In the child, what was taken is still taken, those who waited are gone, and who comes back waits again. */
+/* In the child of a fork what was taken is still taken, the waiters are gone, and one that comes
+ * back waits again. */
 static void
-check_fork(void)
+check_fork_keeps_taken_and_drops_waiters(void)
 {
     ns_waiter gone = {.place.amount = 1}, back = {.place.amount = 1};
     make(1);
@@ -184,18 +188,18 @@ check_fork(void)
     CHECK(ns_semaphore_release(&semaphore, 1) && ns_semaphore_available(&semaphore) == 1);
 }
 
-/* An unbounded one takes more than it started with, up to what its word can hold. */
+/* An unbounded semaphore can have more than it started with, up to what its word can hold. */
 static void
-check_unbounded(void)
+check_unbounded_goes_beyond_its_start(void)
 {
     ns_waiter w = {.place.amount = 2};
-    make_of(NS_SEMAPHORE_MOST, 1);
+    make_of(NS_SEMAPHORE_MAX, 1);
     CHECK(ns_semaphore_release(&semaphore, 4) && ns_semaphore_available(&semaphore) == 5);
-    CHECK(!ns_semaphore_release(&semaphore, NS_SEMAPHORE_MOST - 4));
-    CHECK(ns_semaphore_release(&semaphore, NS_SEMAPHORE_MOST - 5));
-    CHECK(ns_semaphore_available(&semaphore) == NS_SEMAPHORE_MOST);
+    CHECK(!ns_semaphore_release(&semaphore, NS_SEMAPHORE_MAX - 4));
+    CHECK(ns_semaphore_release(&semaphore, NS_SEMAPHORE_MAX - 5));
+    CHECK(ns_semaphore_available(&semaphore) == NS_SEMAPHORE_MAX);
     CHECK(!ns_semaphore_try(&semaphore, INT64_MAX));
-    CHECK(ns_semaphore_try(&semaphore, NS_SEMAPHORE_MOST));
+    CHECK(ns_semaphore_try(&semaphore, NS_SEMAPHORE_MAX));
     CHECK(!steps->enter(&semaphore, &w) && !ns_semaphore_release(&semaphore, INT64_MAX));
     CHECK(ns_semaphore_release(&semaphore, 3) && ns_is_granted(&w));
     ns_semaphore_reset(&semaphore);
@@ -205,9 +209,9 @@ check_unbounded(void)
     CHECK(ns_semaphore_available(&semaphore) == 1);
 }
 
-/* Of nothing, nobody gets anything; a request for more than there are waits. */
+/* A semaphore of 0 serves nobody. A request for more than the total waits. */
 static void
-check_empty(void)
+check_total_of_zero_serves_nobody(void)
 {
     ns_waiter w = {.place.amount = 1};
     make(0);
@@ -216,9 +220,10 @@ check_empty(void)
     CHECK(!steps->cancel(&semaphore, &w) && ns_semaphore_available(&semaphore) == 0);
 }
 
-/* Zero bytes: no units, and no room for any. A release before the end of init is not lost. */
+/* A semaphore of zero bytes has nothing to take, and no release can add to it. A release before
+ * the end of init is not lost. */
 static void
-check_before_init(void)
+check_release_before_end_of_init_counts(void)
 {
     semaphore = (ns_semaphore){0};
     CHECK(!ns_semaphore_try(&semaphore, 1) && !ns_semaphore_release(&semaphore, 1));
@@ -233,11 +238,11 @@ int
 main(void)
 {
     init_core();
-    check_before_init();
-    check_steps();
-    check_fork();
-    check_unbounded();
-    check_empty();
+    check_release_before_end_of_init_counts();
+    check_order_of_service();
+    check_fork_keeps_taken_and_drops_waiters();
+    check_unbounded_goes_beyond_its_start();
+    check_total_of_zero_serves_nobody();
     make(2);
     CHECK(ns_semaphore_try(&semaphore, 2) && !ns_semaphore_try(&semaphore, 1));
     CHECK(!take(1, ns_now() + MILLISECOND, 0));
@@ -250,14 +255,14 @@ main(void)
     run_threads(2, slow_then_fast);
 
     make(THREADS);
-    run_threads(THREADS, plenty);
+    run_threads(THREADS, take_without_contention);
     CHECK(ns_semaphore_available(&semaphore) == THREADS);
 
     make(TOTAL);
-    run_threads(THREADS, mix);
+    run_threads(THREADS, take_at_random);
     CHECK(ns_semaphore_available(&semaphore) == TOTAL);
     CHECK(!(ns_load(&semaphore.word, NS_RELAXED) & NS_SEMAPHORE_QUEUED));
-    check_nobody_spins();
+    check_no_thread_spins();
     puts("semaphore: ok");
     return 0;
 }

@@ -1,5 +1,6 @@
-/* core/slots.h: a walk over the slots sees every thread that has one, and costs what the living
- * cost. */
+/* Tests core/memory/slots.h: a walk over the slots sees every thread that has one, and its cost
+ * depends only on the living threads.
+ */
 #include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -12,15 +13,15 @@
 #define STARTERS 4
 #define WALKERS 2
 
-/* ---- Nobody is overlooked ---- */
+/* ---- A walk overlooks no thread ---- */
 
-/* A thread's tenure: 0 outside, else its number << 16 | slot + 1, from the end of its claim until
- * it is about to end. */
+/* A thread's tenure: 0 outside, else its number << 16 | slot + 1. It lasts from the end of the
+ * thread's claim until the thread is about to end. */
 static _Atomic uint64_t tenures[STARTERS];
 static _Atomic int starting;
 
 static void *
-live_shortly(void *argument)
+hold_slot_shortly(void *argument)
 {
     _Atomic uint64_t *tenure = argument;
     static _Atomic uint64_t number;
@@ -38,14 +39,14 @@ sees(uint32_t slot)
     return slot / 64 < words && (ns_slots_word(slot / 64) >> slot % 64 & 1);
 }
 
-/* Threads come and go, while others look who is there. */
+/* Threads start and end, while others look for their slots. */
 static void
-churn(int i)
+start_or_look(int i)
 {
-    if (i < STARTERS) { /* takes no slot itself */
+    if (i < STARTERS) { /* this thread takes no slot */
         for (int n = 0; n < ROUNDS / 20; n++) {
             pthread_t thread;
-            CHECK(pthread_create(&thread, NULL, live_shortly, &tenures[i]) == 0);
+            CHECK(pthread_create(&thread, NULL, hold_slot_shortly, &tenures[i]) == 0);
             pthread_join(thread, NULL);
         }
         ns_sub(&starting, 1, NS_RELEASE);
@@ -62,12 +63,12 @@ churn(int i)
     }
 }
 
-/* With the first word full, those who come and go are in the second one: the bound rises and
+/* The first word is full, so threads that start and end are in the second one. The bound rises and
  * falls with them. */
 static pthread_barrier_t full, over;
 
 static void *
-hold(void *unused)
+hold_slot(void *unused)
 {
     (void)unused;
     ns_slot();
@@ -77,21 +78,21 @@ hold(void *unused)
 }
 
 static void
-check_churn(void)
+check_threads_that_come_and_go_are_seen(void)
 {
     pthread_t holders[63];
     pthread_barrier_init(&full, NULL, 64);
     pthread_barrier_init(&over, NULL, 64);
     for (int with_holders = 0; with_holders < 2; with_holders++) {
         for (int i = 0; with_holders && i < 63; i++) {
-            CHECK(pthread_create(&holders[i], NULL, hold, NULL) == 0);
+            CHECK(pthread_create(&holders[i], NULL, hold_slot, NULL) == 0);
         }
         if (with_holders) {
             pthread_barrier_wait(&full);
             CHECK(ns_slots_word(0) == UINT64_MAX);
         }
         ns_store(&starting, STARTERS, NS_RELAXED);
-        run_threads(STARTERS + WALKERS, churn);
+        run_threads(STARTERS + WALKERS, start_or_look);
         CHECK(ns_slots_words() == 1);
         if (with_holders) {
             pthread_barrier_wait(&over);
@@ -103,8 +104,8 @@ check_churn(void)
     }
 }
 
-/* What a walk does not see has ended, and what that thread did happens before. Nothing else
- * orders the two. */
+/* If a walk does not see a thread, that thread has ended, and what it did happens before. Nothing
+ * else orders the two. */
 #define ENDS 50
 static long plain[ENDS];
 static _Atomic uint32_t announced; /* the slot + 1 of the thread that wrote */
@@ -120,7 +121,7 @@ write_plainly(void *argument)
 }
 
 static void
-check_end_is_seen(void)
+check_ended_threads_writes_are_seen(void)
 {
     for (int n = 0; n < ENDS; n++) {
         pthread_t thread;
@@ -138,48 +139,48 @@ check_end_is_seen(void)
     }
 }
 
-/* Who takes over a slot sees what its last holder did, though that one is not through with
+/* A thread that takes over a slot sees what its last holder did, even if that one has not finished
  * leaving. */
-static long handed_over;
-static _Atomic bool is_clear;
+static long last_holders_write;
+static _Atomic bool bit_is_clear;
 
 static void *
 clear_bit(void *unused)
 {
     (void)unused;
-    handed_over = 1;
-    /* The first half of giving it back. */
+    last_holders_write = 1;
+    /* the first half of giving the slot back */
     ns_and(&ns_slots.taken[0], ~(UINT64_C(1) << 5), NS_RELEASE);
-    ns_store(&is_clear, true, NS_RELAXED);
+    ns_store(&bit_is_clear, true, NS_RELAXED);
     return NULL;
 }
 
 static void *
-take_over(void *unused)
+take_over_slot(void *unused)
 {
     (void)unused;
-    while (!ns_load(&is_clear, NS_RELAXED)) {
+    while (!ns_load(&bit_is_clear, NS_RELAXED)) {
         ns_pause();
     }
-    CHECK(ns_slot() == 5 && handed_over++ == 1);
+    CHECK(ns_slot() == 5 && last_holders_write++ == 1);
     return NULL;
 }
 
 static void
-check_taken_over(void)
+check_half_returned_slot_shows_writes(void)
 {
     pthread_t threads[2];
     const uint64_t word = ns_load(&ns_slots.taken[0], NS_RELAXED);
     ns_store(&ns_slots.taken[0], UINT64_MAX, NS_RELAXED);
-    CHECK(pthread_create(&threads[0], NULL, take_over, NULL) == 0);
+    CHECK(pthread_create(&threads[0], NULL, take_over_slot, NULL) == 0);
     CHECK(pthread_create(&threads[1], NULL, clear_bit, NULL) == 0);
     pthread_join(threads[0], NULL);
     pthread_join(threads[1], NULL);
     ns_store(&ns_slots.taken[0], word, NS_RELAXED);
 }
 
-/* A walk sees that a thread has left also if another one, which left after it, has dropped the
- * word that its bit was in. */
+/* A walk sees that a thread has left, even if another one that left later has dropped the word of
+ * the first one's bit. */
 static long written;
 static _Atomic int stage;
 
@@ -191,7 +192,7 @@ write_and_clear(void *unused)
         ns_pause();
     }
     written = 1;
-    /* The first half of giving back slot 65. */
+    /* the first half of giving back slot 65 */
     ns_and(&ns_slots.taken[1], ~UINT64_C(2), NS_RELEASE);
     ns_store(&stage, 2, NS_RELAXED);
     return NULL;
@@ -210,7 +211,7 @@ leave_second(void *unused)
 }
 
 static void
-check_dropped_word(void)
+check_dropped_word_shows_writes(void)
 {
     pthread_t writer, leaver;
     const uint64_t word = ns_load(&ns_slots.taken[0], NS_RELAXED);
@@ -227,14 +228,14 @@ check_dropped_word(void)
     ns_store(&ns_slots.taken[0], word, NS_RELAXED);
 }
 
-/* ---- Costs follow the living ---- */
+/* ---- The cost depends on the living threads ---- */
 
 #define CROWD 300
 
 static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t gate_moved = PTHREAD_COND_INITIALIZER;
 static int there;
-static uint32_t may_leave; /* slots from this one on */
+static uint32_t may_leave; /* slots from this one on may */
 
 static void *
 wait_in_crowd(void *unused)
@@ -280,12 +281,12 @@ let_leave(uint32_t from)
 }
 
 static void
-check_bound(void)
+check_bound_follows_living_threads(void)
 {
     pthread_t threads[CROWD];
     CHECK(ns_slot() == 0 && ns_slots_words() == 1 && ns_slots_in_use() == 1);
     may_leave = NS_SLOTS;
-    for (int i = 0; i < CROWD; i++) { /* main has slot 0, these 1 to CROWD */
+    for (int i = 0; i < CROWD; i++) { /* the main thread has slot 0, these have 1 to CROWD */
         CHECK(pthread_create(&threads[i], NULL, wait_in_crowd, NULL) == 0);
         pthread_mutex_lock(&gate);
         while (there <= i) {
@@ -297,9 +298,9 @@ check_bound(void)
     CHECK(count_seen() == CROWD + 1);
     pid_t child = fork();
     CHECK(child >= 0);
-    if (child == 0) { /* one is left; the bound falls when the next one leaves */
+    if (child == 0) { /* one thread is left; the bound falls when the next one leaves */
         CHECK(count_seen() == 1 && ns_slots_in_use() == 1);
-#if !defined(__SANITIZE_THREAD__) /* it lets no child start threads; nor does an emulator */
+#if !defined(__SANITIZE_THREAD__) /* it lets no child start threads, and neither does an emulator */
         if (getenv("NS_NO_THREADS_IN_CHILDREN") == NULL) {
             pthread_t other;
             may_leave = 0;
@@ -313,7 +314,7 @@ check_bound(void)
     int status = 1;
     CHECK(waitpid(child, &status, 0) == child && status == 0);
 
-    let_leave(130); /* 1 to 129 stay */
+    let_leave(130); /* slots 1 to 129 stay */
     wait_until_left(130);
     CHECK(ns_slots_words() == 3 && count_seen() == 130);
     let_leave(64);
@@ -330,11 +331,11 @@ int
 main(void)
 {
     init_core();
-    check_bound();
-    check_end_is_seen();
-    check_taken_over();
-    check_dropped_word();
-    check_churn();
+    check_bound_follows_living_threads();
+    check_ended_threads_writes_are_seen();
+    check_half_returned_slot_shows_writes();
+    check_dropped_word_shows_writes();
+    check_threads_that_come_and_go_are_seen();
     puts("slots: ok");
     return 0;
 }

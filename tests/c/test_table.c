@@ -1,4 +1,6 @@
-/* core/table.h: a dictionary, whatever is rebuilt, by however many threads, across forks. */
+/* Tests core/table.h: it behaves as a dictionary, whatever is rebuilt, with any number of threads,
+ * across forks.
+ */
 #include "harness.h"
 #include "waiting/lock.h"
 
@@ -6,7 +8,7 @@
 #include <stddef.h>
 #include <string.h>
 
-/* Comes before each store of the table, if set: see "Step by step". */
+/* If set, called before each store of the table. See "Step by step". */
 static _Thread_local void (*at_store)(void);
 #undef ns_store
 #undef ns_or
@@ -21,23 +23,23 @@ static _Thread_local void (*at_store)(void);
 #define ns_swap(p, v, order) \
     (at_store != NULL ? at_store() : (void)0, ns_step atomic_exchange_explicit((p), (v), order))
 
-/* And this before it tries the lock of a buddy. */
+/* If set, called before the table tries the lock of a buddy. */
 static _Thread_local void (*at_try)(ns_lock *);
 #define ns_lock_try(l) (at_try != NULL ? at_try(l) : (void)0, (ns_lock_try)(l))
 
-/* And this after it has let go of a segment that it did not change. */
+/* If set, called after the table has unlocked a segment that it did not change. */
 static _Thread_local void (*at_release)(ns_lock *);
 #define ns_lock_release(l) ((ns_lock_release)(l), at_release != NULL ? at_release(l) : (void)0)
 
-/* And this before it frees something. */
+/* If set, called before the table frees something. */
 static _Thread_local void (*at_free)(void *);
 #define free(p) (at_free != NULL ? at_free(p) : (void)0, (free)(p))
 
-/* And then there is no memory for a directory. */
+/* If set, there is no memory for a directory. */
 static _Thread_local bool no_memory;
 #define malloc(n) (no_memory ? NULL : (malloc)(n))
 
-#include "table.c" /* its states are made by hand below */
+#include "table.c" /* the tests below make its states by hand */
 
 #undef free
 #undef malloc
@@ -54,12 +56,12 @@ static _Thread_local bool no_memory;
 #endif
 
 #define THREADS 4
-/* How much of what one thread does alone, where shaking shows nothing. */
+/* Scales down what one thread does alone, where shaking shows nothing. */
 #define SOME(n) (n)
 #ifdef NS_SHAKE
 #undef SOME
 #undef ROUNDS
-#define ROUNDS 100 /* with many steps each */
+#define ROUNDS 100 /* each with many steps */
 #define SOME(n) ((n) / 15)
 #elif defined(__SANITIZE_THREAD__)
 #define ROUNDS 3000
@@ -67,7 +69,8 @@ static _Thread_local bool no_memory;
 #define ROUNDS 20000
 #endif
 
-/* ---- Keys: allocated for each insertion, plain inside: the sanitizer sees a late read ---- */
+/* ---- Keys. Each insertion allocates one, with plain fields, so that the sanitizer sees a late
+ * read. ---- */
 
 typedef struct key {
     uint64_t id;
@@ -103,7 +106,8 @@ match_key(uintptr_t stored, const void *wanted)
     return ((const key *)stored)->id == *(const uint64_t *)wanted ? NS_EQUAL : NS_DIFFERENT;
 }
 
-/* ---- Values: their memory stays, as Python objects' does; a count of 0 cannot be taken ---- */
+/* ---- Values. Their memory stays, as that of Python objects does. A count of 0 cannot be taken.
+ * ---- */
 
 typedef struct value {
     _Atomic int references;
@@ -187,7 +191,7 @@ values_alive(void)
     return n;
 }
 
-/* ---- A dictionary of them ---- */
+/* ---- A dictionary of keys and values ---- */
 
 static ns_table table;
 
@@ -206,14 +210,14 @@ same_top(uint64_t id)
     return ns_hash_mix(id) >> 40;
 }
 
-/* Four different hashes, and in few groups. */
+/* Four different hashes, in few groups. */
 static uint64_t
 few_hashes(uint64_t id)
 {
     return ns_hash_mix(id % 4) & ~UINT64_C(0xff);
 }
 
-/* The version, or -1. */
+/* The version of the key's value, or -1 if there is none. */
 static inline int64_t
 get_by(uint64_t id, bool (*hold)(uintptr_t))
 {
@@ -235,9 +239,9 @@ get(uint64_t id)
     return get_by(id, hold_value);
 }
 
-static _Thread_local bool under_lock; /* put_key: every other replacement */
+static _Thread_local bool under_lock; /* put_key replaces under the lock every other time */
 
-/* Sets, or with only_new inserts; whether it was new. */
+/* Sets the key, or only inserts it with only_new. Returns whether the key was new. */
 static bool
 put_key(uint64_t id, uint64_t version, bool only_new)
 {
@@ -286,7 +290,8 @@ put_key(uint64_t id, uint64_t version, bool only_new)
     return is_new;
 }
 
-/* Whether the key's value could be replaced without the lock, by another one of that version. */
+/* Replaces the key's value by one of that version, without the lock. Returns whether that
+ * worked. */
 static bool
 replace_value(uint64_t id, uint64_t version)
 {
@@ -318,7 +323,7 @@ delete_key(uint64_t id)
     return there;
 }
 
-/* The id that was removed, or -1. */
+/* Removes any key. Returns its id, or -1 if there was none. */
 static int64_t
 pop_any(void)
 {
@@ -336,7 +341,7 @@ pop_any(void)
     return id;
 }
 
-/* Counts each id it meets. */
+/* Walks over all keys. Counts in met[id] how often it meets each id. */
 static size_t
 walk(uint8_t *met, size_t ids)
 {
@@ -371,10 +376,10 @@ flush(void)
     } while (more);
 }
 
-/* Empties it, by so many at a time; before each turn but the first some of those that are gone come
- * again. The number that was taken. */
+/* Empties the table, `capacity` at a time. Before each turn but the first, puts back those that
+ * were just taken and are less than `again`. Returns how many it took. */
 static size_t
-take_all(size_t room, bool some, uint64_t again)
+take_all(size_t capacity, bool some, uint64_t again)
 {
     static uintptr_t taken[8192];
     uint64_t from = 0;
@@ -382,10 +387,10 @@ take_all(size_t room, bool some, uint64_t again)
     bool more;
     do {
         ns_garbage garbage = {.count = 0};
-        more = ns_table_take(&table, &from, taken, room, some, &n, &garbage);
-        if (n > room) {
+        more = ns_table_take(&table, &from, taken, capacity, some, &n, &garbage);
+        if (n > capacity) {
             CHECK(more && n <= 8192 && !some);
-            room = n;
+            capacity = n;
             n = 0;
         }
         total += n;
@@ -414,7 +419,7 @@ release_pair(uintptr_t k, uintptr_t v)
 static int
 count_word(uintptr_t word, void *context)
 {
-    /* What is visited is owned. */
+    /* Whatever is visited is alive. */
     CHECK(ns_load(is_value(word) ? &((value *)word)->references : &((key *)word)->references,
                   NS_RELAXED) > 0);
     ++*(long *)context;
@@ -429,17 +434,17 @@ words_owned(void)
     return n;
 }
 
-/* With nobody about: all that is alive is owned by the table, each thing once. */
+/* While no other thread runs: the table owns everything that is alive, each thing once. */
 static void
-check_owned(void)
+check_everything_is_owned_once(void)
 {
     CHECK(words_owned() == ns_load(&keys_alive, NS_RELAXED) + values_alive());
 }
 
 static void
-finish(void)
+destroy(void)
 {
-    check_owned();
+    check_everything_is_owned_once();
     ns_table_destroy(&table, release_pair);
     memset(&table, 0, sizeof(table));
     CHECK(ns_load(&keys_alive, NS_RELAXED) == 0 && values_alive() == 0);
@@ -452,15 +457,15 @@ finish(void)
 static uint32_t seed = 1;
 
 static uint32_t
-roll(uint32_t *state)
+next_random(uint32_t *state)
 {
     *state = *state * 1664525 + 1013904223;
     return *state >> 8;
 }
 
-/* Random operations, growing and shrinking by turns, beside an array. */
+/* Random operations, which grow and shrink the table by turns, compared with an array. */
 static void
-check_model(int ids, int rounds)
+check_against_array(int ids, int rounds)
 {
     static int64_t model[IDS];
     static uint8_t met[IDS];
@@ -469,9 +474,9 @@ check_model(int ids, int rounds)
         model[i] = -1;
     }
     for (int n = 0; n < rounds; n++) {
-        int id = (int)(roll(&seed) % (uint32_t)ids);
+        int id = (int)(next_random(&seed) % (uint32_t)ids);
         bool growing = n / (ids * 2) % 2 == 0;
-        uint32_t what = roll(&seed) % 8;
+        uint32_t what = next_random(&seed) % 8;
         if (what < (growing ? 4U : 1U)) {
             CHECK(put_key((uint64_t)id, (uint64_t)n, false) == (model[id] < 0));
             live += model[id] < 0;
@@ -499,7 +504,7 @@ check_model(int ids, int rounds)
             for (int i = 0; i < ids; i++) {
                 CHECK(get((uint64_t)i) == model[i] && met[i] == (model[i] >= 0));
             }
-            check_owned();
+            check_everything_is_owned_once();
         }
     }
     while (pop_any() >= 0) {
@@ -508,11 +513,11 @@ check_model(int ids, int rounds)
     CHECK(live == 0 && ns_table_count(&table) == 0);
 }
 
-/* An empty table is small again, whatever it was. */
+/* An empty table is small again, however large it was. */
 static void
-check_size(void)
+check_emptied_table_is_small(void)
 {
-    size_t most;
+    size_t peak;
     CHECK(ns_table_bytes(&table) == 0 && ns_table_count(&table) == 0 && get(1) == -1);
     CHECK(pop_any() == -1);
     put_key(1, 1, false);
@@ -520,28 +525,28 @@ check_size(void)
     for (uint64_t i = 0; i < SOME(20000); i++) {
         put_key(i, i, true);
     }
-    most = ns_table_bytes(&table);
-    CHECK(most > SOME(20000) * 25 && most < SOME(20000) * 64 * (NS_SEGMENT_MAX < 64 ? 2 : 1));
+    peak = ns_table_bytes(&table);
+    CHECK(peak > SOME(20000) * 25 && peak < SOME(20000) * 64 * (NS_SEGMENT_MAX < 64 ? 2 : 1));
     for (uint64_t i = 0; i < SOME(20000); i++) {
         CHECK(get(i) >= 0 && delete_key(i));
     }
     flush();
     CHECK(ns_table_bytes(&table) <= 2048 && ns_table_count(&table) == 0);
-    finish();
+    destroy();
 }
 
-/* Whoever finds no directory may come to make the first one when another thread has. */
+/* A thread that finds no directory may try to make the first one after another thread has. */
 static void
-check_first_directory(void)
+check_second_first_directory_is_refused(void)
 {
     put_key(1, 1, true);
     CHECK(create(&table) && get(1) == 1);
-    finish();
+    destroy();
 }
 
-/* With another thread about keys wait, dead, and count as such until they go. */
+/* If there is another thread, deleted keys wait, and count as dead, until they are freed. */
 static void
-wait_dead(int i)
+dead_key_waits_for_other_thread(int i)
 {
     (void)i;
     ns_slot();
@@ -553,12 +558,12 @@ wait_dead(int i)
     CHECK(NS_SWEEP == 1 || (s->dead == 1 && ns_table_bytes(&table) == bytes + NS_DEAD_KEY));
     flush();
     CHECK(s->dead == 0 && s->used == 1);
-    finish();
+    destroy();
 }
 
-/* More than one operation can take out wait no longer than a few more operations. */
+/* More dead keys than one operation can take out wait for only a few more operations. */
 static void
-wait_many(int i)
+many_dead_keys_go_after_few_operations(int i)
 {
     (void)i;
     enum { MANY = 4 * NS_GARBAGE };
@@ -582,12 +587,12 @@ wait_many(int i)
         delete_key(id);
     }
     CHECK(s == table.directory->segments[0] && s->dead <= 5);
-    finish();
+    destroy();
 }
 
-/* A sweep takes what died early, though others died late. */
+/* A sweep takes the keys that died early, even if others died late. */
 static void
-sweep_early(int i)
+sweep_takes_keys_that_died_early(int i)
 {
     (void)i;
     ns_garbage garbage = {.count = 0};
@@ -602,23 +607,23 @@ sweep_early(int i)
     CHECK(s->dead == 1);
     ns_lock_release(&s->lock);
     ns_garbage_release(&garbage, drop_key);
-    finish();
+    destroy();
 }
 
 static void
-check_one_thread(void)
+check_one_thread_with_each_hash(void)
 {
     uint64_t (*const hashes[])(uint64_t) = {ns_hash_mix, same_top, few_hashes, same_hash};
     for (unsigned i = 0; i < sizeof(hashes) / sizeof(*hashes); i++) {
         hash_of = hashes[i];
-        check_model(hash_of == same_hash ? 200 : IDS, hash_of == same_hash ? 20000 : 60000);
-        check_model(12, 5000);
-        finish();
+        check_against_array(hash_of == same_hash ? 200 : IDS, hash_of == same_hash ? 20000 : 60000);
+        check_against_array(12, 5000);
+        destroy();
     }
     hash_of = ns_hash_mix;
 }
 
-/* Asking outside, and going on where the search stopped. */
+/* The search asks the caller to compare outside, and continues where it stopped. */
 static uint64_t answered[8];
 static int answers;
 
@@ -642,9 +647,9 @@ rebuild(void)
     }
 }
 
-/* Asks until it is found, or so many times. */
+/* Asks until the key is found, at most `max` times. */
 static enum ns_found
-ask(uint64_t wanted, ns_place *place, int most)
+ask(uint64_t wanted, ns_search *place, int max)
 {
     enum ns_found found;
     uint64_t word;
@@ -656,15 +661,15 @@ ask(uint64_t wanted, ns_place *place, int most)
             answers += found == NS_ASK && answers < 8;
             drop_any(word);
         }
-    } while (found == NS_ASK && --most > 0);
+    } while (found == NS_ASK && --max > 0);
     return found;
 }
 
-/* Where a search stopped is no place in a segment that came later. */
+/* The place where a search stopped does not count in a later segment. */
 static void
-check_place_in_another(void)
+check_place_does_not_count_in_new_segment(void)
 {
-    ns_place place = {0};
+    ns_search place = {0};
     ns_garbage garbage = {.count = 0};
     hash_of = same_hash;
     answers = 0;
@@ -676,24 +681,24 @@ check_place_in_another(void)
         delete_key(id);
     }
     ns_segment *s = ns_table_lock(&table, hash_of(5));
-    s = resize(&table, s, 2 * slots_of(s), &garbage); /* now it is the first */
+    s = resize(&table, s, 2 * slots_of(s), &garbage); /* this moves the key to the front */
     CHECK(s != NULL);
     ns_lock_release(&s->lock);
     ns_garbage_release(&garbage, drop_key);
     CHECK(ask(5, &place, 20) == NS_PRESENT);
-    finish();
+    destroy();
     hash_of = ns_hash_mix;
 }
 
 static void
-check_asking(void)
+check_search_continues_after_asking(void)
 {
     hash_of = same_hash;
     for (uint64_t i = 0; i < 6; i++) {
         put_key(i, i, false);
     }
     for (int disturb = 0; disturb < 3; disturb++) {
-        ns_place place = {0};
+        ns_search place = {0};
         uint64_t wanted = 5, word = 0;
         enum ns_found found;
         answers = 0;
@@ -726,10 +731,10 @@ check_asking(void)
         }
         CHECK(asked >= 5);
     }
-    /* A key that comes in the middle of a search is not in the count that its place tells. */
+    /* A key that is inserted in the middle of a search is not in the count in its place. */
     put_key(5, 5, false);
     delete_key(0);
-    ns_place place = {0};
+    ns_search place = {0};
     for (answers = 0; answers < 2; answers++) {
         uint64_t wanted = 200, word;
         uint64_t before = answers == 0 ? ns_load(&table.directory->segments[0]->inserts, NS_RELAXED)
@@ -747,13 +752,14 @@ check_asking(void)
         drop_key(word);
         put_key(300 + (uint64_t)answers, 0, true);
     }
-    finish();
+    destroy();
     hash_of = ns_hash_mix;
 }
 
-/* From a place within a segment, where a merge may leave a walk, only what lies behind it. */
+/* A walk that starts at a place within a segment, as after a merge, sees only what lies behind that
+ * place. */
 static void
-check_from(void)
+check_walk_from_middle_of_segment(void)
 {
     for (uint64_t middle = 0; middle < 5; middle++) {
         uintptr_t taken[5];
@@ -777,13 +783,13 @@ check_from(void)
             drop_value(taken[--n]);
         }
         ns_garbage_release(&garbage, drop_key);
-        finish();
+        destroy();
     }
 }
 
-/* While others put back what is taken. */
+/* A table can be emptied while others put back what is taken. */
 static void
-check_taking(void)
+check_emptying_while_others_put_back(void)
 {
     uint64_t (*const hashes[])(uint64_t) = {ns_hash_mix, few_hashes, same_hash};
     for (unsigned i = 0; i < 3; i++) {
@@ -796,12 +802,12 @@ check_taking(void)
         CHECK(take_all(64, false, 100) == 500 && ns_table_count(&table) == 100);
         CHECK(take_all(7, true, 0) == 100 && ns_table_count(&table) == 0);
         flush();
-        finish();
+        destroy();
     }
     hash_of = ns_hash_mix;
 }
 
-/* ---- Forks: what a thread that is gone left in the middle of a change ---- */
+/* ---- Forks: a vanished thread left a change half done ---- */
 
 static void
 use_all(uint64_t ids)
@@ -819,12 +825,12 @@ use_all(uint64_t ids)
     }
     flush();
     CHECK(sum(&table, dead_keys_of) == 0);
-    check_owned();
+    check_everything_is_owned_once();
 }
 
 static ns_segment *half[2];
 
-/* Splits the first segment, as far as that step. */
+/* Splits the first segment, but stops after the given step. */
 static ns_segment *
 begin_rebuild(uint64_t ids, int step)
 {
@@ -869,7 +875,7 @@ begin_rebuild(uint64_t ids, int step)
     return s;
 }
 
-/* After so many steps of that: a value is replaced if no older segment can answer. */
+/* After the given step: a value can be replaced if no older segment can answer for it. */
 static void
 replace_in_rebuild(uint64_t ids, int step)
 {
@@ -884,26 +890,26 @@ replace_in_rebuild(uint64_t ids, int step)
 static void
 end_rebuild(int step)
 {
-    finish();
-    if (step == 0) { /* never seen by anybody else */
+    destroy();
+    if (step == 0) { /* no other thread ever saw them */
         free(half[0]);
         free(half[1]);
     }
 }
 
-/* A rebuild cut short after each of its steps. */
+/* A fork cuts a rebuild short after each of its steps. */
 static void
-check_fork_in_rebuild(int step)
+check_fork_cuts_rebuild_short(int step)
 {
     const uint64_t ids = 5 * NS_SEGMENT_MAX;
     begin_rebuild(ids, step);
     replace_in_rebuild(ids, step);
     pretend_to_fork();
-    check_owned();
+    check_everything_is_owned_once();
     for (uint64_t i = 0; i < ids; i++) {
         CHECK(get(i) == (int64_t)i);
     }
-    check_owned();
+    check_everything_is_owned_once();
     use_all(ids);
     end_rebuild(step);
 }
@@ -931,10 +937,10 @@ let_others_flush(void)
 }
 
 /* A thread of the child, alone so far, comes to the old segment of a rebuild that was cut short. It
- * finishes the rebuild, which retires that segment, and goes on reading it while another thread
- * comes and frees what can be freed. */
+ * finishes the rebuild, which retires that segment. It goes on reading the segment while another
+ * thread comes and frees what can be freed. */
 static void
-read_abandoned(void)
+child_reads_abandoned_segment(void)
 {
     ns_slot();
     CHECK(ns_slots_in_use() == 1);
@@ -945,7 +951,8 @@ read_abandoned(void)
     ns_lock_release(&ns_table_lock(&table, 0)->lock);
     at_store = NULL;
     CHECK(reading == NULL && is_retired(&table, old) && state_of(old) == NS_MOVED);
-    /* It put the old one right, and let nobody replace its values: they have gone to others. */
+    /* It repaired the old segment, and its values can no longer be replaced: they have moved to
+     * others. */
     for (uint32_t i = 0; i < slots_of(old); i++) {
         const uintptr_t value = ns_load(&old->entries[i].value, NS_RELAXED);
         CHECK(!ns_is_live(value) || (value & NS_FROZEN));
@@ -954,9 +961,9 @@ read_abandoned(void)
     end_rebuild(1);
 }
 
-/* An insertion and a deletion cut short. */
+/* A fork cuts an insertion or a deletion short. */
 static void
-check_fork_in_change(int step)
+check_fork_cuts_change_short(int step)
 {
     const uint64_t ids = 5;
     for (uint64_t i = 0; i < ids; i++) {
@@ -983,24 +990,25 @@ check_fork_in_change(int step)
         drop_value(ns_swap(&entry->value, 0, NS_SEQ_CST));
     }
     pretend_to_fork();
-    check_owned();
+    check_everything_is_owned_once();
     CHECK(get(77) == (step == 3 ? 77 : -1) && get(2) == (step == 4 ? -1 : 2));
     CHECK(put_key(2, 2, true) == (step == 4));
     CHECK(delete_key(77) == (step == 3));
-    check_owned();
+    check_everything_is_owned_once();
     flush();
     CHECK(sum(&table, dead_keys_of) == 0);
     use_all(ids);
-    finish();
+    destroy();
 }
 
-/* ---- Step by step: before each store of a change others look; or a fork leaves it there ---- */
+/* ---- Step by step: before each store of a change others read the table, or a fork stops it there
+ * ---- */
 
 #define STEPPED (NS_SEGMENT_MAX < 64 ? 64 : NS_SEGMENT_MAX + 100) /* keys; enough for a split */
 #define CUTS 150
 
-static int64_t stepped[STEPPED]; /* what was put; -1: nothing */
-static uint64_t changing; /* this one is being changed, to that: */
+static int64_t stepped[STEPPED]; /* the version that was put; -1: none */
+static uint64_t changing; /* the key that is being changed, to `changed` */
 static int64_t changed;
 static bool change_seen;
 
@@ -1016,7 +1024,7 @@ look(uint64_t id)
         CHECK(version == stepped[id]);
         return;
     }
-    /* Before or after, and after for good. */
+    /* Readers see the old version or the new one, and never the old after the new. */
     CHECK(version == changed || (version == stepped[id] && !change_seen));
     change_seen = version == changed;
 }
@@ -1042,7 +1050,7 @@ step(void)
     if (steps == cut) {
         longjmp(gone, 1);
     }
-    if (cut < 0) { /* looks */
+    if (cut < 0) { /* read the table */
         check_states();
         look(changing);
         for (int i = 0; i < 6; i++) {
@@ -1055,7 +1063,7 @@ step(void)
     at_store = step;
 }
 
-/* What is freed is in no list that the child of a fork would find. */
+/* No list that the child of a fork would find has something that is freed. */
 static void
 check_unlinked(void *p)
 {
@@ -1088,7 +1096,7 @@ change(uint64_t id, int64_t version)
     CHECK(get(id) == version);
 }
 
-/* Grows from nothing, and back. */
+/* Grows the table from nothing, and shrinks it again. */
 static void
 change_all(void)
 {
@@ -1109,9 +1117,9 @@ change_all(void)
     }
 }
 
-/* The child finds it before the change or after it, and whole. */
+/* The child finds the table before the change or after it, and whole. */
 static void
-check_cut_off(long at)
+check_fork_leaves_change_whole(long at)
 {
     cut = at;
     if (setjmp(gone) == 0) {
@@ -1130,8 +1138,8 @@ check_cut_off(long at)
     long alive = ns_load(&keys_alive, NS_RELAXED) + values_alive(), owned = words_owned();
     CHECK(owned >= 2 * (long)live && owned <= alive);
     CHECK(alive - owned <=
-          NS_GARBAGE + 3 + NS_SEGMENT_MAX); /* a segment that was about to be freed, too */
-    for (uint64_t id = 0; id < STEPPED; id++) { /* by now all locks were taken */
+          NS_GARBAGE + 3 + NS_SEGMENT_MAX); /* also a segment that was about to be freed */
+    for (uint64_t id = 0; id < STEPPED; id++) { /* this takes every lock once */
         live += put_key(id, id, false);
     }
     CHECK(live == STEPPED && ns_table_count(&table) == live && walk(NULL, 0) == live);
@@ -1143,7 +1151,7 @@ check_cut_off(long at)
     CHECK(ns_table_count(&table) == 0 && words_owned() == 0 && table.retired == NULL);
     ns_table_destroy(&table, release_pair);
     memset(&table, 0, sizeof(table));
-    /* What the vanished thread had in its hands. */
+    /* what the vanished thread had in its hands */
     ns_store(&keys_alive, 0, NS_RELAXED);
     for (int i = 0; i < VALUES; i++) {
         ns_store(&values[i].references, 0, NS_RELAXED);
@@ -1154,33 +1162,33 @@ static void
 step_through(int i)
 {
     (void)i;
-    ns_slot(); /* with another thread about, or not: see below */
+    ns_slot(); /* check_changes_step_by_step runs this with another thread and without */
     __lsan_disable();
     cut = -1;
     criticals = 0;
     change_all();
-    finish();
+    destroy();
     const long all = steps;
     for (long n = 0; n < CUTS; n++) {
-        check_cut_off(1 + n * all / CUTS);
-        check_cut_off(critical[n * criticals / CUTS]);
+        check_fork_leaves_change_whole(1 + n * all / CUTS);
+        check_fork_leaves_change_whole(critical[n * criticals / CUTS]);
     }
     __lsan_enable();
 }
 
 __attribute__((unused)) static void
-check_step_by_step(void)
+check_changes_step_by_step(void)
 {
     step_through(0); /* alone: nothing has to wait */
     run_threads(1, step_through);
 }
 
-/* ---- The list of the retired, as a fork would find it: only its first may get lost ---- */
+/* ---- The list of retired segments, as a fork would find it: only its first may get lost ---- */
 
 static size_t waiting;
 
 static void
-check_list(void)
+check_retired_list_loses_one_at_most(void)
 {
     size_t n = 0;
     ns_segment *s = ns_load(&table.retired, NS_RELAXED);
@@ -1192,30 +1200,30 @@ check_list(void)
 }
 
 static void
-check_retired(void)
+check_retired_segments_are_freed(void)
 {
     const uint64_t ids = 5 * NS_SEGMENT_MAX;
     ns_section stray = ns_epoch_enter_stray(); /* so that they pile up */
-    at_store = check_list;
+    at_store = check_retired_list_loses_one_at_most;
     for (uint64_t id = 0; id < ids; id++) {
         put_key(id, id, true);
     }
-    const size_t most = waiting;
-    CHECK(most > 2);
+    const size_t peak = waiting;
+    CHECK(peak > 2);
     ns_epoch_leave(stray);
-    ns_epoch_poll(); /* the table itself has one made once in a while only */
+    ns_epoch_poll(); /* the table itself polls only at intervals */
     for (uint64_t id = ids; id < 2 * ids; id++) {
         put_key(id, id, true);
     }
     at_store = NULL;
-    CHECK(waiting < most);
-    finish();
+    CHECK(waiting < peak);
+    destroy();
 }
 
-/* ---- Others come between two looks of one search ---- */
+/* ---- Other threads come between two reads of one search ---- */
 
 static void (*meanwhile)(int);
-static uintptr_t seen; /* the value found, before a reference is taken */
+static uintptr_t seen; /* the value that was found, before a reference is taken */
 
 static bool
 hold_late(uintptr_t word)
@@ -1268,9 +1276,9 @@ rebuild_and_delete_it(int i)
     delete_it(i);
 }
 
-/* A reference to what came into the memory of a value is none to the value. */
+/* A reference to whatever came into a value's memory is not a reference to the value. */
 static void
-check_between_looks(void)
+check_reused_value_memory_is_noticed(void)
 {
     static void (*const others[])(int) = {
         replace_it, delete_it, rebuild_and_replace_it, rebuild_and_delete_it};
@@ -1280,13 +1288,15 @@ check_between_looks(void)
         CHECK(get_by(1, hold_late) == (i % 2 == 0 ? 2 : -1));
         CHECK(meanwhile == NULL);
         flush();
-        finish();
+        destroy();
     }
 }
 
-/* ---- Between the search of a replacement and its lock; and while a value is held ---- */
+/* ---- Other threads come between the search of a replacement and its lock, and while a value is
+ * held ---- */
 
-/* By one so many times as large. Of 1: only its serial is another, and it counts from nothing. */
+/* Rebuilds the segment `times` as large. With 1 only its serial differs, and its counts start at
+ * zero. */
 static void
 rebuild_segment(uint64_t hash, uint32_t times)
 {
@@ -1328,7 +1338,7 @@ let_others_change(ns_lock *l)
     run_threads(1, meanwhile);
 }
 
-/* Ends the insertion that was begun by hand. */
+/* Ends the insertion that check_key_inserted_before_lock_is_found began by hand. */
 static void
 end_insertion(ns_lock *l)
 {
@@ -1341,14 +1351,15 @@ end_insertion(ns_lock *l)
     ns_lock_release(l);
 }
 
-/* A key that is not found, and that is there when the lock is taken, is not taken for absent. */
+/* A search finds no key, then the key is inserted, then the lock is taken: the key counts as
+ * present. */
 static void
-check_late_lock(void)
+check_key_inserted_before_lock_is_found(void)
 {
     void (*const others[])(int) = {insert_meanwhile, rebuild_meanwhile, insert_meanwhile};
     for (int i = 0; i < 3; i++) {
         put_key(0, 0, true);
-        if (i == 2) { /* the key comes into a group behind, as its own one is full */
+        if (i == 2) { /* its own group is full, so the key goes into a later one */
             hash_of = first_group;
             for (uint64_t id = 2, n = 0; n < NS_GROUP + 1; id++) {
                 if (ns_tag(hash_of(id)) != ns_tag(hash_of(1))) {
@@ -1359,10 +1370,10 @@ check_late_lock(void)
         }
         meanwhile = others[i];
         at_try = let_others_change;
-        CHECK(!replace_value(1, 2)); /* nor is any segment locked */
+        CHECK(!replace_value(1, 2)); /* and no segment stays locked */
         CHECK(at_try == NULL && get(1) == (i != 1 ? 1 : -1));
         flush();
-        finish();
+        destroy();
         hash_of = ns_hash_mix;
     }
     meanwhile = NULL;
@@ -1376,7 +1387,7 @@ check_late_lock(void)
     at_try = end_insertion;
     CHECK(!replace_value(1, 2) && at_try == NULL && get(1) == 1);
     CHECK(!put_key(1, 3, true) && get(1) == 1 && ns_table_count(&table) == 2);
-    finish();
+    destroy();
 }
 
 static void
@@ -1386,9 +1397,9 @@ hold_meanwhile(uintptr_t word)
     hold_surely(word);
 }
 
-/* While a reference is taken under the lock nobody takes the value out. */
+/* While a reference is taken under the lock, nobody takes the value out. */
 static void
-check_holding(void)
+check_held_value_is_not_replaced(void)
 {
     const uint64_t id = 1;
     ns_garbage garbage = {.count = 0};
@@ -1399,15 +1410,15 @@ check_holding(void)
     CHECK(ns_segment_find(s, hash_of(id), match_key, &id, NULL, &entry, &word) == NS_PRESENT);
     CHECK(ns_entry_hold(entry, hold_meanwhile) == word);
     drop_value(word);
-    CHECK(replace_value(id, 3)); /* the lock alone keeps nobody from it */
+    CHECK(replace_value(id, 3)); /* the lock alone does not prevent it */
     ns_table_unlock(&table, s, &garbage);
     CHECK(get(id) == 3);
-    finish();
+    destroy();
 }
 
-/* There is no memory for a larger directory, and nothing has happened. */
+/* A split finds no memory for a larger directory. Nothing has changed then. */
 static void
-check_split_in_vain(void)
+check_split_without_memory_changes_nothing(void)
 {
     const uint64_t ids = 5;
     ns_garbage garbage = {.count = 0};
@@ -1425,10 +1436,10 @@ check_split_in_vain(void)
     for (uint64_t id = 0; id < ids; id++) {
         CHECK(replace_value(id, id + 1) && get(id) == (int64_t)id + 1);
     }
-    finish();
+    destroy();
 }
 
-/* A buddy is rebuilt when it was found and is not locked yet. */
+/* A buddy is rebuilt after it was found and before it is locked. */
 static uint64_t buddy;
 
 static ns_segment *
@@ -1444,7 +1455,7 @@ rebuild_buddy(int i)
     rebuild_segment(buddy, 2);
 }
 
-/* Whether this thread is in the middle of a change: it has the lock of some segment. */
+/* Whether this thread is in the middle of a change: it holds the lock of some segment. */
 static bool
 holds_any(void)
 {
@@ -1470,7 +1481,7 @@ before_try(ns_lock *l)
 }
 
 static void
-check_buddy(void)
+check_merge_with_rebuilt_buddy(void)
 {
     for (uint64_t id = 0; id < STEPPED; id++) {
         put_key(id, id, true);
@@ -1479,16 +1490,16 @@ check_buddy(void)
     for (uint64_t id = 0; id < STEPPED - 3; id++) {
         CHECK(delete_key(id));
     }
-    at_try = NULL; /* small segments may not have met */
+    at_try = NULL; /* small segments may not have had a buddy */
     CHECK(ns_table_count(&table) == 3 && walk(NULL, 0) == 3);
     flush();
-    finish();
+    destroy();
 }
 
-/* The only item moves behind the back of who looks for a first one: whenever a segment at one end
- * was found empty it goes there from the one at the other end. The table is never empty. */
+/* The only item moves while ns_table_lock_first searches. Whenever the search found a segment at
+ * one end empty, the item moves there from the other end. The table is never empty. */
 static uint64_t ends[2]; /* keys of the first segment and of the last */
-static int item_at, moves; /* where it is; how often it will still move */
+static int item_at, moves; /* the end where it is; how many moves are left */
 static bool rebuild_too;
 
 static void
@@ -1509,7 +1520,7 @@ move_item(ns_lock *l)
     at_release = move_item;
 }
 
-/* The only item goes from one end to the other and back; the table is never empty. */
+/* The only item moves from one end to the other and back. The table is never empty. */
 static void
 swing_item(int i)
 {
@@ -1527,7 +1538,7 @@ swing_item(int i)
 }
 
 static void
-check_moving_item(void)
+check_moving_item_is_found(void)
 {
     put_key(0, 0, true);
     ns_store(&table.spread, 1000, NS_RELAXED); /* segments stay, however empty */
@@ -1553,20 +1564,20 @@ check_moving_item(void)
     }
     CHECK(!ns_table_is_empty(&table));
     ns_store(&table.start, hash_of(ends[1 - item_at]), NS_RELAXED);
-    CHECK(!ns_table_is_empty(&table)); /* which looks where the item is, from now on */
+    CHECK(!ns_table_is_empty(&table)); /* from now on it starts where the item is */
     CHECK(ns_load(&table.start, NS_RELAXED) != hash_of(ends[1 - item_at]));
     CHECK(pop_any() == (int64_t)ends[item_at] && pop_any() == -1 && ns_table_is_empty(&table));
     put_key(ends[0], 0, false);
     run_threads(THREADS, swing_item);
     CHECK(pop_any() == (int64_t)ends[0] && pop_any() == -1 && ns_table_is_empty(&table));
     flush();
-    finish();
-    CHECK(ns_table_is_empty(&table)); /* one without a directory */
+    destroy();
+    CHECK(ns_table_is_empty(&table)); /* without a directory too */
 }
 
-/* A segment is emptied: no group is looked at twice, however few entries there are left. */
+/* While a segment is emptied, no group is searched twice, however few entries are left. */
 static void
-check_picking(void)
+check_pick_searches_no_group_twice(void)
 {
     for (uint64_t id = 0; id < STEPPED; id++) {
         put_key(id, 0, true);
@@ -1575,7 +1586,7 @@ check_picking(void)
     uint32_t cursor = 0, inserts = 0;
     for (int64_t left = STEPPED; left > 0; left--) {
         ns_segment *s = ns_table_lock_first(&table);
-        if (s == before) { /* it is the same one, and goes on */
+        if (s == before) { /* the same segment: the search goes on */
             CHECK(s->cursor >= cursor);
         }
         ns_segment_pick(s);
@@ -1583,7 +1594,7 @@ check_picking(void)
         cursor = s->cursor;
         ns_lock_release(&s->lock);
         CHECK(pop_any() >= 0);
-        if (inserts++ % 8 == 0) { /* one comes, perhaps behind it */
+        if (inserts++ % 8 == 0) { /* a new key may come behind the cursor */
             put_key((uint64_t)(STEPPED + left), 0, true);
             left++;
             before = NULL;
@@ -1591,30 +1602,31 @@ check_picking(void)
     }
     CHECK(ns_table_is_empty(&table));
     flush();
-    finish();
+    destroy();
 }
 
 /* ---- Many threads ---- */
 
-#define STABLE 64 /* ids below it are never deleted */
+#define STABLE 64 /* no id below it is ever deleted */
 #define CHURNED 256
 
 static _Atomic long inserted, deleted;
 
 static void
-torture(int i)
+operate_at_random(int i)
 {
     uint32_t state = (uint32_t)i * 7919 + 13;
     int64_t versions[STABLE] = {0};
     for (int round = 0; round < ROUNDS; round++) {
-        uint64_t stable = roll(&state) % STABLE;
-        uint64_t id = STABLE + roll(&state) % (round / 1000 % 2 ? CHURNED : 16);
-        uint32_t what = roll(&state) % 16;
-        /* Present throughout: never missed. And versions of a key never go back. */
+        uint64_t stable = next_random(&state) % STABLE;
+        uint64_t id = STABLE + next_random(&state) % (round / 1000 % 2 ? CHURNED : 16);
+        uint32_t what = next_random(&state) % 16;
+        /* These ids are always present, so no read misses one. And the versions of a key never go
+         * back. */
         int64_t version = get(stable);
         CHECK(version >= 0 && version >= versions[stable]);
         versions[stable] = version;
-        if (stable % THREADS == (unsigned)i) { /* its only writer */
+        if (stable % THREADS == (unsigned)i) { /* this thread is its only writer */
             put_key(stable, (uint64_t)version + 1, false);
             CHECK(get(stable) == version + 1);
             versions[stable] = version + 1;
@@ -1641,24 +1653,25 @@ torture(int i)
 }
 
 static void
-check_torture(void)
+check_random_operations_of_many_threads(void)
 {
     ns_store(&inserted, 0, NS_RELAXED);
     ns_store(&deleted, 0, NS_RELAXED);
     for (uint64_t i = 0; i < STABLE; i++) {
         put_key(i, 0, true);
     }
-    run_threads(THREADS, torture);
+    run_threads(THREADS, operate_at_random);
     CHECK(ns_table_count(&table) ==
           (size_t)(STABLE + ns_load(&inserted, NS_RELAXED) - ns_load(&deleted, NS_RELAXED)));
-    check_owned();
+    check_everything_is_owned_once();
     flush();
     CHECK(ns_load(&keys_alive, NS_RELAXED) == (long)ns_table_count(&table));
-    finish();
+    destroy();
 }
 
-/* Several threads count up the same keys, by comparing and swapping without the lock, while others
- * have their segments rebuilt: no count is lost, and each old value is the caller's of one. */
+/* Several threads increment the same keys by compare-and-swap without the lock, while others have
+ * their segments rebuilt. No increment is lost, and each old value is returned to exactly one
+ * caller. */
 #define COUNTED 8
 static _Atomic long counted;
 
@@ -1667,11 +1680,12 @@ count_up(int i)
 {
     uint32_t state = (uint32_t)i * 31 + 5;
     for (int round = 0; round < ROUNDS / 2; round++) {
-        uint64_t id = roll(&state) % COUNTED, hash = hash_of(id);
+        uint64_t id = next_random(&state) % COUNTED, hash = hash_of(id);
         if (i == 0) { /* keys come and go: segments grow, split, shrink and merge */
-            uint64_t other = 1000 + roll(&state) % (round / 500 % 2 ? 2 * NS_SEGMENT_MAX : 8);
+            uint64_t other =
+                1000 + next_random(&state) % (round / 500 % 2 ? 2 * NS_SEGMENT_MAX : 8);
             put_key(other, 0, false);
-            delete_key(1000 + roll(&state) % (2 * NS_SEGMENT_MAX));
+            delete_key(1000 + next_random(&state) % (2 * NS_SEGMENT_MAX));
             continue;
         }
         uintptr_t word;
@@ -1681,7 +1695,7 @@ count_up(int i)
         uintptr_t v = (uintptr_t)new_value(id, version + 1);
         ns_segment *s;
         uintptr_t old = ns_table_replace(&table, hash, match_key, &id, word, v, &s);
-        if (old == 0 && round % 2) { /* with the lock, then */
+        if (old == 0 && round % 2) { /* retry with the lock */
             ns_garbage garbage = {.count = 0};
             ns_entry *entry;
             uintptr_t now;
@@ -1699,7 +1713,7 @@ count_up(int i)
 }
 
 static void
-check_counting(void)
+check_no_increment_is_lost(void)
 {
     ns_store(&counted, 0, NS_RELAXED);
     for (uint64_t i = 0; i < COUNTED; i++) {
@@ -1712,10 +1726,10 @@ check_counting(void)
     }
     CHECK(sum == ns_load(&counted, NS_RELAXED) && sum > 0);
     flush();
-    finish();
+    destroy();
 }
 
-/* ---- A writer that sleeps for a segment is in no section, and its segment stays memory ---- */
+/* ---- A writer that sleeps for a segment is in no section, and its segment is not freed ---- */
 
 #define SLEEPERS 16
 static ns_segment *slept_for;
@@ -1730,12 +1744,12 @@ sleep_for_segment(int i)
         while ((uint32_t)ns_load(&slept_for->sleepers, NS_RELAXED) < SLEEPERS) {
             sleep_ms(1);
         }
-        /* The sleepers hold back nothing that others let go. */
+        /* The sleepers do not hold back what others retire. */
         uint64_t stamp = ns_epoch_stamp();
         while (ns_epoch_poll() <= stamp) {
             sleep_ms(1);
         }
-        /* The segment is replaced under its eyes, and is not freed. */
+        /* Another thread replaces the segment meanwhile, and it is not freed. */
         ns_garbage garbage = {.count = 0};
         ns_segment *s = resize(&table, slept_for, 2 * slots_of(slept_for), &garbage);
         CHECK(s != NULL && is_retired(&table, slept_for));
@@ -1745,7 +1759,7 @@ sleep_for_segment(int i)
 }
 
 static void
-check_sleeping(void)
+check_slept_for_segment_stays(void)
 {
     hash_of = same_hash;
     put_key(0, 0, true);
@@ -1757,7 +1771,7 @@ check_sleeping(void)
     flush();
     CHECK(table.retired == NULL);
     hash_of = ns_hash_mix;
-    /* Those that did not survive a fork do not count. */
+    /* Sleepers that did not survive a fork do not count. */
     ns_segment *s = ns_table_lock(&table, hash_of(1));
     ns_section section = ns_epoch_enter();
     add_sleeper(s);
@@ -1770,12 +1784,12 @@ check_sleeping(void)
     CHECK(has_sleepers(s));
     remove_sleeper(s);
     CHECK(!has_sleepers(s));
-    finish();
+    destroy();
 }
 
-/* ---- Hashes that were chosen by somebody who knows how they are mixed, but for the secret ---- */
+/* ---- Hashes chosen by an attacker who knows how they are mixed, but not the secret ---- */
 
-/* The mix as it was, without a secret, and a hash that it maps to given top bits and tag. */
+/* Inverts an odd factor. The mix as it was without a secret: see share_top_bits. */
 static uint64_t
 inverse(uint64_t odd)
 {
@@ -1789,8 +1803,8 @@ inverse(uint64_t odd)
 static uint64_t
 share_top_bits(uint64_t i)
 {
-    /* run = (h >> 7) * C, of which the top 32 bits were the segment. Those that share the top 16
-     * bits, and that are less than 2 ** 57 when taken back. */
+    /* Hashes that had the same top 16 bits: run = (h >> 7) * C, of which the top 32 bits chose the
+     * segment. Takes those that are less than 2 ** 57 when inverted. */
     static const uint64_t C = UINT64_C(0xD6E8FEB86659FD93);
     static uint64_t next;
     next = i == 0 ? 0 : next;
@@ -1821,7 +1835,7 @@ random_numbers(uint64_t i)
 
 struct spread {
     size_t bytes, depth, segments;
-    double probes; /* groups looked at for a key that is there, on average */
+    double probes; /* groups probed for a key that is present, on average */
 };
 
 static struct spread
@@ -1850,12 +1864,12 @@ spread_of(uint64_t (*number)(uint64_t), uint64_t count)
     result.bytes = ns_table_bytes(&table);
     result.depth = table.directory->depth;
     result.segments = ns_load(&table.segments, NS_RELAXED);
-    finish();
+    destroy();
     return result;
 }
 
 __attribute__((unused)) static void
-check_chosen_keys(void)
+check_chosen_keys_spread_like_random_ones(void)
 {
     uint64_t (*const chosen[])(uint64_t) = {share_top_bits, multiples_of_powers};
 #if defined(__SANITIZE_THREAD__)
@@ -1877,42 +1891,49 @@ check_chosen_keys(void)
     ns_hash_seed = before;
 }
 
-/* What was done before a key is put is seen by who finds it, whatever `hold` does. */
-static long told;
+/* A thread that finds a key sees what was done before the key was put, whatever `hold` does. */
+static long earlier_write;
 
 static bool
-just_look(uintptr_t word)
+hold_without_reference(uintptr_t word)
 {
     (void)word;
     return true;
 }
 
 static void
-let_go(uintptr_t word)
+drop_without_reference(uintptr_t word)
 {
     (void)word;
 }
 
 static void
-tell(int i)
+publish_or_find(int i)
 {
     uint64_t id = 1;
     uintptr_t word = 0;
     if (i == 0) {
-        told = 7;
+        earlier_write = 7;
         put_key(id, 2, false);
     }
     else {
         do {
-            ns_table_get(&table, hash_of(id), match_key, &id, NULL, just_look, let_go, &word);
+            ns_table_get(&table,
+                         hash_of(id),
+                         match_key,
+                         &id,
+                         NULL,
+                         hold_without_reference,
+                         drop_without_reference,
+                         &word);
         } while (word == 0 || word == seen);
-        CHECK(told == 7);
-        told = 0;
+        CHECK(earlier_write == 7);
+        earlier_write = 0;
     }
 }
 
 static void
-check_telling(void)
+check_found_key_publishes(void)
 {
     for (int replaces = 0; replaces < 2; replaces++) {
         seen = 0;
@@ -1921,12 +1942,13 @@ check_telling(void)
             seen = table.directory->segments[0]->entries[0].value;
         }
         CHECK(!replaces || is_value(seen));
-        run_threads(2, tell);
-        finish();
+        run_threads(2, publish_or_find);
+        destroy();
     }
 }
 
-/* Grows to thousands and back while others look on; then everybody takes all out. */
+/* Threads grow the table to thousands and shrink it while others read. Then all of them empty
+ * it. */
 #define MANY (24 * NS_SEGMENT_MAX < SOME(6000) ? SOME(6000) : 6 * NS_SEGMENT_MAX)
 static _Atomic long popped;
 
@@ -1954,7 +1976,7 @@ take_out(int i)
 }
 
 static void
-check_growth(void)
+check_growth_beside_readers(void)
 {
     for (uint64_t i = 0; i < STABLE; i++) {
         put_key(i, 0, true);
@@ -1962,15 +1984,15 @@ check_growth(void)
     ns_store(&popped, 0, NS_RELAXED);
     run_threads(THREADS, grow_and_shrink);
     CHECK(ns_table_count(&table) == (size_t)(STABLE + THREADS * (MANY / 2)));
-    check_owned();
+    check_everything_is_owned_once();
     run_threads(THREADS, take_out);
     CHECK(ns_load(&popped, NS_RELAXED) == STABLE + THREADS * (MANY / 2));
     flush();
     CHECK(ns_table_count(&table) == 0 && ns_load(&keys_alive, NS_RELAXED) == 0);
-    finish();
+    destroy();
 }
 
-/* One item goes round: the table is never empty, and pop never says so. */
+/* A single item is passed on: the table is never empty, and pop never says that it is. */
 static void
 pass_item(int i)
 {
@@ -1993,46 +2015,46 @@ int
 main(void)
 {
     init_core();
-    check_size();
-    check_first_directory();
-    run_threads(1, wait_dead);
-    run_threads(1, wait_many);
-    run_threads(1, sweep_early);
-    check_one_thread();
-    check_asking();
-    check_place_in_another();
-    check_from();
-    check_taking();
+    check_emptied_table_is_small();
+    check_second_first_directory_is_refused();
+    run_threads(1, dead_key_waits_for_other_thread);
+    run_threads(1, many_dead_keys_go_after_few_operations);
+    run_threads(1, sweep_takes_keys_that_died_early);
+    check_one_thread_with_each_hash();
+    check_search_continues_after_asking();
+    check_place_does_not_count_in_new_segment();
+    check_walk_from_middle_of_segment();
+    check_emptying_while_others_put_back();
     for (int step = 0; step <= 8; step++) {
-        check_fork_in_rebuild(step);
+        check_fork_cuts_rebuild_short(step);
     }
-    read_abandoned();
+    child_reads_abandoned_segment();
     for (int step = 0; step <= 4; step++) {
-        check_fork_in_change(step);
+        check_fork_cuts_change_short(step);
     }
 #ifndef NS_SHAKE /* which shows nothing here */
-    check_step_by_step();
+    check_changes_step_by_step();
 #endif
-    check_retired();
-    check_between_looks();
-    check_late_lock();
-    check_holding();
-    check_split_in_vain();
-    check_buddy();
-    check_moving_item();
-    check_picking();
+    check_retired_segments_are_freed();
+    check_reused_value_memory_is_noticed();
+    check_key_inserted_before_lock_is_found();
+    check_held_value_is_not_replaced();
+    check_split_without_memory_changes_nothing();
+    check_merge_with_rebuilt_buddy();
+    check_moving_item_is_found();
+    check_pick_searches_no_group_twice();
 #ifndef NS_SHAKE
-    check_chosen_keys();
+    check_chosen_keys_spread_like_random_ones();
 #endif
     for (int fences = 0; fences < 2; fences++) {
-        check_telling();
-        check_torture();
-        check_counting();
-        check_sleeping();
-        check_growth();
+        check_found_key_publishes();
+        check_random_operations_of_many_threads();
+        check_no_increment_is_lost();
+        check_slept_for_segment_stays();
+        check_growth_beside_readers();
         put_key(0, 0, true);
         run_threads(2, pass_item);
-        finish();
+        destroy();
         ns_can_fence_threads = false;
     }
     return 0;

@@ -1,4 +1,6 @@
-/* core/waitgroup.h: every wait ends with the zero it waited for, also when the group is used on at once. */
+/* Tests core/waitgroup.h: every wait ends with the zero it waited for, even if the group is used
+ * again at once.
+ */
 #include "harness.h"
 
 #define THREADS 5
@@ -41,7 +43,7 @@ fan_in(int i)
     }
 }
 
-/* The count is zero for a moment only: whoever waited must go all the same. */
+/* The count is zero only for a moment. Every waiter must be released by it. */
 static void
 pulse(int i)
 {
@@ -88,7 +90,7 @@ done_then_cancel(int i)
     CHECK(results[0][0] == -1);
 }
 
-/* And so has one that ends as it begins. */
+/* So has a wait that ends as it begins. */
 static void
 done_then_enter(int i)
 {
@@ -104,7 +106,7 @@ done_then_enter(int i)
     CHECK(results[0][0] == -2);
 }
 
-/* And who only looks at the count. */
+/* So has a thread that only reads the count. */
 static void
 done_then_count(int i)
 {
@@ -141,7 +143,7 @@ main(void)
     CHECK(ns_waitgroup_steps.leave(&group, &w) && ns_waitgroup_steps.cancel(&group, &w));
     CHECK(ns_waitgroup_add(&group, -1) == NS_ADDED);
 
-    w = (ns_waiter){0}; /* before the first zero of a new group, whose epoch is 0 */
+    w = (ns_waiter){0}; /* a wait for the first zero of a new group, whose epoch is 0 */
     ns_store(&group.word, 0, NS_RELAXED);
     CHECK(ns_waitgroup_add(&group, 1) == NS_ADDED);
     run_threads(2, done_then_cancel);

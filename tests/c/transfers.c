@@ -1,8 +1,10 @@
-/* The core's fast paths on many threads, for the counter of transfers: ./dev transfers --core.
+/* The core's fast paths on many threads, for the tool that counts transfers of cache lines: ./dev
+ * transfers --core.
  *
- * Arguments: the operation, how many threads, and how many operations of each are counted twice
- * (few) and once more (many). The calls by which it speaks to the counter are in
- * tools/transfers/plugin.c. At the end it prints where its memory is mapped. */
+ * Arguments: the operation, the number of threads, and the numbers of operations that each thread
+ * does while the tool counts (few, many, and few again). The tool sees the calls of lseek: see
+ * tools/transfers/plugin.c. At the end the program prints where its memory is mapped.
+ */
 #include <string.h>
 #include <unistd.h>
 
@@ -21,7 +23,8 @@ static ns_pool pool;
 static ns_channel channel;
 static ns_channel_slot slots[CAPACITY];
 
-/* Longer than a thread keeps a line for: what is held is held while others come. */
+/* Takes longer than a thread keeps a line, so that other threads come while this one holds what it
+ * took. */
 static void
 work(void)
 {
@@ -76,7 +79,7 @@ add_and_done(void *mine)
 }
 
 static void
-look_at_event(void *mine)
+check_event(void *mine)
 {
     (void)mine;
     CHECK(!ns_event_is_set(&event));
@@ -106,7 +109,7 @@ static const struct {
     void (*run)(void *mine);
 } operations[] = {
     {"counter", add_to_counter},
-    {"event", look_at_event},
+    {"event", check_event},
     {"rwmutex", read_under_rwmutex},
     {"pool", get_and_put},
     {"mutex", hold_mutex},
@@ -119,7 +122,7 @@ static void (*operation)(void *mine);
 static int few, many;
 
 static void
-tell(int n)
+signal_tool(int n)
 {
     lseek(-1, 0x7472616e73660000 + n, 0);
 }
@@ -133,14 +136,14 @@ measure(int i)
         operation(mine);
         work();
     }
-    tell(0);
+    signal_tool(0);
     const int sizes[] = {WARM_UP, few, many, few};
     for (int phase = 0; phase < 4; phase++) {
         for (int n = 0; n < sizes[phase]; n++) {
             operation(mine);
             work();
         }
-        tell(0);
+        signal_tool(0);
     }
 }
 
@@ -174,9 +177,9 @@ main(int argc, char **argv)
     ns_rwmutex_init(&rwmutex);
     ns_semaphore_init(&semaphore, PERMITS, PERMITS);
     ns_channel_init(&channel, slots, CAPACITY);
-    tell(threads);
+    signal_tool(threads);
     run_threads(threads, measure);
-    tell(0xffff);
+    signal_tool(0xffff);
     print_maps();
     return 0;
 }

@@ -1,26 +1,27 @@
-/* Threads that each count in a word of their own, so many bytes from the next one's: what
- * test_transfers.py gives the counter of transfers to find. Three arguments: how many threads, the
- * bytes between their words, and 1 to read a word that nobody writes instead.
+/* Threads that each count in a word of their own, at a given distance from the next one's. With
+ * this test_transfers.py checks the tool that counts transfers. Three arguments: the number of
+ * threads, the bytes between their words, and 1 to read a word that no thread writes instead.
  *
- * The calls by which a measured program speaks to the counter are in tools/transfers/plugin.c. */
+ * The program speaks to the tool by calls of lseek: see tools/transfers/plugin.c.
+ */
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { MOST = 64, WARM_UP = 50, FEW = 50, MANY = 450, COMPANY = 50 };
+enum { MAX_THREADS = 64, WARM_UP = 50, FEW = 50, MANY = 450, COMPANY = 50 };
 
-static _Alignas(4096) char words[MOST * 4096];
+static _Alignas(4096) char words[MAX_THREADS * 4096];
 static int distance, reads;
 
 static void
-tell(int n)
+signal_tool(int n)
 {
     lseek(-1, 0x7472616e73660000 + n, 0);
 }
 
-/* Longer than a thread keeps a line for. */
+/* Takes longer than a thread keeps a line. */
 static void
 work(void)
 {
@@ -36,7 +37,7 @@ count(void *argument)
     volatile uint64_t *shared = (uint64_t *)(words + sizeof(words) / 2);
     static const int sizes[] = {WARM_UP, FEW, MANY, COMPANY};
     uint64_t sum = 0;
-    tell(0);
+    signal_tool(0);
     for (int phase = 0; phase < 4; phase++) {
         for (int i = 0; i < sizes[phase]; i++) {
             if (reads) {
@@ -47,7 +48,7 @@ count(void *argument)
             }
             work();
         }
-        tell(0);
+        signal_tool(0);
     }
     return (void *)(intptr_t)sum;
 }
@@ -61,13 +62,13 @@ main(int argc, char **argv)
     int n = atoi(argv[1]);
     distance = atoi(argv[2]);
     reads = atoi(argv[3]);
-    if (n < 1 || n > MOST || distance < 0 || distance > 4096 / 2) {
+    if (n < 1 || n > MAX_THREADS || distance < 0 || distance > 4096 / 2) {
         return 2;
     }
     printf("%p\n", (void *)words);
     fflush(stdout);
-    tell(n);
-    pthread_t threads[MOST];
+    signal_tool(n);
+    pthread_t threads[MAX_THREADS];
     for (int i = 0; i < n; i++) {
         if (pthread_create(&threads[i], NULL, count, (void *)(intptr_t)i)) {
             return 1;
@@ -76,6 +77,6 @@ main(int argc, char **argv)
     for (int i = 0; i < n; i++) {
         pthread_join(threads[i], NULL);
     }
-    tell(0xffff);
+    signal_tool(0xffff);
     return 0;
 }

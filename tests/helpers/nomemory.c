@@ -1,15 +1,16 @@
 /* _nomemory: makes chosen allocations fail, for tests. A Python module that is also preloaded.
  *
- * Preloaded (LD_PRELOAD), it stands before the C library's malloc and its kin, and fails those calls
- * whose return address lies in the library under test: the C core's own memory, which Python's
- * hooks do not see. As a module, it wraps Python's allocators, as _testcapi.set_nomemory does, and
- * fails what the library under test asks Python for. Either way only in the thread that wants it.
+ * Preloaded (LD_PRELOAD), it comes before the C library's malloc and similar functions. It fails
+ * those calls whose return address lies in the library under test: the C core's own memory, which
+ * Python's hooks do not see. As a module, it wraps Python's allocators, as _testcapi.set_nomemory
+ * does, and fails what the library under test requests from Python. Both affect only the thread
+ * that asked for it.
  *
  *     watch(begin, end)        the code of the library under test
- *     fail(kind, n, to)        the n-th allocation from now on (0: the next one) and those after it,
- *                              as far as the to-th, fail; kind is CORE or PYTHON
- *     end() -> int             no more; how many failed
- *     sites(kind) -> list      where in the library under test: return addresses less `begin`
+ *     fail(kind, n, to)        makes the n-th allocation from now on (0: the next one) fail, and
+ *                              those after it, before the to-th; kind is CORE or PYTHON
+ *     end() -> int             stops that, and returns how many failed
+ *     sites(kind) -> list      where in the library under test: return addresses minus `begin`
  *     in_use() -> int          bytes of malloc's that are in use
  *
  * `fail` and `end` allocate nothing, so they work when nothing else does.
@@ -27,21 +28,21 @@
 #include <stdbool.h>
 
 enum { NONE, CORE, PYTHON };
-enum { MOST_SITES = 4096, DEPTH = 64 };
+enum { MAX_SITES = 4096, DEPTH = 64 };
 
 static __thread struct {
     int kind;
-    long next, from, to; /* number of the next allocation; which ones fail */
+    long next, from, to; /* the number of the next allocation, and of those that fail */
     long failed;
-    bool busy; /* looking at the stack, which may allocate */
+    bool busy; /* walking the stack, which may allocate */
 } me;
 
 static uintptr_t begin, end;
 
-/* Where allocations failed. Under the lock: a thread in a test may not be the only one. */
+/* Where allocations failed. Under the lock: a test may have other threads. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct {
-    uintptr_t at[MOST_SITES];
+    uintptr_t at[MAX_SITES];
     int count;
 } found[PYTHON + 1];
 
@@ -53,7 +54,7 @@ note(int kind, uintptr_t at)
     while (i < found[kind].count && found[kind].at[i] != at) {
         i++;
     }
-    if (i == found[kind].count && i < MOST_SITES) {
+    if (i == found[kind].count && i < MAX_SITES) {
         found[kind].at[found[kind].count++] = at;
     }
     pthread_mutex_unlock(&lock);
@@ -74,7 +75,7 @@ must_fail(void)
     return fails;
 }
 
-/* ---- the C library's ---- */
+/* ---- The C library's allocators ---- */
 
 static bool
 core_must_fail(void *caller)
@@ -86,7 +87,7 @@ core_must_fail(void *caller)
     return true;
 }
 
-/* The function that this one hides. */
+/* The function that this one replaces. */
 #define REAL(name)                                         \
     static __typeof__(&name) real;                         \
     if (real == NULL) {                                    \
@@ -130,7 +131,7 @@ posix_memalign(void **block, size_t alignment, size_t size)
     return FAILS() ? ENOMEM : real(block, alignment, size);
 }
 
-/* Allocates for all but the first few keys. */
+/* Allocates, except for the first few keys. */
 int
 pthread_setspecific(pthread_key_t key, const void *value)
 {
@@ -138,13 +139,13 @@ pthread_setspecific(pthread_key_t key, const void *value)
     return FAILS() ? ENOMEM : real(key, value);
 }
 
-/* ---- Python's ---- */
+/* ---- Python's allocators ---- */
 
 static const PyMemAllocatorDomain domains[] = {
     PYMEM_DOMAIN_RAW, PYMEM_DOMAIN_MEM, PYMEM_DOMAIN_OBJ};
 static PyMemAllocatorEx wrapped[3];
 
-/* The interpreter's loop. */
+/* The code of the interpreter's loop. */
 static uintptr_t eval_begin, eval_end;
 
 static void
@@ -159,8 +160,9 @@ find_loop(void)
     }
 }
 
-/* Whether it is asked for by the library under test: by a call of its own into Python, not by the
- * interpreter as it runs Python code, which has faults of its own without memory. */
+/* Whether the library under test requested this memory by a call of its own into Python. What the
+ * interpreter requests while it runs Python code does not count: the interpreter has faults of its
+ * own without memory. */
 static bool
 python_must_fail(void)
 {
@@ -212,7 +214,7 @@ hook_free(void *context, void *block)
     a->free(a->ctx, block);
 }
 
-/* ---- the module ---- */
+/* ---- The module ---- */
 
 static PyObject *
 watch(PyObject *Py_UNUSED(self), PyObject *args)
@@ -286,7 +288,7 @@ static int
 exec(PyObject *module)
 {
     void *frame;
-    backtrace(&frame, 1); /* loads what it needs */
+    backtrace(&frame, 1); /* loads the library that it needs */
     find_loop();
     for (int i = 0; i < 3; i++) {
         PyMem_GetAllocator(domains[i], &wrapped[i]);

@@ -1,9 +1,9 @@
 /* atomics.h: the one atomics header of the core.
  *
- * C11 atomics under short names that carry their ordering, the cache geometry,
- * and the pause instruction. Everything above uses these names, so that a reader
- * sees every ordering at the point of use, and a test can weaken one of them
- * (-DNS_ACQUIRE=memory_order_relaxed) to prove that it is needed.
+ * C11 atomics under short names that carry their ordering, the cache geometry, and the pause
+ * instruction. Everything above uses these names. So a reader sees every ordering at the point of
+ * use, and a test can weaken one of them (-DNS_ACQUIRE=memory_order_relaxed) to prove that it is
+ * needed.
  */
 #ifndef NS_ATOMICS_H
 #define NS_ATOMICS_H
@@ -22,8 +22,8 @@
 #define NS_RELAXED memory_order_relaxed
 #define NS_SEQ_CST memory_order_seq_cst
 
-/* Tests of the core may have a pause before any of these, at random, so that interleavings which are
- * one in a million come up within seconds (tests/c/harness.h). */
+/* Tests of the core may insert a random pause before each of these, so that interleavings that are
+ * one in a million occur within seconds (tests/c/harness.h). */
 #ifdef NS_SHAKE
 void ns_shake(void);
 #define ns_step ns_shake(),
@@ -38,11 +38,11 @@ void ns_shake(void);
 #define ns_sub(p, v, order) (ns_step atomic_fetch_sub_explicit((p), (v), order))
 #define ns_or(p, v, order) (ns_step atomic_fetch_or_explicit((p), (v), order))
 #define ns_and(p, v, order) (ns_step atomic_fetch_and_explicit((p), (v), order))
-/* Updates *expected on failure, whose ordering is relaxed: retry loops re-read. */
+/* Updates *expected on failure. The ordering of a failure is relaxed: retry loops read again. */
 #define ns_cas(p, expected, desired, order) \
     (ns_step atomic_compare_exchange_strong_explicit((p), (expected), (desired), order, NS_RELAXED))
-/* The thread sanitizer knows no fences (and gcc warns of it): where one matters, it is given a
- * read-modify-write instead. */
+/* The thread sanitizer does not model fences (and gcc warns of it). Where a fence matters, its code
+ * has a read-modify-write instead. */
 #if defined(__SANITIZE_THREAD__)
 #define ns_fence(order) ((void)0)
 #else
@@ -50,17 +50,18 @@ void ns_shake(void);
 #endif
 #define ns_compiler_fence() atomic_signal_fence(NS_SEQ_CST)
 
-/* A fork by another thread can come between any two stores. The child then has the first and not the second, and
- * goes on with what it finds. So these are atomic too, and each that must not come before another is a release:
- * the compiler may reorder plain stores. This one takes something out of a list before it is freed; the compiler,
- * which knows what `free` reads, must not move it behind that. */
+/* A fork by another thread can come between any two stores. The child then has the first store and
+ * not the second, and goes on with that. So these stores are atomic too, and each that must not
+ * come before another is a release, because the compiler may reorder plain stores. This macro takes
+ * something out of a list before it is freed. The compiler knows what `free` reads, and must not
+ * move the store behind it. */
 #define ns_unlink(p, next) (ns_store((p), (next), NS_RELEASE), ns_compiler_fence())
 
-/* State of one thread is kept this far from another's: adjacent cache lines are
- * fetched in pairs on x86-64, and lines are 128 bytes on Apple's processors. */
+/* The distance between one thread's state and another's. x86-64 fetches adjacent cache lines in
+ * pairs, and Apple's processors have lines of 128 bytes. */
 #define NS_CACHE_LINE 128
 
-/* What a core takes from another at a time. */
+/* The unit that one core takes from another. */
 #if defined(__APPLE__) && defined(__aarch64__)
 #define NS_LINE 128
 #else

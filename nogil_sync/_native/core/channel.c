@@ -12,7 +12,7 @@
 #define SHORTEST_PACE 200 /* nanoseconds between two looks while it lingers */
 #define LONGEST_PACE 2000
 
-/* What `lock` clears; tests/c has a mutant that clears nothing. */
+/* The bits that `lock` clears; tests/c has a mutant that clears none. */
 #ifndef NS_CHANNEL_FREEZES
 #define NS_CHANNEL_FREEZES NS_CHANNEL_OPEN
 #endif
@@ -39,7 +39,7 @@ count(ns_channel *c)
     return distance(&c->in, ns_load(&c->out.word, NS_RELAXED), ns_load(&c->in.word, NS_RELAXED));
 }
 
-/* Waits for who took the position before us to pass the turn on. */
+/* Waits for the thread that took the position before to pass the turn on. */
 static void
 await(ns_channel_slot *slot, uint64_t turn)
 {
@@ -92,8 +92,7 @@ mend(ns_channel *c)
         ns_channel_slot *source = ns_channel_slot_at(out, from);
         if (ns_load(&source->turn, NS_RELAXED) == (ns_channel_turn(out, from) | FULL)) {
             ns_channel_slot *target = ns_channel_slot_at(out, to);
-            if (target !=
-                source) { /* out of one before it is in the other: a fork must not find it in both */
+            if (target != source) { /* a fork must not find it in both: take it out first */
                 void *item = source->item;
                 ns_store(&source->turn, ns_channel_turn(out, from), NS_RELEASE);
                 target->item = item;
@@ -282,7 +281,7 @@ static enum look
 look(ns_channel_end *end, uint64_t full)
 {
     uint64_t word = ns_load(&end->word, NS_ACQUIRE); /* it may get its ring just now */
-    return !ns_channel_is_easy(end, word) ? FROZEN : is_ready(end, word, full) ? READY : NOT_READY;
+    return !ns_channel_is_fast(end, word) ? FROZEN : is_ready(end, word, full) ? READY : NOT_READY;
 }
 
 /* Looks every `pace` for up to NS_CHANNEL_LINGER, and adapts the pace to what it finds. */
@@ -391,7 +390,7 @@ ns_channel_count(ns_channel *c)
         in = ns_load(&c->in.word, NS_ACQUIRE);
         again = ns_load(&c->out.word, NS_ACQUIRE);
     } while (ns_channel_position(again) != ns_channel_position(out));
-    /* What is seen of `in` may be older than `out`: nothing orders the two. */
+    /* The value of `in` may be older than that of `out`: nothing orders the two reads. */
     return ns_channel_position(in) > ns_channel_position(out) ? distance(&c->in, out, in) : 0;
 }
 

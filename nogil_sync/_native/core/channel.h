@@ -5,19 +5,20 @@
  *   turns, as in Erik Rigtorp's. Each end of the channel is a word with a position; each slot has
  *   a turn. A sender takes the position of the `in` end by one compare-and-swap, writes its item
  *   into the slot, and passes the turn on; a receiver does the same at the `out` end. With room
- *   and items that is all: no lock, and nobody is woken.
- *   Who has to wait goes through a queue under a small lock (waitq.h), as in Go's runtime (chan.go):
- *   items are handed to waiting receivers, and taken from waiting senders, in their order.
+ *   and items that is all: no lock, and no wake-up.
+ *   An operation that has to wait goes through a queue under a small lock (waitq.h), as in Go's
+ *   runtime (chan.go): items are handed to waiting receivers, and taken from waiting senders, in
+ *   their order.
  *
  * An end's word:   position << 2 | flags
  *
- *     OPEN    the ring may be used without the lock. Cleared ("frozen") while somebody waits, at
+ *     OPEN    the ring may be used without the lock. Cleared ("frozen") while there are waiters, at
  *             capacity 0, and in the `in` end of a closed channel
  *     CLOSED  in the `in` end only
  *
  *   A position is lap << shift | index, with index < capacity <= 1 << shift: so any capacity is
  *   exact, without a division. Positions never come again: 2^60 items are centuries.
- *   A channel of zero bytes is a rendezvous; nobody waits in it before ns_channel_init.
+ *   A channel of zero bytes is a rendezvous; no thread waits in it before ns_channel_init.
  *
  * A slot's turn. For the position of lap n that has the slot's index:
  *
@@ -31,15 +32,15 @@
  *   - out <= in <= out + capacity, as positions. The items are those in between; a position is
  *     taken a moment before its slot is full, or free.
  *   - Settled: whenever the lock is free, no receiver waits while there is an item, no sender while
- *     there is room or a receiver waits, and nobody in a closed channel whom that concerns. (Those
- *     who are away, running handlers, do not count.) `serve` restores it.
- *   - Somebody is in a queue => both ends are frozen.
+ *     there is room or a receiver waits, no sender in a closed channel, and no receiver in one that
+ *     is closed and empty. (Waiters that are away do not count.) `serve` restores it.
+ *   - A waiter is in a queue => both ends are frozen.
  *
- * Nobody sleeps for ever. Who waits first freezes both ends, each by one read-modify-write of the
- * very word that the others take positions from; the position it reads there is the last that was
- * taken without the lock. So it either sees the item (the room), or those who bring it find the end
- * frozen and come to the lock. It is not "announce, fence, look", and needs no fence. tests/c has
- * the mutant that does not freeze.
+ * No waiter sleeps for ever. Before it waits, a thread freezes both ends, each by one
+ * read-modify-write of the very word that the others take positions from; the position it reads
+ * there is the last that was taken without the lock. So it either sees the item (the room), or the
+ * threads that bring it find the end frozen and come to the lock. It is not "announce, fence,
+ * look", and needs no fence. tests/c has the mutant that does not freeze.
  *
  * Empty and full are exact. A receiver that reads p in `out` and then p in `in` knows that the
  * channel was empty at the second read: `out` is at least p by then, and never beyond `in`. A
@@ -55,43 +56,48 @@
  * Lingering. An operation that finds the ring empty (full) looks out for a moment before it waits.
  * First awake, if it gets a turn at spinning (grant.h). It looks seldom. If it took each item as it
  * comes, sender and receiver would go on side by side, each at a slot that the other has just left,
- * and each operation would cost several transfers (measured: 230 ns instead of 80). So it looks once
- * in a `pace`, which doubles if more than one slot is ready by then, and else halves: a stream goes
- * through in batches, and a single answer is late by 0.2 us at most. Then it yields its processor
- * a few times. Where threads outnumber processors, the other side is likely to be ready to run on
- * this one; it works until it has to look out itself. So the threads change once a batch, where
- * each item would take a wake-up. A yield with nobody else ready to run returns at once. If others
- * are, whatever they do, the thread is as late as if it had been preempted then.
+ * and each operation would cost several transfers (measured: 230 ns instead of 80). So it looks
+ * once in a `pace`, which doubles if more than one slot is ready by then, and else halves: a stream
+ * goes through in batches, and a single answer is late by 0.2 us at most. Then it yields its
+ * processor a few times. Where threads outnumber processors, the other side is likely to be ready
+ * to run on this one; it works until it has to look out itself. So the threads change once a batch,
+ * where each item would take a wake-up. A yield with nobody else ready to run returns at once. If
+ * others are, whatever they do, the thread is as late as if it had been preempted then.
  *
  * Ordering. The turns carry the items. A turn is stored with release after the item was written
  * (read), and loaded with acquire before it is read (written): so what a thread did before a send
- * happens before what its receiver does next, and the k-th receive before the end of the
- * (k + capacity)-th send. Positions carry nothing: they are taken relaxed. An end's word is read with
- * acquire, for the fields beside it, and for "and then" in the paragraph above. For those who wait
- * the queue's lock and the node's state carry the item. tests/c has a mutant for each.
+ * happens before what its receiver does next, and the k-th receive before the end of the (k +
+ * capacity)-th send. Positions carry nothing: they are taken relaxed. An end's word is read with
+ * acquire, for the fields beside it, and for "and then" in the paragraph above. For waiters the
+ * queue's lock and the waiter's state carry the item. tests/c has a mutant for each.
  *
  * Collection. Items are visited with the world stopped. Threads stop at safe points only, and there
- * every position that a living thread took has its slot ready. So items enter and leave the
- * ring with the interpreter attached: of the steps of a wait (wait.h), `enter` and `rejoin` serve,
- * and are called attached; `leave` and `cancel`, which may not be, move no item, as those left
- * behind wait for the same thing. The item of a sender that waits is not visited: the frame of its
- * thread holds it anyway.
+ * every position that a living thread took has its slot ready. So items enter and leave the ring
+ * with the interpreter attached: of the steps of a wait (wait.h), `enter` and `rejoin` serve, and
+ * are called attached; `leave` and `cancel`, which may be called detached, do not serve, and need
+ * not, as those left in line wait for the same thing (`is_alike`). The item of a sender that waits
+ * is not visited: the frame of its thread holds it anyway.
  *
- * Fork. The ring survives; waiters are forgotten. Threads that are gone may have been between
- * their two steps, and the child must not wait for them: each end has the fork generation in which
- * the ring was last known to be whole, which an operation compares before it takes a position. The
+ * Fork. The ring survives; waiters are forgotten. Threads that are gone may have been between their
+ * two steps, and the child must not wait for them: each end has the fork generation in which the
+ * ring was last known to be whole, which an operation compares before it takes a position. The
  * first to find it old mends the ring under the lock, to which all others come meanwhile. An item
- * half sent was not sent, one half received is gone with its receiver, all others keep their
- * order. That looks at each slot once. A fork amid the mending may lose one more item, and finds none twice.
+ * half sent was not sent, one half received is gone with its receiver, all others keep their order.
+ * That looks at each slot once. A fork amid the mending may lose one more item, and finds none
+ * twice.
  *
  * Cache lines. Each end's word has a line to itself; what its threads only read beside it is on
  * the next, so that it stays with all of them. Slots are four a line. Neighbours in the ring on
  * lines of their own were tried: a thread that goes through many positions then pays for a line at
  * each, and two threads that send and receive in turn took twice as long.
  *
- * Who writes what. Words: anyone by compare-and-swap while OPEN, else who has the lock. Slots: who
- * has the position, in its turn. `slots`, `lap`, `wrap`, `capacity`, `shift`: nobody after init.
- * The rest: the thread that has the lock.
+ * Field ownership. Words: any thread by compare-and-swap while OPEN, else the thread with the lock.
+ * Slots: the thread that took the position, in its turn. `slots`, `lap`, `wrap`, `capacity`,
+ * `shift`: constant after ns_channel_init. The rest: the thread with the lock.
+ *
+ * Waiting: in line (wait.h), senders and receivers in a queue each, with one lock. A sender's
+ * amount is its item; served, it is 0 if the item was accepted, and unchanged if the send was
+ * refused. A receiver's amount, once it is served, is its item, or 0 if the receive was refused.
  */
 #ifndef NS_CHANNEL_H
 #define NS_CHANNEL_H
@@ -199,9 +205,9 @@ ns_channel_next(const ns_channel_end *end, uint64_t word)
     return word + (ns_unlikely(is_last) ? end->wrap : UINT64_C(1) << NS_CHANNEL_SHIFT);
 }
 
-/* Whether the ring may be used without the lock: nobody waits, and no fork came between. */
+/* Whether the fast path may be taken: there are no waiters, and no fork came between. */
 static inline bool
-ns_channel_is_easy(ns_channel_end *end, uint64_t word)
+ns_channel_is_fast(ns_channel_end *end, uint64_t word)
 {
     return (word & NS_CHANNEL_FLAGS) == NS_CHANNEL_OPEN &&
            ns_load(&end->generation, NS_ACQUIRE) == ns_fork_generation();
@@ -218,7 +224,7 @@ ns_channel_try_send(ns_channel *c, void *item)
     ns_channel_end *in = &c->in;
     uint64_t word = ns_load(&in->word, NS_ACQUIRE);
     int64_t pause = NS_BACK_OFF_FIRST;
-    for (int polls = 0; polls < NS_CHANNEL_POLLS && ns_channel_is_easy(in, word);) {
+    for (int polls = 0; polls < NS_CHANNEL_POLLS && ns_channel_is_fast(in, word);) {
         ns_channel_slot *slot = ns_channel_slot_at(in, word);
         uint64_t turn = ns_channel_turn(in, word);
         if (ns_likely(ns_load(&slot->turn, NS_CHANNEL_READ) == turn)) {
@@ -252,7 +258,7 @@ ns_channel_try_receive(ns_channel *c, void **item)
     ns_channel_end *out = &c->out;
     uint64_t word = ns_load(&out->word, NS_ACQUIRE);
     int64_t pause = NS_BACK_OFF_FIRST;
-    for (int polls = 0; polls < NS_CHANNEL_POLLS && ns_channel_is_easy(out, word);) {
+    for (int polls = 0; polls < NS_CHANNEL_POLLS && ns_channel_is_fast(out, word);) {
         ns_channel_slot *slot = ns_channel_slot_at(out, word);
         uint64_t turn = ns_channel_turn(out, word);
         if (ns_likely(ns_load(&slot->turn, NS_CHANNEL_READ) == (turn | NS_CHANNEL_FULL))) {
@@ -267,7 +273,7 @@ ns_channel_try_receive(ns_channel *c, void **item)
         }
         uint64_t in = ns_load(&c->in.word, NS_RELAXED);
         if (ns_channel_position(in) == ns_channel_position(word)) {
-            if (ns_channel_is_easy(&c->in, in)) {
+            if (ns_channel_is_fast(&c->in, in)) {
                 return NS_CHANNEL_WOULD_WAIT;
             }
             break; /* somebody waits, or it is closed */
@@ -282,15 +288,12 @@ ns_channel_try_receive(ns_channel *c, void **item)
     return ns_channel_try_receive_slow(c, item);
 }
 
-/* A short look-out for room (an item) before waiting in earnest, which costs more, and most where
- * it comes to a wake-up: see "Lingering". True if it is worth another try. A thread that lingers
- * does not wait yet: it has no place in the order. */
+/* Looks out for room (an item) for a moment, before a wait, which costs more: see "Lingering". True
+ * if it is worth another try. A thread that lingers has no place in line. */
 bool ns_channel_linger_to_send(ns_channel *c);
 bool ns_channel_linger_to_receive(ns_channel *c);
 
-/* How to wait (wait.h). A sender's `amount` is its item, and once it is served 0 if that was
- * accepted, else it was refused. A receiver's, once it is served, is the item, or 0 if it was
- * refused. */
+/* How to wait (wait.h), after the try without waiting failed. */
 extern const struct ns_wait_steps ns_channel_send_steps, ns_channel_receive_steps;
 
 /* Refuses sends from here on, and receives once all items are gone. False if it was so before. */

@@ -8,9 +8,9 @@
  * A waiter that runs a handler keeps its place and stays eligible. If its call then fails, or is
  * interrupted in the very moment it is notified, `undo` passes the notification on to the next.
  *
- * Ordering: that of the lock, whose holders do all of this; `occupied` is read under it, too. Should
- * a program notify through a lock that excludes nobody, a notification may miss a thread that is
- * just about to wait, and nothing worse.
+ * Ordering: that of the lock, whose holders do all of this; `occupied` is read under it, too.
+ * Should a program notify through a lock that excludes nobody, a notification may miss a thread
+ * that is just about to wait, and nothing worse.
  *
  * Fork: the thread that finds the queue stale empties it. `occupied` may be true until then.
  */

@@ -1,6 +1,7 @@
 #include "counter.h"
 
-/* Gives the thread a cell; or the base, if there is no memory, or the table changed meanwhile. */
+/* Gives the thread a cell. Returns its word, or the base if there is no memory or the table changed
+ * meanwhile. */
 static _Atomic uint64_t *
 join(ns_counter *c, uint32_t slot, uint32_t met)
 {
@@ -10,7 +11,7 @@ join(ns_counter *c, uint32_t slot, uint32_t met)
     ns_lock_release(&c->lock);
     ns_cells_free_offer(&offer);
     if (cell == NULL) {
-        ns_store(&c->meetings, 0, NS_RELAXED); /* try again after as many more */
+        ns_store(&c->meetings, 0, NS_RELAXED); /* retry after as many meetings again */
         return &c->base;
     }
     return &cell->word;
@@ -25,7 +26,7 @@ ns_counter_find_word(ns_counter *c, uint32_t slot)
     ns_cell_table *table = ns_load(&c->cells, NS_ACQUIRE);
     uint32_t met = 0;
     if (table == NULL) {
-        /* The first thread, or one that meets another in the base. */
+        /* No cells yet: this thread is the first, or it meets another one in the base. */
         if (ns_cas(&c->user, &met, slot + 1, NS_RELAXED)) {
             return &c->base;
         }
@@ -35,7 +36,7 @@ ns_counter_find_word(ns_counter *c, uint32_t slot)
         }
     }
     else {
-        /* The place is empty, or its cell was used by another thread last. */
+        /* The place is empty, or another thread last used its cell. */
         ns_cell *cell = ns_cells_at(table, slot);
         if (cell != NULL) {
             met = ns_load(&cell->user, NS_RELAXED);

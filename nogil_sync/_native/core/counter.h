@@ -1,23 +1,23 @@
 /* counter.h: a 64-bit sum that threads add to without sharing a cache line.
  *
- * The design of Java's LongAdder (Doug Lea) over the cells of cells.h: a base word serves all as
- * long as threads seldom meet there, as a rule because there is only one. Then each adds to a cell
- * of its own. A read sums the base and the cells that were made.
+ * This is the design of Java's LongAdder (Doug Lea) over the cells of cells.h. One base word serves
+ * all threads as long as they seldom meet there, as a rule because there is only one thread. After
+ * that each thread adds to a cell of its own. A read sums the base and the cells that exist.
  *
- * Base and cells are atomic words that are only ever added to (one fetch-and-add, uncontended and
- * in the adder's own cache) or, by reset, swapped for zero. So threads that share a cell, or have
+ * Base and cells are atomic words that change in two ways: an add (one fetch-and-add, uncontended
+ * and in the adder's own cache), or a swap for zero by reset. So threads that share a cell, or have
  * no slot and use the base, are merely slower, never wrong, and reset counts each increment once.
- * No word is ever left out of the sum, whatever grows meanwhile: a cell stays in each table that
- * follows, and a finished thread's cell goes on with the next holder of its slot. So with positive
- * adds each word grows, and reads that follow each other never decrease.
+ * No word ever leaves the sum, whatever grows meanwhile: a cell stays in each table that follows,
+ * and a finished thread's cell passes to the next thread that holds its slot. So with positive adds
+ * each word grows, and successive reads never decrease.
  *
- * Ordering: none is promised beyond each word's own; a total is exact for every add that happened
- * before the read (joined threads, for instance), which has seen the table and the cell that the
- * add used. If there is no memory for a cell, the base goes on serving.
+ * Ordering: none beyond each word's own. A total is exact for every add that happened before the
+ * read (by joined threads, for instance): such a read sees the table and the cell that the add
+ * used. If there is no memory for a cell, the base goes on serving.
  *
  * Doubles use the same words as bit patterns, added by compare-and-swap. +0.0 is all zero bits.
  *
- * Fork: see cells.h. `lock` guards the making of tables and cells, and nothing else.
+ * Fork: see cells.h. `lock` guards only the making of tables and cells.
  */
 #ifndef NS_COUNTER_H
 #define NS_COUNTER_H
@@ -28,18 +28,19 @@
 #include "waiting/lock.h"
 
 typedef struct ns_counter {
-    ns_cells cells; /* NULL until threads met often enough in the base */
+    ns_cells cells; /* NULL until threads have met often enough in the base */
     _Atomic uint64_t base;
     _Atomic uint32_t user; /* slot + 1 of the thread that last added to the base; 0: none did */
-    _Atomic uint32_t meetings; /* in the base */
+    _Atomic uint32_t meetings; /* in the base; written with relaxed stores, some may be lost */
     ns_lock lock;
 } ns_counter;
 
-/* The word for the calling thread, which may have to get a slot; or for a thread with this slot. */
+/* The word for the calling thread, which gets a slot if it has none; and the word for a thread with
+ * this slot. Both may give the thread a cell. */
 _Atomic uint64_t *ns_counter_word_slow(ns_counter *c);
 _Atomic uint64_t *ns_counter_find_word(ns_counter *c, uint32_t slot);
 
-/* The word that the calling thread adds to. */
+/* The word that the calling thread adds to. A cell is seen with its zeroes (acquire). */
 static inline _Atomic uint64_t *
 ns_counter_word(ns_counter *c)
 {
@@ -90,25 +91,25 @@ ns_counter_add_double(ns_counter *c, double n)
     }
 }
 
-/* The sum; with reset, each word is swapped for zero as it is read. */
+/* The sum. With reset, each word is swapped for zero as it is read. */
 uint64_t ns_counter_sum(ns_counter *c, bool reset);
 double ns_counter_sum_double(ns_counter *c, bool reset);
 
-/* Bytes beyond the struct itself. */
+/* Bytes in addition to the struct. */
 static inline size_t
 ns_counter_extra_size(ns_counter *c)
 {
     return ns_cells_size(&c->cells);
 }
 
-/* Whether threads have met in the base so often that they have cells. */
+/* Whether threads have met in the base so often that there are cells. */
 static inline bool
 ns_counter_is_shared(ns_counter *c)
 {
     return ns_load(&c->cells, NS_RELAXED) != NULL;
 }
 
-/* Frees the cells; nobody may be using the counter. */
+/* Frees the cells. No thread may be using the counter. */
 static inline void
 ns_counter_destroy(ns_counter *c)
 {

@@ -2,7 +2,7 @@
 
 #include <stdlib.h>
 
-/* Rings up to this size are kept. */
+/* A ring of this size or less is never replaced by a smaller one. */
 #define NS_DEQUE_LARGE (16 * NS_DEQUE_SIZE)
 
 static void
@@ -15,7 +15,8 @@ free_all(ns_ring *ring)
     }
 }
 
-/* Frees what was retired long enough ago; all older ones then were. */
+/* Frees the rings that were retired two or more counts ago. The list is ordered by age: behind the
+ * first such ring, all are older. */
 static void
 reclaim(ns_deque *d, uint64_t now)
 {
@@ -30,18 +31,19 @@ reclaim(ns_deque *d, uint64_t now)
     }
 }
 
-/* Moves [top, bottom) into a new ring of that size. */
+/* Moves the items [top, bottom) into a new ring of the given size. Returns it, or NULL if there is
+ * no memory. */
 static ns_ring *
 replace(ns_deque *d, int64_t top, int64_t bottom, int64_t size, uint64_t now)
 {
     ns_ring *old = ns_load(&d->ring, NS_RELAXED);
-    ns_ring *ring = malloc(sizeof(ns_ring) + (size_t)size * sizeof(ns_deque_slot));
+    ns_ring *ring = malloc(sizeof(ns_ring) + (size_t)size * sizeof(ns_deque_entry));
     if (ring == NULL) {
         return NULL;
     }
     ring->mask = size - 1;
     for (int64_t i = top; i < bottom; i++) {
-        ns_deque_slot *from = &old->slots[i & old->mask], *to = &ring->slots[i & ring->mask];
+        ns_deque_entry *from = &old->entries[i & old->mask], *to = &ring->entries[i & ring->mask];
         ns_store(&to->item, ns_load(&from->item, NS_RELAXED), NS_RELAXED);
         ns_store(&to->stamp, ns_load(&from->stamp, NS_RELAXED), NS_RELAXED);
     }
@@ -87,14 +89,15 @@ ns_deque_steal(ns_deque *d, uint32_t stamp, uint32_t age)
             return NULL;
         }
         ns_ring *ring = ns_load(&d->ring, NS_ACQUIRE);
-        ns_deque_slot *slot = &ring->slots[top & ring->mask];
-        void *item = ns_load(&slot->item, NS_RELAXED);
-        /* Acquire, so that `top` is read again after the stamp: was it this item's? */
+        ns_deque_entry *entry = &ring->entries[top & ring->mask];
+        void *item = ns_load(&entry->item, NS_RELAXED);
+        /* Acquire, so that the read of `top` below comes after it: was that stamp this item's? */
         bool young =
-            age != 0 && (int32_t)(stamp - ns_load(&slot->stamp, NS_ACQUIRE)) < (int32_t)age;
+            age != 0 && (int32_t)(stamp - ns_load(&entry->stamp, NS_ACQUIRE)) < (int32_t)age;
         if (young && ns_load(&d->top, NS_RELAXED) == top) {
-            return NULL;
+            return NULL; /* the stamp was this item's: even the oldest is too young */
         }
+        /* Take the item; or retry, as another thread took it or its stamp was not this item's. */
         if (!young && ns_cas(&d->top, &top, top + 1, NS_SEQ_CST)) {
             return item;
         }
@@ -107,7 +110,7 @@ ns_deque_each(ns_deque *d, int (*visit)(void *item, void *argument), void *argum
     ns_ring *ring = ns_load(&d->ring, NS_RELAXED);
     int64_t bottom = ns_load(&d->bottom, NS_RELAXED);
     for (int64_t i = ns_load(&d->top, NS_RELAXED); i < bottom; i++) {
-        int result = visit(ns_load(&ring->slots[i & ring->mask].item, NS_RELAXED), argument);
+        int result = visit(ns_load(&ring->entries[i & ring->mask].item, NS_RELAXED), argument);
         if (result != 0) {
             return result;
         }
@@ -119,7 +122,7 @@ size_t
 ns_deque_size(ns_deque *d)
 {
     ns_ring *ring = ns_load(&d->ring, NS_ACQUIRE);
-    return ring == NULL ? 0 : sizeof(ns_ring) + ((size_t)ring->mask + 1) * sizeof(ns_deque_slot);
+    return ring == NULL ? 0 : sizeof(ns_ring) + ((size_t)ring->mask + 1) * sizeof(ns_deque_entry);
 }
 
 void

@@ -2,37 +2,36 @@
 
 #include "waiting/grant.h"
 
-/* Times in nanoseconds; tests shrink them so that the rare paths are taken. */
+/* Times are in nanoseconds. Tests shrink them, so that the rare paths are taken. */
 #ifndef NS_MUTEX_STARVING
-#define NS_MUTEX_STARVING 1000000 /* the contract: who waited this long is next */
+#define NS_MUTEX_STARVING 1000000 /* The contract: a waiter of this age is served next. */
 #endif
-#ifndef NS_MUTEX_PATIENCE
-#define NS_MUTEX_PATIENCE 30000 /* an heir lets others barge for this long */
+#ifndef NS_MUTEX_BARGING
+#define NS_MUTEX_BARGING 30000 /* For this long an heir lets other threads barge. */
 #endif
-#ifndef NS_MUTEX_NAP
-#define NS_MUTEX_NAP 100000 /* an heir stays awake for this long */
+#ifndef NS_MUTEX_AWAKE
+#define NS_MUTEX_AWAKE 100000 /* For this long an heir stays awake. */
 #endif
 #ifndef NS_MUTEX_IDLE
-#define NS_MUTEX_IDLE 500 /* a lock that stays free for this long is not in anybody's loop */
+#define NS_MUTEX_IDLE 500 /* A lock that stays free for this long is not used in a loop. */
 #endif
 #ifndef NS_MUTEX_LONG
-#define NS_MUTEX_LONG \
-    50000 /* waiting for a holder that takes this long is not worth being awake for */
+#define NS_MUTEX_LONG 50000 /* A wait of this length costs more awake than asleep. */
 #endif
-#define SLOW 4u     /* from this slowness on nobody waits awake */
-#define SLOWEST 16u /* it is counted up to */
-#define SHORTEST_GAP 1000 /* between two looks of the heir, doubling up to */
-#define LONGEST_GAP 8000
+#define SLOW 4u     /* From this slowness on no waiter stays awake. */
+#define MAX_SLOWNESS 16u
+#define MIN_GAP 1000 /* Between two polls of the heir; it doubles up to MAX_GAP. */
+#define MAX_GAP 8000
 
 #define LOCKED NS_MUTEX_LOCKED
 #define QUEUED NS_MUTEX_QUEUED
 #define VISIT NS_MUTEX_VISIT
 
-/* A node's state. Changed under the queue's lock only. */
+/* The state of a node. It changes under the queue's lock only. */
 enum {
-    PARKED,  /* sleeps on the state */
-    HEIR,    /* awake, looks at the word */
-    GRANTED, /* owns the lock, unlinked */
+    PARKED,  /* asleep on the state */
+    HEIR,    /* awake, polls the word */
+    GRANTED, /* owns the lock, is unlinked */
 };
 
 static void
@@ -44,40 +43,41 @@ lock_queue(ns_mutex *m)
     }
 }
 
-/* ---- How long the lock is held. A guess, which races may spoil. ---- */
+/* ---- How long the lock is held: an estimate, which races may blur ---- */
 
-/* Whether its holders are rather slow: then the first in line sleeps until a release. */
+/* Whether holders keep the lock for long. Then the first in line sleeps until a release. */
 static bool
 is_slow(ns_mutex *m)
 {
     return ns_load(&m->slowness, NS_RELAXED) >= SLOW;
 }
 
-/* Takes note of how long a waiter had to wait for a release. Long waits count twice: a waiter
- * that stays awake through one spends more than a sleep would have cost, and brief ones occur by chance
- * however long the lock is held. */
+/* Records how long a waiter waited for a release. Long waits count twice: a waiter that stays awake
+ * through one spends more than a sleep would have cost, and short waits occur by chance even if the
+ * lock is held for long. */
 static void
 note_wait(ns_mutex *m, int64_t waited)
 {
     uint32_t slowness = ns_load(&m->slowness, NS_RELAXED);
     if (waited >= NS_MUTEX_LONG) {
-        ns_store(&m->slowness, slowness + 2 <= SLOWEST ? slowness + 2 : SLOWEST, NS_RELAXED);
+        ns_store(
+            &m->slowness, slowness + 2 <= MAX_SLOWNESS ? slowness + 2 : MAX_SLOWNESS, NS_RELAXED);
     }
     else if (slowness > 0) {
         ns_store(&m->slowness, slowness - 1, NS_RELAXED);
     }
 }
 
-/* The clock in units of 1024 ns, which wraps. */
+/* The clock in units of 1024 ns. It wraps. */
 static uint32_t
-stamp(int64_t now)
+coarse(int64_t now)
 {
     return (uint32_t)(now >> 10);
 }
 
-/* ---- Passing it on ---- */
+/* ---- Passing the lock on ---- */
 
-/* The waiter that is first in line, or NULL. */
+/* The waiter that is first in line, or NULL. The queue must be locked. */
 static ns_waiter *
 first_in_line(const ns_mutex *m)
 {
@@ -85,7 +85,8 @@ first_in_line(const ns_mutex *m)
     return p != NULL ? p->waiter : NULL;
 }
 
-/* Makes the first in line the heir, and returns it if it must be woken (after unlocking). */
+/* Makes the first in line the heir. Returns it if there is one: the caller must wake it, after it
+ * unlocks the queue. */
 static ns_waiter *
 choose_heir(ns_mutex *m)
 {
@@ -104,24 +105,25 @@ wake(ns_waiter *w)
     }
 }
 
-/* What the word is when the lock is free. */
+/* The word of a free lock. The queue must be locked. */
 static uint32_t
 free_word(const ns_mutex *m)
 {
     return m->queue.head != NULL ? QUEUED : 0;
 }
 
-/* Leaves the line without an heir, as the lock is held. Returns what the word needs. */
+/* Removes the heir while the lock is held. Returns the bits to set in the word, so that the next
+ * release chooses an heir. The queue must be locked. */
 static uint32_t
-sleep_on(ns_mutex *m, int64_t now)
+drop_heir(ns_mutex *m, int64_t now)
 {
     m->heir = NULL;
-    m->asked = stamp(now);
+    m->heirless_since = coarse(now);
     return VISIT;
 }
 
-/* Frees the lock or passes it on. With the queue locked, which it unlocks; and VISIT set, so
- * that nobody else can change the word. */
+/* Frees the lock or hands it off. The caller holds the queue's lock, which this unlocks, and has
+ * set VISIT, so that no other thread can change the word. */
 static void
 release(ns_mutex *m)
 {
@@ -130,15 +132,16 @@ release(ns_mutex *m)
     const bool asleep = m->heir == NULL;
     ns_waiter *next = asleep ? first_in_line(m) : m->heir;
     if (asleep && next != NULL) {
-        note_wait(m, (int64_t)(stamp(now) - m->asked) << 10);
+        note_wait(m, (int64_t)(coarse(now) - m->heirless_since) << 10);
     }
     if (next != NULL && (asleep ? now - next->since >= NS_MUTEX_STARVING : next->impatient)) {
-        /* Hand over: the word stays LOCKED and nobody can barge. */
+        /* The lock is due to this waiter: hand it off. The word stays LOCKED, so nobody can
+         * barge. */
         granted = asleep ? next : NULL;
         ns_waitq_remove(&m->queue, &next->place);
         uint32_t word = LOCKED | free_word(m);
         if (is_slow(m)) {
-            word |= sleep_on(m, now);
+            word |= drop_heir(m, now);
         }
         else {
             woken = choose_heir(m);
@@ -147,6 +150,8 @@ release(ns_mutex *m)
         ns_store(&next->state, GRANTED, NS_RELEASE);
     }
     else {
+        /* Nobody is due: free the lock for whichever thread takes it first. An awake heir will find
+         * it; if all waiters sleep, wake one. */
         if (asleep) {
             woken = choose_heir(m);
         }
@@ -177,14 +182,14 @@ ns_mutex_reset(ns_mutex *m)
     release(m);
 }
 
-/* With the queue locked and w linked. */
+/* Makes w the heir, or has it sleep. The queue must be locked, and w linked. */
 static void
 await_turn(ns_mutex *m, ns_waiter *w)
 {
     w->place.away = false;
     w->heir_since = 0;
     if (m->heir == NULL && first_in_line(m) == w &&
-        !(is_slow(m) && (ns_or(&m->word, sleep_on(m, ns_now()), NS_RELAXED) & LOCKED))) {
+        !(is_slow(m) && (ns_or(&m->word, drop_heir(m, ns_now()), NS_RELAXED) & LOCKED))) {
         m->heir = w;
     }
     ns_store(&w->state, m->heir == w ? HEIR : PARKED, NS_RELAXED);
@@ -210,8 +215,8 @@ enter_step(void *object, ns_waiter *w)
     return false;
 }
 
-/* The heir takes the lock if it is free, and leaves the queue. Under the queue's lock, so that no
- * release can hand it a lock that it has just taken. */
+/* If w is the heir and the lock is free: takes the lock and leaves the queue. It does so under the
+ * queue's lock, so that no release can hand w a lock that w has just taken. */
 static bool
 take(ns_mutex *m, ns_waiter *w)
 {
@@ -222,10 +227,12 @@ take(ns_mutex *m, ns_waiter *w)
         ns_waitq_remove(&m->queue, &w->place);
         m->heir = NULL;
         if (m->queue.head == NULL) {
+            /* The last waiter: the next release takes the fast path. */
             ns_and(&m->word, ~(QUEUED | VISIT), NS_RELAXED);
         }
-        else if (!(ns_or(&m->word, sleep_on(m, ns_now()), NS_RELAXED) & LOCKED)) {
-            woken = choose_heir(m); /* somebody has released it already: any thread may */
+        /* Others wait, asleep: the next release must visit the queue and choose an heir. */
+        else if (!(ns_or(&m->word, drop_heir(m, ns_now()), NS_RELAXED) & LOCKED)) {
+            woken = choose_heir(m); /* another thread has released the lock already */
         }
     }
     ns_waitq_unlock(&m->queue);
@@ -233,7 +240,7 @@ take(ns_mutex *m, ns_waiter *w)
     return taken;
 }
 
-/* Asks the next release for the lock, if w is still the heir. */
+/* Demands the lock from the next release, if w is still the heir. */
 static void
 demand(ns_mutex *m, ns_waiter *w)
 {
@@ -245,24 +252,24 @@ demand(ns_mutex *m, ns_waiter *w)
     ns_waitq_unlock(&m->queue);
 }
 
-/* The heir goes to sleep, unless the lock has come free. It gives up its demand: a hand-over to a
- * sleeper leaves the lock idle for a wake-up, so only a starving one gets that. */
+/* The heir goes to sleep, unless the lock has become free. It withdraws its demand: a hand-off to a
+ * sleeper leaves the lock idle for a wake-up, so only a starving sleeper gets that. */
 static void
-nap(ns_mutex *m, ns_waiter *w)
+sleep_as_heir(ns_mutex *m, ns_waiter *w)
 {
     lock_queue(m);
     if (m->heir == w && (ns_or(&m->word, VISIT, NS_RELAXED) & LOCKED)) {
         w->impatient = false;
         ns_store(&w->state, PARKED, NS_RELAXED);
-        sleep_on(m, ns_now());
+        drop_heir(m, ns_now());
     }
     ns_waitq_unlock(&m->queue);
     w->heir_since = 0;
 }
 
 /* Whether the lock is free and stays so. A thread that takes and releases it in a loop leaves it
- * free half of the time; taking it then would move the lock and its data to and fro at
- * every turn. */
+ * free half of the time. Taking it then would move the lock and its data to another core at every
+ * turn. */
 static bool
 is_idle(ns_mutex *m)
 {
@@ -280,21 +287,22 @@ is_idle(ns_mutex *m)
     return false;
 }
 
-/* Lets the owner run undisturbed; looks at nothing but our own node. */
+/* Waits without disturbing the owner: it reads nothing but its own node. */
 static void
-stand_back(ns_waiter *w, int64_t until)
+watch_own_node(ns_waiter *w, int64_t until)
 {
     while (ns_load(&w->state, NS_RELAXED) == HEIR && ns_now() < until) {
         ns_pause();
     }
 }
 
-/* Until the lock is ours (true), or w is heir no more or the deadline has passed (false). With
- * `awake` false it only looks whether the lock is free. */
+/* Polls the lock. Returns true once w has taken it; false if w is no longer the heir, or went to
+ * sleep, or the deadline has passed. With `awake` false it polls once and then goes to sleep. Sets
+ * *waited if the lock was not free at once. */
 static bool
-look(ns_mutex *m, ns_waiter *w, int64_t deadline, bool awake, bool *waited)
+poll(ns_mutex *m, ns_waiter *w, int64_t deadline, bool awake, bool *waited)
 {
-    int64_t gap = SHORTEST_GAP;
+    int64_t gap = MIN_GAP;
     for (; ns_load(&w->state, NS_ACQUIRE) == HEIR; *waited = true) {
         if ((!awake || is_idle(m)) && take(m, w)) {
             return true;
@@ -303,32 +311,33 @@ look(ns_mutex *m, ns_waiter *w, int64_t deadline, bool awake, bool *waited)
         if (now >= deadline) {
             return false;
         }
-        if (!awake || now - w->heir_since >= NS_MUTEX_NAP) {
-            nap(m, w);
+        if (!awake || now - w->heir_since >= NS_MUTEX_AWAKE) {
+            /* The holder takes long, or no more threads may spin. */
+            sleep_as_heir(m, w);
             return false;
         }
         if (!w->impatient &&
-            (now - w->heir_since >= NS_MUTEX_PATIENCE || now - w->since >= NS_MUTEX_STARVING)) {
-            demand(m, w);
+            (now - w->heir_since >= NS_MUTEX_BARGING || now - w->since >= NS_MUTEX_STARVING)) {
+            demand(m, w); /* it let others barge for long enough */
         }
-        stand_back(w, now + gap < deadline ? now + gap : deadline);
-        gap = gap < LONGEST_GAP ? 2 * gap : gap;
+        watch_own_node(w, now + gap < deadline ? now + gap : deadline);
+        gap = gap < MAX_GAP ? 2 * gap : gap;
     }
     return false;
 }
 
-/* The same, awake if that may pay and not too many threads spin. (On one processor none may: nothing
- * happens there while we look.) */
+/* Polls the lock as heir: awake if that may pay and few enough threads spin, else once. (With one
+ * processor no waiter stays awake: nothing happens while it polls.) */
 static bool
-reign(ns_mutex *m, ns_waiter *w, int64_t deadline)
+wait_as_heir(ns_mutex *m, ns_waiter *w, int64_t deadline)
 {
     if (w->heir_since == 0) {
         w->heir_since = ns_now();
     }
     const int64_t since = w->heir_since;
     const bool awake = !is_slow(m) && ns_spin_begin();
-    bool waited = false; /* else the lock was free at once, which tells nothing */
-    const bool taken = look(m, w, deadline, awake, &waited);
+    bool waited = false; /* a lock that was free at once tells nothing about its holders */
+    const bool taken = poll(m, w, deadline, awake, &waited);
     if (awake) {
         ns_spin_end();
         if (waited && (taken || ns_load(&w->state, NS_RELAXED) != HEIR)) {
@@ -347,7 +356,7 @@ wait_step(void *object, ns_waiter *w, int64_t deadline)
         case GRANTED:
             return NS_SERVED;
         case HEIR:
-            if (reign(m, w, deadline)) {
+            if (wait_as_heir(m, w, deadline)) {
                 return NS_SERVED;
             }
             if (deadline != NS_FOREVER && ns_load(&w->state, NS_RELAXED) == HEIR &&
@@ -368,7 +377,8 @@ wait_step(void *object, ns_waiter *w, int64_t deadline)
     }
 }
 
-/* With the queue locked: w will not look at the word for a while. Returns whom to wake. */
+/* Before w stops polling the word. Returns the waiter to wake, or NULL. The queue must be
+ * locked. */
 static ns_waiter *
 resign(ns_mutex *m, ns_waiter *w)
 {
@@ -397,7 +407,7 @@ rejoin_step(void *object, ns_waiter *w)
 {
     ns_mutex *m = object;
     lock_queue(m);
-    if (!ns_waitq_has(&w->place)) { /* its queue was left behind by a fork */
+    if (!ns_waitq_has(&w->place)) { /* a fork left the queue of this node behind */
         join_queue(m, w);
     }
     await_turn(m, w);

@@ -6,9 +6,9 @@
 #include "waiting/park.h"
 
 bool
-ns_pool_init(ns_pool *p, int64_t most)
+ns_pool_init(ns_pool *p, int64_t max_items)
 {
-    if (most >= 0) {
+    if (max_items >= 0) {
         _Atomic int64_t *reserved = aligned_alloc(NS_CACHE_LINE, NS_CACHE_LINE);
         if (reserved == NULL) {
             return false;
@@ -16,8 +16,8 @@ ns_pool_init(ns_pool *p, int64_t most)
         memset(reserved, 0, NS_CACHE_LINE);
         p->reserved = reserved;
     }
-    p->most = most;
-    ns_store(&p->aged, ns_now(), NS_RELAXED);
+    p->max_items = max_items;
+    ns_store(&p->age_began, ns_now(), NS_RELAXED);
     return true;
 }
 
@@ -27,7 +27,7 @@ segment_size(uint32_t segment)
     return segment == 0 ? NS_POOL_FIRST : (uint32_t)NS_POOL_FIRST << (segment - 1);
 }
 
-/* Which segment, and where in it. */
+/* Returns the segment of a slot, and stores the index of its place in *offset. */
 static inline uint32_t
 segment_of(uint32_t slot, uint32_t *offset)
 {
@@ -40,14 +40,14 @@ segment_of(uint32_t slot, uint32_t *offset)
     return segment;
 }
 
-#define BITS 32
-#define LISTING_ONCE (UINT64_C(1) << BITS) /* in a word of the list */
+#define WORD_BITS 32
+#define ONE_LISTING (UINT64_C(1) << WORD_BITS) /* what one listing adds to a word of the list */
 
-/* Bytes of a segment's words, which are kept apart from the places. */
+/* Bytes of a segment's words of the list. They share no line with the places. */
 static inline size_t
 words_size(uint32_t segment)
 {
-    size_t size = segment_size(segment) / BITS * sizeof(uint64_t);
+    size_t size = segment_size(segment) / WORD_BITS * sizeof(uint64_t);
     return (size + NS_CACHE_LINE - 1) / NS_CACHE_LINE * NS_CACHE_LINE;
 }
 
@@ -63,7 +63,7 @@ free_segment(ns_pool_place *places, uint32_t segment)
     free(words_of(places, segment));
 }
 
-/* Zeroes, or NULL without memory. */
+/* Returns a segment of zero bytes, or NULL if there is no memory. */
 static ns_pool_place *
 new_segment(uint32_t segment)
 {
@@ -87,7 +87,7 @@ ns_pool_find(ns_pool *p, uint32_t slot)
     return places == NULL ? NULL : ns_load(&places[offset], NS_ACQUIRE);
 }
 
-/* Makes the calling thread's shard. NULL without memory or slot. */
+/* Makes the calling thread's shard. Returns NULL if there is no memory or no slot. */
 static ns_pool_shard *
 make_shard(ns_pool *p)
 {
@@ -102,7 +102,7 @@ make_shard(ns_pool *p)
         if (fresh == NULL) {
             return NULL;
         }
-        /* Publishes our zeroes, or (acquire on failure) sees the winner's. */
+        /* Publishes our segment, or sees another thread's (acquire on failure). */
         if (atomic_compare_exchange_strong_explicit(&p->segments[segment],
                                                     &places,
                                                     fresh,
@@ -121,7 +121,7 @@ make_shard(ns_pool *p)
     memset(s, 0, sizeof(*s));
     ns_store(&s->countdown, NS_POOL_ROUND, NS_RELAXED);
     ns_store(&s->flags, p->reserved == NULL ? NS_POOL_RESERVED : 0, NS_RELAXED);
-    /* First: whatever a fork cuts off, no shard lies where nobody looks. */
+    /* This comes first: wherever a fork cuts in, no shard lies where no search looks. */
     uint32_t used = ns_load(&p->used, NS_RELAXED);
     while (used <= slot && !ns_cas(&p->used, &used, slot + 1, NS_RELEASE)) {
     }
@@ -129,17 +129,17 @@ make_shard(ns_pool *p)
     return s;
 }
 
-/* ---- reservations ---- */
+/* ---- Reservations ---- */
 
 static inline void
-cancel(ns_pool *p)
+cancel_reservation(ns_pool *p)
 {
     if (p->reserved != NULL) {
         ns_sub(p->reserved, 1, NS_RELAXED);
     }
 }
 
-/* Takes the reservation of a shard, if it has one. */
+/* Takes away the reservation of a shard. Returns false if it has none. */
 static inline bool
 end_reservation(ns_pool_shard *s)
 {
@@ -147,18 +147,19 @@ end_reservation(ns_pool_shard *s)
            (ns_and(&s->flags, ~(uint32_t)NS_POOL_RESERVED, NS_RELAXED) & NS_POOL_RESERVED);
 }
 
-/* ---- the list ---- */
+/* ---- The list ---- */
 
-/* The word and the bit of a slot whose segment there is. */
+/* Returns the word of a slot in the list, and stores its bit in *bit. The slot's segment must
+ * exist. */
 static inline _Atomic uint64_t *
 word_of(ns_pool *p, uint32_t slot, uint64_t *bit)
 {
     uint32_t offset, segment = segment_of(slot, &offset);
-    *bit = UINT64_C(1) << offset % BITS;
-    return &words_of(ns_load(&p->segments[segment], NS_ACQUIRE), segment)[offset / BITS];
+    *bit = UINT64_C(1) << offset % WORD_BITS;
+    return &words_of(ns_load(&p->segments[segment], NS_ACQUIRE), segment)[offset / WORD_BITS];
 }
 
-/* By the owner. */
+/* Lists the calling thread's shard, as "The list" in pool.h says. */
 static void
 list(ns_pool *p, ns_pool_shard *s)
 {
@@ -168,15 +169,15 @@ list(ns_pool *p, ns_pool_shard *s)
     do {
         flags = ns_or(&s->flags, NS_POOL_LISTING, NS_RELAXED) | NS_POOL_LISTING;
         uint64_t before = ns_load(word, NS_RELAXED);
-        while (!ns_cas(word, &before, (before | bit) + LISTING_ONCE, NS_RELEASE)) {
+        while (!ns_cas(word, &before, (before | bit) + ONE_LISTING, NS_RELEASE)) {
         }
         while ((flags & NS_POOL_LISTING) &&
                !ns_cas(&s->flags,
                        &flags,
                        (flags & ~(uint32_t)NS_POOL_LISTING) | NS_POOL_LISTED,
-                       NS_RELEASE)) { /* behind the bit, also for a fork */
+                       NS_RELEASE)) { /* after the bit, also in the child of a fork */
         }
-    } while (!(flags & NS_POOL_LISTING)); /* unlisted meanwhile */
+    } while (!(flags & NS_POOL_LISTING)); /* a search has unlisted the shard meanwhile: retry */
 }
 
 static inline bool
@@ -191,7 +192,7 @@ is_empty(ns_pool_shard *s)
     return ns_load(&s->item, NS_RELAXED) == NULL && ns_deque_count(&s->deque) == 0;
 }
 
-/* Takes a shard off the list if it is empty and its slot not taken. */
+/* Unlists a shard if it is empty and its slot not taken. */
 static void
 unlist(ns_pool *p, uint32_t slot, ns_pool_shard *s)
 {
@@ -200,20 +201,20 @@ unlist(ns_pool *p, uint32_t slot, ns_pool_shard *s)
     }
     uint64_t bit;
     _Atomic uint64_t *word = word_of(p, slot, &bit);
-    uint64_t before = ns_load(word, NS_ACQUIRE), count = before / LISTING_ONCE;
+    uint64_t before = ns_load(word, NS_ACQUIRE), count = before / ONE_LISTING;
     if (ns_and(&s->flags, 0, NS_SEQ_CST) & NS_POOL_RESERVED) {
-        cancel(p);
+        cancel_reservation(p);
     }
-    ns_fence(NS_SEQ_CST); /* pairs with that in the claim of a slot */
+    ns_fence(NS_SEQ_CST); /* pairs with the fence in the claim of a slot */
     if (is_taken(slot) || !is_empty(s)) {
-        return; /* its new owner lists it again */
+        return; /* its new owner will list it again */
     }
-    while ((before & bit) && before / LISTING_ONCE == count &&
+    while ((before & bit) && before / ONE_LISTING == count &&
            !ns_cas(word, &before, before & ~bit, NS_RELAXED)) {
     }
 }
 
-/* The first listed slot from this one on, but before `end`; else `end`. */
+/* The first listed slot from this one on and before `end`; `end` if there is none. */
 static uint32_t
 next_listed(ns_pool *p, uint32_t slot, uint32_t end)
 {
@@ -223,8 +224,9 @@ next_listed(ns_pool *p, uint32_t slot, uint32_t end)
         ns_pool_place *places = ns_load(&p->segments[segment], NS_ACQUIRE);
         _Atomic uint64_t *words = places == NULL ? NULL : words_of(places, segment);
         for (; words != NULL && offset < size && first + offset < end;
-             offset = (offset | (BITS - 1)) + 1) {
-            uint32_t bits = (uint32_t)ns_load(&words[offset / BITS], NS_ACQUIRE) >> offset % BITS;
+             offset = (offset | (WORD_BITS - 1)) + 1) {
+            uint32_t bits =
+                (uint32_t)ns_load(&words[offset / WORD_BITS], NS_ACQUIRE) >> offset % WORD_BITS;
             if (bits != 0) {
                 slot = first + offset + (uint32_t)__builtin_ctz(bits);
                 return slot < end ? slot : end;
@@ -235,14 +237,16 @@ next_listed(ns_pool *p, uint32_t slot, uint32_t end)
     return end;
 }
 
-/* ---- the limit ---- */
+/* ---- The limit ---- */
 
-/* When all is reserved: takes the reservation of a shard whose item is out. */
+/* The limit is reached: takes the reservation of a shard whose item is out. Returns whether it
+ * did. */
 static bool
 take_reservation(ns_pool *p)
 {
     uint32_t used = ns_load(&p->used, NS_ACQUIRE);
-    for (uint32_t slot = 0; p->most > 0 && (slot = next_listed(p, slot, used)) < used; slot++) {
+    for (uint32_t slot = 0; p->max_items > 0 && (slot = next_listed(p, slot, used)) < used;
+         slot++) {
         ns_pool_shard *s = ns_pool_find(p, slot);
         if (ns_load(&s->item, NS_RELAXED) == NULL && end_reservation(s)) {
             return true;
@@ -258,7 +262,7 @@ reserve(ns_pool *p)
         return true;
     }
     int64_t count = ns_load(p->reserved, NS_RELAXED);
-    while (count < p->most) {
+    while (count < p->max_items) {
         if (ns_cas(p->reserved, &count, count + 1, NS_RELAXED)) {
             return true;
         }
@@ -266,10 +270,10 @@ reserve(ns_pool *p)
     return take_reservation(p);
 }
 
-/* ---- put ---- */
+/* ---- Put ---- */
 
-/* The owner is about to change what lies aside. Searches look at the count, so what is refused,
- * while the item aside lies idle, is not counted. */
+/* Counts a put, before the owner changes shard->item. Searches compare the count. A refused put
+ * leaves shard->item idle, so it is not counted. */
 static inline void
 count_down(ns_pool_shard *s)
 {
@@ -281,8 +285,8 @@ void *
 ns_pool_put_slow(ns_pool *p, void *item)
 {
     ns_pool_shard *s = ns_pool_mine(p);
-    if (s == NULL) {
-        s = p->most == 0 ? NULL : make_shard(p);
+    if (s == NULL) { /* the thread's first put */
+        s = p->max_items == 0 ? NULL : make_shard(p);
         if (s == NULL) {
             return item;
         }
@@ -292,6 +296,7 @@ ns_pool_put_slow(ns_pool *p, void *item)
     }
     uint32_t age = ns_load(&p->age, NS_RELAXED), before = ns_load(&s->stamp, NS_RELAXED);
     if (ns_load(&s->item, NS_RELAXED) == NULL) {
+        /* shard->item is empty: store the item there, if the limit allows. */
         if (!(ns_load(&s->flags, NS_RELAXED) & NS_POOL_RESERVED)) {
             if (!reserve(p)) {
                 return item;
@@ -303,15 +308,16 @@ ns_pool_put_slow(ns_pool *p, void *item)
         ns_store(&s->item, item, NS_RELEASE);
         return NULL;
     }
-    if (!reserve(p)) { /* a place in the deque */
+    /* shard->item is taken: replace it, and push the older item into the deque. */
+    if (!reserve(p)) {
         return item;
     }
     count_down(s);
     ns_store(&s->stamp, age, NS_RELAXED);
     void *older = ns_swap(&s->item, item, NS_RELEASE);
-    if (older == NULL || /* stolen just now */
+    if (older == NULL || /* a thief has just taken it */
         !ns_deque_push(&s->deque, older, before, ns_load(&p->collections, NS_RELAXED))) {
-        cancel(p);
+        cancel_reservation(p);
         return older;
     }
     return NULL;
@@ -329,9 +335,9 @@ ns_pool_is_due(ns_pool *p)
     return true;
 }
 
-/* ---- get ---- */
+/* ---- Get ---- */
 
-/* The item outside the deque, taken by who does not own the shard. */
+/* Takes shard->item for a thread that does not own the shard. Returns NULL if it is empty. */
 static inline void *
 steal_item(ns_pool *p, ns_pool_shard *s)
 {
@@ -340,7 +346,7 @@ steal_item(ns_pool *p, ns_pool_shard *s)
     }
     void *item = ns_swap(&s->item, NULL, NS_ACQUIRE);
     if (item != NULL && p->reserved != NULL && end_reservation(s)) {
-        cancel(p);
+        cancel_reservation(p);
     }
     return item;
 }
@@ -350,28 +356,29 @@ steal_from_deque(ns_pool *p, ns_pool_shard *s, uint32_t stamp, uint32_t age)
 {
     void *item = ns_deque_steal(&s->deque, stamp, age);
     if (item != NULL) {
-        cancel(p);
+        cancel_reservation(p);
     }
     return item;
 }
 
-/* The shard of a living thread in which a search saw an item aside, and its countdown then. */
+/* The shard of a living thread in which a search saw shard->item, and its countdown at that
+ * time. */
 typedef struct {
     ns_pool_shard *shard;
     uint32_t countdown;
 } candidate;
 
-#define CANDIDATES 16 /* at a time */
+#define CANDIDATES 16 /* that one search keeps at a time */
 
 typedef struct {
     ns_pool *pool;
-    ns_pool_shard *mine; /* where it does not look; may be NULL */
+    ns_pool_shard *mine; /* the searching thread's own shard, which it skips; may be NULL */
     uint32_t count;
     candidate candidates[CANDIDATES];
 } search;
 
-/* Waits, and steals from a candidate that was left alone meanwhile, or whose item was moved into
- * its deque; NULL if there is none. */
+/* Waits, then steals from a candidate whose owner did not put meanwhile, or whose item has moved
+ * into its deque. Returns NULL if there is none. */
 static void *
 steal_from_candidates(search *s)
 {
@@ -392,8 +399,9 @@ steal_from_candidates(search *s)
     return NULL;
 }
 
-/* From a listed shard: the oldest in its deque, or what lies aside, or, for that may have been
- * moved meanwhile, the oldest in its deque. */
+/* Steals from a listed shard: from its deque, then shard->item, then from its deque again, as the
+ * item may have moved there. Leaves the shard->item of a living thread for later, as a candidate.
+ * Returns NULL if it stole nothing. */
 static void *
 steal(search *s, uint32_t slot, ns_pool_shard *shard)
 {
@@ -402,6 +410,7 @@ steal(search *s, uint32_t slot, ns_pool_shard *shard)
         return item;
     }
     if (ns_load(&shard->item, NS_ACQUIRE) != NULL && is_taken(slot)) {
+        /* Its owner lives and may be using the item: a candidate for later. */
         uint32_t countdown = ns_load(&shard->countdown, NS_RELAXED);
         s->candidates[s->count++] = (candidate){shard, countdown};
         return s->count == CANDIDATES ? steal_from_candidates(s) : NULL;
@@ -433,15 +442,15 @@ void *
 ns_pool_get_slow(ns_pool *p)
 {
     ns_pool_shard *mine = ns_pool_mine(p);
-    if (mine != NULL) {
+    if (mine != NULL) { /* its deque first: shard->item was empty */
         void *item = ns_deque_pop(&mine->deque);
         if (item != NULL) {
-            cancel(p);
+            cancel_reservation(p);
             return item;
         }
     }
-    /* From the next slot on round, so that not all steal from the same one. */
-    uint32_t used = ns_load(&p->used, NS_ACQUIRE), start = ns_slot() + 1; /* NS_NO_SLOT: 0 */
+    /* Begins with the next slot, so that not all threads steal from the same shard. */
+    uint32_t used = ns_load(&p->used, NS_ACQUIRE), start = ns_slot() + 1; /* 0 for NS_NO_SLOT */
     search s = {.pool = p, .mine = mine};
     void *item = steal_between(&s, start, used);
     if (item == NULL) {
@@ -450,13 +459,13 @@ ns_pool_get_slow(ns_pool *p)
     return item != NULL ? item : steal_from_candidates(&s);
 }
 
-/* ---- ages ---- */
+/* ---- Ages ---- */
 
 bool
 ns_pool_grow_older(ns_pool *p, int64_t nanoseconds)
 {
-    int64_t since = ns_load(&p->aged, NS_RELAXED), now = ns_now();
-    if (now - since < nanoseconds || !ns_cas(&p->aged, &since, now, NS_RELAXED)) {
+    int64_t since = ns_load(&p->age_began, NS_RELAXED), now = ns_now();
+    if (now - since < nanoseconds || !ns_cas(&p->age_began, &since, now, NS_RELAXED)) {
         return false;
     }
     ns_add(&p->age, 1, NS_RELAXED);
@@ -466,12 +475,12 @@ ns_pool_grow_older(ns_pool *p, int64_t nanoseconds)
 void
 ns_pool_collected(ns_pool *p)
 {
-    ns_store(&p->aged, ns_now(), NS_RELAXED);
+    ns_store(&p->age_began, ns_now(), NS_RELAXED);
     ns_add(&p->collections, 1, NS_RELAXED);
     ns_add(&p->age, 1, NS_RELAXED);
 }
 
-/* Whether the item that is not in the deque is old. */
+/* Whether shard->item is old. */
 static inline bool
 is_old(ns_pool *p, ns_pool_shard *s)
 {
@@ -482,20 +491,21 @@ is_old(ns_pool *p, ns_pool_shard *s)
 void *
 ns_pool_next(ns_pool *p, ns_pool_walk *walk, bool all)
 {
-    for (;; walk->slot++, walk->began = false) {
+    for (;; walk->slot++, walk->entered = false) {
         uint32_t used = ns_load(&p->used, NS_ACQUIRE);
-        uint32_t slot = walk->began ? walk->slot : next_listed(p, walk->slot, used);
+        uint32_t slot = walk->entered ? walk->slot : next_listed(p, walk->slot, used);
         if (slot >= used) {
             return NULL;
         }
         walk->slot = slot;
         ns_pool_shard *s = ns_pool_find(p, slot);
-        if (!walk->began) {
-            walk->began = true;
+        if (!walk->entered) { /* a new shard: shard->item first */
+            walk->entered = true;
             walk->left = ns_deque_count(&s->deque);
             if (all || is_old(p, s)) {
                 void *item = steal_item(p, s);
-                if (item != NULL && !all && !is_old(p, s)) { /* another one, put just now */
+                /* the owner has just put another item */
+                if (item != NULL && !all && !is_old(p, s)) {
                     item = ns_pool_put(p, item);
                 }
                 if (item != NULL) {
@@ -503,7 +513,7 @@ ns_pool_next(ns_pool *p, ns_pool_walk *walk, bool all)
                 }
             }
         }
-        if (walk->left > 0) {
+        if (walk->left > 0) { /* then its deque, from the oldest item on */
             walk->left--;
             void *item =
                 steal_from_deque(p, s, ns_load(&p->age, NS_RELAXED), all ? 0 : NS_POOL_OLD);
@@ -511,11 +521,12 @@ ns_pool_next(ns_pool *p, ns_pool_walk *walk, bool all)
                 return item;
             }
         }
+        /* Nothing is left to take: unlist the shard if it is empty. */
         unlist(p, slot, s);
     }
 }
 
-/* ---- all of it ---- */
+/* ---- The whole pool ---- */
 
 int64_t
 ns_pool_count(ns_pool *p)

@@ -1,103 +1,107 @@
-/* pool.h: idle items kept per thread, taken from others when a thread has none.
+/* pool.h: idle items, kept per thread; a thread that has none takes them from others.
  *
  * Overview
- *   The design of Go's sync.Pool (Dmitry Vyukov): for each thread slot (slots.h) a *shard*, with a
- *   place for one item and a deque (deque.h) for more. A thread takes from and puts into its own;
- *   if it has none it steals the oldest of another's. Shards are made when their thread first puts,
- *   and go on with the next holder of the slot; what a finished thread left lies where all can
- *   steal it.
+ *   The design of Go's sync.Pool (Dmitry Vyukov). For each thread slot (slots.h) there is a
+ *   *shard*, with one word for one item (shard->item) and a deque (deque.h) for more. A thread gets
+ *   from and puts into its own shard. If that is empty, it steals the oldest item of another shard.
+ *   A thread's first put makes its shard. The next thread that holds the slot continues with the
+ *   shard. What a finished thread left behind, any thread can steal.
  *
- *   Unlike Go's, the one place can be stolen from as well, since here nothing keeps a thread from
- *   being switched off between two calls; and ages are kept per item, in stamps, instead of by
- *   moving all into a second pool.
+ *   There are two differences to Go's. Thieves can also take shard->item, because nothing keeps a
+ *   thread from being switched off between two calls. And each item has its own age, in a stamp,
+ *   instead of all items moving to a second pool.
  *
- *     put   shard->item empty: a store. Else the new item takes its place and the old one goes into
- *           the deque, so that `get` returns the newest.
- *     get   shard->item by exchange with NULL, else pop, else steal: from each listed shard's
- *           deque, its item, and the deque again, so that an item that goes from the one to the
- *           other is not missed. One that is on its way at that moment can be, if yet another
- *           thread steals what replaced it, or if it is one that ns_pool_next puts back.
+ *     put   shard->item is NULL: store the item there. Else the new item replaces the old one,
+ *           which goes into the deque, so that `get` returns the newest.
+ *     get   exchange shard->item with NULL, else pop, else steal: from each listed shard's
+ *           deque, then its shard->item, then the deque again, so that the search does not miss
+ *           an item that moves from the one to the other. It can still miss an item that moves
+ *           at that moment if another thread steals its replacement, or if ns_pool_next puts
+ *           it back.
  *
- *   So get and put by turns, on one thread, are one exchange in its own cache, and nothing shared
- *   is written.
+ *   So a thread that gets and puts by turns does one exchange in its own cache each time, and
+ *   writes nothing shared.
  *
- *   Items in use. Threads that get and put all the time, with fewer items than threads, would go on
- *   stealing from each other for ever: hardly ever are all items out at the moment of a search,
- *   which is what it takes until there is one for each. So a search leaves an item alone that lies
- *   aside in the shard of a living thread and that this thread is using: it notes the shard's count
- *   of puts, looks everywhere else, waits for less than a microsecond, and takes the item only if
- *   the count is the same. A put that is refused leaves the item idle, and is not counted. An item
- *   that lies idle throughout the search is found as ever; one that was taken and put back
- *   meanwhile is not idle, and if there is nothing else the caller makes its own.
+ *   Items in use. Suppose that threads get and put all the time, and there are fewer items than
+ *   threads. They would steal from each other for ever: a pool makes a new item only if a search
+ *   finds none, and hardly ever are all items out at the moment of a search. So a search treats
+ *   shard->item with care if the shard's thread is alive. It notes the shard's count of puts,
+ *   searches everywhere else, waits for less than a microsecond, and takes the item only if the
+ *   count is the same. A refused put leaves the item idle, and is not counted. So the search still
+ *   finds an item that is idle all the time. An item that was taken and put back meanwhile is not
+ *   idle; if there is no other, the caller makes an item of its own.
  *
  * An item is in one place
- *   shard->item goes from NULL to an item by its owner only, and from an item to anything else by
- *   an exchange, which returns each stored item to exactly one caller; for the deque see there.
+ *   Only the owner changes shard->item from NULL to an item. It changes from an item to anything
+ *   else only by an exchange, which returns each stored item to exactly one caller. For the deque
+ *   see there.
  *
- * The list. A search looks only at shards that are *listed*: for each 32 slots there is a word,
- * with a bit for each listed shard. So a search costs a load for each 32 slots, and a look at the
- * shards of living threads and at those with items, however many threads there were before.
+ * The list. A search visits only *listed* shards. For each 32 slots there is a word with a bit for
+ * each listed shard. So a search costs one load for each 32 slots, and a visit to the shards of
+ * living threads and to those with items, however many threads there were before.
  *
  *     word        count << 32 | bits          count: how often a shard was listed in it
  *     s->flags    NS_POOL_LISTED              the owner may store items: the bit is set
  *                 NS_POOL_LISTING             the owner is about to set the bit
  *
  *     list        by the owner, before it stores an item, if LISTED is not set:
- *                   flags |= LISTING;  word: bit set and count += 1, by one compare-and-swap;
- *                   LISTING -> LISTED by a compare-and-swap; if LISTING is gone, all of it again
+ *                   flags |= LISTING;  word: set the bit and count += 1, by one compare-and-swap;
+ *                   LISTING -> LISTED by a compare-and-swap; if LISTING is gone, start again
  *     unlist      by a search that found the shard empty and its slot not taken:
  *                   w = word;  clear the flags;  a full fence;
- *                   the slot is still not taken, and the shard empty: word: w -> w without the bit,
- *                   by a compare-and-swap that fails if the count is another
+ *                   if the slot is still not taken, and the shard empty: word: w -> w without the
+ *                   bit, by a compare-and-swap that fails if the count is another
  *
- *   Invariant: the bit of a shard with an item is set. An item is stored by the owner only, after
- *   it saw LISTED. So suppose that an owner stores an item after it saw LISTED, and the bit is not
- *   set. Then a compare-and-swap U of an unlisting cleared it after that owner's, or an earlier
- *   owner's, last listing L set it: else the bit is set. U succeeded, so its unlisting read w after
- *   L, which counted up, and so (acquire) what L's thread did before L, its LISTING, happens before
- *   the clearing of the flags.
- *     - If L's thread had not yet made LISTED of it, it fails to, and lists again: L was not the
- *       last.
- *     - Else the flags were cleared after that, and nobody has listed since. So that an owner sees
- *       LISTED all the same, it must have loaded the flags before it could see them cleared. But
+ *   Invariant: the bit of a shard with an item is set. Only the owner stores an item, and only
+ *   after it saw LISTED. Suppose that an owner stores an item after it saw LISTED, and the bit is
+ *   not set. The last listing L, by that owner or an earlier one, set the bit. So a later
+ *   compare-and-swap U, of an unlisting, cleared it. U succeeded, so its unlisting read w after L,
+ *   which incremented the count. That read is an acquire. So what L's thread did before L,
+ *   including its LISTING, happens before the unlisting clears the flags.
+ *     - If L's thread had not yet replaced LISTING by LISTED, its compare-and-swap fails, and it
+ *       lists again: L was not the last.
+ *     - Else the flags were cleared after that, and nobody has listed since. If an owner sees
+ *       LISTED nevertheless, it must have loaded the flags before it could see them cleared. But
  *       the unlisting found the slot not taken after its fence. An owner that took the slot later
- *       has a full fence in its claim (slots.h), after which it sees the flags cleared. One that
- *       had it before has returned it: what it stored happens before the look for items, which
- *       would have found its item, or the item was taken since.
- *   An owner that is alive is never unlisted, so it tests the flags before its store, without a
- *   fence. The count could come round while a thread stands between w and its compare-and-swap:
+ *       has a full fence in its claim (slots.h), after which it sees the flags cleared. An owner
+ *       that had the slot before has given it back. What it stored happens before the unlisting
+ *       looks for items. So the unlisting finds its item, or the item was taken since.
+ *   An owner that is alive is never unlisted. So it tests the flags before its store without a
+ *   fence. The count could wrap around while a thread stands between w and its compare-and-swap:
  *   after 2^32 new threads put into the shards of that one word.
  *
- *   What a fork cuts off leaves LISTING, or a bit too many; the slot's next owner lists again.
+ *   A fork can cut off a listing or an unlisting. It leaves LISTING, or a bit too many; the slot's
+ *   next owner lists again.
  *
- * Ordering. An item is stored with release and taken with acquire, so the thread that takes it
- * sees what the thread that put it did. The stamp is stored before the item: a thread that has
- * acquired the item reads its stamp or a
- * later one.
+ * Ordering. An item is stored with release and taken with acquire, so the thread that takes it sees
+ * what the thread that put it did. The stamp is stored before the item: a thread that has acquired
+ * the item reads its stamp or a later one.
  *
- * Ages. `age` is a count that the owner of the pool increases (for Python: at each collection). An
- * item whose stamp is `age - NS_POOL_OLD` or less is old: ns_pool_next takes it out. From
- * shard->item it is taken before its stamp can be known for sure; if it turns out young it is put
- * back, into the caller's shard.
+ * Ages. The user of the pool increments `age` (Python does at each collection). An item whose stamp
+ * is `age - NS_POOL_OLD` or less is old, and ns_pool_next takes it out. It takes an item from
+ * shard->item before it can know the stamp for sure. If the item turns out to be young,
+ * ns_pool_next puts it back, into the caller's shard.
  *
- * A limit. With one, `reserved` counts the items in deques, plus the shards that have a reservation
- * for shard->item (NS_POOL_RESERVED). A shard keeps it while its owner takes the item out and puts
- * it back, which then touches nothing shared. But the reservation goes with the item when that is
- * stolen, and to any thread that needs one while the item is out, and back when the shard is unlisted. An
- * owner that puts it back at just that moment has an item too many: the limit is exact but for one
- * item a thread.
+ * A limit. With a limit, `reserved` counts the items in deques, plus the shards that have a
+ * reservation for shard->item (NS_POOL_RESERVED). A shard keeps its reservation while its owner
+ * takes the item out and puts it back, which then touches nothing shared. The shard loses the
+ * reservation in three ways: with the item when that is stolen; to any thread that needs a
+ * reservation while the item is out; and when the shard is unlisted. An owner that puts its item
+ * back at just that moment has one item too many. So the limit is exact except for one item a
+ * thread.
  *
- * Memory. Shards are found through segments of places, which are made when needed and not moved;
- * all of it lives as long as the pool. Only deques have memory that is replaced (see there, and
- * ns_pool_collected). What every call reads (the pool itself, the places) is not written but when a
- * thread puts for the first time or an age begins. A shard has two lines: its owner writes one;
- * thieves write `top` of the deque in the other, and take items out of the first. The words of the
+ * Memory. Shards are found through segments of places. A segment is made when it is needed and
+ * never moves. All of this memory lives as long as the pool. Only deques replace memory (see there,
+ * and ns_pool_collected). What every call reads (the pool itself, the places) is written only when
+ * a thread puts for the first time or an age begins. A shard has two lines. Its owner writes one;
+ * thieves write the deque's `top` in the other, and take items out of the first. The words of the
  * list have lines of their own.
  *
- * Fork. Each step leaves the words whole for a child whose other threads are gone; the item a
- * thread was moving right then is lost to the child. No locks.
+ * Fork. Each step leaves the words whole for a child whose other threads are gone. The child loses
+ * the item that such a thread was moving at that moment. There are no locks.
  *
- * Python. No call here can detach or run the collector: for the collector they are one step.
+ * Python. No call here can let go of the interpreter or run the collector. For the collector each
+ * call is one step.
  */
 #ifndef NS_POOL_H
 #define NS_POOL_H
@@ -107,19 +111,20 @@
 
 enum { NS_POOL_FIRST = 64, NS_POOL_SEGMENTS = 11 };
 
-/* An item is old when so many ages began after it was put. */
+/* An item is old when this many ages have begun since it was put. */
 enum { NS_POOL_OLD = 2 };
 
-/* A shard is due for a look at the clock and its memory after so many puts. */
+/* After this many puts a shard is due for a check of its age and its memory (ns_pool_is_due). */
 enum { NS_POOL_ROUND = 64 };
 
-/* How long a search waits to see whether an item is in use, in turns of a loop: a microsecond or
- * less. */
+/* How long a search waits to see whether an item is in use, in turns of a loop. It is a microsecond
+ * or less. */
 #ifndef NS_POOL_WAIT
 #define NS_POOL_WAIT 1000
 #endif
 
-/* Flags of a shard. RESERVED: there is room for the item; set by its owner, cleared by thieves. */
+/* Flags of a shard. RESERVED: the limit allows the shard one item in shard->item. Its owner sets
+ * it, and thieves clear it. */
 enum {
     NS_POOL_RESERVED = 1,
     NS_POOL_LISTED = 2,
@@ -130,35 +135,36 @@ enum {
 typedef struct ns_pool_shard {
     _Alignas(NS_CACHE_LINE) ns_deque deque;
     _Atomic(void *) item;
-    _Atomic uint32_t stamp; /* of the item; its owner's */
+    _Atomic uint32_t stamp; /* of `item`; the owner writes it */
     _Atomic uint32_t flags;
-    _Atomic uint32_t countdown; /* puts until it is due; its owner's */
+    _Atomic uint32_t countdown; /* puts until the shard is due; the owner writes it */
 } ns_pool_shard;
 
 typedef _Atomic(ns_pool_shard *) ns_pool_place;
 
 typedef struct ns_pool {
-    /* Segment 0 is for the first 64 slots, and each that follows for as many as all before it.
-     * Before the places of a segment lie the words of its list. */
+    /* Segment 0 has places for the first 64 slots. Each later one has as many as all before it. The
+     * words of a segment's list lie before its places. */
     _Atomic(ns_pool_place *) segments[NS_POOL_SEGMENTS];
-    _Atomic uint32_t used; /* slots from this one on have no shard */
+    _Atomic uint32_t used; /* no slot from this one on has a shard */
     _Atomic uint32_t age;
-    _Atomic uint64_t collections; /* the `now` of deque.h */
-    _Atomic int64_t aged; /* when the present age began, by ns_now() */
-    _Atomic int64_t *reserved; /* in a cache line of its own; NULL: no limit */
-    int64_t most; /* the limit */
+    _Atomic uint64_t collections; /* `now` of deque.h; written once a collection */
+    _Atomic int64_t age_began; /* when the present age began, by ns_now() */
+    _Atomic int64_t *reserved; /* see "A limit"; has a cache line of its own; NULL: no limit */
+    int64_t max_items; /* the limit */
 } ns_pool;
 
-/* Of zero bytes. most < 0: no limit. False without memory. */
-bool ns_pool_init(ns_pool *p, int64_t most);
-/* With no items left in it, and nobody else in a call. */
+/* Initializes a pool of zero bytes. A negative max_items means no limit. Returns false if there is
+ * no memory. */
+bool ns_pool_init(ns_pool *p, int64_t max_items);
+/* Frees the pool's memory. The pool must be empty, and no other thread in a call. */
 void ns_pool_destroy(ns_pool *p);
 
 ns_pool_shard *ns_pool_find(ns_pool *p, uint32_t slot);
 void *ns_pool_get_slow(ns_pool *p);
 void *ns_pool_put_slow(ns_pool *p, void *item);
 
-/* The calling thread's shard, or NULL. */
+/* The calling thread's shard, or NULL if it has none. */
 static inline ns_pool_shard *
 ns_pool_mine(ns_pool *p)
 {
@@ -170,7 +176,7 @@ ns_pool_mine(ns_pool *p)
     return ns_pool_find(p, slot);
 }
 
-/* The item aside in the calling thread's shard, if there is one. */
+/* Takes shard->item of the calling thread; an acquire. Returns NULL if it is empty. */
 static inline void *
 ns_pool_get_fast(ns_pool *p)
 {
@@ -181,7 +187,8 @@ ns_pool_get_fast(ns_pool *p)
     return NULL;
 }
 
-/* An item, now the caller's; or NULL if none was found. */
+/* Returns an item, which now belongs to the caller, or NULL if the search found none. An
+ * acquire. */
 static inline void *
 ns_pool_get(ns_pool *p)
 {
@@ -189,7 +196,7 @@ ns_pool_get(ns_pool *p)
     return ns_likely(item != NULL) ? item : ns_pool_get_slow(p);
 }
 
-/* False if it is not so easy. */
+/* Fast path only: may fail spuriously. A release. */
 static inline bool
 ns_pool_put_fast(ns_pool *p, void *item)
 {
@@ -205,41 +212,43 @@ ns_pool_put_fast(ns_pool *p, void *item)
     return false;
 }
 
-/* Returns NULL if the item was kept, or one that has to go: this one, or an older one in its
- * place. */
+/* Puts an item; a release. Returns NULL if the pool kept it. Else returns an item that the caller
+ * must dispose of: this one, or an older one that it replaced. */
 static inline void *
 ns_pool_put(ns_pool *p, void *item)
 {
     return ns_likely(ns_pool_put_fast(p, item)) ? NULL : ns_pool_put_slow(p, item);
 }
 
-/* After a slow put: whether this thread's shard is due. If so it is tidied, and the round begins
- * anew. */
+/* To be called after a slow put. Returns whether the calling thread's shard is due. If so, trims
+ * its deque and starts a new round. */
 bool ns_pool_is_due(ns_pool *p);
 
-/* Begins a new age if the present one has lasted for that long. Returns whether it did. */
+/* Begins a new age if the present one has lasted for at least so long. Returns whether it did. */
 bool ns_pool_grow_older(ns_pool *p, int64_t nanoseconds);
-/* Begins a new age after a moment in which no thread was in a call on this pool. */
+/* Begins a new age. There must have been a moment, since the last call, in which no thread was in a
+ * call on this pool. */
 void ns_pool_collected(ns_pool *p);
 
-/* For walks over all items: zero bytes to begin. */
+/* The state of a walk over all items. Zero bytes start a walk. */
 typedef struct ns_pool_walk {
     uint32_t slot;
-    bool began; /* with this slot's deque */
-    int64_t left; /* in it, to be looked at */
+    bool entered; /* whether it has visited this slot's shard->item */
+    int64_t left; /* items of this slot's deque still to be looked at */
 } ns_pool_walk;
 
-/* Takes out an item that is old, or with `all` any; NULL when it has been everywhere. Ends also if
- * others put at the same time. */
+/* Takes out an item that is old, or with `all` any item. Returns NULL at the end of the walk. A
+ * walk ends even if other threads put at the same time. */
 void *ns_pool_next(ns_pool *p, ns_pool_walk *walk, bool all);
 
-/* How many items there are; exact when nobody is at it. */
+/* The number of items. It is exact while no other thread is in a call. */
 int64_t ns_pool_count(ns_pool *p);
 
-/* With nobody else in a call: visits each item once, until visit returns other than 0. */
+/* Calls visit for each item until it returns nonzero, and returns that, or 0. No other thread may
+ * be in a call. */
 int ns_pool_each(ns_pool *p, int (*visit)(void *item, void *argument), void *argument);
 
-/* Bytes beyond the struct itself. */
+/* Bytes in addition to the struct. */
 size_t ns_pool_extra_size(ns_pool *p);
 
 #endif

@@ -8,8 +8,8 @@
 #define NS_RW_WAITER_SPIN 15000 /* then, and a writer at once, in the queue */
 #endif
 /* After a writer had to close cells, readers use them again after so many meetings for each. */
-#ifndef NS_RW_PATIENCE
-#define NS_RW_PATIENCE 9
+#ifndef NS_RW_REOPEN_MEETINGS
+#define NS_RW_REOPEN_MEETINGS 9
 #endif
 
 #define OPEN ((uint64_t)NS_RW_OPEN)
@@ -88,7 +88,7 @@ close_cells(ns_rwmutex *m)
     m->closed = true;
 }
 
-/* Opens what may be open: everything if there is no writer, and nobody is in line. */
+/* Opens what may be open: everything if there is no writer, and no waiter. */
 static void
 thaw(ns_rwmutex *m)
 {
@@ -212,11 +212,11 @@ meet_in_base(ns_rwmutex *m)
 {
     uint32_t closed = ns_load(&m->last_closed, NS_RELAXED);
     return ns_cells_meet(&m->base_meetings,
-                         closed == 0 ? NS_CELL_MEETINGS : NS_RW_PATIENCE * closed);
+                         closed == 0 ? NS_CELL_MEETINGS : NS_RW_REOPEN_MEETINGS * closed);
 }
 
-/* Takes a read hold without the queue's lock, if that can be. Otherwise `join` tells whether the
- * reader should have a cell, and `met` whom it met in its place (slot + 1). */
+/* Takes a read hold without the queue's lock. False if that cannot be; *join is then whether the
+ * reader should have a cell, and *met the thread that it met in its place (slot + 1). */
 static bool
 read_at_once(ns_rwmutex *m, uint32_t slot, bool *join, uint32_t *met)
 {
@@ -328,7 +328,7 @@ remove_reader(ns_rwmutex *m)
         ns_sub(&m->base, UNIT, NS_RELEASE);
         removed = true;
     }
-    if (!removed) { /* another thread's, then: stop them all, and look */
+    if (!removed) { /* it is in another thread's cell: close all cells, and look */
         close_cells(m);
         for (uint32_t i = 0; !removed && (cell = ns_cells_next(spread, &i)) != NULL;) {
             removed = remove_from(&cell->word);
@@ -543,8 +543,8 @@ looks_open(ns_rwmutex *m)
                         : !(ns_load(&m->base, NS_RELAXED) & SLOW);
 }
 
-/* Writers are brief as a rule; whoever lines up is two visits to the queue and perhaps a wake-up
- * slower. Bounded, so that readers do line up, and are in the next phase, if writers follow each
+/* Writers are brief as a rule, and lining up costs a reader two visits to the queue and perhaps a
+ * wake-up. Bounded, so that readers do line up, and are in the next phase, if writers follow each
  * other. */
 static bool
 read_by_spinning(ns_rwmutex *m)

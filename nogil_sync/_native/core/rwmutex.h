@@ -15,8 +15,8 @@
  *   that the writers that follow find one word only. BRAVO keeps to one word for N times the time
  *   that closing took. Here the unit is the transfer of a cache line, which needs no clock and is
  *   the same on every machine: closing cost one transfer for each cell, a reader that meets another
- *   in the base costs one, and the cells are used again after NS_RW_PATIENCE meetings for each cell
- *   that was closed. So whatever the mix, closing and opening cells adds at most 2 / NS_RW_PATIENCE
+ *   in the base costs one, and the cells are used again after NS_RW_REOPEN_MEETINGS meetings for each cell
+ *   that was closed. So whatever the mix, closing and opening cells adds at most 2 / NS_RW_REOPEN_MEETINGS
  *   to what the readers have paid for on the base word.
  *
  *   Fairness is by phases (Brandenburg and Anderson, 2010): a waiting writer keeps new readers out;
@@ -34,9 +34,9 @@
  *
  * The base word:   count * UNIT | flags
  *
- *     OPEN    the base admits readers: no writer, nobody queued, the cells are not in use
+ *     OPEN    the base admits readers: no writer, no waiter, and the cells are not in use
  *     WRITER  a writer holds the lock; the cells are not in use
- *     SLOW    writers and their releases must take the queue's lock: somebody is queued, or there
+ *     SLOW    writers and their releases must take the queue's lock: there is a waiter, or there
  *             are holds elsewhere than in this word
  *
  *   OPEN alone is the free lock: one reader or writer takes it by compare-and-swap.
@@ -55,18 +55,21 @@
  *   tells readers where to go: one that looked at it before a change finds a closed word, or an
  *   open one that every writer looks at.
  *
- * Who writes what. Base and cells: anyone, by compare-and-swap, while open; under the queue's lock
- * once closed. `base_meetings`: any reader, a lost one does not matter. Everything else: under the
- * queue's lock.
+ * Field ownership. Base and cells: any thread, by compare-and-swap, while open; under the queue's
+ * lock once closed. `base_meetings`: any reader, a lost one does not matter. Everything else: under
+ * the queue's lock.
  *
  * Ordering. Readers take with acquire and leave with release on their word; the writer closes with
  * acquire (sees what readers did) and opens with release (they see what it did); `spread` as the
  * tables of cells.h; waiters are served through grant.h. tests/c/test_rwmutex.c has the mutants.
  *
  * Fork. Holds and WRITER belong to the program and survive; each slow step changes them one store
- * at a time, so that a child sees them before or after. The thread that finds the queue stale recomputes
- * what is derived (`spread`, `closed`, `readers`); and as nobody reads while there is a WRITER, a
- * hold that is counted all the same is that of a downgrade which was cut short, and is forgotten.
+ * at a time, so that a child sees them before or after. The thread that finds the queue stale
+ * recomputes what is derived (`spread`, `closed`, `readers`). There are no readers while there is a
+ * WRITER: a hold that is counted all the same is that of a downgrade which was cut short, and is
+ * forgotten.
+ *
+ * Waiting: in line (wait.h), readers and writers in a queue each, with one lock.
  */
 #ifndef NS_RWMUTEX_H
 #define NS_RWMUTEX_H
@@ -102,12 +105,13 @@ typedef struct ns_rwmutex {
 void ns_rwmutex_init(ns_rwmutex *m); /* of zero bytes, before others see it */
 void ns_rwmutex_destroy(ns_rwmutex *m);
 
+/* The same as the functions below without _slow, out of line: with the queue's lock if need be. */
 bool ns_rwmutex_try_read_slow(ns_rwmutex *m);
 bool ns_rwmutex_read_unlock_slow(ns_rwmutex *m);
 bool ns_rwmutex_try_write_slow(ns_rwmutex *m);
 bool ns_rwmutex_write_unlock_slow(ns_rwmutex *m);
 
-/* Takes a read hold unless a writer holds the lock or waits for it. */
+/* Takes a read hold. False if a writer holds the lock or waits for it. Acquires. */
 static inline bool
 ns_rwmutex_try_read(ns_rwmutex *m)
 {
@@ -133,7 +137,7 @@ ns_rwmutex_try_read(ns_rwmutex *m)
     return ns_rwmutex_try_read_slow(m);
 }
 
-/* False, and nothing changed, if nobody holds it for reading. */
+/* Gives a read hold back. False, and nothing changed, if there is none. Releases. */
 static inline bool
 ns_rwmutex_read_unlock(ns_rwmutex *m)
 {
@@ -158,8 +162,7 @@ ns_rwmutex_read_unlock(ns_rwmutex *m)
     return ns_rwmutex_read_unlock_slow(m);
 }
 
-/* The same for writing. This one may also fail just because it is not easy: whoever is going to
- * wait anyway finds out there. */
+/* Takes the lock for writing. Fast path only: may fail spuriously. Acquires. */
 static inline bool
 ns_rwmutex_try_write_fast(ns_rwmutex *m)
 {
@@ -167,14 +170,15 @@ ns_rwmutex_try_write_fast(ns_rwmutex *m)
     return ns_cas(&m->base, &word, NS_RW_WRITER, NS_ACQUIRE);
 }
 
-/* Takes the lock for writing if nobody holds it and no other writer waits. */
+/* Takes the lock for writing. False if it is held, or another writer waits. Acquires. */
 static inline bool
 ns_rwmutex_try_write(ns_rwmutex *m)
 {
     return ns_rwmutex_try_write_fast(m) || ns_rwmutex_try_write_slow(m);
 }
 
-/* False, and nothing changed, if nobody holds it for writing (nor has downgraded it). */
+/* Gives the write hold back, or the read hold that a downgrade made of it. False, and nothing
+ * changed, if there is neither. Releases. */
 static inline bool
 ns_rwmutex_write_unlock(ns_rwmutex *m)
 {
@@ -182,8 +186,8 @@ ns_rwmutex_write_unlock(ns_rwmutex *m)
     return ns_cas(&m->base, &word, NS_RW_OPEN, NS_RELEASE) || ns_rwmutex_write_unlock_slow(m);
 }
 
-/* Turns the write hold into a read hold, and admits the readers waiting now. False if there is
- * none. */
+/* Turns the write hold into a read hold, and admits the readers waiting now. False if there is no
+ * write hold. Releases. */
 bool ns_rwmutex_downgrade(ns_rwmutex *m);
 
 static inline bool
@@ -197,7 +201,7 @@ bool ns_rwmutex_is_read_locked(ns_rwmutex *m);
 /* How to wait for either side (wait.h), after the try failed. */
 extern const struct ns_wait_steps ns_rwmutex_read_steps, ns_rwmutex_write_steps;
 
-/* Frees both sides, for the child of a fork. */
+/* Takes away all holds, and serves waiters; for the child of a fork. */
 void ns_rwmutex_reset(ns_rwmutex *m);
 
 /* Bytes beyond the struct itself. */

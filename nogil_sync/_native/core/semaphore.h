@@ -1,25 +1,25 @@
 /* semaphore.h: a weighted semaphore that serves strictly first come, first served.
  *
  * The contract is that of Go's golang.org/x/sync/semaphore: a request for n waits until n are
- * available and everybody before it is served, so a large one is never overtaken.
+ * available and all requests before it are served, so a large one is never overtaken.
  *
  * `total` bounds what can be available: a release beyond it is refused. A bounded semaphore starts
- * with all of it, so nobody gives back more than was taken. An unbounded one starts below it, at
- * `start`, and has NS_SEMAPHORE_MOST for its total. A request for more than the total waits until
+ * with all of it, so no more can be given back than was taken. An unbounded one starts below it, at
+ * `start`, and has NS_SEMAPHORE_MAX for its total. A request for more than the total waits until
  * its time is up.
  *
  * The word:   available << 1 | QUEUED
  *
  *     QUEUED
- *       0    nobody waits: acquire and release are one compare-and-swap
- *       1    somebody is in the queue: the word changes under the queue's lock only
+ *       0    no waiter is in the queue: acquire and release are one compare-and-swap
+ *       1    some waiter is: the word changes under the queue's lock only
  *
  * A semaphore of zero bytes has no units and takes none back, until ns_semaphore_init.
  *
- * Invariant, whenever the queue's lock is free: the first waiter who is not away wants more than is
- * available. Every step that could break it (a release, a departure, a time-out, the first
- * one giving way) ends in `serve`, which restores it. A waiter is away only if a handler that
- * interrupted it uses the semaphore; otherwise it is served, and keeps others waiting, as if it slept.
+ * Invariant, whenever the queue's lock is free: the first waiter that is not away wants more than
+ * is available. Every step that could break it (a release, a time-out, a waiter that gives way)
+ * ends in `serve`, which restores it. A waiter is away only if a handler that interrupted it uses
+ * the semaphore; otherwise it is served, and keeps others waiting, as if it slept.
  *
  * Why no fetch-and-add. A failed request that subtracts and then undoes it would hide units that
  * are released meanwhile: a try after such a release could fail although a unit is there. A release
@@ -27,9 +27,11 @@
  * So both are compare-and-swaps, with back-off (backoff.h).
  *
  * Ordering: acquire takes and release frees with the orderings of their names; with waiters the
- * queue's lock and the node's state carry them.
+ * queue's lock and the waiter's state carry them.
  *
- * Fork: what was taken stays taken. QUEUED is reset by whoever finds the queue stale.
+ * Fork: what was taken stays taken. The thread that finds the queue stale resets QUEUED.
+ *
+ * Waiting: in line (wait.h). A waiter's amount is the number of units that it asks for.
  */
 #ifndef NS_SEMAPHORE_H
 #define NS_SEMAPHORE_H
@@ -38,7 +40,7 @@
 
 #define NS_SEMAPHORE_QUEUED 1u
 #define NS_SEMAPHORE_ONE 2u
-#define NS_SEMAPHORE_MOST (INT64_MAX >> 1)
+#define NS_SEMAPHORE_MAX (INT64_MAX >> 1)
 
 typedef struct ns_semaphore {
     _Atomic uint64_t word;
@@ -61,16 +63,17 @@ ns_semaphore_available(ns_semaphore *s)
     return ns_load(&s->word, NS_ACQUIRE) / NS_SEMAPHORE_ONE;
 }
 
-/* Nobody waits. */
+/* Whether the fast path may be taken: no waiter is in the queue. */
 static inline bool
-ns_semaphore_is_easy(uint64_t word)
+ns_semaphore_is_fast(uint64_t word)
 {
     return !(word & NS_SEMAPHORE_QUEUED);
 }
 
+/* The same as ns_semaphore_try and ns_semaphore_release, under the queue's lock. */
 bool ns_semaphore_try_slow(ns_semaphore *s, uint64_t n);
 bool ns_semaphore_release_slow(ns_semaphore *s, uint64_t n);
-/* After another thread changed the word in between. */
+/* The same, after another thread changed the word in between: with back-off. */
 bool ns_semaphore_try_again(ns_semaphore *s, uint64_t n);
 bool ns_semaphore_release_again(ns_semaphore *s, uint64_t n);
 
@@ -79,7 +82,7 @@ static inline bool
 ns_semaphore_try_once(ns_semaphore *s, uint64_t n, bool *taken)
 {
     uint64_t word = ns_load(&s->word, NS_RELAXED);
-    if (ns_unlikely(!ns_semaphore_is_easy(word))) {
+    if (ns_unlikely(!ns_semaphore_is_fast(word))) {
         *taken = ns_semaphore_try_slow(s, n);
         return true;
     }
@@ -87,7 +90,7 @@ ns_semaphore_try_once(ns_semaphore *s, uint64_t n, bool *taken)
     return !*taken || ns_cas(&s->word, &word, word - n * NS_SEMAPHORE_ONE, NS_ACQUIRE);
 }
 
-/* Takes n if they are available and nobody is waiting. n >= 1. */
+/* Takes n units, at least 1. False if fewer are available, or if there are waiters. Acquires. */
 static inline bool
 ns_semaphore_try(ns_semaphore *s, uint64_t n)
 {
@@ -100,7 +103,7 @@ static inline bool
 ns_semaphore_release_once(ns_semaphore *s, uint64_t n, bool *right)
 {
     uint64_t word = ns_load(&s->word, NS_ACQUIRE); /* not 0: the total is there */
-    if (ns_unlikely(!ns_semaphore_is_easy(word))) {
+    if (ns_unlikely(!ns_semaphore_is_fast(word))) {
         *right = ns_semaphore_release_slow(s, n);
         return true;
     }
@@ -108,7 +111,8 @@ ns_semaphore_release_once(ns_semaphore *s, uint64_t n, bool *right)
     return !*right || ns_cas(&s->word, &word, word + n * NS_SEMAPHORE_ONE, NS_RELEASE);
 }
 
-/* Gives n back. False, and nothing changed, if more than the total would be available. */
+/* Gives n units back, and serves waiters. False, and nothing changed, if more than the total would
+ * be available. Releases. */
 static inline bool
 ns_semaphore_release(ns_semaphore *s, uint64_t n)
 {
@@ -117,10 +121,10 @@ ns_semaphore_release(ns_semaphore *s, uint64_t n)
                                                               : ns_semaphore_release_again(s, n);
 }
 
-/* How to wait for w->place.amount of them (wait.h), after ns_semaphore_try failed. */
+/* How to wait (wait.h), after ns_semaphore_try failed. */
 extern const struct ns_wait_steps ns_semaphore_steps;
 
-/* Makes as many available as at the start, for the child of a fork. */
+/* Makes as many available as at the start, and serves waiters; for the child of a fork. */
 void ns_semaphore_reset(ns_semaphore *s);
 
 #endif

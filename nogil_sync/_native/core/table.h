@@ -264,11 +264,11 @@ ns_garbage_init(ns_garbage *g)
 /* Where a search stopped to ask, and goes on: in the segment of that serial. A zeroed serial:
  * begin anew. What it passed is as it was only if no key came since it began: `inserts` is the
  * segment's from before its first look. */
-typedef struct ns_place {
+typedef struct ns_search {
     uint64_t serial, inserts;
     uint32_t group, step;
     uint64_t left; /* bits of the group's tags not looked at yet */
-} ns_place;
+} ns_search;
 
 /* What the hashes of this process are mixed with: see ns_hash_mix. */
 extern struct ns_hash_seed {
@@ -357,7 +357,7 @@ ns_directory_find(ns_directory *d, uint64_t hash)
  * be NULL: where to begin, and on NS_ASK where to go on. */
 static inline __attribute__((always_inline)) enum ns_found
 ns_segment_find(ns_segment *s, uint64_t hash, ns_match_fn match, const void *wanted,
-                ns_place *place, ns_entry **entry, uintptr_t *value)
+                ns_search *place, ns_entry **entry, uintptr_t *value)
 {
     const uint64_t pattern = ns_tag(hash) * NS_TAG_LOW;
     uint32_t g = (uint32_t)hash & s->mask, step = 0;
@@ -393,11 +393,11 @@ ns_segment_find(ns_segment *s, uint64_t hash, ns_match_fn match, const void *wan
                 return NS_PRESENT;
             }
             if (place != NULL) {
-                *place = (ns_place){.serial = s->serial,
-                                    .inserts = inserts,
-                                    .group = g,
-                                    .step = step,
-                                    .left = left & ~(bit - 1)};
+                *place = (ns_search){.serial = s->serial,
+                                     .inserts = inserts,
+                                     .group = g,
+                                     .step = step,
+                                     .left = left & ~(bit - 1)};
             }
             return NS_ASK;
         }
@@ -415,7 +415,7 @@ ns_segment_find(ns_segment *s, uint64_t hash, ns_match_fn match, const void *wan
  * `drop` gives one back, outside of it. With `place`, NS_ASK gives a reference to the stored key
  * in *result, or 0 if `hold` refused; without, nothing. */
 static inline __attribute__((always_inline)) enum ns_found
-ns_table_get(ns_table *t, uint64_t hash, ns_match_fn match, const void *wanted, ns_place *place,
+ns_table_get(ns_table *t, uint64_t hash, ns_match_fn match, const void *wanted, ns_search *place,
              bool (*hold)(uintptr_t), void (*drop)(uintptr_t), uintptr_t *result)
 {
     for (;;) {

@@ -5,9 +5,9 @@
  * bytes counts zero.
  *
  * Why no fetch-and-add. A `done` must raise, and change nothing, when the count is zero; and the
- * step that brings it to zero must change the epoch with it. A subtraction that is undone afterwards
- * would show a count that never was to those who look or wait meanwhile. An `add` could be one, but
- * beside a compare-and-swap with back-off (backoff.h) that measured the same.
+ * step that brings it to zero must change the epoch with it. A subtraction that is undone
+ * afterwards would show a count that never was to those who look or wait meanwhile. An `add` could
+ * be one, but beside a compare-and-swap with back-off (backoff.h) that measured the same.
  *
  * Ordering: add releases and wait acquires, so what came before each done happens before the
  * return of the wait that it ends. In the child of a fork the count is what it was.

@@ -1,9 +1,9 @@
 #include "interpreter/ageing.h"
 #include "object.h"
 
-/* ---- the list ---- */
+/* ---- The list ---- */
 
-/* The first free node from this one on, but before the other, now the caller's; or NULL. */
+/* Takes the first free node from this one on and before `end`. Returns NULL if there is none. */
 static ns_ager_node *
 take_free(ns_ager_node *n, const ns_ager_node *end)
 {
@@ -17,7 +17,7 @@ take_free(ns_ager_node *n, const ns_ager_node *end)
     return NULL;
 }
 
-/* A free node of the list, now the caller's; or NULL. */
+/* Takes a free node of the list. Returns NULL if there is none. */
 static ns_ager_node *
 find_free(ns_ager *a)
 {
@@ -32,7 +32,7 @@ find_free(ns_ager *a)
     return found;
 }
 
-/* A new node, in the list, and the caller's; NULL without memory. */
+/* Adds a new node to the list, already taken by the caller. Returns NULL if there is no memory. */
 static ns_ager_node *
 make_node(ns_ager *a)
 {
@@ -101,14 +101,18 @@ ns_ager_enter(ns_ager_node *node)
 void
 ns_ager_leave(ns_ager_node *node)
 {
+<<<<<<< HEAD
     PyObject *pool = node->pool; /* both stay as they are as long as we are inside */
     const ns_ager_calls *calls = node->calls;
+=======
+    PyObject *pool = node->pool; /* the pool's memory stays as long as this walk is inside */
+>>>>>>> main
     if (ns_sub(&node->state, NS_AGER_VISIT, NS_SEQ_CST) == NS_AGER_TAKEN + NS_AGER_VISIT) {
         calls->free(pool);
     }
 }
 
-/* ---- the sweeper ---- */
+/* ---- The sweeper ---- */
 
 typedef struct {
     PyObject_HEAD
@@ -138,10 +142,10 @@ visit_pools(ns_ager *ager)
 static void
 finalize(PyObject *self)
 {
-    if (!PyObject_GC_IsFinalized(self)) { /* called by hand */
+    if (!PyObject_GC_IsFinalized(self)) { /* somebody called it by hand */
         return;
     }
-    /* The collector holds the last reference and drops it later. */
+    /* The collector holds the last reference and will drop it. */
     PyObject_GC_UnTrack(self);
     drop_me(self);
     ns_ager *ager = ((Sweeper *)self)->ager;
@@ -196,9 +200,10 @@ static PyType_Spec spec = {
     .slots = slots,
 };
 
-/* ---- the hook ---- */
+/* ---- The hook ---- */
 
-/* Leaves a sweeper behind if there are pools. Without memory it waits for another collection. */
+/* Leaves a sweeper behind if there are pools. If there is no memory, the next collection does
+ * it. */
 static void
 make_sweeper(PyTypeObject *type)
 {
@@ -210,14 +215,14 @@ make_sweeper(PyTypeObject *type)
     Sweeper *s = PyObject_GC_New(Sweeper, type);
     if (s != NULL) {
         s->ager = ager;
-        ns_store(&s->me, (PyObject *)s, NS_RELAXED); /* the reference that is ours so far */
+        ns_store(&s->me, (PyObject *)s, NS_RELAXED); /* our own reference becomes the one in `me` */
         PyObject_GC_Track(s);
         ns_store(&ager->stage, NS_AGER_BEGUN, NS_RELAXED);
     }
 }
 
-/* A new reference to the sweepers' type that an entry of the hook's list refers to; NULL if it is dead
- * or the entry is not ours. */
+/* Returns a new reference to the type of sweepers that an entry of the hook's list refers to.
+ * Returns NULL if the type is dead or the entry is not ours. */
 static PyTypeObject *
 sweeper_type_of(PyObject *ref)
 {
@@ -231,8 +236,9 @@ sweeper_type_of(PyObject *ref)
     return (PyTypeObject *)type;
 }
 
-/* `types` is a list of weak references, one for each import of the module in this interpreter, to its
- * type of sweepers. They are weak because gc.callbacks outlives all modules. */
+/* `types` is a list of weak references. For each import of the module in this interpreter it has
+ * one, to that module's type of sweepers. They are weak because gc.callbacks outlives all
+ * modules. */
 static PyObject *
 on_collection(PyObject *types, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -256,7 +262,8 @@ on_collection(PyObject *types, PyObject *const *args, Py_ssize_t nargs)
 static PyMethodDef hook = {
     "nogil_sync_pools", _PyCFunction_CAST(on_collection), METH_FASTCALL, NULL};
 
-/* A new reference to the list of the hook in gc.callbacks, which is made if there is none; or NULL. */
+/* Returns a new reference to the list of the hook in gc.callbacks, which it adds if it is not
+ * there. NULL with an exception. */
 static PyObject *
 types_of_hook(PyObject *callbacks)
 {
@@ -282,7 +289,7 @@ types_of_hook(PyObject *callbacks)
     return types;
 }
 
-/* Takes out the references to what has gone. */
+/* Removes the references to dead types. */
 static int
 forget_the_dead(PyObject *types)
 {

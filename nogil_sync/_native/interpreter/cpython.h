@@ -1,9 +1,9 @@
 /* cpython.h: all that the extension knows of CPython's insides, by version.
  *
- * Each part says in which versions' sources it was read, and which tests notice a change. The rest of
- * the extension uses the public API and the names below. A version that is newer than the newest
- * known stops the build; with -Dunknown_python=true it is built on the assumption that nothing
- * here has changed but what `pin` writes, which it then leaves alone.
+ * Each part says in which versions' sources it was read, and which tests notice a change. The rest
+ * of the extension uses the public API and the names below. A version newer than the newest known
+ * one stops the build. With -Dunknown_python=true the build goes on, and assumes that nothing here
+ * has changed, except for what `pin` writes: then `pin` does not write it.
  */
 #ifndef NS_CPYTHON_H
 #define NS_CPYTHON_H
@@ -22,30 +22,31 @@
 /* ---- Reference counts ----
  *
  * Read in 3.13.5, 3.14.7 and 3.15.0rc2: Include/refcount.h, pycore_object.h, pycore_gc.h, object.c,
- * gc_free_threading.c. Noticed by tests/contract/test_sharing.py, tests/contract/test_pin.py,
- * tests/stress/test_stress_pin.py, tests/stress/test_stress_atomics.py.
+ * gc_free_threading.c. These tests notice a change: tests/contract/test_sharing.py,
+ * tests/contract/test_pin.py, tests/stress/test_stress_pin.py, tests/stress/test_stress_atomics.py.
  *
- *   ob_tid         the thread that owns the object; 0: none does any more
- *   ob_ref_local   the owner's part of the count; a fixed value: the object is immortal
- *   ob_ref_shared  everybody else's part, above two bits of flags:
- *                    00 nothing  01 may be taken from zero by other threads (maybe-weakref)
- *                    10 queued, for its owner to merge the parts  11 merged: this part is all
- *   ob_gc_bits     64: the count is deferred
- */
+ *   ob_tid         the thread that owns the object; 0: no thread does
+ *   ob_ref_local   the owner's part of the count; one fixed value: the object is immortal
+ *   ob_ref_shared  the part of all other threads, above two bits of flags:
+ *                    00 nothing
+ *                    01 other threads may take a reference from zero (maybe-weakref)
+ *                    10 queued, for its owner to merge the parts
+ *                    11 merged: this part is the whole count
+ *   ob_gc_bits     64: the count is deferred */
 
 /* Whether objects can defer their counts (PyUnstable_Object_EnableDeferredRefcount). */
 #define NS_CAN_DEFER (PY_VERSION_HEX >= 0x030E0000)
 
-/* Whether types may be immortal. Debug builds add one to the total of all references for each
- * object that is made, for its type, and take it back only if the type is not immortal. The total
- * would rise for ever, and nobody could look for leaks by it. Read in 3.14; ./dev leaks notices. */
+/* Whether types may be immortal. A debug build adds one to the total of all references for each new
+ * object, for its type, and takes it back only if the type is not immortal. The total would rise
+ * for ever, and leaks could not be found by it. Read in 3.14; ./dev leaks notices a change. */
 #if defined(Py_REF_DEBUG)
 #define NS_CAN_PIN_TYPES 0
 #else
 #define NS_CAN_PIN_TYPES 1
 #endif
 
-#define NS_GC_BITS_DEFERRED 64 /* _PyGC_BITS_DEFERRED, of no public header */
+#define NS_GC_BITS_DEFERRED 64 /* _PyGC_BITS_DEFERRED, which is in no public header */
 
 static inline uint32_t
 ns_local_count(PyObject *object)
@@ -78,7 +79,8 @@ ns_is_deferred(PyObject *object)
     return __atomic_load_n(&object->ob_gc_bits, __ATOMIC_RELAXED) & NS_GC_BITS_DEFERRED;
 }
 
-/* Takes a reference in the shared part, which the owner, too, may do. The object is not immortal. */
+/* Takes a reference in the shared part. The owner may do that too. The object must not be
+ * immortal. */
 static inline void
 ns_incref_shared(PyObject *object)
 {
@@ -97,10 +99,11 @@ ns_decref_shared(PyObject *object)
     _Py_DecRefShared(object);
 }
 
-/* ns_publish marks an object, so that ns_try_incref can take a reference to it in another thread while
- * its shared part is zero. ns_try_incref: 1 with a reference, or 0 if the object is dead, or another one
- * that was not marked. tryref.h says when these two may be called. From 3.14 on they are public API; its
- * path for immortal objects loads the count without an acquire, so a fence follows. */
+/* ns_publish marks an object, so that ns_try_incref can take a reference to it in another thread
+ * while its shared part is zero. ns_try_incref returns 1 with a reference. It returns 0 if the
+ * object is dead, or is another object that was not marked. tryref.h says when these two may be
+ * called. From 3.14 on they are public API. Its path for immortal objects loads the count without
+ * an acquire, so a fence follows. */
 #if PY_VERSION_HEX >= 0x030E0000
 
 static inline void
@@ -167,10 +170,9 @@ ns_try_incref(PyObject *object)
 
 #endif
 
-/* ---- Pinning: with all other threads stopped ----
+/* ---- Pinning, with all other threads stopped ----
  *
- * pin.c says why each step is needed. The stores are atomic for the thread sanitizer's sake.
- */
+ * pin.c says why each step is needed. The stores are atomic for the thread sanitizer's sake. */
 
 /* A debug build asserts that an immortal string is interned. */
 #ifdef Py_DEBUG
@@ -179,8 +181,9 @@ ns_try_incref(PyObject *object)
 #define NS_CAN_PIN_STRINGS 1
 #endif
 
-/* Whether the object waits for its owner to merge the two parts of its count. On 3.13 that may never
- * happen to one that defers its count, which the interpreter made immortal there. */
+/* Whether the object waits for its owner to merge the two parts of its count. On 3.13 that may
+ * never happen to an object with a deferred count, which the interpreter has made immortal
+ * there. */
 static inline bool
 ns_is_queued(PyObject *object)
 {
@@ -188,9 +191,9 @@ ns_is_queued(PyObject *object)
            (NS_CAN_DEFER || !ns_is_deferred(object));
 }
 
-/* From 3.14 on the collector merges the counts of an object whose owner has ended, and so writes the
- * local one, unless they are merged already. An object whose counts are not merged is in none of the
- * collector's lists, so its owner's id may be written here. */
+/* From 3.14 on the collector merges the counts of an object whose owner has ended, unless they are
+ * merged already, and so writes the local count. An object whose counts are not merged is in none
+ * of the collector's lists, so its owner's id may be written here. */
 static inline void
 ns_merge_counts(PyObject *object)
 {
@@ -206,10 +209,10 @@ ns_merge_counts(PyObject *object)
 #endif
 }
 
-/* So many references that no merge of the counts brings their sum near zero. */
+/* A number of references so large that no merge of the counts brings their sum near zero. */
 #define NS_EXTRA_REFERENCES ((Py_ssize_t)1 << 56)
 
-/* Makes the object immortal. From 3.14 on immortal objects carry the mark of deferral as well. */
+/* Makes the object immortal. From 3.14 on immortal objects also carry the mark of deferral. */
 static inline void
 ns_immortalize(PyObject *object)
 {
@@ -221,11 +224,11 @@ ns_immortalize(PyObject *object)
 #endif
 }
 
-/* Calls `work` while all other threads are stopped at safe points. It must not use Python's
- * allocators, of which a stopped thread may hold a part. 0, or -1 with an exception.
+/* Calls `work` while all other threads are stopped at safe points. `work` must not use Python's
+ * allocators: a stopped thread may be inside one. Returns 0, or -1 with an exception.
  *
- * PyUnstable_GC_VisitObjects stops the world around its callback, which is not documented: the stress
- * test of pin would see it. The first object ends the visit. */
+ * PyUnstable_GC_VisitObjects stops the world around its callback. That is not documented; the
+ * stress test of pin would notice a change. The first object ends the visit. */
 typedef struct {
     void (*work)(void *argument);
     void *argument;
@@ -253,12 +256,11 @@ ns_stop_all_threads(void (*work)(void *argument), void *argument)
     return 0;
 }
 
-/* ---- What the interpreter has for a thread to do ----
+/* ---- Work that the interpreter has for a thread ----
  *
  * Bits of PyThreadState.eval_breaker, read in pycore_ceval.h and ceval_gil.c of 3.13.5, 3.14.7 and
- * 3.15.0rc2, where they are the same. Noticed by tests/isolated/test_waits_disturbed.py and
- * tests/contract/test_waits.py.
- */
+ * 3.15.0rc2, where they are the same. These tests notice a change:
+ * tests/isolated/test_waits_disturbed.py and tests/contract/test_waits.py. */
 enum {
     NS_SIGNALS = 2,
     NS_CALLS = 4,
@@ -266,15 +268,15 @@ enum {
     NS_COLLECTION = 16,
 };
 
-/* What Py_MakePendingCalls and PyErr_CheckSignals take care of. All other bits stay set until Python
- * code runs. PyErr_CheckSignals raises asynchronous exceptions from 3.15 on. */
+/* The bits that Py_MakePendingCalls and PyErr_CheckSignals clear. All other bits stay set until
+ * Python code runs. PyErr_CheckSignals raises asynchronous exceptions from 3.15 on. */
 #if PY_VERSION_HEX >= 0x030F0000
 #define NS_WORK (NS_SIGNALS | NS_CALLS | NS_COLLECTION | NS_ASYNC_EXCEPTION)
 #else
 #define NS_WORK (NS_SIGNALS | NS_CALLS | NS_COLLECTION)
 #endif
 
-/* Of the calling thread, which may be detached. */
+/* `tstate` is the calling thread's, which may be detached. */
 static inline bool
 ns_has_any(PyThreadState *tstate, uintptr_t bits)
 {
@@ -283,9 +285,8 @@ ns_has_any(PyThreadState *tstate, uintptr_t bits)
 
 /* ---- The variables and attributes that running code uses ----
  *
- * Read in 3.13.5: pycore_frame.h, typeobject.c. Later versions do without. Noticed by
- * tests/contract/test_performance_warning.py.
- */
+ * Read in 3.13.5: pycore_frame.h, typeobject.c. Later versions do not need it. This test notices a
+ * change: tests/contract/test_performance_warning.py. */
 #if PY_VERSION_HEX < 0x030E0000
 
 struct ns_frame_data {
@@ -297,7 +298,7 @@ struct ns_frame_data {
     int stack_top;
     uint16_t return_offset;
     char owner;
-    PyObject *variables[]; /* those of a closure are cells */
+    PyObject *variables[]; /* a closure's variables are cells */
 };
 
 typedef struct {
@@ -306,16 +307,17 @@ typedef struct {
     struct ns_frame_data *data;
 } ns_frame;
 
-/* The variable at `index` below co_nlocalsplus, borrowed, of a frame that the calling thread runs; NULL
- * if it has no value. */
+/* Returns the variable at `index`, which is below co_nlocalsplus, of a frame that the calling
+ * thread runs. Borrowed; NULL if it has no value. */
 static inline PyObject *
 ns_frame_variable(PyFrameObject *frame, int index)
 {
     return ((ns_frame *)frame)->data->variables[index];
 }
 
-/* A new reference to an attribute that can be read without running code: one in the object's dict or
- * slots, or a plain value in its class. NULL, without an exception, if there is none. */
+/* Returns a new reference to an attribute that can be read without running code: one in the
+ * object's dict or slots, or a plain value in its class. Returns NULL, without an exception, if
+ * there is none. */
 static inline PyObject *
 ns_plain_attribute(PyObject *object, PyObject *name)
 {
@@ -336,11 +338,10 @@ ns_plain_attribute(PyObject *object, PyObject *name)
 
 /* ---- Ints ----
  *
- * struct _PyLongValue, read in longintrepr.h of 3.13.5, 3.14.7 and 3.15.0rc2. Noticed by
- * tests/contract/test_syncmap_properties.py.
- */
+ * struct _PyLongValue, read in longintrepr.h of 3.13.5, 3.14.7 and 3.15.0rc2. This test notices a
+ * change: tests/contract/test_syncmap_properties.py. */
 
-/* A bit of an int's tag that is no part of its value: from 3.14 on it marks the immortal ones. */
+/* A bit of an int's tag that is not part of its value: from 3.14 on it marks immortal ints. */
 #define NS_INT_FLAG 4
 
 static inline bool

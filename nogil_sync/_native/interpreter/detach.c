@@ -4,12 +4,13 @@
 
 #define SLICE INT64_C(50000000) /* nanoseconds */
 
-/* Whether this thread runs signal handlers. Known per thread until a fork, which makes the forking
- * thread the main one. If the question fails the answer is yes: slices are never wrong. */
+/* Whether this thread runs signal handlers. The answer is kept per thread until a fork, which makes
+ * the forking thread the main one. If the question fails, the answer is yes: slices are never
+ * wrong. */
 static bool
 is_main_thread(PyObject *self)
 {
-    static NS_THREAD_LOCAL uint32_t asked_in; /* fork generation + 1 */
+    static NS_THREAD_LOCAL uint32_t asked_in; /* fork generation + 1 of the answer */
     static NS_THREAD_LOCAL bool answer;
     if (asked_in != ns_fork_generation() + 1) {
         ns_state *state = ns_state_of(self);
@@ -24,17 +25,17 @@ is_main_thread(PyObject *self)
     return answer;
 }
 
-/* Whether the interpreter has something for this thread to do. Asked while detached, of a thread
- * state that is this thread's own. Signals (also _thread.interrupt_main's) set their flag in the
- * interpreter's first thread state. In the child of a fork from another thread the main thread has
- * a different one, which no flag tells anything: the answer is always yes. */
+/* Whether the interpreter has work for this thread. The caller is detached and passes its own
+ * thread state. Signals (also _thread.interrupt_main's) set their flag in the interpreter's first
+ * thread state. In the child of a fork from another thread, the main thread has a different one,
+ * where no flag is set for signals: there the answer is always yes. */
 static bool
 has_work(PyThreadState *tstate)
 {
     return PyThreadState_GetID(tstate) != 1 || ns_has_any(tstate, NS_WORK);
 }
 
-/* Py_MakePendingCalls also clears the flags; it does nothing outside the main thread. */
+/* Py_MakePendingCalls also clears the flags. It does nothing outside the main thread. */
 int
 ns_run_handlers(void)
 {
@@ -70,7 +71,7 @@ run_handlers_in_line(const struct ns_wait_steps *steps, ns_waiter *w)
     w->outer = interrupted;
     interrupted = w;
     int result = ns_run_handlers();
-    ns_waiter **link = &interrupted; /* a search, as greenlets may end in any order */
+    ns_waiter **link = &interrupted; /* It may not be the first: greenlets may end in any order. */
     while (*link != w) {
         link = &(*link)->outer;
     }
@@ -87,7 +88,8 @@ ns_is_last(PyObject *self)
         return false;
     }
     const bool is_main = is_main_thread(self);
-    Py_BEGIN_ALLOW_THREADS /* only the thread that finalizes comes back, once the others are stopped */
+    /* Only the thread that finalizes comes back from here, once the others are stopped. */
+    Py_BEGIN_ALLOW_THREADS
     if (!is_main) {
         _Atomic uint32_t nobody = 0;
         ns_park(&nobody, 0, ns_now() + SLICE);
@@ -105,8 +107,9 @@ ns_waits_in_vain(void)
 
 /* ---- Waiting ---- */
 
-/* One sleep, detached. 1: served; 0: timed out; -1: there may be handlers to run, and the waiter is
- * in line, or away. `sliced`: this thread's state if it is the main thread, else NULL. */
+/* Sleeps once, detached. Returns 1 if served, 0 if timed out, and -1 if there may be handlers to
+ * run. In the last case the waiter is in line or away. `sliced` is this thread's state if it is the
+ * main thread, else NULL. */
 static int
 sleep_detached(const struct ns_wait_steps *steps, void *object, ns_waiter *w, int64_t deadline,
                PyThreadState *sliced)
@@ -141,7 +144,7 @@ int
 ns_wait_with(PyObject *self, const struct ns_wait_steps *steps, void *object, ns_waiter *w,
              int64_t deadline)
 {
-    /* Asking may detach, so before the waiter is linked. */
+    /* The question may detach, so ask it before the waiter is linked. */
     PyThreadState *sliced = is_main_thread(self) ? PyThreadState_Get() : NULL;
     const bool last = ns_is_last(self);
     ns_make_way(object);

@@ -1,51 +1,53 @@
 /* pin, pin_all, is_pinned: objects whose reference count is never written again.
  *
- * An object whose local count has the immortal value is left alone by every increment and
- * decrement. The interpreter gives it to its own objects before others can see them; we give it to
- * a live one. Why that takes a pause of all threads:
+ * If an object's local count has the immortal value, every increment and decrement leaves the
+ * object alone. The interpreter gives its own objects this value before others can see them. We
+ * give it to a live object. That takes a pause of all threads, for two reasons:
  *
- *   - A reader that takes a reference without a lock (tryref.h has the protocol) skips, in the
- *     interpreter's own code, the second look at the slot if the object looks immortal. A reader
- *     between its first look and its increment, whose object is freed and whose block is reused for
- *     an object pinned at that moment, would return one that never was in its container.
- *   - The owner of an object updates the local count with a plain load and store, so another
- *     thread's write of the immortal value could be overwritten.
+ *   - A reader takes a reference without a lock (tryref.h has the protocol). The interpreter's own
+ *     code skips the second load of the slot if the object looks immortal. Suppose that such a
+ *     reader is between its first load and its increment. Its object is freed, and the block is
+ *     reused for an object that is pinned at that moment. The reader would return an object that
+ *     never was in its container.
+ *   - The owner of an object updates the local count with a plain load and store. So it could
+ *     overwrite the immortal value that another thread writes.
  *
- * With the world stopped every other thread is at a safe point, outside both windows, and what it
- * does next sees the new count. (`ns_stop_all_threads` in cpython.h says how.)
+ * With the world stopped every other thread is at a safe point, outside both windows, and its next
+ * step sees the new count. (`ns_stop_all_threads` in cpython.h says how.)
  *
  * What is written, in the pause:
  *   - the local count: the immortal value;
- *   - the shared count: 2^56 references more, once, so that no merge of the two counts by an exiting
- *     owner or a collection can bring the sum near zero;
+ *   - the shared count: 2^56 references more, once, so that no merge of the two counts by an
+ *     exiting owner or a collection can bring the sum near zero;
  *   - not the owner's id: during a collection it is the collector's list link. (But see
  *     `ns_merge_counts`.)
- * A count that is queued to be merged by its owner must be merged first, since a merge
- * overwrites the local count: a collection does all outstanding merges, so run one and try again, a
- * few times. (On 3.13 objects with deferred counting may stay queued; the interpreter
- * makes them immortal by itself.) What is still queued after that is leaked by a reference of ours: it lives for ever as
- * promised, and is merely not faster.
+ * A count that is queued for its owner to merge must be merged first, since a merge overwrites the
+ * local count. A collection does all outstanding merges, so run one and retry, a few times. (On
+ * 3.13 objects with deferred counting may stay queued; the interpreter makes them immortal by
+ * itself.) If the count is still queued after that, we leak one reference of ours: the object lives
+ * for ever as promised, and is merely not faster.
  *
  * Strings. For an exact str `pin` returns the interned string, which the interpreter makes immortal
- * by itself. Interning writes the count without a pause, as is right for a string of the calling
- * thread; one that another thread owns is copied first. Strings that are reached by `deep=True`, and
- * those of subclasses, are pinned in place, as any object. A debug build, however, asserts that an
- * immortal string is interned: there they are merely kept alive.
+ * by itself. Interning writes the count without a pause, which is right for a string that the
+ * calling thread owns. A string that another thread owns is copied first. Strings that `deep=True`
+ * reaches, and those of subclasses, are pinned in place like any object. A debug build, however,
+ * asserts that an immortal string is interned: there they are merely kept alive.
  *
- * Our own types are pinned at import. Each object that is made or freed changes the count of its type,
- * so threads that make objects would contend for it. Each interpreter, and each import after a purge
- * of sys.modules, makes types of its own; they, and the module that they refer to, are never freed.
+ * Our own types are pinned at import. Each object that is made or freed changes the count of its
+ * type, so threads that make objects would contend for it. Each interpreter, and each import after
+ * a purge of sys.modules, makes types of its own. They, and the module that they refer to, are
+ * never freed.
  *
- * All this was read in the sources of 3.13, 3.14 and 3.15. What rests on it is tested by
- * tests/contract/test_pin.py and tests/stress/test_stress_pin.py. On a version that is not known objects
- * defer their counts where they can, and are kept alive (see cpython.h).
+ * All this was read in the sources of 3.13, 3.14 and 3.15, and is tested by
+ * tests/contract/test_pin.py and tests/stress/test_stress_pin.py. On an unknown version objects
+ * defer their counts if they can, and are kept alive (see cpython.h).
  */
 #include "arguments.h"
 #include "interpreter/cpython.h"
 #include "docs.h"
 #include "object.h"
 
-#define ATTEMPTS 3 /* to have counts merged */
+#define ATTEMPTS 3 /* to have queued counts merged */
 
 typedef struct {
     PyObject **objects;
@@ -53,7 +55,7 @@ typedef struct {
     bool unfinished;
 } request;
 
-/* While all other threads are stopped. */
+/* Pins the objects of a request. All other threads are stopped. */
 static void
 pin_while_stopped(void *argument)
 {
@@ -72,7 +74,7 @@ pin_while_stopped(void *argument)
     }
 }
 
-/* gc.collect, which unlike PyGC_Collect also works while automatic collection is disabled. */
+/* Calls gc.collect, which unlike PyGC_Collect works while automatic collection is disabled too. */
 static int
 collect(void)
 {
@@ -94,7 +96,8 @@ all_immortal(PyObject **objects, Py_ssize_t count)
     return true;
 }
 
-/* What cannot be immortal defers its count where it can, and is kept alive by a reference of ours. */
+/* For an object that cannot be immortal: defers its count if possible, and keeps it alive by a
+ * reference of ours. */
 static void
 keep_alive(PyObject *object)
 {
@@ -109,7 +112,7 @@ make_immortal(PyObject **objects, Py_ssize_t count)
 {
     request r = {objects, count, false};
     if (all_immortal(objects, count)) {
-        return 0; /* no pause */
+        return 0; /* none needs a pause */
     }
     for (int attempt = 0; attempt <= ATTEMPTS; attempt++) {
         r.unfinished = false;
@@ -131,7 +134,8 @@ make_immortal(PyObject **objects, Py_ssize_t count)
     return 0;
 }
 
-/* The object to use in place of `object`, whose reference is consumed; NULL without memory. */
+/* Returns the object to pin in place of `object`, whose reference it consumes. NULL if there is no
+ * memory. */
 static PyObject *
 canonical(PyObject *object)
 {
@@ -150,7 +154,8 @@ canonical(PyObject *object)
     return object;
 }
 
-/* Pins the objects of a tuple with the parts they hand out. 0 or -1. */
+/* Pins the objects of a tuple together with the parts they hand out. Returns 0, or -1 with an
+ * exception. */
 static int
 pin_with_parts(PyObject *module, PyObject *tuple)
 {
@@ -178,7 +183,8 @@ pin_with_parts(PyObject *module, PyObject *tuple)
     return result;
 }
 
-/* Pins the graph of what the object reaches, and returns the object, whose reference is consumed. */
+/* Pins everything that the object reaches. Consumes the object's reference and returns it, or
+ * NULL. */
 static PyObject *
 pin_deep(PyObject *module, PyObject *object)
 {
@@ -239,7 +245,8 @@ pin_all(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
             Py_CLEAR(result);
         }
     }
-    /* A tuple: unlike a list's, its items stay put whatever others do meanwhile. */
+    /* A tuple, because its items stay in place whatever other threads do meanwhile. A list's may
+     * not. */
     if (result != NULL) {
         objects = PyList_AsTuple(result);
         if (objects == NULL || pin_with_parts(module, objects) < 0) {
@@ -269,7 +276,7 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-/* Whether it is a class of C code of this module. */
+/* Whether the object is a class that this module's C code made. */
 static bool
 is_type_of(PyObject *module, PyObject *object)
 {
@@ -284,7 +291,7 @@ ns_pin_types(PyObject *module)
         return 0;
     }
     ns_state *state = PyModule_GetState(module);
-    /* First those that are no attributes of the module. */
+    /* First the types that are not attributes of the module. */
     PyObject *objects[64] = {
         state->rwmutex_reader_type,
         state->rwmutex_writer_type,
@@ -308,7 +315,7 @@ ns_pin_types(PyObject *module)
     return make_immortal(objects, count);
 }
 
-/* They belong to the module they are imported from. */
+/* The functions appear to belong to the public module. */
 static int
 set_public_module(PyObject *module, PyObject *name)
 {

@@ -4,10 +4,10 @@
 
 #if !NS_CAN_DEFER
 
-#define LONGEST_LINE 64   /* units of bytecode that are looked at */
+#define LONGEST_LINE 64   /* units of bytecode that are checked */
 #define MOST_ATTRIBUTES 8 /* of one line */
 
-/* The line that the calling thread runs, from its beginning to the instruction that calls us. */
+/* The line that the calling thread runs, from its start to the instruction that calls us. */
 typedef struct {
     PyFrameObject *frame; /* borrowed */
     PyCodeObject *code;
@@ -53,7 +53,7 @@ opcode_at(const line *l, int at)
     return (unsigned char)PyBytes_AS_STRING(l->bytes)[at];
 }
 
-/* With the EXTENDED_ARG before it, if there is one: more than 65,535 variables are nobody's. */
+/* Includes one EXTENDED_ARG before it, if there is one. No code has more than 65,535 variables. */
 static int
 argument_at(const line *l, int at)
 {
@@ -64,7 +64,7 @@ argument_at(const line *l, int at)
     return argument;
 }
 
-/* A name that the code refers to, borrowed, or NULL. */
+/* Returns a name that the code refers to, borrowed, or NULL. */
 static PyObject *
 name_of(const line *l, int index)
 {
@@ -85,7 +85,7 @@ find_attributes(line *l)
     }
 }
 
-/* Whether an attribute that the line reads, of this object, is `self`. */
+/* Whether `self` is the value of an attribute of this object that the line reads. */
 static bool
 is_holder(const line *l, PyObject *object, PyObject *self)
 {
@@ -108,7 +108,7 @@ keep(PyObject **place, PyObject *object)
     }
 }
 
-/* Whether this value of a variable is `self`, or leads to it. */
+/* Whether this value of a variable is `self`, or leads to it; adds what it finds to *r. */
 static bool
 leads_to(const line *l, PyObject *value, PyObject *self, ns_reach *r)
 {

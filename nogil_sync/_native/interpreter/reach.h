@@ -6,11 +6,12 @@
  *   method   the count of a bound method that threads share
  *   cell     the lock under which the interpreter reads a variable of a closure
  *
- * watch.h asks here which of these the calling thread uses. The answer comes from the bytecode of the
- * line that the thread runs: which variables that line has read by now, and which attributes. So a
- * bound method that was fetched on another line, once, is told from one that is fetched each time.
+ * watch.h asks here which of these the calling thread uses. The answer comes from the bytecode of
+ * the line that the thread runs: which variables and which attributes that line has read so far. So
+ * a bound method that another line fetched once differs from one that is fetched each time.
  *
- * No Python code runs: attributes are read only where they are plain ones, of an instance's dict or slots.
+ * No Python code runs: an attribute is read only if it is a plain one, of an instance's dict or
+ * slots.
  */
 #ifndef NS_REACH_H
 #define NS_REACH_H
@@ -21,12 +22,12 @@
 typedef struct {
     PyObject *holder;
     PyObject *method;
-    PyObject *cell, *variable; /* and its name */
+    PyObject *cell, *variable; /* the cell, and the name of its variable */
 } ns_reach;
 
 #if !NS_CAN_DEFER
 
-/* Looks at the calling thread's frame. Leaves no exception. */
+/* Checks the calling thread's frame. Leaves no exception. */
 void ns_reach_find(ns_reach *r, PyObject *self);
 void ns_reach_clear(ns_reach *r);
 

@@ -1,37 +1,38 @@
-/* referents: what objects refer to, for the walk of `pin(obj, deep=True)` (nogil_sync/_common/pin.py).
+/* referents: what objects refer to, for the walk of `pin(obj, deep=True)`
+ * (nogil_sync/_common/pin.py).
  *
- * gc.get_referents tells the same, but stops all threads anew for each call, and gives the
- * referents of several objects in one heap. Here one pause serves a whole batch. The walk goes on
- * inside the pause through objects of the types that are named, so that a chain of a million
- * objects does not take a million pauses.
+ * gc.get_referents gives the same, but stops all threads again for each call, and gives the
+ * referents of several objects in one list. Here one pause serves a whole batch. Inside the pause
+ * the walk goes on through objects of the given types, so that a chain of a million objects does
+ * not take a million pauses.
  *
- * In the pause nothing is asked of Python's allocators, since a stopped thread may be inside one,
- * and nothing of the objects but tp_traverse. All lists are built after it.
+ * In the pause we do not call Python's allocators, since a stopped thread may be inside one, and we
+ * call nothing of the objects but tp_traverse. All lists are built after it.
  */
 #include "arguments.h"
 #include "interpreter/cpython.h"
 #include "docs.h"
 #include "object.h"
 
-#define MAX_OBJECTS 200000 /* in one pause: some ten milliseconds */
+#define MAX_OBJECTS 200000 /* in one pause: about ten milliseconds */
 
 typedef struct {
     PyObject **items;
     size_t count, capacity;
 } array;
 
-/* A set of pointers: open addressing, at most half full. */
+/* A set of pointers: a hash table with open addressing, at most half full. */
 typedef struct {
     void **slots;
     size_t count, mask;
 } pointers;
 
 typedef struct {
-    array objects; /* each with a reference of ours */
-    array children; /* of all objects, one after the other; likewise */
-    size_t *ends; /* for each object: where its children end */
-    pointers seen; /* the objects */
-    pointers types; /* those to go on through */
+    array objects; /* to walk; the walk holds a reference to each */
+    array children; /* of all objects, one object's after the other's; a reference to each */
+    size_t *ends; /* for each object: the index after its last child */
+    pointers seen; /* the objects so far */
+    pointers types; /* types of the children to walk as well */
     bool out_of_memory;
 } walk;
 
@@ -64,7 +65,7 @@ grow_set(pointers *set)
     return true;
 }
 
-/* 1: added, 0: it was there, -1: no memory. */
+/* Returns 1 if added, 0 if it was there, -1 if there is no memory. */
 static int
 add_pointer(pointers *set, void *pointer)
 {
@@ -104,7 +105,8 @@ visit_child(PyObject *child, void *argument)
     return w->out_of_memory;
 }
 
-/* Notes the children of one object; those of the named types are to be visited too. */
+/* Records the children of one object. Those of the given types are to be walked too. Returns false
+ * if there is no memory. */
 static bool
 visit_object(walk *w, size_t at)
 {
@@ -144,7 +146,8 @@ walk_while_stopped(void *argument)
     }
 }
 
-/* 0, or -1 with an exception: what is to be walked, before the pause. */
+/* Before the pause: records the objects and types to start with. Returns 0, or -1 with an
+ * exception. */
 static int
 prepare(walk *w, PyObject *batch, PyObject *types)
 {
@@ -164,7 +167,7 @@ prepare(walk *w, PyObject *batch, PyObject *types)
     return 0;
 }
 
-/* [(object, [child, ...]), ...] */
+/* Returns [(object, [child, ...]), ...]. */
 static PyObject *
 result_of(const walk *w)
 {

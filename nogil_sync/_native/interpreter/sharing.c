@@ -8,8 +8,8 @@ ns_used_elsewhere(PyObject *self)
     _Atomic uint16_t *counter = &((ns_object *)self)->foreign_uses;
     uint32_t uses = ns_load(counter, NS_RELAXED) + 1;
     if (uses >= NS_OFTEN) {
-        /* Refused for an object that the collector does not track at the moment: try again after
-         * as many uses. */
+        /* It is refused while the collector does not track the object. Then retry after as many
+         * uses again. */
         PyUnstable_Object_EnableDeferredRefcount(self);
         uses = 0;
     }
@@ -18,7 +18,7 @@ ns_used_elsewhere(PyObject *self)
 
 #endif
 
-/* For objects of classes that are written in Python: defers the count, from 3.14 on. */
+/* For objects of classes written in Python: defers the object's count, from 3.14 on. */
 static PyObject *
 defer(PyObject *Py_UNUSED(module), PyObject *object)
 {

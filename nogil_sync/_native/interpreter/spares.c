@@ -5,7 +5,7 @@
 
 #include "core/memory/slots.h"
 
-/* ---- the table ---- */
+/* ---- The table ---- */
 
 static inline uint32_t
 segment_size(uint32_t segment)
@@ -13,7 +13,7 @@ segment_size(uint32_t segment)
     return (uint32_t)NS_SPARES_FIRST << segment;
 }
 
-/* Zeroes on lines of their own; NULL without memory. */
+/* Returns zeroed memory on lines of its own, or NULL if there is none. */
 static void *
 zeroes(size_t size)
 {
@@ -21,7 +21,7 @@ zeroes(size_t size)
     return memory == NULL ? NULL : memset(memory, 0, size);
 }
 
-/* The calling thread's cell, or NULL if it has none. */
+/* Returns the calling thread's cell, or NULL if it has none. */
 static inline _Atomic(PyObject *) *
 cell_of(ns_spare_table *table)
 {
@@ -37,7 +37,7 @@ cell_of(ns_spare_table *table)
     return cells == NULL ? NULL : &cells[slot - segment_size(segment)].spare;
 }
 
-/* Makes the segment of the calling thread's cell if there is none. */
+/* Makes the segment with the calling thread's cell, if there is none. */
 static void
 make_segment(ns_spare_table *table)
 {
@@ -54,7 +54,8 @@ make_segment(ns_spare_table *table)
     }
 }
 
-/* Likewise, with the table and the segment made if need be. */
+/* Returns the calling thread's cell; makes the table and the segment if needed. NULL if there is no
+ * memory, or no cell for its slot. */
 static _Atomic(PyObject *) *
 make_cell(ns_spares *s)
 {
@@ -77,7 +78,7 @@ make_cell(ns_spares *s)
     return cell;
 }
 
-/* ---- its users ---- */
+/* ---- For its users ---- */
 
 PyObject *
 ns_spares_new(ns_spares *s, PyTypeObject *type, PyObject *owner)
@@ -103,7 +104,7 @@ static bool
 keep(ns_spares *s, PyObject *object, PyObject *owner)
 {
     if (!NS_CAN_DEFER || !ns_is_deferred(owner) || ns_is_immortal(owner)) {
-        return false; /* has to be freed at once, or has no count to fight over */
+        return false; /* must be freed at once, or has no count to contend for */
     }
     _Atomic(PyObject *) *cell = make_cell(s);
     if (cell == NULL || ns_load(cell, NS_RELAXED) != NULL) {
@@ -117,7 +118,7 @@ void
 ns_spares_free(ns_spares *s, PyObject *object, PyObject *owner)
 {
     PyTypeObject *type = Py_TYPE(object);
-    /* Once it is kept, the owner may be freed by another thread's collection. */
+    /* Do not use `owner` after keep: another thread's collection may free it. */
     if (!keep(s, object, owner)) {
         type->tp_free(object);
         Py_DECREF(owner);
@@ -125,9 +126,9 @@ ns_spares_free(ns_spares *s, PyObject *object, PyObject *owner)
     Py_DECREF(type);
 }
 
-/* ---- all cells ---- */
+/* ---- All cells ---- */
 
-/* The cells of a segment, or (-1) the first ones; NULL if there are none. */
+/* Returns the cells of a segment, or with -1 the first ones. NULL if there are none. */
 static ns_spare_cell *
 cells_of(ns_spares *s, int segment, uint32_t *count)
 {

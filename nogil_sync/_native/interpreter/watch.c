@@ -3,18 +3,20 @@
 #include "core/waiting/park.h"
 #include "interpreter/reach.h"
 
-/* The contract's figure, and which part of the uses must have found the count changed: threads
- * that fetch a bound method change it twice in their life, those that fight at every turn. */
+/* The contract's number of uses, and the max of uses for each change of the count. A thread that
+ * fetches a bound method and keeps it changes the count twice in its life; threads that contend
+ * change it at every use. */
 #define ENOUGH_USES 100000
 #define USES_PER_CHANGE 1000
 
-/* How many uses there are from one look at the frame to the next; a power of two. */
+/* The frame is checked once in this many uses; a power of two. */
 #define SAMPLE 256
-/* Two threads that look this soon after each other both use the object thousands of times a second. */
+/* Two threads that check this soon after each other both use the object thousands of times a
+ * second. */
 #define MEETING_TIME 20 /* ms */
 #define ENOUGH_MEETINGS 4
 
-/* What give_report gets. References, or NULL for what threads do not contend for. */
+/* The argument of give_report. References, or NULL for what threads do not contend for. */
 typedef struct {
     PyObject *filename, *type_name, *holder, *variable;
     int line;
@@ -30,7 +32,7 @@ ns_watch_new(PyObject *self)
         return NULL;
     }
     ns_watch *w = PyMem_Calloc(1, sizeof(ns_watch));
-    PyFrameObject *frame = PyEval_GetFrame(); /* borrowed; this thread's */
+    PyFrameObject *frame = PyEval_GetFrame(); /* borrowed; this thread's own */
     if (w != NULL && frame != NULL) {
         PyCodeObject *code = PyFrame_GetCode(frame);
         w->filename = Py_NewRef(code->co_filename);
@@ -61,14 +63,14 @@ free_report(report *r)
     PyMem_RawFree(r);
 }
 
-/* A new reference, to None for NULL. */
+/* Returns a new reference, to None for NULL. */
 static PyObject *
 or_none(PyObject *object)
 {
     return Py_NewRef(object == NULL ? Py_None : object);
 }
 
-/* A pending call: runs in the main thread, between two bytecodes. */
+/* Gives the warning. A pending call: it runs in the main thread, between two bytecodes. */
 static int
 give_report(void *argument)
 {
@@ -111,14 +113,14 @@ schedule_report(ns_watch *w, PyObject *self, bool counted, const ns_reach *found
         .method = found->method != NULL,
     };
     if (r->type_name == NULL || r->holder == NULL || Py_AddPendingCall(give_report, r) < 0) {
-        /* no memory, or the queue is full: say it another time */
+        /* no memory, or the queue is full: a later use retries */
         PyErr_Clear();
         free_report(r);
         ns_store(&w->reported, false, NS_RELAXED);
     }
 }
 
-/* Whether the object's own count is fought over, as far as this use can tell. */
+/* Whether threads contend for the object's own count, as far as this use shows. */
 static bool
 count_changes(ns_watch *w, PyObject *self, uint32_t uses)
 {
@@ -134,7 +136,8 @@ count_changes(ns_watch *w, PyObject *self, uint32_t uses)
     return changes > uses / USES_PER_CHANGE;
 }
 
-/* Whether threads have met often enough at this object, by which the calling thread reaches ours. */
+/* Whether threads have met often enough at this object, through which the calling thread reaches
+ * ours. */
 static bool
 met(ns_watch *w, enum ns_way way, PyObject *object)
 {
@@ -150,7 +153,7 @@ met(ns_watch *w, enum ns_way way, PyObject *object)
     bool same_object = (before ^ sample) >> 40 == 0;
     bool same_thread = (((before ^ sample) >> 24) & 0xFFFF) == 0;
     uint32_t meetings = ns_load(&w->meetings[way], NS_RELAXED);
-    /* An object that only this thread uses may have the address of another thread's that died. */
+    /* An object that only this thread uses may have the address of another thread's dead one. */
     if (same_object && !same_thread && !ns_is_owned(object) &&
         ((now - (uint32_t)before) & 0xFFFFFF) <= MEETING_TIME) {
         ns_store(&w->meetings[way], ++meetings, NS_RELAXED);
@@ -158,7 +161,7 @@ met(ns_watch *w, enum ns_way way, PyObject *object)
     return meetings >= ENOUGH_MEETINGS;
 }
 
-/* Lets go of what threads do not meet at. Whether anything is left. */
+/* Drops what threads do not meet at. Returns whether anything is left. */
 static bool
 keep_what_is_met(ns_watch *w, ns_reach *found)
 {

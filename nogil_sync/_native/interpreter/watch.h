@@ -1,23 +1,23 @@
-/* watch.h: development mode's look-out for sharded objects that threads contend for, on 3.13.
+/* watch.h: development mode finds sharded objects that threads contend for, on 3.13.
  *
- * A sharded object spreads its data over the cores, but a thread that did not create it and
- * calls `obj.method()` still adds to the one count in its header. Under -X dev each sharded object
- * gets a watch; its operations note in it how often it is used and how often the shared count
- * differs from the last time somebody looked. Threads that hold bound methods leave the count
- * alone, and a pinned object has none, so both remedies silence the watch; one thread alone
- * does too.
+ * A sharded object spreads its data over the cores. But a thread that did not create it and calls
+ * `obj.method()` still adds to the one count in its header. Under -X dev each sharded object gets a
+ * watch. The object's operations note in it how often they are called and how often the shared
+ * count differs from the one they saw last. Threads that hold bound methods leave the count alone,
+ * and a pinned object has none, so both remedies silence the watch. So does a single thread.
  *
- * Every NS_SAMPLE uses the watch also looks how the running line reaches the object (reach.h). If
- * two threads reach it by one holder, one bound method or one cell of a closure within
- * NS_MEETING_TIME, they contend for that.
+ * Every SAMPLE uses the watch also checks how the running line reaches the object (reach.h). If two
+ * threads reach it through one holder, one bound method or one cell of a closure within
+ * MEETING_TIME, they contend for that.
  *
- * After 100,000 uses with evidence of a fight one PerformanceWarning per creation site is given, from a
- * pending call of the main thread: never inside the operation. It names all that was found.
+ * After 100,000 uses with evidence of contention there is one PerformanceWarning per creation site,
+ * from a pending call of the main thread: never inside the operation. It names everything that was
+ * found.
  *
- * The notes are plain relaxed loads and stores: a lost one does not matter.
+ * The notes are relaxed loads and stores. A lost one does not matter.
  *
- * From 3.14 on nothing is watched: such an object defers its count by itself (sharing.h), the
- * interpreter reads closures without a lock and borrows what it calls a method of. A
+ * From 3.14 on nothing is watched. There such an object defers its count by itself (sharing.h), and
+ * the interpreter reads closures without a lock and borrows the object whose method it calls. A
  * warning that asks to pin would be wrong.
  */
 #ifndef NS_WATCH_H
@@ -25,23 +25,24 @@
 
 #include "interpreter/sharing.h"
 
-/* What threads contend for but the object's own count. */
+/* What threads contend for besides the object's own count. */
 enum ns_way { NS_HOLDER, NS_METHOD, NS_CELL, NS_WAYS };
 
 typedef struct ns_watch {
     _Atomic uint32_t uses;
-    _Atomic uint32_t changes; /* of the shared count, between uses */
+    _Atomic uint32_t changes; /* how often the shared count had changed since the last use */
     _Atomic Py_ssize_t seen;  /* the shared count at the last use */
     _Atomic bool reported;
-    /* For each way the object, thread and time of the last sample, cut to one word, and how often two
-     * threads met. */
+    /* For each way the object, thread and time of the last sample, cut to one word, and how often
+     * two threads met. */
     _Atomic uint64_t sample[NS_WAYS];
     _Atomic uint32_t meetings[NS_WAYS];
     int line;
     PyObject *filename;
 } ns_watch;
 
-/* For an object being created here: NULL outside development mode, or without memory. */
+/* For an object that the calling code creates. Returns NULL outside development mode, or if there
+ * is no memory. */
 ns_watch *ns_watch_new(PyObject *self);
 void ns_watch_free(ns_watch *w);
 void ns_watch_use_slow(ns_watch *w, PyObject *self);

@@ -1,4 +1,6 @@
-/* AtomicBool: one byte. Truth values are taken, which may run user code, first. */
+/* AtomicBool: one byte. Arguments are converted to truth values first, because that may run user
+ * code.
+ */
 #include "arguments.h"
 #include "core/atomics.h"
 #include "docs.h"

@@ -1,14 +1,14 @@
-/* atomic_int.inc.h: one atomic integer type; a template, included once per type with
+/* atomic_int.inc.h: one atomic integer type. A template, included once per type with
  *
  *     NAME      AtomicInt64 …            the Python class
  *     VALUE     int64_t …                its C type
  *     WORD      uint64_t …               the unsigned type of that width: where arithmetic wraps
- *     PARSE(object, VALUE *)             0, or -1 with an exception
- *     BOX(VALUE)                         a new Python int
+ *     PARSE(object, VALUE *)             returns 0, or -1 with an exception
+ *     BOX(VALUE)                         returns a new Python int
  *
- * All operations are sequentially consistent, and one instruction where the machine has one;
- * max and min (and on x86-64 the bitwise ones, which return the old value) are
- * compare-and-swap loops. Arguments are converted, which may run user code, before anything else.
+ * All operations are sequentially consistent, and one instruction where the machine has one. max
+ * and min (and on x86-64 the bitwise ones, which return the old value) are compare-and-swap loops.
+ * Arguments are converted first, because that may run user code.
  */
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -22,8 +22,9 @@
 
 typedef struct {
     NS_OBJECT_HEAD
-    /* Every call reads the header several times. If the value were on its cache line, each
-     * change by another core would take that away as well: two transfers an operation, not one. */
+    /* Every call reads the header several times. If the value were on the header's cache line, each
+     * change by another core would take the header away too: two transfers an operation instead of
+     * one. */
     char apart_from_header[NS_LINE];
     _Atomic WORD value;
     char apart_from_neighbour[NS_LINE - sizeof(WORD)];
@@ -36,7 +37,7 @@ FN(word)(PyObject *self)
     return &((FN(Object) *)self)->value;
 }
 
-/* The single argument of a method; `n` may be left out where it has a default. */
+/* Parses the single argument of a method. `n` may be omitted if it has a default. */
 static inline int
 FN(operand)(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
             WORD *result)
@@ -51,7 +52,7 @@ FN(operand)(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, PyOb
     return 0;
 }
 
-/* A method of one integer: `result` is computed from `word` and `n`. */
+/* Defines a method of one integer: `result` is computed from `word` and `n`. */
 #define METHOD(name, parameter, required, expression)                                      \
     static PyObject *FN(name)(                                                             \
         PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)        \
@@ -69,7 +70,7 @@ static inline WORD
 FN(extreme)(_Atomic WORD *word, WORD n, bool max)
 {
     WORD old = ns_load(word, NS_SEQ_CST);
-    /* A value that stays is stored again: the operation is then ordered like the others. */
+    /* A value that stays is stored again, so that the operation is ordered like the others. */
     while (!ns_cas(word, &old, ((VALUE)n > (VALUE)old) == max ? n : old, NS_SEQ_CST)) {
     }
     return old;

@@ -26,7 +26,8 @@ exchange(PyObject *self, PyObject *value)
     return ns_swap(&((AtomicRef *)self)->value, Py_NewRef(value), NS_SEQ_CST);
 }
 
-/* 1 if `old` was there and `value` is now, 0 if not. The caller holds both. */
+/* Returns 1 if `old` was there and `value` replaced it, else 0. The caller has a reference to
+ * both. */
 static int
 replace(PyObject *self, PyObject *old, PyObject *value)
 {
@@ -35,7 +36,7 @@ replace(PyObject *self, PyObject *old, PyObject *value)
     ns_publish(value);
     Py_INCREF(value);
     if (atomic_compare_exchange_strong(&((AtomicRef *)self)->value, &expected, value)) {
-        Py_DECREF(old); /* the slot's; may run a finaliser, after the fact */
+        Py_DECREF(old); /* the slot's reference; this may run a finaliser, after the replacement */
         return 1;
     }
     Py_DECREF(value);
@@ -94,7 +95,7 @@ update(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwname
             return value;
         }
         Py_DECREF(value);
-        if (PyErr_CheckSignals() < 0) { /* others may be faster for ever */
+        if (PyErr_CheckSignals() < 0) { /* other threads may be faster for ever */
             return NULL;
         }
     }
@@ -132,7 +133,7 @@ traverse(PyObject *self, visitproc visit, void *arg)
     return 0;
 }
 
-/* Leaves a usable object behind: finalisers in the same cycle may still call it. */
+/* Leaves a usable object behind, because finalisers in the same cycle may still use it. */
 static int
 clear(PyObject *self)
 {
@@ -145,7 +146,7 @@ dealloc(PyObject *self)
 {
     AtomicRef *o = (AtomicRef *)self;
     PyObject_GC_UnTrack(self);
-    Py_TRASHCAN_BEGIN(self, dealloc) /* a chain of them may be a million long */
+    Py_TRASHCAN_BEGIN(self, dealloc) /* there may be a chain of a million */
     if (o->weakrefs != NULL) {
         PyObject_ClearWeakRefs(self);
     }

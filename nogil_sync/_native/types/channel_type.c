@@ -14,7 +14,7 @@ typedef struct {
     ns_channel channel;
 } Channel;
 
-/* So each end has a line of its own, as objects of this size begin at one. */
+/* So each end has a line of its own, as objects of this size begin at a line. */
 _Static_assert(offsetof(Channel, channel) == NS_CACHE_LINE, "ends begin at lines");
 
 static inline ns_channel *
@@ -36,17 +36,16 @@ raise_closed(PyObject *self)
     Py_DECREF(type);
 }
 
-/* The reference that goes through the ring.
+/* Takes the reference that goes through the ring.
  *
- * An object's count has a part that its owner alone writes, without atomics, and a shared part. If
- * the reference for the receiver were taken in the owner's part, as Py_INCREF does in the thread
- * that made the item, then the receiver, dropping it, would bring the shared part below zero; to
- * put that right takes a lock, a queue, and an interruption of the owner. So where items travel to
- * other threads the reference is taken in the shared part, as every thread but the owner takes it.
- * Where they stay in their thread that would be the slower way. Each end has a hint: `in` whether
- * items travel, `out` for how many items that did not this is still believed; written only as that
- * changes.
- */
+ * An object's count has a part that only its owner writes, without atomics, and a shared part.
+ * Suppose that the reference for the receiver were taken in the owner's part, as Py_INCREF does in
+ * the thread that made the item. The receiver drops it, and would bring the shared part below zero.
+ * To repair that takes a lock, a queue, and an interruption of the owner. So if items travel to
+ * other threads, the reference is taken in the shared part, as every thread but the owner takes it.
+ * If they stay in their thread, that would be the slower way. So each end has a hint. `in` says
+ * whether items travel. `out` counts down: for so many items that did not travel, travelling is
+ * still assumed. The hints are written only as they change. */
 #define BELIEVED 64
 
 static bool
@@ -60,8 +59,9 @@ give(ns_channel *c, PyObject *item)
     return false;
 }
 
-/* Undoes it, in the same part. Not by a plain subtraction: others may have dropped references
- * meanwhile, and what would bring the shared part below zero its owner must be told. */
+/* Undoes give, in the same part. A plain subtraction would not do: other threads may have dropped
+ * references meanwhile, and if that brings the shared part below zero, the owner must merge the
+ * parts. */
 static void
 keep(PyObject *item, bool shared)
 {
@@ -73,7 +73,7 @@ keep(PyObject *item, bool shared)
     }
 }
 
-/* What a received item tells about that. */
+/* Updates the hints by a received item. */
 static inline void
 note(ns_channel *c, PyObject *item)
 {
@@ -81,7 +81,8 @@ note(ns_channel *c, PyObject *item)
     if (!ns_is_owned(item)) {
         if (believed != BELIEVED) {
             ns_store(&c->out.hint, BELIEVED, NS_RELAXED);
-            if (ns_load(&c->in.hint, NS_RELAXED) == 0) { /* the senders' line: only if need be */
+            /* the senders' line: write it only if needed */
+            if (ns_load(&c->in.hint, NS_RELAXED) == 0) {
                 ns_store(&c->in.hint, 1, NS_RELAXED);
             }
         }
@@ -94,7 +95,8 @@ note(ns_channel *c, PyObject *item)
     }
 }
 
-/* 1: done, and the reference to the value is the channel's; 0: timed out; -1: exception. */
+/* Returns 1 if sent, and then the channel has the reference to the value; 0 if timed out; -1 with
+ * an exception. */
 static int
 send_slow(PyObject *self, PyObject *value, ns_patience patience, int64_t deadline,
           enum ns_channel_result result)
@@ -142,7 +144,8 @@ put(PyObject *self, PyObject *value, ns_patience patience, int64_t deadline)
     return done;
 }
 
-/* 1: *value is a new reference, 0: timed out, -1: exception, -2: closed, and no items left. */
+/* Returns 1 and a new reference in *value; 0 if timed out; -1 with an exception; -2 if the channel
+ * is closed and empty. */
 static int
 take_slow(PyObject *self, PyObject **value, ns_patience patience, int64_t deadline,
           enum ns_channel_result result)
@@ -253,7 +256,7 @@ try_receive(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *k
     return done == 1 ? value : NULL;
 }
 
-/* tp_iternext: NULL without an exception is the end. */
+/* tp_iternext: NULL without an exception ends the iteration. */
 static PyObject *
 next(PyObject *self)
 {
@@ -351,8 +354,8 @@ traverse(PyObject *self, visitproc visit, void *arg)
     return 0;
 }
 
-/* Leaves a usable channel behind: finalisers in the same cycle may still use it, which is why there
- * is an end to it. */
+/* Leaves a usable channel behind, because finalisers in the same cycle may still use it. So it has
+ * to end. */
 static int
 clear(PyObject *self)
 {
@@ -371,7 +374,7 @@ dealloc(PyObject *self)
 {
     Channel *o = (Channel *)self;
     PyObject_GC_UnTrack(self);
-    Py_TRASHCAN_BEGIN(self, dealloc) /* a channel of channels of … may be a million deep */
+    Py_TRASHCAN_BEGIN(self, dealloc) /* channels in channels may be a million deep */
     if (o->weakrefs != NULL) {
         PyObject_ClearWeakRefs(self);
     }

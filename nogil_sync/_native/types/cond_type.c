@@ -1,14 +1,14 @@
-/* Cond: a condition variable over any lock. core/cond.h is the waiting room, this file the dance
- * around the lock: line up, let go of it, wait, take it again, whatever happens.
+/* Cond: a condition variable over any lock. Waiters wait in core/cond.h. This file does the steps
+ * around the lock: line up, release it, wait, take it again, whatever happens.
  *
- * The lock may be any object, so all of its methods may run user code, raise, or come back
- * here; nothing of ours is held meanwhile. For a plain Mutex, which is what Cond makes for
- * itself, the same steps are taken without calls.
+ * The lock may be any object, so all of its methods may run user code, raise, or call this file
+ * again. Meanwhile nothing of ours is held. For a plain Mutex, which is what Cond makes for itself,
+ * the same steps are done without calls.
  *
- * A thread can get hold of garbage (a finaliser may publish it) and be inside when the collector clears
- * it. So each call first takes a reference to the lock, and a wait takes back the very lock that it let
- * go of. A plain Mutex refers to nothing and is in no cycle: tp_clear leaves it alone, it lives as long
- * as its Cond, and calls borrow it.
+ * A thread can get hold of garbage (a finaliser may publish it) and be inside when the collector
+ * clears it. So each call first takes a reference to the lock, and a wait takes back the very lock
+ * that it released. A plain Mutex refers to nothing and is in no cycle. So tp_clear leaves it
+ * alone, it lives as long as its Cond, and calls borrow it.
  */
 #include "arguments.h"
 #include "core/cond.h"
@@ -24,9 +24,10 @@
 typedef struct {
     NS_OBJECT_HEAD
     ns_cond cond;
-    ns_ref lock; /* NULL until __init__ ran, and after a collection cleared it */
+    ns_ref lock; /* NULL until __init__ has run, and after the collector cleared the Cond */
     bool plain;  /* the lock is exactly a Mutex; written before `lock` */
-    bool sound;  /* of a kind whose acquire fails only when it is interrupted; so, too */
+    /* of a type whose acquire fails only when it is interrupted; written before `lock` */
+    bool sound;
 } Cond;
 
 static inline ns_cond *
@@ -35,13 +36,13 @@ cond_of(PyObject *self)
     return &((Cond *)self)->cond;
 }
 
-/* The lock, for the time of a call. */
+/* The lock, during a call. */
 typedef struct {
-    PyObject *object; /* owned, unless it is plain */
+    PyObject *object; /* a reference, unless it is plain */
     bool plain;
 } held_lock;
 
-/* False with RuntimeError if there was no __init__. */
+/* Gets the lock for a call. Returns false with RuntimeError if __init__ has not run. */
 static inline bool
 hold(PyObject *self, held_lock *lock)
 {
@@ -69,7 +70,7 @@ let_go(held_lock *lock)
 
 /* ---- The lock. Each returns -1 with an exception. ---- */
 
-/* Calls a method without arguments if the object has it. 0: it does not, 1: done. */
+/* Calls a method without arguments if the object has it. Returns 1 if it has, 0 if not. */
 static int
 call_if_there(PyObject *object, const char *name, PyObject *argument, PyObject **result)
 {
@@ -83,7 +84,7 @@ call_if_there(PyObject *object, const char *name, PyObject *argument, PyObject *
     return *result == NULL ? -1 : 1;
 }
 
-/* The truth of a new reference, which it consumes. */
+/* The truth of a new reference, which this consumes. */
 static int
 truth_of(PyObject *result)
 {
@@ -92,7 +93,7 @@ truth_of(PyObject *result)
     return truth;
 }
 
-/* Calls a method whose result does not matter. */
+/* Calls a method and ignores its result. */
 static int
 call(PyObject *object, const char *name)
 {
@@ -113,7 +114,7 @@ is_ours(ns_state *state, PyObject *lock)
     return false;
 }
 
-/* Whether its acquire fails only when it is interrupted. Not so for subclasses. */
+/* Whether the lock's acquire fails only when it is interrupted. False for subclasses. */
 static bool
 is_sound(ns_state *state, PyObject *lock)
 {
@@ -123,7 +124,7 @@ is_sound(ns_state *state, PyObject *lock)
            type == state->rlock_type;
 }
 
-/* Whether the calling thread may use the condition: 1 or 0. */
+/* Returns 1 if the calling thread holds the lock, else 0. */
 static int
 is_owned(PyObject *self, const held_lock *lock)
 {
@@ -145,7 +146,8 @@ is_owned(PyObject *self, const held_lock *lock)
     return !free;
 }
 
-/* Lets go of the lock however often it is held. `*saved` is what takes it again, NULL for acquire. */
+/* Releases the lock, however often it is held. Sets `*saved` to what takes it again; NULL stands
+ * for acquire. */
 static int
 unlock(const held_lock *lock, PyObject **saved)
 {
@@ -186,9 +188,9 @@ lock_again_once(const held_lock *lock, PyObject *saved, ns_waiter *w)
     return call(lock->object, "acquire");
 }
 
-/* Takes the lock again, through all interruptions; then the first exception counts, be it one that was
- * set before. A foreign lock whose acquire raises an Exception, perhaps for ever, is given up, and any
- * lock at interpreter finalization. */
+/* Takes the lock again, through all interruptions. Then raises the first exception, which may be
+ * one that was set before. Gives up on a foreign lock whose acquire raises an Exception, perhaps
+ * for ever, and on any lock at interpreter finalization. */
 static int
 lock_again(PyObject *self, const held_lock *lock, PyObject *saved, ns_waiter *w)
 {
@@ -206,8 +208,8 @@ lock_again(PyObject *self, const held_lock *lock, PyObject *saved, ns_waiter *w)
         if (given_up) {
             break;
         }
-        /* Out of memory, perhaps, for as long as other threads or the collector do nothing: so
-         * this loop, which may run no Python code, lets them. */
+        /* Perhaps there is no memory until other threads or the collector free some. This loop may
+         * not run Python code, so it lets them run. */
         Py_BEGIN_ALLOW_THREADS
         sched_yield();
         Py_END_ALLOW_THREADS
@@ -221,7 +223,7 @@ lock_again(PyObject *self, const held_lock *lock, PyObject *saved, ns_waiter *w)
 
 /* ---- Waiting ---- */
 
-/* 1: owned, else -1 with an exception. */
+/* Returns 1 if the lock is held, else -1 with an exception. */
 static int
 require_lock(PyObject *self, const held_lock *lock, const char *message)
 {
@@ -233,7 +235,8 @@ require_lock(PyObject *self, const held_lock *lock, const char *message)
     return owned;
 }
 
-/* 1: notified, 0: timed out, -1: exception; with the lock held again in all cases. */
+/* Returns 1 if notified, 0 if timed out, -1 with an exception. The lock is held again in all
+ * cases. */
 static int
 wait_with(PyObject *self, const held_lock *lock, ns_waiter *w, ns_patience patience,
           int64_t deadline)
@@ -252,7 +255,7 @@ wait_with(PyObject *self, const held_lock *lock, ns_waiter *w, ns_patience patie
     int again = lock_again(self, lock, saved, w);
     Py_XDECREF(saved);
     if (again < 0 && result == 1) {
-        ns_cond_steps.undo(c, w); /* notified, but the call fails: the next one has it */
+        ns_cond_steps.undo(c, w); /* notified, but the call fails: pass it to the next waiter */
     }
     return again < 0 ? -1 : result;
 }
@@ -327,7 +330,7 @@ wait_for(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
     }
 }
 
-/* 0, or -1 with an exception. */
+/* Returns 0, or -1 with an exception. */
 static int
 notify_up_to(PyObject *self, uint64_t n)
 {
@@ -419,7 +422,8 @@ release(PyObject *self, PyObject *Py_UNUSED(unused))
     return result;
 }
 
-/* What `enter` gives counts only once it is entered: a foreign lock's acquire may return anything. */
+/* The result of `enter` does not matter once it is entered: a foreign lock's acquire may return
+ * anything. */
 static int
 enter_foreign(PyObject *self)
 {
@@ -515,12 +519,12 @@ at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
         return NULL;
     }
     Py_DECREF(result);
-    Py_RETURN_NONE; /* those of the parent who waited are forgotten by themselves */
+    Py_RETURN_NONE; /* waiters of the parent process drop out by themselves */
 }
 
 /* ---- The object ---- */
 
-/* 1 or 0. */
+/* Returns 1 or 0. */
 static int
 has_method(PyObject *object, const char *name)
 {
@@ -607,7 +611,7 @@ dealloc(PyObject *self)
 {
     Cond *o = (Cond *)self;
     PyObject_GC_UnTrack(self);
-    Py_TRASHCAN_BEGIN(self, dealloc) /* a chain of them may be a million long */
+    Py_TRASHCAN_BEGIN(self, dealloc) /* there may be a chain of a million */
     if (o->weakrefs != NULL) {
         PyObject_ClearWeakRefs(self);
     }

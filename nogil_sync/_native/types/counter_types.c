@@ -1,4 +1,4 @@
-/* ShardedCounter and ShardedFloatCounter: two readings of core/counter.h. */
+/* ShardedCounter and ShardedFloatCounter: two types over core/counter.h. */
 #include "arguments.h"
 #include "core/counter.h"
 #include "docs.h"
@@ -8,8 +8,8 @@
 typedef struct {
     NS_OBJECT_HEAD
     /* Calls change the counts in the header of an object that is not pinned. Once there are cells,
-     * what follows is only read: apart from the headers before and behind it, it stays in every
-     * core's cache. */
+     * the fields below are only read. They are apart from this header and the next object's, so
+     * they stay in every core's cache. */
     char apart_from_header[NS_LINE];
     ns_counter counter;
     ns_watch *watch;
@@ -119,7 +119,7 @@ int_repr(PyObject *self)
 
 /* ---- ShardedFloatCounter ---- */
 
-/* A real number: float, __float__ or __index__; not a string. */
+/* Parses a real number: float, __float__ or __index__, but no string. */
 static int
 parse_float(PyObject *value, double *result)
 {
@@ -173,7 +173,7 @@ float_repr(PyObject *self)
     return ns_repr_call(self, float_value(self, NULL));
 }
 
-/* ---- types ---- */
+/* ---- Types ---- */
 
 static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Counter);
 static PyMethodDef int_methods[] = {

@@ -63,7 +63,7 @@ wait_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
     return result < 0 ? NULL : PyBool_FromLong(result);
 }
 
-/* threading.Event has it; here nothing needs it, since an event has no lock. */
+/* threading.Event has this method. Here there is nothing to do, since an event has no lock. */
 static PyObject *
 at_fork_reinit(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(unused))
 {

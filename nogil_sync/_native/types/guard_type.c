@@ -1,21 +1,22 @@
-/* Guard: the lock under which TaskGroup's Python code changes its state; see nogil_sync/_common/guard.py.
+/* Guard: the lock under which TaskGroup's Python code changes its state; see
+ * nogil_sync/_common/guard.py.
  *
  *     guard.held = True       takes it
  *     del guard.held          releases it
  *
- * The interpreter runs handlers after a call, but not after a store to an attribute. So
- * nothing comes between taking the guard and the instruction that follows. A thread that has to
- * wait runs no handlers either: no exception can come in place of the guard. Its holder runs
- * straight-line code, so the wait is short.
+ * The interpreter runs handlers after a call, but not after a store to an attribute. So no handler
+ * runs between the taking of the guard and the next instruction. A thread that has to wait runs no
+ * handlers either: no exception can come instead of the guard. Its holder runs straight-line code,
+ * so the wait is short.
  *
- *   lock    the lock proper; in the child of a fork it is free
- *   owner   the thread that holds it, or 0. Only that thread reads its own number here. It is the
- *           interpreter's number of the thread, which no later thread gets. The system's may be that
- *           of a thread which held the guard at a fork and did not survive that.
- *   depth   how many times the owner took it beyond the first: a trace function may come between.
+ *   lock    the lock itself; in the child of a fork it is free
+ *   owner   the thread that holds it, or 0. Only that thread finds its own number here. It is
+ *           the interpreter's number of the thread, which no later thread gets. The system's
+ *           number may be that of a thread that held the guard at a fork and did not survive.
+ *   depth   how many times the owner took it after the first: a trace function may do that
  *
- * A waiter detaches and waits until the lock was free, re-attaches, and tries again. It must not
- * hold the lock while it re-attaches: at shutdown that may never return.
+ * A waiter detaches and waits until the lock was free, re-attaches, and retries. It must not hold
+ * the lock while it re-attaches: at shutdown that may never return.
  */
 #include "object.h"
 
@@ -68,7 +69,7 @@ release(Guard *g)
     return 0;
 }
 
-/* The setter of `held`; deleting passes no value. */
+/* The setter of `held`. A deletion passes no value. */
 static int
 set_held(PyObject *self, PyObject *value, void *Py_UNUSED(closure))
 {
@@ -79,7 +80,8 @@ set_held(PyObject *self, PyObject *value, void *Py_UNUSED(closure))
     return 0;
 }
 
-/* guard_of(object): a guard of its own, as memory is cheap here; the other backend shares a few. */
+/* guard_of(object): a new guard for each object, as memory is cheap here. The other backend shares
+ * a few. */
 static PyObject *
 new_guard(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
 {

@@ -24,7 +24,7 @@ ns_mutex_of(PyObject *self)
     return mutex_of(self);
 }
 
-/* 1: locked, 0: timed out, -1: exception. */
+/* Returns 1 if locked, 0 if timed out, -1 with an exception. */
 static int
 lock_slow(PyObject *self, ns_patience patience, int64_t deadline)
 {

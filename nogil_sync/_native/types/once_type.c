@@ -1,25 +1,25 @@
 /* once and Once: a result that is read without a lock, in front of a cell.
  *
- * Who runs the function, who waits, what becomes of exceptions: all that is decided in Python, by the
- * cell (nogil_sync/_common/once.py), and costs what it costs, once. This file makes the calls after that
- * cheap: the first value that the cell returns is kept in the object, and from then on a call is
- * a load of it.
+ * The cell decides who runs the function, who waits, and what becomes of exceptions. It is Python
+ * code (nogil_sync/_common/once.py), and its cost is paid once. This file makes the later calls
+ * cheap: it keeps the first value that the cell returns in the object, and from then on a call is a
+ * load of it.
  *
- *   value   NULL -> the result. Set by a compare-and-swap, as several calls may return from the cell at
- *           the same time, all with the same result; not changed again but by the collector.
- *   cell    NULL -> the cell, in __init__; not changed again.
+ *   value   NULL -> the result, by a compare-and-swap: several calls may return from the cell at
+ *           the same time, all with the same result. Only the collector changes it again.
+ *   cell    NULL -> the cell, in __init__. It never changes again.
  *
- * Ordering. The compare-and-swap is a release and the load an acquire, so whoever gets the value
- * sees what the function did.
+ * Ordering. The compare-and-swap is a release and the load an acquire, so a thread that gets the
+ * value sees what the function did.
  *
- * Why the value cannot vanish under a reader. The object owns it until it dies itself, and whoever
- * calls an object holds it. What is left is tp_clear: it runs only when nobody can reach the object any
- * more, after the finalisers of the garbage; but gc.get_objects() in another thread can still hand the object
- * out right then. So tp_clear swaps the value for None, a call that comes later returns that, and one
- * that is under way is safe because it reads by the protocol of tryref.h: it takes a reference only
- * to a live object and then looks again. This costs what an increment costs, and one load.
- * The cell needs no clearing, and so no protocol: it is a Python object whose own tp_clear breaks any
- * cycle through it.
+ * Why the value cannot vanish under a reader. The object owns it until the object dies, and the
+ * caller of an object has a reference to that. There remains tp_clear. It runs only when nobody can
+ * reach the object any more, after the finalisers of the garbage. But gc.get_objects() in another
+ * thread can still hand the object out at that moment. So tp_clear swaps the value for None, which
+ * a later call returns. A call that is in progress is safe because it reads by the protocol of
+ * tryref.h: it takes a reference only to a live object and then checks the slot again. This costs
+ * an increment and one load. The cell needs no clearing, and so no protocol: it is a Python object
+ * whose own tp_clear breaks any cycle through it.
  */
 #include "arguments.h"
 #include "docs.h"
@@ -27,7 +27,7 @@
 #include "interpreter/sharing.h"
 #include "interpreter/tryref.h"
 
-/* The part that both types begin with. */
+/* The fields that both types begin with. */
 typedef struct {
     NS_OBJECT_HEAD
     ns_ref value;
@@ -39,14 +39,14 @@ typedef struct {
     vectorcallfunc vectorcall;
 } OnceFunction;
 
-/* Borrowed; NULL with RuntimeError before __init__. */
+/* Returns a borrowed reference; NULL with RuntimeError if __init__ has not run. */
 static PyObject *
 cell_of(PyObject *self)
 {
     return ns_check_initialized(self) < 0 ? NULL : ns_load(&((Once *)self)->cell, NS_RELAXED);
 }
 
-/* Keeps what the cell returned, if it did return: then it is the result for good. */
+/* Keeps what the cell returned, unless it raised. From then on it is the result. */
 static PyObject *
 keep(PyObject *self, PyObject *value)
 {
@@ -70,7 +70,7 @@ done(PyObject *self, PyObject *Py_UNUSED(unused))
     return cell == NULL ? NULL : PyObject_CallMethod(cell, "done", NULL);
 }
 
-/* For __init__: makes the cell with these arguments. 0 or -1. */
+/* For __init__: makes the cell with these arguments. Returns 0 or -1. */
 static int
 make_cell(PyObject *self, PyObject *class, PyObject *fn, int retry)
 {
@@ -126,7 +126,7 @@ static void
 dealloc_once(PyObject *self)
 {
     PyObject_GC_UnTrack(self);
-    Py_TRASHCAN_BEGIN(self, dealloc_once) /* a chain of them may be a million long */
+    Py_TRASHCAN_BEGIN(self, dealloc_once) /* there may be a chain of a million */
     drop_parts(self);
     PyTypeObject *type = Py_TYPE(self);
     type->tp_free(self);
@@ -217,7 +217,7 @@ static PyType_Spec once_spec = {
     .slots = once_slots,
 };
 
-/* OnceFunction: what `once` makes of a function. */
+/* OnceFunction: what `once` returns for a function. */
 
 static PyObject *
 call_slow(PyObject *self)
@@ -282,8 +282,8 @@ repr_function(PyObject *self)
                                     : PyObject_CallMethod(cell_of(self), "describe", "(O)", self);
 }
 
-/* Without memory PyObject_ClearManagedDict writes a MemoryError of its own to stderr, and with it
- * forgets the exception that the thread is raising. */
+/* If there is no memory, PyObject_ClearManagedDict writes a MemoryError of its own to stderr, and
+ * loses the exception that the thread is raising. */
 static void
 clear_dict(PyObject *self)
 {
@@ -381,7 +381,7 @@ once(PyObject *module, PyObject *args, PyObject *kwargs)
     if (options == NULL) {
         return NULL;
     }
-    if (fn == Py_None) { /* the decorator is yet to come */
+    if (fn == Py_None) { /* the decorator is called later */
         PyObject *functools = PyImport_ImportModule("functools");
         PyObject *partial = functools ? PyObject_GetAttrString(functools, "partial") : NULL;
         PyObject *type = partial ? PyTuple_Pack(1, state->once_function) : NULL;
@@ -404,7 +404,8 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-/* OnceFunction, whose base is a Python class: its attributes that make it look like the function. */
+/* Adds OnceFunction. Its base is a Python class with the attributes that make it look like the
+ * function. */
 static int
 add_once_function(ns_state *state, PyObject *module, PyObject *base)
 {
@@ -414,7 +415,7 @@ add_once_function(ns_state *state, PyObject *module, PyObject *base)
     return type == NULL ? -1 : PyModule_AddType(module, (PyTypeObject *)type);
 }
 
-/* From nogil_sync._common.once: the cells, and what needs no C. */
+/* Imports from nogil_sync._common.once the cells, and what needs no C. */
 static int
 import_shared(PyObject *module)
 {

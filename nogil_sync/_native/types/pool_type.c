@@ -1,18 +1,18 @@
 /* Pool and what its use() returns, over core/pool.h.
  *
- * References. The pool owns one to each item: put takes it, get hands it over, without any change
- * of the count in between.
+ * References. The pool owns one to each item. put takes over the caller's reference and get hands
+ * it back; the count does not change in between.
  *
  * User code. `new`, `reset`, `drop` and the finalisers of items run between calls of the core and
- * never inside one, with the item they are about in nobody's hands but the caller's.
+ * never inside one. Meanwhile only the caller has the item that they are about.
  *
- * For the collector each call of the core is one step, so traverse finds every item in one place,
- * and the one that a thread has in its hands nowhere.
+ * For the collector each call of the core is one step. So traverse finds every item in one place,
+ * and does not find one that a thread has just taken.
  *
- * tp_clear may meet a thread that got hold of this garbage through gc.get_objects(); so it replaces
- * the functions by None, and who calls one takes a reference first, by tryref.h. For functions at
- * module level and methods of types, which are immortal as soon as there are threads, that writes
- * nothing.
+ * tp_clear may meet a thread that got hold of this garbage through gc.get_objects(). So it replaces
+ * the functions by None, and a thread that calls one first takes a reference, by tryref.h. For
+ * functions at module level and methods of types, which become immortal as soon as there are
+ * threads, that writes nothing.
  */
 #include "interpreter/ageing.h"
 #include "arguments.h"
@@ -24,30 +24,33 @@
 #include "interpreter/tryref.h"
 #include "interpreter/watch.h"
 
-/* Where nothing is collected for so long, a put counts as a collection. */
+/* If nothing is collected for this long, a put counts as a collection. */
 #define A_WHILE INT64_C(60000000000) /* nanoseconds */
 
 typedef struct {
     NS_OBJECT_HEAD
     ns_ager_node *node; /* where it is registered */
     PyObject *end;      /* an End, for a pool with `drop` */
-    /* A cache line on: what every call reads, which is written seldom if ever, unlike the count. */
+    /* A cache line further on: what every call reads, and what is seldom written, unlike the
+     * count. */
     ns_watch *watch;
     ns_ref reset, new, drop; /* reset and drop may be NULL; None: cleared by the collector */
     ns_pool pool;
     ns_spares spare_uses;
     bool ages;
-    _Atomic bool ended; /* the collector found it to be garbage, and `drop` was called */
+    /* the collector found it to be garbage, and `drop` was called for its items */
+    _Atomic bool ended;
 } Pool;
 
 _Static_assert(offsetof(Pool, watch) >= NS_LINE || NS_LINE > 64, "a reader's line is the count's");
 
-/* Belongs to a pool with `drop`, and has the finaliser by which the collector tells a pool that it
- * is garbage. Pool has no finaliser itself: CPython would call it before an instance of a subclass
- * dies, and revive the instance for that; after it a weak reference can return the dying pool. */
+/* Belongs to a pool with `drop`, and has the finaliser by which the collector reports that the pool
+ * is garbage. Pool itself has no finaliser. CPython would call it before an instance of a subclass
+ * dies, and would revive the instance for that; afterwards a weak reference could return the dying
+ * pool. */
 typedef struct {
     PyObject_HEAD
-    _Atomic(ns_ager_node *) node; /* NULL: the pool has gone */
+    _Atomic(ns_ager_node *) node; /* NULL: the pool is dead */
 } End;
 
 typedef struct {
@@ -56,7 +59,7 @@ typedef struct {
     ns_ref item; /* NULL: not entered */
 } Use;
 
-/* A new reference to one of the functions, or NULL without an exception. */
+/* Returns a new reference to one of the functions, or NULL without an exception. */
 static PyObject *
 function_of(ns_ref *ref)
 {
@@ -67,9 +70,9 @@ function_of(ns_ref *ref)
     return function;
 }
 
-/* Calls `drop` with an item, or `new` (NULL). It counts as a level of recursion: the interpreter
- * counts none for a method without parameters (object.c), and the function may lead back into a
- * pool with no Python code between. */
+/* Calls `drop` with an item, or `new` with none (NULL). The call counts as a level of recursion:
+ * the interpreter counts none for a method without parameters (object.c), and the function may call
+ * a pool again without Python code in between. */
 static PyObject *
 call_function(PyObject *function, PyObject *item)
 {
@@ -82,9 +85,9 @@ call_function(PyObject *function, PyObject *item)
     return result;
 }
 
-/* ---- letting go ---- */
+/* ---- Releasing items ---- */
 
-/* Calls `drop` for an item that the pool does not keep; the reference stays the caller's. */
+/* Calls `drop` for an item that the pool does not keep. The caller keeps its reference. */
 static void
 say_goodbye(PyObject *self, PyObject *item)
 {
@@ -111,7 +114,7 @@ let_go(PyObject *self, PyObject *item)
     Py_DECREF(item);
 }
 
-/* Lets go of the old items, or of all. */
+/* Releases the old items, or all. */
 static void
 sweep(PyObject *self, bool all)
 {
@@ -122,7 +125,7 @@ sweep(PyObject *self, bool all)
     }
 }
 
-/* Lets go of all items without `drop`. */
+/* Releases all items without `drop`. */
 static void
 let_go_in_silence(PyObject *self)
 {
@@ -144,7 +147,7 @@ collect(PyObject *self)
     }
 }
 
-/* ---- get and put ---- */
+/* ---- Get and put ---- */
 
 static PyObject *
 make_item(PyObject *self)
@@ -183,8 +186,8 @@ get(PyObject *self, PyObject *Py_UNUSED(unused))
     return take_item(self);
 }
 
-/* Keeps an item, which is ready, or lets it go, with the caller's reference. 0, or -1 if there was
- * no __init__. */
+/* Keeps an item, which has been reset, or releases it. Takes over the caller's reference. Returns
+ * 0, or -1 with RuntimeError if __init__ has not run. */
 static int
 keep_slow(PyObject *self, PyObject *item)
 {
@@ -197,7 +200,7 @@ keep_slow(PyObject *self, PyObject *item)
     bool due = ns_pool_is_due(&o->pool);
     if (refused != NULL) {
         let_go(self, refused);
-        due = due || o->pool.most > 0; /* what is refused is not counted */
+        due = due || o->pool.max_items > 0; /* refused puts are not counted */
     }
     if (due && o->ages && ns_pool_grow_older(&o->pool, A_WHILE)) {
         sweep(self, false);
@@ -211,7 +214,8 @@ keep(PyObject *self, PyObject *item)
     return ns_likely(ns_pool_put_fast(&((Pool *)self)->pool, item)) ? 0 : keep_slow(self, item);
 }
 
-/* 1: to be kept, 0: it has gone, -1: it has, with an exception. */
+/* Returns 1 if the item is to be kept, 0 if it was dropped, -1 if it was dropped, with an
+ * exception. */
 static int
 reset_item(PyObject *self, PyObject *item)
 {
@@ -229,7 +233,7 @@ reset_item(PyObject *self, PyObject *item)
     return result;
 }
 
-/* Out of line, so that a put without reset saves fewer registers. */
+/* A function of its own, so that a put without reset saves fewer registers. */
 static Py_NO_INLINE int
 reset_and_keep(PyObject *self, PyObject *item)
 {
@@ -264,7 +268,7 @@ put(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
     Py_RETURN_NONE;
 }
 
-/* ---- the rest of it ---- */
+/* ---- Other methods ---- */
 
 static PyObject *
 use(PyObject *self, PyObject *Py_UNUSED(unused))
@@ -326,9 +330,9 @@ repr(PyObject *self)
     return ns_repr_state(self, state);
 }
 
-/* ---- the end of a pool in a cycle ---- */
+/* ---- A pool that is garbage ---- */
 
-/* Runs before the collector clears anything: `drop` and the items are whole. */
+/* Runs before the collector clears anything: `drop` and the items still work. */
 static void
 end_finalize(PyObject *self)
 {
@@ -390,9 +394,9 @@ make_end(ns_state *state)
     return (PyObject *)end;
 }
 
-/* ---- the object ---- */
+/* ---- The object ---- */
 
-/* None, or what can be called. */
+/* Checks that it is None or can be called. Returns 0, or -1 with TypeError. */
 static int
 check_callable(PyObject *function, const char *name)
 {
@@ -412,11 +416,16 @@ set_function(ns_ref *ref, PyObject *function)
     }
 }
 
+<<<<<<< HEAD
 static void free_pool(PyObject *self);
 static const ns_ager_calls calls = {collect, free_pool};
 
 /* Sets up the core and registers the pool. A pool without ages is registered for the sake of
  * deque.h's memory. 0, or -1 with nothing changed. */
+=======
+/* Initializes the core and registers the pool. A pool without ages is registered because of
+ * deque.h's memory. Returns 0, or -1 with nothing changed. */
+>>>>>>> main
 static int
 begin(PyObject *self, ns_state *state, int64_t most)
 {
@@ -521,7 +530,7 @@ traverse(PyObject *self, visitproc visit, void *arg)
     return result != 0 ? result : ns_pool_each(&o->pool, visit_item, &v);
 }
 
-/* Calls no `drop`: in garbage the function may be cleared already. End has called it before. */
+/* Calls no `drop`: in garbage the function may be cleared already, and End has called it before. */
 static int
 clear(PyObject *self)
 {
@@ -537,8 +546,8 @@ clear(PyObject *self)
     return 0;
 }
 
-/* Lets go of the items of a dying pool. If a finaliser revived the pool after its End, without
- * `drop`: as with Python's finalisers, which run once. */
+/* Releases the items of a dying pool. If a finaliser revived the pool after its End had run, `drop`
+ * is not called again: Python's finalisers, too, run only once. */
 static void
 let_go_of_the_last(PyObject *self)
 {
@@ -578,7 +587,7 @@ dealloc(PyObject *self)
 {
     Pool *o = (Pool *)self;
     PyObject_GC_UnTrack(self);
-    Py_TRASHCAN_BEGIN(self, dealloc) /* a chain of them may be a million long */
+    Py_TRASHCAN_BEGIN(self, dealloc) /* there may be a chain of a million */
     if (o->weakrefs != NULL) {
         PyObject_ClearWeakRefs(self);
     }
@@ -598,7 +607,7 @@ enter_twice(void)
     return -1;
 }
 
-/* Another thread entered meanwhile: puts back the item, to which there are two references. */
+/* Another thread entered meanwhile: puts the item back, to which there are two references. */
 static Py_NO_INLINE PyObject *
 give_back(PyObject *pool, PyObject *item)
 {
@@ -622,14 +631,14 @@ use_take(PyObject *self)
     if (item == NULL) {
         return NULL;
     }
-    Py_INCREF(item); /* ours, while the body has it */
+    Py_INCREF(item); /* our reference, while the body uses it */
     if (ns_likely(ns_cas(&u->item, &none, item, NS_RELEASE))) {
         return item;
     }
     return give_back(u->pool, item);
 }
 
-/* The item goes back unused. */
+/* Puts the item back unused. */
 static int
 use_undo(PyObject *self)
 {
@@ -679,7 +688,7 @@ use_traverse(PyObject *self, visitproc visit, void *arg)
     return 0;
 }
 
-/* Not the pool: that clears itself. */
+/* Does not clear the pool, which clears itself. */
 static int
 use_clear(PyObject *self)
 {
@@ -693,7 +702,7 @@ static void
 use_dealloc(PyObject *self)
 {
     PyObject_GC_UnTrack(self);
-    Py_TRASHCAN_BEGIN(self, use_dealloc) /* items may be others, a million deep */
+    Py_TRASHCAN_BEGIN(self, use_dealloc) /* items may be other pools, a million deep */
     use_clear(self);
     PyObject *pool = ((Use *)self)->pool;
     ns_spares_free(&((Pool *)pool)->spare_uses, self, pool);

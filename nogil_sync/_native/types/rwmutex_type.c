@@ -1,14 +1,15 @@
 /* RWMutex and its two views, over core/rwmutex.h.
  *
- * Who keeps whom: the reading view holds the lock itself, the writing view the reading view, the
- * RWMutex both. So a view outlives its RWMutex, and there is no cycle to collect.
+ * Who keeps whom alive: the reading view contains the lock itself, the writing view refers to the
+ * reading view, and the RWMutex to both. So a view outlives its RWMutex, and there is no cycle to
+ * collect.
  *
- * From 3.14 on `rw.read` and `rw.write` are plain members: the interpreter reads a member without a
- * call, and borrows what it finds there if that is pinned or defers its count. So an expression
- * like `rw.read.acquire()` runs none of our code on the RWMutex, only on the view. A view that
- * begins to defer therefore makes its RWMutex defer too (`defer_owner`): the reading view knows it
- * by `owner`, which it does not keep alive. On 3.13 the interpreter calls a function for a member,
- * too, and one that locks the RWMutex where another thread made it; our own function is faster.
+ * From 3.14 on `rw.read` and `rw.write` are plain members. The interpreter reads a member without a
+ * call, and borrows the object if that is pinned or defers its count. So an expression like
+ * `rw.read.acquire()` runs none of our code on the RWMutex, only on the view. Therefore a view that
+ * begins to defer makes its RWMutex defer too (`defer_owner`). The reading view finds it by
+ * `owner`, which does not keep it alive. On 3.13 the interpreter calls a function for a member too,
+ * and one that locks the RWMutex if another thread made it. Our own function is faster.
  */
 #include "arguments.h"
 #include "core/rwmutex.h"
@@ -25,7 +26,7 @@ typedef struct {
     ns_rwmutex rw;
 } Reader;
 
-/* Where NS_LINE is 64, what every reader reads is on no cache line with a reference count, of this
+/* Where NS_LINE is 64, what every reader reads shares no cache line with a reference count, of this
  * object or of the next one. */
 _Static_assert(NS_LINE != 64 || (offsetof(Reader, rw.base) >= offsetof(PyObject, ob_ref_shared) +
                                                                   sizeof(Py_ssize_t) + NS_LINE &&
@@ -40,10 +41,10 @@ typedef struct {
 
 typedef struct {
     NS_OBJECT_HEAD
-    PyObject *reader, *writer; /* never NULL, and never changed */
+    PyObject *reader, *writer; /* never NULL, and never change */
 } RWMutex;
 
-/* ---- Both views, told apart by a constant. ---- */
+/* ---- Both views, distinguished by a constant ---- */
 
 static inline ns_rwmutex *
 lock_of(PyObject *view, bool writes)
@@ -53,8 +54,8 @@ lock_of(PyObject *view, bool writes)
 
 #if NS_CAN_DEFER
 
-/* The view has just begun to defer: makes its RWMutex defer as well, if that is alive. While the
- * lock is held the RWMutex cannot be freed, for its dealloc takes the lock first. */
+/* The view has just begun to defer: makes its RWMutex defer too, if that is alive. The RWMutex
+ * cannot be freed while the lock is held, because its dealloc takes the lock first. */
 static void
 defer_owner(Reader *reader)
 {
@@ -110,7 +111,7 @@ lock_now(ns_rwmutex *m, bool writes)
     return writes ? ns_rwmutex_try_write(m) : ns_rwmutex_try_read(m);
 }
 
-/* 1: locked, 0: timed out, -1: exception. */
+/* Returns 1 if locked, 0 if timed out, -1 with an exception. */
 static int
 lock_slow(PyObject *view, bool writes, ns_patience patience, int64_t deadline)
 {

@@ -31,7 +31,7 @@ semaphore_of(PyObject *self)
     return &((Semaphore *)self)->semaphore;
 }
 
-/* How many are asked for: NULL is one. 0, or -1 with an exception. */
+/* Parses how many to take; NULL means one. Returns 0, or -1 with an exception. */
 static int
 parse_n(PyObject *value, int64_t *n)
 {
@@ -49,8 +49,8 @@ parse_n(PyObject *value, int64_t *n)
     return 0;
 }
 
-/* Whether a request for n can be made. 0, or -1 with an exception: there are fewer. Of a semaphore
- * that has none at all any request waits. */
+/* Whether there can ever be n. Returns 0, or -1 with an exception if the total is smaller. If the
+ * total is 0, any request waits. */
 static int
 check_n(PyObject *self, int64_t n)
 {
@@ -68,8 +68,8 @@ check_n(PyObject *self, int64_t n)
     return -1;
 }
 
-/* Whether acquire waits: 1 or 0; -1 with TypeError. Only a bool says so, as a number there is most
- * likely meant to be `n`. */
+/* Returns whether acquire waits, 1 or 0, or -1 with TypeError. Only a bool is accepted, as a number
+ * is most likely meant to be `n`. */
 static int
 parse_blocking(PyObject *value)
 {
@@ -86,7 +86,7 @@ parse_blocking(PyObject *value)
     return -1;
 }
 
-/* 1: taken, 0: timed out, -1: exception. */
+/* Returns 1 if taken, 0 if timed out, -1 with an exception. */
 static int
 take(PyObject *self, uint64_t n, ns_patience patience, int64_t deadline)
 {
@@ -95,7 +95,7 @@ take(PyObject *self, uint64_t n, ns_patience patience, int64_t deadline)
     if (ns_likely(ns_semaphore_try(s, n))) {
         return 1;
     }
-    if (ns_check_initialized(self) < 0) { /* its __init__ was not done yet */
+    if (ns_check_initialized(self) < 0) { /* the semaphore was not initialized yet */
         return -1;
     }
     if (patience == NS_DO_NOT_WAIT) {
@@ -269,7 +269,7 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_ValueError, "semaphore initial value must be >= 0");
         return -1;
     }
-    if (value > NS_SEMAPHORE_MOST) {
+    if (value > NS_SEMAPHORE_MAX) {
         PyErr_SetString(PyExc_OverflowError, "semaphore initial value is too large");
         return -1;
     }
@@ -278,7 +278,7 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     }
     ((Semaphore *)self)->bounded = bounded;
     uint64_t start = (uint64_t)value;
-    ns_semaphore_init(semaphore_of(self), start, bounded ? start : NS_SEMAPHORE_MOST);
+    ns_semaphore_init(semaphore_of(self), start, bounded ? start : NS_SEMAPHORE_MAX);
     ns_finish_init(self, true);
     return 0;
 }
@@ -332,7 +332,7 @@ repr(PyObject *self)
 
 /* ---- hold() ---- */
 
-/* 1, or -1 with an exception. */
+/* Returns 1, or -1 with an exception. */
 static int
 hold_take(PyObject *self)
 {
@@ -380,8 +380,8 @@ hold_traverse(PyObject *self, visitproc visit, void *arg)
     return 0;
 }
 
-/* No tp_clear: a semaphore cannot refer to its hold but through a subclass's dictionary, which is
- * cleared, so that every cycle through a hold is broken elsewhere. */
+/* No tp_clear: a semaphore can refer to its hold only through a subclass's dictionary. That is
+ * cleared, so every cycle through a hold is broken elsewhere. */
 static void
 hold_dealloc(PyObject *self)
 {

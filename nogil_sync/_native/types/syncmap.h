@@ -18,16 +18,16 @@
 typedef struct SyncMap {
     NS_OBJECT_HEAD
     ns_table table;
-    bool is_flights; /* constant: it is another map's `flights` */
-    /* Of such a one: how many entries it has, or more. Raised before an entry comes, lowered after
-     * it went; so in the child of a fork it may stay too high. */
+    bool is_flights; /* constant: whether this map is another map's `flights` */
+    /* For a map of flights: an upper bound of its entries. Raised before an entry comes, and
+     * lowered after it has gone. So in the child of a fork it may stay too high. */
     _Atomic uint32_t flying;
-    ns_ref flights; /* the map of the calls of load_or_compute under way; NULL before the first */
+    ns_ref flights; /* the map of the running calls of load_or_compute; NULL before the first */
     ns_watch *watch;
     ns_spares spare_iterators;
 } SyncMap;
 
-/* What the table does with the words: they are objects, and it owns a reference to each. */
+/* How the table treats its words: they are objects, and it owns a reference to each. */
 
 static inline bool
 ns_hold(uintptr_t word)

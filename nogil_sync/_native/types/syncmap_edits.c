@@ -393,8 +393,8 @@ ns_syncmap_clear(SyncMap *o)
 
 /* ---- popitem ---- */
 
-/* Takes the entry out of its segment, which is locked, and unlocks it. The pair gets the key and
- * the value. */
+/* Removes the entry from its locked segment, which this unlocks. The pair gets the key and the
+ * value. */
 static void
 take_entry(SyncMap *o, ns_segment *s, ns_entry *entry, PyObject *pair)
 {
@@ -415,7 +415,7 @@ take_entry(SyncMap *o, ns_segment *s, ns_entry *entry, PyObject *pair)
     }
 }
 
-/* The segment of some entry, locked; NULL with KeyError if there is none. */
+/* Returns the segment of some entry, locked; NULL with KeyError if there is none. */
 static ns_segment *
 lock_any(SyncMap *o)
 {
@@ -457,7 +457,7 @@ take_any_detached(SyncMap *o)
     PyObject *pair = ns_syncmap_detach(o, key) < 0 ? NULL : PyTuple_New(2);
     if (pair != NULL) {
         uintptr_t value;
-        s = ns_table_lock(&o->table, hash); /* not NULL: there is a first segment */
+        s = ns_table_lock(&o->table, hash); /* never NULL: there is a first segment */
         if (ns_segment_find(s, hash, ns_match_identical, key, NULL, &entry, &value) == NS_PRESENT) {
             take_entry(o, s, entry, pair);
         }

@@ -86,7 +86,7 @@ typedef struct ns_edit {
     PyObject *new; /* not for NS_REMOVE */
     PyObject *expected; /* NS_CHANGE, NS_REMOVE: the value has to be this very object; NULL: any */
     PyObject *unless; /* an AtomicBool: if it is set the edit does nothing; NULL: no such flag */
-    ns_asker *asker; /* with the answers of a lookup before; NULL: none */
+    ns_asker *asker; /* with the answers of an earlier lookup; NULL: none */
 } ns_edit;
 
 /* Does the edit in one step. NS_KEY_FOUND or NS_KEY_MISSING: whether the key was there; after NS_PUT,
@@ -94,7 +94,7 @@ typedef struct ns_edit {
  * reference to the value that was there, or NULL. */
 int ns_syncmap_apply(SyncMap *o, const ns_edit *e, PyObject **old);
 
-/* Sets the key whatever there was. 0 or -1. */
+/* Sets the key, whether it was present or not. Returns 0 or -1. */
 static inline int
 ns_syncmap_put(SyncMap *o, PyObject *key, uint64_t hash, PyObject *value)
 {

@@ -1,14 +1,15 @@
-/* Iterators of SyncMap: a page of keys at a time, each looked up when its turn comes.
+/* Iterators of SyncMap. An iterator takes a page of keys at a time, and looks each key up when its
+ * turn comes.
  *
  * A page is what one part of the table held at one moment (core/table.h, ns_table_page). The
- * iterator holds the keys of its page, never a value, so that values are let go when they leave
- * the map. A key whose entry is gone when its turn comes is left out: the entry is found by the
- * identity of the key, without any code of users.
+ * iterator has references to the keys of its page, never to a value, so that values are dropped
+ * when they leave the map. It omits a key whose entry is gone when its turn comes. It finds the
+ * entry by the identity of the key, without user code.
  *
- * Threads may share an iterator: a small lock guards its fields, and never more than moving
- * them. A thread fills its new page outside, and throws it away if another was faster. All that a
- * page brings along comes by one store, so that the child of a fork finds it whole whenever its
- * holder is gone.
+ * Threads may share an iterator. A small lock guards its fields, and is held only while they
+ * change. A thread fills its new page without the lock, and discards it if another thread was
+ * faster. One store publishes all parts of a page, so the child of a fork finds a whole page even
+ * if its thread is gone.
  */
 #include "docs.h"
 #include "object.h"
@@ -25,14 +26,14 @@ typedef struct {
     SyncMap *map;
     bool pairs;
     bool cleared;
-    ns_lock lock;   /* of those around it */
+    ns_lock lock;   /* guards the fields around it */
     key_page *page; /* NULL before the first */
 } Iterator;
 
 static bool
 hold_key(uintptr_t word)
 {
-    Py_INCREF((PyObject *)word); /* the table owns one, and is locked */
+    Py_INCREF((PyObject *)word); /* the table owns a reference, and is locked */
     return true;
 }
 
@@ -45,7 +46,8 @@ drop_page(key_page *page)
     PyMem_RawFree(page);
 }
 
-/* With the lock: whether the page has no more keys, and where the one after it begins. */
+/* Whether the page has no more keys; *from gets where the next page begins. The lock must be
+ * held. */
 static bool
 at_end(const Iterator *it, uint64_t *from)
 {
@@ -53,8 +55,8 @@ at_end(const Iterator *it, uint64_t *from)
     return it->page == NULL || it->page->next == it->page->count;
 }
 
-/* The next key of the page, whose reference is the caller's. False: the page is at its end; then
- * *from is where to go on, if not *done. */
+/* Takes the next key of the page, with its reference. Returns false at the end of the page; then
+ * *from is where to go on, unless *done. */
 static bool
 take(Iterator *it, ns_hashed *key, uint64_t *from, bool *done)
 {
@@ -68,7 +70,7 @@ take(Iterator *it, ns_hashed *key, uint64_t *from, bool *done)
     return any;
 }
 
-/* 0, or -1 without memory. */
+/* Returns 0, or -1 if there is no memory. */
 static int
 turn_page(Iterator *it, uint64_t from)
 {
@@ -88,7 +90,7 @@ turn_page(Iterator *it, uint64_t from)
     page->count = count;
     uint64_t now;
     ns_lock_take(&it->lock);
-    /* Each page begins further on, but for the first. */
+    /* Each page but the first begins further on than the one before. */
     if (at_end(it, &now) && now == from && (from != 0 || it->page == NULL) && !it->cleared) {
         key_page *old = it->page;
         it->page = page;

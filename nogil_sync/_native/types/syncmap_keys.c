@@ -1,6 +1,6 @@
 #include "types/syncmap_keys.h"
 
-#define DEEPEST 4 /* of tuples in tuples; beyond that the interpreter is asked */
+#define DEEPEST 4 /* of tuples in tuples; deeper ones are left to the interpreter */
 
 enum ns_match
 ns_key_compare(PyObject *stored, PyObject *key, int depth)
@@ -10,7 +10,7 @@ ns_key_compare(PyObject *stored, PyObject *key, int depth)
     }
     PyTypeObject *type = Py_TYPE(stored), *wanted = Py_TYPE(key);
     if (type != wanted) {
-        /* Of plain types only numbers of different types can be equal. */
+        /* Of different plain types only numbers can be equal. */
         bool numbers = (type == &PyLong_Type || type == &PyFloat_Type) &&
                        (wanted == &PyLong_Type || wanted == &PyFloat_Type);
         return ns_is_plain(type) && ns_is_plain(wanted) && !numbers ? NS_DIFFERENT : NS_UNKNOWN;
@@ -39,7 +39,7 @@ ns_key_compare(PyObject *stored, PyObject *key, int depth)
             enum ns_match m =
                 ns_key_compare(PyTuple_GET_ITEM(stored, i), PyTuple_GET_ITEM(key, i), depth + 1);
             if (m != NS_EQUAL) {
-                return m; /* as the interpreter does: the first that differs decides */
+                return m; /* as in the interpreter: the first difference decides */
             }
         }
         same = true;
@@ -64,7 +64,7 @@ ns_asker_begin(ns_asker *a, PyObject *key)
     a->place.serial = 0;
 }
 
-/* Where it is in the set, or where it would go. */
+/* Returns the key's place in the set, or the place where it would go. */
 static PyObject **
 place_of(PyObject **set, size_t room, PyObject *stored)
 {
@@ -88,7 +88,7 @@ ns_asker_clear(ns_asker *a)
     }
 }
 
-/* Makes it a set, eight times as large. */
+/* Turns the list into a set, or makes the set eight times as large. */
 static int
 make_room(ns_asker *a)
 {
@@ -124,7 +124,7 @@ note_different(ns_asker *a, PyObject *stored)
         return 0;
     }
     PyObject **place = place_of(a->different, a->room, stored);
-    if (*place != NULL) { /* noted already */
+    if (*place != NULL) { /* already in the set */
         Py_DECREF(stored);
         return 0;
     }

@@ -1,10 +1,10 @@
-/* syncmap_keys.h: the hash of a key, and whether a key in the table is the one looked for.
+/* syncmap_keys.h: the hash of a key, and whether a key in the table equals the one looked for.
  *
- * In the table's sections and under its locks no code of users may run, and nothing may be
- * allocated, raised or released. Keys of exact str, int, bytes, float, and tuples of such, are
- * compared here, in place: their contents never change and they live as long as the section
- * (core/table.h, 3a). About anything else NS_UNKNOWN is the answer; then the caller leaves and
- * asks the interpreter.
+ * In the table's sections and under its locks no user code may run, and nothing may be allocated,
+ * raised or released. Keys of exact str, int, bytes, float, and tuples of such, are compared here,
+ * in place: their contents never change, and they live as long as the section (core/table.h, 3a).
+ * For all other keys the answer is NS_UNKNOWN. Then the caller leaves the section and asks the
+ * interpreter.
  */
 #ifndef NS_SYNCMAP_KEYS_H
 #define NS_SYNCMAP_KEYS_H
@@ -15,7 +15,7 @@
 
 #include "core/table.h"
 
-/* -1 with an exception. */
+/* Returns 0, or -1 with an exception. */
 static inline int
 ns_key_hash(PyObject *key, uint64_t *hash)
 {
@@ -26,7 +26,7 @@ ns_key_hash(PyObject *key, uint64_t *hash)
     else if (PyLong_CheckExact(key) && PyUnstable_Long_IsCompact((PyLongObject *)key)) {
         h = PyUnstable_Long_CompactValue((PyLongObject *)key); /* less than the modulus */
     }
-    if (h == -1) { /* not yet known, or the int -1, whose hash is another */
+    if (h == -1) { /* not known yet, or the int -1, whose hash differs */
         h = PyObject_Hash(key);
         if (h == -1) {
             return -1;
@@ -45,7 +45,7 @@ ns_same_str(PyObject *a, PyObject *b)
            memcmp(PyUnicode_DATA(a), PyUnicode_DATA(b), (size_t)length * kind) == 0;
 }
 
-/* A type whose equality with other such types is settled by the types alone. */
+/* Whether the type's equality with other such types is known from the types alone. */
 static inline bool
 ns_is_plain(PyTypeObject *type)
 {
@@ -55,7 +55,7 @@ ns_is_plain(PyTypeObject *type)
 
 enum ns_match ns_key_compare(PyObject *stored, PyObject *key, int depth);
 
-/* For an exact str, the most frequent key. */
+/* For an exact str, the most frequent type of key. */
 static inline enum ns_match
 ns_match_str(uintptr_t stored_word, const void *wanted)
 {
@@ -97,22 +97,22 @@ ns_match_any(uintptr_t stored, const void *wanted)
      : PyLong_CheckExact(key)  ? search(ns_match_int, __VA_ARGS__) \
                                : search(ns_match_any, __VA_ARGS__))
 
-/* This very object. */
+/* Matches only this very object. */
 static inline enum ns_match
 ns_match_identical(uintptr_t stored, const void *wanted)
 {
     return stored == (uintptr_t)wanted ? NS_EQUAL : NS_DIFFERENT;
 }
 
-/* One search that may have to ask: what was answered, and where it stopped. Holds references to
- * the keys it asked about, so that their addresses mean them. */
+/* The state of one search that may have to call equality: the answers so far, and where it stopped.
+ * It has references to the keys that it compared, so that their addresses stay valid. */
 typedef struct ns_asker {
     PyObject *key; /* NULL: not in use yet */
     PyObject *equal;
-    PyObject **different; /* a list, in `few`; if there are more a hash set, of `room` places */
+    PyObject **different; /* an array in `few`; with more keys a hash set of `room` places */
     PyObject *few[8];
     size_t count, room;
-    ns_place place;
+    ns_search place;
 } ns_asker;
 
 static inline void
@@ -121,7 +121,7 @@ ns_asker_unused(ns_asker *a)
     a->key = NULL;
 }
 
-void ns_asker_begin(ns_asker *a, PyObject *key); /* also where it is in use already */
+void ns_asker_begin(ns_asker *a, PyObject *key); /* may be called again while it is in use */
 void ns_asker_clear(ns_asker *a);
 
 static inline void
@@ -131,9 +131,10 @@ ns_asker_end(ns_asker *a)
         ns_asker_clear(a);
     }
 }
-/* Compares in Python, outside of everything. Steals the reference to stored. 0 or -1. */
+/* Compares in Python. Call it in no section and with no lock. Steals the reference to stored.
+ * Returns 0 or -1. */
 int ns_asker_ask(ns_asker *a, PyObject *stored);
-/* A match function: wanted is the asker. */
+/* A match function; wanted is the asker. */
 enum ns_match ns_match_asked(uintptr_t stored, const void *wanted);
 
 #endif

@@ -102,7 +102,7 @@ pairs(PyObject *self, PyObject *Py_UNUSED(unused))
 
 /* ---- Methods ---- */
 
-/* `ns_unpack` for `key` and `default`, in fewer steps. */
+/* `ns_unpack` for `key` and `default`, in fewer instructions. */
 static inline int
 unpack_key(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
            PyObject **values)

@@ -11,7 +11,7 @@
 
 /* ---- Construction ---- */
 
-/* Evaluates all keys and values, and the keys' hashes, before anything is stored. */
+/* Evaluates all keys and values, and the keys' hashes, before it stores anything. */
 static int
 init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
@@ -40,7 +40,7 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     if (source != NULL) {
         entries = PyObject_CallMethod(state->syncmap_shared, "_entries", "(O)", source);
         PyObject *list = entries != NULL ? PySequence_List(entries) : NULL;
-        /* Who finds it through the collector can change a list, but not a tuple. */
+        /* Code that finds it through the collector can change a list, but not a tuple. */
         given = list != NULL ? PyList_AsTuple(list) : NULL;
         Py_XDECREF(list);
         Py_XDECREF(entries);
@@ -115,7 +115,7 @@ traverse(PyObject *self, visitproc visit, void *arg)
     return result != 0 ? result : ns_table_visit(&o->table, visit_word, &v);
 }
 
-/* Leaves an empty map that can be used: finalisers may still do so. */
+/* Leaves an empty map that still works, because finalisers may use it. */
 static int
 clear_garbage(PyObject *self)
 {
@@ -136,7 +136,7 @@ dealloc(PyObject *self)
 {
     SyncMap *o = (SyncMap *)self;
     PyObject_GC_UnTrack(self);
-    Py_TRASHCAN_BEGIN(self, dealloc) /* a chain of them may be a million long */
+    Py_TRASHCAN_BEGIN(self, dealloc) /* there may be a chain of a million */
     if (o->weakrefs != NULL) {
         PyObject_ClearWeakRefs(self);
     }
@@ -179,7 +179,8 @@ static PyType_Spec spec = {
     .slots = slots,
 };
 
-/* From nogil_sync._common.mapping: the base, and the misses of load_or_compute. */
+/* Imports from nogil_sync._common.mapping the base class, and the function for misses of
+ * load_or_compute. */
 static int
 import_shared(ns_state *state)
 {
@@ -193,10 +194,10 @@ import_shared(ns_state *state)
     return state->syncmap_shared == NULL || state->syncmap_compute == NULL ? -1 : 0;
 }
 
-/* The interpreter's own secret, by which it hashes bytes, gives the one that hashes are mixed with
- * (core/table.h). So one process has one seed, in all its interpreters and in the children of its
- * forks. And with PYTHONHASHSEED it is the same in each run: a user who sets it wants the same order
- * of everything in each run, and gives up the protection for strings, too. */
+/* Derives the secret that hashes are mixed with (core/table.h) from the interpreter's own, by which
+ * it hashes bytes. So one process has one seed, in all its interpreters and in the children of its
+ * forks. With PYTHONHASHSEED it is the same in each run: a user who sets that wants the same order
+ * of everything in each run, and gives up the protection for strings too. */
 static int
 seed_hashes(void)
 {
@@ -205,7 +206,7 @@ seed_hashes(void)
         PyObject *text = PyBytes_FromFormat("nogil_sync.SyncMap, word %d", i);
         Py_hash_t hash = text != NULL ? PyObject_Hash(text) : -1;
         Py_XDECREF(text);
-        if (hash == -1) { /* which is no hash */
+        if (hash == -1) { /* -1 is not a hash */
             return -1;
         }
         words[i] = (uint64_t)hash;

@@ -81,7 +81,7 @@ wait_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
 
 static PyMethodDef count_down = {"done", done, METH_NOARGS, NULL};
 
-/* A ticket (see nogil_sync/_common/spawn.py): {"done": the method that counts down}. */
+/* Returns a ticket (see nogil_sync/_common/spawn.py): {"done": the method that counts down}. */
 static PyObject *
 new_ticket(PyObject *self, PyObject *key)
 {
@@ -94,8 +94,8 @@ new_ticket(PyObject *self, PyObject *key)
     return ticket;
 }
 
-/* Counts one and starts the worker. The count and its return are both in this call: the
- * interpreter runs handlers inside `start`, in Python code, and nowhere else in here. */
+/* Adds one to the count and starts the worker. If that fails, takes the one back, all in this call:
+ * the interpreter runs handlers only inside `start`, in Python code, and nowhere else in here. */
 static int
 launch(PyObject *self, PyObject *worker, PyObject *ticket, PyObject *key)
 {
@@ -103,7 +103,7 @@ launch(PyObject *self, PyObject *worker, PyObject *ticket, PyObject *key)
     PyObject *started = counted ? PyObject_CallMethod(worker, "start", NULL) : NULL;
     if (counted != NULL && started == NULL) {
         PyObject *error = PyErr_GetRaisedException();
-        if (PyDict_Pop(ticket, key, NULL) == 1) { /* else the thread is under way */
+        if (PyDict_Pop(ticket, key, NULL) == 1) { /* else the thread has started */
             ns_waitgroup_add(group_of(self), -1);
         }
         PyErr_SetRaisedException(error);
@@ -113,7 +113,7 @@ launch(PyObject *self, PyObject *worker, PyObject *ticket, PyObject *key)
     return started == NULL ? -1 : 0;
 }
 
-/* go() with its arguments taken apart. Making the worker takes Python code that the backends share. */
+/* go() with its arguments parsed. Making the worker takes Python code that both backends share. */
 static PyObject *
 spawn(PyObject *self, PyObject *fn, PyObject *args, PyObject *kwargs)
 {

@@ -3,11 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The size of a first table. It fits in one cache line with what stands before it. */
+/* The size of a first table. With its header it fits in one cache line. */
 #define FIRST 4
 
-/* Tables are read by every operation: whole lines, so that nothing that is written often is beside
- * them. */
+/* Every operation reads a table. So it has whole lines, without frequent writes beside it. */
 static size_t
 table_bytes(uint32_t size)
 {
@@ -32,7 +31,7 @@ new_table(uint32_t size)
     return table;
 }
 
-/* The size that gives the two slots different places, or the largest there may be. */
+/* The min size that gives the two slots different places, or the max size. */
 static uint32_t
 size_that_parts(uint32_t size, uint32_t slot, uint32_t other)
 {
@@ -67,7 +66,7 @@ ns_cells_make_offer(ns_cells *cells, uint32_t slot, uint32_t met)
     return offer;
 }
 
-/* The larger table takes over all cells, in the same places. */
+/* Replaces the table by a larger one, with all cells in the same places. */
 static void
 replace(ns_cells *cells, ns_cell_table *old, ns_cell_table *fresh)
 {
@@ -103,7 +102,7 @@ ns_cells_accept(ns_cells *cells, ns_cells_offer *offer, uint32_t slot)
         }
         return cell;
     }
-    /* Another thread's cell: taken over, or shared. */
+    /* Another thread's cell is in this place: take it over, or share it. */
     const bool for_good = !grown && table->mask >= ns_slots_mask &&
                           ns_load(&cell->meetings, NS_RELAXED) >= NS_CELL_MEETINGS;
     if (ns_load(&cell->user, NS_RELAXED) != NS_CELL_ANYBODY) {

@@ -1,49 +1,50 @@
-/* cells.h: words that threads use without sharing a cache line, made as threads meet.
+/* cells.h: words that threads use without sharing a cache line, made when threads meet.
  *
  * Overview
- *   The striping of Java's LongAdder (Doug Lea), by thread slots (slots.h) in place of hashes. An
+ *   The striping of Java's LongAdder (Doug Lea), by thread slots (slots.h) instead of hashes. An
  *   object begins with one word of its own. When threads have met there often enough, it gets a
- *   *table* with a power of two of places, each of which is empty or has a *cell*: a word in cache
- *   lines of its own. A thread uses the cell in the place of its slot modulo the size, and
- *   makes one if the place is empty. When threads meet in a cell, the table grows until they
- *   have places of their own. So memory follows the threads that fight over an object, and
- *   not the processors of the machine.
+ *   *table* with a power of two of places. Each place is empty or has a *cell*: a word in cache
+ *   lines of its own. A thread uses the cell in the place of its slot modulo the size, and makes
+ *   one if the place is empty. When threads meet in a cell, the table grows until they have places
+ *   of their own. So the memory depends on the threads that contend for an object, and not on the
+ *   processors of the machine.
  *
  * Meetings
- *   LongAdder grows when a compare-and-swap fails. A fetch-and-add cannot fail, so beside each word
- *   stands its last user, in the same cache line, which the user has to itself: looking costs no
- *   transfer. A thread that finds another's slot there has just had that line transferred: a
- *   meeting. NS_CELL_MEETINGS of them pay for a cell, as one who rents for as long as he has not
- *   yet paid the price, and then buys, never pays more than twice the least. Counting threads
- *   that came would be simpler, but gives a cell to each of 64 threads that touch a seldom used
- *   object once.
+ *   LongAdder grows when a compare-and-swap fails. A fetch-and-add cannot fail. So each word has
+ *   its last user beside it, in the same cache line. The user has that line to itself anyway, so
+ *   the check costs no transfer. A thread that finds another thread's slot there has just had the
+ *   line transferred: that is a meeting. A cell is made after NS_CELL_MEETINGS of them, when the
+ *   meetings have cost as much as the cell. By that rule (rent until you have paid the price, then
+ *   buy) the total is never more than twice the min. Counting the threads that came would be
+ *   simpler, but would give a cell to each of 64 threads that touch a seldom used object once.
  *
  * How large
  *   A table has at most ns_slots_mask + 1 places: four for every processor that the process may
- *   use, at least eight. Threads keep to their cells and are moved between processors: with one
- *   place for every processor, two of three running threads would find another one in theirs. In a
- *   table that cannot grow, a cell in which threads go on meeting belongs to NS_CELL_ANYBODY, and
- *   nobody counts meetings in it.
+ *   use, at least eight. Threads keep their cells while the system moves them between processors.
+ *   With one place for every processor, two of three running threads would share a place with
+ *   another one. In a table that cannot grow, a cell in which threads go on meeting belongs to
+ *   NS_CELL_ANYBODY, and nobody counts meetings in it.
  *
- * A cell stays where it is, and in every table that follows its own: a larger table has the same
- * cells in the same places, and beyond them empty ones. An old table is never changed once a larger
- * one is published, and is kept until the object is destroyed, so nobody has to know who still
- * looks at it: all old tables together are smaller than the current one. A thread with an old table
- * finds a cell that is in the current table as well, or an empty place, and then looks again. So
- * a walk through the current table sees every cell there is.
+ * A cell stays where it is, and is in every later table. A larger table has the same cells in the
+ * same places, and beyond them empty places. An old table never changes once a larger one is
+ * published, and is kept until the object is destroyed. So nobody has to know which threads still
+ * read it; all old tables together are smaller than the current one. A thread with an old table
+ * finds a cell that is in the current table as well, or an empty place, and then looks again. So a
+ * walk through the current table sees every cell.
  *
  * Who writes what. Tables and places: under a lock, which is the object's. The word: as the object
- * wants. `user` and `meetings`: anyone, with relaxed loads and stores; a lost one does not matter.
+ * wants. `user` and `meetings`: any thread, with relaxed loads and stores; a lost store does not
+ * matter.
  *
- * Ordering. A table is published with release and read with acquire, so that its size and its
- * places are seen; a cell likewise, so that its zeroes are. Words have the ordering that their
+ * Ordering. A table is published with release and read with acquire, so that a reader sees its size
+ * and its places. The same holds for a cell and its zeroes. Words have the ordering that their
  * object gives them.
  *
- * Fork. Publishing a table or a cell is one store each; the child of a fork made in between has the
- * one before or the one after, and a free lock (lock.h).
+ * Fork. One store publishes a table or a cell. The child of a fork has the state before it or after
+ * it, and a free lock (lock.h).
  *
- * Without memory nothing is made: the thread shares the cell that is in its place, or gets none and
- * uses the object's own word.
+ * If there is no memory, nothing is made: the thread shares the cell that is in its place, or gets
+ * none and uses the object's own word.
  */
 #ifndef NS_CELLS_H
 #define NS_CELLS_H
@@ -54,7 +55,7 @@
 #define NS_CELL_MEETINGS 16
 #endif
 
-/* In place of a cell's last user: so many threads use it that none is worth noting. */
+/* In place of a cell's last user: any thread may use the cell, and meetings are not counted. */
 #define NS_CELL_ANYBODY UINT32_MAX
 
 typedef struct ns_cell {
@@ -64,12 +65,12 @@ typedef struct ns_cell {
 } ns_cell;
 
 typedef struct ns_cell_table {
-    struct ns_cell_table *older; /* the one that this one replaced */
-    uint32_t mask;               /* places, less one */
+    struct ns_cell_table *older; /* the table that this one replaced */
+    uint32_t mask;               /* the number of places, minus one */
     _Atomic(ns_cell *) at[];
 } ns_cell_table;
 
-/* The current table; NULL: there is none. */
+/* The current table, or NULL. */
 typedef _Atomic(ns_cell_table *) ns_cells;
 
 /* The cell in the place of this slot, or NULL. */
@@ -79,7 +80,7 @@ ns_cells_at(ns_cell_table *table, uint32_t slot)
     return ns_load(&table->at[slot & table->mask], NS_ACQUIRE);
 }
 
-/* Whether the thread may use the cell without asking for more. */
+/* Whether the thread may use the cell without a meeting. */
 static inline bool
 ns_cell_is_of(ns_cell *cell, uint32_t slot)
 {
@@ -87,7 +88,7 @@ ns_cell_is_of(ns_cell *cell, uint32_t slot)
     return ns_likely(user == slot + 1) || user == NS_CELL_ANYBODY;
 }
 
-/* Notes a meeting; true once there were `enough`. */
+/* Counts a meeting. Returns true once there were `enough`. */
 static inline bool
 ns_cells_meet(_Atomic uint32_t *meetings, uint32_t enough)
 {
@@ -96,8 +97,8 @@ ns_cells_meet(_Atomic uint32_t *meetings, uint32_t enough)
     return count >= enough;
 }
 
-/* A thread came to a cell that another used last. True: it should join (below). False: it should
- * use this one, and is now its last user. */
+/* A thread came to a cell that another thread used last. Returns true if it should join (below).
+ * Returns false if it should use this cell, whose last user it is now. */
 static inline bool
 ns_cell_meet(ns_cell *cell, uint32_t slot)
 {
@@ -122,33 +123,33 @@ ns_cells_next(ns_cell_table *table, uint32_t *i)
     return cell;
 }
 
-/* ---- Joining: the thread gets a cell, if need be in a larger table. ---- */
+/* ---- Joining: the thread gets a cell, in a larger table if needed ---- */
 
-/* What a thread brings along: made before the lock is taken, for making it allocates. */
+/* What a thread makes before it takes the lock, because that allocates. */
 typedef struct ns_cells_offer {
-    ns_cell_table *seen;  /* the table as it was then */
-    ns_cell_table *table; /* one to replace it, or NULL */
-    ns_cell *cell; /* one for the thread's place if that is empty, or NULL */
+    ns_cell_table *seen;  /* the table at that time */
+    ns_cell_table *table; /* a larger table to replace it, or NULL */
+    ns_cell *cell; /* a cell for the thread's place if that is empty, or NULL */
 } ns_cells_offer;
 
-/* For a thread with this slot, which is not NS_NO_SLOT. `met` is the last user (slot + 1) of the
- * cell in the thread's place, or of the object's own word; 0 if that is not known. */
+/* Makes an offer for a thread with this slot, which is not NS_NO_SLOT. `met` is the last user (slot
+ * + 1) of the cell in the thread's place, or of the object's own word; 0 if that is not known. */
 ns_cells_offer ns_cells_make_offer(ns_cells *cells, uint32_t slot, uint32_t met);
 
-/* Under the object's lock. Returns the cell that the thread is to use, or NULL if none was offered
- * for its place: for want of memory, or because the table changed meanwhile. It then uses the
- * object's word this time, and joins again. A cell that is in its place already is shared with its
- * other users: as long as they meet less often than NS_CELL_MEETINGS times, or for good if the
- * table cannot grow. */
+/* The caller holds the object's lock. Returns the cell that the thread is to use. Returns NULL if
+ * no cell was offered for its place, because there was no memory or the table changed meanwhile;
+ * the thread then uses the object's word this time, and joins again. If there is a cell in its
+ * place already, the thread shares it with its other users: until they have met NS_CELL_MEETINGS
+ * times, or for good if the table cannot grow. */
 ns_cell *ns_cells_accept(ns_cells *cells, ns_cells_offer *offer, uint32_t slot);
 
-/* Frees what was not accepted; after the lock is released. */
+/* Frees what was not accepted. Call it after the lock is released. */
 void ns_cells_free_offer(ns_cells_offer *offer);
 
 /* Bytes of all tables and cells. */
 size_t ns_cells_size(ns_cells *cells);
 
-/* Frees all; nobody may be using them. */
+/* Frees all tables and cells. No thread may be using them. */
 void ns_cells_free(ns_cells *cells);
 
 #endif

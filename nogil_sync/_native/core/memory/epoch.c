@@ -2,9 +2,9 @@
 
 #include <pthread.h>
 
-struct ns_epochs ns_epochs; /* zeroed: pages that no thread's record lies in stay untouched */
+struct ns_epochs ns_epochs; /* zeroed, so pages without a thread's record stay untouched */
 
-/* That of slots.c, which runs before this one, leaves ns_slots_words() as it was. */
+/* Runs after the handler of slots.c, which leaves ns_slots_words() as it was. */
 static void
 in_child(void)
 {
@@ -42,7 +42,7 @@ ns_section
 ns_epoch_enter_stray(void)
 {
     ns_add(&ns_epochs.strays, 1, NS_SEQ_CST);
-    ns_slots_enter_stray(); /* ends with a full fence */
+    ns_slots_enter_stray(); /* this ends with a full fence */
     return NULL;
 }
 
@@ -55,8 +55,8 @@ ns_epoch_leave_stray(void)
 
 /* ---- Polling ---- */
 
-/* Moves `now` on by a round, or helps to end the one that is under way. False: it is not sure
- * that the fence reached every thread, and the round stays open. */
+/* Moves `now` on by a round, or helps to end the current one. Returns false if it is not sure that
+ * the fence reached every thread; then the round stays open. */
 static bool
 end_round(void)
 {
@@ -71,15 +71,15 @@ end_round(void)
     if (!ns_try_fence_everywhere()) {
         return false;
     }
-    ns_cas(&ns_epochs.now, &now, now + 1, NS_SEQ_CST); /* or another did */
+    ns_cas(&ns_epochs.now, &now, now + 1, NS_SEQ_CST); /* unless another poll did */
     return true;
 }
 
-/* The least epoch that a section of now may have begun in. */
+/* The min epoch in which a section that is still open may have begun. */
 static uint64_t
 find_oldest(void)
 {
-    uint64_t oldest = ns_load(&ns_epochs.now, NS_SEQ_CST); /* before the records */
+    uint64_t oldest = ns_load(&ns_epochs.now, NS_SEQ_CST); /* read before the records */
     const uint32_t words = ns_slots_words();
     for (uint32_t i = 0; i < words; i++) {
         for (uint64_t bits = ns_slots_word(i); bits != 0; bits &= bits - 1) {
@@ -93,11 +93,11 @@ find_oldest(void)
     return oldest;
 }
 
-/* `sample` while one thread writes or reads `sampled`. No epoch is as late, so no other thread
- * settles it. */
+/* The value of `sample` while one thread writes or reads `sampled`. No epoch is that late, so no
+ * other thread settles it. */
 #define SAMPLING UINT64_MAX
 
-/* Remembers how much was retired up to now, unless it still waits for an earlier answer. */
+/* Remembers how much has been retired up to now, unless an earlier sample is still unsettled. */
 static void
 take_sample(void)
 {
@@ -120,8 +120,8 @@ settle_sample(uint64_t safe)
     }
 }
 
-/* Another thread that began to poll a moment ago is likely to be through before we are. One that
- * was preempted is not waited for. */
+/* Whether another thread began to poll a moment ago. It will probably finish before we would. If it
+ * was preempted, we do not wait for it. */
 static inline bool
 another_polls(int64_t now)
 {
@@ -141,7 +141,8 @@ poll(int64_t began)
     const uint64_t oldest = ended ? find_oldest() : 0;
     uint64_t safe = ns_load(&ns_epochs.safe, NS_RELAXED);
     if (ended && ns_load(&ns_epochs.strays, NS_SEQ_CST) == 0) {
-        /* Release: who reads it has this poll's knowledge of the sections that are over. */
+        /* Release: a thread that reads `safe` knows, as this poll does, that those sections are
+         * over. */
         while (oldest - 1 > safe && !ns_cas(&ns_epochs.safe, &safe, oldest - 1, NS_RELEASE)) {
         }
     }
@@ -160,7 +161,7 @@ ns_epoch_poll(void)
     return poll(now);
 }
 
-/* Whether this thread is the one that polls now. */
+/* Returns whether a poll is due and this thread is the one to poll. */
 static bool
 take_turn(int64_t now)
 {
@@ -206,6 +207,7 @@ ns_epoch_pass_on(uint64_t bytes)
 uint64_t
 ns_epoch_waiting(void)
 {
-    const uint64_t freed = ns_load(&ns_epochs.freed, NS_RELAXED); /* first: it is the smaller one */
+    /* read first, so that the difference is not negative */
+    const uint64_t freed = ns_load(&ns_epochs.freed, NS_RELAXED);
     return ns_load(&ns_epochs.retired, NS_RELAXED) - freed;
 }

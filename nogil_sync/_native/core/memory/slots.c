@@ -6,7 +6,7 @@
 #define WORDS (NS_SLOTS / BITS)
 #define VERSION (UINT64_C(1) << NS_SLOTS_VERSION_SHIFT)
 
-#ifndef NS_SLOTS_CELLS /* the least; fewer, in tests, are all there are */
+#ifndef NS_SLOTS_CELLS /* the min; in tests that lower it, also the max */
 #define NS_SLOTS_CELLS 8
 #endif
 
@@ -36,16 +36,16 @@ ns_slots_become_alone(void)
     if (ns_slots_in_use() == 1) {
         return true;
     }
-    uint32_t mine = me; /* a newcomer may have looked before */
+    uint32_t mine = me; /* a newcomer may have read `alone` before we set it */
     ns_cas(&ns_globals.alone, &mine, NS_NOBODY, NS_RELAXED);
     return false;
 }
 
-/* By a newcomer that is counted. */
+/* For a newcomer that is counted: no thread is alone after it. */
 static void
 end_solitude(void)
 {
-    ns_fence(NS_SEQ_CST); /* pairs with that of polls */
+    ns_fence(NS_SEQ_CST); /* pairs with the fence of polls */
     uint32_t who = ns_load(&ns_globals.alone, NS_SEQ_CST);
     while (who != NS_NOBODY) {
         if (who == NS_ENDING || ns_cas(&ns_globals.alone, &who, NS_ENDING, NS_SEQ_CST)) {
@@ -57,7 +57,8 @@ end_solitude(void)
     }
 }
 
-/* What the thread did alone is visible to those who find that it no longer is. */
+/* The thread is alone no more. A newcomer that reads NS_NOBODY sees what the thread did alone
+ * (release). */
 static void
 give_up_solitude(uint32_t me)
 {
@@ -79,9 +80,9 @@ ns_slots_leave_stray(void)
     ns_sub(&ns_slots.state, NS_SLOTS_ONE, NS_RELEASE);
 }
 
-/* ---- Coming and going ---- */
+/* ---- Claiming and returning ---- */
 
-/* Sets the lowest bit that is not set. */
+/* Sets the lowest clear bit. Returns its slot, or NS_NO_SLOT if all are set. */
 static uint32_t
 take_bit(void)
 {
@@ -116,7 +117,7 @@ give_back(uint32_t slot)
     ns_and(&ns_slots.taken[slot / BITS], ~(UINT64_C(1) << slot % BITS), NS_RELEASE);
     uint64_t state, next;
     do {
-        /* Acquires the bits of those that are counted. */
+        /* Acquires the bits of the threads that are counted. */
         state = ns_load(&ns_slots.state, NS_ACQUIRE);
         uint32_t words = ns_slots_words_in(state);
         while (words > 0 && ns_load(&ns_slots.taken[words - 1], NS_ACQUIRE) == 0) {
@@ -144,15 +145,15 @@ ns_slot_claim(void)
     announce(slot);
     end_solitude();
     if (pthread_setspecific(exit_key, (void *)(uintptr_t)(slot + 1)) != 0) {
-        give_back(slot); /* no memory to remember it by */
+        give_back(slot); /* no memory for the thread's value of the key */
         return NS_NO_SLOT;
     }
     ns_cached_slot = slot + 1;
     return slot;
 }
 
-/* `words` stays: epoch.c has yet to look at the slots of the threads that are gone. It falls when a
- * thread returns its slot. */
+/* `words` stays as it is: epoch.c still has to visit the slots of the threads that are gone. It
+ * falls when a thread returns its slot. */
 static void
 in_child(void)
 {

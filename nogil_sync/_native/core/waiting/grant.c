@@ -28,7 +28,7 @@ static _Atomic uint32_t homes; /* how many were given out */
 static NS_THREAD_LOCAL uint32_t home; /* + 1; 0: none yet */
 static NS_THREAD_LOCAL struct turn *mine;
 
-/* What a word is while a thread of this process holds the turn. */
+/* The value of a turn's word while a thread of this process holds it. */
 static uint32_t
 taken_word(void)
 {

@@ -35,7 +35,8 @@ ns_lock_spin(ns_lock *l)
         if (how != NS_LOCK_BUSY || paused >= NS_LOCK_SPINS) {
             return how;
         }
-        /* Each look takes the line from the holder, who needs it to go on: so they get rarer. */
+        /* Each look takes the cache line from the holder, which needs it to go on: look less often.
+         * */
         paused += (int)pauses;
         pauses = ns_pause_for(pauses);
         word = ns_load(&l->word, NS_RELAXED);

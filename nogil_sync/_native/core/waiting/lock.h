@@ -6,14 +6,15 @@
  *
  * The word holds the fork generation in which it was last taken:
  *
- *     generation << 2 | state        state: 0 free, 1 held, 2 held and somebody sleeps on it
+ *     generation << 2 | state        state: 0 free, 1 held, 2 held and a thread may sleep on it
  *
- * A word of an older generation belongs to threads that did not survive a fork: whoever finds
- * one takes the lock by compare-and-swap and is told so. If it was held then, its holder is gone
- * and what it guards may be half-changed: the owner must put that right, or start afresh. So
- * forking needs no preparation, and no registry of live locks. A zeroed word is a free lock.
+ * A word of an older generation belongs to threads that did not survive a fork. The thread that
+ * finds one takes the lock by compare-and-swap, and learns of it by the result. If the lock was
+ * held then, its holder is gone, and what the lock guards may be half-changed: its owner must put
+ * that right, or start afresh. So forking needs no preparation, and no registry of live locks. A
+ * zeroed word is a free lock.
  *
- * Ordering: taking is an acquire, releasing a release unless the owner wants more.
+ * Ordering: taking is an acquire, releasing a release unless the caller wants more.
  */
 #ifndef NS_LOCK_H
 #define NS_LOCK_H
@@ -29,14 +30,15 @@ enum { NS_LOCK_FREE = 0, NS_LOCK_HELD = 1, NS_LOCK_CONTENDED = 2, NS_LOCK_STATE 
 
 enum ns_locked {
     NS_LOCKED,           /* at the first attempt */
-    NS_LOCKED_AFTER_ALL, /* somebody else had it */
+    NS_LOCKED_AFTER_ALL, /* another thread had it */
     NS_LOCKED_STALE,     /* last used before a fork, and free then */
     NS_LOCKED_ABANDONED, /* held at a fork by a thread that is gone */
     NS_LOCK_BUSY,        /* not taken (ns_lock_spin only) */
 };
 
-/* The same without sleeping: NS_LOCK_BUSY if it stayed taken for a while. */
+/* Takes the lock without sleeping: NS_LOCK_BUSY if it stayed taken for a while. Acquires. */
 enum ns_locked ns_lock_spin(ns_lock *l);
+/* Takes the lock, and sleeps if it must. Acquires. */
 enum ns_locked ns_lock_take_slow(ns_lock *l);
 void ns_lock_wake(ns_lock *l);
 
@@ -49,7 +51,8 @@ ns_lock_take(ns_lock *l)
                : ns_lock_take_slow(l);
 }
 
-/* Only if it is free and was last used in this process. */
+/* Takes the lock. Fast path only: false if it is not free, or was last used before a fork.
+ * Acquires. */
 static inline bool
 ns_lock_try(ns_lock *l)
 {
@@ -72,7 +75,7 @@ ns_lock_release(ns_lock *l)
     ns_lock_release_as(l, NS_RELEASE);
 }
 
-/* Back-off of a thread that lost a race: so many pauses. How many there are to be the next time. */
+/* Back-off of a thread that lost a race: pauses so often. Returns how often the next time. */
 static inline unsigned
 ns_pause_for(unsigned pauses)
 {
@@ -82,7 +85,7 @@ ns_pause_for(unsigned pauses)
     return pauses < 64 ? 2 * pauses : pauses;
 }
 
-/* For a lock that nobody else can see yet. */
+/* Makes a held lock, which no other thread can see yet. */
 static inline void
 ns_lock_init_held(ns_lock *l)
 {

@@ -18,7 +18,7 @@
 #endif
 
 #define SECOND INT64_C(1000000000)
-#define NS_MOST_CPUS 65536
+#define NS_MAX_CPUS 65536
 
 struct ns_globals ns_globals = {.alone = NS_NOBODY, .cpu_count = 1};
 
@@ -53,7 +53,7 @@ ns_park(_Atomic uint32_t *word, uint32_t expected, int64_t deadline)
         at.tv_nsec = (long)(deadline % SECOND);
         timeout = &at;
     }
-    /* The bitset form takes an absolute deadline, so a restart needs no arithmetic. */
+    /* The bitset form takes an absolute deadline, so a retry needs no arithmetic. */
     if (syscall(SYS_futex,
                 word,
                 FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG,
@@ -85,13 +85,13 @@ count_allowed_cpus(void)
     return online > 0 ? (unsigned)online : 1;
 }
 
-/* ---- The control groups' limit: so much time of processors in each period. ---- */
+/* ---- The control groups' limit: an amount of processor time in each period ---- */
 
-#ifndef NS_SYSTEM_ROOT /* tests have a tree of their own */
+#ifndef NS_SYSTEM_ROOT /* tests set it to a tree of their own */
 #define NS_SYSTEM_ROOT ""
 #endif
 
-/* The start of a file, as a string; false if it cannot be read. */
+/* Reads the start of a file, as a string. Returns false if it cannot be read. */
 static bool
 read_file(const char *path, char *text, size_t size)
 {
@@ -104,7 +104,8 @@ read_file(const char *path, char *text, size_t size)
     return length > 0;
 }
 
-/* The two numbers in the files of one group. False: it sets no limit, or there is no such group. */
+/* Reads the two numbers from the files of one group. Returns false if it sets no limit, or if there
+ * is no such group. */
 static bool
 read_quota(const char *group, bool unified, long long *quota, long long *period)
 {
@@ -121,8 +122,8 @@ read_quota(const char *group, bool unified, long long *quota, long long *period)
     return read_file(path, text, sizeof(text)) && sscanf(text, "%lld", period) == 1;
 }
 
-/* The least of `cpus` and of the limits of a group and those around it, each rounded up. A group's path may be one that is
- * not visible here (in a container): then those around it are. */
+/* The min of `cpus` and of the limits of a group and of those around it, each rounded up. A group's
+ * path may not be visible here (in a container); then those around it count. */
 static unsigned
 limit_by_group(unsigned cpus, const char *root, const char *path, bool unified)
 {
@@ -184,7 +185,7 @@ available_cpus(void)
     return limit_by_groups(count_allowed_cpus());
 }
 
-/* The argument for epoch.h holds where a store reaches all other processors at once. */
+/* The argument in epoch.h holds where a store reaches all other processors at once. */
 static void
 register_fences(void)
 {
@@ -229,8 +230,8 @@ bucket_of(const void *word)
     return &buckets[hash >> 58];
 }
 
-/* An interrupted condition variable does not say so; callers that must notice signals
- * pass deadlines that slice their wait. */
+/* An interrupted condition variable does not report it. Callers that must notice signals slice
+ * their wait by deadlines. */
 enum ns_parked
 ns_park(_Atomic uint32_t *word, uint32_t expected, int64_t deadline)
 {
@@ -257,7 +258,7 @@ ns_park(_Atomic uint32_t *word, uint32_t expected, int64_t deadline)
     return error == ETIMEDOUT ? NS_PARK_TIMED_OUT : NS_PARK_WOKEN;
 }
 
-/* Everyone in the bucket is woken, whatever the count: it may hold sleepers on other words. */
+/* Wakes all sleepers of the bucket, whatever the count: some may sleep on other words. */
 void
 ns_unpark(const void *word, int count)
 {
@@ -296,7 +297,7 @@ init_sleep(void)
     pthread_condattr_destroy(&attributes);
 }
 
-/* A vanished thread may have held a bucket; nobody sleeps in the child yet. */
+/* A thread that is gone may have held a bucket. Nobody sleeps in the child yet. */
 static void
 reset_sleep_after_fork(void)
 {
@@ -307,21 +308,23 @@ reset_sleep_after_fork(void)
 
 /* ---- The fence in all threads ----
  *
- * membarrier can be refused at any time: for want of memory, or by a seccomp filter that was
- * installed after it was registered. (mprotect is no substitute, though it used to interrupt all
- * processors: newer ones invalidate each other's translations without.) Then the flag is cleared,
- * and all threads go over to fences of their own.
+ * The system can refuse membarrier at any time: for want of memory, or by a seccomp filter that was
+ * installed after the registration. (mprotect is no substitute. It used to interrupt all
+ * processors, but newer ones invalidate each other's translations without an interrupt.) Then the
+ * flag is cleared, and from then on all threads use fences of their own.
  *
- * What is left are the threads that looked at the flag before it was cleared. Each made its store
- * before that look, in the order of its program, and had no fence: the store may still be in its
- * processor's store buffer while its loads are done. No other thread can force it out, but it
- * does not stay: a store buffer is drained within microseconds, and by every interrupt at the
- * latest ("Temporally Bounding TSO for Fence-Free Asymmetric Synchronization", Morrison and Afek,
- * ASPLOS 2015; C11 7.17.3 asks for "a reasonable amount of time"). So after NS_REFUSED, five
- * ticks of the slowest clock, each such store is visible; a reader that looks at the flag later
- * has a fence; and what a fence of one's own orders is sure from then on. */
+ * What remains are the threads that read the flag before it was cleared. Each of them made its
+ * store before that read, in program order, and had no fence. The store may still be in its
+ * processor's store buffer while its loads are done. No other thread can force it out, but it does
+ * not stay: a store buffer drains within microseconds, and at the latest with the next interrupt
+ * ("Temporally Bounding TSO for Fence-Free Asymmetric Synchronization", Morrison and Afek, ASPLOS
+ * 2015; C11 7.17.3 asks for "a reasonable amount of time"). So after NS_REFUSED, five ticks of the
+ * slowest clock, each such store is visible. A thread that reads the flag later has a fence of its
+ * own. From then on the caller's own fence is enough. */
 
-static _Atomic int64_t sure_from; /* by ns_now() */
+/* From this reading of ns_now() on, every thread has fences of its own. NS_FOREVER at first after a
+ * refusal. */
+static _Atomic int64_t sure_from;
 
 bool
 ns_try_fence_everywhere(void)
@@ -332,7 +335,8 @@ ns_try_fence_everywhere(void)
         }
         ns_store(&sure_from, NS_FOREVER, NS_RELAXED);
         ns_store(&ns_can_fence_threads, false, NS_RELEASE);
-        ns_store(&sure_from, ns_now() + NS_REFUSED, NS_RELEASE); /* this long after the flag */
+        /* counted from the clearing of the flag */
+        ns_store(&sure_from, ns_now() + NS_REFUSED, NS_RELEASE);
     }
     ns_fence(NS_SEQ_CST);
     return ns_load(&sure_from, NS_RELAXED) <= ns_now();
@@ -354,22 +358,22 @@ in_child(void)
     ns_add(&ns_fork_count, 1, NS_RELAXED);
 }
 
-/* What the environment says, or 0. Any number is safe: it decides how many cells an object may have, and whether waiters
- * spin. */
+/* The number in NOGIL_SYNC_CPU_COUNT, or 0. Any number is safe: it decides only how many cells an
+ * object may have, and whether waiters spin. */
 static unsigned
-given_cpus(void)
+configured_cpus(void)
 {
     const char *text = getenv("NOGIL_SYNC_CPU_COUNT");
     char *end = NULL;
     long count = text != NULL ? strtol(text, &end, 10) : 0;
-    return count > 0 && *end == '\0' ? (count < NS_MOST_CPUS ? (unsigned)count : NS_MOST_CPUS) : 0;
+    return count > 0 && *end == '\0' ? (count < NS_MAX_CPUS ? (unsigned)count : NS_MAX_CPUS) : 0;
 }
 
 static void
 count_cpus(void)
 {
-    unsigned given = given_cpus();
-    ns_globals.cpu_count = given != 0 ? given : available_cpus();
+    unsigned configured = configured_cpus();
+    ns_globals.cpu_count = configured != 0 ? configured : available_cpus();
 }
 
 static bool

@@ -1,29 +1,29 @@
 /* park.h: everything the library asks of the operating system in order to wait.
  *
- * Sleep on a word until it changes or a deadline passes, wake sleepers, read the
- * clock, put a memory fence into every thread, and learn that the process forked. park.c is
- * the only file with operating-system calls; locks above it hold their whole state in words of
- * their own.
+ * Sleep on a word until it changes or a deadline passes, wake sleepers, read the clock, put a
+ * memory fence into every thread, and notice that the process forked. Locks above it keep their
+ * whole state in words of their own. Two other files make system calls: slots.c and epoch.c use
+ * pthread keys and mutexes (see there).
  *
  * Contract of ns_park(word, expected, deadline)
- *   Sleeps while *word == expected. The comparison and the going to sleep are one
- *   step with respect to ns_unpark, so a waker that first changes the word and then
- *   calls ns_unpark is never missed. It may also return for no reason: callers loop.
- *   Ordering: none. The caller re-reads the word with the ordering it needs.
+ *   Sleeps while *word == expected. The comparison and the going to sleep are one step with respect
+ *   to ns_unpark. So a waker that first changes the word and then calls ns_unpark is never missed.
+ *   ns_park may also return for no reason: callers loop. Ordering: none. The caller reads the word
+ *   again with the ordering it needs.
  *
  * Contract of ns_unpark(word, count)
- *   Wakes up to `count` threads that sleep on the address. The address is a mere name:
- *   it is never read, so the word's memory may be gone already. That lets a waker publish
- *   "granted", after which the sleeper may free its node, and only then wake it.
+ *   Wakes up to `count` threads that sleep on the address. The address is a mere name: it is never
+ *   read, so the word's memory may be freed already. That lets a waker publish "granted", after
+ *   which the sleeper may free its node, and only then wake it.
  *
- * Two implementations: Linux futexes, and a table of POSIX mutexes and condition
- * variables for the rest (an address hashes to a bucket; an unpark wakes the bucket,
- * which the "for no reason" above allows).
+ * Two implementations: Linux futexes, and for all other systems a table of POSIX mutexes and
+ * condition variables. There an address hashes to a bucket, and an unpark wakes the whole bucket,
+ * which the "for no reason" above allows.
  *
- * Fork. Only the forking thread lives on in the child; queues list threads that are gone
- * and internal locks may be held by them. The child's first act, from pthread_atfork, which
- * also sees forks from C, is to bump the fork generation. Whatever carries an older
- * stamp is by definition unlocked and empty (see waitq.h). Nothing else happens there.
+ * Fork. Only the forking thread lives on in the child. Queues list threads that are gone, and those
+ * threads may hold internal locks. The child's first act is to increment the fork generation, in a
+ * handler of pthread_atfork, which also sees forks from C. Whatever carries an older stamp is by
+ * definition unlocked and empty (see waitq.h). The handler does nothing else.
  */
 #ifndef NS_PARK_H
 #define NS_PARK_H
@@ -32,31 +32,31 @@
 
 #define NS_FOREVER INT64_MAX
 
-/* What every thread reads on its fast paths and almost nobody writes, on cache lines of its own: a
- * word that is written often must not lie beside it. */
+/* What every thread reads on its fast paths and almost no thread writes. It has cache lines of its
+ * own, because a word that is written often must not share a line with it. */
 extern struct ns_globals {
     _Alignas(NS_CACHE_LINE) _Atomic bool can_fence_threads; /* see ns_can_fence_threads */
-    _Atomic uint32_t fork_count;                            /* written in a fork's child */
+    _Atomic uint32_t fork_count;                            /* written in the child of a fork */
     _Atomic uint32_t alone;                                 /* see ns_slots_is_alone */
     uint32_t slots_mask;                                    /* see slots.h; set once */
     unsigned cpu_count;                                     /* set once */
 } ns_globals;
-#define NS_NOBODY UINT32_MAX /* `alone`, at first */
+#define NS_NOBODY UINT32_MAX /* the first value of `alone` */
 
 enum ns_parked {
-    NS_PARK_WOKEN,       /* or the word had changed, or for no reason */
+    NS_PARK_WOKEN,       /* an unpark, or *word != expected, or no reason */
     NS_PARK_TIMED_OUT,   /* the deadline passed */
     NS_PARK_INTERRUPTED, /* a signal handler ran in this thread */
 };
 
-/* Must run once before anything else here; later calls do nothing. False: no memory to be told of
- * forks. */
+/* Must run once before anything else here; later calls do nothing. Returns false if there is no
+ * memory for the fork handler. */
 bool ns_park_init(void);
 
 /* The monotonic clock, in nanoseconds. */
 int64_t ns_now(void);
 
-/* Deadlines are readings of ns_now(), or NS_FOREVER. */
+/* See the contracts above. A deadline is a reading of ns_now(), or NS_FOREVER. */
 enum ns_parked ns_park(_Atomic uint32_t *word, uint32_t expected, int64_t deadline);
 void ns_unpark(const void *word, int count);
 #define NS_ALL INT32_MAX
@@ -64,19 +64,20 @@ void ns_unpark(const void *word, int count);
 /* Offers the processor to other threads that are ready to run. */
 void ns_yield(void);
 
-/* How many processors this process may use; at least 1: those it may run on, or fewer where a control group (version 1 or 2)
- * allows it less time than they have, rounded up. Counted once, by ns_park_init. The environment variable
- * NOGIL_SYNC_CPU_COUNT overrides it, as tests do that want a larger machine. */
+/* How many processors this process may use; at least 1. They are those it may run on, or fewer
+ * where a control group (version 1 or 2) allows it less time than they have, rounded up.
+ * ns_park_init counts them once. The environment variable NOGIL_SYNC_CPU_COUNT overrides the count,
+ * for tests that want a larger machine. */
 unsigned ns_cpu_count(void);
 
-/* Whether one thread can put a full memory fence into every running thread of the process, so
- * that the others need only keep the compiler from reordering. Linux's membarrier (private,
- * expedited); the registration outlives forks. Set by ns_park_init. Cleared for good when the
- * system refuses, and by tests. */
+/* Whether one thread can put a full memory fence into every running thread of the process. If so,
+ * the other threads need only keep the compiler from reordering. This is Linux's membarrier
+ * (private, expedited); its registration survives forks. ns_park_init sets the flag. It is cleared
+ * for good when the system refuses, and by tests. */
 #define ns_can_fence_threads ns_globals.can_fence_threads
 
-/* The fence of those who come often: between a store and a load. The store, then the look at the
- * flag, in the order of the program: see park.c. */
+/* The frequent side's fence, between a store and a load. The store comes before the read of the
+ * flag in program order; park.c says why that matters. */
 static inline void
 ns_fence_here(void)
 {
@@ -87,12 +88,13 @@ ns_fence_here(void)
     ns_compiler_fence();
 }
 
-/* The fence of those who come rarely, against all of those. False: the system has just refused,
- * and it is not sure yet that all threads have fences of their own. */
+/* The rare side's fence, which pairs with every ns_fence_here. Returns false if the system has just
+ * refused, and threads may still run that have no fence of their own. */
 bool ns_try_fence_everywhere(void);
-/* Waits until it is sure: NS_REFUSED nanoseconds at most, and only once in a process. */
+/* Retries until ns_try_fence_everywhere succeeds: NS_REFUSED nanoseconds at most, and that only
+ * once in a process. */
 void ns_fence_everywhere(void);
-#ifndef NS_REFUSED /* tests stretch it */
+#ifndef NS_REFUSED /* tests lengthen it */
 #define NS_REFUSED (50 * INT64_C(1000000))
 #endif
 

@@ -13,7 +13,7 @@
  * The lock is held for a few dozen instructions, never across a call that can block, run Python,
  * or allocate. It may be taken attached to the interpreter or not.
  *
- * Who writes what. `waiter`, `line` and `object`: the waiter's thread, before it links the place
+ * Field ownership. `waiter`, `line` and `object`: the waiter's thread, before it links the place
  * for the first time. Everything else: the thread that holds the queue's lock; `amount` also the
  * waiter's thread while the place is not linked.
  */

@@ -2,7 +2,7 @@
 
 #define SLEEPERS NS_WORD_SLEEPERS
 
-/* What threads sleep on. */
+/* The half of the word that threads sleep on: every change that lets them go changes it. */
 static _Atomic uint32_t *
 low_half(_Atomic uint64_t *word)
 {
