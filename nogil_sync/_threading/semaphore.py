@@ -6,13 +6,9 @@ from .._common.object import Part, SyncObject, before_init, uninitialized, until
 from ._arguments import exact_int, wait_timeout
 from ._wait import Change, Line, Waiters
 
-<<<<<<< HEAD
 __all__ = ["Semaphore", "SemaphoreHold"]
 
-_MOST = (1 << 62) - 1
-=======
 _MAX = (1 << 62) - 1
->>>>>>> main
 
 
 class _Units(Line):

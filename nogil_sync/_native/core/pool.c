@@ -103,11 +103,7 @@ make_shard(ns_pool *p)
             return NULL;
         }
         /* Publishes our segment, or sees another thread's (acquire on failure). */
-        if (atomic_compare_exchange_strong_explicit(&p->segments[segment],
-                                                    &places,
-                                                    fresh,
-                                                    memory_order_acq_rel,
-                                                    memory_order_acquire)) {
+        if (ns_cas_or_load(&p->segments[segment], &places, fresh, NS_SEQ_CST, NS_ACQUIRE)) {
             places = fresh;
         }
         else {

@@ -101,12 +101,8 @@ ns_ager_enter(ns_ager_node *node)
 void
 ns_ager_leave(ns_ager_node *node)
 {
-<<<<<<< HEAD
-    PyObject *pool = node->pool; /* both stay as they are as long as we are inside */
+    PyObject *pool = node->pool; /* the walk is still inside, so neither changes */
     const ns_ager_calls *calls = node->calls;
-=======
-    PyObject *pool = node->pool; /* the pool's memory stays as long as this walk is inside */
->>>>>>> main
     if (ns_sub(&node->state, NS_AGER_VISIT, NS_SEQ_CST) == NS_AGER_TAKEN + NS_AGER_VISIT) {
         calls->free(pool);
     }

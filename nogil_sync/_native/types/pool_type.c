@@ -416,16 +416,11 @@ set_function(ns_ref *ref, PyObject *function)
     }
 }
 
-<<<<<<< HEAD
 static void free_pool(PyObject *self);
 static const ns_ager_calls calls = {collect, free_pool};
 
-/* Sets up the core and registers the pool. A pool without ages is registered for the sake of
- * deque.h's memory. 0, or -1 with nothing changed. */
-=======
 /* Initializes the core and registers the pool. A pool without ages is registered because of
  * deque.h's memory. Returns 0, or -1 with nothing changed. */
->>>>>>> main
 static int
 begin(PyObject *self, ns_state *state, int64_t most)
 {
