@@ -59,6 +59,8 @@ def rows(only: str = "") -> dict[str, tuple[str, str]]:
         "m[k]": ("SyncMap({1000: None})", "it[1000]"),
         "m.get(k)": ("SyncMap({1000: None})", "it.get(1000)"),
         "m[k] = v": ("SyncMap({1000: None})", "it[1000] = None"),
+        "m[k] = v; del m[k]": ("SyncMap()", "it[1000] = None; del it[1000]"),
+        "m[n] = v, growing": ("SyncMap()", "it[_] = None"),
         "k in m": ("SyncMap({1000: None})", "1000 in it"),
         "iter(m)": ("SyncMap({1000: None})", "iter(it)"),
         "pool.get, put": ("pool()", "it.put(it.get())"),

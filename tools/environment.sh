@@ -66,7 +66,7 @@ borrowed_environment() {
 }
 
 install_borrowed() {
-  local python=$1 home=$2 env=$3 build site options what
+  local python=$1 home=$2 env=$3 build site options what stage=$3.$$
   [[ ! -d $env ]] || return 0
   build=$CACHE/build/$(build_name "$(dirname "$(dirname "$python")")")
   mkdir -p "$CACHE/package" "$build"
@@ -84,15 +84,16 @@ install_borrowed() {
   [[ -e $build/build.ninja ]] || logged "configuring $what" meson setup "$build" "$ROOT" "${options[@]}" -Dwerror=true \
     -Dprefix="$CACHE/package/sanitized" -Dpython.install_env=prefix || exit
   logged "building $what" meson compile -C "$build" || exit
-  rm -rf "$env.stage" "$env.root"
-  "$python" -m venv --without-pip "$env.stage" || exit
-  site=$("$env.stage/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-  logged "installing it" meson install -C "$build" --no-rebuild --destdir "$env.root" || exit
-  mv "$env.root$CACHE"/*/*/lib/python*/site-packages/nogil_sync "$site/"
-  rm -rf "$env.root"
+  remove_leftovers "$env"
+  "$python" -m venv --without-pip "$stage" || exit
+  site=$("$stage/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  logged "installing it" meson install -C "$build" --no-rebuild --destdir "$stage.root" || exit
+  mv "$stage.root$CACHE"/*/*/lib/python*/site-packages/nogil_sync "$site/"
+  rm -rf "$stage.root"
   echo "import site; site.addsitedir(r'$("$home/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
     >"$site/tools.pth"
-  mv "$env.stage" "$env"
+  [[ -d $env ]] || mv "$stage" "$env"
+  rm -rf "$stage"
 }
 
 # Checksums of all files that the built package depends on.
@@ -108,12 +109,12 @@ sources() {
 # compiled.
 build_name() { echo "${1##*/}${SANITIZE:+-$SANITIZE}-$(echo "$ROOT" | digest)"; }
 
-# remove_abandoned_stages ENV: removes what interrupted calls left. A stage is named for the process that fills it.
-remove_abandoned_stages() {
-  local stage pid
-  for stage in "$1".[0-9]*; do
-    pid=${stage#"$1".}
-    kill -0 "${pid%%.*}" 2>/dev/null || rm -rf "$stage"
+# remove_leftovers ENV: what interrupted calls left of it; each call has its process's number in the names.
+remove_leftovers() {
+  local left number
+  for left in "$1".[0-9]*; do
+    number=${left#"$1".}
+    kill -0 "${number%%.*}" 2>/dev/null || rm -rf "$left"
   done
 }
 
@@ -122,7 +123,7 @@ install_package() {
   [[ ! -d $env ]] || return 0
   build=$CACHE/build/$(build_name "$home")
   mkdir -p "$CACHE/package" "$CACHE/build"
-  remove_abandoned_stages "$env"
+  remove_leftovers "$env"
   "$home/bin/python" -c '
 import sys, sysconfig; sys.exit(not sysconfig.get_config_var("Py_GIL_DISABLED"))' && compiler
   if [[ -n ${SANITIZE:-} ]]; then
@@ -141,9 +142,9 @@ import sys, sysconfig; sys.exit(not sysconfig.get_config_var("Py_GIL_DISABLED"))
     install --no-deps --no-index "$stage.wheel"/*.whl || exit
   echo "import site; site.addsitedir(r'$("$home/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
     >"$site/tools.pth"
-  # The environment gets its name when it is complete. Another checkout with the same sources may have been faster.
-  if [[ -d $env ]]; then rm -rf "$stage"; else mv "$stage" "$env"; fi
-  rm -rf "$stage.wheel"
+  # The environment gets its name when it is complete. Another checkout of the same files may have been faster.
+  [[ -d $env ]] || mv "$stage" "$env"
+  rm -rf "$stage" "$stage.wheel"
   # Remove environments that no call has used for two weeks.
   find "$CACHE/package" "$CACHE/tools" -mindepth 1 -maxdepth 1 -mtime +14 -exec rm -rf {} +
 }

@@ -53,7 +53,7 @@ class _Waiter:
         self.since = since
         self.thread = get_ident()
         self.gate = closed_gate()
-        self.granted = False  # the lock is ours; taken back only by `_take_over`
+        self.granted = False  # the lock is ours; only `__stand_in` takes it back
         self.queued = False
         self.prev: _Waiter | None = None
         self.next: _Waiter | None = None

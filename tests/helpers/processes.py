@@ -137,7 +137,10 @@ def needed_by(
     code = function.__code__
     assert not code.co_freevars, "it uses variables of the function around it"
     own = {*code.co_varnames, *code.co_cellvars}
-    bindings = {name: node for node in tree.body for name in bound_by(node)}
+    bindings: dict[str, list[ast.stmt]] = {}
+    for node in tree.body:
+        for name in bound_by(node):
+            bindings.setdefault(name, []).append(node)
     used: set[str] = set()
 
     def add(node: ast.AST, hidden: set[str]) -> None:
@@ -146,7 +149,8 @@ def needed_by(
             if name in bindings and name not in used | hidden:
                 assert name not in own, f"a global variable and one of the function: {name}"
                 used.add(name)
-                add(bindings[name], set())
+                for binding in bindings[name]:
+                    add(binding, set())
 
     add(entry, own)
     return [part for node in tree.body for part in parts(node) if used & {*bound_by(part)}]

@@ -161,6 +161,11 @@ def for_a_while(seconds: float) -> Iterator[int]:
         count += 1
 
 
+def many(count: int) -> int:
+    """So many, or down to a fifth of them where NOGIL_SYNC_STRESS asks for less."""
+    return round(count * min(1, max(0.2, STRESS)))
+
+
 def eventually(condition: Callable[[], bool], timeout: float = LONG) -> bool:
     """Whether the condition comes true in time."""
     end = time.monotonic() + timeout

@@ -7,7 +7,7 @@ import time
 
 from marks import starts_processes, watches_memory
 from processes import in_own_process
-from support import resident
+from support import many, resident
 
 from nogil_sync import (
     AtomicInt64,
@@ -416,11 +416,11 @@ def test_ten_thousand_threads_through_all_objects_leak_nothing():
             x.pop(key)
 
     got = []
-    run_pairs(2000)
+    run_pairs(many(2000))
     before = resident()
-    run_pairs(8000)
+    run_pairs(many(8000))
     grown = resident() - before
-    assert c.value() == 5000 == len(got)
+    assert c.value() == many(5000) == len(got)
     assert sorted(a for a, _ in got) == sorted(b for _, b in got)
     assert len(ch) == 0
     assert not x

@@ -237,7 +237,7 @@ leave(thread *me)
 // ---- Lines ----
 
 typedef struct {
-    uint64_t line; // address / 64, or 0: empty
+    uint64_t line; // address / 64; 0: an empty place
     uint64_t seen[MOST / 64];
     uint64_t written; // the last address written to
     uint64_t busy; // until then it is on its way to someone
@@ -245,7 +245,7 @@ typedef struct {
 } line;
 
 typedef struct {
-    uint64_t pc, address, written; // pc 0: empty
+    uint64_t pc, address, written; // pc 0: an empty place
     uint64_t count;
     int phase;
     bool upgrade;
@@ -263,26 +263,50 @@ mix(uint64_t x)
     return x ^ x >> 29;
 }
 
+// A table is open-addressed. The first word of an element is not 0; that of an empty place is.
+typedef uint64_t hash_of_element(const void *element);
+
+// The table with twice as many places (at first `few`), if it is half full.
+static void *
+grow(void *table, size_t count, size_t *room, size_t few, size_t size, hash_of_element *hash_of)
+{
+    if (2 * count < *room) {
+        return table;
+    }
+    const size_t old_room = *room, mask = (old_room ? 2 * old_room : few) - 1;
+    char *larger = calloc(mask + 1, size);
+    for (size_t i = 0; i < old_room; i++) {
+        const char *element = (char *)table + i * size;
+        if (*(const uint64_t *)element) {
+            size_t at = hash_of(element) & mask;
+            while (*(uint64_t *)(larger + at * size)) {
+                at = (at + 1) & mask;
+            }
+            memcpy(larger + at * size, element, size);
+        }
+    }
+    free(table);
+    *room = mask + 1;
+    return larger;
+}
+
+static uint64_t
+hash_of_line(const void *element)
+{
+    return mix(((const line *)element)->line);
+}
+
+static uint64_t
+hash_of_record(const void *element)
+{
+    const record *r = element;
+    return mix(r->pc ^ mix(r->address ^ mix(r->written)));
+}
+
 static line *
 find_line(uint64_t number)
 {
-    if (2 * line_count >= line_room) {
-        size_t room = line_room ? 2 * line_room : 1 << 16;
-        line *old = lines;
-        size_t old_room = line_room;
-        lines = calloc(room, sizeof(line));
-        line_room = room;
-        for (size_t i = 0; i < old_room; i++) {
-            if (old[i].line) {
-                size_t at = mix(old[i].line) & (room - 1);
-                while (lines[at].line) {
-                    at = (at + 1) & (room - 1);
-                }
-                lines[at] = old[i];
-            }
-        }
-        free(old);
-    }
+    lines = grow(lines, line_count, &line_room, 1 << 16, sizeof(line), hash_of_line);
     size_t at = mix(number) & (line_room - 1);
     while (lines[at].line != number) {
         if (!lines[at].line) {
@@ -299,29 +323,13 @@ find_line(uint64_t number)
 static void
 note(int phase, uint64_t pc, uint64_t address, uint64_t written, bool upgrade)
 {
-    if (2 * record_count >= record_room) {
-        size_t room = record_room ? 2 * record_room : 1 << 14;
-        record *old = records;
-        size_t old_room = record_room;
-        records = calloc(room, sizeof(record));
-        record_room = room;
-        for (size_t i = 0; i < old_room; i++) {
-            if (old[i].pc) {
-                record *r = &old[i];
-                size_t at = mix(r->pc ^ mix(r->address ^ mix(r->written))) & (room - 1);
-                while (records[at].pc) {
-                    at = (at + 1) & (room - 1);
-                }
-                records[at] = *r;
-            }
-        }
-        free(old);
-    }
-    size_t at = mix(pc ^ mix(address ^ mix(written))) & (record_room - 1);
+    records = grow(records, record_count, &record_room, 1 << 14, sizeof(record), hash_of_record);
+    const record wanted = {pc, address, written, 0, phase, upgrade};
+    size_t at = hash_of_record(&wanted) & (record_room - 1);
     for (;; at = (at + 1) & (record_room - 1)) {
         record *r = &records[at];
         if (!r->pc) {
-            *r = (record){pc, address, written, 0, phase, upgrade};
+            *r = wanted;
             record_count++;
         }
         if (r->pc == pc && r->address == address && r->written == written && r->phase == phase &&

@@ -101,6 +101,7 @@ schedule_report(ns_watch *w, PyObject *self, bool counted, const ns_reach *found
 {
     report *r = PyMem_RawCalloc(1, sizeof(report));
     if (r == NULL) {
+        ns_store(&w->reported, false, NS_RELAXED);
         return;
     }
     *r = (report){

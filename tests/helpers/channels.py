@@ -1,0 +1,5 @@
+"""What the tests of Channel share."""
+
+
+class Item:
+    """Something to watch."""

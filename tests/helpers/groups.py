@@ -1,0 +1,51 @@
+"""What the tests of TaskGroup share."""
+
+import threading
+
+from support import LONG, eventually
+
+
+def raising(error):
+    raise error
+
+
+def caught(function):
+    """What the function raises."""
+    try:
+        function()
+    except BaseException as error:
+        return error
+    raise AssertionError("nothing raised")
+
+
+def own_threads():
+    return [t for t in threading.enumerate() if t.name == "TaskGroup worker"]
+
+
+def begun(tg, fn, *args):
+    """Have the group call the function; return the future once it is running."""
+    future = tg.go(fn, *args)
+    assert eventually(lambda: future.running() or future.done())
+    return future
+
+
+class Gate:
+    """Holds tasks back; tells how many arrived, and how many at most at once."""
+
+    def __init__(self):
+        self.event = threading.Event()
+        self.lock = threading.Lock()
+        self.inside = self.most = self.arrived = 0
+
+    def __call__(self, result=None):
+        with self.lock:
+            self.inside += 1
+            self.arrived += 1
+            self.most = max(self.most, self.inside)
+        assert self.event.wait(LONG)
+        with self.lock:
+            self.inside -= 1
+        return result
+
+    def open(self):
+        self.event.set()

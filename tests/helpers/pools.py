@@ -1,0 +1,21 @@
+"""What the tests of Pool share."""
+
+import pytest
+
+from nogil_sync import Pool
+
+ages = pytest.mark.thread_unsafe(reason="counts collections of the process")
+
+
+class Item:
+    """Can be referred to weakly, and is equal to nothing."""
+
+    def __eq__(self, other):
+        raise AssertionError("asked whether it is equal")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def lasting(new=Item, **kwargs):
+    """A pool from which collections that happen to come take nothing."""
+    return Pool(new, age=False, **kwargs)
