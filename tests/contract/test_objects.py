@@ -100,7 +100,7 @@ OTHERS: dict[type, dict[str, Any]] = {
     WaitGroup: {"go": (int,)},
     Channel: {"send": (1, 0), "recv": (0,)},
 }
-# What only the holder of the lock, or such, may call.
+# Methods that need the lock held, or another state.
 FOR_HOLDERS = {
     (Mutex, "release"),
     (RWMutex, "downgrade"),
@@ -681,7 +681,7 @@ def test_getsizeof_gives_a_size(cls):
 
 
 @every
-def test_the_class_is_documented(cls):
+def test_class_is_documented(cls):
     assert inspect.getdoc(cls)
     for name in OPERATIONS[cls]:
         if not name.startswith("_"):
