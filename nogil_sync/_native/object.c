@@ -44,12 +44,8 @@ ns_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs
 }
 
 int
-ns_claim_init(PyObject *self)
+ns_initialized_twice(PyObject *self)
 {
-    uint8_t state = NS_FRESH;
-    if (ns_likely(ns_cas(&((ns_object *)self)->init_state, &state, NS_CLAIMED, NS_RELAXED))) {
-        return 0;
-    }
     raise_of(PyExc_RuntimeError, "%U object is already initialized", self);
     return -1;
 }
@@ -191,7 +187,8 @@ make_object(PyObject *class, PyObject *const *args, size_t nargsf, PyObject *kwn
         return NULL;
     }
     if (ns_likely(nargs + nkw == 0)) {
-        object = type->tp_new(type, positional, NULL);
+        object = ns_likely(type->tp_new == ns_new) ? ns_new(type, positional, NULL)
+                                                   : type->tp_new(type, positional, NULL);
         if (object != NULL && ns_likely(PyObject_TypeCheck(object, type)) &&
             ns_unlikely(Py_TYPE(object)->tp_init(object, positional, NULL) < 0)) {
             Py_CLEAR(object);

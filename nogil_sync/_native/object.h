@@ -39,7 +39,15 @@ enum { NS_FRESH, NS_CLAIMED, NS_INITIALIZED };
 PyObject *ns_new(PyTypeObject *type, PyObject *args, PyObject *kwargs);
 
 /* For tp_init: 0 for the first call, -1 with RuntimeError for any other. */
-int ns_claim_init(PyObject *self);
+int ns_initialized_twice(PyObject *self);
+static inline int
+ns_claim_init(PyObject *self)
+{
+    uint8_t state = NS_FRESH;
+    return ns_likely(ns_cas(&((ns_object *)self)->init_state, &state, NS_CLAIMED, NS_RELAXED))
+               ? 0
+               : ns_initialized_twice(self);
+}
 
 /* After ns_claim_init: `__init__` is done, or has failed and may be called again. */
 static inline void

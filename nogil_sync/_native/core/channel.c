@@ -155,15 +155,18 @@ ns_channel_init(ns_channel *c, ns_channel_slot *slots, uint64_t capacity)
     }
     const uint64_t lap = UINT64_C(1) << shift << NS_CHANNEL_SHIFT;
     ns_channel_end *const ends[] = {&c->out, &c->in};
-    lock(c);
+    /* Both ends are frozen from the start, so `lock` is not needed for that. */
+    ns_waitq_lock(&c->senders);
     for (int i = 0; i < 2; i++) {
         ends[i]->slots = slots;
         ends[i]->capacity = capacity;
         ends[i]->lap = lap;
         ends[i]->wrap = lap - ((capacity - 1) << NS_CHANNEL_SHIFT);
         ends[i]->shift = shift;
+        ns_store(&ends[i]->generation, ns_fork_generation(), NS_RELAXED);
+        ns_store(&ends[i]->word, capacity > 0 ? OPEN : 0, NS_RELEASE);
     }
-    unlock(c); /* opens the ring */
+    ns_waitq_unlock(&c->senders);
 }
 
 /* Serves those in line, in order. Moves items: attached only. */
