@@ -22,16 +22,6 @@ counter_of(PyObject *self)
     return &((Counter *)self)->counter;
 }
 
-static PyObject *
-new_counter(PyTypeObject *type, PyObject *args, PyObject *kwargs)
-{
-    PyObject *self = ns_new(type, args, kwargs);
-    if (self != NULL) {
-        ((Counter *)self)->watch = ns_watch_new(self);
-    }
-    return self;
-}
-
 static int
 init_with(PyObject *self, uint64_t bits)
 {
@@ -42,6 +32,7 @@ init_with(PyObject *self, uint64_t bits)
         ns_counter_sum(counter_of(self), true);
     }
     ns_store(&counter_of(self)->base, bits, NS_RELAXED);
+    ((Counter *)self)->watch = ns_watch_new(self);
     return 0;
 }
 
@@ -187,7 +178,7 @@ static PyMethodDef int_methods[] = {
 
 static PyType_Slot int_slots[] = {
     {Py_tp_doc, DOC_ShardedCounter},
-    {Py_tp_new, new_counter},
+    {Py_tp_new, ns_new},
     {Py_tp_init, int_init},
     {Py_tp_dealloc, dealloc},
     {Py_tp_traverse, ns_traverse_type},
@@ -215,7 +206,7 @@ static PyMethodDef float_methods[] = {
 
 static PyType_Slot float_slots[] = {
     {Py_tp_doc, DOC_ShardedFloatCounter},
-    {Py_tp_new, new_counter},
+    {Py_tp_new, ns_new},
     {Py_tp_init, float_init},
     {Py_tp_dealloc, dealloc},
     {Py_tp_traverse, ns_traverse_type},

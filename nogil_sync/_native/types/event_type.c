@@ -21,7 +21,10 @@ static PyObject *
 is_set(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     ns_used(self);
-    return PyBool_FromLong(ns_event_is_set(event_of(self)));
+    if (ns_event_is_set(event_of(self))) {
+        Py_RETURN_TRUE;
+    }
+    Py_RETURN_FALSE;
 }
 
 static PyObject *
