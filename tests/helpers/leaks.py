@@ -25,8 +25,8 @@ from support import malloced
 
 WARM_UP = 3
 ROUNDS = 3
-SUSPECT = 12  # rounds, before the pause
-CERTAIN = 24  # rounds, before a test is said to leak
+SUSPECT = 9  # rounds, before the pause
+CERTAIN = 15  # rounds, before a test is said to leak
 
 
 def blocks() -> int:

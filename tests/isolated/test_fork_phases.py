@@ -10,7 +10,7 @@ import pytest
 from forks import exit_code_of, in_child
 from marks import forks, needs_fork
 from processes import in_own_process
-from support import FREE_THREADED, NATIVE
+from support import FREE_THREADED, NATIVE, many
 
 from nogil_sync import AtomicRef, Cond, Once, Pool, RWMutex, Semaphore, SyncMap, WaitGroup, once
 
@@ -380,7 +380,7 @@ def test_child_finds_contended_locks_whole_in_forty_forks():
     threads = [threading.Thread(target=fight, args=(n,), daemon=True) for n in range(3)]
     for t in threads:
         t.start()
-    for _ in range(40):
+    for _ in range(many(40)):
         time.sleep(0.003)
         in_child(check)
     stop = True
