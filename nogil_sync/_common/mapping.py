@@ -59,16 +59,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar, 
 from .object import subscripted
 from .once import ABSENT, Failure, exclusively
 
+__all__ = ["SyncMapItems", "SyncMapKeys", "SyncMapValues"]
+
 K = TypeVar("K")
 V = TypeVar("V")
-T = TypeVar("T")
-KT = TypeVar("KT")
-VT = TypeVar("VT")
 
 if TYPE_CHECKING:
     from _typeshed import SupportsKeysAndGetItem
-
-    from .._threading.syncmap import SyncMap
 
     _Base = MutableMapping
 else:
@@ -235,19 +232,20 @@ class SharedMap(_Base[K, V]):
 
     __copy__ = copy
 
-    def __or__(self, other: Mapping[KT, VT], /) -> "SyncMap[K | KT, V | VT]":
+    # The type of the result is declared in the pure class, which this module does not know.
+    def __or__(self, other: Mapping[Any, Any], /) -> Any:
         """Return a new map with the entries of both; those of `other` win."""
         if not isinstance(other, Mapping):
             return NotImplemented
-        new: SyncMap[Any, Any] = self._plain(self)
+        new = self._plain(self)
         new.update(other)
         return new
 
-    def __ror__(self, other: Mapping[KT, VT], /) -> "SyncMap[K | KT, V | VT]":
+    def __ror__(self, other: Mapping[Any, Any], /) -> Any:
         """Return a new map with the entries of both; those of this map win."""
         if not isinstance(other, Mapping):
             return NotImplemented
-        new: SyncMap[Any, Any] = self._plain(other)
+        new = self._plain(other)
         new.update(self)
         return new
 
@@ -303,10 +301,6 @@ def _view_repr(view: Any, name: str) -> str:
         return f"{type(view._mapping).__name__}.{name}({list(view)!r})"
     finally:
         _in_repr.discard(entry)
-
-
-class Keys(KeysView[K], Generic[K, V]):
-    """The keys of a SyncMap."""
 
 
 class SyncMapKeys(KeysView[K]):

@@ -36,6 +36,8 @@ from typing import Any, Final, NamedTuple
 
 from .originals import Thread, local
 
+__all__ = ["Left", "PinReport", "pin_report"]
+
 _CONTAINERS: Final = (dict, list, tuple, set, frozenset, deque, MappingProxyType)
 # Neither pinned nor entered nor reported: they are the program, not its data.
 _PROGRAM: Final = (type, ModuleType, CodeType, FrameType, TracebackType)

@@ -6,6 +6,8 @@ from .._common.guard import Guard, guard_of
 from .._common.object import SyncObject
 from ._arguments import exact_float, exact_int
 
+__all__ = ["ShardedCounter", "ShardedFloatCounter"]
+
 _LOW = -(1 << 63)
 _HIGH = (1 << 63) - 1
 _SPAN = 1 << 64

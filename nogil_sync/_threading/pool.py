@@ -16,6 +16,8 @@ from .._common.performance import Unraisable
 from ._ageing import register
 from ._arguments import exact_int
 
+__all__ = ["Pool", "PoolUse"]
+
 T = TypeVar("T")
 
 # If there was no collection for this many seconds, a put counts as one.

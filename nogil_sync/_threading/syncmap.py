@@ -24,7 +24,7 @@ dict, whose own lock then stays locked for ever.
 """
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, TypeVarTuple, final, overload
 
 from .._common.guard import Guard, guard_of
@@ -34,12 +34,16 @@ from .._common.once import ABSENT
 from ._arguments import wait_timeout
 from .atomics import AtomicBool
 
+__all__ = ["SyncMap", "SyncMapIterator"]
+
 if TYPE_CHECKING:
     from _typeshed import SupportsKeysAndGetItem
 
 K = TypeVar("K")
 V = TypeVar("V")
 T = TypeVar("T")
+KT = TypeVar("KT")
+VT = TypeVar("VT")
 Ts = TypeVarTuple("Ts")
 
 Bucket = tuple[Any, ...]
@@ -216,6 +220,11 @@ class SyncMap(SyncObject, SharedMap[K, V]):
             self.__edit(name, _put, value)
 
     # Lookups
+
+    if TYPE_CHECKING:  # both are SharedMap's, which knows no class of maps
+
+        def __or__(self, other: Mapping[KT, VT], /) -> "SyncMap[K | KT, V | VT]": ...
+        def __ror__(self, other: Mapping[KT, VT], /) -> "SyncMap[K | KT, V | VT]": ...
 
     def __getitem__(self, key: K, /) -> V:
         """Return the value of the key; ``KeyError`` if there is none."""
