@@ -26,7 +26,7 @@ def imported(code="", backend=None, package=None):
         env["PYTHONPATH"] = str(package)
     source = "import nogil_sync, sys\n" + code
     return subprocess.run(
-        # -S: no site-packages, where an editable install would put itself first.
+        # -S: without site-packages, where an editable install would come first.
         [sys.executable, "-P", *(["-S"] if package else []), "-W", "error", "-c", source],
         env=env,
         capture_output=True,

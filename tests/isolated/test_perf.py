@@ -280,7 +280,7 @@ def test_map_scripts_run(name: str, tmp_path: Path) -> None:
 
 @watches_memory
 def test_memory_script_frees_objects_at_once(tmp_path: Path) -> None:
-    """Those of one thread, and those that two threads share for a moment: not by the collector."""
+    """Objects of one thread, and those that two threads share for a moment, need no collection."""
     output, objects = tmp_path / "out.json", 20_000
     code, printed = run(PERF / "memory.py", "--objects", objects, "-o", output)
     assert code == 0, printed
