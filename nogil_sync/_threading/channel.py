@@ -20,6 +20,8 @@ from .._common.object import SyncObject, before_init, subscripted, uninitialized
 from ._arguments import exact_int, wait_timeout
 from ._wait import NOBODY, Change, Line, Request, Waiter, Waiters
 
+__all__ = ["Channel"]
+
 T = TypeVar("T")
 D = TypeVar("D")
 

@@ -21,6 +21,8 @@ from ._wait import Change, Line, Waiter, Waiters
 from .mutex import Mutex
 from .rwmutex import RWMutexReader, RWMutexWriter, _View
 
+__all__ = ["Cond"]
+
 T = TypeVar("T")
 
 # Locks that tell by a receipt whether they were let go.

@@ -37,6 +37,8 @@ from .._common.originals import get_ident, local
 from .._common.sleep import closed_gate, sleep_at
 from ._arguments import lock_timeout
 
+__all__ = ["Mutex"]
+
 _PATIENCE = 0.001  # seconds after which the first waiter gets the next turn
 
 

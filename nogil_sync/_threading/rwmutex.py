@@ -7,6 +7,8 @@ from .._common.object import Part, SyncObject, adopt
 from ._arguments import lock_timeout
 from ._wait import Change, Line, Waiters
 
+__all__ = ["RWMutex", "RWMutexReader", "RWMutexWriter"]
+
 _Value: TypeAlias = tuple[int, bool, int]
 
 _FREE: _Value = (0, False, 0)

@@ -6,6 +6,8 @@ from .._common.object import Part, SyncObject, before_init, uninitialized, until
 from ._arguments import exact_int, wait_timeout
 from ._wait import Change, Line, Waiters
 
+__all__ = ["Semaphore", "SemaphoreHold"]
+
 _MAX = (1 << 62) - 1
 
 

@@ -27,13 +27,15 @@ from support import FREE_THREADED
 import nogil_sync
 from nogil_sync import _threading as pure
 
+PURE = [n for n in nogil_sync.__all__ if hasattr(pure, n)]
+
 native: Any = pure
 if FREE_THREADED:
     _core = importlib.import_module("nogil_sync._native._core")
     # The backends share all that is not in C.
-    native = SimpleNamespace(**{n: getattr(_core, n, getattr(pure, n)) for n in pure.__all__})
+    native = SimpleNamespace(**{n: getattr(_core, n, getattr(pure, n)) for n in PURE})
 
-CLASSES = [n for n in pure.__all__ if inspect.isclass(getattr(pure, n))]
+CLASSES = [n for n in PURE if inspect.isclass(getattr(pure, n))]
 
 
 class Unfit:

@@ -94,7 +94,7 @@ new_segment(ns_table *t, uint64_t prefix, uint8_t depth, uint32_t slots)
     size_t bytes = entries_at(groups) + slots * sizeof(ns_entry);
     ns_segment *s = aligned_alloc(NS_LINE, (bytes + NS_LINE - 1) / NS_LINE * NS_LINE);
     if (s != NULL) {
-        memset(s, 0, bytes);
+        memset(s, 0, entries_at(groups)); /* the tags say that no entry is there */
         s->prefix = prefix;
         s->depth = depth;
         s->serial = ns_add(&t->serial, 1, NS_RELAXED) + 1;
@@ -128,6 +128,13 @@ static inline uint64_t
 tag_at(const ns_segment *s, size_t index)
 {
     return ns_load(&s->tags[index / NS_GROUP], NS_RELAXED) >> 8 * (index % NS_GROUP) & 0xff;
+}
+
+/* Whether the entry's words hold anything: see 2. */
+static inline bool
+is_used(const ns_segment *s, size_t index)
+{
+    return tag_at(s, index) != NS_TAG_EMPTY;
 }
 
 /* `tags` is the current value of the word. */
@@ -259,6 +266,7 @@ ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value, 
             return false;
         }
         ns_entry *e = &s->entries[(size_t)g * NS_GROUP + i];
+        ns_store(&e->value, 0, NS_RELAXED); /* one that was never used may hold anything */
         ns_store(&e->key, key, NS_RELAXED);
         ns_store(&e->hash, hash, NS_RELAXED);
         set_tag_in(&s->tags[g], tags, i, ns_tag(hash));
@@ -337,6 +345,9 @@ static void
 thaw(ns_segment *s)
 {
     for (uint32_t i = 0; i < slots_of(s); i++) {
+        if (!is_used(s, i)) {
+            continue;
+        }
         uintptr_t value = ns_load(&s->entries[i].value, NS_RELAXED);
         if (ns_is_live(value) && (value & NS_FROZEN)) {
             ns_and(&s->entries[i].value, ~NS_FROZEN, NS_RELEASE);
@@ -355,6 +366,9 @@ repair(ns_segment *s)
     s->died = 0;
     ns_store(&s->dead, 0, NS_RELAXED);
     for (uint32_t i = 0; i < slots_of(s); i++) {
+        if (!is_used(s, i)) { /* what was about to be inserted there is lost */
+            continue;
+        }
         ns_entry *e = &s->entries[i];
         uintptr_t value = ns_load(&e->value, NS_RELAXED);
         if (ns_is_live(value)) {
@@ -365,11 +379,11 @@ repair(ns_segment *s)
             set_tag(s, i, NS_TAG_DEAD);
             bump(&s->dead, 1);
         }
-        else if (tag_at(s, i) != NS_TAG_EMPTY) {
+        else {
             ns_store(&e->value, 0, NS_RELAXED);
             set_tag(s, i, NS_TAG_DELETED);
         }
-        s->used += tag_at(s, i) != NS_TAG_EMPTY;
+        s->used++;
     }
     ns_store(&s->live, live, NS_RELAXED);
     s->sweep_at = dead_in(s) + sweep_base(s);
@@ -1281,6 +1295,9 @@ visit_segment(ns_segment *s, bool current, int (*visit)(uintptr_t, void *), void
 {
     int result = 0;
     for (uint32_t i = 0; i < slots_of(s) && result == 0; i++) {
+        if (!is_used(s, i)) {
+            continue;
+        }
         uintptr_t value = ns_load(&s->entries[i].value, NS_RELAXED);
         uintptr_t key = ns_load(&s->entries[i].key, NS_RELAXED);
         if (key != 0 && (current || (value & NS_DEAD))) {
@@ -1329,7 +1346,7 @@ static void
 release_dead_keys(ns_segment *s, void (*release)(uintptr_t))
 {
     for (uint32_t i = 0; dead_in(s) > 0 && i < slots_of(s); i++) {
-        if (ns_load(&s->entries[i].value, NS_RELAXED) & NS_DEAD) {
+        if (is_used(s, i) && ns_load(&s->entries[i].value, NS_RELAXED) & NS_DEAD) {
             release(ns_load(&s->entries[i].key, NS_RELAXED));
         }
     }
@@ -1360,7 +1377,7 @@ ns_table_destroy(ns_table *t, void (*release)(uintptr_t key, uintptr_t value))
         for (uint32_t e = 0; e < slots_of(s); e++) {
             uintptr_t value = ns_load(&s->entries[e].value, NS_RELAXED);
             uintptr_t key = ns_load(&s->entries[e].key, NS_RELAXED);
-            if (key != 0) {
+            if (is_used(s, e) && key != 0) {
                 release(key, ns_is_live(value) ? value & ~NS_FROZEN : 0);
             }
         }
@@ -1370,7 +1387,7 @@ ns_table_destroy(ns_table *t, void (*release)(uintptr_t key, uintptr_t value))
     while ((s = ns_load(&t->retired, NS_RELAXED)) != NULL) {
         ns_unlink(&t->retired, ns_load(&s->next, NS_RELAXED));
         for (uint32_t e = 0; e < slots_of(s); e++) {
-            if (ns_load(&s->entries[e].value, NS_RELAXED) & NS_DEAD) {
+            if (is_used(s, e) && ns_load(&s->entries[e].value, NS_RELAXED) & NS_DEAD) {
                 release(ns_load(&s->entries[e].key, NS_RELAXED), 0);
             }
         }

@@ -21,7 +21,7 @@ ns_key_hash(PyObject *key, uint64_t *hash)
 {
     Py_hash_t h = -1;
     if (PyUnicode_CheckExact(key)) {
-        h = __atomic_load_n(&((PyASCIIObject *)key)->hash, __ATOMIC_RELAXED);
+        h = ns_known_hash(key);
     }
     else if (PyLong_CheckExact(key) && PyUnstable_Long_IsCompact((PyLongObject *)key)) {
         h = PyUnstable_Long_CompactValue((PyLongObject *)key); /* less than the modulus */
