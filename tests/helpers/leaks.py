@@ -3,7 +3,7 @@
 In the manner of CPython's ``regrtest -R 3:3``: after some runs that fill caches, a leak shows as
 growth in every run, and other growth does not. A test that grew in each of the first rounds is
 run more often before it is reported. Then there is a pause, in which threads end on a busy machine,
-and as many rounds again. (pytest-leaks did the same, up to Python 3.8.)
+and then some more rounds. (pytest-leaks did the same, up to Python 3.8.)
 """
 
 import ctypes
