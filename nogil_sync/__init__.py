@@ -9,88 +9,90 @@
 >>> requests.value()
 4
 
+Atomics:
+    AtomicInt64, AtomicUint64, AtomicInt32, AtomicUint32, AtomicBool, AtomicRef
+Counters:
+    ShardedCounter, ShardedFloatCounter
+Locks:
+    Mutex, RWMutex, RWMutexReader, RWMutexWriter, Cond
+Semaphores and events:
+    Semaphore, SemaphoreHold, Event, WaitGroup
+Tasks:
+    TaskGroup
+Once:
+    Once, once, once_property, OnceFunction
+Channels:
+    Channel, ChannelClosed
+Maps:
+    SyncMap, SyncMapKeys, SyncMapValues, SyncMapItems, SyncMapIterator
+Pools:
+    Pool, PoolUse
+Pinning:
+    pin, pin_all, is_pinned, pin_report, PinReport, Left, PerformanceWarning
+The backend:
+    backend
+
 ``nogil_sync.backend`` tells which implementation runs: ``"native"`` (C, on free-threaded
 interpreters) or ``"threading"`` (pure Python, on standard builds).
 """
 
-from ._backend import (
-    AtomicBool,
-    AtomicInt32,
-    AtomicInt64,
-    AtomicRef,
-    AtomicUint32,
-    AtomicUint64,
-    Channel,
-    ChannelClosed,
-    Cond,
-    Event,
-    Mutex,
-    Once,
-    OnceFunction,
-    PerformanceWarning,
-    Pool,
-    PoolUse,
-    RWMutex,
-    RWMutexReader,
-    RWMutexWriter,
-    Semaphore,
-    SemaphoreHold,
-    ShardedCounter,
-    ShardedFloatCounter,
-    SyncMap,
-    SyncMapItems,
-    SyncMapIterator,
-    SyncMapKeys,
-    SyncMapValues,
-    WaitGroup,
-    backend,
-    is_pinned,
-    once,
-    once_property,
-    pin,
-    pin_all,
-)
-from ._common.pin import Left, PinReport, pin_report
-from ._common.taskgroup import TaskGroup
-
-__all__ = [
-    "AtomicBool",
-    "AtomicInt32",
+# The one list of public names. It stands before the imports, for _backend reads it; and it is a
+# literal, for type checkers read no other. tests/contract/test_names.py compares it with what the
+# backends have.
+__all__ = [  # noqa: RUF022  (by group)
+    # Atomics
     "AtomicInt64",
-    "AtomicRef",
-    "AtomicUint32",
     "AtomicUint64",
-    "Channel",
-    "ChannelClosed",
-    "Cond",
-    "Event",
-    "Left",
+    "AtomicInt32",
+    "AtomicUint32",
+    "AtomicBool",
+    "AtomicRef",
+    # Counters
+    "ShardedCounter",
+    "ShardedFloatCounter",
+    # Locks
     "Mutex",
-    "Once",
-    "OnceFunction",
-    "PerformanceWarning",
-    "PinReport",
-    "Pool",
-    "PoolUse",
     "RWMutex",
     "RWMutexReader",
     "RWMutexWriter",
+    "Cond",
+    # Semaphores and events
     "Semaphore",
     "SemaphoreHold",
-    "ShardedCounter",
-    "ShardedFloatCounter",
-    "SyncMap",
-    "SyncMapItems",
-    "SyncMapIterator",
-    "SyncMapKeys",
-    "SyncMapValues",
-    "TaskGroup",
+    "Event",
     "WaitGroup",
-    "backend",
-    "is_pinned",
+    # Tasks
+    "TaskGroup",
+    # Once
+    "Once",
     "once",
     "once_property",
+    "OnceFunction",
+    # Channels
+    "Channel",
+    "ChannelClosed",
+    # Maps
+    "SyncMap",
+    "SyncMapKeys",
+    "SyncMapValues",
+    "SyncMapItems",
+    "SyncMapIterator",
+    # Pools
+    "Pool",
+    "PoolUse",
+    # Pinning
     "pin",
     "pin_all",
+    "is_pinned",
     "pin_report",
+    "PinReport",
+    "Left",
+    "PerformanceWarning",
+    # The backend
+    "backend",
 ]
+
+from ._backend import *
+from ._common.mapping import *
+from ._common.pin import *
+from ._common.taskgroup import *

@@ -4,8 +4,6 @@ import os
 import sysconfig
 from typing import TYPE_CHECKING
 
-from ._common.mapping import SyncMapItems, SyncMapKeys, SyncMapValues
-
 _VARIABLE = "NOGIL_SYNC_BACKEND"
 
 
@@ -26,82 +24,12 @@ backend: str = _choose()
 
 if TYPE_CHECKING or backend == "threading":
     # Type checkers always see the pure classes: they are the typed specification.
-    from ._common.guard import defer as defer  # noqa: PLC0414  (for _tasks; not public)
-    from ._common.guard import guard_of as guard_of  # noqa: PLC0414  (for _tasks; not public)
-    from ._threading import (
-        AtomicBool,
-        AtomicInt32,
-        AtomicInt64,
-        AtomicRef,
-        AtomicUint32,
-        AtomicUint64,
-        Channel,
-        ChannelClosed,
-        Cond,
-        Event,
-        Mutex,
-        Once,
-        OnceFunction,
-        PerformanceWarning,
-        Pool,
-        PoolUse,
-        RWMutex,
-        RWMutexReader,
-        RWMutexWriter,
-        Semaphore,
-        SemaphoreHold,
-        ShardedCounter,
-        ShardedFloatCounter,
-        SyncMap,
-        SyncMapIterator,
-        WaitGroup,
-        is_pinned,
-        once,
-        once_property,
-        pin,
-        pin_all,
-    )
+    from ._common.guard import defer as defer  # noqa: PLC0414  (for _common; not public)
+    from ._common.guard import guard_of as guard_of  # noqa: PLC0414  (for _common; not public)
+    from ._threading import *
 else:
     try:
-        from ._native._core import (
-            AtomicBool,
-            AtomicInt32,
-            AtomicInt64,
-            AtomicRef,
-            AtomicUint32,
-            AtomicUint64,
-            Channel,
-            ChannelClosed,
-            Cond,
-            Event,
-            Mutex,
-            Once,
-            OnceFunction,
-            PerformanceWarning,
-            Pool,
-            PoolUse,
-            RWMutex,
-            RWMutexReader,
-            RWMutexWriter,
-            Semaphore,
-            SemaphoreHold,
-            ShardedCounter,
-            ShardedFloatCounter,
-            SyncMap,
-            SyncMapIterator,
-            WaitGroup,
-            is_pinned,
-            once,
-            once_property,
-            pin,
-            pin_all,
-        )
-        from ._native._core import (
-            defer as defer,  # noqa: PLC0414
-        )
-        from ._native._core import (
-            guard_of as guard_of,  # noqa: PLC0414
-        )
+        from ._native._core import *
     except ModuleNotFoundError as missing:
         if missing.name not in ("nogil_sync._native", "nogil_sync._native._core"):
             raise
@@ -112,40 +40,7 @@ else:
             f"To run on the slow pure-Python backend instead, set {_VARIABLE}=threading."
         ) from missing
 
-__all__ = [
-    "AtomicBool",
-    "AtomicInt32",
-    "AtomicInt64",
-    "AtomicRef",
-    "AtomicUint32",
-    "AtomicUint64",
-    "Channel",
-    "ChannelClosed",
-    "Cond",
-    "Event",
-    "Mutex",
-    "Once",
-    "OnceFunction",
-    "PerformanceWarning",
-    "Pool",
-    "PoolUse",
-    "RWMutex",
-    "RWMutexReader",
-    "RWMutexWriter",
-    "Semaphore",
-    "SemaphoreHold",
-    "ShardedCounter",
-    "ShardedFloatCounter",
-    "SyncMap",
-    "SyncMapItems",
-    "SyncMapIterator",
-    "SyncMapKeys",
-    "SyncMapValues",
-    "WaitGroup",
-    "backend",
-    "is_pinned",
-    "once",
-    "once_property",
-    "pin",
-    "pin_all",
-]
+if not TYPE_CHECKING:  # they read literals only, and follow the star imports
+    from . import __all__ as _public
+
+    __all__ = [name for name in _public if name in globals()]

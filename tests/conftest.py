@@ -12,16 +12,16 @@ from pathlib import Path
 from shutil import which
 
 import pytest
-from processes import python
+from processes import in_process, python
 from support import SANITIZED, settle
 
 import nogil_sync
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Under -X dev the stress tests earn it; its own tests run in processes of their own.
+    # Under -X dev the stress tests deserve the warning; its own tests run in their own processes.
     config.addinivalue_line("filterwarnings", "ignore::nogil_sync.PerformanceWarning")
-    # A shell starts what is to run in the background with interrupts ignored, and then so do all
+    # A shell starts background jobs with interrupts ignored, and so they are ignored in all
     # processes that a test starts.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -93,14 +93,14 @@ def interrupt() -> Iterator[Callable[..., Callable[[], None]]]:
 def without_memory(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., "subprocess.CompletedProcess[str]"]:
-    """Run code like `support.python`, in a process that can import `nomemory`."""
+    """Run a function, or text, in a new process that can import `nomemory`."""
     helpers = Path(__file__).parent / "helpers"
     commands = [os.environ.get("CC"), sysconfig.get_config_var("CC"), "cc"]
     found = [words for each in commands if (words := (each or "").split()) and which(words[0])]
     include = sysconfig.get_path("include")
     library, version = platform.libc_ver()
     if library != "glibc" or [int(part) for part in version.split(".")[:2]] < [2, 34]:
-        # Older ones lack mallinfo2, or ask for memory themselves as the function behind is found.
+        # Older versions lack mallinfo2, or allocate when they resolve the replaced function.
         pytest.skip("needs the GNU C library, 2.34 or later")
     if SANITIZED:
         pytest.skip("a sanitizer has taken the C library's allocators")
@@ -118,7 +118,11 @@ def without_memory(
         "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",  # what is kept there counts as in use
     }
 
-    def run(code: str, **options: object) -> "subprocess.CompletedProcess[str]":
-        return python(code, env=env, **options)  # type: ignore[arg-type]
+    def run(
+        function: str | Callable[..., object], *args: object, **options: object
+    ) -> "subprocess.CompletedProcess[str]":
+        if isinstance(function, str):
+            return python(function, env=env, **options)  # type: ignore[arg-type]
+        return in_process(function, *args, env=env, **options)
 
     return run

@@ -1,5 +1,7 @@
 """ChannelClosed, for both backends: the exception at the end of a channel."""
 
+__all__ = ["ChannelClosed"]
+
 
 class ChannelClosed(Exception):  # noqa: N818  (the name of an event, as StopIteration)
     """The channel is closed: nothing can be sent any more, or nothing is left to receive.

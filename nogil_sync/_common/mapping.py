@@ -1,4 +1,4 @@
-"""What SyncMap is made of in both backends: all of it that is not hot.
+"""The parts of SyncMap that both backends share: everything that is not on a fast path.
 
 A backend's class derives from `SharedMap` and adds the primitives, each of them atomic for its
 key: ``[]``, ``in``, ``len``, iteration over keys, `get`, `setdefault`, `pop`, `popitem`,
@@ -6,37 +6,37 @@ key: ``[]``, ``in``, ``len``, iteration over keys, `get`, `setdefault`, `pop`, `
 `load_or_compute`, and for us
 
 ``_plain``
-    the public class itself. Its methods are called from here and not those of a subclass, as
-    ``dict`` does not look for what a subclass overrides either.
+    the public class itself. This module calls its methods and not those of a subclass, as ``dict``
+    ignores what a subclass overrides.
 ``_pairs()``
     an iterator over ``(key, value)``, as iteration gives them.
 ``_Flag``
     the backend's AtomicBool.
 ``_flights()``
-    a plain map of its own, which belongs to the map and is made by the first call.
+    a second, plain map that belongs to the map; the first call makes it.
 ``_land(key, value, detached)``
     one atomic step: the given value if the flag is set, else what ``setdefault(key, value)``
     returns.
 
 **Flights.** A miss of `load_or_compute` is a *flight*: an object in the map ``_flights()``
-under the same key. It runs once: `once.exclusively` picks the call that runs and has the
-others wait, under the flight's id, so no code of a user is part of that. When the run is over,
-the flight is over, with a value, with a failure, or with nothing if it was interrupted or found
-the key there; then those who waited begin from the start. A flight that is over means nothing any
-more, so it is harmless if it is still in the table (its removal runs equality of users, which can
-raise): a call that finds it there puts another in its place.
+under the same key. It runs once: `once.exclusively` picks the call that runs, and the others wait,
+by the flight's id, so no user code takes part. When the run is over, the flight is over: with a
+value, with a failure, or with nothing if it was interrupted or found the key in the map. After
+nothing, the waiting calls start again. A flight that is over has no meaning any more, so it does no
+harm if it stays in the table (its removal runs the users' equality, which can raise): a call that
+finds it there replaces it.
 
 **Landing.** Once a flight's value is in the map, another thread can pop it before the flight is
 over. A call that begins after that pop must not get the value. So a flight is marked before its
-value is stored, and a call that joins a marked flight waits until it is over and then looks
+value is stored, and a call that joins a marked flight waits until the flight is over and then looks
 into the map again. A call that joined an unmarked flight began before the value was stored.
 
-**Detaching.** Whoever deletes a key calls ``_detach(key)`` *first* and deletes *then*. The flag
-is set before the deletion, and `_land` looks at the flag in the step in which it inserts. So
-either the flag is seen and nothing is inserted, or the insertion comes before the deletion,
-which deletes it. The native backend keeps the number of flights in a word to see when there is
-none to detach; it is to be read in a sequentially consistent way: who changes the source of the
-value and then deletes the key from the map must not miss a flight that has read the old source.
+**Detaching.** A call that deletes a key calls ``_detach(key)`` *first* and deletes *then*. The flag
+is set before the deletion, and `_land` checks the flag in the step in which it inserts. So either
+`_land` sees the flag and inserts nothing, or it inserts before the deletion, which deletes the new
+entry. The native backend keeps the number of flights in a word, to see that there is none to
+detach. The word must be read in a sequentially consistent way: a thread that changes the source of
+the value and then deletes the key must not miss a flight that has read the old source.
 """
 
 from _thread import get_ident
@@ -59,20 +59,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar, 
 from .object import subscripted
 from .once import ABSENT, Failure, exclusively
 
+__all__ = ["SyncMapItems", "SyncMapKeys", "SyncMapValues"]
+
 K = TypeVar("K")
 V = TypeVar("V")
-T = TypeVar("T")
-KT = TypeVar("KT")
-VT = TypeVar("VT")
 
 if TYPE_CHECKING:
     from _typeshed import SupportsKeysAndGetItem
 
-    from .._threading.syncmap import SyncMap
-
     _Base = MutableMapping
 else:
-    # Registered as one below: a metaclass of Python's would slow down what is in C.
+    # Registered as a MutableMapping below: a metaclass written in Python would slow down the C
+    # type.
     _Base = Generic
 
 
@@ -90,19 +88,19 @@ class _NoDefault(str):
 
 NO_DEFAULT: Final = _NoDefault()
 
-# Pairs of the id of a map or a view and a thread that is in its repr: a value may refer back to it.
+# Pairs (id of a map or view, thread) whose repr is under way: a value may refer back to the map.
 _in_repr: set[tuple[int, int]] = set()
 
 
 def _pair(entry: Any) -> tuple[Any, Any]:
-    # A function, as no generators are used here: CPython 3.13 counts the code of one that it has no
-    # memory for wrongly.
+    # A function, not a generator: CPython 3.13 miscounts the references to the code of a generator
+    # that it has no memory for.
     key, value = entry
     return key, value
 
 
 class SharedMap(_Base[K, V]):
-    """The part of SyncMap that both backends share."""
+    """The base of SyncMap in both backends."""
 
     __slots__ = ()
 
@@ -205,7 +203,7 @@ class SharedMap(_Base[K, V]):
 
     @staticmethod
     def _entries(other: Any) -> Iterable[tuple[Any, Any]]:
-        """The entries of what `update` takes."""
+        """The entries of an argument of `update`."""
         if isinstance(other, SharedMap):
             return other._plain._pairs(other)  # type: ignore[no-any-return]
         if type(other) is dict:
@@ -234,19 +232,20 @@ class SharedMap(_Base[K, V]):
 
     __copy__ = copy
 
-    def __or__(self, other: Mapping[KT, VT], /) -> "SyncMap[K | KT, V | VT]":
+    # The type of the result is declared in the pure class, which this module does not know.
+    def __or__(self, other: Mapping[Any, Any], /) -> Any:
         """Return a new map with the entries of both; those of `other` win."""
         if not isinstance(other, Mapping):
             return NotImplemented
-        new: SyncMap[Any, Any] = self._plain(self)
+        new = self._plain(self)
         new.update(other)
         return new
 
-    def __ror__(self, other: Mapping[KT, VT], /) -> "SyncMap[K | KT, V | VT]":
+    def __ror__(self, other: Mapping[Any, Any], /) -> Any:
         """Return a new map with the entries of both; those of this map win."""
         if not isinstance(other, Mapping):
             return NotImplemented
-        new: SyncMap[Any, Any] = self._plain(other)
+        new = self._plain(other)
         new.update(self)
         return new
 
@@ -260,7 +259,7 @@ class SharedMap(_Base[K, V]):
         return self
 
     def _detach(self, key: Any) -> None:
-        """Store nothing of what is being computed for this key: to be called before deleting it."""
+        """Have the flights for this key store nothing. To be called before the key is deleted."""
         flights = self._plain._flights(self)
         flight = flights.get(key)
         if flight is not None:
@@ -302,10 +301,6 @@ def _view_repr(view: Any, name: str) -> str:
         return f"{type(view._mapping).__name__}.{name}({list(view)!r})"
     finally:
         _in_repr.discard(entry)
-
-
-class Keys(KeysView[K], Generic[K, V]):
-    """The keys of a SyncMap."""
 
 
 class SyncMapKeys(KeysView[K]):
@@ -400,12 +395,12 @@ class SyncMapItems(ItemsView[K, V]):
 
 
 class Flight:
-    """A value that is being computed. Over is what its run has left: it does not run again."""
+    """A value that is being computed. When its run has ended it is over, and never runs again."""
 
     __slots__ = ("detached", "failure", "landing", "over", "value")
 
     def __init__(self, detached: Any) -> None:
-        self.detached = detached  # what it computes is not stored
+        self.detached = detached  # set: its value is not stored
         self.landing = False  # becomes true before its value is stored
         self.over = False
         self.value: Any = ABSENT
@@ -415,22 +410,23 @@ class Flight:
 def load_or_compute(
     self: Any, key: Any, fn: Callable[..., Any], args: tuple[Any, ...], seconds: float | None
 ) -> Any:
-    """The slow path of the method: the key was missing."""
+    """The slow path of the method, for a key that is missing."""
     if not callable(fn):
         raise TypeError(f"{type(fn).__name__!r} object is not callable")
     deadline = None if seconds is None else monotonic() + seconds
     while True:
-        # The frames of a call hang on the traceback of its error: so that these do not hold
-        # each other, the frames have the flight, which knows the error, in a box that is emptied.
+        # The traceback of an error refers to the frames of the call. If these referred to the
+        # flight, which refers to the error, that would be a cycle. So they refer to it through a
+        # box, which is emptied.
         box = [_join(self, key)]
-        too_late = box[0].landing  # to share its value; looked at after it was joined
+        too_late = box[0].landing  # to share its value; read after the call has joined it
         found = exclusively(id(box[0]), deadline, _over, _run, box, self, key, fn, args)
         flight = box.pop()
         failure, value = flight.failure, flight.value
         del flight
         if found and found[0] is not ABSENT:
             return found[0]
-        if too_late and not found:  # another call ran it
+        if too_late and not found:  # another call ran the flight
             continue
         if failure is not None:
             try:
@@ -460,7 +456,7 @@ def _over(box: list[Flight], *_: Any) -> tuple[Any, ...] | None:
 def _run(
     box: list[Flight], self: Any, key: Any, fn: Callable[..., Any], args: tuple[Any, ...]
 ) -> tuple[Any, ...]:
-    """The value, if the key is there; else ABSENT, and the flight has what this run left."""
+    """The value, if the key is in the map; else ABSENT, and the flight has the run's result."""
     plain = self._plain
     flight = box[0]
     try:
@@ -479,6 +475,6 @@ def _run(
         try:
             plain._flights(self).compare_and_delete(key, flight)
         except Exception:
-            pass  # of the keys' equality; the flight is over all the same
+            pass  # an error of the keys' equality; the flight is over all the same
         del flight
     return (ABSENT,)

@@ -1,12 +1,13 @@
-"""What every object of this backend has in common."""
+"""The common base of all objects of this backend."""
 
 from types import FunctionType, GenericAlias
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 from .guard import guard_of
+from .untraced import hide_sections
 
 # The `__class_getitem__` of our generic classes. It is annotated here and not in the classes: up to
-# 3.13 an annotation in a class hides the `__annotations__` of its base (see `_once.Dressed`).
+# 3.13 an annotation in a class hides the `__annotations__` of its base (see `once.Dressed`).
 subscripted: Final[Any] = classmethod(GenericAlias)
 
 
@@ -79,7 +80,7 @@ class SyncObject:
 
 
 class Part:
-    """Base of what only methods of other objects make, as a view or a context manager."""
+    """The base of objects that only other objects make, such as views and context managers."""
 
     __slots__ = ()
 
@@ -136,3 +137,6 @@ def lacks(obj: object, cls: type, slot: str) -> bool:
 def uninitialized(obj: object) -> str:
     """The repr of an object whose ``__init__`` was not called."""
     return f"<{type(obj).__name__} object, not initialized>"
+
+
+hide_sections(globals())

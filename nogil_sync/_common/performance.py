@@ -4,6 +4,8 @@ import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
+__all__ = ["PerformanceWarning"]
+
 
 class PerformanceWarning(RuntimeWarning):
     """An object is used in a way that keeps threads from scaling.

@@ -3,12 +3,12 @@
 The walk asks the garbage collector which objects an object refers to, so it runs no code of the
 objects themselves, and it keeps its own stack, so a chain may be a million objects deep.
 
-What it does not enter: modules, classes, code and frames. What it leaves out, and reports:
+It does not enter modules, classes, code and frames. It leaves out, and reports:
 
-- what has to be closed, released or joined: files, sockets, locks, threads, generators, and every
-  object whose class has a ``close``, a ``__del__`` or both ``acquire`` and ``release``;
-- what has such a thing inside: an instance, function or method with one among its attributes,
-  closure or defaults. A built-in container is pinned without it.
+- objects that have to be closed, released or joined: files, sockets, locks, threads, generators,
+  and every object whose class has a ``close``, a ``__del__`` or both ``acquire`` and ``release``;
+- objects with such a thing inside: an instance, function or method with one among its attributes,
+  closure or defaults. A built-in container is pinned, but the thing inside is not.
 
 The object that was given is pinned in any case, as :func:`pin` promises.
 """
@@ -36,12 +36,14 @@ from typing import Any, Final, NamedTuple
 
 from .originals import Thread, local
 
+__all__ = ["Left", "PinReport", "pin_report"]
+
 _CONTAINERS: Final = (dict, list, tuple, set, frozenset, deque, MappingProxyType)
-# Neither pinned nor entered, and not worth a word: they are the program, not its data.
+# Neither pinned nor entered nor reported: they are the program, not its data.
 _PROGRAM: Final = (type, ModuleType, CodeType, FrameType, TracebackType)
 _RUNNING: Final = (GeneratorType, CoroutineType, AsyncGeneratorType, local)
 _PATH_LENGTH: Final = 12
-_LARGE: Final = 16  # what is inside a dict of this size is found out once
+_LARGE: Final = 16  # the contents of a dict of this size are examined only once
 _PLAIN: Final = (str, bytes, int, float, complex, bool, type(None))
 _NOT_ENTERED: Final = (*_PLAIN, BuiltinFunctionType, *_PROGRAM)
 _HARMLESS: Final = frozenset((*_PLAIN, *_CONTAINERS, FunctionType, MethodType, CellType))
@@ -85,25 +87,26 @@ class PinReport(NamedTuple):
 
 
 class _Gone:
-    """Stands for an instance that was entered and then left out."""
+    """Replaces an instance that the walk entered and then left out."""
 
 
 _GONE: Final = _Gone()
 
 
 class Graph:
-    """The objects that are reached from one, each once, and those that are left out."""
+    """The objects reachable from a root, each once, and those that are left out."""
 
     def __init__(self, root: object) -> None:
         self.objects: list[object] = [root]
-        # What is left out, where its parent is among the objects, and why.
+        # Each object left out, with the index of its parent and the reason.
         self._left: list[tuple[object, int, str]] = []
         self._parents = [0]
         self._seen = {id(root)}
         self._enter = {dict, list, tuple, set, frozenset, deque, CellType, MethodType}
-        # Parents and their children, by the identity of the parent, which is kept: so is that.
+        # Parents and their children, by the id of the parent; the parent is kept, so its id is
+        # unique.
         self._found: dict[int, tuple[object, list[object]]] = {}
-        self._asked = 0  # up to here the objects' children were asked for
+        self._asked = 0  # the children of the objects before this index are known
         self._large: dict[int, tuple[object, str]] = {}
         at = 0
         while at < len(self.objects):
@@ -115,9 +118,9 @@ class Graph:
         return [obj for obj in self.objects if obj is not _GONE]
 
     def left(self) -> list[Left]:
-        """What is left out."""
+        """The objects that are left out."""
         ways = [self._way(parent) for _, parent, _ in self._left]
-        wanted: dict[int, set[int]] = {}  # children to be named, by the place of their parent
+        wanted: dict[int, set[int]] = {}  # children to be named, by the index of their parent
         for (obj, parent, _), way in zip(self._left, ways, strict=True):
             wanted.setdefault(parent, set()).add(id(obj))
             for at in way:
@@ -133,7 +136,7 @@ class Graph:
         return found
 
     def _way(self, at: int) -> list[int]:
-        """The places of the objects from the root, which is not among them, to this one."""
+        """The indices of the objects on the way from the root, without it, to this one."""
         way: list[int] = []
         while at and len(way) < _PATH_LENGTH - 1:
             way.append(at)
@@ -178,11 +181,11 @@ class Graph:
         return self._found.pop(id(obj))[1]
 
     def _what_is_inside(self, obj: object, children: list[object]) -> str:
-        """Why an object cannot be pinned because of what it has inside, or an empty string."""
+        """Why the contents of an object forbid pinning it, or an empty string."""
         if type(obj) in _CONTAINERS:
             return ""
         for child in children:
-            # Attributes may stand in a dict, and a closure is a tuple of cells.
+            # Attributes may be in a dict, and a closure is a tuple of cells.
             if type(child) is dict:
                 reason = self._what_is_in_dict(child)
             elif type(child) is tuple:
@@ -203,7 +206,7 @@ class Graph:
 
 
 def _referents(batch: tuple[object, ...], types: tuple[type, ...]) -> list[Any]:
-    """Pairs of an object and what it refers to; the native one goes on through `types`."""
+    """Pairs of an object and its referents; the native version continues through `types`."""
     from .. import _backend
 
     if _backend.backend == "native":
@@ -247,7 +250,7 @@ def _members(cls: type) -> MappingProxyType[str, Any]:
 
 
 def _bases(cls: type) -> tuple[type, ...]:
-    """The classes in which attributes are looked up, also if a metaclass decided which."""
+    """The classes in which attributes are looked up, even if a metaclass chose them."""
     bases: tuple[type, ...] = _BASES.__get__(cls)
     return bases
 
@@ -292,7 +295,7 @@ def _step(names: dict[int, str], child: object) -> str:
 
 
 def _steps(parent: object, wanted: set[int]) -> dict[int, str]:
-    """How children are written, seen from their parent; by their identity."""
+    """How the parent's children are written in a path, by the id of the child."""
     cls = type(parent)
     names: dict[int, str] = {}
     if cls is dict:

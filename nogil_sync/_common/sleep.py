@@ -2,8 +2,8 @@
 
 A gate is a lock of the interpreter's that is closed (locked) when it is made.  Opening it (release)
 lets one sleeper through, which closes it behind itself.  Opening an open gate is a
-``RuntimeError`` that openers ignore: one wake-up is enough, because who wakes looks at the
-state and not at the number of wake-ups.
+``RuntimeError`` that openers ignore: one wake-up is enough, because a thread that wakes looks at
+the state and not at the number of wake-ups.
 """
 
 from time import monotonic

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 from .object import SyncObject, before_init, uninitialized, until_init
 
+__all__ = ["TaskGroup"]
+
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 

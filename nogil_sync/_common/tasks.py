@@ -5,15 +5,15 @@ signal handler, finaliser or ``KeyboardInterrupt`` can interrupt.  So every coun
 at any moment, whatever interrupted whom, and user code never runs under a lock.
 
 A task is in one of three phases: it *waits* in the list, first come first served; one thread
-takes it out, once, and *runs* it, in `Tasks.serve`; it is *done*.  A task leaves the list in one step
-with being counted as running, so ``waiting + running`` is what leaving has to wait for.  It is done
-only when nothing can come of it any more: what it raised, and what the callbacks of its future
-raised, is among the errors by then.
+takes it out, once, and *runs* it, in `Tasks.serve`; it is *done*.  A task leaves the list in one
+step with being counted as running, so ``waiting + running`` is what leaving has to wait for.  It
+is done only when nothing can come of it any more: what it raised, and what the callbacks of its
+future raised, is among the errors by then.
 
-`workers` has who runs them: threads of the group, or an executor.  With an executor, the thread that
-leaves the group helps: it runs tasks that the executor has not begun.  So a group inside a task of the
-same bounded executor comes to its end although no thread of the executor may be left for it.  What
-the executor then begins too late finds the task taken.
+Threads of the group run them, or an executor does (`workers`).  With an executor, the thread that
+leaves the group helps: it runs tasks that the executor has not begun.  So a group inside a task of
+the same bounded executor comes to its end although no thread of the executor may be left for it.
+What the executor then begins too late finds the task taken.
 
 An interrupt leaves nothing half done: what a section began is finished in a ``finally`` or
 undone in an ``except`` that starts with a section, and so cannot be interrupted itself.  The

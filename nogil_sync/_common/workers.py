@@ -1,9 +1,9 @@
 """Who runs the tasks of a `TaskGroup`: threads of the group, or somebody's executor.
 
 `tasks` has what is to run: a list of waiting tasks, and `Tasks.attend`, which runs one of them
-unless another thread has begun it.  Here are the callers of that.  Both kinds of workers are used as
-executors are: `submit` makes sure that a thread comes for the tasks that wait, as far as the limit
-allows, and `shutdown` waits for the threads of the group.
+unless another thread has begun it.  Here are the callers of that.  Both kinds of workers are used
+as executors are: `submit` makes sure that a thread comes for the tasks that wait, as far as the
+limit allows, and `shutdown` waits for the threads of the group.
 
 - `Workers`: threads of the group.  `submit` *summons* one for each waiting task, an idle thread or
   a new one.  A worker that finished a task takes the next before it looks whether it was summoned.

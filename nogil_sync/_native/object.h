@@ -21,9 +21,9 @@ typedef struct {
     NS_OBJECT_HEAD
 } ns_object;
 
-/* Construction. tp_new makes a valid object: its struct is zero bytes, which every type reads as its
- * defaults, or tp_new fills in what cannot be zero. tp_init parses its arguments, which may run user
- * code, and then claims the object: a second __init__ is an error and changes nothing.
+/* Construction. tp_new makes a valid object: its struct is zero bytes, which every type reads as
+ * its defaults, or tp_new fills in what cannot be zero. tp_init parses its arguments, which may run
+ * user code, and then claims the object: a second __init__ is an error and changes nothing.
  *
  * A type whose methods make no sense without what __init__ was given (a Pool's `new`, a Channel's
  * capacity) also finishes: its methods raise RuntimeError before that. They check where a fast path
@@ -31,7 +31,7 @@ typedef struct {
  *
  *     NS_FRESH        by tp_new
  *     NS_CLAIMED      by ns_claim_init; for most types the last state
- *     NS_INITIALIZED  by ns_finish_init, a release: whoever sees it sees all that __init__ wrote
+ *     NS_INITIALIZED  by ns_finish_init, a release: publishes what __init__ wrote
  */
 enum { NS_FRESH, NS_CLAIMED, NS_INITIALIZED };
 
@@ -102,7 +102,8 @@ PyObject *ns_reduce(PyObject *self, PyObject *unused);
 /* nb_bool of objects whose truth could only mislead. */
 int ns_no_bool(PyObject *self);
 
-/* Sets the RuntimeError for what needs parts of a module that is already taken apart; returns NULL. */
+/* Sets the RuntimeError for what needs parts of a module that is already taken apart; returns
+ * NULL. */
 PyObject *ns_shutting_down(void);
 /* The repr of an object whose __init__ never ran. */
 PyObject *ns_repr_uninitialized(PyObject *self);

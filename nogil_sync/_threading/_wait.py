@@ -1,7 +1,7 @@
 """How the objects of this backend wait: in line, or for a word.
 
 **In line** (Semaphore, RWMutex, Cond, Channel).  The state of a `Line` is one immutable tuple: a
-value (what is free, who holds) and the waiters, first come first served.  An operation reads it,
+value (what is free, what is held) and the waiters, first come first served.  An operation reads it,
 computes the next state in ordinary code, which nobody else sees, and installs it in a section (see
 `_common.guard`) if it is still the one it read; else another thread, handler or finaliser was
 faster, and it starts again.  So the rules of each object are functions from state to state, without
@@ -22,8 +22,8 @@ and looks for itself when it is back.  If it had been granted something, that go
 handler to use.  Once a waiter is `kept` its call is as good as returned.  (A limit: what another
 thread grants to a waiter while the handler does something else is idle until the handler returns.)
 
-**For a word** (Event, WaitGroup).  All who wait for it go on at once, so there is no queue: those
-that wait between two changes share one `Round`, with one gate.
+**For a word** (Event, WaitGroup).  All its waiters go on at once, so there is no queue: those that
+wait between two changes share one `Round`, with one gate.
 
 **Room for more.**  A `Waiter` is a place in one line, and its gate is all that line knows of its
 thread.  A call that stands in several lines makes a waiter for each, and gives them one gate.  A
@@ -85,7 +85,8 @@ class Waiter(Step):
 
 
 Waiters: TypeAlias = tuple[Waiter, ...]
-Change: TypeAlias = tuple[Any, Waiters, Waiters]  # the new value, who still waits, who is granted
+# The new value, the waiters that stay in the queue, those that are granted.
+Change: TypeAlias = tuple[Any, Waiters, Waiters]
 
 
 class _Thread(local):
@@ -132,7 +133,7 @@ def _wake(waiters: Waiters) -> None:
 
 
 class Line:
-    """A value and the queue of those who wait for it to allow what they ask for.
+    """A value and the queue of the waiters, until it allows what they ask for.
 
     Subclasses say what that means, in three functions without side effects.  One whose requests
     are more than numbers says besides what a step hands over.
@@ -158,7 +159,7 @@ class Line:
         raise NotImplementedError
 
     def hand_over(self, value: Any) -> tuple[Any, Request, Any, Request]:
-        """Of the value after a step: what remains, who was handed which item, and who is done."""
+        """Split the value after a step: what remains, the receiver, its item, and the sender."""
         raise NotImplementedError
 
     def returns(self, _request: Any) -> bool:

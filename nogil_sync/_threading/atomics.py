@@ -12,6 +12,8 @@ from .._common.object import SyncObject, adopt, subscripted
 from .._common.originals import get_ident
 from ._arguments import exact_int
 
+__all__ = ["AtomicBool", "AtomicInt32", "AtomicInt64", "AtomicRef", "AtomicUint32", "AtomicUint64"]
+
 T = TypeVar("T")
 
 

@@ -1,11 +1,11 @@
-"""Channel, pure Python: a queue of items, and one (see `_wait`) of those who wait.
+"""Channel, pure Python: a queue of items, and one (see `_wait`) of waiters.
 
 The items are kept in two stacks of linked pairs, the next to be received on top of one, the last
 that was sent on top of the other: so a state is never changed, and the next one shares
 almost all of it.
 
 One step hands an item to one receiver at most, and accepts one waiting sender's at most: a section
-has room for no more. Those who could be served as well are recalled, and look for themselves.
+has room for no more. Waiters that could be served as well are recalled, and look for themselves.
 
 A receive that is interrupted puts its item back where it was, even if there is no room for it any
 more, as its sender has gone on. A send cannot be undone once its item was accepted: if the
@@ -20,13 +20,15 @@ from .._common.object import SyncObject, before_init, subscripted, uninitialized
 from ._arguments import exact_int, wait_timeout
 from ._wait import NOBODY, Change, Line, Request, Waiter, Waiters
 
+__all__ = ["Channel"]
+
 T = TypeVar("T")
 D = TypeVar("D")
 
 _MAX = (2**63 - 1) // 16  # what the native backend's memory could hold
 
 # Items to be received, items as they were sent, how many, whether closed; and what the step that
-# led here did: who was handed an item, which, and whose was accepted.
+# led here did: the receiver, its item, and the sender whose item was accepted.
 _Value: TypeAlias = tuple[Any, Any, int, bool, Request, Any, Request]
 
 
@@ -140,9 +142,9 @@ class Channel(SyncObject, Generic[T]):
     """A queue between threads that holds `capacity` items and has an end: Go's channel.
 
     Any number of threads send, any number receive; each item is received once, and those of
-    one sender in the order in which it sent them. Who finds the channel full, or empty, waits,
-    and is served first come, first served. With a `capacity` of 0, the default, nothing is
-    held: each send waits for its receiver, and returns once that has taken the item.
+    one sender in the order in which it sent them. A thread that finds the channel full, or
+    empty, waits, and is served first come, first served. With a `capacity` of 0, the default,
+    nothing is held: each send waits for its receiver, and returns once that has taken the item.
 
     :meth:`close` says that nothing more will be sent. What was sent before can still be
     received; then receivers get :exc:`ChannelClosed`, and loops over the channel end. Leaving
@@ -159,7 +161,7 @@ class Channel(SyncObject, Generic[T]):
 
     In the native backend sending and receiving take no lock while there is room and there are
     items: one compare-and-swap each, in a ring of slots that count turns. (Dmitry Vyukov's
-    bounded MPMC queue, 2010.) Who waits is handed an item, or its own is taken, as in Go.
+    bounded MPMC queue, 2010.) A waiter is handed an item, or its own is taken, as in Go.
 
     >>> import threading
     >>> from nogil_sync import Channel

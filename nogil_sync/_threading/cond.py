@@ -21,6 +21,8 @@ from ._wait import Change, Line, Waiter, Waiters
 from .mutex import Mutex
 from .rwmutex import RWMutexReader, RWMutexWriter, _View
 
+__all__ = ["Cond"]
+
 T = TypeVar("T")
 
 # Locks that tell by a receipt whether they were let go.
@@ -46,7 +48,7 @@ class _Lock(Protocol):
 
 
 class _Notifications(Line):
-    """There is no value, and nothing to have but what somebody gives to those who wait."""
+    """There is no value, and nothing to have but what a thread gives to the waiters."""
 
     __slots__ = ()
 
@@ -69,10 +71,10 @@ class Cond(SyncObject):
     ``RLock`` of ``threading.Condition`` is not reentrant. The methods of the lock are here,
     too, and ``with`` holds it.
 
-    A notification wakes who waits longest, and only who waited when it was sent. None is
-    lost, not even to a waiter that was interrupted in the same instant, and nobody wakes
-    without one. Yet others may have the lock before who was woken: look at the condition
-    again, or let :meth:`wait_for` do so.
+    A notification wakes the longest waiter, and only one that waited when it was sent. None
+    is lost, not even to a waiter that was interrupted in the same instant, and no waiter wakes
+    without one. Yet another thread may get the lock first: look at the condition again, or
+    let :meth:`wait_for` do so.
 
     >>> import threading
     >>> from nogil_sync import Cond
@@ -173,7 +175,7 @@ class Cond(SyncObject):
                 try:
                     while True:
                         try:
-                            # Leave first: no notification is for one who gave up and only
+                            # Leave first: no notification is for a waiter that gave up and only
                             # wants the lock.
                             line.leave(me, keep)
                             if unsure:

@@ -1,4 +1,4 @@
-"""Counters, pure Python.  Without parallel threads there is nothing to shard: one number."""
+"""Counters, pure Python: one number, since threads do not run in parallel."""
 
 from typing import NoReturn, SupportsFloat, SupportsIndex
 
@@ -6,13 +6,15 @@ from .._common.guard import Guard, guard_of
 from .._common.object import SyncObject
 from ._arguments import exact_float, exact_int
 
+__all__ = ["ShardedCounter", "ShardedFloatCounter"]
+
 _LOW = -(1 << 63)
 _HIGH = (1 << 63) - 1
 _SPAN = 1 << 64
 
 
 class _Counter(SyncObject):
-    """What both counters share."""
+    """The base of both counters."""
 
     __slots__ = ()
 

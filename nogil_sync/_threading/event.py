@@ -4,6 +4,8 @@ from .._common.object import SyncObject
 from ._arguments import wait_timeout
 from ._wait import Word
 
+__all__ = ["Event"]
+
 
 class Event(SyncObject):
     """A flag that threads wait for, as ``threading.Event``.

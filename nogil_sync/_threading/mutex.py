@@ -6,7 +6,7 @@ State, changed only in sections (see `_common.guard`):
 - a queue of waiters, first come first served, linked through themselves;
 - each waiter's `granted` (the lock was handed to it) and `queued`.
 
-The lock is taken by whoever finds it free, unless the first waiter has waited for a
+The lock is taken by any thread that finds it free, unless the first waiter has waited for a
 millisecond: then it belongs to that one, and a release hands it over without it ever being
 free.  (Go's mutex, with its starvation mode decided by the clock of the first waiter.)
 
@@ -16,9 +16,8 @@ section that leaves the lock taken; every section that frees the lock, or takes 
 waiter out while it is free, opens the gate of the then first waiter right after it, in a
 `finally`, so that a Ctrl-C cannot come between.
 
-Whoever finds the lock free but reserved hands it to the first waiter itself instead of
-relying on somebody else's wake-up: that one might be waiting, suspended, in the frame below
-this one.
+A thread that finds the lock free but reserved hands it to the first waiter itself instead of
+relying on another wake-up: the first waiter might be suspended in the frame below this one.
 
 Sections cannot call, so the few lines that take a waiter out of the queue are written out
 wherever it is done.
@@ -37,6 +36,8 @@ from .._common.object import SyncObject, lacks
 from .._common.originals import get_ident, local
 from .._common.sleep import closed_gate, sleep_at
 from ._arguments import lock_timeout
+
+__all__ = ["Mutex"]
 
 _PATIENCE = 0.001  # seconds after which the first waiter gets the next turn
 
@@ -82,7 +83,7 @@ class Mutex(SyncObject):
     starves. (The starvation mode of Go's mutex.)
 
     Taking or releasing it costs one compare-and-swap in the native backend when nobody
-    waits. Of those who wait one at most is awake, for some tens of microseconds, and none
+    waits. At most one of the waiters is awake, for some tens of microseconds, and none
     where holders have kept the lock for long lately; the others sleep.
 
     >>> from nogil_sync import Mutex
@@ -182,7 +183,7 @@ class Mutex(SyncObject):
             # From `_release`. (No call here: an interrupt would lose the receipt.)
             if exc_info[3:] and exc_info[3].__class__ is Receipt:
                 receipt = exc_info[3]  # type: ignore[assignment]
-            if self.__head is not None:  # else there is nobody who could have waited for long
+            if self.__head is not None:  # else no waiter could have waited for long
                 now = monotonic()
         finally:
             try:
@@ -216,12 +217,12 @@ class Mutex(SyncObject):
         Mutex.__exit__(self, None, None, None, receipt)
 
     def _at_fork_reinit(self) -> None:
-        """Make the lock free and forget who waits: for the child of a fork."""
+        """Make the lock free and forget its waiters: for the child of a fork."""
         self.__locked = False
         self.__forget()
 
     def __forget(self) -> None:
-        """Empty the queue. Whoever is still there finds out and queues again."""
+        """Empty the queue. A waiter that is still there finds out and queues again."""
         self.__head = self.__tail = None
         for waiter in list(_waiting):
             if waiter.mutex is self:
@@ -385,7 +386,7 @@ class Mutex(SyncObject):
 
 
 def _forget_waiters() -> None:
-    """In the child of a fork: of all who waited, only this thread is left.
+    """In the child of a fork: of all threads that waited, only this one is left.
 
     (Its wait, if any, was interrupted by a handler that forked, and goes on in the child.)
     It runs by itself there, so it needs no section.

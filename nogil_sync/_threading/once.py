@@ -1,4 +1,4 @@
-"""once and Once, pure Python: objects around a cell, in which `_common.once` does the work."""
+"""once and Once, pure Python: objects around a cell of `_common.once`, which does the work."""
 
 import functools
 from collections.abc import Callable

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Iterable
 from typing import TypeVar
 
+__all__ = ["is_pinned", "pin", "pin_all"]
+
 T = TypeVar("T")
 
 if sys.version_info >= (3, 12):

@@ -1,8 +1,8 @@
 """Pool, pure Python: two stacks of idle items, newest first.
 
-What was put since the latest collection is in `fresh`, what that collection found idle in `stale`
-(Go's victim cache).  The next one lets go of what is still in `stale`, and what is in `fresh`
-becomes stale.  Both are linked lists, so that each step is a section (see `_common.guard`).
+Items that were put since the latest collection are in `fresh`; items that it found idle are in
+`stale` (Go's victim cache).  The next collection releases what is still in `stale`, and `fresh`
+becomes `stale`.  Both are linked lists, so that each step is a section (see `_common.guard`).
 """
 
 import sys
@@ -16,14 +16,16 @@ from .._common.performance import Unraisable
 from ._ageing import register
 from ._arguments import exact_int
 
+__all__ = ["Pool", "PoolUse"]
+
 T = TypeVar("T")
 
-# Where nothing is collected for so many seconds, a put counts as a collection.
+# If there was no collection for this many seconds, a put counts as one.
 _A_WHILE = 60.0
 
 
 class _Node:
-    """An idle item, and those that were there before."""
+    """An idle item, and the item put before it."""
 
     __slots__ = ("below", "item")
 
@@ -33,7 +35,7 @@ class _Node:
 
 
 class _Items(Generic[T]):
-    """All of a pool but its face."""
+    """The state of a pool, apart from the public class."""
 
     __slots__ = (
         "__weakref__",
@@ -66,14 +68,14 @@ class _Items(Generic[T]):
         self.since = time.monotonic()
         self.fresh: _Node | None = None
         self.stale: _Node | None = None
-        self.idle = 0  # in both
+        self.idle = 0  # the items in both stacks
         self.stale_count = 0
         self.guard: Guard = guard_of(self)
         if ages:
             register(self)
 
     def __del__(self) -> None:
-        if self.drop is not None:  # else they go by themselves, without a Python frame for each
+        if self.drop is not None:  # else the list releases them, without a Python frame for each
             self.clear()
 
     def get(self) -> T:
@@ -94,7 +96,7 @@ class _Items(Generic[T]):
                 return self.new()
             item: T = node.item
             return item
-        except BaseException:  # an interrupt: nothing was got
+        except BaseException:  # an interrupt: the caller gets no item
             if node is not None:
                 self.keep(node)
             raise
@@ -193,7 +195,7 @@ class PoolUse(Part, Generic[T]):
                     self._item = item
             if entered:
                 return item
-            self._items.keep(_Node(item))  # another thread entered meanwhile
+            self._items.keep(_Node(item))  # another thread has entered meanwhile
         raise RuntimeError("already in use: call use() for each with statement")
 
     def __exit__(self, *exc_info: object) -> None:

@@ -1,4 +1,4 @@
-"""RWMutex, pure Python: who holds it, and a queue (see `_wait`) of readers and writers."""
+"""RWMutex, pure Python: how it is held, and a queue (see `_wait`) of readers and writers."""
 
 from typing import TypeAlias, TypeVar, final
 
@@ -6,6 +6,8 @@ from .._common.guard import Receipt
 from .._common.object import Part, SyncObject, adopt
 from ._arguments import lock_timeout
 from ._wait import Change, Line, Waiters
+
+__all__ = ["RWMutex", "RWMutexReader", "RWMutexWriter"]
 
 _Value: TypeAlias = tuple[int, bool, int]
 
@@ -41,12 +43,12 @@ class _Sides(Line):
         return self.admit_readers(value, waiters)
 
     def admit_readers(self, value: _Value, waiters: Waiters) -> Change:
-        """Let in all who wait to read, also before a writer."""
+        """Let in all waiting readers, also before a writer."""
         granted = tuple(w for w in waiters if not (w.request or w.away))
         if not granted:
             return value, waiters, ()
         readers, _, downgraded = value
-        # Not by looking at `away` again, which may have changed: who is granted leaves the queue.
+        # Not by looking at `away` again, which may have changed: a granted waiter leaves the queue.
         staying = tuple(w for w in waiters if w not in granted)
         return (readers + len(granted), False, downgraded), staying, granted
 
@@ -107,7 +109,7 @@ class _View(Part):
         self._line.change(self._line.release, self._write)
 
     def _at_fork_reinit(self) -> None:
-        """Make the whole lock free and forget who waits: for the child of a fork."""
+        """Make the whole lock free and forget its waiters: for the child of a fork."""
         self._line.change(self._line.reset)
 
     def _release(self, receipt: Receipt) -> None:
@@ -289,5 +291,5 @@ class RWMutex(SyncObject):
         self.__line.change(self.__line.downgrade)
 
     def _at_fork_reinit(self) -> None:
-        """Make the lock free and forget who waits: for the child of a fork."""
+        """Make the lock free and forget its waiters: for the child of a fork."""
         self.__line.change(self.__line.reset)

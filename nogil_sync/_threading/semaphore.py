@@ -6,6 +6,8 @@ from .._common.object import Part, SyncObject, before_init, uninitialized, until
 from ._arguments import exact_int, wait_timeout
 from ._wait import Change, Line, Waiters
 
+__all__ = ["Semaphore", "SemaphoreHold"]
+
 _MAX = (1 << 62) - 1
 
 
@@ -98,7 +100,7 @@ class Semaphore(SyncObject):
     acquire them.
 
     Strictly first come, first served: a large request is not overtaken by smaller ones
-    behind it, and who does not want to wait gets nothing while somebody waits. Only a signal
+    behind it, and a call that does not wait gets nothing while others wait. Only a signal
     handler or finaliser, that interrupts its own thread in a wait for this semaphore,
     passes that thread by.
 
@@ -204,7 +206,7 @@ class Semaphore(SyncObject):
     def available(self) -> int:
         """How many units are free.
 
-        Who waits may be about to take them.
+        A waiter may be about to take them.
         """
         return self.__line.state[0]
 

@@ -3,28 +3,28 @@
 A bucket is one immutable tuple, ``(key, value, key, value, ...)``, of the entries whose keys have
 the same hash; nearly always it is one entry.  The dict that holds the buckets is keyed by exact
 ints, so no code of a user runs in it and each of its steps is atomic.  A lookup hashes the key,
-fetches the bucket, and compares in it at leisure: what it finds was the truth when it fetched.
+fetches the bucket, and then compares keys in it: its result was true when it fetched.
 
 A change computes the next bucket in ordinary code, which nobody else sees, and installs it in a
-section (see `_common.guard`) if the bucket it started from is still there; else another thread, or
-user code that it called itself, was faster, and it looks again.  No two keys are compared twice
-for that, so equality that changes this very map does not keep it going round.  Of all who try,
-one always succeeds.
+section (see `_common.guard`) if the bucket it started from is still there.  Otherwise another
+thread, or user code that it called itself, was faster, and it retries.  A retry compares no two
+keys again, so equality that changes this very map cannot make it retry for ever.  Of all threads
+that try, one always succeeds.
 
 In these sections the dict is read and stored to, which the rule of `_common.guard` allows for exact
 dicts with keys that are exact ints: it calls nothing, and whatever is replaced is still held
 by a variable outside, so nothing is finalised there.
 
-The entries beyond the first of their bucket are counted, which makes the length: a dict knows its
-own.
+The length is the number of buckets, which the dict knows, plus the number of entries beyond the
+first of their bucket, which is counted.
 
-Without the GIL, where this backend can only be forced, the child of a fork is not safe from the
-threads that are gone: one may have stored such a bucket and not yet counted it, or be using the
+Without the GIL, where this backend runs only if it is forced, the child of a fork is not safe from
+the threads that are gone: one may have stored such a bucket and not yet counted it, or be using the
 dict, whose own lock then stays locked for ever.
 """
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, TypeVarTuple, final, overload
 
 from .._common.guard import Guard, guard_of
@@ -34,12 +34,16 @@ from .._common.once import ABSENT
 from ._arguments import wait_timeout
 from .atomics import AtomicBool
 
+__all__ = ["SyncMap", "SyncMapIterator"]
+
 if TYPE_CHECKING:
     from _typeshed import SupportsKeysAndGetItem
 
 K = TypeVar("K")
 V = TypeVar("V")
 T = TypeVar("T")
+KT = TypeVar("KT")
+VT = TypeVar("VT")
 Ts = TypeVarTuple("Ts")
 
 Bucket = tuple[Any, ...]
@@ -60,8 +64,8 @@ class _Table:
         self.buckets: dict[int, Bucket] = {}
         self.extra = 0  # entries beyond the first of their bucket
         self.version = 0  # counts the changes
-        self.candidates: list[int] = []  # hashes for `popitem` to look at
-        self.narrow = sys.maxsize  # it is made smaller only when it has fewer buckets
+        self.candidates: list[int] = []  # hashes that `popitem` tries next
+        self.narrow = sys.maxsize  # it shrinks only when it has fewer buckets
 
 
 def _find(bucket: Bucket | None, key: object, begin: int = 0) -> int:
@@ -106,7 +110,7 @@ def _replaced(bucket: Bucket | None, at: int, key: object, value: object) -> Buc
     return (*bucket[: at + 1], value, *bucket[at + 2 :])
 
 
-# Edits: from the value of a key, or ABSENT, to the next one.
+# Edits: functions from the value of a key, or ABSENT, to its next value.
 
 
 def _put(_old: object, value: object) -> object:
@@ -205,7 +209,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         self: "SyncMap[str, V]", mapping_or_pairs: Iterable[tuple[str, V]], /, **kwargs: V
     ) -> None: ...
     def __init__(self, mapping_or_pairs: Any = (), /, **kwargs: Any) -> None:
-        # Who finds it through the collector can change a list, but not a tuple.
+        # Code that finds it through the collector could change a list, but not a tuple.
         entries = (*self._entries(mapping_or_pairs),)
         table = _Table()
         super().__init__()
@@ -217,11 +221,16 @@ class SyncMap(SyncObject, SharedMap[K, V]):
 
     # Lookups
 
+    if TYPE_CHECKING:  # both are SharedMap's, which knows no class of maps
+
+        def __or__(self, other: Mapping[KT, VT], /) -> "SyncMap[K | KT, V | VT]": ...
+        def __ror__(self, other: Mapping[KT, VT], /) -> "SyncMap[K | KT, V | VT]": ...
+
     def __getitem__(self, key: K, /) -> V:
         """Return the value of the key; ``KeyError`` if there is none."""
         bucket = self.__table.buckets.get(hash(key))
         if bucket is not None:
-            first = bucket[0]  # nearly always the only one
+            first = bucket[0]  # nearly always the only key
             at = 0 if first is key or first == key else _find(bucket, key, 2)
             if at >= 0:
                 value: V = bucket[at + 1]
@@ -255,7 +264,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
 
     def __bool__(self) -> bool:
         """Whether there are any entries."""
-        # The native backend has it, since its length costs more.
+        # The native backend has this method, because its length costs more.
         return len(self) != 0
 
     # Changes

@@ -10,6 +10,8 @@ from .._common.spawn import Worker
 from ._arguments import exact_int, wait_timeout
 from ._wait import Word
 
+__all__ = ["WaitGroup"]
+
 _MAX = (1 << 31) - 1
 
 P = ParamSpec("P")

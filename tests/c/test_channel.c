@@ -161,6 +161,10 @@ check_order_of_service(void)
     CHECK(senders->enter(&channel, &c) && sent(&c)); /* an item has left since the try */
     a = (ns_waiter){0};
     CHECK(receivers->enter(&channel, &a) && received(&a) == 7);
+
+    a = (ns_waiter){0}; /* it is served just before its thread runs handlers: leave says so */
+    CHECK(!receivers->enter(&channel, &a) && try_send(1) == NS_CHANNEL_DONE);
+    CHECK(receivers->leave(&channel, &a) && received(&a) == 1 && is_open());
 }
 
 static void
@@ -368,7 +372,8 @@ wait_during_init(int i)
     }
 }
 
-/* A thread that sends and receives during init takes the lock, and finds the ring whole or absent. */
+/* A thread that sends and receives during init takes the lock, and finds the ring whole or
+ * absent. */
 static void
 use_during_init(int i)
 {

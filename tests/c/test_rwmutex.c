@@ -766,7 +766,8 @@ check_hold_in_an_old_table_is_released(void)
     ns_store(&rw.cells->at[0], cell, NS_RELAXED);
 }
 
-/* A reset forgets the holds in cells. What it left there would count once cells are in use again. */
+/* A reset forgets the holds in cells. What it left there would count once cells are in use
+ * again. */
 static void
 check_reset_forgets_cells(void)
 {

@@ -1,4 +1,4 @@
-"""A table of bad arguments: both backends answer alike, letter for letter.
+"""A table of bad arguments: both backends raise the same errors, letter for letter.
 
 Every public callable is called with every kind of argument that does not fit, on an object of the
 native backend and on one of the pure backend, in one process.  What is compared is the outcome: the
@@ -27,13 +27,15 @@ from support import FREE_THREADED
 import nogil_sync
 from nogil_sync import _threading as pure
 
+PURE = [n for n in nogil_sync.__all__ if hasattr(pure, n)]
+
 native: Any = pure
 if FREE_THREADED:
     _core = importlib.import_module("nogil_sync._native._core")
-    # What is not in C both backends share.
-    native = SimpleNamespace(**{n: getattr(_core, n, getattr(pure, n)) for n in pure.__all__})
+    # The backends share all that is not in C.
+    native = SimpleNamespace(**{n: getattr(_core, n, getattr(pure, n)) for n in PURE})
 
-CLASSES = [n for n in pure.__all__ if inspect.isclass(getattr(pure, n))]
+CLASSES = [n for n in PURE if inspect.isclass(getattr(pure, n))]
 
 
 class Unfit:
@@ -108,7 +110,7 @@ def entered(context: Any) -> Any:
     return context
 
 
-# An object on which none of its methods waits, whatever the arguments.
+# An object whose methods do not wait, whatever the arguments.
 OBJECTS: dict[str, Callable[[Any], Any]] = {
     "AtomicInt64": lambda m: m.AtomicInt64(5),
     "AtomicUint64": lambda m: m.AtomicUint64(5),
@@ -159,7 +161,7 @@ def entered_and_left(context: Any) -> Any:
 FUNCTIONS = ("pin", "pin_all", "is_pinned", "once")
 SPECIAL = ("__enter__", "__exit__", "__call__")
 
-# What would wait with these arguments, and so is left out; and what takes them to mean memory.
+# Calls that would wait, or allocate much memory, with these arguments: they are left out.
 WAITS = {("a locked Mutex", "acquire"), ("a locked Mutex", "__enter__")} | {
     (subject, method)
     for subject in ("a held RWMutex.write", "a held RWMutex.read", "a held Cond")
@@ -172,7 +174,7 @@ WAITS |= {
 }
 WAITS |= {("Cond of an RLock", method) for method in ("wait", "wait_for")}
 MAY_WAIT = {"None", "True", "2", "-1", "2**31", "1.5", "TIMEOUT_MAX"}
-# Pinned is what they are given, for good.
+# These pin their arguments, for ever.
 PINS = {"pin", "pin_all"}
 
 

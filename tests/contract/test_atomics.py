@@ -287,8 +287,7 @@ def test_listed_bad_inputs_raise():
     with pytest.raises(RuntimeError):
         a.__init__(9)
     assert a.load() == 5
-    with pytest.raises(RuntimeError):
-        AtomicInt64.__new__(AtomicInt64).add()
+    assert AtomicInt64.__new__(AtomicInt64).add() == 1
 
 
 @integers
@@ -475,7 +474,7 @@ def test_ref_update_retries_after_a_concurrent_store():
 
 @pytest.mark.thread_unsafe(reason="sets a signal handler")
 def test_ref_update_that_never_succeeds_can_be_interrupted():
-    # Each of the two iterators stores the other one, without bytecode between which handlers run.
+    # Each of the two iterators stores the other one, in C: no handler can run in between.
     r, other = AtomicRef(), []
     one = map(r.store, itertools.cycle(other))
     other.append(map(r.store, itertools.repeat(one)))

@@ -1,4 +1,4 @@
-"""Channel: capacity, order, rendezvous, close, what misuse and time-outs leave alone, handlers."""
+"""Channel: capacity, order, rendezvous, close, misuse, time-outs."""
 
 import gc
 import linecache
@@ -13,8 +13,8 @@ import pytest
 from channels import Item
 from marks import starts_threads
 from support import (
-    LONG,
     NATIVE,
+    TIMEOUT,
     eventually,
     run_threads,
     started,
@@ -37,7 +37,7 @@ def in_line(function, *args):
         return function(*args)
 
     pair = started(call)
-    assert entered.wait(LONG)
+    assert entered.wait(TIMEOUT)
     time.sleep(0.03)
     return pair
 
@@ -436,15 +436,15 @@ def test_unbuffered_send_returns_once_the_item_is_received():
     assert not sent
     assert len(c) == 0
     assert c.recv() == "x"
-    thread.join(LONG)
+    thread.join(TIMEOUT)
     assert sent == [None]
     thread, received = in_line(c.recv)
     assert eventually(lambda: c.try_send("y"))
-    thread.join(LONG)
+    thread.join(TIMEOUT)
     assert received == ["y"]
     thread, sent = in_line(c.send, "z")
     assert eventually(lambda: c.try_recv() == "z")
-    thread.join(LONG)
+    thread.join(TIMEOUT)
     assert sent == [None]
 
 
@@ -455,12 +455,12 @@ def test_receivers_are_served_in_order(capacity):
     order = []
 
     def work(k):
-        order.append((k, c.recv(LONG)))
+        order.append((k, c.recv(TIMEOUT)))
 
     workers = [in_line(work, k)[0] for k in range(5)]
     for n in range(5):
         c.send(n)
-        workers[n].join(LONG)
+        workers[n].join(TIMEOUT)
         assert order[-1] == (n, n)
     assert c.try_recv() is None
 
@@ -471,12 +471,12 @@ def test_senders_are_served_in_order(capacity):
     c = Channel(capacity)
     for n in range(capacity):
         c.send(n)
-    senders = [in_line(c.send, n, LONG) for n in range(capacity, capacity + 5)]
+    senders = [in_line(c.send, n, TIMEOUT) for n in range(capacity, capacity + 5)]
     assert len(c) == capacity
     for n in range(capacity + 5):
         assert c.recv() == n
         if n < 5:
-            senders[n][0].join(LONG)
+            senders[n][0].join(TIMEOUT)
             assert senders[n][1] == [None]
             assert len(c) == capacity
             assert not c.try_send("overtakes") or capacity == 0
@@ -495,12 +495,12 @@ def test_timed_out_send_sends_nothing():
             return "gave up"
 
     thread, result = in_line(send)
-    behind, sent = in_line(c.send, 1, LONG)
-    thread.join(LONG)
+    behind, sent = in_line(c.send, 1, TIMEOUT)
+    thread.join(TIMEOUT)
     assert result == ["gave up"]
     assert not sent
     assert c.recv() == 0
-    behind.join(LONG)
+    behind.join(TIMEOUT)
     assert sent == [None]
     assert c.recv() == 1
     assert c.try_recv() is None
@@ -512,7 +512,7 @@ def test_timed_out_send_releases_item():
     for n in range(2):  # items travel between threads here
         thread, _ = in_line(c.recv)
         c.send(Item())
-        thread.join(LONG)
+        thread.join(TIMEOUT)
         c.send(n)  # full
         item = Item()
         watch = weakref.ref(item)
@@ -520,7 +520,7 @@ def test_timed_out_send_releases_item():
         waiting, gone = threading.Event(), threading.Event()
 
         def drop(others=others, waiting=waiting, gone=gone):
-            assert waiting.wait(LONG)
+            assert waiting.wait(TIMEOUT)
             others.clear()
             gone.set()
 
@@ -530,7 +530,7 @@ def test_timed_out_send_releases_item():
         while not gone.is_set():
             with pytest.raises(TimeoutError):
                 c.send(item, 0.05)
-        thread.join(LONG)
+        thread.join(TIMEOUT)
         del item
         assert eventually(lambda watch=watch: watch() is None)
         assert c.recv() == n
@@ -548,7 +548,7 @@ def test_timed_out_recv_receives_nothing():
 
     for timeout in (0.001, 0.05):
         thread, result = in_line(receive, timeout)
-        thread.join(LONG)
+        thread.join(TIMEOUT)
         assert result == ["gave up"]
         assert not c.try_send(1)
 
@@ -564,11 +564,11 @@ def test_close_wakes_all_waiters(capacity):
         except ChannelClosed:
             return "closed"
 
-    waiters = [in_line(closed, c.recv, t) for t in (None, LONG)]
+    waiters = [in_line(closed, c.recv, t) for t in (None, TIMEOUT)]
     waiters.append(in_line(lambda: list(c)))
     c.close()
     for thread, _ in waiters:
-        thread.join(LONG)
+        thread.join(TIMEOUT)
     assert [result for _, result in waiters] == [["closed"], ["closed"], [[]]]
 
     c = Channel(capacity)
@@ -576,10 +576,10 @@ def test_close_wakes_all_waiters(capacity):
         c.send(n)
     items = [Item() for _ in range(3)]
     watches = [weakref.ref(item) for item in items]
-    waiters = [in_line(closed, c.send, item, t) for item, t in zip(items, (None, LONG, None))]
+    waiters = [in_line(closed, c.send, item, t) for item, t in zip(items, (None, TIMEOUT, None))]
     c.close()
     for thread, _ in waiters:
-        thread.join(LONG)
+        thread.join(TIMEOUT)
     assert [result for _, result in waiters] == [["closed"]] * 3
     assert list(c) == list(range(capacity))
     del items, waiters, thread
@@ -669,7 +669,7 @@ def test_timeouts_and_tries_lose_nothing(capacity):
 @pytest.mark.thread_unsafe(reason="traces, and starts threads itself")
 @pytest.mark.parametrize("receives", [False, True])
 def test_finaliser_during_a_send_sees_the_item(receives):
-    # Without the GIL, or under a debugger, others run between the lines of a section.
+    # Without the GIL, or under a debugger, other threads run between the lines of a section.
     slow = {"taker.done = giver.done = True", "self.state = new", "me.joined = True"}
     c = Channel()
     served = threading.Event()
@@ -695,9 +695,9 @@ def test_finaliser_during_a_send_sees_the_item(receives):
         sys.settrace(tracer)
         try:
             if receives:
-                assert c.recv(LONG) == "item"
+                assert c.recv(TIMEOUT) == "item"
             else:
-                c.send("item", LONG)
+                c.send("item", TIMEOUT)
         finally:
             sys.settrace(None)
             served.set()
@@ -719,13 +719,13 @@ def test_reply_arrives_through_a_second_channel():
         for n in range(200):
             answer = Channel(1)
             requests.send((n, answer))
-            assert answer.recv(LONG) == 2 * n
+            assert answer.recv(TIMEOUT) == 2 * n
 
     server = threading.Thread(target=serve)
     server.start()
     run_threads(ask, times=3)
     requests.close()
-    server.join(LONG)
+    server.join(TIMEOUT)
     assert not server.is_alive()
 
 
@@ -757,11 +757,11 @@ def test_other_threads_run_and_collect_while_one_waits():
         gc.collect()
     assert not received
     c.send([1])
-    receiver.join(LONG)
+    receiver.join(TIMEOUT)
     assert received == [[1]]
     sender, sent = in_line(c.send, [2])
     for _ in range(3):
         gc.collect()
     assert not sent
     assert c.recv() == [2]
-    sender.join(LONG)
+    sender.join(TIMEOUT)

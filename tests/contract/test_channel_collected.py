@@ -7,7 +7,7 @@ import pytest
 from channels import Item
 from marks import starts_threads
 from support import (
-    LONG,
+    TIMEOUT,
     background,
     collect_often,
     for_a_while,
@@ -40,7 +40,7 @@ def test_cycles_through_items_are_collected(capacity):
 
 
 @collects
-def test_a_cycle_of_channels_is_collected():
+def test_cycle_of_channels_is_collected():
     first = previous = Channel(2)
     for _ in range(10):
         c = Channel(2)
@@ -149,7 +149,7 @@ def test_finalisers_use_the_channel_during_its_operations():
 @starts_threads
 @pytest.mark.parametrize("capacity", [0, 2, 16])
 def test_collections_run_while_items_pass(capacity):
-    # Each item is a cycle that only the channel, or a thread in a call, holds for a while.
+    # Each item is a cycle to which only the channel, or a thread in a call, refers for a while.
     c = Channel(capacity)
 
     def send():
@@ -157,7 +157,7 @@ def test_collections_run_while_items_pass(capacity):
             item = Item()
             item.me = item
             item.content = [n]
-            c.send(item, LONG)
+            c.send(item, TIMEOUT)
             del item
         c.close()
 

@@ -5,8 +5,8 @@ import threading
 import pytest
 from marks import sets_handlers
 from support import (
-    LONG,
     NATIVE,
+    TIMEOUT,
     eventually,
     for_a_while,
     started,
@@ -34,7 +34,7 @@ def test_handler_uses_channel_that_its_thread_waits_for(interrupt, capacity):
             started(c.send, "yours")
 
     interrupt(handler, 0.05)
-    assert c.recv(LONG) == "yours"
+    assert c.recv(TIMEOUT) == "yours"
     assert log == ["empty", "mine" if capacity else False]
     assert len(c) == 0
 
@@ -52,13 +52,13 @@ def test_handler_receives_to_make_room_for_its_threads_send(interrupt):
         handled.set()
 
     def receive():
-        assert handled.wait(LONG)
+        assert handled.wait(TIMEOUT)
         log.append(c.recv())
 
     interrupt(handler, 0.05)
     thread, _ = started(receive)
-    c.send("last", LONG)
-    thread.join(LONG)
+    c.send("last", TIMEOUT)
+    thread.join(TIMEOUT)
     assert log == [0, "handler's"]
     assert c.recv() == "last"
 
@@ -71,25 +71,25 @@ def test_handler_takes_the_item_and_its_threads_recv_waits_on(interrupt, receive
 
     def receive_twice():
         for _ in range(2):
-            log.append(c.recv(LONG))
+            log.append(c.recv(TIMEOUT))
 
     def handler():
         if receives:
             started(c.send, "for the handler")
-            log.append(c.recv(LONG))
+            log.append(c.recv(TIMEOUT))
             started(c.send, "for the call")
         else:
             threading.Timer(0.1, receive_twice).start()
-            c.send("from the handler", LONG)
+            c.send("from the handler", TIMEOUT)
 
     interrupt(handler, 0.05)
     if receives:
-        log.append(c.recv(LONG))
+        log.append(c.recv(TIMEOUT))
         assert log == ["for the handler", "for the call"]
     else:
-        c.send("from the call", LONG)
+        c.send("from the call", TIMEOUT)
         assert eventually(lambda: len(log) == 2)
-        # The other backend passes the call by from when the handler sends, not from its beginning.
+        # In the threading backend the handler overtakes the call only once it sends.
         assert (log if NATIVE else sorted(log, reverse=True)) == [
             "from the handler",
             "from the call",
@@ -103,9 +103,9 @@ def test_handler_closes_channel_that_its_thread_waits_for(interrupt, receives):
     interrupt(c.close, 0.05)
     with pytest.raises(ChannelClosed):
         if receives:
-            c.recv(LONG)
+            c.recv(TIMEOUT)
         else:
-            c.send(1, LONG)
+            c.send(1, TIMEOUT)
     assert c.closed()
 
 
@@ -145,12 +145,12 @@ def test_handlers_use_the_channel_during_its_operations(interrupt, capacity):
     halt = interrupt(handler, 0.005, 0.005)
     sent = []
     for n in for_a_while(0.7):
-        c.send(("main", n), LONG)
+        c.send(("main", n), TIMEOUT)
         sent.append(("main", n))
     halt()
     stop.set()
     c.close()
-    thread.join(LONG)
+    thread.join(TIMEOUT)
     assert not thread.is_alive()
     assert [item for item in received if item[0] == "main"] == sent
     assert [item for item in received if item[0] == "handler"] == from_handlers

@@ -1,4 +1,4 @@
-"""Cond: threading.Condition's interface over any lock; order, no lost and no stolen signals."""
+"""Cond: the interface of threading.Condition over any lock; order, no lost notifications."""
 
 import math
 import threading
@@ -7,14 +7,14 @@ import time
 import pytest
 from conds import LOCKS, Duck, notify, notify_all, wait_in, waiters, waiting
 from marks import starts_threads
-from support import LONG, NATIVE, eventually, for_a_while, run_threads, started
+from support import NATIVE, TIMEOUT, eventually, for_a_while, run_threads, started
 
 from nogil_sync import Cond, Mutex, RWMutex, Semaphore
 
 over = pytest.mark.parametrize("lock", LOCKS)
 
 
-# Those that one thread holds at a time.
+# The locks that one thread holds at a time.
 over_exclusive = pytest.mark.parametrize("lock", [name for name in LOCKS if name != "read"])
 
 
@@ -137,7 +137,7 @@ def test_wait_raises_while_another_thread_holds_the_lock():
     c = Cond(threading.RLock())
     with c:
         thread, result = started(c._is_owned)
-        thread.join(LONG)
+        thread.join(TIMEOUT)
     assert result == [False]
 
 
@@ -199,7 +199,9 @@ def test_wait_for_true_predicate_returns_at_once():
         calls = []
         assert c.wait_for(lambda: calls.append(1) or [], 0) == []
         assert c.wait_for(lambda: calls.append(1), -1) is None
-        assert len(calls) == 4  # once more after it let go of the lock, as threading's
+        assert (
+            len(calls) == 4
+        )  # called once more after the release of the lock, as by threading.Condition
 
     with c, pytest.raises(ZeroDivisionError):
         c.wait_for(lambda: 1 / 0)
@@ -267,7 +269,7 @@ def test_notify_wakes_one_waiter(lock):
     thread, result = waiters(c, 1)[0]
     assert not result
     notify(c)
-    thread.join(LONG)
+    thread.join(TIMEOUT)
     assert result == [True]
     assert waiting(c) == 0
     assert not c._is_owned()
@@ -280,7 +282,7 @@ def test_notify_all_wakes_all_waiters(lock):
     all_of_them = waiters(c, 4)
     notify_all(c)
     for thread, result in all_of_them:
-        thread.join(LONG)
+        thread.join(TIMEOUT)
         assert result == [True]
     assert waiting(c) == 0
 
@@ -306,7 +308,7 @@ def test_waiters_are_served_in_order():
     assert waiting(c) == 3
     notify(c, 10**30)
     for thread, result in all_of_them:
-        thread.join(LONG)
+        thread.join(TIMEOUT)
         assert result == [True]
 
 
@@ -327,23 +329,23 @@ def test_later_waiter_is_not_woken_by_earlier_notification():
     with c:
         c.notify_all()
         late, late_result = started(wait_in, c, 0.1)  # which gets the lock only after us
-    early[0].join(LONG)
-    late.join(LONG)
+    early[0].join(TIMEOUT)
+    late.join(TIMEOUT)
     assert early[1] == [True]
     assert late_result == [False]
 
 
 @starts_threads
 def test_timed_out_waiter_takes_no_notification():
-    # It has given up, and waits for the lock only: the notification is for the other one.
+    # It has timed out, and waits for the lock only: the notification goes to the other waiter.
     c = Cond()
     first, first_result = started(wait_in, c, 0.1)
-    second, second_result = started(wait_in, c, LONG)
+    second, second_result = started(wait_in, c, TIMEOUT)
     with c:
         assert eventually(lambda: waiting(c) == 1)
         c.notify()
-    first.join(LONG)
-    second.join(LONG)
+    first.join(TIMEOUT)
+    second.join(TIMEOUT)
     assert first_result == [False]
     assert second_result == [True]
 
@@ -359,7 +361,7 @@ def test_notified_wait_returns_true_however_long_the_lock_takes():
             if in_time:
                 time.sleep(seconds + 0.2)
                 assert not result
-        thread.join(LONG)
+        thread.join(TIMEOUT)
         assert result == [in_time]
         if in_time:
             break
@@ -374,7 +376,7 @@ def test_timed_out_wait_returns_with_the_lock():
         assert eventually(lambda: waiting(c) == 0)
         thread.join(0.05)
         assert thread.is_alive()
-    thread.join(LONG)
+    thread.join(TIMEOUT)
     assert result == [False]
 
 
@@ -385,12 +387,12 @@ def test_wait_for_returns_when_the_predicate_is_true():
 
     def take():
         with c:
-            assert c.wait_for(lambda: items, LONG) is items
+            assert c.wait_for(lambda: items, TIMEOUT) is items
             return items.pop()
 
     takers = [started(take) for _ in range(3)]
     for k in range(3):
-        notify(c)  # for nothing: the predicate is still false
+        notify(c)  # wakes it too early: the predicate is still false
         with c:
             items.append(k)
             c.notify_all()
@@ -413,7 +415,7 @@ def test_notify_all_wakes_many_threads():
             with c:
                 arrived += 1
                 while generation == seen:
-                    assert c.wait(LONG)
+                    assert c.wait(TIMEOUT)
                 seen = generation
 
     workers = [threading.Thread(target=work, daemon=True) for _ in range(n)]
@@ -425,7 +427,7 @@ def test_notify_all_wakes_many_threads():
             generation = k
             c.notify_all()
     for worker in workers:
-        worker.join(LONG)
+        worker.join(TIMEOUT)
         assert not worker.is_alive()
     assert waiting(c) == 0
 
@@ -433,7 +435,7 @@ def test_notify_all_wakes_many_threads():
 @starts_threads
 @pytest.mark.parametrize("lock", ["default", "Lock", "write", "RLock"])
 def test_notifications_are_neither_stolen_nor_lost(lock):
-    # One notification for each of a thousand items, to whoever waits: all must go through.
+    # One notification for each of a thousand items, to any waiter: all items must arrive.
     c = cond_over(lock)
     tokens = 0
     n = 1000
@@ -443,7 +445,7 @@ def test_notifications_are_neither_stolen_nor_lost(lock):
         for _ in range(n // 4):
             with c:
                 while not tokens:
-                    assert c.wait(LONG), "lost"
+                    assert c.wait(TIMEOUT), "lost"
                 tokens -= 1
 
     def produce():
@@ -460,7 +462,7 @@ def test_notifications_are_neither_stolen_nor_lost(lock):
 
 @starts_threads
 def test_thousand_rounds_of_notify_all():
-    # Each wakes exactly those that waited, none of the generation after.
+    # Each notify_all wakes exactly the threads that wait, none of the next generation.
     c = Cond()
     woken = [0] * 3
     generation = 0
@@ -470,7 +472,7 @@ def test_thousand_rounds_of_notify_all():
         while seen < 1000:
             with c:
                 while generation == seen:
-                    assert c.wait(LONG)
+                    assert c.wait(TIMEOUT)
                 seen = generation
                 woken[k] += 1
 
@@ -484,7 +486,7 @@ def test_thousand_rounds_of_notify_all():
             generation += 1
             c.notify_all()
     for worker in workers:
-        worker.join(LONG)
+        worker.join(TIMEOUT)
         assert not worker.is_alive()
     assert woken == [1000] * 3
 
@@ -498,7 +500,7 @@ def test_two_threads_take_turns():
         nonlocal turn
         for _ in range(300):
             with c:
-                assert c.wait_for(lambda: turn == mine, LONG)
+                assert c.wait_for(lambda: turn == mine, TIMEOUT)
                 turn = 1 - mine
                 c.notify()
 
@@ -526,7 +528,7 @@ def test_timeouts_lose_no_notification():
         while busy:
             with c:
                 while not tokens and busy:
-                    c.wait(LONG)
+                    c.wait(TIMEOUT)
                 if tokens:
                     tokens -= 1
                     taken += 1
@@ -556,7 +558,7 @@ def test_two_conds_share_one_lock():
     def produce():
         for k in range(200):
             with lock:
-                assert empty.wait_for(lambda: len(items) < 2, LONG)
+                assert empty.wait_for(lambda: len(items) < 2, TIMEOUT)
                 items.append(k)
                 full.notify()
 
@@ -564,7 +566,7 @@ def test_two_conds_share_one_lock():
         result = []
         for _ in range(200):
             with lock:
-                assert full.wait_for(lambda: items, LONG)
+                assert full.wait_for(lambda: items, TIMEOUT)
                 result.append(items.pop(0))
                 empty.notify()
         return result
@@ -581,6 +583,6 @@ def test_cond_over_a_read_lock():
     both = waiters(c, 2)
     notify_all(c)
     for thread, result in both:
-        thread.join(LONG)
+        thread.join(TIMEOUT)
         assert result == [True]
     assert not rw.read.locked()

@@ -12,7 +12,7 @@ from ctrl_c import interrupt_call
 from marks import sets_handlers, starts_processes, starts_threads
 from processes import in_own_process
 from random_interrupts import RandomInterrupts
-from support import LONG, eventually, for_a_while
+from support import TIMEOUT, eventually, for_a_while
 
 from nogil_sync import Cond
 
@@ -87,13 +87,13 @@ def test_ctrl_c_while_wait_reacquires_the_lock(lock, times):
 
 @pytest.mark.thread_unsafe(reason="sets a signal handler")
 def test_handler_that_notifies_and_raises_passes_notification_on():
-    # First in line, it is the one that is notified; as its call fails the next one has it.
+    # The main thread is first in line and is notified; as its call raises, the next waiter is.
     c, served, main = Cond(), [], threading.get_ident()
 
     def other():
         with c:  # so the main thread waits
             signal.pthread_kill(main, signal.SIGUSR1)
-            served.append(c.wait(LONG))
+            served.append(c.wait(TIMEOUT))
 
     def handler(*_):
         with c:  # so the other one waits as well
@@ -106,8 +106,8 @@ def test_handler_that_notifies_and_raises_passes_notification_on():
         with c:
             thread.start()
             with pytest.raises(KeyboardInterrupt):
-                c.wait(LONG)
-        thread.join(LONG)
+                c.wait(TIMEOUT)
+        thread.join(TIMEOUT)
         assert served == [True]
     finally:
         signal.signal(signal.SIGUSR1, before)
@@ -161,7 +161,7 @@ def test_notification_of_an_interrupted_waiter_is_passed_on():
 )
 @in_own_process
 def test_interrupted_wait_holds_the_lock_and_loses_no_notification(lock, at_most):
-    # After each wait, however it ends, the lock is ours; and no token is lost with a signal.
+    # After each wait, however it ends, its thread holds the lock; and no notification is lost.
     interrupts = RandomInterrupts()
     c = Cond(LOCKS[lock]())
     owner = None
@@ -228,7 +228,7 @@ def test_handler_notifies_its_own_thread(interrupt):
     c = Cond()
     interrupt(lambda: notify(c), 0.05)
     with c:
-        assert c.wait(LONG) is True
+        assert c.wait(TIMEOUT) is True
     assert waiting(c) == 0
 
 
@@ -240,17 +240,17 @@ def test_handler_waits_on_the_cond_of_its_thread(interrupt):
     def handler():
         with c:
             log.append(c.wait(0.01))
-            # First the thread's own wait, below us, then ours.
+            # First the wait that this handler interrupts is notified, then the handler's own.
             c.notify()
             c.notify()
             log.append(c.wait(0.01))
             notifier.start()
-            log.append(c.wait(LONG))
+            log.append(c.wait(TIMEOUT))
 
     notifier = threading.Timer(0.1, notify, [c])
     interrupt(handler, 0.05)
     with c:
-        assert c.wait(LONG) is True
+        assert c.wait(TIMEOUT) is True
         assert c._is_owned()
     assert log == [False, False, True]
     assert waiting(c) == 0
@@ -269,21 +269,21 @@ def test_handler_runs_while_its_thread_reacquires_the_lock(interrupt):
         with c:
             c.notify()
             held.set()
-            tried.wait(LONG)
+            tried.wait(TIMEOUT)
             time.sleep(0.05)
 
     def handler():
         if held.is_set() and not log:
             log.append(c.acquire(timeout=0.01))
             tried.set()
-            log.append(c.acquire(timeout=LONG))
+            log.append(c.acquire(timeout=TIMEOUT))
             c.release()
 
     holder = threading.Thread(target=hold)
     holder.start()
     interrupt(handler, 0.05, 0.02)
     with c:
-        assert c.wait(LONG) is True
+        assert c.wait(TIMEOUT) is True
         assert c.locked()
     assert log == [False, True]
     holder.join()
@@ -321,7 +321,7 @@ def test_handler_that_notifies_leaves_other_waiters_whole(interrupt):
     halt()
     stop = True
     for worker in workers:
-        worker.join(LONG)
+        worker.join(TIMEOUT)
         assert not worker.is_alive()
     assert all(counts)
     assert waiting(c) == 0
@@ -343,7 +343,7 @@ def test_finaliser_notifies_waiters():
     both = waiters(c, 2)
     gc.collect()
     for thread, result in both:
-        thread.join(LONG)
+        thread.join(TIMEOUT)
         assert result == [True]
 
 
@@ -355,5 +355,5 @@ def test_other_threads_run_and_collect_while_one_waits():
         gc.collect()
     assert not result
     notify(c)
-    thread.join(LONG)
+    thread.join(TIMEOUT)
     assert result == [True]

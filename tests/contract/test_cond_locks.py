@@ -8,7 +8,7 @@ import time
 import pytest
 from conds import Duck, Sub, notify, waiting
 from marks import starts_threads
-from support import LONG, run_threads, started
+from support import TIMEOUT, run_threads, started
 
 from nogil_sync import Cond, Mutex
 
@@ -25,7 +25,7 @@ def test_wait_raises_what_release_raises():
     c.acquire()
     for _ in range(2):
         with pytest.raises(LookupError):
-            c.wait(LONG)
+            c.wait(TIMEOUT)
         assert waiting(c) == 0
         assert lock.lock.locked()
 
@@ -92,8 +92,8 @@ def test_cond_over_a_cond():
     outer = Cond(inner)
     with outer, outer:
         thread, result = started(notify, outer)
-        assert outer.wait(LONG) is True
-    thread.join(LONG)
+        assert outer.wait(TIMEOUT) is True
+    thread.join(TIMEOUT)
     assert result == [None]
     assert not inner._is_owned()
 
@@ -112,10 +112,10 @@ def test_queue_works_over_conds():
 
     def consume():
         for _ in range(200):
-            got.append(q.get(timeout=LONG))
+            got.append(q.get(timeout=TIMEOUT))
             q.task_done()
 
-    run_threads(consume, consume, lambda: [q.put(k, timeout=LONG) for k in range(400)])
+    run_threads(consume, consume, lambda: [q.put(k, timeout=TIMEOUT) for k in range(400)])
     q.join()
     assert sorted(got) == list(range(400))
     with pytest.raises(queue.Empty):
@@ -132,10 +132,10 @@ def test_event_barrier_and_semaphore_work_over_conds():
     semaphore._cond = Cond()
 
     def work():
-        assert event.wait(LONG)
+        assert event.wait(TIMEOUT)
         with semaphore:
             pass
-        return [barrier.wait(LONG) for _ in range(20)]
+        return [barrier.wait(TIMEOUT) for _ in range(20)]
 
     rounds = run_threads(work, work, lambda: event.set() or work())
     assert [sorted(each) for each in zip(*rounds, strict=True)] == [[0, 1, 2]] * 20
@@ -144,7 +144,7 @@ def test_event_barrier_and_semaphore_work_over_conds():
 @starts_threads
 def test_futures_work_over_conds(monkeypatch):
     class Reentrant(Cond):
-        # A Future's condition is entered again by its callbacks' helpers.
+        # Callbacks acquire a Future's condition again.
         def __init__(self):
             super().__init__(threading.RLock())
 
@@ -159,10 +159,10 @@ def test_futures_work_over_conds(monkeypatch):
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         futures = [pool.submit(pow, k, 2) for k in range(50)]
         assert type(futures[0]._condition) is Reentrant
-        assert sum(f.result(LONG) for f in concurrent.futures.as_completed(futures, LONG)) == sum(
-            k * k for k in range(50)
-        )
+        assert sum(
+            f.result(TIMEOUT) for f in concurrent.futures.as_completed(futures, TIMEOUT)
+        ) == sum(k * k for k in range(50))
         slow = pool.submit(time.sleep, 0.2)
         with pytest.raises(TimeoutError):
             slow.result(0.01)
-        assert slow.result(LONG) is None
+        assert slow.result(TIMEOUT) is None

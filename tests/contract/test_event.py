@@ -9,7 +9,7 @@ import pytest
 from ctrl_c import INTERRUPTS, interrupt_call
 from marks import sets_handlers, starts_processes, starts_threads
 from processes import in_own_process
-from support import LONG, eventually, run_threads
+from support import TIMEOUT, eventually, run_threads
 
 from nogil_sync import Event
 
@@ -99,7 +99,8 @@ def test_set_wakes_all_waiters(n):
     e = Event()
     results = []
     waiters = [
-        threading.Thread(target=lambda: results.append(e.wait(LONG)), daemon=True) for _ in range(n)
+        threading.Thread(target=lambda: results.append(e.wait(TIMEOUT)), daemon=True)
+        for _ in range(n)
     ]
     for waiter in waiters:
         waiter.start()
@@ -107,7 +108,7 @@ def test_set_wakes_all_waiters(n):
     assert not results
     e.set()
     for waiter in waiters:
-        waiter.join(LONG)
+        waiter.join(TIMEOUT)
     assert results == [True] * n
 
 
@@ -120,7 +121,7 @@ def test_clear_after_set_does_not_stop_woken_waiters():
 
         def wait(e=e, results=results, started=started):
             started.append(1)
-            results.append(e.wait(LONG))
+            results.append(e.wait(TIMEOUT))
 
         waiters = [threading.Thread(target=wait, daemon=True) for _ in range(3)]
         for waiter in waiters:
@@ -130,7 +131,7 @@ def test_clear_after_set_does_not_stop_woken_waiters():
         e.set()
         e.clear()
         for waiter in waiters:
-            waiter.join(LONG)
+            waiter.join(TIMEOUT)
         assert results == [True] * 3
         assert not e.is_set()
 
@@ -139,7 +140,7 @@ def test_clear_after_set_does_not_stop_woken_waiters():
 def test_set_while_a_wait_begins_is_not_missed():
     for _ in range(300):
         e = Event()
-        assert run_threads(lambda e=e: e.wait(LONG), e.set)[0] is True
+        assert run_threads(lambda e=e: e.wait(TIMEOUT), e.set)[0] is True
 
 
 @starts_threads
@@ -150,12 +151,12 @@ def test_two_threads_take_turns():
     def left():
         for _ in range(n):
             ping.set()
-            assert pong.wait(LONG)
+            assert pong.wait(TIMEOUT)
             pong.clear()
 
     def right():
         for _ in range(n):
-            assert ping.wait(LONG)
+            assert ping.wait(TIMEOUT)
             ping.clear()
             pong.set()
 
@@ -166,12 +167,12 @@ def test_two_threads_take_turns():
 def test_timeouts_do_not_disturb_other_waiters():
     e = Event()
     patient = []
-    waiter = threading.Thread(target=lambda: patient.append(e.wait(LONG)), daemon=True)
+    waiter = threading.Thread(target=lambda: patient.append(e.wait(TIMEOUT)), daemon=True)
     waiter.start()
     run_threads(lambda: [e.wait(0.001) for _ in range(30)], times=3)
     assert not patient
     e.set()
-    waiter.join(LONG)
+    waiter.join(TIMEOUT)
     assert patient == [True]
 
 
@@ -182,7 +183,7 @@ def test_stores_before_set_are_seen():
         box = []
         run_threads(
             lambda box=box, e=e: (box.append(1), e.set()),
-            lambda box=box, e=e: e.wait(LONG) and box[0],
+            lambda box=box, e=e: e.wait(TIMEOUT) and box[0],
         )
 
 
@@ -194,7 +195,7 @@ def test_other_threads_run_and_collect_while_one_waits():
     for _ in range(3):
         gc.collect()
     e.set()
-    waiter.join(LONG)
+    waiter.join(TIMEOUT)
     assert not waiter.is_alive()
 
 
@@ -222,14 +223,14 @@ def test_ctrl_c_ends_wait_and_other_waiters_stay(way, others, timeout):
 def test_handler_sets_event_that_its_thread_waits_for(interrupt):
     e = Event()
     interrupt(e.set, 0.05)
-    assert e.wait(LONG) is True
+    assert e.wait(TIMEOUT) is True
 
 
 @sets_handlers
 def test_handler_sets_and_clears_event_that_its_thread_waits_for(interrupt):
     e = Event()
     interrupt(lambda: (e.set(), e.clear()), 0.05)
-    assert e.wait(LONG) is True
+    assert e.wait(TIMEOUT) is True
     assert not e.is_set()
 
 
@@ -242,10 +243,10 @@ def test_handler_waits_for_same_object_as_its_thread(interrupt):
     def handler():
         log.append(e.wait(0.01))
         setter.start()
-        log.append(e.wait(LONG))
+        log.append(e.wait(TIMEOUT))
 
     interrupt(handler, 0.05)
-    assert e.wait(LONG) is True
+    assert e.wait(TIMEOUT) is True
     assert log == [False, True]
     setter.join()
 
@@ -266,5 +267,5 @@ def test_finaliser_uses_the_event():
     waiter = threading.Thread(target=e.wait, daemon=True)
     waiter.start()
     gc.collect()
-    waiter.join(LONG)
+    waiter.join(TIMEOUT)
     assert not waiter.is_alive()

@@ -1,4 +1,4 @@
-"""What is generic, and what its subclasses are: subscripted, copied, looked into."""
+"""Generic classes and their subclasses: subscripted, copied, inspected."""
 
 import collections.abc
 import copy
@@ -43,7 +43,7 @@ def test_class_is_subscripted(cls):
 
 
 @derivable
-def test_a_subclass_is_subscripted(cls):
+def test_subclass_is_subscripted(cls):
     class Sub(cls):
         pass
 
@@ -62,7 +62,7 @@ def test_a_subclass_is_subscripted(cls):
 
 
 @derivable
-def test_a_subclass_of_a_subscripted_class(cls):
+def test_subclass_of_a_subscripted_class(cls):
     types_, variables = arguments(cls)
 
     class Fixed(cls[types_]):
@@ -88,7 +88,7 @@ def test_a_subclass_of_a_subscripted_class(cls):
 
 
 @derivable
-def test_a_subclass_in_annotations(cls):
+def test_subclass_in_annotations(cls):
     class Sub(cls):
         pass
 
@@ -143,7 +143,7 @@ ways = pytest.mark.parametrize("way", [lambda m: m.copy(), copy.copy], ids=["met
 
 
 @ways
-def test_a_copy_keeps_class_and_attributes(way):
+def test_copy_keeps_class_and_attributes(way):
     m = Plain(a=[1], b=2)
     m.attribute = ["x"]
     c = way(m)
@@ -167,7 +167,7 @@ def test_copy_does_not_call_the_subclass(way):
 
 
 @ways
-def test_a_copy_keeps_slots(way):
+def test_copy_keeps_slots(way):
     m = Slotted({"a": 1})
     c = way(m)
     assert type(c) is Slotted

@@ -1,4 +1,4 @@
-"""Mutex: threading.Lock's interface and errors, and what waits, interrupts and hand-overs do."""
+"""Mutex: the interface and errors of threading.Lock; waits, interrupts and handing off."""
 
 import gc
 import logging
@@ -6,14 +6,20 @@ import math
 import queue
 import threading
 import time
-from itertools import islice
 
 import pytest
 from ctrl_c import INTERRUPTS, interrupt_call
+from lock_cases import (
+    ACQUIRE_ARGUMENTS,
+    WRONG_ACQUIRE_ARGUMENTS,
+    finalise_in_collections,
+    handle_beside_waiters,
+    wait_in_nested_handlers,
+)
 from marks import sets_handlers, starts_processes, starts_threads
 from processes import in_own_process
 from random_interrupts import RandomInterrupts
-from support import LONG, eventually, for_a_while, run_threads
+from support import TIMEOUT, eventually, run_threads
 
 from nogil_sync import Mutex
 
@@ -60,22 +66,7 @@ def test_mutex_is_not_reentrant():
         assert m.acquire(True, 0.01) is False
 
 
-@pytest.mark.parametrize(
-    ("args", "kwargs"),
-    [
-        ((), {}),
-        ((True,), {}),
-        ((True, -1), {}),
-        ((1, -1.0), {}),
-        ((), {"timeout": None}),
-        ((), {"timeout": 5}),
-        ((), {"timeout": threading.TIMEOUT_MAX}),
-        ((False,), {}),
-        ((False, -1), {}),
-        ((0,), {"timeout": None}),
-        ((), {"blocking": True, "timeout": 0}),
-    ],
-)
+@pytest.mark.parametrize(("args", "kwargs"), ACQUIRE_ARGUMENTS)
 def test_acquire_accepts_arguments_of_threading_lock(args, kwargs):
     m = Mutex()
     assert m.acquire(*args, **kwargs) is True
@@ -83,25 +74,7 @@ def test_acquire_accepts_arguments_of_threading_lock(args, kwargs):
     m.release()
 
 
-@pytest.mark.parametrize(
-    ("args", "kwargs", "error"),
-    [
-        ((False, 5), {}, ValueError),
-        ((False, 0), {}, ValueError),
-        ((), {"blocking": False, "timeout": 1.5}, ValueError),
-        ((True, -2), {}, ValueError),
-        ((), {"timeout": -0.5}, ValueError),
-        ((), {"timeout": -math.inf}, ValueError),
-        ((), {"timeout": math.nan}, ValueError),
-        ((False, math.nan), {}, ValueError),
-        ((), {"timeout": math.inf}, OverflowError),
-        ((), {"timeout": threading.TIMEOUT_MAX * 2}, OverflowError),
-        ((), {"timeout": 10**400}, OverflowError),
-        ((), {"timeout": "1"}, TypeError),
-        ((True, 1, 2), {}, TypeError),
-        ((), {"wait": 1}, TypeError),
-    ],
-)
+@pytest.mark.parametrize(("args", "kwargs", "error"), WRONG_ACQUIRE_ARGUMENTS)
 @pytest.mark.parametrize("held", [False, True])
 def test_wrong_arguments_raise(args, kwargs, error, held):
     m = Mutex()
@@ -208,7 +181,7 @@ def test_each_release_wakes_one_waiter():
         assert m.locked()
     m.release()
     for thread, result in pairs:
-        thread.join(LONG)
+        thread.join(TIMEOUT)
         assert result == [True]
 
 
@@ -229,7 +202,7 @@ def test_waiters_are_served_in_order():
         time.sleep(0.02)
     m.release()
     for worker in workers:
-        worker.join(LONG)
+        worker.join(TIMEOUT)
     assert order == list(range(6))
 
 
@@ -240,9 +213,9 @@ def test_long_waiter_gets_the_lock_before_a_try():
     thread, result = waiting(m)
     time.sleep(0.05)
     m.release()
-    # It was handed over, or is reserved: a try cannot come first.
+    # The mutex was handed off, or is reserved for the waiter: a try cannot get it first.
     assert m.acquire(False) is False
-    thread.join(LONG)
+    thread.join(TIMEOUT)
     assert result == [True]
     m.release()
 
@@ -255,7 +228,7 @@ def test_acquire_times_out():
     assert m.acquire(timeout=0.1) is False
     assert 0.09 <= time.monotonic() - begin < 20
     thread, result = waiting(m, 0.05)
-    thread.join(LONG)
+    thread.join(TIMEOUT)
     assert result == [False]
     m.release()
     assert m.acquire(timeout=0.1) is True
@@ -269,11 +242,11 @@ def test_timed_out_waiters_leave_the_queue():
     first, first_result = waiting(m, 0.05)
     second, second_result = waiting(m)
     third, third_result = waiting(m, 0.1)
-    first.join(LONG)
-    third.join(LONG)
+    first.join(TIMEOUT)
+    third.join(TIMEOUT)
     assert (first_result, third_result) == ([False], [False])
     m.release()
-    second.join(LONG)
+    second.join(TIMEOUT)
     assert second_result == [True]
     assert m.acquire(False) is False
     m.release()
@@ -290,7 +263,7 @@ def test_other_threads_run_and_collect_while_one_waits():
         gc.collect()
     assert not result
     m.release()
-    thread.join(LONG)
+    thread.join(TIMEOUT)
     m.release()
 
 
@@ -303,7 +276,7 @@ def test_lock_is_freed_while_locked_and_after_waits():
         del m
 
 
-# In the place of threading.Lock
+# As a replacement of threading.Lock
 
 
 @starts_threads
@@ -323,7 +296,7 @@ def test_threading_condition_works_over_mutex():
     def consume():
         with condition:
             while not items:
-                assert condition.wait(LONG)
+                assert condition.wait(TIMEOUT)
             got.append(items.pop())
 
     def produce():
@@ -347,10 +320,10 @@ def test_queue_works_with_mutex_as_its_lock():
 
     def consume():
         for _ in range(200):
-            got.append(q.get(timeout=LONG))
+            got.append(q.get(timeout=TIMEOUT))
             q.task_done()
 
-    run_threads(consume, consume, lambda: [q.put(k, timeout=LONG) for k in range(400)])
+    run_threads(consume, consume, lambda: [q.put(k, timeout=TIMEOUT) for k in range(400)])
     q.join()
     assert sorted(got) == list(range(400))
     with pytest.raises(queue.Empty):
@@ -365,8 +338,8 @@ def test_event_and_barrier_work_over_mutex():
     barrier._cond = threading.Condition(Mutex())
 
     def work():
-        assert event.wait(LONG)
-        return [barrier.wait(LONG) for _ in range(20)]
+        assert event.wait(TIMEOUT)
+        return [barrier.wait(TIMEOUT) for _ in range(20)]
 
     rounds = run_threads(work, work, lambda: event.set() or work())
     assert [sorted(each) for each in zip(*rounds, strict=True)] == [[0, 1, 2]] * 20
@@ -482,8 +455,8 @@ def test_handler_runs_during_a_wait(interrupt):
     m.acquire()
     calls = []
     interrupt(lambda: calls.append(m.locked()), 0.05, 0.05)
-    end = time.monotonic() + LONG
-    while len(calls) < 2 and time.monotonic() < end:  # signals may be late, and then come as one
+    end = time.monotonic() + TIMEOUT
+    while len(calls) < 2 and time.monotonic() < end:  # late signals arrive as one
         assert m.acquire(timeout=0.4) is False
     assert len(calls) >= 2
     assert all(calls)
@@ -495,7 +468,7 @@ def test_handler_releases_lock_that_its_thread_waits_for(interrupt):
     m = Mutex()
     m.acquire()
     interrupt(m.release, 0.05)
-    assert m.acquire(timeout=LONG) is True
+    assert m.acquire(timeout=TIMEOUT) is True
     m.release()
     assert not m.locked()
 
@@ -507,9 +480,9 @@ def test_handler_uses_lock_that_its_thread_waits_for(interrupt):
     log = []
 
     def handler():
-        # As with threading.Lock: the lock is ours to release, and then free.
+        # As with threading.Lock, the handler may release the lock, which is free then.
         m.release()
-        log.append(m.acquire(timeout=LONG))
+        log.append(m.acquire(timeout=TIMEOUT))
         log.append(m.acquire(timeout=0.01))
         m.release()
         log.append(m.acquire(False))
@@ -520,7 +493,7 @@ def test_handler_uses_lock_that_its_thread_waits_for(interrupt):
         m.release()
 
     interrupt(handler, 0.05)
-    assert m.acquire(timeout=LONG) is True
+    assert m.acquire(timeout=TIMEOUT) is True
     assert log == [True, False, True]
     m.release()
     assert not m.locked()
@@ -534,12 +507,12 @@ def test_handler_waits_for_same_lock_as_its_thread(interrupt):
 
     def handler():
         releaser.start()
-        log.append(m.acquire(timeout=LONG))
+        log.append(m.acquire(timeout=TIMEOUT))
         m.release()
 
     releaser = threading.Timer(0.2, m.release)
     interrupt(handler, 0.05)
-    assert m.acquire(timeout=LONG) is True
+    assert m.acquire(timeout=TIMEOUT) is True
     assert log == [True]
     releaser.join()
     m.release()
@@ -554,14 +527,14 @@ def test_handler_times_out_and_interrupted_wait_goes_on(interrupt):
 
     def handler():
         log.append(m.acquire(timeout=0.01))
-        if log[-1]:  # when the lock was released in just these 10 ms
+        if log[-1]:  # if the lock was released in just these 10 ms
             m.release()
         if len(log) == 1:
             releaser.start()
 
     releaser = threading.Timer(0.3, m.release)
     stop = interrupt(handler, 0.05, 0.05)
-    assert m.acquire(timeout=LONG) is True
+    assert m.acquire(timeout=TIMEOUT) is True
     stop()
     assert log[0] is False
     releaser.join()
@@ -572,60 +545,28 @@ def test_handler_times_out_and_interrupted_wait_goes_on(interrupt):
 @sets_handlers
 def test_handler_that_interrupts_a_handler_waits_too(interrupt):
     m = Mutex()
-    m.acquire()
-    log = []
-
-    def inner():
-        log.append("inner")
-        releaser.start()
-        assert m.acquire(timeout=LONG)
-        m.release()
-
-    def handler():
-        log.append("outer")
-        interrupt(inner, 0.05)
-        assert m.acquire(timeout=LONG)
-        m.release()
-
-    releaser = threading.Timer(0.3, m.release)
-    interrupt(handler, 0.05)
-    assert m.acquire(timeout=LONG)
-    assert log == ["outer", "inner"]
-    m.release()
+    wait_in_nested_handlers(interrupt, m)
     assert not m.locked()
 
 
 @sets_handlers
 def test_handler_that_acquires_leaves_other_waiters_alone(interrupt):
     m = Mutex()
-    stop = threading.Event()
-    counts = [0, 0, 0]
 
-    def work(k):
-        while not stop.is_set():
-            with m:
-                counts[k] += 1
+    def work():
+        with m:
+            pass
 
     def handler():
+        # Waits at most until its time-out for a lock that its own thread holds.
         if m.acquire(timeout=0.002):
             m.release()
 
-    workers = [threading.Thread(target=work, args=(k,), daemon=True) for k in range(2)]
-    for worker in workers:
-        worker.start()
-    halt = interrupt(handler, 0.01, 0.01)
-    end = time.monotonic() + 1
-    while time.monotonic() < end:
-        assert m.acquire(timeout=LONG)
-        counts[2] += 1
-        # The handler cannot wait for what its own thread holds for longer than its time-out.
+    def use(_):
+        assert m.acquire(timeout=TIMEOUT)
         m.release()
-    halt()
-    stop.set()
-    for worker in workers:
-        worker.join(LONG)
-        assert not worker.is_alive()
-    assert all(counts)
+
+    handle_beside_waiters(interrupt, handler, use, [work, work])
     assert not m.locked()
 
 
@@ -653,27 +594,10 @@ def test_finaliser_uses_the_lock():
 @starts_threads
 def test_finalisers_acquire_in_collections_while_threads_wait():
     m = Mutex()
-    ran = []
 
-    class Last:
-        def __init__(self):
-            self.me = self
+    def use(_):
+        with m:
+            pass
 
-        def __del__(self):
-            ran.append(m.acquire(timeout=0.001) and m.release())
-
-    def work():
-        done = 0
-        # Each collection stops all threads, which takes long on a busy machine.
-        for _ in islice(for_a_while(2), 100):
-            Last()
-            with m:
-                pass
-            gc.collect(0)
-            done += 1
-        return done
-
-    made = sum(run_threads(work, times=3))
-    gc.collect()
-    assert len(ran) == made
+    finalise_in_collections(lambda: m.acquire(timeout=0.001) and m.release(), use, 100)
     assert not m.locked()

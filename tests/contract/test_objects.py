@@ -1,5 +1,6 @@
 """What every object promises, whatever its type."""
 
+import abc
 import copy
 import gc
 import inspect
@@ -93,15 +94,31 @@ OPERATIONS: dict[type, dict[str, Any]] = {
     Pool: {"get": (), "put": (1,), "use": (), "clear": (), "idle": ()},
     Channel: {"try_send": (1,), "try_recv": (), "closed": (), "close": ()},
 }
-# What only the holder of the lock, or such, may call.
+# Those that need more than an object: a thread, a hold, a partner.
+OTHERS: dict[type, dict[str, Any]] = {
+    RWMutex: {"downgrade": ()},
+    WaitGroup: {"go": (int,)},
+    Channel: {"send": (1, 0), "recv": (0,)},
+}
+# Methods that need the lock held, or another state.
 FOR_HOLDERS = {
     (Mutex, "release"),
+    (RWMutex, "downgrade"),
     *((Cond, name) for name in ("wait", "wait_for", "notify", "notify_all", "release")),
     (Semaphore, "release"),
     (WaitGroup, "done"),
     (SyncMap, "popitem"),  # not of an empty one
 }
-CALLS = [(cls, name, args) for cls, calls in OPERATIONS.items() for name, args in calls.items()]
+# What only a partner of the same channel lets end.
+FOR_PARTNERS = {(Channel, "send"), (Channel, "recv")}
+# Whose methods make no sense without what __init__ was given.  All others are valid without it.
+NEED_INIT = (Cond, Semaphore, Channel, Pool, SyncMap, Once)
+CALLS = [
+    (cls, name, args)
+    for table in (OPERATIONS, OTHERS)
+    for cls, calls in table.items()
+    for name, args in calls.items()
+]
 IDS = [f"{cls.__name__}.{name}" for cls, name, _ in CALLS]
 
 
@@ -247,9 +264,13 @@ def test_subclass_that_does_not_call_init_raises(cls):
             pass
 
     obj = Sub()
-    with pytest.raises(RuntimeError, match="not initialized"):
-        state_of = next(iter(OPERATIONS[cls]))
-        getattr(obj, state_of)(*OPERATIONS[cls][state_of])
+    if cls in NEED_INIT:
+        with pytest.raises(RuntimeError, match="not initialized"):
+            state(obj)
+    else:
+        assert state(obj) == state(make(cls))
+        CHANGES[cls](obj)
+        assert state(obj) == state(changed(cls))
 
 
 @every
@@ -308,29 +329,153 @@ def test_second_init_raises(cls):
 
 
 @pytest.mark.parametrize(("cls", "name", "args"), CALLS, ids=IDS)
-def test_object_without_init_raises(cls, name, args):
+def test_object_without_init_works_or_raises(cls, name, args):
     obj = cls.__new__(cls)
-    for _ in range(2):
-        with pytest.raises(RuntimeError, match="not initialized"):
-            getattr(obj, name)(*args)
-    obj.__init__(*needed(cls))
+    if cls in NEED_INIT:
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="not initialized"):
+                getattr(obj, name)(*args)
+        obj.__init__(*needed(cls))
     assert state(obj) == state(make(cls))
     if (cls, name) in FOR_HOLDERS:
         CHANGES[cls](obj)
-    getattr(obj, name)(*args)
+    if (cls, name) in FOR_PARTNERS:
+        with pytest.raises(TimeoutError):
+            getattr(obj, name)(*args)
+    else:
+        getattr(obj, name)(*args)
+    if cls not in NEED_INIT:
+        obj.__init__(*needed(cls))
+    with pytest.raises(RuntimeError, match="already initialized"):
+        obj.__init__(*needed(cls))
 
 
-@pytest.mark.parametrize("cls", [Mutex, Cond, Semaphore, Channel])
+@every
+def test_every_public_method_is_tried_without_init(cls):
+    views = {"read", "write", "keys", "values", "items", "copy", "update"}
+    assert public_methods(cls) <= {*OPERATIONS[cls], *OTHERS.get(cls, ()), *views}
+
+
+@pytest.mark.parametrize("cls", [Cond, Semaphore, Channel])
 def test_with_statement_without_init_raises(cls):
     obj = cls.__new__(cls)
     with pytest.raises(RuntimeError, match="not initialized"), obj:
         raise AssertionError("entered")
 
 
+def test_with_statement_of_a_mutex_without_init():
+    obj = Mutex.__new__(Mutex)
+    with obj:
+        assert obj.locked()
+    assert not obj.locked()
+
+
+@valued
+def test_init_sets_the_value_of_a_used_object(cls):
+    for value in (0, 1):
+        obj = cls.__new__(cls)
+        CHANGES[cls](obj)
+        obj.__init__(value)
+        assert state(obj) == value
+
+
+@pytest.mark.parametrize("cls", [Mutex, RWMutex, Event, WaitGroup])
+def test_init_without_arguments_leaves_a_used_object_as_it_is(cls):
+    obj = cls.__new__(cls)
+    CHANGES[cls](obj)
+    obj.__init__()
+    assert state(obj) == state(changed(cls))
+
+
+@pytest.mark.thread_unsafe(reason="starts threads itself")
+@every
+def test_one_of_many_inits_at_once_succeeds(cls):
+    for _ in range(20):
+        obj = cls.__new__(cls)
+
+        def init(obj=obj):
+            try:
+                obj.__init__(*needed(cls))
+            except RuntimeError as error:
+                assert "already initialized" in str(error)
+                return 0
+            return 1
+
+        assert sum(run_threads(init, times=4)) == 1
+        assert state(obj) == state(make(cls))
+
+
+@pytest.mark.thread_unsafe(reason="starts threads itself")
+@pytest.mark.parametrize("cls", NEED_INIT)
+def test_calls_beside_init_fail_or_find_it_done(cls):
+    name = {Cond: "locked", Semaphore: "available", Channel: "closed", Pool: "idle"}.get(cls)
+    name = name or {SyncMap: "__len__", Once: "done"}[cls]
+    for _ in range(50):
+        obj = cls.__new__(cls)
+
+        def call(obj=obj):
+            while True:
+                repr(obj)
+                try:
+                    return getattr(obj, name)()
+                except RuntimeError as error:
+                    assert "not initialized" in str(error)
+
+        def init(obj=obj):
+            obj.__init__(*needed(cls))
+            return getattr(obj, name)()
+
+        assert len(set(run_threads(init, call, call))) == 1
+
+
+@every
+def test_new_ignores_arguments(cls):
+    class Sub(cls):
+        def __new__(cls, name):
+            return super().__new__(cls, name)
+
+        def __init__(self, name):
+            super().__init__(*needed(cls))
+
+    assert state(Sub("name")) == state(make(cls))
+    assert state(Sub(name="name")) == state(make(cls))
+
+
+@every
+def test_abstract_subclasses_are_refused(cls):
+    class Sub(cls, metaclass=abc.ABCMeta):
+        @abc.abstractmethod
+        def missing(self): ...
+
+    with pytest.raises(TypeError, match="abstract"):
+        make(Sub)
+
+
+@every
+def test_init_that_raises_in_the_middle(cls):
+    class Sub(cls):
+        def __init__(self, fails):
+            if fails:
+                raise KeyError("before")
+            super().__init__(*needed(cls))
+            raise KeyError("after")
+
+    obj = Sub.__new__(Sub)
+    for fails in (True, False):
+        with pytest.raises(KeyError):
+            obj.__init__(fails)
+    assert state(obj) == state(make(cls))
+    with pytest.raises(RuntimeError, match="already initialized"):
+        obj.__init__(False)
+
+
 @every
 def test_uninitialized_object_can_be_inspected_and_dropped(cls):
     obj = cls.__new__(cls)
-    assert repr(obj) == f"<{cls.__name__} object, not initialized>"
+    if cls in NEED_INIT:
+        assert repr(obj) == f"<{cls.__name__} object, not initialized>"
+    else:
+        assert repr(obj).split()[0] == repr(make(cls)).split()[0]
     weakref.ref(obj)
     gc.collect()
     with pytest.raises(TypeError):
@@ -340,7 +485,7 @@ def test_uninitialized_object_can_be_inspected_and_dropped(cls):
     obj = cls.__new__(cls)
     with pytest.raises(TypeError):
         obj.__init__(1, 2)
-    assert "not initialized" in repr(obj)
+    assert ("not initialized" in repr(obj)) == (cls in NEED_INIT)
     obj.__init__(*needed(cls))
     assert "not initialized" not in repr(obj)
 
@@ -536,7 +681,7 @@ def test_getsizeof_gives_a_size(cls):
 
 
 @every
-def test_the_class_is_documented(cls):
+def test_class_is_documented(cls):
     assert inspect.getdoc(cls)
     for name in OPERATIONS[cls]:
         if not name.startswith("_"):

@@ -1,4 +1,4 @@
-"""once, Once and once_property: one run, one outcome for all, and runs that do not count."""
+"""once, Once and once_property: one run, one outcome for all; recursion and several threads."""
 
 import functools
 import gc
@@ -20,7 +20,7 @@ from onces import (
     settling,
     start,
 )
-from support import LONG, run_threads, same_error
+from support import TIMEOUT, run_threads, same_error
 
 from nogil_sync import Once, once, once_property
 
@@ -326,7 +326,7 @@ def test_deadlock_of_two_threads_raises(make):
     both = threading.Barrier(2)
 
     def act(other):
-        both.wait(LONG)
+        both.wait(TIMEOUT)
         try:
             return other()
         except RuntimeError as error:
@@ -347,7 +347,7 @@ def test_deadlock_of_five_threads_raises():
     refused = []
 
     def act(k):
-        all_in.wait(LONG)
+        all_in.wait(TIMEOUT)
         try:
             return calls[(k + 1) % n]()
         except RuntimeError:
@@ -367,7 +367,7 @@ def test_nested_wait_without_a_cycle_returns(make):
     inner = make(fn)
     outer = [make(lambda: inner() + 1) for _ in range(3)]
     started = [start(inner), *map(start, outer)]
-    assert fn.begun.wait(LONG)
+    assert fn.begun.wait(TIMEOUT)
     time.sleep(0.02)
     fn.go.set()
     assert ended(*started) == [(1, None), (2, None), (2, None), (2, None)]
@@ -409,7 +409,7 @@ def test_all_threads_get_the_same_exception(make):
     fn = Counted(raises(error), held=True)
     call = make(fn)
     waiters = [start(call) for _ in range(6)]
-    assert fn.begun.wait(LONG)
+    assert fn.begun.wait(TIMEOUT)
     time.sleep(0.02)
     fn.go.set()
     assert all(same_error(each, error) for _, each in ended(*waiters))
@@ -467,7 +467,7 @@ def test_waiters_of_a_failed_run_with_retry_run_themselves(make, error):
     fn = Counted(act, held=True)
     call = make(fn)
     waiters = [start(call) for _ in range(8)]
-    assert fn.begun.wait(LONG)
+    assert fn.begun.wait(TIMEOUT)
     time.sleep(0.02)
     fn.go.set()
     outcomes = ended(*waiters)
@@ -488,7 +488,7 @@ def test_stores_of_the_run_are_seen(make):
 @starts_threads
 def test_objects_do_not_wait_for_each_other():
     meet = threading.Barrier(3)
-    calls = [make(lambda: meet.wait(LONG)) for make in (by_function, by_object, by_property)]
+    calls = [make(lambda: meet.wait(TIMEOUT)) for make in (by_function, by_object, by_property)]
     run_threads(*calls)
     assert not meet.broken
 

@@ -13,7 +13,7 @@ from forks import exit_code_of, in_child
 from marks import needs_fork, sets_handlers, starts_processes, starts_threads
 from onces import Counted, ended, every, settling, start
 from processes import in_own_process
-from support import LONG, eventually, run_threads
+from support import TIMEOUT, eventually, run_threads
 
 from nogil_sync import Once, once, once_property
 
@@ -59,7 +59,12 @@ def test_interrupted_first_run_leaves_it_unrun(kind):
     def call():
         return CALLS[kind](it)
 
-    interrupt_call(call, before=it.begun.wait)
+    def wait_until_it_sleeps():
+        # An interrupt that comes right before the sleep would not wake it.
+        it.begun.wait()
+        time.sleep(0.3)
+
+    interrupt_call(call, before=wait_until_it_sleeps)
     assert not it.function.done()
     assert not it.object.done()
     assert call() == 10**9
@@ -115,7 +120,7 @@ def test_handler_calls_function_that_its_thread_waits_for(make, interrupt):
     fn = Counted(held=True)
     call = make(fn)
     other = start(call)
-    assert fn.begun.wait(LONG)
+    assert fn.begun.wait(TIMEOUT)
     log = []
     interrupt(lambda: (threading.Timer(0.1, fn.go.set).start(), log.append(call())), 0.05)
     result = call()
@@ -130,7 +135,7 @@ def test_handler_runs_another_once_during_a_wait(make, interrupt):
     fn = Counted(held=True)
     call = make(fn)
     other = start(call)
-    assert fn.begun.wait(LONG)
+    assert fn.begun.wait(TIMEOUT)
     quick = make(lambda: 3)
     log = []
     interrupt(lambda: (log.append(quick()), fn.go.set()), 0.05)
@@ -272,8 +277,8 @@ def test_wait_goes_on_in_both_processes_after_handler_forks(kind):
             time.sleep(0.01)
         it.go.set()
 
+    faulthandler.cancel_dump_traceback_later()  # the child has no thread that would end it
     threading.Thread(target=later).start()
-    faulthandler.cancel_dump_traceback_later()
     assert call() == os.getpid()
     if os.getpid() != it.parent:
         os._exit(0)

@@ -9,7 +9,7 @@ import weakref
 import pytest
 from marks import starts_threads
 from onces import Counted, ended, start
-from support import LONG, eventually
+from support import TIMEOUT, eventually
 
 from nogil_sync import Once, once, once_property
 
@@ -24,7 +24,7 @@ class Thing:
 
 
 def gone(watch):
-    # Again if need be: a collection that another thread has begun makes ours return at once.
+    # Repeated if need be: gc.collect() returns at once while another thread collects.
     return eventually(lambda: gc.collect() >= 0 and watch() is None, timeout=10)
 
 
@@ -72,7 +72,7 @@ def test_function_is_released_while_threads_waited():
     f = once(fn)
     watch = weakref.ref(fn)
     waiters = [start(f) for _ in range(3)]
-    assert fn.begun.wait(LONG)
+    assert fn.begun.wait(TIMEOUT)
     fn.go.set()
     ended(*waiters)
     del fn
@@ -171,7 +171,7 @@ def test_long_chain_of_results_is_freed():
 # The object that `once` makes
 
 
-def test_the_object_is_weakly_referenced_and_hashed():
+def test_once_function_is_weakly_referenced_and_hashed():
     f = once(int)
     watch = weakref.ref(f)
     assert {f: 1}[f] == 1
@@ -184,7 +184,7 @@ def test_the_object_is_weakly_referenced_and_hashed():
 
 
 @pytest.mark.parametrize("run", [False, True])
-def test_the_object_is_not_pickled_or_copied(run):
+def test_once_function_is_not_pickled_or_copied(run):
     f = once(int)
     if run:
         f()
@@ -197,7 +197,7 @@ def test_the_object_is_not_pickled_or_copied(run):
             way(p)
 
 
-def test_the_object_can_be_subclassed():
+def test_once_function_class_can_be_subclassed():
     kind = type(once(int))
     assert kind[int](int)() == 0
 
@@ -214,7 +214,7 @@ def test_the_object_can_be_subclassed():
     assert f.done()
 
 
-def test_the_object_without_init():
+def test_once_function_without_init_raises():
     kind = type(once(int))
     f = kind.__new__(kind)
     assert "not initialized" in repr(f)

@@ -6,7 +6,7 @@ import threading
 import pytest
 from marks import starts_threads
 from onces import Obstinate, Page
-from support import LONG, run_threads
+from support import TIMEOUT, run_threads
 
 from nogil_sync import once_property
 
@@ -78,7 +78,7 @@ def test_property_without_a_name_raises():
 
 
 def test_property_with_two_names_raises():
-    # Up to Python 3.11 errors in __set_name__ come wrapped in a RuntimeError.
+    # Up to Python 3.11 a RuntimeError wraps the errors of __set_name__.
     with pytest.raises((TypeError, RuntimeError)):
 
         class Twice:
@@ -157,11 +157,11 @@ def test_properties_of_one_instance_do_not_wait_for_each_other():
     class Pair:
         @once_property
         def a(self):
-            return meet.wait(LONG)
+            return meet.wait(TIMEOUT)
 
         @once_property
         def b(self):
-            return meet.wait(LONG)
+            return meet.wait(TIMEOUT)
 
     pair = Pair()
     assert sorted(run_threads(lambda: pair.a, lambda: pair.b)) == [0, 1]

@@ -48,7 +48,7 @@ for message, category, filename, at, *_ in seen:
     print(category.__name__, filename, at == line, message)
 """
 KINDS = ["ShardedCounter", "ShardedFloatCounter"]
-# Each call comes with one reference more: a fight over the count that needs no second processor.
+# Each call takes one more reference: contention for the count that needs no second processor.
 KEEPING = "kept = []\n        for _ in range(1000): kept.append(counter); "
 CALLS = KEEPING + "counter.add()"
 
@@ -249,7 +249,7 @@ SHARED = {
 
 @watched
 @pytest.mark.parametrize("what", SHARED)
-def test_one_warning_for_what_else_threads_share(what: str) -> None:
+def test_one_warning_for_other_shared_objects(what: str) -> None:
     works, words = SHARED[what]
     (line,) = warned(f"works = {works}", 30).splitlines()
     assert words in line
@@ -281,7 +281,7 @@ def test_no_warning_where_threads_share_nothing_else(works: str) -> None:
 
 @watched
 def test_no_code_runs_to_find_out() -> None:
-    # Each use asks the property once; a look at the frame must not.
+    # Each use calls the property once; inspecting the frame must not call it.
     out = warned(
         "works = [Computed(counter).work]", after="print(Computed.asked == counter.value())"
     )

@@ -1,4 +1,4 @@
-"""pin: what it returns, on what it works, and what both backends promise of it."""
+"""pin, pin_all, is_pinned, pin(deep=True) and pin_report, on both backends."""
 
 import collections
 import dataclasses
@@ -14,7 +14,7 @@ import weakref
 import pytest
 from marks import starts_threads
 from processes import in_process
-from support import CLASSES, LONG, NATIVE, eventually, make, run_threads
+from support import CLASSES, NATIVE, TIMEOUT, eventually, make, run_threads
 
 import nogil_sync
 from nogil_sync import (
@@ -42,7 +42,7 @@ class Slotted:
 
 
 class Weird:
-    """Answers nothing about itself without an error."""
+    """Raises whatever is asked of it."""
 
     def _fail(self, *args):
         raise AssertionError("asked")
@@ -208,7 +208,7 @@ def test_pinned_string_is_the_interned_one():
 
 
 @native_only
-def test_a_pinned_object_lives_for_ever():
+def test_pinned_object_lives_for_ever():
     class Loud:
         def __del__(self):
             raise AssertionError("finalised")
@@ -236,7 +236,7 @@ def test_pinned_string_of_a_subclass_lives_for_ever():
 
 
 @native_only
-def test_the_locks_of_an_rwmutex_are_pinned_with_it():
+def test_locks_of_an_rwmutex_are_pinned_with_it():
     m = pin(RWMutex())
     assert is_pinned(m.read)
     assert is_pinned(m.write)
@@ -255,17 +255,17 @@ def test_string_of_another_thread_is_not_pinned_itself():
 @native_only
 @starts_threads
 def test_object_with_unmerged_counts_is_pinned():
-    # We drop a reference that its owner counted, so it is queued for the owner, who is asleep.
+    # Drop a reference that the owner counted: the object is queued for the owner, which sleeps.
     handed, ready, go = [], threading.Event(), threading.Event()
 
     def own():
         handed.extend([Plain()] * 2)
         ready.set()
-        go.wait(LONG)
+        go.wait(TIMEOUT)
 
     owner = threading.Thread(target=own)
     owner.start()
-    ready.wait(LONG)
+    ready.wait(TIMEOUT)
     obj = handed.pop()
     handed.clear()
     pin(obj)
@@ -285,7 +285,7 @@ def test_object_pinned_during_a_collection_is_kept_alive():
     def own():
         handed.extend([Plain()] * 2)
         ready.set()
-        go.wait(LONG)
+        go.wait(TIMEOUT)
 
     class Last:
         def __init__(self):
@@ -300,7 +300,7 @@ def test_object_pinned_during_a_collection_is_kept_alive():
 
     owner = threading.Thread(target=own)
     owner.start()
-    ready.wait(LONG)
+    ready.wait(TIMEOUT)
     Last()
     assert eventually(lambda: gc.collect() >= 0 and watches)
     go.set()
@@ -349,7 +349,7 @@ def test_every_kind_stays_pinned_after_its_thread_and_collections(when):
         if when == "by the owner":
             made[:] = pin_all(made)
         if when == "while the owner lives":
-            go.wait(LONG)
+            go.wait(TIMEOUT)
 
     owner = threading.Thread(target=own)
     owner.start()
@@ -465,7 +465,7 @@ def test_performance_warning_is_a_runtime_warning():
     assert PerformanceWarning.__module__ == "nogil_sync"
 
 
-# What the watch found: threads contend for the object's own count, and for nothing else.
+# What the detector reports: threads contend for the object's own count alone.
 COUNT_CONTENDED = (True, None, False, None)
 
 
@@ -770,7 +770,7 @@ def many_locks_apart(n):
 
 
 def many_classes(n):
-    """Each class is known only after the one before it was seen."""
+    """Each class is reached only through the one before it."""
     link = None
     for _ in range(n // 100):
         above = type("Link", (), {"__slots__": ("below", "some")})()

@@ -1,4 +1,4 @@
-"""Pool: every item in one place, hooks in their order, limits, ages, and the collector."""
+"""Pool: every item in one place, hooks in their order, limits, threads."""
 
 import copy
 import gc
@@ -518,7 +518,7 @@ def test_new_that_enters_the_same_use_raises():
     use = pool.use()
     with pytest.raises(RuntimeError):
         use.__enter__()
-    assert pool.idle() == 1  # the item of the one who came too late
+    assert pool.idle() == 1  # the item of the thread that came too late
     use.__exit__(None, None, None)
     assert pool.idle() == 2
 
@@ -658,7 +658,7 @@ def test_ten_thousand_short_threads_share_a_pool():
     size = sys.getsizeof(pool)
     for _ in range(100):
         run_threads(work, times=20)
-    # Each found one of those there were; more were made only if all were out at the same moment.
+    # Each get found an idle item; more were made only if all were in use at the same moment.
     assert len(made) <= before
     assert pool.idle() == len(made) <= 20
     if NATIVE:

@@ -198,7 +198,7 @@ def test_finaliser_called_by_hand_is_harmless(no_gc):
     def by_hand(phase, _info):
         if phase == "start":
             for each in gc.get_objects():
-                # Not type(each).__name__: other tests leave classes that refuse to be asked.
+                # Not type(each).__name__: other tests leave classes whose attributes raise.
                 if "PoolSweeper" in type.__repr__(type(each)):
                     for _ in range(3):
                         each.__del__()

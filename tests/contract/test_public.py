@@ -18,7 +18,7 @@ from nogil_sync import _threading as pure
 CLASSES = [n for n in nogil_sync.__all__ if inspect.isclass(getattr(nogil_sync, n))]
 OURS = [getattr(nogil_sync, name) for name in CLASSES]
 
-# What makes objects, and what their methods want: everything is reached from here.
+# How to make objects, and arguments of their methods: everything is reached from here.
 ROOTS: dict[str, Callable[[], Any]] = {
     **{n: getattr(nogil_sync, n) for n in CLASSES if n.startswith(("Atomic", "Sharded"))},
     "Mutex": nogil_sync.Mutex,
@@ -48,7 +48,7 @@ ARGUMENTS: dict[str, Any] = {
     "key": "a",
     "instance": None,
 }
-# What would leave the object locked for the calls after it.
+# Methods that would leave the object locked for the calls after them.
 LEFT_OUT = {"acquire"}
 PROTOCOL = ("__enter__", "__iter__", "__next__", "__or__", "__and__", "__copy__", "__call__")
 
@@ -141,7 +141,7 @@ def test_types_name_their_public_module(name):
     assert repr(cls) == f"<class 'nogil_sync.{name}'>"
 
 
-# What the interpreter itself puts into each class, and data that is no part of its behaviour.
+# What the interpreter puts into each class, and data that is not part of its behaviour.
 WITHOUT_DOC = {"__doc__", "__module__", "__slots__", "__dict__", "__weakref__", "__hash__"}
 WITHOUT_DOC |= {"__orig_bases__", "__parameters__", "__static_attributes__", "__firstlineno__"}
 WITHOUT_DOC |= {"__weaklistoffset__", "__vectorcalloffset__", "__signature__", "__final__"}

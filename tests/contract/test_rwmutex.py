@@ -1,8 +1,7 @@
-"""RWMutex: two sides, phases, counted holds, downgrades, time-outs and interrupts."""
+"""RWMutex: two sides, phases, counted holds, downgrades, time-outs."""
 
 import copy
 import gc
-import math
 import pickle
 import random
 import sys
@@ -11,9 +10,10 @@ import time
 import weakref
 
 import pytest
+from lock_cases import ACQUIRE_ARGUMENTS, WRONG_ACQUIRE_ARGUMENTS
 from marks import starts_threads
 from rwmutexes import FREE, READ, WRITTEN, sides, state
-from support import LONG, eventually, for_a_while, run_threads, started
+from support import TIMEOUT, eventually, for_a_while, run_threads, started
 
 from nogil_sync import RWMutex
 
@@ -60,22 +60,7 @@ def test_with_acquires_and_releases_either_side(side):
 
 
 @sides
-@pytest.mark.parametrize(
-    ("args", "kwargs"),
-    [
-        ((), {}),
-        ((True,), {}),
-        ((True, -1), {}),
-        ((1, -1.0), {}),
-        ((), {"timeout": None}),
-        ((), {"timeout": 5}),
-        ((), {"timeout": threading.TIMEOUT_MAX}),
-        ((False,), {}),
-        ((False, -1), {}),
-        ((0,), {"timeout": None}),
-        ((), {"blocking": True, "timeout": 0}),
-    ],
-)
+@pytest.mark.parametrize(("args", "kwargs"), ACQUIRE_ARGUMENTS)
 def test_acquire_accepts_arguments_of_threading_lock(side, args, kwargs):
     rw = RWMutex()
     view = getattr(rw, side)
@@ -85,25 +70,7 @@ def test_acquire_accepts_arguments_of_threading_lock(side, args, kwargs):
 
 
 @sides
-@pytest.mark.parametrize(
-    ("args", "kwargs", "error"),
-    [
-        ((False, 5), {}, ValueError),
-        ((False, 0), {}, ValueError),
-        ((), {"blocking": False, "timeout": 1.5}, ValueError),
-        ((True, -2), {}, ValueError),
-        ((), {"timeout": -0.5}, ValueError),
-        ((), {"timeout": -math.inf}, ValueError),
-        ((), {"timeout": math.nan}, ValueError),
-        ((False, math.nan), {}, ValueError),
-        ((), {"timeout": math.inf}, OverflowError),
-        ((), {"timeout": threading.TIMEOUT_MAX * 2}, OverflowError),
-        ((), {"timeout": 10**400}, OverflowError),
-        ((), {"timeout": "1"}, TypeError),
-        ((True, 1, 2), {}, TypeError),
-        ((), {"wait": 1}, TypeError),
-    ],
-)
+@pytest.mark.parametrize(("args", "kwargs", "error"), WRONG_ACQUIRE_ARGUMENTS)
 @pytest.mark.parametrize("held", [None, "read", "write"])
 def test_wrong_arguments_raise(side, args, kwargs, error, held):
     rw = RWMutex()
@@ -263,7 +230,7 @@ def test_at_fork_reinit_frees_it(who):
     reset()
     assert state(rw) == FREE
     rw.read.acquire()
-    with pytest.raises(RuntimeError):  # the mark is gone as well
+    with pytest.raises(RuntimeError):  # the mark is reset as well
         rw.write.release()
     rw.read.release()
     with rw.write:
@@ -315,14 +282,14 @@ def test_downgraded_hold_is_released_once():
     rw.downgrade()
     rw.read.acquire()
     rw.read.acquire()
-    # Three holds, one of them marked: two releases of readers leave the marked one.
+    # Three holds, one of them downgraded: two releases of readers leave the downgraded one.
     rw.read.release()
     rw.read.release()
     assert state(rw) == READ
     assert rw.write.acquire(False) is False
     rw.write.release()
     assert state(rw) == FREE
-    # The mark of a hold that is gone is gone.
+    # A hold that was released leaves no mark.
     rw.write.acquire()
     rw.downgrade()
     rw.read.release()
@@ -331,7 +298,7 @@ def test_downgraded_hold_is_released_once():
         rw.write.release()
     assert state(rw) == READ
     rw.read.release()
-    # A writer's release comes before that of a mark.
+    # A release on the write side releases a writer's hold before a downgraded one.
     with rw.write:
         rw.downgrade()
         rw.read.release()
@@ -341,7 +308,7 @@ def test_downgraded_hold_is_released_once():
 
 
 def test_no_sequence_of_releases_lets_a_writer_in_beside_a_reader():
-    # Against a model: counted holds, a writer, marks.
+    # Compared with a model: counted holds, a writer, downgraded holds.
     rng = random.Random(1)
     for _ in range(300):
         rw = RWMutex()
@@ -408,7 +375,7 @@ def test_readers_read_at_the_same_time():
 
     def read():
         with rw.read:
-            barrier.wait(LONG)
+            barrier.wait(TIMEOUT)
 
     run_threads(read, times=5)
 
@@ -435,12 +402,12 @@ def test_waiting_writer_keeps_new_readers_out():
     assert not read
     assert not wrote
     rw.read.release()  # the last reader lets the writer in
-    writer.join(LONG)
+    writer.join(TIMEOUT)
     assert wrote == [True]
     assert not read
     assert state(rw) == WRITTEN
     rw.write.release()
-    reader.join(LONG)
+    reader.join(TIMEOUT)
     assert read == [True]
     assert state(rw) == READ
 
@@ -456,12 +423,12 @@ def test_only_the_last_reader_lets_the_writer_in():
         time.sleep(0.02)
         assert not wrote
     rw.read.release()
-    writer.join(LONG)
+    writer.join(TIMEOUT)
     assert wrote == [True]
 
 
 @starts_threads
-def test_a_release_admits_waiting_readers_before_the_next_writer():
+def test_release_admits_waiting_readers_before_the_next_writer():
     rw = RWMutex()
     rw.write.acquire()
     first, first_wrote = started(rw.write.acquire)
@@ -469,7 +436,7 @@ def test_a_release_admits_waiting_readers_before_the_next_writer():
     second, second_wrote = started(rw.write.acquire)
     late = started(rw.read.acquire)
     rw.write.release()
-    # All who waited to read are in, those behind the writers, too; new ones are not.
+    # All waiting readers are admitted, also those that came after the writers; new readers are not.
     assert eventually(lambda: all(r for _, r in [*readers, late]))
     assert state(rw) == READ
     assert rw.read.acquire(False) is False
@@ -477,11 +444,11 @@ def test_a_release_admits_waiting_readers_before_the_next_writer():
     for _ in range(4):
         assert not first_wrote
         rw.read.release()
-    first.join(LONG)
+    first.join(TIMEOUT)
     assert first_wrote == [True]
     assert not second_wrote
     rw.write.release()
-    second.join(LONG)
+    second.join(TIMEOUT)
     assert second_wrote == [True]
     rw.write.release()
     assert state(rw) == FREE
@@ -500,7 +467,7 @@ def test_writers_come_in_order():
     workers = [started(work, k)[0] for k in range(5)]
     rw.write.release()
     for worker in workers:
-        worker.join(LONG)
+        worker.join(TIMEOUT)
     assert order == list(range(5))
 
 
@@ -511,10 +478,10 @@ def test_timed_out_writer_lets_the_readers_in():
     writer, wrote = started(rw.write.acquire, timeout=2)
     readers = [started(rw.read.acquire) for _ in range(2)]
     assert not any(r for _, r in readers)
-    writer.join(LONG)
+    writer.join(TIMEOUT)
     assert wrote == [False]
     for thread, result in readers:
-        thread.join(LONG)
+        thread.join(TIMEOUT)
         assert result == [True]
     assert rw.read.acquire(False) is True
     for _ in range(4):
@@ -529,15 +496,15 @@ def test_timed_out_writer_leaves_the_other_writer_in_line():
     impatient, _ = started(rw.write.acquire, timeout=0.1)
     writer, wrote = started(rw.write.acquire)
     reader, read = started(rw.read.acquire)
-    impatient.join(LONG)
+    impatient.join(TIMEOUT)
     time.sleep(0.02)
     assert not read  # the other one still keeps it out
     assert rw.read.acquire(False) is False
     rw.read.release()
-    writer.join(LONG)
+    writer.join(TIMEOUT)
     assert wrote == [True]
     rw.write.release()
-    reader.join(LONG)
+    reader.join(TIMEOUT)
     assert read == [True]
 
 
@@ -551,7 +518,7 @@ def test_acquire_times_out(side):
     assert view.acquire(timeout=0.1) is False
     assert 0.09 <= time.monotonic() - begin < 20
     thread, result = started(view.acquire, timeout=0.05)
-    thread.join(LONG)
+    thread.join(TIMEOUT)
     assert result == [False]
     rw.write.release()
     assert view.acquire(timeout=0.1) is True
@@ -567,7 +534,7 @@ def test_downgrade_lets_waiting_readers_in():
     readers = [started(rw.read.acquire) for _ in range(2)]
     rw.downgrade()
     for thread, result in readers:
-        thread.join(LONG)
+        thread.join(TIMEOUT)
         assert result == [True]
     assert not wrote
     assert state(rw) == READ
@@ -576,7 +543,7 @@ def test_downgrade_lets_waiting_readers_in():
     rw.read.release()
     assert not wrote
     rw.read.release()
-    writer.join(LONG)
+    writer.join(TIMEOUT)
     assert wrote == [True]
     assert state(rw) == WRITTEN
 
@@ -707,15 +674,15 @@ def test_timeouts_and_tries_lose_nothing():
 def test_at_fork_reinit_forgets_waiters():
     rw = RWMutex()
     rw.write.acquire()
-    reader = started(rw.read.acquire, timeout=LONG)
-    writer = started(rw.write.acquire, timeout=LONG)
+    reader = started(rw.read.acquire, timeout=TIMEOUT)
+    writer = started(rw.write.acquire, timeout=TIMEOUT)
     rw._at_fork_reinit()
     # Both go on, one after the other.
     for _ in range(2):
         assert eventually(lambda: any(state(rw)))
         (rw.write if rw.write.locked() else rw.read).release()
     for thread, result in (reader, writer):
-        thread.join(LONG)
+        thread.join(TIMEOUT)
         assert result == [True]
     assert state(rw) == FREE
 
@@ -743,5 +710,5 @@ def test_other_threads_run_and_collect_while_one_waits():
     assert eventually(lambda: waiters[0][1] == [True])
     rw.read.release()
     for thread, result in waiters:
-        thread.join(LONG)
+        thread.join(TIMEOUT)
         assert result == [True]

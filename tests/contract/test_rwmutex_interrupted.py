@@ -5,15 +5,15 @@ import itertools
 import math
 import threading
 import time
-from itertools import islice
 
 import pytest
 from ctrl_c import interrupt_call
+from lock_cases import finalise_in_collections, handle_beside_waiters
 from marks import sets_handlers, starts_processes, starts_threads
 from processes import in_own_process
 from random_interrupts import RandomInterrupts
 from rwmutexes import FREE, sides, state
-from support import LONG, for_a_while, run_threads
+from support import TIMEOUT
 
 from nogil_sync import RWMutex
 
@@ -31,7 +31,7 @@ def test_ctrl_c_ends_wait_and_other_waiters_go_on(held, side, others, timeout):
     rw = RWMutex()
     sides = {"read": rw.read, "write": rw.write}
     sides[held].acquire()
-    # Readers that the interrupted call keeps out, if it is a writer's.
+    # They wait for the interrupted call, if that is a writer's.
     waiters = [threading.Thread(target=sides[others].acquire, daemon=True) for _ in range(2)]
 
     def start():
@@ -101,7 +101,7 @@ def test_handler_releases_lock_that_its_thread_waits_for(interrupt, side):
     rw = RWMutex()
     rw.write.acquire()
     interrupt(rw.write.release, 0.05)
-    assert getattr(rw, side).acquire(timeout=LONG) is True
+    assert getattr(rw, side).acquire(timeout=TIMEOUT) is True
     getattr(rw, side).release()
     assert state(rw) == FREE
 
@@ -116,7 +116,7 @@ def test_handler_uses_lock_that_its_thread_waits_for(interrupt, side):
     def handler():
         rw.write.release()
         for view in (rw.read, rw.write):
-            log.append(view.acquire(timeout=LONG))
+            log.append(view.acquire(timeout=TIMEOUT))
             log.append(rw.write.acquire(timeout=0.01))
             view.release()
             log.append(view.acquire(False))
@@ -129,7 +129,7 @@ def test_handler_uses_lock_that_its_thread_waits_for(interrupt, side):
                 pass
 
     interrupt(handler, 0.05)
-    assert getattr(rw, side).acquire(timeout=LONG) is True
+    assert getattr(rw, side).acquire(timeout=TIMEOUT) is True
     assert log == [True, False, True] * 2
     getattr(rw, side).release()
     assert state(rw) == FREE
@@ -142,15 +142,15 @@ def test_handler_reads_while_its_thread_waits_to_write(interrupt):
     log = []
 
     def handler():
-        # The writer that waits is suspended below us: it keeps nobody out meanwhile.
+        # This handler interrupts the waiting writer, which keeps no reader out meanwhile.
         log.append(rw.read.acquire(False))
-        log.append(rw.read.acquire(timeout=LONG))
+        log.append(rw.read.acquire(timeout=TIMEOUT))
         log.append(rw.write.acquire(False))
         for _ in range(3):
             rw.read.release()
 
     interrupt(handler, 0.05)
-    assert rw.write.acquire(timeout=LONG) is True
+    assert rw.write.acquire(timeout=TIMEOUT) is True
     assert log == [True, True, False]
     rw.write.release()
     assert state(rw) == FREE
@@ -168,12 +168,12 @@ def test_handler_waits_for_same_object_as_its_thread(interrupt, side):
             log.append(view.acquire(timeout=0.01))
         releaser.start()
         for view in (rw.write, rw.read):
-            log.append(view.acquire(timeout=LONG))
+            log.append(view.acquire(timeout=TIMEOUT))
             view.release()
 
     releaser = threading.Timer(0.2, rw.write.release)
     interrupt(handler, 0.05)
-    assert getattr(rw, side).acquire(timeout=LONG) is True
+    assert getattr(rw, side).acquire(timeout=TIMEOUT) is True
     assert log == [False, False, True, True]
     releaser.join()
     getattr(rw, side).release()
@@ -183,34 +183,26 @@ def test_handler_waits_for_same_object_as_its_thread(interrupt, side):
 @sets_handlers
 def test_handler_that_acquires_leaves_other_waiters_alone(interrupt):
     rw = RWMutex()
-    stop = threading.Event()
-    counts = [0, 0, 0]
 
-    def work(k):
-        while not stop.is_set():
-            with (rw.write, rw.read)[k]:
-                counts[k] += 1
+    def read():
+        with rw.read:
+            pass
+
+    def write():
+        with rw.write:
+            pass
 
     def handler():
         for view in (rw.read, rw.write):
             if view.acquire(timeout=0.002):
                 view.release()
 
-    workers = [threading.Thread(target=work, args=(k,), daemon=True) for k in range(2)]
-    for worker in workers:
-        worker.start()
-    halt = interrupt(handler, 0.01, 0.01)
-    for i in for_a_while(1):
-        view = (rw.read, rw.write)[i % 2]
-        assert view.acquire(timeout=LONG)
-        counts[2] += 1
+    def use(k):
+        view = (rw.read, rw.write)[k % 2]
+        assert view.acquire(timeout=TIMEOUT)
         view.release()
-    halt()
-    stop.set()
-    for worker in workers:
-        worker.join(LONG)
-        assert not worker.is_alive()
-    assert all(counts)
+
+    handle_beside_waiters(interrupt, handler, use, [write, read])
     assert state(rw) == FREE
 
 
@@ -242,28 +234,15 @@ def test_finaliser_uses_the_lock():
 @starts_threads
 def test_finalisers_acquire_in_collections_while_threads_wait():
     rw = RWMutex()
-    ran = []
+    views = itertools.cycle((rw.read, rw.write))
 
-    class Last:
-        def __init__(self):
-            self.me = self
+    def finalise():
+        view = next(views)
+        return view.acquire(timeout=0.001) and view.release()
 
-        def __del__(self):
-            view = (rw.read, rw.write)[len(ran) % 2]
-            ran.append(view.acquire(timeout=0.001) and view.release())
+    def use(k):
+        with (rw.read, rw.write)[k % 2]:
+            pass
 
-    def work():
-        done = 0
-        # Each collection stops all threads, which takes long on a busy machine.
-        for k in islice(for_a_while(2), 30):
-            Last()
-            with (rw.read, rw.write)[k % 2]:
-                pass
-            gc.collect(0)
-            done += 1
-        return done
-
-    made = sum(run_threads(work, times=3))
-    gc.collect()
-    assert len(ran) == made
+    finalise_in_collections(finalise, use, 30)
     assert state(rw) == FREE

@@ -15,7 +15,7 @@ FILES = sorted(
     key=lambda path: path.name,
 )
 
-# What calls, loops, raises, waits or allocates a container.
+# Syntax that calls, loops, raises, waits or allocates a container.
 FORBIDDEN = (
     ast.Call,
     ast.For,

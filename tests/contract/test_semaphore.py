@@ -1,4 +1,4 @@
-"""Semaphore: weights, strict order, what misuse leaves alone, time-outs and interrupts."""
+"""Semaphore: weights, strict order, misuse, time-outs."""
 
 import gc
 import math
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from marks import starts_threads
-from support import LONG, eventually, for_a_while, run_threads, started
+from support import TIMEOUT, eventually, for_a_while, run_threads, started
 
 from nogil_sync import Semaphore
 
@@ -79,7 +79,7 @@ def test_wait_on_semaphore_of_zero_is_interruptible():
     s = Semaphore(0)
     waiter, got = started(s.acquire, timeout=0.2)
     assert s.acquire(False) is False
-    waiter.join(LONG)
+    waiter.join(TIMEOUT)
     assert got == [False]
 
 
@@ -149,8 +149,8 @@ def test_release_signals_waiters_of_an_unbounded_semaphore():
     assert not small_got
     assert s.available() == 2
     s.release(2)
-    large.join(LONG)
-    small.join(LONG)
+    large.join(TIMEOUT)
+    small.join(TIMEOUT)
     assert large_got == small_got == [True]
     assert s.available() == 0
 
@@ -501,7 +501,7 @@ def test_waiters_are_served_in_order():
     workers = [started(work, k)[0] for k in range(6)]
     s.release()
     for worker in workers:
-        worker.join(LONG)
+        worker.join(TIMEOUT)
     assert order == list(range(6))
 
 
@@ -511,7 +511,7 @@ def test_large_request_is_not_overtaken():
     s.acquire(n=2)
     large, large_got = started(s.acquire, n=3)
     small, small_got = started(s.acquire)
-    # One is free, but the first in line wants three.
+    # One permit is free, but the first waiter asks for three.
     assert s.available() == 1
     assert not small_got
     assert s.acquire(False) is False
@@ -521,11 +521,11 @@ def test_large_request_is_not_overtaken():
     assert not large_got
     assert not small_got
     s.release()
-    large.join(LONG)
+    large.join(TIMEOUT)
     assert large_got == [True]
     assert not small_got
     s.release(3)
-    small.join(LONG)
+    small.join(TIMEOUT)
     assert small_got == [True]
     assert s.available() == 2
 
@@ -544,29 +544,29 @@ def test_one_release_admits_as_many_waiters_as_fit():
     assert eventually(lambda: [bool(r) for _, r in waiters] == [True, True, True, False])
     s.release(1)
     for thread, result in waiters:
-        thread.join(LONG)
+        thread.join(TIMEOUT)
         assert result == [True]
     assert s.available() == 0
 
 
 @starts_threads
 def test_timed_out_waiter_lets_later_waiters_in():
-    for patience in (0.5, 5, LONG):
+    for patience in (0.5, 5, TIMEOUT):
         s = Semaphore(3)
         s.acquire(n=2)
         large, large_got = started(s.acquire, timeout=patience, n=3)
         waiters = [started(s.acquire), started(s.acquire)]
         if not large_got:
             break
-        # A slow machine: the large one gave up before those behind it had come.
+        # A slow machine: the large request timed out before the later waiters had come.
         s.release(2)
     assert not any(r for _, r in waiters)
-    large.join(LONG)
+    large.join(TIMEOUT)
     assert large_got == [False]
     assert eventually(lambda: waiters[0][1] == [True])
     assert not waiters[1][1]
     s.release()
-    waiters[1][0].join(LONG)
+    waiters[1][0].join(TIMEOUT)
     assert waiters[1][1] == [True]
     s.release(3)
     assert s.available() == 3
@@ -580,7 +580,7 @@ def test_acquire_times_out():
     assert s.acquire(timeout=0.1) is False
     assert 0.09 <= time.monotonic() - begin < 20
     thread, result = started(s.acquire, timeout=0.05)
-    thread.join(LONG)
+    thread.join(TIMEOUT)
     assert result == [False]
     with pytest.raises(TimeoutError), s.hold(timeout=0.05):
         raise AssertionError
@@ -635,10 +635,10 @@ def test_large_requests_are_not_starved():
     s = Semaphore(4)
     sizes = (1, 1, 1, 1, 1, 4)
     done = [0] * len(sizes)
-    end = time.monotonic() + LONG / 2
+    end = time.monotonic() + TIMEOUT / 2
 
     def work(k):
-        # All go on until each had its turns: nobody is let in only because others have left.
+        # All continue until each has had its turns: none gets in only because others have ended.
         while min(done) < 10 and time.monotonic() < end:
             with s.hold(sizes[k]):
                 time.sleep(0.001)
@@ -653,9 +653,9 @@ def test_large_requests_are_not_starved():
 def test_at_fork_reinit_forgets_waiters():
     s = Semaphore(2)
     s.acquire(n=2)
-    thread, result = started(s.acquire, timeout=LONG, n=2)
+    thread, result = started(s.acquire, timeout=TIMEOUT, n=2)
     s._at_fork_reinit()
-    thread.join(LONG)
+    thread.join(TIMEOUT)
     assert result == [True]
     assert s.available() == 0
     s.release(2)
@@ -670,5 +670,5 @@ def test_other_threads_run_and_collect_while_one_waits():
         gc.collect()
     assert not result
     s.release()
-    thread.join(LONG)
+    thread.join(TIMEOUT)
     assert result == [True]

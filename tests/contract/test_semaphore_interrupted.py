@@ -5,14 +5,14 @@ import signal
 import threading
 import time
 from functools import partial
-from itertools import islice
 
 import pytest
 from ctrl_c import INTERRUPTS, interrupt_call
+from lock_cases import finalise_in_collections, handle_beside_waiters, wait_in_nested_handlers
 from marks import sets_handlers, starts_processes, starts_threads
 from processes import in_own_process
 from random_interrupts import RandomInterrupts
-from support import LONG, for_a_while, run_threads, started
+from support import TIMEOUT, started
 
 from nogil_sync import Semaphore
 
@@ -122,7 +122,7 @@ def test_handler_releases_lock_that_its_thread_waits_for(interrupt):
     s = Semaphore(2)
     s.acquire(n=2)
     interrupt(lambda: s.release(2), 0.05)
-    assert s.acquire(timeout=LONG, n=2) is True
+    assert s.acquire(timeout=TIMEOUT, n=2) is True
     s.release(2)
     assert s.available() == 2
 
@@ -135,7 +135,7 @@ def test_handler_uses_lock_that_its_thread_waits_for(interrupt):
 
     def handler():
         s.release(3)
-        log.append(s.acquire(timeout=LONG, n=2))
+        log.append(s.acquire(timeout=TIMEOUT, n=2))
         log.append(s.acquire(timeout=0.01, n=2))
         log.append(s.acquire(False, n=1))
         with pytest.raises(ValueError):
@@ -143,11 +143,11 @@ def test_handler_uses_lock_that_its_thread_waits_for(interrupt):
         s.release(3)
         with s:
             pass
-        with s.hold(3, timeout=LONG):
+        with s.hold(3, timeout=TIMEOUT):
             log.append(s.available())
 
     interrupt(handler, 0.05)
-    assert s.acquire(timeout=LONG, n=3) is True
+    assert s.acquire(timeout=TIMEOUT, n=3) is True
     assert log == [True, False, True, 0]
     s.release(3)
     assert s.available() == 3
@@ -160,16 +160,16 @@ def test_handler_acquires_before_its_own_waiting_thread(interrupt):
     log = []
 
     def handler():
-        # One is left, and who waits for three is suspended below us.
+        # One permit is left, and this handler interrupts the thread that waits for three.
         log.append(s.acquire(False))
         log.append(s.acquire(False))
         s.release()
-        log.append(s.acquire(timeout=LONG))
+        log.append(s.acquire(timeout=TIMEOUT))
         s.release()
         s.release(2)
 
     interrupt(handler, 0.05)
-    assert s.acquire(timeout=LONG, n=3) is True
+    assert s.acquire(timeout=TIMEOUT, n=3) is True
     assert log == [True, False, True]
     assert s.available() == 0
 
@@ -184,12 +184,12 @@ def test_handler_does_not_overtake_others(interrupt):
         other = started(s.acquire, n=2)
         log.append(s.acquire(False))  # it is the other one's turn
         s.release(2)
-        other[0].join(LONG)
+        other[0].join(TIMEOUT)
         log.append(s.acquire(False))
         s.release(2 + log[-1])
 
     interrupt(handler, 0.05)
-    assert s.acquire(timeout=LONG, n=3) is True
+    assert s.acquire(timeout=TIMEOUT, n=3) is True
     assert log[0] is False
     assert s.available() == 0
 
@@ -203,12 +203,12 @@ def test_handler_waits_for_same_object_as_its_thread(interrupt):
     def handler():
         log.append(s.acquire(timeout=0.01))
         releaser.start()
-        log.append(s.acquire(timeout=LONG, n=2))
+        log.append(s.acquire(timeout=TIMEOUT, n=2))
         s.release(2)
 
     releaser = threading.Timer(0.2, s.release, [2])
     interrupt(handler, 0.05)
-    assert s.acquire(timeout=LONG, n=2) is True
+    assert s.acquire(timeout=TIMEOUT, n=2) is True
     assert log == [False, True]
     releaser.join()
     s.release(2)
@@ -218,58 +218,31 @@ def test_handler_waits_for_same_object_as_its_thread(interrupt):
 @sets_handlers
 def test_handler_that_interrupts_a_handler_waits_too(interrupt):
     s = Semaphore()
-    s.acquire()
-    log = []
-
-    def inner():
-        log.append("inner")
-        releaser.start()
-        assert s.acquire(timeout=LONG)
-        s.release()
-
-    def handler():
-        log.append("outer")
-        interrupt(inner, 0.05)
-        assert s.acquire(timeout=LONG)
-        s.release()
-
-    releaser = threading.Timer(0.2, s.release)
-    interrupt(handler, 0.05)
-    assert s.acquire(timeout=LONG)
-    assert log == ["outer", "inner"]
-    s.release()
+    wait_in_nested_handlers(interrupt, s)
     assert s.available() == 1
 
 
 @sets_handlers
 def test_handler_that_acquires_leaves_other_waiters_alone(interrupt):
     s = Semaphore(2)
-    stop = threading.Event()
-    counts = [0, 0, 0]
 
-    def work(k):
-        while not stop.is_set():
-            with s.hold(1 + k):
-                counts[k] += 1
+    def hold_one():
+        with s.hold(1):
+            pass
+
+    def hold_two():
+        with s.hold(2):
+            pass
 
     def handler():
         if s.acquire(timeout=0.002):
             s.release()
 
-    workers = [threading.Thread(target=work, args=(k,), daemon=True) for k in range(2)]
-    for worker in workers:
-        worker.start()
-    halt = interrupt(handler, 0.01, 0.01)
-    for _ in for_a_while(1):
-        assert s.acquire(timeout=LONG, n=2)
-        counts[2] += 1
+    def use(_):
+        assert s.acquire(timeout=TIMEOUT, n=2)
         s.release(2)
-    halt()
-    stop.set()
-    for worker in workers:
-        worker.join(LONG)
-        assert not worker.is_alive()
-    assert all(counts)
+
+    handle_beside_waiters(interrupt, handler, use, [hold_one, hold_two])
     assert s.available() == 2
 
 
@@ -298,27 +271,10 @@ def test_finaliser_uses_the_semaphore():
 @starts_threads
 def test_finalisers_acquire_in_collections_while_threads_wait():
     s = Semaphore(2)
-    ran = []
 
-    class Last:
-        def __init__(self):
-            self.me = self
+    def use(_):
+        with s.hold(2):
+            pass
 
-        def __del__(self):
-            ran.append(s.acquire(timeout=0.001) and s.release())
-
-    def work():
-        done = 0
-        # Each collection stops all threads, which takes long on a busy machine.
-        for _ in islice(for_a_while(2), 30):
-            Last()
-            with s.hold(2):
-                pass
-            gc.collect(0)
-            done += 1
-        return done
-
-    made = sum(run_threads(work, times=3))
-    gc.collect()
-    assert len(ran) == made
+    finalise_in_collections(lambda: s.acquire(timeout=0.001) and s.release(), use, 30)
     assert s.available() == 2

@@ -244,7 +244,7 @@ def test_deferred_object_in_a_cycle_is_collected():
     assert watch() is None
 
 
-# What use(), hold() and iter() return, of objects that defer.
+# The objects that use(), hold() and iter() return, of owners that defer.
 
 HELPED = {
     "Pool.use": (lambda: Pool(list), lambda p: with_(p.use())),

@@ -12,7 +12,7 @@ import weakref
 
 import pytest
 from marks import starts_threads
-from support import LONG, NATIVE, background, collected, run_threads
+from support import NATIVE, TIMEOUT, background, collected, run_threads
 
 from nogil_sync import SyncMap
 
@@ -158,7 +158,7 @@ def test_str_finds_key_of_a_str_subclass():
 
 @starts_threads
 def test_equal_key_of_another_thread_is_found():
-    # Another thread cannot take a reference to such a key but under the lock.
+    # Another thread can take a reference to such a key only under the lock.
     class Text(str):
         __slots__ = ()
 
@@ -169,16 +169,16 @@ def test_equal_key_of_another_thread_is_found():
         m[f"the map {id(m)}"] = 1
         m[f"no other {id(m)}"] = 1
         made.set()
-        go.wait(LONG)
+        go.wait(TIMEOUT)
 
     thread = threading.Thread(target=insert)
     thread.start()
-    made.wait(LONG)
+    made.wait(TIMEOUT)
     for _ in range(50):
         assert m[Text(wanted)] == 1
     go.set()
     thread.join()
-    # Both keys are the map's, and the loop's.
+    # Only the map and the loop refer to the keys.
     assert len({sys.getrefcount(key) for key in m}) == 1
     assert m.pop(wanted) == 1
     assert len(m) == 1

@@ -14,7 +14,7 @@ from forks import in_child
 from marks import starts_processes, starts_threads
 from processes import in_own_process
 from random_interrupts import RandomInterrupts
-from support import LONG, eventually, run_threads, same_error
+from support import TIMEOUT, eventually, run_threads, same_error
 
 from nogil_sync import Once, SyncMap, once, once_property
 from nogil_sync._common import mapping as _syncmap
@@ -33,7 +33,7 @@ class Held:
     def __call__(self, *args):
         self.runs += 1
         self.begun.set()
-        assert self.go.wait(LONG)
+        assert self.go.wait(TIMEOUT)
         return self.act(*args)
 
 
@@ -54,7 +54,7 @@ class Call(threading.Thread):
             self.outcome = error
 
     def ended(self):
-        self.join(LONG)
+        self.join(TIMEOUT)
         assert not self.is_alive(), "hanging"
         return self.outcome
 
@@ -74,7 +74,7 @@ def fails(error, function, *args, **kwargs):
 def flying(m, held, key="k"):
     """A call for this key that has begun."""
     call = Call(m.load_or_compute, key, held)
-    assert held.begun.wait(LONG)
+    assert held.begun.wait(TIMEOUT)
     return call
 
 
@@ -123,14 +123,14 @@ def test_wrong_arguments_raise():
     assert m == {"a": 1}
 
 
-def test_an_exception_is_not_kept():
+def test_exception_is_not_kept():
     m = SyncMap()
     for error in (LookupError(), OSError(1)):
         with pytest.raises(type(error)) as caught:
             m.load_or_compute("k", raises(error))
         assert caught.value is error
         names = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
-        assert names[0] == "test_an_exception_is_not_kept"
+        assert names[0] == "test_exception_is_not_kept"
         assert names[-1] == "act"
     assert "k" not in m
     assert m.load_or_compute("k", int) == 0
@@ -489,7 +489,7 @@ def test_waiters_share_the_exception():
 
 @starts_threads
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-def test_an_interrupt_hits_one_and_the_next_runs_its_own(kind):
+def test_interrupted_thread_stops_and_the_next_computes(kind):
     m, held = SyncMap(), Held(raises(kind()))
     first = flying(m, held)
     runs = []
@@ -565,7 +565,7 @@ def test_deletion_detaches_the_flight(delete, missing):
         assert m.pop("k", None) is None
     else:
         DELETIONS[delete](m)
-    # Whoever asks from now on has it computed anew, beside the call that is under way.
+    # A thread that asks from now on computes the value again, beside the running computation.
     assert m.load_or_compute("k", lambda: "new", timeout=0) == "new"
     held.go.set()
     assert {call.ended() for call in (first, *others)} == {"old"}
@@ -601,7 +601,7 @@ def test_interrupted_detached_flight_runs_again():
 @starts_threads
 @pytest.mark.parametrize("popitem", [False, True])
 def test_value_computed_before_its_deletion_is_not_returned(popitem):
-    # Whoever changes the source and then deletes the key never finds the old value again.
+    # A thread that changes the source and then deletes the key never finds the old value again.
     m, source = SyncMap(), [0]
     stop = threading.Event()
 
@@ -702,7 +702,7 @@ def test_value_popped_before_its_flight_is_over_is_not_shared(stored):
             found = self.flights.get(key)
             looked.set()
             calls.append(Call(m.load_or_compute, "k", lambda: "computed"))
-            assert landed.begun.wait(LONG)
+            assert landed.begun.wait(TIMEOUT)
             return found
 
     class Slow(SyncMap):
@@ -748,7 +748,7 @@ def test_deadlock_through_threads_raises():
         reached = []
 
         def work(mine, his, key, both=both, reached=reached):
-            both.wait(LONG)
+            both.wait(TIMEOUT)
             try:
                 return his.load_or_compute(key, raises(AssertionError("not in flight")))
             except RuntimeError:
@@ -770,7 +770,7 @@ def test_deadlock_through_keys_and_once_raises():
 
     def then(call):
         def act():
-            three.wait(LONG)
+            three.wait(TIMEOUT)
             return call()
 
         return act
@@ -780,7 +780,7 @@ def test_deadlock_through_keys_and_once_raises():
         Call(m.load_or_compute, "b", then(lambda: o.do(int))),
         Call(o.do, then(lambda: m.load_or_compute("a", int))),
     ]
-    # One closes the circle. Those who wait for it get its error, or run what they wanted to run.
+    # One thread closes the circle. Its waiters get its error, or run their own function.
     outcomes = [call.ended() for call in calls]
     assert any(isinstance(outcome, RuntimeError) for outcome in outcomes)
     assert all(isinstance(outcome, RuntimeError) or outcome == 0 for outcome in outcomes)
@@ -834,7 +834,7 @@ def test_random_failures_are_not_kept():
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this system")
 @in_own_process
 def test_interrupted_calls_do_all_or_nothing():
-    # Wherever an exception comes, the map is whole, and what was begun can be begun again.
+    # Wherever an exception is raised, the map is whole, and a computation can start again.
     interrupts = RandomInterrupts()
     m = SyncMap()
     go_on = True

@@ -27,7 +27,7 @@ class OneHash:
 
 MISSING = object()
 
-# Few of them, so that they meet; equal ones of different types; ones with equal hashes.
+# Few keys, so that operations meet; equal keys of different types; keys with equal hashes.
 few = st.integers(0, 6)
 keys = st.one_of(
     few,

@@ -1,4 +1,4 @@
-"""TaskGroup: who runs what, what comes out, and that leaving never waits in vain."""
+"""TaskGroup: which thread runs a task, what the group raises, and that leaving always ends."""
 
 import concurrent.futures
 import contextvars
@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 import pytest
 from groups import Gate, caught, own_threads, raising
 from marks import starts_threads
-from support import LONG, eventually, run_threads
+from support import TIMEOUT, eventually, run_threads
 
 from nogil_sync import TaskGroup
 
@@ -49,7 +49,7 @@ def test_tasks_run_at_the_same_time():
     barrier = threading.Barrier(n)
     with TaskGroup() as tg:
         for _ in range(n):
-            tg.go(barrier.wait, LONG)
+            tg.go(barrier.wait, TIMEOUT)
 
 
 def test_each_task_has_a_thread_while_others_wait_for_it():
@@ -61,7 +61,7 @@ def test_each_task_has_a_thread_while_others_wait_for_it():
             for k in range(n + 1, n + 6):
                 tg.go(link, k, tg)
         if n < 100:
-            assert events[n + 1].wait(LONG)
+            assert events[n + 1].wait(TIMEOUT)
         events[n].set()
 
     with TaskGroup() as tg:
@@ -69,7 +69,7 @@ def test_each_task_has_a_thread_while_others_wait_for_it():
             if not 5 < n % 10 <= 9 and (n % 10 or not n):
                 tg.go(link, n, tg)
         tg.go(events[100].set)
-        assert events[0].wait(LONG)
+        assert events[0].wait(TIMEOUT)
 
 
 def test_stores_of_tasks_are_seen_after_the_group():
@@ -217,7 +217,7 @@ def test_go_does_not_block_above_the_limit():
         begin = time.monotonic()
         for _ in range(1000):
             tg.go(gate)
-        assert time.monotonic() - begin < LONG / 2
+        assert time.monotonic() - begin < TIMEOUT / 2
         assert not gate.most > 1
         gate.open()
 
@@ -329,11 +329,11 @@ def test_task_that_leaves_its_own_group_raises(group):
         future = tg.go(lambda: caught(lambda: tg.__exit__(None, None, None)))
         assert isinstance(future.result(), RuntimeError)
         future = Future()
-        # A callback runs as a part of the task.
+        # A callback runs as part of the task.
         tg.go(time.sleep, 0.05).add_done_callback(
             lambda _: future.set_result(caught(lambda: tg.__exit__(None, None, None)))
         )
-        assert isinstance(future.result(LONG), RuntimeError)
+        assert isinstance(future.result(TIMEOUT), RuntimeError)
         assert tg.go(pow, 2, 2).result() == 4
 
 
@@ -357,14 +357,14 @@ def test_second_thread_that_enters_raises():
 def test_concurrent_futures_wait_and_as_completed_work(group):
     with group() as tg:
         futures = [tg.go(pow, n, 2) for n in range(10)]
-        assert len(list(concurrent.futures.as_completed(futures, LONG))) == 10
+        assert len(list(concurrent.futures.as_completed(futures, TIMEOUT))) == 10
         tg.cancel()
         futures = [tg.go(pow, n, 2) for n in range(3)]
         assert all(f.cancelled() for f in futures)
-        assert concurrent.futures.wait(futures, LONG).not_done == set()
-        assert len(list(concurrent.futures.as_completed(futures, LONG))) == 3
+        assert concurrent.futures.wait(futures, TIMEOUT).not_done == set()
+        assert len(list(concurrent.futures.as_completed(futures, TIMEOUT))) == 3
         with pytest.raises(CancelledError):
-            futures[0].result(LONG)
+            futures[0].result(TIMEOUT)
 
 
 @pytest.mark.parametrize("with_pool", [False, True])
@@ -381,8 +381,8 @@ def test_queued_future_can_be_cancelled(with_pool):
         assert second.cancel()
         assert not first.cancel()
         gate.open()
-        assert third.result(LONG) is None
-        assert concurrent.futures.wait([second], LONG).not_done == set()
+        assert third.result(TIMEOUT) is None
+        assert concurrent.futures.wait([second], TIMEOUT).not_done == set()
     assert ran == [3]
     assert second.cancelled()
     assert not tg.cancelled()
@@ -396,7 +396,7 @@ def test_submitted_future_can_be_cancelled(pool):
         assert eventually(lambda: all(f.running() for f in running))
         assert future.cancel()
         gate.open()
-    assert concurrent.futures.wait([future], LONG).not_done == set()
+    assert concurrent.futures.wait([future], TIMEOUT).not_done == set()
     assert not tg.cancelled()
 
 
@@ -460,7 +460,7 @@ def test_callback_that_raises_system_exit(group, fn):
         with group() as tg:
 
             def task():
-                go.wait(LONG)
+                go.wait(TIMEOUT)
                 return fn()
 
             tg.go(task).add_done_callback(lambda _: raising(SystemExit(3)))
@@ -479,7 +479,7 @@ def test_leaving_waits_for_what_callbacks_raise():
 
     class Argument:
         def __del__(self):
-            left.wait(LONG)
+            left.wait(TIMEOUT)
 
     def fail(argument):
         begun.set()
@@ -487,13 +487,13 @@ def test_leaving_waits_for_what_callbacks_raise():
         raise ValueError
 
     def start(tg):
-        # In the thread that runs it, so that the argument goes as soon as that thread lets it go.
+        # In the thread that runs it, so that the argument is freed once that thread releases it.
         tg.go(fail, Argument()).add_done_callback(lambda _: raising(SystemExit(3)))
 
     def use(pool):
         with TaskGroup(executor=pool) as tg:
             tg.go(start, tg)
-            assert begun.wait(LONG)
+            assert begun.wait(TIMEOUT)
 
     with ThreadPoolExecutor(1) as pool:
         error = caught(lambda: use(pool))

@@ -9,7 +9,7 @@ import pytest
 from groups import Gate, caught, own_threads
 from marks import starts_threads
 from processes import in_process
-from support import LONG, eventually
+from support import TIMEOUT, eventually
 
 from nogil_sync import TaskGroup
 
@@ -64,7 +64,7 @@ def test_executor_that_was_shut_down_raises():
 
 
 def test_executor_shut_down_with_queued_tasks():
-    # One is refused when its turn comes: a failure, for there is nobody to raise it to.
+    # A queued task is refused when its turn comes: a failure, as no caller is left to raise in.
     gate = Gate()
 
     def use():
@@ -76,7 +76,7 @@ def test_executor_shut_down_with_queued_tasks():
             pool.shutdown(wait=False)
             gate.open()
             futures[0].result()
-            concurrent.futures.wait(futures, LONG)
+            concurrent.futures.wait(futures, TIMEOUT)
 
     futures = []
     pool = ThreadPoolExecutor(1)
@@ -95,7 +95,7 @@ def test_executor_that_drops_its_work(limit):
         futures = [tg.go(int) for _ in range(10)]
         assert eventually(first.running)
         pool.shutdown(wait=False, cancel_futures=True)
-        assert concurrent.futures.wait(futures, LONG).not_done == set()
+        assert concurrent.futures.wait(futures, TIMEOUT).not_done == set()
         assert all(f.cancelled() for f in futures)
         with pytest.raises(RuntimeError):
             tg.go(int)
@@ -108,7 +108,7 @@ def test_executor_that_breaks():
     def use():
         with TaskGroup(executor=pool) as tg:
             futures.extend(tg.go(int) for _ in range(3))
-            concurrent.futures.wait(futures, LONG)
+            concurrent.futures.wait(futures, TIMEOUT)
 
     futures = []
     release = threading.Event()
@@ -119,12 +119,12 @@ def test_executor_that_breaks():
 
     with ThreadPoolExecutor(1, initializer=initializer) as pool:
         error = caught(use)
-    # What `submit` raises comes from the body, what it did not notice yet from a task.
+    # An error that `submit` raises comes from the body; one that it does not notice, from a task.
     assert all("Broken" in type(each).__name__ for each in error.exceptions)
 
 
 class Inline:
-    """Runs what is submitted at once."""
+    """An executor that runs the function in `submit`."""
 
     def __init__(self):
         self.depth = self.deepest = 0
@@ -154,7 +154,7 @@ def test_executor_that_runs_tasks_in_submit(limit):
 
 
 class Weird:
-    """Takes what is submitted and does something else."""
+    """An executor that does something else with the submitted function."""
 
     def __init__(self, result):
         self.result = result
@@ -257,7 +257,7 @@ def test_group_runs_tasks_with_few_new_threads(monkeypatch):
 
 
 def test_queued_tasks_run_without_new_threads(monkeypatch):
-    # The first cannot have its thread while another relies on that: the leaving thread steps in.
+    # The first task gets no thread, and another one waits for it: the leaving thread runs it.
     done = []
     real = threading.Thread.start
     nested = []

@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 import pytest
 from groups import Gate, begun, caught, raising
 from marks import starts_threads
-from support import LONG, run_threads
+from support import TIMEOUT, run_threads
 
 from nogil_sync import Event, TaskGroup
 
@@ -28,7 +28,7 @@ def test_failures_are_raised_as_one_group(group):
             barrier = threading.Barrier(2)
 
             def fail(error):
-                barrier.wait(LONG)
+                barrier.wait(TIMEOUT)
                 raise error
 
             futures.append(tg.go(fail, ValueError(1)))
@@ -50,12 +50,12 @@ def test_failures_are_in_order_of_their_tasks():
             begun = threading.Barrier(6)  # what has not begun is cancelled
 
             def fail(n):
-                begun.wait(LONG)
-                assert events[n].wait(LONG)
+                begun.wait(TIMEOUT)
+                assert events[n].wait(TIMEOUT)
                 raise ValueError(n)
 
             futures = [tg.go(fail, n) for n in range(5)]
-            begun.wait(LONG)
+            begun.wait(TIMEOUT)
             for n in (3, 1, 4, 0, 2):
                 events[n].set()
                 concurrent.futures.wait([futures[n]])
@@ -72,12 +72,12 @@ def test_first_failure_cancels_the_group(group):
         with group() as tg:
 
             def task():
-                assert tg.wait_cancelled(LONG)
+                assert tg.wait_cancelled(TIMEOUT)
                 return tg.cancelled()
 
             futures.append(begun(tg, task))
             futures.append(tg.go(raising, ValueError()))
-            assert tg.wait_cancelled(LONG)
+            assert tg.wait_cancelled(TIMEOUT)
             assert tg.cancelled()
             futures.append(tg.go(ran.append, 1))
             assert futures[2].cancelled()
@@ -97,7 +97,7 @@ def test_group_is_cancelled_before_the_failed_future_is_done():
             ready = threading.Event()
 
             def fail():
-                ready.wait(LONG)
+                ready.wait(TIMEOUT)
                 raise ValueError
 
             future = tg.go(fail)
@@ -127,13 +127,13 @@ def test_failure_cancels_queued_tasks():
     assert len(caught(use).exceptions) == 1
     assert not ran
     assert all(f.cancelled() for f in futures)
-    assert concurrent.futures.wait(futures, LONG).not_done == set()
+    assert concurrent.futures.wait(futures, TIMEOUT).not_done == set()
 
 
 def test_failure_of_the_body_cancels_the_group():
     def use():
         with TaskGroup() as tg:
-            futures.append(begun(tg, tg.wait_cancelled, LONG))
+            futures.append(begun(tg, tg.wait_cancelled, TIMEOUT))
             raise ValueError("body")
 
     futures = []
@@ -181,7 +181,7 @@ def test_interrupts_of_tasks_are_raised_bare(kind):
     error = kind(1)
 
     def task(tg):
-        tg.wait_cancelled(LONG)
+        tg.wait_cancelled(TIMEOUT)
         raise error
 
     def use():
@@ -202,7 +202,7 @@ def test_other_base_exceptions_of_tasks_are_grouped():
     def use():
         with TaskGroup() as tg:
             tg.go(raising, Odd())
-            tg.wait_cancelled(LONG)
+            tg.wait_cancelled(TIMEOUT)
             raise ValueError
 
     error = caught(use)
@@ -216,9 +216,9 @@ def test_interrupts_of_the_body_are_raised_bare(kind, group):
 
     def use():
         with group() as tg:
-            futures.append(begun(tg, tg.wait_cancelled, LONG))
+            futures.append(begun(tg, tg.wait_cancelled, TIMEOUT))
             futures.append(tg.go(raising, ValueError()))
-            assert tg.wait_cancelled(LONG)
+            assert tg.wait_cancelled(TIMEOUT)
             raise error
 
     futures = []
@@ -248,7 +248,7 @@ def test_generator_can_be_closed_in_the_body():
 
     def generate():
         with TaskGroup() as tg:
-            begun(tg, lambda: log.append(tg.wait_cancelled(LONG)))
+            begun(tg, lambda: log.append(tg.wait_cancelled(TIMEOUT)))
             yield 1
 
     generator = generate()
@@ -271,7 +271,7 @@ def test_cancelled_errors_after_cancellation_are_dropped():
             queued = []
 
             def waits():
-                ready.wait(LONG)
+                ready.wait(TIMEOUT)
                 return queued[0].result()
 
             tg.go(waits)
@@ -315,7 +315,7 @@ def test_cancel_cancels_queued_tasks_and_wakes_waiters(group):
         assert tg.wait_cancelled() is True
         assert tg.go(int).cancelled()
     assert tg.cancelled() is True
-    # If it had not begun it was cancelled, too.
+    # If it had not begun, it was cancelled as well.
     assert future.cancelled() or future.result() is True
 
 
@@ -337,7 +337,7 @@ def test_group_can_be_cancelled_before_it_is_entered():
 
 def test_task_cancels_its_group(group):
     with group() as tg:
-        futures = [tg.go(tg.wait_cancelled, LONG), tg.go(tg.cancel)]
+        futures = [tg.go(tg.wait_cancelled, TIMEOUT), tg.go(tg.cancel)]
     assert futures[1].done()
     assert futures[0].cancelled() or futures[0].result() is True
 
@@ -371,7 +371,7 @@ def test_many_threads_cancel_at_once():
         with TaskGroup(limit=2) as tg:
             futures = [tg.go(int) for _ in range(50)]
             run_threads(tg.cancel, tg.cancel, lambda tg=tg: tg.go(int))
-        assert concurrent.futures.wait(futures, LONG).not_done == set()
+        assert concurrent.futures.wait(futures, TIMEOUT).not_done == set()
 
 
 # Nested groups
@@ -396,7 +396,7 @@ def test_cancelling_the_outer_group_does_not_reach_inside():
 
         def task():
             with TaskGroup() as inner:
-                outer.wait_cancelled(LONG)
+                outer.wait_cancelled(TIMEOUT)
                 return inner.cancelled(), inner.go(pow, 2, 2).result()
 
         future = begun(outer, task)
@@ -416,7 +416,7 @@ def test_nested_groups_share_a_small_executor(threads, limit):
 
     with ThreadPoolExecutor(threads) as pool:
         assert tree(5) == 3**5
-        assert pool.submit(tree, 4).result(LONG) == 3**4
+        assert pool.submit(tree, 4).result(TIMEOUT) == 3**4
 
 
 def test_group_with_threads_between_groups_on_one_executor():
@@ -430,4 +430,4 @@ def test_group_with_threads_between_groups_on_one_executor():
         return [f.result() for f in futures]
 
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(outer).result(LONG).result() == [0, 1, 4, 9, 16]
+        assert pool.submit(outer).result(TIMEOUT).result() == [0, 1, 4, 9, 16]

@@ -14,7 +14,7 @@ import pytest
 from groups import Gate, caught, own_threads, raising
 from marks import starts_threads
 from processes import in_own_process, in_process
-from support import FREE_THREADED, LONG, eventually
+from support import FREE_THREADED, TIMEOUT, eventually
 
 import nogil_sync
 from nogil_sync import TaskGroup
@@ -184,7 +184,7 @@ def fail_in(tg, body, watches):
             future = tg.go(fail)
             watches.append(weakref.ref(future))
             watches.append(weakref.ref(tg))
-            assert tg.wait_cancelled(LONG)
+            assert tg.wait_cancelled(TIMEOUT)
             watches.append(weakref.ref(tg.go(fail)))
             if body:
                 fail()

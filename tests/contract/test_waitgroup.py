@@ -12,7 +12,7 @@ from ctrl_c import INTERRUPTS, interrupt_call
 from marks import sets_handlers, starts_processes, starts_threads
 from processes import in_own_process, in_process
 from random_interrupts import RandomInterrupts
-from support import LONG, run_threads, started
+from support import TIMEOUT, run_threads, started
 
 from nogil_sync import WaitGroup
 
@@ -20,7 +20,7 @@ MOST = 2**31 - 1
 
 
 def pending(group):
-    """The count, which only the repr tells."""
+    """The count, which only the repr shows."""
     return int(repr(group).split(", ")[-1].split()[0])
 
 
@@ -170,7 +170,8 @@ def test_zero_wakes_all_waiters(n):
     g.add(2)
     results = []
     waiters = [
-        threading.Thread(target=lambda: results.append(g.wait(LONG)), daemon=True) for _ in range(n)
+        threading.Thread(target=lambda: results.append(g.wait(TIMEOUT)), daemon=True)
+        for _ in range(n)
     ]
     for waiter in waiters:
         waiter.start()
@@ -180,7 +181,7 @@ def test_zero_wakes_all_waiters(n):
     assert not results
     g.done()
     for waiter in waiters:
-        waiter.join(LONG)
+        waiter.join(TIMEOUT)
     assert results == [True] * n
 
 
@@ -189,11 +190,11 @@ def test_zero_for_a_moment_wakes_waiters():
     for _ in range(30):
         g = WaitGroup()
         g.add()
-        waiters = [started(g.wait, LONG)] if _ < 5 else []
+        waiters = [started(g.wait, TIMEOUT)] if _ < 5 else []
         g.done()
         g.add()
         for thread, result in waiters:
-            thread.join(LONG)
+            thread.join(TIMEOUT)
             assert result == [True]
         assert pending(g) == 1
         assert g.wait(0) is False
@@ -208,7 +209,7 @@ def test_group_can_be_reused():
         for _ in range(rounds):
             done[k] += 1
             g.done()
-            barrier.wait(LONG)
+            barrier.wait(TIMEOUT)
 
     barrier = threading.Barrier(5)
     g.add(4)
@@ -216,12 +217,12 @@ def test_group_can_be_reused():
     for worker in workers:
         worker.start()
     for r in range(50):
-        assert g.wait(LONG)
+        assert g.wait(TIMEOUT)
         assert done == [r + 1] * 4
         g.add(4)
-        barrier.wait(LONG)
+        barrier.wait(TIMEOUT)
     for worker in workers:
-        worker.join(LONG)
+        worker.join(TIMEOUT)
     assert pending(g) == 4
 
 
@@ -230,7 +231,7 @@ def test_done_while_a_wait_begins_is_not_missed():
     for _ in range(300):
         g = WaitGroup()
         g.add()
-        assert run_threads(lambda g=g: g.wait(LONG), g.done)[0] is True
+        assert run_threads(lambda g=g: g.wait(TIMEOUT), g.done)[0] is True
 
 
 @starts_threads
@@ -254,11 +255,11 @@ def test_many_threads_count_exactly():
 def test_timeouts_do_not_disturb_other_waiters():
     g = WaitGroup()
     g.add()
-    waiter, patient = started(g.wait, LONG)
+    waiter, patient = started(g.wait, TIMEOUT)
     run_threads(lambda: [g.wait(0.001) for _ in range(30)], times=3)
     assert not patient
     g.done()
-    waiter.join(LONG)
+    waiter.join(TIMEOUT)
     assert patient == [True]
 
 
@@ -270,7 +271,7 @@ def test_stores_before_done_are_seen_after_wait():
         box = []
         run_threads(
             lambda box=box, g=g: (box.append(1), g.done()),
-            lambda box=box, g=g: g.wait(LONG) and box[0],
+            lambda box=box, g=g: g.wait(TIMEOUT) and box[0],
         )
 
 
@@ -282,7 +283,7 @@ def test_other_threads_run_and_collect_while_one_waits():
     for _ in range(3):
         gc.collect()
     g.done()
-    waiter.join(LONG)
+    waiter.join(TIMEOUT)
     assert result == [True]
 
 
@@ -301,9 +302,9 @@ def test_go_runs_the_function_and_counts():
     thread = g.go(work, 1, 2, x=3, fn=4, self=5)
     assert isinstance(thread, threading.Thread)
     assert thread.daemon is False
-    assert g.wait(LONG)
+    assert g.wait(TIMEOUT)
     assert log == [((1, 2), {"x": 3, "fn": 4, "self": 5}, 1, thread)]
-    thread.join(LONG)
+    thread.join(TIMEOUT)
     assert not thread.is_alive()
     assert pending(g) == 0
 
@@ -321,7 +322,7 @@ def test_go_runs_many_threads():
 
     for n in range(50):
         g.go(work, n)
-    assert g.wait(LONG)
+    assert g.wait(TIMEOUT)
     assert total == sum(range(50))
 
 
@@ -337,7 +338,7 @@ def test_go_may_be_called_within_go():
             g.go(work, depth - 1)
 
     g.go(work, 4)
-    assert g.wait(LONG)
+    assert g.wait(TIMEOUT)
     assert len(log) == 31
 
 
@@ -347,9 +348,9 @@ def test_go_is_not_a_daemon_even_from_one():
     result = []
     thread = threading.Thread(target=lambda: result.append(g.go(time.sleep, 0)), daemon=True)
     thread.start()
-    thread.join(LONG)
+    thread.join(TIMEOUT)
     assert result[0].daemon is False
-    assert g.wait(LONG)
+    assert g.wait(TIMEOUT)
 
 
 @starts_threads
@@ -382,7 +383,7 @@ def test_go_runs_in_a_copy_of_the_context():
         g.go(work)
         variable.set("later")
         g.go(work)
-        assert g.wait(LONG)
+        assert g.wait(TIMEOUT)
         assert sorted(seen) == ["later", "mine"]
         assert variable.get() == "later"
     finally:
@@ -405,9 +406,9 @@ def test_exceptions_reach_the_hook_before_the_count(monkeypatch):
 
     monkeypatch.setattr(threading, "excepthook", hook)
     thread = g.go(work)
-    assert g.wait(LONG)
+    assert g.wait(TIMEOUT)
     assert log == [(LookupError, "of work", thread, 1), "hook done"]
-    thread.join(LONG)
+    thread.join(TIMEOUT)
     assert len(log) == 2  # and only once
 
 
@@ -420,8 +421,8 @@ def test_failing_excepthook_does_not_lose_the_count(monkeypatch, capsys):
 
     monkeypatch.setattr(threading, "excepthook", hook)
     thread = g.go(lambda: 1 / 0)
-    assert g.wait(LONG)
-    thread.join(LONG)
+    assert g.wait(TIMEOUT)
+    thread.join(TIMEOUT)
     assert "of the hook" in capsys.readouterr().err
 
 
@@ -435,8 +436,8 @@ def test_system_exit_is_not_reported(monkeypatch, capsys, code):
         raise SystemExit(*code)
 
     thread = g.go(work)
-    assert g.wait(LONG)
-    thread.join(LONG)
+    assert g.wait(TIMEOUT)
+    thread.join(TIMEOUT)
     assert capsys.readouterr().err == ""
 
 
@@ -449,8 +450,8 @@ def test_other_exceptions_are_reported(monkeypatch, capsys):
         raise KeyboardInterrupt("somewhere else")
 
     thread = g.go(work)
-    assert g.wait(LONG)
-    thread.join(LONG)
+    assert g.wait(TIMEOUT)
+    thread.join(TIMEOUT)
     assert "somewhere else" in capsys.readouterr().err
 
 
@@ -475,10 +476,10 @@ def test_references_are_released_before_the_count_goes_down(monkeypatch, fails):
         watches = [weakref.ref(fn), weakref.ref(thing), weakref.ref(other)]
         thread = g.go(fn, thing, key=other)
         del fn, thing, other
-        assert g.wait(LONG)
-        # Whatever the thread still runs, nothing of ours is with it.
+        assert g.wait(TIMEOUT)
+        # The thread may still run, but no object of the library refers to what it was given.
         assert [watch() for watch in watches] == [None] * 4
-        thread.join(LONG)
+        thread.join(TIMEOUT)
 
 
 @starts_threads
@@ -520,7 +521,7 @@ def test_start_interrupted_after_the_thread_began_is_counted(monkeypatch):
             patch.setattr(threading.Thread, "start", late)
             with pytest.raises(KeyboardInterrupt):
                 g.go(lambda log=log: (time.sleep(0.1), log.append(1)))
-        assert g.wait(LONG)
+        assert g.wait(TIMEOUT)
         time.sleep(0.15)
         assert pending(g) == 0
         assert len(log) <= 1
@@ -612,7 +613,7 @@ def test_handler_calls_done_for_its_waiting_thread(interrupt):
     g = WaitGroup()
     g.add()
     interrupt(g.done, 0.05)
-    assert g.wait(LONG) is True
+    assert g.wait(TIMEOUT) is True
 
 
 @sets_handlers
@@ -620,7 +621,7 @@ def test_handler_calls_done_and_add_for_its_waiting_thread(interrupt):
     g = WaitGroup()
     g.add()
     interrupt(lambda: (g.done(), g.add()), 0.05)
-    assert g.wait(LONG) is True
+    assert g.wait(TIMEOUT) is True
     assert pending(g) == 1
 
 
@@ -634,10 +635,10 @@ def test_handler_waits_for_same_object_as_its_thread(interrupt):
     def handler():
         log.append(g.wait(0.01))
         timer.start()
-        log.append(g.wait(LONG))
+        log.append(g.wait(TIMEOUT))
 
     interrupt(handler, 0.05)
-    assert g.wait(LONG) is True
+    assert g.wait(TIMEOUT) is True
     assert log == [False, True]
     timer.join()
 
@@ -658,7 +659,7 @@ def test_finaliser_uses_the_group():
     Last()
     waiter, result = started(g.wait)
     gc.collect()
-    waiter.join(LONG)
+    waiter.join(TIMEOUT)
     assert result == [True]
 
 

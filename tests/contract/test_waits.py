@@ -1,4 +1,4 @@
-"""What holds for every call that waits: time-outs, Ctrl-C, handlers, finalisers, collections."""
+"""Every call that waits: time-outs, Ctrl-C, handlers, finalisers, collections."""
 
 import _thread
 import gc
@@ -11,7 +11,7 @@ from functools import partial
 from operator import call
 
 import pytest
-from support import LONG
+from support import TIMEOUT
 from waits import WAITS, WaitTrial
 
 import nogil_sync
@@ -34,7 +34,7 @@ def alarm(handler, seconds=0.04):
 
 
 def still_waits_and_is_served(trial):
-    """The object is as if nobody had ever waited."""
+    """The object is as if no thread had ever waited."""
     assert trial.call(0.01) == trial.timed_out
     trial.serve_soon()
     assert trial.call() == trial.served
@@ -47,7 +47,7 @@ def test_wait_times_out_and_leaves_no_trace(name, timeout):
     before = trial.state()
     begin = time.monotonic()
     assert trial.call(timeout) == trial.timed_out
-    assert timeout - 0.001 <= time.monotonic() - begin < timeout + LONG / 10
+    assert timeout - 0.001 <= time.monotonic() - begin < timeout + TIMEOUT / 10
     assert trial.state() == before
     still_waits_and_is_served(trial)
 
@@ -75,7 +75,7 @@ def test_wait_of_another_thread_is_served(name):
     assert not results
     gc.collect()  # stops all threads, so it would hang if one of them never came to a stop
     trial.serve()
-    thread.join(LONG)
+    thread.join(TIMEOUT)
     assert results == [trial.served]
 
 
@@ -153,7 +153,7 @@ def test_wait_interrupted_as_it_is_served(name):
             begun.append(True)
             trial.call()
             thread.join()
-            time.sleep(LONG)
+            time.sleep(TIMEOUT)
         thread.join()
         if not name.startswith("Cond"):
             assert trial.state() == after_it or trial.call(0) == trial.served
@@ -163,7 +163,7 @@ def test_wait_interrupted_as_it_is_served(name):
 
 @every_wait
 def test_wait_served_as_a_handler_runs(name):
-    # The handler does nothing, so what it was served is not lost with the interruption.
+    # The handler does nothing, so the interruption does not lose what the call was served.
     me = threading.get_ident()
     before = signal.signal(signal.SIGUSR1, lambda *_: None)
     try:
@@ -176,7 +176,7 @@ def test_wait_served_as_a_handler_runs(name):
 
             timer = threading.Timer(0.003, interrupt_and_serve)
             timer.start()
-            assert trial.call(LONG) == trial.served
+            assert trial.call(TIMEOUT) == trial.served
             timer.join()
     finally:
         signal.signal(signal.SIGUSR1, before)
@@ -223,7 +223,7 @@ def test_handler_is_served_before_the_wait_it_interrupts(name):
 
 
 @every_wait
-@pytest.mark.parametrize("timeout", [0, LONG])
+@pytest.mark.parametrize("timeout", [0, TIMEOUT])
 def test_handler_takes_what_its_thread_was_granted(name, timeout):
     # The interrupted call is served while the handler runs, and then the handler wants the same.
     if name.startswith(("Event", "Cond", "WaitGroup", "SyncMap")):
@@ -288,7 +288,7 @@ def test_many_timed_out_waits_leave_no_trace(name):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(LONG)
+        thread.join(TIMEOUT)
     assert trial.state() == before
     still_waits_and_is_served(trial)
 

@@ -2,4 +2,4 @@
 
 
 class Item:
-    """Something to watch."""
+    """An item that can be referred to weakly."""

@@ -2,13 +2,13 @@
 
 import threading
 
-from support import LONG, eventually, started
+from support import TIMEOUT, eventually, started
 
 from nogil_sync import Cond, Mutex, RWMutex, Semaphore
 
 
 class Duck:
-    """A lock that is nobody's: just acquire and release."""
+    """A lock of no library: just acquire and release."""
 
     def __init__(self):
         self.lock = threading.Lock()
@@ -21,7 +21,7 @@ class Duck:
 
 
 class Sub(Mutex):
-    """A subclass that adds to what it inherits."""
+    """A subclass with a method of its own."""
 
     count = 0
 
@@ -46,17 +46,17 @@ LOCKS = {
 
 
 def waiting(c):
-    """How many wait, which only the repr tells."""
+    """How many threads wait, which only the repr shows."""
     return int(repr(c).split(", ")[-1].split()[0])
 
 
-def wait_in(c, timeout=LONG):
+def wait_in(c, timeout=TIMEOUT):
     with c:
         return c.wait(timeout)
 
 
 def waiters(c, n, *args):
-    """Threads that wait, one after the other."""
+    """Start threads that wait, in this order."""
     result = []
     for k in range(n):
         result.append(started(wait_in, c, *args))

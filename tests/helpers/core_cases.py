@@ -1,4 +1,4 @@
-"""What allocates in the C core, as cases for `nomemory.each_fails`."""
+"""Calls that allocate in the C core, as cases for `nomemory.each_fails`."""
 
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -33,7 +33,7 @@ def in_thread(function: Callable[..., object], *args: object) -> None:
 
 @contextmanager
 def crowd(function: Callable[[], object], n: int = 20) -> Iterator[None]:
-    """So many threads that have called the function, and live."""
+    """Keep this many threads alive that have called the function."""
     begun, over = threading.Barrier(n + 1), threading.Event()
 
     def run() -> None:
@@ -88,7 +88,7 @@ def counter(cls: type, n: Any) -> Case:
 
 
 class Peer:
-    """Another thread, which makes one call for each of ours."""
+    """Another thread, which makes one call for each call of this thread."""
 
     def __init__(self, function: Callable[[], object]) -> None:
         self.turn, self.done = threading.Lock(), threading.Lock()
@@ -115,7 +115,7 @@ class Peer:
 
 
 def meeting(first: bool, others: int) -> Case:
-    """Threads that meet in a counter get cells; which of them makes one depends on who is first."""
+    """Threads that meet in a counter get cells; their order decides which thread makes one."""
 
     def case() -> Trial:
         c = ShardedCounter()
@@ -302,7 +302,7 @@ def churn() -> Trial:
 
     yield go
     end = last[0]
-    # The failed one was not put in; the one before it is there.
+    # The failed item was not stored; the one before it is there.
     assert set(m) == set(range(max(0, end - kept), end))
     for n in range(end, end + 3000):
         m[n] = n
@@ -392,7 +392,7 @@ SPARES: dict[str, Case] = {
 }
 
 
-# What lets Python's threads wait for the core
+# How Python's threads wait for the core
 
 
 def wait_group() -> Trial:

@@ -1,7 +1,7 @@
 """A plugin of `./dev test --arch arm64`: skips the tests that the emulator itself cannot run.
 
 Where a process has several threads, a child that it forks cannot start a thread under the user mode
-of qemu 7.2, whose list of processors still has those of the threads that are gone: it aborts.  Each
+of qemu 7.2, whose list of processors still has those of ended threads: it aborts.  Each
 session that has such tests asks the emulator first.
 """
 

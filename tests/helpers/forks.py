@@ -23,7 +23,7 @@ def exit_code_of(child: int, limit: float = 20) -> int:
     raise AssertionError("the child hangs")
 
 
-def in_child(function: Callable[[], object]) -> None:
+def in_child(function: Callable[[], object], limit: float = 20) -> None:
     """Fork, and call the function in the child, which then ends; fails if it raises."""
     child = os.fork()
     if child == 0:
@@ -35,5 +35,5 @@ def in_child(function: Callable[[], object]) -> None:
             traceback.print_exc()
         finally:
             os._exit(code)
-    code = exit_code_of(child)
+    code = exit_code_of(child, limit)
     assert code == 0, code

@@ -2,7 +2,7 @@
 
 import threading
 
-from support import LONG, eventually
+from support import TIMEOUT, eventually
 
 
 def raising(error):
@@ -30,7 +30,7 @@ def begun(tg, fn, *args):
 
 
 class Gate:
-    """Holds tasks back; tells how many arrived, and how many at most at once."""
+    """Holds tasks back; counts how many arrived, and how many at most at once."""
 
     def __init__(self):
         self.event = threading.Event()
@@ -42,7 +42,7 @@ class Gate:
             self.inside += 1
             self.arrived += 1
             self.most = max(self.most, self.inside)
-        assert self.event.wait(LONG)
+        assert self.event.wait(TIMEOUT)
         with self.lock:
             self.inside -= 1
         return result

@@ -1,9 +1,9 @@
 """A pytest plugin that repeats each test and measures what it leaves behind: ./dev leaks [ARGS].
 
 In the manner of CPython's ``regrtest -R 3:3``: after some runs that fill caches, a leak shows as
-growth in every run, and what is not a leak does not.  What grew in each of the first rounds is
-run more often before it is accused.  Then there is a pause, in which a busy machine's threads
-come to their ends, and as many rounds again.  (pytest-leaks did the same, up to Python 3.8.)
+growth in every run, and other growth does not. A test that grew in each of the first rounds is
+run more often before it is reported. Then there is a pause, in which threads end on a busy machine,
+and as many rounds again. (pytest-leaks did the same, up to Python 3.8.)
 """
 
 import ctypes
@@ -25,8 +25,8 @@ from support import malloced
 
 WARM_UP = 3
 ROUNDS = 3
-SUSPECT = 12  # rounds, before the pause
-CERTAIN = 24  # rounds, before a test is said to leak
+SUSPECT = 9  # rounds, before the pause
+CERTAIN = 15  # rounds, before a test is said to leak
 
 
 def blocks() -> int:
@@ -44,7 +44,7 @@ def entries(folder: str) -> Callable[[], int] | None:
 
 
 def clean() -> None:
-    """Empty the caches of the library that tests fill, and let go of what waits to be freed."""
+    """Empty the library's caches that tests fill, and free what waits to be freed."""
     re.purge()
     linecache.clearcache()
     if hasattr(sys, "_clear_internal_caches"):
@@ -60,7 +60,7 @@ def clean() -> None:
 
 
 class Meter:
-    """What there is after each run of a test."""
+    """Counts of blocks, references, bytes, threads and files after each run of a test."""
 
     def __init__(self) -> None:
         read: dict[str, Callable[[], int] | None] = {
@@ -78,7 +78,7 @@ class Meter:
     def measure(self, run: int) -> None:
         end = time.monotonic() + 0.2
         while threading.active_count() > self.threads and time.monotonic() < end:
-            time.sleep(0.001)  # some were only just told to end
+            time.sleep(0.001)  # some have only just been asked to end
         self.threads = threading.active_count()
         clean()
         for name, levels in self.levels.items():
@@ -90,13 +90,13 @@ class Meter:
         self.measure(run)
 
     def flat(self, runs: int) -> bool:
-        """Whether nothing at all changed in the last runs."""
+        """Whether no measured value changed in the last runs."""
         return runs >= 3 and all(
             len(set(row[runs - 3 : runs])) == 1 for row in self.levels.values()
         )
 
     def growth(self, runs: int) -> dict[str, list[int]]:
-        """Of what each run left more behind than the run before, and how much."""
+        """What each run left more of than the run before, and how much."""
         found = {}
         for name, levels in self.levels.items():
             deltas = [levels[n] - levels[n - 1] for n in range(WARM_UP, runs)]
@@ -144,7 +144,7 @@ class Hunter:
     def growth(self, item: pytest.Item, runs: int) -> dict[str, list[int]]:
         found = self.meter.growth(runs)
         if item.get_closest_marker("hypothesis"):
-            # It keeps objects of its own from one run to the next; the core's memory can be told.
+            # It keeps objects of its own from one run to the next; the core has malloc's.
             for name in ("blocks", "references"):
                 found.pop(name, None)
         return found
@@ -201,7 +201,7 @@ def pytest_configure(config: pytest.Config) -> None:
     else:
         # CPython 3.13t keeps classes, functions and the constants of code for ever once a second
         # thread has started. A debug build can be told not to, so that tests that make
-        # some are told from those that leak.
+        # some can be told from those that leak.
         suppress_immortalization(True)
     # The same examples in every run.
     hypothesis.settings.register_profile(

@@ -1,4 +1,4 @@
-"""Whether what threads saw of an object can be explained by its operations one after the other.
+"""Checks whether what threads saw of an object is explained by its operations one after another.
 
 A *history* is the calls that threads made on one object, each with the time at which it began
 and ended, what it was and what came out. It is *linearizable* (Herlihy and Wing 1990) if the
@@ -13,19 +13,19 @@ such as the keys of a map, are recorded and checked apart, which is as good and 
 (Horn and Kroening 2015).
 
 **Calls that wait** take effect more than once: at one moment such a call gets in line, at a later
-one it gets what it waits for, or gives up; in between others go on. They are specified as
+one it gets what it waits for, or times out; in between other calls go on. They are specified as
 the *dual* data structures of Scherer and Scott (2004): a call is replaced by its steps, which
-all have its times (`in_steps`). The state says who has taken which step, so that none comes
-before the one it follows. That makes the order in the line, and that nobody overtakes, part of
-the specification.
+all have its times (`in_steps`). The state says which thread has taken which step, so that no
+step comes before the one it follows. So the order of the queue, and that no call overtakes another,
+are part of the specification.
 
 **Calls that meet**, as a send and a receive without a buffer, take effect together or not at all,
-which is no order of single calls: they are *set-linearizable* (Neiger 1994). Who met whom is
-seen from what they exchanged, so the two are replaced by one, which happened while both were
-there (`met`).
+which is no order of single calls: they are *set-linearizable* (Neiger 1994). What they exchanged
+shows which calls met, so the two are replaced by one, which happened while both were running
+(`met`).
 
-All calls of a history have returned. Whoever makes a plan with calls that wait sees to it that
-somebody ends those waits, and a call that does not return fails the test.
+All calls of a history have returned. A plan with calls that wait must include calls that end
+those waits; a call that does not return fails the test.
 """
 
 import random
@@ -35,7 +35,7 @@ from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from time import monotonic, perf_counter_ns, sleep
 from typing import Any, NamedTuple
 
-from support import FREE_THREADED, LONG, STRESS, cores
+from support import FREE_THREADED, STRESS, TIMEOUT, cores
 
 GIL = not FREE_THREADED
 Step = tuple[str, tuple[Any, ...]]  # a method and its arguments
@@ -94,7 +94,7 @@ def linearizable(history: Iterable[Call], initial: Hashable, after: Specificatio
     return False
 
 
-def told(history: Iterable[Call]) -> str:
+def as_text(history: Iterable[Call]) -> str:
     """The history as text, for the message of a failed test."""
     calls = sorted(history, key=lambda call: call.begin)
     start = calls[0].begin if calls else 0
@@ -173,7 +173,7 @@ def record(
         for worker in workers:
             worker.start()
         for worker in workers:
-            worker.join(2 * LONG)
+            worker.join(2 * TIMEOUT)
     finally:
         sys.setswitchinterval(interval)
     if errors:
@@ -198,7 +198,7 @@ def overlapping(histories: Iterable[History]) -> int:
 
 
 # From a history and its object to the histories that must be linearizable: itself, in steps,
-# or those of its parts. What can be told without a search it asserts.
+# or those of its parts. It asserts what needs no search.
 Views = Callable[[History, Any], Iterable[History]]
 
 
@@ -216,7 +216,7 @@ def explain(
     """Assert that these histories of these objects can have been."""
     for history, each in zip(histories, objects, strict=True):
         for view in views(history, each):
-            assert linearizable(view, initial, after), f"not linearizable:\n{told(view)}"
+            assert linearizable(view, initial, after), f"not linearizable:\n{as_text(view)}"
 
 
 def verify(
@@ -235,7 +235,7 @@ def verify(
     """
     checked = overlapped = 0
     begin = monotonic()
-    while monotonic() < begin + (0.7 * STRESS if overlapped else LONG):
+    while monotonic() < begin + (0.7 * STRESS if overlapped else TIMEOUT):
         objects = [make(checked + n) for n in range(batch)]
         histories = record(objects, choose, seed=checked, **options)
         explain(histories, objects, initial, after, views)
@@ -247,7 +247,7 @@ def verify(
     assert overlapped, "the threads never met"
 
 
-def catch(
+def assert_rejected(
     make: Callable[[int], Any],
     choose: Choose,
     initial: Hashable,
@@ -256,8 +256,8 @@ def catch(
     batch: int = 100,
     **options: Any,
 ) -> None:
-    """Assert that a wrong implementation is noticed, by what `verify` does."""
-    end = monotonic() + LONG
+    """Assert that what `verify` does rejects a wrong implementation."""
+    end = monotonic() + TIMEOUT
     checked = 0
     while monotonic() < end:
         objects = [make(checked + n) for n in range(batch)]

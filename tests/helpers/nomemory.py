@@ -26,7 +26,7 @@ def watch() -> None:
     """Tell it where the extension lies."""
     if nogil_sync.backend != "native":
         return
-    # As the maps name it: without symbolic links.
+    # As /proc/self/maps names it: without symbolic links.
     path = str(Path(sys.modules["nogil_sync._native._core"].__file__ or "").resolve())
     lines = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
     ours = [line[0].split("-") for line in lines if line[-1] == path]
@@ -72,7 +72,7 @@ def each_fails(kind: int, case: Case, *, rest: bool = False, thread: bool = Fals
     """Run the case again and again: its n-th allocation fails (with `rest`, all from it on).
 
     A case is a generator.  It makes what it needs, yields the function during which memory
-    fails, is told whether that raised MemoryError, and looks at what is left.  n counts up until
+    fails, learns whether that raised MemoryError, and looks at what is left.  n counts up until
     nothing is left to fail.
     """
     try_it = in_a_new_thread if thread else attempt

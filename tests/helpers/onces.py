@@ -4,7 +4,7 @@ import threading
 import traceback
 
 import pytest
-from support import LONG
+from support import TIMEOUT
 
 from nogil_sync import Once, once, once_property
 
@@ -23,7 +23,7 @@ class Counted:
     def __call__(self):
         self.runs += 1
         self.begun.set()
-        assert self.go.wait(LONG)
+        assert self.go.wait(TIMEOUT)
         return self.act()
 
 
@@ -76,7 +76,7 @@ def start(function):
 
 def ended(*started):
     for thread in started:
-        thread.join(LONG)
+        thread.join(TIMEOUT)
         assert not thread.is_alive(), "hanging"
     return [thread.outcome for thread in started]
 
@@ -99,7 +99,7 @@ def names_of(error):
 
 
 class Obstinate:
-    """Compares, hashes and converts to nothing."""
+    """An object that cannot be compared, hashed or converted."""
 
     def fail(self, *args):
         raise AssertionError("called")

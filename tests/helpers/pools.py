@@ -8,7 +8,7 @@ ages = pytest.mark.thread_unsafe(reason="counts collections of the process")
 
 
 class Item:
-    """Can be referred to weakly, and is equal to nothing."""
+    """An item that can be referred to weakly, and is equal to no other."""
 
     def __eq__(self, other):
         raise AssertionError("asked whether it is equal")
@@ -17,5 +17,5 @@ class Item:
 
 
 def lasting(new=Item, **kwargs):
-    """A pool from which collections that happen to come take nothing."""
+    """A pool whose items stay whatever collections come."""
     return Pool(new, age=False, **kwargs)

@@ -1,4 +1,4 @@
-"""What several test files use: the classes under test, threads, subprocesses."""
+"""What many test files use: the classes under test, threads, waiting for conditions."""
 
 import ctypes
 import gc
@@ -16,7 +16,7 @@ import nogil_sync
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 NATIVE = nogil_sync.backend == "native"
-# A sanitizer has taken the C library's allocators, or something else has.
+# A sanitizer, or another library, replaces the C library's allocators.
 SANITIZED = "LD_PRELOAD" in os.environ or "fsanitize" in (sysconfig.get_config_var("CFLAGS") or "")
 
 INTEGERS = [
@@ -62,7 +62,7 @@ NEEDED: dict[type, tuple[Any, ...]] = {nogil_sync.Pool: (list,)}
 
 
 def needed(cls: type) -> tuple[Any, ...]:
-    """The arguments that this class, one of ours or a subclass, cannot do without."""
+    """The arguments that this class, of the library or derived from it, requires."""
     return next((NEEDED[each] for each in cls.__mro__ if each in NEEDED), ())
 
 
@@ -73,8 +73,8 @@ def make(cls: type) -> Any:
 
 STRESS = float(os.environ.get("NOGIL_SYNC_STRESS", "1"))
 
-# Nothing that works takes this long; what hangs is given up after it.
-LONG = 60.0
+# In seconds: a call that takes longer hangs, and its test fails.
+TIMEOUT = 60.0
 
 
 def cores() -> int:
@@ -90,7 +90,7 @@ def run_threads(*functions: Callable[[], Any], times: int = 1) -> list[Any]:
 
     def run(index: int) -> None:
         try:
-            barrier.wait(LONG)
+            barrier.wait(TIMEOUT)
             results[index] = tasks[index]()
         except BaseException as error:
             errors.append(error)
@@ -98,7 +98,7 @@ def run_threads(*functions: Callable[[], Any], times: int = 1) -> list[Any]:
     threads = [threading.Thread(target=run, args=(i,), daemon=True) for i in range(len(tasks))]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + LONG * max(1, STRESS)
+    deadline = time.monotonic() + TIMEOUT * max(1, STRESS)
     for thread in threads:
         thread.join(max(0.1, deadline - time.monotonic()))
     stuck = [thread.name for thread in threads if thread.is_alive()]
@@ -129,7 +129,7 @@ def background(*functions: Callable[[], Any]) -> Iterator[None]:
     finally:
         stop.set()
         for thread in threads:
-            thread.join(LONG)
+            thread.join(TIMEOUT)
     if errors:
         raise errors[0]
     assert not any(thread.is_alive() for thread in threads), "hanging"
@@ -166,7 +166,7 @@ def many(count: int) -> int:
     return round(count * min(1, max(0.2, STRESS)))
 
 
-def eventually(condition: Callable[[], bool], timeout: float = LONG) -> bool:
+def eventually(condition: Callable[[], bool], timeout: float = TIMEOUT) -> bool:
     """Whether the condition comes true in time."""
     end = time.monotonic() + timeout
     while not condition():
@@ -189,7 +189,7 @@ class Mallinfo(ctypes.Structure):
 
 
 def malloced() -> Callable[[], int] | None:
-    """What tells how many bytes of malloc's are in use, of all threads, if anything does."""
+    """A function that returns how many bytes malloc has given to all threads, if there is one."""
     mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)
     if mallinfo is None or SANITIZED:
         return None
@@ -213,7 +213,7 @@ def started(function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[An
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    begun.wait(LONG)
+    begun.wait(TIMEOUT)
     settle(thread)
     return thread, result
 
@@ -222,7 +222,7 @@ def settle(thread: threading.Thread, timeout: float = 5.0) -> None:
     """Wait until the thread sleeps.
 
     On a loaded machine, or under a sanitizer, a fixed time is too short.  Looks several times, as
-    a thread also sleeps briefly on its way; where the system does not tell, a fixed time it is.
+    a thread also sleeps briefly on its way. Where the system has no such file, waits a fixed time.
     """
     status = Path(f"/proc/self/task/{thread.native_id}/stat")
     end = time.monotonic() + timeout

@@ -323,7 +323,7 @@ class WaitTrial:
 
 
 def unlocked(name: str) -> WaitTrial:
-    """A trial whose Cond nobody holds."""
+    """A trial whose Cond no thread holds."""
     trial = WaitTrial(name)
     trial.unlock()
     return trial

@@ -1,11 +1,20 @@
-"""The checker of histories: that it finds what is wrong, and nothing else."""
+"""The checker of histories: it rejects wrong histories, and no others."""
 
 import itertools
 import random
 import time
 
 import pytest
-from linearizability import IMPOSSIBLE, Call, catch, in_steps, linearizable, met, record, told
+from linearizability import (
+    IMPOSSIBLE,
+    Call,
+    as_text,
+    assert_rejected,
+    in_steps,
+    linearizable,
+    met,
+    record,
+)
 from marks import starts_threads
 
 ABSENT = "absent"
@@ -56,7 +65,7 @@ def history(*calls):
 )
 def test_checker_accepts_and_rejects_known_histories(calls, possible):
     assert linearizable(history(*calls), 0, register) is possible
-    assert told(history(*calls)).count("\n") == max(0, len(calls) - 1)
+    assert as_text(history(*calls)).count("\n") == max(0, len(calls) - 1)
 
 
 def by_all_orders(calls, initial, after):
@@ -85,7 +94,7 @@ def test_checker_agrees_with_the_definition():
             calls.append((begin, begin + rng.randrange(6), name, rng.randrange(3)))
         calls = history(*calls)
         outcomes.append(by_all_orders(calls, 0, register))
-        assert linearizable(calls, 0, register) is outcomes[-1], told(calls)
+        assert linearizable(calls, 0, register) is outcomes[-1], as_text(calls)
     assert 200 < sum(outcomes) < 1300
 
 
@@ -152,7 +161,7 @@ def only_insert(state, call):
     ids=["map", "counter", "register"],
 )
 def test_wrong_implementations_are_caught(make, choose, initial, after):
-    catch(lambda _: make(), choose, initial, after)
+    assert_rejected(lambda _: make(), choose, initial, after)
 
 
 def test_calls_that_overlapped_are_matched():
@@ -162,7 +171,7 @@ def test_calls_that_overlapped_are_matched():
 
 
 def test_calls_that_take_effect_in_steps():
-    """A wait that is ended by a later call, as a specification of two steps tells."""
+    """A wait that a later call ends, as a specification of two steps describes it."""
 
     def after(state, call):
         if call.name == "notify":

@@ -1,7 +1,7 @@
 """Histories of atomics and counters."""
 
 import pytest
-from linearizability import IMPOSSIBLE, record, told, verify
+from linearizability import IMPOSSIBLE, as_text, record, verify
 from marks import starts_threads
 from support import STRESS
 
@@ -114,12 +114,16 @@ def test_counters(cls):
     for each, calls in zip(counters, record(counters, choose), strict=True):
         adds = [(call, call.args[0] if call.args else 1) for call in calls if call.name == "add"]
         for look in (call for call in calls if call.name == "value"):
-            # All that was added before it began, and nothing that began after its end.
-            assert sum(n for call, n in adds if call.end < look.begin) <= look.result, told(calls)
-            assert look.result <= sum(n for call, n in adds if call.begin <= look.end), told(calls)
+            # It counts all that was added before it began, and no call that began after its end.
+            assert sum(n for call, n in adds if call.end < look.begin) <= look.result, as_text(
+                calls
+            )
+            assert look.result <= sum(n for call, n in adds if call.begin <= look.end), as_text(
+                calls
+            )
             for later in calls:
                 if later.name == "value" and later.begin > look.end:
-                    assert later.result >= look.result, told(calls)
+                    assert later.result >= look.result, as_text(calls)
         assert each.value() == sum(n for _, n in adds)
 
 
@@ -132,4 +136,4 @@ def test_each_increment_is_in_one_total(cls):
     for each, calls in zip(counters, record(counters, choose), strict=True):
         added = sum(call.args[0] for call in calls if call.name == "add")
         totals = sum(call.result for call in calls if call.name == "reset")
-        assert totals + each.value() == added, told(calls)
+        assert totals + each.value() == added, as_text(calls)

@@ -1,17 +1,17 @@
 """Histories of channels.
 
-One with a buffer is a queue, whose steps are those of the specification. Who has to wait for an
-item, or for room, does so until there is some: a call that waited needs no step of its own.
+A channel with a buffer is specified as a queue. A call that waits for an item, or for space, takes
+effect once there is some: it needs no step of its own.
 
-Without a buffer a send and the receive of its item take effect together, if they do (see
-`met` in `linearizability`). As each item is sent once, a history tells who met whom.
+Without a buffer a send and the receive of its item take effect together, if at all (see
+`met` in `linearizability`). As each item is sent once, a history shows which calls met.
 """
 
 import time
 from collections import deque
 
 import pytest
-from linearizability import IMPOSSIBLE, catch, met, told, verify
+from linearizability import IMPOSSIBLE, as_text, assert_rejected, met, verify
 from marks import starts_threads
 
 from nogil_sync import Channel, ChannelClosed
@@ -24,7 +24,7 @@ TIMEOUTS = (None, None, None, 0, 0.0003)
 
 
 def item(rng):
-    """One that nobody else sends."""
+    """An item that no other call sends."""
     return rng.getrandbits(60)
 
 
@@ -98,7 +98,7 @@ def test_buffered_channel_is_linearizable(capacity):
 
 
 def meetings(history, _):
-    """Those who met as one call each, and all others."""
+    """One call for each pair that met, and all other calls."""
     view = []
     sent = {}
     for call in history:
@@ -109,16 +109,16 @@ def meetings(history, _):
             if call.args[0] not in sent:
                 view.append(call)
         elif call.name in ("recv", "try_recv", "__next__") and isinstance(call.result, int):
-            assert call.result in sent, f"received what was not sent, or twice:\n{told(history)}"
+            assert call.result in sent, f"received what was not sent, or twice:\n{as_text(history)}"
             sender = sent.pop(call.result)
-            # Of two who do not wait none is there for the other.
+            # Two calls that do not wait cannot meet.
             waiting = sender.name == "send" or call.name != "try_recv"
             pair = met(sender, call, "pass") if waiting else None
-            assert pair, f"the two never met:\n{told([sender, call])}"
+            assert pair, f"the two never met:\n{as_text([sender, call])}"
             view.append(pair)
         else:
             view.append(call)
-    assert not sent, f"sent, and not received:\n{told(history)}"
+    assert not sent, f"sent, and not received:\n{as_text(history)}"
     return [view]
 
 
@@ -134,7 +134,7 @@ def rendezvous(closed, call):
         return IMPOSSIBLE if closed else False
     if call.result is closed_or(call):
         return True if closed else IMPOSSIBLE
-    return IMPOSSIBLE if closed else False  # it met nobody
+    return IMPOSSIBLE if closed else False  # it met no other call
 
 
 def test_rendezvous_is_linearizable():
@@ -179,7 +179,7 @@ class Leaking(Channel):
 
 
 class SendingLate(Channel):
-    """Wrong: who has given up may still send."""
+    """Wrong: a call that timed out may still send."""
 
     def send(self, value, timeout=None):
         try:
@@ -201,7 +201,7 @@ class AcceptingLate(Channel):
 
 @pytest.mark.parametrize("cls", [Losing, LastFirst, Leaking, SendingLate, AcceptingLate])
 def test_wrong_queues_are_caught(cls):
-    catch(lambda _: cls(2), worker, ((), False), queue(2), lead=ender, threads=3)
+    assert_rejected(lambda _: cls(2), worker, ((), False), queue(2), lead=ender, threads=3)
 
 
 class Buffered(Channel):
@@ -227,4 +227,6 @@ class Twice(Channel):
 
 @pytest.mark.parametrize("cls", [Buffered, Twice, AcceptingLate])
 def test_wrong_rendezvous_are_caught(cls):
-    catch(lambda _: cls(), worker, False, rendezvous, views=meetings, lead=ender, threads=3)
+    assert_rejected(
+        lambda _: cls(), worker, False, rendezvous, views=meetings, lead=ender, threads=3
+    )

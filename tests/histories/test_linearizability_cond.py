@@ -1,9 +1,9 @@
 """Histories of conditions.
 
-A wait takes effect three times: it lets the lock go and is in line, in one step, so that no
-notification gets lost in between; it is notified, or leaves the line; it has the lock again. All
-but the leaving happens under the lock, whose order is seen from outside: so a history tells who was
-first in line, and whether a notification went to one who came later.
+A wait takes effect three times: it releases the lock and enters the queue, in one step, so that no
+notification gets lost in between; it is notified, or leaves the queue; it acquires the lock again.
+All but the leaving happens under the lock, whose order is visible from outside: so a history shows
+which waiter was first in the queue, and whether a notification went to a later one.
 """
 
 import threading
@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 import pytest
-from linearizability import IMPOSSIBLE, catch, in_steps, verify
+from linearizability import IMPOSSIBLE, assert_rejected, in_steps, verify
 from marks import starts_threads
 
 from nogil_sync import Cond, Mutex, RWMutex
@@ -20,7 +20,7 @@ pytestmark = starts_threads
 
 
 class Place:
-    """A condition, a flag to wait for, and who has done what there was to do."""
+    """A condition, a flag to wait for, and which threads have done their part."""
 
     def __init__(self, cond):
         self.cond = cond
@@ -38,30 +38,30 @@ class Place:
 
 def cond(exclusive):
     def after(state, call):
-        """The state is who holds the lock, who waits, and who was notified and has no lock yet."""
-        holders, line, told = state
+        """The state: the thread that holds the lock, the waiters, the notified without the lock."""
+        holders, line, notified = state
         me = call.thread
         mine = frozenset({me})
         if call.name in ("acquire", "woken", "retake"):
             if exclusive and holders:
                 return IMPOSSIBLE
             if call.name == "woken":
-                if me not in told:
+                if me not in notified:
                     return IMPOSSIBLE
-                told -= mine
-            return holders | mine, line, told
+                notified -= mine
+            return holders | mine, line, notified
         if call.name == "leave":
             if me not in line:
                 return IMPOSSIBLE
-            return holders, tuple(each for each in line if each != me), told
+            return holders, tuple(each for each in line if each != me), notified
         if me not in holders:
             return IMPOSSIBLE
         if call.name == "wait":
-            return holders - mine, (*line, me), told
+            return holders - mine, (*line, me), notified
         if call.name == "release":
-            return holders - mine, line, told
+            return holders - mine, line, notified
         n = len(line) if call.name == "notify_all" else call.args[0]
-        return holders, line[n:], told | set(line[:n])
+        return holders, line[n:], notified | set(line[:n])
 
     return after
 
@@ -88,7 +88,7 @@ def waiter(rng, place):
 
 
 def notifier(rng, place):
-    """Wake some until nobody is left, less and less often so that histories stay short."""
+    """Wake some until no waiter is left, less and less often so that histories stay short."""
     pause = 0.00001
     while len(place.ready) < 2:
         time.sleep(pause)
@@ -128,7 +128,7 @@ class Generous(Cond):
 
 
 class LastComeFirst(threading.Condition):
-    """Wrong: it wakes who came last."""
+    """Wrong: it wakes the last waiter."""
 
     def notify(self, n=1):
         self._waiters.reverse()
@@ -148,14 +148,16 @@ class Late(Cond):
 
 @pytest.mark.parametrize("cls", [Spurious, Generous, LastComeFirst, Late])
 def test_wrong_conds_are_caught(cls):
-    catch(lambda _: Place(cls(threading.Lock())), waiter, NOTHING, cond(exclusive=True), **WAITS)
+    assert_rejected(
+        lambda _: Place(cls(threading.Lock())), waiter, NOTHING, cond(exclusive=True), **WAITS
+    )
 
 
 # wait_for
 
 
 def flagged(state, call):
-    """The state is who holds the lock, whether the flag is set, and who is in `wait_for`."""
+    """The state: the thread that holds the lock, the flag, and the threads in `wait_for`."""
     holder, flag, inside = state
     me = call.thread
     mine = frozenset({me})
@@ -229,7 +231,7 @@ class Trusting(Cond):
         return predicate() or self.wait(timeout)
 
 
-def test_a_wrong_wait_for_is_caught():
-    catch(
+def test_wrong_wait_for_is_caught():
+    assert_rejected(
         lambda _: Place(Trusting()), flag_waiter, (None, False, frozenset()), flagged, **WAITS_FOR
     )

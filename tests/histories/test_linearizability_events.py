@@ -1,11 +1,11 @@
-"""Histories of what is waited for: events, wait groups, what is to run once."""
+"""Histories of events, wait groups and once."""
 
 import threading
 import time
 from time import perf_counter_ns
 
 import pytest
-from linearizability import IMPOSSIBLE, Call, catch, told, verify
+from linearizability import IMPOSSIBLE, Call, as_text, assert_rejected, verify
 from marks import starts_threads
 
 from nogil_sync import Event, Once, WaitGroup, once
@@ -47,7 +47,7 @@ def test_event():
 
 
 class Spurious(Event):
-    """Wrong: who was woken up does not look for what."""
+    """Wrong: a woken waiter does not check what woke it."""
 
     def wait(self, timeout=None):
         Event.wait(self, timeout)
@@ -55,7 +55,7 @@ class Spurious(Event):
 
 
 class Sticky(Event):
-    """Wrong: it can be cleared only by who comes first."""
+    """Wrong: only the first thread can clear it."""
 
     def clear(self):
         if not self.is_set():
@@ -64,7 +64,7 @@ class Sticky(Event):
 
 @pytest.mark.parametrize("cls", [Spurious, Sticky])
 def test_wrong_events_are_caught(cls):
-    catch(lambda _: cls(), waiter, False, event, lead=setter, threads=3)
+    assert_rejected(lambda _: cls(), waiter, False, event, lead=setter, threads=3)
 
 
 # WaitGroup
@@ -150,8 +150,10 @@ class Hasty(WaitGroup):
         return thread
 
 
-def test_a_wrong_wait_group_is_caught():
-    catch(lambda _: Going(Hasty), starter, 0, waitgroup, views=with_ends, call=Going.call, batch=50)
+def test_wrong_wait_group_is_caught():
+    assert_rejected(
+        lambda _: Going(Hasty), starter, 0, waitgroup, views=with_ends, call=Going.call, batch=50
+    )
 
 
 # Once
@@ -175,7 +177,7 @@ class OnceFunction:
 
 
 class Outcomes:
-    """What is to run once, with functions that tell when they ran, and some of which fail."""
+    """Something to run once, with functions that record when they ran; some of them fail."""
 
     def __init__(self, cls, retry, failing):
         self.once = cls(retry=retry)
@@ -221,7 +223,7 @@ def first_outcome(retry):
 def as_often_as_needed(history, each):
     """Each outcome is that of one run, and no other function ran."""
     outcomes = {call.result for call in history if call.name == "do"}
-    assert sorted(each.runs) == sorted(outcomes), f"ran: {each.runs}:\n{told(history)}"
+    assert sorted(each.runs) == sorted(outcomes), f"ran: {each.runs}:\n{as_text(history)}"
     return [history]
 
 
@@ -258,4 +260,6 @@ class Sharing(Once):
 
 @pytest.mark.parametrize("cls", [Racing, Sharing])
 def test_wrong_onces_are_caught(cls):
-    catch(lambda _: Outcomes(cls, True, 1), calls, ABSENT, first_outcome(True), batch=20, **ONCE)
+    assert_rejected(
+        lambda _: Outcomes(cls, True, 1), calls, ABSENT, first_outcome(True), batch=20, **ONCE
+    )

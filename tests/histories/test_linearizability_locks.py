@@ -1,17 +1,17 @@
 """Histories of locks.
 
-Who waits for a `Semaphore` or an `RWMutex` stands in a line, and the order in it is part of what
-they promise. So a call that may wait has two steps: it enters the line, and is given what it asks
-for at once if it is its turn; later it finds that it was served, or leaves. The state has what is
-held, the line, and who was served and does not know yet. (When a thread got in line nobody sees;
-the order shows where one is refused because another waits.)
+The waiters of a `Semaphore` or an `RWMutex` stand in a queue, whose order is part of the contract.
+So a call that may wait has two steps. It enters the queue, and is served at once if nothing is in
+its way; later it finds that it was served, or leaves. The state has what is held, the queue, and
+the threads that were served and do not know yet. (No test sees when a thread enters the queue; the
+order shows where a call is refused because another waits.)
 """
 
 import random
 import time
 from typing import Any
 
-from linearizability import IMPOSSIBLE, catch, in_steps, verify
+from linearizability import IMPOSSIBLE, assert_rejected, in_steps, verify
 from marks import starts_threads
 
 from nogil_sync import Mutex, RWMutex, Semaphore
@@ -58,14 +58,14 @@ def test_mutex():
 
 
 class Optimistic(Mutex):
-    """Wrong: who has waited for long enough has it."""
+    """Wrong: a thread that has waited for long enough gets it."""
 
     def acquire(self, blocking=True, timeout=-1):
         return Mutex.acquire(self, blocking, timeout) or timeout > 0
 
 
-def test_a_wrong_mutex_is_caught():
-    catch(lambda _: Optimistic(), holder, False, mutex, threads=3)
+def test_wrong_mutex_is_caught():
+    assert_rejected(lambda _: Optimistic(), holder, False, mutex, threads=3)
 
 
 # What there is a line for
@@ -158,7 +158,7 @@ def test_semaphore_without_waiting():
 
 
 def first_come(free, line, _):
-    """Serve nobody before those who came earlier, however little it asks for."""
+    """Serve no waiter before earlier ones, however little it asks for."""
     served = []
     for who, n in line:
         if n > free:
@@ -209,7 +209,7 @@ def test_semaphore():
 
 
 def signaller(rng, _):
-    """Give signals that nobody took before, and take some, from an unbounded semaphore."""
+    """Release an unbounded semaphore without an acquire before, and acquire it."""
     for _ in range(5):
         if rng.random() < 0.5:
             yield "release", (rng.randrange(1, 4),)
@@ -228,8 +228,8 @@ def test_unbounded_semaphore():
     verify(signals, signaller, (0, *NOBODY), fair_semaphore, call=call_semaphore, **FAIR)
 
 
-def test_a_bounded_semaphore_in_the_place_of_an_unbounded_one_is_caught():
-    catch(
+def test_bounded_semaphore_in_place_of_an_unbounded_one_is_caught():
+    assert_rejected(
         lambda _: Semaphore(3), signaller, (0, *NOBODY), fair_semaphore, call=call_semaphore, **FAIR
     )
 
@@ -241,8 +241,8 @@ class Generous(Semaphore):
         super().__init__(value + 1)
 
 
-def test_a_wrong_semaphore_is_caught():
-    catch(
+def test_wrong_semaphore_is_caught():
+    assert_rejected(
         lambda _: Generous(3), borrower, (3, *NOBODY), fair_semaphore, call=call_semaphore, **FAIR
     )
 
@@ -372,8 +372,8 @@ class Yielding(RWMutex):
         super().downgrade()
 
 
-def test_a_wrong_rwmutex_is_caught():
-    catch(
+def test_wrong_rwmutex_is_caught():
+    assert_rejected(
         lambda _: Yielding(),
         reader_or_writer,
         ((0, False), *NOBODY),

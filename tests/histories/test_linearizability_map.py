@@ -1,8 +1,8 @@
 """Histories of SyncMap, key by key.
 
-What goes over the whole map, such as iteration, acts entry by entry: for each key it is an
-operation like any other, at some moment of its own during the call. So such a call is part of
-the history of every key.
+A call for the whole map, such as an iteration, acts entry by entry: for each key it is an
+operation like any other, at some moment during the call. So such a call is part of the history of
+every key.
 """
 
 import random
@@ -12,7 +12,7 @@ from time import perf_counter_ns
 from typing import Any
 
 import pytest
-from linearizability import IMPOSSIBLE, catch, linearizable, told, verify
+from linearizability import IMPOSSIBLE, as_text, assert_rejected, linearizable, verify
 from marks import starts_threads
 
 from nogil_sync import SyncMap
@@ -26,7 +26,7 @@ def entry(state, call):
     """The specification of one key: the state is its value, or ABSENT."""
     name, args, result = call.name, call.args[1:], call.result
     there = state is not ABSENT
-    # What comes out, and what the value is then.
+    # The result, and the new value.
     if name == "__getitem__":
         outcome, then = state if there else KeyError, state
     elif name == "get":
@@ -67,7 +67,7 @@ def longer(value):
     return (value, 1)
 
 
-# From a value of few, which two can have in common, to the arguments after the key.
+# From one of a few values, which threads share, to the arguments after the key.
 ARGUMENTS = {
     "__getitem__": lambda value: (),
     "get": lambda value: ("default",),
@@ -84,7 +84,7 @@ ARGUMENTS = {
     "load_or_compute": lambda value: (same, value),
 }
 DELETIONS = ("__delitem__", "pop", "compare_and_delete")
-# What is computed while the key is deleted is not stored: there it is not a setdefault.
+# A value computed while the key is deleted is not stored: so it is not a setdefault.
 WITHOUT_COMPUTING = [name for name in ARGUMENTS if name != "load_or_compute"]
 WITHOUT_DELETING = [name for name in ARGUMENTS if name not in DELETIONS]
 
@@ -238,7 +238,7 @@ def key_by_key(history, _):
             ]
             least = sum(not absent for absent, _ in possible)
             most = sum(there for _, there in possible)
-            assert least <= call.result <= most, f"not in {least} .. {most}:\n{told(history)}"
+            assert least <= call.result <= most, f"not in {least} .. {most}:\n{as_text(history)}"
     return views
 
 
@@ -260,7 +260,7 @@ class Skipping(SyncMap):
 
 
 class Forgetful(SyncMap):
-    """Wrong: what is stored while it is cleared may come back as it was."""
+    """Wrong: a value stored during `clear` may come back as it was."""
 
     def clear(self):
         entries = self.snapshot()
@@ -283,7 +283,7 @@ class Late(SyncMap):
 
 @pytest.mark.parametrize("cls", [Skipping, Forgetful, Late])
 def test_wrong_walks_are_caught(cls):
-    catch(lambda _: cls(), worker, ABSENT, entry_or_discard, **WALKS)
+    assert_rejected(lambda _: cls(), worker, ABSENT, entry_or_discard, **WALKS)
 
 
 # load_or_compute
@@ -476,7 +476,7 @@ class Racing(SyncMap):
 
 
 class Stubborn(SyncMap):
-    """Wrong: what is deleted while it is computed comes back."""
+    """Wrong: a key deleted during its computation comes back."""
 
     def load_or_compute(self, key, fn, *args, timeout):
         return self.setdefault(key, super().load_or_compute(key, fn, *args, timeout=timeout))
@@ -499,4 +499,4 @@ class Caching(SyncMap):
 
 @pytest.mark.parametrize("cls", [Racing, Stubborn, Caching])
 def test_wrong_computations_are_caught(cls):
-    catch(lambda _: Computing(cls), asker, MISSING, computed, **COMPUTING)
+    assert_rejected(lambda _: Computing(cls), asker, MISSING, computed, **COMPUTING)

@@ -1,11 +1,11 @@
 """Histories of pools.
 
-Each item is in one place: made by a `get`, out, idle in the pool, or dropped. Items know nothing of
-each other, so each has a history of its own. Two promises are about all items: a `get` makes
-a new one only if there is none, and `clear` leaves none; but neither is said to see all that
-threads put and take meanwhile as of one moment. So they must not miss what was idle throughout;
-unless the thread that put it there puts another one just then, which may move the first from
-where they have not looked yet to where they have.
+Each item is in one place: made by a `get`, in use, idle in the pool, or dropped. Items do not
+depend on each other, so each has a history of its own. Two promises are about all items: a `get`
+makes a new one only if none is idle, and `clear` leaves none. But neither sees all items at once,
+while threads put and take them. So they must not miss an item that is idle during the whole call;
+unless the thread that put it puts another one meanwhile, which may move the first item from a place
+that they have yet to search to one that they have searched.
 """
 
 import threading
@@ -13,7 +13,7 @@ import time
 from time import perf_counter_ns
 
 import pytest
-from linearizability import IMPOSSIBLE, catch, told, verify
+from linearizability import IMPOSSIBLE, as_text, assert_rejected, verify
 from marks import starts_threads
 
 from nogil_sync import AtomicInt64, Pool
@@ -30,7 +30,7 @@ class Mine(threading.local):
 
 
 class Items:
-    """A pool of numbers, each made once; calls tell what was made and dropped in them."""
+    """A pool of numbers, each made once; calls record what was made and dropped in them."""
 
     def __init__(self, cls=Pool, most=None):
         self.most = most
@@ -121,11 +121,11 @@ def item_by_item(history, each):
     for call in history:
         if call.name == "clear" or (call.name == "get" and call.result[1]):
             for calls in items.values():
-                assert not missed(calls, call, history), f"{call}\nmissed\n{told(calls)}"
+                assert not missed(calls, call, history), f"{call}\nmissed\n{as_text(calls)}"
 
-    # Nobody uses it any more: now all is exact.
+    # No thread uses it any more: now all counts are exact.
     left = {item for item, calls in items.items() if idle(calls)}
-    assert each.pool.idle() == len(left), told(history)
+    assert each.pool.idle() == len(left), as_text(history)
     assert each.most is None or len(left) <= each.most + 3  # one for each thread
     assert {each.call("get", ()) for _ in left} == {(item, False) for item in left}
     _, made = each.call("get", ())
@@ -209,4 +209,4 @@ class Keeping(Stack):
 
 @pytest.mark.parametrize("cls", [Sharing, Losing, Wasting, Keeping])
 def test_wrong_pools_are_caught(cls):
-    catch(lambda _: Items(cls), user, "nowhere", place, **USERS)
+    assert_rejected(lambda _: Items(cls), user, "nowhere", place, **USERS)

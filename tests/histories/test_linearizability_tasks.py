@@ -1,8 +1,8 @@
 """Histories of task groups.
 
-That a group is cancelled, or left, is a state like any other, and tells what `go` does. A
-task that fails cancels its group at some moment between its failure and the end of its future; that
-call is nobody's, so it is added to the history. When tasks run is seen from inside them.
+Whether a group is cancelled, or left, is part of the state, which decides what `go` does. A task
+that fails cancels its group at some moment between its failure and the end of its future; no thread
+makes that call, so it is added to the history. The tasks themselves record when they ran.
 """
 
 import time
@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter_ns
 
 import pytest
-from linearizability import IMPOSSIBLE, Call, catch, told, verify
+from linearizability import IMPOSSIBLE, Call, as_text, assert_rejected, verify
 from marks import starts_threads
 
 from nogil_sync import TaskGroup
@@ -107,22 +107,22 @@ def with_failures(history, each):
     runs = {}
     for run in each.runs:
         (number,) = run.args
-        assert number not in runs, f"{number} ran twice:\n{told(history)}"
+        assert number not in runs, f"{number} ran twice:\n{as_text(history)}"
         runs[number] = run
-        assert run.end <= leave.end, f"{run} ended after the group:\n{told(history)}"
+        assert run.end <= leave.end, f"{run} ended after the group:\n{as_text(history)}"
     for number, future in each.futures.items():
-        assert future.done(), f"{number} was not waited for:\n{told(history)}"
-        assert future.cancelled() is (number not in runs), f"{number}:\n{told(history)}"
+        assert future.done(), f"{number} was not waited for:\n{as_text(history)}"
+        assert future.cancelled() is (number not in runs), f"{number}:\n{as_text(history)}"
     errors = {error for _, error in each.failed}
     raised = each.error.exceptions if each.error else ()
-    assert len(raised) == len(errors), f"{raised}:\n{told(history)}"
-    assert set(raised) == errors, f"{raised}:\n{told(history)}"
+    assert len(raised) == len(errors), f"{raised}:\n{as_text(history)}"
+    assert set(raised) == errors, f"{raised}:\n{as_text(history)}"
 
     # No more at once than the limit allows, which is also how many may have been begun when the
     # group was cancelled and got no further.
     for call in each.runs + [call for call in history if call.name == "cancel"]:
         beside = [run for run in each.runs if run.begin <= call.begin <= run.end]
-        assert len(beside) <= each.limit, f"{len(beside)} at once:\n{told(each.runs)}"
+        assert len(beside) <= each.limit, f"{len(beside)} at once:\n{as_text(each.runs)}"
     failures = [
         Call(-1, when, each.ended.get(error.args[0], leave.end), "cancel", (), None)
         for when, error in each.failed
@@ -131,7 +131,7 @@ def with_failures(history, each):
     if cancels:
         first = min(call.end for call in cancels)
         late = [run for run in each.runs if run.begin > first]
-        assert len(late) <= each.limit, f"begun in a cancelled group:\n{told(late)}"
+        assert len(late) <= each.limit, f"begun in a cancelled group:\n{as_text(late)}"
 
     # First come, first served.
     if each.in_order:
@@ -140,7 +140,7 @@ def with_failures(history, each):
             for other in goes:
                 if one.end < other.begin:
                     first, second = runs[one.args[0]], runs[other.args[0]]
-                    assert first.begin < second.begin, f"{second} before {first}\n{told(goes)}"
+                    assert first.begin < second.begin, f"{second} before {first}\n{as_text(goes)}"
     return [history + failures]
 
 
@@ -171,7 +171,7 @@ class Unlimited(TaskGroup):
 
 
 class Deaf(TaskGroup):
-    """Wrong: nobody can cancel it."""
+    """Wrong: it cannot be cancelled."""
 
     def cancel(self):
         pass
@@ -191,4 +191,4 @@ class Open(TaskGroup):
 
 @pytest.mark.parametrize("cls", [Unlimited, Deaf, Open])
 def test_wrong_taskgroups_are_caught(cls):
-    catch(lambda _: Tasks(cls, 1), helper, (False, False), group, **GROUPS)
+    assert_rejected(lambda _: Tasks(cls, 1), helper, (False, False), group, **GROUPS)

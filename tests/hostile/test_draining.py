@@ -1,4 +1,4 @@
-"""Emptying what holds many things: the cost of each does not grow with their number.
+"""Emptying objects that hold many items: the cost of each does not grow with their number.
 
 The cost is processor time, which other programs hardly change, for one number of things and for
 sixteen times as many. What is linear costs about as much for each; the caches make that up to
@@ -23,7 +23,7 @@ MOST = 5.0
 
 def growth(fill, drain, count=None):
     """How much more each thing costs where there are many; `drain` is called by `count` threads."""
-    # Threads of the pure backend stand in each other's way at every step.
+    # Threads of the threading backend slow each other down at every step.
     small = SMALL if NATIVE or count is None else SMALL // 8
     best = [float("inf")] * 2
     for _ in range(6):
@@ -137,7 +137,7 @@ def test_map_is_drained_by_several_threads_in_linear_time(drain):
 
 
 def test_map_is_drained_beside_an_idle_thread_in_linear_time():
-    # Deleted keys then wait until no reader can have them.
+    # Deleted keys are then freed once no reader can refer to them.
     leave = threading.Event()
     used = threading.Barrier(2)
 

@@ -1,4 +1,4 @@
-"""Counts of any size: what is out of range is said so, and changes nothing."""
+"""Counts of any size: those out of range raise, and change nothing."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Failures that many threads get at once: of once, Once.do and SyncMap.load_or_compute."""
+"""Failures that many threads raise at once: of once, Once.do and SyncMap.load_or_compute."""
 
 import subprocess
 import threading
@@ -7,7 +7,7 @@ import traceback
 
 import pytest
 from marks import starts_threads
-from support import LONG, SHARED_ERRORS, STRESS, for_a_while, run_threads, same_error
+from support import SHARED_ERRORS, STRESS, TIMEOUT, for_a_while, run_threads, same_error
 
 from nogil_sync import Once, SyncMap, once
 
@@ -91,7 +91,7 @@ def span_of_events(count):
     event, times = threading.Event(), []
 
     def work():
-        assert event.wait(LONG)
+        assert event.wait(TIMEOUT)
         times.append(time.monotonic())
 
     threads = [threading.Thread(target=work) for _ in range(count)]
@@ -100,7 +100,7 @@ def span_of_events(count):
     time.sleep(0.05)
     event.set()
     for thread in threads:
-        thread.join(LONG)
+        thread.join(TIMEOUT)
     return max(times) - min(times)
 
 
@@ -110,7 +110,7 @@ def all_failing(make, fn, count):
 
     def held():
         begun.set()
-        assert go.wait(LONG)
+        assert go.wait(TIMEOUT)
         return fn()
 
     call = make(held)
@@ -125,13 +125,13 @@ def all_failing(make, fn, count):
 
     threads = [threading.Thread(target=work) for _ in range(count)]
     threads[0].start()
-    assert begun.wait(LONG)
+    assert begun.wait(TIMEOUT)
     for thread in threads[1:]:
         thread.start()
     time.sleep(0.05)
     go.set()
     for thread in threads:
-        thread.join(LONG)
+        thread.join(TIMEOUT)
     assert len(errors) == count
     return errors, times
 
@@ -224,7 +224,7 @@ def test_error_that_cannot_be_copied_is_described():
 
 @every
 def test_many_threads_raise_the_error_repeatedly(make):
-    # An object that threads raise at the same time is a crash within milliseconds on 3.13t.
+    # Threads that raise one object at the same time crash 3.13t within milliseconds.
     def fn():
         raise LookupError("x")
 

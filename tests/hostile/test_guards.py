@@ -7,7 +7,7 @@ import pytest
 from forks import in_child
 from marks import starts_threads
 from processes import in_own_process
-from support import LONG, started
+from support import TIMEOUT, started
 
 from nogil_sync._backend import guard_of
 
@@ -35,7 +35,7 @@ def test_thread_waits_for_the_guard_of_another():
     assert thread.is_alive()
     assert result == []
     release(guard)
-    thread.join(LONG)
+    thread.join(TIMEOUT)
     assert result == ["through"]
 
 
@@ -49,7 +49,7 @@ def test_owner_takes_the_guard_again_and_releases_it_as_often():
     thread.join(0.1)
     assert result == []
     release(guard)
-    thread.join(LONG)
+    thread.join(TIMEOUT)
     assert result == ["through"]
     assert pass_through(guard) == "through"
 
@@ -69,7 +69,7 @@ def test_only_the_owner_releases_the_guard():
 
     thread = threading.Thread(target=other)
     thread.start()
-    thread.join(LONG)
+    thread.join(TIMEOUT)
     assert len(errors) == 1
     release(guard)
     with pytest.raises(RuntimeError):
@@ -84,7 +84,7 @@ def test_threads_waiting_for_a_guard_do_not_block_the_collector():
     gc.collect()
     release(guard)
     for thread, result in waiting:
-        thread.join(LONG)
+        thread.join(TIMEOUT)
         assert result == ["through"]
 
 
@@ -104,7 +104,7 @@ def test_updates_under_a_guard_are_not_lost():
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(LONG)
+        thread.join(TIMEOUT)
         assert not thread.is_alive()
     assert counts["all"] == 4 * 5000
 

@@ -1,4 +1,4 @@
-"""SyncMap and code of users that runs in the middle of its operations: no crash, no hang."""
+"""SyncMap and user code that runs in the middle of its operations: no crash, no hang."""
 
 import gc
 import itertools
@@ -10,7 +10,7 @@ import time
 import pytest
 from marks import starts_threads
 from processes import python
-from support import LONG, background, collect_often, eventually, for_a_while, run_threads
+from support import TIMEOUT, background, collect_often, eventually, for_a_while, run_threads
 
 import nogil_sync
 from nogil_sync import SyncMap
@@ -164,7 +164,7 @@ def test_equality_may_change_the_map(name, change, which):
     acting = [0]
 
     def act(mine, his):
-        # Only for a while: a dict would not come to an end either if each comparison changed it.
+        # Only for a while: a lookup in a dict would not end either if each comparison changed it.
         if acting[0] and acting[0] < 20:
             acting[0] += 1
             now, acting[0] = acting[0], 0
@@ -182,7 +182,7 @@ def test_equality_may_change_the_map(name, change, which):
     acting[0] = 1
     tried(name, m, {"first": new_key(0), "last": new_key(4), "missing": new_key("missing")}[which])
     acting[0] = 0
-    # It is whole: what it holds is found, once, and can be deleted.
+    # The map is whole: each item is found, once, and can be deleted.
     found = list(m)
     assert len(found) == len(set(map(id, found))) == len(m)
     assert all(key in m for key in found)
@@ -220,7 +220,7 @@ def test_lookup_ends_though_equality_changes_neighbours(name):
 )
 @pytest.mark.parametrize("at", range(4))
 def test_equality_may_insert_the_key(name, at):
-    # It goes to a place that the search has passed, where an entry was deleted before.
+    # It moves to a place that the search has passed, where an entry was deleted before.
     inserting = []
 
     def act(mine, his):
@@ -250,7 +250,7 @@ def test_equality_may_insert_the_key(name, at):
 @starts_threads
 @every
 def test_key_moved_behind_the_search_is_found(name):
-    # Beside an int that another thread made: those are looked at in another way.
+    # Beside an int that another thread made, as such keys are compared in another way.
     code = 10**6
 
     def act(mine, his):
@@ -525,7 +525,7 @@ def test_equality_may_start_threads():
             left[0] -= 1
             thread = threading.Thread(target=change, args=(mine,))
             thread.start()
-            thread.join(LONG)
+            thread.join(TIMEOUT)
             assert not thread.is_alive()
 
     def change(key):
@@ -573,7 +573,7 @@ def test_equality_may_fail_now_and_then():
 
 @starts_threads
 def test_equal_tuples_are_inserted_and_deleted():
-    # Each thread makes its own: a key that is compared may be freed by another thread meanwhile.
+    # Each thread makes its own keys: another thread may free a key while it is compared.
     m = SyncMap()
     numbers = range(20)
 
@@ -609,7 +609,7 @@ def test_finalisers_and_collections_run_beside_writers():
             m.pop(self.me[1] % 10, None)
 
     # With the GIL writers can make garbage faster than one thread finalises it, and each
-    # collection then takes longer than the one before: so there is an end to it.
+    # collection then takes longer than the one before, so the loop ends.
     numbers = iter(range(5000))
 
     def write():
@@ -718,7 +718,7 @@ def test_entries_of_a_new_map_cannot_be_changed_through_the_collector():
     assert len(SyncMap(pairs)) == 20
 
 
-# ---- Keys chosen by somebody who knows how hashes are mixed, but for the process's secret ----
+# ---- Keys chosen by an attacker who knows how hashes are mixed, but not the process's secret ----
 
 OLD_FACTOR = 0xD6E8FEB86659FD93  # of the mix as it was without a secret
 

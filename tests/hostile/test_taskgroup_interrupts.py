@@ -1,4 +1,4 @@
-"""TaskGroup and Ctrl-C: it cancels, leaving goes on, and a second one abandons that."""
+"""TaskGroup and Ctrl-C: the first cancels the group and leaving goes on; a second abandons that."""
 
 import signal
 import sys

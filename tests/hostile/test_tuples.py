@@ -1,4 +1,4 @@
-"""Tuples as arguments of everything that takes an object of the user's.
+"""Tuples as arguments of every call that takes an object of the user.
 
 A tuple is what C code most easily takes apart by mistake: as the arguments of a call, as those of
 an exception, as several values of a format.
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import pytest
 from marks import starts_threads
-from support import LONG
+from support import TIMEOUT
 
 from nogil_sync import (
     AtomicBool,
@@ -110,8 +110,8 @@ def channel_rendezvous(t):
     ch = Channel()
     sender = threading.Thread(target=ch.send, args=(t,), daemon=True)
     sender.start()
-    assert ch.recv(LONG) is t
-    sender.join(LONG)
+    assert ch.recv(TIMEOUT) is t
+    sender.join(TIMEOUT)
 
 
 def cond(t):
@@ -177,15 +177,15 @@ def wait_group(t):
     log = []
     group = WaitGroup()
     group.go(lambda *args, **kwargs: log.append((args, kwargs)), t, t, k=t)
-    assert group.wait(LONG)
+    assert group.wait(TIMEOUT)
     assert log == [((t, t), {"k": t})]
 
 
 def task_group(t):
     with TaskGroup() as tg:
         future = tg.go(lambda *args, **kwargs: (args, kwargs), t, k=t)
-        assert future.result(LONG) == ((t,), {"k": t})
-        assert tg.go(lambda: t).result(LONG) is t
+        assert future.result(TIMEOUT) == ((t,), {"k": t})
+        assert tg.go(lambda: t).result(TIMEOUT) is t
     with pytest.raises(ExceptionGroup) as caught, TaskGroup() as tg:
         tg.go(fail, t)
     assert caught.value.exceptions[0].args == (t,)
@@ -271,7 +271,7 @@ def map_value(t):
 
 
 def map_during_a_call(t):
-    # Deleting a key then goes by way of Python.
+    # Then Python code deletes the key.
     m = SyncMap()
 
     def delete():

@@ -20,7 +20,7 @@ PROCESSORS = {"NOGIL_SYNC_CPU_COUNT": "128"}
 
 
 def by_turns(threads, use, turns):
-    """Threads that all live use something by turns, so that each meets the one before it."""
+    """Living threads use something by turns, so that each meets the one before it."""
     batons = [threading.Semaphore(0) for _ in range(threads)]
 
     def run(i):

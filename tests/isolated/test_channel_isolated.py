@@ -1,4 +1,4 @@
-"""Channel in processes of its own: Ctrl-C, interrupts at any moment, forks."""
+"""Channel in processes of their own: Ctrl-C, interrupts at random moments, forks."""
 
 import os
 import signal
@@ -156,7 +156,7 @@ def test_forked_child_has_the_items_and_no_waiters():
         assert len(empty) == 1
         assert over.closed()
         assert list(over) == ["last"]
-        # And all serve the threads of the child.
+        # All objects work for threads of the child.
         threads = [start(lambda: open_.send(open_.recv(10) + 1)), start(full.send, 5)]
         open_.send(1, 10)
         assert open_.recv(10) == 2

@@ -1,42 +1,46 @@
-"""The C core's own allocations fail, one after the other: what it says, and what is left."""
+"""The C core's allocations fail, one after the other: what it raises, and what is left."""
 
 import platform
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from itertools import pairwise
 
 import pytest
+from forks import in_child
 from marks import starts_processes
 from support import NATIVE
+
+from nogil_sync import SyncMap
 
 pytestmark = [
     starts_processes,
     pytest.mark.skipif(not NATIVE, reason="the pure backend allocates by Python only"),
 ]
 
-TRY = """
-    import os, sys, threading, time, warnings
-    import core_cases, nomemory
-    from nomemory import CORE, Tally, each_fails, in_use
 
-    def all_cases(**way):
-        hit = {}
-        for name, case in core_cases.CASES.items():
-            try:
-                hit[name] = each_fails(CORE, case, **way)
-            except BaseException as error:
-                error.add_note(f"in {name}")
-                raise
-        return hit
-"""
+def all_cases(**way):
+    """Run each case with each allocation failing in this way; how many failed in each."""
+    import core_cases
+    from nomemory import CORE, each_fails
+
+    hit = {}
+    for name, case in core_cases.CASES.items():
+        try:
+            hit[name] = each_fails(CORE, case, **way)
+        except BaseException as error:
+            error.add_note(f"in {name}")
+            raise
+    return hit
+
 
 WAYS = {
-    "one": "",
-    "all from one on": "rest=True",
-    "one, in a new thread": "thread=True",
-    "all from one on, in a new thread": "rest=True, thread=True",
+    "one": {},
+    "all from one on": {"rest": True},
+    "one, in a new thread": {"thread": True},
+    "all from one on, in a new thread": {"rest": True, "thread": True},
 }
 
 # Where the core allocates. The last is for slots.c: the C library allocates in it.
@@ -75,18 +79,18 @@ def call_sites(library):
     not re.fullmatch("x86_64|AMD64", platform.machine()), reason="reads x86-64 code"
 )
 def test_every_allocation_site_of_the_core_has_failed(without_memory):
-    done = without_memory(
-        TRY
-        + """
-    for way in {}, {"rest": True}:
-        all_cases(**way)
-    # Among others that have a slot: tables grow for the new one.
-    with core_cases.crowd(core_cases.ShardedCounter().add):
-        all_cases(thread=True)
-    print(*nomemory.sites(CORE))
-    """,
-        timeout=150,
-    )
+    def program():
+        import core_cases
+        import nomemory
+
+        for way in {}, {"rest": True}:
+            all_cases(**way)
+        # While other threads have slots: tables grow for a new one.
+        with core_cases.crowd(core_cases.ShardedCounter().add):
+            all_cases(thread=True)
+        print(*nomemory.sites(nomemory.CORE))
+
+    done = without_memory(program, timeout=150)
     failed = {int(at) for at in done.stdout.split()}
     sites = call_sites(sys.modules["nogil_sync._native._core"].__file__)
     if not sites:
@@ -100,113 +104,107 @@ def test_every_allocation_site_of_the_core_has_failed(without_memory):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_each_failing_allocation_raises_or_is_survived(without_memory, way):
-    done = without_memory(
-        TRY
-        + f"""
-    with core_cases.crowd(lambda: None, {3 * ("new" in way)}):
-        hit = all_cases({WAYS[way]})
-    never = [name for name, n in hit.items() if not n]
-    print(Tally.runs, "runs,", Tally.failed, "allocations failed,", Tally.refused, "MemoryErrors;",
-          "nothing to fail in:", *never)
-    assert len(hit) - len(never) > 40
-    """
-    )
-    print(done.stdout)
+    def program(way):
+        import core_cases
+        from nomemory import Tally
+
+        with core_cases.crowd(lambda: None, 3 * ("new" in way)):
+            hit = all_cases(**WAYS[way])
+        never = [name for name, n in hit.items() if not n]
+        print(Tally.runs, "runs,", Tally.failed, "allocations failed,", Tally.refused, "refused;")
+        print("nothing to fail in:", *never)
+        assert len(hit) - len(never) > 40
+
+    print(without_memory(program, way).stdout)
 
 
 @pytest.mark.parametrize("way", ["one", "all from one on, in a new thread"])
 def test_failed_allocations_leak_nothing(without_memory, way):
-    done = without_memory(
-        TRY
-        + f"""
-    # Its setup makes functions, which CPython 3.13t never frees, nor the map that they refer to.
-    del core_cases.CASES["SyncMap.load_or_compute"]
-    all_cases({WAYS[way]})  # caches fill
-    growth = []
-    for _ in range(2):
-        before = in_use()
-        all_cases({WAYS[way]})
-        growth.append(in_use() - before)
-    print("kept, in bytes:", growth)
-    assert min(growth) <= 64, growth
-    """
-    )
-    print(done.stdout)
+    def program(way):
+        import core_cases
+        from nomemory import in_use
+
+        # Its setup makes functions, which CPython 3.13t never frees, nor the map they refer to.
+        del core_cases.CASES["SyncMap.load_or_compute"]
+        all_cases(**WAYS[way])  # caches fill
+        growth = []
+        for _ in range(2):
+            before = in_use()
+            all_cases(**WAYS[way])
+            growth.append(in_use() - before)
+        print("kept, in bytes:", growth)
+        assert min(growth) <= 64, growth
+
+    print(without_memory(program, way).stdout)
 
 
 def test_allocations_fail_in_the_child_of_a_fork(without_memory):
-    done = without_memory(
-        TRY
-        + """
-    warnings.simplefilter("ignore", DeprecationWarning)
-    with core_cases.crowd(lambda: core_cases.SOURCE.copy()):
-        for _ in range(3):
-            child = os.fork()
-            if child == 0:
-                code = 1
-                try:
-                    before = Tally.failed
-                    all_cases()
-                    assert Tally.failed > before + 100
-                    code = 0
-                except BaseException:
-                    import traceback
-                    traceback.print_exc()
-                finally:
-                    os._exit(code)
-            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    """
-    )
-    assert done.stderr == ""
+    def program():
+        import core_cases
+        from nomemory import Tally
+
+        def child():
+            before = Tally.failed
+            all_cases()
+            assert Tally.failed > before + 100
+
+        with core_cases.crowd(lambda: core_cases.SOURCE.copy()):
+            for _ in range(3):
+                in_child(child, limit=100)
+
+    assert without_memory(program).stderr == ""
 
 
 def test_allocations_fail_while_other_threads_use_the_map(without_memory):
-    # So nothing is freed at once, and segments are moved under readers.
-    done = without_memory(
-        TRY
-        + """
-    from nogil_sync import SyncMap
-    stop = False
-    maps = [SyncMap()]
-    errors = []
-    def use(k):
+    # So no memory is freed at once, and segments are moved while others read them.
+    def program():
+        from nomemory import CORE, Tally, each_fails
+
+        stop = False
+        maps = [SyncMap()]
+        errors = []
+
+        def use(k):
+            try:
+                while not stop:
+                    m = maps[-1]
+                    for n in range(200):
+                        assert m.setdefault((k, n), n) == n
+                    for n in range(200):
+                        assert m.pop((k, n)) == n
+            except BaseException as error:
+                errors.append(error)
+
+        def case():
+            m = SyncMap()
+            maps[:] = [m]
+            done = []
+
+            def fill():
+                for n in range(3000):
+                    m[n] = n
+                    done.append(n)
+                for n in range(2000):
+                    assert m.pop(n) == n
+
+            yield fill
+            assert errors == []
+            mine = {key for key in m if type(key) is int}
+            assert mine == set(range(2000 if len(done) == 3000 else 0, len(done)))
+
+        threads = [threading.Thread(target=use, args=(k,)) for k in range(2)]
+        for t in threads:
+            t.start()
         try:
-            while not stop:
-                m = maps[-1]
-                for n in range(200):
-                    assert m.setdefault((k, n), n) == n
-                for n in range(200):
-                    assert m.pop((k, n)) == n
-        except BaseException as error:
-            errors.append(error)
-
-    def case():
-        m = SyncMap()
-        maps[:] = [m]
-        done = []
-        def fill():
-            for n in range(3000):
-                m[n] = n
-                done.append(n)
-            for n in range(2000):
-                assert m.pop(n) == n
-        yield fill
+            for _ in range(3):
+                for rest in False, True:
+                    each_fails(CORE, case, rest=rest)
+        finally:
+            stop = True
+        for t in threads:
+            t.join()
         assert errors == []
-        mine = {key for key in m if type(key) is int}
-        assert mine == set(range(2000 if len(done) == 3000 else 0, len(done)))
+        print(Tally.runs, "runs,", Tally.failed, "allocations failed")
+        assert Tally.failed >= 6
 
-    threads = [threading.Thread(target=use, args=(k,)) for k in range(2)]
-    for t in threads: t.start()
-    try:
-        for _ in range(3):
-            for rest in False, True:
-                each_fails(CORE, case, rest=rest)
-    finally:
-        stop = True
-    for t in threads: t.join()
-    assert errors == []
-    print(Tally.runs, "runs,", Tally.failed, "allocations failed")
-    assert Tally.failed >= 6
-    """
-    )
-    print(done.stdout)
+    print(without_memory(program).stdout)

@@ -1,4 +1,4 @@
-"""What `./dev` says of interpreters that it cannot use or get; none is built or fetched here."""
+"""What `./dev` prints about interpreters that it cannot use or get; it builds none here."""
 
 import os
 import shutil
@@ -109,7 +109,7 @@ def test_interpreter_can_be_named_by_its_own_path(dev: Dev) -> None:
     assert "is not a Python interpreter" in only_error(dev("--python", str(ROOT / "dev"), "python"))
 
 
-def test_the_variable_is_read_as_the_option(dev: Dev) -> None:
+def test_variable_is_read_as_the_option(dev: Dev) -> None:
     assert "'3.12t'" in only_error(dev("python", NOGIL_SYNC_PYTHON="3.12t"))
 
 
@@ -126,7 +126,7 @@ def test_standard_interpreter_is_refused(dev: Dev) -> None:
 @pytest.mark.skipif(not FREE_THREADED, reason="of free-threaded interpreters")
 @pytest.mark.parametrize("lacking", ["Python.h", "ensurepip"])
 def test_interpreter_without_a_module_is_refused(dev: Dev, tmp_path: Path, lacking: str) -> None:
-    # As those packages of distributions that leave it to another package.
+    # Like distributions' Python packages that leave a module to another package.
     (tmp_path / "sitecustomize.py").write_text(
         "import sys, sysconfig\n"
         + (
@@ -168,14 +168,15 @@ def test_missing_source_archive_is_an_error(dev: Dev, tmp_path: Path) -> None:
 
 @nothing_newer
 def test_mirror_without_the_archive_is_an_error(dev: Dev, tmp_path: Path) -> None:
-    script(tmp_path / "bin" / "apt-get", "echo http://127.0.0.1:9/debian")  # nobody listens there
+    # No server listens there.
+    script(tmp_path / "bin" / "apt-get", "echo http://127.0.0.1:9/debian")
     line = error_after_steps(dev("--python", f"{NEWEST}t", "python", "-c", "1"))
     assert ARCHIVE in line
     assert left(tmp_path) == []
 
 
 @nothing_newer
-def test_the_summary_names_a_leg_that_is_not_available(dev: Dev) -> None:
+def test_summary_names_a_leg_that_is_not_available(dev: Dev) -> None:
     done = dev("test", "--leg", f"native-{NEWEST}t")
     assert done.returncode == 1  # as it was asked for by its name
     *_, named, total = done.stdout.splitlines()
@@ -210,7 +211,7 @@ def test_bench_refuses_a_name_before_it_measures(dev: Dev) -> None:
 
 
 @pytest.mark.skipif(not FREE_THREADED, reason="of free-threaded interpreters")
-def test_bench_leaves_out_what_cannot_be_had(dev: Dev) -> None:
+def test_bench_skips_unavailable_interpreters(dev: Dev) -> None:
     done = dev("bench", "--python", f"{NEWEST}t,3.14t")
     assert done.returncode == 1
     steps = done.stderr.splitlines()

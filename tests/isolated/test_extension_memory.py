@@ -125,7 +125,7 @@ USES = {
     "import": ["import_again()"],
 }
 
-# In at least so many places of the extension; compilers differ a little.
+# At least so many places in the extension allocate; compilers differ a little.
 PLACES = {
     "atomics and counters": 6,
     "locks": 8,

@@ -1,4 +1,4 @@
-"""Forks while other threads fight over every object: the child starts with whole ones."""
+"""Forks while other threads contend for every object: the child finds them whole."""
 
 import _thread
 import logging
@@ -46,7 +46,7 @@ def test_child_finds_all_objects_whole_in_forty_forks():
     mutex, event = Mutex(), Event()
     latest = [Once()]  # being run by some thread, mostly
     pool = Pool(lambda: [0, 0], drop=lambda pair: check_pair(pair), max_idle=30)
-    quiet = Mutex()  # held by nobody at the fork
+    quiet = Mutex()  # no thread holds it at the fork
     guarded = [0, 0]
     stop = False
 
@@ -87,7 +87,7 @@ def test_child_finds_all_objects_whole_in_forty_forks():
             assert latest[0].do(lambda: (time.sleep(0.0001), 7)[1]) == 7
 
     def check():
-        # Internal locks are free, data is whole.
+        # Internal locks are free, and data is whole.
         for a in integers:
             before = a.load()
             assert before % 2 == 0, a
@@ -110,7 +110,7 @@ def test_child_finds_all_objects_whole_in_forty_forks():
         floats.add(0.5)
         floats.reset()
         assert floats.value() == 0
-        # Whoever held the mutex is gone: it stays held, times out, and can be released.
+        # The thread that held the mutex is gone: it stays held, times out, and can be released.
         if mutex.acquire(timeout=0.02):
             assert guarded[0] == guarded[1]
         else:
@@ -128,10 +128,10 @@ def test_child_finds_all_objects_whole_in_forty_forks():
         assert event.wait(0.001) is False
         event.set()
         assert event.wait(0.001) is True
-        # What another thread was running has not begun here.
+        # A run of another thread has not begun in the child.
         assert latest[0].do(lambda: 7) == 7
         assert once(lambda: 8)() == 8
-        # What is idle was put back whole, and is there once.
+        # Each idle item was put back whole, and is there once.
         idle = [pool.get() for _ in range(pool.idle())]
         for pair in idle:
             check_pair(pair)
@@ -144,7 +144,7 @@ def test_child_finds_all_objects_whole_in_forty_forks():
         for _ in range(3):
             gc.collect()
         assert pool.idle() == 0
-        # Threads of the child use them all, too.
+        # Threads of the child can use all objects.
         integers[0].store(0)
         counter.reset()
         event.clear()
@@ -355,7 +355,7 @@ def test_handler_forks_and_wait_goes_on_in_both_processes(cls):
 )
 @in_own_process
 def test_main_thread_of_a_child_forked_by_another_thread_is_interrupted():
-    # The thread that forks is the main one there, and was none when it waited before.
+    # The thread that forks is the main thread of the child; it was not when it waited before.
     e, done = Event(), []
 
     def child():

@@ -10,7 +10,7 @@ import pytest
 from forks import exit_code_of, in_child
 from marks import forks, needs_fork
 from processes import in_own_process
-from support import FREE_THREADED, NATIVE
+from support import FREE_THREADED, NATIVE, many
 
 from nogil_sync import AtomicRef, Cond, Once, Pool, RWMutex, Semaphore, SyncMap, WaitGroup, once
 
@@ -186,7 +186,7 @@ def check_grown(x):
 
 PHASES = {
     "Once.do": Phase(Once, lambda o: o.do(hooked), check_once),
-    # The child does not run what another thread was running: it is for the first caller there.
+    # In the child of another thread it has not run: the first caller there runs it.
     "once": Phase(
         lambda: once(lambda: hooked()), lambda o: o(), check_once_function, lambda o: None
     ),
@@ -280,7 +280,7 @@ def fork_while_another_thread_calls(name):
 
 @pytest.mark.parametrize("name", PHASES)
 def test_child_finds_object_whole_that_another_thread_was_changing(name):
-    # In the child the thread that was in the middle of the call is gone.
+    # The thread that was in the middle of the call does not exist in the child.
     if FREE_THREADED and not NATIVE and "SyncMap" in name:
         pytest.skip("a dict in use at the fork stays locked in the child")
     fork_while_another_thread_calls(name)
@@ -320,11 +320,11 @@ def test_child_finds_contended_locks_whole_in_forty_forks():
             g.wait(0.0002)
 
     def check():
-        # Who held something is gone: it stays held, and whoever knows better can reset it.
+        # Threads that held something are gone: it stays held, and the program can reset it.
         available = s.available()
         assert 0 <= available <= 5
         if available:
-            assert s.acquire(False, n=available)  # nobody is in line
+            assert s.acquire(False, n=available)  # there are no waiters
         assert not s.acquire(timeout=0.001)
         writing = rw.write.locked()
         if rw.read.locked() or writing:
@@ -343,7 +343,7 @@ def test_child_finds_contended_locks_whole_in_forty_forks():
         for x in (s, rw, k):
             x._at_fork_reinit()
         guarded[:] = [0, 0]
-        # Each thread may have been in the middle of its own two.
+        # Each thread may have added two and not yet called done for them.
         for _ in range(6):
             if g.wait(0):
                 break
@@ -380,7 +380,7 @@ def test_child_finds_contended_locks_whole_in_forty_forks():
     threads = [threading.Thread(target=fight, args=(n,), daemon=True) for n in range(3)]
     for t in threads:
         t.start()
-    for _ in range(40):
+    for _ in range(many(40)):
         time.sleep(0.003)
         in_child(check)
     stop = True

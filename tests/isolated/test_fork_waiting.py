@@ -44,7 +44,7 @@ def test_held_locks_stay_held_in_the_child_and_waiters_are_forgotten():
 
     def child():
         assert s.available() == 1
-        assert s.acquire(False)  # nobody is in line any more
+        assert s.acquire(False)  # the waiters are forgotten
         assert not s.acquire(timeout=0.02)
         s.release(3)
         assert s.available() == 3
@@ -62,7 +62,7 @@ def test_held_locks_stay_held_in_the_child_and_waiters_are_forgotten():
         assert not g.wait(0.02)
         g.add(-2)
         assert g.wait()
-        # And all serve the threads of the child.
+        # All objects work for threads of the child.
         s.acquire(n=3)
         rw.write.acquire()
         g.add()
@@ -88,7 +88,7 @@ def test_held_locks_stay_held_in_the_child_and_waiters_are_forgotten():
     rw.read.release()
 
 
-# How to take it so that others wait, the call that waits, and how to let that one go on.
+# How to hold it so that other threads wait, the call that waits, and how to let it go on.
 WAITS_FOR = {
     "Semaphore": (
         lambda: Semaphore(3),

@@ -8,8 +8,8 @@ import tracemalloc
 
 import pytest
 from marks import watches_memory
-from processes import python
-from support import CLASSES, COUNTERS, NATIVE, make, malloced, resident, run_threads
+from processes import in_own_process
+from support import CLASSES, COUNTERS, NATIVE, make, malloced, many, resident, run_threads
 from waits import WAITS, WaitTrial
 
 import nogil_sync
@@ -38,35 +38,29 @@ DEBUG = hasattr(sys, "gettotalrefcount")
 
 @watches_memory
 @pytest.mark.parametrize("cls", COUNTERS)
+@in_own_process(timeout=150)
 def test_counters_do_not_grow_with_ten_thousand_threads(cls):
-    print(
-        python(
-            f"""
-            import sys, threading
-            sys.path[:0] = {sys.path!r}
-            from nogil_sync import {cls.__name__}
-            from support import many, resident
+    c = cls()
 
-            c = {cls.__name__}()
-            def round(n):
-                for _ in range(n // 20):
-                    threads = [threading.Thread(target=c.add) for _ in range(20)]
-                    for t in threads: t.start()
-                    for t in threads: t.join()
-            round(many(2000))
-            before = resident()
-            round(many(8000))
-            grown = resident() - before
-            assert c.value() == many(10000), c
-            print("grown by", grown, "size", sys.getsizeof(c))
-            assert sys.getsizeof(c) < 50_000  # by who lives, or is not quite gone, at once
-            assert grown < 2_000_000, grown
-            assert c.reset() == many(10000)
-            assert c.value() == 0
-            """,
-            timeout=150,
-        ).stdout
-    )
+    def run_threads_of(n):
+        for _ in range(n // 20):
+            threads = [threading.Thread(target=c.add) for _ in range(20)]
+            for t in threads:
+                t.start()
+            for t in threads:
+                t.join()
+
+    run_threads_of(many(2000))
+    before = resident()
+    run_threads_of(many(8000))
+    grown = resident() - before
+    assert c.value() == many(10000), c
+    print("grown by", grown, "size", sys.getsizeof(c))
+    # As many cells as threads lived, or had not quite ended, at the same time.
+    assert sys.getsizeof(c) < 50_000
+    assert grown < 2_000_000, grown
+    assert c.reset() == many(10000)
+    assert c.value() == 0
 
 
 def steady(action, times=300, *, slack=30):
@@ -269,7 +263,7 @@ def test_waits_leak_nothing(name):
 @pytest.mark.skipif(not NATIVE, reason="about memory that is not Python's")
 @pytest.mark.parametrize("name", WAITS)
 def test_timed_out_waits_free_their_nodes(name):
-    # They are not from Python's allocators, whose watch sees nothing of them.
+    # They are not from Python's allocators, so tracemalloc does not see them.
     trial, allocated = WaitTrial(name), malloced()
     growth = []
     for _ in range(4):
@@ -366,40 +360,37 @@ def test_ageing_pools_leak_nothing():
 
 
 @watches_memory
+@in_own_process(timeout=150)
 def test_pool_does_not_grow_with_ten_thousand_threads():
-    print(
-        python(
-            f"""
-            import sys, threading
-            sys.path[:0] = {sys.path!r}
-            from nogil_sync import Pool, ShardedCounter
-            from support import many, resident
 
-            made = ShardedCounter()
-            def new():
-                made.add()
-                return bytearray(10_000)
+    made = ShardedCounter()
 
-            pool = Pool(new)
-            def work():
-                items = [pool.get() for _ in range(5)]
-                for item in items: pool.put(item)
-            def round(n):
-                for _ in range(n // 20):
-                    threads = [threading.Thread(target=work) for _ in range(20)]
-                    for t in threads: t.start()
-                    for t in threads: t.join()
-            round(many(2000))
-            before = resident()
-            round(many(8000))
-            grown = resident() - before
-            print("grown by", grown, "made", made.value(), "size", sys.getsizeof(pool))
-            assert grown < 4_000_000, grown
-            assert sys.getsizeof(pool) < 50_000
-            """,
-            timeout=150,
-        ).stdout
-    )
+    def new():
+        made.add()
+        return bytearray(10_000)
+
+    pool = Pool(new)
+
+    def work():
+        items = [pool.get() for _ in range(5)]
+        for item in items:
+            pool.put(item)
+
+    def run_threads_of(n):
+        for _ in range(n // 20):
+            threads = [threading.Thread(target=work) for _ in range(20)]
+            for t in threads:
+                t.start()
+            for t in threads:
+                t.join()
+
+    run_threads_of(many(2000))
+    before = resident()
+    run_threads_of(many(8000))
+    grown = resident() - before
+    print("grown by", grown, "made", made.value(), "size", sys.getsizeof(pool))
+    assert grown < 4_000_000, grown
+    assert sys.getsizeof(pool) < 50_000
 
 
 def test_channels_leak_nothing():
@@ -425,7 +416,7 @@ def test_channels_leak_nothing():
 
 
 def test_items_passed_between_threads_leak_nothing():
-    # Their references are counted in another way than those of items that stay in their thread.
+    # References of other threads are counted in another way than those of the owner.
     c, results = Channel(4), Channel()
 
     def action():

@@ -1,12 +1,16 @@
-"""No memory: an exception, and the object unchanged; never a crash."""
+"""Without memory, a call raises and leaves the object unchanged; it never crashes."""
 
 import os
+import resource
 import sys
+from pathlib import Path
 
 import pytest
 from marks import starts_processes
-from processes import python
+from processes import in_process, python
 from support import NATIVE
+
+from nogil_sync import AtomicInt64, AtomicRef, Event, Mutex, ShardedCounter, ShardedFloatCounter
 
 pytestmark = starts_processes
 
@@ -176,21 +180,29 @@ def test_each_allocation_fails_once_without_harm(use):
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space by setrlimit")
 def test_calls_without_address_space_raise_memory_error():
-    done = python(
-        """
-        import resource, sys
-        from nogil_sync import *
-
+    def program():
         c, m, r, e, a = ShardedCounter(), Mutex(), AtomicRef(), Event(), AtomicInt64()
-        actions = [c.add, c.value, m.acquire, m.release, lambda: r.store(c), r.load, e.set,
-                   e.clear, a.add, a.load, lambda: e.wait(0.001), lambda: repr(m)]
-        with open("/proc/self/statm") as statm:
+        actions = [
+            c.add,
+            c.value,
+            m.acquire,
+            m.release,
+            lambda: r.store(c),
+            r.load,
+            e.set,
+            e.clear,
+            a.add,
+            a.load,
+            lambda: e.wait(0.001),
+            lambda: repr(m),
+        ]
+        with Path("/proc/self/statm").open() as statm:
             now = int(statm.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (now + (24 << 20),) * 2)
         kinds = [Mutex, Event, ShardedCounter, ShardedFloatCounter, AtomicRef, AtomicInt64]
         kept = None
         made = 0
-        # A little of each size, for the interpreter to handle exceptions with.
+        # A little memory of each size, with which the interpreter handles exceptions.
         slack = [bytes(size) for size in range(1, 512, 16) for _ in range(8)]
         try:
             while True:
@@ -215,7 +227,6 @@ def test_calls_without_address_space_raise_memory_error():
         assert c.value() in (0, 1)
         assert made > 1000
         print(made, tries)
-        """,
-        timeout=120,
-    )
+
+    done = in_process(program, timeout=120)
     print(done.stdout)

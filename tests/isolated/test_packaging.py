@@ -32,7 +32,7 @@ WITHOUT_ISOLATION = ("--no-build-isolation", "--no-deps")
 # How the compiler optimizes is no matter here, and takes it more than half of its time.
 QUICK = {"CFLAGS": os.environ.get("CFLAGS", "") + " -O0"}
 
-# What an import tells, with no trace of the environment or the working directory.
+# What an import reports, independent of the environment and the working directory.
 REPORT = """
 import sys, nogil_sync
 assert nogil_sync.AtomicInt64(1).add(1) == 2

@@ -1,4 +1,4 @@
-"""The kernel refuses what it granted at import: a seccomp filter that is installed later."""
+"""The kernel refuses a system call that it allowed at import: a seccomp filter comes later."""
 
 import ctypes
 import errno
@@ -40,7 +40,7 @@ class Program(ctypes.Structure):
 
 def refuse(number, error):
     """Have the system call of this number fail with this error from now on."""
-    # Load the call's number; is it this one? Then fail with that error, else go on.
+    # Load the call's number; if it is this one, fail with that error; else allow the call.
     lines = [
         (0x20, 0, 0, 0),
         (0x15, 0, 1, number),
@@ -139,7 +139,7 @@ class Churn:
 @pytest.mark.parametrize("error", [errno.ENOMEM, errno.EPERM, errno.ENOSYS])
 @in_own_process(timeout=120)
 def test_new_thread_waits_until_all_have_fences(error):
-    # It cannot put a fence into a thread that thinks that it is alone: it waits for its stores.
+    # It cannot put a fence into a thread that takes itself to be alone: it waits for its stores.
     m = SyncMap({n: [n] for n in range(100)})
     m["here"] = 1
     worked = has_membarrier(MEMBARRIER)

@@ -1,4 +1,4 @@
-"""Interpreter exit with threads blocked everywhere, and objects used while it goes on."""
+"""Interpreter exit with threads blocked in every call, and objects used during the exit."""
 
 import atexit
 import builtins
@@ -222,7 +222,7 @@ def test_finaliser_at_exit_releases_what_daemon_threads_wait_for(cycle):
                 m.release()
                 e.set()
                 assert e.wait(0.01)
-                # The threads in line never run again, but the mutex may be promised to the first.
+                # The waiting threads never run again, but the mutex may be reserved for the first.
                 try:
                     print("taken" if m.acquire(timeout=0.01) else "not taken")
                 except RuntimeError as error:

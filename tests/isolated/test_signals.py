@@ -118,7 +118,7 @@ def test_wait_that_a_signal_interrupts_has_taken_nothing(name):
     trial.lock()
     before = trial.state()
 
-    # Nobody serves it: it times out or raises, and leaves no trace.
+    # No thread serves it: it times out or raises, and leaves no trace.
     for _ in storm.rounds(0.4):
         assert storm.call(trial.bind(0.0005)) in (trial.timed_out, Stop)
         assert trial.state() == before

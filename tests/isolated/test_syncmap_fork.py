@@ -1,4 +1,4 @@
-"""Forks while other threads change a SyncMap: the child's is whole, wherever they were."""
+"""Forks while other threads change a SyncMap: the child finds it whole."""
 
 import gc
 import threading

@@ -1,4 +1,4 @@
-"""TaskGroup in the child of a fork: the parent's tasks are not its own."""
+"""TaskGroup in the child of a fork: the child does not run or await the parent's tasks."""
 
 import os
 import signal
@@ -74,7 +74,7 @@ def test_task_that_forks_goes_on_in_the_child():
 
 @in_own_process
 def test_task_that_returns_in_the_child_ends_its_thread():
-    # Its thread is the only one there, and does not begin what is the parent's to do.
+    # Its thread is the only one in the child, and does not start the parent's queued tasks.
     read, write = os.pipe()
 
     child = None
@@ -141,7 +141,7 @@ def test_child_uses_the_group_while_tasks_come_and_go():
 
 @in_own_process
 def test_child_forked_during_a_cancellation_is_cancelled():
-    # After it is known, and before those who wait for it are woken.
+    # After the group is marked as cancelled, and before its waiters are woken.
     class Event(nogil_sync.Event):
         def set(self):
             forker = threading.Thread(target=fork)

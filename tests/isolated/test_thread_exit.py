@@ -1,4 +1,4 @@
-"""Threads that end in the middle of something, in every way, and those that come after them."""
+"""Threads that end in the middle of something, in every way, and the threads after them."""
 
 import _thread
 import gc
@@ -53,7 +53,7 @@ WAYS = (returns, raises, raises_system_exit, calls_thread_exit)
 
 
 def run_thread(function, *args):
-    """Run it in a thread to the end, however it ends; nothing is printed about that."""
+    """Run the function in a thread until that ends; its exception is not printed."""
     threading.excepthook = lambda args: None
     thread = threading.Thread(target=function, args=args)
     thread.start()
@@ -63,7 +63,7 @@ def run_thread(function, *args):
 
 @in_own_process
 def test_thread_that_ends_in_a_with_gives_back():
-    # `with` gives back, however its body ends.
+    # `with` releases, however its body ends.
     m, rw, s, k, g = Mutex(), RWMutex(), Semaphore(3), Cond(), WaitGroup()
     pool = Pool(list)
     for way in WAYS:
@@ -101,7 +101,7 @@ def test_thread_that_ends_in_a_with_gives_back():
         assert not (k.locked())
         assert s.available() == 3
         assert g.wait(0)
-        # An item whose user failed was dropped.
+        # An item is dropped if the body of `with` raised.
         assert pool.idle() == (way is returns)
         pool.clear()
     with m, rw.write, s.hold(3), k:
@@ -110,7 +110,7 @@ def test_thread_that_ends_in_a_with_gives_back():
 
 @in_own_process
 def test_what_an_ended_thread_held_stays_held():
-    # What a thread took and did not give back stays taken; anybody may give it back.
+    # What a thread acquired and did not release stays held; any thread may release it.
     for way in WAYS:
         m, rw, s, k, g = Mutex(), RWMutex(), Semaphore(5), Cond(), WaitGroup()
 
@@ -130,7 +130,7 @@ def test_what_an_ended_thread_held_stays_held():
         assert not m.acquire(timeout=0.001)
         assert not g.wait(0.001)
         assert not rw.write.acquire(timeout=0.001)
-        # Others come, read, and go, perhaps in the place of the one that ended.
+        # Other threads read and end, perhaps in the slot of the one that ended.
         for _ in range(5):
             run_thread(
                 lambda: [rw.read.acquire(), rw.read.acquire(), rw.read.release(), rw.read.release()]
@@ -146,7 +146,7 @@ def test_what_an_ended_thread_held_stays_held():
                 raise AssertionError(call)
         with m, k, rw.write, s.hold(5):
             assert g.wait()
-        # Twenty readers that end, and one who gives it all back.
+        # Twenty readers that end, and one thread that releases all their holds.
         for _ in range(20):
             run_thread(lambda: [rw.read.acquire(), way()])
         for _ in range(20):
@@ -157,7 +157,7 @@ def test_what_an_ended_thread_held_stays_held():
 
 @in_own_process
 def test_thread_that_ends_in_a_run_lets_the_next_one_run():
-    # A run that ends by SystemExit settles nothing; the next one runs, even in a thread with the
+    # A run that ends by SystemExit settles nothing; the next caller runs, even in a thread with the
     # same identity, which is not taken for a recursive call.
     seen = set()
     for way in (raises_system_exit, calls_thread_exit):
@@ -242,7 +242,7 @@ def test_thread_that_ends_in_a_task():
 
 @in_own_process
 def test_iterator_outlives_the_thread_that_began_it():
-    # It goes on in another thread; or nobody takes it up.
+    # The iterator goes on in another thread, or is never used again.
     m = SyncMap((n, [n]) for n in range(3000))
     ch = Channel(3000)
     for n in range(3000):
@@ -296,7 +296,7 @@ def test_items_of_pools_outlive_their_threads():
             before = pool.idle()
             run_thread(use)
             assert pool.idle() == max(before, n) - 1
-    # Whoever comes now has them all.
+    # The main thread gets them all.
     left = pool.idle()
     got = [pool.get() for _ in range(left)]
     assert len({id(item) for item in got}) == left
@@ -306,7 +306,7 @@ def test_items_of_pools_outlive_their_threads():
 
 @in_own_process
 def test_finalisers_use_objects_as_a_thread_ends():
-    # What is local to a thread dies with its state: late, when its place may have been given back.
+    # Thread-local objects die with the thread's state, when its slot may have been given back.
     c, f, a = ShardedCounter(), ShardedFloatCounter(), AtomicInt64()
     m, rw, s, k, e = Mutex(), RWMutex(), Semaphore(2), Cond(), Event()
     x, ch, pool, g, o = SyncMap(), Channel(1000), Pool(list, age=False), WaitGroup(), Once()

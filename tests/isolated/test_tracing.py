@@ -6,164 +6,261 @@ no step of either may be lost. (One that changes the object at every line for ev
 that starts again when somebody was faster from ending, so these change it some times a call.)
 """
 
-import textwrap
+import sys
+from collections.abc import Callable
+from concurrent.futures import wait
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 from marks import starts_processes
-from processes import python
-from support import LONG
+from processes import in_own_process
+from support import TIMEOUT
+
+import nogil_sync
+from nogil_sync import Event, Pool, Semaphore, ShardedCounter, SyncMap, TaskGroup, WaitGroup
 
 pytestmark = starts_processes
 
-# `used` is called in each event of our own code, and must be whole every time.
-HEADER = """
-import sys, threading, time
-from concurrent.futures import wait
-from nogil_sync import *
-import nogil_sync, nogil_sync._common.tasks
-home = nogil_sync.__path__[0]
-events = set()
-count = left = 0
-used = None
-def once_more():
-    global count, left
-    if left:
-        left -= 1
-        count += 1
-        used()
-def traced(frame, event, arg):
-    if frame.f_code.co_filename.startswith(home) and used is not None:
-        events.add(event)
-        once_more()
-    return traced
-def watch(way):
-    {watch}
-def unwatch():
-    {unwatch}
-def trace_only_ours(frame, event, arg):
-    return traced(frame, event, arg) if frame.f_code.co_filename.startswith(home) else None
-"""
+HOME = nogil_sync.__path__[0]
 
-WAYS = {
-    "settrace": ("sys.settrace(trace_only_ours)", "sys.settrace(None)"),
-    "setprofile": ("sys.setprofile(traced)", "sys.setprofile(None)"),
-}
 
-# What is made, what is called under the trace function, what that does itself, and what must hold.
+class Tracer:
+    """A trace function that uses an object at the events of the library's own code."""
+
+    def __init__(self, way):
+        self.way = way
+        self.events = set()
+        self.count = 0
+        """How often it used the object."""
+        self.left = 0
+        """How often it may still do so in the present call."""
+        self.use = None
+        """What it calls then; None while it does, and between the calls."""
+        self.futures = []
+
+    def use_once_more(self):
+        if self.left:
+            self.left -= 1
+            self.count += 1
+            use, self.use = self.use, None
+            use()
+            self.use = use
+
+    def trace(self, frame, event, arg):
+        if frame.f_code.co_filename.startswith(HOME) and self.use is not None:
+            self.events.add(event)
+            self.use_once_more()
+        return self.trace
+
+    def trace_library(self, frame, event, arg):
+        ours = frame.f_code.co_filename.startswith(HOME)
+        return self.trace(frame, event, arg) if ours else None
+
+    def during(self, call, use, times):
+        """Make the call, and use the object so many times in it."""
+        start, function = {
+            "settrace": (sys.settrace, self.trace_library),
+            "setprofile": (sys.setprofile, self.trace),
+        }[self.way]
+        self.use, self.left = use, times
+        start(function)
+        call()
+        start(None)
+        self.use = None
+
+
+class Case(NamedTuple):
+    make: Callable[[], Any]
+    call: Callable[[Any], object]
+    """What is called under the trace function."""
+    use: Callable[[Any, Tracer], object]
+    """What the trace function does."""
+    check: Callable[[Any, int, Tracer], object]
+    """Whether the object is whole, after this number of calls."""
+
+
+def set_and_clear(e):
+    e.set()
+    e.wait(1)
+    e.clear()
+
+
+def acquire_and_release(lock):
+    lock.acquire()
+    lock.release()
+
+
+def try_lock(lock):
+    return lock.acquire(blocking=False) and lock.release()
+
+
+def read_and_write(rw):
+    acquire_and_release(rw.read)
+    acquire_and_release(rw.write)
+
+
+def add_and_done(g):
+    g.add(2)
+    g.done()
+    g.done()
+    g.wait(5)
+    g.go(int).join()
+
+
+def wait_on(c):
+    c.acquire()
+    c.wait(0.0001)
+    c.notify_all()
+    c.release()
+
+
+def compute_and_move(x):
+    x.load_or_compute(1, int)
+    x[2] = x.pop(1)
+    x.clear()
+
+
+def add_and_delete(x, tracer):
+    key = tracer.count
+    x[key] = 1
+    del x[key]
+
+
+def start_task(tg, tracer):
+    if tracer.count % 100 == 0:
+        tracer.futures.append(tg.go(int))
+
+
+def leave(tg):
+    return tg.__exit__(None, None, None) is None
+
+
 CASES = {
-    "AtomicInt64": ("AtomicInt64()", "x.add(1)", "x.add(1)", "x.load() == calls + count"),
-    "AtomicBool": ("AtomicBool()", "x.swap(True)", "x.swap(False)", "x.load() in (True, False)"),
-    "AtomicRef": (
-        "AtomicRef(None)",
-        "x.update(lambda old: (old, 1) if old is None else old)",
-        "x.load()",
-        "x.load() == (None, 1)",
+    "AtomicInt64": Case(
+        nogil_sync.AtomicInt64,
+        lambda x: x.add(1),
+        lambda x, tracer: x.add(1),
+        lambda x, calls, tracer: x.load() == calls + tracer.count,
     ),
-    "ShardedCounter": ("ShardedCounter()", "x.add()", "x.add()", "x.value() == calls + count"),
-    "Mutex": (
-        "Mutex()",
-        "x.acquire(); x.release()",
-        "x.acquire(blocking=False) and x.release()",
-        "x.acquire(blocking=False)",
+    "AtomicBool": Case(
+        nogil_sync.AtomicBool,
+        lambda x: x.swap(True),
+        lambda x, tracer: x.swap(False),
+        lambda x, calls, tracer: x.load() in (True, False),
     ),
-    "RWMutex": (
-        "RWMutex()",
-        "x.read.acquire(); x.read.release(); x.write.acquire(); x.write.release()",
-        "x.read.acquire(blocking=False) and x.read.release()",
-        "x.write.acquire(blocking=False)",
+    "AtomicRef": Case(
+        lambda: nogil_sync.AtomicRef(None),
+        lambda x: x.update(lambda old: (old, 1) if old is None else old),
+        lambda x, tracer: x.load(),
+        lambda x, calls, tracer: x.load() == (None, 1),
     ),
-    "Semaphore": (
-        "Semaphore(3)",
-        "x.acquire(); x.release()",
-        "x.acquire(blocking=False) and x.release()",
-        "x.acquire(n=3, blocking=False)",
+    "ShardedCounter": Case(
+        nogil_sync.ShardedCounter,
+        lambda x: x.add(),
+        lambda x, tracer: x.add(),
+        lambda x, calls, tracer: x.value() == calls + tracer.count,
     ),
-    "Event": ("Event()", "x.set(); x.wait(1); x.clear()", "x.set(); x.clear()", "not x.is_set()"),
-    "WaitGroup": (
-        "WaitGroup()",
-        "x.add(2); x.done(); x.done(); x.wait(5); x.go(int).join()",
-        "x.add(); x.done()",
-        "x.wait(5)",
+    "Mutex": Case(
+        nogil_sync.Mutex,
+        acquire_and_release,
+        lambda x, tracer: try_lock(x),
+        lambda x, calls, tracer: x.acquire(blocking=False),
     ),
-    "Channel": (
-        "Channel(1000000)",
-        "x.send(1); x.recv()",
-        "x.send(2); x.recv()",
-        "x.try_recv() is None",
+    "RWMutex": Case(
+        nogil_sync.RWMutex,
+        read_and_write,
+        lambda x, tracer: try_lock(x.read),
+        lambda x, calls, tracer: x.write.acquire(blocking=False),
     ),
-    "Cond": (
-        "Cond()",
-        "x.acquire(); x.wait(0.0001); x.notify_all(); x.release()",
-        "x.acquire(blocking=False) and x.release()",
-        "x.acquire(blocking=False)",
+    "Semaphore": Case(
+        lambda: nogil_sync.Semaphore(3),
+        acquire_and_release,
+        lambda x, tracer: try_lock(x),
+        lambda x, calls, tracer: x.acquire(n=3, blocking=False),
     ),
-    "Pool": ("Pool(list)", "x.put([]); x.get()", "x.put([]); x.get()", "isinstance(x.get(), list)"),
-    "SyncMap": (
-        "SyncMap()",
-        "x.load_or_compute(1, int); x[2] = x.pop(1); x.clear()",
-        "x[count] = 1; del x[count]",
-        "len(x) == 0 and 1 not in x",
+    "Event": Case(
+        nogil_sync.Event,
+        set_and_clear,
+        lambda x, tracer: (x.set(), x.clear()),
+        lambda x, calls, tracer: not x.is_set(),
     ),
-    "once": ("once(list)", "x(); repr(x)", "x() if x.done() else x.done()", "x() is x()"),
-    "TaskGroup": (
-        "TaskGroup(2).__enter__()",
-        "x.go(int).result()",
-        "repr(x); x.cancelled()",
-        "x.__exit__(None, None, None) is None and x.cancelled() is False",
+    "WaitGroup": Case(
+        nogil_sync.WaitGroup,
+        add_and_done,
+        lambda x, tracer: (x.add(), x.done()),
+        lambda x, calls, tracer: x.wait(5),
     ),
-    "TaskGroup in itself": (
-        "TaskGroup(2).__enter__()",
-        "x.go(int).result()",
-        "count % 100 or futures.append(x.go(int))",
-        "x.__exit__(None, None, None) is None and not wait(futures, 5).not_done",
+    "Channel": Case(
+        lambda: nogil_sync.Channel(1000000),
+        lambda x: (x.send(1), x.recv()),
+        lambda x, tracer: (x.send(2), x.recv()),
+        lambda x, calls, tracer: x.try_recv() is None,
+    ),
+    "Cond": Case(
+        nogil_sync.Cond,
+        wait_on,
+        lambda x, tracer: try_lock(x),
+        lambda x, calls, tracer: x.acquire(blocking=False),
+    ),
+    "Pool": Case(
+        lambda: nogil_sync.Pool(list),
+        lambda x: (x.put([]), x.get()),
+        lambda x, tracer: (x.put([]), x.get()),
+        lambda x, calls, tracer: isinstance(x.get(), list),
+    ),
+    "SyncMap": Case(
+        nogil_sync.SyncMap,
+        compute_and_move,
+        add_and_delete,
+        lambda x, calls, tracer: len(x) == 0 and 1 not in x,
+    ),
+    "once": Case(
+        lambda: nogil_sync.once(list),
+        lambda x: (x(), repr(x)),
+        lambda x, tracer: x() if x.done() else x.done(),
+        lambda x, calls, tracer: x() is x(),
+    ),
+    "TaskGroup": Case(
+        lambda: nogil_sync.TaskGroup(2).__enter__(),
+        lambda x: x.go(int).result(),
+        lambda x, tracer: (repr(x), x.cancelled()),
+        lambda x, calls, tracer: leave(x) and x.cancelled() is False,
+    ),
+    "TaskGroup in itself": Case(
+        lambda: nogil_sync.TaskGroup(2).__enter__(),
+        lambda x: x.go(int).result(),
+        start_task,
+        lambda x, calls, tracer: leave(x) and not wait(tracer.futures, 5).not_done,
     ),
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["settrace", "setprofile"])
 @pytest.mark.parametrize("name", CASES)
+@in_own_process(timeout=TIMEOUT)
 def test_trace_function_uses_the_traced_object(name, way):
-    make, call, inside, holds = CASES[name]
-    watch, unwatch = WAYS[way]
-    body = f"""
-    futures = []
-    x = {make}
+    case, tracer = CASES[name], Tracer(way)
+    x = case.make()
     calls = 0
-    def use():
-        global used
-        used = None
-        {inside}
-        used = use
     for n in range(40):
-        used, left = use, n
-        watch(n)
-        {call}
-        unwatch()
-        used = None
+        tracer.during(lambda: case.call(x), lambda: case.use(x, tracer), n)
         calls += 1
-    assert {holds}, (x, calls, count, events)
-    print(count, events)
-    """
-    header = HEADER.format(watch=watch, unwatch=unwatch)
-    print(python(header + textwrap.dedent(body), timeout=LONG).stdout)
+    assert case.check(x, calls, tracer), (x, calls, tracer.count, tracer.events)
+    print(tracer.count, tracer.events)
 
 
+@in_own_process
 def test_trace_functions_see_no_line_of_a_section():
     # Both backends run TaskGroup's sections.
-    python(
-        """
-    import sys
-    from pathlib import Path
-    import nogil_sync
-    from nogil_sync import TaskGroup, WaitGroup, ShardedCounter, Event, Semaphore, SyncMap, Pool
-    home = Path(nogil_sync.__path__[0])
+    home = Path(HOME)
     inside = {}
     for path in home.rglob("*.py"):
         within, lines = None, set()
         for number, line in enumerate(path.read_text().splitlines(), 1):
             indent = len(line) - len(line.lstrip())
             if within is not None and line.strip():
-                if indent < within or indent == within and not line.strip().startswith("try:"):
+                if indent < within or (indent == within and not line.strip().startswith("try:")):
                     within = None
                 elif indent > within:
                     lines.add(number)
@@ -171,6 +268,7 @@ def test_trace_functions_see_no_line_of_a_section():
                 within = indent
         inside[str(path)] = lines
     reported = set()
+
     def trace(frame, event, arg):
         file = frame.f_code.co_filename
         if not file.startswith(str(home)):
@@ -178,6 +276,7 @@ def test_trace_functions_see_no_line_of_a_section():
         if event == "line" and frame.f_lineno in inside.get(file, ()):
             reported.add((file, frame.f_lineno))
         return trace
+
     sys.settrace(trace)
     with TaskGroup(1) as group:
         for _ in range(5):
@@ -200,5 +299,3 @@ def test_trace_functions_see_no_line_of_a_section():
     sys.settrace(None)
     assert sum(map(len, inside.values())) > 100
     assert not reported, sorted(reported)
-    """
-    )

@@ -64,7 +64,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-# Of each thread's operations, those of falsesharing.c that are counted.
+# The operations of falsesharing.c that are counted, of each thread.
 MANY = 450
 
 
@@ -135,7 +135,7 @@ def test_core_stays_below_limits(tmp_path: Path) -> None:
 THREADS = 8
 HOW = "--unpinned" if sys.version_info >= (3, 14) else "--pinned"
 
-# Transfers an operation. What scales has none; 0.3 leaves room for what is done now and then.
+# Transfers for each operation. Code that scales has none; 0.3 allows for occasional work.
 LIMITS = {
     "ShardedCounter.add": 0.3,
     "AtomicInt64.load": 0.3,

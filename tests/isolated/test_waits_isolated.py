@@ -1,4 +1,4 @@
-"""What holds for every call that waits, in processes of their own: exit, fork, Ctrl-C."""
+"""Every call that waits, in processes of their own: exit, fork, Ctrl-C."""
 
 import os
 import signal
@@ -76,7 +76,7 @@ def test_wait_of_a_finaliser_at_exit_raises(name, others):
                     trial.serve()
                     print(trial.call_unlocked(600) == trial.served)
 
-        sys.last_value = Last()  # the first thing that the interpreter lets go of at its end
+        sys.last_value = Last()  # the first object that the interpreter releases at its end
 
     done = in_process(program, name, others, available)
     error = "PythonFinalizationError" if sys.version_info >= (3, 13) else "RuntimeError"

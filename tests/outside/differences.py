@@ -13,7 +13,7 @@ _DATA = tomllib.loads((Path(__file__).parent / "differences.toml").read_text())
 
 NO_TESTS = "this interpreter comes without CPython's own tests"
 
-# What CPython's tests leave behind or warn of is not ours to judge.
+# CPython's tests may leave threads behind, or warn.
 MARKS = [
     pytest.mark.thread_unsafe(reason="CPython's tests count and start threads"),
     pytest.mark.filterwarnings("default"),

@@ -1,4 +1,4 @@
-"""Our classes in the shape of `threading`'s, to run programs that were written for those."""
+"""The library's classes with the interface of `threading`'s, to run programs written for those."""
 
 import sys
 import threading
@@ -40,11 +40,11 @@ STAND_INS: dict[str, type] = {
 
 
 def install() -> None:
-    """Put our classes in place of those of `threading`, for all modules that use it.
+    """Put the library's classes in place of those of `threading`, for all modules that use it.
 
-    Not RLock: ours are not reentrant.  `threading` itself uses them too, in its threads.
+    Not RLock: no lock of the library is reentrant. `threading` itself uses them in its threads.
     """
-    # What the library itself is made of stays.
+    # The locks that the library itself is made of stay.
     own = ModuleType("threading")
     vars(own).update(vars(threading))
     for name, module in list(sys.modules.items()):

@@ -1,4 +1,4 @@
-"""CPython's tests of ThreadPoolExecutor, in processes where ours replace threading's."""
+"""CPython's tests of ThreadPoolExecutor, in processes where our classes replace threading's."""
 
 import json
 import os
@@ -27,7 +27,7 @@ suite = unittest.TestSuite()
 for name, cls in vars(module).items():
     if not (isinstance(cls, type) and issubclass(cls, unittest.TestCase)):
         continue
-    # Processes are not what is tested here.
+    # Without the tests of processes.
     executor = getattr(cls, "executor_type", futures.ThreadPoolExecutor)
     if cls.__module__ == module.__name__ and executor is futures.ThreadPoolExecutor:
         suite.addTests(unittest.defaultTestLoader.loadTestsFromTestCase(cls))

@@ -195,7 +195,7 @@ def test_loads_beside_stores_return_live_objects(pinned):
 
 
 def test_ref_returns_only_values_stored_in_it():
-    # What one reference lets go of leaves its memory to the next value of the other.
+    # A value that one reference releases leaves its memory to the next value of the other.
     class One:
         __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""Channel under load: every item exactly once, in its sender's order, whatever else goes on."""
+"""Channel under load: every item arrives exactly once, in its sender's order."""
 
 import threading
 import time
@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 from marks import starts_threads
-from support import LONG, STRESS, background, collect_often, for_a_while, run_threads
+from support import STRESS, TIMEOUT, background, collect_often, for_a_while, run_threads
 
 from nogil_sync import Channel, ChannelClosed
 
@@ -48,7 +48,7 @@ def test_eight_senders_and_eight_receivers_lose_nothing(capacity):
     def send(k):
         count = 0
         for count in for_a_while(0.8):
-            c.send(Item(k, count), LONG)
+            c.send(Item(k, count), TIMEOUT)
         if not left.acquire(blocking=False):
             c.close()
         return count + 1
@@ -134,13 +134,13 @@ def test_pipeline_with_feedback_ends():
 
     def work(k):
         for number in stages[k]:
-            stages[k + 1].send(number + 1, LONG)
+            stages[k + 1].send(number + 1, TIMEOUT)
         stages[k + 1].close()
 
     def feed():
         nonlocal fed
         for _ in for_a_while(1):
-            stages[0].send(0, LONG)
+            stages[0].send(0, TIMEOUT)
             fed += 1
         stages[0].close()
 
@@ -169,7 +169,7 @@ def test_channels_come_and_go_with_their_items():
             if n % 16 == 0:
                 watches.append(weakref.ref(item))
             del item
-            carrier.send(inner, LONG)
+            carrier.send(inner, TIMEOUT)
         carrier.close()
 
     def receive():

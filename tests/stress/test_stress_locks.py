@@ -1,4 +1,4 @@
-"""Threads fight over locks and events, with time-outs, interrupts and everything built on them."""
+"""Threads contend for locks and events, with time-outs, interrupts and what is built on them."""
 
 import itertools
 import queue
@@ -9,7 +9,7 @@ import time
 
 import pytest
 from marks import starts_threads
-from support import LONG, background, cores, for_a_while, run_threads
+from support import TIMEOUT, background, cores, for_a_while, run_threads
 
 from nogil_sync import AtomicInt64, Event, Mutex, ShardedCounter, pin
 
@@ -71,7 +71,7 @@ def test_lock_admits_one_at_a_time_with_tries_and_timeouts():
             elif way == 1:
                 got = m.acquire(timeout=rng.choice([0, 1e-9, 1e-6, 1e-5, 1e-4, 1e-3]))
             elif way == 2:
-                got = m.acquire(timeout=LONG)
+                got = m.acquire(timeout=TIMEOUT)
             else:
                 got = m.acquire()
             if not got:
@@ -226,7 +226,7 @@ def test_threading_condition_works_over_mutex():
         for k in range(n):
             with condition:
                 while len(items) > 5:
-                    assert condition.wait(LONG)
+                    assert condition.wait(TIMEOUT)
                 items.append(k)
                 condition.notify_all()
 
@@ -235,7 +235,7 @@ def test_threading_condition_works_over_mutex():
         for _ in range(n):
             with condition:
                 while not items:
-                    assert condition.wait(LONG)
+                    assert condition.wait(TIMEOUT)
                 got.append(items.pop(0))
                 condition.notify_all()
         return got
@@ -252,8 +252,8 @@ def test_queue_works_over_mutex():
     q.all_tasks_done = threading.Condition(q.mutex)
     n = 500
     results = run_threads(
-        *[lambda: [q.put(k, timeout=LONG) for k in range(n)]] * 3,
-        *[lambda: [q.get(timeout=LONG) for _ in range(n)]] * 3,
+        *[lambda: [q.put(k, timeout=TIMEOUT) for k in range(n)]] * 3,
+        *[lambda: [q.get(timeout=TIMEOUT) for _ in range(n)]] * 3,
     )
     assert sorted(itertools.chain(*results[3:])) == sorted([*range(n)] * 3)
 
@@ -261,7 +261,7 @@ def test_queue_works_over_mutex():
 def test_barrier_works_over_mutex():
     barrier = threading.Barrier(4)
     barrier._cond = threading.Condition(Mutex())
-    rounds = run_threads(lambda: [barrier.wait(LONG) for _ in range(200)], times=4)
+    rounds = run_threads(lambda: [barrier.wait(TIMEOUT) for _ in range(200)], times=4)
     assert all(sorted(each) == [0, 1, 2, 3] for each in zip(*rounds, strict=True))
 
 
@@ -291,12 +291,12 @@ def test_two_threads_take_turns_by_events():
     def left():
         for _ in range(1000):
             ping.set()
-            assert pong.wait(LONG)
+            assert pong.wait(TIMEOUT)
             pong.clear()
 
     def right():
         for _ in range(1000):
-            assert ping.wait(LONG)
+            assert ping.wait(TIMEOUT)
             ping.clear()
             pong.set()
 
@@ -313,12 +313,12 @@ def test_event_rounds_wake_all():
     def wait():
         for _ in range(rounds):
             arrived.add()
-            assert e.wait(LONG)
+            assert e.wait(TIMEOUT)
 
     def lead():
         for k in range(rounds):
             while arrived.load() < n * (k + 1):
-                e.set()  # frees those that had not yet begun to wait in the round before
+                e.set()  # wakes threads that had not yet begun to wait in the round before
                 e.clear()
                 time.sleep(0)
             time.sleep(0.001)
@@ -371,7 +371,7 @@ def test_interrupted_waits_for_an_event_lose_nothing(interrupt):
     patient = AtomicInt64()
 
     def other():
-        if e.wait(0.5):  # in the end nobody sets it any more
+        if e.wait(0.5):  # in the end no thread sets it any more
             patient.add()
             time.sleep(0.0001)
 

@@ -1,4 +1,4 @@
-"""Many threads come first: one run, one outcome, nobody left waiting."""
+"""Many threads make the first call at once: one run, one outcome, no thread left waiting."""
 
 import gc
 import random
@@ -85,7 +85,7 @@ def test_first_calls_of_many_run_once_each(make):
 
 
 def test_deadlocks_in_any_order_raise():
-    """Whoever needs whom: some are refused, nobody hangs."""
+    """Functions that call each other in any order: some calls raise, none hangs."""
     refused = AtomicInt64()
 
     def fn(k):

@@ -1,4 +1,4 @@
-"""Pinning while other threads use the very objects: nobody may see what was never there."""
+"""Pinning objects that other threads use: no thread may see a value that was never stored."""
 
 import gc
 import sys
@@ -83,7 +83,7 @@ def test_references_show_only_values_stored_in_them(place, collecting):
     others = []
 
     def pin_others():
-        # Of the size of a Value, so that they come into its freed blocks.
+        # Of the size of a Value, so that they reuse its freed blocks.
         others.append(pin((object(), object())))
         pin([None])
         pin(object())

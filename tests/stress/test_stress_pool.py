@@ -18,7 +18,7 @@ SECONDS = 0.7
 
 
 class Item:
-    """Knows who has it."""
+    """Knows which thread has it."""
 
     def __init__(self):
         self.holder = None
@@ -37,7 +37,7 @@ class Item:
 
 
 class Ledger:
-    """Counts what was made and what was let go."""
+    """Counts the items that were made and dropped."""
 
     def __init__(self):
         self.made = ShardedCounter()
@@ -54,7 +54,7 @@ class Ledger:
 
 
 def drain(pool, ledger):
-    """Each item that was made is in the pool or was let go; nothing is there twice."""
+    """Each item that was made is in the pool or was dropped; none is there twice."""
     made, gone = ledger.made.value(), ledger.gone.value()
     items = []
     while pool.idle():
@@ -185,7 +185,7 @@ def test_pools_die_while_collections_visit_them():
             elif n % 3 == 1:
                 watch = weakref.ref(pool)
                 del pool
-                # At once, unless a collection is looking at it just now.
+                # At once, unless a collection is visiting it.
                 assert eventually(lambda watch=watch: watch() is None)
                 assert eventually(lambda gone=gone: len(gone) == 5)
                 continue
@@ -231,7 +231,7 @@ def test_other_threads_take_items_of_garbage():
         # (Not isinstance, which asks the object: a weak proxy may refer to nothing.)
         return [each for each in gc.get_objects() if issubclass(type(each), Pool)]
 
-    others = {id(pool) for pool in pools_about()}  # what is left of other tests
+    others = {id(pool) for pool in pools_about()}  # pools left by other tests
 
     def make():
         for _ in for_a_while(SECONDS):

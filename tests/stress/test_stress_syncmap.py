@@ -37,7 +37,7 @@ KEYS = {
 
 @pytest.mark.parametrize("make_key", KEYS.values(), ids=KEYS)
 def test_all_operations_at_once_keep_the_map_whole(make_key):
-    # A value is only ever found under its own key; and none is left.
+    # A value is only ever found under its own key, and no value is left.
     m = SyncMap()
     before = Weighed.alive.load()
 
@@ -120,7 +120,7 @@ def test_computed_value_is_never_older_than_its_deletion():
     def read():
         for key in range(5):
             before = source.get(key, 0)
-            # This one may be in the source already, and the one before not yet invalidated.
+            # This version may be in the source already, and the one before not yet invalidated.
             assert m.load_or_compute(key, lambda key=key: source.get(key, 0)) >= before - 1
 
     def write():

@@ -192,7 +192,7 @@ def test_every_item_is_popped_once():
     def consume():
         got = []
         while True:
-            all_there = put.is_set()  # asked before, for what is put later may be overlooked
+            all_there = put.is_set()  # read first, as an item put later may be overlooked
             try:
                 key, value = m.popitem()
             except KeyError:
@@ -244,7 +244,7 @@ def test_concurrent_modifications_are_not_lost(key):
 
 @pytest.mark.parametrize("kind", [Object, Clash])
 def test_keys_and_values_are_released(kind):
-    """Values at once, keys soon: when threads are done and the map is empty, none is left."""
+    """Values are freed at once, keys soon: none is left once the map is empty."""
     m = SyncMap()
     alive = weakref.WeakSet()
     guard = threading.Lock()  # of the set

@@ -1,17 +1,21 @@
 """Task groups at random, nested and interrupted: each task runs once, and leaving never hangs."""
 
+import itertools
+import queue
 import random
+import signal
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import pytest
 from marks import starts_threads
-from processes import python
-from support import LONG, STRESS, for_a_while, run_threads
+from processes import in_own_process
+from support import STRESS, TIMEOUT, for_a_while, run_threads
 
 from nogil_sync import AtomicInt64, TaskGroup
+from nogil_sync._common import tasks
 
 pytestmark = starts_threads
 
@@ -85,47 +89,54 @@ def test_failures_and_cancellations_are_all_reported(threads):
     assert not [t for t in threading.enumerate() if t.name == "TaskGroup worker"]
 
 
-SECTIONS = """
-    import random, sys, threading, time
-    from concurrent.futures import ThreadPoolExecutor
-    from nogil_sync._common import tasks as _tasks
-
+@in_own_process(timeout=TIMEOUT + 3 * STRESS)
+def test_no_function_is_called_in_a_section():
+    # A stored reference that was the last one would run finalisers there.
     local = threading.local()
+
     def take(guard, _):
         guard.lock.acquire()
         local.inside = True
+
     def release(guard):
         local.inside = False
         guard.lock.release()
+
     class Guard:
         held = property(None, take, release)
+
         def __init__(self, _):
             self.lock = threading.Lock()
-    _tasks.guard_of = Guard
+
+    tasks.guard_of = Guard
 
     seen = set()
+
     def profile(frame, event, arg):
         if getattr(local, "inside", False) and event in ("call", "c_call"):
             below = frame
             while below is not None:
-                # What these call would come before or after a real guard.
+                # What these functions call would run before or after a real guard.
                 if below.f_code in (take.__code__, release.__code__):
                     return
                 below = below.f_back
             seen.add((event, frame.f_code.co_qualname, frame.f_back and frame.f_back.f_lineno))
+
     threading.setprofile(profile)
     sys.setprofile(profile)
 
-    from nogil_sync import TaskGroup
     class Thing:
-        def __del__(self): pass
+        def __del__(self):
+            pass
+
     def task(thing):
         if random.random() < 0.02:
             raise ValueError
         time.sleep(random.random() * 0.001)
         return Thing()
+
     pool = ThreadPoolExecutor(3)
-    end = time.monotonic() + {seconds}
+    end = time.monotonic() + 3 * STRESS
     while time.monotonic() < end:
         try:
             limit, executor = random.choice([None, 1, 2, 5]), random.choice([None, pool])
@@ -144,54 +155,56 @@ SECTIONS = """
     threading.setprofile(None)
     pool.shutdown()
     assert not seen, seen
-"""
-
-
-def test_no_function_is_called_in_a_section():
-    # A stored reference that was the last one would run finalisers there.
-    python(SECTIONS.replace("{seconds}", str(3 * STRESS)), timeout=LONG + 3 * STRESS)
 
 
 # Python's own code is not safe from interrupts everywhere: one inside `ThreadPoolExecutor.submit`
 # can leave a pool that hangs. So the executor here is a simple one. The process must end by itself.
-RAIN = """
-    import itertools, queue, random, signal, threading, time
-    from concurrent.futures import Future, wait
-    from nogil_sync import TaskGroup
+class SimpleExecutor:
+    """An executor that an interrupt cannot break."""
 
-    class Pool:
-        def __init__(self, threads):
-            self.queue = queue.SimpleQueue()
-            for _ in range(threads):
-                threading.Thread(target=self.work, daemon=True).start()
-        def work(self):
-            while True:
-                future, fn = self.queue.get()
-                fn()
-                future.set_result(None)
-        def submit(self, fn):
-            future = Future()
-            self.queue.put((future, fn))
-            return future
+    def __init__(self, threads):
+        self.queue = queue.SimpleQueue()
+        for _ in range(threads):
+            threading.Thread(target=self.work, daemon=True).start()
 
+    def work(self):
+        while True:
+            future, fn = self.queue.get()
+            fn()
+            future.set_result(None)
+
+    def submit(self, fn):
+        future = Future()
+        self.queue.put((future, fn))
+        return future
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no timers by signal")
+@pytest.mark.parametrize("on_executor", [False, True])
+@in_own_process(timeout=TIMEOUT + 2 * STRESS)
+def test_interrupted_group_ends_all_its_tasks(on_executor):
     armed = False
+
     def handler(*_):
-        global armed
+        nonlocal armed
         if armed:
             armed = False
             raise KeyboardInterrupt
+
     signal.signal(signal.SIGALRM, handler)
 
-    pool = Pool(2)
+    pool = SimpleExecutor(2)
     counts = dict.fromkeys(["quiet", "interrupted", "broken", "unleft", "helping"], 0)
     rng = random.Random(1)
 
     def one(kind):
-        global armed
+        nonlocal armed
         futures, tg = [], TaskGroup(**kind)
         ran = itertools.count()
+
         def task():
             next(ran)
+
         n = rng.randrange(8)
         try:
             with tg:
@@ -228,23 +241,14 @@ RAIN = """
         if not tg.cancelled():
             assert len(finished) == len(futures)
 
-    end = time.monotonic() + {seconds}
-    kinds = [{kinds}]
+    end = time.monotonic() + 2 * STRESS
+    kinds = (
+        [{"executor": pool}, {"limit": 1, "executor": pool}]
+        if on_executor
+        else [{}, {"limit": 1}, {"limit": 2}]
+    )
     while time.monotonic() < end:
         one(rng.choice(kinds))
     names = [t.name for t in threading.enumerate() if t.is_alive()]
     assert "TaskGroup worker" not in names
     print(counts, flush=True)
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no timers by signal")
-@pytest.mark.parametrize(
-    "kinds",
-    ["{}, dict(limit=1), dict(limit=2)", "dict(executor=pool), dict(limit=1, executor=pool)"],
-    ids=["threads", "executor"],
-)
-def test_interrupted_group_ends_all_its_tasks(kinds):
-    seconds = 2 * STRESS
-    code = RAIN.replace("{seconds}", str(seconds)).replace("{kinds}", kinds)
-    print(python(code, timeout=LONG + seconds).stdout)

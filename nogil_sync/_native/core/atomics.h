@@ -21,6 +21,7 @@
 #endif
 #define NS_RELAXED memory_order_relaxed
 #define NS_SEQ_CST memory_order_seq_cst
+typedef memory_order ns_order;
 
 /* Tests of the core may insert a random pause before each of these, so that interleavings that are
  * one in a million occur within seconds (tests/c/harness.h). */
@@ -38,9 +39,13 @@ void ns_shake(void);
 #define ns_sub(p, v, order) (ns_step atomic_fetch_sub_explicit((p), (v), order))
 #define ns_or(p, v, order) (ns_step atomic_fetch_or_explicit((p), (v), order))
 #define ns_and(p, v, order) (ns_step atomic_fetch_and_explicit((p), (v), order))
+#define ns_xor(p, v, order) (ns_step atomic_fetch_xor_explicit((p), (v), order))
 /* Updates *expected on failure. The ordering of a failure is relaxed: retry loops read again. */
 #define ns_cas(p, expected, desired, order) \
     (ns_step atomic_compare_exchange_strong_explicit((p), (expected), (desired), order, NS_RELAXED))
+/* The same where a failure is a result, too: it is a load with an ordering of its own. */
+#define ns_cas_or_load(p, expected, desired, order, load_order) \
+    (ns_step atomic_compare_exchange_strong_explicit((p), (expected), (desired), order, load_order))
 /* The thread sanitizer does not model fences (and gcc warns of it). Where a fence matters, its code
  * has a read-modify-write instead. */
 #if defined(__SANITIZE_THREAD__)

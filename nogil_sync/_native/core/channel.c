@@ -224,7 +224,8 @@ static const struct ns_line receivers_line = {
 static bool
 serve_at_once(ns_channel *c, ns_waitq *queue, ns_waiter *w)
 {
-    ns_wakes wakes = {0};
+    ns_wakes wakes;
+    wakes.count = 0;
     w->place.waiter = w;
     lock(c);
     ns_waitq_push(queue, &w->place);

@@ -129,7 +129,7 @@ typedef struct ns_channel_slot {
 /* A line that the end's threads write, and one that they only read. */
 typedef struct ns_channel_end {
     _Atomic uint64_t word;
-    _Atomic uint32_t pace; /* of those who linger, in nanoseconds; a guess, by anyone */
+    _Atomic uint32_t pace; /* of lingering threads, in nanoseconds; a guess, by any thread */
     char apart_from_word[NS_CACHE_LINE / 2 - 12];
     ns_channel_slot *slots;
     uint64_t lap; /* what a word grows by in a lap */
@@ -276,7 +276,7 @@ ns_channel_try_receive(ns_channel *c, void **item)
             if (ns_channel_is_fast(&c->in, in)) {
                 return NS_CHANNEL_WOULD_WAIT;
             }
-            break; /* somebody waits, or it is closed */
+            break; /* there are waiters, or it is closed */
         }
         uint64_t now = ns_load(&out->word, NS_ACQUIRE);
         if (now == word) {

@@ -51,7 +51,8 @@ ns_cond_waiting(ns_cond *c)
 void
 ns_cond_notify_slow(ns_cond *c, uint64_t n)
 {
-    ns_wakes wakes = {0};
+    ns_wakes wakes;
+    wakes.count = 0;
     lock(c);
     for (ns_place *p; n > 0 && (p = c->queue.head) != NULL; n--) {
         ns_grant(&c->queue, p, &wakes);

@@ -1,20 +1,16 @@
 #include "pool.h"
 
-#include <stdlib.h>
-#include <string.h>
-
+#include "memory/segments.h"
 #include "waiting/park.h"
 
 bool
 ns_pool_init(ns_pool *p, int64_t max_items)
 {
     if (max_items >= 0) {
-        _Atomic int64_t *reserved = aligned_alloc(NS_CACHE_LINE, NS_CACHE_LINE);
-        if (reserved == NULL) {
+        p->reserved = ns_zeroed(NS_CACHE_LINE, NS_CACHE_LINE);
+        if (p->reserved == NULL) {
             return false;
         }
-        memset(reserved, 0, NS_CACHE_LINE);
-        p->reserved = reserved;
     }
     p->max_items = max_items;
     ns_store(&p->age_began, ns_now(), NS_RELAXED);
@@ -24,20 +20,13 @@ ns_pool_init(ns_pool *p, int64_t max_items)
 static inline uint32_t
 segment_size(uint32_t segment)
 {
-    return segment == 0 ? NS_POOL_FIRST : (uint32_t)NS_POOL_FIRST << (segment - 1);
+    return ns_slots_in_segment(NS_POOL_FIRST, segment);
 }
 
-/* Returns the segment of a slot, and stores the index of its place in *offset. */
 static inline uint32_t
 segment_of(uint32_t slot, uint32_t *offset)
 {
-    if (slot < NS_POOL_FIRST) {
-        *offset = slot;
-        return 0;
-    }
-    uint32_t segment = 32 - (uint32_t)__builtin_clz(slot / NS_POOL_FIRST);
-    *offset = slot - segment_size(segment);
-    return segment;
+    return ns_segment_of_slot(NS_POOL_FIRST, slot, offset);
 }
 
 #define WORD_BITS 32
@@ -68,12 +57,8 @@ static ns_pool_place *
 new_segment(uint32_t segment)
 {
     size_t size = words_size(segment) + segment_size(segment) * sizeof(ns_pool_place);
-    char *memory = aligned_alloc(NS_CACHE_LINE, size);
-    if (memory == NULL) {
-        return NULL;
-    }
-    memset(memory, 0, size);
-    return (ns_pool_place *)(void *)(memory + words_size(segment));
+    char *memory = ns_zeroed(NS_CACHE_LINE, size);
+    return memory != NULL ? (ns_pool_place *)(void *)(memory + words_size(segment)) : NULL;
 }
 
 ns_pool_shard *
@@ -103,22 +88,17 @@ make_shard(ns_pool *p)
             return NULL;
         }
         /* Publishes our segment, or sees another thread's (acquire on failure). */
-        if (atomic_compare_exchange_strong_explicit(&p->segments[segment],
-                                                    &places,
-                                                    fresh,
-                                                    memory_order_acq_rel,
-                                                    memory_order_acquire)) {
+        if (ns_cas_or_load(&p->segments[segment], &places, fresh, NS_SEQ_CST, NS_ACQUIRE)) {
             places = fresh;
         }
         else {
             free_segment(fresh, segment);
         }
     }
-    ns_pool_shard *s = aligned_alloc(NS_CACHE_LINE, sizeof(ns_pool_shard));
+    ns_pool_shard *s = ns_zeroed(NS_CACHE_LINE, sizeof(*s));
     if (s == NULL) {
         return NULL;
     }
-    memset(s, 0, sizeof(*s));
     ns_store(&s->countdown, NS_POOL_ROUND, NS_RELAXED);
     ns_store(&s->flags, p->reserved == NULL ? NS_POOL_RESERVED : 0, NS_RELAXED);
     /* This comes first: wherever a fork cuts in, no shard lies where no search looks. */

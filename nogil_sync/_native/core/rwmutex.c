@@ -425,7 +425,8 @@ ns_rwmutex_try_write_slow(ns_rwmutex *m)
 bool
 ns_rwmutex_write_unlock_slow(ns_rwmutex *m)
 {
-    ns_wakes wakes = {0};
+    ns_wakes wakes;
+    wakes.count = 0;
     bool held = true;
     lock(m);
     if (ns_rwmutex_is_write_locked(m)) {
@@ -446,7 +447,8 @@ ns_rwmutex_write_unlock_slow(ns_rwmutex *m)
 bool
 ns_rwmutex_downgrade(ns_rwmutex *m)
 {
-    ns_wakes wakes = {0};
+    ns_wakes wakes;
+    wakes.count = 0;
     lock(m);
     bool held = ns_rwmutex_is_write_locked(m);
     if (held) {
@@ -463,7 +465,8 @@ ns_rwmutex_downgrade(ns_rwmutex *m)
 void
 ns_rwmutex_reset(ns_rwmutex *m)
 {
-    ns_wakes wakes = {0};
+    ns_wakes wakes;
+    wakes.count = 0;
     lock(m);
     close_cells(m);
     ns_cell *cell;

@@ -15,9 +15,9 @@
  *   that the writers that follow find one word only. BRAVO keeps to one word for N times the time
  *   that closing took. Here the unit is the transfer of a cache line, which needs no clock and is
  *   the same on every machine: closing cost one transfer for each cell, a reader that meets another
- *   in the base costs one, and the cells are used again after NS_RW_REOPEN_MEETINGS meetings for each cell
- *   that was closed. So whatever the mix, closing and opening cells adds at most 2 / NS_RW_REOPEN_MEETINGS
- *   to what the readers have paid for on the base word.
+ *   in the base costs one, and the cells are used again after NS_RW_REOPEN_MEETINGS meetings for
+ *   each cell that was closed. So whatever the mix, closing and opening cells adds at most 2 /
+ *   NS_RW_REOPEN_MEETINGS to what the readers have paid for on the base word.
  *
  *   Fairness is by phases (Brandenburg and Anderson, 2010): a waiting writer keeps new readers out;
  *   when a writer leaves, all readers waiting at that moment get in before the next writer; when

@@ -62,7 +62,9 @@ static const struct ns_line line = {
 static void
 serve_and_unlock(ns_semaphore *s)
 {
-    ns_line_serve_and_unlock(&line, s, &(ns_wakes){0});
+    ns_wakes wakes;
+    wakes.count = 0;
+    ns_line_serve_and_unlock(&line, s, &wakes);
 }
 
 bool

@@ -23,8 +23,9 @@ ns_hash_seed_set(uint64_t first, uint64_t second)
 
 #define LEAST NS_GROUP
 #define DEEPEST 32
-#define REFUSED 64    /* the table's count is not everybody's business at every turn */
-#define UNNEEDED 4096 /* merges not made, until segments that writers fought over may be merged */
+#define REFUSED 64    /* batches updates of the table's shared count */
+/* this many refused merges, and segments that writers contended for may be merged */
+#define UNNEEDED 4096
 
 static inline uint32_t
 slots_of(const ns_segment *s)
@@ -44,11 +45,11 @@ limit_of(const ns_segment *s)
     return (s->mask + 1) * (NS_GROUP - 1);
 }
 
-/* Few enough live entries for something smaller. */
+/* Whether there are so few live entries that the segment could be smaller. */
 static inline bool
 is_sparse(const ns_segment *s)
 {
-    /* Fewer than groups: an eighth part of the entries. */
+    /* Fewer than groups: an eighth of the entries. */
     return ns_load(&s->live, NS_RELAXED) <= s->mask &&
            (s->mask >= NS_SEGMENT_FLOOR / NS_GROUP || s->depth > 0);
 }
@@ -60,7 +61,7 @@ sweep_base(const ns_segment *s)
     return part > NS_SWEEP ? part : NS_SWEEP;
 }
 
-/* Where the entries of a segment begin: behind the tags, at a cache line. */
+/* The offset of a segment's entries: after the tags, at a cache line. */
 static inline size_t
 entries_at(size_t groups)
 {
@@ -74,7 +75,7 @@ bytes_of(const ns_segment *s)
     return entries_at(s->mask + (size_t)1) + slots_of(s) * sizeof(ns_entry);
 }
 
-/* Room for n, with some for more. */
+/* The size for n entries, with some to spare. */
 static uint32_t
 slots_for(uint32_t n)
 {
@@ -85,7 +86,7 @@ slots_for(uint32_t n)
     return slots;
 }
 
-/* Born locked. */
+/* Returns a new segment, locked. NULL if there is no memory. */
 static ns_segment *
 new_segment(ns_table *t, uint64_t prefix, uint8_t depth, uint32_t slots)
 {
@@ -136,7 +137,7 @@ is_used(const ns_segment *s, size_t index)
     return tag_at(s, index) != NS_TAG_EMPTY;
 }
 
-/* `tags` is what the word holds. */
+/* `tags` is the current value of the word. */
 static inline void
 set_tag_in(_Atomic uint64_t *word, uint64_t tags, unsigned i, uint64_t tag)
 {
@@ -150,7 +151,7 @@ set_tag(ns_segment *s, size_t index, uint64_t tag)
     set_tag_in(word, ns_load(word, NS_RELAXED), index % NS_GROUP, tag);
 }
 
-/* What an entry becomes when its key is gone: see 2. */
+/* Frees an entry whose key is gone: see 2. */
 static inline void
 free_entry(ns_segment *s, size_t index)
 {
@@ -165,7 +166,7 @@ free_entry(ns_segment *s, size_t index)
     }
 }
 
-/* Whether the dead entry's key could be taken out; then the entry is free. */
+/* Takes out a dead entry's key if it is safe; then the entry is free. Returns whether it did. */
 static bool
 bury(ns_segment *s, size_t index, uint64_t safe, ns_garbage *garbage)
 {
@@ -180,7 +181,7 @@ bury(ns_segment *s, size_t index, uint64_t safe, ns_garbage *garbage)
     return true;
 }
 
-/* Frees dead entries whose time has come. */
+/* Frees dead entries that are safe. */
 static void
 sweep(ns_segment *s, ns_garbage *garbage)
 {
@@ -188,7 +189,7 @@ sweep(ns_segment *s, ns_garbage *garbage)
     uint64_t died = UINT64_MAX;
     s->swept = safe;
     if (s->died >= safe) {
-        return; /* that of none has */
+        return; /* no dead entry's grace period has passed */
     }
     for (uint32_t g = 0; g <= s->mask && dead_in(s) > 0; g++) {
         uint64_t tags = ns_load(&s->tags[g], NS_RELAXED);
@@ -202,7 +203,7 @@ sweep(ns_segment *s, ns_garbage *garbage)
         }
     }
     s->died = died;
-    if (died < safe) { /* the garbage is full: the next operation goes on */
+    if (died < safe) { /* the garbage is full: the next operation continues */
         s->swept = 0;
         s->sweep_at = dead_in(s);
         return;
@@ -210,7 +211,7 @@ sweep(ns_segment *s, ns_garbage *garbage)
     s->sweep_at = dead_in(s) + sweep_base(s);
 }
 
-/* Which entry of the group was deleted and can be used again; NS_GROUP: none. */
+/* Returns a deleted entry of the group that can be reused; NS_GROUP if there is none. */
 static __attribute__((noinline)) unsigned
 find_reusable(ns_segment *s, uint32_t g, uint64_t safe, ns_garbage *garbage)
 {
@@ -233,13 +234,13 @@ bool
 ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value, ns_garbage *garbage)
 {
     uint32_t g = (uint32_t)hash & s->mask;
-    /* Some were deleted, and the places of some may be used again. */
+    /* Some entries were deleted, and some of those may be reusable. */
     uint64_t safe = 0;
     bool reuses = false;
     if (s->used > ns_load(&s->live, NS_RELAXED)) {
         safe = ns_epoch_safe();
         if (s->died < safe && s->swept < safe && dead_in(s) > s->mask) {
-            sweep(s, garbage); /* one for each group: cheaper than to look at each in vain */
+            sweep(s, garbage); /* one for each group: cheaper than to check each of them in vain */
         }
         reuses = s->used - ns_load(&s->live, NS_RELAXED) > dead_in(s) || s->died < safe;
     }
@@ -272,7 +273,7 @@ ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value, 
         ns_store(&e->value, value, NS_RELEASE);
         s->used += is_new;
         bump(&s->live, 1);
-        /* Release: who has seen this count, without the lock, does not overlook the entry. */
+        /* Release: a thread that sees this count, without the lock, does not miss the entry. */
         ns_store(&s->inserts, ns_load(&s->inserts, NS_RELAXED) + 1, NS_RELEASE);
         return true;
     }
@@ -304,7 +305,7 @@ ns_segment_remove(ns_segment *s, ns_entry *e, uintptr_t expected, ns_garbage *ga
     return value;
 }
 
-/* A live entry of its groups from *group on, or NULL. */
+/* Returns a live entry of its groups from *group on, or NULL. */
 static ns_entry *
 any_entry(ns_segment *s, uint32_t *group)
 {
@@ -326,7 +327,7 @@ ns_segment_pick(ns_segment *s)
     }
     ns_entry *entries = &s->entries[(size_t)s->cursor * NS_GROUP];
     const uint64_t rest = bits & (bits - 1);
-    if (rest != 0) { /* what its words point to, the caller is likely to need next */
+    if (rest != 0) { /* the caller will probably need what its words point to */
         __builtin_prefetch((void *)ns_load(&entries[ns_tag_index(rest)].key, NS_RELAXED), 1);
         __builtin_prefetch((void *)ns_load(&entries[ns_tag_index(rest)].value, NS_RELAXED), 1);
     }
@@ -339,7 +340,7 @@ ns_segment_end(const ns_segment *s)
     return s->depth == 0 ? 0 : s->prefix + lowest_bit_of_prefix(s->depth);
 }
 
-/* Lets the values of a segment be replaced again, after a rebuild that came to nothing. */
+/* Lets the values of a segment be replaced again, after a rebuild that failed. */
 static void
 thaw(ns_segment *s)
 {
@@ -354,8 +355,8 @@ thaw(ns_segment *s)
     }
 }
 
-/* Its lock was held by a thread that did not survive a fork. Somebody may read the segment, if only
- * the caller: so the keys get a stamp also if this thread is alone. */
+/* Repairs a segment whose lock was held by a thread that did not survive a fork. Some thread may
+ * read the segment, if only the caller. So the keys get a stamp even if this thread is alone. */
 static void
 repair(ns_segment *s)
 {
@@ -373,7 +374,7 @@ repair(ns_segment *s)
         if (ns_is_live(value)) {
             live++;
         }
-        else if (ns_load(&e->key, NS_RELAXED) != 0) { /* half in, half out, or dead */
+        else if (ns_load(&e->key, NS_RELAXED) != 0) { /* half inserted, half deleted, or dead */
             ns_store(&e->value, value != 0 ? value : (uintptr_t)stamp << 1 | NS_DEAD, NS_RELAXED);
             set_tag(s, i, NS_TAG_DEAD);
             bump(&s->dead, 1);
@@ -386,12 +387,12 @@ repair(ns_segment *s)
     }
     ns_store(&s->live, live, NS_RELAXED);
     s->sweep_at = dead_in(s) + sweep_base(s);
-    if (state_of(s) != NS_MOVED) { /* else they have gone to others, and stay frozen here */
+    if (state_of(s) != NS_MOVED) { /* else its values are in other segments, and stay frozen here */
         thaw(s);
     }
 }
 
-/* ---- The directory, and what is retired: under the structure lock ---- */
+/* ---- The directory, and retired segments: under the structure lock ---- */
 
 static inline uint64_t
 index_in(const ns_directory *d, uint64_t prefix)
@@ -405,8 +406,8 @@ span_in(const ns_directory *d, const ns_segment *s)
     return UINT64_C(1) << (d->depth - s->depth);
 }
 
-/* The segment at index i of the directory; moves i to the next one's. The segment may begin
- * before i, after a merge. */
+/* Returns the segment at index i of the directory, and moves i to the next segment. The segment may
+ * begin before i, after a merge. */
 static ns_segment *
 next_in(ns_directory *d, uint64_t *i)
 {
@@ -451,7 +452,8 @@ count_segments(ns_table *t, ns_directory *d)
     ns_store(&t->segments, n, NS_RELAXED);
 }
 
-/* The stamp is set, and the segment leads to the others, before it is in the list. */
+/* Retires a segment. It has its stamp, and leads to the segments behind it, before it is in the
+ * list. */
 static void
 retire(ns_table *t, ns_segment *s, uint64_t stamp)
 {
@@ -467,7 +469,8 @@ retire(ns_table *t, ns_segment *s, uint64_t stamp)
     ns_store(&t->retired, s, NS_RELEASE);
 }
 
-/* Steps of a publication that can be repeated. The new segments become current last: see 4. */
+/* Publishes the noted rebuild. All its steps can be repeated. The new segments become current last:
+ * see 4. */
 static void
 publish(ns_table *t)
 {
@@ -500,7 +503,7 @@ is_retired(ns_table *t, ns_segment *s)
     return each != NULL;
 }
 
-/* Notes what is about to be published. old[0] comes last: with it the note is there, complete. */
+/* Notes what is about to be published. old[0] comes last: with it the note is complete. */
 static void
 note(ns_table *t, ns_segment *old[2], ns_segment *new[2])
 {
@@ -517,7 +520,7 @@ forget(ns_table *t)
 }
 
 /* Finishes what a thread was publishing that did not survive a fork. The caller may be in a
- * section, and hold the lock of an old segment: so these get a stamp also if it is alone. */
+ * section, and hold the lock of an old segment. So the segments get a stamp even if it is alone. */
 static void
 finish_publication(ns_table *t)
 {
@@ -575,7 +578,7 @@ double_directory(ns_table *t, ns_directory *d)
     return new;
 }
 
-/* As long as no segment is as deep. Without memory it stays as it is. */
+/* Halves the directory while no segment is as deep. Without memory it stays as it is. */
 static void
 halve_directory(ns_table *t)
 {
@@ -601,7 +604,7 @@ sleepers_of_this_process(void)
     return (uint64_t)ns_fork_generation() << 32;
 }
 
-/* In a section. */
+/* The caller is in a section. */
 static void
 add_sleeper(ns_segment *s)
 {
@@ -611,14 +614,14 @@ add_sleeper(ns_segment *s)
     }
 }
 
-/* The segment may be gone then. */
+/* The segment may be freed after this. */
 static void
 remove_sleeper(ns_segment *s)
 {
     ns_sub(&s->sleepers, 1, NS_RELEASE);
 }
 
-/* Those of another process did not survive the fork. */
+/* Sleepers of another process did not survive the fork. */
 static bool
 has_sleepers(const ns_segment *s)
 {
@@ -626,12 +629,12 @@ has_sleepers(const ns_segment *s)
     return n >> 32 == sleepers_of_this_process() >> 32 && (uint32_t)n != 0;
 }
 
-/* Takes from the retired what can be freed now. */
+/* Takes from the list of the retired what can be freed now. */
 static void
 reap(ns_table *t, ns_garbage *garbage)
 {
     const uint64_t safe = ns_epoch_safe();
-    if (t->oldest < safe) { /* thousands may wait for one section: look only if some may go */
+    if (t->oldest < safe) { /* thousands may wait for one section: check only if some may go */
         uint64_t oldest = UINT64_MAX;
         _Atomic(ns_segment *) *link = &t->retired;
         for (ns_segment *s; (s = ns_load(link, NS_RELAXED)) != NULL;) {
@@ -669,9 +672,8 @@ has_retired(const ns_table *t)
 /* ---- Rebuilding ---- */
 
 /* Freezes the live entries of `old`, and copies them to the new segments that cover them. The
- * groups are taken in the order of a search for one of them: if all have one hash, as can happen,
- * they keep their order, which was that of their insertion, and with it what a dict's searches
- * cost. */
+ * groups are visited in the order of a search for one hash. So if all entries have one hash, as can
+ * happen, they keep the order of their insertion, and searches cost what they cost in a dict. */
 static void
 fill(ns_segment *old, ns_segment *new[2])
 {
@@ -695,10 +697,12 @@ fill(ns_segment *old, ns_segment *new[2])
             ns_entry *e = &s->entries[(size_t)to * NS_GROUP + i];
             ns_store(&e->key, ns_load(&from->key, NS_RELAXED), NS_RELAXED);
             ns_store(&e->hash, hash, NS_RELAXED);
-            /* Acquire: what came with the value goes on with its copy. Then it does not change. */
+            /* Acquire: what came with the value is seen with its copy too. After this the value
+             * does not change. */
             ns_or(&from->value, NS_FROZEN, NS_ACQUIRE);
             ns_store(&e->value, ns_load(&from->value, NS_RELAXED) & ~NS_FROZEN, NS_RELAXED);
-            /* An EMPTY tag is 0. Nobody sees it yet: the directory publishes all. */
+            /* An EMPTY tag is 0. No other thread sees the segment yet; the directory publishes all
+             * of it. */
             ns_store(&s->tags[to], tags | ns_tag(hash) << 8 * i, NS_RELAXED);
             counts[upper]++;
         }
@@ -709,8 +713,9 @@ fill(ns_segment *old, ns_segment *new[2])
     }
 }
 
-/* Puts new segments, filled, in the place of old ones: 4. True: the old ones are unlocked and
- * retired. False: no memory for a larger directory; nothing happened. */
+/* Replaces old segments by new ones, which are filled: see 4. Returns true if so; then the old ones
+ * are unlocked and retired. Returns false if there is no memory for a larger directory; then
+ * nothing happened. */
 static bool
 replace(ns_table *t, ns_segment *old[2], ns_segment *new[2], ns_garbage *garbage)
 {
@@ -745,8 +750,8 @@ replace(ns_table *t, ns_segment *old[2], ns_segment *new[2], ns_garbage *garbage
     return true;
 }
 
-/* A segment of another size with the same hashes; s is locked, and so is the result. NULL
- * without memory. */
+/* Replaces s by a segment of another size with the same hashes. s is locked, and so is the result.
+ * Returns NULL if there is no memory. */
 static ns_segment *
 resize(ns_table *t, ns_segment *s, uint32_t slots, ns_garbage *garbage)
 {
@@ -759,7 +764,7 @@ resize(ns_table *t, ns_segment *s, uint32_t slots, ns_garbage *garbage)
     return new[0];
 }
 
-/* How the segment's entries would be shared by its halves. */
+/* Counts the entries that each half would get. */
 static void
 count_halves(ns_segment *s, uint32_t counts[2])
 {
@@ -774,7 +779,7 @@ count_halves(ns_segment *s, uint32_t counts[2])
     }
 }
 
-/* Not if that would make a directory out of proportion: hashes that are alike in their top bits. */
+/* False if a split would make the directory too large: for hashes with equal top bits. */
 static bool
 may_deepen(ns_table *t, const ns_segment *s)
 {
@@ -782,7 +787,7 @@ may_deepen(ns_table *t, const ns_segment *s)
     return s->depth < DEEPEST && UINT64_C(2) << s->depth <= 16 * (segments + 4);
 }
 
-/* The half that covers the hash, locked; NULL without memory. */
+/* Splits s. Returns the half that covers the hash, locked. NULL if there is no memory. */
 static ns_segment *
 split(ns_table *t, ns_segment *s, const uint32_t counts[2], uint64_t hash, ns_garbage *garbage)
 {
@@ -813,7 +818,7 @@ ns_table_make_room(ns_table *t, ns_segment *s, uint64_t hash, ns_garbage *garbag
         slots *= 2; /* fewer steps while they are small */
     }
     if (dead_in(s) > live) {
-        /* Keys come and go. Better than a rebuild is to use the places of those that went. */
+        /* Keys come and go: to reuse the entries of deleted keys is better than a rebuild. */
         if (slots_of(s) >= NS_SEGMENT_FLOOR) {
             garbage->waits = true;
             sweep(s, garbage);
@@ -828,7 +833,7 @@ ns_table_make_room(ns_table *t, ns_segment *s, uint64_t hash, ns_garbage *garbag
     if (slots > NS_SEGMENT_MAX && may_deepen(t, s)) {
         uint32_t counts[2];
         count_halves(s, counts);
-        /* Equal hashes cannot be parted. */
+        /* Equal hashes cannot be separated. */
         if ((counts[0] < counts[1] ? counts[0] : counts[1]) >= live / 8) {
             ns_segment *half = split(t, s, counts, hash, garbage);
             if (half != NULL) {
@@ -839,7 +844,7 @@ ns_table_make_room(ns_table *t, ns_segment *s, uint64_t hash, ns_garbage *garbag
     return resize(t, s, slots, garbage);
 }
 
-/* The merger of s and its buddy, locked; NULL if they cannot be merged now. */
+/* Merges s with its buddy. Returns the result, locked; NULL if they cannot be merged now. */
 static ns_segment *
 merge(ns_table *t, ns_segment *s, ns_garbage *garbage)
 {
@@ -907,8 +912,8 @@ create(ns_table *t)
     return true;
 }
 
-/* The lock of a segment was not free, or was last used before a fork. In a section, which it
- * leaves. Whether the segment is locked now, and current. */
+/* For a segment whose lock was not free, or was last used before a fork. The caller is in a
+ * section, which this leaves. Returns whether the segment is locked now, and current. */
 static bool
 lock_slow(ns_table *t, ns_segment *s, ns_section section)
 {
@@ -932,7 +937,7 @@ lock_slow(ns_table *t, ns_segment *s, ns_section section)
         ns_lock_release(&s->lock);
     }
     if (sleeps) {
-        remove_sleeper(s); /* one that is locked and was not moved cannot be retired */
+        remove_sleeper(s); /* a segment that is locked and not moved cannot be retired */
     }
     else {
         ns_epoch_leave(section);
@@ -944,8 +949,8 @@ ns_segment *
 ns_table_lock(ns_table *t, uint64_t hash)
 {
     for (;;) {
-        /* A section, so that the segment is memory while we wait for its lock; after that it
-         * cannot be retired before we unlock it, if it was not moved. */
+        /* In a section the segment is not freed while we wait for its lock. After that, if it was
+         * not moved, it cannot be retired before we unlock it. */
         ns_section section = ns_epoch_enter();
         ns_directory *d = ns_load(&t->directory, NS_ACQUIRE);
         if (ns_unlikely(d == NULL)) {
@@ -973,7 +978,7 @@ ns_table_lock(ns_table *t, uint64_t hash)
     }
 }
 
-/* Writers met here often. */
+/* Splits a segment in which writers met often. */
 static ns_segment *
 spread_out(ns_table *t, ns_segment *s, ns_garbage *garbage)
 {
@@ -1013,12 +1018,13 @@ tidy(ns_table *t, ns_segment *s, ns_garbage *garbage)
     }
     const uint64_t prefix = s->prefix;
     bool waits = dead_in(s) >= s->sweep_at;
-    if (waits && s->swept < ns_epoch_safe()) { /* other segments had somebody poll */
+    if (waits && s->swept < ns_epoch_safe()) { /* other segments had a thread poll */
         sweep(s, garbage);
         waits = dead_in(s) >= s->sweep_at && garbage->count < NS_GARBAGE;
     }
     if (waits) {
-        s->sweep_at = dead_in(s) + sweep_base(s); /* a poll may find nothing safe: not every time */
+        /* a poll may find nothing safe: do not sweep every time */
+        s->sweep_at = dead_in(s) + sweep_base(s);
     }
     const uint64_t swept = s->swept;
     ns_lock_release_as(&s->lock, NS_SEQ_CST);
@@ -1029,7 +1035,7 @@ tidy(ns_table *t, ns_segment *s, ns_garbage *garbage)
     }
 }
 
-/* Something was retired. With no lock held. */
+/* Polls if something was retired. The caller holds no lock. */
 static void
 settle(ns_table *t, ns_garbage *garbage)
 {
@@ -1062,10 +1068,10 @@ ns_table_lock_first(ns_table *t)
     if (ns_load(&t->directory, NS_ACQUIRE) == NULL) {
         return NULL;
     }
-    /* It was empty at one moment, that between two walks, if both found it so and no key came
-     * from the first one's beginning to the second one's end. That is, if no segment was made
-     * meanwhile (which happens under the lock of the one it replaces) and as many insertions
-     * were counted. The walk that begins in the middle only looks. */
+    /* Suppose that two walks found the table empty, and no key came from the first walk's beginning
+     * to the second one's end. Then it was empty at the moment between them. No key came if no
+     * segment was made meanwhile (which happens under the lock of the one it replaces) and the
+     * counts of insertions are equal. A walk that starts in the middle only searches. */
     uint64_t hash = ns_load(&t->start, NS_RELAXED);
     uint64_t inserts = 0, inserts_before = 0, serial = 0, serial_before = 0;
     for (int walk = 0;;) {
@@ -1091,10 +1097,10 @@ ns_table_lock_first(ns_table *t)
     }
 }
 
-/* ---- The whole ---- */
+/* ---- The whole table ---- */
 
-/* Whether some segment has a live entry, as of one moment if so. The first that has one is where
- * the next search begins. */
+/* Whether some segment has a live entry; if so, as of one moment. The next search starts at the
+ * first segment that has one. */
 static bool
 has_entry(ns_table *t)
 {
@@ -1102,7 +1108,7 @@ has_entry(ns_table *t)
     ns_section section = ns_epoch_enter();
     ns_directory *d = ns_load(&t->directory, NS_ACQUIRE);
     const uint64_t start = ns_load(&t->start, NS_RELAXED);
-    /* The walk goes round: the segment that it began in is looked at twice. */
+    /* The walk wraps around: it visits the segment that it started in twice. */
     uint64_t i = d != NULL ? index_in(d, start) : 0;
     for (int wrapped = 0; d != NULL && wrapped < 2 && !found;) {
         ns_segment *s = next_in(d, &i);
@@ -1310,8 +1316,9 @@ ns_table_visit(ns_table *t, int (*visit)(uintptr_t word, void *context), void *c
     int result = 0;
     ns_segment *s;
     ns_directory *d = ns_load(&t->directory, NS_RELAXED);
-    /* A publication that a fork cut short: the old ones count, until values are replaced in the
-     * new ones. From then on they own their dead keys only, in the list of the retired or not. */
+    /* A fork cut a publication short. The old segments count until values are replaced in the new
+     * ones. From then on the old ones own only their dead keys, in the list of the retired or
+     * not. */
     ns_segment *const old[2] = {ns_load(&t->old[0], NS_RELAXED), ns_load(&t->old[1], NS_RELAXED)};
     ns_segment *const new[2] = {ns_load(&t->new[0], NS_RELAXED), ns_load(&t->new[1], NS_RELAXED)};
     const bool pending = old[0] != NULL;
@@ -1333,7 +1340,7 @@ ns_table_visit(ns_table *t, int (*visit)(uintptr_t word, void *context), void *c
     return result;
 }
 
-/* ---- Giving back ---- */
+/* ---- Freeing ---- */
 
 static void
 release_dead_keys(ns_segment *s, void (*release)(uintptr_t))

@@ -1,35 +1,35 @@
-/* table.h: a hash table that is read, and whose values are replaced, without a lock. Keys come and
- * go under one lock for each part.
+/* table.h: a hash table that threads read, and in which they replace values, without a lock.
+ * Insertions and deletions of keys take one lock for each part of the table.
  *
- * Keys and values are opaque words, multiples of 4 that are not 0; who owns them and when keys are
- * equal is the user's business, told in functions that the compiler inlines.
+ * Keys and values are opaque words, multiples of 4 that are not 0. The user decides who owns them
+ * and when keys are equal, by functions that the compiler inlines.
  *
- * 1. Shape: extendible hashing (Fagin et al., ACM TODS 1979), so that growing and shrinking go
- *    part by part and no operation ever waits for the whole table.
+ * 1. Shape: extendible hashing (Fagin et al., ACM TODS 1979). So the table grows and shrinks part
+ * by part, and no operation ever waits for the whole table.
  *
  *        directory  [s0 s1 s1' s2 ...]      2^depth pointers, indexed by the hash's top bits
  *        segment    depth d: all hashes with its d-bit prefix; 2^(depth - d) pointers lead to it
  *        group      8 tags in a word, 8 entries {value, key, hash}; Swiss tables' layout
  *
- *    A segment keeps apart what is written at different times, each on cache lines of its own:
- *    the lock with its counts (written by each insertion and deletion), the constants and the
- *    tags (read by every operation, written by insertions and deletions), the entries (a replaced
- *    value writes its entry and nothing else).
+ *    A segment has separate cache lines for what is written at different times. The lock and its
+ *    counts are written by each insertion and deletion. The constants and the tags are read by
+ *    every operation, and the tags written by insertions and deletions. The entries come last: a
+ *    replaced value writes its entry and nothing else.
  *
- *    Segments grow from 8 entries by doubling to NS_SEGMENT_MAX, then split; emptied ones
- *    shrink, and merge with their buddy. Any such change is a *rebuild*: new segments are
- *    filled, published, and the old ones marked moved. A segment's shape never changes. Hashes
- *    must be mixed (ns_hash_mix): the top bits choose the segment, the low ones the group, seven
- *    between them the tag. Equal hashes cannot be split: then a segment grows instead.
+ *    Segments grow from 8 entries by doubling to NS_SEGMENT_MAX, then split. Emptied segments
+ *    shrink, and merge with their buddy. Any such change is a *rebuild*: new segments are filled
+ *    and published, and the old ones marked as moved. A segment's shape never changes. Hashes must
+ *    be mixed (ns_hash_mix): the top bits choose the segment, the low ones the group, and seven
+ *    between them are the tag. Equal hashes cannot be split; then a segment grows instead.
  *
- *    Its state goes from NEW (published, not to be changed yet) to CURRENT to MOVED.
+ *    A segment's state goes from NEW (published, not to be changed yet) to CURRENT to MOVED.
  *
  * 2. States of an entry (its value word, its tag).
  *
  *        value            tag              key
  *        any              EMPTY            any      unused; ends a probe
  *        0                DELETED          0        free again
- *        0                0x80|7 bits      word     being inserted: not there yet
+ *        0                0x80|7 bits      word     being inserted: not present yet
  *        v                0x80|7 bits      word     live
  *        v | 2            0x80|7 bits      word     live, frozen: only the lock's holder writes it
  *        stamp << 1 | 1   DEAD             word     dead; keeps its key until the stamp is safe
@@ -39,85 +39,88 @@
  *    tag, and a reader that sees the tag sees that 0 or the value that follows.
  *
  *    Under the segment's lock:
- *    Insert: value 0, key, hash, tag (release), value (release: the moment it is there).
- *    Delete: value (swap: the moment), then tag.     Freeze and thaw: the bit of the value.
+ *    Insert: store value 0, key, hash, tag (release), then value (release: from then on the key is
+ *    present).
+ *    Delete: swap the value (from then on the key is absent), then store the tag. Freeze and thaw:
+ *    change the value's bit.
  *    With or without the lock:
- *    Replace: value (compare-and-swap: the moment), from a live one that is not frozen.
- *    A group that has an EMPTY never was full since its segment was built: so a probe may end
- *    there, and an entry that gets free in such a group becomes EMPTY again, others DELETED.
+ *    Replace: compare-and-swap the value of a live entry that is not frozen.
+ *    A group that has an EMPTY tag was never full since its segment was built. So a probe may end
+ *    there. An entry that becomes free in such a group becomes EMPTY again; in other groups it
+ *    becomes DELETED.
  *
  * 3. Reading (ns_table_get), in a section of epoch.h: directory -> segment -> tags of a group ->
- *    for each candidate: value (acquire; live, else not there), hash, key, compare; take a
- *    reference to the value; look at the value again: the same; look at the state: not MOVED. A
- *    hit or a miss in a moved segment starts again.
+ * for each candidate: load the value (acquire; live, else absent), hash, and key, and compare. Take
+ * a reference to the value. Load the value again: it must be the same. Load the state: it must not
+ * be MOVED. A hit or a miss in a moved segment starts again.
  *
- *    (a) Key and hash belong to the value. The value was seen live inside the section. An entry
- *        gets a new key only after its old one's stamp is safe, that is after all sections that
- *        began before the deletion. So from the load of a live value to the end of the section
- *        key and hash do not change, and the key is not released: it can be compared in place.
- *    (b) A hit is right. The entry held (key, v) at the second look at the value, and the
- *        segment was not moved, since its state was loaded later. That look is when
- *        it happened. (The reference: see the user's `hold`; the second look makes it a
- *        reference to what the entry held.)
- *    (c) A miss is right: at some moment during the search the key was absent. Suppose it was
- *        present all the time, while the segment was not moved. Then it stayed in one entry, for
- *        keys change place only by a rebuild. Its tag and value were stored before the search,
- *        so the search, which looks at every group up to the first EMPTY, saw it: no group
- *        before it can have shown an EMPTY. Contradiction.
- *    (d) Later searches cannot miss what an earlier one hit: the tag is stored before the value,
- *        both with release, and a hit has acquired the value.
+ *    (a) Key and hash belong to the value. The reader saw the value live inside its section. An
+ *    entry gets a new key only after its old key's stamp is safe, that is, after all sections that
+ *    began before the deletion. So from the load of a live value to the end of the section key and
+ *    hash do not change, and the key is not released: it can be compared in place.
+ *    (b) A hit is right. The entry held (key, v) at the second load of the value, and the segment
+ *    was not moved, since its state was loaded later. The hit takes effect at that second load. (As
+ *    to the reference, see the user's `hold`; the second load makes it a reference to what the
+ *    entry held.)
+ *    (c) A miss is right: at some moment during the search the key was absent. Suppose that it was
+ *    present all the time, while the segment was not moved. Then it stayed in one entry, because
+ *    only a rebuild moves keys. Its tag and value were stored before the search. The search visits
+ *    every group up to the first EMPTY, and no group before the entry's can have shown an EMPTY. So
+ *    the search saw the key. Contradiction.
+ *    (d) A later search cannot miss what an earlier one hit. The tag is stored before the value,
+ *    both with release, and a hit has acquired the value.
  *
- *    Replacing (ns_table_replace), in a section too: find the entry; look at the state: CURRENT;
- *    compare-and-swap its value. Where that cannot be done (the key is absent, the value frozen,
- *    the segment not current) the writer takes the lock.
+ *    Replacing (ns_table_replace), also in a section: find the entry, check that the state is
+ *    CURRENT, and compare-and-swap its value. If that is impossible (the key is absent, the value
+ *    frozen, the segment not current) the writer takes the lock.
  *
- *    (e) It is right. When the swap succeeds the entry is live, and by (a) it is the key's: its
- *        value may have changed and come back, its key not. It is not frozen, so no rebuild has
- *        copied it yet: the one that comes next copies the new value. And the segment had become
- *        CURRENT before, so no older segment is left that a reader could take for valid.
- *        The old value is the writer's now, as only one swap takes it out.
- *    (f) A writer that found the key absent takes the lock in the same section, and need not
- *        compare keys again if no group up to the first EMPTY holds the key's tag: a key that has
- *        come since would have brought it, and tags change under the lock only.
+ *    (e) A replacement is right. When the swap succeeds the entry is live, and by (a) it is the
+ *    key's: its value may have changed and come back, but its key has not. The value is not frozen,
+ *    so no rebuild has copied it yet, and the next one copies the new value. And the segment had
+ *    become CURRENT before, so no older segment is left that a reader could believe. The writer
+ *    owns the old value now, as only one swap takes it out.
+ *    (f) A writer that found the key absent takes the lock in the same section. It need not compare
+ *    keys again if no group up to the first EMPTY has the key's tag: an insertion of the key would
+ *    have stored the tag, and tags change only under the lock.
  *
- * 4. Rebuild: under the locks of the old segments (two for a merge, the second only tried for):
- *    fill the new ones, which are born locked and NEW: freeze each live value, then copy it. Then,
- *    under the table's structure lock, note {old, new} as pending, store the pointers into the
- *    directory, mark the old ones MOVED, the new ones CURRENT, forget the note. Only then the new
- *    locks are released. So as long as the old ones are unmarked nobody has changed the new ones,
- *    nor an old value that was copied, and answers from either agree; a reader who finds
- *    the mark finds the new segments in the directory. And a value that is taken out of a new
- *    segment, and may be freed, is taken out after the mark: a reader of the old one, whose second
- *    look at the frozen value tells nothing, sees the mark once it has seen the freeing, as it
- *    would see another value (tryref.h).
- *    Entries are moved, not shared: from the mark on the old segment owns only the keys of its
- *    dead entries. No reader waits for anything. A writer who got the lock of a moved segment
- *    looks it up anew. If there is no memory after all, the values are thawed.
+ * 4. Rebuild, under the locks of the old segments (two for a merge, of which the second is only
+ * tried). Fill the new segments, which are created locked and NEW: freeze each live value, then
+ * copy it. Then, under the table's structure lock: note {old, new} as pending, store the pointers
+ * into the directory, mark the old segments MOVED and the new ones CURRENT, and clear the note.
+ * Only then release the new locks. So as long as the old segments are unmarked, no thread has
+ * changed the new ones, nor an old value that was copied, and both give the same answers. A reader
+ * that finds the mark finds the new segments in the directory. A value that is taken out of a new
+ * segment, and may be freed, is taken out after the mark. For a reader of the old segment the
+ * second load of the frozen value shows nothing. But once it has seen the freeing it sees the mark,
+ * as it would see another value (tryref.h).
+ *    Entries are moved, not shared: from the mark on the old segment owns only the keys of its dead
+ *    entries. No reader waits for anything. A writer that gets the lock of a moved segment looks
+ *    the segment up again. If there is no memory after all, the values are thawed.
  *
- *    Sleeping. A writer that finds the lock taken for long must sleep, and not in a section, which
- *    would hold back the freeing of everything in the process. So it counts itself among the
- *    segment's sleepers, leaves the section, and only then sleeps: a segment with sleepers is not
- *    freed. It counted itself in a section, so the one who frees, after that section, sees it; and
- *    it is the last that a sleeper does with a segment that was moved to take itself off (release,
- *    acquired by the one who frees).
+ *    Sleeping. A writer that finds the lock taken for long must sleep, but not in a section, which
+ *    would hold up the freeing of everything in the process. So it counts itself among the
+ *    segment's sleepers, leaves the section, and only then sleeps. A segment with sleepers is not
+ *    freed. The writer counted itself in a section, so a thread that frees after that section sees
+ *    the count. And the last thing that a sleeper does with a moved segment is to subtract itself
+ *    (release, acquired by the thread that frees).
  *
- * 5. Ownership, for collectors. At any moment at which no thread is inside a call: current
- *    segments own each key word that is not 0 and each live value; retired ones the keys of dead
- *    entries (odd values). ns_table_visit tells each exactly once, taking no lock.
+ * 5. Ownership, for collectors. At any moment at which no thread is inside a call: current segments
+ * own each key word that is not 0 and each live value; retired segments own the keys of dead
+ * entries (odd values). ns_table_visit visits each exactly once, and takes no lock.
  *
  * 6. Reclamation. Values are handed back at once. Keys of deleted entries stay in place, dead,
- *    until safe; they are taken out by the next insertion that wants the entry, or by a sweep of
- *    the segment, which each eighth part of dead entries (at least NS_SWEEP) brings, and the first
- *    insertion after a poll if there are more of them than groups. A sweep takes out NS_GARBAGE
- *    keys at most; if more are left the next operation goes on. Old segments and
- *    directories wait in the list of the retired, which each rebuild reaps. A thread that
- *    leaves something to wait asks for a poll, in ns_table_unlock, when it holds no lock. If the
- *    calling thread is alone (epoch.h) nothing waits.
+ * until they are safe. The next insertion that wants the entry takes such a key out, or a sweep of
+ * the segment does. A sweep becomes due when an eighth of the entries are dead (at least NS_SWEEP),
+ * and with the first insertion after a poll if there are more dead entries than groups. A sweep
+ * takes out NS_GARBAGE keys at most; if more are left, the next operation continues. Old segments
+ * and directories wait in the list of the retired, which each rebuild reaps. A thread that leaves
+ * something waiting asks for a poll, in ns_table_unlock, when it holds no lock. If the calling
+ * thread is alone (epoch.h), nothing waits.
  *
- *    How much waits, at most: what is not safe yet, of which epoch.h gives the bound for the whole
- *    process (dead keys and retired segments are noted there); and what is safe but has not been
- *    looked at: in each segment an eighth part of dead entries, or NS_SWEEP, and of each table the
- *    segments that were retired by its last rebuilds, not more bytes than epoch.h lets wait.
+ *    How much waits, at most. First, what is not safe yet: epoch.h gives the bound for the whole
+ *    process (dead keys and retired segments are counted there). Second, what is safe but has not
+ *    been visited: in each segment an eighth of the entries, dead, or NS_SWEEP; and for each table
+ *    the segments that its last rebuilds retired, at most as many bytes as epoch.h lets wait.
  *    ns_table_bytes counts all of it.
  *
  *    Who frees a key. A key is released by the thread that sweeps or reuses the entry, on eight
@@ -140,30 +143,31 @@
  *    each table 128 bytes a thread; the segment's count is on the line of the lock, which a writer
  *    has anyway.
  *
- * 7. Fork. A segment's lock, if held by a thread that is gone, was held in the middle of a
- *    change: whoever takes it finishes a pending rebuild (all its steps can be repeated), then
- *    puts the entries right: a value is live or not by one store, so each entry is wholly there
- *    or not (a key without a tag is lost); what a rebuild froze that never was noted is thawed. It may do so while it reads an
- *    old segment, so what it retires there waits
- *    for its time even if the thread is alone. What the child relies on is stored by atomic stores,
- *    the one that makes a thing true last and with release: the note's old[0], the head of a list
- *    of the retired. And what is freed was taken out of its list before. What the vanished thread
- *    held in its hands leaks.
+ * 7. Fork. If a thread that is gone holds a segment's lock, it was in the middle of a change. A
+ * thread that takes that lock finishes a pending rebuild (all its steps can be repeated) and then
+ * repairs the entries. One store makes a value live or not, so each entry is present or absent as a
+ * whole; a key that has no tag yet is lost. What a rebuild froze that was never noted is thawed.
+ * The thread may do so while it reads
+ * an old segment, so what it retires there waits even if the thread is alone. What the child relies
+ * on is stored by atomic stores, of which the last, with release, makes it true: the note's old[0],
+ * or the head of a list of the retired. And whatever is freed was unlinked before. What the
+ * vanished thread had in its hands leaks.
  *
- * 8. Progress. Readers are lock-free: they start again only if the value was replaced, or frozen
- *    and moved by a rebuild, which takes many insertions. So is replacing, unless a rebuild is
- *    under way: one of several at one key succeeds. Insertions and deletions wait only for their
- *    segment.
+ * 8. Progress. Readers are lock-free. They start again only if the value was replaced, or was
+ * frozen and moved by a rebuild, which takes many insertions. Replacing is lock-free too, except
+ * during a rebuild: of several threads at one key one succeeds. Insertions and deletions wait only
+ * for their segment.
  *
- * Ordering beyond that: everything a writer did before storing a value happens before a hit of
- * it (release, acquire). And operations are sequentially consistent with each other: two threads
- * that each insert and then search for what the other inserted do not both miss it. C does not say
- * so, as they exchange different locks; processors do (models/litmus/orderings.toml: "table"). A
- * writer's stores come before its unlocking, which is sequentially consistent as is the swap that
- * replaces a value, and a search begins with a sequentially consistent load of tags. x86-64: either
- * is a locked instruction, and no load overtakes that. ARMv8: a search's LDAR does not overtake the
- * STLR or STLXR of either, nor that the stores before it. Both let all others see a store at once.
- * Elsewhere compilers put a full fence before a sequentially consistent load.
+ * Ordering beyond that. Everything that a writer did before it stored a value happens before a hit
+ * of the value (release, acquire). And operations are sequentially consistent with each other: if
+ * two threads each insert and then search for what the other inserted, at least one finds it. C
+ * does not promise that, as the two exchange different locks; processors do
+ * (models/litmus/orderings.toml: "table"). A writer's stores come before its unlock, which is
+ * sequentially consistent, as is the swap that replaces a value. A search begins with a
+ * sequentially consistent load of tags. x86-64: both are locked instructions, and no load overtakes
+ * those. ARMv8: a search's LDAR does not overtake the STLR or STLXR of either, nor does that
+ * overtake the stores before it. Both processors let all others see a store at once. Elsewhere
+ * compilers put a full fence before a sequentially consistent load.
  */
 #ifndef NS_TABLE_H
 #define NS_TABLE_H
@@ -175,10 +179,10 @@
 #define NS_SEGMENT_MAX 1024 /* entries; at least 16, a power of two */
 #endif
 #ifndef NS_SWEEP
-#define NS_SWEEP 32 /* so many dead entries of a segment are worth a poll */
+#define NS_SWEEP 32 /* a poll is worth while for this many dead entries of a segment */
 #endif
 #ifndef NS_FIGHTS
-#define NS_FIGHTS 64 /* so many meetings of writers are worth a split */
+#define NS_FIGHTS 64 /* a split is worth while after this many meetings of writers */
 #endif
 /* Segments do not shrink below this. */
 #define NS_SEGMENT_FLOOR (NS_SEGMENT_MAX < 64 ? NS_SEGMENT_MAX : 64)
@@ -202,63 +206,66 @@ enum ns_segment_state {
 };
 
 typedef struct ns_segment {
-    /* Under `lock`; the counts may be read without it. */
+    /* Written under `lock`; the counts may be read without it. */
     _Alignas(NS_LINE) ns_lock lock;
     _Atomic uint32_t live;
-    _Atomic uint64_t inserts; /* keys that came since it was built */
-    _Atomic uint32_t dead; /* entries with a key that waits */
+    _Atomic uint64_t inserts; /* insertions since it was built */
+    _Atomic uint32_t dead; /* entries with a key that waits to be freed */
     uint32_t used; /* entries whose tag is not EMPTY */
-    uint32_t sweep_at; /* so many dead ones are worth a sweep */
-    uint32_t cursor; /* the group at which ns_segment_pick begins */
+    uint32_t sweep_at; /* the number of dead entries at which a sweep is due */
+    uint32_t cursor; /* the group at which ns_segment_pick starts */
     uint32_t fights; /* how often a writer found the lock taken */
-    uint32_t refused; /* merges, for the table's sake */
-    uint64_t died; /* not later than the oldest stamp of a dead one */
-    uint64_t swept; /* what was safe when it was last swept */
-    /* Constant once published, but for the state and the sleepers. */
+    uint32_t refused; /* merges that were refused, not yet added to the table's count */
+    uint64_t died; /* a lower bound of the stamps of dead entries */
+    uint64_t swept; /* ns_epoch_safe() at the last sweep */
+    /* Constant once published, except for the state and the sleepers. */
     _Alignas(
-        NS_LINE) uint64_t prefix; /* its top `depth` bits; the rest 0: the least hash it holds */
-    uint64_t serial; /* no other segment of this table has it, ever */
-    ns_entry *entries; /* 8 a group; behind the tags */
-    uint32_t mask; /* groups less one */
+        /* the top `depth` bits of its hashes, then zeroes: the min hash it holds */
+        NS_LINE) uint64_t prefix;
+    uint64_t serial; /* no other segment of this table ever has it */
+    ns_entry *entries; /* 8 a group; after the tags */
+    uint32_t mask; /* the number of groups, minus one */
     uint8_t depth;
     _Atomic uint8_t state;
     _Atomic uint64_t
-        sleepers; /* fork generation << 32 | how many sleep for the lock, in no section */
-    /* When retired: under the structure lock. */
+        /* fork generation << 32 | number of threads that sleep for the lock, outside of sections */
+        sleepers;
+    /* Once retired; written under the structure lock. */
     _Atomic(struct ns_segment *) next;
     uint64_t stamp;
     _Atomic uint64_t tags[]; /* 8 in a word, one for each group */
 } ns_segment;
 
 typedef struct ns_directory {
-    _Atomic(struct ns_directory *) next; /* when retired */
+    _Atomic(struct ns_directory *) next; /* once retired */
     uint64_t stamp;
-    uint32_t deepest; /* segments as deep as the directory; under the structure lock */
+    uint32_t deepest; /* how many segments are as deep as the directory; under the structure lock */
     uint8_t depth;
     _Atomic(ns_segment *) segments[];
 } ns_directory;
 
-/* A zeroed one is an empty table. */
+/* A table of zero bytes is empty. */
 typedef struct ns_table {
     _Atomic(ns_directory *) directory; /* NULL until the first insertion */
-    ns_lock structure; /* of everything below */
+    ns_lock structure; /* guards everything below */
     _Atomic uint32_t segments; /* how many are current */
     _Atomic uint64_t serial;
-    _Atomic uint32_t spread; /* so many segments writers needed: not merged below */
-    _Atomic uint32_t unneeded; /* how often that prevented a merge since */
+    _Atomic uint32_t spread; /* the number of segments that writers needed: no merges below it */
+    _Atomic uint32_t unneeded; /* how often that has prevented a merge since */
     _Atomic uint64_t start; /* where a search for any entry begins */
-    /* The rebuild that is being published, if old[0] is set; noted for the child of a fork. */
+    /* The rebuild that is being published, if old[0] is set. Noted for the child of a fork. */
     _Atomic(ns_segment *) old[2], new[2];
     _Atomic(ns_segment *) retired;
-    uint64_t oldest; /* not later than any stamp of theirs, if there are any */
+    uint64_t oldest; /* a lower bound of the stamps of retired segments */
     _Atomic(ns_directory *) retired_directories;
 } ns_table;
 
-/* How a stored key compares with the one looked for; called in sections and under locks. */
+/* How a stored key compares with the one looked for. The function runs in sections and under
+ * locks. */
 enum ns_match {
     NS_DIFFERENT,
     NS_EQUAL,
-    NS_UNKNOWN, /* must be asked outside */
+    NS_UNKNOWN, /* only code outside of the section can tell */
 };
 typedef enum ns_match (*ns_match_fn)(uintptr_t stored, const void *wanted);
 
@@ -268,13 +275,13 @@ enum ns_found {
     NS_ASK, /* the entry's key is NS_UNKNOWN */
 };
 
-/* What an operation leaves to be released by its caller, when no lock is held. */
+/* What an operation leaves for its caller to release when it holds no lock. */
 #define NS_GARBAGE 64
 typedef struct ns_garbage {
     uintptr_t keys[NS_GARBAGE];
     unsigned count;
-    bool waits; /* something was left to wait: worth a poll */
-    ns_segment *segments; /* with the keys of their dead entries */
+    bool waits; /* something waits to be freed: a poll is worth while */
+    ns_segment *segments; /* to be freed, with the keys of their dead entries */
 } ns_garbage;
 
 static inline void
@@ -285,13 +292,13 @@ ns_garbage_init(ns_garbage *g)
     g->segments = NULL;
 }
 
-/* Where a search stopped to ask, and goes on: in the segment of that serial. A zeroed serial:
- * begin anew. What it passed is as it was only if no key came since it began: `inserts` is the
- * segment's from before its first look. */
+/* Where a search stopped to ask about a key, and goes on: in the segment with that serial. Serial
+ * 0: restart. Skipped groups stay valid only if nothing was inserted since the search began:
+ * `inserts` is the segment's from before its first look. */
 typedef struct ns_search {
     uint64_t serial, inserts;
     uint32_t group, step;
-    uint64_t left; /* bits of the group's tags not looked at yet */
+    uint64_t left; /* bits of the group's tags that are still to be checked */
 } ns_search;
 
 /* What the hashes of this process are mixed with: see ns_hash_mix. */
@@ -300,18 +307,18 @@ extern struct ns_hash_seed {
     uint64_t factor;
 } ns_hash_seed;
 
-/* Two words that nobody outside the process can know. Before the first use of a table; further
- * calls do nothing. */
+/* Sets the seed from two words that nobody outside the process can know. Must run before the first
+ * use of a table; later calls do nothing. */
 void ns_hash_seed_set(uint64_t first, uint64_t second);
 
-/* From the hash of a key to ours: a multiplication by a secret, whose halves are then combined
- * (as wyhash and foldhash mix). An attacker who does not know the secrets cannot choose keys that share a
- * segment, a group or a tag more often than random ones do, save by choosing equal hashes.
+/* Mixes a hash: a multiplication by a secret, whose halves are then combined (as wyhash and
+ * foldhash mix). An attacker who does not know the secrets cannot choose keys that share a segment,
+ * a group or a tag more often than random keys do, except by choosing equal hashes.
  *
- * The low seven bits of the input stay out of the multiplication, and change the group and the tag
- * only. So 128 neighbours lie in one segment, share its groups evenly and have different tags, and
- * a program that counts its keys up stays in the processor's caches. There are no more than 128 of
- * such, so nobody gains by choosing them. */
+ * The low seven bits of the input stay out of the multiplication, and change only the group and the
+ * tag. So 128 neighbours lie in one segment, share its groups evenly and have different tags, and a
+ * program that counts its keys up stays in the processor's caches. There are no more than 128 such
+ * keys, so nobody gains by choosing them. */
 static inline uint64_t
 ns_hash_mix(uint64_t h)
 {
@@ -343,7 +350,7 @@ ns_tag(uint64_t hash)
     return 0x80 | (hash >> 25 & 0x7f);
 }
 
-/* The high bit of each byte that is 0, and perhaps of some above the first such. */
+/* Sets the high bit of each byte that is 0, and perhaps of some above the first such byte. */
 static inline uint64_t
 ns_tags_zero(uint64_t tags)
 {
@@ -362,7 +369,7 @@ ns_is_live(uintptr_t value)
     return value != 0 && !(value & NS_DEAD);
 }
 
-/* Without the lock, where `expected` is to be replaced; 0: any value. */
+/* Whether a value may be replaced without the lock. `expected`: the value it must have; 0: any. */
 static inline bool
 ns_is_replaceable(uintptr_t value, uintptr_t expected)
 {
@@ -376,9 +383,9 @@ ns_directory_find(ns_directory *d, uint64_t hash)
     return ns_load(&d->segments[hash >> 1 >> (63 - d->depth)], NS_ACQUIRE);
 }
 
-/* Looks for a key in a segment: in a section, or with the segment locked. On NS_PRESENT and
- * NS_ASK *entry is the one; *value its word as first seen, which may be frozen. `place`, which may
- * be NULL: where to begin, and on NS_ASK where to go on. */
+/* Searches a segment for a key: in a section, or with the segment locked. On NS_PRESENT and NS_ASK
+ * *entry is the entry, and *value its word as first loaded, which may be frozen. `place`, which may
+ * be NULL: where to start, and on NS_ASK where to continue. */
 static inline __attribute__((always_inline)) enum ns_found
 ns_segment_find(ns_segment *s, uint64_t hash, ns_match_fn match, const void *wanted,
                 ns_search *place, ns_entry **entry, uintptr_t *value)
@@ -436,8 +443,8 @@ ns_segment_find(ns_segment *s, uint64_t hash, ns_match_fn match, const void *wan
 /* ---- Reading ---- */
 
 /* Looks a key up and takes a reference to its value. `hold` tries to take one in the section;
- * `drop` gives one back, outside of it. With `place`, NS_ASK gives a reference to the stored key
- * in *result, or 0 if `hold` refused; without, nothing. */
+ * `drop` gives one back, outside of it. With `place`, NS_ASK stores a reference to the stored key
+ * in *result, or 0 if `hold` failed. Without `place` it stores nothing. */
 static inline __attribute__((always_inline)) enum ns_found
 ns_table_get(ns_table *t, uint64_t hash, ns_match_fn match, const void *wanted, ns_search *place,
              bool (*hold)(uintptr_t), void (*drop)(uintptr_t), uintptr_t *result)
@@ -484,18 +491,20 @@ ns_table_get(ns_table *t, uint64_t hash, ns_match_fn match, const void *wanted, 
 
 /* ---- Changing ---- */
 
-/* The segment that holds the hash, locked; NULL without memory for the first one. */
+/* Returns the segment that holds the hash, locked. NULL if there is no memory for the first one. */
 ns_segment *ns_table_lock(ns_table *t, uint64_t hash);
-/* The first segment with an entry at or after some moving place, locked; NULL if the table was
+/* Returns the first segment with an entry from some moving place on, locked. NULL if the table was
  * empty at one moment. */
 ns_segment *ns_table_lock_first(ns_table *t);
-/* Whether the table was empty at one moment of the call. Costs one look, as a rule: it begins
+/* Whether the table was empty at one moment of the call. It usually reads one segment, as it starts
  * where ns_table_lock_first does. */
 bool ns_table_is_empty(ns_table *t);
-/* Releases it, after whatever housekeeping is due: sweeps, shrinks, merges; then perhaps polls. */
+/* Unlocks the segment, after any housekeeping that is due: sweeps, shrinks, merges. Then polls if
+ * that is due. */
 void ns_table_unlock(ns_table *t, ns_segment *s, ns_garbage *garbage);
 
-/* With the segment locked: whether an entry in the way of the key's search has the key's tag. */
+/* Whether an entry on the path of the key's search has the key's tag. The segment must be
+ * locked. */
 static inline bool
 ns_segment_has_tag(ns_segment *s, uint64_t hash)
 {
@@ -512,10 +521,10 @@ ns_segment_has_tag(ns_segment *s, uint64_t hash)
     }
 }
 
-/* Replaces a key's value without a lock. `expected`: only if the value is this one; 0: any. The old
- * value, which is the caller's now; or 0, and nothing happened: the key is absent, the value
- * another one, the key must be asked about, or it takes the lock. Then *locked, if not NULL, is the
- * segment that holds the hash, locked, and the key is absent from it. */
+/* Replaces a key's value without a lock. `expected`: the value it must have; 0: any. Returns the
+ * old value, which the caller owns now. Returns 0 if nothing happened: the key is absent, has
+ * another value, must be compared outside, or the replacement needs the lock. Then *locked, if not
+ * NULL, is the segment that holds the hash, locked, and the key is absent from it. */
 static inline __attribute__((always_inline)) uintptr_t
 ns_table_replace(ns_table *t, uint64_t hash, ns_match_fn match, const void *wanted,
                  uintptr_t expected, uintptr_t value, ns_segment **locked)
@@ -543,7 +552,7 @@ ns_table_replace(ns_table *t, uint64_t hash, ns_match_fn match, const void *want
         }
     }
     else if (found == NS_ABSENT && ns_lock_try(&s->lock)) {
-        /* As a rule tags show that it is absent still (3f). */
+        /* Usually the tags show that the key is still absent (3f). */
         if (ns_load(&s->state, NS_RELAXED) != NS_MOVED && !ns_segment_has_tag(s, hash)) {
             *locked = s;
         }
@@ -555,17 +564,18 @@ ns_table_replace(ns_table *t, uint64_t hash, ns_match_fn match, const void *want
     return old;
 }
 
-/* All of these with the segment locked. */
+/* For all of these the segment must be locked. */
 
-/* False: it is full, call ns_table_make_room. Takes over key and value. */
+/* Inserts a key that is absent. Takes over key and value. Returns false if the segment is full:
+ * call ns_table_make_room. */
 bool ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value,
                        ns_garbage *garbage);
-/* Rebuilds; the segment that then holds the hash, locked, with room for one, or NULL without
- * memory: s is as it was. */
+/* Rebuilds. Returns the segment that now holds the hash, locked, with capacity for one more.
+ * Returns NULL if there is no memory; then s is unchanged. */
 ns_segment *ns_table_make_room(ns_table *t, ns_segment *s, uint64_t hash, ns_garbage *garbage);
 
-/* Replaces the value of a live entry, unless another thread replaced the `expected` one; 0: any.
- * The old value, which is the caller's now, or 0. */
+/* Replaces the value of a live entry, unless another thread has replaced the `expected` one; 0:
+ * any. Returns the old value, which the caller owns now, or 0. */
 static inline uintptr_t
 ns_entry_replace(ns_entry *e, uintptr_t expected, uintptr_t value)
 {
@@ -575,8 +585,8 @@ ns_entry_replace(ns_entry *e, uintptr_t expected, uintptr_t value)
     return ns_cas(&e->value, &expected, value, NS_SEQ_CST) ? expected : 0;
 }
 
-/* The value of a live entry, with a reference to it: `hold` cannot fail here, for the entry's own
- * stays, since a frozen value is not replaced. */
+/* Returns the value of a live entry, with a reference to it. `hold` cannot fail here: the entry
+ * keeps its own reference, since a frozen value is not replaced. */
 static inline uintptr_t
 ns_entry_hold(ns_entry *e, void (*hold)(uintptr_t))
 {
@@ -586,19 +596,19 @@ ns_entry_hold(ns_entry *e, void (*hold)(uintptr_t))
     return value;
 }
 
-/* Takes an entry out, unless another thread replaced the `expected` value; 0: any. The old value,
- * which is the caller's now, or 0. */
+/* Deletes an entry, unless another thread has replaced the `expected` value; 0: any. Returns the
+ * old value, which the caller owns now, or 0. */
 uintptr_t ns_segment_remove(ns_segment *s, ns_entry *e, uintptr_t expected, ns_garbage *garbage);
-/* A live entry of a segment that has one. The search begins where the last one ended, so that
- * emptying a segment looks at each group once. */
+/* Returns a live entry of a segment that has one. The search starts where the last one ended, so
+ * that emptying a segment visits each group once. */
 ns_entry *ns_segment_pick(ns_segment *s);
-/* The least hash after the segment's; 0 if there is none. */
+/* The min hash after the segment's; 0 if there is none. */
 uint64_t ns_segment_end(const ns_segment *s);
 
-/* ---- The whole ---- */
+/* ---- The whole table ---- */
 
 size_t ns_table_count(ns_table *t);
-/* Bytes beyond the struct itself, with those that wait to be freed: retired segments and
+/* Bytes in addition to the struct, including what waits to be freed: retired segments and
  * directories, and NS_DEAD_KEY for each dead key. */
 size_t ns_table_bytes(ns_table *t);
 #define NS_DEAD_KEY 64
@@ -608,30 +618,33 @@ typedef struct ns_hashed {
     uint64_t hash;
 } ns_hashed;
 
-/* Walks in the order of hashes, a segment at a time: copies the keys of the segment that holds
- * *from whose hash is not less, takes references (`hold` cannot fail here), moves *from to the
- * least hash of the next segment (0: that was the last), returns how many. If there are more
- * than `room`, returns their number and does nothing else. Each key lives at one hash, so
- * whatever is rebuilt between calls, each is told at most once, and exactly once if it stays. */
+/* Walks in the order of hashes, a segment at a time. Copies the keys of the segment that holds
+ * *from whose hash is not less, and takes references (`hold` cannot fail here). Moves *from to the
+ * min hash of the next segment (0: that was the last). Returns how many keys it copied. If there
+ * are more than the array has room for, it returns their number and does nothing else. Each key has
+ * one hash. So whatever is rebuilt between calls, each key is returned at most once, and exactly
+ * once if it stays. */
 size_t ns_table_page(ns_table *t, uint64_t *from, ns_hashed *keys, size_t room,
                      bool (*hold)(uintptr_t));
 
-/* Walks likewise, and takes the segment's entries out, whose *n values are the caller's now. So
- * who empties the table meets each entry that stays until then, and comes to an end whatever
- * others insert. True: call it again. If there are more than `room` it only tells in *n how many;
- * with `some` it takes as many as there is room for, and *from stays. */
+/* Walks in the same way, and takes the segment's entries out. The caller owns the *n values now. So
+ * a thread that empties the table meets each entry that stays until then, and finishes whatever
+ * others insert. Returns true if there is more: call it again. If there are more entries than the
+ * array has room for, it only stores their number in *n; with `some` it takes as many as there is
+ * room for, and *from stays. */
 bool ns_table_take(ns_table *t, uint64_t *from, uintptr_t *values, size_t room, bool some,
                    size_t *n, ns_garbage *garbage);
 
-/* Calls visit for each word owned: see 5. Stops at the first result that is not 0. */
+/* Calls visit for each word that the table owns: see 5. Stops at the first result that is not 0,
+ * and returns it. */
 int ns_table_visit(ns_table *t, int (*visit)(uintptr_t word, void *context), void *context);
 
-/* Takes out what waits for its grace period and may go now, beginning with *from = 0. True: call
- * it again. */
+/* Takes out what has waited for its grace period and may go now. Start with *from = 0. Returns true
+ * if there is more: call it again. */
 bool ns_table_flush(ns_table *t, uint64_t *from, ns_garbage *garbage);
 
-/* Hands each key in the garbage to `release` and frees its segments. With no lock held, outside
- * of sections. */
+/* Passes each key in the garbage to `release` and frees its segments. The caller holds no lock and
+ * is in no section. */
 void ns_garbage_release(ns_garbage *garbage, void (*release)(uintptr_t key));
 static inline bool
 ns_garbage_is_empty(const ns_garbage *g)
@@ -639,7 +652,7 @@ ns_garbage_is_empty(const ns_garbage *g)
     return g->count == 0 && g->segments == NULL;
 }
 
-/* For the table's end, when nobody else can be using it: hands every key that is owned to
+/* Destroys the table, which no other thread may be using. Passes every key that it owns to
  * `release`, with its value or 0, and frees everything. */
 void ns_table_destroy(ns_table *t, void (*release)(uintptr_t key, uintptr_t value));
 

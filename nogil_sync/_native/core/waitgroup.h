@@ -6,7 +6,7 @@
  *
  * Why no fetch-and-add. A `done` must raise, and change nothing, when the count is zero; and the
  * step that brings it to zero must change the epoch with it. A subtraction that is undone
- * afterwards would show a count that never was to those who look or wait meanwhile. An `add` could
+ * afterwards would show readers and waiters a count that never was. An `add` could
  * be one, but beside a compare-and-swap with back-off (backoff.h) that measured the same.
  *
  * Ordering: add releases and wait acquires, so what came before each done happens before the

@@ -51,7 +51,7 @@ make_node(ns_ager *a)
 }
 
 ns_ager_node *
-ns_ager_add(ns_ager *a, PyObject *pool)
+ns_ager_add(ns_ager *a, PyObject *pool, const ns_ager_calls *calls)
 {
     ns_ager_node *node = NULL;
     if (ns_add(&a->pools, 1, NS_RELAXED) < ns_load(&a->count, NS_RELAXED)) {
@@ -66,6 +66,7 @@ ns_ager_add(ns_ager *a, PyObject *pool)
         return NULL;
     }
     node->pool = pool;
+    node->calls = calls;
     ns_store(&node->state, NS_AGER_TAKEN | NS_AGER_LIVE, NS_SEQ_CST);
     return node;
 }
@@ -100,9 +101,10 @@ ns_ager_enter(ns_ager_node *node)
 void
 ns_ager_leave(ns_ager_node *node)
 {
-    PyObject *pool = node->pool; /* the pool's memory stays as long as this walk is inside */
+    PyObject *pool = node->pool; /* the walk is still inside, so neither changes */
+    const ns_ager_calls *calls = node->calls;
     if (ns_sub(&node->state, NS_AGER_VISIT, NS_SEQ_CST) == NS_AGER_TAKEN + NS_AGER_VISIT) {
-        ns_pool_free(pool);
+        calls->free(pool);
     }
 }
 
@@ -127,7 +129,7 @@ visit_pools(ns_ager *ager)
     for (; n != NULL; n = n->next) {
         PyObject *pool = ns_ager_enter(n);
         if (pool != NULL) {
-            ns_pool_collect(pool);
+            n->calls->collect(pool);
             ns_ager_leave(n);
         }
     }

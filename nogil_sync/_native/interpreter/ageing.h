@@ -60,7 +60,9 @@ typedef struct ns_ager_node {
     _Atomic uint32_t state; /* see above */
     struct ns_ager_node *next;
     struct ns_ager *ager; /* the one in whose list it is */
-    PyObject *pool;       /* written before LIVE is set; no reference */
+    /* Written before LIVE is set: */
+    PyObject *pool; /* no reference */
+    const struct ns_ager_calls *calls;
 } ns_ager_node;
 
 typedef struct ns_ager {
@@ -74,10 +76,19 @@ typedef struct ns_ager {
 /* The hook sets BEGUN, tp_traverse changes it to PAUSED, and the first finaliser to IDLE. */
 enum { NS_AGER_IDLE, NS_AGER_BEGUN, NS_AGER_PAUSED };
 
-/* From now on each collection calls ns_pool_collect(pool). Returns NULL with MemoryError. */
-ns_ager_node *ns_ager_add(ns_ager *a, PyObject *pool);
+/* What the ager calls for a pool. Both may get a dead pool, of which only the memory remains. */
+typedef struct ns_ager_calls {
+    /* Once for each collection. Begins a new age and releases old items. May run any code; sets no
+     * exception. */
+    void (*collect)(PyObject *pool);
+    /* Frees a dead pool that no walk is in. May run any code. */
+    void (*free)(PyObject *pool);
+} ns_ager_calls;
+
+/* From now on each collection calls calls->collect(pool). Returns NULL with MemoryError. */
+ns_ager_node *ns_ager_add(ns_ager *a, PyObject *pool, const ns_ager_calls *calls);
 /* For a dead pool: no walk enters any more. Returns true if no walk is inside, and then the caller
- * frees the pool. Else the last walk calls ns_pool_free(pool). */
+ * frees the pool. Else the last walk calls calls->free(pool). */
 bool ns_ager_remove(ns_ager_node *node);
 /* Makes the node free. The thread that frees the pool calls it. */
 void ns_ager_release(ns_ager_node *node);
@@ -86,12 +97,5 @@ void ns_ager_release(ns_ager_node *node);
  * has no live pool. */
 PyObject *ns_ager_enter(ns_ager_node *node);
 void ns_ager_leave(ns_ager_node *node);
-
-/* Both are in pool_type.c, and both may get a dead pool, of which only the memory remains. */
-
-/* Begins a new age and releases old items. May run any code; sets no exception. */
-void ns_pool_collect(PyObject *pool);
-/* Frees a dead pool that no walk is in. May run any code. */
-void ns_pool_free(PyObject *pool);
 
 #endif

@@ -4,6 +4,9 @@
  * of the extension uses the public API and the names below. A version newer than the newest known
  * one stops the build. With -Dunknown_python=true the build goes on, and assumes that nothing here
  * has changed, except for what `pin` writes: then `pin` does not write it.
+ *
+ * Fields of CPython's structs are not declared atomic. So this is the only file of the extension with
+ * the compiler's __atomic functions; their orderings go by the names of core/atomics.h.
  */
 #ifndef NS_CPYTHON_H
 #define NS_CPYTHON_H
@@ -46,18 +49,22 @@
 #define NS_CAN_PIN_TYPES 1
 #endif
 
+/* Where the counts are, for what has to lie on another cache line. */
+#define NS_LOCAL_COUNT_OFFSET offsetof(PyObject, ob_ref_local)
+#define NS_COUNTS_END (offsetof(PyObject, ob_ref_shared) + sizeof(Py_ssize_t))
+
 #define NS_GC_BITS_DEFERRED 64 /* _PyGC_BITS_DEFERRED, which is in no public header */
 
 static inline uint32_t
 ns_local_count(PyObject *object)
 {
-    return __atomic_load_n(&object->ob_ref_local, __ATOMIC_RELAXED);
+    return __atomic_load_n(&object->ob_ref_local, NS_RELAXED);
 }
 
 static inline Py_ssize_t
 ns_shared_count(PyObject *object)
 {
-    return __atomic_load_n(&object->ob_ref_shared, __ATOMIC_RELAXED);
+    return __atomic_load_n(&object->ob_ref_shared, NS_RELAXED);
 }
 
 static inline bool
@@ -76,7 +83,7 @@ ns_is_owned(PyObject *object)
 static inline bool
 ns_is_deferred(PyObject *object)
 {
-    return __atomic_load_n(&object->ob_gc_bits, __ATOMIC_RELAXED) & NS_GC_BITS_DEFERRED;
+    return __atomic_load_n(&object->ob_gc_bits, NS_RELAXED) & NS_GC_BITS_DEFERRED;
 }
 
 /* Takes a reference in the shared part. The owner may do that too. The object must not be
@@ -84,7 +91,7 @@ ns_is_deferred(PyObject *object)
 static inline void
 ns_incref_shared(PyObject *object)
 {
-    __atomic_fetch_add(&object->ob_ref_shared, 1 << _Py_REF_SHARED_SHIFT, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&object->ob_ref_shared, 1 << _Py_REF_SHARED_SHIFT, NS_RELAXED);
 #ifdef Py_REF_DEBUG
     _Py_INCREF_IncRefTotal();
 #endif
@@ -134,20 +141,20 @@ ns_publish(PyObject *object)
                                         &shared,
                                         shared | _Py_REF_MAYBE_WEAKREF,
                                         false,
-                                        __ATOMIC_SEQ_CST,
-                                        __ATOMIC_RELAXED)) {
+                                        NS_SEQ_CST,
+                                        NS_RELAXED)) {
     }
 }
 
 static inline int
 ns_try_incref(PyObject *object)
 {
-    uint32_t local = __atomic_load_n(&object->ob_ref_local, __ATOMIC_ACQUIRE);
+    uint32_t local = __atomic_load_n(&object->ob_ref_local, NS_ACQUIRE);
     if (local == _Py_IMMORTAL_REFCNT_LOCAL) {
         return 1;
     }
     if (ns_is_owned(object)) {
-        __atomic_store_n(&object->ob_ref_local, local + 1, __ATOMIC_RELAXED);
+        __atomic_store_n(&object->ob_ref_local, local + 1, NS_RELAXED);
     }
     else {
         Py_ssize_t shared = ns_shared_count(object);
@@ -159,8 +166,8 @@ ns_try_incref(PyObject *object)
                                               &shared,
                                               shared + (1 << _Py_REF_SHARED_SHIFT),
                                               false,
-                                              __ATOMIC_ACQUIRE,
-                                              __ATOMIC_RELAXED));
+                                              NS_ACQUIRE,
+                                              NS_RELAXED));
     }
 #ifdef Py_REF_DEBUG
     _Py_INCREF_IncRefTotal();
@@ -201,8 +208,8 @@ ns_merge_counts(PyObject *object)
     Py_ssize_t shared = ns_shared_count(object), flags = shared & _Py_REF_SHARED_FLAG_MASK;
     if (flags == 0 || flags == _Py_REF_MAYBE_WEAKREF) {
         shared += (Py_ssize_t)object->ob_ref_local << _Py_REF_SHARED_SHIFT;
-        __atomic_store_n(&object->ob_ref_shared, shared | _Py_REF_MERGED, __ATOMIC_RELAXED);
-        __atomic_store_n(&object->ob_tid, 0, __ATOMIC_RELAXED);
+        __atomic_store_n(&object->ob_ref_shared, shared | _Py_REF_MERGED, NS_RELAXED);
+        __atomic_store_n(&object->ob_tid, 0, NS_RELAXED);
     }
 #else
     (void)object;
@@ -217,10 +224,10 @@ static inline void
 ns_immortalize(PyObject *object)
 {
     ns_merge_counts(object);
-    __atomic_fetch_add(&object->ob_ref_shared, NS_EXTRA_REFERENCES, __ATOMIC_RELAXED);
-    __atomic_store_n(&object->ob_ref_local, _Py_IMMORTAL_REFCNT_LOCAL, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&object->ob_ref_shared, NS_EXTRA_REFERENCES, NS_RELAXED);
+    __atomic_store_n(&object->ob_ref_local, _Py_IMMORTAL_REFCNT_LOCAL, NS_RELAXED);
 #if NS_CAN_DEFER
-    __atomic_fetch_or(&object->ob_gc_bits, NS_GC_BITS_DEFERRED, __ATOMIC_RELAXED);
+    __atomic_fetch_or(&object->ob_gc_bits, NS_GC_BITS_DEFERRED, NS_RELAXED);
 #endif
 }
 
@@ -280,7 +287,7 @@ enum {
 static inline bool
 ns_has_any(PyThreadState *tstate, uintptr_t bits)
 {
-    return (__atomic_load_n(&tstate->eval_breaker, __ATOMIC_ACQUIRE) & bits) != 0;
+    return (__atomic_load_n(&tstate->eval_breaker, NS_ACQUIRE) & bits) != 0;
 }
 
 /* ---- The variables and attributes that running code uses ----
@@ -335,6 +342,19 @@ ns_plain_attribute(PyObject *object, PyObject *name)
 }
 
 #endif
+
+/* ---- Strings ----
+ *
+ * PyASCIIObject, read in unicodeobject.h of 3.13.5, 3.14.7 and 3.15.0rc2. Noticed by
+ * tests/contract/test_syncmap_properties.py.
+ */
+
+/* The hash of an exact str; -1: not computed yet. */
+static inline Py_hash_t
+ns_known_hash(PyObject *string)
+{
+    return __atomic_load_n(&((PyASCIIObject *)string)->hash, NS_RELAXED);
+}
 
 /* ---- Ints ----
  *

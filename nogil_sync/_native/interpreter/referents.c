@@ -23,7 +23,7 @@ typedef struct {
 
 /* A set of pointers: a hash table with open addressing, at most half full. */
 typedef struct {
-    void **slots;
+    void **entries;
     size_t count, mask;
 } pointers;
 
@@ -40,27 +40,27 @@ static void **
 find(const pointers *set, void *pointer)
 {
     size_t at = ((uintptr_t)pointer >> 4) * 0x9E3779B97F4A7C15u >> 16 & set->mask;
-    while (set->slots[at] != NULL && set->slots[at] != pointer) {
+    while (set->entries[at] != NULL && set->entries[at] != pointer) {
         at = (at + 1) & set->mask;
     }
-    return &set->slots[at];
+    return &set->entries[at];
 }
 
 static bool
 grow_set(pointers *set)
 {
-    pointers larger = {NULL, 0, set->slots == NULL ? 63 : 2 * set->mask + 1};
-    larger.slots = PyMem_RawCalloc(larger.mask + 1, sizeof(void *));
-    if (larger.slots == NULL) {
+    pointers larger = {NULL, 0, set->entries == NULL ? 63 : 2 * set->mask + 1};
+    larger.entries = PyMem_RawCalloc(larger.mask + 1, sizeof(void *));
+    if (larger.entries == NULL) {
         return false;
     }
-    for (size_t i = 0; set->slots != NULL && i <= set->mask; i++) {
-        if (set->slots[i] != NULL) {
-            *find(&larger, set->slots[i]) = set->slots[i];
+    for (size_t i = 0; set->entries != NULL && i <= set->mask; i++) {
+        if (set->entries[i] != NULL) {
+            *find(&larger, set->entries[i]) = set->entries[i];
         }
     }
     larger.count = set->count;
-    PyMem_RawFree(set->slots);
+    PyMem_RawFree(set->entries);
     *set = larger;
     return true;
 }
@@ -69,14 +69,14 @@ grow_set(pointers *set)
 static int
 add_pointer(pointers *set, void *pointer)
 {
-    if ((set->slots == NULL || 2 * set->count > set->mask) && !grow_set(set)) {
+    if ((set->entries == NULL || 2 * set->count > set->mask) && !grow_set(set)) {
         return -1;
     }
-    void **slot = find(set, pointer);
-    if (*slot != NULL) {
+    void **entry = find(set, pointer);
+    if (*entry != NULL) {
         return 0;
     }
-    *slot = pointer;
+    *entry = pointer;
     set->count++;
     return 1;
 }
@@ -212,8 +212,8 @@ referents(PyObject *Py_UNUSED(module), PyObject *args)
     free_array(&w.objects);
     free_array(&w.children);
     PyMem_RawFree(w.ends);
-    PyMem_RawFree(w.seen.slots);
-    PyMem_RawFree(w.types.slots);
+    PyMem_RawFree(w.seen.entries);
+    PyMem_RawFree(w.types.entries);
     return result;
 }
 

@@ -1,54 +1,38 @@
 #include "interpreter/spares.h"
 
-#include <stdlib.h>
-#include <string.h>
-
-#include "core/memory/slots.h"
+#include "core/memory/segments.h"
 
 /* ---- The table ---- */
-
-static inline uint32_t
-segment_size(uint32_t segment)
-{
-    return (uint32_t)NS_SPARES_FIRST << segment;
-}
-
-/* Returns zeroed memory on lines of its own, or NULL if there is none. */
-static void *
-zeroes(size_t size)
-{
-    void *memory = aligned_alloc(NS_CACHE_LINE, size);
-    return memory == NULL ? NULL : memset(memory, 0, size);
-}
 
 /* Returns the calling thread's cell, or NULL if it has none. */
 static inline _Atomic(PyObject *) *
 cell_of(ns_spare_table *table)
 {
-    uint32_t slot = ns_slot();
+    uint32_t slot = ns_slot(), offset;
     if (ns_likely(slot < NS_SPARES_FIRST)) {
         return &table->first[slot].spare;
     }
     if (slot >= NS_SPARES_MAX) {
         return NULL;
     }
-    uint32_t segment = 31 - (uint32_t)__builtin_clz(slot / NS_SPARES_FIRST);
+    uint32_t segment = ns_segment_of_slot(NS_SPARES_FIRST, slot, &offset);
     ns_spare_cell *cells = ns_load(&table->segments[segment], NS_ACQUIRE);
-    return cells == NULL ? NULL : &cells[slot - segment_size(segment)].spare;
+    return cells == NULL ? NULL : &cells[offset].spare;
 }
 
 /* Makes the segment with the calling thread's cell, if there is none. */
 static void
 make_segment(ns_spare_table *table)
 {
-    uint32_t slot = ns_slot();
-    if (slot < NS_SPARES_FIRST || slot >= NS_SPARES_MAX) {
+    uint32_t slot = ns_slot(), offset;
+    if (slot >= NS_SPARES_MAX) {
         return;
     }
-    uint32_t segment = 31 - (uint32_t)__builtin_clz(slot / NS_SPARES_FIRST);
+    uint32_t segment = ns_segment_of_slot(NS_SPARES_FIRST, slot, &offset);
+    size_t size = ns_slots_in_segment(NS_SPARES_FIRST, segment) * sizeof(ns_spare_cell);
     ns_spare_cell *none = NULL, *fresh;
     if (ns_load(&table->segments[segment], NS_RELAXED) == NULL &&
-        (fresh = zeroes(segment_size(segment) * sizeof(*fresh))) != NULL &&
+        (fresh = ns_zeroed(NS_CACHE_LINE, size)) != NULL &&
         !ns_cas(&table->segments[segment], &none, fresh, NS_RELEASE)) {
         free(fresh);
     }
@@ -61,10 +45,11 @@ make_cell(ns_spares *s)
 {
     ns_spare_table *table = ns_load(&s->table, NS_ACQUIRE);
     if (table == NULL) {
-        ns_spare_table *fresh = zeroes(sizeof(*fresh));
+        ns_spare_table *fresh = ns_zeroed(NS_CACHE_LINE, sizeof(*fresh));
         if (fresh == NULL) {
             return NULL;
         }
+        ns_store(&fresh->segments[0], fresh->first, NS_RELAXED);
         if (!ns_cas(&s->table, &table, fresh, NS_RELEASE)) {
             free(fresh);
         }
@@ -128,23 +113,20 @@ ns_spares_free(ns_spares *s, PyObject *object, PyObject *owner)
 
 /* ---- All cells ---- */
 
-/* Returns the cells of a segment, or with -1 the first ones. NULL if there are none. */
+/* Returns the cells of a segment, or NULL if there are none. */
 static ns_spare_cell *
-cells_of(ns_spares *s, int segment, uint32_t *count)
+cells_of(ns_spares *s, uint32_t segment, uint32_t *count)
 {
     ns_spare_table *table = ns_load(&s->table, NS_ACQUIRE);
-    *count = segment < 0 ? NS_SPARES_FIRST : segment_size((uint32_t)segment);
-    if (table == NULL) {
-        return NULL;
-    }
-    return segment < 0 ? table->first : ns_load(&table->segments[segment], NS_ACQUIRE);
+    *count = ns_slots_in_segment(NS_SPARES_FIRST, segment);
+    return table != NULL ? ns_load(&table->segments[segment], NS_ACQUIRE) : NULL;
 }
 
 int
 ns_spares_traverse(ns_spares *s, PyObject *owner, visitproc visit, void *arg)
 {
     uint32_t count;
-    for (int segment = -1; segment < NS_SPARES_SEGMENTS; segment++) {
+    for (uint32_t segment = 0; segment < NS_SPARES_SEGMENTS; segment++) {
         ns_spare_cell *cells = cells_of(s, segment, &count);
         for (uint32_t i = 0; cells != NULL && i < count; i++) {
             if (ns_load(&cells[i].spare, NS_RELAXED) != NULL) {
@@ -159,7 +141,7 @@ void
 ns_spares_clear(ns_spares *s, PyObject *owner)
 {
     uint32_t count;
-    for (int segment = -1; segment < NS_SPARES_SEGMENTS; segment++) {
+    for (uint32_t segment = 0; segment < NS_SPARES_SEGMENTS; segment++) {
         ns_spare_cell *cells = cells_of(s, segment, &count);
         for (uint32_t i = 0; cells != NULL && i < count; i++) {
             PyObject *spare = ns_swap(&cells[i].spare, NULL, NS_ACQUIRE);
@@ -175,7 +157,7 @@ void
 ns_spares_destroy(ns_spares *s)
 {
     uint32_t count;
-    for (int segment = 0; segment < NS_SPARES_SEGMENTS; segment++) {
+    for (uint32_t segment = 1; segment < NS_SPARES_SEGMENTS; segment++) {
         free(cells_of(s, segment, &count));
     }
     free(ns_load(&s->table, NS_RELAXED));
@@ -186,7 +168,7 @@ ns_spares_size(ns_spares *s)
 {
     uint32_t count;
     size_t size = 0;
-    for (int segment = 0; segment < NS_SPARES_SEGMENTS; segment++) {
+    for (uint32_t segment = 1; segment < NS_SPARES_SEGMENTS; segment++) {
         size += cells_of(s, segment, &count) == NULL ? 0 : count * sizeof(ns_spare_cell);
     }
     return size + (ns_load(&s->table, NS_RELAXED) == NULL ? 0 : sizeof(ns_spare_table));

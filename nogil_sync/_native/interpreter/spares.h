@@ -31,12 +31,13 @@ typedef struct ns_spare_cell {
     _Alignas(NS_CACHE_LINE) _Atomic(PyObject *) spare;
 } ns_spare_cell;
 
-enum { NS_SPARES_FIRST = 8, NS_SPARES_SEGMENTS = 9 };
-#define NS_SPARES_MAX (NS_SPARES_FIRST << NS_SPARES_SEGMENTS) /* the number of slots with a cell */
+enum { NS_SPARES_FIRST = 8, NS_SPARES_SEGMENTS = 10 };
+#define NS_SPARES_MAX \
+    (NS_SPARES_FIRST << (NS_SPARES_SEGMENTS - 1)) /* the number of slots with a cell */
 
 typedef struct ns_spare_table {
     ns_spare_cell first[NS_SPARES_FIRST];
-    /* Segment k is for the slots from NS_SPARES_FIRST << k on. NULL until it is made; never changes
+    /* As in core/memory/segments.h; the first is `first`. NULL until it is made; never changes
      * after. */
     _Atomic(ns_spare_cell *) segments[NS_SPARES_SEGMENTS];
 } ns_spare_table;

@@ -74,7 +74,7 @@ compare_and_swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObje
     }
     ns_used(self);
     bool expected = (bool)old;
-    return PyBool_FromLong(atomic_compare_exchange_strong(&o->value, &expected, (bool)new));
+    return PyBool_FromLong(ns_cas_or_load(&o->value, &expected, (bool)new, NS_SEQ_CST, NS_SEQ_CST));
 }
 
 static int

@@ -81,7 +81,7 @@ METHOD(sub, "n", 0, (WORD)(ns_sub(word, n, NS_SEQ_CST) - n))
 METHOD(swap, "value", 1, ns_swap(word, n, NS_SEQ_CST))
 METHOD(fetch_and, "mask", 1, ns_and(word, n, NS_SEQ_CST))
 METHOD(fetch_or, "mask", 1, ns_or(word, n, NS_SEQ_CST))
-METHOD(fetch_xor, "mask", 1, atomic_fetch_xor_explicit(word, n, NS_SEQ_CST))
+METHOD(fetch_xor, "mask", 1, ns_xor(word, n, NS_SEQ_CST))
 METHOD(fetch_max, "n", 1, FN(extreme)(word, n, true))
 METHOD(fetch_min, "n", 1, FN(extreme)(word, n, false))
 
@@ -114,7 +114,8 @@ FN(compare_and_swap)(PyObject *self, PyObject *const *args, Py_ssize_t nargs, Py
         return NULL;
     }
     WORD expected = (WORD)old;
-    return PyBool_FromLong(atomic_compare_exchange_strong(FN(word)(self), &expected, (WORD)new));
+    return PyBool_FromLong(
+        ns_cas_or_load(FN(word)(self), &expected, (WORD)new, NS_SEQ_CST, NS_SEQ_CST));
 }
 
 static int

@@ -35,7 +35,7 @@ replace(PyObject *self, PyObject *old, PyObject *value)
     ns_used(self);
     ns_publish(value);
     Py_INCREF(value);
-    if (atomic_compare_exchange_strong(&((AtomicRef *)self)->value, &expected, value)) {
+    if (ns_cas_or_load(&((AtomicRef *)self)->value, &expected, value, NS_SEQ_CST, NS_SEQ_CST)) {
         Py_DECREF(old); /* the slot's reference; this may run a finaliser, after the replacement */
         return 1;
     }

@@ -12,14 +12,13 @@
  */
 #include "arguments.h"
 #include "core/cond.h"
+#include "core/waiting/park.h"
 #include "interpreter/detach.h"
 #include "docs.h"
 #include "types/mutex_type.h"
 #include "object.h"
 #include "interpreter/sharing.h"
 #include "interpreter/tryref.h"
-
-#include <sched.h>
 
 typedef struct {
     NS_OBJECT_HEAD
@@ -211,7 +210,7 @@ lock_again(PyObject *self, const held_lock *lock, PyObject *saved, ns_waiter *w)
         /* Perhaps there is no memory until other threads or the collector free some. This loop may
          * not run Python code, so it lets them run. */
         Py_BEGIN_ALLOW_THREADS
-        sched_yield();
+        ns_yield();
         Py_END_ALLOW_THREADS
     }
     if (first == NULL) {

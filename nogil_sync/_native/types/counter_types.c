@@ -13,7 +13,7 @@ typedef struct {
     char apart_from_header[NS_LINE];
     ns_counter counter;
     ns_watch *watch;
-    char apart_from_neighbour[NS_LINE - offsetof(PyObject, ob_ref_local)];
+    char apart_from_neighbour[NS_LINE - NS_LOCAL_COUNT_OFFSET];
 } Counter;
 
 static inline ns_counter *

@@ -136,8 +136,8 @@ let_go_in_silence(PyObject *self)
     }
 }
 
-void
-ns_pool_collect(PyObject *self)
+static void
+collect(PyObject *self)
 {
     if (ns_is_initialized(self)) {
         ns_pool_collected(&((Pool *)self)->pool);
@@ -416,6 +416,9 @@ set_function(ns_ref *ref, PyObject *function)
     }
 }
 
+static void free_pool(PyObject *self);
+static const ns_ager_calls calls = {collect, free_pool};
+
 /* Initializes the core and registers the pool. A pool without ages is registered because of
  * deque.h's memory. Returns 0, or -1 with nothing changed. */
 static int
@@ -426,7 +429,7 @@ begin(PyObject *self, ns_state *state, int64_t most)
         PyErr_NoMemory();
         return -1;
     }
-    o->node = ns_ager_add(state->ager, self);
+    o->node = ns_ager_add(state->ager, self, &calls);
     if (o->node == NULL) {
         ns_pool_destroy(&o->pool);
         memset(&o->pool, 0, sizeof(o->pool));
@@ -551,8 +554,8 @@ let_go_of_the_last(PyObject *self)
     }
 }
 
-void
-ns_pool_free(PyObject *self)
+static void
+free_pool(PyObject *self)
 {
     Pool *o = (Pool *)self;
     let_go_of_the_last(self); /* a walk may have put an item back after dealloc's sweep */
@@ -585,7 +588,7 @@ dealloc(PyObject *self)
     }
     let_go_of_the_last(self);
     if (o->node == NULL || ns_ager_remove(o->node)) {
-        ns_pool_free(self);
+        free_pool(self);
     }
     Py_TRASHCAN_END
 }

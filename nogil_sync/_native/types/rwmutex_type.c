@@ -28,9 +28,8 @@ typedef struct {
 
 /* Where NS_LINE is 64, what every reader reads shares no cache line with a reference count, of this
  * object or of the next one. */
-_Static_assert(NS_LINE != 64 || (offsetof(Reader, rw.base) >= offsetof(PyObject, ob_ref_shared) +
-                                                                  sizeof(Py_ssize_t) + NS_LINE &&
-                                 sizeof(Reader) + offsetof(PyObject, ob_ref_local) >=
+_Static_assert(NS_LINE != 64 || (offsetof(Reader, rw.base) >= NS_COUNTS_END + NS_LINE &&
+                                 sizeof(Reader) + NS_LOCAL_COUNT_OFFSET >=
                                      offsetof(Reader, rw.spread) + sizeof(ns_cells) + NS_LINE),
                "the lock's words are on a line of their own");
 

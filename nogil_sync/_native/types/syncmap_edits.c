@@ -13,8 +13,9 @@ drop_nothing(uintptr_t Py_UNUSED(word))
 {
 }
 
-/* A reference to the next key to ask about, taken under the lock: a lookup whose own key is not plain
- * cannot always take one without it, since plain keys are not published. 0: no such key is left. */
+/* A reference to the next key to ask about, taken under the lock: a lookup whose own key is not
+ * plain cannot always take one without it, since plain keys are not published. 0: no such key is
+ * left. */
 static uintptr_t
 key_to_ask(SyncMap *o, uint64_t hash, ns_asker *a)
 {
@@ -116,8 +117,8 @@ incref_word(uintptr_t word)
     Py_INCREF((PyObject *)word);
 }
 
-/* Inserts the missing key into *s, which is locked. *s is then the segment that holds the key, locked.
- * NS_KEY_MISSING, or NS_KEY_ERROR without an exception and with nothing changed. */
+/* Inserts the missing key into *s, which is locked. *s is then the segment that holds the key,
+ * locked. NS_KEY_MISSING, or NS_KEY_ERROR without an exception and with nothing changed. */
 static inline int
 insert_locked(SyncMap *o, const ns_edit *e, ns_segment **s, ns_garbage *garbage)
 {
@@ -140,8 +141,8 @@ insert_locked(SyncMap *o, const ns_edit *e, ns_segment **s, ns_garbage *garbage)
     return NS_KEY_MISSING;
 }
 
-/* Does the edit with the segment locked, and unlocks it. `found` and `entry` are what the search for
- * the key gave. Returns what ns_syncmap_apply returns. */
+/* Does the edit with the segment locked, and unlocks it. `found` and `entry` are what the search
+ * for the key gave. Returns what ns_syncmap_apply returns. */
 static int
 edit_locked(SyncMap *o, const ns_edit *e, ns_segment *s, enum ns_found found, ns_entry *entry,
             PyObject **old)
@@ -294,10 +295,10 @@ ns_syncmap_apply(SyncMap *o, const ns_edit *e, PyObject **old)
 
 /* ---- Deleting: detaches the calls of load_or_compute first (_common/mapping.py) ---- */
 
-/* Whether any value is being computed. A thread that changes what a value is computed from, and then
- * deletes the key, must see each flight that began before it could know of the change. So this load is
- * ordered after that change (sequentially consistent). The fence costs nothing here, since a thread
- * that begins a flight puts a fence into all threads (`edit_locked`). */
+/* Whether any value is being computed. A thread that changes what a value is computed from, and
+ * then deletes the key, must see each flight that began before it could know of the change. So this
+ * load is ordered after that change (sequentially consistent). The fence costs nothing here, since
+ * a thread that begins a flight puts a fence into all threads (`edit_locked`). */
 static inline bool
 has_flights(SyncMap *o)
 {
@@ -356,8 +357,8 @@ grow_values(uintptr_t *values, size_t *room, size_t n, const uintptr_t *few)
     return larger;
 }
 
-/* Empties one segment after the other, each once: finalisers and other threads may insert as fast as
- * this deletes. */
+/* Empties one segment after the other, each once: finalisers and other threads may insert as fast
+ * as this deletes. */
 void
 ns_syncmap_clear(SyncMap *o)
 {
@@ -440,8 +441,9 @@ take_any(SyncMap *o)
     return pair;
 }
 
-/* The same while values are being computed: chooses a key, detaches the calls for it, and then removes
- * it. NULL without an exception: another thread removed the key meanwhile, and nothing happened. */
+/* The same while values are being computed: chooses a key, detaches the calls for it, and then
+ * removes it. NULL without an exception: another thread removed the key meanwhile, and nothing
+ * happened. */
 static Py_NO_INLINE PyObject *
 take_any_detached(SyncMap *o)
 {

@@ -21,7 +21,7 @@ ns_key_hash(PyObject *key, uint64_t *hash)
 {
     Py_hash_t h = -1;
     if (PyUnicode_CheckExact(key)) {
-        h = __atomic_load_n(&((PyASCIIObject *)key)->hash, __ATOMIC_RELAXED);
+        h = ns_known_hash(key);
     }
     else if (PyLong_CheckExact(key) && PyUnstable_Long_IsCompact((PyLongObject *)key)) {
         h = PyUnstable_Long_CompactValue((PyLongObject *)key); /* less than the modulus */
@@ -90,8 +90,9 @@ ns_match_any(uintptr_t stored, const void *wanted)
                                        : ns_key_compare((PyObject *)stored, (PyObject *)wanted, 0);
 }
 
-/* Calls search(match, ...) with the comparison for keys of this type. `search` is an inline function
- * around one of core/table.h, so that each comparison is compiled into a search of its own. */
+/* Calls search(match, ...) with the comparison for keys of this type. `search` is an inline
+ * function around one of core/table.h, so that each comparison is compiled into a search of its
+ * own. */
 #define NS_FOR_KEY_TYPE(key, search, ...)                          \
     (PyUnicode_CheckExact(key) ? search(ns_match_str, __VA_ARGS__) \
      : PyLong_CheckExact(key)  ? search(ns_match_int, __VA_ARGS__) \

@@ -1,8 +1,9 @@
 /* syncmap_protocol.c: the mapping protocol and the methods of SyncMap, over syncmap_edits.h.
  *
  * Here arguments are parsed and the functions of users are called, always between edits. Views,
- * comparison, repr and the calls of load_or_compute that miss are Python: nogil_sync/_common/mapping.py,
- * whose SharedMap is the base of the type. The last part of this file is what that module calls.
+ * comparison, repr and the calls of load_or_compute that miss are Python:
+ * nogil_sync/_common/mapping.py, whose SharedMap is the base of the type. The last part of this
+ * file is what that module calls.
  */
 #include "types/syncmap_edits.h"
 
@@ -74,8 +75,8 @@ ns_syncmap_length(PyObject *self)
                                           : (Py_ssize_t)ns_table_count(&((SyncMap *)self)->table);
 }
 
-/* Does not count, which would look at every segment. A subclass with a length of its own is asked for
- * that, as dict does. */
+/* Does not count, which would look at every segment. A subclass with a length of its own is asked
+ * for that, as dict does. */
 int
 ns_syncmap_truth(PyObject *self)
 {

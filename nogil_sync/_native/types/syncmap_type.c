@@ -1,7 +1,8 @@
 /* syncmap_type.c: SyncMap as a Python object: construction, collection, and the type.
  *
- * SyncMap is core/table.h as a Python mapping. Lookups and edits are in syncmap_edits.h, the mapping
- * protocol and the methods in syncmap_protocol.c, what is compared in place in syncmap_keys.h.
+ * SyncMap is core/table.h as a Python mapping. Lookups and edits are in syncmap_edits.h, the
+ * mapping protocol and the methods in syncmap_protocol.c, what is compared in place in
+ * syncmap_keys.h.
  */
 #include "types/syncmap_edits.h"
 

@@ -1,7 +1,6 @@
 #include "memory/cells.h"
 
-#include <stdlib.h>
-#include <string.h>
+#include "memory/segments.h"
 
 /* The size of a first table. With its header it fits in one cache line. */
 #define FIRST 4
@@ -14,17 +13,10 @@ table_bytes(uint32_t size)
     return (bytes + NS_LINE - 1) / NS_LINE * NS_LINE;
 }
 
-static void *
-new_lines(size_t alignment, size_t bytes)
-{
-    void *memory = aligned_alloc(alignment, bytes);
-    return memory != NULL ? memset(memory, 0, bytes) : NULL;
-}
-
 static ns_cell_table *
 new_table(uint32_t size)
 {
-    ns_cell_table *table = new_lines(NS_LINE, table_bytes(size));
+    ns_cell_table *table = ns_zeroed(NS_LINE, table_bytes(size));
     if (table != NULL) {
         table->mask = size - 1;
     }
@@ -60,7 +52,7 @@ ns_cells_make_offer(ns_cells *cells, uint32_t slot, uint32_t met)
     if (table != NULL) {
         uint32_t place = slot & table->mask;
         if (seen == NULL || place > seen->mask || ns_cells_at(seen, place) == NULL) {
-            offer.cell = new_lines(NS_CACHE_LINE, sizeof(ns_cell));
+            offer.cell = ns_zeroed(NS_CACHE_LINE, sizeof(ns_cell));
         }
     }
     return offer;

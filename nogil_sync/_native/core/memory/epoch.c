@@ -1,7 +1,5 @@
 #include "memory/epoch.h"
 
-#include <pthread.h>
-
 struct ns_epochs ns_epochs; /* zeroed, so pages without a thread's record stay untouched */
 
 /* Runs after the handler of slots.c, which leaves ns_slots_words() as it was. */
@@ -23,19 +21,14 @@ init(void)
 {
     ns_store(&ns_epochs.now, 2, NS_RELAXED);
     ns_store(&ns_epochs.safe, 1, NS_RELAXED); /* a stamp of 0 is always safe */
-    return pthread_atfork(NULL, NULL, in_child) == 0;
+    return ns_call_in_child(in_child);
 }
 
 bool
 ns_epoch_init(void)
 {
-    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
     static bool done;
-    pthread_mutex_lock(&mutex);
-    done = done || init();
-    bool result = done;
-    pthread_mutex_unlock(&mutex);
-    return result;
+    return ns_init_once(&done, init);
 }
 
 ns_section

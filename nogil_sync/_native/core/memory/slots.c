@@ -1,7 +1,5 @@
 #include "memory/slots.h"
 
-#include <pthread.h>
-
 #define BITS 64
 #define WORDS (NS_SLOTS / BITS)
 #define VERSION (UINT64_C(1) << NS_SLOTS_VERSION_SHIFT)
@@ -13,8 +11,8 @@
 NS_THREAD_LOCAL uint32_t ns_cached_slot;
 struct ns_slots ns_slots;
 
-static pthread_key_t exit_key;
-static bool has_exit_key;
+/* Whether the system tells of the end of a thread; else no thread gets a slot. */
+static bool are_returned;
 
 static inline uint64_t
 with_words(uint64_t state, uint32_t words)
@@ -138,13 +136,13 @@ at_thread_exit(void *cached)
 uint32_t
 ns_slot_claim(void)
 {
-    uint32_t slot = has_exit_key ? take_bit() : NS_NO_SLOT;
+    uint32_t slot = are_returned ? take_bit() : NS_NO_SLOT;
     if (slot == NS_NO_SLOT) {
         return NS_NO_SLOT;
     }
     announce(slot);
     end_solitude();
-    if (pthread_setspecific(exit_key, (void *)(uintptr_t)(slot + 1)) != 0) {
+    if (!ns_at_exit((void *)(uintptr_t)(slot + 1))) {
         give_back(slot); /* no memory for the thread's value of the key */
         return NS_NO_SLOT;
     }
@@ -180,18 +178,13 @@ init(void)
         cells *= 2;
     }
     ns_slots_mask = cells - 1;
-    has_exit_key = has_exit_key || pthread_key_create(&exit_key, at_thread_exit) == 0;
-    return pthread_atfork(NULL, NULL, in_child) == 0;
+    are_returned = ns_at_exit_init(at_thread_exit);
+    return ns_call_in_child(in_child);
 }
 
 bool
 ns_slots_init(void)
 {
-    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
     static bool done;
-    pthread_mutex_lock(&mutex);
-    done = done || init();
-    bool result = done;
-    pthread_mutex_unlock(&mutex);
-    return result;
+    return ns_init_once(&done, init);
 }

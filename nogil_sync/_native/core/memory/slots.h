@@ -5,9 +5,9 @@
  * starts ten thousand short-lived threads keeps using the first few.
  *
  * Mechanism: a bitmap in static memory with one bit a slot, claimed by an atomic OR. The number is
- * cached in a thread-local variable, and one pthread key for the whole library gives it back. The
- * key's destructor touches only atomics and static memory, since it may run after the interpreter,
- * or this thread's part of it, is gone. If the thread asks again after that (in a later destructor
+ * cached in a thread-local variable, and one pthread key for the whole library (ns_at_exit of park.h)
+ * gives it back. The key's destructor touches only atomics and static memory, since it may run after
+ * the interpreter, or this thread's part of it, is gone. If the thread asks again after that (in a later destructor
  * that still uses a counter), it takes another slot and sets the key again: POSIX runs destructors
  * until none are left.
  *
@@ -88,7 +88,7 @@
  * raised meanwhile, and no thread is alone.
  *
  * The cost of a claim: two read-modify-writes and a fence on this thread's processor, and
- * pthread_setspecific. Only the case above adds a system call, which interrupts the processors on
+ * a call of ns_at_exit. Only the case above adds a system call, which interrupts the processors on
  * which other threads of the process run at that moment.
  *
  * Fork: the child keeps the forking thread's slot and frees the others. At first no thread is

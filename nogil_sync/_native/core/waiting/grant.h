@@ -69,6 +69,7 @@ void ns_waiter_free(ns_waiter *w);
 #define NS_WAKES 16
 #endif
 
+/* Wake-ups to be made. It begins with a count of 0; the words need no initializing. */
 typedef struct ns_wakes {
     unsigned count;
     const void *words[NS_WAKES];

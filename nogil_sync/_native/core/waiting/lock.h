@@ -61,7 +61,7 @@ ns_lock_try(ns_lock *l)
 }
 
 static inline void
-ns_lock_release_as(ns_lock *l, memory_order order)
+ns_lock_release_as(ns_lock *l, ns_order order)
 {
     uint32_t old = ns_swap(&l->word, ns_fork_generation() << NS_LOCK_SHIFT, order);
     if (ns_unlikely((old & NS_LOCK_STATE) == NS_LOCK_CONTENDED)) {

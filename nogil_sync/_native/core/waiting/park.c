@@ -376,22 +376,50 @@ count_cpus(void)
     ns_globals.cpu_count = configured != 0 ? configured : available_cpus();
 }
 
+bool
+ns_init_once(bool *done, bool (*init)(void))
+{
+    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    pthread_mutex_lock(&mutex);
+    *done = *done || init();
+    bool result = *done;
+    pthread_mutex_unlock(&mutex);
+    return result;
+}
+
+bool
+ns_call_in_child(void (*function)(void))
+{
+    return pthread_atfork(NULL, NULL, function) == 0;
+}
+
+static pthread_key_t exit_key;
+static bool has_exit_key;
+
+bool
+ns_at_exit_init(void (*function)(void *))
+{
+    has_exit_key = has_exit_key || pthread_key_create(&exit_key, function) == 0;
+    return has_exit_key;
+}
+
+bool
+ns_at_exit(void *argument)
+{
+    return has_exit_key && pthread_setspecific(exit_key, argument) == 0;
+}
+
 static bool
 init(void)
 {
     count_cpus();
     init_sleep();
-    return pthread_atfork(NULL, NULL, in_child) == 0;
+    return ns_call_in_child(in_child);
 }
 
 bool
 ns_park_init(void)
 {
-    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
     static bool done;
-    pthread_mutex_lock(&mutex);
-    done = done || init();
-    bool result = done;
-    pthread_mutex_unlock(&mutex);
-    return result;
+    return ns_init_once(&done, init);
 }

@@ -1,9 +1,9 @@
 /* park.h: everything the library asks of the operating system in order to wait.
  *
  * Sleep on a word until it changes or a deadline passes, wake sleepers, read the clock, put a
- * memory fence into every thread, and notice that the process forked. Locks above it keep their
- * whole state in words of their own. Two other files make system calls: slots.c and epoch.c use
- * pthread keys and mutexes (see there).
+ * memory fence into every thread, notice that the process forked or that a thread ended. park.c is
+ * the only file that calls the operating system. Locks above it keep their whole state in words of
+ * their own.
  *
  * Contract of ns_park(word, expected, deadline)
  *   Sleeps while *word == expected. The comparison and the going to sleep are one step with respect
@@ -52,6 +52,23 @@ enum ns_parked {
 /* Must run once before anything else here; later calls do nothing. Returns false if there is no
  * memory for the fork handler. */
 bool ns_park_init(void);
+
+/* ---- What other parts of the core need once in a process ---- */
+
+/* Calls init(), unless it has returned true before; *done remembers that. Returns whether it has. Two
+ * threads never run one at the same time. */
+bool ns_init_once(bool *done, bool (*init)(void));
+
+/* Has function() called in the child of each fork, after those that were registered before. It may
+ * use nothing but atomics. False: no memory. */
+bool ns_call_in_child(void (*function)(void));
+
+/* Once in a process: names the function that is called when a thread ends which called ns_at_exit.
+ * False: there is no key left. */
+bool ns_at_exit_init(void (*function)(void *argument));
+/* Has function(argument) called when the calling thread ends; the argument is not NULL. May be called
+ * again, also by that function. False: no memory. */
+bool ns_at_exit(void *argument);
 
 /* The monotonic clock, in nanoseconds. */
 int64_t ns_now(void);

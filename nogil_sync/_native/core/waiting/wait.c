@@ -16,7 +16,8 @@ bool
 ns_line_enter(const struct ns_line *line, void *object, ns_waiter *w)
 {
     ns_place *p = &w->place;
-    ns_wakes wakes = {0};
+    ns_wakes wakes;
+    wakes.count = 0;
     p->waiter = w;
     p->line = line;
     p->object = object;
@@ -55,7 +56,8 @@ void
 ns_line_give_way(void *object, ns_waiter *w)
 {
     ns_place *p = &w->place;
-    ns_wakes wakes = {0};
+    ns_wakes wakes;
+    wakes.count = 0;
     p->line->lock(object);
     p->away = true;
     if (ns_is_granted(w)) {
@@ -70,7 +72,8 @@ void
 ns_line_rejoin(void *object, ns_waiter *w)
 {
     ns_place *p = &w->place;
-    ns_wakes wakes = {0};
+    ns_wakes wakes;
+    wakes.count = 0;
     p->line->lock(object);
     if (!ns_is_granted(w) && !ns_waitq_has(p)) { /* its queue was left behind by a fork */
         ns_waitq_push(queue_at(p), p);
@@ -83,7 +86,8 @@ bool
 ns_line_cancel(void *object, ns_waiter *w)
 {
     ns_place *p = &w->place;
-    ns_wakes wakes = {0};
+    ns_wakes wakes;
+    wakes.count = 0;
     p->line->lock(object);
     bool granted = ns_is_granted(w);
     ns_waitq_remove(queue_at(p), p);
