@@ -27,15 +27,20 @@
  * 2. States of an entry (its value word, its tag).
  *
  *        value            tag              key
- *        0                EMPTY            0        never used; ends a probe
+ *        any              EMPTY            any      unused; ends a probe
  *        0                DELETED          0        free again
  *        0                0x80|7 bits      word     being inserted: not present yet
  *        v                0x80|7 bits      word     live
  *        v | 2            0x80|7 bits      word     live, frozen: only the lock's holder writes it
  *        stamp << 1 | 1   DEAD             word     dead; keeps its key until the stamp is safe
  *
+ *    The memory of a new segment's entries is not zeroed. While the tag is EMPTY nobody reads the
+ *    entry's words, but for what an insertion has stored: so 0 is stored as the value before the
+ *    tag, and a reader that sees the tag sees that 0 or the value that follows.
+ *
  *    Under the segment's lock:
- *    Insert: store key, hash, tag (release), then value (release: from then on the key is present).
+ *    Insert: store value 0, key, hash, tag (release), then value (release: from then on the key is
+ *    present).
  *    Delete: swap the value (from then on the key is absent), then store the tag. Freeze and thaw:
  *    change the value's bit.
  *    With or without the lock:
@@ -118,10 +123,31 @@
  *    the segments that its last rebuilds retired, at most as many bytes as epoch.h lets wait.
  *    ns_table_bytes counts all of it.
  *
+ *    Who frees a key. A key is released by the thread that sweeps or reuses the entry, on eight
+ *    threads as a rule not the one that deleted it. An insertion and a deletion of a thread's own
+ *    keys then cost some 6 to 7 transfers (docs/transfers.md): the segment's lock, the tags and the
+ *    entry 1 each, sweeps 0.8, threads that meet at a lock 0.5, and 1.8 for the key's count. (A key
+ *    whose last reference the table held costs 4, as CPython queues it for its own thread.) Three
+ *    transfers would take all of: a list of dead keys for each thread and table, which owns them in
+ *    the entries' place; a lock for each line of tags, on that line; and no sweeps where insertions
+ *    reuse entries. Tried: sweeping at a half of dead entries instead of an eighth. That costs 22 %
+ *    fewer transfers where threads insert the same keys again, 23 % more where all keys are new.
+ *    Preferring entries that the thread itself deleted brought 9 %.
+ *
+ *    Writers that meet. A segment at whose lock writers met NS_FIGHTS times is split, up to four
+ *    segments for each processor, and `spread` keeps them from merging. Eight threads that insert
+ *    and delete in a table of 4,096 keys cost 7.3 transfers a pair with that and 11.3 without.
+ *
+ *    Counting. ns_table_count reads one line of each segment. A count in cells (cells.h) would be
+ *    one line for each thread instead, but costs each insertion and deletion an atomic addition and
+ *    each table 128 bytes a thread; the segment's count is on the line of the lock, which a writer
+ *    has anyway.
+ *
  * 7. Fork. If a thread that is gone holds a segment's lock, it was in the middle of a change. A
  * thread that takes that lock finishes a pending rebuild (all its steps can be repeated) and then
  * repairs the entries. One store makes a value live or not, so each entry is present or absent as a
- * whole. What a rebuild froze that was never noted is thawed. The thread may do so while it reads
+ * whole; a key that has no tag yet is lost. What a rebuild froze that was never noted is thawed.
+ * The thread may do so while it reads
  * an old segment, so what it retires there waits even if the thread is alone. What the child relies
  * on is stored by atomic stores, of which the last, with release, makes it true: the note's old[0],
  * or the head of a list of the retired. And whatever is freed was unlinked before. What the
