@@ -93,6 +93,5 @@ __all__ = [  # noqa: RUF022  (by group)
 ]
 
 from ._backend import *
-from ._common.mapping import *
 from ._common.pin import *
 from ._common.taskgroup import *

@@ -4,6 +4,8 @@ import os
 import sysconfig
 from typing import TYPE_CHECKING
 
+from ._common.mapping import *
+
 _VARIABLE = "NOGIL_SYNC_BACKEND"
 
 

@@ -258,8 +258,9 @@ find_locked(ns_match_fn match, ns_segment *s, const ns_edit *e, ns_entry **entry
     return ns_segment_find(s, e->hash, match, e->key, NULL, entry, &value);
 }
 
-int
-ns_syncmap_apply(SyncMap *o, const ns_edit *e, PyObject **old)
+/* ns_syncmap_apply, of which ns_syncmap_remove has a copy of its own. */
+static inline __attribute__((always_inline)) int
+apply(SyncMap *o, const ns_edit *e, PyObject **old)
 {
     *old = NULL;
     ns_watch_use(o->watch, (PyObject *)o);
@@ -291,6 +292,12 @@ ns_syncmap_apply(SyncMap *o, const ns_edit *e, PyObject **old)
         }
     }
     return edit_locked(o, e, s, found, entry, old);
+}
+
+int
+ns_syncmap_apply(SyncMap *o, const ns_edit *e, PyObject **old)
+{
+    return apply(o, e, old);
 }
 
 /* ---- Deleting: detaches the calls of load_or_compute first (_common/mapping.py) ---- */
@@ -339,7 +346,7 @@ ns_syncmap_remove(SyncMap *o, PyObject *key, PyObject **value)
     if (ns_key_hash(key, &e.hash) < 0 || ns_syncmap_detach(o, key) < 0) {
         return NS_KEY_ERROR;
     }
-    return ns_syncmap_apply(o, &e, value);
+    return apply(o, &e, value);
 }
 
 /* A larger array, for more than n values; the old one if there is no memory. */
