@@ -18,6 +18,7 @@ another thread was just reading it.)
 """
 
 import ast
+import copy
 import functools
 import inspect
 import os
@@ -177,9 +178,7 @@ def definition(tree: ast.Module, function: Callable[..., object]) -> ast.Functio
         if isinstance(node, ast.FunctionDef) and node.name == name:
             first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
             if first == line:
-                bare = ast.FunctionDef(
-                    **{field: getattr(node, field, []) for field in node._fields}
-                )
+                bare = copy.copy(node)
                 bare.decorator_list = []
                 return ast.copy_location(bare, node)
     raise AssertionError(f"{name} is not defined in its file")
