@@ -265,7 +265,7 @@ class Pool(SyncObject, Generic[T]):
 
     __class_getitem__ = subscripted
 
-    def _fill(self) -> None:
+    def _SyncObject__fill(self) -> None:
         self.__items: _Items[T] = until_init(self)
 
     def __init__(

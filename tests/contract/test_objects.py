@@ -319,6 +319,21 @@ def test_internal_calls_ignore_subclass_overrides(cls):
 
 
 @every
+def test_subclass_may_use_private_names(cls):
+    def raising(*_, **__):
+        raise AssertionError("called")
+
+    if cls is SyncMap:
+        pytest.skip("its methods call each other by private names")
+    private = {
+        name: raising
+        for name in {*dir(cls), *dir(getattr(pure, cls.__name__, cls)), "_fill"}
+        if name.startswith("_") and "__" not in name
+    }
+    repr(make(type("Sub", (cls,), private)))
+
+
+@every
 def test_second_init_raises(cls):
     obj = changed(cls)
     before = state(obj)
