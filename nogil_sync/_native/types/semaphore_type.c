@@ -54,7 +54,7 @@ parse_n(PyObject *value, int64_t *n)
 static int
 check_n(PyObject *self, int64_t n)
 {
-    uint64_t total = semaphore_of(self)->total;
+    uint64_t total = ns_load(&semaphore_of(self)->total, NS_RELAXED);
     if (ns_likely((uint64_t)n <= total)) {
         return 0;
     }
@@ -320,7 +320,8 @@ repr(PyObject *self)
         return ns_repr_uninitialized(self);
     }
     char state[64];
-    unsigned long long free = ns_semaphore_available(s), total = s->total;
+    unsigned long long free = ns_semaphore_available(s);
+    unsigned long long total = ns_load(&s->total, NS_RELAXED);
     if (((Semaphore *)self)->bounded) {
         PyOS_snprintf(state, sizeof(state), "%llu of %llu available", free, total);
     }
