@@ -162,8 +162,10 @@ ns_channel_init(ns_channel *c, ns_channel_slot *slots, uint64_t capacity)
         ends[i]->wrap = lap - ((capacity - 1) << NS_CHANNEL_SHIFT);
         ends[i]->shift = shift;
         ns_store(&ends[i]->generation, ns_fork_generation(), NS_RELAXED);
-        ns_store(&ends[i]->word, capacity > 0 ? OPEN : 0, NS_RELEASE);
     }
+    const uint64_t word = capacity > 0 ? OPEN : 0;
+    ns_store(&c->out.word, word, NS_RELEASE);
+    ns_store(&c->in.word, word, NS_RELEASE);
     ns_store(&c->in.is_initialized, true, NS_RELEASE);
 }
 
