@@ -390,6 +390,21 @@ use_during_init(int i)
     }
 }
 
+/* A thread whose first look at the channel finds it open finds the ring whole. */
+static void
+receive_during_init(int i)
+{
+    if (i == 0) {
+        ns_channel_init(&channel, slots, 2);
+    }
+    else {
+        while (!(ns_load(&channel.out.word, NS_RELAXED) & NS_CHANNEL_OPEN)) {
+            ns_pause();
+        }
+        CHECK(try_receive() == -1);
+    }
+}
+
 static void
 check_init_beside_waiting_and_use(void)
 {
@@ -400,6 +415,9 @@ check_init_beside_waiting_and_use(void)
         make(2);
         channel = (ns_channel){.in = {0}};
         run_threads(2, use_during_init);
+        make(2);
+        channel = (ns_channel){.in = {0}};
+        run_threads(2, receive_during_init);
     }
 }
 
