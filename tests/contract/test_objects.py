@@ -319,6 +319,51 @@ def test_internal_calls_ignore_subclass_overrides(cls):
             pass
 
 
+@pytest.mark.parametrize("cls", [*CLASSES, nogil_sync.TaskGroup])
+def test_subclass_may_use_private_names(cls):
+    def raising(*_, **__):
+        raise AssertionError("called")
+
+    if cls is SyncMap:
+        pytest.skip("its methods call each other by private names")
+    private = {
+        name: raising
+        for name in {*dir(cls), *dir(getattr(pure, cls.__name__, cls)), "_fill"}
+        if name.startswith("_") and "__" not in name
+    }
+    repr(make(type("Sub", (cls,), private)))
+
+
+@pytest.mark.thread_unsafe(reason="sets a hook of the process")
+@pytest.mark.parametrize("cls", [*CLASSES, nogil_sync.TaskGroup])
+def test_interrupted_construction_prints_no_error(cls, monkeypatch):
+    moments = 0
+
+    def trace(*_):
+        nonlocal moments
+        moments -= 1
+        if moments == 0:
+            raise InterruptedError
+        return trace
+
+    def note(args):
+        if args.exc_type is not InterruptedError:  # which a finaliser got
+            printed.append(str(args.exc_value))
+
+    printed = []
+    monkeypatch.setattr(sys, "unraisablehook", note)
+    for moment in range(1, 200):
+        moments = moment
+        sys.settrace(trace)
+        try:
+            make(cls)
+        except InterruptedError:
+            pass
+        finally:
+            sys.settrace(None)
+    assert printed == []
+
+
 @every
 def test_second_init_raises(cls):
     obj = changed(cls)
