@@ -4,9 +4,10 @@ Use a Pool for objects that are costly to make and that each task needs for a mo
 parsers, compressors, connections. Do not use it for small objects: CPython makes those faster than
 any pool can recycle them.
 
-The naive version makes a buffer of 64 KiB for each line: the memory is cleared each time,
-and all threads ask one allocator. One queue of spare buffers is right,
-but all threads meet in it; in a Pool each thread has spare items of its own.
+The naive version makes a buffer of 64 KiB for each line, and its memory is cleared each time. One
+queue of spare buffers does as well for a few threads, but all meet in it, and it keeps for ever
+what a busy moment needed. In a Pool each thread has spare items of its own, `max_idle` bounds them,
+and the garbage collector has those dropped that nobody needs.
 """
 
 import io

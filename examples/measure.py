@@ -74,8 +74,8 @@ def rate_of(
     """Call ``work(over)`` in so many threads; return how often they did what they do.
 
     `work` goes on until ``over()`` is true, and returns how often it did it. One more thread calls
-    ``meanwhile(over)``, from before the others begin. A thread looks at the clock itself, since a thousand busy threads keep any
-    other from telling them in time.
+    ``meanwhile(over)``, from before the others begin. A thread looks at the clock itself, since a
+    thousand busy threads keep any other from telling them in time.
     """
     go, stop = Event(), Event()
     started = 0.0

@@ -11,17 +11,10 @@ times a second, and still a message lies there for up to a millisecond.
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 from measure import Over, compare, options, rate_of, run
 
 from nogil_sync import Channel, Cond, TaskGroup, pin
-
-
-class Queue(Protocol):
-    def send(self, message: float, /) -> None: ...
-    def close(self) -> None: ...
-    def __iter__(self) -> Iterator[float]: ...
 
 
 class Polling:
@@ -65,6 +58,9 @@ class Waiting(Polling):
                     return
                 message = self.messages.popleft()
             yield message
+
+
+Queue = Polling | Channel[float]
 
 
 def idle(queue: Queue, seconds: float) -> str:

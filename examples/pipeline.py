@@ -93,18 +93,20 @@ def naive(workers: int, seconds: float, stop: Event) -> tuple[int, int]:
 
 def main() -> None:
     chosen = options(__doc__, threads=3, seconds=0.2)
-    stops = [Event(), Event()]
-    interrupted = Event()
+    stop, interrupted = Event(), Event()
 
     def interrupt(*_: object) -> None:
-        for each in (interrupted, *stops):
-            each.set()
+        stop.set()
+        interrupted.set()
 
     usual = signal.signal(signal.SIGINT, interrupt)
     try:
         rows = []
         pipelines: dict[str, Pipeline] = {"Channels": graceful, "queues and a flag, naive": naive}
-        for (name, pipeline), stop in zip(pipelines.items(), stops, strict=True):
+        for name, pipeline in pipelines.items():
+            stop.clear()  # before the question, so that no interrupt between them is lost
+            if interrupted.is_set():
+                break
             begin = time.perf_counter()
             accepted, stored = pipeline(chosen.threads, chosen.seconds, stop)
             rate = stored / (time.perf_counter() - begin)

@@ -129,4 +129,6 @@ def test_interrupted_program_ends_and_leaves_no_thread(program: str) -> None:
         output, errors = finish(process)
     assert process.returncode == 130, output + errors
     assert errors == "interrupted\n"
+    if program == "pipeline":  # it shut down gracefully
+        assert re.search("Channels .* 0 of .* lost", output), output
     assert output.endswith("threads left: []\n")
