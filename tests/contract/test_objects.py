@@ -10,7 +10,8 @@ import weakref
 from typing import Any
 
 import pytest
-from marks import starts_threads
+from marks import starts_processes, starts_threads
+from processes import in_own_process
 from support import ATOMICS, CLASSES, COUNTERS, INTEGERS, NATIVE, make, needed, run_threads
 
 import nogil_sync
@@ -715,6 +716,22 @@ def test_replaced_init_is_called(cls, monkeypatch):
             return calls
 
     assert Sub() is calls
+
+
+@starts_processes
+@pytest.mark.parametrize("name", ["Mutex", "RWMutex", "Channel"])
+@in_own_process
+def test_replaced_new_is_called(name):
+    """In a process of its own, since CPython does not restore a class's `__new__`."""
+
+    class Other:
+        def __init__(self):
+            raise AssertionError("called")
+
+    cls = getattr(nogil_sync, name)
+    other = Other.__new__(Other)
+    cls.__new__ = staticmethod(lambda cls: other)
+    assert cls() is other
 
 
 @every
