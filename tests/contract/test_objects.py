@@ -334,9 +334,10 @@ def test_subclass_may_use_private_names(cls):
     repr(make(type("Sub", (cls,), private)))
 
 
-@pytest.mark.thread_unsafe(reason="sets a hook of the process")
+@starts_processes
 @pytest.mark.parametrize("cls", [*CLASSES, nogil_sync.TaskGroup])
-def test_interrupted_construction_prints_no_error(cls, monkeypatch):
+@in_own_process
+def test_interrupted_construction_prints_no_error(cls):
     moments = 0
 
     def trace(*_):
@@ -351,7 +352,7 @@ def test_interrupted_construction_prints_no_error(cls, monkeypatch):
             printed.append(str(args.exc_value))
 
     printed = []
-    monkeypatch.setattr(sys, "unraisablehook", note)
+    sys.unraisablehook = note
     for moment in range(1, 200):
         moments = moment
         sys.settrace(trace)
