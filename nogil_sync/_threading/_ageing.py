@@ -18,15 +18,12 @@ whose garbage dies young may never have a full one.
 """
 
 import gc
-import os
 import sysconfig
 import time
 import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
-
-from .._common.originals import RLock
 
 _EVERY_ONE = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 _FULL = 2
@@ -91,26 +88,28 @@ def _forget(pop: Callable[..., object], ref: weakref.ref[Any], identity: Any = i
     pop(identity(ref), None)
 
 
-_installing = RLock()  # reentrant: a finaliser may make a pool, too
-
-
-_found: list[Any] = []  # the hook that this module uses, once it uses one
+_found: dict[str, Any] = {}  # the hook that this module uses, once it uses one
 
 
 def _hook() -> Any:
-    """The hook in ``gc.callbacks``; an earlier import of this module may have put it there."""
-    if not _found:
-        with _installing:
-            _found.extend(
-                each
-                for each in gc.callbacks
-                if type(each).__qualname__ == "_Hook" and type(each).__module__ == __name__
-            )
-            if not _found:
-                hook = _Hook()
-                gc.callbacks.append(hook)
-                _found.append(hook)
-    return _found[0]
+    """The hook in ``gc.callbacks``; an earlier import of this module may have put it there.
+
+    Without a lock, which an interrupt could leave locked. Two threads may both append a hook; one
+    of them then has no pools and does nothing.
+    """
+    hook = _found.get("hook")
+    if hook is None:
+        callbacks = [*gc.callbacks]
+        mine = [
+            each
+            for each in callbacks
+            if type(each).__qualname__ == "_Hook" and type(each).__module__ == __name__
+        ]
+        hook = mine[0] if mine else _Hook()
+        if not mine:
+            gc.callbacks.append(hook)
+        hook = _found.setdefault("hook", hook)
+    return hook
 
 
 def register(pool: Aged) -> None:
@@ -118,7 +117,3 @@ def register(pool: Aged) -> None:
     hook = _hook()
     ref = weakref.ref(pool, hook.forget)
     hook.pools[id(ref)] = ref
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_installing._at_fork_reinit)  # type: ignore[attr-defined]

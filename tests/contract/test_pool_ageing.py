@@ -2,13 +2,14 @@
 
 import contextlib
 import gc
+import threading
 import time
 import weakref
 
 import pytest
 from marks import starts_threads
 from pools import Item, ages
-from processes import in_process
+from processes import in_own_process, in_process
 from support import NATIVE, collected, run_threads
 
 from nogil_sync import Mutex, Pool
@@ -288,3 +289,19 @@ def test_idle_items_go_by_time_without_collections(no_gc, monkeypatch):
     pool.get()
     pool.put(3)
     assert pool.idle() == 1
+
+
+@pytest.mark.skipif(NATIVE, reason="the C code has no hook in gc.callbacks")
+@in_own_process
+def test_pools_made_at_once_share_a_hook():
+    from nogil_sync._threading import _ageing
+
+    start = threading.Barrier(8)
+    pools = []
+
+    def new():
+        start.wait(60)
+        pools.append(Pool(list))
+
+    run_threads(new, times=8)
+    assert len(_ageing._hook().pools) == len(pools) == 8
