@@ -64,6 +64,12 @@ sys.argv[0] = path
 sys.path.insert(0, os.path.dirname(path))
 try:
     runpy.run_path(path, run_name="__main__")
+except SystemExit as end:
+    if end.code == 130:  # a thread that an interrupt kept from being of use may still be ending
+        for thread in threading.enumerate():
+            if thread is not threading.main_thread():
+                thread.join(10)
+    raise
 finally:
     left = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
     print("threads left:", left, flush=True)
