@@ -41,16 +41,24 @@ def queued(producers: int, items: int, enough: int) -> int:
         finally:
             output.put(None)
 
-    received = ended = 0
+    # Not in the main thread: a Ctrl-C in the middle of get() could leave the queue locked.
+    def read() -> int:
+        received = ended = 0
+        while ended < enough and not group.cancelled():
+            try:
+                if output.get(timeout=0.1) is None:
+                    ended += 1
+                else:
+                    received += 1
+            except queue.Empty:
+                pass
+        return received
+
     with TaskGroup() as group:
         for size in sizes(producers, items):
             group.go(produce, size)
-        while ended < enough:
-            if output.get() is None:
-                ended += 1
-            else:
-                received += 1
-    return received
+        reader = group.go(read)
+    return reader.result()
 
 
 def naive(producers: int, items: int) -> int:

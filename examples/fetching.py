@@ -22,6 +22,8 @@ asked = ShardedCounter()
 
 
 class Pages(BaseHTTPRequestHandler):
+    timeout = 2  # for a client that connects and then asks for nothing
+
     def do_GET(self) -> None:
         asked.add()
         time.sleep(0.02)
