@@ -38,7 +38,8 @@ def _is_emptied(lock: Any) -> bool:
     if type(lock) is Mutex:
         return lacks(lock, Mutex, "_Mutex__guard")
     if type(lock) is OurRLock:
-        return lacks(lock, OurRLock, "_RLock__line") or lacks(lock._RLock__line, Line, "state")
+        line: Any = vars(OurRLock)["_RLock__line"]
+        return lacks(lock, OurRLock, "_RLock__line") or lacks(line.__get__(lock), Line, "state")
     return lacks(lock, _View, "_line") or lacks(lock._line, Line, "state")
 
 
