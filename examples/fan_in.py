@@ -1,8 +1,8 @@
 """Many producers, one output: it ends when the last producer has ended.
 
-Use one Channel, and a TaskGroup for the producers: ``with output, TaskGroup() as producers`` closes
-the channel as soon as all of them have ended, by whatever way, and the reader's ``for`` loop ends
-after the last item. Neither needs to know how many producers there are.
+Use one Channel, and a TaskGroup for the producers: leaving the group waits for all of them,
+whatever their end, and then the channel is closed and the reader's ``for`` loop ends after the last
+item. Neither needs to know how many producers there are.
 
 The naive version lets each producer put None at its end, and its reader stops at the first None:
 what the others still send is lost. Counting the Nones helps until a producer fails without one.
@@ -41,13 +41,17 @@ def queued(producers: int, items: int, enough: int) -> int:
         finally:
             output.put(None)
 
+    # Not in the main thread: a Ctrl-C in the middle of get() could leave the queue locked.
     def read() -> int:
         received = ended = 0
         while ended < enough and not group.cancelled():
-            if output.get() is None:
-                ended += 1
-            else:
-                received += 1
+            try:
+                if output.get(timeout=0.1) is None:
+                    ended += 1
+                else:
+                    received += 1
+            except queue.Empty:
+                pass
         return received
 
     with TaskGroup() as group:
@@ -68,18 +72,14 @@ def counted(producers: int, items: int) -> int:
 def channeled(producers: int, items: int) -> int:
     output = Channel[int](1024)
 
-    def read() -> int:
-        with output:  # a reader that fails leaves no producer waiting for it
-            return sum(1 for _ in output)
-
     def produce(size: int) -> None:
         send = output.send
         for item in produced(size, sending):
             send(item)
 
-    with TaskGroup() as group:
-        reader = group.go(read)
-        with output, TaskGroup() as sending:
+    with TaskGroup() as group, output:
+        reader = group.go(lambda: sum(1 for _ in output))
+        with TaskGroup() as sending:  # it is left, and output closed, when all have ended
             for size in sizes(producers, items):
                 sending.go(produce, size)
     return reader.result()

@@ -16,12 +16,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from measure import options, run
 
-from nogil_sync import ShardedCounter, TaskGroup
+from nogil_sync import Event, ShardedCounter, TaskGroup
 
 asked = ShardedCounter()
 
 
 class Pages(BaseHTTPRequestHandler):
+    timeout = 2  # for a client that connects and then asks for nothing
+
     def do_GET(self) -> None:
         asked.add()
         time.sleep(0.02)
@@ -36,6 +38,7 @@ class Pages(BaseHTTPRequestHandler):
 class Server(ThreadingHTTPServer):
     daemon_threads = False  # server_close() waits for them
     request_queue_size = 128
+    timeout = 0.05  # of handle_request()
 
     def handle_error(self, *_: object) -> None:
         pass  # a client that was interrupted has gone away
@@ -104,14 +107,18 @@ def demonstrate(port: int, pages: int, threads: int) -> None:
 
 def main() -> None:
     chosen = options(__doc__, threads=8, pages=32)
-    with Server(("127.0.0.1", 0), Pages) as server:
-        serving = threading.Thread(target=server.serve_forever, args=(0.05,))
-        serving.start()
+    stop = Event()
+
+    def serve() -> None:
+        while not stop.is_set():
+            server.handle_request()
+
+    with Server(("127.0.0.1", 0), Pages) as server, TaskGroup() as group:
         try:
+            group.go(serve)
             demonstrate(server.server_address[1], chosen.pages, chosen.threads)
         finally:
-            server.shutdown()
-            serving.join()
+            stop.set()
 
 
 if __name__ == "__main__":

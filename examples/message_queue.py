@@ -70,9 +70,9 @@ def idle(queue: Queue, seconds: float) -> str:
         return [time.perf_counter() - sent for sent in queue]
 
     with TaskGroup() as group:
-        late = group.go(receive)
-        before = time.process_time()
         try:
+            late = group.go(receive)
+            before = time.process_time()
             for _ in range(10):
                 group.wait_cancelled(seconds / 10)  # a pause that ends early if a task fails
                 queue.send(time.perf_counter())
@@ -96,8 +96,8 @@ def busy(queue: Queue, senders: int, seconds: float) -> float:
 
     begin = time.perf_counter()
     with TaskGroup() as group:
-        received = group.go(lambda: sum(1 for _ in queue))
         try:
+            received = group.go(lambda: sum(1 for _ in queue))
             rate = rate_of(send, senders, seconds)
         finally:
             queue.close()

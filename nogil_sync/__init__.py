@@ -14,7 +14,7 @@ Atomics:
 Counters:
     ShardedCounter, ShardedFloatCounter
 Locks:
-    Mutex, RWMutex, RWMutexReader, RWMutexWriter, Cond
+    Mutex, RLock, RWMutex, RWMutexReader, RWMutexWriter, Cond
 Semaphores and events:
     Semaphore, SemaphoreHold, Event, WaitGroup
 Tasks:
@@ -52,6 +52,7 @@ __all__ = [  # noqa: RUF022  (by group)
     "ShardedFloatCounter",
     # Locks
     "Mutex",
+    "RLock",
     "RWMutex",
     "RWMutexReader",
     "RWMutexWriter",

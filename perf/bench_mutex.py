@@ -16,7 +16,7 @@ from rows import LOOP_ALONE, Operation, Row, both_ways, ours, pinned
 from suite import main
 
 import nogil_sync
-from nogil_sync import Event, Mutex, RWMutex, Semaphore
+from nogil_sync import Event, Mutex, RLock, RWMutex, Semaphore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 LOCK = Row("threading.Lock", "stdlib", "", lambda: {"m": threading.Lock()})
 RLOCK = Row("threading.RLock", "stdlib", "", lambda: {"m": threading.RLock()})
 MUTEX = Row("Mutex", "ours", "", lambda: {"m": Mutex()})
+REENTRANT = Row("RLock", "ours", "", lambda: {"m": RLock()})
 
 WITH = "with m:\n    pass"
 ACQUIRE_RELEASE = "m.acquire()\nm.release()"
@@ -54,6 +55,7 @@ def with_statement(name: str, body: str, peers: list[str]) -> Operation:
             *(locking(lock, body) for lock in locks),
             *pinned_lock(body),
             *ours(locking(MUTEX, body), "m"),
+            locking(REENTRANT, body),
         ),
     )
 
@@ -69,6 +71,7 @@ def calls(name: str, body: str) -> Operation:
             *pinned_lock(body),
             locking(RLOCK, body),
             *ours(locking(MUTEX, body), "m", **methods),
+            locking(REENTRANT, body),
         ),
         quick=body == ACQUIRE_RELEASE,  # `with` is measured with work inside
     )

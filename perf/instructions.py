@@ -47,6 +47,8 @@ def rows(only: str = "") -> dict[str, tuple[str, str]]:
         "AtomicRef.store": ("AtomicRef(None)", "it.store(None)"),
         "with mutex": ("Mutex()", "with it: pass"),
         "mutex.acquire, release": ("Mutex()", "it.acquire(); it.release()"),
+        "with rlock": ("RLock()", "with it: pass"),
+        "rlock.acquire, release": ("RLock()", "it.acquire(); it.release()"),
         "with rw.read": ("RWMutex()", "with it.read: pass"),
         "rw.read.acquire, release": ("RWMutex()", "it.read.acquire(); it.read.release()"),
         "with rw.write": ("RWMutex()", "with it.write: pass"),
@@ -72,6 +74,7 @@ def rows(only: str = "") -> dict[str, tuple[str, str]]:
         "Event()": ("Event", "it()"),
         "ShardedCounter()": ("ShardedCounter", "it()"),
         "WaitGroup()": ("WaitGroup", "it()"),
+        "RLock()": ("RLock", "it()"),
         "RWMutex()": ("RWMutex", "it()"),
     }
     return {name: row for name, row in every.items() if re.search(only, name)}

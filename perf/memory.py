@@ -25,6 +25,7 @@ from nogil_sync import (
     Mutex,
     Once,
     Pool,
+    RLock,
     RWMutex,
     Semaphore,
     ShardedCounter,
@@ -74,6 +75,7 @@ def store(m: SyncMap[int, None]) -> None:
 # How an object of each type is made and used. No use leaves anything behind.
 USES: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "Mutex": (Mutex, locked),
+    "RLock": (RLock, locked),
     "RWMutex": (RWMutex, both_sides),
     "WaitGroup": (WaitGroup, add_and_done),
     "ShardedCounter": (ShardedCounter, lambda c: c.add()),

@@ -19,7 +19,7 @@ init_state(PyObject *module)
     ns_state *state = PyModule_GetState(module);
     if ((state->main_thread_ident = attribute_of("_thread", "_get_main_thread_ident")) == NULL ||
         (state->lock_type = attribute_of("_thread", "LockType")) == NULL ||
-        (state->rlock_type = attribute_of("_thread", "RLock")) == NULL) {
+        (state->thread_rlock_type = attribute_of("_thread", "RLock")) == NULL) {
         return -1;
     }
     /* Not PySys_GetObject, which hides its errors. */
@@ -57,9 +57,10 @@ exec_module(PyObject *module)
         return -1;
     }
     static int (*const parts[])(PyObject *) = {
-        ns_add_atomic_ints, ns_add_atomic_bool, ns_add_atomic_ref, ns_add_counters,  ns_add_mutex,
-        ns_add_event,       ns_add_guard,       ns_add_rwmutex,    ns_add_semaphore, ns_add_channel,
-        ns_add_cond,        ns_add_waitgroup,   ns_add_once,       ns_add_syncmap,   ns_add_ageing,
+        ns_add_atomic_ints, ns_add_atomic_bool, ns_add_atomic_ref, ns_add_counters,
+        ns_add_mutex,       ns_add_event,       ns_add_guard,      ns_add_rlock,
+        ns_add_rwmutex,     ns_add_semaphore,   ns_add_channel,    ns_add_cond,
+        ns_add_waitgroup,   ns_add_once,        ns_add_syncmap,    ns_add_ageing,
         ns_add_pool,        ns_add_pin,         ns_add_referents,  ns_add_sharing,
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(parts); i++) {
@@ -76,8 +77,9 @@ traverse_module(PyObject *module, visitproc visit, void *arg)
     ns_state *state = PyModule_GetState(module);
     Py_VISIT(state->main_thread_ident);
     Py_VISIT(state->lock_type);
-    Py_VISIT(state->rlock_type);
+    Py_VISIT(state->thread_rlock_type);
     Py_VISIT(state->mutex_type);
+    Py_VISIT(state->rlock_type);
     Py_VISIT(state->rwmutex_type);
     Py_VISIT(state->rwmutex_reader_type);
     Py_VISIT(state->rwmutex_writer_type);
@@ -103,8 +105,9 @@ clear_module(PyObject *module)
     ns_state *state = PyModule_GetState(module);
     Py_CLEAR(state->main_thread_ident);
     Py_CLEAR(state->lock_type);
-    Py_CLEAR(state->rlock_type);
+    Py_CLEAR(state->thread_rlock_type);
     Py_CLEAR(state->mutex_type);
+    Py_CLEAR(state->rlock_type);
     Py_CLEAR(state->rwmutex_type);
     Py_CLEAR(state->rwmutex_reader_type);
     Py_CLEAR(state->rwmutex_writer_type);

@@ -12,8 +12,8 @@
 
 typedef struct ns_state {
     PyObject *main_thread_ident; /* _thread._get_main_thread_ident */
-    PyObject *lock_type, *rlock_type; /* of _thread */
-    PyObject *mutex_type;             /* for Cond */
+    PyObject *lock_type, *thread_rlock_type; /* of _thread */
+    PyObject *mutex_type, *rlock_type;       /* for Cond */
     PyObject *rwmutex_type, *rwmutex_reader_type, *rwmutex_writer_type;
     PyObject *semaphore_hold_type;
     PyObject *pool_use_type, *pool_end_type, *sweeper_type;
@@ -52,6 +52,7 @@ int ns_add_counters(PyObject *module);
 int ns_add_mutex(PyObject *module);
 int ns_add_event(PyObject *module);
 int ns_add_guard(PyObject *module);
+int ns_add_rlock(PyObject *module);
 int ns_add_rwmutex(PyObject *module);
 int ns_add_semaphore(PyObject *module);
 int ns_add_channel(PyObject *module);

@@ -18,6 +18,7 @@ from .mutex import *
 from .once import *
 from .pin import *
 from .pool import *
+from .rlock import *
 from .rwmutex import *
 from .semaphore import *
 from .syncmap import *

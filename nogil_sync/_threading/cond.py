@@ -19,6 +19,7 @@ from .._common.originals import LockType, RLock
 from ._arguments import exact_int, wait_timeout
 from ._wait import Change, Line, Waiter, Waiters
 from .mutex import Mutex
+from .rlock import RLock as OurRLock
 from .rwmutex import RWMutexReader, RWMutexWriter, _View
 
 __all__ = ["Cond"]
@@ -26,7 +27,7 @@ __all__ = ["Cond"]
 T = TypeVar("T")
 
 # Locks that tell by a receipt whether they were let go.
-_OURS: tuple[Any, ...] = (Mutex, RWMutexReader, RWMutexWriter)
+_OURS: tuple[Any, ...] = (Mutex, OurRLock, RWMutexReader, RWMutexWriter)
 
 # Locks that raise only what interrupts them, after which asking again makes sense.
 _SOUND: tuple[Any, ...] = (*_OURS, LockType, type(RLock()))
@@ -36,6 +37,9 @@ def _is_emptied(lock: Any) -> bool:
     """Whether the collector has emptied one of our locks."""
     if type(lock) is Mutex:
         return lacks(lock, Mutex, "_Mutex__guard")
+    if type(lock) is OurRLock:
+        line: Any = vars(OurRLock)["_RLock__line"]
+        return lacks(lock, OurRLock, "_RLock__line") or lacks(line.__get__(lock), Line, "state")
     return lacks(lock, _View, "_line") or lacks(lock._line, Line, "state")
 
 
@@ -160,7 +164,8 @@ class Cond(SyncObject):
         if ours:
             release = partial(lock._release, free)
         keep = unsure = False
-        saved = None
+        # The count of an RLock, known also if an interrupt comes as it is released.
+        saved = lock._recursion_count() if type(lock) is OurRLock else None
         later: BaseException | None = None
         try:
             line.join(me)

@@ -122,6 +122,8 @@ OBJECTS: dict[str, Callable[[Any], Any]] = {
     "ShardedFloatCounter": lambda m: m.ShardedFloatCounter(5),
     "Mutex": lambda m: m.Mutex(),
     "a locked Mutex": lambda m: held(m.Mutex()),
+    "RLock": lambda m: m.RLock(),
+    "a held RLock": lambda m: held(m.RLock()),
     "RWMutex": lambda m: m.RWMutex(),
     "RWMutex.read": lambda m: m.RWMutex().read,
     "RWMutex.write": lambda m: m.RWMutex().write,

@@ -24,6 +24,7 @@ from nogil_sync import (
     Mutex,
     Once,
     Pool,
+    RLock,
     RWMutex,
     Semaphore,
     ShardedCounter,
@@ -63,6 +64,7 @@ OPERATIONS: dict[type, dict[str, Any]] = {
     ShardedCounter: {"add": (), "value": (), "reset": ()},
     ShardedFloatCounter: {"add": (), "value": (), "reset": ()},
     Mutex: {"acquire": (), "release": (), "locked": (), "_at_fork_reinit": ()},
+    RLock: {"acquire": (), "release": (), "locked": (), "_at_fork_reinit": ()},
     Event: {"is_set": (), "set": (), "clear": (), "wait": (0,), "_at_fork_reinit": ()},
     Once: {"do": (int,), "done": ()},
     RWMutex: {"_at_fork_reinit": ()},
@@ -104,6 +106,7 @@ OTHERS: dict[type, dict[str, Any]] = {
 # Methods that need the lock held, or another state.
 FOR_HOLDERS = {
     (Mutex, "release"),
+    (RLock, "release"),
     (RWMutex, "downgrade"),
     *((Cond, name) for name in ("wait", "wait_for", "notify", "notify_all", "release")),
     (Semaphore, "release"),
@@ -125,6 +128,7 @@ IDS = [f"{cls.__name__}.{name}" for cls, name, _ in CALLS]
 
 STATES: dict[type, Any] = {
     Mutex: Mutex.locked,
+    RLock: RLock.locked,
     Event: Event.is_set,
     Once: Once.done,
     RWMutex: lambda rw: (rw.read.locked(), rw.write.locked()),
@@ -137,6 +141,7 @@ STATES: dict[type, Any] = {
 }
 CHANGES: dict[type, Any] = {
     Mutex: Mutex.acquire,
+    RLock: RLock.acquire,
     Event: Event.set,
     Once: lambda o: o.do(int),
     RWMutex: lambda rw: rw.write.acquire(),
@@ -314,8 +319,8 @@ def test_internal_calls_ignore_subclass_overrides(cls):
 
     obj = make(Sub)
     repr(obj)
-    if cls is Mutex:
-        with obj:  # as threading.Lock, which does not look for acquire and release
+    if cls in (Mutex, RLock):
+        with obj:  # as threading's locks, which do not look for acquire and release
             pass
 
 
@@ -426,7 +431,7 @@ def test_init_sets_the_value_of_a_used_object(cls):
         assert state(obj) == value
 
 
-@pytest.mark.parametrize("cls", [Mutex, RWMutex, Event, WaitGroup])
+@pytest.mark.parametrize("cls", [Mutex, RLock, RWMutex, Event, WaitGroup])
 def test_init_without_arguments_leaves_a_used_object_as_it_is(cls):
     obj = cls.__new__(cls)
     CHANGES[cls](obj)
@@ -560,7 +565,7 @@ def test_atomics_and_counters_have_no_truth_value(cls):
             obj and 1
 
 
-@pytest.mark.parametrize("cls", [Mutex, Event, Once])
+@pytest.mark.parametrize("cls", [Mutex, RLock, Event, Once])
 def test_locks_are_true(cls):
     assert bool(make(cls))
 

@@ -22,6 +22,7 @@ OURS = [getattr(nogil_sync, name) for name in CLASSES]
 ROOTS: dict[str, Callable[[], Any]] = {
     **{n: getattr(nogil_sync, n) for n in CLASSES if n.startswith(("Atomic", "Sharded"))},
     "Mutex": nogil_sync.Mutex,
+    "RLock": nogil_sync.RLock,
     "RWMutex": nogil_sync.RWMutex,
     "Cond": nogil_sync.Cond,
     "Semaphore": lambda: nogil_sync.Semaphore(100),

@@ -65,7 +65,14 @@ sys.path.insert(0, os.path.dirname(path))
 try:
     runpy.run_path(path, run_name="__main__")
 finally:
-    left = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    # An interrupt of Thread.start() can leave an object that never becomes a thread; it has no
+    # ident. And a thread that an interrupt kept from being of use may still be ending.
+    main = threading.main_thread()
+    left = [thread for thread in threading.enumerate() if thread is not main and thread.ident]
+    if isinstance(sys.exception(), SystemExit) and sys.exception().code == 130:
+        for thread in left:
+            thread.join(10)
+        left = [thread for thread in left if thread.is_alive()]
     print("threads left:", left, flush=True)
 """
 

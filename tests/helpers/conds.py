@@ -4,7 +4,7 @@ import threading
 
 from support import TIMEOUT, eventually, started
 
-from nogil_sync import Cond, Mutex, RWMutex, Semaphore
+from nogil_sync import Cond, Mutex, RLock, RWMutex, Semaphore
 
 
 class Duck:
@@ -35,6 +35,7 @@ LOCKS = {
     "Mutex": Mutex,
     "Lock": threading.Lock,
     "RLock": threading.RLock,
+    "our RLock": RLock,
     "write": lambda: RWMutex().write,
     "read": lambda: RWMutex().read,
     "duck": Duck,

@@ -28,6 +28,7 @@ from nogil_sync import (
     Mutex,
     Once,
     Pool,
+    RLock,
     RWMutex,
     Semaphore,
     ShardedCounter,
@@ -84,6 +85,20 @@ def share(*functions: Callable[[], Any]) -> None:
 
 def mutex() -> None:
     locks(Mutex())
+
+
+def rlock() -> None:
+    m = RLock()
+    locks(m)
+
+    def use() -> None:
+        for _ in range(20):
+            with m, m:
+                pass
+            if m.acquire(timeout=SHORT):
+                m.release()
+
+    share(use)
 
 
 def rwmutex() -> None:
@@ -443,6 +458,7 @@ def pin() -> None:
 
 WORK: list[Callable[[], None]] = [
     mutex,
+    rlock,
     rwmutex,
     cond,
     semaphore,

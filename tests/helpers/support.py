@@ -33,7 +33,7 @@ RANGES = {
 }
 ATOMICS = [*INTEGERS, nogil_sync.AtomicBool, nogil_sync.AtomicRef]
 COUNTERS = [nogil_sync.ShardedCounter, nogil_sync.ShardedFloatCounter]
-LOCKS = [nogil_sync.Mutex]
+LOCKS = [nogil_sync.Mutex, nogil_sync.RLock]
 WAITED_FOR = [
     nogil_sync.RWMutex,
     nogil_sync.Cond,

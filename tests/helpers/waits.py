@@ -4,6 +4,7 @@ One table for the tests that must hold for all of these calls: time-outs, Ctrl-C
 exit. Some of them import it in other processes.
 """
 
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +16,7 @@ from nogil_sync import (
     Cond,
     Event,
     Mutex,
+    RLock,
     RWMutex,
     Semaphore,
     SyncMap,
@@ -104,6 +106,38 @@ def full_channel() -> Channel[int]:
     return c
 
 
+class HeldElsewhere:
+    """An RLock that another thread holds, since only the thread that holds it can release it."""
+
+    def __init__(self) -> None:
+        self.lock = RLock()
+        self.hold()
+
+    def hold(self) -> None:
+        held, self.release, self.released = Event(), Event(), Event()
+
+        def hold() -> None:
+            with self.lock:
+                held.set()
+                self.release.wait()
+            self.released.set()
+
+        threading.Thread(target=hold, daemon=True).start()
+        held.wait()
+
+    def serve(self) -> None:
+        self.release.set()
+        if not sys.is_finalizing():  # then no other thread runs
+            self.released.wait()
+
+    def reset(self) -> None:
+        self.lock.release()
+        self.hold()
+
+    def state(self) -> object:
+        return self.lock.locked(), self.lock._is_owned()
+
+
 def notify(c: Cond) -> None:
     with c:
         c.notify()
@@ -153,6 +187,14 @@ WAITS = {
         bind=lambda m, timeout: partial(m.acquire, timeout=timeout),
         serve=lambda m: m.release(),
         state=lambda m: m.locked(),
+    ),
+    "RLock.acquire": Wait(
+        make=HeldElsewhere,
+        bind=lambda x, timeout: partial(x.lock.acquire, timeout=timeout),
+        serve=lambda x: x.serve(),
+        state=lambda x: x.state(),
+        reset=lambda x: x.reset(),
+        in_child=False,  # the thread that holds it is gone
     ),
     "Event.wait": Wait(
         make=Event,

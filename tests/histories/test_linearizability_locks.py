@@ -14,7 +14,7 @@ from typing import Any
 from linearizability import IMPOSSIBLE, assert_rejected, in_steps, verify
 from marks import starts_threads
 
-from nogil_sync import Mutex, RWMutex, Semaphore
+from nogil_sync import Mutex, RLock, RWMutex, Semaphore
 
 pytestmark = starts_threads
 
@@ -66,6 +66,62 @@ class Optimistic(Mutex):
 
 def test_wrong_mutex_is_caught():
     assert_rejected(lambda _: Optimistic(), holder, False, mutex, threads=3)
+
+
+# RLock
+
+
+def rlock(state, call):
+    """The state is who holds it, and how often."""
+    owner, count = state
+    mine = owner == call.thread
+    if call.name == "acquire":
+        if call.result is not (count == 0 or mine):
+            # Whoever finds it free, or has it, gets it.
+            return IMPOSSIBLE
+        return (call.thread, count + 1) if call.result else state
+    if call.name == "release":
+        if call.result is not (None if mine else RuntimeError):
+            return IMPOSSIBLE
+        return state if not mine else (owner, count - 1) if count > 1 else (None, 0)
+    seen = count > 0 if call.name == "locked" else mine
+    return state if call.result is seen else IMPOSSIBLE
+
+
+def test_rlock_without_waiting():
+    calls = [("acquire", (False,)), ("release", ()), ("locked", ()), ("_is_owned", ())]
+
+    def choose(rng, _):
+        return rng.choices(calls, k=10)
+
+    verify(lambda _: RLock(), choose, (None, 0), rlock)
+
+
+def holder_of_several(rng, _):
+    """Take it once or more often, and let it go as often."""
+    for _ in range(4):
+        if (yield "acquire", (True, rng.choice(TIMEOUTS))):
+            more = rng.randrange(3)
+            for _ in range(more):
+                yield "acquire", (False,)
+            yield "locked", ()
+            for _ in range(more + 1):
+                yield "release", ()
+
+
+def test_rlock():
+    verify(lambda _: RLock(), holder_of_several, (None, 0), rlock, threads=3)
+
+
+class Forgetful(RLock):
+    """Wrong: its second acquire is not counted."""
+
+    def acquire(self, blocking=True, timeout=-1):
+        return self._is_owned() or RLock.acquire(self, blocking, timeout)
+
+
+def test_wrong_rlock_is_caught():
+    assert_rejected(lambda _: Forgetful(), holder_of_several, (None, 0), rlock, threads=3)
 
 
 # What there is a line for

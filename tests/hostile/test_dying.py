@@ -20,6 +20,7 @@ from nogil_sync import (
     Event,
     Mutex,
     Pool,
+    RLock,
     RWMutex,
     Semaphore,
     ShardedCounter,
@@ -453,6 +454,7 @@ LOCKS = {
     "default": lambda: None,
     "Lock": lambda: threading.Lock(),
     "RLock": lambda: threading.RLock(),
+    "our RLock": lambda: RLock(),
     "write": lambda: RWMutex().write,
 }
 
@@ -511,6 +513,12 @@ def test_cond_is_cleared_while_a_thread_waits_in_it(lock):
         results.clear()
 
 
+def acquire_elsewhere(lock):
+    thread = threading.Thread(target=lock.acquire)
+    thread.start()
+    thread.join()
+
+
 # How to make an object, a call before, and the call that waits.
 WAITS = {
     "Cond": (lambda: Cond(), lambda c: c.acquire(), lambda c: c.wait(0.3)),
@@ -521,6 +529,11 @@ WAITS = {
     ),
     "Cond over RLock": (
         lambda: Cond(threading.RLock()),
+        lambda c: c.acquire(),
+        lambda c: c.wait(0.3),
+    ),
+    "Cond over our RLock": (
+        lambda: Cond(RLock()),
         lambda c: c.acquire(),
         lambda c: c.wait(0.3),
     ),
@@ -535,6 +548,7 @@ WAITS = {
         lambda c: c.wait(0.3),
     ),
     "Mutex": (Mutex, lambda m: m.acquire(), lambda m: m.acquire(timeout=0.3)),
+    "held elsewhere": (RLock, acquire_elsewhere, lambda m: m.acquire(timeout=0.3)),
     "RWMutex.write": (
         lambda: RWMutex().write,
         lambda w: w.acquire(),

@@ -44,6 +44,7 @@ USES = {
         "wrong(d.add, 2**4000)",
     ],
     "locks": [
+        "RLock()",
         "RWMutex()",
         "s.hold(2, 0.001)",
         "late(s.hold(2, 0.001).__enter__)",

@@ -14,6 +14,7 @@ from nogil_sync import (
     Mutex,
     Once,
     Pool,
+    RLock,
     RWMutex,
     Semaphore,
     SyncMap,
@@ -26,6 +27,7 @@ pytestmark = starts_processes
 
 REPLACEMENTS = {
     "Lock": Mutex,
+    "RLock": RLock,
     "Condition": Cond,
     "Event": Event,
     "Semaphore": Semaphore,
@@ -75,7 +77,13 @@ def share(function):
 
 @pytest.mark.parametrize(
     "names",
-    [("Lock",), ("Condition",), ("Event",), ("Lock", "Condition", "Event", "Semaphore")],
+    [
+        ("Lock",),
+        ("Condition",),
+        ("Event",),
+        ("RLock",),
+        ("Lock", "RLock", "Condition", "Event", "Semaphore"),
+    ],
     ids=", ".join,
 )
 @in_own_process

@@ -167,6 +167,12 @@ CASES = {
         lambda x, tracer: try_lock(x),
         lambda x, calls, tracer: x.acquire(blocking=False),
     ),
+    "RLock": Case(
+        nogil_sync.RLock,
+        acquire_and_release,
+        lambda x, tracer: try_lock(x),
+        lambda x, calls, tracer: x.acquire(blocking=False) and x._recursion_count() == 1,
+    ),
     "RWMutex": Case(
         nogil_sync.RWMutex,
         read_and_write,

@@ -8,6 +8,7 @@ from typing import Any
 import nogil_sync
 
 Lock = nogil_sync.Mutex
+RLock = nogil_sync.RLock
 Event = nogil_sync.Event
 
 
@@ -15,7 +16,7 @@ class Condition(nogil_sync.Cond):
     """Over a reentrant lock by default, as `threading.Condition`."""
 
     def __init__(self, lock: Any = None) -> None:
-        super().__init__(threading.RLock() if lock is None else lock)
+        super().__init__(RLock() if lock is None else lock)
 
 
 class Semaphore(nogil_sync.Semaphore):
@@ -32,6 +33,7 @@ class BoundedSemaphore(nogil_sync.Semaphore):
 
 STAND_INS: dict[str, type] = {
     "Lock": Lock,
+    "RLock": RLock,
     "Condition": Condition,
     "Semaphore": Semaphore,
     "BoundedSemaphore": BoundedSemaphore,
@@ -40,10 +42,7 @@ STAND_INS: dict[str, type] = {
 
 
 def install() -> None:
-    """Put the library's classes in place of those of `threading`, for all modules that use it.
-
-    Not RLock: no lock of the library is reentrant. `threading` itself uses them in its threads.
-    """
+    """Put the library's classes in place of those of `threading`, for all modules that use it."""
     # The locks that the library itself is made of stay.
     own = ModuleType("threading")
     vars(own).update(vars(threading))

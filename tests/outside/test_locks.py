@@ -31,6 +31,10 @@ class MutexTest(Patient, theirs.LockTests):
     locktype = nogil_sync.Mutex
 
 
+class RLockTest(Patient, theirs.RLockTests):
+    locktype = nogil_sync.RLock
+
+
 class WriteLockTest(Patient, theirs.LockTests):
     locktype = staticmethod(lambda: nogil_sync.RWMutex().write)
 
@@ -40,6 +44,8 @@ class CondTest(Patient, theirs.ConditionTests):
 
 
 class CondOverRLockTest(Patient, theirs.ConditionTests):
+    """Our condition over our reentrant lock."""
+
     condtype = stand_ins.Condition
 
 
@@ -47,6 +53,14 @@ class CondOverWriteLockTest(Patient, theirs.ConditionTests):
     @staticmethod
     def condtype(lock=None):
         return nogil_sync.Cond(nogil_sync.RWMutex().write if lock is None else lock)
+
+
+class ConditionOverRLockTest(Patient, theirs.ConditionTests):
+    """CPython's own condition, over our reentrant lock."""
+
+    @staticmethod
+    def condtype(lock=None):
+        return threading.Condition(nogil_sync.RLock() if lock is None else lock)
 
 
 class ConditionOverMutexTest(Patient, theirs.ConditionTests):
@@ -84,6 +98,7 @@ class BarrierTest(Patient, theirs.BarrierTests):
 
 differences.mark(
     "locks",
-    *(MutexTest, WriteLockTest, CondTest, CondOverRLockTest, CondOverWriteLockTest),
-    *(ConditionOverMutexTest, EventTest, SemaphoreTest, UnboundedSemaphoreTest, BarrierTest),
+    *(MutexTest, RLockTest, WriteLockTest, CondTest, CondOverRLockTest, CondOverWriteLockTest),
+    *(ConditionOverRLockTest, ConditionOverMutexTest, EventTest),
+    *(SemaphoreTest, UnboundedSemaphoreTest, BarrierTest),
 )

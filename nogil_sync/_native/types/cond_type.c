@@ -120,7 +120,7 @@ is_sound(ns_state *state, PyObject *lock)
     PyObject *type = (PyObject *)Py_TYPE(lock);
     return type == state->mutex_type || type == state->rwmutex_reader_type ||
            type == state->rwmutex_writer_type || type == state->lock_type ||
-           type == state->rlock_type;
+           type == state->thread_rlock_type || type == state->rlock_type;
 }
 
 /* Returns 1 if the calling thread holds the lock, else 0. */
