@@ -43,8 +43,8 @@ def options(
     print(f"Python {platform.python_version()} ({gil}), {backend} backend, {cores} processors")
     print(sizes)
     if GIL:
-        print("With the GIL threads take turns: here ours is safer than the naive version,")
-        print("but not faster.")
+        print("With the GIL threads take turns, and our backend is pure Python: it is safer than")
+        print("the naive version, but mostly slower. The gain is for interpreters without the GIL.")
     elif backend == "threading":
         print("The pure backend is meant for interpreters with the GIL: here it is slow.")
     print(flush=True)
