@@ -247,6 +247,23 @@ def test_subclasses_work(cls):
     assert watch() is None
 
 
+@starts_processes
+@pytest.mark.parametrize("name", ["Mutex", "Event"])
+@in_own_process
+def test_subclass_is_collected(name):
+    def use_subclass(cls):
+        class Sub(cls):
+            pass
+
+        Sub()
+        return weakref.ref(Sub)
+
+    gone = use_subclass(getattr(nogil_sync, name))
+    gc.collect()
+    gc.collect()
+    assert gone() is None
+
+
 @every
 def test_subclass_has_its_own_init(cls):
     class Sub(cls):
