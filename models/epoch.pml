@@ -229,12 +229,7 @@ inline fence_all() {
 	t = 0;
 	do
 	:: t < THREADS ->
-#ifdef BARRIER_MISSES_THE_WRITER
-		if
-		:: t != WRITER -> drain(t)
-		:: else
-		fi;
-#elif defined(BARRIER_MISSES_READERS)
+#ifdef BARRIER_MISSES_READERS
 		if
 		:: t == WRITER -> drain(t)
 		:: else

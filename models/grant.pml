@@ -1,9 +1,8 @@
-/* grant.pml: how a waiter learns that it is served (core/waiting/grant.c), and when its node may be
- * freed.
+/* grant.pml: how a waiter learns that it is served (core/waiting/grant.c), and when it may be freed.
  *
- * W waiters line up, and a server serves them all. A node belongs to its waiter. It is `alive` from
- * when the waiter lines up until it has returned. To touch a dead node is a use after free
- * (assert). To unpark it uses only its name, and is allowed.
+ * W waiters line up, and a server serves them all. A waiter, and with it its place in the queue, is
+ * `alive` from when it lines up until its thread has returned. To touch a dead one is a use after
+ * free (assert). To unpark it uses only its name, and is allowed.
  *
  * Properties: no use after free (assert); no lost wake-up (an invalid end state); each waiter is
  * served once (assert).

@@ -108,9 +108,7 @@ inline await_turn() {
 	away[me] = 0;
 	first(next);
 	if
-#ifdef OVERTAKES
-	:: heir == NONE -> heir = me
-#elif defined(NOBODY_LOOKS)
+#ifdef NOBODY_LOOKS
 	:: false
 #else
 	:: heir == NONE && next == me -> heir = me

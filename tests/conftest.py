@@ -111,9 +111,11 @@ def without_memory(
     options = ["-shared", "-fPIC", "-O1", "-fno-builtin", f"-I{include}"]
     command = [*found[0], *options, str(helpers / "nomemory.c"), "-o", str(module), "-ldl"]
     subprocess.run(command, check=True, timeout=120)
+    # A mutant of the extension lies where PYTHONPATH leads.
+    path = [str(folder), str(helpers), os.environ.get("PYTHONPATH", "")]
     env = {
         "LD_PRELOAD": str(module),
-        "PYTHONPATH": os.pathsep.join([str(folder), str(helpers)]),
+        "PYTHONPATH": os.pathsep.join(filter(None, path)),
         "PYTHONTRACEMALLOC": "0",  # it aborts without memory
         "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",  # what is kept there counts as in use
     }

@@ -25,7 +25,7 @@ def source_in(folder: Path, name: str) -> Path:
 
 
 class BuildError(SystemExit):
-    """What meson wrote."""
+    """What meson wrote, or what shows that the build was not whole."""
 
 
 class Tree:
@@ -98,6 +98,8 @@ class Tree:
                 process.wait()
             output.seek(0)
             text = output.read()
+        if "undefined symbol" in text:  # the linker leaves that to the import
+            raise BuildError(f"mutants: {' '.join(command)}\n{text}")
         # A wrong name, or another backend, would make the result meaningless.
         if status == 4 and "while loading conftest" in text:
             return "crash (at its import)"

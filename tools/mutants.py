@@ -300,6 +300,7 @@ class Extensions:
                 return tree.run(mutant.tests, self.limit)
         except BuildError as error:  # the data are wrong: a hole, and no reason to stop
             print(error)
+            mutant.survives = mutant.chance = ""
             return ""
         finally:
             self.trees.put(tree)

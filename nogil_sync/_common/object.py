@@ -45,8 +45,9 @@ def before_init(held: object) -> bool:
 class SyncObject:
     """Base: valid from ``__new__`` on, initialized once, weak-referenceable, not pickled or copied.
 
-    ``__new__`` has `_fill` fill the slots: with defaults or, in a class whose methods make no sense
-    without the arguments of ``__init__``, with what `until_init` returns.
+    ``__new__`` has `__fill` fill the slots: with defaults or, in a class whose methods make no
+    sense without the arguments of ``__init__``, with what `until_init` returns. Classes override it
+    by its mangled name, which no user's subclass has for a method of its own.
     """
 
     __slots__ = ("__claimed", "__weakref__")
@@ -55,10 +56,10 @@ class SyncObject:
     def __new__(cls, *_: object, **__: object) -> Self:
         self = super().__new__(cls)
         self.__claimed = False
-        self._fill()
+        self.__fill()
         return self
 
-    def _fill(self) -> None:
+    def __fill(self) -> None:
         raise NotImplementedError
 
     def __init__(self) -> None:

@@ -89,7 +89,7 @@ class TaskGroup(SyncObject):
     __module__ = "nogil_sync"
     __slots__ = ("__tasks",)
 
-    def _fill(self) -> None:
+    def _SyncObject__fill(self) -> None:
         self.__tasks: Tasks = until_init(self)
 
     def __init__(self, limit: int | None = None, *, executor: "Executor | None" = None) -> None:

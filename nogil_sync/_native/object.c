@@ -34,9 +34,12 @@ ns_no_bool(PyObject *self)
 PyObject *
 ns_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
 {
-    if (ns_likely(!PyType_HasFeature(type, Py_TPFLAGS_IS_ABSTRACT))) {
-        return type->tp_alloc(type, 0);
-    }
+    return ns_allocate(type);
+}
+
+PyObject *
+ns_refuse_abstract(PyTypeObject *type)
+{
     PyObject *none = PyTuple_New(0); /* an instance of object is refused in the same words */
     PyObject *self = none ? PyBaseObject_Type.tp_new(type, none, NULL) : NULL;
     Py_XDECREF(none);
@@ -187,7 +190,7 @@ make_object(PyObject *class, PyObject *const *args, size_t nargsf, PyObject *kwn
         return NULL;
     }
     if (ns_likely(nargs + nkw == 0)) {
-        object = ns_likely(type->tp_new == ns_new) ? ns_new(type, positional, NULL)
+        object = ns_likely(type->tp_new == ns_new) ? ns_allocate(type)
                                                    : type->tp_new(type, positional, NULL);
         if (object != NULL && ns_likely(PyObject_TypeCheck(object, type)) &&
             ns_unlikely(Py_TYPE(object)->tp_init(object, positional, NULL) < 0)) {

@@ -35,6 +35,15 @@ typedef struct {
  */
 enum { NS_FRESH, NS_CLAIMED, NS_INITIALIZED };
 
+/* Returns a new object of zero bytes, or NULL with an exception. */
+PyObject *ns_refuse_abstract(PyTypeObject *type);
+static inline PyObject *
+ns_allocate(PyTypeObject *type)
+{
+    return ns_likely(!PyType_HasFeature(type, Py_TPFLAGS_IS_ABSTRACT)) ? type->tp_alloc(type, 0)
+                                                                       : ns_refuse_abstract(type);
+}
+
 /* tp_new of a type whose defaults are zero bytes. Ignores the arguments, which are for tp_init. */
 PyObject *ns_new(PyTypeObject *type, PyObject *args, PyObject *kwargs);
 

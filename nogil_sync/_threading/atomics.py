@@ -48,7 +48,7 @@ class _AtomicInteger(_Atomic):
             cls.__kind = f"{signed} {(high - low).bit_length()}-bit integer"
             adopt(cls, _AtomicInteger)
 
-    def _fill(self) -> None:
+    def _SyncObject__fill(self) -> None:
         self.__value = 0
         self.__guard: Guard = guard_of(self)
 
@@ -302,7 +302,7 @@ class AtomicBool(_Atomic):
     __module__ = "nogil_sync"
     __slots__ = ("__guard", "__value")
 
-    def _fill(self) -> None:
+    def _SyncObject__fill(self) -> None:
         self.__value = False
         self.__guard: Guard = guard_of(self)
 
@@ -372,7 +372,7 @@ class AtomicRef(_Atomic, Generic[T]):
 
     __class_getitem__ = subscripted
 
-    def _fill(self) -> None:
+    def _SyncObject__fill(self) -> None:
         self.__value: T = cast("T", None)
         self.__guard: Guard = guard_of(self)
 

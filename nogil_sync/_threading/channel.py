@@ -185,7 +185,7 @@ class Channel(SyncObject, Generic[T]):
 
     __class_getitem__ = subscripted
 
-    def _fill(self) -> None:
+    def _SyncObject__fill(self) -> None:
         self.__line: _Items = until_init(self)
 
     def __init__(self, capacity: SupportsIndex = 0) -> None:

@@ -98,7 +98,7 @@ class Cond(SyncObject):
     __module__ = "nogil_sync"
     __slots__ = ("__line", "__lock")
 
-    def _fill(self) -> None:
+    def _SyncObject__fill(self) -> None:
         self.__lock: Any = until_init(self)
         self.__line: _Notifications = until_init(self)
 

@@ -56,7 +56,7 @@ class ShardedCounter(_Counter):
     __module__ = "nogil_sync"
     __slots__ = ("__guard", "__value")
 
-    def _fill(self) -> None:
+    def _SyncObject__fill(self) -> None:
         self.__value = 0
         self.__guard: Guard = guard_of(self)
 
@@ -127,7 +127,7 @@ class ShardedFloatCounter(_Counter):
     __module__ = "nogil_sync"
     __slots__ = ("__guard", "__value")
 
-    def _fill(self) -> None:
+    def _SyncObject__fill(self) -> None:
         self.__value = 0.0
         self.__guard: Guard = guard_of(self)
 

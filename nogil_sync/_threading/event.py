@@ -26,7 +26,7 @@ class Event(SyncObject):
     __module__ = "nogil_sync"
     __slots__ = ("__word",)
 
-    def _fill(self) -> None:
+    def _SyncObject__fill(self) -> None:
         self.__word = Word(0)
 
     def __init__(self) -> None:

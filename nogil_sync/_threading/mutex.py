@@ -98,7 +98,7 @@ class Mutex(SyncObject):
     __module__ = "nogil_sync"
     __slots__ = ("__guard", "__head", "__locked", "__tail")
 
-    def _fill(self) -> None:
+    def _SyncObject__fill(self) -> None:
         self.__head: _Waiter | None = None
         self.__tail: _Waiter | None = None
         self.__locked = False

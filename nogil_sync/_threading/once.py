@@ -30,7 +30,7 @@ class OnceFunction(Dressed, SyncObject, Generic[T]):
 
     __class_getitem__ = subscripted
 
-    def _fill(self) -> None:
+    def _SyncObject__fill(self) -> None:
         self.__cell: FunctionCell[T] = until_init(self)
 
     def __init__(self, fn: Callable[[], T], /, *, retry: bool = False) -> None:
@@ -125,7 +125,7 @@ class Once(SyncObject, Generic[T]):
 
     __class_getitem__ = subscripted
 
-    def _fill(self) -> None:
+    def _SyncObject__fill(self) -> None:
         self.__cell: Cell[T] = until_init(self)
 
     def __init__(self, *, retry: bool = False) -> None:

@@ -62,7 +62,6 @@ class _Items(Generic[T]):
     ) -> None:
         self.new = new
         self.reset = reset
-        self.drop = drop
         self.most = most
         self.ages = ages
         self.since = time.monotonic()
@@ -71,11 +70,14 @@ class _Items(Generic[T]):
         self.idle = 0  # the items in both stacks
         self.stale_count = 0
         self.guard: Guard = guard_of(self)
+        self.drop = drop  # last: with it, __del__ clears
         if ages:
             register(self)
 
     def __del__(self) -> None:
-        if self.drop is not None:  # else the list releases them, without a Python frame for each
+        # Without it the list releases them, without a Python frame for each; and an interrupted
+        # __init__ has not set it.
+        if getattr(self, "drop", None) is not None:
             self.clear()
 
     def get(self) -> T:
@@ -265,7 +267,7 @@ class Pool(SyncObject, Generic[T]):
 
     __class_getitem__ = subscripted
 
-    def _fill(self) -> None:
+    def _SyncObject__fill(self) -> None:
         self.__items: _Items[T] = until_init(self)
 
     def __init__(

@@ -80,7 +80,7 @@ class RLock(SyncObject):
     __module__ = "nogil_sync"
     __slots__ = ("__line",)
 
-    def _fill(self) -> None:
+    def _SyncObject__fill(self) -> None:
         self.__line = _Owner(_FREE)
 
     def __init__(self) -> None:

@@ -246,7 +246,7 @@ class RWMutex(SyncObject):
     __module__ = "nogil_sync"
     __slots__ = ("__line", "__read", "__write")
 
-    def _fill(self) -> None:
+    def _SyncObject__fill(self) -> None:
         self.__line = _Sides(_FREE)
         self.__read = _view(RWMutexReader, self.__line)
         self.__write = _view(RWMutexWriter, self.__line)

@@ -128,7 +128,7 @@ class Semaphore(SyncObject):
     __module__ = "nogil_sync"
     __slots__ = ("__line",)
 
-    def _fill(self) -> None:
+    def _SyncObject__fill(self) -> None:
         self.__line: _Units = until_init(self)
 
     def __init__(self, value: SupportsIndex = 1, *, bounded: bool = True) -> None:

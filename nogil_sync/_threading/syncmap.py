@@ -184,7 +184,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
 
     _Flag = AtomicBool
 
-    def _fill(self) -> None:
+    def _SyncObject__fill(self) -> None:
         self.__guard: Guard = guard_of(self)
         self.__flights: SyncMap[K, Any] | None = None
         self.__table: _Table = until_init(self)

@@ -342,9 +342,9 @@ check_fork_cuts_repair_short(void)
     }
 }
 
-/* A channel of zero bytes is unbuffered. Its init gives it its capacity. */
+/* A channel of zero bytes takes and gives nothing. Its init gives it its capacity. */
 static void
-check_zero_bytes_are_an_unbuffered_channel(void)
+check_zero_bytes_give_and_take_nothing(void)
 {
     channel = (ns_channel){.in = {0}};
     CHECK(ns_channel_count(&channel) == 0);
@@ -352,6 +352,10 @@ check_zero_bytes_are_an_unbuffered_channel(void)
     uint64_t cursor = 0;
     CHECK(ns_channel_each(&channel, &cursor) == NULL);
     CHECK(ns_load(&channel.in.word, NS_RELAXED) == 0);
+    /* Nor does a try take the lock, which init does not take either. */
+    pretend_to_fork();
+    CHECK(try_send(1) == NS_CHANNEL_WOULD_WAIT && try_receive() == -1);
+    CHECK(ns_load(&channel.senders.lock.word, NS_RELAXED) == 0);
     make(2); /* for slots that are free */
     channel = (ns_channel){.in = {0}};
     CHECK(try_send(1) == NS_CHANNEL_WOULD_WAIT);
@@ -372,8 +376,7 @@ wait_during_init(int i)
     }
 }
 
-/* A thread that sends and receives during init takes the lock, and finds the ring whole or
- * absent. */
+/* A thread that sends and receives during init finds the ring whole or absent. */
 static void
 use_during_init(int i)
 {
@@ -387,6 +390,21 @@ use_during_init(int i)
     }
 }
 
+/* A thread whose first look at the channel finds it open finds the ring whole. */
+static void
+receive_during_init(int i)
+{
+    if (i == 0) {
+        ns_channel_init(&channel, slots, 2);
+    }
+    else {
+        while (!(ns_load(&channel.out.word, NS_RELAXED) & NS_CHANNEL_OPEN)) {
+            ns_pause();
+        }
+        CHECK(try_receive() == -1);
+    }
+}
+
 static void
 check_init_beside_waiting_and_use(void)
 {
@@ -397,6 +415,9 @@ check_init_beside_waiting_and_use(void)
         make(2);
         channel = (ns_channel){.in = {0}};
         run_threads(2, use_during_init);
+        make(2);
+        channel = (ns_channel){.in = {0}};
+        run_threads(2, receive_during_init);
     }
 }
 
@@ -513,7 +534,7 @@ main(void)
     init_core();
     make(1);
     run_threads(2, count_or_move);
-    check_zero_bytes_are_an_unbuffered_channel();
+    check_zero_bytes_give_and_take_nothing();
     check_init_beside_waiting_and_use();
     check_capacity_is_exact();
     check_order_of_service();

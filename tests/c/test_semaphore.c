@@ -220,25 +220,40 @@ check_total_of_zero_serves_nobody(void)
     CHECK(!steps->cancel(&semaphore, &w) && ns_semaphore_available(&semaphore) == 0);
 }
 
-/* A semaphore of zero bytes has nothing to take, and no release can add to it. A release before
- * the end of init is not lost. */
+/* A semaphore of zero bytes has nothing to take, and no release can add to it. */
 static void
-check_release_before_end_of_init_counts(void)
+check_zero_bytes_give_and_take_nothing(void)
 {
     semaphore = (ns_semaphore){0};
     CHECK(!ns_semaphore_try(&semaphore, 1) && !ns_semaphore_release(&semaphore, 1));
+    CHECK(!ns_semaphore_release(&semaphore, INT64_MAX));
     CHECK(ns_load(&semaphore.word, NS_RELAXED) == 0);
-    semaphore.total = 3; /* as another thread may see it */
-    CHECK(ns_semaphore_release(&semaphore, 1));
-    ns_semaphore_init(&semaphore, 2, 3);
-    CHECK(ns_semaphore_available(&semaphore) == 3);
+}
+
+/* Initializes one semaphore after the other while another thread releases each. */
+static ns_semaphore fresh[2000];
+static _Atomic int current;
+
+static void
+init_or_release(int i)
+{
+    const int count = sizeof(fresh) / sizeof(fresh[0]);
+    for (int n = 0; i == 0 && n < count; n++) {
+        ns_store(&current, n, NS_RELAXED);
+        ns_semaphore_init(&fresh[n], 2, 2);
+    }
+    for (int n = 0; i == 1 && n < count - 1; n = ns_load(&current, NS_RELAXED)) {
+        CHECK(!ns_semaphore_release(&fresh[n], 1));
+        CHECK(ns_semaphore_available(&fresh[n]) <= 2);
+    }
 }
 
 int
 main(void)
 {
     init_core();
-    check_release_before_end_of_init_counts();
+    check_zero_bytes_give_and_take_nothing();
+    run_threads(2, init_or_release);
     check_order_of_service();
     check_fork_keeps_taken_and_drops_waiters();
     check_unbounded_goes_beyond_its_start();

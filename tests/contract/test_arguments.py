@@ -17,7 +17,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from types import SimpleNamespace
+from types import MethodDescriptorType, SimpleNamespace, WrapperDescriptorType
 from typing import Any
 
 import pytest
@@ -525,6 +525,17 @@ def test_bound_methods_raise_for_unexpected_arguments(name):
             for m in (native, pure):
                 with pytest.raises(TypeError, match=rf"\.{method}\(\) takes "):
                     getattr(OBJECTS[name](m), method)(None)
+
+
+@pytest.mark.parametrize("name", [n for n in OBJECTS if n in CLASSES])
+def test_methods_refuse_objects_of_other_types(name):
+    """In the interpreter's words. The pure classes' are plain functions, which take any object."""
+    for attribute, method in vars(getattr(native, name)).items():
+        if isinstance(method, MethodDescriptorType | WrapperDescriptorType):
+            with pytest.raises(TypeError, match=f"^descriptor '{attribute}' .*'object'"):
+                method(object())
+            with pytest.raises(TypeError, match=r"needs an argument$"):
+                method()
 
 
 COMMON = [

@@ -10,7 +10,8 @@ import weakref
 from typing import Any
 
 import pytest
-from marks import starts_threads
+from marks import starts_processes, starts_threads
+from processes import in_own_process
 from support import ATOMICS, CLASSES, COUNTERS, INTEGERS, NATIVE, make, needed, run_threads
 
 import nogil_sync
@@ -321,6 +322,52 @@ def test_internal_calls_ignore_subclass_overrides(cls):
     if cls in (Mutex, RLock):
         with obj:  # as threading's locks, which do not look for acquire and release
             pass
+
+
+@pytest.mark.parametrize("cls", [*CLASSES, nogil_sync.TaskGroup])
+def test_subclass_may_use_private_names(cls):
+    def raising(*_, **__):
+        raise AssertionError("called")
+
+    if cls is SyncMap:
+        pytest.skip("its methods call each other by private names")
+    private = {
+        name: raising
+        for name in {*dir(cls), *dir(getattr(pure, cls.__name__, cls)), "_fill"}
+        if name.startswith("_") and "__" not in name
+    }
+    repr(make(type("Sub", (cls,), private)))
+
+
+@starts_processes
+@pytest.mark.parametrize("cls", [*CLASSES, nogil_sync.TaskGroup])
+@in_own_process
+def test_interrupted_construction_prints_no_error(cls):
+    moments = 0
+
+    def trace(*_):
+        nonlocal moments
+        moments -= 1
+        if moments == 0:
+            raise InterruptedError
+        return trace
+
+    def note(args):
+        if args.exc_type is not InterruptedError:  # which a finaliser got
+            printed.append(str(args.exc_value))
+
+    printed = []
+    sys.unraisablehook = note
+    for moment in range(1, 200):
+        moments = moment
+        sys.settrace(trace)
+        try:
+            make(cls)
+        except InterruptedError:
+            pass
+        finally:
+            sys.settrace(None)
+    assert printed == []
 
 
 @every
@@ -675,6 +722,22 @@ def test_replaced_init_is_called(cls, monkeypatch):
             return calls
 
     assert Sub() is calls
+
+
+@starts_processes
+@pytest.mark.parametrize("name", ["Mutex", "RWMutex", "Channel"])
+@in_own_process
+def test_replaced_new_is_called(name):
+    """In a process of its own, since CPython does not restore a class's `__new__`."""
+
+    class Other:
+        def __init__(self):
+            raise AssertionError("called")
+
+    cls = getattr(nogil_sync, name)
+    other = Other.__new__(Other)
+    cls.__new__ = staticmethod(lambda cls: other)
+    assert cls() is other
 
 
 @every

@@ -206,12 +206,18 @@ def pool_of_many_threads() -> Trial:
 
 
 def bounded_pool() -> Trial:
-    made: list[Pool[Item]] = []
-    raised = yield lambda: made.append(Pool(Item, max_idle=3))
-    assert raised == (not made)
-    for p in made:
-        p.put(Item())
-        assert p.idle() == 1
+    p: Pool[Item] = Pool.__new__(Pool)
+    raised = yield lambda: p.__init__(Item, max_idle=3)  # type: ignore[misc]
+    if raised:
+        try:
+            p.get()
+        except RuntimeError as error:
+            assert "not initialized" in str(error)
+        else:
+            raise AssertionError
+        p.__init__(Item, max_idle=3)  # type: ignore[misc]
+    p.put(Item())
+    assert p.idle() == 1
 
 
 # SyncMap

@@ -22,6 +22,7 @@ import copy
 import functools
 import inspect
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -55,7 +56,11 @@ def python(
     env: dict[str, str] | None = None,
     check: bool = True,
 ) -> subprocess.CompletedProcess[str]:
-    """Run code in a new interpreter, which can import the helpers."""
+    """Run code in a new interpreter, which can import the helpers.
+
+    An assertion that fails in a thread or finaliser, which Python only prints, fails the test as
+    well, and so does a name that is missing there.
+    """
     prelude = PRELUDE.format(limit=timeout, helpers=HELPERS)
     source = prelude + textwrap.dedent(code)
 
@@ -77,6 +82,7 @@ def python(
         done = run()
     if check:
         assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
+        assert not re.search(r"^(Assertion|Name)Error\b", done.stderr, re.MULTILINE), done.stderr
     return done
 
 
@@ -191,6 +197,6 @@ def bound_by(node: ast.stmt) -> Iterator[str]:
             yield alias.asname or alias.name.partition(".")[0]
     elif isinstance(node, ast.FunctionDef | ast.ClassDef):
         yield node.name
-    elif isinstance(node, ast.Assign | ast.AnnAssign):
+    elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
         for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
             yield from (each.id for each in ast.walk(target) if isinstance(each, ast.Name))

@@ -175,7 +175,7 @@ def test_thousand_threads_use_a_pool():
         made.add()
         return [0]
 
-    pool = Pool(new, drop=lambda item: gone.add(), max_idle=50, age=False)
+    pool = Pool(new, drop=lambda item, gone=gone: gone.add(), max_idle=50, age=False)
     start = Event()
     threading.Timer(0.5, start.set).start()
 

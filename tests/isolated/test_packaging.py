@@ -62,7 +62,7 @@ def run(*command: str | Path, **environment: str) -> str:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone with all that the tree holds now committed: builds leave the tree itself alone."""
     copy = tmp_path_factory.mktemp("checkout")
-    for name in ("nogil_sync", "tests/c"):
+    for name in ("nogil_sync", "tests/c", "examples"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "meson.build", "meson.options", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
@@ -140,6 +140,7 @@ def test_sdist_holds_what_a_build_needs(checkout: Path, sdist: Path) -> None:
     for path in ("LICENSE", "README.md", "meson.options", "nogil_sync/_native", "tests/c"):
         assert (sdist / path).exists()
     sources = {path.relative_to(checkout) for path in (checkout / "nogil_sync").rglob("*.[chp]*")}
+    sources |= {path.relative_to(checkout) for path in (checkout / "examples").iterdir()}
     assert sources <= {path.relative_to(sdist) for path in sdist.rglob("*")}
 
 

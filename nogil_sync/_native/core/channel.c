@@ -155,8 +155,6 @@ ns_channel_init(ns_channel *c, ns_channel_slot *slots, uint64_t capacity)
     }
     const uint64_t lap = UINT64_C(1) << shift << NS_CHANNEL_SHIFT;
     ns_channel_end *const ends[] = {&c->out, &c->in};
-    /* Both ends are frozen from the start, so `lock` is not needed for that. */
-    ns_waitq_lock(&c->senders);
     for (int i = 0; i < 2; i++) {
         ends[i]->slots = slots;
         ends[i]->capacity = capacity;
@@ -164,9 +162,11 @@ ns_channel_init(ns_channel *c, ns_channel_slot *slots, uint64_t capacity)
         ends[i]->wrap = lap - ((capacity - 1) << NS_CHANNEL_SHIFT);
         ends[i]->shift = shift;
         ns_store(&ends[i]->generation, ns_fork_generation(), NS_RELAXED);
-        ns_store(&ends[i]->word, capacity > 0 ? OPEN : 0, NS_RELEASE);
     }
-    ns_waitq_unlock(&c->senders);
+    const uint64_t word = capacity > 0 ? OPEN : 0;
+    ns_store(&c->out.word, word, NS_RELEASE);
+    ns_store(&c->in.word, word, NS_RELEASE);
+    ns_store(&c->in.is_initialized, true, NS_RELEASE);
 }
 
 /* Serves those in line, in order. Moves items: attached only. */
@@ -223,6 +223,13 @@ static const struct ns_line receivers_line = {
     .unlock = unlock,
 };
 
+/* Whether ns_channel_init is over. Before that the lock guards nothing: init does not take it. */
+static bool
+is_initialized(ns_channel *c)
+{
+    return ns_load(&c->in.is_initialized, NS_ACQUIRE);
+}
+
 /* Queues w up for a moment. False if it was not served; it is not in line then. */
 static bool
 serve_at_once(ns_channel *c, ns_waitq *queue, ns_waiter *w)
@@ -242,6 +249,9 @@ serve_at_once(ns_channel *c, ns_waitq *queue, ns_waiter *w)
 enum ns_channel_result
 ns_channel_try_send_slow(ns_channel *c, void *item)
 {
+    if (ns_unlikely(!is_initialized(c))) {
+        return NS_CHANNEL_WOULD_WAIT;
+    }
     if (ns_channel_is_closed(c)) {
         return NS_CHANNEL_REFUSED;
     }
@@ -254,6 +264,9 @@ ns_channel_try_send_slow(ns_channel *c, void *item)
 enum ns_channel_result
 ns_channel_try_receive_slow(ns_channel *c, void **item)
 {
+    if (ns_unlikely(!is_initialized(c))) {
+        return NS_CHANNEL_WOULD_WAIT;
+    }
     ns_waiter w = {0};
     if (!serve_at_once(c, &c->receivers, &w)) {
         return NS_CHANNEL_WOULD_WAIT;

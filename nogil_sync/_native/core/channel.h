@@ -18,7 +18,7 @@
  *
  *   A position is lap << shift | index, with index < capacity <= 1 << shift: so any capacity is
  *   exact, without a division. Positions never come again: 2^60 items are centuries.
- *   A channel of zero bytes is a rendezvous; no thread waits in it before ns_channel_init.
+ *   A channel of zero bytes gives and takes nothing, until ns_channel_init is over.
  *
  * A slot's turn. For the position of lap n that has the slot's index:
  *
@@ -138,7 +138,8 @@ typedef struct ns_channel_end {
     _Atomic uint32_t generation;
     _Atomic uint32_t hint; /* the layer above's */
     uint32_t shift;
-    char apart[NS_CACHE_LINE / 2 - 44];
+    _Atomic bool is_initialized; /* of `in`: ns_channel_init is over */
+    char apart[NS_CACHE_LINE / 2 - 45];
 } ns_channel_end;
 
 _Static_assert(sizeof(ns_channel_end) == NS_CACHE_LINE, "one end, one line");
@@ -155,8 +156,8 @@ enum ns_channel_result {
     NS_CHANNEL_REFUSED, /* closed, and to a receiver: empty */
 };
 
-/* Of zero bytes. `slots`: as many as the capacity, zeroed; stays the caller's. Takes the lock, as
- * others may try to send or receive meanwhile. */
+/* Of zero bytes. `slots`: as many as the capacity, zeroed; stays the caller's. Other threads may try
+ * to send and receive meanwhile: until it is over no try takes the lock. */
 void ns_channel_init(ns_channel *c, ns_channel_slot *slots, uint64_t capacity);
 
 static inline bool

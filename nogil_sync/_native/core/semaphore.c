@@ -45,7 +45,8 @@ take_back(void *object, ns_place *p, ns_wakes *wakes)
 {
     ns_semaphore *s = object;
     (void)wakes;
-    if (p->amount <= s->total - ns_semaphore_available(s)) { /* else it was reset meanwhile */
+    /* else it was reset meanwhile */
+    if (ns_semaphore_has_room(s, ns_semaphore_available(s), p->amount)) {
         ns_add(&s->word, p->amount * ONE, NS_RELAXED);
     }
 }
@@ -83,7 +84,7 @@ bool
 ns_semaphore_release_slow(ns_semaphore *s, uint64_t n)
 {
     lock(s);
-    bool right = n <= s->total - ns_semaphore_available(s);
+    bool right = ns_semaphore_has_room(s, ns_semaphore_available(s), n);
     if (right) {
         ns_add(&s->word, n * ONE, NS_RELAXED);
     }

@@ -44,23 +44,32 @@
 
 typedef struct ns_semaphore {
     _Atomic uint64_t word;
-    uint64_t total, start; /* written once, by ns_semaphore_init */
+    _Atomic uint64_t total; /* written once, at the end of ns_semaphore_init */
+    uint64_t start;         /* written once, by ns_semaphore_init */
     ns_waitq queue;
 } ns_semaphore;
 
-/* Of zero bytes. Adds to the word: a release that sees the new total may come between. */
+/* Of zero bytes. The total comes last: until it is there no release is accepted, so that none can
+ * bring what is available above it. */
 static inline void
 ns_semaphore_init(ns_semaphore *s, uint64_t start, uint64_t total)
 {
     s->start = start;
-    s->total = total;
-    ns_add(&s->word, start * NS_SEMAPHORE_ONE, NS_RELEASE);
+    ns_add(&s->word, start * NS_SEMAPHORE_ONE, NS_RELAXED);
+    ns_store(&s->total, total, NS_RELEASE);
 }
 
 static inline uint64_t
 ns_semaphore_available(ns_semaphore *s)
 {
     return ns_load(&s->word, NS_ACQUIRE) / NS_SEMAPHORE_ONE;
+}
+
+/* Whether n more may be available. Acquires: the caller that finds so has `start` in its word. */
+static inline bool
+ns_semaphore_has_room(ns_semaphore *s, uint64_t available, uint64_t n)
+{
+    return available + n <= ns_load(&s->total, NS_ACQUIRE);
 }
 
 /* Whether the fast path may be taken: no waiter is in the queue. */
@@ -102,12 +111,12 @@ ns_semaphore_try(ns_semaphore *s, uint64_t n)
 static inline bool
 ns_semaphore_release_once(ns_semaphore *s, uint64_t n, bool *right)
 {
-    uint64_t word = ns_load(&s->word, NS_ACQUIRE); /* not 0: the total is there */
+    uint64_t word = ns_load(&s->word, NS_RELAXED);
     if (ns_unlikely(!ns_semaphore_is_fast(word))) {
         *right = ns_semaphore_release_slow(s, n);
         return true;
     }
-    *right = n <= s->total - word / NS_SEMAPHORE_ONE;
+    *right = ns_semaphore_has_room(s, word / NS_SEMAPHORE_ONE, n);
     return !*right || ns_cas(&s->word, &word, word + n * NS_SEMAPHORE_ONE, NS_RELEASE);
 }
 

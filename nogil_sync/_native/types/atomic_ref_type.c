@@ -102,9 +102,9 @@ update(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwname
 }
 
 static PyObject *
-new_ref(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+new_ref(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
 {
-    PyObject *self = ns_new(type, args, kwargs);
+    PyObject *self = ns_allocate(type);
     if (self != NULL) {
         ns_store(&((AtomicRef *)self)->value, Py_None, NS_RELAXED);
     }

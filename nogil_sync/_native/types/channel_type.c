@@ -97,7 +97,7 @@ note(ns_channel *c, PyObject *item)
 
 /* Returns 1 if sent, and then the channel has the reference to the value; 0 if timed out; -1 with
  * an exception. */
-static int
+static Py_NO_INLINE int
 send_slow(PyObject *self, PyObject *value, ns_patience patience, int64_t deadline,
           enum ns_channel_result result)
 {
@@ -146,7 +146,7 @@ put(PyObject *self, PyObject *value, ns_patience patience, int64_t deadline)
 
 /* Returns 1 and a new reference in *value; 0 if timed out; -1 with an exception; -2 if the channel
  * is closed and empty. */
-static int
+static Py_NO_INLINE int
 take_slow(PyObject *self, PyObject **value, ns_patience patience, int64_t deadline,
           enum ns_channel_result result)
 {

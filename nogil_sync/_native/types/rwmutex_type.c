@@ -111,7 +111,7 @@ lock_now(ns_rwmutex *m, bool writes)
 }
 
 /* Returns 1 if locked, 0 if timed out, -1 with an exception. */
-static int
+static Py_NO_INLINE int
 lock_slow(PyObject *view, bool writes, ns_patience patience, int64_t deadline)
 {
     ns_rwmutex *m = lock_of(view, writes);

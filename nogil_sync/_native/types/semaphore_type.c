@@ -54,7 +54,7 @@ parse_n(PyObject *value, int64_t *n)
 static int
 check_n(PyObject *self, int64_t n)
 {
-    uint64_t total = semaphore_of(self)->total;
+    uint64_t total = ns_load(&semaphore_of(self)->total, NS_RELAXED);
     if (ns_likely((uint64_t)n <= total)) {
         return 0;
     }
@@ -87,14 +87,10 @@ parse_blocking(PyObject *value)
 }
 
 /* Returns 1 if taken, 0 if timed out, -1 with an exception. */
-static int
-take(PyObject *self, uint64_t n, ns_patience patience, int64_t deadline)
+static Py_NO_INLINE int
+take_slow(PyObject *self, uint64_t n, ns_patience patience, int64_t deadline)
 {
     ns_semaphore *s = semaphore_of(self);
-    ns_used(self);
-    if (ns_likely(ns_semaphore_try(s, n))) {
-        return 1;
-    }
     if (ns_check_initialized(self) < 0) { /* the semaphore was not initialized yet */
         return -1;
     }
@@ -102,6 +98,15 @@ take(PyObject *self, uint64_t n, ns_patience patience, int64_t deadline)
         return ns_make_way(s) && ns_semaphore_try(s, n);
     }
     return ns_wait(self, &ns_semaphore_steps, s, &n, deadline);
+}
+
+static inline int
+take(PyObject *self, uint64_t n, ns_patience patience, int64_t deadline)
+{
+    ns_used(self);
+    return ns_likely(ns_semaphore_try(semaphore_of(self), n))
+               ? 1
+               : take_slow(self, n, patience, deadline);
 }
 
 static PyObject *
@@ -320,7 +325,8 @@ repr(PyObject *self)
         return ns_repr_uninitialized(self);
     }
     char state[64];
-    unsigned long long free = ns_semaphore_available(s), total = s->total;
+    unsigned long long free = ns_semaphore_available(s);
+    unsigned long long total = ns_load(&s->total, NS_RELAXED);
     if (((Semaphore *)self)->bounded) {
         PyOS_snprintf(state, sizeof(state), "%llu of %llu available", free, total);
     }
