@@ -180,9 +180,10 @@ class Mutex(SyncObject):
         locked = True
         receipt = NO_RECEIPT
         try:
-            # From `_release`. (No call here: an interrupt would lose the receipt.)
-            if exc_info[3:] and exc_info[3].__class__ is Receipt:
-                receipt = exc_info[3]  # type: ignore[assignment]
+            # From `_release`. (No call here, and nothing that needs memory: an exception would lose
+            # the receipt.)
+            if exc_info and exc_info[-1].__class__ is Receipt:
+                receipt = exc_info[-1]  # type: ignore[assignment]
             if self.__head is not None:  # else no waiter could have waited for long
                 now = monotonic()
         finally:
