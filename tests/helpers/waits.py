@@ -111,6 +111,8 @@ class HeldElsewhere:
 
     def __init__(self) -> None:
         self.lock = RLock()
+        # Kept: an interrupt must not hit the callback of `threading` that forgets a freed one.
+        self.threads: list[threading.Thread] = []
         self.hold()
 
     def hold(self) -> None:
@@ -122,7 +124,8 @@ class HeldElsewhere:
                 self.release.wait()
             self.released.set()
 
-        threading.Thread(target=hold, daemon=True).start()
+        self.threads.append(threading.Thread(target=hold, daemon=True))
+        self.threads[-1].start()
         held.wait()
 
     def serve(self) -> None:
