@@ -586,54 +586,40 @@ def test_lock_stays_small_until_two_threads_read_at_once():
     assert not rw.read.locked()
 
 
+def assert_none_starve(held_long, held_briefly):
+    """Three threads hold the one side all the time, in turns; a fourth wants the other side."""
+    stop = time.monotonic() + 1
+    long = brief = 0
+
+    def hold_long():
+        nonlocal long
+        while time.monotonic() < stop:
+            with held_long:
+                long += 1
+                time.sleep(0.002)
+
+    def hold_briefly():
+        nonlocal brief
+        while time.monotonic() < stop:
+            with held_briefly:
+                brief += 1
+            time.sleep(0.001)
+
+    run_threads(hold_long, hold_long, hold_long, hold_briefly)
+    assert long >= 20, (long, brief)
+    assert brief >= 20, (long, brief)
+
+
 @starts_threads
 def test_overlapping_readers_do_not_starve_writers():
     rw = RWMutex()
-    stop = time.monotonic() + 1
-    writes = reads = 0
-
-    def read():
-        nonlocal reads
-        while time.monotonic() < stop:
-            with rw.read:
-                reads += 1
-                time.sleep(0.002)
-
-    def write():
-        nonlocal writes
-        while time.monotonic() < stop:
-            with rw.write:
-                writes += 1
-            time.sleep(0.001)
-
-    run_threads(read, read, read, write)
-    assert writes >= 20, (writes, reads)
-    assert reads >= 20, (writes, reads)
+    assert_none_starve(rw.read, rw.write)
 
 
 @starts_threads
 def test_successive_writers_do_not_starve_readers():
     rw = RWMutex()
-    stop = time.monotonic() + 1
-    writes = reads = 0
-
-    def write():
-        nonlocal writes
-        while time.monotonic() < stop:
-            with rw.write:
-                writes += 1
-                time.sleep(0.002)
-
-    def read():
-        nonlocal reads
-        while time.monotonic() < stop:
-            with rw.read:
-                reads += 1
-            time.sleep(0.001)
-
-    run_threads(write, write, write, read)
-    assert writes >= 20, (writes, reads)
-    assert reads >= 20, (writes, reads)
+    assert_none_starve(rw.write, rw.read)
 
 
 @starts_threads
