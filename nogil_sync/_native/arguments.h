@@ -5,6 +5,7 @@
 #include "module.h"
 
 #include "core/atomics.h"
+#include "core/waiting/park.h"
 
 #define NS_MAX_PARAMETERS 5
 
@@ -98,6 +99,24 @@ typedef enum ns_patience { NS_DO_NOT_WAIT, NS_WAIT_UNTIL, NS_WAIT_FOR_EVER } ns_
  * exception. */
 int ns_lock_timeout(PyObject *blocking, PyObject *timeout, ns_patience *patience,
                     int64_t *deadline);
+
+/* Unpacks and parses the arguments of a lock's `acquire`, which has that pair alone. Returns 0, or
+ * -1 with an exception. In line, so that a call without arguments pays one test. */
+static inline int
+ns_lock_arguments(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+                  ns_patience *patience, int64_t *deadline)
+{
+    *patience = NS_WAIT_FOR_EVER;
+    *deadline = NS_FOREVER;
+    if (nargs == 0 && kwnames == NULL) {
+        return 0;
+    }
+    PyObject *given[2];
+    return ns_unpack(s, args, nargs, kwnames, given) < 0
+               ? -1
+               : ns_lock_timeout(given[0], given[1], patience, deadline);
+}
+
 /* Parses a plain timeout: None (or NULL) waits for ever, <= 0 not at all. Returns 0, or -1 with an
  * exception. */
 int ns_plain_timeout(PyObject *timeout, ns_patience *patience, int64_t *deadline);

@@ -24,11 +24,9 @@ ns_mutex_of(PyObject *self)
     return mutex_of(self);
 }
 
-/* Returns 1 if locked, 0 if timed out, -1 with an exception. */
-static int
-lock_slow(PyObject *self, ns_patience patience, int64_t deadline)
+int
+ns_mutex_type_wait(PyObject *self, ns_mutex *m, ns_patience patience, int64_t deadline)
 {
-    ns_mutex *m = mutex_of(self);
     if (patience == NS_DO_NOT_WAIT) {
         return ns_mutex_try_lock(m);
     }
@@ -39,20 +37,16 @@ PyObject *
 ns_mutex_type_acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     static const ns_signature s = {"Mutex.acquire", {"blocking", "timeout"}, 0, 2, 0};
-    ns_patience patience = NS_WAIT_FOR_EVER;
-    int64_t deadline = NS_FOREVER;
-    if (nargs != 0 || kwnames != NULL) {
-        PyObject *given[2];
-        if (ns_unpack(&s, args, nargs, kwnames, given) < 0 ||
-            ns_lock_timeout(given[0], given[1], &patience, &deadline) < 0) {
-            return NULL;
-        }
+    ns_patience patience;
+    int64_t deadline;
+    if (ns_lock_arguments(&s, args, nargs, kwnames, &patience, &deadline) < 0) {
+        return NULL;
     }
     ns_used(self);
     if (ns_likely(ns_mutex_try_lock(mutex_of(self)))) {
         Py_RETURN_TRUE;
     }
-    int locked = lock_slow(self, patience, deadline);
+    int locked = ns_mutex_type_wait(self, mutex_of(self), patience, deadline);
     return locked < 0 ? NULL : PyBool_FromLong(locked);
 }
 
@@ -62,7 +56,7 @@ lock(PyObject *self)
     ns_used(self);
     return ns_likely(ns_mutex_try_lock(mutex_of(self)))
                ? 1
-               : lock_slow(self, NS_WAIT_FOR_EVER, NS_FOREVER);
+               : ns_mutex_type_wait(self, mutex_of(self), NS_WAIT_FOR_EVER, NS_FOREVER);
 }
 
 static int

@@ -1,12 +1,17 @@
-/* mutex_type.h: what Cond needs of the Mutex that it makes for itself. */
+/* mutex_type.h: what Cond needs of the Mutex that it makes for itself, and the wait of RLock. */
 #ifndef NS_MUTEX_TYPE_H
 #define NS_MUTEX_TYPE_H
 
 #include "core/mutex.h"
+#include "arguments.h"
 #include "module.h"
 
 /* Returns the lock inside a Mutex. */
 ns_mutex *ns_mutex_of(PyObject *self);
+
+/* After a failed ns_mutex_try_lock on m, which is inside self: waits, or tries once more if the
+ * call must not wait. Returns 1 if locked, 0 if timed out, -1 with an exception. */
+int ns_mutex_type_wait(PyObject *self, ns_mutex *m, ns_patience patience, int64_t deadline);
 
 /* The methods of Mutex. */
 PyObject *ns_mutex_type_acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs,

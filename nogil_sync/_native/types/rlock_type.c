@@ -19,6 +19,7 @@
 #include "docs.h"
 #include "object.h"
 #include "interpreter/sharing.h"
+#include "types/mutex_type.h"
 
 typedef struct {
     NS_OBJECT_HEAD
@@ -46,10 +47,7 @@ static int
 take(RLock *o, uint64_t again, ns_patience patience, int64_t deadline)
 {
     if (ns_unlikely(!ns_mutex_try_lock(&o->mutex))) {
-        int locked =
-            patience == NS_DO_NOT_WAIT
-                ? 0
-                : ns_wait((PyObject *)o, &ns_mutex_steps, &o->mutex, &(uint64_t){0}, deadline);
+        int locked = ns_mutex_type_wait((PyObject *)o, &o->mutex, patience, deadline);
         if (locked <= 0) {
             return locked;
         }
@@ -72,7 +70,7 @@ lock(RLock *o, ns_patience patience, int64_t deadline)
 
 /* Releases the lock, which the calling thread holds, however often it does. */
 static void
-let_go(RLock *o)
+release_all(RLock *o)
 {
     ns_store(&o->again, 0, NS_RELAXED);
     ns_store(&o->owner, 0, NS_RELAXED);
@@ -94,14 +92,10 @@ static PyObject *
 acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     static const ns_signature s = {"RLock.acquire", {"blocking", "timeout"}, 0, 2, 0};
-    ns_patience patience = NS_WAIT_FOR_EVER;
-    int64_t deadline = NS_FOREVER;
-    if (nargs != 0 || kwnames != NULL) {
-        PyObject *given[2];
-        if (ns_unpack(&s, args, nargs, kwnames, given) < 0 ||
-            ns_lock_timeout(given[0], given[1], &patience, &deadline) < 0) {
-            return NULL;
-        }
+    ns_patience patience;
+    int64_t deadline;
+    if (ns_lock_arguments(&s, args, nargs, kwnames, &patience, &deadline) < 0) {
+        return NULL;
     }
     int locked = lock((RLock *)self, patience, deadline);
     return locked < 0 ? NULL : PyBool_FromLong(locked);
@@ -116,7 +110,7 @@ release(PyObject *self, PyObject *Py_UNUSED(unused))
     }
     uint64_t again = ns_load(&o->again, NS_RELAXED);
     if (again == 0) {
-        let_go(o);
+        release_all(o);
     }
     else {
         ns_store(&o->again, again - 1, NS_RELAXED);
@@ -182,7 +176,7 @@ release_save(PyObject *self, PyObject *Py_UNUSED(unused))
     }
     PyObject *count = PyLong_FromUnsignedLongLong(ns_load(&o->again, NS_RELAXED) + 1);
     if (count != NULL) {
-        let_go(o);
+        release_all(o);
     }
     return count;
 }

@@ -137,14 +137,10 @@ acquire(PyObject *view, bool writes, PyObject *const *args, Py_ssize_t nargs, Py
         {"RWMutexReader.acquire", {"blocking", "timeout"}, 0, 2, 0},
         {"RWMutexWriter.acquire", {"blocking", "timeout"}, 0, 2, 0},
     };
-    ns_patience patience = NS_WAIT_FOR_EVER;
-    int64_t deadline = NS_FOREVER;
-    if (nargs != 0 || kwnames != NULL) {
-        PyObject *given[2];
-        if (ns_unpack(&signatures[writes], args, nargs, kwnames, given) < 0 ||
-            ns_lock_timeout(given[0], given[1], &patience, &deadline) < 0) {
-            return NULL;
-        }
+    ns_patience patience;
+    int64_t deadline;
+    if (ns_lock_arguments(&signatures[writes], args, nargs, kwnames, &patience, &deadline) < 0) {
+        return NULL;
     }
     if (ns_likely(try_lock(view, writes))) {
         Py_RETURN_TRUE;
