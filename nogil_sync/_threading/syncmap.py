@@ -590,7 +590,7 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         """To be called before a key is deleted."""
         if self.__flights is not None:
             self._detach(key)
-            # Whoever looked at the flag before it was set has stored its value after this.
+            # A call that saw the flag unset has stored its value after this.
             with self.__guard:
                 pass
 

@@ -26,7 +26,7 @@ TIMEOUTS = (-1, -1, -1, 0.0002, 0.001)
 
 
 def mutex(state, call):
-    """The state is whether it is locked. Whoever finds it free may have it, so there is no line."""
+    """The state is whether it is locked. Any thread that finds it free may take it: no line."""
     if call.name == "acquire":
         return True if call.result is not state else IMPOSSIBLE
     if call.name == "release":
@@ -77,7 +77,7 @@ def rlock(state, call):
     mine = owner == call.thread
     if call.name == "acquire":
         if call.result is not (count == 0 or mine):
-            # Whoever finds it free, or has it, gets it.
+            # A thread that finds it free, or holds it, gets it.
             return IMPOSSIBLE
         return (call.thread, count + 1) if call.result else state
     if call.name == "release":

@@ -618,8 +618,8 @@ asleep(uint64_t futex)
     return n;
 }
 
-// Whoever is woken is back in the schedule before the one that wakes goes on: when exactly the host
-// lets it run changes nothing.
+// A woken thread is back in the schedule before the thread that wakes it goes on: when exactly the
+// host lets it run changes nothing.
 static void
 await_woken(thread *me, int64_t woken)
 {

@@ -156,8 +156,8 @@ enum ns_channel_result {
     NS_CHANNEL_REFUSED, /* closed, and to a receiver: empty */
 };
 
-/* Of zero bytes. `slots`: as many as the capacity, zeroed; stays the caller's. Other threads may try
- * to send and receive meanwhile: until it is over no try takes the lock. */
+/* Of zero bytes. `slots`: as many as the capacity, zeroed; stays the caller's. Other threads may
+ * try to send and receive meanwhile: no try takes the lock before this returns. */
 void ns_channel_init(ns_channel *c, ns_channel_slot *slots, uint64_t capacity);
 
 static inline bool

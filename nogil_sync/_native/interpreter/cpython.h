@@ -5,8 +5,8 @@
  * one stops the build. With -Dunknown_python=true the build goes on, and assumes that nothing here
  * has changed, except for what `pin` writes: then `pin` does not write it.
  *
- * Fields of CPython's structs are not declared atomic. So this is the only file of the extension with
- * the compiler's __atomic functions; their orderings go by the names of core/atomics.h.
+ * Fields of CPython's structs are not declared atomic. So this is the only file of the extension
+ * with the compiler's __atomic functions; their orderings go by the names of core/atomics.h.
  */
 #ifndef NS_CPYTHON_H
 #define NS_CPYTHON_H

@@ -1,9 +1,9 @@
 /* once and Once: a result that is read without a lock, in front of a cell.
  *
- * The cell decides who runs the function, who waits, and what becomes of exceptions. It is Python
- * code (nogil_sync/_common/once.py), and its cost is paid once. This file makes the later calls
- * cheap: it keeps the first value that the cell returns in the object, and from then on a call is a
- * load of it.
+ * The cell decides which thread runs the function, which threads wait, and what becomes of
+ * exceptions. It is Python code (nogil_sync/_common/once.py), and its cost is paid once. This file
+ * makes the later calls cheap: it keeps the first value that the cell returns in the object, and
+ * from then on a call is a load of it.
  *
  *   value   NULL -> the result, by a compare-and-swap: several calls may return from the cell at
  *           the same time, all with the same result. Only the collector changes it again.

@@ -36,8 +36,8 @@
  * wants. `user` and `meetings`: any thread, with relaxed loads and stores; a lost store does not
  * matter.
  *
- * What a thread must have for itself, as a pool's shard or a spare object, is not kept in cells, which
- * threads share: it is found by the thread's slot (segments.h).
+ * What a thread must have for itself, as a pool's shard or a spare object, is not kept in cells,
+ * because threads share cells: it is found by the thread's slot (segments.h).
  *
  * Ordering. A table is published with release and read with acquire, so that a reader sees its size
  * and its places. The same holds for a cell and its zeroes. Words have the ordering that their

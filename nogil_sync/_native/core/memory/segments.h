@@ -1,11 +1,11 @@
 /* segments.h: arrays with one element for each thread slot (slots.h), in segments that never move.
  *
- * Segment 0 has the elements of the first slots, a power of two of them; each further segment has as
- * many as all before it. A segment is made when a thread whose slot lies in it needs an element, and
- * stays until the owner of the array goes. So the size follows how many threads live at the same
- * time, and an element is found by its slot in two steps, without a lock. The pool's shards and the
- * spare objects (interpreter/spares.h) are kept so: a thread has its element for itself. Where threads
- * share elements, and get more of them only if they meet, see cells.h.
+ * Segment 0 has the elements of the first slots, a power of two of them; each further segment has
+ * as many as all before it. A segment is made when a thread whose slot lies in it needs an element,
+ * and stays until the owner of the array is freed. So the size follows how many threads live at the
+ * same time, and a thread finds an element by its slot in two steps, without a lock. The pool's
+ * shards and the spare objects (interpreter/spares.h) are kept so: a thread has its element for
+ * itself. For elements that threads share, and that become more only if threads meet, see cells.h.
  */
 #ifndef NS_SEGMENTS_H
 #define NS_SEGMENTS_H
@@ -15,7 +15,8 @@
 
 #include "memory/slots.h"
 
-/* Zero bytes that begin at a multiple of the alignment, which divides `bytes`. NULL without memory. */
+/* Zero bytes that begin at a multiple of the alignment, which divides `bytes`. NULL if there is no
+ * memory. */
 static inline void *
 ns_zeroed(size_t alignment, size_t bytes)
 {

@@ -5,11 +5,11 @@
  * starts ten thousand short-lived threads keeps using the first few.
  *
  * Mechanism: a bitmap in static memory with one bit a slot, claimed by an atomic OR. The number is
- * cached in a thread-local variable, and one pthread key for the whole library (ns_at_exit of park.h)
- * gives it back. The key's destructor touches only atomics and static memory, since it may run after
- * the interpreter, or this thread's part of it, is gone. If the thread asks again after that (in a later destructor
- * that still uses a counter), it takes another slot and sets the key again: POSIX runs destructors
- * until none are left.
+ * cached in a thread-local variable, and one pthread key for the whole library (ns_at_exit of
+ * park.h) gives it back. The key's destructor touches only atomics and static memory, since it may
+ * run after the interpreter, or this thread's part of it, is gone. If the thread asks again after
+ * that (in a later destructor that still uses a counter), it takes another slot and sets the key
+ * again: POSIX runs destructors until none are left.
  *
  * What a slot promises: no two living threads hold the same one, and the previous holder's writes
  * happen before the next holder gets it (release on return, acquire on claim). What it does not

@@ -55,8 +55,8 @@ bool ns_park_init(void);
 
 /* ---- What other parts of the core need once in a process ---- */
 
-/* Calls init(), unless it has returned true before; *done remembers that. Returns whether it has. Two
- * threads never run one at the same time. */
+/* Calls init(), unless it has returned true before; *done remembers that. Returns whether it has.
+ * Two threads never run one at the same time. */
 bool ns_init_once(bool *done, bool (*init)(void));
 
 /* Has function() called in the child of each fork, after those that were registered before. It may
@@ -66,8 +66,8 @@ bool ns_call_in_child(void (*function)(void));
 /* Once in a process: names the function that is called when a thread ends which called ns_at_exit.
  * False: there is no key left. */
 bool ns_at_exit_init(void (*function)(void *argument));
-/* Has function(argument) called when the calling thread ends; the argument is not NULL. May be called
- * again, also by that function. False: no memory. */
+/* Has function(argument) called when the calling thread ends; the argument is not NULL. May be
+ * called again, also by that function. False: no memory. */
 bool ns_at_exit(void *argument);
 
 /* The monotonic clock, in nanoseconds. */
