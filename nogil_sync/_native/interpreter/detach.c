@@ -201,6 +201,8 @@ sleep_detached(const struct ns_wait_steps *steps, void *object, ns_waiter *w, in
                 continue; /* the slice is over, and nothing is to be done: sleep on */
             }
             break;
+        case NS_WAS_CANCELLED:
+            return steps->cancel(object, w);
         case NS_INTERRUPTED:
             if (sliced == NULL) {
                 continue; /* handlers are the main thread's */

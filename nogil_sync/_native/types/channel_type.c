@@ -307,6 +307,7 @@ dealloc(PyObject *self)
     for (PyObject *item; (item = ns_channel_each(&o->channel, &cursor)) != NULL;) {
         Py_DECREF(item);
     }
+    ns_channel_destroy(&o->channel);
     PyMem_RawFree(o->channel.in.slots);
     PyTypeObject *type = Py_TYPE(self);
     type->tp_free(self);
