@@ -1,5 +1,6 @@
 #include "module.h"
 
+#include "interpreter/detach.h"
 #include "core/memory/epoch.h"
 #include "core/waiting/park.h"
 #include "core/memory/slots.h"
@@ -34,6 +35,7 @@ init_state(PyObject *module)
     if (dev < 0) {
         return -1;
     }
+    state->dev_mode = dev;
     state->watches_sharing = dev && PyInterpreterState_Get() == PyInterpreterState_Main();
     return 0;
 }
@@ -53,6 +55,7 @@ exec_module(PyObject *module)
         PyErr_NoMemory();
         return -1;
     }
+    ns_detach_init();
     if (init_state(module) < 0 || add_performance_warning(module) < 0) {
         return -1;
     }
@@ -60,7 +63,8 @@ exec_module(PyObject *module)
         ns_add_atomic_ints, ns_add_atomic_bool, ns_add_atomic_ref, ns_add_counters,
         ns_add_mutex,       ns_add_event,       ns_add_guard,      ns_add_rlock,
         ns_add_rwmutex,     ns_add_semaphore,   ns_add_channel,    ns_add_cond,
-        ns_add_waitgroup,   ns_add_once,        ns_add_syncmap,    ns_add_ageing,
+        ns_add_waitgroup,   ns_add_scopes,      ns_add_select,     ns_add_async_waiter,
+        ns_add_once,        ns_add_syncmap,     ns_add_ageing,
         ns_add_pool,        ns_add_pin,         ns_add_referents,  ns_add_sharing,
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(parts); i++) {
@@ -88,6 +92,19 @@ traverse_module(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->pool_end_type);
     Py_VISIT(state->sweeper_type);
     Py_VISIT(state->channel_closed);
+    Py_VISIT(state->semaphore_type);
+    Py_VISIT(state->cond_type);
+    Py_VISIT(state->event_type);
+    Py_VISIT(state->waitgroup_type);
+    Py_VISIT(state->channel_type);
+    Py_VISIT(state->sending_type);
+    Py_VISIT(state->channel_sender_type);
+    Py_VISIT(state->case_class);
+    Py_VISIT(state->selected_class);
+    Py_VISIT(state->scope_key);
+    Py_VISIT(state->scope_type);
+    Py_VISIT(state->cancelled);
+    Py_VISIT(state->cancelled_message);
     Py_VISIT(state->once_cell);
     Py_VISIT(state->once_function_cell);
     Py_VISIT(state->once_function);
@@ -116,6 +133,19 @@ clear_module(PyObject *module)
     Py_CLEAR(state->pool_end_type);
     Py_CLEAR(state->sweeper_type);
     Py_CLEAR(state->channel_closed);
+    Py_CLEAR(state->semaphore_type);
+    Py_CLEAR(state->cond_type);
+    Py_CLEAR(state->event_type);
+    Py_CLEAR(state->waitgroup_type);
+    Py_CLEAR(state->channel_type);
+    Py_CLEAR(state->sending_type);
+    Py_CLEAR(state->channel_sender_type);
+    Py_CLEAR(state->case_class);
+    Py_CLEAR(state->selected_class);
+    Py_CLEAR(state->scope_key);
+    Py_CLEAR(state->scope_type);
+    Py_CLEAR(state->cancelled);
+    Py_CLEAR(state->cancelled_message);
     Py_CLEAR(state->once_cell);
     Py_CLEAR(state->once_function_cell);
     Py_CLEAR(state->once_function);

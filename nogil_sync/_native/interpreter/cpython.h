@@ -377,4 +377,23 @@ ns_same_int(PyObject *a, PyObject *b)
     return digits <= 1 || memcmp(x->ob_digit, y->ob_digit, digits * sizeof(digit)) == 0;
 }
 
+/* ---- Named tuples ----
+ *
+ * To make an object of a subclass of tuple as tuple's own tp_new does it, without a tuple to copy
+ * from. From 3.14 on a tuple caches its hash, -1 while it has none. Read in 3.13 to 3.15:
+ * tuple_subtype_new. Noticed by: tests/contract/test_select.py. */
+
+/* Returns a new object with n items, which the caller fills in at once; or NULL with MemoryError. */
+static inline PyObject *
+ns_new_named_tuple(PyTypeObject *type, Py_ssize_t n)
+{
+    PyObject *tuple = type->tp_alloc(type, n);
+#if PY_VERSION_HEX >= 0x030E0000
+    if (tuple != NULL) {
+        ((PyTupleObject *)tuple)->ob_hash = -1;
+    }
+#endif
+    return tuple;
+}
+
 #endif
