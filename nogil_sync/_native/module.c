@@ -48,6 +48,28 @@ add_performance_warning(PyObject *module)
                         attribute_of("nogil_sync._common.performance", "PerformanceWarning"));
 }
 
+/* _put(type, name, value): sets an attribute of a type of ours, also of an immutable one. For
+ * _common/awaited.py, before anything else uses the type. */
+static PyObject *
+put(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 3 || !PyType_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "_put() needs a type, a name and a value");
+        return NULL;
+    }
+    PyTypeObject *type = (PyTypeObject *)args[0];
+    const unsigned long immutable = type->tp_flags & Py_TPFLAGS_IMMUTABLETYPE;
+    type->tp_flags &= ~(unsigned long)Py_TPFLAGS_IMMUTABLETYPE;
+    int result = PyObject_SetAttr(args[0], args[1], args[2]);
+    type->tp_flags |= immutable;
+    return result < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+static PyMethodDef functions[] = {
+    {"_put", _PyCFunction_CAST(put), METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
 static int
 exec_module(PyObject *module)
 {
@@ -56,7 +78,7 @@ exec_module(PyObject *module)
         return -1;
     }
     ns_detach_init();
-    if (init_state(module) < 0 || add_performance_warning(module) < 0) {
+    if (PyModule_AddFunctions(module, functions) < 0 || init_state(module) < 0 || add_performance_warning(module) < 0) {
         return -1;
     }
     static int (*const parts[])(PyObject *) = {

@@ -97,6 +97,23 @@ call_now_or_later(ns_waiter *served)
     }
 }
 
+bool
+ns_hold_calls(void)
+{
+    const bool before = defers_calls;
+    defers_calls = true;
+    return before;
+}
+
+void
+ns_release_calls(bool held_before)
+{
+    defers_calls = held_before;
+    if (!held_before) {
+        call_all();
+    }
+}
+
 void
 ns_detach_init(void)
 {
@@ -201,8 +218,6 @@ sleep_detached(const struct ns_wait_steps *steps, void *object, ns_waiter *w, in
                 continue; /* the slice is over, and nothing is to be done: sleep on */
             }
             break;
-        case NS_WAS_CANCELLED:
-            return steps->cancel(object, w);
         case NS_INTERRUPTED:
             if (sliced == NULL) {
                 continue; /* handlers are the main thread's */
@@ -280,8 +295,7 @@ wait_in(PyObject *scope, PyObject *self, const struct ns_wait_steps *steps, void
     PyThreadState *sliced = is_main_thread(self) ? PyThreadState_Get() : NULL;
     const bool last = ns_is_last(self);
     ns_make_way(object);
-    const bool deferred = defers_calls;
-    defers_calls = true;
+    const bool held = ns_hold_calls();
     int result;
     if (steps->enter(object, w) || (last && steps->cancel(object, w))) {
         result = 1;
@@ -290,10 +304,7 @@ wait_in(PyObject *scope, PyObject *self, const struct ns_wait_steps *steps, void
         result = last ? ns_waits_in_vain()
                       : wait_entered(scope, steps, object, w, deadline, sliced);
     }
-    defers_calls = deferred;
-    if (has_calls() && !deferred) {
-        call_all();
-    }
+    ns_release_calls(held);
     return result == CANCELLED ? ns_raise_cancelled(state_for(self)) : result;
 }
 

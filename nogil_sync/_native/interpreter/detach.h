@@ -60,6 +60,12 @@ bool ns_make_way(void *object);
  * ns_wait calls it by itself. Returns 0, or -1 with an exception of a handler. */
 int ns_warn_blocking(PyObject *self);
 
+/* Holds back the calls of waiters that this thread serves, for a section in which no Python code may
+ * run. Returns what ns_release_calls needs, which makes the calls unless an outer section goes
+ * on. */
+bool ns_hold_calls(void);
+void ns_release_calls(bool held_before);
+
 /* Has the core call waiters through this file. Once. */
 void ns_detach_init(void);
 /* Calls a waiter that was CALLED and is served. Attached; never raises. In async_waiter_type.c. */

@@ -77,6 +77,7 @@ ns_cases_init(ns_cases *c, ns_state *state, PyObject *const *objects, Py_ssize_t
             return -1;
         }
     }
+    c->blank = NULL;
     for (uint32_t n = 0; n < c->count; n++) {
         c->cases[n] = (ns_case){.passed = objects[n]};
         if (find_kind(state, &c->cases[n]) < 0) {
@@ -84,12 +85,19 @@ ns_cases_init(ns_cases *c, ns_state *state, PyObject *const *objects, Py_ssize_t
             return -1;
         }
     }
+    PyTypeObject *class = (PyTypeObject *)state->selected_class;
+    c->blank = class ? ns_new_named_tuple(class, 3) : ns_shutting_down();
+    if (c->blank == NULL) {
+        ns_cases_free(c);
+        return -1;
+    }
     return 0;
 }
 
 void
 ns_cases_free(ns_cases *c)
 {
+    Py_XDECREF(c->blank);
     if (c->cases != c->few) {
         PyMem_Free(c->cases);
     }
@@ -97,19 +105,16 @@ ns_cases_free(ns_cases *c)
 
 /* ---- What came of it ---- */
 
-/* Returns 1 and sets *selected, or -1 with an exception. Consumes `value`. */
+/* Sets *selected. Consumes `value`. Returns 1. */
 static int
 select_case(ns_cases *c, const ns_case *each, PyObject *value, bool closed, PyObject **selected)
 {
-    PyObject *class = c->state->selected_class;
-    *selected = class ? ns_new_named_tuple((PyTypeObject *)class, 3) : ns_shutting_down();
-    if (*selected == NULL) {
-        Py_DECREF(value);
-        return -1;
-    }
+    *selected = c->blank;
+    c->blank = NULL;
     PyTuple_SET_ITEM(*selected, 0, Py_NewRef(each->passed));
     PyTuple_SET_ITEM(*selected, 1, value);
     PyTuple_SET_ITEM(*selected, 2, Py_NewRef(closed ? Py_True : Py_False));
+    PyObject_GC_Track(*selected);
     return 1;
 }
 

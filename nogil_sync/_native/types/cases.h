@@ -33,10 +33,12 @@ typedef struct ns_cases {
     ns_state *state;
     ns_case *cases; /* `few`, or on the heap */
     uint32_t count;
+    PyObject *blank; /* a Selected to be filled in; NULL once it is */
     ns_case few[NS_FEW_CASES];
 } ns_cases;
 
-/* Looks what kinds of cases these are. The caller keeps the objects alive. Returns 0, or -1 with an
+/* Looks what kinds of cases these are. The caller keeps the objects alive. Makes the Selected, so
+ * that once an item is received, nothing can fail for memory and lose it. Returns 0, or -1 with an
  * exception and nothing to be freed. */
 int ns_cases_init(ns_cases *c, ns_state *state, PyObject *const *objects, Py_ssize_t count);
 void ns_cases_free(ns_cases *c);
