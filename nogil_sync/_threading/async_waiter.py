@@ -336,9 +336,10 @@ class AsyncWaiter:
         mine = False
         self.__guard.held = True
         try:
-            if not self.__called and self.__phase is _OPEN and self.__caller in (0, me):
-                self.__caller = me
-                mine = True
+            if not self.__called and self.__phase is _OPEN:
+                mine = self.__caller == 0 or self.__caller == me  # noqa: PLR1714  (a section)
+                if mine:
+                    self.__caller = me
         finally:
             del self.__guard.held
         while mine:
