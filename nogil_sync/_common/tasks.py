@@ -46,7 +46,7 @@ from .guard import Guard
 from .originals import Condition, LockType
 from .sleep import closed_gate, sleep_at
 from .untraced import hide_sections
-from .workers import ExecutorWorkers, Worker, Workers, here, process
+from .workers import ExecutorWorkers, Worker, Workers, Process, here, process
 
 # After so many tasks a group defers the reference counts of what its threads share.
 _OFTEN = 1000
@@ -102,12 +102,15 @@ class _Condition(Condition):
                 if not sleep_at(gate, deadline):
                     break
         finally:
-            while depth:
+            while True:
                 try:
-                    self.guard.held = True
-                    depth -= 1
-                except BaseException as interrupt:  # it came while this waited for the guard
+                    while depth and not self._is_owned():
+                        self.acquire()
+                    break
+                except BaseException as interrupt:  # while it waited for the guard, or right after
                     later = later or interrupt
+            for _ in range(1, depth):
+                self.acquire()
         if later is not None:
             raise later
 
@@ -261,9 +264,9 @@ class Tasks:
             else ExecutorWorkers(self.guard, self.limit, executor)
         )
 
-    def __del__(self) -> None:
+    def __del__(self, process: Process = process) -> None:
         # A thread may still be in the scope of a group that was never left.
-        if not self.stale():
+        if self.generation == process.generation:
             self.scope.close()
 
     def stale(self) -> bool:
