@@ -47,7 +47,6 @@ _NONE = 0  # the select has ended
 _PENDING = -1  # a case that is Python code is being asked
 
 _random: Callable[[], float] = Random().random
-_LINES_GUARD = _guard
 
 
 def _win(contest: Contest, number: int) -> None:
