@@ -227,7 +227,8 @@ static enum ns_wait_result
 wait_step(void *object, ns_waiter *w, int64_t deadline)
 {
     ns_selector *s = object;
-    enum ns_wait_result result = ns_await_grant(w, deadline, s->places[0].line->spin);
+    const int64_t spin = s->count > 0 ? s->places[0].line->spin : 0;
+    enum ns_wait_result result = ns_await_grant(w, deadline, spin);
     if (result == NS_SERVED) {
         for_each_place(s, unlink_place);
     }

@@ -75,7 +75,7 @@ typedef struct ns_selector {
     ns_place places[];
 } ns_selector;
 
-/* For up to `count` cases; NULL: no memory. To be freed when no place of it is linked. */
+/* For up to `count` cases; without any, it waits for its deadline. NULL: no memory. To be freed when no place of it is linked. */
 ns_selector *ns_selector_new(uint32_t count);
 void ns_selector_free(ns_selector *s);
 /* Adds a case: to wait in that line of the object. `amount`: what a waiter there asks for. */
