@@ -3,7 +3,6 @@
  */
 #include "harness.h"
 
-#include <sched.h>
 #include <setjmp.h>
 
 /* If set, called before each store of channel.c. See check_fork_cuts_repair_short. */
@@ -678,15 +677,6 @@ count_or_move(int i)
 
 #define TASKS 2
 static _Atomic uint8_t item_seen[2 * ROUNDS];
-
-static void
-tell_owners(ns_waiter *w)
-{
-    for (ns_waiter *next; w != NULL; w = next) {
-        next = w->next_called; /* its owner may free it at once */
-        ns_store((_Atomic bool *)w->owner, true, NS_RELEASE);
-    }
-}
 
 /* Receives for a task that is cancelled at once. */
 static void
