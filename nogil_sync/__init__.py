@@ -18,11 +18,13 @@ Locks:
 Semaphores and events:
     Semaphore, SemaphoreHold, Event, WaitGroup
 Tasks:
-    TaskGroup
+    TaskGroup, Cancelled, shield
 Once:
     Once, once, once_property, OnceFunction
 Channels:
-    Channel, ChannelClosed
+    Channel, ChannelSender, ChannelClosed, Sending, select, try_select, Selected
+Timers:
+    Ticker, after, After
 Maps:
     SyncMap, SyncMapKeys, SyncMapValues, SyncMapItems, SyncMapIterator
 Pools:
@@ -64,6 +66,8 @@ __all__ = [  # noqa: RUF022  (by group)
     "WaitGroup",
     # Tasks
     "TaskGroup",
+    "Cancelled",
+    "shield",
     # Once
     "Once",
     "once",
@@ -71,7 +75,16 @@ __all__ = [  # noqa: RUF022  (by group)
     "OnceFunction",
     # Channels
     "Channel",
+    "ChannelSender",
     "ChannelClosed",
+    "Sending",
+    "select",
+    "try_select",
+    "Selected",
+    # Timers
+    "Ticker",
+    "after",
+    "After",
     # Maps
     "SyncMap",
     "SyncMapKeys",
@@ -94,5 +107,8 @@ __all__ = [  # noqa: RUF022  (by group)
 ]
 
 from ._backend import *
+from ._common.cancelled import *
 from ._common.pin import *
+from ._common.selected import *
 from ._common.taskgroup import *
+from ._common.timers import *

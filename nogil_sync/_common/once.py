@@ -15,6 +15,11 @@ waiters sleep at a lock of the interpreter and not at an `Event`, whose ``set`` 
 in one of the backends.) Such a *gate* is closed when it is made, and opened once; each thread that
 passes it opens it for the next.
 
+A wait in a scope (see `cancelled`) can end for two reasons, of which one concerns this thread
+alone. So it has a gate of its own, which the scope opens when it is cancelled, and the run at its
+end. Opening several gates takes several calls, and an interrupt may come after each: then the
+thread goes through them once more.
+
 A wait that could never end raises ``RuntimeError``: the thread would wait, directly or through
 others, for a run of its own. Each thread first notes what it waits for, and then follows the notes
 of the others. All notes are in one dict, which has a lock of its own. So if two threads close a
@@ -39,17 +44,14 @@ from types import (
 )
 from typing import Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
 
-from .exit import check_exit
+from .cancelled import MESSAGE, Cancelled, Scope, scopes
 from .object import subscripted
-from .originals import allocate_lock, get_ident, local, main_thread
+from .originals import LockType, get_ident, local
+from .sleep import closed_gate, sleep_at
 
 T = TypeVar("T")
 P = ParamSpec("P")
 Self = TypeVar("Self", bound="once_property[Any]")
-
-# Signal handlers run in the main thread. A signal right before its sleep does not end the sleep,
-# nor does `_thread.interrupt_main()`. So the main thread takes naps.
-_NAP = 0.04
 
 ABSENT: Final = object()
 
@@ -57,7 +59,7 @@ ABSENT: Final = object()
 class _Run:
     """One call of `exclusively`: it runs a function, or waits for another run."""
 
-    __slots__ = ("gate", "key", "outer", "over", "table", "thread", "waiting")
+    __slots__ = ("gate", "key", "outer", "over", "scoped", "table", "thread", "waiting")
 
     def __init__(self, key: object, outer: "_Run | None") -> None:
         self.key = key
@@ -66,11 +68,8 @@ class _Run:
         self.thread = get_ident()
         self.waiting = False
         self.over = False  # becomes true before the gate is opened
-        try:
-            self.gate = allocate_lock()
-        except RuntimeError:  # "can't allocate lock"
-            raise MemoryError from None
-        self.gate.acquire()
+        self.gate = closed_gate()
+        self.scoped: dict[LockType, None] = {}  # the gates of those that wait in a scope
 
 
 class _Local(local):
@@ -120,12 +119,43 @@ def exclusively(
             run.gate.release()
         except RuntimeError:
             pass  # open already: a waiter has seen that the run is over
+        finally:
+            later: BaseException | None = None
+            while run.scoped:
+                try:
+                    for gate in list(run.scoped):
+                        try:
+                            gate.release()
+                        except RuntimeError:
+                            pass  # open already: its scope was cancelled
+                        run.scoped.pop(gate, None)
+                except BaseException as interrupt:
+                    later = later or interrupt
+            if later is not None:
+                raise later
 
 
 def _wait(run: _Run, other: _Run, deadline: float | None) -> None:
     """Sleep until the other run is over; raise if it would wait for us, or at the deadline."""
+    scope = scopes.current()
+    if scope is None:
+        _sleep(run, other, deadline, other.gate, None)
+        return
+    gate = closed_gate()
+    try:
+        other.scoped[gate] = None
+        scope.watch(gate)
+        _sleep(run, other, deadline, gate, scope)
+    finally:
+        other.scoped.pop(gate, None)
+        scope.unwatch(gate)
+
+
+def _sleep(
+    run: _Run, other: _Run, deadline: float | None, gate: LockType, scope: Scope | None
+) -> None:
+    """Sleep at this gate, and raise if the scope is cancelled meanwhile, too."""
     me = run.thread
-    nap = _NAP if me == main_thread().ident else -1.0
     below = _waits.get(me)  # a wait of this thread that a signal handler interrupted
     run.waiting = True
     try:
@@ -136,15 +166,11 @@ def _wait(run: _Run, other: _Run, deadline: float | None) -> None:
                 break
             if _waits_for(other, me):
                 raise RuntimeError("recursive call: it would wait for itself")
-            if deadline is None:
-                check_exit()
-                other.gate.acquire(True, nap)
-                continue
-            remaining = deadline - monotonic()
-            if remaining <= 0:
+            if deadline is not None and monotonic() >= deadline:
                 raise TimeoutError("timed out waiting for another thread's call")
-            check_exit()
-            other.gate.acquire(True, remaining if nap < 0 else min(remaining, nap))
+            if scope is not None and scope.cancelled:
+                raise Cancelled(MESSAGE)
+            sleep_at(gate, deadline)
     finally:
         run.waiting = False
         try:

@@ -9,6 +9,7 @@ from .._common.channel_closed import *
 from .._common.mapping import *
 from .._common.performance import *
 from .._common.untraced import hide_sections as _hide_sections
+from .async_waiter import *
 from .atomics import *
 from .channel import *
 from .cond import *
@@ -20,6 +21,8 @@ from .pin import *
 from .pool import *
 from .rlock import *
 from .rwmutex import *
+from .scope import *
+from .select import *
 from .semaphore import *
 from .syncmap import *
 from .waitgroup import *
