@@ -1,0 +1,220 @@
+"""How a task waits without blocking its event loop, for both backends.
+
+A task that has to wait makes a future of its loop, and a `Call`, which it gives as the callback to
+whatever will serve it: the backend's ``AsyncWaiter``, which stands in the same line as waiting
+threads, or a run of `once`. Then it awaits the future. The thread that serves the call, in
+whatever loop or in none, puts it into the *inbox* of its loop and has the loop empty that.
+
+**Many at a time.** An inbox asks its loop for one `_Delivery` at a time: a call that comes while
+one is under way needs no other. The delivery first clears `asked` and then empties the deque. The
+thread that serves first appends to the deque and then looks at `asked`. Each step on the deque
+holds the deque's own lock (or the GIL). So if the delivery found the deque empty before the append,
+the thread finds `asked` false and asks again; else the delivery finds the call. Nothing is lost.
+
+**Closed loops.** A loop that is closed cannot be asked (``RuntimeError``), and drops the deliveries
+that it has not run, whose finaliser notices. In both cases the calls are taken out of their lines,
+and what they were given goes to the next ones. That may in turn serve a call of a closed loop: the
+thread keeps a list, so that the stack does not grow.
+
+**Interrupts.** A ``KeyboardInterrupt`` can come anywhere in the thread that serves. So telling a
+loop is repeated until it is done; telling it twice does no harm. What is raised is raised then.
+
+asyncio is imported by the first task that waits, and not by this module, since it takes long.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from .originals import local
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Future
+
+
+class Inbox:
+    """The calls of one loop that were served, and whose tasks the loop has yet to wake."""
+
+    __slots__ = ("asked", "loop", "served")
+
+    def __init__(self, loop: "AbstractEventLoop") -> None:
+        self.loop = ref(loop)
+        self.asked = False  # a delivery is under way
+        self.served: deque[Call] = deque()
+
+    def ask(self) -> None:
+        """Have the loop deliver, if it is not closed."""
+        loop = self.loop()
+        if loop is None:
+            self.discard()
+            return
+        self.asked = True
+        try:
+            loop.call_soon_threadsafe(_Delivery(self))
+        except RuntimeError:
+            self.asked = False
+            if not loop.is_closed():
+                raise
+            self.discard()
+        except BaseException:
+            self.asked = False
+            raise
+
+    def deliver(self) -> None:
+        """Wake the tasks, in the loop."""
+        self.asked = False
+        pop = self.served.popleft
+        while True:
+            try:
+                call = pop()
+            except IndexError:
+                return
+            call.waiter = None
+            future = call.future
+            if not future.done():
+                future.set_result(None)
+
+    def discard(self) -> None:
+        """The loop is closed: give back what the calls were given."""
+        while True:
+            try:
+                call = self.served.popleft()
+            except IndexError:
+                return
+            if call.waiter is not None:
+                _give_back(call.waiter)
+
+
+class _Delivery:
+    """One request to a loop to empty the inbox; the loop calls it, or drops it when it closes."""
+
+    __slots__ = ("inbox",)
+
+    def __init__(self, inbox: Inbox) -> None:
+        self.inbox: Inbox | None = inbox
+
+    def __call__(self) -> None:
+        inbox, self.inbox = self.inbox, None
+        if inbox is not None:
+            inbox.deliver()
+
+    def __del__(self) -> None:
+        if self.inbox is not None:
+            loop = self.inbox.loop()
+            if loop is None or loop.is_closed():
+                self.inbox.discard()
+
+
+class _Thread(local):
+    inbox: Inbox | None = None  # of the loop that this thread ran last
+    unwanted: list[Any] | None = None  # waiters of closed loops, while one of them is taken out
+
+
+_thread = _Thread()
+
+
+def _give_back(waiter: Any) -> None:
+    """Take a waiter out of its line, with what it was given."""
+    unwanted = _thread.unwanted
+    if unwanted is not None:
+        unwanted.append(waiter)  # the call below us goes on with it
+        return
+    _thread.unwanted = unwanted = [waiter]
+    error: BaseException | None = None
+    while True:  # twice: an interrupt can also come where a loop jumps back
+        try:
+            while unwanted:
+                try:
+                    unwanted[0].cancel()
+                    del unwanted[0]
+                except BaseException as another:
+                    error = error or another
+                    if isinstance(another, Exception):
+                        del unwanted[0]  # it would fail for ever
+            _thread.unwanted = None
+            break
+        except BaseException as another:
+            error = error or another
+    if error is not None:
+        raise error
+
+
+class Call:
+    """One task that waits. Whoever serves it calls this, with the waiter that is served."""
+
+    __slots__ = ("future", "inbox", "waiter")
+
+    def __init__(self) -> None:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        inbox = _thread.inbox
+        if inbox is None or inbox.loop() is not loop:
+            _thread.inbox = inbox = Inbox(loop)
+        self.inbox = inbox
+        self.future: Future[None] = loop.create_future()
+        self.waiter: Any = None
+
+    def __call__(self, waiter: Any = None) -> None:
+        inbox = self.inbox
+        self.waiter = waiter
+        inbox.served.append(self)
+        if not inbox.asked:
+            error: BaseException | None = None
+            while True:  # twice: an interrupt can also come where a loop jumps back
+                try:
+                    while True:
+                        try:
+                            inbox.ask()
+                            break
+                        except BaseException as another:
+                            if isinstance(another, Exception):
+                                raise
+                            error = error or another
+                    break
+                except BaseException as another:
+                    if isinstance(another, Exception):
+                        raise
+                    error = error or another
+            if error is not None:
+                raise error
+
+    async def sleep(self, seconds: float | None) -> None:
+        """Let the loop run until this is called, at most so many seconds."""
+        future = self.future
+        if seconds is None:
+            await future
+            return
+        timer = future.get_loop().call_later(seconds, _end, future)
+        try:
+            await future
+        finally:
+            timer.cancel()
+
+
+def _end(future: "Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def wait_in_line(
+    new: Callable[..., Any], obj: object, operation: str, argument: object, seconds: float | None
+) -> Any:
+    """Stand in line, at most so many seconds; the waiter if it was served, else None."""
+    call = Call()
+    waiter = new(obj, operation, argument, call)
+    if waiter.served:
+        return waiter
+    return await settle(waiter, call, seconds)
+
+
+async def settle(waiter: Any, call: Call, seconds: float | None) -> Any:
+    """Wait until the waiter is served, at most so many seconds; return it if it was, else None."""
+    try:
+        await call.sleep(seconds)
+    except BaseException:
+        waiter.cancel()
+        raise
+    # What it was given in the last moment is kept.
+    return waiter if waiter.served or not waiter.cancel() else None
