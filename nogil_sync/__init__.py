@@ -18,11 +18,13 @@ Locks:
 Semaphores and events:
     Semaphore, SemaphoreHold, Event, WaitGroup
 Tasks:
-    TaskGroup
+    TaskGroup, Cancelled, shield
 Once:
     Once, once, once_property, OnceFunction
 Channels:
-    Channel, ChannelClosed
+    Channel, ChannelClosed, Selected
+Timers:
+    Ticker, after, After
 Maps:
     SyncMap, SyncMapKeys, SyncMapValues, SyncMapItems, SyncMapIterator
 Pools:
@@ -64,6 +66,8 @@ __all__ = [  # noqa: RUF022  (by group)
     "WaitGroup",
     # Tasks
     "TaskGroup",
+    "Cancelled",
+    "shield",
     # Once
     "Once",
     "once",
@@ -72,6 +76,11 @@ __all__ = [  # noqa: RUF022  (by group)
     # Channels
     "Channel",
     "ChannelClosed",
+    "Selected",
+    # Timers
+    "Ticker",
+    "after",
+    "After",
     # Maps
     "SyncMap",
     "SyncMapKeys",
@@ -94,5 +103,8 @@ __all__ = [  # noqa: RUF022  (by group)
 ]
 
 from ._backend import *
+from ._common.cancelled import *
 from ._common.pin import *
+from ._common.selected import *
 from ._common.taskgroup import *
+from ._common.timers import *

@@ -16,7 +16,10 @@ HOME = Path(nogil_sync.__file__).parent
 PUBLIC = sorted(nogil_sync.__all__)
 # Those that are one for both backends.
 VIEWS = {"SyncMapItems", "SyncMapKeys", "SyncMapValues"}
-SHARED = {"Left", "PinReport", "TaskGroup", "backend", "pin_report"}
+SHARED = {
+    *("After", "Cancelled", "Left", "PinReport", "Selected", "TaskGroup", "Ticker"),
+    *("after", "backend", "pin_report", "shield"),
+}
 
 
 def literal_all(tree):
