@@ -20,6 +20,12 @@ others, for a run of its own. Each thread first notes what it waits for, and the
 of the others. All notes are in one dict, which has a lock of its own. So if two threads close a
 circle at the same time, at least the second sees the note of the first.
 
+A task that runs a function (`exclusively_async`) has no thread of its own: its run belongs to the
+task, and is under way in the thread of the task's loop. A task that waits for a run leaves a
+listener, which the end of the run calls after it has opened the gate. A wait of a thread blocks
+the tasks of the loop that runs in it. So a run of a task waits for what the task waits for, and for
+what its thread waits for.
+
 In the child of a fork only the runs of the forking thread go on. The child gets new tables, since a
 thread that is gone may hold the lock of an old one. A run in an old table counts as over.
 """
@@ -28,8 +34,7 @@ import functools
 import os
 import sys
 import sysconfig
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Awaitable, Callable
 from time import monotonic
 from types import (
     FunctionType,
@@ -40,6 +45,7 @@ from types import (
 from typing import Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from .exit import check_exit
+from .loops import Call
 from .object import subscripted
 from .originals import allocate_lock, get_ident, local, main_thread
 
@@ -57,13 +63,27 @@ ABSENT: Final = object()
 class _Run:
     """One call of `exclusively`: it runs a function, or waits for another run."""
 
-    __slots__ = ("gate", "key", "outer", "over", "table", "thread", "waiting")
+    __slots__ = (
+        "gate",
+        "key",
+        "listeners",
+        "outer",
+        "over",
+        "owner",
+        "table",
+        "thread",
+        "waiting",
+    )
 
-    def __init__(self, key: object, outer: "_Run | None") -> None:
+    def __init__(self, key: object, outer: "_Run | None", task: object = None) -> None:
         self.key = key
         self.outer = outer  # the run of the same thread from which this one was called
         self.table = _running
         self.thread = get_ident()
+        self.owner: object = self.thread if task is None else task
+        # What the end calls, for tasks that wait. A task appends, and then looks at `over`; the
+        # end makes `over` true, and then empties the list. So one of the two sees the other.
+        self.listeners: list[Callable[[], object]] = []
         self.waiting = False
         self.over = False  # becomes true before the gate is opened
         try:
@@ -79,7 +99,7 @@ class _Local(local):
 
 _local = _Local()
 _running: dict[object, _Run] = {}
-_waits: dict[int, _Run] = {}  # which run each waiting thread waits for
+_waits: dict[object, _Run] = {}  # which run each waiting thread or task waits for
 
 
 def exclusively(
@@ -120,6 +140,9 @@ def exclusively(
             run.gate.release()
         except RuntimeError:
             pass  # open already: a waiter has seen that the run is over
+        finally:
+            if run.listeners:
+                _tell(run.listeners)
 
 
 def _wait(run: _Run, other: _Run, deadline: float | None) -> None:
@@ -161,19 +184,118 @@ def _wait(run: _Run, other: _Run, deadline: float | None) -> None:
                 pass  # open already
 
 
-def _waits_for(run: _Run, me: int) -> bool:
-    """Whether the run belongs to thread `me`, or waits for such a run, directly or not."""
-    chain = [run]
-    while chain[-1].thread != me:
-        after = _waits.get(chain[-1].thread)
-        if after is None or after in chain:
-            return False
-        chain.append(after)
-    # The links were read one after the other. If all still exist now, all existed at the same time.
-    for a, b in pairwise(chain):
-        if a.over or _waits.get(a.thread) is not b:
-            return False
-    return not chain[-1].over
+def _tell(listeners: list[Callable[[], object]]) -> None:
+    """Call the listeners of a run that is over, each at least once; then raise what interrupted."""
+    error: BaseException | None = None
+    while True:  # twice: an interrupt can also come where a loop jumps back
+        try:
+            while listeners:
+                try:
+                    listeners[0]()
+                    del listeners[0]
+                except BaseException as another:
+                    error = error or another
+                    if isinstance(another, Exception):
+                        del listeners[0]  # it would fail for ever
+            break
+        except BaseException as another:
+            error = error or another
+    if error is not None:
+        raise error
+
+
+def _waits_for(run: _Run, me: int, task: object = None) -> bool:
+    """Whether the run waits for the thread `me`, or for its task if one is given, or is theirs.
+
+    A wait of a task does not hold up other tasks of its loop; that of a thread does.
+    """
+    # Each way is a list of runs, each with the thread or task through which the one before it
+    # waits for it.
+    ways: list[list[tuple[object, _Run]]] = [[(None, run)]]
+    seen = {run}
+    while ways:
+        way = ways.pop()
+        last = way[-1][1]
+        if last.owner == me or last.owner is task or (task is None and last.thread == me):
+            # The links were read one after the other. If all still exist now, all existed at the
+            # same time.
+            if not any(each.over for _, each in way) and all(
+                _waits.get(who) is each for who, each in way[1:]
+            ):
+                return True
+            continue
+        for who in {last.owner, last.thread}:
+            after = _waits.get(who)
+            if after is not None and after not in seen:
+                seen.add(after)
+                ways.append([*way, (who, after)])
+    return False
+
+
+async def exclusively_async(
+    key: object,
+    deadline: float | None,
+    look: Callable[P, T | None],
+    work: Callable[P, Awaitable[T]],
+    /,
+    *args: P.args,
+    **kw: P.kwargs,
+) -> T:
+    """`exclusively` for a task: it awaits `work(...)`, and lets its loop run while it waits."""
+    import asyncio
+
+    run = _Run(key, None, asyncio.current_task() or object())
+    try:
+        while True:
+            other = run.table.setdefault(key, run)
+            if other is run:
+                found = look(*args, **kw)
+                return await work(*args, **kw) if found is None else found
+            await _wait_async(run, other, deadline)
+            found = look(*args, **kw)
+            if found is not None:
+                return found
+    finally:
+        try:
+            if run.table[key] is run:
+                del run.table[key]
+        except KeyError:
+            pass
+        run.over = True
+        try:
+            run.gate.release()
+        except RuntimeError:
+            pass  # open already: a waiter has seen that the run is over
+        finally:
+            if run.listeners:
+                _tell(run.listeners)
+
+
+async def _wait_async(run: _Run, other: _Run, deadline: float | None) -> None:
+    """Let the loop run until the other run is over; raise as `_wait` does."""
+    seconds = None
+    if deadline is not None:
+        seconds = deadline - monotonic()
+        if seconds <= 0 and not other.over:
+            raise TimeoutError("timed out waiting for another thread's call")
+    call = Call()
+    waits = _waits
+    waits[run.owner] = other
+    try:
+        other.listeners.append(call)
+        if other.over or other.table is not _running:
+            return
+        if _waits_for(other, run.thread, run.owner):
+            raise RuntimeError("recursive call: it would wait for itself")
+        await call.sleep(seconds)
+        if not other.over and deadline is not None and monotonic() >= deadline:
+            raise TimeoutError("timed out waiting for another thread's call")
+    finally:
+        waits.pop(run.owner, None)
+        try:
+            other.listeners.remove(call)
+        except ValueError:
+            pass  # called already
 
 
 def _forget_other_threads() -> None:

@@ -15,6 +15,7 @@ interrupt came in that very moment, it is sent although `send` raised.
 from collections.abc import Iterator
 from typing import Any, Generic, Self, SupportsIndex, TypeAlias, TypeVar, overload
 
+from .._common.awaited import AwaitedChannel
 from .._common.channel_closed import ChannelClosed
 from .._common.object import SyncObject, before_init, subscripted, uninitialized, until_init
 from ._arguments import exact_int, wait_timeout
@@ -138,7 +139,7 @@ def _first(front: Any, back: Any) -> tuple[Any, Any, Any]:
     return front, back, item
 
 
-class Channel(SyncObject, Generic[T]):
+class Channel(SyncObject, AwaitedChannel[T], Generic[T]):
     """A queue between threads that holds `capacity` items and has an end: Go's channel.
 
     Any number of threads send, any number receive; each item is received once, and those of

@@ -31,6 +31,7 @@ had the signal come just after the acquire.
 import os
 from time import monotonic
 
+from .._common.awaited import AwaitedLock
 from .._common.guard import NO_RECEIPT, Guard, Receipt, guard_of
 from .._common.object import SyncObject, lacks
 from .._common.originals import get_ident, local
@@ -71,7 +72,7 @@ _thread = _Thread()
 _waiting: dict[_Waiter, None] = {}
 
 
-class Mutex(SyncObject):
+class Mutex(SyncObject, AwaitedLock):
     """A lock, as ``threading.Lock``, that stays fast when threads fight over it.
 
     Stands in for ``threading.Lock``, also inside ``threading.Condition`` and
