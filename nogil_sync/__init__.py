@@ -16,13 +16,15 @@ Counters:
 Locks:
     Mutex, RLock, RWMutex, RWMutexReader, RWMutexWriter, Cond
 Semaphores and events:
-    Semaphore, SemaphoreHold, Event, WaitGroup
+    Semaphore, SemaphoreHold, SemaphoreHoldAsync, Event, WaitGroup
 Tasks:
     TaskGroup, Cancelled, shield
 Once:
     Once, once, once_property, OnceFunction
 Channels:
     Channel, ChannelClosed, Selected
+asyncio:
+    select_async
 Timers:
     Ticker, after, After
 Maps:
@@ -62,6 +64,7 @@ __all__ = [  # noqa: RUF022  (by group)
     # Semaphores and events
     "Semaphore",
     "SemaphoreHold",
+    "SemaphoreHoldAsync",
     "Event",
     "WaitGroup",
     # Tasks
@@ -77,6 +80,8 @@ __all__ = [  # noqa: RUF022  (by group)
     "Channel",
     "ChannelClosed",
     "Selected",
+    # asyncio
+    "select_async",
     # Timers
     "Ticker",
     "after",
@@ -103,6 +108,7 @@ __all__ = [  # noqa: RUF022  (by group)
 ]
 
 from ._backend import *
+from ._common.awaited import *
 from ._common.cancelled import *
 from ._common.pin import *
 from ._common.selected import *

@@ -436,7 +436,7 @@ async def select_async(*cases: Any, timeout: float | None = None) -> Selected:
     while True:
         now = monotonic()
         if deadline is not None and now >= deadline:
-            raise TimeoutError("timed out waiting to select")
+            raise TimeoutError("timed out waiting for a case")
         due = min((case._case_due() for case in timed), default=inf)
         if deadline is not None:
             due = min(due, deadline)

@@ -12,9 +12,8 @@ holds the deque's own lock (or the GIL). So if the delivery found the deque empt
 the thread finds `asked` false and asks again; else the delivery finds the call. Nothing is lost.
 
 **Closed loops.** A loop that is closed cannot be asked (``RuntimeError``), and drops the deliveries
-that it has not run, whose finaliser notices. In both cases the calls are taken out of their lines,
-and what they were given goes to the next ones. That may in turn serve a call of a closed loop: the
-thread keeps a list, so that the stack does not grow.
+that it has not run, whose finaliser notices. In both cases what the calls were given goes to the
+next ones in line.
 
 **Interrupts.** A ``KeyboardInterrupt`` can come anywhere in the thread that serves. So telling a
 loop is repeated until it is done; telling it twice does no harm. What is raised is raised then.
@@ -83,7 +82,7 @@ class Inbox:
             except IndexError:
                 return
             if call.waiter is not None:
-                _give_back(call.waiter)
+                call.waiter.cancel()
 
 
 class _Delivery:
@@ -108,36 +107,9 @@ class _Delivery:
 
 class _Thread(local):
     inbox: Inbox | None = None  # of the loop that this thread ran last
-    unwanted: list[Any] | None = None  # waiters of closed loops, while one of them is taken out
 
 
 _thread = _Thread()
-
-
-def _give_back(waiter: Any) -> None:
-    """Take a waiter out of its line, with what it was given."""
-    unwanted = _thread.unwanted
-    if unwanted is not None:
-        unwanted.append(waiter)  # the call below us goes on with it
-        return
-    _thread.unwanted = unwanted = [waiter]
-    error: BaseException | None = None
-    while True:  # twice: an interrupt can also come where a loop jumps back
-        try:
-            while unwanted:
-                try:
-                    unwanted[0].cancel()
-                    del unwanted[0]
-                except BaseException as another:
-                    error = error or another
-                    if isinstance(another, Exception):
-                        del unwanted[0]  # it would fail for ever
-            _thread.unwanted = None
-            break
-        except BaseException as another:
-            error = error or another
-    if error is not None:
-        raise error
 
 
 class Call:

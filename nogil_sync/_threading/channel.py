@@ -119,9 +119,12 @@ class _Items(Line):
         return self.admit((front, back, count, True, *rest), waiters)
 
     def sleep(self, me: Waiter, seconds: float | None) -> None:
+        self.look_for(me)
+        super().sleep(me, seconds)
+
+    def look_for(self, me: Waiter) -> None:
         while me in self.state[1] and not self.settled(me):
             self.look_again()
-        super().sleep(me, seconds)
 
     def settled(self, me: Waiter) -> bool:
         """Whether another step would serve nobody."""

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any, Protocol, SupportsIndex, TypeVar
 
 from .._common.awaited import AwaitedCond
+from .._common.cancelled import MESSAGE, Cancelled
 from .._common.exit import check_exit
 from .._common.guard import Receipt
 from .._common.object import SyncObject, before_init, lacks, uninitialized, until_init
@@ -22,6 +23,7 @@ from ._wait import Change, Line, Waiter, Waiters
 from .mutex import Mutex
 from .rlock import RLock as OurRLock
 from .rwmutex import RWMutexReader, RWMutexWriter, _View
+from .scope import here
 
 __all__ = ["Cond"]
 
@@ -153,7 +155,8 @@ class Cond(SyncObject, AwaitedCond):
         or less does not sleep, but lets the lock go for a moment. NaN is a ``ValueError``,
         a time-out too large for the system an ``OverflowError``.
 
-        A Ctrl-C in the main thread interrupts the sleep. The lock is held again whenever
+        A Ctrl-C in the main thread interrupts the sleep; so does the cancellation of the task
+        group for which this thread works (:exc:`Cancelled`). The lock is held again whenever
         this returns or raises, and a notification that an exception left unused goes to the
         next waiter.
         """
@@ -173,8 +176,9 @@ class Cond(SyncObject, AwaitedCond):
         # The count of an RLock, known also if an interrupt comes as it is released.
         saved = lock._recursion_count() if type(lock) is OurRLock else None
         later: BaseException | None = None
+        scope = here.scope
         try:
-            line.join(me)
+            line.join(me, None if seconds == 0 else scope)
             unsure = not ours
             (saved,) = map(call, (release,))
             free.done = True
@@ -182,6 +186,7 @@ class Cond(SyncObject, AwaitedCond):
             line.sleep(me, seconds)
             keep = True
         finally:
+            here.scope = None  # the lock is to be taken again even if it is one that would raise
             while True:  # twice: an interrupt can also come where a loop jumps back
                 try:
                     while True:
@@ -211,8 +216,11 @@ class Cond(SyncObject, AwaitedCond):
                 except BaseException as another:
                     keep = False
                     later = later or another
+            here.scope = scope
         if later is not None:  # and it was the first
             raise later
+        if me.cancelled and not me.kept:
+            raise Cancelled(MESSAGE)
         return me.kept
 
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:

@@ -49,6 +49,7 @@ class Event(SyncObject, AwaitedEvent):
         """
         word = self.__word
         ended = None
+        later: BaseException | None = None
         try:
             with word.guard:
                 word.value = 1
@@ -58,10 +59,19 @@ class Event(SyncObject, AwaitedEvent):
                     word.round = None
         finally:  # also when a Ctrl-C arrives right after the section
             if ended is not None:
-                try:
-                    ended.gate.release()
-                except RuntimeError:
-                    pass  # already open: a waiter looked at `over` first
+                while True:  # twice: an interrupt can also come where a loop jumps back
+                    try:
+                        while True:
+                            try:
+                                ended.open()
+                                break
+                            except BaseException as another:
+                                later = later or another
+                        break
+                    except BaseException as another:
+                        later = later or another
+        if later is not None:  # and it was the first
+            raise later
 
     def clear(self) -> None:
         """Reset the flag: :meth:`wait` blocks again."""
@@ -74,7 +84,8 @@ class Event(SyncObject, AwaitedEvent):
 
         ``None`` waits for ever, zero or less does not wait. NaN is a ``ValueError``, a
         time-out too large for the system an ``OverflowError``. A Ctrl-C interrupts the
-        wait in the main thread.
+        wait in the main thread, and the cancellation of the task group for which this thread
+        works does so in any (:exc:`Cancelled`).
         """
         return self.__word.wait(1, wait_timeout(timeout))
 

@@ -25,6 +25,7 @@ class _Sides(Line):
 
     __slots__ = ()
     state: tuple[_Value, Waiters]
+    cancellable = False
 
     def take(self, value: _Value, write: bool) -> _Value | None:
         readers, writing, downgraded = value
