@@ -247,7 +247,7 @@ class Mutex(SyncObject, AwaitedLock):
             if waiter.mutex is self:
                 waiter.queued = False
                 open_gate(waiter.gate)
-        for waiter in [each for each in places_without_thread() if isinstance(each, MutexPlace)]:
+        for waiter in [each for each in places_without_thread() if isinstance(each, _MutexPlace)]:
             if waiter.mutex is self and waiter.queued:
                 waiter.queued = False
                 waiter.enter()
@@ -445,7 +445,7 @@ class Mutex(SyncObject, AwaitedLock):
             open_gate(wake.gate)
 
 
-class MutexPlace(_Waiter):
+class _MutexPlace(_Waiter):
     """The place of a waiter without a thread: see `async_waiter`."""
 
     __slots__ = ()
