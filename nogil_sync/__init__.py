@@ -22,9 +22,7 @@ Tasks:
 Once:
     Once, once, once_property, OnceFunction
 Channels:
-    Channel, ChannelClosed, Selected
-asyncio:
-    select_async
+    Channel, ChannelSender, ChannelClosed, Sending, select, try_select, select_async, Selected
 Timers:
     Ticker, after, After
 Maps:
@@ -78,10 +76,13 @@ __all__ = [  # noqa: RUF022  (by group)
     "OnceFunction",
     # Channels
     "Channel",
+    "ChannelSender",
     "ChannelClosed",
-    "Selected",
-    # asyncio
+    "Sending",
+    "select",
+    "try_select",
     "select_async",
+    "Selected",
     # Timers
     "Ticker",
     "after",

@@ -86,6 +86,6 @@ def test_the_extension_has_the_rest_of_the_list_and_no_more():
 
 def test_help_lists_each_name_once_by_group():
     description = inspect.getdoc(nogil_sync)
-    groups = re.findall(r"^[A-Za-z ]+:\n    (.*)$", description, re.MULTILINE)
+    groups = re.findall(r"^[A-Z][a-z ]+:\n    (.*)$", description, re.MULTILINE)
     assert ", ".join(groups).split(", ") == nogil_sync.__all__
     assert all(group in pydoc.plain(pydoc.render_doc(nogil_sync)) for group in groups)

@@ -15,6 +15,7 @@
 #include "core/waiting/park.h"
 #include "interpreter/detach.h"
 #include "docs.h"
+#include "types/insides.h"
 #include "types/mutex_type.h"
 #include "object.h"
 #include "interpreter/sharing.h"
@@ -33,6 +34,12 @@ static inline ns_cond *
 cond_of(PyObject *self)
 {
     return &((Cond *)self)->cond;
+}
+
+ns_cond *
+ns_inside_cond(PyObject *self)
+{
+    return cond_of(self);
 }
 
 /* The lock, during a call. */
@@ -265,8 +272,13 @@ wait_holding(PyObject *self, const held_lock *lock, ns_patience patience, int64_
     if (require_lock(self, lock, "cannot wait on un-acquired lock") < 0) {
         return -1;
     }
-    if (patience != NS_DO_NOT_WAIT && ns_is_last(self)) {
-        return ns_waits_in_vain();
+    if (patience != NS_DO_NOT_WAIT) {
+        if (ns_is_last(self)) {
+            return ns_waits_in_vain();
+        }
+        if (ns_warn_blocking(self) < 0) {
+            return -1;
+        }
     }
     ns_waiter *w = ns_waiter_or_error();
     if (w == NULL) {
@@ -690,5 +702,9 @@ static PyType_Spec spec = {
 int
 ns_add_cond(PyObject *module)
 {
-    return ns_add_type(module, &spec);
+    ns_state *state = PyModule_GetState(module);
+    state->cond_type = ns_new_type(module, &spec, NULL);
+    return state->cond_type == NULL
+               ? -1
+               : PyModule_AddType(module, (PyTypeObject *)state->cond_type);
 }
