@@ -45,6 +45,14 @@ class Awaited:
     _AsyncWaiter: ClassVar[Any]
 
 
+def _collected(waiter: Any) -> bool:
+    """Whether there is a waiter that was served; what it was given is now its caller's."""
+    if waiter is None:
+        return False
+    waiter.result()
+    return True
+
+
 class AwaitedLock(Awaited):
     """For Mutex and the views of RWMutex."""
 
@@ -63,7 +71,7 @@ class AwaitedLock(Awaited):
         if seconds == 0:
             return False
         waiter = await wait_in_line(self._AsyncWaiter, self, "acquire", None, seconds)
-        return waiter is not None
+        return _collected(waiter)
 
     def __aenter__(self) -> Coroutine[Any, Any, bool]:
         """Take the lock; the result is True."""
@@ -101,7 +109,7 @@ class AwaitedSemaphore(Awaited):
         if seconds == 0:
             return False
         waiter = await wait_in_line(self._AsyncWaiter, self, "acquire", number, seconds)
-        return waiter is not None
+        return _collected(waiter)
 
     def hold_async(self, n: SupportsIndex = 1, timeout: float | None = None) -> "SemaphoreHoldAsync":
         """Return an asynchronous context manager that holds `n` units: a weighted ``async with``.
@@ -182,7 +190,7 @@ class AwaitedEvent(Awaited):
         if seconds == 0:
             return False
         waiter = await wait_in_line(self._AsyncWaiter, self, "wait", None, seconds)
-        return waiter is not None
+        return _collected(waiter)
 
 
 class AwaitedCond(Awaited):
@@ -237,7 +245,7 @@ class AwaitedCond(Awaited):
             waiter.cancel()
             raise
         try:
-            notified = await settle(waiter, call, seconds) is not None
+            notified = _collected(await settle(waiter, call, seconds))
         finally:
             await _acquire_again(acquire)
         return notified

@@ -189,17 +189,19 @@ def _tell(listeners: list[Callable[[], object]]) -> None:
     error: BaseException | None = None
     while True:  # twice: an interrupt can also come where a loop jumps back
         try:
-            while listeners:
+            # Each task takes its listener out of the list itself, at any time.
+            for each in listeners.copy():
                 try:
-                    listeners[0]()
-                    del listeners[0]
-                except BaseException as another:
-                    error = error or another
-                    if isinstance(another, Exception):
-                        del listeners[0]  # it would fail for ever
-            break
+                    each()
+                    listeners.remove(each)
+                except ValueError:
+                    pass
+            if not listeners:
+                break
         except BaseException as another:
             error = error or another
+            if isinstance(another, Exception):
+                break
     if error is not None:
         raise error
 
