@@ -1,15 +1,19 @@
 """How a task waits without blocking its event loop, for both backends.
 
-A task that has to wait makes a future of its loop, and a `Call`, which it gives as the callback to
-whatever will serve it: the backend's ``AsyncWaiter``, which stands in the same line as waiting
-threads, or a run of `once`. Then it awaits the future. The thread that serves the call, in
-whatever loop or in none, puts it into the *inbox* of its loop and has the loop empty that.
+A task that has to wait makes a `Call`, which it gives as the callback to whatever will serve it:
+the backend's ``AsyncWaiter``, which stands in the same line as waiting threads, or a run of `once`.
+Then it awaits the call, which is a future as asyncio defines them. The thread that serves it, in
+whatever loop or in none, puts the call into the *inbox* of its loop and has the loop empty that.
 
 **Many at a time.** An inbox asks its loop for one `_Delivery` at a time: a call that comes while
 one is under way needs no other. The delivery first clears `asked` and then empties the deque. The
 thread that serves first appends to the deque and then looks at `asked`. Each step on the deque
 holds the deque's own lock (or the GIL). So if the delivery found the deque empty before the append,
 the thread finds `asked` false and asks again; else the delivery finds the call. Nothing is lost.
+
+**At once.** The delivery resumes the tasks itself. A future of asyncio would have the loop resume
+its task in the next round, after another look for input, which takes longer than all of this. After
+some tasks it lets the loop go on, in case that threads serve them as fast as they wait again.
 
 **Closed loops.** A loop that is closed cannot be asked (``RuntimeError``), and drops the deliveries
 that it has not run, whose finaliser notices. In both cases what the calls were given goes to the
@@ -22,18 +26,21 @@ asyncio is imported by the first task that waits, and not by this module, since 
 """
 
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Self
 from weakref import ref
 
 from .originals import local
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop, Future
+    from asyncio import AbstractEventLoop
+    from contextvars import Context
+
+_MANY = 100  # how many tasks one delivery resumes
 
 
 class Inbox:
-    """The calls of one loop that were served, and whose tasks the loop has yet to wake."""
+    """The calls of one loop that were served, and whose tasks the loop has yet to resume."""
 
     __slots__ = ("asked", "loop", "served")
 
@@ -61,18 +68,18 @@ class Inbox:
             raise
 
     def deliver(self) -> None:
-        """Wake the tasks, in the loop."""
+        """Resume the tasks, in the loop."""
         self.asked = False
         pop = self.served.popleft
-        while True:
-            try:
-                call = pop()
-            except IndexError:
-                return
-            call.waiter = None
-            future = call.future
-            if not future.done():
-                future.set_result(None)
+        try:
+            for _ in range(_MANY):
+                pop().resume()
+        except IndexError:
+            return
+        except BaseException:  # KeyboardInterrupt or SystemExit of a task: it ends the loop
+            self.ask()
+            raise
+        self.ask()
 
     def discard(self) -> None:
         """The loop is closed: give back what the calls were given."""
@@ -113,9 +120,22 @@ _thread = _Thread()
 
 
 class Call:
-    """One task that waits. Whoever serves it calls this, with the waiter that is served."""
+    """One task that waits, and the future that it awaits.
 
-    __slots__ = ("future", "inbox", "waiter")
+    Whoever serves it calls it, in any thread, with the waiter that is served. All else happens in
+    the thread of its loop.
+    """
+
+    __slots__ = (
+        "_asyncio_future_blocking",  # by which tasks know a future
+        "callbacks",
+        "inbox",
+        "is_cancelled",
+        "loop",
+        "message",
+        "over",
+        "waiter",
+    )
 
     def __init__(self) -> None:
         import asyncio
@@ -124,8 +144,13 @@ class Call:
         inbox = _thread.inbox
         if inbox is None or inbox.loop() is not loop:
             _thread.inbox = inbox = Inbox(loop)
+        self._asyncio_future_blocking = False
+        self.callbacks: list[tuple[Callable[[Self], object], Context | None]] = []
         self.inbox = inbox
-        self.future: Future[None] = loop.create_future()
+        self.is_cancelled = False
+        self.loop = loop
+        self.message: object = None
+        self.over = False
         self.waiter: Any = None
 
     def __call__(self, waiter: Any = None) -> None:
@@ -154,20 +179,83 @@ class Call:
 
     async def sleep(self, seconds: float | None) -> None:
         """Let the loop run until this is called, at most so many seconds."""
-        future = self.future
         if seconds is None:
-            await future
+            await self
             return
-        timer = future.get_loop().call_later(seconds, _end, future)
+        timer = self.loop.call_later(seconds, self.resume)
         try:
-            await future
+            await self
         finally:
             timer.cancel()
 
+    def resume(self) -> None:
+        """Resume the task at once, from the loop itself, if it still waits."""
+        self.waiter = None
+        if not self.over:
+            self.over = True
+            callbacks, self.callbacks = self.callbacks, []
+            for callback, context in callbacks:
+                if context is None:
+                    callback(self)
+                else:
+                    context.run(callback, self)
 
-def _end(future: "Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)
+    # What a task asks of a future
+
+    def __await__(self) -> Generator["Call", None, None]:
+        if not self.over:
+            self._asyncio_future_blocking = True
+            yield self
+        self.result()
+
+    def add_done_callback(
+        self, callback: "Callable[[Call], object]", *, context: "Context | None" = None
+    ) -> None:
+        """Call this when it is over."""
+        if self.over:
+            self.loop.call_soon(callback, self, context=context)
+        else:
+            self.callbacks.append((callback, context))
+
+    def remove_done_callback(self, callback: "Callable[[Call], object]") -> int:
+        """Do not call this; return how often it would have been called."""
+        before = len(self.callbacks)
+        self.callbacks = [each for each in self.callbacks if each[0] != callback]
+        return before - len(self.callbacks)
+
+    def cancel(self, msg: object = None) -> bool:
+        """End the wait with a ``CancelledError``, unless it is over."""
+        if self.over:
+            return False
+        self.over = self.is_cancelled = True
+        self.message = msg
+        callbacks, self.callbacks = self.callbacks, []
+        for callback, context in callbacks:  # not at once: another task is running
+            self.loop.call_soon(callback, self, context=context)
+        return True
+
+    def result(self) -> None:
+        """Nothing, or raise ``CancelledError``."""
+        if self.is_cancelled:
+            from asyncio import CancelledError
+
+            raise CancelledError(*(() if self.message is None else (self.message,)))
+
+    def exception(self) -> None:
+        """As `result`."""
+        self.result()
+
+    def done(self) -> bool:
+        """Whether the wait is over."""
+        return self.over
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        return self.is_cancelled
+
+    def get_loop(self) -> "AbstractEventLoop":
+        """The loop of the task."""
+        return self.loop
 
 
 async def wait_in_line(
