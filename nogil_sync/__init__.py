@@ -22,7 +22,7 @@ Tasks:
 Once:
     Once, once, once_property, OnceFunction
 Channels:
-    Channel, ChannelClosed, Selected
+    Channel, ChannelSender, ChannelClosed, Sending, select, try_select, Selected
 Timers:
     Ticker, after, After
 Maps:
@@ -75,7 +75,11 @@ __all__ = [  # noqa: RUF022  (by group)
     "OnceFunction",
     # Channels
     "Channel",
+    "ChannelSender",
     "ChannelClosed",
+    "Sending",
+    "select",
+    "try_select",
     "Selected",
     # Timers
     "Ticker",

@@ -22,7 +22,7 @@ from ._wait import Line, Place, Request, Waiter, Word, callbacks
 from .channel import Channel, _Receive, _Send
 from .cond import Cond
 from .event import Event
-from .mutex import Mutex, MutexPlace
+from .mutex import Mutex, _MutexPlace
 from .rwmutex import RWMutexReader, RWMutexWriter
 from .semaphore import Semaphore
 from .waitgroup import WaitGroup
@@ -133,14 +133,14 @@ class _WordPlace(Place):
         return None, None
 
 
-_Place = _LinePlace | _WordPlace | MutexPlace
+_Place = _LinePlace | _WordPlace | _MutexPlace
 
 
 def _place(obj: Any, operation: str, argument: Any, gate: "AsyncWaiter") -> _Place:
     """A place for this call."""
     if operation == "acquire":
         if isinstance(obj, Mutex):
-            return MutexPlace(obj, gate)
+            return _MutexPlace(obj, gate)
         if isinstance(obj, RWMutexReader | RWMutexWriter):
             return _LinePlace(obj._line, obj._write, gate)
         if isinstance(obj, Semaphore):

@@ -246,7 +246,7 @@ class Mutex(SyncObject):
             if waiter.mutex is self:
                 waiter.queued = False
                 open_gate(waiter.gate)
-        for waiter in [each for each in places_without_thread() if isinstance(each, MutexPlace)]:
+        for waiter in [each for each in places_without_thread() if isinstance(each, _MutexPlace)]:
             if waiter.mutex is self and waiter.queued:
                 waiter.queued = False
                 waiter.enter()
@@ -444,7 +444,7 @@ class Mutex(SyncObject):
             open_gate(wake.gate)
 
 
-class MutexPlace(_Waiter):
+class _MutexPlace(_Waiter):
     """The place of a waiter without a thread: see `async_waiter`."""
 
     __slots__ = ()

@@ -158,6 +158,8 @@ drive(const struct ns_wait_steps *steps, void *object, ns_waiter *w, int64_t dea
             break;
         case NS_INTERRUPTED:
             break;
+        case NS_WAS_CANCELLED:
+            return steps->cancel(object, w);
         }
         if (steps->leave(object, w)) {
             return true;
