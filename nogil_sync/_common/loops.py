@@ -177,6 +177,10 @@ class Call:
             if error is not None:
                 raise error
 
+    def release(self) -> None:
+        """Call it: as the gate of a wait."""
+        self()
+
     async def sleep(self, seconds: float | None) -> None:
         """Let the loop run until this is called, at most so many seconds."""
         if seconds is None:

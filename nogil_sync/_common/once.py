@@ -15,14 +15,19 @@ waiters sleep at a lock of the interpreter and not at an `Event`, whose ``set`` 
 in one of the backends.) Such a *gate* is closed when it is made, and opened once; each thread that
 passes it opens it for the next.
 
+A wait in a scope (see `cancelled`) can end for two reasons, of which one concerns this thread
+alone. So it has a gate of its own, which the scope opens when it is cancelled, and the run at its
+end. Opening several gates takes several calls, and an interrupt may come after each: then the
+thread goes through them once more.
+
 A wait that could never end raises ``RuntimeError``: the thread would wait, directly or through
 others, for a run of its own. Each thread first notes what it waits for, and then follows the notes
 of the others. All notes are in one dict, which has a lock of its own. So if two threads close a
 circle at the same time, at least the second sees the note of the first.
 
 A task that runs a function (`exclusively_async`) has no thread of its own: its run belongs to the
-task, and is under way in the thread of the task's loop. A task that waits for a run leaves a
-listener, which the end of the run calls after it has opened the gate. A wait of a thread blocks
+task, and is under way in the thread of the task's loop. A task that waits for a run has a gate of
+its own, which the end of the run opens, too (`loops.Call`). A wait of a thread blocks
 the tasks of the loop that runs in it. So a run of a task waits for what the task waits for, and for
 what its thread waits for.
 
@@ -44,18 +49,15 @@ from types import (
 )
 from typing import Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
 
-from .exit import check_exit
+from .cancelled import MESSAGE, Cancelled, Scope, scopes
 from .loops import Call
 from .object import subscripted
-from .originals import allocate_lock, get_ident, local, main_thread
+from .originals import LockType, get_ident, local
+from .sleep import closed_gate, sleep_at
 
 T = TypeVar("T")
 P = ParamSpec("P")
 Self = TypeVar("Self", bound="once_property[Any]")
-
-# Signal handlers run in the main thread. A signal right before its sleep does not end the sleep,
-# nor does `_thread.interrupt_main()`. So the main thread takes naps.
-_NAP = 0.04
 
 ABSENT: Final = object()
 
@@ -63,17 +65,7 @@ ABSENT: Final = object()
 class _Run:
     """One call of `exclusively`: it runs a function, or waits for another run."""
 
-    __slots__ = (
-        "gate",
-        "key",
-        "listeners",
-        "outer",
-        "over",
-        "owner",
-        "table",
-        "thread",
-        "waiting",
-    )
+    __slots__ = ("gate", "gates", "key", "outer", "over", "owner", "table", "thread", "waiting")
 
     def __init__(self, key: object, outer: "_Run | None", task: object = None) -> None:
         self.key = key
@@ -81,16 +73,13 @@ class _Run:
         self.table = _running
         self.thread = get_ident()
         self.owner: object = self.thread if task is None else task
-        # What the end calls, for tasks that wait. A task appends, and then looks at `over`; the
-        # end makes `over` true, and then empties the list. So one of the two sees the other.
-        self.listeners: list[Callable[[], object]] = []
         self.waiting = False
         self.over = False  # becomes true before the gate is opened
-        try:
-            self.gate = allocate_lock()
-        except RuntimeError:  # "can't allocate lock"
-            raise MemoryError from None
-        self.gate.acquire()
+        self.gate = closed_gate()
+        # What the end opens besides: the own gates of threads that wait in a scope, and the calls
+        # of tasks. One that waits adds its gate, and then looks at `over`; the end makes `over`
+        # true, and then opens the gates. So one of the two sees the other.
+        self.gates: dict[LockType | Call, None] = {}
 
 
 class _Local(local):
@@ -141,14 +130,31 @@ def exclusively(
         except RuntimeError:
             pass  # open already: a waiter has seen that the run is over
         finally:
-            if run.listeners:
-                _tell(run.listeners)
+            if run.gates:
+                _open(run.gates)
 
 
 def _wait(run: _Run, other: _Run, deadline: float | None) -> None:
     """Sleep until the other run is over; raise if it would wait for us, or at the deadline."""
+    scope = scopes.current()
+    if scope is None:
+        _sleep(run, other, deadline, other.gate, None)
+        return
+    gate = closed_gate()
+    try:
+        other.gates[gate] = None
+        scope.watch(gate)
+        _sleep(run, other, deadline, gate, scope)
+    finally:
+        other.gates.pop(gate, None)
+        scope.unwatch(gate)
+
+
+def _sleep(
+    run: _Run, other: _Run, deadline: float | None, gate: LockType, scope: Scope | None
+) -> None:
+    """Sleep at this gate, and raise if the scope is cancelled meanwhile, too."""
     me = run.thread
-    nap = _NAP if me == main_thread().ident else -1.0
     below = _waits.get(me)  # a wait of this thread that a signal handler interrupted
     run.waiting = True
     try:
@@ -159,15 +165,11 @@ def _wait(run: _Run, other: _Run, deadline: float | None) -> None:
                 break
             if _waits_for(other, me):
                 raise RuntimeError("recursive call: it would wait for itself")
-            if deadline is None:
-                check_exit()
-                other.gate.acquire(True, nap)
-                continue
-            remaining = deadline - monotonic()
-            if remaining <= 0:
+            if deadline is not None and monotonic() >= deadline:
                 raise TimeoutError("timed out waiting for another thread's call")
-            check_exit()
-            other.gate.acquire(True, remaining if nap < 0 else min(remaining, nap))
+            if scope is not None and scope.cancelled:
+                raise Cancelled(MESSAGE)
+            sleep_at(gate, deadline)
     finally:
         run.waiting = False
         try:
@@ -184,26 +186,21 @@ def _wait(run: _Run, other: _Run, deadline: float | None) -> None:
                 pass  # open already
 
 
-def _tell(listeners: list[Callable[[], object]]) -> None:
-    """Call the listeners of a run that is over, each at least once; then raise what interrupted."""
-    error: BaseException | None = None
-    while True:  # twice: an interrupt can also come where a loop jumps back
+def _open(gates: "dict[LockType | Call, None]") -> None:
+    """Open the gates of a run that is over, and then raise what interrupted."""
+    later: BaseException | None = None
+    while gates:
         try:
-            # Each task takes its listener out of the list itself, at any time.
-            for each in listeners.copy():
+            for gate in list(gates):
                 try:
-                    each()
-                    listeners.remove(each)
-                except ValueError:
-                    pass
-            if not listeners:
-                break
-        except BaseException as another:
-            error = error or another
-            if isinstance(another, Exception):
-                break
-    if error is not None:
-        raise error
+                    gate.release()
+                except RuntimeError:
+                    pass  # open already: its scope was cancelled
+                gates.pop(gate, None)
+        except BaseException as interrupt:
+            later = later or interrupt
+    if later is not None:
+        raise later
 
 
 def _waits_for(run: _Run, me: int, task: object = None) -> bool:
@@ -269,8 +266,8 @@ async def exclusively_async(
         except RuntimeError:
             pass  # open already: a waiter has seen that the run is over
         finally:
-            if run.listeners:
-                _tell(run.listeners)
+            if run.gates:
+                _open(run.gates)
 
 
 async def _wait_async(run: _Run, other: _Run, deadline: float | None) -> None:
@@ -284,7 +281,7 @@ async def _wait_async(run: _Run, other: _Run, deadline: float | None) -> None:
     waits = _waits
     waits[run.owner] = other
     try:
-        other.listeners.append(call)
+        other.gates[call] = None
         if other.over or other.table is not _running:
             return
         if _waits_for(other, run.thread, run.owner):
@@ -294,10 +291,7 @@ async def _wait_async(run: _Run, other: _Run, deadline: float | None) -> None:
             raise TimeoutError("timed out waiting for another thread's call")
     finally:
         waits.pop(run.owner, None)
-        try:
-            other.listeners.remove(call)
-        except ValueError:
-            pass  # called already
+        other.gates.pop(call, None)
 
 
 def _forget_other_threads() -> None:

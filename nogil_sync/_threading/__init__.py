@@ -23,6 +23,7 @@ from .pool import *
 from .rlock import *
 from .rwmutex import *
 from .scope import *
+from .select import *
 from .semaphore import *
 from .syncmap import *
 from .waitgroup import *

@@ -66,10 +66,28 @@ def open_gate(gate: Gate) -> None:
         pass  # open already
 
 
+class Contest:
+    """What the cases of one select compete for: one of them is done."""
+
+    __slots__ = ("away", "winner")
+
+    def __init__(self) -> None:
+        self.winner: int | None = None  # the number of the case
+        self.away = False  # as `Waiter.away`, for all cases
+
+
+UNCONTESTED = Contest()  # for a waiter that is alone; nobody ever wins it
+
+
 class Request:
-    """A request that is more than a number: a waiter that is served gets an item, or gives one."""
+    """A request that is more than a number: a waiter that is served gets an item, or gives one.
+
+    The step that serves it also has it win its contest, by its number.
+    """
 
     __slots__ = ("done", "item")
+    contest = UNCONTESTED
+    number: int | None = None
 
     def __init__(self) -> None:
         self.done = False
@@ -105,6 +123,7 @@ class Waiter(Step):
         "sent_away",
         "thread",
     )
+    contest = UNCONTESTED
 
     def __init__(self, line: "Line", request: Any) -> None:
         super().__init__()
@@ -141,14 +160,14 @@ def places_without_thread() -> list[Any]:
     return [each.place for each in (found() for found in list(callbacks.values())) if each]
 
 
-def _need_room(calls: int = 16) -> None:
+def need_room(calls: int = 16) -> None:
     """Raise RecursionError unless the stack has room for so many calls.
 
     A step that has to be finished or undone, whatever interrupts it, asks first: with the stack
     at its limit all further tries would fail alike.
     """
     if calls:
-        _need_room(calls - 1)
+        need_room(calls - 1)
 
 
 def _recall(waiter: Waiter) -> None:
@@ -182,9 +201,9 @@ class Line:
     hands_over = False
     cancellable = True  # whether a wait ends when its scope is cancelled
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: Any, guard: Guard | None = None) -> None:
         self.state: tuple[Any, Waiters] = (value, ())
-        self.__guard: Guard = guard_of(self)
+        self.__guard: Guard = guard or guard_of(self)
 
     def take(self, value: Any, request: Any) -> Any:
         """The value after granting the request, or None if it does not allow that now."""
@@ -214,7 +233,7 @@ class Line:
         if below is None or below.away:
             self.__install(edit, args, receipt)
             return
-        _need_room()
+        need_room()
         below.away = True
         try:
             self.__install(edit, args, receipt)
@@ -264,19 +283,24 @@ class Line:
             if self.hands_over:
                 value, taker, item, giver = self.hand_over(value)
             _replaced = taker.item  # which must not end in the section
+            takers = taker.contest
+            givers = giver.contest
             loser = me.loser
             new = (value, waiters)
             wake = me.wake
             if granted:
                 if me.__class__ is Step:  # an acquire has asked already
-                    _need_room()
+                    need_room()
                 wake += tuple(each for each in granted if each is not me)
             done = False
             with self.__guard:
-                if self.state is old:
+                if self.state is old and takers.winner is None and givers.winner is None:
                     loser.done = False
+                    loser.contest.winner = None
                     taker.item = item
                     taker.done = giver.done = True
+                    takers.winner = taker.number
+                    givers.winner = giver.number
                     self.state = new
                     me.joined = joined
                     me.kept = kept
@@ -293,7 +317,7 @@ class Line:
         try:
             below = self.__suspended()
             if below is not None:
-                _need_room()
+                need_room()
             self.__arrive(me, below, join=False)
             if not me.kept and seconds != 0:
                 self.__enlist(me, here.scope if self.cancellable else None)
@@ -324,6 +348,26 @@ class Line:
             raise Cancelled(MESSAGE)
         return me.kept
 
+    def attempt(self, me: Waiter) -> None:
+        """Be granted what can be had at once; to be followed by `leave`, whatever happens."""
+        below = self.__suspended(me.contest)
+        if below is not None:
+            need_room()
+        self.__arrive(me, below, join=False)
+
+    def would_serve(self, state: tuple[Any, Waiters], me: Waiter) -> bool:
+        """Whether an attempt would be granted something in this state."""
+        return self.__with(*state, me, self.__suspended(me.contest), False) is not None
+
+    def join_with_gate(self, me: Waiter, gate: Gate) -> None:
+        """Queue up at a gate that others open, too; to be followed by `leave`."""
+        below = self.__suspended(me.contest)
+        me.gate = gate
+        _waiting[me] = None
+        me.outer = _thread.waiter
+        _thread.waiter = me
+        self.__arrive(me, below, join=True)
+
     def join(self, me: Waiter, scope: Scope | None) -> None:
         """Queue up; to be followed by `leave`, whatever happens."""
         self.__enlist(me, scope)
@@ -331,7 +375,7 @@ class Line:
 
     def join_without_thread(self, me: Waiter) -> None:
         """Queue up, or be served at once; to be followed by `leave` if this raises."""
-        _need_room()
+        need_room()
         below = self.__suspended()
         if below is None or below.away:
             self.__arrive(me, None, join=True)
@@ -367,6 +411,10 @@ class Line:
         if me in self.state[1]:
             self.look_again()
 
+    def without(self, value: Any, waiters: Waiters, waiter: Waiter) -> Change:
+        """Take a waiter without a thread out of the queue, if it is there."""
+        return self.admit(value, tuple(each for each in waiters if each is not waiter))
+
     def leave(self, me: Waiter, keep: bool) -> None:
         """Make an end: keep what was granted, or leave no trace.  `me.kept` tells which.
 
@@ -398,19 +446,32 @@ class Line:
             return self.admit(value, others)
         return None if keep else self.give(value, waiters, me.request)
 
-    def __suspended(self) -> Waiter | None:
-        """The call of this thread for the same object that we interrupt."""
+    def __suspended(self, contest: Contest | None = None) -> Waiter | None:
+        """The call of this thread for the same object that we interrupt.
+
+        Of a select the case that was granted something, if there is one. The cases of this
+        contest are our own.
+        """
+        found: Waiter | None = None
         below = _thread.waiter
-        while below is not None and not (below.line is self and below.joined and not below.kept):
+        while below is not None:
+            mine = below.contest is contest
+            if below.line is self and below.joined and not below.kept and not mine:
+                found = found or below
+                if below.contest is UNCONTESTED or below.contest is not found.contest:
+                    break
+                if below not in self.state[1]:
+                    found = below
+                    break
             below = below.outer
-        return below
+        return found
 
     def __enlist(self, me: Waiter, scope: Scope | None) -> None:
         """From here to the end of `leave`, a nested call and the child of a fork find it.
 
         So does the thread that cancels the scope; unless that has happened.
         """
-        _need_room()
+        need_room()
         me.gate = closed_gate()
         _waiting[me] = None
         _thread.waiter = me
@@ -459,6 +520,14 @@ def _forget_waiters() -> None:
     callbacks.clear()
     for each in forgotten:
         each.forget()  # from here on it calls nobody back
+    for waiter in _waiting:
+        if waiter.contest is not UNCONTESTED and waiter in waiter.line.state[1]:
+            # Another thread may have been about to serve it, and is gone.
+            waiter.contest.winner = None
+    for waiter in _waiting:
+        if waiter.contest is not UNCONTESTED and waiter.joined:
+            if waiter not in waiter.line.state[1]:
+                waiter.contest.winner = waiter.request.number
     for line in {waiter.line for waiter in _waiting}:
         value, waiters = line.state
         mine = tuple(waiter for waiter in waiters if waiter.thread == this_thread)
@@ -467,6 +536,8 @@ def _forget_waiters() -> None:
             value, taker, item, giver = line.hand_over(value)
             taker.item = item
             taker.done = giver.done = True
+            taker.contest.winner = taker.number
+            giver.contest.winner = giver.number
         line.state = (value, mine)
         _wake(granted)
     for waiter in list(_waiting):
@@ -555,13 +626,8 @@ class Word:
             return False
         if here.scope is not None:
             return self.__wait_in(here.scope, value, seconds)
-        fresh = Round()
-        with self.guard:
-            this = self.round or fresh
-            is_there = self.value == value  # looked at again where nothing can come between
-            if not is_there:
-                self.round = this
-        return is_there or this.wait(seconds)
+        this = self.begin_round(value)
+        return this is None or this.wait(seconds)
 
     def __wait_in(self, scope: Scope, value: int, seconds: float | None) -> bool:
         """Wait in a scope whose cancellation ends it."""
@@ -623,6 +689,16 @@ class Word:
                     done = True
             if is_there or done:
                 return is_there
+
+    def begin_round(self, value: int) -> Round | None:
+        """The round that ends when it is `value`, or None if it is that."""
+        fresh = Round()
+        with self.guard:
+            this = self.round or fresh
+            is_there = self.value == value  # looked at where nothing can come between
+            if not is_there:
+                self.round = this
+        return None if is_there else this
 
     def leave(self, me: Place) -> None:
         """Give the place up; that is to be repeated if it is interrupted."""

@@ -56,6 +56,24 @@ current_scope(PyObject *module, PyObject *Py_UNUSED(unused))
     return scope != NULL ? scope : Py_NewRef(Py_None);
 }
 
+PyObject *
+ns_swap_scope(ns_state *state, PyObject *scope)
+{
+    PyObject *all = PyThreadState_GetDict();
+    if (all == NULL || state == NULL || state->scope_key == NULL) {
+        return scope == NULL ? NULL : PyErr_NoMemory();
+    }
+    PyObject *before = ns_current_scope(state);
+    if (before == NULL && scope == NULL) {
+        return NULL;
+    }
+    /* None, and not no entry: so going back to a scope needs no memory. */
+    if (PyDict_SetItem(all, state->scope_key, scope != NULL ? scope : Py_None) < 0) {
+        Py_CLEAR(before);
+    }
+    return before;
+}
+
 /* enter_scope(scope): makes it the calling thread's, or None no scope. Returns the one before. */
 static PyObject *
 enter_scope(PyObject *module, PyObject *scope)
@@ -65,18 +83,8 @@ enter_scope(PyObject *module, PyObject *scope)
         PyErr_SetString(PyExc_TypeError, "enter_scope() needs a Scope or None");
         return NULL;
     }
-    PyObject *all = PyThreadState_GetDict();
-    if (all == NULL) {
-        return PyErr_NoMemory();
-    }
-    PyObject *before = ns_current_scope(state);
-    int result = scope != Py_None ? PyDict_SetItem(all, state->scope_key, scope)
-                                  : PyDict_Pop(all, state->scope_key, NULL);
-    if (result < 0) {
-        Py_XDECREF(before);
-        return NULL;
-    }
-    return before != NULL ? before : Py_NewRef(Py_None);
+    PyObject *before = ns_swap_scope(state, scope != Py_None ? scope : NULL);
+    return before != NULL ? before : PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
 int

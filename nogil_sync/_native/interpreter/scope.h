@@ -44,6 +44,11 @@
  * none. */
 PyObject *ns_current_scope(ns_state *state);
 
+/* Makes `scope` the calling thread's; NULL: it is in none from here on. Returns the one before, a
+ * new reference, or NULL: it was in none, or there is an exception (not if it goes back to a scope
+ * in which it was). */
+PyObject *ns_swap_scope(ns_state *state, PyObject *scope);
+
 /* Links w for as long as its thread sleeps, by a place of zero bytes. False, and nothing is linked,
  * if the scope is cancelled. */
 bool ns_scope_link(PyObject *scope, ns_place *link, ns_waiter *w);

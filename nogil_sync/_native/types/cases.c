@@ -27,37 +27,49 @@ is_of(PyObject *object, PyObject *type)
 
 /* ---- Which kinds they are ---- */
 
-/* Returns 0, or -1 with an exception. */
-static int
-find_kind(ns_state *state, ns_case *each)
+/* Finds the kind of a case that is of none of our types exactly. Returns 0, or -1 with an
+ * exception. */
+static Py_NO_INLINE int
+find_kind_slow(ns_state *state, ns_case *each)
 {
-    PyObject *object = each->passed;
-    if (is_of(object, state->channel_type)) {
-        each->kind = NS_RECEIVES;
-        return ns_check_initialized(object);
+    PyObject *const types[] = {
+        [NS_RECEIVES] = state->channel_type,
+        [NS_SENDS] = state->sending_type,
+        [NS_IS_SET] = state->event_type,
+        [NS_IS_ZERO] = state->waitgroup_type,
+        [NS_IN_PYTHON] = state->case_class,
+    };
+    for (size_t kind = 0; kind < Py_ARRAY_LENGTH(types); kind++) {
+        if (is_of(each->passed, types[kind])) {
+            each->kind = (enum ns_case_kind)kind;
+            return 0;
+        }
     }
-    if (is_of(object, state->sending_type)) {
-        each->kind = NS_SENDS;
-        return 0;
-    }
-    if (is_of(object, state->event_type)) {
-        each->kind = NS_IS_SET;
-        return 0;
-    }
-    if (is_of(object, state->waitgroup_type)) {
-        each->kind = NS_IS_ZERO;
-        return 0;
-    }
-    if (is_of(object, state->case_class)) {
-        each->kind = NS_IN_PYTHON;
-        return 0;
-    }
-    PyObject *name = PyType_GetName(Py_TYPE(object));
+    PyObject *name = PyType_GetName(Py_TYPE(each->passed));
     if (name != NULL) {
         PyErr_Format(PyExc_TypeError, "select: '%U' object is not a case", name);
         Py_DECREF(name);
     }
     return -1;
+}
+
+static inline int
+find_kind(ns_state *state, ns_case *each)
+{
+    PyObject *type = (PyObject *)Py_TYPE(each->passed);
+    if (type == state->channel_type) {
+        each->kind = NS_RECEIVES;
+    }
+    else if (type == state->event_type) {
+        each->kind = NS_IS_SET;
+    }
+    else if (type == state->sending_type) {
+        each->kind = NS_SENDS;
+    }
+    else if (find_kind_slow(state, each) < 0) {
+        return -1;
+    }
+    return each->kind == NS_RECEIVES ? ns_check_initialized(each->passed) : 0;
 }
 
 int

@@ -14,6 +14,7 @@
 #include "core/cond.h"
 #include "core/waiting/park.h"
 #include "interpreter/detach.h"
+#include "interpreter/scope.h"
 #include "docs.h"
 #include "types/insides.h"
 #include "types/mutex_type.h"
@@ -201,6 +202,9 @@ static int
 lock_again(PyObject *self, const held_lock *lock, PyObject *saved, ns_waiter *w)
 {
     PyObject *first = PyErr_GetRaisedException();
+    /* A lock whose waits can be cancelled, a Semaphore say, is to be taken nevertheless. */
+    ns_state *state = lock->plain ? NULL : ns_state_of(self);
+    PyObject *scope = lock->plain ? NULL : ns_swap_scope(state, NULL);
     while (lock_again_once(lock, saved, w) < 0) {
         PyObject *error = PyErr_GetRaisedException();
         PyObject *final = ((Cond *)self)->sound ? PyExc_PythonFinalizationError : PyExc_Exception;
@@ -219,6 +223,10 @@ lock_again(PyObject *self, const held_lock *lock, PyObject *saved, ns_waiter *w)
         Py_BEGIN_ALLOW_THREADS
         ns_yield();
         Py_END_ALLOW_THREADS
+    }
+    if (scope != NULL) {
+        Py_XDECREF(ns_swap_scope(state, scope));
+        Py_DECREF(scope);
     }
     if (first == NULL) {
         return 0;
