@@ -37,7 +37,7 @@ def kind(request):
 
 
 def test_each_call_that_waits_has_a_twin():
-    missing = {name for name in WAITS if name not in TWINS}
+    missing = {n for n in WAITS if n not in TWINS and not n.endswith(" in a select")}
     assert all(name.startswith(("RLock.", "Once.", "once", "select", "Ticker", "TaskGroup",
                                 "future")) for name in missing), missing  # fmt: skip
 
