@@ -43,6 +43,9 @@ typedef struct ns_cases {
 int ns_cases_init(ns_cases *c, ns_state *state, PyObject *const *objects, Py_ssize_t count);
 void ns_cases_free(ns_cases *c);
 
+/* The fast path, for one case: true, and *selected is set, if it is a Channel with an item. */
+bool ns_receive_now(ns_state *state, PyObject *object, PyObject **selected);
+
 /* Tries one after the other, in random order. Returns 1 and sets *selected if one was ready, and
  * went ahead; else 0, or -1 with an exception. */
 int ns_cases_try(ns_cases *c, PyObject **selected);
