@@ -1,10 +1,11 @@
-"""Waiting for the first of several: `select` beside the call that waits for one.
+"""Waiting for the first of several: `select` beside the calls that wait for one.
 
-The standard library has nothing like it. A program polls, or uses a thread for each queue.
+The standard library has nothing like it: with `queue` a program polls, or uses a thread for each.
 """
 
 from __future__ import annotations
 
+import queue
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from suite import main
 from nogil_sync import Channel, Event, select, try_select
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 KEPT = "item = object()"
 
@@ -44,6 +45,13 @@ def one_is_ready() -> Operation:
         receive.name,
         (
             LOOP_ALONE,
+            Row(
+                "queue.SimpleQueue",
+                "stdlib",
+                "q.put(item)\nq.get()",
+                lambda: {"q": queue.SimpleQueue()},
+                KEPT,
+            ),
             receive,
             hoisted(receive, send="c.send", receive="c.recv"),
             replace(receive, name="select of it", body="c.send(item)\nselect(c)"),
@@ -61,19 +69,19 @@ def one_is_ready() -> Operation:
 
 PING_PONG = """\
 if begins:
-    there.send(item)
+    there.{put}(item)
     {back}
 elif answers:
     {there}
-    back.send(item)
+    back.{put}(item)
 """
 
 
-def pairs(threads: int) -> Mapping[str, object]:
+def pairs(threads: int, make: Callable[[], object]) -> Mapping[str, object]:
     """A pair of channels for every two threads; of an odd number the last does nothing."""
     roles: list[tuple[object, ...]] = []
     for _ in range(threads // 2):
-        there, back = Channel[object](1), Channel[object](1)
+        there, back = make(), make()
         roles += [(True, False, there, back), (False, True, there, back)]
     return {"roles": [*roles, (False, False, None, None)]}
 
@@ -85,17 +93,24 @@ def wake_up() -> Operation:
         return Row(
             name,
             "ours",
-            PING_PONG.format(back=call.format("back"), there=call.format("there")),
+            PING_PONG.format(put="send", back=call.format("back"), there=call.format("there")),
             shared,
             f"{KEPT}\nbegins, answers, there, back = roles.pop(0)",
-            pairs,
+            lambda threads: pairs(threads, lambda: Channel(1)),
         )
 
+    simple = replace(
+        waiting("queue.SimpleQueue", "{}.get()"),
+        kind="stdlib",
+        body=PING_PONG.format(put="put", back="back.get()", there="there.get()"),
+        sized=lambda threads: pairs(threads, queue.SimpleQueue),
+    )
     receive = waiting("recv", "{}.recv()")
     return Operation(
         "select, woken by one of its cases",
         receive.name,
         (
+            simple,
             receive,
             waiting("select of it", "select({})"),
             waiting("select of it and 4 idle events", "select({}, idle0, idle1, idle2, idle3)"),

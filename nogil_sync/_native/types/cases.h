@@ -23,7 +23,7 @@ typedef struct ns_case {
     PyObject *event;  /* of a case in Python, while in line: a reference, or NULL */
     enum ns_case_kind kind;
     bool has_place; /* in the selector */
-    bool given;     /* a reference to the item is on its way, for ns_channel_keep if it is not sent */
+    bool given; /* a reference to the item is on its way, for ns_channel_keep if it is not sent */
     bool shared;
 } ns_case;
 
