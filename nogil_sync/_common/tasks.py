@@ -74,7 +74,7 @@ class _Condition(Condition):
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for `notify_all`; ``Cancelled`` once the scope of this thread is cancelled."""
         scope = current_scope()
-        if scope is None:
+        if scope is None or (timeout is not None and timeout <= 0):
             return super().wait(timeout)
         deadline = None if timeout is None else monotonic() + timeout
         gate = closed_gate()

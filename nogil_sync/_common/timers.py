@@ -134,7 +134,7 @@ class Ticker(SyncObject, Case):
         schedule = self.__schedule
         deadline = inf
         if timeout is not None:
-            deadline = monotonic() + max(0.0, exact_seconds(timeout, "timeout value"))
+            deadline = monotonic() + max(0.0, exact_seconds(timeout, "timeout"))
         while True:
             if schedule.stopped.is_set():
                 raise ChannelClosed("the ticker is stopped")
