@@ -25,7 +25,7 @@ from .cond import Cond
 from .event import Event
 from .mutex import Mutex, _MutexPlace
 from .rwmutex import RWMutexReader, RWMutexWriter
-from .select import Selection
+from .select import _Selection
 from .semaphore import Semaphore
 from .waitgroup import WaitGroup
 
@@ -125,7 +125,7 @@ class _WordPlace(Place):
         return None, None
 
 
-class _SelectPlace(Selection):
+class _SelectPlace(_Selection):
     """The places of a select."""
 
     __slots__ = ("gate",)

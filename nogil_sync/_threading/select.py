@@ -327,7 +327,7 @@ def _case(case: object, contest: Contest, number: int) -> _Case:
     raise TypeError(f"select: {type(case).__name__!r} object is not a case")
 
 
-class Selection:
+class _Selection:
     """One call of select."""
 
     __slots__ = ("__cases", "__contest", "__gate", "__order", "__scope")
@@ -548,7 +548,7 @@ def select(*cases: object, timeout: float | None = None) -> Selected:
     >>> select(jobs).closed
     True
     """
-    selection = Selection(cases)
+    selection = _Selection(cases)
     chosen = selection.perform(wait_timeout(timeout))
     if chosen is None:
         raise TimeoutError("timed out waiting for a case")
@@ -570,7 +570,7 @@ def try_select(*cases: object) -> Selected | None:
     >>> try_select(first, second).value
     'item'
     """
-    return Selection(cases).perform(0.0)
+    return _Selection(cases).perform(0.0)
 
 
 select.__module__ = try_select.__module__ = "nogil_sync"
