@@ -176,8 +176,9 @@ class AsyncWaiter:
 
     `operation` is "acquire" (of a Mutex, a side of an RWMutex, or a Semaphore), "wait" (for an
     Event, a WaitGroup, or the notification of a Cond), "send" (the argument is the item), "recv",
-    or "select" (a tuple of cases, of whose times the owner takes care). It enters the line at once: if `served` is true then, the callback does not come. Else ``callback(waiter)`` is called
-    once, or again if it raises, in the thread that serves it. Whoever is served calls `result` or
+    or "select" (a tuple of cases; of their times the owner takes care). It enters the line at once:
+    if `served` is true then, the callback does not come. Else ``callback(waiter)`` is called once,
+    or again if it raises, in the thread that serves it. Whoever is served calls `result` or
     `cancel`.
 
     Internal: `_common.awaited` is built on it.

@@ -47,7 +47,7 @@ __all__ = ["select", "try_select"]
 _NONE = 0  # the select has ended
 _PENDING = -1  # a case that is Python code is being asked
 
-_random: Callable[[], float] = Random().random
+_random: Callable[[], float] = Random().random  # noqa: S311  (no secrets)
 
 
 def _win(contest: Contest, number: int) -> None:
@@ -69,7 +69,7 @@ class _Seat(Waiter):
         self.contest = contest
         super().__init__(line, request)
 
-    @property  # type: ignore[override]
+    @property
     def away(self) -> bool:
         """Whether the thread is in a nested call for an object of any of the cases."""
         return self.contest.away
@@ -477,7 +477,7 @@ class _Selection:
             elif scope is not None and scope.is_cancelled:
                 ended = cancelled = True
             elif not again:
-                until = min(deadline, min(each.due() for each in self.__order))
+                until = min(deadline, *(each.due() for each in self.__order))
                 sleep_at(gate, None if until == inf else until)
                 ended = deadline != inf and monotonic() >= deadline
 
@@ -492,8 +492,9 @@ class _Selection:
     def __leave(self, keep: bool) -> None:
         """Leave all lines, keep what was granted or give it back; again if it is interrupted."""
         winner = self.__contest.winner
+        done = self.__cases[winner - 1] if winner is not None and winner > 0 else None
         for each in reversed(self.__order):
-            each.leave(keep and winner is not None and winner > 0 and each is self.__cases[winner - 1])
+            each.leave(keep and each is done)
         if self.__scope is not None:
             self.__scope.unwatch(self.__gate)
 
