@@ -431,9 +431,7 @@ def test_thousand_selectors_get_every_item_once():
         except BaseException as error:
             errors.append(error)
 
-    receivers = [
-        threading.Thread(target=receive, args=(k,), daemon=True) for k in range(selectors)
-    ]
+    receivers = [threading.Thread(target=receive, args=(k,), daemon=True) for k in range(selectors)]
     senders = [
         threading.Thread(target=send, args=(k, range(k, selectors, 4)), daemon=True)
         for k in range(4)
