@@ -8,7 +8,7 @@ into `scopes`.
 """
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from .originals import LockType
 
@@ -65,7 +65,7 @@ class _Scopes:
     __slots__ = ("current", "enter")
 
     current: Callable[[], Scope | None]
-    enter: Callable[[Scope | None], Scope | None]
+    enter: Callable[[Any], Scope | None]  # the backend's own class
 
 
 scopes: Final = _Scopes()

@@ -18,12 +18,14 @@ from weakref import ref
 from .._common.channel_closed import ChannelClosed
 from .._common.guard import Guard, guard_of
 from .._common.originals import get_ident, local
+from .._common.performance import Unraisable
 from ._wait import Line, Place, Request, Waiter, Word, callbacks
 from .channel import Channel, _Receive, _Send
 from .cond import Cond
 from .event import Event
 from .mutex import Mutex, _MutexPlace
 from .rwmutex import RWMutexReader, RWMutexWriter
+from .select import _Selection
 from .semaphore import Semaphore
 from .waitgroup import WaitGroup
 
@@ -53,16 +55,6 @@ class _NoGate:
 
 
 _NO_GATE = _NoGate()
-
-
-class _Report:
-    """Has the interpreter report an error as one that cannot be raised."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    def __del__(self) -> None:
-        raise self.error
 
 
 class _LinePlace(Waiter):
@@ -133,7 +125,25 @@ class _WordPlace(Place):
         return None, None
 
 
-_Place = _LinePlace | _WordPlace | _MutexPlace
+class _SelectPlace(_Selection):
+    """The places of a select."""
+
+    __slots__ = ("gate",)
+
+    def __init__(self, cases: tuple[object, ...], gate: "AsyncWaiter | _NoGate") -> None:
+        super().__init__(cases)
+        self.gate = gate
+
+    def enter(self) -> None:
+        """Have one case done, or queue up for all."""
+        self.enter_with(self)
+
+    def release(self) -> None:
+        """Pass on that a case may be ready: this is the gate of all places."""
+        self.gate.release()
+
+
+_Place = _LinePlace | _WordPlace | _MutexPlace | _SelectPlace
 
 
 def _place(obj: Any, operation: str, argument: Any, gate: "AsyncWaiter") -> _Place:
@@ -156,6 +166,8 @@ def _place(obj: Any, operation: str, argument: Any, gate: "AsyncWaiter") -> _Pla
     elif operation in ("send", "recv") and isinstance(obj, Channel):
         request = _Send(argument) if operation == "send" else _Receive()
         return _LinePlace(obj._Channel__line, request, gate)  # type: ignore[attr-defined]
+    elif operation == "select":
+        return _SelectPlace(argument, gate)
     raise TypeError(f"cannot {operation} {type(obj).__name__!r} object")
 
 
@@ -163,9 +175,10 @@ class AsyncWaiter:
     """One call that waits without a thread: it is called back once it is served.
 
     `operation` is "acquire" (of a Mutex, a side of an RWMutex, or a Semaphore), "wait" (for an
-    Event, a WaitGroup, or the notification of a Cond), "send", or "recv". It enters the line at
-    once: if `served` is true then, the callback does not come. Else ``callback(waiter)`` is called
-    once, or again if it raises, in the thread that serves it. Whoever is served calls `result` or
+    Event, a WaitGroup, or the notification of a Cond), "send" (the argument is the item), "recv",
+    or "select" (a tuple of cases; of their times the owner takes care). It enters the line at once:
+    if `served` is true then, the callback does not come. Else ``callback(waiter)`` is called once,
+    or again if it raises, in the thread that serves it. Whoever is served calls `result` or
     `cancel`.
 
     Internal: `_common.awaited` is built on it.
@@ -214,13 +227,14 @@ class AsyncWaiter:
         if not self.__called and place.served():
             self.release()  # the thread that served it may have come before it was open
 
-    def __del__(self) -> None:
+    def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         """Give what it was served to the next in line."""
-        callbacks.pop(id(self), None)
-        try:
-            self.cancel()
-        except AttributeError:
-            pass  # it was never in line, or the collector has emptied it
+        if not _is_finalizing():
+            callbacks.pop(id(self), None)
+            try:
+                self.cancel()
+            except AttributeError:
+                pass  # it was never in line, or the collector has emptied it
 
     @property
     def served(self) -> bool:
@@ -351,4 +365,4 @@ class AsyncWaiter:
                 break
             except Exception as error:
                 if self.__tries == _TRIES:
-                    _Report(error)
+                    Unraisable(error)

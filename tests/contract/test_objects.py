@@ -95,7 +95,14 @@ OPERATIONS: dict[type, dict[str, Any]] = {
         "snapshot": (),
     },
     Pool: {"get": (), "put": (1,), "use": (), "clear": (), "idle": ()},
-    Channel: {"try_send": (1,), "try_recv": (), "closed": (), "close": ()},
+    Channel: {
+        "try_send": (1,),
+        "try_recv": (),
+        "sending": (1,),
+        "sender": (),
+        "closed": (),
+        "close": (),
+    },
 }
 # Those that need more than an object: a thread, a hold, a partner.
 OTHERS: dict[type, dict[str, Any]] = {

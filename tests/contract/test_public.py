@@ -37,6 +37,7 @@ ROOTS: dict[str, Callable[[], Any]] = {
     "SyncMap": lambda: nogil_sync.SyncMap({"a": 1, "b": 2}),
     "Channel": lambda: nogil_sync.Channel(5),
     "ChannelClosed": nogil_sync.ChannelClosed,
+    "select": lambda: nogil_sync.select(nogil_sync.WaitGroup()),
     "Cancelled": nogil_sync.Cancelled,
     "shield": nogil_sync.shield,
     "Selected": lambda: nogil_sync.Selected(None, None, False),
@@ -189,7 +190,10 @@ def test_special_methods_have_the_docs_of_the_pure_class(name, method):
         assert kinds[0] == kinds[1]
 
 
-GENERIC = ("AtomicRef", "Channel", "Once", "OnceFunction", "Pool", "PoolUse", "SyncMapIterator")
+GENERIC = (
+    *("AtomicRef", "Channel", "ChannelSender", "Once", "OnceFunction", "Pool", "PoolUse"),
+    *("Sending", "SyncMapIterator"),
+)
 
 
 @pytest.mark.parametrize("name", GENERIC)
