@@ -42,12 +42,15 @@ from types import (
     MemberDescriptorType,
     TracebackType,
 )
-from typing import Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
 
-from .cancelled import MESSAGE, Cancelled, Scope, scopes
+from .cancelled import MESSAGE, Cancelled, scopes
 from .object import subscripted
 from .originals import LockType, get_ident, local
 from .sleep import closed_gate, sleep_at
+
+if TYPE_CHECKING:
+    from .._backend import Scope
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -152,7 +155,7 @@ def _wait(run: _Run, other: _Run, deadline: float | None) -> None:
 
 
 def _sleep(
-    run: _Run, other: _Run, deadline: float | None, gate: LockType, scope: Scope | None
+    run: _Run, other: _Run, deadline: float | None, gate: LockType, scope: "Scope | None"
 ) -> None:
     """Sleep at this gate, and raise if the scope is cancelled meanwhile, too."""
     me = run.thread
