@@ -16,13 +16,13 @@ Counters:
 Locks:
     Mutex, RLock, RWMutex, RWMutexReader, RWMutexWriter, Cond
 Semaphores and events:
-    Semaphore, SemaphoreHold, Event, WaitGroup
+    Semaphore, SemaphoreHold, SemaphoreHoldAsync, Event, WaitGroup
 Tasks:
     TaskGroup, Cancelled, shield
 Once:
     Once, once, once_property, OnceFunction
 Channels:
-    Channel, ChannelSender, ChannelClosed, Sending, select, try_select, Selected
+    Channel, ChannelSender, ChannelClosed, Sending, select, try_select, select_async, Selected
 Timers:
     Ticker, after, After
 Maps:
@@ -62,6 +62,7 @@ __all__ = [  # noqa: RUF022  (by group)
     # Semaphores and events
     "Semaphore",
     "SemaphoreHold",
+    "SemaphoreHoldAsync",
     "Event",
     "WaitGroup",
     # Tasks
@@ -80,6 +81,7 @@ __all__ = [  # noqa: RUF022  (by group)
     "Sending",
     "select",
     "try_select",
+    "select_async",
     "Selected",
     # Timers
     "Ticker",
@@ -107,6 +109,7 @@ __all__ = [  # noqa: RUF022  (by group)
 ]
 
 from ._backend import *
+from ._common.awaited import *
 from ._common.cancelled import *
 from ._common.pin import *
 from ._common.selected import *

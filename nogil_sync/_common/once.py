@@ -25,6 +25,12 @@ others, for a run of its own. Each thread first notes what it waits for, and the
 of the others. All notes are in one dict, which has a lock of its own. So if two threads close a
 circle at the same time, at least the second sees the note of the first.
 
+A task that runs a function (`exclusively_async`) has no thread of its own: its run belongs to the
+task, and is under way in the thread of the task's loop. A task that waits for a run has a gate of
+its own, which the end of the run opens, too (`loops.Call`). A wait of a thread blocks
+the tasks of the loop that runs in it. So a run of a task waits for what the task waits for, and for
+what its thread waits for.
+
 In the child of a fork only the runs of the forking thread go on. The child gets new tables, since a
 thread that is gone may hold the lock of an old one. A run in an old table counts as over.
 """
@@ -33,8 +39,7 @@ import functools
 import os
 import sys
 import sysconfig
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Awaitable, Callable
 from time import monotonic
 from types import (
     FunctionType,
@@ -45,6 +50,7 @@ from types import (
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from .cancelled import MESSAGE, Cancelled, scopes
+from .loops import Call
 from .object import subscripted
 from .originals import LockType, get_ident, local
 from .sleep import closed_gate, sleep_at
@@ -62,17 +68,21 @@ ABSENT: Final = object()
 class _Run:
     """One call of `exclusively`: it runs a function, or waits for another run."""
 
-    __slots__ = ("gate", "key", "outer", "over", "scoped", "table", "thread", "waiting")
+    __slots__ = ("gate", "gates", "key", "outer", "over", "owner", "table", "thread", "waiting")
 
-    def __init__(self, key: object, outer: "_Run | None") -> None:
+    def __init__(self, key: object, outer: "_Run | None", task: object = None) -> None:
         self.key = key
         self.outer = outer  # the run of the same thread from which this one was called
         self.table = _running
         self.thread = get_ident()
+        self.owner: object = self.thread if task is None else task
         self.waiting = False
         self.over = False  # becomes true before the gate is opened
         self.gate = closed_gate()
-        self.scoped: dict[LockType, None] = {}  # the gates of those that wait in a scope
+        # What the end opens besides: the own gates of threads that wait in a scope, and the calls
+        # of tasks. One that waits adds its gate, and then looks at `over`; the end makes `over`
+        # true, and then opens the gates. So one of the two sees the other.
+        self.gates: dict[LockType | Call, None] = {}
 
 
 class _Local(local):
@@ -81,7 +91,7 @@ class _Local(local):
 
 _local = _Local()
 _running: dict[object, _Run] = {}
-_waits: dict[int, _Run] = {}  # which run each waiting thread waits for
+_waits: dict[object, _Run] = {}  # which run each waiting thread or task waits for
 
 
 def exclusively(
@@ -123,19 +133,8 @@ def exclusively(
         except RuntimeError:
             pass  # open already: a waiter has seen that the run is over
         finally:
-            later: BaseException | None = None
-            while run.scoped:
-                try:
-                    for gate in list(run.scoped):
-                        try:
-                            gate.release()
-                        except RuntimeError:
-                            pass  # open already: its scope was cancelled
-                        run.scoped.pop(gate, None)
-                except BaseException as interrupt:
-                    later = later or interrupt
-            if later is not None:
-                raise later
+            if run.gates:
+                _open(run.gates)
 
 
 def _wait(run: _Run, other: _Run, deadline: float | None) -> None:
@@ -146,11 +145,11 @@ def _wait(run: _Run, other: _Run, deadline: float | None) -> None:
         return
     gate = closed_gate()
     try:
-        other.scoped[gate] = None
+        other.gates[gate] = None
         scope.watch(gate)
         _sleep(run, other, deadline, gate, scope)
     finally:
-        other.scoped.pop(gate, None)
+        other.gates.pop(gate, None)
         scope.unwatch(gate)
 
 
@@ -190,19 +189,112 @@ def _sleep(
                 pass  # open already
 
 
-def _waits_for(run: _Run, me: int) -> bool:
-    """Whether the run belongs to thread `me`, or waits for such a run, directly or not."""
-    chain = [run]
-    while chain[-1].thread != me:
-        after = _waits.get(chain[-1].thread)
-        if after is None or after in chain:
-            return False
-        chain.append(after)
-    # The links were read one after the other. If all still exist now, all existed at the same time.
-    for a, b in pairwise(chain):
-        if a.over or _waits.get(a.thread) is not b:
-            return False
-    return not chain[-1].over
+def _open(gates: "dict[LockType | Call, None]") -> None:
+    """Open the gates of a run that is over, and then raise what interrupted."""
+    later: BaseException | None = None
+    while gates:
+        try:
+            for gate in list(gates):
+                try:
+                    gate.release()
+                except RuntimeError:
+                    pass  # open already: its scope was cancelled
+                gates.pop(gate, None)
+        except BaseException as interrupt:
+            later = later or interrupt
+    if later is not None:
+        raise later
+
+
+def _waits_for(run: _Run, me: int, task: object = None) -> bool:
+    """Whether the run waits for the thread `me`, or for its task if one is given, or is theirs.
+
+    A wait of a task does not hold up other tasks of its loop; that of a thread does.
+    """
+    # Each way is a list of runs, each with the thread or task through which the one before it
+    # waits for it.
+    ways: list[list[tuple[object, _Run]]] = [[(None, run)]]
+    seen = {run}
+    while ways:
+        way = ways.pop()
+        last = way[-1][1]
+        if last.owner == me or last.owner is task or (task is None and last.thread == me):
+            # The links were read one after the other. If all still exist now, all existed at the
+            # same time.
+            if not any(each.over for _, each in way) and all(
+                _waits.get(who) is each for who, each in way[1:]
+            ):
+                return True
+            continue
+        for who in {last.owner, last.thread}:
+            after = _waits.get(who)
+            if after is not None and after not in seen:
+                seen.add(after)
+                ways.append([*way, (who, after)])
+    return False
+
+
+async def exclusively_async(
+    key: object,
+    deadline: float | None,
+    look: Callable[P, T | None],
+    work: Callable[P, Awaitable[T]],
+    /,
+    *args: P.args,
+    **kw: P.kwargs,
+) -> T:
+    """`exclusively` for a task: it awaits `work(...)`, and lets its loop run while it waits."""
+    import asyncio
+
+    run = _Run(key, None, asyncio.current_task() or object())
+    try:
+        while True:
+            other = run.table.setdefault(key, run)
+            if other is run:
+                found = look(*args, **kw)
+                return await work(*args, **kw) if found is None else found
+            await _wait_async(run, other, deadline)
+            found = look(*args, **kw)
+            if found is not None:
+                return found
+    finally:
+        try:
+            if run.table[key] is run:
+                del run.table[key]
+        except KeyError:
+            pass
+        run.over = True
+        try:
+            run.gate.release()
+        except RuntimeError:
+            pass  # open already: a waiter has seen that the run is over
+        finally:
+            if run.gates:
+                _open(run.gates)
+
+
+async def _wait_async(run: _Run, other: _Run, deadline: float | None) -> None:
+    """Let the loop run until the other run is over; raise as `_wait` does."""
+    seconds = None
+    if deadline is not None:
+        seconds = deadline - monotonic()
+        if seconds <= 0 and not other.over:
+            raise TimeoutError("timed out waiting for another thread's call")
+    call = Call()
+    waits = _waits
+    waits[run.owner] = other
+    try:
+        other.gates[call] = None
+        if other.over or other.table is not _running:
+            return
+        if _waits_for(other, run.thread, run.owner):
+            raise RuntimeError("recursive call: it would wait for itself")
+        await call.sleep(seconds)
+        if not other.over and deadline is not None and monotonic() >= deadline:
+            raise TimeoutError("timed out waiting for another thread's call")
+    finally:
+        waits.pop(run.owner, None)
+        other.gates.pop(call, None)
 
 
 def _forget_other_threads() -> None:

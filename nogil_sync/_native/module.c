@@ -70,6 +70,22 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
+/* Gives the types the twins that are awaited. */
+static int
+install_awaited(PyObject *module)
+{
+    PyObject *install = attribute_of("nogil_sync._common.awaited", "install");
+    PyObject *put = PyObject_GetAttrString(module, "_put");
+    PyObject *result = NULL;
+    if (install != NULL && put != NULL) {
+        result = PyObject_CallFunctionObjArgs(install, PyModule_GetDict(module), put, NULL);
+    }
+    Py_XDECREF(install);
+    Py_XDECREF(put);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
 static int
 exec_module(PyObject *module)
 {
@@ -94,7 +110,7 @@ exec_module(PyObject *module)
             return -1;
         }
     }
-    return ns_pin_types(module);
+    return install_awaited(module) < 0 ? -1 : ns_pin_types(module);
 }
 
 static int

@@ -5,6 +5,7 @@ The docstrings of these classes are those of the native ones too.
 
 import sys as _sys
 
+from .._common import awaited as _awaited
 from .._common.channel_closed import *
 from .._common.mapping import *
 from .._common.performance import *
@@ -30,3 +31,5 @@ from .waitgroup import *
 for _name, _module in list(_sys.modules.items()):
     if _name.startswith(f"{__name__}."):
         _hide_sections(vars(_module))
+
+_awaited.install(globals())

@@ -15,6 +15,7 @@ interrupt came in that very moment, it is sent although `send` raised.
 from collections.abc import Iterator
 from typing import Any, Generic, Self, SupportsIndex, TypeAlias, TypeVar, final, overload
 
+from .._common.awaited import AwaitedChannel
 from .._common.channel_closed import ChannelClosed
 from .._common.guard import Guard, Receipt, guard_of
 from .._common.object import Part, SyncObject, before_init, subscripted, uninitialized, until_init
@@ -276,7 +277,7 @@ class ChannelSender(Part, Generic[T]):
         self._line.change(self._line.without_sender, self, receipt=self._left)
 
 
-class Channel(SyncObject, Generic[T]):
+class Channel(SyncObject, AwaitedChannel[T], Generic[T]):
     """A queue between threads that holds `capacity` items and has an end: Go's channel.
 
     Any number of threads send, any number receive; each item is received once, and those of

@@ -12,6 +12,7 @@ from operator import call
 from time import monotonic
 from typing import Any, Protocol, SupportsIndex, TypeVar
 
+from .._common.awaited import AwaitedCond
 from .._common.cancelled import MESSAGE, Cancelled
 from .._common.exit import check_exit
 from .._common.guard import Receipt
@@ -68,7 +69,7 @@ class _Notifications(Line):
         return value, waiters[n:], waiters[:n]
 
 
-class Cond(SyncObject):
+class Cond(SyncObject, AwaitedCond):
     """A place to wait until others say that something changed, as ``threading.Condition``.
 
     Stands in for ``threading.Condition``, over any lock with ``acquire`` and ``release``
@@ -123,6 +124,11 @@ class Cond(SyncObject):
             f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, "
             f"{self.__lock!r}, {len(line.state[1])} waiting>"
         )
+
+    @property
+    def _lock(self) -> Any:
+        """The lock, for the awaited calls."""
+        return self.__lock
 
     def acquire(self, *args: Any, **kwargs: Any) -> Any:
         """Take the lock; arguments and result are those of the lock's ``acquire``."""

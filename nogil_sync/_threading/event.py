@@ -1,5 +1,6 @@
 """Event, pure Python: a word (see `_wait`) that is 1 while the flag is set."""
 
+from .._common.awaited import AwaitedEvent
 from .._common.object import SyncObject
 from ._arguments import wait_timeout
 from ._wait import Word
@@ -7,7 +8,7 @@ from ._wait import Word
 __all__ = ["Event"]
 
 
-class Event(SyncObject):
+class Event(SyncObject, AwaitedEvent):
     """A flag that threads wait for, as ``threading.Event``.
 
     What a thread did before :meth:`set` is visible to those whose :meth:`wait` or

@@ -36,6 +36,7 @@ from math import inf
 from time import monotonic
 from typing import Any
 
+from .._common.awaited import AwaitedLock
 from .._common.guard import NO_RECEIPT, Guard, Receipt, guard_of
 from .._common.object import SyncObject, lacks
 from .._common.originals import get_ident, local
@@ -79,7 +80,7 @@ _thread = _Thread()
 _waiting: dict[_Waiter, None] = {}
 
 
-class Mutex(SyncObject):
+class Mutex(SyncObject, AwaitedLock):
     """A lock, as ``threading.Lock``, that stays fast when threads fight over it.
 
     Stands in for ``threading.Lock``, also inside ``threading.Condition`` and

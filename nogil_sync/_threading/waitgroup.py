@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from typing import ParamSpec, SupportsIndex
 
+from .._common.awaited import AwaitedEvent
 from .._common.object import SyncObject
 from .._common.spawn import Worker
 from ._arguments import exact_int, wait_timeout
@@ -17,7 +18,7 @@ _MAX = (1 << 31) - 1
 P = ParamSpec("P")
 
 
-class WaitGroup(SyncObject):
+class WaitGroup(SyncObject, AwaitedEvent):
     """A count of what is still to be done, and a wait for it to come to zero.
 
     Go's ``WaitGroup``: count up with :meth:`add` before work is handed out, down with

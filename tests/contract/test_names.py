@@ -17,8 +17,8 @@ PUBLIC = sorted(nogil_sync.__all__)
 # Those that are one for both backends.
 VIEWS = {"SyncMapItems", "SyncMapKeys", "SyncMapValues"}
 SHARED = {
-    *("After", "Cancelled", "Left", "PinReport", "Selected", "TaskGroup", "Ticker"),
-    *("after", "backend", "pin_report", "shield"),
+    *("After", "Cancelled", "Left", "PinReport", "Selected", "SemaphoreHoldAsync"),
+    *("TaskGroup", "Ticker", "after", "backend", "pin_report", "select_async", "shield"),
 }
 # For nogil_sync._common.
 INTERNAL = {"AsyncWaiter", "Scope", "current_scope", "defer", "enter_scope", "guard_of"}

@@ -329,7 +329,8 @@ def test_finaliser_may_use_a_lock_that_its_thread_holds():
 
 
 @needs_fork
-@starts_threads
+@starts_processes
+@in_own_process
 def test_child_of_the_owner_holds_the_lock():
     lock = RLock()
     lock.acquire()
@@ -347,7 +348,8 @@ def test_child_of_the_owner_holds_the_lock():
 
 
 @needs_fork
-@starts_threads
+@starts_processes
+@in_own_process
 def test_child_finds_the_lock_of_another_thread_held_until_it_is_reset():
     lock, go = RLock(), threading.Event()
 

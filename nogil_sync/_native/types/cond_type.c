@@ -685,6 +685,22 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+/* The lock, for the awaited calls. */
+static PyObject *
+get_lock(PyObject *self, void *Py_UNUSED(unused))
+{
+    held_lock lock;
+    if (!hold(self, &lock)) {
+        return NULL;
+    }
+    return lock.plain ? Py_NewRef(lock.object) : lock.object;
+}
+
+static PyGetSetDef attributes[] = {
+    {"_lock", get_lock, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Cond);
 
 static PyType_Slot slots[] = {
@@ -696,6 +712,7 @@ static PyType_Slot slots[] = {
     {Py_tp_clear, clear},
     {Py_tp_repr, repr},
     {Py_tp_methods, methods},
+    {Py_tp_getset, attributes},
     {Py_tp_members, members},
     {0, NULL},
 };

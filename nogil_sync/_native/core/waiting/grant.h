@@ -79,7 +79,7 @@ typedef struct ns_waiter {
     ns_place place;
     struct ns_selector *selector; /* that it is part of (select.h), or NULL */
     struct ns_waiter *next_called; /* the server's, once it is served and was CALLED */
-    void *owner; /* of one that is CALLED: the layer above's */
+    void *owner; /* of a waiter that is called: the layer above's */
     /* While its thread runs handlers, see ns_make_way in detach.h: */
     struct ns_waiter *outer; /* the wait that this one interrupted */
     const struct ns_wait_steps *steps;
