@@ -134,7 +134,11 @@ def exclusively(
             pass  # open already: a waiter has seen that the run is over
         finally:
             if run.gates:
-                _open(run.gates)
+                try:
+                    _open(run.gates)
+                finally:
+                    if run.gates:  # an interrupt came before it began
+                        _open(run.gates)
 
 
 def _wait(run: _Run, other: _Run, deadline: float | None) -> None:
@@ -270,7 +274,11 @@ async def exclusively_async(
             pass  # open already: a waiter has seen that the run is over
         finally:
             if run.gates:
-                _open(run.gates)
+                try:
+                    _open(run.gates)
+                finally:
+                    if run.gates:  # an interrupt came before it began
+                        _open(run.gates)
 
 
 async def _wait_async(run: _Run, other: _Run, deadline: float | None) -> None:
