@@ -207,9 +207,7 @@ def test_cancelled_waits_interrupted_at_random_leave_no_trace():
             pass
         return True
 
-    turn = 0
-    for _ in interrupts.for_a_second():
-        turn += 1
+    for turn, _ in enumerate(interrupts.for_a_second()):
         with TaskGroup() as tg:
             canceller = asleep(tg, Event().wait, 0.0002)
             canceller.add_done_callback(lambda _, tg=tg: tg.cancel())
