@@ -2,9 +2,10 @@
 #ifndef NS_CHANNEL_TYPE_H
 #define NS_CHANNEL_TYPE_H
 
+#include "object.h" /* first: Python.h comes with it */
+
 #include "core/channel.h"
 #include "interpreter/sharing.h"
-#include "object.h"
 
 typedef struct {
     NS_OBJECT_HEAD
