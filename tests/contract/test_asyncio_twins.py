@@ -22,6 +22,7 @@ from nogil_sync import (
     RLock,
     RWMutex,
     Semaphore,
+    SyncMap,
     WaitGroup,
 )
 
@@ -376,6 +377,51 @@ def test_negative_timeout_is_for_ever_or_wrong_for_locks_and_no_wait_elsewhere()
             await Channel().recv_async(-5)
         with pytest.raises(TimeoutError, match="timed out waiting to send"):
             await Channel().send_async(1, -5)
+
+    run(main())
+
+
+def test_twin_without_init_raises_where_the_synchronous_call_does():
+    async def main():
+        for cls, calls in {
+            Semaphore: [lambda s: s.acquire_async(), lambda s: s.hold_async().__aenter__()],
+            Channel: [lambda c: c.send_async(1), lambda c: c.recv_async(), lambda c: c.__anext__()],
+            Cond: [lambda c: c.acquire_async(), lambda c: c.wait_for_async(int)],
+            SyncMap: [lambda m: m.load_or_compute_async(1, main)],
+        }.items():
+            for call in calls:
+                with pytest.raises(RuntimeError, match="not initialized"):
+                    await call(cls.__new__(cls))
+            with pytest.raises((RuntimeError, AttributeError, TypeError)):
+                async with cls.__new__(cls):
+                    raise AssertionError("entered")
+        assert not await Event.__new__(Event).wait_async(0)
+        assert await WaitGroup.__new__(WaitGroup).wait_async()
+        async with Mutex.__new__(Mutex) as entered:
+            assert entered
+
+    run(main())
+
+
+def test_subclass_does_not_change_what_its_twins_do():
+    class Loud(Channel):
+        def try_recv(self, *args):
+            raise AssertionError
+
+        try_send = close = recv_async = try_recv
+
+    class Locked(Mutex):
+        def acquire(self, *args):
+            raise AssertionError
+
+        release = acquire_async = acquire
+
+    async def main():
+        async with Loud(1) as c:
+            await c.send_async("item")
+        assert [item async for item in c] == ["item"]
+        async with Locked() as entered:
+            assert entered
 
     run(main())
 

@@ -86,7 +86,11 @@ def results(thing: Any) -> Iterator[tuple[str, Any]]:
             elif p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
                 args.append(ARGUMENTS.get(p.name, 1))
         with contextlib.suppress(Exception):
-            yield name, member(*args, **kwargs)
+            result = member(*args, **kwargs)
+            if inspect.iscoroutine(result):
+                result.close()
+                continue
+            yield name, result
             if name == "__enter__":
                 thing.__exit__(None, None, None)
 
