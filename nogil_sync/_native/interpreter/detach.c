@@ -331,8 +331,14 @@ ns_warn_blocking(PyObject *self)
                      module, "warn_blocking", "(O)", PyModule_Check(self) ? Py_None : self)
                : NULL;
     Py_XDECREF(module);
+    if (result == NULL) { /* a warning is lost at exit; what a handler raised is not */
+        if (!PyErr_ExceptionMatches(PyExc_Exception)) {
+            return -1;
+        }
+        PyErr_Clear();
+    }
     Py_XDECREF(result);
-    return result == NULL ? -1 : 0;
+    return 0;
 }
 
 ns_waiter *
