@@ -20,6 +20,7 @@ import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine
 from math import inf
 from time import monotonic
+from types import FrameType
 from typing import Any, ClassVar, Generic, Self, SupportsIndex, TypeVar
 
 from .cases import Case
@@ -111,7 +112,9 @@ class AwaitedSemaphore(Awaited):
         waiter = await wait_in_line(self._AsyncWaiter, self, "acquire", number, seconds)
         return _collected(waiter)
 
-    def hold_async(self, n: SupportsIndex = 1, timeout: float | None = None) -> "SemaphoreHoldAsync":
+    def hold_async(
+        self, n: SupportsIndex = 1, timeout: float | None = None
+    ) -> "SemaphoreHoldAsync":
         """Return an asynchronous context manager that holds `n` units: a weighted ``async with``.
 
         Its arguments and errors are those of :meth:`hold`.
@@ -250,9 +253,7 @@ class AwaitedCond(Awaited):
             await _acquire_again(acquire)
         return notified
 
-    async def wait_for_async(
-        self, predicate: Callable[[], T], timeout: float | None = None
-    ) -> T:
+    async def wait_for_async(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
         """Wait as :meth:`wait_for` does, while the event loop goes on.
 
         `predicate` is an ordinary function, called with the lock held. `timeout` is for all waits
@@ -469,7 +470,7 @@ def warn_blocking(obj: object = None) -> None:
         events = sys.modules.get("asyncio.events")
         if events is None or events._get_running_loop() is None:
             return
-        frame = sys._getframe(1)
+        frame: FrameType | None = sys._getframe(1)
         name = "" if obj is None else type(obj).__name__
         while frame is not None and _is_ours(frame.f_globals.get("__name__", "")):
             if obj is None:

@@ -25,6 +25,7 @@ from nogil_sync import (
     Semaphore,
     ShardedCounter,
     WaitGroup,
+    select,
 )
 
 pytestmark = starts_processes
@@ -558,6 +559,7 @@ WAITS = {
     "Event": (Event, lambda e: e.is_set(), lambda e: e.wait(0.3)),
     "WaitGroup": (WaitGroup, lambda g: g.add(), lambda g: g.wait(0.3)),
     "Channel": (Channel, lambda c: c.closed(), lambda c: c.recv(0.3)),
+    "select": (Channel, lambda c: c.closed(), lambda c: select(c, Event(), timeout=0.3)),
 }
 
 
