@@ -1199,7 +1199,7 @@ def test_nothing_is_lost_or_sent_twice_in_cancelled_pipelines():
 
 def test_permits_are_not_lost_in_cancelled_groups():
     permits = Semaphore(2)
-    for patience in range(20):
+    for patience in range(6):
         with TaskGroup() as tg:
 
             def use(tg=tg):
