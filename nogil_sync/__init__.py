@@ -16,7 +16,7 @@ Counters:
 Locks:
     Mutex, RLock, RWMutex, RWMutexReader, RWMutexWriter, Cond
 Semaphores and events:
-    Semaphore, SemaphoreHold, Event, WaitGroup
+    Semaphore, SemaphoreHold, Event, WaitGroup, Barrier
 Tasks:
     TaskGroup
 Once:
@@ -62,6 +62,7 @@ __all__ = [  # noqa: RUF022  (by group)
     "SemaphoreHold",
     "Event",
     "WaitGroup",
+    "Barrier",
     # Tasks
     "TaskGroup",
     # Once

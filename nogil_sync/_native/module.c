@@ -60,8 +60,9 @@ exec_module(PyObject *module)
         ns_add_atomic_ints, ns_add_atomic_bool, ns_add_atomic_ref, ns_add_counters,
         ns_add_mutex,       ns_add_event,       ns_add_guard,      ns_add_rlock,
         ns_add_rwmutex,     ns_add_semaphore,   ns_add_channel,    ns_add_cond,
-        ns_add_waitgroup,   ns_add_once,        ns_add_syncmap,    ns_add_ageing,
-        ns_add_pool,        ns_add_pin,         ns_add_referents,  ns_add_sharing,
+        ns_add_waitgroup,   ns_add_barrier,     ns_add_once,       ns_add_syncmap,
+        ns_add_ageing,      ns_add_pool,        ns_add_pin,        ns_add_referents,
+        ns_add_sharing,
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(parts); i++) {
         if (parts[i](module) < 0) {
@@ -88,6 +89,7 @@ traverse_module(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->pool_end_type);
     Py_VISIT(state->sweeper_type);
     Py_VISIT(state->channel_closed);
+    Py_VISIT(state->broken_barrier);
     Py_VISIT(state->once_cell);
     Py_VISIT(state->once_function_cell);
     Py_VISIT(state->once_function);
@@ -116,6 +118,7 @@ clear_module(PyObject *module)
     Py_CLEAR(state->pool_end_type);
     Py_CLEAR(state->sweeper_type);
     Py_CLEAR(state->channel_closed);
+    Py_CLEAR(state->broken_barrier);
     Py_CLEAR(state->once_cell);
     Py_CLEAR(state->once_function_cell);
     Py_CLEAR(state->once_function);

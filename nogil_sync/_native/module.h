@@ -19,6 +19,7 @@ typedef struct ns_state {
     PyObject *pool_use_type, *pool_end_type, *sweeper_type;
     struct ns_ager *ager; /* see ageing.h */
     PyObject *channel_closed; /* the exception */
+    PyObject *broken_barrier; /* threading.BrokenBarrierError */
     PyObject *once_cell, *once_function_cell, *once_function; /* classes, for once_type.c */
     PyObject *atomic_bool_type, *syncmap_type, *syncmap_iterator_type;
     PyObject *syncmap_shared,
@@ -58,6 +59,7 @@ int ns_add_semaphore(PyObject *module);
 int ns_add_channel(PyObject *module);
 int ns_add_cond(PyObject *module);
 int ns_add_waitgroup(PyObject *module);
+int ns_add_barrier(PyObject *module);
 int ns_add_once(PyObject *module);
 int ns_add_syncmap(PyObject *module);
 int ns_add_ageing(PyObject *module);

@@ -10,6 +10,7 @@ from .._common.mapping import *
 from .._common.performance import *
 from .._common.untraced import hide_sections as _hide_sections
 from .atomics import *
+from .barrier import *
 from .channel import *
 from .cond import *
 from .counters import *
