@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from nogil_sync import (
+    Barrier,
     Channel,
     Cond,
     Event,
@@ -44,9 +45,13 @@ class Wait(NamedTuple):
     served: Any = True
     """What the call returns when it is served."""
     timed_out: Any = False
-    """What the call returns when the time is over; "TimeoutError" if it raises that."""
+    """What the call returns when the time is over; the error, as text, if it raises one."""
     in_child: bool = True
     """Whether the call would wait in the child of a fork, too."""
+    only_waiters: bool = False
+    """Whether `serve` serves those that wait already, and nobody that comes later."""
+    serves_all: bool = False
+    """Whether `serve` serves all that wait."""
 
 
 def held(lock: Any, **acquired: Any) -> Any:
@@ -98,6 +103,13 @@ def counting(tasks: int) -> WaitGroup:
     group = WaitGroup()
     group.add(tasks)
     return group
+
+
+def unbroken(b: Barrier) -> Barrier:
+    """The barrier, as new if a call that failed has broken it."""
+    if b.broken:
+        b.reset()
+    return b
 
 
 def full_channel() -> Channel[int]:
@@ -209,6 +221,7 @@ WAITS = {
         serve=lambda e: e.set(),
         state=lambda e: e.is_set(),
         reset=lambda e: e.clear(),
+        serves_all=True,
     ),
     "RWMutex.read.acquire": Wait(
         make=write_locked,
@@ -278,6 +291,17 @@ WAITS = {
         serve=lambda g: g.add(-2),
         state=repr,
         reset=lambda g: g.add(2),
+        serves_all=True,
+    ),
+    "Barrier.wait": Wait(
+        make=lambda: Barrier(100),
+        bind=lambda b, timeout: partial(unbroken(b).wait, timeout),
+        serve=lambda b: b.reset(),  # how it passes: test_barrier.py
+        state=lambda b: b.parties,  # a call that failed breaks it, until `bind` makes it as new
+        served="BrokenBarrierError: the barrier is broken, or was reset",
+        timed_out="BrokenBarrierError: timed out waiting for the other threads",
+        only_waiters=True,
+        serves_all=True,
     ),
     "Channel.send": Wait(
         make=full_channel,
@@ -300,6 +324,7 @@ WAITS = {
         bind=lambda c, timeout: partial(c.wait, timeout),
         serve=notify,
         state=cond_state,
+        only_waiters=True,
     ),
     "Cond.wait_for": Wait(
         make=Predicate,
@@ -307,6 +332,8 @@ WAITS = {
         serve=lambda x: x.fulfil(),
         state=lambda x: cond_state(x.cond),
         reset=lambda x: x.ready.clear(),
+        only_waiters=True,
+        serves_all=True,
     ),
     "SyncMap.load_or_compute": Wait(
         make=Computation,
@@ -334,11 +361,13 @@ class WaitTrial:
         return self.wait.bind(self.x, timeout)
 
     def call(self, timeout: float | None = 60.0) -> Any:
-        """Wait; "TimeoutError" if that is how the call says that the time is over."""
+        """Wait; the error, as text, if that is how the call says how it ended."""
         try:
             return self.bind(timeout)()
         except TimeoutError as error:
             return type(error).__name__
+        except threading.BrokenBarrierError as error:
+            return f"{type(error).__name__}: {error}"
 
     def call_unlocked(self, timeout: float | None = 60.0) -> Any:
         """Wait, in a thread that does not hold the Cond's lock."""

@@ -50,10 +50,12 @@ lead(PyObject *self, ns_waiter *w)
 
 /* Arrives, and waits until the round ends. Returns the outcome, or -1 with an exception. */
 static int64_t
-arrive(PyObject *self, ns_waiter *w, int64_t deadline, bool *timed_out)
+arrive(PyObject *self, ns_waiter *w, ns_patience patience, int64_t deadline, bool *timed_out)
 {
     ns_barrier *b = barrier_of(self);
-    int served = ns_wait_with(self, &ns_barrier_steps, b, w, deadline);
+    int served = patience == NS_DO_NOT_WAIT
+                     ? ns_barrier_steps.enter(b, w)
+                     : ns_wait_with(self, &ns_barrier_steps, b, w, deadline);
     *timed_out = served == 0;
     while (served != 1) {
         const uint64_t outcome = ns_barrier_give_up(b, w, served == 0);
@@ -87,15 +89,15 @@ wait_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
     }
     ns_used(self);
     /* What a latecomer waits for the action before it does not count. */
-    const int64_t span = patience == NS_DO_NOT_WAIT ? 0 : deadline - ns_now();
+    const int64_t span = deadline - ns_now();
     bool timed_out;
     do {
         ns_waiter *w = ns_waiter_or_error();
         if (w == NULL) {
             return NULL;
         }
-        deadline = patience == NS_WAIT_FOR_EVER ? NS_FOREVER : ns_now() + span;
-        outcome = arrive(self, w, deadline, &timed_out);
+        deadline = patience == NS_WAIT_UNTIL ? ns_now() + span : NS_FOREVER;
+        outcome = arrive(self, w, patience, deadline, &timed_out);
         ns_waiter_free(w);
     } while (outcome == NS_BARRIER_AGAIN);
     switch (outcome) {
