@@ -18,6 +18,7 @@ import nogil_sync
 from nogil_sync import (
     AtomicBool,
     AtomicRef,
+    Barrier,
     Channel,
     Cond,
     Event,
@@ -80,6 +81,7 @@ OPERATIONS: dict[type, dict[str, Any]] = {
     },
     Semaphore: {"acquire": (), "release": (), "hold": (), "available": (), "_at_fork_reinit": ()},
     WaitGroup: {"add": (), "done": (), "wait": (0,)},
+    Barrier: {"reset": (), "abort": ()},
     SyncMap: {
         "setdefault": (0,),
         "get": (0,),
@@ -101,6 +103,7 @@ OPERATIONS: dict[type, dict[str, Any]] = {
 OTHERS: dict[type, dict[str, Any]] = {
     RWMutex: {"downgrade": ()},
     WaitGroup: {"go": (int,)},
+    Barrier: {"wait": (0,)},
     Channel: {"send": (1, 0), "recv": (0,)},
 }
 # Methods that need the lock held, or another state.
@@ -114,9 +117,9 @@ FOR_HOLDERS = {
     (SyncMap, "popitem"),  # not of an empty one
 }
 # What only a partner of the same channel lets end.
-FOR_PARTNERS = {(Channel, "send"), (Channel, "recv")}
+FOR_PARTNERS = {(Channel, "send"), (Channel, "recv"), (Barrier, "wait")}
 # Whose methods make no sense without what __init__ was given.  All others are valid without it.
-NEED_INIT = (Cond, Semaphore, Channel, Pool, SyncMap, Once)
+NEED_INIT = (Cond, Semaphore, Barrier, Channel, Pool, SyncMap, Once)
 CALLS = [
     (cls, name, args)
     for table in (OPERATIONS, OTHERS)
@@ -135,6 +138,7 @@ STATES: dict[type, Any] = {
     Cond: Cond.locked,
     Semaphore: Semaphore.available,
     WaitGroup: lambda group: repr(group).rpartition(",")[2],
+    Barrier: lambda barrier: (barrier.parties, barrier.n_waiting, barrier.broken),
     SyncMap: SyncMap.snapshot,
     Pool: Pool.idle,
     Channel: lambda channel: (len(channel), channel.closed()),
@@ -148,6 +152,7 @@ CHANGES: dict[type, Any] = {
     Cond: Cond.acquire,
     Semaphore: Semaphore.acquire,
     WaitGroup: WaitGroup.add,
+    Barrier: Barrier.abort,
     SyncMap: lambda m: m.insert("k", 1),
     Pool: lambda pool: pool.put([]),
     Channel: Channel.close,
