@@ -34,9 +34,9 @@ _NESTED: Final = object()  # its thread is running the action
 
 _NOBODY_PASSED: Final[Waiters] = ()
 
-# The leader, and the process in which it became that. In the child of a fork it is none: if its
-# thread lives on there, it passes by itself.
-_Leader: TypeAlias = tuple[Waiter, int]
+# The leader, the process in which it became that, and all parties in their order. In the child of a
+# fork it is none: if its thread lives on there, it passes by itself.
+_Leader: TypeAlias = tuple[Waiter, int, Waiters]
 # What a step hands over: to whom, and what.
 _Handed: TypeAlias = tuple[Request, Any]
 _Value: TypeAlias = tuple[_Round, _Leader | None, bool, _Handed | None]
@@ -82,7 +82,7 @@ class _Parties(Line):
             return (this, leader, broken, (me.request, this)), waiters, ()
         if self.action is None:
             return self.__end(this, False, waiters, waiters)
-        leads = (this, (me, os.getpid()), broken, (me.request, _LEADS))
+        leads = (this, (me, os.getpid(), waiters), broken, (me.request, _LEADS))
         return leads, waiters[:-1], (me,)
 
     def give(self, value: _Value, waiters: Waiters, _request: Any) -> Change:
@@ -103,8 +103,7 @@ class _Parties(Line):
         """The leader's action succeeded."""
         this, leader, _, _ = value
         if leader is not None and leader[0] is me and leader[1] == os.getpid():
-            passed = (*(each for each in waiters if each.request.item is this), me)
-            return self.__end(this, False, passed, waiters)
+            return self.__end(this, False, leader[2], waiters)
         if pid == os.getpid():
             raise _broken()
         return value, waiters, ()

@@ -365,7 +365,7 @@ BLAMED: tuple[str, ...] = (
     "RuntimeError",
     "KeyError",
 )
-BLAMED += ("TimeoutError", "ChannelClosed", "AttributeError", "StopIteration")
+BLAMED += ("TimeoutError", "BrokenBarrierError", "ChannelClosed", "AttributeError", "StopIteration")
 
 
 def compare(mine: tuple[str, ...], its: tuple[str, ...]) -> None:
