@@ -10,10 +10,10 @@ import os
 from collections.abc import Callable
 from typing import Any, Final, SupportsIndex, TypeAlias
 
-from .._common.object import SyncObject, before_init, uninitialized, until_init
+from .._common.object import SyncObject, before_init, lacks, uninitialized, until_init
 from .._common.originals import BrokenBarrierError
 from ._arguments import exact_int, wait_timeout
-from ._wait import NOBODY, Change, Line, Request, Waiter, Waiters
+from ._wait import NOBODY, Change, Line, Request, Waiter, Waiters, _need_room
 
 __all__ = ["Barrier"]
 
@@ -128,6 +128,7 @@ class _Parties(Line):
         pid = os.getpid()
         timed_out = keep = False
         later: BaseException | None = None
+        _need_room(40)  # for giving up, which itself needs room for a change
         try:
             self.join(me)
             while True:
@@ -149,7 +150,7 @@ class _Parties(Line):
                 try:
                     while True:
                         try:
-                            if not keep:
+                            if not keep and not lacks(self, Line, "state"):  # no garbage
                                 self.change(self.give_up, me)
                             self.leave(me, keep)
                             break

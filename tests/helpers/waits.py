@@ -53,6 +53,8 @@ class Wait(NamedTuple):
     """Whether `serve` serves those that wait already, and nobody that comes later."""
     serves_all: bool = False
     """Whether `serve` serves all that wait."""
+    fails_for_all: bool = False
+    """Whether a call that fails ends the waits of all others, as `serve` does."""
 
 
 def held(lock: Any, **acquired: Any) -> Any:
@@ -311,6 +313,7 @@ WAITS = {
         timed_out="BrokenBarrierError: timed out waiting for the other threads",
         only_waiters=True,
         serves_all=True,
+        fails_for_all=True,
     ),
     "Channel.send": Wait(
         make=full_channel,
@@ -356,6 +359,16 @@ WAITS = {
 }
 
 
+def outcome(call: Callable[[], Any]) -> Any:
+    """What the call returns; the error, as text, if that is how it says how it ended."""
+    try:
+        return call()
+    except TimeoutError as error:
+        return type(error).__name__
+    except threading.BrokenBarrierError as error:
+        return f"{type(error).__name__}: {error}"
+
+
 class WaitTrial:
     """A call that waits, with an object of its own. Only the holder of its lock may use a Cond."""
 
@@ -370,13 +383,7 @@ class WaitTrial:
         return self.wait.bind(self.x, timeout)
 
     def call(self, timeout: float | None = 60.0) -> Any:
-        """Wait; the error, as text, if that is how the call says how it ended."""
-        try:
-            return self.bind(timeout)()
-        except TimeoutError as error:
-            return type(error).__name__
-        except threading.BrokenBarrierError as error:
-            return f"{type(error).__name__}: {error}"
+        return outcome(self.bind(timeout))
 
     def call_unlocked(self, timeout: float | None = 60.0) -> Any:
         """Wait, in a thread that does not hold the Cond's lock."""
