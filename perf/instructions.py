@@ -70,6 +70,15 @@ def rows(only: str = "") -> dict[str, tuple[str, str]]:
         "pool.get, put": ("pool()", "it.put(it.get())"),
         "with pool.use()": ("pool()", "with it.use(): pass"),
         "channel.send, recv": ("Channel(4)", "it.send(None); it.recv()"),
+        "channel.send": ("Channel(10**6)", "it.send(None)"),
+        "channel.send, select": ("Channel(4)", "it.send(None); select(it)"),
+        "select of a set event": ("set_event()", "select(it)"),
+        "select of one ready of 4": (
+            "set_event()",
+            "select(it, idle, idle, idle)",
+        ),
+        "try_select of an event": ("Event()", "try_select(it)"),
+        "try_select of 4 events": ("Event()", "try_select(it, it, it, it)"),
         "Mutex()": ("Mutex", "it()"),
         "Event()": ("Event", "it()"),
         "ShardedCounter()": ("ShardedCounter", "it()"),
@@ -89,6 +98,8 @@ def loop(it, mark, items):
 """
 
 HELPERS = """
+idle = Event()
+
 def set_event():
     event = Event(); event.set(); return event
 

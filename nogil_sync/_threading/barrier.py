@@ -10,10 +10,12 @@ import os
 from collections.abc import Callable
 from typing import Any, Final, SupportsIndex, TypeAlias
 
+from .._common.cancelled import MESSAGE, Cancelled
 from .._common.object import SyncObject, before_init, lacks, uninitialized, until_init
 from .._common.originals import BrokenBarrierError
 from ._arguments import exact_int, wait_timeout
-from ._wait import NOBODY, Change, Line, Request, Waiter, Waiters, _need_room
+from ._wait import NOBODY, Change, Line, Request, Waiter, Waiters, need_room
+from .scope import here
 
 __all__ = ["Barrier"]
 
@@ -128,12 +130,12 @@ class _Parties(Line):
         pid = os.getpid()
         timed_out = keep = False
         later: BaseException | None = None
-        _need_room(40)  # for giving up, which itself needs room for a change
+        need_room(40)  # for giving up, which itself needs room for a change
         try:
-            self.join(me)
+            self.join(me, None if seconds == 0 else here.scope)
             while True:
                 self.sleep(me, seconds)
-                if me.kept:
+                if me.kept or me.cancelled:
                     break
                 self.change(self.give_up, me)
                 timed_out = me not in self.state[1]
@@ -144,7 +146,7 @@ class _Parties(Line):
                 if self.action is not None:
                     self.action()
                 self.change(self.finish, me, pid)
-            keep = True
+            keep = me.kept or not me.cancelled
         finally:
             while True:  # twice: an interrupt can also come where a loop jumps back
                 try:
@@ -163,6 +165,8 @@ class _Parties(Line):
                     later = later or another
         if later is not None:  # and it was the first
             raise later
+        if me.cancelled and not me.kept:
+            raise Cancelled(MESSAGE)
         return self.__outcome(arrival.item, me, timed_out)
 
     def __outcome(self, told: Any, me: Waiter, timed_out: bool) -> int | None:
@@ -200,8 +204,8 @@ class Barrier(SyncObject):
     What a thread did before its :meth:`wait` is visible to `action`, and to all of them
     after theirs.
 
-    All pass, or none: if a thread gives up (a time-out, a Ctrl-C), or `action` raises, the
-    barrier is *broken*, and the waits of the others raise ``threading.BrokenBarrierError``,
+    All pass, or none: if a thread gives up (a time-out, a Ctrl-C, the cancellation of the task
+    group that runs it), or `action` raises, the barrier is *broken*, and the waits of the others raise ``threading.BrokenBarrierError``,
     also those that come later, until :meth:`reset`. Once all threads have come only `action`,
     :meth:`abort` or :meth:`reset` can keep them from passing.
 
@@ -267,8 +271,8 @@ class Barrier(SyncObject):
         ``OverflowError``.
 
         ``threading.BrokenBarrierError`` if the barrier is or gets broken, or is reset. A
-        Ctrl-C interrupts the wait in the main thread, and breaks the barrier unless all
-        have come.
+        Ctrl-C interrupts the wait in the main thread; so does the cancellation of the task
+        group that the wait is in: ``Cancelled``. Either breaks the barrier unless all have come.
 
         >>> from nogil_sync import Barrier
         >>> Barrier(1).wait()

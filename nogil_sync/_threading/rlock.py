@@ -20,6 +20,7 @@ class _Owner(Line):
 
     __slots__ = ()
     state: tuple[_Holds, Waiters]
+    cancellable = False
 
     def take(self, value: _Holds, request: _Holds) -> _Holds | None:
         owner, count = value

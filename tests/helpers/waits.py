@@ -23,6 +23,8 @@ from nogil_sync import (
     Semaphore,
     SyncMap,
     WaitGroup,
+    after,
+    select,
 )
 
 
@@ -211,6 +213,32 @@ class Computation:
         begun.wait()
 
 
+class Chosen:
+    """Equal to what a select returns that chose a case with this value."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return getattr(other, "closed", None) is False and self.value == getattr(other, "value", 0)
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def __repr__(self) -> str:
+        return f"Chosen({self.value!r})"
+
+
+def select_among_others(case: Any, timeout: float | None) -> Callable[[], Any]:
+    """A select of this case beside idle ones of each kind."""
+    idle: Channel[int] = Channel()
+    return partial(
+        select,
+        *(idle, idle.sending(1), Event(), counting(1), after(3600.0), case),
+        timeout=timeout,
+    )
+
+
 WAITS = {
     "Mutex.acquire": Wait(
         make=lambda: held(Mutex()),
@@ -329,6 +357,48 @@ WAITS = {
         serve=lambda c: c.try_send(1),
         state=len,
         served=1,
+        timed_out="TimeoutError",
+    ),
+    "select of one channel": Wait(
+        make=lambda: Channel(1),
+        bind=lambda c, timeout: partial(select, c, timeout=timeout),
+        serve=lambda c: c.try_send(1),
+        state=len,
+        served=Chosen(1),
+        timed_out="TimeoutError",
+    ),
+    "select to receive": Wait(
+        make=lambda: Channel(1),
+        bind=select_among_others,
+        serve=lambda c: c.try_send(1),
+        state=len,
+        served=Chosen(1),
+        timed_out="TimeoutError",
+    ),
+    "select to send": Wait(
+        make=full_channel,
+        bind=lambda c, timeout: select_among_others(c.sending(1), timeout),
+        serve=lambda c: c.try_recv(),
+        state=len,
+        served=Chosen(None),
+        timed_out="TimeoutError",
+    ),
+    "Event in a select": Wait(
+        make=Event,
+        bind=select_among_others,
+        serve=lambda e: e.set(),
+        state=lambda e: e.is_set(),
+        reset=lambda e: e.clear(),
+        served=Chosen(None),
+        timed_out="TimeoutError",
+    ),
+    "WaitGroup in a select": Wait(
+        make=lambda: counting(2),
+        bind=select_among_others,
+        serve=lambda g: g.add(-2),
+        state=repr,
+        reset=lambda g: g.add(2),
+        served=Chosen(None),
         timed_out="TimeoutError",
     ),
     "Cond.wait": Wait(

@@ -89,6 +89,7 @@ serve(void *object, ns_wakes *wakes)
 
 static const struct ns_line line = {
     .queue = offsetof(ns_barrier, queue),
+    .guard = offsetof(ns_barrier, queue),
     .spin = NS_BARRIER_SPIN,
     .lock = lock,
     .serve = serve,
@@ -107,7 +108,7 @@ ns_barrier_give_up(ns_barrier *b, ns_waiter *w, bool timed_out)
 {
     ns_place *p = &w->place;
     ns_wakes wakes;
-    wakes.count = 0;
+    ns_wakes_init(&wakes);
     uint64_t outcome = NS_BARRIER_BROKEN;
     lock(b);
     if (ns_is_granted(w)) {
@@ -135,7 +136,7 @@ bool
 ns_barrier_finish(ns_barrier *b, ns_waiter *w, bool succeeded)
 {
     ns_wakes wakes;
-    wakes.count = 0;
+    ns_wakes_init(&wakes);
     lock(b);
     bool passed = succeeded;
     if (b->leader == w && succeeded) {
@@ -155,7 +156,7 @@ static void
 end_by_force(ns_barrier *b, bool broken)
 {
     ns_wakes wakes;
-    wakes.count = 0;
+    ns_wakes_init(&wakes);
     lock(b);
     ns_store(&b->broken, broken, NS_RELEASE);
     end_round(b, false, &wakes);
@@ -218,6 +219,7 @@ const struct ns_wait_steps ns_barrier_steps = {
     .cancel = ns_line_stay,
     .undo = undo_step,
     .links = true,
+    .cancellable = true,
 };
 
 const struct ns_wait_steps ns_barrier_steps_in_line = {
@@ -228,4 +230,5 @@ const struct ns_wait_steps ns_barrier_steps_in_line = {
     .cancel = ns_line_stay,
     .undo = undo_step,
     .links = true,
+    .cancellable = true,
 };

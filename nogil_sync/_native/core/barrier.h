@@ -37,8 +37,8 @@
  *
  * Giving up. A waiter that gives up while the barrier fills breaks it: its index is taken, and the
  * others would wait for one more than there are. Once all have arrived nothing is broken any more:
- * a time-out then waits on for the action (as in threading), and a waiter whose handler raised just
- * leaves.
+ * a time-out then waits on for the action (as in threading), and a waiter whose handler raised, or
+ * that is cancelled, just leaves.
  *
  * Ordering: an arrival releases and an end acquires, by the queue's lock; a grant releases, and the
  * waiter acquires. So what each party did before it arrived happens before the action, and the
@@ -88,7 +88,7 @@ extern const struct ns_wait_steps ns_barrier_steps;
 /* The same for a waiter that is in line already, after NS_BARRIER_WAITS_ON. */
 extern const struct ns_wait_steps ns_barrier_steps_in_line;
 
-/* Ends a wait that was not served: timed out, or else interrupted. Returns the outcome, as above.
+/* Ends a wait that was not served: timed out, or else interrupted or cancelled. Returns the outcome, as above.
  * A waiter that timed out after all had arrived stays in line: NS_BARRIER_WAITS_ON. */
 uint64_t ns_barrier_give_up(ns_barrier *b, ns_waiter *w, bool timed_out);
 

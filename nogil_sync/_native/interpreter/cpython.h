@@ -377,4 +377,25 @@ ns_same_int(PyObject *a, PyObject *b)
     return digits <= 1 || memcmp(x->ob_digit, y->ob_digit, digits * sizeof(digit)) == 0;
 }
 
+/* ---- Named tuples ----
+ *
+ * To make an object of a subclass of tuple that has no fields of its own, without a tuple to copy
+ * from. From 3.14 on a tuple caches its hash; -1: it has none yet. Read in 3.13 to 3.15:
+ * tuple_subtype_new, maybe_tuple_alloc. Noticed by: tests/contract/test_select.py. */
+
+/* Returns a new object with room for n items, which are NULL, or NULL with MemoryError. The caller
+ * fills them in and then has the collector track the object. */
+static inline PyObject *
+ns_new_named_tuple(PyTypeObject *type, Py_ssize_t n)
+{
+    PyTupleObject *tuple = PyObject_GC_NewVar(PyTupleObject, type, n);
+    if (tuple != NULL) {
+        memset(tuple->ob_item, 0, (size_t)n * sizeof(PyObject *));
+#if PY_VERSION_HEX >= 0x030E0000
+        tuple->ob_hash = -1;
+#endif
+    }
+    return (PyObject *)tuple;
+}
+
 #endif
