@@ -20,6 +20,7 @@ import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine
 from math import inf
 from time import monotonic
+from types import FrameType
 from typing import Any, ClassVar, Generic, Self, SupportsIndex, TypeVar
 
 from .cases import Case
@@ -469,7 +470,7 @@ def warn_blocking(obj: object = None) -> None:
         events = sys.modules.get("asyncio.events")
         if events is None or events._get_running_loop() is None:
             return
-        frame = sys._getframe(1)
+        frame: FrameType | None = sys._getframe(1)
         name = "" if obj is None else type(obj).__name__
         while frame is not None and _is_ours(frame.f_globals.get("__name__", "")):
             if obj is None:

@@ -27,7 +27,7 @@ asyncio is imported by the first task that waits, and not by this module, since 
 
 from collections import deque
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from .originals import local
@@ -145,7 +145,7 @@ class Call:
         if inbox is None or inbox.loop() is not loop:
             _thread.inbox = inbox = Inbox(loop)
         self._asyncio_future_blocking = False
-        self.callbacks: list[tuple[Callable[[Self], object], Context | None]] = []
+        self.callbacks: list[tuple[Callable[[Call], object], Context | None]] = []
         self.inbox = inbox
         self.is_cancelled = False
         self.loop = loop

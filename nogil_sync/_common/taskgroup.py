@@ -206,6 +206,31 @@ class TaskGroup(SyncObject, Case):
         # It is cancelled a moment before the event is set.
         return tasks.event.wait(timeout) or tasks.cancelled
 
+    async def wait_cancelled_async(self, timeout: float | None = None) -> bool:
+        """Wait as :meth:`wait_cancelled` does, while the event loop goes on; return whether.
+
+        To use a group in asyncio code, let a thread enter and leave it, since both may block, and
+        await the futures of its tasks:
+
+        >>> import asyncio
+        >>> from nogil_sync import TaskGroup
+        >>> async def main():
+        ...     group = TaskGroup(limit=4)
+        ...     await asyncio.to_thread(group.__enter__)
+        ...     try:
+        ...         squares = [asyncio.wrap_future(group.go(pow, n, 2)) for n in range(5)]
+        ...         return await asyncio.gather(*squares)
+        ...     except BaseException:
+        ...         group.cancel()
+        ...         raise
+        ...     finally:
+        ...         await asyncio.to_thread(group.__exit__, None, None, None)
+        >>> asyncio.run(main())
+        [0, 1, 4, 9, 16]
+        """
+        tasks = self.__current()
+        return await tasks.event.wait_async(timeout) or tasks.cancelled
+
     def on_cancel(self, fn: Callable[[*Ts], object], /, *args: *Ts) -> None:
         """Have ``fn(*args)`` called when the group is cancelled; at once, if it is.
 

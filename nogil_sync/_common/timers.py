@@ -4,7 +4,7 @@ Neither has a thread. Both know when they are due; the thread that waits for the
 in `Ticker.recv` or in a select.
 """
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from math import inf
 from threading import TIMEOUT_MAX
 from time import monotonic
@@ -146,6 +146,39 @@ class Ticker(SyncObject, Case):
                 raise TimeoutError("timed out waiting for a tick")
             schedule.stopped.wait(min(schedule.due() - now, deadline - now, TIMEOUT_MAX))
 
+    async def recv_async(self, timeout: float | None = None) -> float:
+        """Wait for the next tick as :meth:`recv` does, while the event loop goes on.
+
+        `timeout` and errors are those of :meth:`recv`; threads and tasks may share a ticker.
+
+        >>> import asyncio
+        >>> from nogil_sync import Ticker
+        >>> async def beat(ticker):
+        ...     beats = 0
+        ...     async for tick in ticker:
+        ...         beats += 1
+        ...         if beats == 3:
+        ...             ticker.stop()
+        ...     return beats
+        >>> asyncio.run(beat(Ticker(0.001)))
+        3
+        """
+        schedule = self.__schedule
+        deadline = inf
+        if timeout is not None:
+            deadline = monotonic() + max(0.0, exact_seconds(timeout, "timeout"))
+        while True:
+            if schedule.stopped.is_set():
+                raise ChannelClosed("the ticker is stopped")
+            tick = schedule.take()
+            if tick is not None:
+                return tick
+            now = monotonic()
+            if now >= deadline:
+                raise TimeoutError("timed out waiting for a tick")
+            seconds = min(schedule.due() - now, deadline - now, TIMEOUT_MAX)
+            await schedule.stopped.wait_async(seconds)
+
     def stop(self) -> None:
         """End the ticks; it may be said again. Wakes those that wait for one."""
         self.__schedule.stopped.set()
@@ -160,6 +193,17 @@ class Ticker(SyncObject, Case):
             return Ticker.recv(self)
         except ChannelClosed:
             raise StopIteration from None
+
+    def __aiter__(self) -> AsyncIterator[float]:
+        """Return the ticker itself: ``async for`` runs once for each tick, until it is stopped."""
+        return self
+
+    async def __anext__(self) -> float:
+        """Wait for the next tick; the end is when the ticker is stopped."""
+        try:
+            return await Ticker.recv_async(self)
+        except ChannelClosed:
+            raise StopAsyncIteration from None
 
     def _case_event(self) -> Event:
         return self.__schedule.stopped

@@ -94,7 +94,8 @@ exec_module(PyObject *module)
         return -1;
     }
     ns_detach_init();
-    if (PyModule_AddFunctions(module, functions) < 0 || init_state(module) < 0 || add_performance_warning(module) < 0) {
+    if (PyModule_AddFunctions(module, functions) < 0 || init_state(module) < 0 ||
+        add_performance_warning(module) < 0) {
         return -1;
     }
     static int (*const parts[])(PyObject *) = {

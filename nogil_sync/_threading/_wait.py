@@ -150,14 +150,14 @@ class _Thread(local):
 
 _thread = _Thread()
 
-# All calls that wait, for the child of a fork to find; and all waiters without a thread, by number.
+# All calls that wait, for the child of a fork to find; and all waiters without a thread.
 _waiting: dict[Waiter, None] = {}
-callbacks: "dict[int, ref[AsyncWaiter]]" = {}
+callbacks: "set[ref[AsyncWaiter]]" = set()
 
 
 def places_without_thread() -> list[Any]:
     """The places of all waiters without a thread."""
-    return [each.place for each in (found() for found in list(callbacks.values())) if each]
+    return [each.place for each in (found() for found in list(callbacks)) if each]
 
 
 def need_room(calls: int = 16) -> None:
@@ -516,18 +516,16 @@ def _forget_waiters() -> None:
     It runs by itself there, so it needs no section.
     """
     this_thread = get_ident()
-    forgotten = [each for each in (found() for found in callbacks.values()) if each]
+    forgotten = [each for each in (found() for found in list(callbacks)) if each]
     callbacks.clear()
     for each in forgotten:
         each.forget()  # from here on it calls nobody back
-    for waiter in _waiting:
-        if waiter.contest is not UNCONTESTED and waiter in waiter.line.state[1]:
-            # Another thread may have been about to serve it, and is gone.
-            waiter.contest.winner = None
-    for waiter in _waiting:
-        if waiter.contest is not UNCONTESTED and waiter.joined:
-            if waiter not in waiter.line.state[1]:
-                waiter.contest.winner = waiter.request.number
+    contested = [each for each in _waiting if each.contest is not UNCONTESTED and each.joined]
+    for waiter in contested:
+        waiter.contest.winner = None  # a thread that is gone may have been about to serve it
+    for waiter in contested:
+        if waiter not in waiter.line.state[1]:
+            waiter.contest.winner = waiter.request.number
     for line in {waiter.line for waiter in _waiting}:
         value, waiters = line.state
         mine = tuple(waiter for waiter in waiters if waiter.thread == this_thread)
@@ -632,11 +630,12 @@ class Word:
     def __wait_in(self, scope: Scope, value: int, seconds: float | None) -> bool:
         """Wait in a scope whose cancellation ends it."""
         deadline = None if seconds is None else monotonic() + seconds
-        me = Place(closed_gate())
+        gate = closed_gate()
+        me = Place(gate)
         served = cancelled = False
         later: BaseException | None = None
         try:
-            scope.watch(me.gate)
+            scope.watch(gate)
             served = self.join(value, me)
             while True:
                 if served or (me.round is not None and me.round.over):
@@ -645,14 +644,14 @@ class Word:
                 if scope.is_cancelled:
                     cancelled = True
                     break
-                if not sleep_at(me.gate, deadline):
+                if not sleep_at(gate, deadline):
                     break
         finally:
             while True:  # twice: an interrupt can also come where a loop jumps back
                 try:
                     while True:
                         try:
-                            scope.unwatch(me.gate)
+                            scope.unwatch(gate)
                             self.leave(me)
                             break
                         except BaseException as another:

@@ -9,7 +9,6 @@ the same loop. An interrupt in this loop is raised when the loop is done; the ca
 came is called again.
 """
 
-import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -18,12 +17,14 @@ from weakref import ref
 from .._common.channel_closed import ChannelClosed
 from .._common.guard import Guard, guard_of
 from .._common.originals import get_ident, local
+from .._common.performance import Unraisable
 from ._wait import Line, Place, Request, Waiter, Word, callbacks
 from .channel import Channel, _Receive, _Send
 from .cond import Cond
 from .event import Event
 from .mutex import Mutex, _MutexPlace
 from .rwmutex import RWMutexReader, RWMutexWriter
+from .select import _Selection
 from .semaphore import Semaphore
 from .waitgroup import WaitGroup
 
@@ -53,16 +54,6 @@ class _NoGate:
 
 
 _NO_GATE = _NoGate()
-
-
-class _Report:
-    """Has the interpreter report an error as one that cannot be raised."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    def __del__(self) -> None:
-        raise self.error
 
 
 class _LinePlace(Waiter):
@@ -133,7 +124,25 @@ class _WordPlace(Place):
         return None, None
 
 
-_Place = _LinePlace | _WordPlace | _MutexPlace
+class _SelectPlace(_Selection):
+    """The places of a select."""
+
+    __slots__ = ("gate",)
+
+    def __init__(self, cases: tuple[object, ...], gate: "AsyncWaiter | _NoGate") -> None:
+        super().__init__(cases)
+        self.gate = gate
+
+    def enter(self) -> None:
+        """Have one case done, or queue up for all."""
+        self.enter_with(self)
+
+    def release(self) -> None:
+        """Pass on that a case may be ready: this is the gate of all places."""
+        self.gate.release()
+
+
+_Place = _LinePlace | _WordPlace | _MutexPlace | _SelectPlace
 
 
 def _place(obj: Any, operation: str, argument: Any, gate: "AsyncWaiter") -> _Place:
@@ -156,6 +165,8 @@ def _place(obj: Any, operation: str, argument: Any, gate: "AsyncWaiter") -> _Pla
     elif operation in ("send", "recv") and isinstance(obj, Channel):
         request = _Send(argument) if operation == "send" else _Receive()
         return _LinePlace(obj._Channel__line, request, gate)  # type: ignore[attr-defined]
+    elif operation == "select":
+        return _SelectPlace(argument, gate)
     raise TypeError(f"cannot {operation} {type(obj).__name__!r} object")
 
 
@@ -163,10 +174,12 @@ class AsyncWaiter:
     """One call that waits without a thread: it is called back once it is served.
 
     `operation` is "acquire" (of a Mutex, a side of an RWMutex, or a Semaphore), "wait" (for an
-    Event, a WaitGroup, or the notification of a Cond), "send", or "recv". It enters the line at
-    once: if `served` is true then, the callback does not come. Else ``callback(waiter)`` is called
-    once, or again if it raises, in the thread that serves it. Whoever is served calls `result` or
-    `cancel`.
+    Event, a WaitGroup, or the notification of a Cond), "send" (the argument is the item), "recv",
+    or "select" (a tuple of cases; of their times the owner takes care). It enters the line at once:
+    if `served` is true then, the callback does not come. Else ``callback(waiter)`` is called once,
+    or again if it raises, in the thread that serves it. Its owner ends it by `result` or `cancel`;
+    what a waiter was served that is dropped before is lost. (No finaliser gives it back, as an
+    interrupt in there would be lost, too.)
 
     Internal: `_common.awaited` is built on it.
     """
@@ -179,6 +192,7 @@ class AsyncWaiter:
         "__guard",
         "__object",
         "__phase",
+        "__reference",
         "__tries",
         "__weakref__",
         "place",
@@ -201,26 +215,28 @@ class AsyncWaiter:
         self.place = place = _place(obj, operation, argument, self)
         entered = False
         try:
-            callbacks[id(self)] = ref(self)
+            self.__reference = ref(self, callbacks.discard)
+            callbacks.add(self.__reference)
             place.enter()
+            self.__called = served = place.served()
+            self.__phase = _OPEN
+            if not served and place.served():
+                self.release()  # the thread that served it may have come before it was open
             entered = True
         finally:
-            if entered:
-                self.__called = place.served()
-                self.__phase = _OPEN
-            else:
-                self.forget()
-                self.withdraw()
-        if not self.__called and place.served():
-            self.release()  # the thread that served it may have come before it was open
-
-    def __del__(self) -> None:
-        """Give what it was served to the next in line."""
-        callbacks.pop(id(self), None)
-        try:
-            self.cancel()
-        except AttributeError:
-            pass  # it was never in line, or the collector has emptied it
+            if not entered:
+                self.__phase = _FORGOTTEN
+                while True:  # twice: an interrupt can also come where a loop jumps back
+                    try:
+                        while True:
+                            try:
+                                place.leave()
+                                break
+                            except BaseException:
+                                pass  # the first error is under way
+                        break
+                    except BaseException:
+                        pass
 
     @property
     def served(self) -> bool:
@@ -233,7 +249,7 @@ class AsyncWaiter:
         if not self.served:
             raise RuntimeError("the waiter was not served")
         value, error = self.place.outcome()
-        callbacks.pop(id(self), None)
+        callbacks.discard(self.__reference)
         mine = False
         self.__guard.held = True
         try:
@@ -277,7 +293,7 @@ class AsyncWaiter:
                     later = later or another
             if self.__phase is _CANCELLED:
                 self.place.gate = _NO_GATE
-                callbacks.pop(id(self), None)
+                callbacks.discard(self.__reference)
         if later is not None:
             raise later
         return self.__phase is _CANCELLED
@@ -351,4 +367,4 @@ class AsyncWaiter:
                 break
             except Exception as error:
                 if self.__tries == _TRIES:
-                    _Report(error)
+                    Unraisable(error)

@@ -145,7 +145,9 @@ class _Items(Line):
         front, back, count, closed, senders, *rest = value
         return (front, back, count, closed, senders + 1, *rest), waiters, ()
 
-    def without_sender(self, value: _Value, waiters: Waiters, sender: "ChannelSender[Any]") -> Change:
+    def without_sender(
+        self, value: _Value, waiters: Waiters, sender: "ChannelSender[Any]"
+    ) -> Change:
         if sender._left.done or not sender._entered:
             raise RuntimeError("the sender is not entered")
         front, back, count, closed, senders, *rest = value

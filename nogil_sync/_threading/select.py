@@ -31,6 +31,7 @@ from typing import Any
 from .._common.cancelled import MESSAGE, Cancelled
 from .._common.cases import Case
 from .._common.channel_closed import ChannelClosed
+from .._common.guard import Receipt
 from .._common.selected import Selected
 from .._common.sleep import closed_gate, sleep_at
 from ._arguments import wait_timeout
@@ -46,7 +47,7 @@ __all__ = ["select", "try_select"]
 _NONE = 0  # the select has ended
 _PENDING = -1  # a case that is Python code is being asked
 
-_random: Callable[[], float] = Random().random
+_random: Callable[[], float] = Random().random  # noqa: S311  (no secrets)
 
 
 def _win(contest: Contest, number: int) -> None:
@@ -68,7 +69,7 @@ class _Seat(Waiter):
         self.contest = contest
         super().__init__(line, request)
 
-    @property  # type: ignore[override]
+    @property
     def away(self) -> bool:
         """Whether the thread is in a nested call for an object of any of the cases."""
         return self.contest.away
@@ -103,7 +104,7 @@ class _ToReceive(_Receive):
 class _OfChannel:
     """A case that sends to a channel or receives from it."""
 
-    __slots__ = ("case", "contest", "line", "request", "seat", "seen", "step")
+    __slots__ = ("case", "contest", "line", "request", "returned", "seat", "seen", "step")
 
     def __init__(self, case: object, line: _Items, request: Any) -> None:
         self.case = case
@@ -112,6 +113,7 @@ class _OfChannel:
         self.request = request
         self.step = self.seat = _Seat(line, request, request.contest)
         self.seen: Any = None
+        self.returned = Receipt()
 
     def attempt(self) -> None:
         """Do it if that is possible at once; to be followed by `leave`."""
@@ -132,8 +134,11 @@ class _OfChannel:
         """Queue up; to be followed by `leave`."""
         self.line.join_with_gate(self.seat, gate)
 
-    def look(self) -> bool:
-        """Find out whether it can be done by now, and do it; false as no other is to look again."""
+    def look(self, _timed: bool) -> bool:
+        """Find out whether it can be done by now, and do it.
+
+        True if the other cases are to look again.
+        """
         self.line.look_for(self.seat)
         self.__find_closed()
         return False
@@ -167,14 +172,18 @@ class _OfChannel:
 
     def withdraw(self) -> None:
         """Leave the queue after `enter`, if it is there."""
-        self.line.change(self.line.without, self.seat)
+        line = self.line
+        if self.seat in line.state[1]:
+            line.change(line.without, self.seat)
 
     def give_back(self) -> bool:
         """Give back what was granted, after `enter`; whether that can be done."""
-        if self.line.returns(self.request):
-            self.line.change(self.line.give, self.request)
-            return True
-        return False
+        line = self.line
+        if not line.returns(self.request):
+            return False
+        if not self.returned.done:
+            line.change(line.give, self.request, receipt=self.returned)
+        return True
 
     def __find_closed(self) -> None:
         """Win the contest if the channel refuses the request."""
@@ -224,7 +233,7 @@ class _OfWord:
         if self.word.join(self.value, place):
             _win(self.contest, self.number)
 
-    def look(self) -> bool:
+    def look(self, _timed: bool) -> bool:
         place = self.place
         if place is not None and place.round is not None and place.round.over:
             _win(self.contest, self.number)
@@ -271,9 +280,9 @@ class _OfPython(_OfWord):
     def unchanged(self) -> bool:
         return super().unchanged() and self.case._case_due() > monotonic()
 
-    def look(self) -> bool:
-        super().look()
-        return self.case._case_due() <= monotonic() and not self.__ask()
+    def look(self, timed: bool) -> bool:
+        super().look(timed)
+        return timed and self.case._case_due() <= monotonic() and not self.__ask()
 
     def due(self) -> float:
         return self.case._case_due()
@@ -318,7 +327,7 @@ def _case(case: object, contest: Contest, number: int) -> _Case:
     raise TypeError(f"select: {type(case).__name__!r} object is not a case")
 
 
-class Selection:
+class _Selection:
     """One call of select."""
 
     __slots__ = ("__cases", "__contest", "__gate", "__order", "__scope")
@@ -367,6 +376,50 @@ class Selection:
             raise Cancelled(MESSAGE)
         return chosen
 
+    def enter_with(self, gate: Gate) -> None:
+        """Stand in the lines of all cases without a thread, or have one done at once."""
+        need_room()
+        order = self.__order
+        start = int(_random() * len(order))
+        for each in order[start:] + order[:start]:
+            each.enter(gate)
+            if self.served():
+                break
+        self.look()
+
+    def look(self) -> None:
+        """Find out, after `enter_with`, whether a case can be done by now, and do it."""
+        for each in self.__order:
+            each.look(False)
+        if self.served():
+            self.__withdraw()
+
+    def served(self) -> bool:
+        winner = self.__contest.winner
+        return winner is not None and winner > 0
+
+    def leave(self) -> bool:
+        """Leave all lines after `enter_with`, or give back what a case was granted.
+
+        False if that cannot be given back. It is to be repeated if it is interrupted.
+        """
+        _win(self.__contest, _NONE)
+        self.__withdraw()
+        winner = self.__contest.winner
+        return not winner or self.__cases[winner - 1].give_back()
+
+    def outcome(self) -> tuple[Selected | None, BaseException | None]:
+        """What the call returns, or the error that it raises."""
+        self.__withdraw()
+        try:
+            return self.__chosen(), None
+        except ChannelClosed as error:
+            return None, error
+
+    def __withdraw(self) -> None:
+        for each in self.__order:
+            each.withdraw()
+
     def __attempt(self) -> None:
         """Try the cases, one after the other, at random."""
         order = self.__order
@@ -412,7 +465,7 @@ class Selection:
         while True:
             again = False
             for each in self.__order:
-                again = each.look() or again
+                again = each.look(True) or again
             winner = contest.winner
             if winner is not None and winner > 0:
                 self.__cases[winner - 1].step.kept = True  # nothing comes between
@@ -424,7 +477,7 @@ class Selection:
             elif scope is not None and scope.is_cancelled:
                 ended = cancelled = True
             elif not again:
-                until = min(deadline, min(each.due() for each in self.__order))
+                until = min(deadline, *(each.due() for each in self.__order))
                 sleep_at(gate, None if until == inf else until)
                 ended = deadline != inf and monotonic() >= deadline
 
@@ -439,8 +492,9 @@ class Selection:
     def __leave(self, keep: bool) -> None:
         """Leave all lines, keep what was granted or give it back; again if it is interrupted."""
         winner = self.__contest.winner
+        done = self.__cases[winner - 1] if winner is not None and winner > 0 else None
         for each in reversed(self.__order):
-            each.leave(keep and winner is not None and winner > 0 and each is self.__cases[winner - 1])
+            each.leave(keep and each is done)
         if self.__scope is not None:
             self.__scope.unwatch(self.__gate)
 
@@ -495,7 +549,7 @@ def select(*cases: object, timeout: float | None = None) -> Selected:
     >>> select(jobs).closed
     True
     """
-    selection = Selection(cases)
+    selection = _Selection(cases)
     chosen = selection.perform(wait_timeout(timeout))
     if chosen is None:
         raise TimeoutError("timed out waiting for a case")
@@ -517,4 +571,7 @@ def try_select(*cases: object) -> Selected | None:
     >>> try_select(first, second).value
     'item'
     """
-    return Selection(cases).perform(0.0)
+    return _Selection(cases).perform(0.0)
+
+
+select.__module__ = try_select.__module__ = "nogil_sync"

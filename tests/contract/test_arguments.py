@@ -160,6 +160,9 @@ OBJECTS: dict[str, Callable[[Any], Any]] = {
     "iter(SyncMap)": lambda m: iter(m.SyncMap(a=1)),
     "Channel": new_channel,
     "a closed Channel": lambda m: entered_and_left(m.Channel()),
+    "Channel.sending": lambda m: m.Channel(1).sending(1),
+    "Channel.sender": lambda m: m.Channel(1).sender(),
+    "an entered Channel.sender": lambda m: entered(m.Channel(1).sender()),
 }
 
 
@@ -168,7 +171,7 @@ def entered_and_left(context: Any) -> Any:
         return context
 
 
-FUNCTIONS = ("pin", "pin_all", "is_pinned", "once")
+FUNCTIONS = ("pin", "pin_all", "is_pinned", "once", "select", "try_select")
 SPECIAL = ("__enter__", "__exit__", "__call__")
 
 # Calls that would wait, or allocate much memory, with these arguments: they are left out.
@@ -222,12 +225,23 @@ def outcome(call: Callable[[], Any]) -> tuple[str, ...]:
     """What came of it, in a form that can be compared."""
     try:
         result = call()
+        if inspect.iscoroutine(result):
+            result = first_step(result)
     except BaseException as error:
         kind = type(error)
         return ("raised", kind.__module__, kind.__qualname__, plain(str(error)))
     if result is None or isinstance(result, bool | int | float | str | bytes | tuple):
         return ("returned", repr(result))
     return ("returned", type(result).__name__)
+
+
+def first_step(coroutine: Any) -> Any:
+    """What it returns without waiting; it waits for no event loop, as there is none."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("it waits")
 
 
 def plain(text: str) -> str:
@@ -391,7 +405,8 @@ def test_table_covers_every_public_call():
     """Every public name has its place in it, but for exceptions and what both backends share."""
     subjects = {type(make(pure)).__name__ for make in OBJECTS.values()}
     shared = {"ChannelClosed", "PerformanceWarning", "once_property", "TaskGroup", "backend"}
-    shared |= {"Left", "PinReport", "pin_report"}
+    shared |= {"Left", "PinReport", "pin_report", "Cancelled", "shield", "Selected"}
+    shared |= {"Ticker", "after", "After", "SemaphoreHoldAsync", "select_async"}
     assert {*subjects, *FUNCTIONS, *shared} >= {*nogil_sync.__all__}
 
 
@@ -453,6 +468,24 @@ STATES = [
         f"c = Channel(); c.close(); {call}"
         for call in ("c.send(1)", "c.try_send(1)", "c.recv()", "c.try_recv()", "next(c)")
     ),
+    "s = Channel().sender(); s.__enter__(); s.__enter__()",
+    "s = Channel().sender(); s.__enter__(); s.__exit__(); s.__enter__()",
+    "s = Channel().sender(); s.__enter__(); s.__exit__(); s.__exit__()",
+    "Channel().sender().__exit__(None, None, None)",
+    *(
+        f"c = Channel(1); c.send(0); {call}({cases})"
+        for call in ("select", "try_select")
+        for cases in ("", "5", "c, None", "c, Channel", "Channel.__new__(Channel)", "c, cases=1")
+    ),
+    "select(Channel(), timeout=0)",
+    "select(Channel(), timeout='x')",
+    "select(Event(), Channel().sending(1), Channel(), timeout=0.01)",
+    "c = Channel(); c.close(); select(c.sending(1))",
+    "c = Channel(); c.close(); try_select(c.sending(1), Event())",
+    "Channel.__new__(Channel).sending(1)",
+    "Channel.__new__(Channel).sender()",
+    "pickle.dumps(Channel().sending(1))",
+    "copy.copy(Channel().sender())",
     "u = Pool(list).use(); u.__enter__(); u.__enter__()",
     "Pool(list).use().__exit__(None, None, None)",
     "Pool(list, reset=len).put(1)",
@@ -504,10 +537,12 @@ def test_both_backends_raise_the_same_in_wrong_states(code):
 OBJECTS_OF = [name for name in CLASSES if name not in ("ChannelClosed", "PerformanceWarning")]
 OBJECTS_OF.remove("once_property")
 MADE_BY_OTHERS = (
+    "ChannelSender",
     "PoolUse",
     "RWMutexReader",
     "RWMutexWriter",
     "SemaphoreHold",
+    "Sending",
     "SyncMapItems",
     "SyncMapIterator",
     "SyncMapKeys",

@@ -71,7 +71,7 @@ READY = {
     "an item": (lambda: holding("item"), "item", False),
     "None as an item": (lambda: holding(None), None, False),
     "a closed channel": (ended, None, True),
-    "room": (lambda: Channel(1).sending("item"), None, False),
+    "room": (lambda: Channel[str](1).sending("item"), None, False),
     "an event": (set_event, None, False),
     "a wait group": (WaitGroup, None, False),
     "a group": (cancelled_group, None, False),
@@ -81,7 +81,7 @@ IDLE = {
     "an empty channel": lambda: Channel(1),
     "a rendezvous": Channel,
     "a full channel": lambda: full().sending("item"),
-    "a rendezvous to send to": lambda: Channel().sending("item"),
+    "a rendezvous to send to": lambda: Channel[str]().sending("item"),
     "an event": Event,
     "a wait group": counting,
     "a group": TaskGroup,
@@ -431,9 +431,7 @@ def test_thousand_selectors_get_every_item_once():
         except BaseException as error:
             errors.append(error)
 
-    receivers = [
-        threading.Thread(target=receive, args=(k,), daemon=True) for k in range(selectors)
-    ]
+    receivers = [threading.Thread(target=receive, args=(k,), daemon=True) for k in range(selectors)]
     senders = [
         threading.Thread(target=send, args=(k, range(k, selectors, 4)), daemon=True)
         for k in range(4)

@@ -6,11 +6,13 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from support import TIMEOUT
-from waits import WaitTrial
+from waits import WaitTrial, counting
+
+from nogil_sync import Channel, Event, after, select_async
 
 HAS_UVLOOP = importlib.util.find_spec("uvloop") is not None
 no_uvloop = pytest.mark.skipif(not HAS_UVLOOP, reason="uvloop is not installed")
@@ -47,7 +49,7 @@ class LoopThread:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
 
-    def __enter__(self) -> "LoopThread":
+    def __enter__(self) -> Self:
         self.thread.start()
         return self
 
@@ -116,6 +118,12 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
+def select_among_others_async(case: Any, timeout: float | None) -> Coroutine[Any, Any, Any]:
+    """`select_async` of this case beside idle ones of each kind."""
+    cases = (Channel(), Channel().sending("unwanted"), Event(), case, counting(1), after(3600))
+    return select_async(*cases, timeout=timeout)
+
+
 # The awaited twin of each call in WAITS, with a time-out.
 TWINS: dict[str, Callable[[Any, float | None], Coroutine[Any, Any, Any]]] = {
     "Mutex.acquire": lambda m, timeout: m.acquire_async(timeout),
@@ -134,6 +142,11 @@ TWINS: dict[str, Callable[[Any, float | None], Coroutine[Any, Any, Any]]] = {
     "Channel.recv": lambda c, timeout: c.recv_async(timeout),
     "Cond.wait": lambda c, timeout: c.wait_async(timeout),
     "Cond.wait_for": lambda x, timeout: x.cond.wait_for_async(x.ready.__len__, timeout),
+    "select of one channel": lambda c, timeout: select_async(c, timeout=timeout),
+    "select to receive": lambda c, timeout: select_among_others_async(c, timeout),
+    "select to send": lambda c, timeout: select_among_others_async(c.sending(1), timeout),
+    "Event in a select": lambda e, timeout: select_among_others_async(e, timeout),
+    "WaitGroup in a select": lambda g, timeout: select_among_others_async(g, timeout),
     "SyncMap.load_or_compute": lambda x, timeout: x.map.load_or_compute_async(
         "k", _never, timeout=timeout
     ),

@@ -39,6 +39,8 @@ from nogil_sync import (
     WaitGroup,
     once,
     once_property,
+    select,
+    try_select,
 )
 
 THREADS = 4
@@ -410,8 +412,16 @@ def channel() -> None:
                 with suppress(ChannelClosed):
                     c.try_recv()
 
+    def choose() -> None:
+        for n in range(20):
+            with suppress(TimeoutError, ChannelClosed):
+                select(*channels, *(c.sending([c, n]) for c in channels), timeout=SHORT)
+            with suppress(ChannelClosed):
+                try_select(rendezvous.sending(n), buffered)
+
     share(send, recv)
-    share(send, recv, rendezvous.close)
+    share(send, recv, choose)
+    share(send, recv, choose, rendezvous.close)
     with suppress(TimeoutError):
         while True:
             buffered.send([buffered], 0)

@@ -26,6 +26,7 @@ from nogil_sync import (
     Semaphore,
     ShardedCounter,
     WaitGroup,
+    select,
 )
 
 pytestmark = starts_processes
@@ -560,6 +561,7 @@ WAITS = {
     "WaitGroup": (WaitGroup, lambda g: g.add(), lambda g: g.wait(0.3)),
     "Barrier": (lambda: Barrier(2), lambda b: b.reset(), lambda b: b.wait(0.3)),
     "Channel": (Channel, lambda c: c.closed(), lambda c: c.recv(0.3)),
+    "select": (Channel, lambda c: c.closed(), lambda c: select(c, Event(), timeout=0.3)),
 }
 
 

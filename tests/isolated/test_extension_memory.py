@@ -85,6 +85,21 @@ USES = {
         "wrong(ch.send)",
         "wrong(ch.try_recv, 1, 2)",
     ],
+    "selects": [
+        "ch.sending(1)",
+        "wrong(ch.sending)",
+        "ch.sender()",
+        "in_turn(Channel(1).sender())",
+        "wrong(select)",
+        "wrong(select, ch, 5)",
+        "wrong(try_select, ch, h, 5)",
+        "wrong(select, full.sending(1))",
+        "select(full)",
+        "try_select(ch, h, e)",
+        "try_select(h, h.sending(1), *[e] * 20)",
+        "late(lambda: select(h, h.sending(2**62), e, g, timeout=0.001))",
+        "kept(Channel(1))",
+    ],
     "once": [
         "Once().do(f)",
         "Once(retry=True).do(f)",
@@ -136,6 +151,7 @@ PLACES = {
     "locks": 8,
     "waits": 8,
     "channels": 5,
+    "selects": 6,
     "once": 8,
     "maps": 8,
     "pools": 6,
@@ -181,6 +197,17 @@ COMMON = """
         with channel:
             channel.send(1)
         return list(channel)
+    def in_turn(sender):
+        with sender as channel:
+            channel.try_send(1)
+    def kept(channel):
+        # What was sent is received, or is still there.
+        channel.send(1)
+        try:
+            assert select(channel, Event()).value == 1
+        except MemoryError:
+            assert channel.try_recv() == 1
+            raise
     of = once(p)
     of()
 
