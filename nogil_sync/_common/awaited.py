@@ -464,27 +464,29 @@ def warn_blocking(obj: object = None) -> None:
     """Warn about a wait that is about to block the event loop of this thread.
 
     Given in development mode, once for each line of code. Never raises. `obj` is what is waited
-    for; if it is None, the wait is that of a pure class, whose frames tell.
+    for; if it is None, the frames tell, as pure classes have some, and `select` has none in C.
     """
     try:
         events = sys.modules.get("asyncio.events")
         if events is None or events._get_running_loop() is None:
             return
         frame: FrameType | None = sys._getframe(1)
-        name = "" if obj is None else type(obj).__name__
+        name = "select" if obj is None else type(obj).__name__
         while frame is not None and _is_ours(frame.f_globals.get("__name__", "")):
             if obj is None:
                 name = frame.f_code.co_qualname.partition(".")[0]
             frame = frame.f_back
         if frame is None:
             return
+        public = sys.modules["nogil_sync"].__all__
+        named = f" for {name}" if name in public else ""
         where = frame.f_code.co_filename, frame.f_lineno
         token = object()
         if _warned.setdefault(where, token) is not token:
             return
         warnings.warn_explicit(
-            f"a wait for a {name} blocks the event loop of this thread: await its twin "
-            "(its name ends with _async), or call it in a thread",
+            f"a blocking wait{named} stops the event loop of this thread: await its twin, whose "
+            "name ends with _async, or call it in another thread",
             RuntimeWarning,
             *where,
         )
