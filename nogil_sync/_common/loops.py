@@ -62,10 +62,11 @@ class Inbox:
             self.asked = False
             if not loop.is_closed():
                 raise
-            self.discard()
         except BaseException:
             self.asked = False
             raise
+        if loop.is_closed():  # perhaps only now, and dropped what had been asked before
+            self.discard()
 
     def deliver(self) -> None:
         """Resume the tasks, in the loop."""
@@ -83,6 +84,7 @@ class Inbox:
 
     def discard(self) -> None:
         """The loop is closed: give back what the calls were given."""
+        self.asked = False  # as in a delivery
         while True:
             try:
                 call = self.served.popleft()
