@@ -8,9 +8,10 @@ into `scopes`.
 """
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-from .originals import LockType
+if TYPE_CHECKING:
+    from .._backend import Scope
 
 __all__ = ["Cancelled", "shield"]
 
@@ -44,28 +45,13 @@ class Cancelled(BaseException):
     __module__ = "nogil_sync"
 
 
-class Scope(Protocol):
-    """Where waits can be cancelled: what the backends' `Scope` has."""
-
-    @property
-    def cancelled(self) -> bool: ...
-
-    def cancel(self) -> None: ...
-
-    def close(self) -> None: ...
-
-    def watch(self, gate: LockType) -> None: ...
-
-    def unwatch(self, gate: LockType) -> None: ...
-
-
 class _Scopes:
     """The functions of the chosen backend."""
 
     __slots__ = ("current", "enter")
 
-    current: Callable[[], Scope | None]
-    enter: Callable[[Any], Scope | None]  # the backend's own class
+    current: "Callable[[], Scope | None]"
+    enter: "Callable[[Scope | None], Scope | None]"
 
 
 scopes: Final = _Scopes()

@@ -1,7 +1,7 @@
 """Cases of a select that are written in Python, for both backends: timers and task groups.
 
-A select asks each such case by `Case._case_take`. It sleeps until one of the events is set, or until
-the earliest due time, and asks again: another thread may have been faster. Then it sleeps on.
+A select asks each such case by `Case._case_take`. It sleeps until one of the events is set, or
+until the earliest due time, and asks again: another thread may have been faster. Then it sleeps on.
 """
 
 from math import inf

@@ -47,13 +47,16 @@ from types import (
     MemberDescriptorType,
     TracebackType,
 )
-from typing import Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
 
-from .cancelled import MESSAGE, Cancelled, Scope, scopes
+from .cancelled import MESSAGE, Cancelled, scopes
 from .loops import Call
 from .object import subscripted
 from .originals import LockType, get_ident, local
 from .sleep import closed_gate, sleep_at
+
+if TYPE_CHECKING:
+    from .._backend import Scope
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -131,7 +134,11 @@ def exclusively(
             pass  # open already: a waiter has seen that the run is over
         finally:
             if run.gates:
-                _open(run.gates)
+                try:
+                    _open(run.gates)
+                finally:
+                    if run.gates:  # an interrupt came before it began
+                        _open(run.gates)
 
 
 def _wait(run: _Run, other: _Run, deadline: float | None) -> None:
@@ -151,7 +158,7 @@ def _wait(run: _Run, other: _Run, deadline: float | None) -> None:
 
 
 def _sleep(
-    run: _Run, other: _Run, deadline: float | None, gate: LockType, scope: Scope | None
+    run: _Run, other: _Run, deadline: float | None, gate: LockType, scope: "Scope | None"
 ) -> None:
     """Sleep at this gate, and raise if the scope is cancelled meanwhile, too."""
     me = run.thread
@@ -267,7 +274,11 @@ async def exclusively_async(
             pass  # open already: a waiter has seen that the run is over
         finally:
             if run.gates:
-                _open(run.gates)
+                try:
+                    _open(run.gates)
+                finally:
+                    if run.gates:  # an interrupt came before it began
+                        _open(run.gates)
 
 
 async def _wait_async(run: _Run, other: _Run, deadline: float | None) -> None:

@@ -57,7 +57,7 @@ def sleep_at(gate: LockType, deadline: float | None, *, briefly: bool = False) -
 
 def exact_seconds(value: SupportsFloat | SupportsIndex, name: str) -> float:
     """An exact float of an argument that is a time; ``TypeError`` for strings and others."""
-    seconds = ldexp(value, 0)  # type: ignore[arg-type]
+    seconds = ldexp(value, 0)
     if isnan(seconds):
         raise ValueError(f"{name} must not be NaN")
     if seconds > TIMEOUT_MAX:

@@ -46,7 +46,7 @@ from .guard import Guard
 from .originals import Condition, LockType
 from .sleep import closed_gate, sleep_at
 from .untraced import hide_sections
-from .workers import ExecutorWorkers, Worker, Workers, Process, here, process
+from .workers import ExecutorWorkers, Process, Worker, Workers, here, process
 
 # After so many tasks a group defers the reference counts of what its threads share.
 _OFTEN = 1000
@@ -64,6 +64,7 @@ class _Condition(Condition):
 
     __enter__ = property(attrgetter("guard.__enter__"))
     __exit__ = property(attrgetter("guard.__exit__"))
+    _is_owned: Callable[[], bool]  # the guard's, as `acquire`
 
     def __init__(self) -> None:
         self.guard = Guard()
@@ -524,7 +525,8 @@ class Tasks:
         try:
             if failed:
                 self.errors.append(error)
-                task.future._condition.failing = True
+                condition: _Condition = task.future._condition  # type: ignore[assignment]
+                condition.failing = True
                 reached = self.spread()
         finally:
             try:

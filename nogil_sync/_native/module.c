@@ -94,7 +94,8 @@ exec_module(PyObject *module)
         return -1;
     }
     ns_detach_init();
-    if (PyModule_AddFunctions(module, functions) < 0 || init_state(module) < 0 || add_performance_warning(module) < 0) {
+    if (PyModule_AddFunctions(module, functions) < 0 || init_state(module) < 0 ||
+        add_performance_warning(module) < 0) {
         return -1;
     }
     static int (*const parts[])(PyObject *) = {
@@ -102,8 +103,8 @@ exec_module(PyObject *module)
         ns_add_mutex,       ns_add_event,       ns_add_guard,      ns_add_rlock,
         ns_add_rwmutex,     ns_add_semaphore,   ns_add_channel,    ns_add_cond,
         ns_add_waitgroup,   ns_add_scopes,      ns_add_select,     ns_add_async_waiter,
-        ns_add_once,        ns_add_syncmap,     ns_add_ageing,
-        ns_add_pool,        ns_add_pin,         ns_add_referents,  ns_add_sharing,
+        ns_add_once,        ns_add_syncmap,     ns_add_ageing,     ns_add_pool,
+        ns_add_pin,         ns_add_referents,   ns_add_sharing,
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(parts); i++) {
         if (parts[i](module) < 0) {

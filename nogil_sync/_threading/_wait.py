@@ -150,14 +150,14 @@ class _Thread(local):
 
 _thread = _Thread()
 
-# All calls that wait, for the child of a fork to find; and all waiters without a thread, by number.
+# All calls that wait, for the child of a fork to find; and all waiters without a thread.
 _waiting: dict[Waiter, None] = {}
-callbacks: "dict[int, ref[AsyncWaiter]]" = {}
+callbacks: "set[ref[AsyncWaiter]]" = set()
 
 
 def places_without_thread() -> list[Any]:
     """The places of all waiters without a thread."""
-    return [each.place for each in (found() for found in list(callbacks.values())) if each]
+    return [each.place for each in (found() for found in list(callbacks)) if each]
 
 
 def need_room(calls: int = 16) -> None:
@@ -516,7 +516,7 @@ def _forget_waiters() -> None:
     It runs by itself there, so it needs no section.
     """
     this_thread = get_ident()
-    forgotten = [each for each in (found() for found in callbacks.values()) if each]
+    forgotten = [each for each in (found() for found in list(callbacks)) if each]
     callbacks.clear()
     for each in forgotten:
         each.forget()  # from here on it calls nobody back

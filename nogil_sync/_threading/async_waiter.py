@@ -9,7 +9,6 @@ the same loop. An interrupt in this loop is raised when the loop is done; the ca
 came is called again.
 """
 
-import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -178,8 +177,9 @@ class AsyncWaiter:
     Event, a WaitGroup, or the notification of a Cond), "send" (the argument is the item), "recv",
     or "select" (a tuple of cases; of their times the owner takes care). It enters the line at once:
     if `served` is true then, the callback does not come. Else ``callback(waiter)`` is called once,
-    or again if it raises, in the thread that serves it. Whoever is served calls `result` or
-    `cancel`.
+    or again if it raises, in the thread that serves it. Its owner ends it by `result` or `cancel`;
+    what a waiter was served that is dropped before is lost. (No finaliser gives it back, as an
+    interrupt in there would be lost, too.)
 
     Internal: `_common.awaited` is built on it.
     """
@@ -192,6 +192,7 @@ class AsyncWaiter:
         "__guard",
         "__object",
         "__phase",
+        "__reference",
         "__tries",
         "__weakref__",
         "place",
@@ -214,27 +215,28 @@ class AsyncWaiter:
         self.place = place = _place(obj, operation, argument, self)
         entered = False
         try:
-            callbacks[id(self)] = ref(self)
+            self.__reference = ref(self, callbacks.discard)
+            callbacks.add(self.__reference)
             place.enter()
+            self.__called = served = place.served()
+            self.__phase = _OPEN
+            if not served and place.served():
+                self.release()  # the thread that served it may have come before it was open
             entered = True
         finally:
-            if entered:
-                self.__called = place.served()
-                self.__phase = _OPEN
-            else:
-                self.forget()
-                self.withdraw()
-        if not self.__called and place.served():
-            self.release()  # the thread that served it may have come before it was open
-
-    def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        """Give what it was served to the next in line."""
-        if not _is_finalizing():
-            callbacks.pop(id(self), None)
-            try:
-                self.cancel()
-            except AttributeError:
-                pass  # it was never in line, or the collector has emptied it
+            if not entered:
+                self.__phase = _FORGOTTEN
+                while True:  # twice: an interrupt can also come where a loop jumps back
+                    try:
+                        while True:
+                            try:
+                                place.leave()
+                                break
+                            except BaseException:
+                                pass  # the first error is under way
+                        break
+                    except BaseException:
+                        pass
 
     @property
     def served(self) -> bool:
@@ -247,7 +249,7 @@ class AsyncWaiter:
         if not self.served:
             raise RuntimeError("the waiter was not served")
         value, error = self.place.outcome()
-        callbacks.pop(id(self), None)
+        callbacks.discard(self.__reference)
         mine = False
         self.__guard.held = True
         try:
@@ -291,7 +293,7 @@ class AsyncWaiter:
                     later = later or another
             if self.__phase is _CANCELLED:
                 self.place.gate = _NO_GATE
-                callbacks.pop(id(self), None)
+                callbacks.discard(self.__reference)
         if later is not None:
             raise later
         return self.__phase is _CANCELLED

@@ -640,7 +640,8 @@ send_or_receive(int i)
         if (i % 2 == 0) {
             ns_selector *s = new_selector(3);
             for (int k = 0; k < 3; k++) {
-                add_send(s, (int)(next_random(&seed) % MAX_CHANNELS),
+                add_send(s,
+                         (int)(next_random(&seed) % MAX_CHANNELS),
                          (uintptr_t)(i / 2 * ROUNDS + n + 1));
             }
             CHECK(drive(steps, s, &s->waiter, ns_now() + LOST_WAKE_UP, slice));
@@ -691,7 +692,8 @@ meet(int i)
                 add_receive(s, (int)((from + k) % 2));
             }
         }
-        CHECK(drive(steps, s, &s->waiter, ns_now() + LOST_WAKE_UP, i == 0 && n % 8 == 0 ? 3000 : 0));
+        CHECK(
+            drive(steps, s, &s->waiter, ns_now() + LOST_WAKE_UP, i == 0 && n % 8 == 0 ? 3000 : 0));
         uint32_t chosen = ns_selector_chosen(s);
         if (s->places[chosen].line == &ns_channel_receive_line) {
             CHECK((s->places[chosen].amount - 1) / ROUNDS == (uintptr_t)(1 - i)); /* the other's */

@@ -309,16 +309,18 @@ check_called_waiter_is_called_once_when_served(void)
     }
 }
 
-/* Hooks run with no lock held: this one uses the objects. */
+/* Hooks run with no lock held: this one takes the lock of each object. */
 static void
 use_the_objects(ns_waiter *served)
 {
     CHECK(served->next_called == NULL);
-    make_busy();
-    CHECK(serve_semaphore() && ns_semaphore_try(&semaphore, 1));
-    serve_event();
-    ns_cond_notify(&cond, 1);
     call_count++;
+    CHECK(ns_semaphore_release_slow(&semaphore, 0));
+    ns_word_wake_slow(&event.word);
+    ns_word_wake_slow(&group.word);
+    CHECK(ns_cond_waiting(&cond) == 0);
+    ns_rwmutex_is_read_locked(&rwmutex);
+    CHECK(ns_mutex_unlock_slow(&mutex) == (served->steps == &ns_mutex_steps));
 }
 
 static void
@@ -329,7 +331,9 @@ check_no_lock_is_held_as_waiters_are_called(void)
         const struct called_case *c = &cases[n];
         make_busy();
         ns_waiter *w = new_called(c->amount);
+        w->steps = c->steps;
         call_count = 0;
+        CHECK(c->steps == &ns_mutex_steps || ns_mutex_unlock(&mutex));
         CHECK(!enter(c, w) && c->serve() && call_count == 1);
         ns_waiter_free(w);
     }
@@ -339,6 +343,13 @@ check_no_lock_is_held_as_waiters_are_called(void)
 
 /* More are served at once than wake-ups fit into ns_wakes: all are called, in their order, after
  * the lock is free. Threads are in line among them. */
+static void
+note_calls_and_lock(ns_waiter *served)
+{
+    CHECK(ns_semaphore_release_slow(&semaphore, 0));
+    note_calls(served);
+}
+
 static void
 check_all_are_called_in_order(void)
 {
@@ -355,7 +366,9 @@ check_all_are_called_in_order(void)
             ns_store(&w[n]->state, NS_ASLEEP, NS_RELAXED);
         }
     }
+    ns_call_waiters = note_calls_and_lock;
     CHECK(ns_semaphore_release(&semaphore, MANY));
+    ns_call_waiters = note_calls;
     for (int n = 0, m = 0; n < MANY; n++) {
         CHECK(ns_is_granted(w[n]) && (n % 3 == 1 || calls[m++] == w[n]));
         ns_waiter_free(w[n]);
@@ -491,9 +504,9 @@ check_places_of_one_word_are_served(void)
     CHECK(!ns_is_granted(&d));
     ns_event_set(&event);
     CHECK(ns_is_granted(&d) && !ns_is_granted(&a));
+    ns_event_clear(&event);
     places->rejoin(&event, &a);
     CHECK(ns_is_granted(&a));
-    ns_event_clear(&event);
 
     CHECK(ns_waitgroup_add(&group, 2 - (int64_t)ns_waitgroup_count(&group)) == NS_ADDED);
     a = (ns_waiter){0};
@@ -554,6 +567,28 @@ pulse(int i)
     }
 }
 
+/* Sets and clears go on all the time: every waiter is served by one of them, soon. */
+static _Atomic int waiters_left;
+
+static void
+pulse_on(int i)
+{
+    if (i == 0) {
+        while (ns_load(&waiters_left, NS_RELAXED) != 0) {
+            ns_event_set(&event);
+            ns_event_clear(&event);
+            sched_yield();
+        }
+        return;
+    }
+    for (int n = 0; n < ROUNDS; n++) {
+        ns_waiter *w = new_waiter(1);
+        CHECK(drive(places, &event, w, ns_now() + LOST_WAKE_UP, 0));
+        ns_waiter_free(w);
+    }
+    ns_sub(&waiters_left, 1, NS_RELAXED);
+}
+
 /* Threads count a group down while others line up: nobody sleeps on. */
 static void
 count_down(int i)
@@ -602,6 +637,8 @@ main(void)
     run_threads(THREADS, publish);
     run_threads(THREADS, pulse);
     run_threads(THREADS, count_down);
+    ns_store(&waiters_left, 1, NS_RELAXED);
+    run_threads(2, pulse_on);
     check_no_thread_spins();
     printf("waits: ok\n");
     return 0;

@@ -194,8 +194,10 @@ def test_special_methods_have_the_docs_of_the_pure_class(name, method):
         assert kinds[0] == kinds[1]
 
 
-GENERIC = ("AtomicRef", "Channel", "ChannelSender", "Once", "OnceFunction", "Pool", "PoolUse")
-GENERIC += ("Sending", "SyncMapIterator")
+GENERIC = (
+    *("AtomicRef", "Channel", "ChannelSender", "Once", "OnceFunction", "Pool", "PoolUse"),
+    *("Sending", "SyncMapIterator"),
+)
 
 
 @pytest.mark.parametrize("name", GENERIC)

@@ -164,7 +164,7 @@ def test_stopped_ticker_has_no_ticks():
     ticker.stop()
     assert list(ticker) == []
     for timeout in None, 0, 10:
-        with pytest.raises(ChannelClosed, match="^the ticker is stopped$"):
+        with pytest.raises(ChannelClosed, match=r"^the ticker is stopped$"):
             ticker.recv(timeout)
 
 
@@ -183,7 +183,7 @@ def test_stop_wakes_those_that_wait():
 
 @pytest.mark.parametrize("timeout", [0, -1, -math.inf, 0.001])
 def test_recv_times_out(timeout):
-    with pytest.raises(TimeoutError, match="^timed out waiting for a tick$"):
+    with pytest.raises(TimeoutError, match=r"^timed out waiting for a tick$"):
         Ticker(3600).recv(timeout)
 
 

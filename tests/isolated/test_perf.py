@@ -55,6 +55,7 @@ BENCHMARKS = [
     "pool",
     "reach",
     "rwmutex",
+    "select",
     "semaphore",
     "syncmap",
     "waitgroup",

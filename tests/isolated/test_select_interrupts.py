@@ -177,8 +177,6 @@ def test_interrupted_select_for_words_leaves_no_place(at_most):
     timer.join()
 
 
-
-
 @pytest.mark.parametrize("at_most", [1, 3])
 @in_own_process
 def test_interrupted_and_cancelled_recv_loses_no_item(at_most):

@@ -186,9 +186,10 @@ pass_on(ns_mutex *m, ns_wakes *wakes)
 static bool
 is_due(const ns_waiter *next, bool asleep, int64_t now)
 {
-    return next != NULL &&
-           (!asleep ? next->impatient
-                    : is_called(next) || now - next->since >= NS_MUTEX_STARVING);
+    if (next == NULL) {
+        return false;
+    }
+    return asleep ? is_called(next) || now - next->since >= NS_MUTEX_STARVING : next->impatient;
 }
 
 /* Frees the lock or hands it off. The caller holds the queue's lock, which this unlocks, and has

@@ -55,7 +55,7 @@ ns_run_handlers(void)
 
 /* Those to be called by this thread, in the order in which they were served. */
 static NS_THREAD_LOCAL ns_waiter *called, *last_called;
-static NS_THREAD_LOCAL bool calls;        /* it is calling them: so calls do not nest */
+static NS_THREAD_LOCAL bool calls; /* it is calling them: so calls do not nest */
 static NS_THREAD_LOCAL bool defers_calls; /* a waiter of its own is in line */
 
 static int
@@ -301,8 +301,8 @@ wait_in(PyObject *scope, PyObject *self, const struct ns_wait_steps *steps, void
         result = 1;
     }
     else {
-        result = last ? ns_waits_in_vain()
-                      : wait_entered(scope, steps, object, w, deadline, sliced);
+        result =
+            last ? ns_waits_in_vain() : wait_entered(scope, steps, object, w, deadline, sliced);
     }
     ns_release_calls(held);
     return result == CANCELLED ? ns_raise_cancelled(state_for(self)) : result;
@@ -354,7 +354,8 @@ ns_wait(PyObject *self, const struct ns_wait_steps *steps, void *object, uint64_
     }
     PyObject *scope =
         steps->cancellable || !steps->links ? ns_current_scope(state_for(self)) : NULL;
-    if (scope != NULL && !steps->links) { /* a wait on a word: only one with a place is cancellable */
+    if (scope != NULL &&
+        !steps->links) { /* a wait on a word: only one with a place is cancellable */
         steps = &ns_word_place_steps;
     }
     ns_waiter linked_nowhere = {0};

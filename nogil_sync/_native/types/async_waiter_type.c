@@ -42,12 +42,12 @@ typedef struct {
     enum operation operation;
     PyObject *object;   /* what is waited for; of SELECT the tuple of cases */
     PyObject *callback;
-    PyObject *item;     /* SEND: a reference that was given to the channel, unless it was accepted */
-    bool shared;        /* for ns_channel_keep */
+    PyObject *item; /* SEND: a reference that was given to the channel, unless it was accepted */
+    bool shared; /* for ns_channel_keep */
     const struct ns_wait_steps *steps;
-    void *inside;       /* the core's object */
-    ns_waiter *waiter;  /* of SELECT: its selector's */
-    ns_cases *cases;    /* of SELECT */
+    void *inside; /* the core's object */
+    ns_waiter *waiter; /* of SELECT: its selector's */
+    ns_cases *cases; /* of SELECT */
 } AsyncWaiter;
 
 static ns_selector *
@@ -410,10 +410,8 @@ prepare_select(AsyncWaiter *a, ns_state *state)
         PyErr_NoMemory();
         return -1;
     }
-    if (ns_cases_init(cases,
-                      state,
-                      ((PyTupleObject *)a->object)->ob_item,
-                      PyTuple_GET_SIZE(a->object)) < 0) {
+    if (ns_cases_init(
+            cases, state, ((PyTupleObject *)a->object)->ob_item, PyTuple_GET_SIZE(a->object)) < 0) {
         PyMem_Free(cases);
         return -1;
     }
@@ -470,8 +468,7 @@ enter(AsyncWaiter *a)
 
 static const char *const operations[] = {"acquire", "wait", "send", "recv", "select", NULL};
 
-static PyObject *
-new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     PyObject *object, *argument, *callback;
     const char *name;

@@ -117,16 +117,23 @@ ns_cases_free(ns_cases *c)
 
 /* ---- What came of it ---- */
 
+/* Consumes `value`. */
+static inline void
+fill_in(PyObject *blank, PyObject *passed, PyObject *value, bool closed)
+{
+    PyTuple_SET_ITEM(blank, 0, Py_NewRef(passed));
+    PyTuple_SET_ITEM(blank, 1, value);
+    PyTuple_SET_ITEM(blank, 2, Py_NewRef(closed ? Py_True : Py_False));
+    PyObject_GC_Track(blank);
+}
+
 /* Sets *selected. Consumes `value`. Returns 1. */
 static int
 select_case(ns_cases *c, const ns_case *each, PyObject *value, bool closed, PyObject **selected)
 {
     *selected = c->blank;
     c->blank = NULL;
-    PyTuple_SET_ITEM(*selected, 0, Py_NewRef(each->passed));
-    PyTuple_SET_ITEM(*selected, 1, value);
-    PyTuple_SET_ITEM(*selected, 2, Py_NewRef(closed ? Py_True : Py_False));
-    PyObject_GC_Track(*selected);
+    fill_in(*selected, each->passed, value, closed);
     return 1;
 }
 
@@ -199,6 +206,30 @@ try_in_python(ns_cases *c, const ns_case *each, PyObject **selected)
     }
     Py_DECREF(answer);
     return result;
+}
+
+bool
+ns_receive_now(ns_state *state, PyObject *object, PyObject **selected)
+{
+    PyTypeObject *class = (PyTypeObject *)state->selected_class;
+    if ((PyObject *)Py_TYPE(object) != state->channel_type || class == NULL) {
+        return false;
+    }
+    PyObject *blank = ns_new_named_tuple(class, 3);
+    if (blank == NULL) {
+        PyErr_Clear(); /* it will fail again, where that is reported */
+        return false;
+    }
+    void *item = NULL;
+    ns_used(object);
+    if (ns_channel_try_receive(ns_channel_of(object), &item) != NS_CHANNEL_DONE) {
+        Py_DECREF(blank);
+        return false;
+    }
+    ns_channel_note(ns_channel_of(object), item);
+    fill_in(blank, object, item, false);
+    *selected = blank;
+    return true;
 }
 
 static int

@@ -23,7 +23,7 @@ typedef struct ns_case {
     PyObject *event;  /* of a case in Python, while in line: a reference, or NULL */
     enum ns_case_kind kind;
     bool has_place; /* in the selector */
-    bool given;     /* a reference to the item is on its way, for ns_channel_keep if it is not sent */
+    bool given; /* a reference to the item is on its way, for ns_channel_keep if it is not sent */
     bool shared;
 } ns_case;
 
@@ -42,6 +42,9 @@ typedef struct ns_cases {
  * exception and nothing to be freed. */
 int ns_cases_init(ns_cases *c, ns_state *state, PyObject *const *objects, Py_ssize_t count);
 void ns_cases_free(ns_cases *c);
+
+/* The fast path, for one case: true, and *selected is set, if it is a Channel with an item. */
+bool ns_receive_now(ns_state *state, PyObject *object, PyObject **selected);
 
 /* Tries one after the other, in random order. Returns 1 and sets *selected if one was ready, and
  * went ahead; else 0, or -1 with an exception. */

@@ -202,8 +202,9 @@ close_channel(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 closed(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    return ns_check_initialized(self) < 0 ? NULL
-                                          : PyBool_FromLong(ns_channel_is_closed(ns_channel_of(self)));
+    return ns_check_initialized(self) < 0
+               ? NULL
+               : PyBool_FromLong(ns_channel_is_closed(ns_channel_of(self)));
 }
 
 static PyObject *

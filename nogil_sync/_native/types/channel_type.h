@@ -2,9 +2,9 @@
 #ifndef NS_CHANNEL_TYPE_H
 #define NS_CHANNEL_TYPE_H
 
+#include "object.h" /* first: Python.h must come before the C library's headers */
 #include "core/channel.h"
 #include "interpreter/sharing.h"
-#include "object.h"
 
 typedef struct {
     NS_OBJECT_HEAD

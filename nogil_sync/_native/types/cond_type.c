@@ -729,7 +729,6 @@ ns_add_cond(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
     state->cond_type = ns_new_type(module, &spec, NULL);
-    return state->cond_type == NULL
-               ? -1
-               : PyModule_AddType(module, (PyTypeObject *)state->cond_type);
+    return state->cond_type == NULL ? -1
+                                    : PyModule_AddType(module, (PyTypeObject *)state->cond_type);
 }

@@ -123,7 +123,6 @@ ns_add_event(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
     state->event_type = ns_new_type(module, &spec, NULL);
-    return state->event_type == NULL
-               ? -1
-               : PyModule_AddType(module, (PyTypeObject *)state->event_type);
+    return state->event_type == NULL ? -1
+                                     : PyModule_AddType(module, (PyTypeObject *)state->event_type);
 }

@@ -7,6 +7,7 @@
  */
 #include "arguments.h"
 #include "docs.h"
+#include "interpreter/cpython.h"
 #include "interpreter/detach.h"
 #include "object.h"
 #include "types/cases.h"
@@ -107,11 +108,15 @@ select_(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
          PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "timeout") != 0)) {
         return ns_refuse(&s, args, nargs, kwnames);
     }
+    ns_state *state = PyModule_GetState(module);
+    PyObject *selected = NULL;
+    if (nargs == 1 && named == 0 && ns_receive_now(state, args[0], &selected)) {
+        return selected;
+    }
     ns_cases cases;
-    if (ns_cases_init(&cases, PyModule_GetState(module), args, nargs) < 0) {
+    if (ns_cases_init(&cases, state, args, nargs) < 0) {
         return NULL;
     }
-    PyObject *selected = NULL;
     int result = named > 0 ? ns_plain_timeout(args[nargs], &patience, &deadline) : 0;
     if (result == 0) {
         result = select_one(module, &cases, patience, deadline, &selected);
@@ -152,9 +157,10 @@ int
 ns_add_select(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    return import_class(&state->case_class, "nogil_sync._common.cases", "Case") < 0 ||
-                   import_class(&state->selected_class, "nogil_sync._common.selected", "Selected") <
-                       0
-               ? -1
-               : ns_add_functions(module, functions);
+    if (import_class(&state->case_class, "nogil_sync._common.cases", "Case") < 0 ||
+        import_class(&state->selected_class, "nogil_sync._common.selected", "Selected") < 0) {
+        return -1;
+    }
+    ((PyTypeObject *)state->selected_class)->tp_dealloc = ns_named_tuple_dealloc;
+    return ns_add_functions(module, functions);
 }

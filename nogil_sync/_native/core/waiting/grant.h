@@ -104,7 +104,8 @@ void ns_waiter_return(ns_waiter *w);
  * ns_wakes_init. */
 typedef struct ns_wakes {
     unsigned count;
-    ns_waiter *called, *last_called; /* those to be called, in the order in which they were served */
+    ns_waiter *called,
+        *last_called; /* those to be called, in the order in which they were served */
     ns_place *lent; /* places of waiters to be returned, linked by next */
     const void *words[NS_WAKES];
 } ns_wakes;

@@ -54,24 +54,17 @@ ns_claim_selector(ns_place *p)
     return false;
 }
 
-static bool
-is_parked(const ns_place *p)
-{
-    return p->waiter->selector != NULL && !p->waiter->selector->active;
-}
-
 bool
 ns_claim_both(ns_place *p, ns_place *q)
 {
-    ns_place *first = is_parked(p) ? q : p, *last = is_parked(p) ? p : q;
-    if (!ns_claim(first)) {
+    if (!ns_claim(p)) {
         return false;
     }
-    if (ns_claim(last)) {
+    if (ns_claim(q)) {
         return true;
     }
-    if (first->waiter->selector != NULL) {
-        ns_store(&first->waiter->selector->claim, 0, NS_RELAXED);
+    if (p->waiter->selector != NULL) { /* q is parked, so p is active */
+        ns_store(&p->waiter->selector->claim, 0, NS_RELAXED);
     }
     return false;
 }
@@ -102,13 +95,11 @@ lock_all(ns_selector *s)
             p->line->lock(p->object);
         }
     }
-    s->active = true;
 }
 
 static void
 unlock_all(ns_selector *s)
 {
-    s->active = false;
     for (uint32_t n = 0; n < s->count; n++) {
         ns_place *p = s->by_lock[n];
         if (is_first_with_lock(s, n)) {

@@ -21,13 +21,14 @@
  * that hold several never wait in a circle. Nobody else can claim an active selector. It is
  * *parked* whenever it is linked and not active. Only a parked selector can lose a race.
  *
- * Two selectors that meet. A rendezvous of two selectors takes two claims. Lines are settled while
- * their locks are free: two parked waiters that could serve each other would have met when the
- * later of them entered. So of two that meet one is active. It is claimed first, which nobody can
- * see but its own thread. If the claim of the parked one then fails, because it was served
- * elsewhere, the first claim is withdrawn, and the parked one's place is unlinked. To withdraw the
- * claim of a parked selector would be wrong: an object that it waits for may have passed it by
- * meanwhile, unlinked its place, and would not serve it any more.
+ * Two selectors that meet. A rendezvous of two selectors takes two claims. If the second fails, the
+ * first is withdrawn. That is right only if the first is active: of a parked selector another
+ * object may have seen the claim, unlinked the place, and would not serve it any more. And it is
+ * active, because the second is not. Lines are settled while their locks are free: two parked
+ * waiters that could serve each other would have met when the later of them entered. So of two that
+ * meet one is active. Its claim cannot fail: nobody else can claim it, and it is not served yet.
+ * (Its places are linked one by one, and each line serves before the next place is linked. So when
+ * it is served, its earlier places have nobody left to meet.)
  * Two cases of one selector never meet: an object that serves looks for two different waiters.
  *
  * Which case goes ahead. A selector that enters links and serves one case after the other in random
@@ -43,8 +44,7 @@
  * meanwhile, and `leave` then says so. `rejoin` is like `enter`. Nothing needs to give way.
  *
  * Ordering. The claim decides, and carries nothing: relaxed. What was served is carried by the
- * grant, and the places by their lines' locks. `active` is written under all locks and read under
- * one.
+ * grant, and the places by their lines' locks.
  *
  * Fork. As for any place: the queues of the child are empty, and `rejoin` links again. A claim
  * cannot be cut short: only the thread that waits can fork and have its selector live on, and it
@@ -56,8 +56,8 @@
  * Lines in which a selector can wait: all that wait there wait for the same thing (`is_alike`), so
  * a place can go without others being served.
  *
- * Field ownership. `claim`: any thread, see above. `active`: the selector's thread, with all locks
- * held. The places: as in waitq.h. The rest: the selector's thread.
+ * Field ownership. `claim`: any thread, see above. The places: as in waitq.h. The rest: the
+ * selector's thread.
  */
 #ifndef NS_SELECT_H
 #define NS_SELECT_H
@@ -67,7 +67,6 @@
 typedef struct ns_selector {
     ns_waiter waiter; /* its place is not used */
     _Atomic uint32_t claim;
-    bool active;
     bool is_sorted; /* whether by_lock is */
     uint32_t count; /* how many cases were added */
     ns_place **by_lock; /* the places in the order in which their locks are taken */

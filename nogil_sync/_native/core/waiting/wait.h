@@ -114,9 +114,8 @@ ns_place_queue(const ns_place *p)
 static inline const ns_lock *
 ns_place_lock(const ns_place *p)
 {
-    return p->line->outside != NULL
-               ? &p->line->outside(p->object)->lock
-               : &((ns_waitq *)((char *)p->object + p->line->guard))->lock;
+    return p->line->outside != NULL ? &p->line->outside(p->object)->lock
+                                    : &((ns_waitq *)((char *)p->object + p->line->guard))->lock;
 }
 
 /* Links a place that is not linked as the last of its queue, which is locked. `fresh`: for the
