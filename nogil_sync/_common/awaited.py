@@ -59,14 +59,14 @@ class AwaitedLock(Awaited):
 
     __slots__ = ()
 
-    async def acquire_async(self, timeout: float | None = -1) -> bool:
+    async def acquire_async(self, timeout: float | None = None) -> bool:
         """Take the lock as ``acquire`` does, while the event loop goes on; return whether.
 
-        Threads and tasks stand in one line. `timeout` is that of ``acquire``; ``asyncio.timeout``
-        does as well. A task that is cancelled has not taken the lock. A task of one loop may
+        Threads and tasks stand in one line. Waits for ever by default, or with a `timeout` of -1,
+        else at most so many seconds, as ``acquire``; ``asyncio.timeout`` does as well. A task that is cancelled has not taken the lock. A task of one loop may
         release what a task of another, or a thread, has acquired.
         """
-        seconds = lock_timeout(True, timeout)
+        seconds = None if timeout is None else lock_timeout(True, timeout)
         if self._plain.acquire(self, False):
             return True
         if seconds == 0:
@@ -74,10 +74,12 @@ class AwaitedLock(Awaited):
         waiter = await wait_in_line(self._AsyncWaiter, self, "acquire", None, seconds)
         return _collected(waiter)
 
-    def __aenter__(self) -> Coroutine[Any, Any, bool]:
-        """Take the lock; the result is True."""
-        taken: Coroutine[Any, Any, bool] = self._plain.acquire_async(self)
-        return taken
+    async def __aenter__(self) -> bool:
+        """Take the lock; return True."""
+        if not self._plain.acquire(self, False):
+            waiter = await wait_in_line(self._AsyncWaiter, self, "acquire", None, None)
+            waiter.result()
+        return True
 
     async def __aexit__(self, *exc_info: object) -> None:
         """Let the lock go."""
@@ -134,10 +136,12 @@ class AwaitedSemaphore(Awaited):
         hold._seconds = wait_timeout(timeout)
         return hold
 
-    def __aenter__(self) -> Coroutine[Any, Any, bool]:
-        """Take one unit; the result is True."""
-        taken: Coroutine[Any, Any, bool] = self._plain.acquire_async(self)
-        return taken
+    async def __aenter__(self) -> bool:
+        """Take one unit; return True."""
+        if not self._plain.acquire(self, False):
+            waiter = await wait_in_line(self._AsyncWaiter, self, "acquire", 1, None)
+            waiter.result()
+        return True
 
     async def __aexit__(self, *exc_info: object) -> None:
         """Give one unit back."""

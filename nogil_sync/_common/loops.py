@@ -55,9 +55,16 @@ class Inbox:
         if loop is None:
             self.discard()
             return
+        import asyncio
+
         self.asked = True
         try:
-            loop.call_soon_threadsafe(_Delivery(self))
+            if asyncio.events._get_running_loop() is loop and asyncio.current_task(loop):
+                # A task of this very loop serves another, so the loop does not sleep. (In a signal
+                # handler it might, but then no task is running.)
+                loop.call_soon(_Delivery(self))
+            else:
+                loop.call_soon_threadsafe(_Delivery(self))
         except RuntimeError:
             self.asked = False
             if not loop.is_closed():
