@@ -299,7 +299,7 @@ class Line:
             loser = me.loser
             new = (value, waiters)
             wake = me.wake
-            if granted:
+            if granted and granted != (me,):
                 if me.__class__ is Step:  # an acquire has asked already
                     need_room()
                 wake += tuple(each for each in granted if each is not me)
