@@ -30,10 +30,8 @@ pytestmark = [starts_processes, needs_fork]
 @in_own_process
 def test_forked_child_forgets_waiters_that_are_called_back():
     called = []
-    m, s, rw, c, full, e, g, cond, d = (
-        *(Mutex(), Semaphore(2), RWMutex(), Channel(), Channel(1)),
-        *(Event(), WaitGroup(), Cond(), Channel()),
-    )
+    m, s, rw, cond, e, g = Mutex(), Semaphore(2), RWMutex(), Cond(), Event(), WaitGroup()
+    c, full, d = Channel(), Channel(1), Channel()
     m.acquire()
     s.acquire(n=2)
     rw.write.acquire()
