@@ -64,7 +64,8 @@ class AwaitedLock(Awaited):
 
         Threads and tasks stand in one line. Waits for ever by default, or with a `timeout` of -1,
         else at most so many seconds, as ``acquire``; ``asyncio.timeout`` does as well. A task
-        that is cancelled has not taken the lock. A task of one loop may release what a task of another, or a thread, has acquired.
+        that is cancelled has not taken the lock. A task of one loop may release what a task of
+        another, or a thread, has acquired.
         """
         seconds = None if timeout is None else lock_timeout(True, timeout)
         if self._plain.acquire(self, False):

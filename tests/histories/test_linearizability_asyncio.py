@@ -19,6 +19,7 @@ from nogil_sync import Channel, ChannelClosed
 
 pytestmark = starts_threads
 
+
 class Own:
     """A loop that is closed when nothing refers to it any more."""
 
