@@ -982,8 +982,9 @@ def test_failures_after_the_timeout_are_its_cause():
             raise OSError("broken pipe")
 
     def use():
-        with TaskGroup(timeout=0.02) as tg:
-            tg.go(fail_late)
+        with TaskGroup(timeout=3600) as tg:
+            asleep(tg, fail_late)
+            tg._TaskGroup__tasks.time_out()
 
     error = caught(use)
     assert type(error) is TimeoutError
