@@ -16,7 +16,7 @@ Counters:
 Locks:
     Mutex, RLock, RWMutex, RWMutexReader, RWMutexWriter, Cond
 Semaphores and events:
-    Semaphore, SemaphoreHold, SemaphoreHoldAsync, Event, WaitGroup
+    Semaphore, SemaphoreHold, SemaphoreHoldAsync, Event, WaitGroup, Barrier
 Tasks:
     TaskGroup, Cancelled, shield
 Once:
@@ -65,6 +65,7 @@ __all__ = [  # noqa: RUF022  (by group)
     "SemaphoreHoldAsync",
     "Event",
     "WaitGroup",
+    "Barrier",
     # Tasks
     "TaskGroup",
     "Cancelled",

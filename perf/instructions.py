@@ -58,6 +58,7 @@ def rows(only: str = "") -> dict[str, tuple[str, str]]:
         "event.is_set": ("set_event()", "it.is_set()"),
         "event.wait, set": ("set_event()", "it.wait()"),
         "waitgroup.add, done": ("WaitGroup()", "it.add(); it.done()"),
+        "barrier.wait, of one": ("Barrier(1)", "it.wait()"),
         "once, after the first call": ("settled()", "it()"),
         "Once.do, done": ("done()", "it.do(int)"),
         "m[k]": ("SyncMap({1000: None})", "it[1000]"),

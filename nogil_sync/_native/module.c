@@ -103,8 +103,8 @@ exec_module(PyObject *module)
         ns_add_mutex,       ns_add_event,       ns_add_guard,      ns_add_rlock,
         ns_add_rwmutex,     ns_add_semaphore,   ns_add_channel,    ns_add_cond,
         ns_add_waitgroup,   ns_add_scopes,      ns_add_select,     ns_add_async_waiter,
-        ns_add_once,        ns_add_syncmap,     ns_add_ageing,     ns_add_pool,
-        ns_add_pin,         ns_add_referents,   ns_add_sharing,
+        ns_add_barrier,     ns_add_once,        ns_add_syncmap,    ns_add_ageing,
+        ns_add_pool,        ns_add_pin,         ns_add_referents,  ns_add_sharing,
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(parts); i++) {
         if (parts[i](module) < 0) {
@@ -131,6 +131,7 @@ traverse_module(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->pool_end_type);
     Py_VISIT(state->sweeper_type);
     Py_VISIT(state->channel_closed);
+    Py_VISIT(state->broken_barrier);
     Py_VISIT(state->semaphore_type);
     Py_VISIT(state->cond_type);
     Py_VISIT(state->event_type);
@@ -172,6 +173,7 @@ clear_module(PyObject *module)
     Py_CLEAR(state->pool_end_type);
     Py_CLEAR(state->sweeper_type);
     Py_CLEAR(state->channel_closed);
+    Py_CLEAR(state->broken_barrier);
     Py_CLEAR(state->semaphore_type);
     Py_CLEAR(state->cond_type);
     Py_CLEAR(state->event_type);

@@ -19,6 +19,7 @@ typedef struct ns_state {
     PyObject *pool_use_type, *pool_end_type, *sweeper_type;
     struct ns_ager *ager; /* see ageing.h */
     PyObject *channel_closed; /* the exception */
+    PyObject *broken_barrier; /* threading.BrokenBarrierError */
     PyObject *channel_type, *sending_type, *channel_sender_type;
     PyObject *case_class, *selected_class; /* of _common: Case and Selected */
     PyObject *scope_key, *scope_type;      /* for scope.c */
@@ -67,6 +68,7 @@ int ns_add_async_waiter(PyObject *module);
 int ns_add_scopes(PyObject *module);
 int ns_add_cond(PyObject *module);
 int ns_add_waitgroup(PyObject *module);
+int ns_add_barrier(PyObject *module);
 int ns_add_once(PyObject *module);
 int ns_add_syncmap(PyObject *module);
 int ns_add_ageing(PyObject *module);

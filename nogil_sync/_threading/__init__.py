@@ -12,6 +12,7 @@ from .._common.performance import *
 from .._common.untraced import hide_sections as _hide_sections
 from .async_waiter import *
 from .atomics import *
+from .barrier import *
 from .channel import *
 from .cond import *
 from .counters import *

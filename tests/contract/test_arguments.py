@@ -110,6 +110,12 @@ def entered(context: Any) -> Any:
     return context
 
 
+def broken_barrier(m: Any) -> Any:
+    barrier = m.Barrier(3)
+    barrier.abort()
+    return barrier
+
+
 # An object whose methods do not wait, whatever the arguments.
 OBJECTS: dict[str, Callable[[Any], Any]] = {
     "AtomicInt64": lambda m: m.AtomicInt64(5),
@@ -139,6 +145,8 @@ OBJECTS: dict[str, Callable[[Any], Any]] = {
     "an entered Semaphore.hold": lambda m: entered(m.Semaphore(3).hold(2)),
     "Event": set_event,
     "WaitGroup": lambda m: m.WaitGroup(),
+    "Barrier": lambda m: m.Barrier(1),
+    "a broken Barrier": broken_barrier,
     "Once": lambda m: m.Once(),
     "once": lambda m: m.once(lambda: 1),
     "Pool": lambda m: m.Pool(list),
@@ -371,7 +379,7 @@ BLAMED: tuple[str, ...] = (
     "RuntimeError",
     "KeyError",
 )
-BLAMED += ("TimeoutError", "ChannelClosed", "AttributeError", "StopIteration")
+BLAMED += ("TimeoutError", "BrokenBarrierError", "ChannelClosed", "AttributeError", "StopIteration")
 
 
 def compare(mine: tuple[str, ...], its: tuple[str, ...]) -> None:
@@ -442,6 +450,16 @@ STATES = [
     "WaitGroup().done()",
     "WaitGroup().add(-1)",
     "WaitGroup().add(2**31)",
+    *(f"Barrier({arguments})" for arguments in ("0", "-1", "-(10**30)", "2**31", "10**30", "1.5")),
+    *(f"Barrier(2, {arguments})" for arguments in ("5", "None, float('nan')", "None, 'x'")),
+    *(f"Barrier(2, timeout={seconds}).wait()" for seconds in ("0", "-1", "0.001")),
+    "Barrier(2).wait(0)",
+    "Barrier(2, None, 5).wait(-1)",
+    "b = Barrier(2); b.abort(); b.wait()",
+    "b = Barrier(1, lambda: b.wait()); b.wait()",
+    "b = Barrier(1, lambda: b.abort()); b.wait()",
+    "b = Barrier(1, lambda: b.reset()); b.wait()",
+    "Barrier(1, len).wait()",
     "Channel().send(1, 0)",
     "Channel().recv(0)",
     "Channel(-1)",

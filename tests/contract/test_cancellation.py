@@ -35,7 +35,7 @@ pytestmark = starts_threads
 LOCKS = [name for name in WAITS if name.startswith(("Mutex", "RLock", "RWMutex"))]
 CANCELLABLE = [name for name in WAITS if name not in LOCKS]
 # A notification that comes before the wait is lost, as it should be.
-SERVED_BEFORE = [name for name in CANCELLABLE if not name.startswith("Cond")]
+SERVED_BEFORE = [name for name in CANCELLABLE if not WAITS[name].only_waiters]
 MESSAGE = "the TaskGroup was cancelled"
 
 
@@ -295,6 +295,30 @@ def test_cond_wait_takes_its_lock_again_before_it_raises():
     assert future.cancelled()
     assert owned == [True]
     assert not cond.locked()
+
+
+def test_cond_takes_a_lock_again_whose_own_waits_are_cancellable():
+    permit = Semaphore()
+    cond = Cond(permit)
+    held = []
+
+    def wait():
+        with cond:
+            try:
+                cond.wait()
+            finally:
+                held.append(permit.available())
+
+    with TaskGroup() as tg:
+        future = asleep(tg, wait)
+        with shield(), cond:
+            tg.cancel()
+            time.sleep(0.01)
+            assert not held
+    assert future.cancelled()
+    assert held == [0]
+    assert permit.available() == 1
+
 
 
 def test_tick_is_not_waited_for_in_a_cancelled_group():

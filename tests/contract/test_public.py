@@ -28,6 +28,7 @@ ROOTS: dict[str, Callable[[], Any]] = {
     "Semaphore": lambda: nogil_sync.Semaphore(100),
     "Event": nogil_sync.Event,
     "WaitGroup": nogil_sync.WaitGroup,
+    "Barrier": lambda: nogil_sync.Barrier(1),
     "TaskGroup": nogil_sync.TaskGroup,
     "Once": nogil_sync.Once,
     "once": lambda: nogil_sync.once(lambda: 1),

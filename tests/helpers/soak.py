@@ -21,6 +21,7 @@ import nogil_sync
 from nogil_sync import (
     AtomicInt64,
     AtomicRef,
+    Barrier,
     Channel,
     ChannelClosed,
     Cond,
@@ -169,6 +170,20 @@ def event() -> None:
             e.set()
 
     share(wait, let_go)
+
+
+def barrier() -> None:
+    b = Barrier(THREADS, lambda: None)
+    broken = Barrier(THREADS + 1)
+
+    def meet() -> None:
+        for _ in range(10):
+            b.wait()
+        with suppress(threading.BrokenBarrierError):
+            broken.wait(SHORT)
+        broken.reset()
+
+    share(meet)
 
 
 def waitgroup() -> None:
@@ -473,6 +488,7 @@ WORK: list[Callable[[], None]] = [
     cond,
     semaphore,
     event,
+    barrier,
     waitgroup,
     counters,
     atomics,

@@ -68,6 +68,10 @@ USES = {
         "wrong(g.add, -7)",
         "wrong(g.add, 2**31)",
         "g.go(f).join()",
+        "Barrier(2, f, 5.0)",
+        "(Barrier(1).wait(), Barrier(1, list).wait(), repr(Barrier(2)))",
+        "late(Barrier(2).wait, 0.001)",
+        "wrong(Barrier(1, fails).wait)",
     ],
     "channels": [
         "Channel(5)",
@@ -182,7 +186,7 @@ COMMON = """
     def p(): return 1  # for a function in C, `once` needs inspect, which does not survive this
     def late(call, *args):
         try: call(*args)
-        except TimeoutError: pass
+        except (TimeoutError, BrokenBarrierError): pass
     def wrong(call, *args):
         try: call(*args)
         except EXPECTED: pass

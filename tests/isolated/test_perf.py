@@ -47,6 +47,7 @@ def run(*command: object, **environment: str) -> tuple[int, str]:
 
 BENCHMARKS = [
     "atomics",
+    "barrier",
     "channel",
     "cond",
     "counter",

@@ -58,7 +58,7 @@ def test_interpreter_exits_while_finaliser_serves_daemon_threads(name):
 def test_wait_of_a_finaliser_at_exit_raises(name, others):
     # No other thread will ever run: what is not available at once never will be. What is available
     # can be had.
-    available = others == 0 and not name.startswith("Cond") and WAITS[name].in_child
+    available = others == 0 and not WAITS[name].only_waiters and WAITS[name].in_child
 
     def program(name, others, available):
         trial = unlocked(name)
