@@ -27,7 +27,9 @@ def parties(make: Any, action: Any) -> Callable[[int], Mapping[str, object]]:
 
 def rounds(name: str, action: Any) -> Operation:
     """Go has no barrier; Java's `CyclicBarrier` and threading's are the models."""
-    stdlib = Row("threading.Barrier", "stdlib", "b.wait()", sized=parties(threading.Barrier, action))
+    stdlib = Row(
+        "threading.Barrier", "stdlib", "b.wait()", sized=parties(threading.Barrier, action)
+    )
     mine = Row("Barrier", "ours", "b.wait()", sized=parties(Barrier, action))
     return Operation(name, stdlib.name, (stdlib, mine), quick=False)
 
