@@ -112,7 +112,9 @@ class AwaitedSemaphore(Awaited):
         waiter = await wait_in_line(self._AsyncWaiter, self, "acquire", number, seconds)
         return _collected(waiter)
 
-    def hold_async(self, n: SupportsIndex = 1, timeout: float | None = None) -> "SemaphoreHoldAsync":
+    def hold_async(
+        self, n: SupportsIndex = 1, timeout: float | None = None
+    ) -> "SemaphoreHoldAsync":
         """Return an asynchronous context manager that holds `n` units: a weighted ``async with``.
 
         Its arguments and errors are those of :meth:`hold`.
@@ -251,9 +253,7 @@ class AwaitedCond(Awaited):
             await _acquire_again(acquire)
         return notified
 
-    async def wait_for_async(
-        self, predicate: Callable[[], T], timeout: float | None = None
-    ) -> T:
+    async def wait_for_async(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
         """Wait as :meth:`wait_for` does, while the event loop goes on.
 
         `predicate` is an ordinary function, called with the lock held. `timeout` is for all waits

@@ -562,7 +562,11 @@ def _run(
 
 
 async def _run_async(
-    box: list[Flight], self: Any, key: Any, afn: Callable[..., Awaitable[Any]], args: tuple[Any, ...]
+    box: list[Flight],
+    self: Any,
+    key: Any,
+    afn: Callable[..., Awaitable[Any]],
+    args: tuple[Any, ...],
 ) -> tuple[Any, ...]:
     """`_run` for a task."""
     plain = self._plain

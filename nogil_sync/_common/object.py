@@ -100,9 +100,7 @@ class Part:
         raise TypeError(f"cannot pickle or copy {type(self).__name__!r} object")
 
 
-def adopt(
-    cls: type, base: type, put: Callable[[type, str, FunctionType], None] = setattr
-) -> None:
+def adopt(cls: type, base: type, put: Callable[[type, str, FunctionType], None] = setattr) -> None:
     """Give a public class the methods of its private base as functions of its own.
 
     Errors about their arguments then name the public class.

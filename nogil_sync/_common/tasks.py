@@ -11,9 +11,9 @@ is done only when nothing can come of it any more: what it raised, and what the 
 future raised, is among the errors by then.
 
 **Cancellation** comes in two parts.  `Tasks.spread` marks the group and those nested in it, and
-wakes what sleeps in their scopes (see `groupscope`); it runs no code of users.  `Tasks.settle` then
-cancels the tasks that wait, and calls what ``on_cancel`` was given.  If an interrupt keeps the
-thread that cancels from the second part, the thread that leaves the group makes up for it.
+wakes what sleeps in their scopes (see `groupscope`); it runs no code of users.  `settle` then has
+each of them cancel the tasks that wait, and call what ``on_cancel`` was given.  If an interrupt
+keeps the thread that cancels from the second part, the thread that leaves makes up for it.
 
 Threads of the group run them, or an executor does (`workers`).  With an executor, the thread that
 leaves the group helps: it runs tasks that the executor has not begun.  So a group inside a task of
@@ -248,6 +248,7 @@ class Tasks:
         self.first_callback: Callback | None = None
         self.last_callback: Callback | None = None
         self.calling = 0
+        self.finishing = 0  # calls of `finish_cancelling` that are under way
         self.errors: list[BaseException] = []
         # The tasks that wait, linked through themselves; `unplaced` is the first without a slot.
         self.first: Task | None = None
@@ -572,6 +573,32 @@ class Tasks:
         finally:
             self.event.set()
 
+    def finish_cancelling(self, *, leaving: bool = False) -> None:
+        """Cancel the tasks that wait, and call what ``on_cancel`` was given.
+
+        If another call is at it, do nothing: it may be below us, and have called a callback that
+        cancels the group.  But the thread that leaves makes sure that it is done.
+        """
+        mine = False
+        try:
+            self.guard.held = True
+            try:
+                if leaving or self.finishing == 0:
+                    self.finishing += 1
+                    mine = True
+            finally:
+                del self.guard.held
+            if mine:
+                self.drop_waiting()
+                self.call_back()
+        finally:
+            if mine:
+                self.guard.held = True
+                try:
+                    self.finishing -= 1
+                finally:
+                    del self.guard.held
+
     def drop_waiting(self) -> None:
         """Cancel the tasks that wait."""
         while True:
@@ -647,8 +674,7 @@ class Tasks:
             if self.generation != process.generation:
                 return False
             if self.cancelled:
-                self.drop_waiting()
-                self.call_back()
+                self.finish_cancelling(leaving=True)
             task = self.first
             if (
                 task is not None
@@ -749,8 +775,7 @@ def settle(reached: list[Tasks]) -> None:
     try:
         for each in reached:
             try:
-                each.drop_waiting()
-                each.call_back()
+                each.finish_cancelling()
             except BaseException as error:
                 first = first or error
         if first is not None:

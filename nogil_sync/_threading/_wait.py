@@ -250,9 +250,14 @@ class Line:
             self.__step(step, False, edit, args, receipt)
         finally:
             if step.wake:
-                while True:
+                while True:  # twice: an interrupt can also come where a loop jumps back
                     try:
-                        _wake(step.wake)
+                        while True:
+                            try:
+                                _wake(step.wake)
+                                break
+                            except BaseException as another:
+                                later = later or another
                         break
                     except BaseException as another:
                         later = later or another

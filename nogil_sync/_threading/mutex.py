@@ -157,14 +157,19 @@ class Mutex(SyncObject, AwaitedLock):
                         wake = self.__head
                 except BaseException:
                     pass
-            while wake is not None:
+            while True:  # twice: an interrupt can also come where a loop jumps back
                 try:
-                    wake.gate.release()
-                    wake = None
-                except RuntimeError:
-                    wake = None  # open already
+                    while wake is not None:
+                        try:
+                            wake.gate.release()
+                            wake = None
+                        except RuntimeError:
+                            wake = None  # open already
+                        except BaseException:
+                            pass  # the first error is under way
+                    break
                 except BaseException:
-                    pass  # the first error is under way
+                    pass
             raise
         return taken or self.__wait(seconds)
 
@@ -218,12 +223,17 @@ class Mutex(SyncObject, AwaitedLock):
                             else:
                                 wake.next.prev = None
             finally:
-                while wake is not None:
+                while True:  # twice: an interrupt can also come where a loop jumps back
                     try:
-                        wake.gate.release()
-                        wake = None
-                    except RuntimeError:
-                        wake = None  # open already
+                        while wake is not None:
+                            try:
+                                wake.gate.release()
+                                wake = None
+                            except RuntimeError:
+                                wake = None  # open already
+                            except BaseException as another:
+                                later = later or another
+                        break
                     except BaseException as another:
                         later = later or another
         if later is not None:
@@ -377,12 +387,17 @@ class Mutex(SyncObject, AwaitedLock):
                     else:
                         last.next = me
         finally:
-            while wake is not None:
+            while True:  # twice: an interrupt can also come where a loop jumps back
                 try:
-                    wake.gate.release()
-                    wake = None
-                except RuntimeError:
-                    wake = None  # open already
+                    while wake is not None:
+                        try:
+                            wake.gate.release()
+                            wake = None
+                        except RuntimeError:
+                            wake = None  # open already
+                        except BaseException as another:
+                            later = later or another
+                    break
                 except BaseException as another:
                     later = later or another
         if later is not None:

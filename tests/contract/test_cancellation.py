@@ -297,6 +297,30 @@ def test_cond_wait_takes_its_lock_again_before_it_raises():
     assert not cond.locked()
 
 
+def test_cond_takes_a_lock_again_whose_own_waits_are_cancellable():
+    permit = Semaphore()
+    cond = Cond(permit)
+    held = []
+
+    def wait():
+        with cond:
+            try:
+                cond.wait()
+            finally:
+                held.append(permit.available())
+
+    with TaskGroup() as tg:
+        future = asleep(tg, wait)
+        with shield(), cond:
+            tg.cancel()
+            time.sleep(0.01)
+            assert not held
+    assert future.cancelled()
+    assert held == [0]
+    assert permit.available() == 1
+
+
+
 def test_tick_is_not_waited_for_in_a_cancelled_group():
     ticker = Ticker(3600)
     with TaskGroup() as tg:
@@ -1175,7 +1199,7 @@ def test_nothing_is_lost_or_sent_twice_in_cancelled_pipelines():
 
 def test_permits_are_not_lost_in_cancelled_groups():
     permits = Semaphore(2)
-    for patience in range(20):
+    for patience in range(6):
         with TaskGroup() as tg:
 
             def use(tg=tg):

@@ -336,7 +336,7 @@ def test_wait_goes_on_while_a_handler_of_its_thread_keeps_the_lock(make):
         for count in (1, 2):
             settle(main)
             signal.pthread_kill(main.ident, signal.SIGUSR1)
-            assert eventually(lambda: len(events) >= count)  # noqa: B023 - called here alone
+            assert eventually(lambda: len(events) >= count)
 
     threads = [threading.Thread(target=each) for each in (hold, send)]
     before = signal.signal(signal.SIGUSR1, handle)

@@ -5,6 +5,7 @@ import re
 import threading
 import time
 import weakref
+from functools import partial
 
 import pytest
 from marks import sets_handlers, starts_threads
@@ -234,7 +235,7 @@ def test_wait_for_a_lock_is_not_ended(name):
 
     def wait_twice():
         results.append(trial.call())
-        trial.reset()
+        within(None, trial.reset)
         trial.serve_soon()
         results.append(trial.call())
 
@@ -390,7 +391,7 @@ def test_scope_keeps_nothing_of_ended_waits():
         with pytest.raises(TimeoutError):
             within(scope, c.send, item, 0.001)
         with pytest.raises(TimeoutError):
-            within(scope, lambda: select(c.sending(item), Event(), timeout=0.001))
+            within(scope, partial(select, c.sending(item), Event(), timeout=0.001))
         del item
         assert collected(watch)
 

@@ -706,6 +706,41 @@ def test_cycle_through_a_sending_is_collected():
     assert collected(*watches)
 
 
+def test_cycle_through_a_selected_is_collected():
+    c = Channel(1)
+    item = Item()
+    c.send(item)
+    item.selected = select(c)
+    watch = weakref.ref(item)
+    del item
+    assert collected(watch)
+
+
+def test_subclass_of_selected_is_a_tuple_like_others():
+    class Mine(Selected):
+        def __del__(self):
+            dropped.append(self.value)
+
+    dropped = []
+    mine = Mine(1, 2, False)
+    mine.me = mine
+    assert hash(mine) == hash((1, 2, False))
+    del mine
+    assert eventually(lambda: gc.collect() >= 0 and dropped == [2])
+    chosen = select(holding(3))
+    assert hash(chosen) == hash(tuple(chosen))
+    assert chosen._replace(value=4).value == 4
+
+
+def test_long_chain_of_selected_is_freed():
+    c = Channel(1)
+    chain = None
+    for _ in range(100_000):
+        c.send(chain)
+        chain = select(c)
+    del chain
+
+
 # Subclasses, finalisers
 
 

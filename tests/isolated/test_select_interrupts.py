@@ -200,13 +200,6 @@ def test_interrupted_and_cancelled_recv_loses_no_item(at_most):
             for scope in scopes[:]:
                 scope.cancel()
 
-    def receive(scope):
-        enter_scope(scope)
-        try:
-            return c.recv(10)
-        except Cancelled:
-            return False
-
     threads = [threading.Thread(target=each) for each in (send, cancel)]
     for thread in threads:
         thread.start()
@@ -214,7 +207,11 @@ def test_interrupted_and_cancelled_recv_loses_no_item(at_most):
     for _ in interrupts.for_a_second():
         scope = Scope()
         scopes[:] = [scope]
-        item = interrupts.call(receive, scope, at_most)
+        enter_scope(scope)
+        try:
+            item = interrupts.call(c.recv, 10, at_most)
+        except Cancelled:
+            item = None
         enter_scope(None)
         if item:
             assert item == received + 1, (item, received)
@@ -249,21 +246,19 @@ def test_interrupted_and_cancelled_acquire_keeps_the_permits(at_most):
             for scope in scopes[:]:
                 scope.cancel()
 
-    def acquire(scope):
-        enter_scope(scope)
-        try:
-            return s.acquire(timeout=10, n=3) or event.wait(10)
-        except Cancelled:
-            return False
-
     threads = [threading.Thread(target=each) for each in (use, use, cancel)]
     for thread in threads:
         thread.start()
     for _ in interrupts.for_a_second():
         scope = Scope()
         scopes[:] = [scope]
-        if interrupts.call(acquire, scope, at_most):
-            s.release(3)
+        enter_scope(scope)
+        try:
+            if interrupts.call(partial(s.acquire, timeout=10, n=3), True, at_most):
+                s.release(3)
+            interrupts.call(event.wait, 10, at_most)
+        except Cancelled:
+            pass
         enter_scope(None)
     busy = False
     for thread in threads:
@@ -334,7 +329,7 @@ def test_interrupted_thread_calls_back_what_it_serves(name, at_most):
         if name == "select":
             waiter = AsyncWaiter(None, "select", (Event(), x, Channel()), called.append)
         else:
-            waiter = AsyncWaiter(x, operation, None, called.append)
+            waiter = AsyncWaiter(x, operation, 1, called.append)
         assert not waiter.served
         interrupts.call(serve, x, at_most)
         if not waiter.served:
@@ -366,7 +361,7 @@ def test_interrupted_waiter_without_thread_leaves_no_trace(at_most):
 
     def wait_and_cancel(calls):
         made.extend(starmap(AsyncWaiter, calls))  # none is made and not in the list
-        return all([waiter.cancel() for waiter in made])
+        return [waiter.cancel() for waiter in made]
 
     whole = 0
     for _ in interrupts.for_a_second(lambda: whole > 0):

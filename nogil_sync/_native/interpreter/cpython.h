@@ -406,7 +406,8 @@ static inline void
 ns_named_tuple_dealloc(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
-    if (type->tp_finalize != NULL && PyObject_CallFinalizerFromDealloc(self) < 0) {
+    if (type->tp_finalize != NULL && type->tp_dealloc == ns_named_tuple_dealloc &&
+        PyObject_CallFinalizerFromDealloc(self) < 0) {
         return;
     }
     PyObject_GC_UnTrack(self);

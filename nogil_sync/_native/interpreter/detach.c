@@ -331,8 +331,14 @@ ns_warn_blocking(PyObject *self)
                      module, "warn_blocking", "(O)", PyModule_Check(self) ? Py_None : self)
                : NULL;
     Py_XDECREF(module);
+    if (result == NULL) { /* a warning is lost at exit; what a handler raised is not */
+        if (!PyErr_ExceptionMatches(PyExc_Exception)) {
+            return -1;
+        }
+        PyErr_Clear();
+    }
     Py_XDECREF(result);
-    return result == NULL ? -1 : 0;
+    return 0;
 }
 
 ns_waiter *
@@ -352,10 +358,9 @@ ns_wait(PyObject *self, const struct ns_wait_steps *steps, void *object, uint64_
     if (ns_warn_blocking(self) < 0) {
         return -1;
     }
-    PyObject *scope =
-        steps->cancellable || !steps->links ? ns_current_scope(state_for(self)) : NULL;
-    if (scope != NULL &&
-        !steps->links) { /* a wait on a word: only one with a place is cancellable */
+    const bool on_word = !steps->links;
+    PyObject *scope = steps->cancellable || on_word ? ns_current_scope(state_for(self)) : NULL;
+    if (scope != NULL && on_word) { /* only a waiter with a place can be cancelled */
         steps = &ns_word_place_steps;
     }
     ns_waiter linked_nowhere = {0};

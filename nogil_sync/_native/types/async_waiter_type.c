@@ -39,6 +39,7 @@ enum operation { ACQUIRE, WAIT, SEND, RECEIVE, SELECT };
 typedef struct {
     NS_OBJECT_HEAD
     _Atomic uint8_t state;
+    uint32_t generation; /* the fork generation in which it was made */
     enum operation operation;
     PyObject *object;   /* what is waited for; of SELECT the tuple of cases */
     PyObject *callback;
@@ -86,12 +87,16 @@ was_accepted(AsyncWaiter *a)
 /* ---- States ---- */
 
 /* Makes it BUSY. Returns the state before, LINKED or SERVED; or another one, and changes nothing.
- * A thread that finds it BUSY waits, detached: the other one may be stopped for a collection. */
+ * A thread that finds it BUSY waits, detached: the other one may be stopped for a collection. In the
+ * child of a fork the other one may be gone. */
 static uint8_t
 seize(AsyncWaiter *a)
 {
     for (;;) {
         uint8_t state = ns_load(&a->state, NS_ACQUIRE);
+        if (state == BUSY && a->generation != ns_fork_generation()) {
+            return CANCELLED;
+        }
         if (state == BUSY) {
             Py_BEGIN_ALLOW_THREADS
             ns_yield();
@@ -493,6 +498,7 @@ static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     set_state(a, CANCELLED);
+    a->generation = ns_fork_generation();
     a->operation = (enum operation)operation;
     a->object = Py_NewRef(operation == SELECT ? argument : object);
     a->callback = Py_NewRef(callback);

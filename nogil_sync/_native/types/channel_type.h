@@ -2,7 +2,8 @@
 #ifndef NS_CHANNEL_TYPE_H
 #define NS_CHANNEL_TYPE_H
 
-#include "object.h" /* first: Python.h must come before the C library's headers */
+#include "object.h" /* first: Python.h comes with it */
+
 #include "core/channel.h"
 #include "interpreter/sharing.h"
 

@@ -104,7 +104,10 @@ static void
 link_place(void *object, ns_place *p)
 {
     uint64_t word = ns_load((_Atomic uint64_t *)object, NS_RELAXED);
-    if (word >> 32 != p->amount) { /* else it is served at once */
+    if (word >> 32 == p->amount) {
+        word -= NS_WORD_EPOCH; /* it came too late for that epoch: it is served, whatever follows */
+    }
+    else {
         word = ns_or((_Atomic uint64_t *)object, SLEEPERS, NS_RELAXED);
     }
     p->epoch = epoch_of(word);
