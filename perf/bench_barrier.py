@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from rows import Operation, Row
+from rows import LOOP_ALONE, Operation, Row, both_ways, ours
 from suite import main
 
 from nogil_sync import Barrier
@@ -31,7 +31,8 @@ def rounds(name: str, action: Any) -> Operation:
         "threading.Barrier", "stdlib", "b.wait()", sized=parties(threading.Barrier, action)
     )
     mine = Row("Barrier", "ours", "b.wait()", sized=parties(Barrier, action))
-    return Operation(name, stdlib.name, (stdlib, mine), quick=False)
+    rows = (LOOP_ALONE, *both_ways(stdlib, wait="b.wait"), *ours(mine, "b", wait="b.wait"))
+    return Operation(name, stdlib.name, rows, quick=False)
 
 
 def operations(_peers: list[str]) -> list[Operation]:
