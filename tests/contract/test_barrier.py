@@ -17,7 +17,7 @@ from forks import in_child
 from marks import needs_fork, sets_handlers, starts_processes, starts_threads
 from processes import in_own_process
 from random_interrupts import RandomInterrupts
-from support import TIMEOUT, eventually, many, run_threads
+from support import TIMEOUT, WRONG_TIMEOUTS, eventually, many, run_threads
 
 from nogil_sync import Barrier, TaskGroup
 
@@ -119,15 +119,7 @@ def test_wrong_constructor_arguments_raise(args, error):
         Barrier(*args)
 
 
-@pytest.mark.parametrize(
-    ("timeout", "error"),
-    [
-        (math.nan, ValueError),
-        (math.inf, OverflowError),
-        (threading.TIMEOUT_MAX * 2, OverflowError),
-        ("1", TypeError),
-    ],
-)
+@pytest.mark.parametrize(("timeout", "error"), WRONG_TIMEOUTS)
 def test_wrong_timeouts_raise_and_break_nothing(timeout, error):
     b = Barrier(2)
     with pytest.raises(error):
