@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from math import inf
 from time import monotonic
 from types import FrameType
-from typing import Any, ClassVar, Generic, Self, SupportsIndex, TypeVar
+from typing import Any, ClassVar, Generic, Self, SupportsIndex, TypeVar, final
 
 from .cases import Case
 from .channel_closed import ChannelClosed
@@ -144,6 +144,7 @@ class AwaitedSemaphore(Awaited):
         self._plain.release(self)
 
 
+@final
 class SemaphoreHoldAsync(Part):
     """What :meth:`Semaphore.hold_async` returns: holds units in an ``async with``.
 
