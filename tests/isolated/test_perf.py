@@ -46,7 +46,9 @@ def run(*command: object, **environment: str) -> tuple[int, str]:
 
 
 BENCHMARKS = [
+    "asyncio",
     "atomics",
+    "barrier",
     "channel",
     "cond",
     "counter",
@@ -55,6 +57,7 @@ BENCHMARKS = [
     "pool",
     "reach",
     "rwmutex",
+    "select",
     "semaphore",
     "syncmap",
     "waitgroup",

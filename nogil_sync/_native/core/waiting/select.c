@@ -136,9 +136,8 @@ for_each_place(ns_selector *s, void (*change)(ns_place *p))
 
 /* ---- Serving itself ---- */
 
-/* Returns a random number below `limit`. Cheap: its only purpose is that no case starves. */
-static uint32_t
-random_below(uint32_t limit)
+uint32_t
+ns_random_below(uint32_t limit)
 {
     static NS_THREAD_LOCAL uint32_t seed;
     if (seed == 0) {
@@ -157,7 +156,7 @@ try_each(ns_selector *s, ns_wakes *wakes, bool fresh, bool stays)
 {
     bool served = false;
     for (uint32_t n = 0; n < s->count && !served; n++) {
-        const uint32_t other = n + random_below(s->count - n), chosen = s->order[other];
+        const uint32_t other = n + ns_random_below(s->count - n), chosen = s->order[other];
         ns_place *p = &s->places[chosen];
         s->order[other] = s->order[n];
         s->order[n] = chosen;

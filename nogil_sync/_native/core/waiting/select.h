@@ -74,7 +74,11 @@ typedef struct ns_selector {
     ns_place places[];
 } ns_selector;
 
-/* For up to `count` cases; without any, it waits for its deadline. NULL: no memory. To be freed when no place of it is linked. */
+/* Returns a random number below `limit`. Cheap: its only purpose is that no case starves. */
+uint32_t ns_random_below(uint32_t limit);
+
+/* For up to `count` cases; without any, it waits for its deadline. NULL: no memory. To be freed
+ * when no place of it is linked. */
 ns_selector *ns_selector_new(uint32_t count);
 void ns_selector_free(ns_selector *s);
 /* Adds a case: to wait in that line of the object. `amount`: what a waiter there asks for. */
