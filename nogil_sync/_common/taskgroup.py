@@ -302,8 +302,9 @@ class TaskGroup(SyncObject, Case):
             outcome = self.__outcome(error, interrupt, cancelled)
             if outcome is not None:
                 raise outcome
-            # The block's wait was cancelled with this group, and with none outside.
-            return cancelled and isinstance(error, Cancelled) and not tasks.scope.within_cancelled()
+            if not cancelled or not isinstance(error, Cancelled) or tasks.scope.within_cancelled():
+                return None
+            return True  # the block's wait was cancelled with this group, and with none outside
         except BaseException as last:
             if mine:
                 # A second interrupt; otherwise nothing is left of the tasks.

@@ -146,7 +146,7 @@ def test_wait_that_is_served_first_succeeds(name):
     assert future.result() == trial.served
 
 
-@pytest.mark.leaks  # the threads that hold RLocks
+@pytest.mark.leaks(reason="the threads that hold RLocks stay")
 @pytest.mark.parametrize("name", LOCKS)
 def test_locks_can_be_waited_for_in_a_cancelled_group(name):
     trial = unlocked(name)
