@@ -323,7 +323,6 @@ def test_cond_takes_a_lock_again_whose_own_waits_are_cancellable():
     assert permit.available() == 1
 
 
-
 def test_tick_is_not_waited_for_in_a_cancelled_group():
     ticker = Ticker(3600)
     with TaskGroup() as tg:
