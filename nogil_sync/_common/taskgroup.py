@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar, TypeVarTuple
 from .cancelled import Cancelled
 from .cases import Case
 from .object import SyncObject, before_init, uninitialized, until_init
-from .sleep import exact_seconds
+from .timeouts import exact_seconds
 from .untraced import hide_sections
 
 __all__ = ["TaskGroup"]

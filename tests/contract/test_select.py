@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 from channels import Item
 from marks import sets_handlers, starts_threads
-from support import TIMEOUT, collected, eventually, many, run_threads, started
+from support import TIMEOUT, WRONG_TIMEOUTS, collected, eventually, many, run_threads, started
 
 import nogil_sync
 from nogil_sync import (
@@ -612,15 +612,7 @@ def test_what_is_no_case_raises_and_changes_nothing(call, wrong):
     assert (len(c), len(target)) == (1, 0)
 
 
-@pytest.mark.parametrize(
-    ("timeout", "error"),
-    [
-        (math.nan, ValueError),
-        (math.inf, OverflowError),
-        (threading.TIMEOUT_MAX * 2, OverflowError),
-        ("1", TypeError),
-    ],
-)
+@pytest.mark.parametrize(("timeout", "error"), WRONG_TIMEOUTS)
 def test_wrong_timeout_raises_and_changes_nothing(timeout, error):
     c = holding("item")
     with pytest.raises(error):
