@@ -6,8 +6,9 @@ through a `Channel` and awaits the answer in another; the channel is bounded, so
 the server wait with ``send_async``, and not pile up requests. On a free-threaded build the threads
 use all cores.
 
-``send_async`` and ``recv_async`` keep no thread busy while they wait, and threads and tasks stand in
-one line. A `TaskGroup` runs the workers; when the server stops, it closes the channel, and they end.
+``send_async`` and ``recv_async`` keep no thread busy while they wait, and threads and tasks stand
+in one line. A `TaskGroup` runs the workers; when the server stops, it closes the channel, and they
+end.
 """
 
 import asyncio

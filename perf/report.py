@@ -266,8 +266,12 @@ def _print_plain(first: str, explanation: str, tables: Tables) -> None:
 OURS = {"pinned": "#D55E00", "pinned, its value too": "#CC3311", "": "#E69F00"}
 SECOND_COLOUR = "#009E73"
 PEER_COLOURS = {
-    **{"ft_utils": "#0072B2", "cereggii": "#2E9BD6", "readerwriterlock": "#6A5ACD"},
-    **{"janus": "#0072B2", "culsans": "#2E9BD6", "aiologic": "#6A5ACD"},
+    "ft_utils": "#0072B2",
+    "cereggii": "#2E9BD6",
+    "readerwriterlock": "#6A5ACD",
+    "janus": "#0072B2",
+    "culsans": "#2E9BD6",
+    "aiologic": "#6A5ACD",
 }
 STDLIB_COLOURS = ("#222222", "#777777", "#AAAAAA")
 FLOOR_COLOUR = "#CCCCCC"

@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from math import inf
 from time import monotonic
 from types import FrameType
-from typing import Any, ClassVar, Generic, Self, SupportsIndex, TypeVar
+from typing import Any, ClassVar, Generic, Self, SupportsIndex, TypeVar, final
 
 from .cases import Case
 from .channel_closed import ChannelClosed
@@ -63,8 +63,9 @@ class AwaitedLock(Awaited):
         """Take the lock as ``acquire`` does, while the event loop goes on; return whether.
 
         Threads and tasks stand in one line. Waits for ever by default, or with a `timeout` of -1,
-        else at most so many seconds, as ``acquire``; ``asyncio.timeout`` does as well. A task that is cancelled has not taken the lock. A task of one loop may
-        release what a task of another, or a thread, has acquired.
+        else at most so many seconds, as ``acquire``; ``asyncio.timeout`` does as well. A task
+        that is cancelled has not taken the lock. A task of one loop may release what a task of
+        another, or a thread, has acquired.
         """
         seconds = None if timeout is None else lock_timeout(True, timeout)
         if self._plain.acquire(self, False):
@@ -148,6 +149,7 @@ class AwaitedSemaphore(Awaited):
         self._plain.release(self)
 
 
+@final
 class SemaphoreHoldAsync(Part):
     """What :meth:`Semaphore.hold_async` returns: holds units in an ``async with``.
 
@@ -339,9 +341,9 @@ class AwaitedChannel(Awaited, Generic[T]):
 
         Threads and tasks stand in one line. `timeout` and errors are those of :meth:`recv`. A
         task that is cancelled has received nothing: the item that it was given in that moment
-        goes to the next receiver, or back to the front of the channel. As in
-        ``asyncio.Queue.get``, the task goes on at once while there are items: other tasks of its
-        loop run when it waits.
+        goes to the next receiver, or back to the front of the channel (what others have received
+        meanwhile has overtaken it). As in ``asyncio.Queue.get``, the task goes on at once while
+        there are items: other tasks of its loop run when it waits.
 
         >>> import asyncio, threading
         >>> from nogil_sync import Channel

@@ -1,11 +1,10 @@
 """SyncMap.load_or_compute_async: one flight per key over threads and loops."""
 
 import asyncio
-import threading
 import weakref
 
 import pytest
-from loops import LOOPS, LoopThread, loop_threads, run, started_task, until
+from loops import LOOPS, LoopThread, loop_threads, run, started_task
 from marks import starts_threads
 from support import TIMEOUT, collected, eventually, many, run_threads, same_error, started
 
@@ -366,21 +365,22 @@ def test_one_flight_at_a_time_for_threads_and_loops(kind):
 
 
 def test_nothing_is_kept_once_a_flight_is_over():
-    class Key:
+    class Value:
         pass
+
+    async def make():
+        return Value()
 
     async def main():
         m = SyncMap()
-        key = Key()
-        watch = weakref.ref(key)
-        await m.load_or_compute_async(key, value, 1)
+        watch = weakref.ref(await m.load_or_compute_async("k", make))
         with pytest.raises(LookupError):
             await m.load_or_compute_async("failing", fail)
-        del m[key], key
-        await until(lambda: collected(watch))
+        assert watch() is m["k"]
+        del m["k"]
+        assert collected(watch)
 
     async def fail():
         raise LookupError
 
     run(main())
-    assert threading.active_count() < 100

@@ -1,12 +1,13 @@
 """Threads and the tasks of several loops at one object: one line, nothing lost, whatever is cut."""
 
 import asyncio
-import os
 import random
 import threading
+import warnings
 from itertools import count
 
 import pytest
+from forks import in_child
 from loops import LOOPS, LoopThread, loop_threads, run, started_task, until
 from marks import forks, needs_fork, starts_threads
 from support import STRESS, TIMEOUT, for_a_while, many, run_threads, started
@@ -452,23 +453,22 @@ def test_child_of_a_fork_forgets_tasks_that_wait():
     s.acquire(n=2)
     m.acquire()
 
+    def look():
+        assert not c.try_send("nobody waits")
+        s.release(2)
+        assert s.available() == 2
+        m.release()
+        assert m.acquire(False)
+
     async def main():
         tasks = [
             await started_task(each)
             for each in (c.recv_async(), s.acquire_async(), m.acquire_async())
         ]
-        child = os.fork()
-        if child == 0:
-            try:
-                ok = not c.try_send("nobody waits")
-                s.release(2)
-                ok = ok and s.available() == 2
-                m.release()
-                ok = ok and m.acquire(False)
-                os._exit(0 if ok else 1)
-            finally:
-                os._exit(2)
-        assert os.waitpid(child, 0)[1] == 0
+        with warnings.catch_warnings():
+            # Other tests may have left threads.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            in_child(look)
         c.send("item")
         s.release()
         m.release()
