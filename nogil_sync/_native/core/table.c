@@ -118,6 +118,32 @@ dead_in(const ns_segment *s)
     return ns_load(&s->dead, NS_RELAXED);
 }
 
+static inline uint32_t
+keys_in(const ns_segment *s)
+{
+    return ns_load(&s->keys, NS_RELAXED);
+}
+
+/* What a dead entry holds as its value. */
+static inline uintptr_t
+dead_value(uint64_t stamp)
+{
+    return (uintptr_t)stamp << NS_STAMP_SHIFT | NS_DEAD;
+}
+
+static inline uint64_t
+stamp_in(uintptr_t dead)
+{
+    return dead >> NS_STAMP_SHIFT;
+}
+
+/* Whether an entry with this value is dead and owns its key. */
+static inline bool
+owns_dead_key(uintptr_t value)
+{
+    return (value & NS_DEAD) && !(value & NS_GONE);
+}
+
 static inline void
 bump(_Atomic uint32_t *count, uint32_t by)
 {
@@ -166,16 +192,22 @@ free_entry(ns_segment *s, size_t index)
     }
 }
 
-/* Takes out a dead entry's key if it is safe; then the entry is free. Returns whether it did. */
+/* Frees a dead entry if it is safe, and takes out its key. Returns whether it did. */
 static bool
 bury(ns_segment *s, size_t index, uint64_t safe, ns_garbage *garbage)
 {
     ns_entry *e = &s->entries[index];
     uintptr_t value = ns_load(&e->value, NS_RELAXED);
-    if (!(value & NS_DEAD) || value >> 1 >= safe || garbage->count == NS_GARBAGE) {
+    if (!(value & NS_DEAD) || stamp_in(value) >= safe) {
         return false;
     }
-    garbage->keys[garbage->count++] = ns_load(&e->key, NS_RELAXED);
+    if (!(value & NS_GONE)) {
+        if (garbage->count == NS_GARBAGE) {
+            return false;
+        }
+        garbage->keys[garbage->count++] = ns_load(&e->key, NS_RELAXED);
+        bump(&s->keys, UINT32_MAX);
+    }
     bump(&s->dead, UINT32_MAX);
     free_entry(s, index);
     return true;
@@ -198,17 +230,17 @@ sweep(ns_segment *s, ns_garbage *garbage)
             const size_t index = (size_t)g * NS_GROUP + ns_tag_index(bits);
             const uintptr_t value = ns_load(&s->entries[index].value, NS_RELAXED);
             if (!bury(s, index, safe, garbage)) {
-                died = value >> 1 < died ? value >> 1 : died;
+                died = stamp_in(value) < died ? stamp_in(value) : died;
             }
         }
     }
     s->died = died;
     if (died < safe) { /* the garbage is full: the next operation continues */
         s->swept = 0;
-        s->sweep_at = dead_in(s);
+        s->sweep_at = keys_in(s);
         return;
     }
-    s->sweep_at = dead_in(s) + sweep_base(s);
+    s->sweep_at = keys_in(s) + sweep_base(s);
 }
 
 /* Returns a deleted entry of the group that can be reused; NS_GROUP if there is none. */
@@ -239,9 +271,6 @@ ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value, 
     bool reuses = false;
     if (s->used > ns_load(&s->live, NS_RELAXED)) {
         safe = ns_epoch_safe();
-        if (s->died < safe && s->swept < safe && dead_in(s) > s->mask) {
-            sweep(s, garbage); /* one for each group: cheaper than to check each of them in vain */
-        }
         reuses = s->used - ns_load(&s->live, NS_RELAXED) > dead_in(s) || s->died < safe;
     }
     for (uint32_t step = 0;; g = (g + ++step) & s->mask) {
@@ -279,8 +308,17 @@ ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value, 
     }
 }
 
+/* Whether threads keep the keys that they delete from this table. In a small one that they do not
+ * contend for, the lists would cost more memory than they are worth. */
+static inline bool
+has_limbo(ns_table *t)
+{
+    return t != NULL && ns_load(&t->segments, NS_RELAXED) >= NS_LIMBO_SPREAD;
+}
+
 uintptr_t
-ns_segment_remove(ns_segment *s, ns_entry *e, uintptr_t expected, ns_garbage *garbage)
+ns_segment_remove(ns_table *t, ns_segment *s, ns_entry *e, uintptr_t expected,
+                  ns_garbage *garbage)
 {
     const size_t index = (size_t)(e - s->entries);
     uint64_t stamp = 0;
@@ -294,7 +332,18 @@ ns_segment_remove(ns_segment *s, ns_entry *e, uintptr_t expected, ns_garbage *ga
         free_entry(s, index);
     }
     else {
-        ns_store(&e->value, (uintptr_t)stamp << 1 | NS_DEAD, NS_RELAXED);
+        ns_limbo_list *list = has_limbo(t) ? ns_limbo_reserve(&t->limbo) : NULL;
+        if (list != NULL) {
+            /* In the child of a fork the key must not have two owners: first the entry loses it. */
+            ns_store(&e->value, dead_value(stamp) | NS_GONE, NS_RELAXED);
+            ns_limbo_add(list, ns_load(&e->key, NS_RELAXED), stamp);
+            garbage->list = list;
+            garbage->waits |= NS_KEYS_WAIT;
+        }
+        else {
+            ns_store(&e->value, dead_value(stamp), NS_RELAXED);
+            bump(&s->keys, 1);
+        }
         set_tag(s, index, NS_TAG_DEAD);
         if (dead_in(s) == 0 || stamp < s->died) {
             s->died = stamp;
@@ -365,6 +414,7 @@ repair(ns_segment *s)
     s->used = 0;
     s->died = 0;
     ns_store(&s->dead, 0, NS_RELAXED);
+    ns_store(&s->keys, 0, NS_RELAXED);
     for (uint32_t i = 0; i < slots_of(s); i++) {
         if (!is_used(s, i)) { /* what was about to be inserted there is lost */
             continue;
@@ -375,9 +425,11 @@ repair(ns_segment *s)
             live++;
         }
         else if (ns_load(&e->key, NS_RELAXED) != 0) { /* half inserted, half deleted, or dead */
-            ns_store(&e->value, value != 0 ? value : (uintptr_t)stamp << 1 | NS_DEAD, NS_RELAXED);
+            value = value != 0 ? value : dead_value(stamp);
+            ns_store(&e->value, value, NS_RELAXED);
             set_tag(s, i, NS_TAG_DEAD);
             bump(&s->dead, 1);
+            bump(&s->keys, owns_dead_key(value));
         }
         else {
             ns_store(&e->value, 0, NS_RELAXED);
@@ -386,7 +438,7 @@ repair(ns_segment *s)
         s->used++;
     }
     ns_store(&s->live, live, NS_RELAXED);
-    s->sweep_at = dead_in(s) + sweep_base(s);
+    s->sweep_at = keys_in(s) + sweep_base(s);
     if (state_of(s) != NS_MOVED) { /* else its values are in other segments, and stay frozen here */
         thaw(s);
     }
@@ -745,7 +797,7 @@ replace(ns_table *t, ns_segment *old[2], ns_segment *new[2], ns_garbage *garbage
     forget(t);
     halve_directory(t);
     reap(t, garbage);
-    garbage->waits |= has_retired(t);
+    garbage->waits |= has_retired(t) ? NS_SEGMENTS_WAIT : 0;
     unlock_structure(t);
     return true;
 }
@@ -820,7 +872,7 @@ ns_table_make_room(ns_table *t, ns_segment *s, uint64_t hash, ns_garbage *garbag
     if (dead_in(s) > live) {
         /* Keys come and go: to reuse the entries of deleted keys is better than a rebuild. */
         if (slots_of(s) >= NS_SEGMENT_FLOOR) {
-            garbage->waits = true;
+            garbage->waits |= NS_SEGMENTS_WAIT;
             sweep(s, garbage);
             if (s->used < limit_of(s)) {
                 return s;
@@ -1017,14 +1069,14 @@ tidy(ns_table *t, ns_segment *s, ns_garbage *garbage)
         s = new;
     }
     const uint64_t prefix = s->prefix;
-    bool waits = dead_in(s) >= s->sweep_at;
+    bool waits = keys_in(s) >= s->sweep_at;
     if (waits && s->swept < ns_epoch_safe()) { /* other segments had a thread poll */
         sweep(s, garbage);
-        waits = dead_in(s) >= s->sweep_at && garbage->count < NS_GARBAGE;
+        waits = keys_in(s) >= s->sweep_at && garbage->count < NS_GARBAGE;
     }
     if (waits) {
         /* a poll may find nothing safe: do not sweep every time */
-        s->sweep_at = dead_in(s) + sweep_base(s);
+        s->sweep_at = keys_in(s) + sweep_base(s);
     }
     const uint64_t swept = s->swept;
     ns_lock_release_as(&s->lock, NS_SEQ_CST);
@@ -1035,29 +1087,41 @@ tidy(ns_table *t, ns_segment *s, ns_garbage *garbage)
     }
 }
 
-/* Polls if something was retired. The caller holds no lock. */
+/* Polls if that is worth while, and takes out what may go. The caller holds no lock. */
 static void
 settle(ns_table *t, ns_garbage *garbage)
 {
-    const uint64_t before = ns_epoch_safe();
-    garbage->waits = false;
-    if (ns_epoch_poll_if_due() > before) {
-        lock_structure(t);
-        reap(t, garbage);
-        unlock_structure(t);
+    const uint8_t waits = garbage->waits;
+    uint64_t safe = ns_epoch_safe();
+    garbage->waits = 0;
+    if (waits & NS_SEGMENTS_WAIT) {
+        const uint64_t before = safe;
+        safe = ns_epoch_poll_if_due();
+        if (safe > before) {
+            lock_structure(t);
+            reap(t, garbage);
+            unlock_structure(t);
+        }
+    }
+    if (waits & NS_KEYS_WAIT) {
+        if (ns_limbo_is_due(garbage->list, NS_SWEEP)) {
+            safe = ns_epoch_poll_if_due();
+        }
+        garbage->count += ns_limbo_take(
+            garbage->list, safe, garbage->keys + garbage->count, NS_GARBAGE - garbage->count);
     }
 }
 
 void
 ns_table_unlock(ns_table *t, ns_segment *s, ns_garbage *garbage)
 {
-    if (ns_unlikely(dead_in(s) >= s->sweep_at || s->fights >= NS_FIGHTS || is_sparse(s))) {
+    if (ns_unlikely(keys_in(s) >= s->sweep_at || s->fights >= NS_FIGHTS || is_sparse(s))) {
         tidy(t, s, garbage);
     }
     else {
         ns_lock_release_as(&s->lock, NS_SEQ_CST);
     }
-    if (ns_unlikely(garbage->waits)) {
+    if (ns_unlikely(garbage->waits != 0)) {
         settle(t, garbage);
     }
 }
@@ -1168,13 +1232,13 @@ ns_table_count(ns_table *t)
 static size_t
 dead_keys_of(const ns_segment *s)
 {
-    return dead_in(s);
+    return keys_in(s);
 }
 
 static size_t
 bytes_with_keys(const ns_segment *s)
 {
-    return bytes_of(s) + dead_in(s) * (size_t)NS_DEAD_KEY;
+    return bytes_of(s) + keys_in(s) * (size_t)NS_DEAD_KEY;
 }
 
 static size_t
@@ -1186,7 +1250,8 @@ directory_bytes(const ns_directory *d)
 size_t
 ns_table_bytes(ns_table *t)
 {
-    size_t total = sum(t, bytes_with_keys);
+    size_t total = sum(t, bytes_with_keys) + ns_limbo_bytes(&t->limbo) +
+                   ns_limbo_count(&t->limbo) * NS_DEAD_KEY;
     lock_structure(t);
     ns_directory *d = ns_load(&t->directory, NS_RELAXED);
     total += d != NULL ? directory_bytes(d) : 0;
@@ -1254,7 +1319,7 @@ ns_table_take(ns_table *t, uint64_t *from, uintptr_t *values, size_t room, bool 
                 }
                 all = *n < room;
                 if (all) {
-                    values[(*n)++] = ns_segment_remove(s, e, 0, garbage);
+                    values[(*n)++] = ns_segment_remove(NULL, s, e, 0, garbage);
                 }
             }
         }
@@ -1272,7 +1337,7 @@ ns_table_flush(ns_table *t, uint64_t *from, ns_garbage *garbage)
         return false;
     }
     if (*from == 0) {
-        if (has_retired(t) || sum(t, dead_keys_of) != 0) { /* not for each of thousands of maps */
+        if (has_retired(t) || sum(t, dead_keys_of) + ns_limbo_count(&t->limbo) != 0) { /* not for each of thousands of maps */
             ns_epoch_poll();
         }
         lock_structure(t);
@@ -1281,11 +1346,16 @@ ns_table_flush(ns_table *t, uint64_t *from, ns_garbage *garbage)
     }
     ns_segment *s = ns_table_lock(t, *from);
     sweep(s, garbage);
-    bool full = garbage->count == NS_GARBAGE;
-    if (!full) {
-        *from = ns_segment_end(s);
-    }
+    const uint64_t end = ns_segment_end(s);
     ns_lock_release(&s->lock);
+    if (end == 0) {
+        garbage->count += ns_limbo_take_any(&t->limbo,
+                                            ns_epoch_safe(),
+                                            garbage->keys + garbage->count,
+                                            NS_GARBAGE - garbage->count);
+    }
+    const bool full = garbage->count == NS_GARBAGE;
+    *from = full ? *from : end;
     return full || *from != 0;
 }
 
@@ -1300,7 +1370,8 @@ visit_segment(ns_segment *s, bool current, int (*visit)(uintptr_t, void *), void
         }
         uintptr_t value = ns_load(&s->entries[i].value, NS_RELAXED);
         uintptr_t key = ns_load(&s->entries[i].key, NS_RELAXED);
-        if (key != 0 && (current || (value & NS_DEAD))) {
+        const bool owns = value & NS_DEAD ? owns_dead_key(value) : current && key != 0;
+        if (owns) {
             result = visit(key, context);
         }
         if (result == 0 && current && ns_is_live(value)) {
@@ -1337,7 +1408,7 @@ ns_table_visit(ns_table *t, int (*visit)(uintptr_t word, void *context), void *c
             result = visit_segment(s, false, visit, context);
         }
     }
-    return result;
+    return result != 0 ? result : ns_limbo_visit(&t->limbo, visit, context);
 }
 
 /* ---- Freeing ---- */
@@ -1345,8 +1416,8 @@ ns_table_visit(ns_table *t, int (*visit)(uintptr_t word, void *context), void *c
 static void
 release_dead_keys(ns_segment *s, void (*release)(uintptr_t))
 {
-    for (uint32_t i = 0; dead_in(s) > 0 && i < slots_of(s); i++) {
-        if (is_used(s, i) && ns_load(&s->entries[i].value, NS_RELAXED) & NS_DEAD) {
+    for (uint32_t i = 0; keys_in(s) > 0 && i < slots_of(s); i++) {
+        if (is_used(s, i) && owns_dead_key(ns_load(&s->entries[i].value, NS_RELAXED))) {
             release(ns_load(&s->entries[i].key, NS_RELAXED));
         }
     }
@@ -1377,7 +1448,7 @@ ns_table_destroy(ns_table *t, void (*release)(uintptr_t key, uintptr_t value))
         for (uint32_t e = 0; e < slots_of(s); e++) {
             uintptr_t value = ns_load(&s->entries[e].value, NS_RELAXED);
             uintptr_t key = ns_load(&s->entries[e].key, NS_RELAXED);
-            if (is_used(s, e) && key != 0) {
+            if (is_used(s, e) && key != 0 && (ns_is_live(value) || owns_dead_key(value))) {
                 release(key, ns_is_live(value) ? value & ~NS_FROZEN : 0);
             }
         }
@@ -1387,7 +1458,7 @@ ns_table_destroy(ns_table *t, void (*release)(uintptr_t key, uintptr_t value))
     while ((s = ns_load(&t->retired, NS_RELAXED)) != NULL) {
         ns_unlink(&t->retired, ns_load(&s->next, NS_RELAXED));
         for (uint32_t e = 0; e < slots_of(s); e++) {
-            if (is_used(s, e) && ns_load(&s->entries[e].value, NS_RELAXED) & NS_DEAD) {
+            if (is_used(s, e) && owns_dead_key(ns_load(&s->entries[e].value, NS_RELAXED))) {
                 release(ns_load(&s->entries[e].key, NS_RELAXED), 0);
             }
         }
@@ -1398,4 +1469,9 @@ ns_table_destroy(ns_table *t, void (*release)(uintptr_t key, uintptr_t value))
         free(d);
     }
     ns_store(&t->directory, NULL, NS_RELAXED);
+    uintptr_t key;
+    while (ns_limbo_take_any(&t->limbo, UINT64_MAX, &key, 1) != 0) {
+        release(key, 0);
+    }
+    ns_limbo_destroy(&t->limbo);
 }

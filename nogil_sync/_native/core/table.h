@@ -173,6 +173,7 @@
 #define NS_TABLE_H
 
 #include "memory/epoch.h"
+#include "memory/limbo.h"
 #include "waiting/lock.h"
 
 #ifndef NS_SEGMENT_MAX
@@ -183,6 +184,9 @@
 #endif
 #ifndef NS_FIGHTS
 #define NS_FIGHTS 64 /* a split is worth while after this many meetings of writers */
+#endif
+#ifndef NS_LIMBO_SPREAD
+#define NS_LIMBO_SPREAD 4 /* a table of this many segments has limbo lists */
 #endif
 /* Segments do not shrink below this. */
 #define NS_SEGMENT_FLOOR (NS_SEGMENT_MAX < 64 ? NS_SEGMENT_MAX : 64)
@@ -198,6 +202,8 @@ typedef struct ns_entry {
 /* Bits of a value word. */
 #define NS_DEAD ((uintptr_t)1)
 #define NS_FROZEN ((uintptr_t)2)
+#define NS_GONE ((uintptr_t)2) /* of a dead entry: its key is in a limbo list */
+#define NS_STAMP_SHIFT 2
 
 enum ns_segment_state {
     NS_NEW, /* published, but an older segment may still answer: only the lock's holder writes */
@@ -210,9 +216,10 @@ typedef struct ns_segment {
     _Alignas(NS_LINE) ns_lock lock;
     _Atomic uint32_t live;
     _Atomic uint64_t inserts; /* insertions since it was built */
-    _Atomic uint32_t dead; /* entries with a key that waits to be freed */
+    _Atomic uint32_t dead; /* entries that readers may still see */
+    _Atomic uint32_t keys; /* how many of them own their key */
     uint32_t used; /* entries whose tag is not EMPTY */
-    uint32_t sweep_at; /* the number of dead entries at which a sweep is due */
+    uint32_t sweep_at; /* the number of such keys at which a sweep is due */
     uint32_t cursor; /* the group at which ns_segment_pick starts */
     uint32_t fights; /* how often a writer found the lock taken */
     uint32_t refused; /* merges that were refused, not yet added to the table's count */
@@ -247,6 +254,7 @@ typedef struct ns_directory {
 /* A table of zero bytes is empty. */
 typedef struct ns_table {
     _Atomic(ns_directory *) directory; /* NULL until the first insertion */
+    ns_limbo limbo; /* keys that threads deleted: see 6 */
     ns_lock structure; /* guards everything below */
     _Atomic uint32_t segments; /* how many are current */
     _Atomic uint64_t serial;
@@ -275,12 +283,18 @@ enum ns_found {
     NS_ASK, /* the entry's key is NS_UNKNOWN */
 };
 
+enum {
+    NS_SEGMENTS_WAIT = 1, /* retired segments or directories: a poll is worth while */
+    NS_KEYS_WAIT = 2,     /* keys in the thread's limbo list */
+};
+
 /* What an operation leaves for its caller to release when it holds no lock. */
 #define NS_GARBAGE 64
 typedef struct ns_garbage {
     uintptr_t keys[NS_GARBAGE];
     unsigned count;
-    bool waits; /* something waits to be freed: a poll is worth while */
+    uint8_t waits; /* what waits to be freed: see ns_table_unlock */
+    ns_limbo_list *list; /* with NS_KEYS_WAIT: the list that a key was added to */
     ns_segment *segments; /* to be freed, with the keys of their dead entries */
 } ns_garbage;
 
@@ -288,7 +302,7 @@ static inline void
 ns_garbage_init(ns_garbage *g)
 {
     g->count = 0;
-    g->waits = false;
+    g->waits = 0;
     g->segments = NULL;
 }
 
@@ -598,7 +612,8 @@ ns_entry_hold(ns_entry *e, void (*hold)(uintptr_t))
 
 /* Deletes an entry, unless another thread has replaced the `expected` value; 0: any. Returns the
  * old value, which the caller owns now, or 0. */
-uintptr_t ns_segment_remove(ns_segment *s, ns_entry *e, uintptr_t expected, ns_garbage *garbage);
+uintptr_t ns_segment_remove(ns_table *t, ns_segment *s, ns_entry *e, uintptr_t expected,
+                            ns_garbage *garbage);
 /* Returns a live entry of a segment that has one. The search starts where the last one ended, so
  * that emptying a segment visits each group once. */
 ns_entry *ns_segment_pick(ns_segment *s);
