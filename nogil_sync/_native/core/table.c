@@ -23,6 +23,7 @@ ns_hash_seed_set(uint64_t first, uint64_t second)
 
 #define LEAST NS_GROUP
 #define DEEPEST 32
+#define SMALL 4 /* groups that lie on the lock's line, about */
 #define REFUSED 64    /* batches updates of the table's shared count */
 /* this many refused merges, and segments that writers contended for may be merged */
 #define UNNEEDED 4096
@@ -59,6 +60,19 @@ sweep_base(const ns_segment *s)
 {
     uint32_t part = slots_of(s) / 8;
     return part > NS_SWEEP ? part : NS_SWEEP;
+}
+
+static void
+wait_for_meetings(ns_segment *s)
+{
+    const uint64_t n = (s->mask + UINT64_C(1)) * NS_MEETINGS;
+    s->patience = n < UINT16_MAX ? (uint16_t)n : UINT16_MAX;
+}
+
+static inline void
+meet(ns_segment *s, uint16_t times)
+{
+    s->patience -= s->patience < times ? s->patience : times;
 }
 
 /* The offset of a segment's entries: after the tags, at a cache line. */
@@ -101,6 +115,7 @@ new_segment(ns_table *t, uint64_t prefix, uint8_t depth, uint32_t slots)
         s->mask = (uint32_t)groups - 1;
         s->entries = (ns_entry *)((char *)s + entries_at(groups));
         s->sweep_at = sweep_base(s);
+        wait_for_meetings(s);
         ns_lock_init_held(&s->lock);
     }
     return s;
@@ -118,10 +133,19 @@ dead_in(const ns_segment *s)
     return ns_load(&s->dead, NS_RELAXED);
 }
 
+/* Keeps a stamp as a lower bound in 32 bits. A stamp is even. After 2^33 epochs the bound is of no
+ * use, and still right. */
 static inline uint32_t
-keys_in(const ns_segment *s)
+bound_of(uint64_t stamp)
 {
-    return ns_load(&s->keys, NS_RELAXED);
+    return stamp / 2 < UINT32_MAX ? (uint32_t)(stamp / 2) : UINT32_MAX;
+}
+
+/* Whether some dead entry may be safe. */
+static inline bool
+may_be_safe(const ns_segment *s, uint64_t safe)
+{
+    return s->died * UINT64_C(2) < safe;
 }
 
 /* What a dead entry holds as its value. */
@@ -206,7 +230,6 @@ bury(ns_segment *s, size_t index, uint64_t safe, ns_garbage *garbage)
             return false;
         }
         garbage->keys[garbage->count++] = ns_load(&e->key, NS_RELAXED);
-        bump(&s->keys, UINT32_MAX);
     }
     bump(&s->dead, UINT32_MAX);
     free_entry(s, index);
@@ -220,7 +243,7 @@ sweep(ns_segment *s, ns_garbage *garbage)
     const uint64_t safe = ns_epoch_safe();
     uint64_t died = UINT64_MAX;
     s->swept = safe;
-    if (s->died >= safe) {
+    if (!may_be_safe(s, safe)) {
         return; /* no dead entry's grace period has passed */
     }
     for (uint32_t g = 0; g <= s->mask && dead_in(s) > 0; g++) {
@@ -234,13 +257,13 @@ sweep(ns_segment *s, ns_garbage *garbage)
             }
         }
     }
-    s->died = died;
+    s->died = bound_of(died);
     if (died < safe) { /* the garbage is full: the next operation continues */
         s->swept = 0;
-        s->sweep_at = keys_in(s);
+        s->sweep_at = dead_in(s);
         return;
     }
-    s->sweep_at = keys_in(s) + sweep_base(s);
+    s->sweep_at = dead_in(s) + sweep_base(s);
 }
 
 /* Returns a deleted entry of the group that can be reused; NS_GROUP if there is none. */
@@ -252,7 +275,7 @@ find_reusable(ns_segment *s, uint32_t g, uint64_t safe, ns_garbage *garbage)
     if (bits != 0) {
         return ns_tag_index(bits);
     }
-    bits = s->died < safe ? ns_tags_zero(tags ^ NS_TAG_DEAD * NS_TAG_LOW) : 0;
+    bits = may_be_safe(s, safe) ? ns_tags_zero(tags ^ NS_TAG_DEAD * NS_TAG_LOW) : 0;
     for (; bits != 0; bits &= bits - 1) {
         const unsigned i = ns_tag_index(bits);
         if (bury(s, (size_t)g * NS_GROUP + i, safe, garbage)) {
@@ -271,7 +294,7 @@ ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value, 
     bool reuses = false;
     if (s->used > ns_load(&s->live, NS_RELAXED)) {
         safe = ns_epoch_safe();
-        reuses = s->used - ns_load(&s->live, NS_RELAXED) > dead_in(s) || s->died < safe;
+        reuses = s->used - ns_load(&s->live, NS_RELAXED) > dead_in(s) || may_be_safe(s, safe);
     }
     for (uint32_t step = 0;; g = (g + ++step) & s->mask) {
         uint64_t tags = ns_load(&s->tags[g], NS_RELAXED);
@@ -342,13 +365,18 @@ ns_segment_remove(ns_table *t, ns_segment *s, ns_entry *e, uintptr_t expected,
         }
         else {
             ns_store(&e->value, dead_value(stamp), NS_RELAXED);
-            bump(&s->keys, 1);
         }
         set_tag(s, index, NS_TAG_DEAD);
-        if (dead_in(s) == 0 || stamp < s->died) {
-            s->died = stamp;
+        if (dead_in(s) == 0 || bound_of(stamp) < s->died) {
+            s->died = bound_of(stamp);
         }
         bump(&s->dead, 1);
+        if (s->user != (uint16_t)ns_cached_slot) {
+            s->user = (uint16_t)ns_cached_slot;
+            if (s->mask >= SMALL) {
+                meet(s, 1);
+            }
+        }
         ns_epoch_note(NS_DEAD_KEY);
     }
     return value;
@@ -414,7 +442,6 @@ repair(ns_segment *s)
     s->used = 0;
     s->died = 0;
     ns_store(&s->dead, 0, NS_RELAXED);
-    ns_store(&s->keys, 0, NS_RELAXED);
     for (uint32_t i = 0; i < slots_of(s); i++) {
         if (!is_used(s, i)) { /* what was about to be inserted there is lost */
             continue;
@@ -429,7 +456,6 @@ repair(ns_segment *s)
             ns_store(&e->value, value, NS_RELAXED);
             set_tag(s, i, NS_TAG_DEAD);
             bump(&s->dead, 1);
-            bump(&s->keys, owns_dead_key(value));
         }
         else {
             ns_store(&e->value, 0, NS_RELAXED);
@@ -438,7 +464,7 @@ repair(ns_segment *s)
         s->used++;
     }
     ns_store(&s->live, live, NS_RELAXED);
-    s->sweep_at = keys_in(s) + sweep_base(s);
+    s->sweep_at = dead_in(s) + sweep_base(s);
     if (state_of(s) != NS_MOVED) { /* else its values are in other segments, and stay frozen here */
         thaw(s);
     }
@@ -983,7 +1009,7 @@ lock_slow(ns_table *t, ns_segment *s, ns_section section)
     }
     const bool current = state_of(s) != NS_MOVED;
     if (current) {
-        s->fights += how == NS_LOCKED_AFTER_ALL;
+        meet(s, how == NS_LOCKED_AFTER_ALL ? 8 : 0);
     }
     else {
         ns_lock_release(&s->lock);
@@ -1035,8 +1061,9 @@ static ns_segment *
 spread_out(ns_table *t, ns_segment *s, ns_garbage *garbage)
 {
     uint32_t counts[2], segments = ns_load(&t->segments, NS_RELAXED);
-    s->fights = 0;
-    if (ns_cpu_count() == 1 || segments >= 4 * ns_cpu_count() || !may_deepen(t, s)) {
+    wait_for_meetings(s);
+    if (ns_cpu_count() == 1 || segments >= (s->mask >= SMALL ? 32 : 4) * ns_cpu_count() ||
+        !may_deepen(t, s)) {
         return s;
     }
     count_halves(s, counts);
@@ -1054,7 +1081,7 @@ spread_out(ns_table *t, ns_segment *s, ns_garbage *garbage)
 static void
 tidy(ns_table *t, ns_segment *s, ns_garbage *garbage)
 {
-    if (s->fights >= NS_FIGHTS) {
+    if (s->patience == 0) {
         s = spread_out(t, s, garbage);
     }
     while (is_sparse(s)) {
@@ -1069,14 +1096,14 @@ tidy(ns_table *t, ns_segment *s, ns_garbage *garbage)
         s = new;
     }
     const uint64_t prefix = s->prefix;
-    bool waits = keys_in(s) >= s->sweep_at;
+    bool waits = dead_in(s) >= s->sweep_at;
     if (waits && s->swept < ns_epoch_safe()) { /* other segments had a thread poll */
         sweep(s, garbage);
-        waits = keys_in(s) >= s->sweep_at && garbage->count < NS_GARBAGE;
+        waits = dead_in(s) >= s->sweep_at && garbage->count < NS_GARBAGE;
     }
     if (waits) {
         /* a poll may find nothing safe: do not sweep every time */
-        s->sweep_at = keys_in(s) + sweep_base(s);
+        s->sweep_at = dead_in(s) + sweep_base(s);
     }
     const uint64_t swept = s->swept;
     ns_lock_release_as(&s->lock, NS_SEQ_CST);
@@ -1104,7 +1131,7 @@ settle(ns_table *t, ns_garbage *garbage)
         }
     }
     if (waits & NS_KEYS_WAIT) {
-        if (ns_limbo_is_due(garbage->list, NS_SWEEP)) {
+        if (ns_limbo_is_due(garbage->list, 2 * NS_SWEEP)) {
             safe = ns_epoch_poll_if_due();
         }
         garbage->count += ns_limbo_take(
@@ -1115,7 +1142,7 @@ settle(ns_table *t, ns_garbage *garbage)
 void
 ns_table_unlock(ns_table *t, ns_segment *s, ns_garbage *garbage)
 {
-    if (ns_unlikely(keys_in(s) >= s->sweep_at || s->fights >= NS_FIGHTS || is_sparse(s))) {
+    if (ns_unlikely(dead_in(s) >= s->sweep_at || s->patience == 0 || is_sparse(s))) {
         tidy(t, s, garbage);
     }
     else {
@@ -1230,15 +1257,26 @@ ns_table_count(ns_table *t)
 }
 
 static size_t
-dead_keys_of(const ns_segment *s)
+dead_of(const ns_segment *s)
 {
-    return keys_in(s);
+    return dead_in(s);
 }
 
+/* With its dead keys. Without the lock an entry may change meanwhile; then their number is an
+ * estimate. */
 static size_t
 bytes_with_keys(const ns_segment *s)
 {
-    return bytes_of(s) + keys_in(s) * (size_t)NS_DEAD_KEY;
+    size_t keys = 0;
+    for (uint32_t g = 0; g <= s->mask && dead_in(s) > 0; g++) {
+        const uint64_t tags = ns_load(&s->tags[g], NS_ACQUIRE);
+        uint64_t bits = ns_tags_zero(tags ^ NS_TAG_DEAD * NS_TAG_LOW);
+        for (; bits != 0; bits &= bits - 1) {
+            const ns_entry *e = &s->entries[(size_t)g * NS_GROUP + ns_tag_index(bits)];
+            keys += owns_dead_key(ns_load(&e->value, NS_RELAXED));
+        }
+    }
+    return bytes_of(s) + keys * NS_DEAD_KEY;
 }
 
 static size_t
@@ -1337,7 +1375,7 @@ ns_table_flush(ns_table *t, uint64_t *from, ns_garbage *garbage)
         return false;
     }
     if (*from == 0) {
-        if (has_retired(t) || sum(t, dead_keys_of) + ns_limbo_count(&t->limbo) != 0) { /* not for each of thousands of maps */
+        if (has_retired(t) || sum(t, dead_of) + ns_limbo_count(&t->limbo) != 0) { /* not for each of thousands of maps */
             ns_epoch_poll();
         }
         lock_structure(t);
@@ -1416,7 +1454,7 @@ ns_table_visit(ns_table *t, int (*visit)(uintptr_t word, void *context), void *c
 static void
 release_dead_keys(ns_segment *s, void (*release)(uintptr_t))
 {
-    for (uint32_t i = 0; keys_in(s) > 0 && i < slots_of(s); i++) {
+    for (uint32_t i = 0; dead_in(s) > 0 && i < slots_of(s); i++) {
         if (is_used(s, i) && owns_dead_key(ns_load(&s->entries[i].value, NS_RELAXED))) {
             release(ns_load(&s->entries[i].key, NS_RELAXED));
         }

@@ -182,8 +182,8 @@
 #ifndef NS_SWEEP
 #define NS_SWEEP 32 /* a poll is worth while for this many dead entries of a segment */
 #endif
-#ifndef NS_FIGHTS
-#define NS_FIGHTS 64 /* a split is worth while after this many meetings of writers */
+#ifndef NS_MEETINGS
+#define NS_MEETINGS 1 /* a split is worth while after this many meetings of writers a group */
 #endif
 #ifndef NS_LIMBO_SPREAD
 #define NS_LIMBO_SPREAD 4 /* a table of this many segments has limbo lists */
@@ -212,19 +212,6 @@ enum ns_segment_state {
 };
 
 typedef struct ns_segment {
-    /* Written under `lock`; the counts may be read without it. */
-    _Alignas(NS_LINE) ns_lock lock;
-    _Atomic uint32_t live;
-    _Atomic uint64_t inserts; /* insertions since it was built */
-    _Atomic uint32_t dead; /* entries that readers may still see */
-    _Atomic uint32_t keys; /* how many of them own their key */
-    uint32_t used; /* entries whose tag is not EMPTY */
-    uint32_t sweep_at; /* the number of such keys at which a sweep is due */
-    uint32_t cursor; /* the group at which ns_segment_pick starts */
-    uint32_t fights; /* how often a writer found the lock taken */
-    uint32_t refused; /* merges that were refused, not yet added to the table's count */
-    uint64_t died; /* a lower bound of the stamps of dead entries */
-    uint64_t swept; /* ns_epoch_safe() at the last sweep */
     /* Constant once published, except for the state and the sleepers. */
     _Alignas(
         /* the top `depth` bits of its hashes, then zeroes: the min hash it holds */
@@ -240,6 +227,20 @@ typedef struct ns_segment {
     /* Once retired; written under the structure lock. */
     _Atomic(struct ns_segment *) next;
     uint64_t stamp;
+    /* Seldom written, under `lock`: */
+    uint32_t sweep_at; /* the number of dead entries at which a sweep is due */
+    uint32_t cursor; /* the group at which ns_segment_pick starts */
+    uint64_t swept; /* ns_epoch_safe() at the last sweep */
+    uint32_t refused; /* merges that were refused, not yet added to the table's count */
+    /* Written under `lock`, as the tags are; the counts may be read without it. */
+    _Alignas(NS_LINE) ns_lock lock;
+    _Atomic uint32_t live;
+    _Atomic uint64_t inserts; /* insertions since it was built */
+    _Atomic uint32_t dead; /* entries that are dead */
+    uint32_t used; /* entries whose tag is not EMPTY */
+    uint32_t died; /* half a lower bound of the stamps of dead entries */
+    uint16_t user; /* the slot + 1 (its low bits) of the thread that last deleted */
+    uint16_t patience; /* so many meetings more of writers, and a split is worth while */
     _Atomic uint64_t tags[]; /* 8 in a word, one for each group */
 } ns_segment;
 
