@@ -23,7 +23,6 @@ ns_hash_seed_set(uint64_t first, uint64_t second)
 
 #define LEAST NS_GROUP
 #define DEEPEST 32
-#define SMALL 4 /* groups that lie on the lock's line, about */
 #define REFUSED 64    /* batches updates of the table's shared count */
 /* this many refused merges, and segments that writers contended for may be merged */
 #define UNNEEDED 4096
@@ -373,7 +372,7 @@ ns_segment_remove(ns_table *t, ns_segment *s, ns_entry *e, uintptr_t expected,
         bump(&s->dead, 1);
         if (s->user != (uint16_t)ns_cached_slot) {
             s->user = (uint16_t)ns_cached_slot;
-            if (s->mask >= SMALL) {
+            if (s->mask >= NS_SMALL) {
                 meet(s, 1);
             }
         }
@@ -1062,7 +1061,7 @@ spread_out(ns_table *t, ns_segment *s, ns_garbage *garbage)
 {
     uint32_t counts[2], segments = ns_load(&t->segments, NS_RELAXED);
     wait_for_meetings(s);
-    if (ns_cpu_count() == 1 || segments >= (s->mask >= SMALL ? 32 : 4) * ns_cpu_count() ||
+    if (ns_cpu_count() == 1 || segments >= (s->mask >= NS_SMALL ? 32 : 4) * ns_cpu_count() ||
         !may_deepen(t, s)) {
         return s;
     }
@@ -1408,8 +1407,7 @@ visit_segment(ns_segment *s, bool current, int (*visit)(uintptr_t, void *), void
         }
         uintptr_t value = ns_load(&s->entries[i].value, NS_RELAXED);
         uintptr_t key = ns_load(&s->entries[i].key, NS_RELAXED);
-        const bool owns = value & NS_DEAD ? owns_dead_key(value) : current && key != 0;
-        if (owns) {
+        if (key != 0 && (value & NS_DEAD ? owns_dead_key(value) : current)) {
             result = visit(key, context);
         }
         if (result == 0 && current && ns_is_live(value)) {

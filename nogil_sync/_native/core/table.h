@@ -185,6 +185,9 @@
 #ifndef NS_MEETINGS
 #define NS_MEETINGS 1 /* a split is worth while after this many meetings of writers a group */
 #endif
+#ifndef NS_SMALL
+#define NS_SMALL 4 /* so many groups have their tags on the line of the lock */
+#endif
 #ifndef NS_LIMBO_SPREAD
 #define NS_LIMBO_SPREAD 4 /* a table of this many segments has limbo lists */
 #endif
