@@ -338,11 +338,37 @@ has_limbo(ns_table *t)
     return t != NULL && ns_load(&t->segments, NS_RELAXED) >= NS_LIMBO_SPREAD;
 }
 
+/* Ends the deletion of an entry that other threads may be reading. */
+static __attribute__((noinline)) void
+leave_dead(ns_table *t, ns_segment *s, ns_entry *e, uint64_t stamp, ns_garbage *garbage)
+{
+    ns_limbo_list *list = has_limbo(t) ? ns_limbo_reserve(&t->limbo) : NULL;
+    if (list != NULL) {
+        /* In the child of a fork the key must not have two owners: the entry loses it first. */
+        ns_store(&e->value, dead_value(stamp) | NS_GONE, NS_RELEASE);
+        ns_limbo_add(list, ns_load(&e->key, NS_RELAXED), stamp);
+        garbage->list = list;
+        garbage->waits |= NS_KEYS_WAIT;
+    }
+    else {
+        ns_store(&e->value, dead_value(stamp), NS_RELAXED);
+    }
+    set_tag(s, (size_t)(e - s->entries), NS_TAG_DEAD);
+    if (dead_in(s) == 0 || bound_of(stamp) < s->died) {
+        s->died = bound_of(stamp);
+    }
+    bump(&s->dead, 1);
+    if (s->user != (uint16_t)ns_cached_slot) {
+        s->user = (uint16_t)ns_cached_slot;
+        meet(s, s->mask >= NS_SMALL);
+    }
+    ns_epoch_note(NS_DEAD_KEY);
+}
+
 uintptr_t
 ns_segment_remove(ns_table *t, ns_segment *s, ns_entry *e, uintptr_t expected,
                   ns_garbage *garbage)
 {
-    const size_t index = (size_t)(e - s->entries);
     uint64_t stamp = 0;
     uintptr_t value = ns_entry_replace(e, expected, 0);
     if (ns_unlikely(value == 0)) {
@@ -351,32 +377,10 @@ ns_segment_remove(ns_table *t, ns_segment *s, ns_entry *e, uintptr_t expected,
     bump(&s->live, UINT32_MAX);
     if (ns_epoch_retire(&stamp) && garbage->count < NS_GARBAGE) {
         garbage->keys[garbage->count++] = ns_load(&e->key, NS_RELAXED);
-        free_entry(s, index);
+        free_entry(s, (size_t)(e - s->entries));
     }
     else {
-        ns_limbo_list *list = has_limbo(t) ? ns_limbo_reserve(&t->limbo) : NULL;
-        if (list != NULL) {
-            /* In the child of a fork the key must not have two owners: first the entry loses it. */
-            ns_store(&e->value, dead_value(stamp) | NS_GONE, NS_RELAXED);
-            ns_limbo_add(list, ns_load(&e->key, NS_RELAXED), stamp);
-            garbage->list = list;
-            garbage->waits |= NS_KEYS_WAIT;
-        }
-        else {
-            ns_store(&e->value, dead_value(stamp), NS_RELAXED);
-        }
-        set_tag(s, index, NS_TAG_DEAD);
-        if (dead_in(s) == 0 || bound_of(stamp) < s->died) {
-            s->died = bound_of(stamp);
-        }
-        bump(&s->dead, 1);
-        if (s->user != (uint16_t)ns_cached_slot) {
-            s->user = (uint16_t)ns_cached_slot;
-            if (s->mask >= NS_SMALL) {
-                meet(s, 1);
-            }
-        }
-        ns_epoch_note(NS_DEAD_KEY);
+        leave_dead(t, s, e, stamp, garbage);
     }
     return value;
 }
@@ -1077,7 +1081,7 @@ spread_out(ns_table *t, ns_segment *s, ns_garbage *garbage)
     return half;
 }
 
-static void
+static __attribute__((noinline)) void
 tidy(ns_table *t, ns_segment *s, ns_garbage *garbage)
 {
     if (s->patience == 0) {
@@ -1114,7 +1118,7 @@ tidy(ns_table *t, ns_segment *s, ns_garbage *garbage)
 }
 
 /* Polls if that is worth while, and takes out what may go. The caller holds no lock. */
-static void
+static __attribute__((noinline)) void
 settle(ns_table *t, ns_garbage *garbage)
 {
     const uint8_t waits = garbage->waits;
