@@ -15,6 +15,7 @@
 
 static ns_limbo limbo;
 static _Atomic uint8_t taken[THREADS][ADDED]; /* how often each word was taken out */
+static uint64_t made[THREADS][ADDED]; /* what each word stands for; plain: an addition publishes it */
 static _Atomic uint64_t safe; /* in place of ns_epoch_safe() */
 
 /* A word says who added it as which, and its stamp too: so it is not of another place. */
@@ -30,6 +31,7 @@ note_taken(const uintptr_t *words, unsigned n, uint64_t below)
     for (unsigned i = 0; i < n; i++) {
         const uint64_t number = words[i] >> 8;
         CHECK(number < below);
+        CHECK(made[words[i] >> 2 & 0x3f][number] == number + 1);
         CHECK(ns_add(&taken[words[i] >> 2 & 0x3f][number], 1, NS_RELAXED) == 0);
     }
 }
@@ -75,6 +77,7 @@ add(int thread, uint64_t n)
 {
     ns_limbo_list *list = ns_limbo_reserve(&limbo);
     if (list != NULL) {
+        made[thread][n] = n + 1;
         ns_limbo_add(list, word_of(thread, n), n);
     }
     return list != NULL;
@@ -176,9 +179,8 @@ lock_survives_fork(int i)
 {
     (void)i;
     ns_slot();
-    ns_limbo_list *list = ns_limbo_reserve(&limbo);
-    ns_limbo_add(list, word_of(0, 0), 0);
-    ns_lock_take(&list->lock);
+    CHECK(add(0, 0));
+    ns_lock_take(&ns_limbo_reserve(&limbo)->lock);
     pretend_to_fork();
     CHECK(ns_limbo_count(&limbo) == 1 && take_mine(1, 9) == 1);
     check_each_taken_once(1, 1);

@@ -624,6 +624,34 @@ sweep_takes_keys_that_died_early(int i)
 }
 
 static void
+delete_and_put_again(int i)
+{
+    (void)i;
+    ns_slot();
+    CHECK(delete_key(1) && put_key(1, 1, true));
+}
+
+/* A segment in which two threads delete by turns is split. */
+static void
+check_segment_splits_where_threads_delete(void)
+{
+    ns_slot();
+    for (uint64_t id = 0; id < NS_GROUP * NS_SMALL + 2; id++) {
+        put_key(id, id, true);
+    }
+    const uint32_t segments = ns_load(&table.segments, NS_RELAXED);
+    ns_segment *s = ns_table_lock(&table, hash_of(1));
+    const bool splits = s->mask >= NS_SMALL && ns_cpu_count() > 1;
+    ns_lock_release(&s->lock);
+    for (int turn = 0; splits && ns_load(&table.segments, NS_RELAXED) == segments; turn++) {
+        CHECK(turn < 1000);
+        delete_and_put_again(0);
+        run_threads(1, delete_and_put_again);
+    }
+    destroy();
+}
+
+static void
 check_one_thread_with_each_hash(void)
 {
     uint64_t (*const hashes[])(uint64_t) = {ns_hash_mix, same_top, few_hashes, same_hash};
@@ -2040,6 +2068,7 @@ main(void)
     run_threads(1, dead_key_waits_for_other_thread);
     run_threads(1, many_dead_keys_go_after_few_operations);
     run_threads(1, sweep_takes_keys_that_died_early);
+    check_segment_splits_where_threads_delete();
     check_one_thread_with_each_hash();
     check_search_continues_after_asking();
     check_place_does_not_count_in_new_segment();

@@ -358,8 +358,8 @@ leave_dead(ns_table *t, ns_segment *s, ns_entry *e, uint64_t stamp, ns_garbage *
         s->died = bound_of(stamp);
     }
     bump(&s->dead, 1);
-    if (s->user != (uint16_t)ns_cached_slot) {
-        s->user = (uint16_t)ns_cached_slot;
+    if (s->user != (uint8_t)ns_cached_slot) {
+        s->user = (uint8_t)ns_cached_slot;
         meet(s, s->mask >= NS_SMALL);
     }
     ns_epoch_note(NS_DEAD_KEY);

@@ -234,7 +234,6 @@ typedef struct ns_segment {
     uint32_t sweep_at; /* the number of dead entries at which a sweep is due */
     uint32_t cursor; /* the group at which ns_segment_pick starts */
     uint64_t swept; /* ns_epoch_safe() at the last sweep */
-    uint32_t refused; /* merges that were refused, not yet added to the table's count */
     /* Written under `lock`, as the tags are; the counts may be read without it. */
     _Alignas(NS_LINE) ns_lock lock;
     _Atomic uint32_t live;
@@ -242,7 +241,8 @@ typedef struct ns_segment {
     _Atomic uint32_t dead; /* entries that are dead */
     uint32_t used; /* entries whose tag is not EMPTY */
     uint32_t died; /* half a lower bound of the stamps of dead entries */
-    uint16_t user; /* the slot + 1 (its low bits) of the thread that last deleted */
+    uint8_t user; /* the slot + 1 (its low bits) of the thread that last deleted */
+    uint8_t refused; /* merges that were refused, not yet added to the table's count */
     uint16_t patience; /* so many meetings more of writers, and a split is worth while */
     _Atomic uint64_t tags[]; /* 8 in a word, one for each group */
 } ns_segment;
