@@ -633,8 +633,9 @@ delete_and_put_again(int i)
 
 /* A segment in which two threads delete by turns is split. */
 static void
-check_segment_splits_where_threads_delete(void)
+segment_splits_where_threads_delete(int i)
 {
+    (void)i;
     ns_slot();
     for (uint64_t id = 0; id < NS_GROUP * NS_SMALL + 2; id++) {
         put_key(id, id, true);
@@ -2068,7 +2069,7 @@ main(void)
     run_threads(1, dead_key_waits_for_other_thread);
     run_threads(1, many_dead_keys_go_after_few_operations);
     run_threads(1, sweep_takes_keys_that_died_early);
-    check_segment_splits_where_threads_delete();
+    run_threads(1, segment_splits_where_threads_delete);
     check_one_thread_with_each_hash();
     check_search_continues_after_asking();
     check_place_does_not_count_in_new_segment();
