@@ -1,5 +1,5 @@
-/* Tests memory/limbo.h: each word that was added is taken out once, by its thread or by another, and
- * not before its stamp is safe.
+/* Tests memory/limbo.h: each word that was added is taken out once, by its thread or by another,
+ * and not before its stamp is safe.
  */
 #include "harness.h"
 #include "memory/limbo.h"
@@ -15,7 +15,8 @@
 
 static ns_limbo limbo;
 static _Atomic uint8_t taken[THREADS][ADDED]; /* how often each word was taken out */
-static uint64_t made[THREADS][ADDED]; /* what each word stands for; plain: an addition publishes it */
+static uint64_t made[THREADS]
+                    [ADDED]; /* what each word stands for; plain: an addition publishes it */
 static _Atomic uint64_t safe; /* in place of ns_epoch_safe() */
 
 /* A word says who added it as which, and its stamp too: so it is not of another place. */

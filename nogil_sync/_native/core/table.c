@@ -61,13 +61,21 @@ sweep_base(const ns_segment *s)
     return part > NS_SWEEP ? part : NS_SWEEP;
 }
 
+/* Whether the tags of all groups lie on the line of the lock. */
+static inline bool
+is_small(const ns_segment *s)
+{
+    return s->mask < NS_SMALL;
+}
+
 static void
 wait_for_meetings(ns_segment *s)
 {
-    const uint64_t n = (s->mask + UINT64_C(1)) * NS_MEETINGS;
+    const uint64_t n = is_small(s) ? NS_FIGHTS * NS_FIGHT : (s->mask + UINT64_C(1)) * NS_MEETINGS;
     s->patience = n < UINT16_MAX ? (uint16_t)n : UINT16_MAX;
 }
 
+/* Counts meetings of writers. The caller holds the lock. */
 static inline void
 meet(ns_segment *s, uint16_t times)
 {
@@ -360,14 +368,13 @@ leave_dead(ns_table *t, ns_segment *s, ns_entry *e, uint64_t stamp, ns_garbage *
     bump(&s->dead, 1);
     if (s->user != (uint8_t)ns_cached_slot) {
         s->user = (uint8_t)ns_cached_slot;
-        meet(s, s->mask >= NS_SMALL);
+        meet(s, !is_small(s));
     }
     ns_epoch_note(NS_DEAD_KEY);
 }
 
 uintptr_t
-ns_segment_remove(ns_table *t, ns_segment *s, ns_entry *e, uintptr_t expected,
-                  ns_garbage *garbage)
+ns_segment_remove(ns_table *t, ns_segment *s, ns_entry *e, uintptr_t expected, ns_garbage *garbage)
 {
     uint64_t stamp = 0;
     uintptr_t value = ns_entry_replace(e, expected, 0);
@@ -1012,7 +1019,7 @@ lock_slow(ns_table *t, ns_segment *s, ns_section section)
     }
     const bool current = state_of(s) != NS_MOVED;
     if (current) {
-        meet(s, how == NS_LOCKED_AFTER_ALL ? 8 : 0);
+        meet(s, how == NS_LOCKED_AFTER_ALL ? NS_FIGHT : 0);
     }
     else {
         ns_lock_release(&s->lock);
@@ -1064,9 +1071,9 @@ static ns_segment *
 spread_out(ns_table *t, ns_segment *s, ns_garbage *garbage)
 {
     uint32_t counts[2], segments = ns_load(&t->segments, NS_RELAXED);
+    const uint32_t most = is_small(s) ? NS_SPLITS_BY_FIGHT : NS_SPLITS_BY_MEETING;
     wait_for_meetings(s);
-    if (ns_cpu_count() == 1 || segments >= (s->mask >= NS_SMALL ? 32 : 4) * ns_cpu_count() ||
-        !may_deepen(t, s)) {
+    if (ns_cpu_count() == 1 || segments >= most * ns_cpu_count() || !may_deepen(t, s)) {
         return s;
     }
     count_halves(s, counts);
@@ -1378,7 +1385,8 @@ ns_table_flush(ns_table *t, uint64_t *from, ns_garbage *garbage)
         return false;
     }
     if (*from == 0) {
-        if (has_retired(t) || sum(t, dead_of) + ns_limbo_count(&t->limbo) != 0) { /* not for each of thousands of maps */
+        if (has_retired(t) || sum(t, dead_of) + ns_limbo_count(&t->limbo) !=
+                                  0) { /* not for each of thousands of maps */
             ns_epoch_poll();
         }
         lock_structure(t);

@@ -19,8 +19,8 @@
  *   NULL). A list lives as long as the structure. The next thread that holds the slot continues
  *   with it.
  *
- * Ordering. `end` is stored with release and read with acquire, so the thread that takes a word sees
- * the word and its stamp. `first` is stored with release and read with acquire, so the thread that
+ * Ordering. `end` is stored with release and read with acquire, so the thread that takes a word
+ * sees the word and its stamp. `first` is stored with release and read with acquire, so the thread that
  * adds overwrites a place after it was read. A ring is replaced under the lock, and only the slot's
  * holder reads it without. A list and an array of places are published with release and read with
  * acquire.
@@ -113,8 +113,8 @@ size_t ns_limbo_count(ns_limbo *l);
 /* Bytes of all lists. */
 size_t ns_limbo_bytes(ns_limbo *l);
 
-/* Calls visit for each word, until it returns nonzero; returns that, or 0. No other thread may be in
- * a call. */
+/* Calls visit for each word, until it returns nonzero; returns that, or 0. No other thread may be
+ * in a call. */
 int ns_limbo_visit(ns_limbo *l, int (*visit)(uintptr_t word, void *context), void *context);
 
 /* Frees all lists, which must be empty: see ns_limbo_take_any. No thread may be using them. */
