@@ -20,10 +20,10 @@
  *   with it.
  *
  * Ordering. `end` is stored with release and read with acquire, so the thread that takes a word
- * sees the word and its stamp. `first` is stored with release and read with acquire, so the thread that
- * adds overwrites a place after it was read. A ring is replaced under the lock, and only the slot's
- * holder reads it without. A list and an array of places are published with release and read with
- * acquire.
+ * sees the word and its stamp. `first` is stored with release and read with acquire, so the thread
+ * that adds overwrites a place after it was read. A ring is replaced under the lock, and only the
+ * slot's holder reads it without. A list and an array of places are published with release and read
+ * with acquire.
  *
  * How much waits. A word that may go waits until its slot's holder takes out again, or
  * ns_limbo_take_any visits the list.
