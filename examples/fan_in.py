@@ -1,8 +1,9 @@
-"""Many producers, one output: it ends when the last producer has ended.
+"""Many producers, one reader: it ends when the last producer has ended.
 
-Use one Channel, and a TaskGroup for the producers: leaving the group waits for all of them,
-whatever their end, and then the channel is closed and the reader's ``for`` loop ends after the last
-item. Neither needs to know how many producers there are.
+Use one Channel, and give each producer a `sender()` of it: the channel closes when the last of them
+is left, whatever the end of its producer, and the reader's ``for`` loop ends after the last item.
+Or give each producer a channel of its own, where the reader must know whose item it is, and select
+among them: a channel that is closed and empty says so. Neither way counts anything.
 
 The naive version lets each producer put None at its end, and its reader stops at the first None:
 what the others still send is lost. Counting the Nones helps until a producer fails without one.
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 from measure import compare, options, run
 
-from nogil_sync import Channel, TaskGroup
+from nogil_sync import Channel, ChannelSender, TaskGroup, select
 
 
 def sizes(producers: int, items: int) -> list[int]:
@@ -69,29 +70,50 @@ def counted(producers: int, items: int) -> int:
     return queued(producers, items, enough=producers)
 
 
-def channeled(producers: int, items: int) -> int:
+def one_channel(producers: int, items: int) -> int:
     output = Channel[int](1024)
 
-    def produce(size: int) -> None:
-        send = output.send
-        for item in produced(size, sending):
-            send(item)
+    def produce(sender: ChannelSender[int], size: int) -> None:
+        with sender as channel:
+            for item in produced(size, group):
+                channel.send(item)
 
-    with TaskGroup() as group, output:
-        reader = group.go(lambda: sum(1 for _ in output))
-        with TaskGroup() as sending:  # it is left, and output closed, when all have ended
+    with TaskGroup() as group:
+        with output.sender():  # or the first could be the last before the others begin
             for size in sizes(producers, items):
-                sending.go(produce, size)
-    return reader.result()
+                group.go(produce, output.sender(), size)
+        return sum(1 for _ in output)
+
+
+def many_channels(producers: int, items: int) -> int:
+    channels = [Channel[int](1024) for _ in range(producers)]
+    received = 0
+
+    def produce(channel: Channel[int], size: int) -> None:
+        with channel:
+            for item in produced(size, group):
+                channel.send(item)
+
+    with TaskGroup() as group:
+        for channel, size in zip(channels, sizes(producers, items), strict=True):
+            group.go(produce, channel, size)
+        while channels:
+            selected = select(*channels)
+            if selected.closed:
+                channels.remove(selected.case)
+            else:
+                received += 1
+    return received
 
 
 def main() -> None:
-    chosen = options(__doc__, threads=4, items=5000)
+    chosen = options(__doc__, threads=10, items=5000)
     expected = sum(sizes(chosen.threads, chosen.items))
     ways: dict[str, Callable[[int, int], int]] = {
         "a Queue up to the first None, naive": naive,
         "a Queue, as many Nones as threads": counted,
-        "Channel and TaskGroup": channeled,
+        "one Channel with senders": one_channel,
+        "a Channel for each, and select": many_channels,
     }
     rows = []
     for name, way in ways.items():

@@ -1,8 +1,11 @@
 """A pipeline of threads that shuts down gracefully: nothing that it accepted is lost.
 
-Use Channels between the stages. To stop, stop the source alone: its channel is closed, the next
-stage goes on until that is drained, then the next channel is closed, and so on. Ctrl-C stops this
-program in that way: it finishes what it has accepted, and then ends with status 130.
+Use Channels between the stages. They are bounded, so a slow stage slows down those before it and
+not the memory. To stop, stop the source alone: its channel is closed, the next stage goes on until
+that is drained, then the next channel is closed, and so on. Each thread of a stage has a `sender()`
+of the next channel, which closes when the last of them is left. If a stage fails, the TaskGroup
+ends the others, also those that wait. Ctrl-C stops this program in the graceful way: it finishes
+what it has accepted, and then ends with status 130.
 
 The naive version has queues, and one flag that all stages look at. Each stops at once, and what
 lies in the queues is lost.
@@ -15,7 +18,7 @@ from collections.abc import Callable
 
 from measure import compare, options, run
 
-from nogil_sync import Channel, Event, ShardedCounter, TaskGroup
+from nogil_sync import Channel, ChannelSender, Event, ShardedCounter, TaskGroup
 
 Pipeline = Callable[[int, float, Event], tuple[int, int]]
 
@@ -25,40 +28,45 @@ def billed(order: int) -> int:
     return order
 
 
+def packed(bill: int) -> int:
+    time.sleep(0.001)
+    return bill
+
+
 def graceful(workers: int, seconds: float, stop: Event) -> tuple[int, int]:
-    orders, bills = Channel[int](64), Channel[int](64)
+    orders, bills, parcels = Channel[int](64), Channel[int](64), Channel[int](64)
     accepted, stored = ShardedCounter(), ShardedCounter()
 
-    # Each stage closes what it reads as well: if it fails, those before it do not wait for ever.
     def accept() -> None:
         with orders:
             while not stop.is_set():
                 orders.send(1)
                 accepted.add()
 
-    def work() -> None:
-        with orders:
-            for order in orders:
-                bills.send(billed(order))
+    def stage(work: Callable[[int], int], source: Channel[int], output: ChannelSender[int]) -> None:
+        with output as sink:
+            for item in source:
+                sink.send(work(item))
 
     def store() -> None:
-        with bills:
-            for bill in bills:
-                stored.add(bill)
+        for parcel in parcels:
+            stored.add(parcel)
 
     with TaskGroup() as group:
+        group.go(accept)
+        for _ in range(workers):
+            group.go(stage, billed, orders, bills.sender())
+            group.go(stage, packed, bills, parcels.sender())
         group.go(store)
-        with bills, TaskGroup() as crew:  # bills is closed when the last worker has ended
-            for stage in (accept, *[work] * workers):
-                crew.go(stage)
-            stop.wait(seconds)
-            stop.set()
+        stop.wait(seconds)
+        stop.set()
     return accepted.value(), stored.value()
 
 
 def naive(workers: int, seconds: float, stop: Event) -> tuple[int, int]:
     orders: queue.Queue[int] = queue.Queue(64)
     bills: queue.Queue[int] = queue.Queue(64)
+    parcels: queue.Queue[int] = queue.Queue(64)
     accepted, stored = ShardedCounter(), ShardedCounter()
 
     def accept() -> None:
@@ -69,23 +77,28 @@ def naive(workers: int, seconds: float, stop: Event) -> tuple[int, int]:
             except queue.Full:
                 pass
 
-    def work() -> None:
+    def stage(
+        work: Callable[[int], int], source: "queue.Queue[int]", output: "queue.Queue[int]"
+    ) -> None:
         while not stop.is_set():
             try:
-                bills.put(billed(orders.get(timeout=0.05)), timeout=0.05)
+                output.put(work(source.get(timeout=0.05)), timeout=0.05)
             except (queue.Empty, queue.Full):
                 pass
 
     def store() -> None:
         while not stop.is_set():
             try:
-                stored.add(bills.get(timeout=0.05))
+                stored.add(parcels.get(timeout=0.05))
             except queue.Empty:
                 pass
 
     with TaskGroup() as group:
-        for stage in (accept, *[work] * workers, store):
-            group.go(stage)
+        group.go(accept)
+        for _ in range(workers):
+            group.go(stage, billed, orders, bills)
+            group.go(stage, packed, bills, parcels)
+        group.go(store)
         stop.wait(seconds)
         stop.set()
     return accepted.value(), stored.value()

@@ -16,13 +16,15 @@ Counters:
 Locks:
     Mutex, RLock, RWMutex, RWMutexReader, RWMutexWriter, Cond
 Semaphores and events:
-    Semaphore, SemaphoreHold, Event, WaitGroup
+    Semaphore, SemaphoreHold, SemaphoreHoldAsync, Event, WaitGroup, Barrier
 Tasks:
-    TaskGroup
+    TaskGroup, Cancelled, shield
 Once:
     Once, once, once_property, OnceFunction
 Channels:
-    Channel, ChannelClosed
+    Channel, ChannelSender, ChannelClosed, Sending, select, try_select, select_async, Selected
+Timers:
+    Ticker, after, After
 Maps:
     SyncMap, SyncMapKeys, SyncMapValues, SyncMapItems, SyncMapIterator
 Pools:
@@ -60,10 +62,14 @@ __all__ = [  # noqa: RUF022  (by group)
     # Semaphores and events
     "Semaphore",
     "SemaphoreHold",
+    "SemaphoreHoldAsync",
     "Event",
     "WaitGroup",
+    "Barrier",
     # Tasks
     "TaskGroup",
+    "Cancelled",
+    "shield",
     # Once
     "Once",
     "once",
@@ -71,7 +77,17 @@ __all__ = [  # noqa: RUF022  (by group)
     "OnceFunction",
     # Channels
     "Channel",
+    "ChannelSender",
     "ChannelClosed",
+    "Sending",
+    "select",
+    "try_select",
+    "select_async",
+    "Selected",
+    # Timers
+    "Ticker",
+    "after",
+    "After",
     # Maps
     "SyncMap",
     "SyncMapKeys",
@@ -94,5 +110,9 @@ __all__ = [  # noqa: RUF022  (by group)
 ]
 
 from ._backend import *
+from ._common.awaited import *
+from ._common.cancelled import *
 from ._common.pin import *
+from ._common.selected import *
 from ._common.taskgroup import *
+from ._common.timers import *

@@ -4,6 +4,7 @@ import os
 import sysconfig
 from typing import TYPE_CHECKING
 
+from ._common.cancelled import scopes as _scopes
 from ._common.mapping import *
 
 _VARIABLE = "NOGIL_SYNC_BACKEND"
@@ -41,6 +42,10 @@ else:
             "'pip install --no-binary nogil_sync --force-reinstall nogil_sync'. "
             f"To run on the slow pure-Python backend instead, set {_VARIABLE}=threading."
         ) from missing
+
+# For modules of _common that the backends import.
+_scopes.current = current_scope
+_scopes.enter = enter_scope
 
 if not TYPE_CHECKING:  # they read literals only, and follow the star imports
     from . import __all__ as _public

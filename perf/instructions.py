@@ -58,6 +58,7 @@ def rows(only: str = "") -> dict[str, tuple[str, str]]:
         "event.is_set": ("set_event()", "it.is_set()"),
         "event.wait, set": ("set_event()", "it.wait()"),
         "waitgroup.add, done": ("WaitGroup()", "it.add(); it.done()"),
+        "barrier.wait, of one": ("Barrier(1)", "it.wait()"),
         "once, after the first call": ("settled()", "it()"),
         "Once.do, done": ("done()", "it.do(int)"),
         "m[k]": ("SyncMap({1000: None})", "it[1000]"),
@@ -70,6 +71,15 @@ def rows(only: str = "") -> dict[str, tuple[str, str]]:
         "pool.get, put": ("pool()", "it.put(it.get())"),
         "with pool.use()": ("pool()", "with it.use(): pass"),
         "channel.send, recv": ("Channel(4)", "it.send(None); it.recv()"),
+        "channel.send": ("Channel(10**6)", "it.send(None)"),
+        "channel.send, select": ("Channel(4)", "it.send(None); select(it)"),
+        "select of a set event": ("set_event()", "select(it)"),
+        "select of one ready of 4": (
+            "set_event()",
+            "select(it, idle, idle, idle)",
+        ),
+        "try_select of an event": ("Event()", "try_select(it)"),
+        "try_select of 4 events": ("Event()", "try_select(it, it, it, it)"),
         "Mutex()": ("Mutex", "it()"),
         "Event()": ("Event", "it()"),
         "ShardedCounter()": ("ShardedCounter", "it()"),
@@ -89,6 +99,8 @@ def loop(it, mark, items):
 """
 
 HELPERS = """
+idle = Event()
+
 def set_event():
     event = Event(); event.set(); return event
 

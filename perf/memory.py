@@ -19,6 +19,7 @@ import nogil_sync
 from nogil_sync import (
     AtomicInt64,
     AtomicRef,
+    Barrier,
     Channel,
     Cond,
     Event,
@@ -78,6 +79,7 @@ USES: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "RLock": (RLock, locked),
     "RWMutex": (RWMutex, both_sides),
     "WaitGroup": (WaitGroup, add_and_done),
+    "Barrier": (lambda: Barrier(1), Barrier.wait),
     "ShardedCounter": (ShardedCounter, lambda c: c.add()),
     "AtomicInt64": (AtomicInt64, lambda a: a.add()),
     "AtomicRef": (AtomicRef, lambda a: a.store(None)),

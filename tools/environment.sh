@@ -60,9 +60,21 @@ borrowed_environment() {
   local prefix env
   prefix=$(dirname "$(dirname "$1")")
   env=$CACHE/package/$(basename "$prefix")-$(sources | digest)
+  locked "bytecode-$(basename "$prefix")" library_bytecode "$prefix" || exit
   [[ -d $env ]] || locked "build-$(build_name "$prefix")" install_borrowed "$1" "$2" "$env" || exit
   touch "$env"
   echo "$env"
+}
+
+# library_bytecode PREFIX: compiles the standard library of a slow interpreter by the usual one. Without it each process
+# would compile what it imports, for a minute.
+library_bytecode() {
+  local library=("$1"/lib/python3.*)
+  local mark=${library[0]}/.has-bytecode
+  [[ ! -e $mark ]] || return 0
+  logged "compiling the library of ${1##*/} to bytecode" \
+    "$TOOLS_OF" -m compileall -q -j 0 -x '/(test|lib2to3|idlelib|tkinter)/' "${library[0]}" || return
+  touch "$mark"
 }
 
 install_borrowed() {

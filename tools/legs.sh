@@ -114,6 +114,8 @@ print("on", platform.python_version() + ("t" if sysconfig.get_config_var("Py_GIL
   export PYTHONWARNINGS='error:The global interpreter lock (GIL):RuntimeWarning'
   # pytest ends tests that hang, and itself after so long; this ends what hangs at exit, and shows all stacks.
   export PYTHONFAULTHANDLER=1
+  # On a slow interpreter each process would need minutes to compile the tests.
+  [[ -z ${TOOLS_OF:-} ]] || unset PYTHONDONTWRITEBYTECODE
   local seconds=${LIMIT:-1800}
   if have timeout; then limit=(timeout --foreground --signal=ABRT --kill-after=30 $((seconds + 300))); fi
   [[ ! -t 1 ]] || colour=yes

@@ -42,7 +42,8 @@ DATA = ROOT / "tests" / "mutants"
 # Times and tables so small that rare paths become common.
 SHRUNK = [
     *("-DNS_MUTEX_STARVING=20000", "-DNS_MUTEX_BARGING=300", "-DNS_MUTEX_AWAKE=1000"),
-    *("-DNS_SEMAPHORE_SPIN=0", "-DNS_RW_READER_SPIN=0", "-DNS_RW_WAITER_SPIN=0"),
+    *("-DNS_BARRIER_SPIN=0", "-DNS_SEMAPHORE_SPIN=0"),
+    *("-DNS_RW_READER_SPIN=0", "-DNS_RW_WAITER_SPIN=0"),
     *("-DNS_LOCK_SPINS=0", "-DNS_WAKES=2", "-DNS_SLOTS_CELLS=2"),
     *("-DNS_CELL_MEETINGS=1", "-DNS_RW_REOPEN_MEETINGS=1"),
     *("-DNS_SEGMENT_MAX=16", "-DNS_SWEEP=1", "-DNS_FIGHTS=1", "-DNS_SMALL=1", "-DNS_DEQUE_SIZE=2"),

@@ -20,7 +20,8 @@ key: ``[]``, ``in``, ``len``, iteration over keys, `get`, `setdefault`, `pop`, `
 
 **Flights.** A miss of `load_or_compute` is a *flight*: an object in the map ``_flights()``
 under the same key. It runs once: `once.exclusively` picks the call that runs, and the others wait,
-by the flight's id, so no user code takes part. When the run is over, the flight is over: with a
+by the flight's id, so no user code takes part. (A task runs and waits by `exclusively_async`;
+threads and tasks wait for each other's flights.) When the run is over, the flight is over: with a
 value, with a failure, or with nothing if it was interrupted or found the key in the map. After
 nothing, the waiting calls start again. A flight that is over has no meaning any more, so it does no
 harm if it stays in the table (its removal runs the users' equality, which can raise): a call that
@@ -41,6 +42,7 @@ the value and then deletes the key must not miss a flight that has read the old 
 
 from _thread import get_ident
 from collections.abc import (
+    Awaitable,
     Callable,
     ItemsView,
     Iterable,
@@ -54,15 +56,27 @@ from functools import partial
 from operator import itemgetter
 from time import monotonic
 from types import MappingProxyType, MemberDescriptorType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Final,
+    Generic,
+    Self,
+    TypeVar,
+    TypeVarTuple,
+    overload,
+)
 
 from .object import subscripted
-from .once import ABSENT, Failure, exclusively
+from .once import ABSENT, Failure, exclusively, exclusively_async
+from .timeouts import wait_timeout
 
 __all__ = ["SyncMapItems", "SyncMapKeys", "SyncMapValues"]
 
 K = TypeVar("K")
 V = TypeVar("V")
+Ts = TypeVarTuple("Ts")
 
 if TYPE_CHECKING:
     from _typeshed import SupportsKeysAndGetItem
@@ -258,6 +272,40 @@ class SharedMap(_Base[K, V]):
         SharedMap.update(self, other)
         return self
 
+    async def load_or_compute_async(
+        self,
+        key: K,
+        afn: Callable[[*Ts], Awaitable[V]],
+        /,
+        *args: *Ts,
+        timeout: float | None = None,
+    ) -> V:
+        """:meth:`SyncMap.load_or_compute` for a task: if the key is missing, awaits ``afn(*args)``.
+
+        The event loop goes on meanwhile. Threads and the tasks of all loops have one flight for
+        each key: a task waits for a thread's function, and a thread for a task's. What is said
+        there of time-outs, stores, deletions and failures holds here, too. If the task that runs
+        `afn` is cancelled, one of those that wait for it runs its own function. A circle of waits
+        is a ``RuntimeError``; a blocking call is one, too, if it would wait for a task of the loop
+        that it blocks.
+
+        >>> import asyncio
+        >>> from nogil_sync import SyncMap
+        >>> async def fetch(url):
+        ...     return f"the page at {url}"
+        >>> pages = SyncMap()
+        >>> asyncio.run(pages.load_or_compute_async("/", fetch, "/"))
+        'the page at /'
+        >>> pages["/"]
+        'the page at /'
+        """
+        seconds = wait_timeout(timeout)
+        value: Any = self._plain.get(self, key, ABSENT)
+        if value is ABSENT:
+            value = await load_or_compute_async(self, key, afn, args, seconds)
+        found: V = value
+        return found
+
     def _detach(self, key: Any) -> None:
         """Have the flights for this key store nothing. To be called before the key is deleted."""
         flights = self._plain._flights(self)
@@ -437,6 +485,39 @@ def load_or_compute(
             return value
 
 
+async def load_or_compute_async(
+    self: Any,
+    key: Any,
+    afn: Callable[..., Awaitable[Any]],
+    args: tuple[Any, ...],
+    seconds: float | None,
+) -> Any:
+    """The same for a task."""
+    if not callable(afn):
+        raise TypeError(f"{type(afn).__name__!r} object is not callable")
+    deadline = None if seconds is None else monotonic() + seconds
+    while True:
+        box = [_join(self, key)]
+        too_late = box[0].landing
+        found = await exclusively_async(
+            id(box[0]), deadline, _over, _run_async, box, self, key, afn, args
+        )
+        flight = box.pop()
+        failure, value = flight.failure, flight.value
+        del flight
+        if found and found[0] is not ABSENT:
+            return found[0]
+        if too_late and not found:
+            continue
+        if failure is not None:
+            try:
+                failure.throw()
+            finally:
+                del failure
+        if value is not ABSENT:
+            return value
+
+
 def _join(self: Any, key: Any) -> Flight:
     """The flight of this key, or a new one."""
     flights = self._plain._flights(self)
@@ -476,5 +557,36 @@ def _run(
             plain._flights(self).compare_and_delete(key, flight)
         except Exception:
             pass  # an error of the keys' equality; the flight is over all the same
+        del flight
+    return (ABSENT,)
+
+
+async def _run_async(
+    box: list[Flight],
+    self: Any,
+    key: Any,
+    afn: Callable[..., Awaitable[Any]],
+    args: tuple[Any, ...],
+) -> tuple[Any, ...]:
+    """`_run` for a task."""
+    plain = self._plain
+    flight = box[0]
+    try:
+        try:
+            value = plain.get(self, key, ABSENT)
+            if value is not ABSENT:
+                return (value,)
+            value = await afn(*args)
+            flight.landing = True
+            flight.value = plain._land(self, key, value, flight.detached)
+        except Exception as error:
+            flight.failure = Failure(error)
+        finally:
+            flight.over = True
+    finally:
+        try:
+            plain._flights(self).compare_and_delete(key, flight)
+        except Exception:
+            pass
         del flight
     return (ABSENT,)

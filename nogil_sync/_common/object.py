@@ -1,5 +1,6 @@
 """The common base of all objects of this backend."""
 
+from collections.abc import Callable
 from types import FunctionType, GenericAlias
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
@@ -99,7 +100,7 @@ class Part:
         raise TypeError(f"cannot pickle or copy {type(self).__name__!r} object")
 
 
-def adopt(cls: type, base: type) -> None:
+def adopt(cls: type, base: type, put: Callable[[type, str, FunctionType], None] = setattr) -> None:
     """Give a public class the methods of its private base as functions of its own.
 
     Errors about their arguments then name the public class.
@@ -119,7 +120,7 @@ def adopt(cls: type, base: type) -> None:
             mine.__doc__ = function.__doc__
             mine.__module__ = function.__module__
             mine.__qualname__ = f"{cls.__qualname__}.{name}"
-            setattr(cls, name, mine)
+            put(cls, name, mine)
 
 
 def lacks(obj: object, cls: type, slot: str) -> bool:

@@ -15,10 +15,21 @@ waiters sleep at a lock of the interpreter and not at an `Event`, whose ``set`` 
 in one of the backends.) Such a *gate* is closed when it is made, and opened once; each thread that
 passes it opens it for the next.
 
+A wait in a scope (see `cancelled`) can end for two reasons, of which one concerns this thread
+alone. So it has a gate of its own, which the scope opens when it is cancelled, and the run at its
+end. Opening several gates takes several calls, and an interrupt may come after each: then the
+thread goes through them once more.
+
 A wait that could never end raises ``RuntimeError``: the thread would wait, directly or through
 others, for a run of its own. Each thread first notes what it waits for, and then follows the notes
 of the others. All notes are in one dict, which has a lock of its own. So if two threads close a
 circle at the same time, at least the second sees the note of the first.
+
+A task that runs a function (`exclusively_async`) has no thread of its own: its run belongs to the
+task, and is under way in the thread of the task's loop. A task that waits for a run has a gate of
+its own, which the end of the run opens, too (`loops.Call`). A wait of a thread blocks
+the tasks of the loop that runs in it. So a run of a task waits for what the task waits for, and for
+what its thread waits for.
 
 In the child of a fork only the runs of the forking thread go on. The child gets new tables, since a
 thread that is gone may hold the lock of an old one. A run in an old table counts as over.
@@ -28,8 +39,7 @@ import functools
 import os
 import sys
 import sysconfig
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Awaitable, Callable
 from time import monotonic
 from types import (
     FunctionType,
@@ -37,19 +47,20 @@ from types import (
     MemberDescriptorType,
     TracebackType,
 )
-from typing import Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
 
-from .exit import check_exit
+from .cancelled import MESSAGE, Cancelled, scopes
+from .loops import Call
 from .object import subscripted
-from .originals import allocate_lock, get_ident, local, main_thread
+from .originals import LockType, get_ident, local
+from .sleep import closed_gate, sleep_at
+
+if TYPE_CHECKING:
+    from .._backend import Scope
 
 T = TypeVar("T")
 P = ParamSpec("P")
 Self = TypeVar("Self", bound="once_property[Any]")
-
-# Signal handlers run in the main thread. A signal right before its sleep does not end the sleep,
-# nor does `_thread.interrupt_main()`. So the main thread takes naps.
-_NAP = 0.04
 
 ABSENT: Final = object()
 
@@ -57,20 +68,21 @@ ABSENT: Final = object()
 class _Run:
     """One call of `exclusively`: it runs a function, or waits for another run."""
 
-    __slots__ = ("gate", "key", "outer", "over", "table", "thread", "waiting")
+    __slots__ = ("gate", "gates", "key", "outer", "over", "owner", "table", "thread", "waiting")
 
-    def __init__(self, key: object, outer: "_Run | None") -> None:
+    def __init__(self, key: object, outer: "_Run | None", task: object = None) -> None:
         self.key = key
         self.outer = outer  # the run of the same thread from which this one was called
         self.table = _running
         self.thread = get_ident()
+        self.owner: object = self.thread if task is None else task
         self.waiting = False
         self.over = False  # becomes true before the gate is opened
-        try:
-            self.gate = allocate_lock()
-        except RuntimeError:  # "can't allocate lock"
-            raise MemoryError from None
-        self.gate.acquire()
+        self.gate = closed_gate()
+        # What the end opens besides: the own gates of threads that wait in a scope, and the calls
+        # of tasks. One that waits adds its gate, and then looks at `over`; the end makes `over`
+        # true, and then opens the gates. So one of the two sees the other.
+        self.gates: dict[LockType | Call, None] = {}
 
 
 class _Local(local):
@@ -79,7 +91,7 @@ class _Local(local):
 
 _local = _Local()
 _running: dict[object, _Run] = {}
-_waits: dict[int, _Run] = {}  # which run each waiting thread waits for
+_waits: dict[object, _Run] = {}  # which run each waiting thread or task waits for
 
 
 def exclusively(
@@ -120,12 +132,36 @@ def exclusively(
             run.gate.release()
         except RuntimeError:
             pass  # open already: a waiter has seen that the run is over
+        finally:
+            if run.gates:
+                try:
+                    _open(run.gates)
+                finally:
+                    if run.gates:  # an interrupt came before it began
+                        _open(run.gates)
 
 
 def _wait(run: _Run, other: _Run, deadline: float | None) -> None:
     """Sleep until the other run is over; raise if it would wait for us, or at the deadline."""
+    scope = scopes.current()
+    if scope is None:
+        _sleep(run, other, deadline, other.gate, None)
+        return
+    gate = closed_gate()
+    try:
+        other.gates[gate] = None
+        scope.watch(gate)
+        _sleep(run, other, deadline, gate, scope)
+    finally:
+        other.gates.pop(gate, None)
+        scope.unwatch(gate)
+
+
+def _sleep(
+    run: _Run, other: _Run, deadline: float | None, gate: LockType, scope: "Scope | None"
+) -> None:
+    """Sleep at this gate, and raise if the scope is cancelled meanwhile, too."""
     me = run.thread
-    nap = _NAP if me == main_thread().ident else -1.0
     below = _waits.get(me)  # a wait of this thread that a signal handler interrupted
     run.waiting = True
     try:
@@ -136,15 +172,11 @@ def _wait(run: _Run, other: _Run, deadline: float | None) -> None:
                 break
             if _waits_for(other, me):
                 raise RuntimeError("recursive call: it would wait for itself")
-            if deadline is None:
-                check_exit()
-                other.gate.acquire(True, nap)
-                continue
-            remaining = deadline - monotonic()
-            if remaining <= 0:
+            if deadline is not None and monotonic() >= deadline:
                 raise TimeoutError("timed out waiting for another thread's call")
-            check_exit()
-            other.gate.acquire(True, remaining if nap < 0 else min(remaining, nap))
+            if scope is not None and scope.cancelled:
+                raise Cancelled(MESSAGE)
+            sleep_at(gate, deadline)
     finally:
         run.waiting = False
         try:
@@ -161,19 +193,116 @@ def _wait(run: _Run, other: _Run, deadline: float | None) -> None:
                 pass  # open already
 
 
-def _waits_for(run: _Run, me: int) -> bool:
-    """Whether the run belongs to thread `me`, or waits for such a run, directly or not."""
-    chain = [run]
-    while chain[-1].thread != me:
-        after = _waits.get(chain[-1].thread)
-        if after is None or after in chain:
-            return False
-        chain.append(after)
-    # The links were read one after the other. If all still exist now, all existed at the same time.
-    for a, b in pairwise(chain):
-        if a.over or _waits.get(a.thread) is not b:
-            return False
-    return not chain[-1].over
+def _open(gates: "dict[LockType | Call, None]") -> None:
+    """Open the gates of a run that is over, and then raise what interrupted."""
+    later: BaseException | None = None
+    while gates:
+        try:
+            for gate in list(gates):
+                try:
+                    gate.release()
+                except RuntimeError:
+                    pass  # open already: its scope was cancelled
+                gates.pop(gate, None)
+        except BaseException as interrupt:
+            later = later or interrupt
+    if later is not None:
+        raise later
+
+
+def _waits_for(run: _Run, me: int, task: object = None) -> bool:
+    """Whether the run waits for the thread `me`, or for its task if one is given, or is theirs.
+
+    A wait of a task does not hold up other tasks of its loop; that of a thread does.
+    """
+    # Each way is a list of runs, each with the thread or task through which the one before it
+    # waits for it.
+    ways: list[list[tuple[object, _Run]]] = [[(None, run)]]
+    seen = {run}
+    while ways:
+        way = ways.pop()
+        last = way[-1][1]
+        if last.owner == me or last.owner is task or (task is None and last.thread == me):
+            # The links were read one after the other. If all still exist now, all existed at the
+            # same time.
+            if not any(each.over for _, each in way) and all(
+                _waits.get(who) is each for who, each in way[1:]
+            ):
+                return True
+            continue
+        for who in {last.owner, last.thread}:
+            after = _waits.get(who)
+            if after is not None and after not in seen:
+                seen.add(after)
+                ways.append([*way, (who, after)])
+    return False
+
+
+async def exclusively_async(
+    key: object,
+    deadline: float | None,
+    look: Callable[P, T | None],
+    work: Callable[P, Awaitable[T]],
+    /,
+    *args: P.args,
+    **kw: P.kwargs,
+) -> T:
+    """`exclusively` for a task: it awaits `work(...)`, and lets its loop run while it waits."""
+    import asyncio
+
+    run = _Run(key, None, asyncio.current_task() or object())
+    try:
+        while True:
+            other = run.table.setdefault(key, run)
+            if other is run:
+                found = look(*args, **kw)
+                return await work(*args, **kw) if found is None else found
+            await _wait_async(run, other, deadline)
+            found = look(*args, **kw)
+            if found is not None:
+                return found
+    finally:
+        try:
+            if run.table[key] is run:
+                del run.table[key]
+        except KeyError:
+            pass
+        run.over = True
+        try:
+            run.gate.release()
+        except RuntimeError:
+            pass  # open already: a waiter has seen that the run is over
+        finally:
+            if run.gates:
+                try:
+                    _open(run.gates)
+                finally:
+                    if run.gates:  # an interrupt came before it began
+                        _open(run.gates)
+
+
+async def _wait_async(run: _Run, other: _Run, deadline: float | None) -> None:
+    """Let the loop run until the other run is over; raise as `_wait` does."""
+    seconds = None
+    if deadline is not None:
+        seconds = deadline - monotonic()
+        if seconds <= 0 and not other.over:
+            raise TimeoutError("timed out waiting for another thread's call")
+    call = Call()
+    waits = _waits
+    waits[run.owner] = other
+    try:
+        other.gates[call] = None
+        if other.over or other.table is not _running:
+            return
+        if _waits_for(other, run.thread, run.owner):
+            raise RuntimeError("recursive call: it would wait for itself")
+        await call.sleep(seconds)
+        if not other.over and deadline is not None and monotonic() >= deadline:
+            raise TimeoutError("timed out waiting for another thread's call")
+    finally:
+        waits.pop(run.owner, None)
+        other.gates.pop(call, None)
 
 
 def _forget_other_threads() -> None:

@@ -6,9 +6,10 @@ imported late (`spawn`, `tasks`) find the originals here, too.
 """
 
 from _thread import LockType, allocate_lock, get_ident
-from threading import Condition, RLock, Thread, local, main_thread
+from threading import BrokenBarrierError, Condition, RLock, Thread, local, main_thread
 
 __all__ = [
+    "BrokenBarrierError",
     "Condition",
     "LockType",
     "RLock",

@@ -6,7 +6,10 @@ lets one sleeper through, which closes it behind itself.  Opening an open gate i
 the state and not at the number of wake-ups.
 """
 
+from math import isnan, ldexp
+from threading import TIMEOUT_MAX
 from time import monotonic
+from typing import SupportsFloat, SupportsIndex
 
 from .exit import check_exit
 from .originals import LockType, allocate_lock, get_ident, main_thread
@@ -42,3 +45,13 @@ def sleep_at(gate: LockType, deadline: float | None) -> bool:
         remaining = _NAP if deadline is None else min(remaining, _NAP)
     gate.acquire(True, remaining)
     return True
+
+
+def exact_seconds(value: SupportsFloat | SupportsIndex, name: str) -> float:
+    """An exact float of an argument that is a time; ``TypeError`` for strings and others."""
+    seconds = ldexp(value, 0)
+    if isnan(seconds):
+        raise ValueError(f"{name} must not be NaN")
+    if seconds > TIMEOUT_MAX:
+        raise OverflowError(f"{name} value is too large")
+    return seconds

@@ -1,21 +1,27 @@
-"""TaskGroup, one for both backends; the machinery is in `tasks`."""
+"""TaskGroup, one for both backends; the machinery is in `tasks` and `groupscope`."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar, TypeVarTuple
 
+from .cancelled import Cancelled
+from .cases import Case
 from .object import SyncObject, before_init, uninitialized, until_init
+from .sleep import exact_seconds
+from .untraced import hide_sections
 
 __all__ = ["TaskGroup"]
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
+    from .._backend import Event
     from .tasks import Tasks
 
 T = TypeVar("T")
 P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
 
 # Why a group in this state cannot be left.
 UNLEAVABLE = {
@@ -25,7 +31,7 @@ UNLEAVABLE = {
 }
 
 
-class TaskGroup(SyncObject):
+class TaskGroup(SyncObject, Case):
     """Threads that end before the block that started them does: ``asyncio.TaskGroup``'s idea.
 
     >>> from nogil_sync import TaskGroup
@@ -40,9 +46,7 @@ class TaskGroup(SyncObject):
     future done, or left the block.
 
     **Failures.** The first exception that escapes from a task, or from the block, *cancels* the
-    group: tasks that have not begun never do, and their futures are cancelled; tasks that
-    run are not stopped, but can ask :meth:`cancelled` or sleep in :meth:`wait_cancelled`.
-    When all have ended, the exceptions come out together in an ``ExceptionGroup`` (a
+    group. When all tasks have ended, the exceptions come out together in an ``ExceptionGroup`` (a
     ``BaseExceptionGroup`` if one is no ``Exception``): the block's own first, then those of
     the tasks in the order in which they failed, each object once, so that
     ``group.go(f).result()`` in the block does not report its failure twice.
@@ -54,13 +58,40 @@ class TaskGroup(SyncObject):
     ...     print(failures.exceptions)
     (ValueError("invalid literal for int() with base 10: 'x'"),)
 
+    **Cancellation.** Tasks that have not begun never do, and their futures are cancelled. In tasks
+    that run, in the block, and in groups nested in these, calls of this library that would wait
+    raise :exc:`Cancelled`, and those that wait are woken with it: ``Channel.send`` and ``recv``,
+    ``select``, ``Event.wait``, ``Semaphore.acquire`` and ``hold``, ``WaitGroup.wait``,
+    ``Cond.wait``, the wait for another thread's ``once`` or ``load_or_compute``, the ticks of a
+    ``Ticker``, and ``result`` or ``exception`` of a group's future; but not locks. See
+    :exc:`Cancelled` and :func:`shield`. A task that ends with :exc:`Cancelled` is cancelled, it
+    has not failed. The block's own ends at the end of the block, unless the group is
+    nested in another one that is cancelled as well: then it goes on to the end of that block. So
+    leaving raises what failed, or nothing after a mere :meth:`cancel`.
+
+    >>> from nogil_sync import Channel
+    >>> with TaskGroup() as group:
+    ...     jobs = Channel()
+    ...     worker = group.go(jobs.recv)
+    ...     group.cancel()
+    >>> worker.cancelled()
+    True
+
+    What does not wait in this library is not stopped: a task that computes can ask
+    :meth:`cancelled`, and what waits for something else is reached by :meth:`on_cancel`.
+
     A ``concurrent.futures.CancelledError`` of a task is no failure once the group is
     cancelled: it waited for another that was. The block's own is none either, but comes out as
     it is when there are no failures.
 
+    **Time-out.** A `timeout` is a number of seconds from entering the group on. When it has passed
+    before the group is left, the group is cancelled, and leaving raises ``TimeoutError``; what
+    failed after that is its ``__cause__``. Zero or less cancels at once. A thread of the
+    group's own watches the time.
+
     **Interrupts.** ``KeyboardInterrupt``, ``SystemExit`` and whatever else in the block
-    is no ``Exception`` cancels the group, waits for the tasks, and is raised bare; failures of
-    tasks are then found in their futures only. So does a ``KeyboardInterrupt`` or
+    is no ``Exception`` cancels the group, waits for the tasks, and is raised bare; what tasks
+    failed with is in its notes (``add_note``). So does a ``KeyboardInterrupt`` or
     ``SystemExit`` in a task. A Ctrl-C that arrives while the group is being left
     cancels it and goes on waiting. Another one (the first, if the block already ended by an
     interrupt) abandons the wait: it is raised at once, running tasks run on,
@@ -77,13 +108,14 @@ class TaskGroup(SyncObject):
     executor is never shut down; if it is from elsewhere, :meth:`go` raises what its ``submit``
     raises, and the futures of tasks that it drops are cancelled.
 
-    **Nesting.** Cancelling a group does not reach into groups that its tasks use: they can
-    ask this one. What fails in an inner group reaches the outer as one ``ExceptionGroup``.
+    **Nesting.** A group that is entered in a task or in the block of another one is nested in that:
+    cancelling the outer group cancels it too. Threads that are started by other means belong to no
+    group. What fails in an inner group reaches the outer as one ``ExceptionGroup``.
 
     A group is used once. It may be left by another thread than entered it, but not by one of
     its own tasks (``RuntimeError``). In the child of a fork a group has no tasks: leaving it there
-    does not wait for those of the parent, whose futures never end in the child. A group
-    that is never left keeps nothing alive once its tasks are done.
+    does not wait for those of the parent, whose futures never end in the child; nor does its
+    time-out pass there. A group that is never left keeps nothing alive once its tasks are done.
     """
 
     __module__ = "nogil_sync"
@@ -92,7 +124,13 @@ class TaskGroup(SyncObject):
     def _SyncObject__fill(self) -> None:
         self.__tasks: Tasks = until_init(self)
 
-    def __init__(self, limit: int | None = None, *, executor: "Executor | None" = None) -> None:
+    def __init__(
+        self,
+        limit: int | None = None,
+        *,
+        executor: "Executor | None" = None,
+        timeout: float | None = None,
+    ) -> None:
         # Imported late: it loads concurrent.futures and, with it, logging.
         from .tasks import Tasks
 
@@ -102,7 +140,9 @@ class TaskGroup(SyncObject):
                 raise ValueError("limit must be at least 1")
         if executor is not None and not callable(getattr(executor, "submit", None)):
             raise TypeError(f"executor must have a submit method, not {type(executor).__name__!r}")
-        tasks = Tasks(limit, executor)
+        if timeout is not None:
+            timeout = exact_seconds(timeout, "timeout")
+        tasks = Tasks(limit, executor, timeout)
         super().__init__()
         self.__tasks = tasks
 
@@ -123,6 +163,10 @@ class TaskGroup(SyncObject):
         begun from being called; that is no failure. A task that waits for the result of
         another may wait for ever if `limit` or the executor leaves that no thread.
 
+        A task that never began does nothing, so it does not count down a ``WaitGroup``
+        either: whoever waits for that outside the group waits for ever. Let
+        ``future.add_done_callback`` count down, which is called in any case.
+
         If no thread can be started, or the executor does not take the call, the exception is
         raised here and there is no task.
 
@@ -137,15 +181,15 @@ class TaskGroup(SyncObject):
         return tasks.add(fn, args, kwargs)
 
     def cancel(self) -> None:
-        """Cancel the group: what has not begun never does, what runs is told.
+        """Cancel the group: what has not begun never does, what runs does not wait any more.
 
-        It is not a failure: leaving the group raises nothing because of it. Cancelling again
-        does nothing.
+        It is not a failure: leaving the group raises nothing because of it. Groups that are nested
+        in this one are cancelled with it. Any thread may call this. Cancelling again does nothing.
         """
         self.__current().cancel()
 
     def cancelled(self) -> bool:
-        """Whether the group was cancelled, by :meth:`cancel` or by a failure."""
+        """Whether the group was cancelled: by :meth:`cancel`, a failure, or its time-out."""
         return self.__current().cancelled
 
     def wait_cancelled(self, timeout: float | None = None) -> bool:
@@ -153,7 +197,8 @@ class TaskGroup(SyncObject):
 
         For tasks that have to pause: ``while not group.wait_cancelled(1.0): ...``. ``None``
         waits for ever, zero or less does not wait. NaN is a ``ValueError``, a time-out too large
-        for the system an ``OverflowError``. A Ctrl-C interrupts the wait in the main thread.
+        for the system an ``OverflowError``. A Ctrl-C interrupts the wait in the main thread. In a
+        task of this very group it does not raise :exc:`Cancelled`.
 
         Leaving the group does not end the wait.
         """
@@ -161,18 +206,58 @@ class TaskGroup(SyncObject):
         # It is cancelled a moment before the event is set.
         return tasks.event.wait(timeout) or tasks.cancelled
 
-    def __enter__(self) -> Self:
-        """Open the group for tasks and return it; ``RuntimeError`` if it was used before."""
+    async def wait_cancelled_async(self, timeout: float | None = None) -> bool:
+        """Wait as :meth:`wait_cancelled` does, while the event loop goes on; return whether.
+
+        To use a group in asyncio code, let a thread enter and leave it, since both may block, and
+        await the futures of its tasks:
+
+        >>> import asyncio
+        >>> from nogil_sync import TaskGroup
+        >>> async def main():
+        ...     group = TaskGroup(limit=4)
+        ...     await asyncio.to_thread(group.__enter__)
+        ...     try:
+        ...         squares = [asyncio.wrap_future(group.go(pow, n, 2)) for n in range(5)]
+        ...         return await asyncio.gather(*squares)
+        ...     except BaseException:
+        ...         group.cancel()
+        ...         raise
+        ...     finally:
+        ...         await asyncio.to_thread(group.__exit__, None, None, None)
+        >>> asyncio.run(main())
+        [0, 1, 4, 9, 16]
+        """
         tasks = self.__current()
-        entered = False
-        tasks.guard.held = True
-        try:
-            if tasks.state == "new":
-                tasks.state = "open"
-                entered = True
-        finally:
-            del tasks.guard.held
-        if not entered:
+        return await tasks.event.wait_async(timeout) or tasks.cancelled
+
+    def on_cancel(self, fn: Callable[[*Ts], object], /, *args: *Ts) -> None:
+        """Have ``fn(*args)`` called when the group is cancelled; at once, if it is.
+
+        For waits that are not this library's: ``group.on_cancel(connection.close)`` ends a task's
+        ``recv`` from a socket. It is called once, by the thread that cancels the group (or by
+        the one that leaves it, if an interrupt keeps the other from it), after the waits of the
+        group were woken, in the order of registration, and as in :func:`shield`. What it raises
+        is a failure of the group, or is raised here if it is called here. Leaving the group
+        waits for it, and forgets it if the group was not cancelled. ``RuntimeError`` after that.
+
+        >>> from nogil_sync import TaskGroup
+        >>> with TaskGroup() as group:
+        ...     group.on_cancel(print, "cancelled")
+        ...     group.cancel()
+        cancelled
+        """
+        tasks = self.__current()
+        if not callable(fn):
+            raise TypeError(f"{type(fn).__name__!r} object is not callable")
+        tasks.on_cancel(fn, args)
+
+    def __enter__(self) -> Self:
+        """Open the group for tasks and return it; ``RuntimeError`` if it was used before.
+
+        If no thread can be started to watch the time-out, that error is raised.
+        """
+        if not self.__current().enter():
             raise RuntimeError("the TaskGroup was used before")
         return self
 
@@ -181,7 +266,7 @@ class TaskGroup(SyncObject):
         _kind: type[BaseException] | None,
         error: BaseException | None,
         _trace: TracebackType | None,
-    ) -> None:
+    ) -> bool | None:
         """Wait for all tasks, then raise what failed."""
         # A Ctrl-C right at the entry to this function leaves the group without waiting for it,
         # as with every context manager written in Python.
@@ -201,12 +286,13 @@ class TaskGroup(SyncObject):
                         mine = True
                 finally:
                     del tasks.guard.held
+                tasks.scope.leave()
                 if mine:
                     if error is not None:
                         tasks.cancel()
                     self.__join()
             except BaseException as first:
-                if not mine or not isinstance(error, Exception | None):
+                if not mine or not isinstance(error, Exception | Cancelled | None):
                     raise
                 interrupt = first
                 self.__current().cancel()
@@ -216,11 +302,17 @@ class TaskGroup(SyncObject):
             outcome = self.__outcome(error, interrupt, cancelled)
             if outcome is not None:
                 raise outcome
-        except BaseException:
+            # The block's wait was cancelled with this group, and with none outside.
+            return cancelled and isinstance(error, Cancelled) and not tasks.scope.within_cancelled()
+        except BaseException as last:
             if mine:
-                self.__current().abandon()  # a second interrupt; otherwise nothing is left of it
+                # A second interrupt; otherwise nothing is left of the tasks.
+                tasks = self.__current()
+                tasks.abandon()
+                _note_failures(last, tasks.errors)
             raise
         finally:
+            tasks.scope.leave()  # again, if an interrupt came first
             # This frame lives on in the traceback of what it raised.
             error = interrupt = outcome = None
 
@@ -237,21 +329,37 @@ class TaskGroup(SyncObject):
 
         tasks = self.__current()
         errors, tasks.errors = tasks.errors, []
-        if not isinstance(error, Exception | None):
-            return None
-        if not isinstance(interrupt, Exception | None):
-            return interrupt
+        every = {id(each): each for each in (error, interrupt, *errors) if each is not None}
+        # What is raised bare.
+        for each in (error, interrupt):
+            if not isinstance(each, Exception | Cancelled | None):
+                _note_failures(each, every.values())
+                return None if each is error else each
         for each in errors:
             if isinstance(each, KeyboardInterrupt | SystemExit):
+                _note_failures(each, every.values())
                 return each
-        if cancelled and isinstance(error, CancelledError):
-            error = None
-        every = {id(each): each for each in (error, interrupt, *errors) if each is not None}
-        if not every:
-            return None
-        group = BaseExceptionGroup("unhandled errors in a TaskGroup", list(every.values()))
-        group.__suppress_context__ = True  # as by "from None": the block's error is among them
+        # What is no failure.
+        if isinstance(error, Cancelled) or (cancelled and isinstance(error, CancelledError)):
+            del every[id(error)]
+        if isinstance(interrupt, Cancelled):
+            every.pop(id(interrupt), None)
+        group = None
+        if every:
+            group = BaseExceptionGroup("unhandled errors in a TaskGroup", list(every.values()))
+            group.__suppress_context__ = True  # as by "from None": the block's error is among them
+        if tasks.timed_out:
+            late = TimeoutError(f"the TaskGroup timed out after {tasks.timeout:g} s")
+            if group is not None:
+                late.__cause__ = group
+            return late
         return group
+
+    def _case_event(self) -> "Event":
+        return self.__current().event
+
+    def _case_take(self) -> tuple[None, bool] | None:
+        return (None, False) if self.__current().cancelled else None
 
     def __current(self) -> "Tasks":
         """The tasks of this process."""
@@ -266,3 +374,16 @@ class TaskGroup(SyncObject):
                 del tasks.guard.held
             tasks = self.__tasks
         return tasks
+
+
+def _note_failures(error: BaseException, failures: Iterable[BaseException]) -> None:
+    """Add what tasks failed with to an exception that is raised instead."""
+    for each in failures:
+        if each is not error and not isinstance(each, Cancelled):
+            from traceback import format_exception
+
+            text = "".join(format_exception(each)).rstrip()
+            BaseException.add_note(error, f"a task of the TaskGroup failed with:\n{text}")
+
+
+hide_sections(globals())

@@ -36,7 +36,7 @@ _IDLE = 0.5
 _NAP = 0.04
 
 
-class _Process:
+class Process:
     """This process; sections read it."""
 
     __slots__ = ("generation",)
@@ -45,7 +45,7 @@ class _Process:
         self.generation = 0  # how many forks made it
 
 
-process: Final = _Process()
+process: Final = Process()
 
 
 class _Here(local):

@@ -1,5 +1,6 @@
 #include "module.h"
 
+#include "interpreter/detach.h"
 #include "core/memory/epoch.h"
 #include "core/waiting/park.h"
 #include "core/memory/slots.h"
@@ -34,6 +35,7 @@ init_state(PyObject *module)
     if (dev < 0) {
         return -1;
     }
+    state->dev_mode = dev;
     state->watches_sharing = dev && PyInterpreterState_Get() == PyInterpreterState_Main();
     return 0;
 }
@@ -46,6 +48,44 @@ add_performance_warning(PyObject *module)
                         attribute_of("nogil_sync._common.performance", "PerformanceWarning"));
 }
 
+/* _put(type, name, value): sets an attribute of a type of ours, also of an immutable one. For
+ * _common/awaited.py, before anything else uses the type. */
+static PyObject *
+put(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 3 || !PyType_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "_put() needs a type, a name and a value");
+        return NULL;
+    }
+    PyTypeObject *type = (PyTypeObject *)args[0];
+    const unsigned long immutable = type->tp_flags & Py_TPFLAGS_IMMUTABLETYPE;
+    type->tp_flags &= ~(unsigned long)Py_TPFLAGS_IMMUTABLETYPE;
+    int result = PyObject_SetAttr(args[0], args[1], args[2]);
+    type->tp_flags |= immutable;
+    return result < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+static PyMethodDef functions[] = {
+    {"_put", _PyCFunction_CAST(put), METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+/* Gives the types the twins that are awaited. */
+static int
+install_awaited(PyObject *module)
+{
+    PyObject *install = attribute_of("nogil_sync._common.awaited", "install");
+    PyObject *put = PyObject_GetAttrString(module, "_put");
+    PyObject *result = NULL;
+    if (install != NULL && put != NULL) {
+        result = PyObject_CallFunctionObjArgs(install, PyModule_GetDict(module), put, NULL);
+    }
+    Py_XDECREF(install);
+    Py_XDECREF(put);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
 static int
 exec_module(PyObject *module)
 {
@@ -53,14 +93,17 @@ exec_module(PyObject *module)
         PyErr_NoMemory();
         return -1;
     }
-    if (init_state(module) < 0 || add_performance_warning(module) < 0) {
+    ns_detach_init();
+    if (PyModule_AddFunctions(module, functions) < 0 || init_state(module) < 0 ||
+        add_performance_warning(module) < 0) {
         return -1;
     }
     static int (*const parts[])(PyObject *) = {
         ns_add_atomic_ints, ns_add_atomic_bool, ns_add_atomic_ref, ns_add_counters,
         ns_add_mutex,       ns_add_event,       ns_add_guard,      ns_add_rlock,
         ns_add_rwmutex,     ns_add_semaphore,   ns_add_channel,    ns_add_cond,
-        ns_add_waitgroup,   ns_add_once,        ns_add_syncmap,    ns_add_ageing,
+        ns_add_waitgroup,   ns_add_scopes,      ns_add_select,     ns_add_async_waiter,
+        ns_add_barrier,     ns_add_once,        ns_add_syncmap,    ns_add_ageing,
         ns_add_pool,        ns_add_pin,         ns_add_referents,  ns_add_sharing,
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(parts); i++) {
@@ -68,7 +111,7 @@ exec_module(PyObject *module)
             return -1;
         }
     }
-    return ns_pin_types(module);
+    return install_awaited(module) < 0 ? -1 : ns_pin_types(module);
 }
 
 static int
@@ -88,6 +131,20 @@ traverse_module(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->pool_end_type);
     Py_VISIT(state->sweeper_type);
     Py_VISIT(state->channel_closed);
+    Py_VISIT(state->broken_barrier);
+    Py_VISIT(state->semaphore_type);
+    Py_VISIT(state->cond_type);
+    Py_VISIT(state->event_type);
+    Py_VISIT(state->waitgroup_type);
+    Py_VISIT(state->channel_type);
+    Py_VISIT(state->sending_type);
+    Py_VISIT(state->channel_sender_type);
+    Py_VISIT(state->case_class);
+    Py_VISIT(state->selected_class);
+    Py_VISIT(state->scope_key);
+    Py_VISIT(state->scope_type);
+    Py_VISIT(state->cancelled);
+    Py_VISIT(state->cancelled_message);
     Py_VISIT(state->once_cell);
     Py_VISIT(state->once_function_cell);
     Py_VISIT(state->once_function);
@@ -116,6 +173,20 @@ clear_module(PyObject *module)
     Py_CLEAR(state->pool_end_type);
     Py_CLEAR(state->sweeper_type);
     Py_CLEAR(state->channel_closed);
+    Py_CLEAR(state->broken_barrier);
+    Py_CLEAR(state->semaphore_type);
+    Py_CLEAR(state->cond_type);
+    Py_CLEAR(state->event_type);
+    Py_CLEAR(state->waitgroup_type);
+    Py_CLEAR(state->channel_type);
+    Py_CLEAR(state->sending_type);
+    Py_CLEAR(state->channel_sender_type);
+    Py_CLEAR(state->case_class);
+    Py_CLEAR(state->selected_class);
+    Py_CLEAR(state->scope_key);
+    Py_CLEAR(state->scope_type);
+    Py_CLEAR(state->cancelled);
+    Py_CLEAR(state->cancelled_message);
     Py_CLEAR(state->once_cell);
     Py_CLEAR(state->once_function_cell);
     Py_CLEAR(state->once_function);

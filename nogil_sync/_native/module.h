@@ -15,14 +15,20 @@ typedef struct ns_state {
     PyObject *lock_type, *thread_rlock_type; /* of _thread */
     PyObject *mutex_type, *rlock_type;       /* for Cond */
     PyObject *rwmutex_type, *rwmutex_reader_type, *rwmutex_writer_type;
-    PyObject *semaphore_hold_type;
+    PyObject *semaphore_type, *semaphore_hold_type, *cond_type, *event_type, *waitgroup_type;
     PyObject *pool_use_type, *pool_end_type, *sweeper_type;
     struct ns_ager *ager; /* see ageing.h */
     PyObject *channel_closed; /* the exception */
+    PyObject *broken_barrier; /* threading.BrokenBarrierError */
+    PyObject *channel_type, *sending_type, *channel_sender_type;
+    PyObject *case_class, *selected_class; /* of _common: Case and Selected */
+    PyObject *scope_key, *scope_type;      /* for scope.c */
+    PyObject *cancelled, *cancelled_message;
     PyObject *once_cell, *once_function_cell, *once_function; /* classes, for once_type.c */
     PyObject *atomic_bool_type, *syncmap_type, *syncmap_iterator_type;
     PyObject *syncmap_shared,
         *syncmap_compute; /* of _common/mapping.py: the base class and a function */
+    bool dev_mode;        /* development mode */
     bool watches_sharing; /* development mode, main interpreter: see watch.h */
 } ns_state;
 
@@ -56,8 +62,13 @@ int ns_add_rlock(PyObject *module);
 int ns_add_rwmutex(PyObject *module);
 int ns_add_semaphore(PyObject *module);
 int ns_add_channel(PyObject *module);
+int ns_add_channel_ends(PyObject *module); /* for ns_add_channel */
+int ns_add_select(PyObject *module);
+int ns_add_async_waiter(PyObject *module);
+int ns_add_scopes(PyObject *module);
 int ns_add_cond(PyObject *module);
 int ns_add_waitgroup(PyObject *module);
+int ns_add_barrier(PyObject *module);
 int ns_add_once(PyObject *module);
 int ns_add_syncmap(PyObject *module);
 int ns_add_ageing(PyObject *module);

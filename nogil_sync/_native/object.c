@@ -242,3 +242,17 @@ ns_add_type(PyObject *module, PyType_Spec *spec)
     Py_DECREF(type);
     return result;
 }
+
+int
+ns_add_functions(PyObject *module, PyMethodDef *functions)
+{
+    PyObject *name = PyUnicode_FromString("nogil_sync");
+    int result = name == NULL ? -1 : PyModule_AddFunctions(module, functions);
+    for (PyMethodDef *each = functions; each->ml_name != NULL && result == 0; each++) {
+        PyObject *function = PyObject_GetAttrString(module, each->ml_name);
+        result = function ? PyObject_SetAttrString(function, "__module__", name) : -1;
+        Py_XDECREF(function);
+    }
+    Py_XDECREF(name);
+    return result;
+}

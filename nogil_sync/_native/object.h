@@ -146,6 +146,9 @@ PyObject *ns_new_type(PyObject *module, PyType_Spec *spec, PyObject *bases);
 /* Creates the type and adds it to the module. 0 or -1. */
 int ns_add_type(PyObject *module, PyType_Spec *spec);
 
+/* Adds public functions: they appear to belong to nogil_sync. 0 or -1. */
+int ns_add_functions(PyObject *module, PyMethodDef *functions);
+
 /* Shorthand for vectorcall methods with named parameters. */
 /* A method without parameters. From 3.14 on the interpreter calls METH_NOARGS with a third fewer
  * instructions than NS_METHOD. It would refuse arguments in words of its own: ns_new_type has it

@@ -23,29 +23,71 @@ handler to use.  Once a waiter is `kept` its call is as good as returned.  (A li
 thread grants to a waiter while the handler does something else is idle until the handler returns.)
 
 **For a word** (Event, WaitGroup).  All its waiters go on at once, so there is no queue: those that
-wait between two changes share one `Round`, with one gate.
+wait between two changes share one `Round`, with one gate.  A waiter that something else may wake as
+well has a `Place` in the round, with a gate of its own.
 
-**Room for more.**  A `Waiter` is a place in one line, and its gate is all that line knows of its
-thread.  A call that stands in several lines makes a waiter for each, and gives them one gate.  A
-waiter that is a callback has an object with `release` for its gate.  To cancel a wait from another
-thread is to open its gate: its thread then looks why, in `sleep`, and leaves as after a time-out.
+**Without a thread.**  A waiter's gate is all that a line or a round knows of its thread.  The gate
+of an `AsyncWaiter` (`async_waiter`) is an object whose `release` looks at the state in the thread
+that calls it, and then calls back.
+
+**Cancellation.**  A wait in a cancellation scope (`scope`) has the scope watch its gate.  Another
+thread that cancels the scope opens the gate; the waiting thread then looks why, in `sleep`, and
+leaves as after a time-out.  If it was served before it left, the call has succeeded.
 """
 
 import os
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from .._common.cancelled import MESSAGE, Cancelled
 from .._common.guard import NO_RECEIPT, Guard, Receipt, guard_of
 from .._common.object import lacks
-from .._common.originals import LockType, get_ident, local
+from .._common.originals import get_ident, local
 from .._common.sleep import closed_gate, sleep_at
+from .scope import Scope, here
+
+if TYPE_CHECKING:
+    from weakref import ref
+
+    from .async_waiter import AsyncWaiter
+
+
+class Gate(Protocol):
+    """What is opened when a waiter is to look at the state: a lock, or an `AsyncWaiter`."""
+
+    def release(self) -> None: ...
+
+
+def open_gate(gate: Gate) -> None:
+    try:
+        gate.release()
+    except RuntimeError:
+        pass  # open already
+
+
+class Contest:
+    """What the cases of one select compete for: one of them is done."""
+
+    __slots__ = ("away", "winner")
+
+    def __init__(self) -> None:
+        self.winner: int | None = None  # the number of the case
+        self.away = False  # as `Waiter.away`, for all cases
+
+
+UNCONTESTED = Contest()  # for a waiter that is alone; nobody ever wins it
 
 
 class Request:
-    """A request that is more than a number: a waiter that is served gets an item, or gives one."""
+    """A request that is more than a number: a waiter that is served gets an item, or gives one.
+
+    The step that serves it also has it win its contest, by its number.
+    """
 
     __slots__ = ("done", "item")
+    contest = UNCONTESTED
+    number: int | None = None
 
     def __init__(self) -> None:
         self.done = False
@@ -70,15 +112,28 @@ class Step:
 class Waiter(Step):
     """One call that acquires, or waits for a notification: a place in one line."""
 
-    __slots__ = ("away", "gate", "line", "outer", "request", "sent_away", "thread")
+    __slots__ = (
+        "away",
+        "cancelled",
+        "gate",
+        "line",
+        "outer",
+        "request",
+        "scope",
+        "sent_away",
+        "thread",
+    )
+    contest = UNCONTESTED
 
     def __init__(self, line: "Line", request: Any) -> None:
         super().__init__()
         self.line = line
         self.request = request
         self.thread = get_ident()
-        self.gate: LockType | None = None  # made when it has to wait
+        self.gate: Any = None  # a `Gate`, made when it has to wait
         self.away = False  # its thread is in a nested call for the same object
+        self.scope: Scope | None = None  # the scope that watches the gate
+        self.cancelled = False  # it stopped waiting because of that scope
         # The call of this thread that was waiting, for anything, when this one began.
         self.outer = _thread.waiter
         self.sent_away: Waiter | None = None  # the waiter that is away because of this call
@@ -95,27 +150,30 @@ class _Thread(local):
 
 _thread = _Thread()
 
-# All calls that wait, for the child of a fork to find.
+# All calls that wait, for the child of a fork to find; and all waiters without a thread.
 _waiting: dict[Waiter, None] = {}
+callbacks: "set[ref[AsyncWaiter]]" = set()
 
 
-def _need_room(calls: int = 16) -> None:
+def places_without_thread() -> list[Any]:
+    """The places of all waiters without a thread."""
+    return [each.place for each in (found() for found in list(callbacks)) if each]
+
+
+def need_room(calls: int = 16) -> None:
     """Raise RecursionError unless the stack has room for so many calls.
 
     A step that has to be finished or undone, whatever interrupts it, asks first: with the stack
     at its limit all further tries would fail alike.
     """
     if calls:
-        _need_room(calls - 1)
+        need_room(calls - 1)
 
 
 def _recall(waiter: Waiter) -> None:
     """Have it look at the state again."""
     if waiter.gate is not None:
-        try:
-            waiter.gate.release()
-        except RuntimeError:
-            pass  # open already
+        open_gate(waiter.gate)
 
 
 def _wake(waiters: Waiters) -> None:
@@ -141,10 +199,11 @@ class Line:
 
     __slots__ = ("__guard", "state")
     hands_over = False
+    cancellable = True  # whether a wait ends when its scope is cancelled
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: Any, guard: Guard | None = None) -> None:
         self.state: tuple[Any, Waiters] = (value, ())
-        self.__guard: Guard = guard_of(self)
+        self.__guard: Guard = guard or guard_of(self)
 
     def take(self, value: Any, request: Any) -> Any:
         """The value after granting the request, or None if it does not allow that now."""
@@ -174,7 +233,7 @@ class Line:
         if below is None or below.away:
             self.__install(edit, args, receipt)
             return
-        _need_room()
+        need_room()
         below.away = True
         try:
             self.__install(edit, args, receipt)
@@ -191,9 +250,14 @@ class Line:
             self.__step(step, False, edit, args, receipt)
         finally:
             if step.wake:
-                while True:
+                while True:  # twice: an interrupt can also come where a loop jumps back
                     try:
-                        _wake(step.wake)
+                        while True:
+                            try:
+                                _wake(step.wake)
+                                break
+                            except BaseException as another:
+                                later = later or another
                         break
                     except BaseException as another:
                         later = later or another
@@ -224,19 +288,24 @@ class Line:
             if self.hands_over:
                 value, taker, item, giver = self.hand_over(value)
             _replaced = taker.item  # which must not end in the section
+            takers = taker.contest
+            givers = giver.contest
             loser = me.loser
             new = (value, waiters)
             wake = me.wake
             if granted:
                 if me.__class__ is Step:  # an acquire has asked already
-                    _need_room()
+                    need_room()
                 wake += tuple(each for each in granted if each is not me)
             done = False
             with self.__guard:
-                if self.state is old:
+                if self.state is old and takers.winner is None and givers.winner is None:
                     loser.done = False
+                    loser.contest.winner = None
                     taker.item = item
                     taker.done = giver.done = True
+                    takers.winner = taker.number
+                    givers.winner = giver.number
                     self.state = new
                     me.joined = joined
                     me.kept = kept
@@ -253,12 +322,13 @@ class Line:
         try:
             below = self.__suspended()
             if below is not None:
-                _need_room()
+                need_room()
             self.__arrive(me, below, join=False)
             if not me.kept and seconds != 0:
-                self.__enlist(me)
-                self.__arrive(me, below, join=True)
-                self.sleep(me, seconds)
+                self.__enlist(me, here.scope if self.cancellable else None)
+                if not me.cancelled:
+                    self.__arrive(me, below, join=True)
+                    self.sleep(me, seconds)
             keep = True
             # When there was no need to wait, and nothing is to be put right.
             settled = me.kept and me.gate is None and me.sent_away is None
@@ -279,19 +349,58 @@ class Line:
                         later = later or another
         if later is not None:  # and it was the first
             raise later
+        if me.cancelled and not me.kept:
+            raise Cancelled(MESSAGE)
         return me.kept
 
-    def join(self, me: Waiter) -> None:
+    def attempt(self, me: Waiter) -> None:
+        """Be granted what can be had at once; to be followed by `leave`, whatever happens."""
+        below = self.__suspended(me.contest)
+        if below is not None:
+            need_room()
+        self.__arrive(me, below, join=False)
+
+    def would_serve(self, state: tuple[Any, Waiters], me: Waiter) -> bool:
+        """Whether an attempt would be granted something in this state."""
+        return self.__with(*state, me, self.__suspended(me.contest), False) is not None
+
+    def join_with_gate(self, me: Waiter, gate: Gate) -> None:
+        """Queue up at a gate that others open, too; to be followed by `leave`."""
+        below = self.__suspended(me.contest)
+        me.gate = gate
+        _waiting[me] = None
+        me.outer = _thread.waiter
+        _thread.waiter = me
+        self.__arrive(me, below, join=True)
+
+    def join(self, me: Waiter, scope: Scope | None) -> None:
         """Queue up; to be followed by `leave`, whatever happens."""
-        self.__enlist(me)
+        self.__enlist(me, scope)
         self.__arrive(me, None, join=True)
 
+    def join_without_thread(self, me: Waiter) -> None:
+        """Queue up, or be served at once; to be followed by `leave` if this raises."""
+        need_room()
+        below = self.__suspended()
+        if below is None or below.away:
+            self.__arrive(me, None, join=True)
+            return
+        below.away = True
+        try:
+            self.__arrive(me, None, join=True)
+        finally:
+            below.away = False
+            _recall(below)
+
     def sleep(self, me: Waiter, seconds: float | None) -> None:
-        """Sleep until granted, at most so many seconds."""
+        """Sleep until granted or cancelled, at most so many seconds."""
         deadline = None if seconds is None else monotonic() + seconds
         while me.gate is not None:
             if me not in self.state[1]:
                 me.kept = True  # nothing comes between the look at the state and this
+                break
+            if me.scope is not None and me.scope.is_cancelled:
+                me.cancelled = True
                 break
             if not sleep_at(me.gate, deadline):
                 break
@@ -301,6 +410,15 @@ class Line:
     def look_again(self) -> None:
         """Grant what can be granted by now."""
         self.__install(self.admit)
+
+    def look_for(self, me: Waiter) -> None:
+        """Grant to this waiter what it can be granted by now."""
+        if me in self.state[1]:
+            self.look_again()
+
+    def without(self, value: Any, waiters: Waiters, waiter: Waiter) -> Change:
+        """Take a waiter without a thread out of the queue, if it is there."""
+        return self.admit(value, tuple(each for each in waiters if each is not waiter))
 
     def leave(self, me: Waiter, keep: bool) -> None:
         """Make an end: keep what was granted, or leave no trace.  `me.kept` tells which.
@@ -320,6 +438,8 @@ class Line:
         if _thread.waiter is me:
             _thread.waiter = me.outer
         _waiting.pop(me, None)
+        if me.scope is not None:
+            me.scope.unwatch(me.gate)
         if me.sent_away is not None:
             me.sent_away.away = False
             _recall(me.sent_away)
@@ -331,19 +451,39 @@ class Line:
             return self.admit(value, others)
         return None if keep else self.give(value, waiters, me.request)
 
-    def __suspended(self) -> Waiter | None:
-        """The call of this thread for the same object that we interrupt."""
-        below = _thread.waiter
-        while below is not None and not (below.line is self and below.joined and not below.kept):
-            below = below.outer
-        return below
+    def __suspended(self, contest: Contest | None = None) -> Waiter | None:
+        """The call of this thread for the same object that we interrupt.
 
-    def __enlist(self, me: Waiter) -> None:
-        """From here to the end of `leave`, a nested call and the child of a fork find it."""
-        _need_room()
+        Of a select the case that was granted something, if there is one. The cases of this
+        contest are our own.
+        """
+        found: Waiter | None = None
+        below = _thread.waiter
+        while below is not None:
+            mine = below.contest is contest
+            if below.line is self and below.joined and not below.kept and not mine:
+                found = found or below
+                if below.contest is UNCONTESTED or below.contest is not found.contest:
+                    break
+                if below not in self.state[1]:
+                    found = below
+                    break
+            below = below.outer
+        return found
+
+    def __enlist(self, me: Waiter, scope: Scope | None) -> None:
+        """From here to the end of `leave`, a nested call and the child of a fork find it.
+
+        So does the thread that cancels the scope; unless that has happened.
+        """
+        need_room()
         me.gate = closed_gate()
         _waiting[me] = None
         _thread.waiter = me
+        if scope is not None:
+            me.scope = scope
+            scope.watch(me.gate)
+            me.cancelled = scope.is_cancelled
 
     def __arrive(self, me: Waiter, below: Waiter | None, join: bool) -> None:
         """Get what is asked for, if it is our turn; else queue up, if told so."""
@@ -381,6 +521,16 @@ def _forget_waiters() -> None:
     It runs by itself there, so it needs no section.
     """
     this_thread = get_ident()
+    forgotten = [each for each in (found() for found in list(callbacks)) if each]
+    callbacks.clear()
+    for each in forgotten:
+        each.forget()  # from here on it calls nobody back
+    contested = [each for each in _waiting if each.contest is not UNCONTESTED and each.joined]
+    for waiter in contested:
+        waiter.contest.winner = None  # a thread that is gone may have been about to serve it
+    for waiter in contested:
+        if waiter not in waiter.line.state[1]:
+            waiter.contest.winner = waiter.request.number
     for line in {waiter.line for waiter in _waiting}:
         value, waiters = line.state
         mine = tuple(waiter for waiter in waiters if waiter.thread == this_thread)
@@ -389,29 +539,50 @@ def _forget_waiters() -> None:
             value, taker, item, giver = line.hand_over(value)
             taker.item = item
             taker.done = giver.done = True
+            taker.contest.winner = taker.number
+            giver.contest.winner = giver.number
         line.state = (value, mine)
         _wake(granted)
     for waiter in list(_waiting):
         if waiter.thread != this_thread:
             del _waiting[waiter]
+    for each in forgotten:
+        each.withdraw()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_waiters)
 
 
+class Place:
+    """The place of one waiter in a round, with a gate of its own."""
+
+    __slots__ = ("gate", "round")
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+        self.round: Round | None = None
+
+
 class Round:
     """The wait for one moment, by all threads that wait for it.
 
     The thread that brings the moment about makes `over` true and takes the round off its word in
-    one section, and then opens the gate once; each waiter that comes through opens it for the next.
+    one section, and then opens the gates, again if an interrupt came between. The gate of the round
+    it opens once; each waiter that comes through opens it for the next.
     """
 
-    __slots__ = ("gate", "over")
+    __slots__ = ("gate", "over", "places")
 
     def __init__(self) -> None:
         self.gate = closed_gate()
         self.over = False  # becomes true, once, before the gate is first opened
+        self.places: tuple[Place, ...] = ()
+
+    def open(self) -> None:
+        open_gate(self.gate)  # or a waiter looked at `over` first, and opened it
+        for place in self.places:
+            open_gate(place.gate)
 
     def wait(self, seconds: float | None) -> bool:
         """Sleep until the round is over, at most so many seconds; return whether it is."""
@@ -438,9 +609,9 @@ class Word:
 
     Its object changes it, in sections with its guard.  A section that makes it what is waited for
     ends the round, too: ``ended = word.round``, ``ended.over = True``, ``word.round = None``; after
-    it the gate of that round is opened.  So however many wait, that is one step and one wake-up; a
-    change right after it takes nothing back; and there is no queue that an interrupted waiter
-    could be left in.
+    it the gates of that round are opened.  So however many wait, that is one step and one wake-up,
+    unless they have places; a change right after it takes nothing back; and there is no queue that
+    an interrupted waiter could be left in.
     """
 
     __slots__ = ("guard", "round", "value")
@@ -456,10 +627,93 @@ class Word:
             return True
         if seconds == 0:
             return False
+        if here.scope is not None:
+            return self.__wait_in(here.scope, value, seconds)
+        this = self.begin_round(value)
+        return this is None or this.wait(seconds)
+
+    def __wait_in(self, scope: Scope, value: int, seconds: float | None) -> bool:
+        """Wait in a scope whose cancellation ends it."""
+        deadline = None if seconds is None else monotonic() + seconds
+        gate = closed_gate()
+        me = Place(gate)
+        served = cancelled = False
+        later: BaseException | None = None
+        try:
+            scope.watch(gate)
+            served = self.join(value, me)
+            while True:
+                if served or (me.round is not None and me.round.over):
+                    served = True
+                    break
+                if scope.is_cancelled:
+                    cancelled = True
+                    break
+                if not sleep_at(gate, deadline):
+                    break
+        finally:
+            while True:  # twice: an interrupt can also come where a loop jumps back
+                try:
+                    while True:
+                        try:
+                            scope.unwatch(gate)
+                            self.leave(me)
+                            break
+                        except BaseException as another:
+                            later = later or another
+                    break
+                except BaseException as another:
+                    later = later or another
+        if later is not None:  # and it was the first
+            raise later
+        if me.round is not None and me.round.over:
+            return True
+        if cancelled:
+            raise Cancelled(MESSAGE)
+        return served
+
+    def join(self, value: int, me: Place) -> bool:
+        """Take a place in the round that ends when it is `value`; true if it is that already."""
+        while True:
+            this = self.round or Round()
+            before = this.places
+            after = (*before, me)
+            is_there = done = False
+            with self.guard:
+                is_there = self.value == value
+                if (
+                    not is_there
+                    and not this.over
+                    and this.places is before
+                    and (self.round is None or self.round is this)
+                ):
+                    this.places = after
+                    me.round = this
+                    self.round = this
+                    done = True
+            if is_there or done:
+                return is_there
+
+    def begin_round(self, value: int) -> Round | None:
+        """The round that ends when it is `value`, or None if it is that."""
         fresh = Round()
         with self.guard:
             this = self.round or fresh
-            is_there = self.value == value  # looked at again where nothing can come between
+            is_there = self.value == value  # looked at where nothing can come between
             if not is_there:
                 self.round = this
-        return is_there or this.wait(seconds)
+        return None if is_there else this
+
+    def leave(self, me: Place) -> None:
+        """Give the place up; that is to be repeated if it is interrupted."""
+        this = me.round
+        while this is not None and not this.over:
+            before = this.places
+            after = tuple(each for each in before if each is not me)
+            done = False
+            with self.guard:
+                if this.places is before:
+                    this.places = after
+                    done = True
+            if done:
+                break

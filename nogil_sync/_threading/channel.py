@@ -13,23 +13,29 @@ interrupt came in that very moment, it is sent although `send` raised.
 """
 
 from collections.abc import Iterator
-from typing import Any, Generic, Self, SupportsIndex, TypeAlias, TypeVar, overload
+from typing import Any, Generic, Self, SupportsIndex, TypeAlias, TypeVar, final, overload
 
+from .._common.awaited import AwaitedChannel
 from .._common.channel_closed import ChannelClosed
-from .._common.object import SyncObject, before_init, subscripted, uninitialized, until_init
+from .._common.guard import Guard, Receipt, guard_of
+from .._common.object import Part, SyncObject, before_init, subscripted, uninitialized, until_init
 from ._arguments import exact_int, wait_timeout
-from ._wait import NOBODY, Change, Line, Request, Waiter, Waiters
+from ._wait import NOBODY, UNCONTESTED, Change, Contest, Line, Request, Waiter, Waiters
 
-__all__ = ["Channel"]
+__all__ = ["Channel", "ChannelSender", "Sending"]
 
 T = TypeVar("T")
 D = TypeVar("D")
 
 _MAX = (2**63 - 1) // 16  # what the native backend's memory could hold
 
-# Items to be received, items as they were sent, how many, whether closed; and what the step that
-# led here did: the receiver, its item, and the sender whose item was accepted.
-_Value: TypeAlias = tuple[Any, Any, int, bool, Request, Any, Request]
+# One for all channels, as a step of one takes a select away from the others.
+_guard = guard_of(Contest)
+
+# Items to be received, items as they were sent, how many, whether closed, how many senders were
+# taken and not left; and what the step that led here did: the receiver, its item, and the sender
+# whose item was accepted.
+_Value: TypeAlias = tuple[Any, Any, int, bool, int, Request, Any, Request]
 
 
 class _Send(Request):
@@ -56,12 +62,12 @@ class _Items(Line):
     hands_over = True
 
     def __init__(self, capacity: int) -> None:
-        super().__init__(((), (), 0, False, NOBODY, None, NOBODY))
+        super().__init__(((), (), 0, False, 0, NOBODY, None, NOBODY), _guard)
         self.capacity = capacity
 
     def hand_over(self, value: _Value) -> tuple[_Value, Request, Any, Request]:
-        front, back, count, closed, taker, item, giver = value
-        return (front, back, count, closed, NOBODY, None, NOBODY), taker, item, giver
+        *kept, taker, item, giver = value
+        return (*kept, NOBODY, None, NOBODY), taker, item, giver
 
     def returns(self, request: Request) -> bool:
         return isinstance(request, _Receive) or not request.done
@@ -71,41 +77,59 @@ class _Items(Line):
         return value if granted else None
 
     def admit(self, value: _Value, waiters: Waiters) -> Change:
-        front, back, count, closed, taker, item, giver = value
-        present = [waiter for waiter in waiters if not waiter.away]
+        front, back, count, closed, producers, taker, item, giver = value
+        present = [w for w in waiters if not w.away and w.contest.winner is None]
         receivers = [w for w in present if isinstance(w.request, _Receive)]
         senders = [w for w in present if isinstance(w.request, _Send)]
-        granted: list[Waiter] = []
+        granted: list[Waiter] = []  # they leave the queue
+        recalled: list[Waiter] = []  # they stay, and look for themselves
         if closed:
-            granted += senders
+            granted, recalled = _split(senders)
             senders = []
-        if receivers and taker is NOBODY and (count or senders):
-            receiver = receivers.pop(0)
+        pair = _pair(receivers, senders)
+        if taker is NOBODY and ((receivers and count) or pair):
+            receiver = receivers[0] if count else pair[0]
             taker = receiver.request
             granted.append(receiver)
             if count:
                 front, back, item = _first(front, back)
                 count -= 1
             else:
-                sender = senders.pop(0)
+                sender = pair[1]
                 giver, item = sender.request, sender.request.item
                 granted.append(sender)
+                senders = _others(senders, sender)
+                receivers = _others(receivers, sender)
+            receivers = _others(receivers, receiver)
+            senders = _others(senders, receiver)
         if senders and giver is NOBODY and count < self.capacity:
-            sender = senders.pop(0)
+            sender = senders[0]
             giver = sender.request
             back = (giver.item, back)
             count += 1
             granted.append(sender)
+            senders = _others(senders, sender)
+            receivers = _others(receivers, sender)
         if receivers and closed and not count:
-            granted += receivers
+            refused, more = _split(receivers)
+            granted += refused
+            recalled += more
             receivers = []
-        value = front, back, count, closed, taker, item, giver
+        value = front, back, count, closed, producers, taker, item, giver
         staying = tuple(waiter for waiter in waiters if waiter not in granted)
-        if (receivers and (count or senders)) or (senders and count < self.capacity):
+        if (
+            (receivers and count)
+            or (senders and count < self.capacity)
+            or _pair(receivers, senders)
+        ):
             # There is more to be had than one step can give.
-            granted += receivers
-            granted += senders
-        return value, staying, tuple(granted)
+            recalled += receivers
+            recalled += senders
+        return value, staying, (*granted, *recalled)
+
+    def refuses(self, value: _Value, request: Request) -> bool:
+        """Whether the channel is closed to this request."""
+        return value[3] and (isinstance(request, _Send) or not value[2])
 
     def give(self, value: _Value, waiters: Waiters, request: Request) -> Change:
         if isinstance(request, _Receive) and request.done:
@@ -117,15 +141,55 @@ class _Items(Line):
         front, back, count, _, *rest = value
         return self.admit((front, back, count, True, *rest), waiters)
 
+    def with_sender(self, value: _Value, waiters: Waiters) -> Change:
+        front, back, count, closed, senders, *rest = value
+        return (front, back, count, closed, senders + 1, *rest), waiters, ()
+
+    def without_sender(
+        self, value: _Value, waiters: Waiters, sender: "ChannelSender[Any]"
+    ) -> Change:
+        if sender._left.done or not sender._entered:
+            raise RuntimeError("the sender is not entered")
+        front, back, count, closed, senders, *rest = value
+        closed = closed or senders == 1
+        return self.admit((front, back, count, closed, senders - 1, *rest), waiters)
+
     def sleep(self, me: Waiter, seconds: float | None) -> None:
+        self.look_for(me)
+        super().sleep(me, seconds)
+
+    def look_for(self, me: Waiter) -> None:
         while me in self.state[1] and not self.settled(me):
             self.look_again()
-        super().sleep(me, seconds)
 
     def settled(self, me: Waiter) -> bool:
         """Whether another step would serve nobody."""
         _, staying, _ = self.admit(*self.state)
         return me in staying
+
+
+def _others(waiters: list[Waiter], served: Waiter) -> list[Waiter]:
+    """Those that can still be served when this one is: of a select that is only one."""
+    if served.contest is UNCONTESTED:
+        return [waiter for waiter in waiters if waiter is not served]
+    return [waiter for waiter in waiters if waiter.contest is not served.contest]
+
+
+def _pair(receivers: list[Waiter], senders: list[Waiter]) -> tuple[Waiter, ...]:
+    """The first receiver and sender that can meet: not two cases of one select."""
+    for receiver in receivers:
+        for sender in senders:
+            if receiver.contest is UNCONTESTED or receiver.contest is not sender.contest:
+                return receiver, sender
+    return ()
+
+
+def _split(waiters: list[Waiter]) -> tuple[list[Waiter], list[Waiter]]:
+    """Those that wait for this channel alone, and the others."""
+    return (
+        [waiter for waiter in waiters if waiter.contest is UNCONTESTED],
+        [waiter for waiter in waiters if waiter.contest is not UNCONTESTED],
+    )
 
 
 def _first(front: Any, back: Any) -> tuple[Any, Any, Any]:
@@ -138,7 +202,84 @@ def _first(front: Any, back: Any) -> tuple[Any, Any, Any]:
     return front, back, item
 
 
-class Channel(SyncObject, Generic[T]):
+@final
+class Sending(Part, Generic[T]):
+    """What :meth:`Channel.sending` returns: the case of a :func:`select` that sends an item.
+
+    It can be used again and again, also by several threads at the same time: each select that
+    chooses it sends the item once more.
+
+    >>> from nogil_sync import Channel, Sending, try_select
+    >>> channel = Channel(1)
+    >>> case: Sending[str] = channel.sending("item")
+    >>> try_select(case).case is case, try_select(case)
+    (True, None)
+    >>> channel.recv()
+    'item'
+    """
+
+    __module__ = "nogil_sync"
+    __slots__ = ("_channel", "_item", "_line")
+    _channel: "Channel[T]"
+    _item: T
+    _line: _Items
+
+    __class_getitem__ = subscripted
+
+    def __repr__(self) -> str:
+        return f"<nogil_sync.Sending object at {id(self):#x}, to {self._channel!r}>"
+
+
+@final
+class ChannelSender(Part, Generic[T]):
+    """What :meth:`Channel.sender` returns: one of the producers that share a channel.
+
+    A context manager that can be entered once: anything else is a ``RuntimeError``. Entering it
+    returns the channel. The channel is closed when the last of its senders is left.
+
+    >>> from nogil_sync import Channel, ChannelSender
+    >>> channel = Channel(2)
+    >>> first: ChannelSender[str] = channel.sender()
+    >>> second = channel.sender()
+    >>> with first as output:
+    ...     output.send("from the first")
+    >>> with second as output:
+    ...     output.send("from the second")
+    >>> list(channel)
+    ['from the first', 'from the second']
+    """
+
+    __module__ = "nogil_sync"
+    __slots__ = ("_channel", "_entered", "_guard", "_left", "_line")
+    _channel: "Channel[T]"
+    _entered: bool
+    _guard: Guard
+    _left: Receipt
+    _line: _Items
+
+    __class_getitem__ = subscripted
+
+    def __repr__(self) -> str:
+        return f"<nogil_sync.ChannelSender object at {id(self):#x}, of {self._channel!r}>"
+
+    def __enter__(self) -> "Channel[T]":
+        """Return the channel."""
+        self._guard.held = True
+        try:
+            first = not self._entered
+            self._entered = True
+        finally:
+            del self._guard.held
+        if not first:
+            raise RuntimeError("a sender can be entered only once")
+        return self._channel
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Count as a producer no longer; the last one closes the channel."""
+        self._line.change(self._line.without_sender, self, receipt=self._left)
+
+
+class Channel(SyncObject, AwaitedChannel[T], Generic[T]):
     """A queue between threads that holds `capacity` items and has an end: Go's channel.
 
     Any number of threads send, any number receive; each item is received once, and those of
@@ -148,7 +289,11 @@ class Channel(SyncObject, Generic[T]):
 
     :meth:`close` says that nothing more will be sent. What was sent before can still be
     received; then receivers get :exc:`ChannelClosed`, and loops over the channel end. Leaving
-    a ``with`` block closes it.
+    a ``with`` block closes it. Where several threads send, each takes a :meth:`sender`, and the
+    last one that is done closes the channel.
+
+    :func:`select` waits for several channels at the same time, to receive or to send
+    (:meth:`sending`).
 
     What a thread did before it sent an item is visible to the one that receives it. Items
     are never lost or duplicated, whatever is interrupted or times out. In the child of a fork
@@ -220,6 +365,8 @@ class Channel(SyncObject, Generic[T]):
         A Ctrl-C in the main thread interrupts the wait: ``KeyboardInterrupt``, and nothing
         is sent. (In the `threading` backend the item may be, if it was accepted in the
         instant of the interrupt.) Signal handlers run meanwhile and may use this channel.
+        The cancellation of the task group for which this thread works ends the wait, too:
+        :exc:`Cancelled`, and nothing is sent.
 
         >>> from nogil_sync import Channel
         >>> channel = Channel(1)
@@ -243,7 +390,9 @@ class Channel(SyncObject, Generic[T]):
         channel is closed and all its items are received.
 
         A Ctrl-C in the main thread interrupts the wait: ``KeyboardInterrupt``, and nothing
-        is received. Signal handlers run meanwhile and may use this channel.
+        is received. Signal handlers run meanwhile and may use this channel. The cancellation
+        of the task group for which this thread works ends the wait, too: :exc:`Cancelled`,
+        and nothing is received.
 
         >>> from nogil_sync import Channel
         >>> channel = Channel(1)
@@ -303,6 +452,54 @@ class Channel(SyncObject, Generic[T]):
             item: T = request.item
             return item
         raise ChannelClosed("the channel is closed")
+
+    def sending(self, value: T) -> Sending[T]:
+        """Return a case for :func:`select` that sends this item. Nothing is sent by this call.
+
+        >>> from nogil_sync import Channel, select
+        >>> first, second = Channel(), Channel(1)
+        >>> chosen = select(first.sending("item"), second.sending("item"))
+        >>> second.recv()
+        'item'
+        """
+        line = self.__line
+        line.state  # noqa: B018  (an error before __init__)
+        case: Sending[T] = object.__new__(Sending)
+        case._channel = self
+        case._item = value
+        case._line = line
+        return case
+
+    def sender(self) -> ChannelSender[T]:
+        """Count one more producer; return the context manager that it leaves when it is done.
+
+        The channel closes when the last sender that was ever taken is left. So take them all
+        before the first producer starts, and hand them to the threads. One that is never
+        entered keeps the channel open.
+
+        >>> from nogil_sync import Channel, TaskGroup
+        >>> numbers = Channel(10)
+        >>> def produce(sender, start):
+        ...     with sender as output:
+        ...         output.send(start)
+        ...         output.send(start + 1)
+        >>> with TaskGroup() as group:
+        ...     for sender, start in (numbers.sender(), 1), (numbers.sender(), 5):
+        ...         future = group.go(produce, sender, start)
+        >>> sorted(numbers)
+        [1, 2, 5, 6]
+        """
+        line = self.__line
+        left = Receipt()
+        guard = guard_of(left)
+        sender: ChannelSender[T] = object.__new__(ChannelSender)
+        line.change(line.with_sender)
+        sender._channel = self
+        sender._entered = False
+        sender._guard = guard
+        sender._left = left
+        sender._line = line
+        return sender
 
     def close(self) -> None:
         """Say that nothing more will be sent; it may be said again.

@@ -12,6 +12,8 @@ from operator import call
 from time import monotonic
 from typing import Any, Protocol, SupportsIndex, TypeVar
 
+from .._common.awaited import AwaitedCond
+from .._common.cancelled import MESSAGE, Cancelled
 from .._common.exit import check_exit
 from .._common.guard import Receipt
 from .._common.object import SyncObject, before_init, lacks, uninitialized, until_init
@@ -21,6 +23,7 @@ from ._wait import Change, Line, Waiter, Waiters
 from .mutex import Mutex
 from .rlock import RLock as OurRLock
 from .rwmutex import RWMutexReader, RWMutexWriter, _View
+from .scope import here
 
 __all__ = ["Cond"]
 
@@ -66,7 +69,7 @@ class _Notifications(Line):
         return value, waiters[n:], waiters[:n]
 
 
-class Cond(SyncObject):
+class Cond(SyncObject, AwaitedCond):
     """A place to wait until others say that something changed, as ``threading.Condition``.
 
     Stands in for ``threading.Condition``, over any lock with ``acquire`` and ``release``
@@ -122,6 +125,11 @@ class Cond(SyncObject):
             f"{self.__lock!r}, {len(line.state[1])} waiting>"
         )
 
+    @property
+    def _lock(self) -> Any:
+        """The lock, for the awaited calls."""
+        return self.__lock
+
     def acquire(self, *args: Any, **kwargs: Any) -> Any:
         """Take the lock; arguments and result are those of the lock's ``acquire``."""
         (result,) = map(call, (partial(self.__lock.acquire, *args, **kwargs),))
@@ -147,7 +155,8 @@ class Cond(SyncObject):
         or less does not sleep, but lets the lock go for a moment. NaN is a ``ValueError``,
         a time-out too large for the system an ``OverflowError``.
 
-        A Ctrl-C in the main thread interrupts the sleep. The lock is held again whenever
+        A Ctrl-C in the main thread interrupts the sleep; so does the cancellation of the task
+        group for which this thread works (:exc:`Cancelled`). The lock is held again whenever
         this returns or raises, and a notification that an exception left unused goes to the
         next waiter.
         """
@@ -167,8 +176,9 @@ class Cond(SyncObject):
         # The count of an RLock, known also if an interrupt comes as it is released.
         saved = lock._recursion_count() if type(lock) is OurRLock else None
         later: BaseException | None = None
+        scope = here.scope
         try:
-            line.join(me)
+            line.join(me, None if seconds == 0 else scope)
             unsure = not ours
             (saved,) = map(call, (release,))
             free.done = True
@@ -176,6 +186,7 @@ class Cond(SyncObject):
             line.sleep(me, seconds)
             keep = True
         finally:
+            here.scope = None  # the lock is to be taken again even if it is one that would raise
             while True:  # twice: an interrupt can also come where a loop jumps back
                 try:
                     while True:
@@ -205,8 +216,11 @@ class Cond(SyncObject):
                 except BaseException as another:
                     keep = False
                     later = later or another
+            here.scope = scope
         if later is not None:  # and it was the first
             raise later
+        if me.cancelled and not me.kept:
+            raise Cancelled(MESSAGE)
         return me.kept
 
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:

@@ -1,5 +1,6 @@
 """Event, pure Python: a word (see `_wait`) that is 1 while the flag is set."""
 
+from .._common.awaited import AwaitedEvent
 from .._common.object import SyncObject
 from ._arguments import wait_timeout
 from ._wait import Word
@@ -7,7 +8,7 @@ from ._wait import Word
 __all__ = ["Event"]
 
 
-class Event(SyncObject):
+class Event(SyncObject, AwaitedEvent):
     """A flag that threads wait for, as ``threading.Event``.
 
     What a thread did before :meth:`set` is visible to those whose :meth:`wait` or
@@ -48,6 +49,7 @@ class Event(SyncObject):
         """
         word = self.__word
         ended = None
+        later: BaseException | None = None
         try:
             with word.guard:
                 word.value = 1
@@ -57,10 +59,19 @@ class Event(SyncObject):
                     word.round = None
         finally:  # also when a Ctrl-C arrives right after the section
             if ended is not None:
-                try:
-                    ended.gate.release()
-                except RuntimeError:
-                    pass  # already open: a waiter looked at `over` first
+                while True:  # twice: an interrupt can also come where a loop jumps back
+                    try:
+                        while True:
+                            try:
+                                ended.open()
+                                break
+                            except BaseException as another:
+                                later = later or another
+                        break
+                    except BaseException as another:
+                        later = later or another
+        if later is not None:  # and it was the first
+            raise later
 
     def clear(self) -> None:
         """Reset the flag: :meth:`wait` blocks again."""
@@ -73,7 +84,8 @@ class Event(SyncObject):
 
         ``None`` waits for ever, zero or less does not wait. NaN is a ``ValueError``, a
         time-out too large for the system an ``OverflowError``. A Ctrl-C interrupts the
-        wait in the main thread.
+        wait in the main thread, and the cancellation of the task group for which this thread
+        works does so in any (:exc:`Cancelled`).
         """
         return self.__word.wait(1, wait_timeout(timeout))
 

@@ -22,6 +22,9 @@ relying on another wake-up: the first waiter might be suspended in the frame bel
 Sections cannot call, so the few lines that take a waiter out of the queue are written out
 wherever it is done.
 
+The gate of a waiter without a thread is an `AsyncWaiter` (`async_waiter`).  It counts as one that
+has waited for long: whenever it is first in line and the lock is released, it is handed the lock.
+
 A limit: the lock can be handed to a thread that a signal handler keeps busy meanwhile, and is
 then idle until the handler returns.  The handler itself may use the lock, in place of its thread
 (`__stand_in`); waiting in it for another thread that needs the lock is a deadlock, as it would be
@@ -29,13 +32,17 @@ had the signal come just after the acquire.
 """
 
 import os
+from math import inf
 from time import monotonic
+from typing import Any
 
+from .._common.awaited import AwaitedLock
 from .._common.guard import NO_RECEIPT, Guard, Receipt, guard_of
 from .._common.object import SyncObject, lacks
 from .._common.originals import get_ident, local
 from .._common.sleep import closed_gate, sleep_at
 from ._arguments import lock_timeout
+from ._wait import Gate, open_gate, places_without_thread
 
 __all__ = ["Mutex"]
 
@@ -47,11 +54,13 @@ class _Waiter:
 
     __slots__ = ("gate", "granted", "mutex", "next", "outer", "prev", "queued", "since", "thread")
 
-    def __init__(self, mutex: "Mutex", outer: "_Waiter | None", since: float) -> None:
+    def __init__(
+        self, mutex: "Mutex", outer: "_Waiter | None", since: float, gate: Gate | None = None
+    ) -> None:
         self.mutex = mutex
         self.since = since
         self.thread = get_ident()
-        self.gate = closed_gate()
+        self.gate: Any = closed_gate() if gate is None else gate
         self.granted = False  # the lock is ours; only `__stand_in` takes it back
         self.queued = False
         self.prev: _Waiter | None = None
@@ -71,7 +80,7 @@ _thread = _Thread()
 _waiting: dict[_Waiter, None] = {}
 
 
-class Mutex(SyncObject):
+class Mutex(SyncObject, AwaitedLock):
     """A lock, as ``threading.Lock``, that stays fast when threads fight over it.
 
     Stands in for ``threading.Lock``, also inside ``threading.Condition`` and
@@ -148,11 +157,19 @@ class Mutex(SyncObject):
                         wake = self.__head
                 except BaseException:
                     pass
-            if wake is not None:
+            while True:  # twice: an interrupt can also come where a loop jumps back
                 try:
-                    wake.gate.release()
-                except RuntimeError:
-                    pass  # open already
+                    while wake is not None:
+                        try:
+                            wake.gate.release()
+                            wake = None
+                        except RuntimeError:
+                            wake = None  # open already
+                        except BaseException:
+                            pass  # the first error is under way
+                    break
+                except BaseException:
+                    pass
             raise
         return taken or self.__wait(seconds)
 
@@ -179,6 +196,7 @@ class Mutex(SyncObject):
         now = 0.0
         locked = True
         receipt = NO_RECEIPT
+        later: BaseException | None = None
         try:
             # From `_release`. (No call here, and nothing that needs memory: an exception would lose
             # the receipt.)
@@ -205,11 +223,21 @@ class Mutex(SyncObject):
                             else:
                                 wake.next.prev = None
             finally:
-                if wake is not None:
+                while True:  # twice: an interrupt can also come where a loop jumps back
                     try:
-                        wake.gate.release()
-                    except RuntimeError:
-                        pass  # open already
+                        while wake is not None:
+                            try:
+                                wake.gate.release()
+                                wake = None
+                            except RuntimeError:
+                                wake = None  # open already
+                            except BaseException as another:
+                                later = later or another
+                        break
+                    except BaseException as another:
+                        later = later or another
+        if later is not None:
+            raise later
         if not locked:
             raise RuntimeError("release unlocked lock")
 
@@ -228,10 +256,12 @@ class Mutex(SyncObject):
         for waiter in list(_waiting):
             if waiter.mutex is self:
                 waiter.queued = False
-                try:
-                    waiter.gate.release()
-                except RuntimeError:
-                    pass  # open already
+                open_gate(waiter.gate)
+        for waiter in [each for each in places_without_thread() if isinstance(each, _MutexPlace)]:
+            if waiter.mutex is self and waiter.queued:
+                waiter.queued = False
+                waiter.enter()
+                open_gate(waiter.gate)
 
     def __wait(self, seconds: float | None) -> bool:
         """Acquire with a queue; zero seconds means one try."""
@@ -319,6 +349,7 @@ class Mutex(SyncObject):
     def __try(self, me: _Waiter, now: float, expired: bool) -> None:
         """Take the lock or queue for it; on expiry, queue no longer.  Sets `me.granted`."""
         wake = None
+        later: BaseException | None = None
         try:
             with self.__guard:
                 if not me.granted and not self.__locked:
@@ -356,11 +387,21 @@ class Mutex(SyncObject):
                     else:
                         last.next = me
         finally:
-            if wake is not None:
+            while True:  # twice: an interrupt can also come where a loop jumps back
                 try:
-                    wake.gate.release()
-                except RuntimeError:
-                    pass  # open already
+                    while wake is not None:
+                        try:
+                            wake.gate.release()
+                            wake = None
+                        except RuntimeError:
+                            wake = None  # open already
+                        except BaseException as another:
+                            later = later or another
+                    break
+                except BaseException as another:
+                    later = later or another
+        if later is not None:
+            raise later
 
     def __stand_in(self, me: _Waiter, below: _Waiter) -> None:
         """This call interrupts another of this thread for the same lock: act in its place.
@@ -384,6 +425,69 @@ class Mutex(SyncObject):
                     below.next.prev = below.prev
         # If that left the lock free with somebody queued, `me` comes right now and takes it,
         # or hands it on, or wakes the first when it leaves.
+
+    def __admit(self, me: _Waiter) -> None:
+        """Hand the lock to a waiter without a thread if it is free and that is the first."""
+        with self.__guard:
+            if not self.__locked and self.__head is me:
+                self.__locked = True
+                me.granted = True
+                me.queued = False
+                self.__head = me.next
+                if me.next is None:
+                    self.__tail = None
+                else:
+                    me.next.prev = None
+
+    def __withdraw(self, me: _Waiter) -> None:
+        """Have a waiter without a thread leave no trace; repeat that if it is interrupted."""
+        with self.__guard:
+            if me.queued:
+                me.queued = False
+                if me.prev is None:
+                    self.__head = me.next
+                else:
+                    me.prev.next = me.next
+                if me.next is None:
+                    self.__tail = me.prev
+                else:
+                    me.next.prev = me.prev
+            if me.granted:
+                me.granted = False
+                self.__locked = False
+            wake = None if self.__locked else self.__head
+        if wake is not None:
+            open_gate(wake.gate)
+
+
+class _MutexPlace(_Waiter):
+    """The place of a waiter without a thread: see `async_waiter`."""
+
+    __slots__ = ()
+
+    def __init__(self, mutex: Mutex, gate: Gate) -> None:
+        super().__init__(mutex, None, -inf, gate)
+        self.thread = 0
+
+    def enter(self) -> None:
+        """Take the lock or queue for it."""
+        self.mutex._Mutex__try(self, monotonic(), False)  # type: ignore[attr-defined]
+
+    def look(self) -> None:
+        """Take the lock if it can be had."""
+        self.mutex._Mutex__admit(self)  # type: ignore[attr-defined]
+
+    def served(self) -> bool:
+        return self.granted
+
+    def leave(self) -> bool:
+        """Leave no trace; true, as that can always be."""
+        self.mutex._Mutex__withdraw(self)  # type: ignore[attr-defined]
+        return True
+
+    def outcome(self) -> tuple[None, None]:
+        """What the call returns."""
+        return None, None
 
 
 def _forget_waiters() -> None:

@@ -10,39 +10,44 @@ from ._wait import Change, Line, Waiters
 
 __all__ = ["RLock"]
 
-# A thread, and how often it holds the lock or wants to.
+# The owner, and how often it holds the lock.
 _Holds: TypeAlias = tuple[int, int]
 _FREE: _Holds = (0, 0)
+# A thread, how often it wants the lock, and whether it held the lock when it called.
+_Request: TypeAlias = tuple[int, int, bool]
 
 
 class _Owner(Line):
-    """The value says who holds the lock and how often, a request who wants it and how often."""
+    """The value says who holds the lock and how often, a request who wants it and how often.
+
+    A thread that does not hold the lock waits until it is free, as with `threading.RLock`.  That
+    holds also if a signal handler takes the lock in that thread during the wait, and keeps it.
+    """
 
     __slots__ = ()
     state: tuple[_Holds, Waiters]
+    cancellable = False
 
-    def take(self, value: _Holds, request: _Holds) -> _Holds | None:
+    def take(self, value: _Holds, request: _Request) -> _Holds | None:
         owner, count = value
-        thread, n = request
-        return (thread, count + n) if owner in (0, thread) else None
+        thread, n, again = request
+        return (thread, count + n) if not owner or (again and owner == thread) else None
 
     def admit(self, value: _Holds, waiters: Waiters) -> Change:
-        owner, count = value
         granted = []
         staying = []
         for waiter in waiters:
-            thread, n = waiter.request
-            if owner in (0, thread) and not waiter.away:
-                owner = thread
-                count += n
+            taken = None if waiter.away else self.take(value, waiter.request)
+            if taken is not None:
+                value = taken
                 granted.append(waiter)
             else:
                 staying.append(waiter)
-        return (owner, count), tuple(staying), tuple(granted)
+        return value, tuple(staying), tuple(granted)
 
-    def give(self, value: _Holds, waiters: Waiters, request: _Holds) -> Change:
+    def give(self, value: _Holds, waiters: Waiters, request: _Request) -> Change:
         owner, count = value
-        thread, n = request
+        thread, n, _ = request
         if owner != thread:  # somebody made the lock free meanwhile
             return value, waiters, ()
         return self.admit((owner, count - n) if count > n else _FREE, waiters)
@@ -50,7 +55,7 @@ class _Owner(Line):
     def release(self, value: _Holds, waiters: Waiters, thread: int, n: int) -> Change:
         if value[0] != thread:
             raise RuntimeError("cannot release un-acquired lock")
-        return self.give(value, waiters, (thread, n))
+        return self.give(value, waiters, (thread, n, True))
 
     def reset(self, _: _Holds, waiters: Waiters) -> Change:
         return self.admit(_FREE, waiters)
@@ -113,7 +118,9 @@ class RLock(SyncObject):
         >>> lock.release()
         """
         seconds = lock_timeout(blocking, timeout)
-        return self.__line.acquire((get_ident(), 1), seconds)
+        line = self.__line
+        thread = get_ident()
+        return line.acquire((thread, 1, line.state[0][0] == thread), seconds)
 
     def release(self) -> None:
         """Undo one acquire; after the last the lock is free.
@@ -154,7 +161,7 @@ class RLock(SyncObject):
             raise OverflowError("Python int does not fit a count")
         if RLock._is_owned(self):
             raise RuntimeError("cannot restore an acquired lock")
-        self.__line.acquire((get_ident(), number), None)
+        self.__line.acquire((get_ident(), number, False), None)
 
     def _at_fork_reinit(self) -> None:
         """Make the lock free: for the child of a fork, where nobody waits."""

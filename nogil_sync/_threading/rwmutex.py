@@ -2,6 +2,7 @@
 
 from typing import TypeAlias, TypeVar, final
 
+from .._common.awaited import AwaitedLock
 from .._common.guard import Receipt
 from .._common.object import Part, SyncObject, adopt
 from ._arguments import lock_timeout
@@ -24,6 +25,7 @@ class _Sides(Line):
 
     __slots__ = ()
     state: tuple[_Value, Waiters]
+    cancellable = False
 
     def take(self, value: _Value, write: bool) -> _Value | None:
         readers, writing, downgraded = value
@@ -81,7 +83,7 @@ class _Sides(Line):
         return self.give(_WRITTEN, waiters, True)
 
 
-class _View(Part):
+class _View(Part, AwaitedLock):
     """What both sides share.  Only an RWMutex makes them."""
 
     __slots__ = ("__weakref__", "_line")

@@ -2,6 +2,7 @@
 
 from typing import SupportsIndex, final
 
+from .._common.awaited import AwaitedSemaphore
 from .._common.object import Part, SyncObject, before_init, uninitialized, until_init
 from ._arguments import exact_int, wait_timeout
 from ._wait import Change, Line, Waiters
@@ -90,7 +91,7 @@ class SemaphoreHold(Part):
         self._line.change(self._line.release, self._n)
 
 
-class Semaphore(SyncObject):
+class Semaphore(SyncObject, AwaitedSemaphore):
     """A number of units that threads take and give back, one or several at a time.
 
     Stands in for ``threading.BoundedSemaphore``, with ``bounded=False`` for

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from typing import ParamSpec, SupportsIndex
 
+from .._common.awaited import AwaitedEvent
 from .._common.object import SyncObject
 from .._common.spawn import Worker
 from ._arguments import exact_int, wait_timeout
@@ -17,7 +18,7 @@ _MAX = (1 << 31) - 1
 P = ParamSpec("P")
 
 
-class WaitGroup(SyncObject):
+class WaitGroup(SyncObject, AwaitedEvent):
     """A count of what is still to be done, and a wait for it to come to zero.
 
     Go's ``WaitGroup``: count up with :meth:`add` before work is handed out, down with
@@ -63,7 +64,8 @@ class WaitGroup(SyncObject):
         word = self.__word
         ended = None
         counted = False
-        # From here to the return, or to the call that opens the gate, nothing can come between.
+        later: BaseException | None = None
+        # From here to the return, or to the loop that opens the gates, nothing can come between.
         word.guard.held = True
         try:
             total = word.value + number
@@ -78,10 +80,19 @@ class WaitGroup(SyncObject):
         finally:
             del word.guard.held
         if ended is not None:
-            try:
-                ended.gate.release()
-            except RuntimeError:
-                pass  # already open: a waiter looked at `over` first
+            while True:  # twice: an interrupt can also come where a loop jumps back
+                try:
+                    while True:
+                        try:
+                            ended.open()
+                            break
+                        except BaseException as another:
+                            later = later or another
+                    break
+                except BaseException as another:
+                    later = later or another
+        if later is not None:  # and it was the first
+            raise later
         if not counted:
             if total < 0:
                 raise RuntimeError("negative WaitGroup counter")
@@ -97,7 +108,8 @@ class WaitGroup(SyncObject):
         It is enough that it was zero at some moment since the call began, even if work was
         added right after. ``None`` waits for ever, zero or less does not wait. NaN is a
         ``ValueError``, a time-out too large for the system an ``OverflowError``. A Ctrl-C
-        interrupts the wait in the main thread.
+        interrupts the wait in the main thread, and the cancellation of the task group for
+        which this thread works does so in any (:exc:`Cancelled`).
         """
         return self.__word.wait(0, wait_timeout(timeout))
 
@@ -156,8 +168,15 @@ class WaitGroup(SyncObject):
             raise
         finally:
             if ended is not None:
-                try:
-                    ended.gate.release()
-                except RuntimeError:
-                    pass  # as above
+                while True:  # twice: an interrupt can also come where a loop jumps back
+                    try:
+                        while True:
+                            try:
+                                ended.open()
+                                break
+                            except BaseException:
+                                pass  # the first error is under way
+                        break
+                    except BaseException:
+                        pass
         return worker

@@ -3,6 +3,7 @@
 #define HARNESS_H
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -28,8 +29,6 @@
     } while (0)
 
 #ifdef NS_SHAKE
-#include <sched.h>
-
 /* Called before every atomic step of the core: mostly does nothing, often yields, seldom sleeps. */
 void
 ns_shake(void)
@@ -158,6 +157,8 @@ drive(const struct ns_wait_steps *steps, void *object, ns_waiter *w, int64_t dea
             break;
         case NS_INTERRUPTED:
             break;
+        case NS_WAS_CANCELLED:
+            return steps->cancel(object, w);
         }
         if (steps->leave(object, w)) {
             return true;
@@ -167,6 +168,38 @@ drive(const struct ns_wait_steps *steps, void *object, ns_waiter *w, int64_t dea
         }
         steps->rejoin(object, w);
     }
+}
+
+/* A hook (ns_call_waiters): the owner of a waiter is a flag, which tells it that it was called. */
+static inline void
+tell_owners(ns_waiter *w)
+{
+    for (ns_waiter *next; w != NULL; w = next) {
+        next = w->next_called; /* its owner may free it at once */
+        ns_store((_Atomic bool *)w->owner, true, NS_RELEASE);
+    }
+}
+
+/* The same as drive, for a waiter that is called. It gives up at the deadline. */
+static inline bool
+drive_called(const struct ns_wait_steps *steps, void *object, ns_waiter *w, int64_t deadline)
+{
+    _Atomic bool was_called = false;
+    w->owner = &was_called;
+    ns_store(&w->state, NS_CALLED, NS_RELAXED);
+    if (steps->enter(object, w)) {
+        return true;
+    }
+    while (!ns_load(&was_called, NS_ACQUIRE)) {
+        sched_yield();
+        if (ns_now() >= deadline) {
+            if (!steps->cancel(object, w)) {
+                return false;
+            }
+            deadline = NS_FOREVER; /* it is served, and is yet to be called */
+        }
+    }
+    return true;
 }
 
 static inline bool

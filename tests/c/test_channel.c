@@ -342,6 +342,153 @@ check_fork_cuts_repair_short(void)
     }
 }
 
+/* ---- Items that come back ---- */
+
+static int called;
+
+static void
+count_calls(ns_waiter *w)
+{
+    for (; w != NULL; w = w->next_called) {
+        called++;
+    }
+}
+
+/* A receiver of a task: it is served while the channel is empty. */
+static ns_waiter *
+receive_by_task(void)
+{
+    ns_waiter *w = ns_waiter_new();
+    CHECK(w != NULL);
+    ns_store(&w->state, NS_CALLED, NS_RELAXED);
+    CHECK(!receivers->enter(&channel, w));
+    return w;
+}
+
+/* The task is cancelled before it runs. */
+static void
+give_back_and_free(ns_waiter *w)
+{
+    CHECK(receivers->cancel(&channel, w));
+    receivers->undo(&channel, w);
+    ns_waiter_free(w);
+}
+
+static void
+check_item_comes_back(void)
+{
+    ns_call_waiters = count_calls;
+    for (uint64_t capacity = 0; capacity < 3; capacity++) {
+        /* To the head, ahead of what is in the ring. */
+        make(capacity);
+        called = 0;
+        ns_waiter *a = receive_by_task(), *b = receive_by_task(), *c = receive_by_task();
+        CHECK(try_send(1) == NS_CHANNEL_DONE && try_send(2) == NS_CHANNEL_DONE);
+        CHECK(try_send(3) == NS_CHANNEL_DONE && called == 3 && received(b) == 2);
+        for (uint64_t n = 0; n < capacity; n++) {
+            CHECK(try_send(4 + (int)n) == NS_CHANNEL_DONE);
+        }
+        /* Several come back in their old order, whatever the order of their cancellation. */
+        give_back_and_free(b);
+        CHECK(!is_open() && ns_channel_count(&channel) == capacity + 1);
+        give_back_and_free(c);
+        give_back_and_free(a);
+        CHECK(ns_channel_count(&channel) == capacity + 3 && called == 3);
+        uint64_t cursor = 0;
+        for (int thing = 1; thing <= 3 + (int)capacity; thing++) {
+            CHECK(ns_channel_each(&channel, &cursor) == &things[thing]);
+        }
+        CHECK(ns_channel_each(&channel, &cursor) == NULL);
+        CHECK(ns_channel_each(&channel, &cursor) == NULL);
+        /* They count against the capacity. */
+        CHECK(try_send(7) == NS_CHANNEL_WOULD_WAIT);
+        ns_waiter waits = sending(8);
+        CHECK(!senders->enter(&channel, &waits));
+        for (int thing = 1; thing <= 3; thing++) {
+            CHECK(!ns_is_granted(&waits) && try_receive() == thing);
+        }
+        CHECK(!ns_is_granted(&waits));
+        for (uint64_t n = 0; n < capacity; n++) {
+            CHECK(try_receive() == 4 + (int)n && sent(&waits));
+        }
+        CHECK(try_receive() == 8 && sent(&waits) && try_receive() == -1);
+        CHECK(is_open() == (capacity > 0) && ns_channel_count(&channel) == 0);
+
+        /* With room for one more beside it. */
+        a = receive_by_task();
+        CHECK(try_send(1) == NS_CHANNEL_DONE);
+        give_back_and_free(a);
+        CHECK(try_send(2) == (capacity == 2 ? NS_CHANNEL_DONE : NS_CHANNEL_WOULD_WAIT));
+        CHECK(try_send(3) == NS_CHANNEL_WOULD_WAIT && try_receive() == 1);
+        CHECK(try_receive() == (capacity == 2 ? 2 : -1));
+
+        /* To the first receiver in line. */
+        a = receive_by_task();
+        b = receive_by_task();
+        ns_waiter d = {0};
+        CHECK(!receivers->enter(&channel, &d));
+        CHECK(try_send(5) == NS_CHANNEL_DONE && received(a) == 5);
+        called = 0;
+        give_back_and_free(a);
+        CHECK(called == 1 && received(b) == 5 && !ns_is_granted(&d));
+        give_back_and_free(b);
+        CHECK(received(&d) == 5 && ns_channel_count(&channel) == 0 && is_open() == (capacity > 0));
+
+        /* Closed: what came back is received, then the end. Refused receives give nothing back. */
+        a = receive_by_task();
+        b = receive_by_task();
+        CHECK(try_send(6) == NS_CHANNEL_DONE && ns_channel_close(&channel));
+        give_back_and_free(b);
+        give_back_and_free(a);
+        CHECK(try_send(7) == NS_CHANNEL_REFUSED && ns_channel_count(&channel) == 1);
+        d = (ns_waiter){0};
+        CHECK(receivers->enter(&channel, &d) && received(&d) == 6 && try_receive() == -2);
+    }
+
+    /* What is sent cannot be taken back. */
+    make(0);
+    ns_waiter s = sending(1);
+    CHECK(!senders->enter(&channel, &s) && try_receive() == 1 && senders->cancel(&channel, &s));
+    senders->undo(&channel, &s);
+    CHECK(try_receive() == -1);
+}
+
+/* Its owner frees the waiter before or after the item is received. */
+static void
+check_memory_of_what_came_back(void)
+{
+    make(0);
+    ns_waiter *a = receive_by_task(), *b = receive_by_task(), *c = receive_by_task();
+    CHECK(try_send(1) == NS_CHANNEL_DONE && try_send(2) == NS_CHANNEL_DONE);
+    CHECK(try_send(3) == NS_CHANNEL_DONE);
+    receivers->undo(&channel, a);
+    receivers->undo(&channel, b);
+    receivers->undo(&channel, c);
+    ns_waiter_free(a);
+    CHECK(try_receive() == 1 && try_receive() == 2);
+    ns_waiter_free(b);
+    ns_channel_destroy(&channel); /* with one that was never received */
+    CHECK(channel.returned == NULL);
+    ns_waiter_free(c);
+}
+
+/* In the child of a fork they are still there, and are counted. */
+static void
+check_fork_keeps_what_came_back(void)
+{
+    make(2);
+    ns_waiter *a = receive_by_task(), *b = receive_by_task();
+    CHECK(try_send(1) == NS_CHANNEL_DONE && try_send(2) == NS_CHANNEL_DONE);
+    CHECK(try_send(3) == NS_CHANNEL_DONE);
+    give_back_and_free(a);
+    give_back_and_free(b);
+    ns_sub(&channel.returns, 1, NS_RELAXED); /* a fork before the second was counted */
+    pretend_to_fork();
+    CHECK(try_send(4) == NS_CHANNEL_WOULD_WAIT && ns_channel_count(&channel) == 3);
+    CHECK(try_receive() == 1 && try_receive() == 2 && try_receive() == 3);
+    CHECK(try_receive() == -1 && is_fast());
+}
+
 /* A channel of zero bytes takes and gives nothing. Its init gives it its capacity. */
 static void
 check_zero_bytes_give_and_take_nothing(void)
@@ -528,6 +675,77 @@ count_or_move(int i)
     }
 }
 
+#define TASKS 2
+static _Atomic uint8_t item_seen[2 * ROUNDS];
+
+/* Receives for a task that is cancelled at once. */
+static void
+receive_and_give_back(void)
+{
+    _Atomic bool was_called = false;
+    ns_waiter *w = ns_waiter_new();
+    CHECK(w != NULL);
+    w->owner = &was_called;
+    ns_store(&w->state, NS_CALLED, NS_RELAXED);
+    if (receivers->enter(&channel, w)) {
+        receivers->undo(&channel, w);
+    }
+    else if (receivers->cancel(&channel, w)) {
+        receivers->undo(&channel, w);
+        while (!ns_load(&was_called, NS_ACQUIRE)) {
+            sched_yield();
+        }
+    }
+    ns_waiter_free(w);
+}
+
+/* Two threads send, one receives, and others give back whatever they receive. */
+static void
+give_back_all_the_time(int i)
+{
+    static char items[2 * ROUNDS];
+    if (i < 2) {
+        for (int n = 0; n < ROUNDS; n++) {
+            ns_waiter *w = ns_waiter_new();
+            CHECK(w != NULL);
+            char *item = &items[i * ROUNDS + n];
+            if (ns_channel_try_send(&channel, item) != NS_CHANNEL_DONE) {
+                w->place.amount = (uintptr_t)item;
+                CHECK(drive(senders, &channel, w, ns_now() + LOST_WAKE_UP, 0) && sent(w));
+            }
+            ns_waiter_free(w);
+        }
+        return;
+    }
+    while (ns_load(&received_items, NS_RELAXED) < 2 * ROUNDS) {
+        void *item;
+        if (i > 2) {
+            receive_and_give_back();
+        }
+        else if (ns_channel_try_receive(&channel, &item) == NS_CHANNEL_DONE) {
+            CHECK(ns_add(&item_seen[(char *)item - items], 1, NS_RELAXED) == 0);
+            ns_add(&received_items, 1, NS_RELAXED);
+        }
+        CHECK(ns_channel_count(&channel) <= 2 * ROUNDS);
+    }
+}
+
+static void
+check_items_come_back_all_the_time(void)
+{
+    ns_call_waiters = tell_owners;
+    for (uint64_t capacity = 0; capacity < 3; capacity++) {
+        make(capacity);
+        for (int n = 0; n < 2 * ROUNDS; n++) {
+            ns_store(&item_seen[n], 0, NS_RELAXED);
+        }
+        ns_store(&received_items, 0, NS_RELAXED);
+        run_threads(3 + TASKS, give_back_all_the_time);
+        CHECK(ns_channel_count(&channel) == 0 && try_receive() == -1);
+        CHECK(capacity == 0 || is_fast());
+    }
+}
+
 int
 main(void)
 {
@@ -542,6 +760,10 @@ main(void)
     check_close_wakes_waiters();
     check_fork_keeps_items_in_order();
     check_fork_cuts_repair_short();
+    check_item_comes_back();
+    check_memory_of_what_came_back();
+    check_fork_keeps_what_came_back();
+    check_items_come_back_all_the_time();
     static const uint64_t capacities[] = {0, 1, 2, 3, 64};
     for (size_t n = 0; n < sizeof(capacities) / sizeof(*capacities); n++) {
         make(capacities[n]);

@@ -3,7 +3,6 @@
  * The guarded integer is plain on purpose. A missing acquire or release is a race that the thread
  * sanitizer reports, and that the mutant builds must show.
  */
-#include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -48,14 +47,45 @@ lock_with_interruptions(int i)
     }
 }
 
+/* The same with waiters that are called beside threads. Some of them give up, and some threads
+ * release what another holds. */
+static void
+lock_by_tasks(int i)
+{
+    for (int n = 0; n < ROUNDS; n++) {
+        int64_t patience = n % 3 == 1 ? 1000 * (n % 50) : 20000 * MILLISECOND;
+        bool locked;
+        if (i % 2 == 0) {
+            locked = lock_mutex(&mutex, ns_now() + patience, i == 0 ? 20000 : 0);
+        }
+        else {
+            ns_waiter *w = ns_waiter_new();
+            CHECK(w != NULL);
+            locked = drive_called(&ns_mutex_steps, &mutex, w, ns_now() + patience);
+            ns_waiter_free(w);
+        }
+        CHECK(locked || n % 3 == 1);
+        if (locked) {
+            guarded++;
+            ns_add(&expected, 1, NS_RELAXED);
+            CHECK(ns_mutex_unlock(&mutex));
+        }
+    }
+}
+
 /* A gate: some threads take the lock, others release it. No thread may sleep for ever while the
  * lock is free. */
 static void
 release_from_other_threads(int i)
 {
     for (int n = 0; n < 4 * ROUNDS; n++) {
-        if (i < THREADS / 2) {
+        if (i < THREADS / 2 && (i != 1 || n % 2)) {
             CHECK(lock_mutex(&mutex, NS_FOREVER, i == 0 ? 20000 : 0));
+        }
+        else if (i == 1) {
+            ns_waiter *w = ns_waiter_new();
+            CHECK(w != NULL && drive_called(&ns_mutex_steps, &mutex, w, NS_FOREVER));
+            ns_waiter_free(w);
         }
         else {
             while (!ns_mutex_unlock(&mutex)) {
@@ -169,6 +199,121 @@ check_slow_lock_lets_waiters_sleep(void)
     CHECK(ns_mutex_unlock(&mutex) && state_of(&first) != PARKED);
     CHECK(steps->wait(&mutex, &first, NS_FOREVER) == NS_SERVED && ns_mutex_unlock(&mutex));
     CHECK(ns_load(&mutex.word, NS_RELAXED) == 0 && mutex.queue.head == NULL);
+}
+
+/* ---- Waiters that are called ---- */
+
+static _Atomic bool was_called[3];
+
+static ns_waiter
+called_waiter(int n)
+{
+    ns_store(&was_called[n], false, NS_RELAXED);
+    return (ns_waiter){.state = NS_CALLED, .owner = &was_called[n]};
+}
+
+static bool
+is_called_now(int n)
+{
+    return ns_load(&was_called[n], NS_RELAXED);
+}
+
+static void
+check_word(uint32_t word)
+{
+    CHECK(ns_load(&mutex.word, NS_RELAXED) == word);
+}
+
+/* A waiter that is called never holds up others, and is never forgotten: whoever is in line before
+ * it, and whatever becomes of them. */
+static void
+check_called_waiters_are_handed_the_lock(void)
+{
+    enum { LOCKED = NS_MUTEX_LOCKED, ALL = LOCKED | NS_MUTEX_QUEUED | NS_MUTEX_VISIT };
+    for (uint32_t slowness = 0; slowness <= MAX_SLOWNESS; slowness += MAX_SLOWNESS) {
+        ns_store(&mutex.slowness, slowness, NS_RELAXED);
+        ns_waiter a = called_waiter(0), b = called_waiter(1), c = called_waiter(2);
+        CHECK(steps->enter(&mutex, &a) && ns_mutex_is_locked(&mutex)); /* the lock is free */
+        CHECK(!is_called_now(0) && state_of(&a) == GRANTED);
+        check_word(LOCKED);
+        CHECK(!steps->enter(&mutex, &b) && !steps->enter(&mutex, &c) && mutex.heir == NULL);
+        check_word(ALL);
+        CHECK(ns_mutex_unlock(&mutex) && is_called_now(1) && !is_called_now(2));
+        check_word(ALL); /* so that the next is not forgotten */
+        CHECK(ns_mutex_unlock(&mutex) && is_called_now(2) && ns_mutex_is_locked(&mutex));
+        CHECK(ns_mutex_unlock(&mutex));
+        check_word(ns_load(&mutex.word, NS_RELAXED) & ~LOCKED);
+
+        /* The first in line gives up: the next gets it, thread or not. */
+        for (int thread = 0; thread < 2; thread++) {
+            ns_waiter t = {0};
+            a = called_waiter(0);
+            b = called_waiter(1);
+            CHECK(ns_mutex_try_lock(&mutex) && !steps->enter(&mutex, &a));
+            CHECK(!steps->enter(&mutex, thread ? &t : &b) && mutex.heir == NULL);
+            CHECK(!steps->cancel(&mutex, &a) && ns_mutex_unlock(&mutex) && !is_called_now(0));
+            CHECK(thread ? steps->wait(&mutex, &t, NS_FOREVER) == NS_SERVED : is_called_now(1));
+            CHECK(ns_mutex_unlock(&mutex) && mutex.queue.head == NULL);
+        }
+    }
+    ns_store(&mutex.slowness, 0, NS_RELAXED);
+    CHECK(ns_mutex_try_lock(&mutex) && ns_mutex_unlock(&mutex));
+
+    for (int end = 0; end < 5; end++) { /* behind an heir */
+        ns_waiter heir = {0}, a = called_waiter(0), b = called_waiter(1);
+        CHECK(ns_mutex_try_lock(&mutex) && !steps->enter(&mutex, &heir));
+        CHECK(!steps->enter(&mutex, &a) && !steps->enter(&mutex, &b) && mutex.heir == &heir);
+        switch (end) {
+        case 0: /* the heir takes the lock, and the next release calls */
+            CHECK(ns_mutex_unlock(&mutex) && !is_called_now(0));
+            CHECK(steps->wait(&mutex, &heir, NS_FOREVER) == NS_SERVED && !is_called_now(0));
+            check_word(ALL);
+            CHECK(ns_mutex_unlock(&mutex) && is_called_now(0) && !is_called_now(1));
+            break;
+        case 1: /* the heir demands the lock, and is handed it */
+            heir.impatient = true;
+            ns_or(&mutex.word, NS_MUTEX_VISIT, NS_RELAXED);
+            CHECK(ns_mutex_unlock(&mutex) && state_of(&heir) == GRANTED && !is_called_now(0));
+            check_word(ALL);
+            CHECK(mutex.heir == NULL && ns_mutex_unlock(&mutex) && is_called_now(0));
+            break;
+        case 2: /* the heir gives up while the lock is held */
+            CHECK(!steps->cancel(&mutex, &heir) && !is_called_now(0));
+            check_word(ALL);
+            CHECK(mutex.heir == NULL && ns_mutex_unlock(&mutex) && is_called_now(0));
+            break;
+        case 3: /* or while it is free */
+            CHECK(ns_mutex_unlock(&mutex) && !is_called_now(0));
+            CHECK(!steps->cancel(&mutex, &heir) && is_called_now(0) && !is_called_now(1));
+            check_word(ALL);
+            break;
+        default: /* or is away; as it comes back it is the first in line again */
+            CHECK(ns_mutex_unlock(&mutex) && !steps->leave(&mutex, &heir) && is_called_now(0));
+            steps->rejoin(&mutex, &heir);
+            CHECK(mutex.heir == &heir && ns_mutex_unlock(&mutex) && !is_called_now(1));
+            CHECK(steps->wait(&mutex, &heir, NS_FOREVER) == NS_SERVED);
+            break;
+        }
+        CHECK(ns_mutex_is_locked(&mutex) && ns_mutex_unlock(&mutex) && is_called_now(1));
+        CHECK(steps->cancel(&mutex, &b)); /* it was served: its owner gives the lock back */
+        steps->undo(&mutex, &b);
+        CHECK(!ns_mutex_is_locked(&mutex) && mutex.queue.head == NULL && mutex.heir == NULL);
+    }
+
+    /* A thread that enters behind it sleeps, and is the heir afterwards. */
+    ns_waiter t = {0}, a = called_waiter(0);
+    CHECK(ns_mutex_try_lock(&mutex) && !steps->enter(&mutex, &a) && !steps->enter(&mutex, &t));
+    CHECK(mutex.heir == NULL && ns_mutex_unlock(&mutex) && is_called_now(0));
+    CHECK(mutex.heir == &t && ns_mutex_unlock(&mutex));
+    CHECK(steps->wait(&mutex, &t, NS_FOREVER) == NS_SERVED && ns_mutex_unlock(&mutex));
+    check_word(0);
+
+    /* In the child of a fork they are gone. */
+    a = called_waiter(0);
+    CHECK(ns_mutex_try_lock(&mutex) && !steps->enter(&mutex, &a));
+    pretend_to_fork();
+    CHECK(ns_mutex_unlock(&mutex) && !is_called_now(0) && !steps->cancel(&mutex, &a));
+    check_word(0);
 }
 
 static void
@@ -314,6 +459,7 @@ int
 main(void)
 {
     init_core();
+    ns_call_waiters = tell_owners;
     CHECK(!ns_mutex_unlock(&mutex));
 
     run_threads(THREADS, lock_and_unlock);
@@ -325,11 +471,18 @@ main(void)
     CHECK(guarded == ns_load(&expected, NS_RELAXED));
     CHECK(ns_load(&mutex.word, NS_RELAXED) == 0 && mutex.queue.head == NULL);
 
+    guarded = 0;
+    ns_store(&expected, 0, NS_RELAXED);
+    run_threads(THREADS, lock_by_tasks);
+    CHECK(guarded == ns_load(&expected, NS_RELAXED));
+    CHECK(ns_load(&mutex.word, NS_RELAXED) == 0 && mutex.queue.head == NULL);
+
     run_threads(THREADS, release_from_other_threads);
     CHECK(!ns_mutex_is_locked(&mutex) && mutex.queue.head == NULL);
     check_new_waiters_do_not_overtake_for_long();
     check_order_of_service();
     check_slow_lock_lets_waiters_sleep();
+    check_called_waiters_are_handed_the_lock();
     check_slowness_follows_the_holders();
     check_heir_that_gives_up_wakes_the_next();
     CHECK(ns_mutex_try_lock(&mutex));

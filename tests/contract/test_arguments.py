@@ -110,6 +110,12 @@ def entered(context: Any) -> Any:
     return context
 
 
+def broken_barrier(m: Any) -> Any:
+    barrier = m.Barrier(3)
+    barrier.abort()
+    return barrier
+
+
 # An object whose methods do not wait, whatever the arguments.
 OBJECTS: dict[str, Callable[[Any], Any]] = {
     "AtomicInt64": lambda m: m.AtomicInt64(5),
@@ -139,6 +145,8 @@ OBJECTS: dict[str, Callable[[Any], Any]] = {
     "an entered Semaphore.hold": lambda m: entered(m.Semaphore(3).hold(2)),
     "Event": set_event,
     "WaitGroup": lambda m: m.WaitGroup(),
+    "Barrier": lambda m: m.Barrier(1),
+    "a broken Barrier": broken_barrier,
     "Once": lambda m: m.Once(),
     "once": lambda m: m.once(lambda: 1),
     "Pool": lambda m: m.Pool(list),
@@ -152,6 +160,9 @@ OBJECTS: dict[str, Callable[[Any], Any]] = {
     "iter(SyncMap)": lambda m: iter(m.SyncMap(a=1)),
     "Channel": new_channel,
     "a closed Channel": lambda m: entered_and_left(m.Channel()),
+    "Channel.sending": lambda m: m.Channel(1).sending(1),
+    "Channel.sender": lambda m: m.Channel(1).sender(),
+    "an entered Channel.sender": lambda m: entered(m.Channel(1).sender()),
 }
 
 
@@ -160,7 +171,7 @@ def entered_and_left(context: Any) -> Any:
         return context
 
 
-FUNCTIONS = ("pin", "pin_all", "is_pinned", "once")
+FUNCTIONS = ("pin", "pin_all", "is_pinned", "once", "select", "try_select")
 SPECIAL = ("__enter__", "__exit__", "__call__")
 
 # Calls that would wait, or allocate much memory, with these arguments: they are left out.
@@ -214,12 +225,23 @@ def outcome(call: Callable[[], Any]) -> tuple[str, ...]:
     """What came of it, in a form that can be compared."""
     try:
         result = call()
+        if inspect.iscoroutine(result):
+            result = first_step(result)
     except BaseException as error:
         kind = type(error)
         return ("raised", kind.__module__, kind.__qualname__, plain(str(error)))
     if result is None or isinstance(result, bool | int | float | str | bytes | tuple):
         return ("returned", repr(result))
     return ("returned", type(result).__name__)
+
+
+def first_step(coroutine: Any) -> Any:
+    """What it returns without waiting; it waits for no event loop, as there is none."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("it waits")
 
 
 def plain(text: str) -> str:
@@ -357,7 +379,7 @@ BLAMED: tuple[str, ...] = (
     "RuntimeError",
     "KeyError",
 )
-BLAMED += ("TimeoutError", "ChannelClosed", "AttributeError", "StopIteration")
+BLAMED += ("TimeoutError", "BrokenBarrierError", "ChannelClosed", "AttributeError", "StopIteration")
 
 
 def compare(mine: tuple[str, ...], its: tuple[str, ...]) -> None:
@@ -383,7 +405,8 @@ def test_table_covers_every_public_call():
     """Every public name has its place in it, but for exceptions and what both backends share."""
     subjects = {type(make(pure)).__name__ for make in OBJECTS.values()}
     shared = {"ChannelClosed", "PerformanceWarning", "once_property", "TaskGroup", "backend"}
-    shared |= {"Left", "PinReport", "pin_report"}
+    shared |= {"Left", "PinReport", "pin_report", "Cancelled", "shield", "Selected"}
+    shared |= {"Ticker", "after", "After", "SemaphoreHoldAsync", "select_async"}
     assert {*subjects, *FUNCTIONS, *shared} >= {*nogil_sync.__all__}
 
 
@@ -427,6 +450,16 @@ STATES = [
     "WaitGroup().done()",
     "WaitGroup().add(-1)",
     "WaitGroup().add(2**31)",
+    *(f"Barrier({arguments})" for arguments in ("0", "-1", "-(10**30)", "2**31", "10**30", "1.5")),
+    *(f"Barrier(2, {arguments})" for arguments in ("5", "None, float('nan')", "None, 'x'")),
+    *(f"Barrier(2, timeout={seconds}).wait()" for seconds in ("0", "-1", "0.001")),
+    "Barrier(2).wait(0)",
+    "Barrier(2, None, 5).wait(-1)",
+    "b = Barrier(2); b.abort(); b.wait()",
+    "b = Barrier(1, lambda: b.wait()); b.wait()",
+    "b = Barrier(1, lambda: b.abort()); b.wait()",
+    "b = Barrier(1, lambda: b.reset()); b.wait()",
+    "Barrier(1, len).wait()",
     "Channel().send(1, 0)",
     "Channel().recv(0)",
     "Channel(-1)",
@@ -435,6 +468,24 @@ STATES = [
         f"c = Channel(); c.close(); {call}"
         for call in ("c.send(1)", "c.try_send(1)", "c.recv()", "c.try_recv()", "next(c)")
     ),
+    "s = Channel().sender(); s.__enter__(); s.__enter__()",
+    "s = Channel().sender(); s.__enter__(); s.__exit__(); s.__enter__()",
+    "s = Channel().sender(); s.__enter__(); s.__exit__(); s.__exit__()",
+    "Channel().sender().__exit__(None, None, None)",
+    *(
+        f"c = Channel(1); c.send(0); {call}({cases})"
+        for call in ("select", "try_select")
+        for cases in ("", "5", "c, None", "c, Channel", "Channel.__new__(Channel)", "c, cases=1")
+    ),
+    "select(Channel(), timeout=0)",
+    "select(Channel(), timeout='x')",
+    "select(Event(), Channel().sending(1), Channel(), timeout=0.01)",
+    "c = Channel(); c.close(); select(c.sending(1))",
+    "c = Channel(); c.close(); try_select(c.sending(1), Event())",
+    "Channel.__new__(Channel).sending(1)",
+    "Channel.__new__(Channel).sender()",
+    "pickle.dumps(Channel().sending(1))",
+    "copy.copy(Channel().sender())",
     "u = Pool(list).use(); u.__enter__(); u.__enter__()",
     "Pool(list).use().__exit__(None, None, None)",
     "Pool(list, reset=len).put(1)",
@@ -486,10 +537,12 @@ def test_both_backends_raise_the_same_in_wrong_states(code):
 OBJECTS_OF = [name for name in CLASSES if name not in ("ChannelClosed", "PerformanceWarning")]
 OBJECTS_OF.remove("once_property")
 MADE_BY_OTHERS = (
+    "ChannelSender",
     "PoolUse",
     "RWMutexReader",
     "RWMutexWriter",
     "SemaphoreHold",
+    "Sending",
     "SyncMapItems",
     "SyncMapIterator",
     "SyncMapKeys",

@@ -43,7 +43,24 @@ def test_every_class_and_function_has_an_example(name):
     assert ">>>" in DOCS[name]
 
 
-def test_readme_tour_runs():
+def readme_tour():
     text = (Path(__file__).parents[2] / "README.md").read_text()
     (tour,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    python(tour)
+    return tour
+
+
+def test_readme_tour_runs():
+    python(readme_tour())
+
+
+def test_readme_tour_ends_when_a_task_fails():
+    tour = re.sub(
+        r"^    return sum.*log.*$",
+        '    raise OSError("disk full")',
+        readme_tour(),
+        flags=re.MULTILINE,
+    )
+    done = python(tour, check=False)
+    assert done.returncode == 1
+    assert "OSError: disk full" in done.stderr
+    assert "Cancelled" not in done.stderr

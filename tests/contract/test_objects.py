@@ -6,6 +6,7 @@ import gc
 import inspect
 import pickle
 import sys
+import threading
 import weakref
 from typing import Any
 
@@ -18,6 +19,7 @@ import nogil_sync
 from nogil_sync import (
     AtomicBool,
     AtomicRef,
+    Barrier,
     Channel,
     Cond,
     Event,
@@ -80,6 +82,7 @@ OPERATIONS: dict[type, dict[str, Any]] = {
     },
     Semaphore: {"acquire": (), "release": (), "hold": (), "available": (), "_at_fork_reinit": ()},
     WaitGroup: {"add": (), "done": (), "wait": (0,)},
+    Barrier: {"reset": (), "abort": ()},
     SyncMap: {
         "setdefault": (0,),
         "get": (0,),
@@ -95,12 +98,20 @@ OPERATIONS: dict[type, dict[str, Any]] = {
         "snapshot": (),
     },
     Pool: {"get": (), "put": (1,), "use": (), "clear": (), "idle": ()},
-    Channel: {"try_send": (1,), "try_recv": (), "closed": (), "close": ()},
+    Channel: {
+        "try_send": (1,),
+        "try_recv": (),
+        "sending": (1,),
+        "sender": (),
+        "closed": (),
+        "close": (),
+    },
 }
 # Those that need more than an object: a thread, a hold, a partner.
 OTHERS: dict[type, dict[str, Any]] = {
     RWMutex: {"downgrade": ()},
     WaitGroup: {"go": (int,)},
+    Barrier: {"wait": (0,)},
     Channel: {"send": (1, 0), "recv": (0,)},
 }
 # Methods that need the lock held, or another state.
@@ -114,9 +125,9 @@ FOR_HOLDERS = {
     (SyncMap, "popitem"),  # not of an empty one
 }
 # What only a partner of the same channel lets end.
-FOR_PARTNERS = {(Channel, "send"), (Channel, "recv")}
+FOR_PARTNERS = {(Channel, "send"), (Channel, "recv"), (Barrier, "wait")}
 # Whose methods make no sense without what __init__ was given.  All others are valid without it.
-NEED_INIT = (Cond, Semaphore, Channel, Pool, SyncMap, Once)
+NEED_INIT = (Cond, Semaphore, Barrier, Channel, Pool, SyncMap, Once)
 CALLS = [
     (cls, name, args)
     for table in (OPERATIONS, OTHERS)
@@ -135,6 +146,7 @@ STATES: dict[type, Any] = {
     Cond: Cond.locked,
     Semaphore: Semaphore.available,
     WaitGroup: lambda group: repr(group).rpartition(",")[2],
+    Barrier: lambda barrier: (barrier.parties, barrier.n_waiting, barrier.broken),
     SyncMap: SyncMap.snapshot,
     Pool: Pool.idle,
     Channel: lambda channel: (len(channel), channel.closed()),
@@ -148,6 +160,7 @@ CHANGES: dict[type, Any] = {
     Cond: Cond.acquire,
     Semaphore: Semaphore.acquire,
     WaitGroup: WaitGroup.add,
+    Barrier: Barrier.abort,
     SyncMap: lambda m: m.insert("k", 1),
     Pool: lambda pool: pool.put([]),
     Channel: Channel.close,
@@ -409,7 +422,7 @@ def test_object_without_init_works_or_raises(cls, name, args):
     if (cls, name) in FOR_HOLDERS:
         CHANGES[cls](obj)
     if (cls, name) in FOR_PARTNERS:
-        with pytest.raises(TimeoutError):
+        with pytest.raises((TimeoutError, threading.BrokenBarrierError)):
             getattr(obj, name)(*args)
     else:
         getattr(obj, name)(*args)
@@ -422,7 +435,10 @@ def test_object_without_init_works_or_raises(cls, name, args):
 @every
 def test_every_public_method_is_tried_without_init(cls):
     views = {"read", "write", "keys", "values", "items", "copy", "update"}
-    assert public_methods(cls) <= {*OPERATIONS[cls], *OTHERS.get(cls, ()), *views}
+    views |= {"parties", "n_waiting", "broken"}
+    # Those that are awaited are in test_asyncio_twins.py.
+    methods = {name for name in public_methods(cls) if not name.endswith("_async")}
+    assert methods <= {*OPERATIONS[cls], *OTHERS.get(cls, ()), *views}
 
 
 @pytest.mark.parametrize("cls", [Cond, Semaphore, Channel])
@@ -478,7 +494,7 @@ def test_one_of_many_inits_at_once_succeeds(cls):
 @pytest.mark.parametrize("cls", NEED_INIT)
 def test_calls_beside_init_fail_or_find_it_done(cls):
     name = {Cond: "locked", Semaphore: "available", Channel: "closed", Pool: "idle"}.get(cls)
-    name = name or {SyncMap: "__len__", Once: "done"}[cls]
+    name = name or {SyncMap: "__len__", Once: "done", Barrier: "reset"}[cls]
     for _ in range(50):
         obj = cls.__new__(cls)
 

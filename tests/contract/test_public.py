@@ -28,6 +28,7 @@ ROOTS: dict[str, Callable[[], Any]] = {
     "Semaphore": lambda: nogil_sync.Semaphore(100),
     "Event": nogil_sync.Event,
     "WaitGroup": nogil_sync.WaitGroup,
+    "Barrier": lambda: nogil_sync.Barrier(1),
     "TaskGroup": nogil_sync.TaskGroup,
     "Once": nogil_sync.Once,
     "once": lambda: nogil_sync.once(lambda: 1),
@@ -37,6 +38,12 @@ ROOTS: dict[str, Callable[[], Any]] = {
     "SyncMap": lambda: nogil_sync.SyncMap({"a": 1, "b": 2}),
     "Channel": lambda: nogil_sync.Channel(5),
     "ChannelClosed": nogil_sync.ChannelClosed,
+    "select": lambda: nogil_sync.select(nogil_sync.WaitGroup()),
+    "Cancelled": nogil_sync.Cancelled,
+    "shield": nogil_sync.shield,
+    "Selected": lambda: nogil_sync.Selected(None, None, False),
+    "Ticker": lambda: nogil_sync.Ticker(0.001),
+    "after": lambda: nogil_sync.after(60),
     "PerformanceWarning": lambda: nogil_sync.PerformanceWarning("why"),
     "pin_report": lambda: nogil_sync.pin_report([]),
     "pin_report.left": lambda: nogil_sync.pin_report([threading.Lock()]).left[0],
@@ -80,7 +87,11 @@ def results(thing: Any) -> Iterator[tuple[str, Any]]:
             elif p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
                 args.append(ARGUMENTS.get(p.name, 1))
         with contextlib.suppress(Exception):
-            yield name, member(*args, **kwargs)
+            result = member(*args, **kwargs)
+            if inspect.iscoroutine(result):
+                result.close()
+                continue
+            yield name, result
             if name == "__enter__":
                 thing.__exit__(None, None, None)
 
@@ -184,7 +195,10 @@ def test_special_methods_have_the_docs_of_the_pure_class(name, method):
         assert kinds[0] == kinds[1]
 
 
-GENERIC = ("AtomicRef", "Channel", "Once", "OnceFunction", "Pool", "PoolUse", "SyncMapIterator")
+GENERIC = (
+    *("AtomicRef", "Channel", "ChannelSender", "Once", "OnceFunction", "Pool", "PoolUse"),
+    *("Sending", "SyncMapIterator"),
+)
 
 
 @pytest.mark.parametrize("name", GENERIC)

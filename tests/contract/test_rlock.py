@@ -1,6 +1,7 @@
 """RLock: the interface and errors of threading.RLock; owner and count; conditions, interrupts."""
 
 import gc
+import signal
 import threading
 
 import pytest
@@ -10,7 +11,7 @@ from lock_cases import ACQUIRE_ARGUMENTS, WRONG_ACQUIRE_ARGUMENTS
 from marks import needs_fork, sets_handlers, starts_processes, starts_threads
 from processes import in_own_process
 from random_interrupts import RandomInterrupts
-from support import TIMEOUT, eventually, run_threads
+from support import TIMEOUT, eventually, run_threads, settle
 
 from nogil_sync import Cond, RLock
 
@@ -293,18 +294,66 @@ def test_handler_uses_the_lock_that_its_thread_waits_for(interrupt):
         go.set()
         assert released.wait(TIMEOUT)  # so the interrupted call may have been served
         with lock, lock:
-            counts.append(lock._recursion_count() >= 2)
+            counts.append(lock._recursion_count())
 
     thread = threading.Thread(target=hold)
     thread.start()
     assert eventually(lock.locked)
     interrupt(handle, 0.05)
     assert lock.acquire(timeout=TIMEOUT)
-    assert counts == [True]
+    assert counts == [2]
     assert lock._recursion_count() == 1
     lock.release()
     assert not lock.locked()
     thread.join(TIMEOUT)
+
+
+@sets_handlers
+@pytest.mark.parametrize("make", [RLock, threading.RLock])
+def test_wait_goes_on_while_a_handler_of_its_thread_keeps_the_lock(make):
+    lock, events = make(), []
+    started, waits, go, released = (threading.Event() for _ in range(4))
+    main = threading.main_thread()
+
+    def handle(*_):
+        if lock._is_owned():
+            lock.release()
+            events.append("the handler releases")
+            return
+        go.set()
+        assert released.wait(TIMEOUT)
+        assert lock.acquire(timeout=TIMEOUT)
+        events.append("the handler keeps")
+
+    def hold():
+        with lock:
+            started.set()
+            assert go.wait(TIMEOUT)
+        released.set()
+
+    def send():
+        assert waits.wait(TIMEOUT)
+        for count in (1, 2):
+            settle(main)
+            signal.pthread_kill(main.ident, signal.SIGUSR1)
+            assert eventually(lambda: len(events) >= count)
+
+    threads = [threading.Thread(target=each) for each in (hold, send)]
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        threads[0].start()
+        assert started.wait(TIMEOUT)
+        threads[1].start()
+        waits.set()
+        assert lock.acquire(timeout=TIMEOUT)
+        events.append("the call returns")
+        for thread in threads:
+            thread.join(TIMEOUT)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert events == ["the handler keeps", "the handler releases", "the call returns"]
+    lock.release()
+    assert not lock._is_owned()
 
 
 def test_finaliser_may_use_a_lock_that_its_thread_holds():
@@ -329,7 +378,8 @@ def test_finaliser_may_use_a_lock_that_its_thread_holds():
 
 
 @needs_fork
-@starts_threads
+@starts_processes
+@in_own_process
 def test_child_of_the_owner_holds_the_lock():
     lock = RLock()
     lock.acquire()
@@ -347,7 +397,8 @@ def test_child_of_the_owner_holds_the_lock():
 
 
 @needs_fork
-@starts_threads
+@starts_processes
+@in_own_process
 def test_child_finds_the_lock_of_another_thread_held_until_it_is_reset():
     lock, go = RLock(), threading.Event()
 

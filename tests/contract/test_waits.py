@@ -133,7 +133,7 @@ def test_wait_interrupted_as_it_is_served(name):
     # Either outcome is right, and the interrupt may come right after the call; but the object is
     # either served or as before.
     other = WaitTrial(name)
-    if not name.startswith("Cond"):
+    if not other.wait.only_waiters:
         other.serve()
         assert other.call() == other.served
     after_it = other.state()
@@ -155,7 +155,7 @@ def test_wait_interrupted_as_it_is_served(name):
             thread.join()
             time.sleep(TIMEOUT)
         thread.join()
-        if not name.startswith("Cond"):
+        if not trial.wait.only_waiters:
             assert trial.state() == after_it or trial.call(0) == trial.served
         trial.reset()
         still_waits_and_is_served(trial)
@@ -205,7 +205,7 @@ def test_handler_waits_for_same_object_and_times_out(name):
 
 @every_wait
 def test_handler_is_served_before_the_wait_it_interrupts(name):
-    if name.startswith(("Event", "Cond", "WaitGroup")):
+    if WAITS[name].serves_all or WAITS[name].only_waiters:
         pytest.skip("serves all, or only those who waited before")
     if name.startswith("RLock"):
         pytest.skip("what the handler took the interrupted call may take again: test_rlock.py")
@@ -228,7 +228,7 @@ def test_handler_is_served_before_the_wait_it_interrupts(name):
 @pytest.mark.parametrize("timeout", [0, TIMEOUT])
 def test_handler_takes_what_its_thread_was_granted(name, timeout):
     # The interrupted call is served while the handler runs, and then the handler wants the same.
-    if name.startswith(("Event", "Cond", "WaitGroup", "SyncMap")):
+    if WAITS[name].serves_all or WAITS[name].only_waiters or name.startswith("SyncMap"):
         pytest.skip("serves all, or only those who waited before")
     if name.startswith("RLock"):
         pytest.skip("what the handler took the interrupted call may take again: test_rlock.py")

@@ -30,17 +30,31 @@ PROGRAMS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = 
     "fan_in": (
         ("--threads", "2", "--items", "50"),
         ("--threads", "2", "--items", "2000000000"),
-        ("naive .* 25 of 75 received", "Channel and TaskGroup .* 75 of 75 received"),
+        (
+            "naive .* 25 of 75 received",
+            "one Channel .* 75 of 75 received",
+            "select .* 75 of 75 received",
+        ),
     ),
     "fetching": (
         ("--threads", "4", "--pages", "8"),
         ("--threads", "2", "--pages", "100000"),
-        ("all 8 results", "naive: +7 of 8 pages", "/broken: status 500; [2-8] pages asked"),
+        (
+            "all 8 results",
+            "naive: +7 of 8 pages",
+            "/broken: status 500; [2-8] pages asked",
+            "over after",
+        ),
     ),
     "heavy_tasks": (
         SHORT,
         LONG,
         (r"Semaphore\(3\) .* at most [123] at", r"TaskGroup.* at most [123] at"),
+    ),
+    "heartbeat": (
+        ("--threads", "1", "--seconds", "0.1"),
+        ("--threads", "1", "--seconds", "600"),
+        ("naive .* beats", "select with a Ticker .* beats"),
     ),
     "lazy_connection": (SHORT, LONG, ("naive .* opened", "@once .* 1 opened")),
     "log_buffers": (SHORT, LONG, ("naive", "Pool", r"holds \d buffers")),

@@ -2,7 +2,7 @@
 
 import threading
 
-from support import TIMEOUT, eventually
+from support import TIMEOUT, eventually, settle
 
 
 def raising(error):
@@ -49,3 +49,17 @@ class Gate:
 
     def open(self):
         self.event.set()
+
+
+def asleep(tg, fn, *args):
+    """Have the group call the function; return the future once the call waits."""
+    thread = []
+
+    def run():
+        thread.append(threading.current_thread())
+        return fn(*args)
+
+    future = tg.go(run)
+    assert eventually(lambda: thread)
+    settle(thread[0])
+    return future

@@ -41,6 +41,8 @@ class RandomInterrupts:
             self.remaining = 0
             self.raised += 1
             return False
+        finally:
+            self.remaining = 0  # before anything else, if it raised something of its own
 
     def for_a_second(self, enough: Callable[[], bool] = lambda: True) -> Iterator[None]:
         """Repeat the body of a loop while the timer runs.

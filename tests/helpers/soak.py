@@ -21,6 +21,7 @@ import nogil_sync
 from nogil_sync import (
     AtomicInt64,
     AtomicRef,
+    Barrier,
     Channel,
     ChannelClosed,
     Cond,
@@ -38,6 +39,8 @@ from nogil_sync import (
     WaitGroup,
     once,
     once_property,
+    select,
+    try_select,
 )
 
 THREADS = 4
@@ -167,6 +170,20 @@ def event() -> None:
             e.set()
 
     share(wait, let_go)
+
+
+def barrier() -> None:
+    b = Barrier(THREADS, lambda: None)
+    broken = Barrier(THREADS + 1)
+
+    def meet() -> None:
+        for _ in range(10):
+            b.wait()
+        with suppress(threading.BrokenBarrierError):
+            broken.wait(SHORT)
+        broken.reset()
+
+    share(meet)
 
 
 def waitgroup() -> None:
@@ -395,8 +412,16 @@ def channel() -> None:
                 with suppress(ChannelClosed):
                     c.try_recv()
 
+    def choose() -> None:
+        for n in range(20):
+            with suppress(TimeoutError, ChannelClosed):
+                select(*channels, *(c.sending([c, n]) for c in channels), timeout=SHORT)
+            with suppress(ChannelClosed):
+                try_select(rendezvous.sending(n), buffered)
+
     share(send, recv)
-    share(send, recv, rendezvous.close)
+    share(send, recv, choose)
+    share(send, recv, choose, rendezvous.close)
     with suppress(TimeoutError):
         while True:
             buffered.send([buffered], 0)
@@ -463,6 +488,7 @@ WORK: list[Callable[[], None]] = [
     cond,
     semaphore,
     event,
+    barrier,
     waitgroup,
     counters,
     atomics,

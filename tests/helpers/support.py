@@ -40,6 +40,7 @@ WAITED_FOR = [
     nogil_sync.Semaphore,
     nogil_sync.Event,
     nogil_sync.WaitGroup,
+    nogil_sync.Barrier,
     nogil_sync.Once,
     nogil_sync.Channel,
 ]
@@ -58,7 +59,7 @@ def same_error(one: BaseException, other: BaseException) -> bool:
 
 
 # What must be given to make one.
-NEEDED: dict[type, tuple[Any, ...]] = {nogil_sync.Pool: (list,)}
+NEEDED: dict[type, tuple[Any, ...]] = {nogil_sync.Pool: (list,), nogil_sync.Barrier: (2,)}
 
 
 def needed(cls: type) -> tuple[Any, ...]:

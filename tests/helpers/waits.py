@@ -6,12 +6,14 @@ exit. Some of them import it in other processes.
 
 import sys
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from nogil_sync import (
+    Barrier,
     Channel,
     Cond,
     Event,
@@ -21,6 +23,8 @@ from nogil_sync import (
     Semaphore,
     SyncMap,
     WaitGroup,
+    after,
+    select,
 )
 
 
@@ -44,9 +48,15 @@ class Wait(NamedTuple):
     served: Any = True
     """What the call returns when it is served."""
     timed_out: Any = False
-    """What the call returns when the time is over; "TimeoutError" if it raises that."""
+    """What the call returns when the time is over; the error, as text, if it raises one."""
     in_child: bool = True
     """Whether the call would wait in the child of a fork, too."""
+    only_waiters: bool = False
+    """Whether `serve` serves those that wait already, and nobody that comes later."""
+    serves_all: bool = False
+    """Whether `serve` serves all that wait."""
+    fails_for_all: bool = False
+    """Whether a call that fails ends the waits of all others, as `serve` does."""
 
 
 def held(lock: Any, **acquired: Any) -> Any:
@@ -98,6 +108,21 @@ def counting(tasks: int) -> WaitGroup:
     group = WaitGroup()
     group.add(tasks)
     return group
+
+
+def unbroken(b: Barrier) -> Barrier:
+    """The barrier, as new if a call that failed has broken it."""
+    if b.broken:
+        b.reset()
+    return b
+
+
+def reset_once_awaited(b: Barrier) -> None:
+    for _ in range(5_000):
+        if b.n_waiting:
+            break
+        time.sleep(0.001)
+    b.reset()
 
 
 def full_channel() -> Channel[int]:
@@ -188,6 +213,32 @@ class Computation:
         begun.wait()
 
 
+class Chosen:
+    """Equal to what a select returns that chose a case with this value."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return getattr(other, "closed", None) is False and self.value == getattr(other, "value", 0)
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def __repr__(self) -> str:
+        return f"Chosen({self.value!r})"
+
+
+def select_among_others(case: Any, timeout: float | None) -> Callable[[], Any]:
+    """A select of this case beside idle ones of each kind."""
+    idle: Channel[int] = Channel()
+    return partial(
+        select,
+        *(idle, idle.sending(1), Event(), counting(1), after(3600.0), case),
+        timeout=timeout,
+    )
+
+
 WAITS = {
     "Mutex.acquire": Wait(
         make=lambda: held(Mutex()),
@@ -209,6 +260,7 @@ WAITS = {
         serve=lambda e: e.set(),
         state=lambda e: e.is_set(),
         reset=lambda e: e.clear(),
+        serves_all=True,
     ),
     "RWMutex.read.acquire": Wait(
         make=write_locked,
@@ -278,6 +330,18 @@ WAITS = {
         serve=lambda g: g.add(-2),
         state=repr,
         reset=lambda g: g.add(2),
+        serves_all=True,
+    ),
+    "Barrier.wait": Wait(
+        make=lambda: Barrier(100),
+        bind=lambda b, timeout: partial(unbroken(b).wait, timeout),
+        serve=reset_once_awaited,  # how it passes: test_barrier.py
+        state=lambda b: b.parties,  # a call that failed breaks it, until `bind` makes it as new
+        served="BrokenBarrierError: the barrier is broken, or was reset",
+        timed_out="BrokenBarrierError: timed out waiting for the other threads",
+        only_waiters=True,
+        serves_all=True,
+        fails_for_all=True,
     ),
     "Channel.send": Wait(
         make=full_channel,
@@ -295,11 +359,54 @@ WAITS = {
         served=1,
         timed_out="TimeoutError",
     ),
+    "select of one channel": Wait(
+        make=lambda: Channel(1),
+        bind=lambda c, timeout: partial(select, c, timeout=timeout),
+        serve=lambda c: c.try_send(1),
+        state=len,
+        served=Chosen(1),
+        timed_out="TimeoutError",
+    ),
+    "select to receive": Wait(
+        make=lambda: Channel(1),
+        bind=select_among_others,
+        serve=lambda c: c.try_send(1),
+        state=len,
+        served=Chosen(1),
+        timed_out="TimeoutError",
+    ),
+    "select to send": Wait(
+        make=full_channel,
+        bind=lambda c, timeout: select_among_others(c.sending(1), timeout),
+        serve=lambda c: c.try_recv(),
+        state=len,
+        served=Chosen(None),
+        timed_out="TimeoutError",
+    ),
+    "Event in a select": Wait(
+        make=Event,
+        bind=select_among_others,
+        serve=lambda e: e.set(),
+        state=lambda e: e.is_set(),
+        reset=lambda e: e.clear(),
+        served=Chosen(None),
+        timed_out="TimeoutError",
+    ),
+    "WaitGroup in a select": Wait(
+        make=lambda: counting(2),
+        bind=select_among_others,
+        serve=lambda g: g.add(-2),
+        state=repr,
+        reset=lambda g: g.add(2),
+        served=Chosen(None),
+        timed_out="TimeoutError",
+    ),
     "Cond.wait": Wait(
         make=lambda: held(Cond()),
         bind=lambda c, timeout: partial(c.wait, timeout),
         serve=notify,
         state=cond_state,
+        only_waiters=True,
     ),
     "Cond.wait_for": Wait(
         make=Predicate,
@@ -307,6 +414,8 @@ WAITS = {
         serve=lambda x: x.fulfil(),
         state=lambda x: cond_state(x.cond),
         reset=lambda x: x.ready.clear(),
+        only_waiters=True,
+        serves_all=True,
     ),
     "SyncMap.load_or_compute": Wait(
         make=Computation,
@@ -318,6 +427,16 @@ WAITS = {
         in_child=False,  # the thread that computes is gone
     ),
 }
+
+
+def outcome(call: Callable[[], Any]) -> Any:
+    """What the call returns; the error, as text, if that is how it says how it ended."""
+    try:
+        return call()
+    except TimeoutError as error:
+        return type(error).__name__
+    except threading.BrokenBarrierError as error:
+        return f"{type(error).__name__}: {error}"
 
 
 class WaitTrial:
@@ -334,11 +453,7 @@ class WaitTrial:
         return self.wait.bind(self.x, timeout)
 
     def call(self, timeout: float | None = 60.0) -> Any:
-        """Wait; "TimeoutError" if that is how the call says that the time is over."""
-        try:
-            return self.bind(timeout)()
-        except TimeoutError as error:
-            return type(error).__name__
+        return outcome(self.bind(timeout))
 
     def call_unlocked(self, timeout: float | None = 60.0) -> Any:
         """Wait, in a thread that does not hold the Cond's lock."""

@@ -15,6 +15,7 @@ from support import CLASSES, NATIVE, needed
 
 import nogil_sync
 from nogil_sync import (
+    Barrier,
     Channel,
     Cond,
     Event,
@@ -25,6 +26,7 @@ from nogil_sync import (
     Semaphore,
     ShardedCounter,
     WaitGroup,
+    select,
 )
 
 pytestmark = starts_processes
@@ -557,7 +559,9 @@ WAITS = {
     "Semaphore": (lambda: Semaphore(0), lambda s: s.available(), lambda s: s.acquire(timeout=0.3)),
     "Event": (Event, lambda e: e.is_set(), lambda e: e.wait(0.3)),
     "WaitGroup": (WaitGroup, lambda g: g.add(), lambda g: g.wait(0.3)),
+    "Barrier": (lambda: Barrier(2), lambda b: b.reset(), lambda b: b.wait(0.3)),
     "Channel": (Channel, lambda c: c.closed(), lambda c: c.recv(0.3)),
+    "select": (Channel, lambda c: c.closed(), lambda c: select(c, Event(), timeout=0.3)),
 }
 
 

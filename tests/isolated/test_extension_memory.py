@@ -68,6 +68,10 @@ USES = {
         "wrong(g.add, -7)",
         "wrong(g.add, 2**31)",
         "g.go(f).join()",
+        "Barrier(2, f, 5.0)",
+        "(Barrier(1).wait(), Barrier(1, list).wait(), repr(Barrier(2)))",
+        "late(Barrier(2).wait, 0.001)",
+        "wrong(Barrier(1, fails).wait)",
     ],
     "channels": [
         "Channel(5)",
@@ -80,6 +84,21 @@ USES = {
         "wrong(full.send, 1)",
         "wrong(ch.send)",
         "wrong(ch.try_recv, 1, 2)",
+    ],
+    "selects": [
+        "ch.sending(1)",
+        "wrong(ch.sending)",
+        "ch.sender()",
+        "in_turn(Channel(1).sender())",
+        "wrong(select)",
+        "wrong(select, ch, 5)",
+        "wrong(try_select, ch, h, 5)",
+        "wrong(select, full.sending(1))",
+        "select(full)",
+        "try_select(ch, h, e)",
+        "try_select(h, h.sending(1), *[e] * 20)",
+        "late(lambda: select(h, h.sending(2**62), e, g, timeout=0.001))",
+        "kept(Channel(1))",
     ],
     "once": [
         "Once().do(f)",
@@ -132,6 +151,7 @@ PLACES = {
     "locks": 8,
     "waits": 8,
     "channels": 5,
+    "selects": 6,
     "once": 8,
     "maps": 8,
     "pools": 6,
@@ -166,7 +186,7 @@ COMMON = """
     def p(): return 1  # for a function in C, `once` needs inspect, which does not survive this
     def late(call, *args):
         try: call(*args)
-        except TimeoutError: pass
+        except (TimeoutError, BrokenBarrierError): pass
     def wrong(call, *args):
         try: call(*args)
         except EXPECTED: pass
@@ -177,6 +197,17 @@ COMMON = """
         with channel:
             channel.send(1)
         return list(channel)
+    def in_turn(sender):
+        with sender as channel:
+            channel.try_send(1)
+    def kept(channel):
+        # What was sent is received, or is still there.
+        channel.send(1)
+        try:
+            assert select(channel, Event()).value == 1
+        except MemoryError:
+            assert channel.try_recv() == 1
+            raise
     of = once(p)
     of()
 

@@ -27,8 +27,12 @@ from nogil_sync import (
     Semaphore,
     ShardedCounter,
     SyncMap,
+    TaskGroup,
+    after,
     once,
     once_property,
+    select,
+    try_select,
 )
 
 pytestmark = pytest.mark.thread_unsafe(reason="measures the process")
@@ -285,6 +289,64 @@ def test_served_waits_leak_nothing(name):
         trial.reset()
 
     steady(action, 60, slack=200)
+
+
+def test_selects_leak_nothing():
+    c, full, ended = Channel(2), Channel(1), Channel()
+    full.send([0])
+    ended.close()
+    ready = Event()
+    ready.set()
+
+    def action():
+        c.send([1])
+        select(c, Event(), full.sending([2]))
+        select(c.sending([3]), full.sending([4]))
+        c.recv()
+        select(ready, c)
+        select(ended)
+        try_select(*[c] * 20)
+        repr((c.sending([5]), c.sender()))
+        with Channel().sender() as out:
+            out.try_send([6])
+        for wrong in (
+            lambda: select(),
+            lambda: select(c, 5),
+            lambda: select(c, timeout="x"),
+            lambda: select(ended.sending([7])),
+            lambda: select(full.sending([8]), c, after(60), timeout=0.0001),
+            lambda: select(after(0.0001), c) and select(c, timeout=0),
+            lambda: c.sender().__exit__(),
+        ):
+            with pytest.raises((ValueError, TypeError, ChannelClosed, TimeoutError, RuntimeError)):
+                wrong()
+
+    steady(action, 60, slack=150)
+
+
+def test_selects_that_wait_for_each_other_leak_nothing():
+    c, d = Channel(), Channel()
+
+    def action():
+        thread = threading.Thread(target=lambda: select(c, d, c.sending([1]), d.sending([2])))
+        thread.start()
+        select(c, d, c.sending([3]), d.sending([4]))
+        thread.join()
+
+    steady(action, 60, slack=200)
+
+
+def test_cancelled_waits_leak_nothing():
+    c = Channel()
+
+    def action():
+        with TaskGroup() as group:
+            for wait in (c.recv, Event().wait, Semaphore(0).acquire):
+                group.go(wait)
+            group.go(select, c.sending([1]), Channel(), Event(), after(60))
+            group.cancel()
+
+    steady(action, 60, slack=400)
 
 
 def test_collected_cycles_leak_nothing():

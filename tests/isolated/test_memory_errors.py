@@ -42,6 +42,9 @@ COLLECT = "__import__('gc').collect()"
         "Semaphore(2)",
         "Cond()",
         "WaitGroup()",
+        "Barrier(2)",
+        "Barrier(1, f).wait()",
+        "late(Barrier(2).wait, 0.001)",
         "Pool(f)",
         "Pool(f, reset=f, drop=f, max_idle=2)",
         "Channel(5)",
@@ -108,6 +111,7 @@ def test_each_allocation_fails_once_without_harm(use):
     python(
         f"""
         import _testcapi, sys
+        from threading import BrokenBarrierError
         from nogil_sync import *
         a, r, c = AtomicInt64(2**62), AtomicRef(1), ShardedCounter()
         m, e, o = Mutex(), Event(), {{}}
@@ -121,7 +125,7 @@ def test_each_allocation_fails_once_without_harm(use):
         def p(): return 1  # for a function in C, `once` needs inspect, which does not survive this
         def late(call, *args):
             try: call(*args)
-            except TimeoutError: pass
+            except (TimeoutError, BrokenBarrierError): pass
         of, oo = once(f), Once()
         of(); oo.do(f)
         class Lazy:

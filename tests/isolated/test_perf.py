@@ -47,6 +47,7 @@ def run(*command: object, **environment: str) -> tuple[int, str]:
 
 BENCHMARKS = [
     "atomics",
+    "barrier",
     "channel",
     "cond",
     "counter",
@@ -55,6 +56,7 @@ BENCHMARKS = [
     "pool",
     "reach",
     "rwmutex",
+    "select",
     "semaphore",
     "syncmap",
     "waitgroup",

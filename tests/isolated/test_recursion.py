@@ -53,8 +53,8 @@ def test_wait_near_recursion_limit_ends_and_leaves_no_trace(name):
 # Those that one call serves.
 SERVED_BY_ONE_CALL = [
     name
-    for name in WAITS
-    if not name.startswith("Cond") and name != "RWMutex.write.acquire beside two readers"
+    for name, wait in WAITS.items()
+    if not wait.only_waiters and name != "RWMutex.write.acquire beside two readers"
 ]
 
 

@@ -8,6 +8,7 @@ from marks import starts_processes
 from processes import in_own_process
 
 from nogil_sync import (
+    Barrier,
     Channel,
     Cond,
     Event,
@@ -30,6 +31,7 @@ REPLACEMENTS = {
     "RLock": RLock,
     "Condition": Cond,
     "Event": Event,
+    "Barrier": Barrier,
     "Semaphore": Semaphore,
     "BoundedSemaphore": Semaphore,
 }
@@ -81,8 +83,9 @@ def share(function):
         ("Lock",),
         ("Condition",),
         ("Event",),
+        ("Barrier",),
         ("RLock",),
-        ("Lock", "RLock", "Condition", "Event", "Semaphore"),
+        ("Lock", "RLock", "Condition", "Event", "Semaphore", "Barrier"),
     ],
     ids=", ".join,
 )
@@ -101,6 +104,8 @@ def test_library_classes_replace_those_of_threading(names):
     wait_in_threads(event.wait, event.set)
     group.add()
     wait_in_threads(group.wait, group.done)
+    pair = Barrier(5)
+    wait_in_threads(pair.wait, pair.wait)
     signals = Semaphore(0, bounded=False)
     wait_in_threads(signals.acquire, lambda: signals.release(4))
 

@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from forks import exit_code_of
+from groups import asleep
 from marks import forks, needs_fork
 from processes import in_own_process
 
 import nogil_sync._common.tasks
-from nogil_sync import TaskGroup
+from nogil_sync import Cancelled, Event, TaskGroup
 from nogil_sync._backend import guard_of
 
 pytestmark = [
@@ -204,3 +205,73 @@ def test_guard_held_at_a_fork_belongs_to_no_thread_of_the_child():
     finish.set()
     holder.join()
     assert exit_code_of(child) == 7
+
+
+@in_own_process
+def test_child_cancels_the_group_and_its_waits():
+    called = []
+    end = Event()
+    with TaskGroup() as outer:
+        outer.on_cancel(called.append, "outer")
+        with TaskGroup() as inner:
+            inner.on_cancel(called.append, "inner")
+            task = asleep(inner, end.wait)
+            child = os.fork()
+            if child == 0:
+                outer.cancel()
+                code = 1
+                try:
+                    Event().wait()
+                except Cancelled:
+                    code = 7 if inner.cancelled() and called == ["outer", "inner"] else 2
+                os._exit(code)
+            assert exit_code_of(child) == 7
+            assert not inner.cancelled()
+            end.set()
+        assert task.result() is True
+    assert not called
+
+
+@in_own_process
+def test_child_leaves_a_group_with_a_timeout():
+    with TaskGroup(timeout=3600) as tg:
+        assert tg.go(pow, 2, 3).result() == 8
+        child = os.fork()
+        if child == 0:
+            assert tg.go(pow, 2, 3).result() == 8
+    if child == 0:
+        os._exit(7)
+    assert exit_code_of(child) == 7
+
+
+@in_own_process
+def test_child_forked_in_a_task_is_cancelled_by_its_own_group():
+    def task():
+        child = os.fork()
+        if child == 0:
+            try:
+                tg.cancel()
+                Event().wait()
+            except Cancelled:
+                os._exit(7)
+            os._exit(1)
+        return exit_code_of(child)
+
+    with TaskGroup() as tg:
+        assert tg.go(task).result() == 7
+    assert not tg.cancelled()
+
+
+@in_own_process
+def test_cancellation_in_the_child_leaves_the_parents_waits_alone():
+    event = Event()
+    with TaskGroup() as tg:
+        waits = [asleep(tg, event.wait) for _ in range(3)]
+        child = os.fork()
+        if child == 0:
+            tg.cancel()
+            os._exit(7)
+        assert exit_code_of(child) == 7
+        assert not any(future.done() for future in waits)
+        event.set()
+    assert [future.result() for future in waits] == [True] * 3

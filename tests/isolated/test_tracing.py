@@ -197,6 +197,12 @@ CASES = {
         lambda x, tracer: (x.add(), x.done()),
         lambda x, calls, tracer: x.wait(5),
     ),
+    "Barrier": Case(
+        lambda: nogil_sync.Barrier(1, int),
+        lambda x: x.wait(),
+        lambda x, tracer: x.reset(),
+        lambda x, calls, tracer: x.wait() == x.n_waiting == 0,
+    ),
     "Channel": Case(
         lambda: nogil_sync.Channel(1000000),
         lambda x: (x.send(1), x.recv()),

@@ -10,6 +10,7 @@ import nogil_sync
 Lock = nogil_sync.Mutex
 RLock = nogil_sync.RLock
 Event = nogil_sync.Event
+Barrier = nogil_sync.Barrier
 
 
 class Condition(nogil_sync.Cond):
@@ -38,6 +39,7 @@ STAND_INS: dict[str, type] = {
     "Semaphore": Semaphore,
     "BoundedSemaphore": BoundedSemaphore,
     "Event": Event,
+    "Barrier": Barrier,
 }
 
 

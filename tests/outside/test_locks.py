@@ -83,7 +83,12 @@ class UnboundedSemaphoreTest(Patient, theirs.SemaphoreTests):
     semtype = stand_ins.Semaphore
 
 
-class Barrier(threading.Barrier):
+class BarrierTest(Patient, theirs.BarrierTests):
+    barriertype = nogil_sync.Barrier
+    defaultTimeout = 8.0  # noqa: N815
+
+
+class BarrierOverCond(threading.Barrier):
     """CPython's barrier, over our condition."""
 
     def __init__(self, *args, **kwargs):
@@ -91,8 +96,8 @@ class Barrier(threading.Barrier):
         self._cond = nogil_sync.Cond()
 
 
-class BarrierTest(Patient, theirs.BarrierTests):
-    barriertype = Barrier
+class BarrierOverCondTest(Patient, theirs.BarrierTests):
+    barriertype = BarrierOverCond
     defaultTimeout = 8.0  # noqa: N815
 
 
@@ -100,5 +105,5 @@ differences.mark(
     "locks",
     *(MutexTest, RLockTest, WriteLockTest, CondTest, CondOverRLockTest, CondOverWriteLockTest),
     *(ConditionOverRLockTest, ConditionOverMutexTest, EventTest),
-    *(SemaphoreTest, UnboundedSemaphoreTest, BarrierTest),
+    *(SemaphoreTest, UnboundedSemaphoreTest, BarrierTest, BarrierOverCondTest),
 )

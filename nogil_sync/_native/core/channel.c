@@ -115,6 +115,59 @@ mend(ns_channel *c)
     ns_store(&out->generation, ns_fork_generation(), NS_RELEASE);
 }
 
+/* ---- Items that were given back; under the lock ---- */
+
+#define RETURNS_CHANGE (UINT64_C(1) << 32)
+
+static uint64_t
+returned_count(ns_channel *c)
+{
+    return ns_load(&c->returns, NS_RELAXED) % RETURNS_CHANGE;
+}
+
+static void
+note_returned(ns_channel *c, uint64_t more)
+{
+    ns_add(&c->returns, RETURNS_CHANGE + more, NS_RELEASE);
+}
+
+/* A fork may have come between the change of the list and its count. */
+static void
+count_returned_again(ns_channel *c)
+{
+    uint64_t length = 0;
+    for (const ns_place *p = c->returned; p != NULL; p = p->next) {
+        length++;
+    }
+    note_returned(c, length - returned_count(c));
+}
+
+/* Keeps the item at p, behind those that were received before it. */
+static void
+put_back(ns_channel *c, ns_place *p)
+{
+    ns_place **at = &c->returned;
+    while (*at != NULL && (int32_t)((*at)->ticket - p->ticket) < 0) {
+        at = &(*at)->next;
+    }
+    ns_waiter_lend(p->waiter);
+    p->next = *at;
+    ns_fence(NS_RELEASE); /* a fork finds p in the list only with what follows it */
+    *at = p;
+    note_returned(c, 1);
+}
+
+static uint64_t
+take_returned(ns_channel *c, ns_wakes *wakes)
+{
+    ns_place *p = c->returned;
+    c->returned = p->next;
+    note_returned(c, -UINT64_C(1));
+    p->next = wakes->lent;
+    wakes->lent = p;
+    return p->amount;
+}
+
 /* ---- Waiting ---- */
 
 /* Locks the queues and freezes both ends. From here on all that changes without us is that slots
@@ -125,6 +178,7 @@ lock(void *object)
     ns_channel *c = object;
     if (ns_waitq_lock(&c->senders)) {
         c->receivers.head = c->receivers.tail = NULL;
+        count_returned_again(c);
     }
     ns_and(&c->in.word, ~(uint64_t)NS_CHANNEL_FREEZES, NS_ACQUIRE);
     ns_and(&c->out.word, ~(uint64_t)NS_CHANNEL_FREEZES, NS_ACQUIRE);
@@ -137,7 +191,8 @@ static void
 unlock(void *object)
 {
     ns_channel *c = object;
-    if (c->senders.head == NULL && c->receivers.head == NULL && c->in.capacity > 0) {
+    if (c->senders.head == NULL && c->receivers.head == NULL && c->returned == NULL &&
+        c->in.capacity > 0) {
         if (!ns_channel_is_closed(c)) {
             ns_or(&c->in.word, OPEN, NS_RELEASE);
         }
@@ -169,7 +224,47 @@ ns_channel_init(ns_channel *c, ns_channel_slot *slots, uint64_t capacity)
     ns_store(&c->in.is_initialized, true, NS_RELEASE);
 }
 
-/* Serves those in line, in order. Moves items: attached only. */
+/* Returns the first place from p on that is not away and of another waiter than `w`, or NULL. */
+static ns_place *
+first_of_others(ns_place *p, const ns_waiter *w)
+{
+    while (p != NULL && (p->away || p->waiter == w)) {
+        p = p->next;
+    }
+    return p;
+}
+
+/* Of the first receiver and the first sender: makes them the first two of different waiters. False:
+ * all are cases of one selector. */
+static bool
+find_pair(ns_place **r, ns_place **s)
+{
+    const ns_waiter *w = (*r)->waiter;
+    if (w == (*s)->waiter) {
+        ns_place *other = first_of_others(*s, w);
+        *(other != NULL ? s : r) = other != NULL ? other : first_of_others(*r, w);
+    }
+    return *r != NULL;
+}
+
+/* Gives a receiver its item; 0: it is refused. */
+static void
+serve_receiver(ns_channel *c, ns_place *r, uint64_t item, ns_wakes *wakes)
+{
+    r->amount = item;
+    r->ticket = c->tickets++;
+    ns_grant(&c->receivers, r, wakes);
+}
+
+static void
+serve_sender(ns_channel *c, ns_place *s, bool accepted, ns_wakes *wakes)
+{
+    s->amount = accepted ? 0 : s->amount;
+    ns_grant(&c->senders, s, wakes);
+}
+
+/* Serves those in line, in order. Moves items: attached only. Each turn serves a waiter, or unlinks
+ * a place whose waiter was served elsewhere. */
 static void
 serve(void *object, ns_wakes *wakes)
 {
@@ -177,27 +272,35 @@ serve(void *object, ns_wakes *wakes)
     const bool closed = ns_channel_is_closed(c);
     for (;;) {
         ns_place *r = ns_waitq_first(&c->receivers), *s = ns_waitq_first(&c->senders);
-        const uint64_t items = count(c);
-        if (r != NULL && items > 0) { /* a receiver takes the first item */
-            r->amount = (uintptr_t)pop(c);
-            ns_grant(&c->receivers, r, wakes);
+        ns_place *meets_r = r, *meets_s = s;
+        const uint64_t items = count(c), returned = returned_count(c);
+        if (r != NULL && returned + items > 0) { /* a receiver takes the first item */
+            if (ns_claim(r)) {
+                uint64_t item = returned > 0 ? take_returned(c, wakes) : (uintptr_t)pop(c);
+                serve_receiver(c, r, item, wakes);
+            }
         }
         else if (s != NULL && closed) { /* a sender is refused, and keeps its item */
-            ns_grant(&c->senders, s, wakes);
+            if (ns_claim(s)) {
+                serve_sender(c, s, false, wakes);
+            }
         }
-        else if (r != NULL && s != NULL) { /* nothing is in the ring: the two meet */
-            r->amount = s->amount;
-            s->amount = 0;
-            ns_grant(&c->receivers, r, wakes);
-            ns_grant(&c->senders, s, wakes);
+        else if (r != NULL && s != NULL && find_pair(&meets_r, &meets_s)) {
+            if (ns_claim_both(meets_r, meets_s)) { /* nothing is in the ring: the two meet */
+                serve_receiver(c, meets_r, meets_s->amount, wakes);
+                serve_sender(c, meets_s, true, wakes);
+            }
         }
-        else if (r != NULL && closed) { /* a receiver is refused: its amount stays 0 */
-            ns_grant(&c->receivers, r, wakes);
+        else if (r != NULL && closed) {
+            if (ns_claim(r)) {
+                serve_receiver(c, r, 0, wakes);
+            }
         }
-        else if (s != NULL && items < c->in.capacity) { /* there is room for a sender's item */
-            push(c, (void *)(uintptr_t)s->amount);
-            s->amount = 0;
-            ns_grant(&c->senders, s, wakes);
+        else if (s != NULL && returned + items < c->in.capacity) { /* there is room */
+            if (ns_claim(s)) {
+                push(c, (void *)(uintptr_t)s->amount);
+                serve_sender(c, s, true, wakes);
+            }
         }
         else {
             return;
@@ -205,8 +308,23 @@ serve(void *object, ns_wakes *wakes)
     }
 }
 
-static const struct ns_line senders_line = {
+/* `undo` of a receive: its item comes back, if there is one. */
+static void
+give_back(void *object, ns_place *p)
+{
+    ns_channel *c = object;
+    ns_wakes wakes;
+    if (p->amount != 0) {
+        ns_wakes_init(&wakes);
+        lock(c);
+        put_back(c, p);
+        ns_line_serve_and_unlock(&ns_channel_receive_line, c, &wakes);
+    }
+}
+
+const struct ns_line ns_channel_send_line = {
     .queue = offsetof(ns_channel, senders),
+    .guard = offsetof(ns_channel, senders),
     .spin = NS_CHANNEL_SPIN,
     .is_alike = true,
     .lock = lock,
@@ -214,13 +332,15 @@ static const struct ns_line senders_line = {
     .unlock = unlock,
 };
 
-static const struct ns_line receivers_line = {
+const struct ns_line ns_channel_receive_line = {
     .queue = offsetof(ns_channel, receivers),
+    .guard = offsetof(ns_channel, senders),
     .spin = NS_CHANNEL_SPIN,
     .is_alike = true,
     .lock = lock,
     .serve = serve,
     .unlock = unlock,
+    .give_back = give_back,
 };
 
 /* Whether ns_channel_init is over. Before that the lock guards nothing: init does not take it. */
@@ -235,7 +355,7 @@ static bool
 serve_at_once(ns_channel *c, ns_waitq *queue, ns_waiter *w)
 {
     ns_wakes wakes;
-    wakes.count = 0;
+    ns_wakes_init(&wakes);
     w->place.waiter = w;
     lock(c);
     ns_waitq_push(queue, &w->place);
@@ -280,7 +400,7 @@ ns_channel_close(ns_channel *c)
 {
     lock(c);
     bool first = !(ns_or(&c->in.word, CLOSED, NS_RELAXED) & CLOSED);
-    ns_line_serve_and_unlock(&receivers_line, c, &(ns_wakes){0});
+    ns_line_serve_and_unlock(&ns_channel_receive_line, c, &(ns_wakes){0});
     return first;
 }
 
@@ -356,22 +476,28 @@ ns_channel_linger_to_receive(ns_channel *c)
 static bool
 enter_to_send(void *object, ns_waiter *w)
 {
-    return ns_line_enter(&senders_line, object, w);
+    return ns_line_enter(&ns_channel_send_line, object, w);
 }
 
 static bool
 enter_to_receive(void *object, ns_waiter *w)
 {
-    return ns_line_enter(&receivers_line, object, w);
+    return ns_line_enter(&ns_channel_receive_line, object, w);
 }
 
-/* Never needed: a waiter is not served while its thread runs handlers, so a call that such a
- * handler ends has nothing to give back. */
+/* What was sent cannot be taken back. (No thread asks for it: a waiter is not served while its
+ * thread runs handlers.) */
 static void
-undo_step(void *object, ns_waiter *w)
+undo_send(void *object, ns_waiter *w)
 {
     (void)object;
     (void)w;
+}
+
+static void
+undo_receive(void *object, ns_waiter *w)
+{
+    give_back(object, &w->place);
 }
 
 const struct ns_wait_steps ns_channel_send_steps = {
@@ -380,8 +506,9 @@ const struct ns_wait_steps ns_channel_send_steps = {
     .leave = ns_line_step_aside,
     .rejoin = ns_line_rejoin,
     .cancel = ns_line_cancel,
-    .undo = undo_step,
+    .undo = undo_send,
     .links = true,
+    .cancellable = true,
 };
 
 const struct ns_wait_steps ns_channel_receive_steps = {
@@ -390,42 +517,71 @@ const struct ns_wait_steps ns_channel_receive_steps = {
     .leave = ns_line_step_aside,
     .rejoin = ns_line_rejoin,
     .cancel = ns_line_cancel,
-    .undo = undo_step,
+    .undo = undo_receive,
     .links = true,
+    .cancellable = true,
 };
+
+void
+ns_channel_destroy(ns_channel *c)
+{
+    ns_wakes wakes;
+    ns_wakes_init(&wakes);
+    while (c->returned != NULL) {
+        take_returned(c, &wakes);
+    }
+    ns_wake(&wakes);
+}
 
 /* ---- Looking at it ---- */
 
 uint64_t
 ns_channel_count(ns_channel *c)
 {
-    /* Positions never come again: if `out` is where it was before `in` was read, their distance is
-     * the number at that moment. Else an item was received meanwhile: look again. */
-    uint64_t out, in, again = ns_load(&c->out.word, NS_ACQUIRE);
+    /* Positions never come again, nor do values of `returns`: if both are what they were before
+     * `in` was read, the three belong to that moment. Else an item was received or came back
+     * meanwhile: look again. */
+    uint64_t out, in, returns;
+    uint64_t out_again = ns_load(&c->out.word, NS_ACQUIRE);
+    uint64_t returns_again = ns_load(&c->returns, NS_ACQUIRE);
     do {
-        out = again;
+        out = out_again;
+        returns = returns_again;
         in = ns_load(&c->in.word, NS_ACQUIRE);
-        again = ns_load(&c->out.word, NS_ACQUIRE);
-    } while (ns_channel_position(again) != ns_channel_position(out));
+        out_again = ns_load(&c->out.word, NS_ACQUIRE);
+        returns_again = ns_load(&c->returns, NS_ACQUIRE);
+    } while (ns_channel_position(out_again) != ns_channel_position(out) ||
+             returns_again != returns);
     /* The value of `in` may be older than that of `out`: nothing orders the two reads. */
-    return ns_channel_position(in) > ns_channel_position(out) ? distance(&c->in, out, in) : 0;
+    const bool has_items = ns_channel_position(in) > ns_channel_position(out);
+    return returns % RETURNS_CHANGE + (has_items ? distance(&c->in, out, in) : 0);
 }
 
 void *
 ns_channel_each(ns_channel *c, uint64_t *cursor)
 {
+    /* A cursor has in the flags' place IN_LIST, and is the last place in `returned` that was seen;
+     * or IN_RING, and is the next position. */
+    enum { IN_RING = 1, IN_LIST = 2 };
     const uint64_t mask = ~(uint64_t)NS_CHANNEL_FLAGS;
-    uint64_t word = ns_load(&c->out.word, NS_RELAXED) & mask;
+    if (!(*cursor & IN_RING)) {
+        const ns_place *last = (const ns_place *)(uintptr_t)(*cursor & mask);
+        const ns_place *p = last != NULL ? last->next : c->returned;
+        if (p != NULL) {
+            *cursor = (uintptr_t)p | IN_LIST;
+            return (void *)(uintptr_t)p->amount;
+        }
+        *cursor = (ns_load(&c->out.word, NS_RELAXED) & mask) | IN_RING;
+    }
+    uint64_t word = *cursor & mask;
     const uint64_t end = ns_load(&c->in.word, NS_RELAXED) & mask;
-    /* 1 in the flags' place tells a cursor from a beginning. */
-    word = *cursor == 0 ? word : *cursor & mask;
     while (word < end) {
         ns_channel_slot *slot = ns_channel_slot_at(&c->out, word);
         bool full =
             ns_load(&slot->turn, NS_CHANNEL_READ) == (ns_channel_turn(&c->out, word) | FULL);
         word = ns_channel_next(&c->out, word);
         if (full) { /* in the child of a fork its sender may be gone */
-            *cursor = word | 1;
+            *cursor = word | IN_RING;
             return slot->item;
         }
     }

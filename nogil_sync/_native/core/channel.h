@@ -33,8 +33,10 @@
  *     taken a moment before its slot is full, or free.
  *   - Settled: whenever the lock is free, no receiver waits while there is an item, no sender while
  *     there is room or a receiver waits, no sender in a closed channel, and no receiver in one that
- *     is closed and empty. (Waiters that are away do not count.) `serve` restores it.
- *   - A waiter is in a queue => both ends are frozen.
+ *     is closed and empty. `serve` restores it. (Waiters that are away do not count, nor do
+ *     selectors that were served elsewhere. A sender and a receiver that are cases of one selector
+ *     do not serve each other.)
+ *   - A waiter is in a queue, or an item is in `returned` => both ends are frozen.
  *
  * No waiter sleeps for ever. Before it waits, a thread freezes both ends, each by one
  * read-modify-write of the very word that the others take positions from; the position it reads
@@ -52,6 +54,15 @@
  * system preempt it just there, the receiver (sender) of that one slot has to wait for it, and as
  * items keep their order so have those behind; they poll, then nap for some microseconds. The
  * other end goes on.
+ *
+ * Items that come back. A receive whose waiter is called (grant.h) can be undone after it was
+ * served. Its item goes to the first receiver in line, or else to the head of the list `returned`.
+ * Receivers take from there before they take from the ring, and both ends stay frozen while it is
+ * not empty. So an item that comes back is received next. Among several that come back their old
+ * order counts: each receiver that is served in line gets a ticket. The list needs no memory: its
+ * elements are the places of the waiters that gave back, which are lent to the channel (grant.h).
+ * Such an item counts against the capacity. It may exceed it, because a sender may have got the
+ * room when the item was received.
  *
  * Lingering. An operation that finds the ring empty (full) looks out for a moment before it waits.
  * First awake, if it gets a turn at spinning (grant.h). It looks seldom. If it took each item as it
@@ -75,8 +86,9 @@
  * every position that a living thread took has its slot ready. So items enter and leave the ring
  * with the interpreter attached: of the steps of a wait (wait.h), `enter` and `rejoin` serve, and
  * are called attached; `leave` and `cancel`, which may be called detached, do not serve, and need
- * not, as those left in line wait for the same thing (`is_alike`). The item of a sender that waits
- * is not visited: the frame of its thread holds it anyway.
+ * not, as those left in line wait for the same thing (`is_alike`). `undo` is called attached, too.
+ * The item of a sender that waits is not visited: the frame of its thread holds it anyway. Of a
+ * waiter that is called the layer above visits the item.
  *
  * Fork. The ring survives; waiters are forgotten. Threads that are gone may have been between their
  * two steps, and the child must not wait for them: each end has the fork generation in which the
@@ -84,7 +96,7 @@
  * first to find it old mends the ring under the lock, to which all others come meanwhile. An item
  * half sent was not sent, one half received is gone with its receiver, all others keep their order.
  * That looks at each slot once. A fork amid the mending may lose one more item, and finds none
- * twice.
+ * twice. What was given back is in its list; the thread that finds the queues stale counts it.
  *
  * Cache lines. Each end's word has a line to itself; what its threads only read beside it is on
  * the next, so that it stays with all of them. Slots are four a line. Neighbours in the ring on
@@ -103,7 +115,7 @@
 #define NS_CHANNEL_H
 
 #include "waiting/backoff.h"
-#include "waiting/wait.h"
+#include "waiting/select.h"
 
 enum { NS_CHANNEL_OPEN = 1, NS_CHANNEL_CLOSED = 2, NS_CHANNEL_FLAGS = 3 };
 
@@ -148,6 +160,9 @@ typedef struct ns_channel {
     ns_channel_end in, out;
     ns_waitq senders; /* its lock is the channel's */
     ns_waitq receivers;
+    ns_place *returned; /* the items that were given back, linked by next */
+    _Atomic uint64_t returns; /* changes of that list << 32 | its length */
+    uint32_t tickets; /* how many items were given to receivers that waited; it wraps */
 } ns_channel;
 
 enum ns_channel_result {
@@ -296,9 +311,14 @@ bool ns_channel_linger_to_receive(ns_channel *c);
 
 /* How to wait (wait.h), after the try without waiting failed. */
 extern const struct ns_wait_steps ns_channel_send_steps, ns_channel_receive_steps;
+/* For select (select.h). */
+extern const struct ns_line ns_channel_send_line, ns_channel_receive_line;
 
 /* Refuses sends from here on, and receives once all items are gone. False if it was so before. */
 bool ns_channel_close(ns_channel *c);
+
+/* Frees what the channel keeps beside its slots. Its items are the caller's to let go of. */
+void ns_channel_destroy(ns_channel *c);
 
 /* How many items there are; those of waiting senders do not count. */
 uint64_t ns_channel_count(ns_channel *c);

@@ -24,6 +24,7 @@ unlock(void *object)
 
 static const struct ns_line line = {
     .queue = offsetof(ns_cond, queue),
+    .guard = offsetof(ns_cond, queue),
     .is_alike = true,
     .lock = lock,
     .serve = serve,
@@ -52,7 +53,7 @@ void
 ns_cond_notify_slow(ns_cond *c, uint64_t n)
 {
     ns_wakes wakes;
-    wakes.count = 0;
+    ns_wakes_init(&wakes);
     lock(c);
     for (ns_place *p; n > 0 && (p = c->queue.head) != NULL; n--) {
         ns_grant(&c->queue, p, &wakes);
@@ -76,4 +77,5 @@ const struct ns_wait_steps ns_cond_steps = {
     .cancel = ns_line_cancel,
     .undo = undo_step,
     .links = true,
+    .cancellable = true,
 };

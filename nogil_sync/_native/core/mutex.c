@@ -29,9 +29,10 @@
 
 /* The state of a node. It changes under the queue's lock only. */
 enum {
-    PARKED,  /* asleep on the state */
-    HEIR,    /* awake, polls the word */
-    GRANTED, /* owns the lock, is unlinked */
+    PARKED = NS_WAITING,  /* asleep on the state */
+    HEIR = NS_ASLEEP,     /* awake, polls the word */
+    GRANTED = NS_GRANTED, /* owns the lock, is unlinked */
+    CALLED = NS_CALLED,   /* has no thread, and is called once it owns the lock */
 };
 
 static void
@@ -85,8 +86,14 @@ first_in_line(const ns_mutex *m)
     return p != NULL ? p->waiter : NULL;
 }
 
-/* Makes the first in line the heir. Returns it if there is one: the caller must wake it, after it
- * unlocks the queue. */
+static bool
+is_called(const ns_waiter *w)
+{
+    return w != NULL && ns_load(&w->state, NS_RELAXED) == CALLED;
+}
+
+/* Makes the first in line, which is not called, the heir. Returns it if there is one: the caller
+ * must have it woken. */
 static ns_waiter *
 choose_heir(ns_mutex *m)
 {
@@ -97,12 +104,36 @@ choose_heir(ns_mutex *m)
     return w;
 }
 
+/* Has the thread of w woken once the queue is unlocked. */
 static void
-wake(ns_waiter *w)
+wake_later(const ns_waiter *w, ns_wakes *wakes)
 {
     if (w != NULL) {
-        ns_unpark(&w->state, 1);
+        wakes->words[wakes->count++] = &w->state;
     }
+}
+
+/* Tells w that it owns the lock. It is unlinked, and may be freed from here on. */
+static void
+grant(ns_waiter *w, ns_wakes *wakes)
+{
+    switch (ns_swap(&w->state, GRANTED, NS_RELEASE)) {
+    case PARKED:
+        wake_later(w, wakes);
+        break;
+    case CALLED:
+        ns_wakes_call(wakes, w);
+        break;
+    default: /* the heir is awake */
+        break;
+    }
+}
+
+static void
+unlock_queue(ns_mutex *m, ns_wakes *wakes)
+{
+    ns_waitq_unlock(&m->queue);
+    ns_wake(wakes);
 }
 
 /* The word of a free lock. The queue must be locked. */
@@ -122,32 +153,70 @@ drop_heir(ns_mutex *m, int64_t now)
     return VISIT;
 }
 
+/* For a waiter that is called and first in line, while there is no heir. Takes the lock for it, and
+ * unlinks it. False: the lock is held, and its release will visit the queue. */
+static bool
+take_for(ns_mutex *m, ns_waiter *w)
+{
+    if (ns_or(&m->word, drop_heir(m, ns_now()), NS_RELAXED) & LOCKED || !ns_mutex_try_lock(m)) {
+        return false;
+    }
+    ns_waitq_remove(&m->queue, &w->place);
+    if (m->queue.head == NULL) {
+        ns_and(&m->word, ~(QUEUED | VISIT), NS_RELAXED);
+    }
+    return true;
+}
+
+/* The heir is gone, and the lock may be free. */
+static void
+pass_on(ns_mutex *m, ns_wakes *wakes)
+{
+    ns_waiter *w = first_in_line(m);
+    if (!is_called(w)) {
+        wake_later(choose_heir(m), wakes);
+    }
+    else if (take_for(m, w)) {
+        grant(w, wakes);
+    }
+}
+
+/* Whether the release at `now` must hand the lock to `next`: to a waiter that is called, one that
+ * starves, or an heir that demands it. `asleep`: there is no heir, and `next` is first in line. */
+static bool
+is_due(const ns_waiter *next, bool asleep, int64_t now)
+{
+    if (next == NULL) {
+        return false;
+    }
+    return asleep ? is_called(next) || now - next->since >= NS_MUTEX_STARVING : next->impatient;
+}
+
 /* Frees the lock or hands it off. The caller holds the queue's lock, which this unlocks, and has
  * set VISIT, so that no other thread can change the word. */
 static void
 release(ns_mutex *m)
 {
-    ns_waiter *granted = NULL, *woken = NULL;
+    ns_wakes wakes;
+    ns_waiter *woken = NULL;
     const int64_t now = ns_now();
     const bool asleep = m->heir == NULL;
     ns_waiter *next = asleep ? first_in_line(m) : m->heir;
     if (asleep && next != NULL) {
         note_wait(m, (int64_t)(coarse(now) - m->heirless_since) << 10);
     }
-    if (next != NULL && (asleep ? now - next->since >= NS_MUTEX_STARVING : next->impatient)) {
-        /* The lock is due to this waiter: hand it off. The word stays LOCKED, so nobody can
-         * barge. */
-        granted = asleep ? next : NULL;
+    ns_wakes_init(&wakes);
+    if (is_due(next, asleep, now)) { /* hand it off; it stays LOCKED, so nobody can barge */
         ns_waitq_remove(&m->queue, &next->place);
         uint32_t word = LOCKED | free_word(m);
-        if (is_slow(m)) {
+        if (is_slow(m) || is_called(first_in_line(m))) {
             word |= drop_heir(m, now);
         }
         else {
             woken = choose_heir(m);
         }
         ns_store(&m->word, word, NS_RELAXED);
-        ns_store(&next->state, GRANTED, NS_RELEASE);
+        grant(next, &wakes);
     }
     else {
         /* Nobody is due: free the lock for whichever thread takes it first. An awake heir will find
@@ -157,9 +226,8 @@ release(ns_mutex *m)
         }
         ns_store(&m->word, free_word(m), NS_RELEASE);
     }
-    ns_waitq_unlock(&m->queue);
-    wake(granted);
-    wake(woken);
+    wake_later(woken, &wakes);
+    unlock_queue(m, &wakes);
 }
 
 bool
@@ -210,9 +278,16 @@ enter_step(void *object, ns_waiter *w)
     w->place.waiter = w;
     lock_queue(m);
     join_queue(m, w);
-    await_turn(m, w);
+    bool served = false;
+    if (!is_called(w)) {
+        await_turn(m, w);
+    }
+    else if (first_in_line(m) == w && take_for(m, w)) {
+        ns_store(&w->state, GRANTED, NS_RELAXED);
+        served = true;
+    }
     ns_waitq_unlock(&m->queue);
-    return false;
+    return served;
 }
 
 /* If w is the heir and the lock is free: takes the lock and leaves the queue. It does so under the
@@ -220,7 +295,8 @@ enter_step(void *object, ns_waiter *w)
 static bool
 take(ns_mutex *m, ns_waiter *w)
 {
-    ns_waiter *woken = NULL;
+    ns_wakes wakes;
+    ns_wakes_init(&wakes);
     lock_queue(m);
     bool taken = m->heir == w && ns_mutex_try_lock(m);
     if (taken) {
@@ -232,11 +308,10 @@ take(ns_mutex *m, ns_waiter *w)
         }
         /* Others wait, asleep: the next release must visit the queue and choose an heir. */
         else if (!(ns_or(&m->word, drop_heir(m, ns_now()), NS_RELAXED) & LOCKED)) {
-            woken = choose_heir(m); /* another thread has released the lock already */
+            pass_on(m, &wakes); /* another thread has released the lock already */
         }
     }
-    ns_waitq_unlock(&m->queue);
-    wake(woken);
+    unlock_queue(m, &wakes);
     return taken;
 }
 
@@ -377,28 +452,29 @@ wait_step(void *object, ns_waiter *w, int64_t deadline)
     }
 }
 
-/* Before w stops polling the word. Returns the waiter to wake, or NULL. The queue must be
- * locked. */
-static ns_waiter *
-resign(ns_mutex *m, ns_waiter *w)
+/* Before w stops polling the word. The queue must be locked. */
+static void
+resign(ns_mutex *m, ns_waiter *w, ns_wakes *wakes)
 {
     w->impatient = false;
-    return m->heir == w ? choose_heir(m) : NULL;
+    if (m->heir == w) {
+        pass_on(m, wakes);
+    }
 }
 
 static bool
 leave_step(void *object, ns_waiter *w)
 {
     ns_mutex *m = object;
-    ns_waiter *woken = NULL;
+    ns_wakes wakes;
+    ns_wakes_init(&wakes);
     lock_queue(m);
-    bool granted = ns_load(&w->state, NS_ACQUIRE) == GRANTED;
+    bool granted = ns_is_granted(w);
     if (!granted) {
         w->place.away = true;
-        woken = resign(m, w);
+        resign(m, w, &wakes);
     }
-    ns_waitq_unlock(&m->queue);
-    wake(woken);
+    unlock_queue(m, &wakes);
     return granted;
 }
 
@@ -418,18 +494,18 @@ static bool
 cancel_step(void *object, ns_waiter *w)
 {
     ns_mutex *m = object;
-    ns_waiter *woken = NULL;
+    ns_wakes wakes;
+    ns_wakes_init(&wakes);
     lock_queue(m);
-    bool granted = ns_load(&w->state, NS_ACQUIRE) == GRANTED;
+    bool granted = ns_is_granted(w);
     if (!granted) {
         ns_waitq_remove(&m->queue, &w->place);
-        woken = resign(m, w);
+        resign(m, w, &wakes);
         if (m->queue.head == NULL) {
             ns_and(&m->word, ~(QUEUED | VISIT), NS_RELAXED);
         }
     }
-    ns_waitq_unlock(&m->queue);
-    wake(woken);
+    unlock_queue(m, &wakes);
     return granted;
 }
 

@@ -59,6 +59,15 @@
  *     read-modify-write. If that shows LOCKED clear, another thread has released the lock already
  *     (any thread may), and the former heir chooses the next one.
  *   - An heir that leaves (time-out, signal) makes the next in line the heir.
+ *   - A waiter that is called (grant.h) cannot poll, and is never the heir. The release that finds
+ *     it first in line, and no heir, hands it the lock. Wherever a step above would make it the
+ *     heir, the step sets VISIT by a read-modify-write. If that shows LOCKED set, a release is
+ *     still to come. If not, it takes the lock for the waiter, and hands it over. If another thread
+ *     is faster at that, it took the lock with VISIT set, so its release is to come. A step that
+ *     hands the lock off stores VISIT together with LOCKED if the next in line is called. So does
+ *     a waiter that is called when it enters: if it is first in line, it sets VISIT, and may get
+ *     the lock at once. Behind others it relies on W, as any waiter. An heir in line before it is
+ *     awake, and takes the lock or leaves.
  *
  * Ordering. Taking the lock is an acquire, either by the compare-and-swap on the word or by the
  * load of GRANTED from the node's state. Freeing it is a release on the same location. A

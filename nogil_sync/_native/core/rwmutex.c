@@ -426,7 +426,7 @@ bool
 ns_rwmutex_write_unlock_slow(ns_rwmutex *m)
 {
     ns_wakes wakes;
-    wakes.count = 0;
+    ns_wakes_init(&wakes);
     bool held = true;
     lock(m);
     if (ns_rwmutex_is_write_locked(m)) {
@@ -448,7 +448,7 @@ bool
 ns_rwmutex_downgrade(ns_rwmutex *m)
 {
     ns_wakes wakes;
-    wakes.count = 0;
+    ns_wakes_init(&wakes);
     lock(m);
     bool held = ns_rwmutex_is_write_locked(m);
     if (held) {
@@ -466,7 +466,7 @@ void
 ns_rwmutex_reset(ns_rwmutex *m)
 {
     ns_wakes wakes;
-    wakes.count = 0;
+    ns_wakes_init(&wakes);
     lock(m);
     close_cells(m);
     ns_cell *cell;
@@ -517,6 +517,7 @@ take_back_write(void *object, ns_place *p, ns_wakes *wakes)
 
 static const struct ns_line read_line = {
     .queue = offsetof(ns_rwmutex, readers_queue),
+    .guard = offsetof(ns_rwmutex, queue),
     .spin = NS_RW_WAITER_SPIN,
     .lock = lock,
     .serve = serve,
@@ -526,6 +527,7 @@ static const struct ns_line read_line = {
 
 static const struct ns_line write_line = {
     .queue = offsetof(ns_rwmutex, queue),
+    .guard = offsetof(ns_rwmutex, queue),
     .spin = NS_RW_WAITER_SPIN,
     .lock = lock,
     .serve = serve,

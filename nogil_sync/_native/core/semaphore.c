@@ -53,6 +53,7 @@ take_back(void *object, ns_place *p, ns_wakes *wakes)
 
 static const struct ns_line line = {
     .queue = offsetof(ns_semaphore, queue),
+    .guard = offsetof(ns_semaphore, queue),
     .spin = NS_SEMAPHORE_SPIN,
     .lock = lock,
     .serve = serve,
@@ -64,7 +65,7 @@ static void
 serve_and_unlock(ns_semaphore *s)
 {
     ns_wakes wakes;
-    wakes.count = 0;
+    ns_wakes_init(&wakes);
     ns_line_serve_and_unlock(&line, s, &wakes);
 }
 
@@ -143,4 +144,5 @@ const struct ns_wait_steps ns_semaphore_steps = {
     .cancel = ns_line_cancel,
     .undo = undo_step,
     .links = true,
+    .cancellable = true,
 };

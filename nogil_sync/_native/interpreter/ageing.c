@@ -51,7 +51,7 @@ make_node(ns_ager *a)
 }
 
 ns_ager_node *
-ns_ager_add(ns_ager *a, PyObject *pool, const ns_ager_calls *calls)
+ns_ager_take(ns_ager *a)
 {
     ns_ager_node *node = NULL;
     if (ns_add(&a->pools, 1, NS_RELAXED) < ns_load(&a->count, NS_RELAXED)) {
@@ -63,12 +63,16 @@ ns_ager_add(ns_ager *a, PyObject *pool, const ns_ager_calls *calls)
     if (node == NULL) {
         ns_sub(&a->pools, 1, NS_RELAXED);
         PyErr_NoMemory();
-        return NULL;
     }
+    return node;
+}
+
+void
+ns_ager_begin(ns_ager_node *node, PyObject *pool, const ns_ager_calls *calls)
+{
     node->pool = pool;
     node->calls = calls;
     ns_store(&node->state, NS_AGER_TAKEN | NS_AGER_LIVE, NS_SEQ_CST);
-    return node;
 }
 
 bool

@@ -85,12 +85,15 @@ typedef struct ns_ager_calls {
     void (*free)(PyObject *pool);
 } ns_ager_calls;
 
-/* From now on each collection calls calls->collect(pool). Returns NULL with MemoryError. */
-ns_ager_node *ns_ager_add(ns_ager *a, PyObject *pool, const ns_ager_calls *calls);
+/* Takes a node for a pool that is being made. Returns NULL with MemoryError. */
+ns_ager_node *ns_ager_take(ns_ager *a);
+/* From now on each collection calls calls->collect(pool). */
+void ns_ager_begin(ns_ager_node *node, PyObject *pool, const ns_ager_calls *calls);
 /* For a dead pool: no walk enters any more. Returns true if no walk is inside, and then the caller
  * frees the pool. Else the last walk calls calls->free(pool). */
 bool ns_ager_remove(ns_ager_node *node);
-/* Makes the node free. The thread that frees the pool calls it. */
+/* Makes the node free. The thread that took it calls this if the pool was not made, later the
+ * thread that frees the pool. */
 void ns_ager_release(ns_ager_node *node);
 
 /* Returns the pool, whose memory stays until the call of ns_ager_leave. Returns NULL if the node

@@ -377,4 +377,47 @@ ns_same_int(PyObject *a, PyObject *b)
     return digits <= 1 || memcmp(x->ob_digit, y->ob_digit, digits * sizeof(digit)) == 0;
 }
 
+/* ---- Named tuples ----
+ *
+ * To make and free objects of a subclass of tuple that has no fields of its own, at less than half
+ * of the usual cost. From 3.14 on a tuple caches its hash; -1: it has none yet. Read in 3.13 to
+ * 3.15: tuple_subtype_new, maybe_tuple_alloc, tupledealloc, subtype_dealloc. Noticed by:
+ * tests/contract/test_select.py. */
+
+/* Returns a new object with room for n items, which are NULL, or NULL with MemoryError. The caller
+ * fills them in and then has the collector track the object. */
+static inline PyObject *
+ns_new_named_tuple(PyTypeObject *type, Py_ssize_t n)
+{
+    PyTupleObject *tuple = PyObject_GC_NewVar(PyTupleObject, type, n);
+    if (tuple != NULL) {
+        memset(tuple->ob_item, 0, (size_t)n * sizeof(PyObject *));
+#if PY_VERSION_HEX >= 0x030E0000
+        tuple->ob_hash = -1;
+#endif
+    }
+    return (PyObject *)tuple;
+}
+
+/* A tp_dealloc for such a type. The interpreter's own for classes of Python code looks for a
+ * dictionary, slots and weak references, and then calls that of tuple. It calls this one for a
+ * subclass, with those gone, and leaves the type's count to it. */
+static inline void
+ns_named_tuple_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    if (type->tp_finalize != NULL && type->tp_dealloc == ns_named_tuple_dealloc &&
+        PyObject_CallFinalizerFromDealloc(self) < 0) {
+        return;
+    }
+    PyObject_GC_UnTrack(self);
+    Py_TRASHCAN_BEGIN(self, ns_named_tuple_dealloc)
+    for (Py_ssize_t i = Py_SIZE(self); --i >= 0;) {
+        Py_XDECREF(PyTuple_GET_ITEM(self, i));
+    }
+    type->tp_free(self);
+    Py_DECREF(type);
+    Py_TRASHCAN_END
+}
+
 #endif

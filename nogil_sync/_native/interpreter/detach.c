@@ -1,8 +1,17 @@
 #include "interpreter/detach.h"
 
 #include "core/memory/slots.h"
+#include "core/waiting/word.h"
+#include "interpreter/scope.h"
 
 #define SLICE INT64_C(50000000) /* nanoseconds */
+
+/* The module's state: `self` is an object of ours, or the module. NULL once the module is gone. */
+static ns_state *
+state_for(PyObject *self)
+{
+    return PyModule_Check(self) ? PyModule_GetState(self) : ns_state_of(self);
+}
 
 /* Whether this thread runs signal handlers. The answer is kept per thread until a fork, which makes
  * the forking thread the main one. If the question fails, the answer is yes: slices are never
@@ -13,7 +22,7 @@ is_main_thread(PyObject *self)
     static NS_THREAD_LOCAL uint32_t asked_in; /* fork generation + 1 of the answer */
     static NS_THREAD_LOCAL bool answer;
     if (asked_in != ns_fork_generation() + 1) {
-        ns_state *state = ns_state_of(self);
+        ns_state *state = state_for(self);
         PyObject *ask =
             state ? state->main_thread_ident : NULL; /* NULL once the module is cleared */
         PyObject *ident = ask ? PyObject_CallNoArgs(ask) : NULL;
@@ -42,6 +51,75 @@ ns_run_handlers(void)
     return Py_MakePendingCalls() < 0 ? -1 : PyErr_CheckSignals();
 }
 
+/* ---- Waiters that are called ---- */
+
+/* Those to be called by this thread, in the order in which they were served. */
+static NS_THREAD_LOCAL ns_waiter *called, *last_called;
+static NS_THREAD_LOCAL bool calls; /* it is calling them: so calls do not nest */
+static NS_THREAD_LOCAL bool defers_calls; /* a waiter of its own is in line */
+
+static int
+call_all(void)
+{
+    if (calls || called == NULL) {
+        return 0;
+    }
+    PyObject *error = PyErr_GetRaisedException();
+    calls = true;
+    while (called != NULL) {
+        ns_waiter *w = called;
+        called = w->next_called;
+        ns_call_waiter(w);
+    }
+    calls = false;
+    PyErr_SetRaisedException(error);
+    return 0;
+}
+
+/* Whether the thread must step out of line, since there are waiters that it has to call. */
+static bool
+has_calls(void)
+{
+    return ns_unlikely(called != NULL) && !calls;
+}
+
+/* The core's hook. */
+static void
+call_now_or_later(ns_waiter *served)
+{
+    *(called != NULL ? &last_called->next_called : &called) = served;
+    while (served->next_called != NULL) {
+        served = served->next_called;
+    }
+    last_called = served;
+    if (!defers_calls && PyThreadState_GetUnchecked() != NULL) {
+        call_all();
+    }
+}
+
+bool
+ns_hold_calls(void)
+{
+    const bool before = defers_calls;
+    defers_calls = true;
+    return before;
+}
+
+void
+ns_release_calls(bool held_before)
+{
+    defers_calls = held_before;
+    if (!held_before) {
+        call_all();
+    }
+}
+
+void
+ns_detach_init(void)
+{
+    ns_call_waiters = call_now_or_later;
+}
+
 /* ---- Waits that handlers have interrupted ---- */
 
 /* This thread's waits that can give way, the latest first, linked by `outer`. */
@@ -60,17 +138,22 @@ ns_make_way(void *object)
     return made;
 }
 
-/* Runs handlers while w is in line, or away. -1 with an exception. */
+/* Runs Python code while w is in line, or away. -1 with an exception. */
 static int
-run_handlers_in_line(const struct ns_wait_steps *steps, ns_waiter *w)
+run_in_line(const struct ns_wait_steps *steps, ns_waiter *w, int (*run)(void))
 {
+    const bool deferred = defers_calls;
+    defers_calls = false;
     if (steps->give_way == NULL) {
-        return ns_run_handlers();
+        int result = run();
+        defers_calls = deferred;
+        return result;
     }
     w->steps = steps;
     w->outer = interrupted;
     interrupted = w;
-    int result = ns_run_handlers();
+    int result = run();
+    defers_calls = deferred;
     ns_waiter **link = &interrupted; /* It may not be the first: greenlets may end in any order. */
     while (*link != w) {
         link = &(*link)->outer;
@@ -107,9 +190,12 @@ ns_waits_in_vain(void)
 
 /* ---- Waiting ---- */
 
-/* Sleeps once, detached. Returns 1 if served, 0 if timed out, and -1 if there may be handlers to
- * run. In the last case the waiter is in line or away. `sliced` is this thread's state if it is the
- * main thread, else NULL. */
+/* How a sleep ended, if not with 1 (served) or 0 (timed out). */
+enum { TO_RUN_HANDLERS = -1, CANCELLED = -2 };
+
+/* Sleeps once, detached. TO_RUN_HANDLERS: there may be handlers to run, and the waiter is in line
+ * or away. CANCELLED: it is unlinked. `sliced` is this thread's state if it is the main thread,
+ * else NULL. */
 static int
 sleep_detached(const struct ns_wait_steps *steps, void *object, ns_waiter *w, int64_t deadline,
                PyThreadState *sliced)
@@ -122,6 +208,8 @@ sleep_detached(const struct ns_wait_steps *steps, void *object, ns_waiter *w, in
         switch (steps->wait(object, w, until)) {
         case NS_SERVED:
             return 1;
+        case NS_WAS_CANCELLED:
+            return steps->cancel(object, w) ? 1 : CANCELLED;
         case NS_TIMED_OUT:
             if (until == deadline) {
                 return steps->cancel(object, w);
@@ -136,42 +224,121 @@ sleep_detached(const struct ns_wait_steps *steps, void *object, ns_waiter *w, in
             }
             break;
         }
-        return steps->leave(object, w) ? 1 : -1;
+        return steps->leave(object, w) ? 1 : TO_RUN_HANDLERS;
     }
+}
+
+/* The same, in a scope, unless that is NULL. */
+static int
+sleep_in_scope(PyObject *scope, const struct ns_wait_steps *steps, void *object, ns_waiter *w,
+               int64_t deadline, PyThreadState *sliced)
+{
+    ns_place link = {0};
+    if (scope == NULL) {
+        return sleep_detached(steps, object, w, deadline, sliced);
+    }
+    if (!ns_scope_link(scope, &link, w)) {
+        return steps->cancel(object, w) ? 1 : CANCELLED;
+    }
+    int result = sleep_detached(steps, object, w, deadline, sliced);
+    ns_scope_unlink(scope, &link);
+    return result;
+}
+
+/* Runs Python code between two sleeps, with w in line or away. Returns 0 if the thread is to sleep
+ * on. */
+static int
+run_between(const struct ns_wait_steps *steps, void *object, ns_waiter *w, int (*run)(void))
+{
+    if (run_in_line(steps, w, run) < 0) { /* a handler raised: leave no trace */
+        if (steps->cancel(object, w)) {
+            steps->undo(object, w);
+        }
+        return -1;
+    }
+    steps->rejoin(object, w);
+    return 0;
+}
+
+/* Waits on, after `enter`. Returns as sleep_detached, but -1 with an exception. */
+static int
+wait_entered(PyObject *scope, const struct ns_wait_steps *steps, void *object, ns_waiter *w,
+             int64_t deadline, PyThreadState *sliced)
+{
+    for (;;) {
+        int result;
+        while (has_calls()) { /* `enter` or `rejoin` served other waiters */
+            if (steps->leave(object, w)) {
+                return 1;
+            }
+            if (run_between(steps, object, w, call_all) < 0) {
+                return -1;
+            }
+        }
+        Py_BEGIN_ALLOW_THREADS
+        result = sleep_in_scope(scope, steps, object, w, deadline, sliced);
+        Py_END_ALLOW_THREADS
+        if (result != TO_RUN_HANDLERS) {
+            return result;
+        }
+        if (run_between(steps, object, w, ns_run_handlers) < 0) {
+            return -1;
+        }
+    }
+}
+
+static int
+wait_in(PyObject *scope, PyObject *self, const struct ns_wait_steps *steps, void *object,
+        ns_waiter *w, int64_t deadline)
+{
+    /* The question may detach, so ask it before the waiter is linked. */
+    PyThreadState *sliced = is_main_thread(self) ? PyThreadState_Get() : NULL;
+    const bool last = ns_is_last(self);
+    ns_make_way(object);
+    const bool held = ns_hold_calls();
+    int result;
+    if (steps->enter(object, w) || (last && steps->cancel(object, w))) {
+        result = 1;
+    }
+    else {
+        result =
+            last ? ns_waits_in_vain() : wait_entered(scope, steps, object, w, deadline, sliced);
+    }
+    ns_release_calls(held);
+    return result == CANCELLED ? ns_raise_cancelled(state_for(self)) : result;
 }
 
 int
 ns_wait_with(PyObject *self, const struct ns_wait_steps *steps, void *object, ns_waiter *w,
              int64_t deadline)
 {
-    /* The question may detach, so ask it before the waiter is linked. */
-    PyThreadState *sliced = is_main_thread(self) ? PyThreadState_Get() : NULL;
-    const bool last = ns_is_last(self);
-    ns_make_way(object);
-    if (steps->enter(object, w) || (last && steps->cancel(object, w))) {
-        return 1;
+    PyObject *scope = steps->cancellable ? ns_current_scope(state_for(self)) : NULL;
+    int result = wait_in(scope, self, steps, object, w, deadline);
+    Py_XDECREF(scope);
+    return result;
+}
+
+int
+ns_warn_blocking(PyObject *self)
+{
+    ns_state *state = state_for(self);
+    if (state == NULL || !state->dev_mode) {
+        return 0;
     }
-    if (last) {
-        return ns_waits_in_vain();
-    }
-    for (bool interrupted_before = false;; interrupted_before = true) {
-        int result;
-        if (interrupted_before) {
-            steps->rejoin(object, w);
-        }
-        Py_BEGIN_ALLOW_THREADS
-        result = sleep_detached(steps, object, w, deadline, sliced);
-        Py_END_ALLOW_THREADS
-        if (result >= 0) {
-            return result;
-        }
-        if (run_handlers_in_line(steps, w) < 0) { /* a handler raised: leave no trace */
-            if (steps->cancel(object, w)) {
-                steps->undo(object, w);
-            }
+    PyObject *module = PyImport_ImportModule("nogil_sync._common.awaited");
+    PyObject *result =
+        module ? PyObject_CallMethod(
+                     module, "warn_blocking", "(O)", PyModule_Check(self) ? Py_None : self)
+               : NULL;
+    Py_XDECREF(module);
+    if (result == NULL) { /* a warning is lost at exit; what a handler raised is not */
+        if (!PyErr_ExceptionMatches(PyExc_Exception)) {
             return -1;
         }
+        PyErr_Clear();
     }
+    Py_XDECREF(result);
+    return 0;
 }
 
 ns_waiter *
@@ -188,17 +355,26 @@ int
 ns_wait(PyObject *self, const struct ns_wait_steps *steps, void *object, uint64_t *amount,
         int64_t deadline)
 {
-    ns_waiter linked_nowhere = {0};
-    ns_waiter *w = steps->links ? ns_waiter_or_error() : &linked_nowhere;
-    if (w == NULL) {
+    if (ns_warn_blocking(self) < 0) {
         return -1;
     }
-    w->place.amount = *amount;
-    int result = ns_wait_with(self, steps, object, w, deadline);
-    *amount = w->place.amount;
-    if (steps->links) {
-        ns_waiter_free(w);
+    const bool on_word = !steps->links;
+    PyObject *scope = steps->cancellable || on_word ? ns_current_scope(state_for(self)) : NULL;
+    if (scope != NULL && on_word) { /* only a waiter with a place can be cancelled */
+        steps = &ns_word_place_steps;
     }
+    ns_waiter linked_nowhere = {0};
+    ns_waiter *w = steps->links ? ns_waiter_or_error() : &linked_nowhere;
+    int result = -1;
+    if (w != NULL) {
+        w->place.amount = *amount;
+        result = wait_in(scope, self, steps, object, w, deadline);
+        *amount = w->place.amount;
+        if (steps->links) {
+            ns_waiter_free(w);
+        }
+    }
+    Py_XDECREF(scope);
     return result;
 }
 

@@ -14,6 +14,14 @@
  * what another thread grants to the waiter while its handler does something else lies idle until
  * that handler returns.)
  *
+ * Cancellation. A thread that is about to sleep looks at its scope (scope.h), and while it sleeps the
+ * scope can wake it. Then the wait raises Cancelled, unless the waiter was served first.
+ *
+ * Waiters that are called (asyncio). The thread that serves one runs its callback, Python code, at
+ * once if it is attached. If it is detached, or has a waiter of its own in line, it keeps the list
+ * until that is over, or until it is about to sleep; for the latter it leaves the line, as for a
+ * signal handler, because the callback can run handlers.
+ *
  * Exit. While the interpreter is finalized, all threads but one stop for good as they re-attach.
  * That one would wait in vain, so its waits raise PythonFinalizationError.
  *
@@ -28,8 +36,9 @@
 #include "core/waiting/wait.h"
 
 /* Waits, after the attempt without waiting failed. Returns 1 if served, 0 if timed out. Returns -1
- * with an exception if a handler raised, the interpreter is being finalized or there is no memory;
- * then the call left no trace. *amount is what the call asks for, and then what it was given; the
+ * with an exception if a handler raised, the thread's scope is cancelled, the interpreter is being
+ * finalized or there is no memory; then the call left no trace. `self` is an object of ours, or the
+ * module. *amount is what the call asks for, and then what it was given; the
  * object's header says what that means. Allocates the waiter, and frees it. The caller is attached,
  * and holds no lock of ours. */
 int ns_wait(PyObject *self, const struct ns_wait_steps *steps, void *object, uint64_t *amount,
@@ -46,6 +55,21 @@ ns_waiter *ns_waiter_or_error(void);
  * back what they were served. Returns true if there were any: a retry may succeed. ns_wait calls it
  * by itself. */
 bool ns_make_way(void *object);
+
+/* In development mode: warns if a loop of asyncio runs in this thread, which a wait would block.
+ * ns_wait calls it by itself. Returns 0, or -1 with an exception of a handler. */
+int ns_warn_blocking(PyObject *self);
+
+/* Holds back the calls of waiters that this thread serves, for a section in which no Python code may
+ * run. Returns what ns_release_calls needs, which makes the calls unless an outer section goes
+ * on. */
+bool ns_hold_calls(void);
+void ns_release_calls(bool held_before);
+
+/* Has the core call waiters through this file. Once. */
+void ns_detach_init(void);
+/* Calls a waiter that was CALLED and is served. Attached; never raises. In async_waiter_type.c. */
+void ns_call_waiter(ns_waiter *w);
 
 /* Whether the interpreter is being finalized, so that no other thread is left that could end a
  * wait. The caller must have no waiter in line. */

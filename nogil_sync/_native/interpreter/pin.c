@@ -315,28 +315,8 @@ ns_pin_types(PyObject *module)
     return make_immortal(objects, count);
 }
 
-/* The functions appear to belong to the public module. */
-static int
-set_public_module(PyObject *module, PyObject *name)
-{
-    for (PyMethodDef *each = functions; each->ml_name != NULL; each++) {
-        PyObject *function = PyObject_GetAttrString(module, each->ml_name);
-        int result = function ? PyObject_SetAttrString(function, "__module__", name) : -1;
-        Py_XDECREF(function);
-        if (result < 0) {
-            return -1;
-        }
-    }
-    return 0;
-}
-
 int
 ns_add_pin(PyObject *module)
 {
-    PyObject *name = PyUnicode_FromString("nogil_sync");
-    int result = name == NULL || PyModule_AddFunctions(module, functions) < 0
-                     ? -1
-                     : set_public_module(module, name);
-    Py_XDECREF(name);
-    return result;
+    return ns_add_functions(module, functions);
 }

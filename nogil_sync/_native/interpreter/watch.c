@@ -23,13 +23,13 @@ typedef struct {
     bool counted, method;
 } report;
 
-ns_watch *
-ns_watch_new(PyObject *self)
+void
+ns_watch_attach(ns_watch_place *place, PyObject *self)
 {
     ns_state *state = NS_CAN_DEFER ? NULL : ns_state_of(self);
     if (state == NULL || !state->watches_sharing) {
         PyErr_Clear();
-        return NULL;
+        return;
     }
     ns_watch *w = PyMem_Calloc(1, sizeof(ns_watch));
     PyFrameObject *frame = PyEval_GetFrame(); /* borrowed; this thread's own */
@@ -39,12 +39,13 @@ ns_watch_new(PyObject *self)
         w->line = PyFrame_GetLineNumber(frame);
         Py_DECREF(code);
     }
-    return w;
+    ns_store(place, w, NS_RELEASE);
 }
 
 void
-ns_watch_free(ns_watch *w)
+ns_watch_detach(ns_watch_place *place)
 {
+    ns_watch *w = ns_swap(place, NULL, NS_ACQUIRE);
     if (w != NULL) {
         Py_XDECREF(w->filename);
         PyMem_Free(w);

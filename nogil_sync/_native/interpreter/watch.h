@@ -14,7 +14,9 @@
  * from a pending call of the main thread: never inside the operation. It names everything that was
  * found.
  *
- * The notes are relaxed loads and stores. A lost one does not matter.
+ * An object may be used before its __init__ attaches the watch, which is therefore published with
+ * release and read with acquire. The notes are relaxed loads and stores. A lost one does not
+ * matter.
  *
  * From 3.14 on nothing is watched. There such an object defers its count by itself (sharing.h), and
  * the interpreter reads closures without a lock and borrows the object whose method it calls. A
@@ -41,19 +43,24 @@ typedef struct ns_watch {
     PyObject *filename;
 } ns_watch;
 
-/* For an object that the calling code creates. Returns NULL outside development mode, or if there
- * is no memory. */
-ns_watch *ns_watch_new(PyObject *self);
-void ns_watch_free(ns_watch *w);
+/* Where an object has its watch; NULL: it is not watched. */
+typedef _Atomic(ns_watch *) ns_watch_place;
+
+/* Attaches a watch to an object that the calling code creates. Does nothing outside development
+ * mode, or if there is no memory. */
+void ns_watch_attach(ns_watch_place *place, PyObject *self);
+/* Frees the watch of an object that no other thread uses. */
+void ns_watch_detach(ns_watch_place *place);
 void ns_watch_use_slow(ns_watch *w, PyObject *self);
 
 static inline void
-ns_watch_use(ns_watch *w, PyObject *self)
+ns_watch_use(ns_watch_place *place, PyObject *self)
 {
 #if NS_CAN_DEFER
-    (void)w;
+    (void)place;
     ns_used(self);
 #else
+    ns_watch *w = ns_load(place, NS_ACQUIRE);
     if (ns_unlikely(w != NULL)) {
         ns_watch_use_slow(w, self);
     }

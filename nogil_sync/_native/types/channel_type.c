@@ -1,30 +1,14 @@
 /* Channel, over core/channel.h: the ring holds strong references. */
+#include "types/channel_type.h"
+
 #include "arguments.h"
-#include "core/channel.h"
 #include "interpreter/detach.h"
 #include "docs.h"
-#include "object.h"
-#include "interpreter/sharing.h"
 
 #define MOST (PY_SSIZE_T_MAX / (int64_t)sizeof(ns_channel_slot))
 
-typedef struct {
-    NS_OBJECT_HEAD
-    char apart_from_header[80];
-    ns_channel channel;
-} Channel;
-
-/* So each end has a line of its own, as objects of this size begin at a line. */
-_Static_assert(offsetof(Channel, channel) == NS_CACHE_LINE, "ends begin at lines");
-
-static inline ns_channel *
-channel_of(PyObject *self)
-{
-    return &((Channel *)self)->channel;
-}
-
-static void
-raise_closed(PyObject *self)
+void
+ns_channel_type_raise_closed(PyObject *self)
 {
     ns_state *state = ns_state_of(self);
     PyObject *type = state ? Py_XNewRef(state->channel_closed) : NULL;
@@ -36,72 +20,13 @@ raise_closed(PyObject *self)
     Py_DECREF(type);
 }
 
-/* Takes the reference that goes through the ring.
- *
- * An object's count has a part that only its owner writes, without atomics, and a shared part.
- * Suppose that the reference for the receiver were taken in the owner's part, as Py_INCREF does in
- * the thread that made the item. The receiver drops it, and would bring the shared part below zero.
- * To repair that takes a lock, a queue, and an interruption of the owner. So if items travel to
- * other threads, the reference is taken in the shared part, as every thread but the owner takes it.
- * If they stay in their thread, that would be the slower way. So each end has a hint. `in` says
- * whether items travel. `out` counts down: for so many items that did not travel, travelling is
- * still assumed. The hints are written only as they change. */
-#define BELIEVED 64
-
-static bool
-give(ns_channel *c, PyObject *item)
-{
-    if (ns_load(&c->in.hint, NS_RELAXED) != 0 && !ns_is_immortal(item)) {
-        ns_incref_shared(item);
-        return true;
-    }
-    Py_INCREF(item);
-    return false;
-}
-
-/* Undoes give, in the same part. A plain subtraction would not do: other threads may have dropped
- * references meanwhile, and if that brings the shared part below zero, the owner must merge the
- * parts. */
-static void
-keep(PyObject *item, bool shared)
-{
-    if (shared) {
-        ns_decref_shared(item);
-    }
-    else {
-        Py_DECREF(item);
-    }
-}
-
-/* Updates the hints by a received item. */
-static inline void
-note(ns_channel *c, PyObject *item)
-{
-    uint32_t believed = ns_load(&c->out.hint, NS_RELAXED);
-    if (!ns_is_owned(item)) {
-        if (believed != BELIEVED) {
-            ns_store(&c->out.hint, BELIEVED, NS_RELAXED);
-            /* the senders' line: write it only if needed */
-            if (ns_load(&c->in.hint, NS_RELAXED) == 0) {
-                ns_store(&c->in.hint, 1, NS_RELAXED);
-            }
-        }
-    }
-    else if (ns_unlikely(believed != 0)) {
-        if (believed == 1) {
-            ns_store(&c->in.hint, 0, NS_RELAXED);
-        }
-        ns_store(&c->out.hint, believed - 1, NS_RELAXED);
-    }
-}
-
 /* Returns 1 if sent, and then the channel has the reference to the value; 0 if timed out; -1 with
  * an exception. */
 static Py_NO_INLINE int
 send_slow(PyObject *self, PyObject *value, ns_patience patience, int64_t deadline,
           enum ns_channel_result result)
 {
-    ns_channel *c = channel_of(self);
+    ns_channel *c = ns_channel_of(self);
     if (result == NS_CHANNEL_WOULD_WAIT && patience != NS_DO_NOT_WAIT &&
         ns_channel_linger_to_send(c)) {
         result = ns_channel_try_send(c, value);
@@ -110,7 +35,7 @@ send_slow(PyObject *self, PyObject *value, ns_patience patience, int64_t deadlin
         return 1;
     }
     if (result == NS_CHANNEL_REFUSED) {
-        raise_closed(self);
+        ns_channel_type_raise_closed(self);
         return -1;
     }
     if (ns_check_initialized(self) < 0) {
@@ -122,7 +47,7 @@ send_slow(PyObject *self, PyObject *value, ns_patience patience, int64_t deadlin
     uint64_t item = (uintptr_t)value; /* 0 once it is the channel's */
     int done = ns_wait(self, &ns_channel_send_steps, c, &item, deadline);
     if (done == 1 && item != 0) {
-        raise_closed(self);
+        ns_channel_type_raise_closed(self);
         return -1;
     }
     return done;
@@ -132,14 +57,14 @@ static int
 put(PyObject *self, PyObject *value, ns_patience patience, int64_t deadline)
 {
     ns_used(self);
-    bool shared = give(channel_of(self), value);
-    enum ns_channel_result result = ns_channel_try_send(channel_of(self), value);
+    bool shared = ns_channel_give(ns_channel_of(self), value);
+    enum ns_channel_result result = ns_channel_try_send(ns_channel_of(self), value);
     if (ns_likely(result == NS_CHANNEL_DONE)) {
         return 1;
     }
     int done = send_slow(self, value, patience, deadline, result);
     if (done != 1) {
-        keep(value, shared);
+        ns_channel_keep(value, shared);
     }
     return done;
 }
@@ -150,7 +75,7 @@ static Py_NO_INLINE int
 take_slow(PyObject *self, PyObject **value, ns_patience patience, int64_t deadline,
           enum ns_channel_result result)
 {
-    ns_channel *c = channel_of(self);
+    ns_channel *c = ns_channel_of(self);
     if (result == NS_CHANNEL_WOULD_WAIT && patience != NS_DO_NOT_WAIT &&
         ns_channel_linger_to_receive(c)) {
         result = ns_channel_try_receive(c, (void **)value);
@@ -174,12 +99,12 @@ static inline int
 take(PyObject *self, PyObject **value, ns_patience patience, int64_t deadline)
 {
     ns_used(self);
-    enum ns_channel_result result = ns_channel_try_receive(channel_of(self), (void **)value);
+    enum ns_channel_result result = ns_channel_try_receive(ns_channel_of(self), (void **)value);
     int done = ns_likely(result == NS_CHANNEL_DONE)
                    ? 1
                    : take_slow(self, value, patience, deadline, result);
     if (ns_likely(done == 1)) {
-        note(channel_of(self), *value);
+        ns_channel_note(ns_channel_of(self), *value);
     }
     return done;
 }
@@ -221,7 +146,7 @@ receive(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
         PyErr_SetString(PyExc_TimeoutError, "timed out waiting to receive");
     }
     else if (done == -2) {
-        raise_closed(self);
+        ns_channel_type_raise_closed(self);
     }
     return NULL;
 }
@@ -251,7 +176,7 @@ try_receive(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *k
         return Py_NewRef(fallback ? fallback : Py_None);
     }
     if (done == -2) {
-        raise_closed(self);
+        ns_channel_type_raise_closed(self);
     }
     return done == 1 ? value : NULL;
 }
@@ -270,15 +195,16 @@ close_channel(PyObject *self, PyObject *Py_UNUSED(unused))
     if (ns_check_initialized(self) < 0) {
         return NULL;
     }
-    ns_channel_close(channel_of(self));
+    ns_channel_close(ns_channel_of(self));
     Py_RETURN_NONE;
 }
 
 static PyObject *
 closed(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    return ns_check_initialized(self) < 0 ? NULL
-                                          : PyBool_FromLong(ns_channel_is_closed(channel_of(self)));
+    return ns_check_initialized(self) < 0
+               ? NULL
+               : PyBool_FromLong(ns_channel_is_closed(ns_channel_of(self)));
 }
 
 static PyObject *
@@ -296,13 +222,13 @@ leave(PyObject *self, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nar
 static Py_ssize_t
 length(PyObject *self)
 {
-    return ns_check_initialized(self) < 0 ? -1 : (Py_ssize_t)ns_channel_count(channel_of(self));
+    return ns_check_initialized(self) < 0 ? -1 : (Py_ssize_t)ns_channel_count(ns_channel_of(self));
 }
 
 static PyObject *
 size_of(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    ns_channel *c = channel_of(self);
+    ns_channel *c = ns_channel_of(self);
     size_t size = (size_t)Py_TYPE(self)->tp_basicsize;
     return PyLong_FromSize_t(
         ns_is_initialized(self) ? size + c->in.capacity * sizeof(ns_channel_slot) : size);
@@ -338,7 +264,7 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
         PyMem_RawFree(slots);
         return -1;
     }
-    ns_channel_init(channel_of(self), slots, (uint64_t)capacity);
+    ns_channel_init(ns_channel_of(self), slots, (uint64_t)capacity);
     ns_finish_init(self, true);
     return 0;
 }
@@ -348,7 +274,7 @@ traverse(PyObject *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     uint64_t cursor = 0;
-    for (PyObject *item; (item = ns_channel_each(channel_of(self), &cursor)) != NULL;) {
+    for (PyObject *item; (item = ns_channel_each(ns_channel_of(self), &cursor)) != NULL;) {
         Py_VISIT(item);
     }
     return 0;
@@ -359,7 +285,7 @@ traverse(PyObject *self, visitproc visit, void *arg)
 static int
 clear(PyObject *self)
 {
-    ns_channel *c = channel_of(self);
+    ns_channel *c = ns_channel_of(self);
     void *item;
     for (uint64_t n = ns_channel_count(c);
          n > 0 && ns_channel_try_receive(c, &item) == NS_CHANNEL_DONE;
@@ -372,7 +298,7 @@ clear(PyObject *self)
 static void
 dealloc(PyObject *self)
 {
-    Channel *o = (Channel *)self;
+    ns_channel_object *o = (ns_channel_object *)self;
     PyObject_GC_UnTrack(self);
     Py_TRASHCAN_BEGIN(self, dealloc) /* channels in channels may be a million deep */
     if (o->weakrefs != NULL) {
@@ -382,6 +308,7 @@ dealloc(PyObject *self)
     for (PyObject *item; (item = ns_channel_each(&o->channel, &cursor)) != NULL;) {
         Py_DECREF(item);
     }
+    ns_channel_destroy(&o->channel);
     PyMem_RawFree(o->channel.in.slots);
     PyTypeObject *type = Py_TYPE(self);
     type->tp_free(self);
@@ -392,7 +319,7 @@ dealloc(PyObject *self)
 static PyObject *
 repr(PyObject *self)
 {
-    ns_channel *c = channel_of(self);
+    ns_channel *c = ns_channel_of(self);
     if (!ns_is_initialized(self)) {
         return ns_repr_uninitialized(self);
     }
@@ -412,6 +339,8 @@ static PyMethodDef methods[] = {
     NS_METHOD("recv", receive, DOC_Channel_recv),
     NS_METHOD("try_send", try_send, DOC_Channel_try_send),
     NS_METHOD("try_recv", try_receive, DOC_Channel_try_recv),
+    NS_METHOD("sending", ns_channel_type_sending, DOC_Channel_sending),
+    NS_NO_ARGUMENTS("sender", ns_channel_type_sender, DOC_Channel_sender),
     NS_NO_ARGUMENTS("close", close_channel, DOC_Channel_close),
     NS_NO_ARGUMENTS("closed", closed, DOC_Channel_closed),
     NS_NO_ARGUMENTS("__enter__", enter, DOC_Channel___enter__),
@@ -422,7 +351,7 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Channel);
+static PyMemberDef members[] = NS_WEAKREF_MEMBERS(ns_channel_object);
 
 static PyType_Slot slots[] = {
     {Py_tp_doc, DOC_Channel},
@@ -442,7 +371,7 @@ static PyType_Slot slots[] = {
 
 static PyType_Spec spec = {
     .name = "nogil_sync.Channel",
-    .basicsize = sizeof(Channel),
+    .basicsize = sizeof(ns_channel_object),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = slots,
 };
@@ -457,7 +386,12 @@ ns_add_channel(PyObject *module)
     if (state->channel_closed == NULL) {
         return -1;
     }
-    return PyModule_Add(module, "ChannelClosed", Py_NewRef(state->channel_closed)) < 0
+    if (PyModule_Add(module, "ChannelClosed", Py_NewRef(state->channel_closed)) < 0) {
+        return -1;
+    }
+    state->channel_type = ns_new_type(module, &spec, NULL);
+    return state->channel_type == NULL ||
+                   PyModule_AddType(module, (PyTypeObject *)state->channel_type) < 0
                ? -1
-               : ns_add_type(module, &spec);
+               : ns_add_channel_ends(module);
 }

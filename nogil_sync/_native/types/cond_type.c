@@ -14,7 +14,9 @@
 #include "core/cond.h"
 #include "core/waiting/park.h"
 #include "interpreter/detach.h"
+#include "interpreter/scope.h"
 #include "docs.h"
+#include "types/insides.h"
 #include "types/mutex_type.h"
 #include "object.h"
 #include "interpreter/sharing.h"
@@ -33,6 +35,12 @@ static inline ns_cond *
 cond_of(PyObject *self)
 {
     return &((Cond *)self)->cond;
+}
+
+ns_cond *
+ns_inside_cond(PyObject *self)
+{
+    return cond_of(self);
 }
 
 /* The lock, during a call. */
@@ -194,6 +202,9 @@ static int
 lock_again(PyObject *self, const held_lock *lock, PyObject *saved, ns_waiter *w)
 {
     PyObject *first = PyErr_GetRaisedException();
+    /* A lock whose waits can be cancelled, a Semaphore say, is to be taken nevertheless. */
+    ns_state *state = lock->plain ? NULL : ns_state_of(self);
+    PyObject *scope = lock->plain ? NULL : ns_swap_scope(state, NULL);
     while (lock_again_once(lock, saved, w) < 0) {
         PyObject *error = PyErr_GetRaisedException();
         PyObject *final = ((Cond *)self)->sound ? PyExc_PythonFinalizationError : PyExc_Exception;
@@ -212,6 +223,10 @@ lock_again(PyObject *self, const held_lock *lock, PyObject *saved, ns_waiter *w)
         Py_BEGIN_ALLOW_THREADS
         ns_yield();
         Py_END_ALLOW_THREADS
+    }
+    if (scope != NULL) {
+        Py_XDECREF(ns_swap_scope(state, scope));
+        Py_DECREF(scope);
     }
     if (first == NULL) {
         return 0;
@@ -265,8 +280,13 @@ wait_holding(PyObject *self, const held_lock *lock, ns_patience patience, int64_
     if (require_lock(self, lock, "cannot wait on un-acquired lock") < 0) {
         return -1;
     }
-    if (patience != NS_DO_NOT_WAIT && ns_is_last(self)) {
-        return ns_waits_in_vain();
+    if (patience != NS_DO_NOT_WAIT) {
+        if (ns_is_last(self)) {
+            return ns_waits_in_vain();
+        }
+        if (ns_warn_blocking(self) < 0) {
+            return -1;
+        }
     }
     ns_waiter *w = ns_waiter_or_error();
     if (w == NULL) {
@@ -665,6 +685,22 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+/* The lock, for the awaited calls. */
+static PyObject *
+get_lock(PyObject *self, void *Py_UNUSED(unused))
+{
+    held_lock lock;
+    if (!hold(self, &lock)) {
+        return NULL;
+    }
+    return lock.plain ? Py_NewRef(lock.object) : lock.object;
+}
+
+static PyGetSetDef attributes[] = {
+    {"_lock", get_lock, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Cond);
 
 static PyType_Slot slots[] = {
@@ -676,6 +712,7 @@ static PyType_Slot slots[] = {
     {Py_tp_clear, clear},
     {Py_tp_repr, repr},
     {Py_tp_methods, methods},
+    {Py_tp_getset, attributes},
     {Py_tp_members, members},
     {0, NULL},
 };
@@ -690,5 +727,8 @@ static PyType_Spec spec = {
 int
 ns_add_cond(PyObject *module)
 {
-    return ns_add_type(module, &spec);
+    ns_state *state = PyModule_GetState(module);
+    state->cond_type = ns_new_type(module, &spec, NULL);
+    return state->cond_type == NULL ? -1
+                                    : PyModule_AddType(module, (PyTypeObject *)state->cond_type);
 }

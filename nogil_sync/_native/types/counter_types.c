@@ -12,7 +12,7 @@ typedef struct {
      * they stay in every core's cache. */
     char apart_from_header[NS_LINE];
     ns_counter counter;
-    ns_watch *watch;
+    ns_watch_place watch;
     char apart_from_neighbour[NS_LINE - NS_LOCAL_COUNT_OFFSET];
 } Counter;
 
@@ -32,7 +32,7 @@ init_with(PyObject *self, uint64_t bits)
         ns_counter_sum(counter_of(self), true);
     }
     ns_store(&counter_of(self)->base, bits, NS_RELAXED);
-    ((Counter *)self)->watch = ns_watch_new(self);
+    ns_watch_attach(&((Counter *)self)->watch, self);
     return 0;
 }
 
@@ -42,7 +42,7 @@ dealloc(PyObject *self)
     Counter *o = (Counter *)self;
     ns_begin_dealloc(self);
     ns_counter_destroy(&o->counter);
-    ns_watch_free(o->watch);
+    ns_watch_detach(&o->watch);
     ns_free_object(self);
 }
 
@@ -73,7 +73,7 @@ int_add(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
         return NULL;
     }
     ns_counter_add(counter_of(self), (uint64_t)n);
-    ns_watch_use(((Counter *)self)->watch, self);
+    ns_watch_use(&((Counter *)self)->watch, self);
     Py_RETURN_NONE;
 }
 
@@ -129,7 +129,7 @@ float_add(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
         return NULL;
     }
     ns_counter_add_double(counter_of(self), n);
-    ns_watch_use(((Counter *)self)->watch, self);
+    ns_watch_use(&((Counter *)self)->watch, self);
     Py_RETURN_NONE;
 }
 

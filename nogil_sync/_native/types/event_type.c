@@ -3,6 +3,7 @@
 #include "core/event.h"
 #include "interpreter/detach.h"
 #include "docs.h"
+#include "types/insides.h"
 #include "object.h"
 #include "interpreter/sharing.h"
 
@@ -15,6 +16,12 @@ static inline ns_event *
 event_of(PyObject *self)
 {
     return &((Event *)self)->event;
+}
+
+ns_event *
+ns_inside_event(PyObject *self)
+{
+    return event_of(self);
 }
 
 static PyObject *
@@ -62,7 +69,7 @@ wait_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
     if (patience == NS_DO_NOT_WAIT) {
         Py_RETURN_FALSE;
     }
-    int result = ns_wait(self, &ns_event_steps, e, &(uint64_t){0}, deadline);
+    int result = ns_wait(self, &ns_event_steps, e, &(uint64_t){1}, deadline);
     return result < 0 ? NULL : PyBool_FromLong(result);
 }
 
@@ -114,5 +121,8 @@ static PyType_Spec spec = {
 int
 ns_add_event(PyObject *module)
 {
-    return ns_add_type(module, &spec);
+    ns_state *state = PyModule_GetState(module);
+    state->event_type = ns_new_type(module, &spec, NULL);
+    return state->event_type == NULL ? -1
+                                     : PyModule_AddType(module, (PyTypeObject *)state->event_type);
 }

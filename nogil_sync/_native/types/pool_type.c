@@ -33,7 +33,7 @@ typedef struct {
     PyObject *end;      /* an End, for a pool with `drop` */
     /* A cache line further on: what every call reads, and what is seldom written, unlike the
      * count. */
-    ns_watch *watch;
+    ns_watch_place watch;
     ns_ref reset, new, drop; /* reset and drop may be NULL; None: cleared by the collector */
     ns_pool pool;
     ns_spares spare_uses;
@@ -182,7 +182,7 @@ take_item(PyObject *self)
 static PyObject *
 get(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    ns_watch_use(((Pool *)self)->watch, self);
+    ns_watch_use(&((Pool *)self)->watch, self);
     return take_item(self);
 }
 
@@ -261,7 +261,7 @@ put(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
     if (ns_unpack(&s, args, nargs, kwnames, &item) < 0) {
         return NULL;
     }
-    ns_watch_use(((Pool *)self)->watch, self);
+    ns_watch_use(&((Pool *)self)->watch, self);
     if (put_item(self, Py_NewRef(item)) < 0) {
         return NULL;
     }
@@ -273,7 +273,7 @@ put(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 static PyObject *
 use(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    ns_watch_use(((Pool *)self)->watch, self);
+    ns_watch_use(&((Pool *)self)->watch, self);
     if (ns_check_initialized(self) < 0) {
         return NULL;
     }
@@ -420,21 +420,23 @@ static void free_pool(PyObject *self);
 static const ns_ager_calls calls = {collect, free_pool};
 
 /* Initializes the core and registers the pool. A pool without ages is registered because of
- * deque.h's memory. Returns 0, or -1 with nothing changed. */
+ * deque.h's memory. The node comes first, for another thread may already be in a call on the pool,
+ * whose memory can then no longer be taken away. Returns 0, or -1 with nothing changed. */
 static int
 begin(PyObject *self, ns_state *state, int64_t most)
 {
     Pool *o = (Pool *)self;
+    ns_ager_node *node = ns_ager_take(state->ager);
+    if (node == NULL) {
+        return -1;
+    }
     if (!ns_pool_init(&o->pool, most)) {
+        ns_ager_release(node);
         PyErr_NoMemory();
         return -1;
     }
-    o->node = ns_ager_add(state->ager, self, &calls);
-    if (o->node == NULL) {
-        ns_pool_destroy(&o->pool);
-        memset(&o->pool, 0, sizeof(o->pool));
-        return -1;
-    }
+    ns_ager_begin(node, self, &calls);
+    o->node = node;
     return 0;
 }
 
@@ -491,7 +493,7 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
         ns_store(&((End *)last)->node, o->node, NS_SEQ_CST);
         o->end = last;
     }
-    o->watch = ns_watch_new(self);
+    ns_watch_attach(&o->watch, self);
     set_function(&o->new, new);
     set_function(&o->reset, reset);
     set_function(&o->drop, drop);
@@ -571,7 +573,7 @@ free_pool(PyObject *self)
     }
     ns_pool_destroy(&o->pool);
     ns_spares_destroy(&o->spare_uses);
-    ns_watch_free(o->watch);
+    ns_watch_detach(&o->watch);
     PyTypeObject *type = Py_TYPE(self);
     type->tp_free(self);
     Py_DECREF(type);

@@ -15,6 +15,7 @@
 #include "core/rwmutex.h"
 #include "interpreter/detach.h"
 #include "docs.h"
+#include "types/insides.h"
 #include "object.h"
 #include "interpreter/sharing.h"
 #include "interpreter/tryref.h"
@@ -49,6 +50,12 @@ static inline ns_rwmutex *
 lock_of(PyObject *view, bool writes)
 {
     return &((Reader *)(writes ? ((Writer *)view)->reader : view))->rw;
+}
+
+ns_rwmutex *
+ns_inside_rwmutex(PyObject *view, bool writes)
+{
+    return lock_of(view, writes);
 }
 
 #if NS_CAN_DEFER

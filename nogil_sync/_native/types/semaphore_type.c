@@ -3,6 +3,7 @@
 #include "core/semaphore.h"
 #include "interpreter/detach.h"
 #include "docs.h"
+#include "types/insides.h"
 #include "object.h"
 #include "interpreter/spares.h"
 
@@ -29,6 +30,12 @@ static inline ns_semaphore *
 semaphore_of(PyObject *self)
 {
     return &((Semaphore *)self)->semaphore;
+}
+
+ns_semaphore *
+ns_inside_semaphore(PyObject *self)
+{
+    return semaphore_of(self);
 }
 
 /* Parses how many to take; NULL means one. Returns 0, or -1 with an exception. */
@@ -468,5 +475,8 @@ ns_add_semaphore(PyObject *module)
         PyModule_AddType(module, (PyTypeObject *)state->semaphore_hold_type) < 0) {
         return -1;
     }
-    return ns_add_type(module, &spec);
+    state->semaphore_type = ns_new_type(module, &spec, NULL);
+    return state->semaphore_type == NULL
+               ? -1
+               : PyModule_AddType(module, (PyTypeObject *)state->semaphore_type);
 }

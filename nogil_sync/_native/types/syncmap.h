@@ -23,7 +23,7 @@ typedef struct SyncMap {
      * lowered after it has gone. So in the child of a fork it may stay too high. */
     _Atomic uint32_t flying;
     ns_ref flights; /* the map of the running calls of load_or_compute; NULL before the first */
-    ns_watch *watch;
+    ns_watch_place watch;
     ns_spares spare_iterators;
 } SyncMap;
 

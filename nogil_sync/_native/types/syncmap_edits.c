@@ -94,7 +94,7 @@ int
 ns_syncmap_contains(SyncMap *o, PyObject *key, uint64_t hash, ns_asker *a)
 {
     uintptr_t word;
-    ns_watch_use(o->watch, (PyObject *)o);
+    ns_watch_use(&o->watch, (PyObject *)o);
     enum ns_found found = NS_FOR_KEY_TYPE(key, search_key_only, o, key, hash, &word);
     return ns_likely(found == NS_PRESENT) ? NS_KEY_FOUND
                                           : ns_syncmap_lookup_slow(o, key, hash, NULL, a, found);
@@ -264,7 +264,7 @@ static inline __attribute__((always_inline)) int
 apply(SyncMap *o, const ns_edit *e, PyObject **old)
 {
     *old = NULL;
-    ns_watch_use(o->watch, (PyObject *)o);
+    ns_watch_use(&o->watch, (PyObject *)o);
     if (ns_check_initialized((PyObject *)o) < 0) {
         return NS_KEY_ERROR;
     }

@@ -60,7 +60,7 @@ static inline int
 ns_syncmap_lookup(SyncMap *o, PyObject *key, uint64_t hash, PyObject **value, ns_asker *a)
 {
     uintptr_t word;
-    ns_watch_use(o->watch, (PyObject *)o);
+    ns_watch_use(&o->watch, (PyObject *)o);
     enum ns_found found = NS_FOR_KEY_TYPE(key, ns_syncmap_search, o, key, hash, &word);
     if (ns_likely(found == NS_PRESENT)) {
         *value = (PyObject *)word;

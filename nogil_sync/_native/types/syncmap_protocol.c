@@ -91,7 +91,7 @@ ns_syncmap_truth(PyObject *self)
 PyObject *
 ns_syncmap_iter(PyObject *self)
 {
-    ns_watch_use(((SyncMap *)self)->watch, self);
+    ns_watch_use(&((SyncMap *)self)->watch, self);
     return ns_check_initialized(self) < 0 ? NULL : ns_syncmap_iterate((SyncMap *)self, false);
 }
 
@@ -446,8 +446,7 @@ flights_of(PyObject *self, PyObject *Py_UNUSED(unused))
             return NULL;
         }
         ((SyncMap *)new)->is_flights = true;
-        ns_watch_free(((SyncMap *)new)->watch); /* users cannot pin this map */
-        ((SyncMap *)new)->watch = NULL;
+        ns_watch_detach(&((SyncMap *)new)->watch); /* users cannot pin this map */
         if (ns_cas(&o->flights, &none, new, NS_SEQ_CST)) {
             flights = new;
         }

@@ -68,7 +68,7 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     if (ns_claim_init(self) < 0) {
         goto done;
     }
-    o->watch = ns_watch_new(self);
+    ns_watch_attach(&o->watch, self);
     ns_finish_init(self, true);
     for (Py_ssize_t i = 0; i < n; i++) {
         PyObject *pair = PyTuple_GET_ITEM(given, i);
@@ -144,7 +144,7 @@ dealloc(PyObject *self)
     ns_table_destroy(&o->table, release_entry);
     ns_spares_destroy(&o->spare_iterators);
     Py_XDECREF(ns_load(&o->flights, NS_RELAXED));
-    ns_watch_free(o->watch);
+    ns_watch_detach(&o->watch);
     PyTypeObject *type = Py_TYPE(self);
     type->tp_free(self);
     Py_DECREF(type);

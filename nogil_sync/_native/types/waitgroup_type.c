@@ -3,6 +3,7 @@
 #include "core/waitgroup.h"
 #include "interpreter/detach.h"
 #include "docs.h"
+#include "types/insides.h"
 #include "object.h"
 #include "interpreter/sharing.h"
 
@@ -19,6 +20,12 @@ static inline ns_waitgroup *
 group_of(PyObject *self)
 {
     return &((WaitGroup *)self)->group;
+}
+
+ns_waitgroup *
+ns_inside_waitgroup(PyObject *self)
+{
+    return group_of(self);
 }
 
 static PyObject *
@@ -193,5 +200,9 @@ static PyType_Spec spec = {
 int
 ns_add_waitgroup(PyObject *module)
 {
-    return ns_add_type(module, &spec);
+    ns_state *state = PyModule_GetState(module);
+    state->waitgroup_type = ns_new_type(module, &spec, NULL);
+    return state->waitgroup_type == NULL
+               ? -1
+               : PyModule_AddType(module, (PyTypeObject *)state->waitgroup_type);
 }

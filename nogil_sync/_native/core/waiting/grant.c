@@ -11,9 +11,31 @@ ns_waiter_new(void)
 }
 
 void
+ns_waiter_lend(ns_waiter *w)
+{
+    ns_store(&w->state, NS_KEPT, NS_RELAXED);
+}
+
+/* The owner's thread and the object's each come here once. The second frees. */
+void
+ns_waiter_return(ns_waiter *w)
+{
+    if (ns_swap(&w->state, NS_FREED, NS_RELEASE) == NS_FREED) {
+        (void)ns_load(&w->state, NS_ACQUIRE); /* what the first did comes before */
+        free(w);
+    }
+}
+
+void
 ns_waiter_free(ns_waiter *w)
 {
-    free(w);
+    const uint32_t state = w != NULL ? ns_load(&w->state, NS_RELAXED) : NS_WAITING;
+    if (ns_unlikely(state == NS_KEPT || state == NS_FREED)) {
+        ns_waiter_return(w);
+    }
+    else {
+        free(w);
+    }
 }
 
 /* ---- Turns at spinning ---- */
@@ -85,21 +107,11 @@ ns_spinners(void)
 
 /* ---- Serving ---- */
 
-void
-ns_grant(ns_waitq *q, ns_place *p, ns_wakes *wakes)
-{
-    ns_waiter *w = p->waiter;
-    ns_waitq_remove(q, p);
-    if (ns_swap(&w->state, NS_GRANTED, NS_RELEASE) == NS_ASLEEP) {
-        if (wakes->count == NS_WAKES) {
-            ns_wake(wakes);
-        }
-        wakes->words[wakes->count++] = &w->state;
-    }
-}
+void (*ns_call_waiters)(ns_waiter *served);
 
-void
-ns_wake(ns_wakes *wakes)
+/* May be called under a queue's lock, if there are more sleepers than fit. */
+static void
+wake_sleepers(ns_wakes *wakes)
 {
     for (unsigned i = 0; i < wakes->count; i++) {
         ns_unpark(wakes->words[i], 1);
@@ -107,11 +119,70 @@ ns_wake(ns_wakes *wakes)
     wakes->count = 0;
 }
 
+void
+ns_wakes_call(ns_wakes *wakes, ns_waiter *w)
+{
+    w->next_called = NULL;
+    *(wakes->called != NULL ? &wakes->last_called->next_called : &wakes->called) = w;
+    wakes->last_called = w;
+}
+
+void
+ns_grant(ns_waitq *q, ns_place *p, ns_wakes *wakes)
+{
+    ns_waiter *w = p->waiter;
+    ns_waitq_remove(q, p);
+    switch (ns_swap(&w->state, NS_GRANTED, NS_RELEASE)) {
+    case NS_ASLEEP:
+        if (wakes->count == NS_WAKES) {
+            wake_sleepers(wakes);
+        }
+        wakes->words[wakes->count++] = &w->state;
+        break;
+    case NS_CALLED:
+        ns_wakes_call(wakes, w);
+        break;
+    default: /* it is awake */
+        break;
+    }
+}
+
+void
+ns_wake(ns_wakes *wakes)
+{
+    wake_sleepers(wakes);
+    if (ns_unlikely(wakes->called != NULL)) {
+        ns_waiter *called = wakes->called;
+        wakes->called = NULL;
+        ns_call_waiters(called);
+    }
+    while (ns_unlikely(wakes->lent != NULL)) {
+        ns_waiter *w = wakes->lent->waiter;
+        wakes->lent = wakes->lent->next;
+        ns_waiter_return(w);
+    }
+}
+
+bool
+ns_waiter_cancel(ns_waiter *w)
+{
+    uint32_t state = ns_load(&w->state, NS_RELAXED);
+    do {
+        if (state != NS_WAITING && state != NS_ASLEEP) {
+            return false;
+        }
+    } while (!ns_cas(&w->state, &state, NS_CANCELLED, NS_RELEASE));
+    if (state == NS_ASLEEP) {
+        ns_unpark(&w->state, 1);
+    }
+    return true;
+}
+
 static void
 spin_until(ns_waiter *w, int64_t end)
 {
     if (ns_spin_begin()) {
-        while (ns_load(&w->state, NS_RELAXED) != NS_GRANTED && ns_now() < end) {
+        while (ns_load(&w->state, NS_RELAXED) == NS_WAITING && ns_now() < end) {
             ns_pause();
         }
         ns_spin_end();
@@ -128,8 +199,12 @@ ns_await_grant(ns_waiter *w, int64_t deadline, int64_t spin)
     for (;;) {
         uint32_t state = NS_WAITING;
         ns_cas(&w->state, &state, NS_ASLEEP, NS_RELAXED);
-        if (ns_is_granted(w)) {
+        state = ns_load(&w->state, NS_ACQUIRE);
+        if (state == NS_GRANTED) {
             return NS_SERVED;
+        }
+        if (state == NS_CANCELLED) {
+            return NS_WAS_CANCELLED;
         }
         switch (ns_park(&w->state, NS_ASLEEP, deadline)) {
         case NS_PARK_TIMED_OUT:

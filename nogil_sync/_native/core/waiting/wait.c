@@ -1,11 +1,5 @@
 #include "waiting/wait.h"
 
-static ns_waitq *
-queue_at(const ns_place *p)
-{
-    return (ns_waitq *)((char *)p->object + p->line->queue);
-}
-
 static void
 serve_and_unlock(const ns_place *p, ns_wakes *wakes)
 {
@@ -17,14 +11,18 @@ ns_line_enter(const struct ns_line *line, void *object, ns_waiter *w)
 {
     ns_place *p = &w->place;
     ns_wakes wakes;
-    wakes.count = 0;
+    ns_wakes_init(&wakes);
     p->waiter = w;
     p->line = line;
     p->object = object;
     line->lock(object);
-    ns_waitq_push(queue_at(p), p);
-    serve_and_unlock(p, &wakes);
-    return ns_is_granted(w);
+    const bool is_called = ns_begin_entering(w);
+    ns_place_link(p, true);
+    line->serve(object, &wakes);
+    const bool served = ns_end_entering(w, is_called);
+    line->unlock(object);
+    ns_wake(&wakes);
+    return served;
 }
 
 enum ns_wait_result
@@ -57,12 +55,12 @@ ns_line_give_way(void *object, ns_waiter *w)
 {
     ns_place *p = &w->place;
     ns_wakes wakes;
-    wakes.count = 0;
+    ns_wakes_init(&wakes);
     p->line->lock(object);
     p->away = true;
     if (ns_is_granted(w)) {
         ns_store(&w->state, NS_WAITING, NS_RELAXED);
-        ns_waitq_push_front(queue_at(p), p);
+        ns_waitq_push_front(ns_place_queue(p), p);
         p->line->take_back(object, p, &wakes);
     }
     serve_and_unlock(p, &wakes);
@@ -73,10 +71,10 @@ ns_line_rejoin(void *object, ns_waiter *w)
 {
     ns_place *p = &w->place;
     ns_wakes wakes;
-    wakes.count = 0;
+    ns_wakes_init(&wakes);
     p->line->lock(object);
     if (!ns_is_granted(w) && !ns_waitq_has(p)) { /* its queue was left behind by a fork */
-        ns_waitq_push(queue_at(p), p);
+        ns_place_link(p, false);
     }
     p->away = false;
     serve_and_unlock(p, &wakes);
@@ -87,10 +85,10 @@ ns_line_cancel(void *object, ns_waiter *w)
 {
     ns_place *p = &w->place;
     ns_wakes wakes;
-    wakes.count = 0;
+    ns_wakes_init(&wakes);
     p->line->lock(object);
     bool granted = ns_is_granted(w);
-    ns_waitq_remove(queue_at(p), p);
+    ns_waitq_remove(ns_place_queue(p), p);
     if (!p->line->is_alike) {
         p->line->serve(object, &wakes);
     }

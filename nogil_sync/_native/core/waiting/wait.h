@@ -10,15 +10,17 @@
  *                                                enter -> served: done, else
  *              wait -> SERVED -----------------> done
  *                   -> TIMED_OUT -> cancel ----> done (cancel may find the waiter served)
+ *                   -> WAS_CANCELLED -> cancel > done (likewise; see "Cancellation" in grant.h)
  *                   -> INTERRUPTED -> leave ---> handlers -> rejoin -> (detached) wait ...
  *                                                         -> an exception: cancel, undo
  *                                                give_way, if a handler uses the object itself
  *
- *   There are three ways to do the steps:
+ *   There are four ways to do the steps:
  *     - in line: the object has a queue, and serves the first waiters that it can. Semaphore,
  *       readers-writer lock, channel and condition say how in a small table (ns_line); the steps
  *       stand once, in wait.c;
  *     - on a word: all waiters go on when the word changes; event and wait group (word.h);
+ *     - in several lines at once, of which one serves it: select (select.h);
  *     - the mutex's own: its waiters have finer states than served or not (mutex.h).
  *
  * Handlers. A waiter whose thread runs handlers keeps its place. What other threads do to the queue
@@ -39,19 +41,8 @@
  * the heap. (Only the main thread attaches while its waiter is linked. It fails to return only if
  * another thread finalizes the interpreter, after which no thread waits.)
  *
- * Room for more. Nothing below is built yet; it attaches here:
- *   - A waiter in several queues (select) has an array of places in the place of its one. `enter`,
- *     `rejoin`, `give_way` and `cancel` do for each place what they do for one now. The waiter's
- *     state is the claim: an object that serves compares-and-swaps it from WAITING or ASLEEP to
- *     GRANTED before it changes its own words, and passes by a place whose waiter is claimed
- *     already. ns_grant is the only function that stores GRANTED.
- *   - A waiter that is a callback (asyncio) has a fourth state, CALLED, from which ns_grant gathers
- *     the waiter itself in place of its word; ns_wake then calls it, with no lock of ours held.
- *   - To cancel a waiter from another thread is one operation: compare-and-swap its state from
- *     WAITING or ASLEEP to CANCELLED, and wake its word as ns_grant does. ns_await_grant then
- *     returns a result of its own, and its thread takes the `cancel` step, which finds out under
- *     the queue's lock whether the waiter was served first. The canceller must know that the waiter
- *     is alive.
+ * Waiters that are CALLED when they are served (grant.h) take the same steps, but for `wait`,
+ * `leave`, `give_way` and `rejoin`, which belong to threads.
  */
 #ifndef NS_WAIT_H
 #define NS_WAIT_H
@@ -74,10 +65,14 @@ struct ns_wait_steps {
     void (*rejoin)(void *object, ns_waiter *w);
     /* Ends the wait. True if the waiter was served first. */
     bool (*cancel)(void *object, ns_waiter *w);
-    /* Gives back what the waiter was served, when the call fails after all. */
+    /* Gives back what the waiter was served, when the call fails after all. May borrow the waiter's
+     * memory (ns_waiter_lend): it is from ns_waiter_new. Attached. */
     void (*undo)(void *object, ns_waiter *w);
     /* Whether `enter` may leave the waiter linked: it must be on the heap. */
     bool links;
+    /* Whether ns_waiter_cancel ends the wait. A plain wait on a word is not cancellable; the wait
+     * for the same word by ns_word_place_steps is. */
+    bool cancellable;
 };
 
 /* ---- Waiting in line ---- */
@@ -85,10 +80,17 @@ struct ns_wait_steps {
 /* How an object serves one of its queues. */
 struct ns_line {
     size_t queue; /* offset of the queue in the object */
+    size_t guard; /* and of the queue whose lock guards it */
+    /* For queues that are outside their objects (word.h): returns that queue, which has its own
+     * lock. Else NULL. */
+    ns_waitq *(*outside)(const void *object);
     int64_t spin; /* nanoseconds for which a waiter spins before it sleeps */
     bool is_alike; /* all in line wait for the same: when one gives up, no other can be served */
-    /* Locks all the object's queues, and stops the fast paths past them. Acquires. */
+    /* Locks all the object's queues, and stops the fast paths past them. Acquires. Of several
+     * objects with one lock it is called for any one. */
     void (*lock)(void *object);
+    /* Links a new waiter's place as the last. NULL: ns_waitq_push. */
+    void (*link)(void *object, ns_place *p);
     /* Serves the waiters that can be served, with ns_grant, and leaves their wake-ups in *wakes. */
     void (*serve)(void *object, ns_wakes *wakes);
     /* Opens the fast paths if no waiter is left, and unlocks. Releases. */
@@ -96,7 +98,38 @@ struct ns_line {
     /* Undoes what serving the waiter at p did to the object, with it locked. NULL: waiters are
      * never asked to give way. */
     void (*take_back)(void *object, ns_place *p, ns_wakes *wakes);
+    /* Of a line that select can wait in: gives back what was served at p, with nothing locked, as
+     * `undo` of the steps. NULL: there is nothing to give back. */
+    void (*give_back)(void *object, ns_place *p);
 };
+
+/* The queue of the place, and the lock that guards it. */
+static inline ns_waitq *
+ns_place_queue(const ns_place *p)
+{
+    return p->line->outside != NULL ? p->line->outside(p->object)
+                                    : (ns_waitq *)((char *)p->object + p->line->queue);
+}
+
+static inline const ns_lock *
+ns_place_lock(const ns_place *p)
+{
+    return p->line->outside != NULL ? &p->line->outside(p->object)->lock
+                                    : &((ns_waitq *)((char *)p->object + p->line->guard))->lock;
+}
+
+/* Links a place that is not linked as the last of its queue, which is locked. `fresh`: for the
+ * first time. (Else it was left behind by a fork.) */
+static inline void
+ns_place_link(ns_place *p, bool fresh)
+{
+    if (fresh && p->line->link != NULL) {
+        p->line->link(p->object, p);
+    }
+    else {
+        ns_waitq_push(ns_place_queue(p), p);
+    }
+}
 
 /* Ends what `lock` began: serves, unlocks, and makes the wake-ups. */
 static inline void
@@ -107,7 +140,8 @@ ns_line_serve_and_unlock(const struct ns_line *line, void *object, ns_wakes *wak
     ns_wake(wakes);
 }
 
-/* Queues w up and serves those in line. True if w was served at once. Attached. */
+/* Queues w up, in WAITING or CALLED, and serves those in line. True if w was served at once.
+ * Attached. */
 bool ns_line_enter(const struct ns_line *line, void *object, ns_waiter *w);
 
 /* The other steps, of a waiter that was queued up by ns_line_enter. */

@@ -29,6 +29,10 @@ typedef struct ns_place {
     void *object;               /* the object that owns the queue */
     uint64_t amount; /* what the waiter asks for, and what it was given; the object's */
     uint32_t generation; /* the fork generation in which it was linked */
+    union {
+        uint32_t epoch; /* of a place on a word: that in which its waiter came (word.h) */
+        uint32_t ticket; /* of a channel's receiver, once it is served (channel.h) */
+    };
     bool linked;
     bool away; /* it is passed by: the waiter's thread runs handlers, and keeps its place */
 } ns_place;

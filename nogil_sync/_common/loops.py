@@ -1,0 +1,284 @@
+"""How a task waits without blocking its event loop, for both backends.
+
+A task that has to wait makes a `Call`, which it gives as the callback to whatever will serve it:
+the backend's ``AsyncWaiter``, which stands in the same line as waiting threads, or a run of `once`.
+Then it awaits the call, which is a future as asyncio defines them. The thread that serves it, in
+whatever loop or in none, puts the call into the *inbox* of its loop and has the loop empty that.
+
+**Many at a time.** An inbox asks its loop for one `_Delivery` at a time: a call that comes while
+one is under way needs no other. The delivery first clears `asked` and then empties the deque. The
+thread that serves first appends to the deque and then looks at `asked`. Each step on the deque
+holds the deque's own lock (or the GIL). So if the delivery found the deque empty before the append,
+the thread finds `asked` false and asks again; else the delivery finds the call. Nothing is lost.
+
+**At once.** The delivery resumes the tasks itself. A future of asyncio would have the loop resume
+its task in the next round, after another look for input, which takes longer than all of this. After
+some tasks it lets the loop go on, in case that threads serve them as fast as they wait again.
+
+**Closed loops.** A loop that is closed cannot be asked (``RuntimeError``), and drops the deliveries
+that it has not run, whose finaliser notices. In both cases what the calls were given goes to the
+next ones in line.
+
+**Interrupts.** A ``KeyboardInterrupt`` can come anywhere in the thread that serves. So telling a
+loop is repeated until it is done; telling it twice does no harm. What is raised is raised then.
+
+asyncio is imported by the first task that waits, and not by this module, since it takes long.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from .originals import local
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from contextvars import Context
+
+_MANY = 100  # how many tasks one delivery resumes
+
+
+class Inbox:
+    """The calls of one loop that were served, and whose tasks the loop has yet to resume."""
+
+    __slots__ = ("asked", "loop", "served")
+
+    def __init__(self, loop: "AbstractEventLoop") -> None:
+        self.loop = ref(loop)
+        self.asked = False  # a delivery is under way
+        self.served: deque[Call] = deque()
+
+    def ask(self) -> None:
+        """Have the loop deliver, if it is not closed."""
+        loop = self.loop()
+        if loop is None:
+            self.discard()
+            return
+        self.asked = True
+        try:
+            loop.call_soon_threadsafe(_Delivery(self))
+        except RuntimeError:
+            self.asked = False
+            if not loop.is_closed():
+                raise
+            self.discard()
+        except BaseException:
+            self.asked = False
+            raise
+
+    def deliver(self) -> None:
+        """Resume the tasks, in the loop."""
+        self.asked = False
+        pop = self.served.popleft
+        try:
+            for _ in range(_MANY):
+                pop().resume()
+        except IndexError:
+            return
+        except BaseException:  # KeyboardInterrupt or SystemExit of a task: it ends the loop
+            self.ask()
+            raise
+        self.ask()
+
+    def discard(self) -> None:
+        """The loop is closed: give back what the calls were given."""
+        while True:
+            try:
+                call = self.served.popleft()
+            except IndexError:
+                return
+            if call.waiter is not None:
+                call.waiter.cancel()
+
+
+class _Delivery:
+    """One request to a loop to empty the inbox; the loop calls it, or drops it when it closes."""
+
+    __slots__ = ("inbox",)
+
+    def __init__(self, inbox: Inbox) -> None:
+        self.inbox: Inbox | None = inbox
+
+    def __call__(self) -> None:
+        inbox, self.inbox = self.inbox, None
+        if inbox is not None:
+            inbox.deliver()
+
+    def __del__(self) -> None:
+        if self.inbox is not None:
+            loop = self.inbox.loop()
+            if loop is None or loop.is_closed():
+                self.inbox.discard()
+
+
+class _Thread(local):
+    inbox: Inbox | None = None  # of the loop that this thread ran last
+
+
+_thread = _Thread()
+
+
+class Call:
+    """One task that waits, and the future that it awaits.
+
+    Whoever serves it calls it, in any thread, with the waiter that is served. All else happens in
+    the thread of its loop.
+    """
+
+    __slots__ = (
+        "_asyncio_future_blocking",  # by which tasks know a future
+        "callbacks",
+        "inbox",
+        "is_cancelled",
+        "loop",
+        "message",
+        "over",
+        "waiter",
+    )
+
+    def __init__(self) -> None:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        inbox = _thread.inbox
+        if inbox is None or inbox.loop() is not loop:
+            _thread.inbox = inbox = Inbox(loop)
+        self._asyncio_future_blocking = False
+        self.callbacks: list[tuple[Callable[[Call], object], Context | None]] = []
+        self.inbox = inbox
+        self.is_cancelled = False
+        self.loop = loop
+        self.message: object = None
+        self.over = False
+        self.waiter: Any = None
+
+    def __call__(self, waiter: Any = None) -> None:
+        inbox = self.inbox
+        self.waiter = waiter
+        inbox.served.append(self)
+        if not inbox.asked:
+            error: BaseException | None = None
+            while True:  # twice: an interrupt can also come where a loop jumps back
+                try:
+                    while True:
+                        try:
+                            inbox.ask()
+                            break
+                        except BaseException as another:
+                            if isinstance(another, Exception):
+                                raise
+                            error = error or another
+                    break
+                except BaseException as another:
+                    if isinstance(another, Exception):
+                        raise
+                    error = error or another
+            if error is not None:
+                raise error
+
+    def release(self) -> None:
+        """Call it: as the gate of a wait."""
+        self()
+
+    async def sleep(self, seconds: float | None) -> None:
+        """Let the loop run until this is called, at most so many seconds."""
+        if seconds is None:
+            await self
+            return
+        timer = self.loop.call_later(seconds, self.resume)
+        try:
+            await self
+        finally:
+            timer.cancel()
+
+    def resume(self) -> None:
+        """Resume the task at once, from the loop itself, if it still waits."""
+        self.waiter = None
+        if not self.over:
+            self.over = True
+            callbacks, self.callbacks = self.callbacks, []
+            for callback, context in callbacks:
+                if context is None:
+                    callback(self)
+                else:
+                    context.run(callback, self)
+
+    # What a task asks of a future
+
+    def __await__(self) -> Generator["Call", None, None]:
+        if not self.over:
+            self._asyncio_future_blocking = True
+            yield self
+        self.result()
+
+    def add_done_callback(
+        self, callback: "Callable[[Call], object]", *, context: "Context | None" = None
+    ) -> None:
+        """Call this when it is over."""
+        if self.over:
+            self.loop.call_soon(callback, self, context=context)
+        else:
+            self.callbacks.append((callback, context))
+
+    def remove_done_callback(self, callback: "Callable[[Call], object]") -> int:
+        """Do not call this; return how often it would have been called."""
+        before = len(self.callbacks)
+        self.callbacks = [each for each in self.callbacks if each[0] != callback]
+        return before - len(self.callbacks)
+
+    def cancel(self, msg: object = None) -> bool:
+        """End the wait with a ``CancelledError``, unless it is over."""
+        if self.over:
+            return False
+        self.over = self.is_cancelled = True
+        self.message = msg
+        callbacks, self.callbacks = self.callbacks, []
+        for callback, context in callbacks:  # not at once: another task is running
+            self.loop.call_soon(callback, self, context=context)
+        return True
+
+    def result(self) -> None:
+        """Nothing, or raise ``CancelledError``."""
+        if self.is_cancelled:
+            from asyncio import CancelledError
+
+            raise CancelledError(*(() if self.message is None else (self.message,)))
+
+    def exception(self) -> None:
+        """As `result`."""
+        self.result()
+
+    def done(self) -> bool:
+        """Whether the wait is over."""
+        return self.over
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        return self.is_cancelled
+
+    def get_loop(self) -> "AbstractEventLoop":
+        """The loop of the task."""
+        return self.loop
+
+
+async def wait_in_line(
+    new: Callable[..., Any], obj: object, operation: str, argument: object, seconds: float | None
+) -> Any:
+    """Stand in line, at most so many seconds; the waiter if it was served, else None."""
+    call = Call()
+    waiter = new(obj, operation, argument, call)
+    if waiter.served:
+        return waiter
+    return await settle(waiter, call, seconds)
+
+
+async def settle(waiter: Any, call: Call, seconds: float | None) -> Any:
+    """Wait until the waiter is served, at most so many seconds; return it if it was, else None."""
+    try:
+        await call.sleep(seconds)
+    except BaseException:
+        waiter.cancel()
+        raise
+    # What it was given in the last moment is kept.
+    return waiter if waiter.served or not waiter.cancel() else None
