@@ -4,13 +4,16 @@
 #include "harness.h"
 #include "memory/limbo.h"
 
+#include <sched.h>
 #include <string.h>
 
 #define THREADS 4
 #if defined(NS_SHAKE)
 #define ADDED 3000 /* by each thread */
+#define ROUNDS_OF_GROWTH 10
 #else
 #define ADDED 60000
+#define ROUNDS_OF_GROWTH 50
 #endif
 
 static ns_limbo limbo;
@@ -45,7 +48,9 @@ check_each_taken_once(int threads, uint64_t added)
             CHECK(ns_load(&taken[i][n], NS_RELAXED) == 1);
         }
     }
-    memset(taken, 0, sizeof(taken));
+    for (int i = 0; i < threads; i++) {
+        memset(taken[i], 0, added);
+    }
 }
 
 static void
@@ -247,6 +252,42 @@ check_each_word_is_taken_once(void)
     destroy();
 }
 
+#define FILLED 64 /* words in a list that grows to it */
+
+/* Thread 0 adds to a new list, which grows; the others take words out of it meanwhile. */
+static void
+grow_or_take(int i)
+{
+    uintptr_t words[4];
+    ns_slot();
+    if (i == 0) {
+        for (uint64_t n = 0; n < FILLED;) {
+            n += add(0, n);
+        }
+        ns_store(&adding, 0, NS_RELEASE);
+        return;
+    }
+    while (ns_load(&adding, NS_ACQUIRE) > 0) {
+        note_taken(words, ns_limbo_take_any(&limbo, FILLED, words, 4), FILLED);
+        sched_yield();
+    }
+}
+
+static void
+check_list_grows_beside_takers(void)
+{
+    for (int round = 0; round < ROUNDS_OF_GROWTH; round++) {
+        uintptr_t word;
+        ns_store(&adding, 1, NS_RELAXED);
+        run_threads(3, grow_or_take);
+        while (ns_limbo_take_any(&limbo, FILLED, &word, 1) == 1) {
+            note_taken(&word, 1, FILLED);
+        }
+        check_each_taken_once(1, FILLED);
+        destroy();
+    }
+}
+
 int
 main(void)
 {
@@ -260,5 +301,6 @@ main(void)
     destroy();
     run_threads(1, lock_survives_fork);
     check_each_word_is_taken_once();
+    check_list_grows_beside_takers();
     return 0;
 }
