@@ -623,6 +623,26 @@ sweep_takes_keys_that_died_early(int i)
     destroy();
 }
 
+/* While a section is open, a deleted key waits in the limbo list. It has one owner then: the end of
+ * the table releases it once. */
+static void
+key_in_limbo_list_waits_for_section(int i)
+{
+    (void)i;
+    uint64_t id = 0;
+    ns_slot();
+    while (ns_load(&table.segments, NS_RELAXED) < NS_LIMBO_SPREAD) {
+        put_key(id, id, true);
+        id++;
+    }
+    const long alive = ns_load(&keys_alive, NS_RELAXED);
+    ns_section stray = ns_epoch_enter_stray();
+    CHECK(delete_key(1) && ns_limbo_count(&table.limbo) == 1);
+    CHECK(ns_load(&keys_alive, NS_RELAXED) == alive);
+    ns_epoch_leave(stray);
+    destroy();
+}
+
 static void
 delete_and_put_again(int i)
 {
@@ -2069,6 +2089,7 @@ main(void)
     run_threads(1, dead_key_waits_for_other_thread);
     run_threads(1, many_dead_keys_go_after_few_operations);
     run_threads(1, sweep_takes_keys_that_died_early);
+    run_threads(1, key_in_limbo_list_waits_for_section);
     run_threads(1, segment_splits_where_threads_delete);
     check_one_thread_with_each_hash();
     check_search_continues_after_asking();
