@@ -42,7 +42,7 @@
 #define NS_LIMBO_FIRST 8 /* a power of two */
 #endif
 #ifndef NS_LIMBO_MAX
-#define NS_LIMBO_MAX 512
+#define NS_LIMBO_MAX 128
 #endif
 
 typedef struct ns_limbo_place {
