@@ -12,6 +12,7 @@
  *   nothing is left  at the end the lock is free, the queue is empty, and there is no heir (assert)
  *
  * GATE: some threads take the lock and another one releases it.
+ * TASKS: so many of the waiters, those with the lowest numbers, have no thread: they are called.
  * The variants named in models.toml are broken on purpose and must fail.
  */
 #ifndef N
@@ -22,7 +23,11 @@
 #endif
 #define NONE 255
 
-mtype = { PARKED, HEIR, GRANTED };
+#ifndef TASKS
+#define TASKS 0
+#endif
+
+mtype = { PARKED, HEIR, GRANTED, CALLED };
 
 bit locked, visit;
 bit queue_held;
@@ -93,6 +98,62 @@ inline choose_heir(to) {
 	fi
 }
 
+#define is_called(who) (who != NONE && state[who] == CALLED)
+
+/* For a waiter that is called and first in line, while there is no heir: takes the lock for it.
+ * `taken`: whether it could. */
+inline take_for(who) {
+#ifdef CALLED_ASKS_FOR_NO_VISIT
+	was_locked = locked;
+#else
+	atomic { was_locked = locked; visit = 1 };
+#endif
+#ifdef CALLED_LOOKS_NOT
+	was_locked = 1;
+#endif
+	taken = 0;
+	if
+	:: !was_locked ->
+#ifdef TAKES_BLINDLY
+		locked = 1;
+		taken = 1
+#else
+		atomic { taken = !locked; locked = 1 }
+#endif
+	:: else
+	fi;
+	was_locked = 0;
+	if
+	:: taken ->
+		remove(who);
+		if
+		:: length == 0 -> visit = 0
+		:: else
+		fi
+	:: else
+	fi
+}
+
+/* The heir is gone, and the lock may be free. */
+inline pass_on() {
+	first(passed);
+	if
+#ifdef CALLED_IS_HEIR
+	:: false
+#else
+	:: is_called(passed) ->
+		heir = NONE;
+		take_for(passed);
+		if
+		:: taken -> taken = 0; state[passed] = GRANTED
+		:: else
+		fi
+#endif
+	:: else -> choose_heir(woken)
+	fi;
+	passed = NONE
+}
+
 /* Wakes `who` if it sleeps. */
 inline unpark(who) {
 #ifndef NO_WAKE
@@ -150,7 +211,7 @@ inline resign() {
 #ifdef RESIGNS_TO_NOBODY
 		heir = NONE
 #else
-		choose_heir(woken)
+		pass_on()
 #endif
 	:: else
 	fi
@@ -165,8 +226,12 @@ inline release() {
 	fi;
 	if
 	:: next != NONE && !was_asleep && impatient[next] -> goto hand_over
-	:: next != NONE && was_asleep -> goto hand_over /* if it is starving */
+	:: next != NONE && was_asleep -> goto hand_over /* if it is starving, or called */
+#ifdef RELEASE_FREES_BESIDE_CALLED
 	:: !(next != NONE && !was_asleep && impatient[next]) ->
+#else
+	:: !(next != NONE && !was_asleep && impatient[next]) && !(was_asleep && is_called(next)) ->
+#endif
 		if
 		:: was_asleep ->
 #ifndef RELEASE_CHOOSES_NOBODY
@@ -182,8 +247,13 @@ inline release() {
 hand_over:
 	remove(next);
 	impatient[next] = 0;
+	first(passed);
 	if
+#ifdef HAND_OVER_FORGETS_CALLED
 	:: choose_heir(woken);
+#else
+	:: !is_called(passed) -> choose_heir(woken);
+#endif
 #ifdef HAND_OVER_FREES
 		atomic { locked = 0; visit = 0 };
 #else
@@ -194,6 +264,7 @@ hand_over:
 		visit = 0;
 #endif
 	fi;
+	passed = NONE;
 	state[next] = GRANTED;
 	if
 	:: was_asleep -> granted = next
@@ -224,8 +295,12 @@ inline unlock() {
 }
 
 proctype thread(byte me) {
-	byte turns, i, next = NONE, woken = NONE, granted = NONE;
-	bit ok, was_locked, was_asleep, may_leave = 1;
+	byte turns, i, next = NONE, woken = NONE, granted = NONE, passed = NONE;
+	bit ok, was_locked, was_asleep, taken, may_leave = 1;
+	if
+	:: me < TASKS -> may_leave = 0 /* its owner has patience */
+	:: true
+	fi;
 	do
 	:: turns == TURNS -> break
 	:: else ->
@@ -237,11 +312,26 @@ proctype thread(byte me) {
 		lock_queue();
 		atomic { line[length] = me; length++ };
 		impatient[me] = 0;
-		await_turn();
+		if
+		:: me < TASKS ->
+			state[me] = CALLED;
+			first(next);
+			if
+			:: next == me -> take_for(me)
+			:: else
+			fi;
+			next = NONE;
+			if
+			:: taken -> taken = 0; state[me] = GRANTED
+			:: else
+			fi
+		:: else -> await_turn()
+		fi;
 		unlock_queue();
 waits:		do
 		:: state[me] == GRANTED -> goto got
-		:: state[me] == HEIR && !locked -> /* the heir takes the lock */
+		:: me < TASKS && may_leave -> goto leave
+		:: me >= TASKS && state[me] == HEIR && !locked -> /* the heir takes the lock */
 			lock_queue();
 			ok = 0;
 			atomic {
@@ -263,7 +353,7 @@ waits:		do
 					atomic { was_locked = locked; visit = 1 };
 #ifndef TAKE_LOOKS_ONCE
 					if
-					:: !was_locked -> choose_heir(woken)
+					:: !was_locked -> was_locked = 1; pass_on()
 					:: else
 					fi;
 #endif
@@ -275,14 +365,14 @@ waits:		do
 				goto got
 			:: else -> unlock_queue()
 			fi
-		:: state[me] == HEIR && locked && !impatient[me] -> /* the heir demands the lock */
+		:: me >= TASKS && state[me] == HEIR && locked && !impatient[me] -> /* the heir demands the lock */
 			lock_queue();
 			if
 			:: heir == me -> impatient[me] = 1; visit = 1
 			:: else
 			fi;
 			unlock_queue()
-		:: state[me] == HEIR -> /* the heir goes to sleep */
+		:: me >= TASKS && state[me] == HEIR -> /* the heir goes to sleep */
 			lock_queue();
 			if
 			:: heir == me ->
@@ -302,19 +392,19 @@ waits:		do
 			:: else
 			fi;
 			unlock_queue()
-		:: atomic { state[me] == PARKED -> asleep[me] = 1 }; /* ns_park */
+		:: atomic { me >= TASKS && state[me] == PARKED -> asleep[me] = 1 }; /* ns_park */
 			if
 			:: !asleep[me]
 			:: may_leave -> asleep[me] = 0; goto leave
 			fi
-		:: state[me] == HEIR && may_leave ->
+		:: me >= TASKS && state[me] == HEIR && may_leave ->
 leave:			may_leave = 0;
 			lock_queue();
 			if
 			:: state[me] == GRANTED -> unlock_queue(); goto got
 			:: else ->
 				if
-				:: away[me] = 1; /* for a signal: it will come back */
+				:: me >= TASKS -> away[me] = 1; /* for a signal: it will come back */
 					resign();
 					unlock_queue();
 					unpark(woken);
@@ -352,8 +442,8 @@ gave_up:		skip
 #ifdef GATE
 /* Releases the lock whenever it is held, until all threads are done. */
 proctype gate() {
-	byte i, next = NONE, woken = NONE, granted = NONE;
-	bit ok, was_locked, was_asleep;
+	byte i, next = NONE, woken = NONE, granted = NONE, passed = NONE;
+	bit ok, was_locked, was_asleep, taken;
 	do
 	:: locked -> unlock(); ok = 0
 	:: done == N && !locked -> break

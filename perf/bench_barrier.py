@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from rows import Operation, Row
+from rows import LOOP_ALONE, Operation, Row, both_ways, ours
 from suite import main
 
 from nogil_sync import Barrier
@@ -27,9 +27,12 @@ def parties(make: Any, action: Any) -> Callable[[int], Mapping[str, object]]:
 
 def rounds(name: str, action: Any) -> Operation:
     """Go has no barrier; Java's `CyclicBarrier` and threading's are the models."""
-    stdlib = Row("threading.Barrier", "stdlib", "b.wait()", sized=parties(threading.Barrier, action))
+    stdlib = Row(
+        "threading.Barrier", "stdlib", "b.wait()", sized=parties(threading.Barrier, action)
+    )
     mine = Row("Barrier", "ours", "b.wait()", sized=parties(Barrier, action))
-    return Operation(name, stdlib.name, (stdlib, mine), quick=False)
+    rows = (LOOP_ALONE, *both_ways(stdlib, wait="b.wait"), *ours(mine, "b", wait="b.wait"))
+    return Operation(name, stdlib.name, rows, quick=False)
 
 
 def operations(_peers: list[str]) -> list[Operation]:

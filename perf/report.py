@@ -265,7 +265,14 @@ def _print_plain(first: str, explanation: str, tables: Tables) -> None:
 # colour-blind readers). A row's bound method has the row's colour, dashed.
 OURS = {"pinned": "#D55E00", "pinned, its value too": "#CC3311", "": "#E69F00"}
 SECOND_COLOUR = "#009E73"
-PEER_COLOURS = {"ft_utils": "#0072B2", "cereggii": "#2E9BD6", "readerwriterlock": "#6A5ACD"}
+PEER_COLOURS = {
+    "ft_utils": "#0072B2",
+    "cereggii": "#2E9BD6",
+    "readerwriterlock": "#6A5ACD",
+    "janus": "#0072B2",
+    "culsans": "#2E9BD6",
+    "aiologic": "#6A5ACD",
+}
 STDLIB_COLOURS = ("#222222", "#777777", "#AAAAAA")
 FLOOR_COLOUR = "#CCCCCC"
 
@@ -278,7 +285,7 @@ def _look(panel: Panel, line: Line) -> dict[str, Any]:
     if line.kind == "floor":
         return {**look, "color": FLOOR_COLOUR, "linewidth": 1.2, "marker": None}
     if line.kind == "peer":
-        return {**look, "color": PEER_COLOURS[base.split()[0]]}
+        return {**look, "color": PEER_COLOURS[base.split()[0].partition(".")[0]]}
     if line.kind == "stdlib":
         bases = [n.removesuffix(BOUND) for n, x in panel.lines.items() if x.kind == "stdlib"]
         order = list(dict.fromkeys(name.removesuffix(", pinned") for name in bases))

@@ -24,7 +24,7 @@ Kind = Literal["floor", "stdlib", "peer", "ours"]
 # as attributes of one `self`; or as variables of one enclosing function.
 Way = Literal["local", "global", "self", "closure"]
 
-PEERS = ("ft_utils", "cereggii", "readerwriterlock")
+PEERS = ("ft_utils", "cereggii", "readerwriterlock", "janus", "culsans", "aiologic")
 
 # The end of the names of rows that fetch their methods once per thread.
 BOUND = ", bound method"
@@ -53,6 +53,7 @@ class Row:
     `through` names a sequence made by the prologue; the loop cycles through it, each item as `k`.
     `way` is how the loop reaches the shared objects; `self_pinned` pins the `self` it goes through.
     A row that is not `usual` is measured only with `--full` or `--ways`.
+    `run`, for what is no loop in each thread, does it all: ``run(threads, loops)`` returns seconds.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Row:
     way: Way = "local"
     self_pinned: bool = False
     usual: bool = True
+    run: Callable[[int, int], float] | None = None
 
     def objects(self, threads: int) -> dict[str, object]:
         """The objects for one run."""

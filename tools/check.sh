@@ -8,7 +8,10 @@ check() {
   env=$(environment "$interpreter" bench test check)
   home=$(tools "$interpreter" check)
   PATH=$home/bin:$PATH
-  export RUFF_CACHE_DIR=$CACHE/ruff MYPY_CACHE_DIR=$CACHE/mypy PYTHONSAFEPATH=1
+  # A cache for each checkout: mypy fails on one that another checkout changes meanwhile.
+  local checkout
+  checkout=$(echo "$ROOT" | digest)
+  export RUFF_CACHE_DIR=$CACHE/ruff MYPY_CACHE_DIR=$CACHE/mypy/$checkout PYTHONSAFEPATH=1
   cd "$ROOT" || exit
   FAILED=()
   local c_files=()
@@ -58,6 +61,6 @@ formatted_c() {
 # Runs outside the tree, so that stubtest imports the installed package.
 stubtest() (
   cd "$CACHE" || exit
-  NOGIL_SYNC_BACKEND=$1 MYPY_CACHE_DIR=$CACHE/stubtest "$2/bin/python" -m mypy.stubtest nogil_sync --concise \
+  NOGIL_SYNC_BACKEND=$1 MYPY_CACHE_DIR=$CACHE/stubtest/$(echo "$ROOT" | digest) "$2/bin/python" -m mypy.stubtest nogil_sync --concise \
     --ignore-disjoint-bases --ignore-unused-allowlist --mypy-config-file "$ROOT/pyproject.toml" --allowlist "$ROOT/tools/stubtest-allowlist.txt"
 )

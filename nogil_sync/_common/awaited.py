@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from math import inf
 from time import monotonic
 from types import FrameType
-from typing import Any, ClassVar, Generic, Self, SupportsIndex, TypeVar
+from typing import Any, ClassVar, Generic, Self, SupportsIndex, TypeVar, final
 
 from .cases import Case
 from .channel_closed import ChannelClosed
@@ -59,14 +59,15 @@ class AwaitedLock(Awaited):
 
     __slots__ = ()
 
-    async def acquire_async(self, timeout: float | None = -1) -> bool:
+    async def acquire_async(self, timeout: float | None = None) -> bool:
         """Take the lock as ``acquire`` does, while the event loop goes on; return whether.
 
-        Threads and tasks stand in one line. `timeout` is that of ``acquire``; ``asyncio.timeout``
-        does as well. A task that is cancelled has not taken the lock. A task of one loop may
-        release what a task of another, or a thread, has acquired.
+        Threads and tasks stand in one line. Waits for ever by default, or with a `timeout` of -1,
+        else at most so many seconds, as ``acquire``; ``asyncio.timeout`` does as well. A task
+        that is cancelled has not taken the lock. A task of one loop may release what a task of
+        another, or a thread, has acquired.
         """
-        seconds = lock_timeout(True, timeout)
+        seconds = None if timeout is None else lock_timeout(True, timeout)
         if self._plain.acquire(self, False):
             return True
         if seconds == 0:
@@ -74,10 +75,12 @@ class AwaitedLock(Awaited):
         waiter = await wait_in_line(self._AsyncWaiter, self, "acquire", None, seconds)
         return _collected(waiter)
 
-    def __aenter__(self) -> Coroutine[Any, Any, bool]:
-        """Take the lock; the result is True."""
-        taken: Coroutine[Any, Any, bool] = self._plain.acquire_async(self)
-        return taken
+    async def __aenter__(self) -> bool:
+        """Take the lock; return True."""
+        if not self._plain.acquire(self, False):
+            waiter = await wait_in_line(self._AsyncWaiter, self, "acquire", None, None)
+            waiter.result()
+        return True
 
     async def __aexit__(self, *exc_info: object) -> None:
         """Let the lock go."""
@@ -134,16 +137,19 @@ class AwaitedSemaphore(Awaited):
         hold._seconds = wait_timeout(timeout)
         return hold
 
-    def __aenter__(self) -> Coroutine[Any, Any, bool]:
-        """Take one unit; the result is True."""
-        taken: Coroutine[Any, Any, bool] = self._plain.acquire_async(self)
-        return taken
+    async def __aenter__(self) -> bool:
+        """Take one unit; return True."""
+        if not self._plain.acquire(self, False):
+            waiter = await wait_in_line(self._AsyncWaiter, self, "acquire", 1, None)
+            waiter.result()
+        return True
 
     async def __aexit__(self, *exc_info: object) -> None:
         """Give one unit back."""
         self._plain.release(self)
 
 
+@final
 class SemaphoreHoldAsync(Part):
     """What :meth:`Semaphore.hold_async` returns: holds units in an ``async with``.
 
@@ -335,9 +341,9 @@ class AwaitedChannel(Awaited, Generic[T]):
 
         Threads and tasks stand in one line. `timeout` and errors are those of :meth:`recv`. A
         task that is cancelled has received nothing: the item that it was given in that moment
-        goes to the next receiver, or back to the front of the channel. As in
-        ``asyncio.Queue.get``, the task goes on at once while there are items: other tasks of its
-        loop run when it waits.
+        goes to the next receiver, or back to the front of the channel (what others have received
+        meanwhile has overtaken it). As in ``asyncio.Queue.get``, the task goes on at once while
+        there are items: other tasks of its loop run when it waits.
 
         >>> import asyncio, threading
         >>> from nogil_sync import Channel
@@ -464,27 +470,29 @@ def warn_blocking(obj: object = None) -> None:
     """Warn about a wait that is about to block the event loop of this thread.
 
     Given in development mode, once for each line of code. Never raises. `obj` is what is waited
-    for; if it is None, the wait is that of a pure class, whose frames tell.
+    for; if it is None, the frames tell, as pure classes have some, and `select` has none in C.
     """
     try:
         events = sys.modules.get("asyncio.events")
         if events is None or events._get_running_loop() is None:
             return
         frame: FrameType | None = sys._getframe(1)
-        name = "" if obj is None else type(obj).__name__
+        name = "select" if obj is None else type(obj).__name__
         while frame is not None and _is_ours(frame.f_globals.get("__name__", "")):
             if obj is None:
                 name = frame.f_code.co_qualname.partition(".")[0]
             frame = frame.f_back
         if frame is None:
             return
+        public = sys.modules["nogil_sync"].__all__
+        named = f" for {name}" if name in public else ""
         where = frame.f_code.co_filename, frame.f_lineno
         token = object()
         if _warned.setdefault(where, token) is not token:
             return
         warnings.warn_explicit(
-            f"a wait for a {name} blocks the event loop of this thread: await its twin "
-            "(its name ends with _async), or call it in a thread",
+            f"a blocking wait{named} stops the event loop of this thread: await its twin, whose "
+            "name ends with _async, or call it in another thread",
             RuntimeWarning,
             *where,
         )

@@ -55,17 +55,25 @@ class Inbox:
         if loop is None:
             self.discard()
             return
+        import asyncio
+
         self.asked = True
         try:
-            loop.call_soon_threadsafe(_Delivery(self))
+            if asyncio.events._get_running_loop() is loop and asyncio.current_task(loop):
+                # A task of this very loop serves another, so the loop does not sleep. (In a signal
+                # handler it might, but then no task is running.)
+                loop.call_soon(_Delivery(self))
+            else:
+                loop.call_soon_threadsafe(_Delivery(self))
         except RuntimeError:
             self.asked = False
             if not loop.is_closed():
                 raise
-            self.discard()
         except BaseException:
             self.asked = False
             raise
+        if loop.is_closed():  # perhaps only now, and dropped what had been asked before
+            self.discard()
 
     def deliver(self) -> None:
         """Resume the tasks, in the loop."""
@@ -83,6 +91,7 @@ class Inbox:
 
     def discard(self) -> None:
         """The loop is closed: give back what the calls were given."""
+        self.asked = False  # as in a delivery
         while True:
             try:
                 call = self.served.popleft()

@@ -6,10 +6,8 @@ lets one sleeper through, which closes it behind itself.  Opening an open gate i
 the state and not at the number of wake-ups.
 """
 
-from math import isnan, ldexp
-from threading import TIMEOUT_MAX
+import sys
 from time import monotonic
-from typing import SupportsFloat, SupportsIndex
 
 from .exit import check_exit
 from .originals import LockType, allocate_lock, get_ident, main_thread
@@ -17,6 +15,8 @@ from .originals import LockType, allocate_lock, get_ident, main_thread
 # Signal handlers run in the main thread.  A signal that arrives between its last look and its
 # sleep, or `_thread.interrupt_main()`, does not end a sleep: so the main thread naps.
 _NAP = 0.04
+
+_DEV_MODE = sys.flags.dev_mode
 
 
 def closed_gate() -> LockType:
@@ -28,12 +28,17 @@ def closed_gate() -> LockType:
     return gate
 
 
-def sleep_at(gate: LockType, deadline: float | None) -> bool:
+def sleep_at(gate: LockType, deadline: float | None, *, briefly: bool = False) -> bool:
     """Sleep until the gate opens, at most until the deadline, in the main thread at most a nap.
 
     False once the deadline has passed; true in all other cases, woken or not.  An error at
-    interpreter finalization.
+    interpreter finalization.  In development mode it warns if that blocks an event loop, unless it
+    is `briefly`, for something that happens anyway.
     """
+    if _DEV_MODE and not briefly:
+        from .awaited import warn_blocking
+
+        warn_blocking()
     if deadline is None:
         remaining = -1.0
     else:
@@ -45,13 +50,3 @@ def sleep_at(gate: LockType, deadline: float | None) -> bool:
         remaining = _NAP if deadline is None else min(remaining, _NAP)
     gate.acquire(True, remaining)
     return True
-
-
-def exact_seconds(value: SupportsFloat | SupportsIndex, name: str) -> float:
-    """An exact float of an argument that is a time; ``TypeError`` for strings and others."""
-    seconds = ldexp(value, 0)
-    if isnan(seconds):
-        raise ValueError(f"{name} must not be NaN")
-    if seconds > TIMEOUT_MAX:
-        raise OverflowError(f"{name} value is too large")
-    return seconds

@@ -39,7 +39,7 @@ class Thread(InterpretersThread):
         process = os.getpid()
         auxiliary = _Auxiliary(self.__launch)
         while not self.__launched:
-            sleep_at(self.__gate, None)
+            sleep_at(self.__gate, None, briefly=True)
             if os.getpid() != process:
                 return  # a handler forked: the child has no such thread
         auxiliary.join()

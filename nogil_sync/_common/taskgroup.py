@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar, TypeVarTuple
 from .cancelled import Cancelled
 from .cases import Case
 from .object import SyncObject, before_init, uninitialized, until_init
-from .sleep import exact_seconds
+from .timeouts import exact_seconds
 from .untraced import hide_sections
 
 __all__ = ["TaskGroup"]
@@ -302,8 +302,9 @@ class TaskGroup(SyncObject, Case):
             outcome = self.__outcome(error, interrupt, cancelled)
             if outcome is not None:
                 raise outcome
-            # The block's wait was cancelled with this group, and with none outside.
-            return cancelled and isinstance(error, Cancelled) and not tasks.scope.within_cancelled()
+            if not cancelled or not isinstance(error, Cancelled) or tasks.scope.within_cancelled():
+                return None
+            return True  # the block's wait was cancelled with this group, and with none outside
         except BaseException as last:
             if mine:
                 # A second interrupt; otherwise nothing is left of the tasks.

@@ -12,6 +12,16 @@ def exact_float(value: SupportsFloat | SupportsIndex) -> float:
     return math.ldexp(value, 0)
 
 
+def exact_seconds(value: SupportsFloat | SupportsIndex, name: str) -> float:
+    """An exact float of an argument that is a time, of this name in errors."""
+    seconds = exact_float(value)
+    if math.isnan(seconds):
+        raise ValueError(f"{name} must not be NaN")
+    if seconds > TIMEOUT_MAX:
+        raise OverflowError(f"{name} value is too large")
+    return seconds
+
+
 def lock_timeout(blocking: bool, timeout: float | None) -> float | None:
     """The arguments of ``threading.Lock.acquire`` as seconds to wait; ``None`` is for ever."""
     waits = bool(blocking)
@@ -38,9 +48,4 @@ def wait_timeout(timeout: float | None) -> float | None:
     """A time-out as seconds to wait, ``None`` for ever; zero or less does not wait."""
     if timeout is None:
         return None
-    timeout = exact_float(timeout)
-    if math.isnan(timeout):
-        raise ValueError("timeout must not be NaN")
-    if timeout > TIMEOUT_MAX:
-        raise OverflowError("timeout value is too large")
-    return max(timeout, 0.0)
+    return max(exact_seconds(timeout, "timeout"), 0.0)

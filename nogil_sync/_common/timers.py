@@ -14,7 +14,7 @@ from .cases import Case
 from .channel_closed import ChannelClosed
 from .guard import Guard
 from .object import SyncObject, before_init, uninitialized, until_init
-from .sleep import exact_seconds
+from .timeouts import exact_seconds
 from .untraced import hide_sections
 
 __all__ = ["After", "Ticker", "after"]

@@ -15,6 +15,8 @@ typedef struct ns_state {
     PyObject *lock_type, *thread_rlock_type; /* of _thread */
     PyObject *mutex_type, *rlock_type;       /* for Cond */
     PyObject *rwmutex_type, *rwmutex_reader_type, *rwmutex_writer_type;
+    /* What pinning an object of rwmutex_type also pins: borrowed references. */
+    void (*rwmutex_parts)(PyObject *self, PyObject *parts[2]);
     PyObject *semaphore_type, *semaphore_hold_type, *cond_type, *event_type, *waitgroup_type;
     PyObject *pool_use_type, *pool_end_type, *sweeper_type;
     struct ns_ager *ager; /* see ageing.h */
@@ -42,9 +44,6 @@ ns_state_of(PyObject *self)
     PyObject *module = PyType_GetModuleByDef(Py_TYPE(self), &ns_module);
     return module == NULL ? NULL : PyModule_GetState(module);
 }
-
-/* The parts that pinning an RWMutex also pins: borrowed references. */
-void ns_rwmutex_parts(PyObject *self, PyObject *parts[2]);
 
 /* Makes the types immortal, so that threads that make objects do not contend for the types' counts.
  * Call it after all of the functions below. Returns 0, or -1 with an exception. */

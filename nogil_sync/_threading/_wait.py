@@ -36,10 +36,12 @@ leaves as after a time-out.  If it was served before it left, the call has succe
 """
 
 import os
+import sys
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from .._common.awaited import warn_blocking
 from .._common.cancelled import MESSAGE, Cancelled
 from .._common.guard import NO_RECEIPT, Guard, Receipt, guard_of
 from .._common.object import lacks
@@ -51,6 +53,10 @@ if TYPE_CHECKING:
     from weakref import ref
 
     from .async_waiter import AsyncWaiter
+
+
+# Whether a wait that would block an event loop warns.
+WARNS = sys.flags.dev_mode
 
 
 class Gate(Protocol):
@@ -293,7 +299,7 @@ class Line:
             loser = me.loser
             new = (value, waiters)
             wake = me.wake
-            if granted:
+            if granted and granted != (me,):
                 if me.__class__ is Step:  # an acquire has asked already
                     need_room()
                 wake += tuple(each for each in granted if each is not me)
@@ -325,6 +331,8 @@ class Line:
                 need_room()
             self.__arrive(me, below, join=False)
             if not me.kept and seconds != 0:
+                if WARNS:
+                    warn_blocking()
                 self.__enlist(me, here.scope if self.cancellable else None)
                 if not me.cancelled:
                     self.__arrive(me, below, join=True)
@@ -627,6 +635,8 @@ class Word:
             return True
         if seconds == 0:
             return False
+        if WARNS:
+            warn_blocking()
         if here.scope is not None:
             return self.__wait_in(here.scope, value, seconds)
         this = self.begin_round(value)

@@ -111,8 +111,9 @@ class _Parties(Line):
         return value, waiters, ()
 
     def give_up(self, value: _Value, waiters: Waiters, me: Waiter) -> Change:
-        """Break the round, if this waiter still belongs to it and not all have arrived; or if it is
-        the leader, which does not get to the end of its action.
+        """Break the round, unless all have arrived, or this waiter is not of it any more.
+
+        A leader that gives up does not get to the end of its action, and breaks it too.
         """
         this, leader, _, _ = value
         if leader is not None and leader[1] == os.getpid():
@@ -205,9 +206,10 @@ class Barrier(SyncObject):
     after theirs.
 
     All pass, or none: if a thread gives up (a time-out, a Ctrl-C, the cancellation of the task
-    group that runs it), or `action` raises, the barrier is *broken*, and the waits of the others raise ``threading.BrokenBarrierError``,
-    also those that come later, until :meth:`reset`. Once all threads have come only `action`,
-    :meth:`abort` or :meth:`reset` can keep them from passing.
+    group that runs it), or `action` raises, the barrier is *broken*. The waits of the others
+    then raise ``threading.BrokenBarrierError``, also those that come later, until
+    :meth:`reset`. Once all threads have come only `action`, :meth:`abort` or :meth:`reset` can
+    keep them from passing.
 
     Fewer than one party is a ``ValueError``, more than 2**31 - 1 an ``OverflowError``. An
     `action` that cannot be called is a ``TypeError``. It may use the barrier, but not wait

@@ -78,15 +78,19 @@ class _Items(Line):
 
     def admit(self, value: _Value, waiters: Waiters) -> Change:
         front, back, count, closed, producers, taker, item, giver = value
-        present = [w for w in waiters if not w.away and w.contest.winner is None]
-        receivers = [w for w in present if isinstance(w.request, _Receive)]
-        senders = [w for w in present if isinstance(w.request, _Send)]
+        if not waiters:
+            return value, waiters, ()
+        receivers: list[Waiter] = []
+        senders: list[Waiter] = []
+        for waiter in waiters:
+            if not waiter.away and waiter.contest.winner is None:
+                (receivers if isinstance(waiter.request, _Receive) else senders).append(waiter)
         granted: list[Waiter] = []  # they leave the queue
         recalled: list[Waiter] = []  # they stay, and look for themselves
-        if closed:
+        if closed and senders:
             granted, recalled = _split(senders)
             senders = []
-        pair = _pair(receivers, senders)
+        pair = _pair(receivers, senders) if receivers and senders else ()
         if taker is NOBODY and ((receivers and count) or pair):
             receiver = receivers[0] if count else pair[0]
             taker = receiver.request
@@ -101,7 +105,8 @@ class _Items(Line):
                 senders = _others(senders, sender)
                 receivers = _others(receivers, sender)
             receivers = _others(receivers, receiver)
-            senders = _others(senders, receiver)
+            if senders:
+                senders = _others(senders, receiver)
         if senders and giver is NOBODY and count < self.capacity:
             sender = senders[0]
             giver = sender.request
@@ -109,18 +114,19 @@ class _Items(Line):
             count += 1
             granted.append(sender)
             senders = _others(senders, sender)
-            receivers = _others(receivers, sender)
+            if receivers:
+                receivers = _others(receivers, sender)
         if receivers and closed and not count:
             refused, more = _split(receivers)
             granted += refused
             recalled += more
             receivers = []
         value = front, back, count, closed, producers, taker, item, giver
-        staying = tuple(waiter for waiter in waiters if waiter not in granted)
+        staying = tuple([waiter for waiter in waiters if waiter not in granted])
         if (
             (receivers and count)
             or (senders and count < self.capacity)
-            or _pair(receivers, senders)
+            or (receivers and senders and _pair(receivers, senders))
         ):
             # There is more to be had than one step can give.
             recalled += receivers

@@ -12,14 +12,14 @@ from operator import call
 from time import monotonic
 from typing import Any, Protocol, SupportsIndex, TypeVar
 
-from .._common.awaited import AwaitedCond
+from .._common.awaited import AwaitedCond, warn_blocking
 from .._common.cancelled import MESSAGE, Cancelled
 from .._common.exit import check_exit
 from .._common.guard import Receipt
 from .._common.object import SyncObject, before_init, lacks, uninitialized, until_init
 from .._common.originals import LockType, RLock
 from ._arguments import exact_int, wait_timeout
-from ._wait import Change, Line, Waiter, Waiters
+from ._wait import WARNS, Change, Line, Waiter, Waiters
 from .mutex import Mutex
 from .rlock import RLock as OurRLock
 from .rwmutex import RWMutexReader, RWMutexWriter, _View
@@ -165,6 +165,8 @@ class Cond(SyncObject, AwaitedCond):
             raise RuntimeError("cannot wait on un-acquired lock")
         if seconds != 0:
             check_exit()
+            if WARNS:
+                warn_blocking()
         line, lock = self.__line, self.__lock
         ours = type(lock) in _OURS
         me = Waiter(line, 1)

@@ -36,13 +36,13 @@ from math import inf
 from time import monotonic
 from typing import Any
 
-from .._common.awaited import AwaitedLock
+from .._common.awaited import AwaitedLock, warn_blocking
 from .._common.guard import NO_RECEIPT, Guard, Receipt, guard_of
 from .._common.object import SyncObject, lacks
 from .._common.originals import get_ident, local
 from .._common.sleep import closed_gate, sleep_at
 from ._arguments import lock_timeout
-from ._wait import Gate, open_gate, places_without_thread
+from ._wait import WARNS, Gate, open_gate, places_without_thread
 
 __all__ = ["Mutex"]
 
@@ -265,6 +265,8 @@ class Mutex(SyncObject, AwaitedLock):
 
     def __wait(self, seconds: float | None) -> bool:
         """Acquire with a queue; zero seconds means one try."""
+        if WARNS and seconds != 0:
+            warn_blocking()
         now = monotonic()
         deadline = None if seconds is None else now + seconds
         expired = seconds == 0

@@ -106,7 +106,8 @@ class RLock(SyncObject):
         ``threading.TIMEOUT_MAX`` an ``OverflowError``.
 
         A Ctrl-C in the main thread interrupts the wait: ``KeyboardInterrupt``, and the lock
-        is not taken. Signal handlers run meanwhile and may use this lock.
+        is not taken. Signal handlers run meanwhile and may use this lock. If one keeps it, this
+        call goes on waiting until the lock is free.
 
         >>> from nogil_sync import RLock
         >>> lock = RLock()

@@ -64,7 +64,7 @@ class Scope:
         finally:
             del self.__guard.held
 
-    def watch(self, gate: LockType) -> None:
+    def watch(self, gate: LockType, /) -> None:
         """Have `cancel` open this gate, or open it now if the scope is cancelled."""
         self.__gates[gate] = None
         if self.is_cancelled:
@@ -73,7 +73,7 @@ class Scope:
             except RuntimeError:
                 pass  # open already
 
-    def unwatch(self, gate: LockType) -> None:
+    def unwatch(self, gate: LockType, /) -> None:
         """Forget the gate; it may be forgotten already."""
         self.__gates.pop(gate, None)
 

@@ -28,6 +28,7 @@ from random import Random
 from time import monotonic
 from typing import Any
 
+from .._common.awaited import warn_blocking
 from .._common.cancelled import MESSAGE, Cancelled
 from .._common.cases import Case
 from .._common.channel_closed import ChannelClosed
@@ -35,7 +36,7 @@ from .._common.guard import Receipt
 from .._common.selected import Selected
 from .._common.sleep import closed_gate, sleep_at
 from ._arguments import wait_timeout
-from ._wait import Contest, Gate, Place, Round, Step, Waiter, Word, need_room
+from ._wait import WARNS, Contest, Gate, Place, Round, Step, Waiter, Word, need_room
 from .channel import Channel, Sending, _guard, _Items, _Receive, _Send
 from .event import Event
 from .scope import Scope, here
@@ -448,6 +449,8 @@ class _Selection:
 
     def __wait(self, seconds: float | None) -> bool:
         """Wait until a case was done, at most so many seconds; whether it was cancelled instead."""
+        if WARNS:
+            warn_blocking()
         contest = self.__contest
         deadline = inf if seconds is None else monotonic() + seconds
         scope = here.scope

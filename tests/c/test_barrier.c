@@ -126,6 +126,37 @@ break_and_reset(int i)
     }
 }
 
+static int way;
+
+/* A thread that finds the barrier broken has seen what came before it was. The way back from
+ * broken publishes, too. */
+static void
+break_and_look(int i)
+{
+    if (i == 1) {
+        const bool was = way == 2;
+        while (ns_barrier_is_broken(&barrier) == was) {
+            ns_pause();
+        }
+        CHECK(shared[0] == way);
+        return;
+    }
+    ns_waiter w = {0};
+    if (way == 1) {
+        CHECK(!ns_barrier_steps.enter(&barrier, &w));
+    }
+    shared[0] = way;
+    if (way == 0) {
+        ns_barrier_abort(&barrier);
+    }
+    else if (way == 1) {
+        CHECK(ns_barrier_give_up(&barrier, &w, true) == NS_BARRIER_BROKEN);
+    }
+    else {
+        ns_barrier_reset(&barrier);
+    }
+}
+
 #define CROWD 40
 
 /* More sleepers than one batch of wake-ups. */
@@ -310,6 +341,14 @@ main(void)
     make(&acting, PARTIES, true);
     run_threads(PARTIES + 1, break_and_reset);
     CHECK(ns_load(&failed, NS_RELAXED) > 0);
+    for (way = 0; way < 3; way++) {
+        make(&barrier, 2, false);
+        if (way == 2) {
+            ns_barrier_abort(&barrier);
+        }
+        shared[0] = -1;
+        run_threads(2, break_and_look);
+    }
     make(&barrier, CROWD, false);
     run_threads(CROWD, wake_all);
     puts("barrier: ok");

@@ -383,6 +383,29 @@ check_selector_that_is_away_is_passed_by(void)
     ns_selector_free(s);
 }
 
+/* A selector that could meet itself does not meet one that is away, either. */
+static void
+check_selector_does_not_meet_one_that_is_away(void)
+{
+    for (int sends = 0; sends < 2; sends++) {
+        make(0);
+        const struct ns_wait_steps *others =
+            sends ? &ns_channel_send_steps : &ns_channel_receive_steps;
+        ns_waiter other = {.place.amount = sends ? 6 : 0};
+        ns_selector *s = new_selector(2);
+        add_send(s, 0, 5);
+        add_receive(s, 0);
+        CHECK(!enter(s) && !steps->leave(s, &s->waiter));
+        CHECK(!others->enter(&channels[0], &other) && !others->leave(&channels[0], &other));
+        steps->rejoin(s, &s->waiter);
+        CHECK(!is_served(s) && !ns_is_granted(&other));
+        others->rejoin(&channels[0], &other);
+        CHECK(ns_is_granted(&other) && end(s) == sends);
+        CHECK(sends ? amount(s, 1) == 6 : other.place.amount == 5);
+        ns_selector_free(s);
+    }
+}
+
 static void
 check_cancel_unlinks_all_places(void)
 {
@@ -409,6 +432,13 @@ check_closed_channels(void)
 {
     make(2);
     CHECK(try_send(0, 1) == NS_CHANNEL_DONE && ns_channel_close(&channels[0]));
+    ns_selector *parked = new_selector(2); /* one that waits to send is refused */
+    CHECK(try_send(1, 1) == NS_CHANNEL_DONE && try_send(1, 1) == NS_CHANNEL_DONE);
+    add_receive(parked, 2);
+    add_send(parked, 1, 5);
+    CHECK(!enter(parked) && ns_channel_close(&channels[1]));
+    CHECK(end(parked) == 1 && amount(parked, 1) == 5);
+    ns_selector_free(parked);
     for (int turn = 0; turn < 3; turn++) {
         ns_selector *s = new_selector(1);
         add_receive(s, 0);
@@ -906,6 +936,7 @@ main(void)
     check_meeting_fails_if_one_was_served_elsewhere();
     check_parked_sender_meets_entering_receiver();
     check_selector_that_is_away_is_passed_by();
+    check_selector_does_not_meet_one_that_is_away();
     check_cancel_unlinks_all_places();
     check_closed_channels();
     check_choice_is_fair();

@@ -7,7 +7,7 @@ import time
 import pytest
 from conds import LOCKS, Duck, notify, notify_all, wait_in, waiters, waiting
 from marks import starts_threads
-from support import NATIVE, TIMEOUT, eventually, for_a_while, run_threads, started
+from support import NATIVE, TIMEOUT, WRONG_TIMEOUTS, eventually, for_a_while, run_threads, started
 
 from nogil_sync import Cond, Mutex, RWMutex, Semaphore
 
@@ -153,16 +153,7 @@ def test_unnotified_wait_times_out(lock, timeout):
     assert not c._is_owned()
 
 
-@pytest.mark.parametrize(
-    ("timeout", "error"),
-    [
-        (math.nan, ValueError),
-        (math.inf, OverflowError),
-        (threading.TIMEOUT_MAX * 2, OverflowError),
-        (10**400, OverflowError),
-        ("1", TypeError),
-    ],
-)
+@pytest.mark.parametrize(("timeout", "error"), WRONG_TIMEOUTS)
 def test_wrong_timeouts_raise(timeout, error):
     c = Cond()
     with c:

@@ -102,12 +102,13 @@ def test_cond_over_a_cond():
 
 
 @starts_threads
-def test_queue_works_over_conds():
+@pytest.mark.parametrize("condition", [Cond, threading.Condition])
+def test_queue_works_over_a_mutex_and_its_conditions(condition):
     q = queue.Queue(maxsize=2)
     q.mutex = Mutex()
-    q.not_empty = Cond(q.mutex)
-    q.not_full = Cond(q.mutex)
-    q.all_tasks_done = Cond(q.mutex)
+    q.not_empty = condition(q.mutex)
+    q.not_full = condition(q.mutex)
+    q.all_tasks_done = condition(q.mutex)
     got = []
 
     def consume():
@@ -123,13 +124,21 @@ def test_queue_works_over_conds():
 
 
 @starts_threads
-def test_event_barrier_and_semaphore_work_over_conds():
+@pytest.mark.parametrize(
+    ("make", "make_over_a_lock"),
+    [
+        (Cond, lambda: Cond(threading.Lock())),
+        *[(lambda: threading.Condition(Mutex()),) * 2],
+    ],
+    ids=["Cond", "threading.Condition over Mutex"],
+)
+def test_event_barrier_and_semaphore_work_over_conditions(make, make_over_a_lock):
     event = threading.Event()
-    event._cond = Cond()
+    event._cond = make()
     barrier = threading.Barrier(3)
-    barrier._cond = Cond(threading.Lock())
+    barrier._cond = make_over_a_lock()
     semaphore = threading.Semaphore(2)
-    semaphore._cond = Cond()
+    semaphore._cond = make()
 
     def work():
         assert event.wait(TIMEOUT)

@@ -3,15 +3,12 @@
 import gc
 import logging
 import math
-import queue
 import threading
 import time
 
 import pytest
 from ctrl_c import INTERRUPTS, interrupt_call
 from lock_cases import (
-    ACQUIRE_ARGUMENTS,
-    WRONG_ACQUIRE_ARGUMENTS,
     finalise_in_collections,
     handle_beside_waiters,
     wait_in_nested_handlers,
@@ -46,17 +43,6 @@ def test_acquire_and_release():
     assert m.locked() is False
 
 
-def test_with_acquires_and_releases():
-    m = Mutex()
-    with m as entered:
-        assert entered is True
-        assert m.locked()
-    assert not m.locked()
-    with pytest.raises(LookupError), m:
-        raise LookupError
-    assert not m.locked()
-
-
 def test_mutex_is_not_reentrant():
     m = Mutex()
     with m:
@@ -64,29 +50,6 @@ def test_mutex_is_not_reentrant():
         assert m.acquire(blocking=False) is False
         assert m.acquire(timeout=0) is False
         assert m.acquire(True, 0.01) is False
-
-
-@pytest.mark.parametrize(("args", "kwargs"), ACQUIRE_ARGUMENTS)
-def test_acquire_accepts_arguments_of_threading_lock(args, kwargs):
-    m = Mutex()
-    assert m.acquire(*args, **kwargs) is True
-    assert m.locked()
-    m.release()
-
-
-@pytest.mark.parametrize(("args", "kwargs", "error"), WRONG_ACQUIRE_ARGUMENTS)
-@pytest.mark.parametrize("held", [False, True])
-def test_wrong_arguments_raise(args, kwargs, error, held):
-    m = Mutex()
-    if held:
-        m.acquire()
-    with pytest.raises(error):
-        m.acquire(*args, **kwargs)
-    assert m.locked() is held
-    if held:
-        m.release()
-    with m:
-        pass
 
 
 def test_error_messages_are_those_of_threading_lock():
@@ -106,26 +69,6 @@ def test_release_of_free_lock_raises():
         pass
     with pytest.raises(RuntimeError):
         m.release()
-    assert not m.locked()
-
-
-def test_timeout_whose_float_method_uses_the_lock():
-    m = Mutex()
-
-    class Odd:
-        def __float__(self):
-            with m:
-                return 1.0
-
-    assert m.acquire(timeout=Odd())
-    m.release()
-
-    class Failing:
-        def __float__(self):
-            raise LookupError
-
-    with pytest.raises(LookupError):
-        m.acquire(timeout=Failing())
     assert not m.locked()
 
 
@@ -307,42 +250,6 @@ def test_threading_condition_works_over_mutex():
 
     run_threads(produce, produce, *[lambda: [consume() for _ in range(25)]] * 4)
     assert sorted(got) == sorted([*range(50)] * 2)
-
-
-@starts_threads
-def test_queue_works_with_mutex_as_its_lock():
-    q = queue.Queue(maxsize=2)
-    q.mutex = Mutex()
-    q.not_empty = threading.Condition(q.mutex)
-    q.not_full = threading.Condition(q.mutex)
-    q.all_tasks_done = threading.Condition(q.mutex)
-    got = []
-
-    def consume():
-        for _ in range(200):
-            got.append(q.get(timeout=TIMEOUT))
-            q.task_done()
-
-    run_threads(consume, consume, lambda: [q.put(k, timeout=TIMEOUT) for k in range(400)])
-    q.join()
-    assert sorted(got) == list(range(400))
-    with pytest.raises(queue.Empty):
-        q.get(timeout=0.01)
-
-
-@starts_threads
-def test_event_and_barrier_work_over_mutex():
-    event = threading.Event()
-    event._cond = threading.Condition(Mutex())
-    barrier = threading.Barrier(3)
-    barrier._cond = threading.Condition(Mutex())
-
-    def work():
-        assert event.wait(TIMEOUT)
-        return [barrier.wait(TIMEOUT) for _ in range(20)]
-
-    rounds = run_threads(work, work, lambda: event.set() or work())
-    assert [sorted(each) for each in zip(*rounds, strict=True)] == [[0, 1, 2]] * 20
 
 
 @starts_threads

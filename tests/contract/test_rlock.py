@@ -7,7 +7,6 @@ import threading
 import pytest
 from ctrl_c import INTERRUPTS, interrupt_call
 from forks import in_child
-from lock_cases import ACQUIRE_ARGUMENTS, WRONG_ACQUIRE_ARGUMENTS
 from marks import needs_fork, sets_handlers, starts_processes, starts_threads
 from processes import in_own_process
 from random_interrupts import RandomInterrupts
@@ -33,6 +32,20 @@ def elsewhere(function, *args, **kwargs):
     return result
 
 
+def held_by_another_thread(lock):
+    """The thread that holds the lock by now, and the event on which it releases it."""
+    go = threading.Event()
+
+    def hold():
+        with lock:
+            go.wait(TIMEOUT)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert eventually(lock.locked)
+    return thread, go
+
+
 # The interface
 
 
@@ -43,42 +56,14 @@ def test_owner_acquires_again_and_releases_as_often():
         assert lock.acquire() is True
         assert lock._recursion_count() == depth
         assert lock.locked() is True
+    with lock:
+        assert lock._recursion_count() == 4
     for _ in range(3):
         assert elsewhere(lock.acquire, blocking=False) is False
         assert lock.release() is None
     assert lock.locked() is False
     assert lock._recursion_count() == 0
     assert elsewhere(lock.acquire, blocking=False) is True
-
-
-def test_with_acquires_and_releases():
-    lock = RLock()
-    with lock as entered, lock:
-        assert entered is True
-        assert lock._recursion_count() == 2
-    assert not lock.locked()
-    with pytest.raises(LookupError), lock:
-        raise LookupError
-    assert not lock.locked()
-
-
-@pytest.mark.parametrize(("args", "kwargs"), ACQUIRE_ARGUMENTS)
-def test_acquire_accepts_arguments_of_threading_rlock(args, kwargs):
-    lock = RLock()
-    for _ in range(2):
-        assert lock.acquire(*args, **kwargs) is True
-    assert lock._recursion_count() == 2
-
-
-@pytest.mark.parametrize(("args", "kwargs", "error"), WRONG_ACQUIRE_ARGUMENTS)
-@pytest.mark.parametrize("count", [0, 1])
-def test_wrong_arguments_raise(args, kwargs, error, count):
-    lock = RLock()
-    for _ in range(count):
-        lock.acquire()
-    with pytest.raises(error):
-        lock.acquire(*args, **kwargs)
-    assert lock._recursion_count() == count
 
 
 @starts_threads
@@ -234,15 +219,8 @@ def test_condition_of_an_unowned_lock_raises(make):
 @sets_handlers
 @pytest.mark.parametrize("interrupt", INTERRUPTS)
 def test_interrupted_wait_leaves_the_lock_to_its_owner(interrupt):
-    lock, go = RLock(), threading.Event()
-
-    def hold():
-        with lock:
-            go.wait(TIMEOUT)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    assert eventually(lock.locked)
+    lock = RLock()
+    thread, go = held_by_another_thread(lock)
     interrupt_call(lambda: lock.acquire(timeout=TIMEOUT), interrupt)
     assert not lock._is_owned()
     go.set()
@@ -400,15 +378,8 @@ def test_child_of_the_owner_holds_the_lock():
 @starts_processes
 @in_own_process
 def test_child_finds_the_lock_of_another_thread_held_until_it_is_reset():
-    lock, go = RLock(), threading.Event()
-
-    def hold():
-        with lock:
-            go.wait(TIMEOUT)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    assert eventually(lock.locked)
+    lock = RLock()
+    thread, go = held_by_another_thread(lock)
     waiter = threading.Thread(target=lambda: lock.acquire(timeout=TIMEOUT))
     waiter.start()
 

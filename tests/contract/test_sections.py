@@ -146,6 +146,9 @@ def test_checker_finds_the_sections():
     assert count["event.py"] == 2
     assert count["_wait.py"] == 4
     assert count["syncmap.py"] == 5
-    assert count["taskgroup.py"] == 3
-    assert count["tasks.py"] == 6
+    assert count["async_waiter.py"] == 3
+    assert count["scope.py"] == 2
+    assert count["select.py"] == 2
+    assert count["taskgroup.py"] == 2
+    assert count["tasks.py"] == 12
     assert count["workers.py"] == 6

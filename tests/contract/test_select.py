@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 from channels import Item
 from marks import sets_handlers, starts_threads
-from support import TIMEOUT, collected, eventually, many, run_threads, started
+from support import TIMEOUT, WRONG_TIMEOUTS, collected, eventually, many, run_threads, started
 
 import nogil_sync
 from nogil_sync import (
@@ -28,6 +28,7 @@ from nogil_sync import (
     select,
     try_select,
 )
+from nogil_sync._common.cases import Case
 
 
 def full(capacity=1):
@@ -511,6 +512,23 @@ def test_try_select_finds_one_of_two_events_that_are_set_in_turn():
     assert None not in found
 
 
+def test_try_select_looks_at_all_cases_at_one_moment():
+    class Swap(Case):
+        """Never ready. When it is asked first, it sets the one event and clears the other."""
+
+        def _case_take(self):
+            if swaps:
+                here, there = swaps.pop()
+                there.set()
+                here.clear()
+
+    swaps = []
+    for _ in range(60):
+        first, second = set_event(), Event()
+        swaps[:] = [(first, second)]
+        assert try_select(first, Swap(), second) is not None
+
+
 @starts_threads
 def test_selects_with_short_timeouts_lose_nothing():
     c, d = Channel(1), Channel()
@@ -612,15 +630,7 @@ def test_what_is_no_case_raises_and_changes_nothing(call, wrong):
     assert (len(c), len(target)) == (1, 0)
 
 
-@pytest.mark.parametrize(
-    ("timeout", "error"),
-    [
-        (math.nan, ValueError),
-        (math.inf, OverflowError),
-        (threading.TIMEOUT_MAX * 2, OverflowError),
-        ("1", TypeError),
-    ],
-)
+@pytest.mark.parametrize(("timeout", "error"), WRONG_TIMEOUTS)
 def test_wrong_timeout_raises_and_changes_nothing(timeout, error):
     c = holding("item")
     with pytest.raises(error):
@@ -689,11 +699,16 @@ def test_item_of_a_case_that_was_not_chosen_is_released():
 def test_item_that_was_sent_is_kept():
     c, stop = Channel(1), Event()
     c.send(0)
-    thread, _ = started(lambda: select(c.sending(Item()), stop))
+    items = [Item()]
+    watch = weakref.ref(items[0])
+    thread, result = started(lambda: select(c.sending(items.pop()), stop).closed)
     assert c.recv() == 0
     thread.join(TIMEOUT)
+    assert result == [False]
     gc.collect()
-    assert type(c.recv()) is Item
+    assert watch() is not None
+    assert c.recv() is watch()
+    assert collected(watch)
 
 
 def test_cycle_through_a_sending_is_collected():

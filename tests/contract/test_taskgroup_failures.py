@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 import pytest
 from groups import Gate, begun, caught, raising
 from marks import starts_threads
-from support import TIMEOUT, run_threads
+from support import TIMEOUT, WRONG_TIMEOUTS, run_threads
 
 from nogil_sync import Event, TaskGroup
 
@@ -348,15 +348,7 @@ def test_wait_cancelled_times_out(timeout):
     assert TaskGroup().wait_cancelled(timeout=timeout) is False
 
 
-@pytest.mark.parametrize(
-    ("timeout", "error"),
-    [
-        (math.nan, ValueError),
-        (math.inf, OverflowError),
-        (threading.TIMEOUT_MAX * 2, OverflowError),
-        ("1", TypeError),
-    ],
-)
+@pytest.mark.parametrize(("timeout", "error"), WRONG_TIMEOUTS)
 def test_wait_cancelled_with_wrong_timeouts(timeout, error):
     with TaskGroup() as tg:
         with pytest.raises(error):

@@ -1,18 +1,15 @@
 """WaitGroup: counts, waits for zero, and threads that count themselves."""
 
 import contextvars
-import gc
-import math
 import threading
 import time
 import weakref
 
 import pytest
-from ctrl_c import INTERRUPTS, interrupt_call
-from marks import sets_handlers, starts_processes, starts_threads
+from marks import starts_processes, starts_threads
 from processes import in_own_process, in_process
 from random_interrupts import RandomInterrupts
-from support import TIMEOUT, run_threads, started
+from support import TIMEOUT, run_threads
 
 from nogil_sync import WaitGroup
 
@@ -128,41 +125,6 @@ def test_wait_at_zero_returns_at_once(timeout):
     assert g.wait(timeout=timeout) is True
 
 
-@pytest.mark.parametrize("timeout", [0, 0.0, -1, -0.5, -math.inf, 0.001])
-def test_wait_above_zero_times_out(timeout):
-    g = WaitGroup()
-    g.add()
-    assert g.wait(timeout) is False
-    assert pending(g) == 1
-
-
-@pytest.mark.parametrize(
-    ("timeout", "error"),
-    [
-        (math.nan, ValueError),
-        (math.inf, OverflowError),
-        (threading.TIMEOUT_MAX * 2, OverflowError),
-        (10**400, OverflowError),
-        ("1", TypeError),
-    ],
-)
-@pytest.mark.parametrize("count", [0, 1])
-def test_wrong_timeouts_raise(timeout, error, count):
-    g = WaitGroup()
-    g.add(count)
-    with pytest.raises(error):
-        g.wait(timeout)
-    assert pending(g) == count
-
-
-def test_wait_times_out():
-    g = WaitGroup()
-    g.add()
-    begin = time.monotonic()
-    assert g.wait(0.1) is False
-    assert 0.09 <= time.monotonic() - begin < 20
-
-
 @starts_threads
 @pytest.mark.parametrize("n", [1, 5, 50])
 def test_zero_wakes_all_waiters(n):
@@ -183,21 +145,6 @@ def test_zero_wakes_all_waiters(n):
     for waiter in waiters:
         waiter.join(TIMEOUT)
     assert results == [True] * n
-
-
-@starts_threads
-def test_zero_for_a_moment_wakes_waiters():
-    for _ in range(30):
-        g = WaitGroup()
-        g.add()
-        waiters = [started(g.wait, TIMEOUT)] if _ < 5 else []
-        g.done()
-        g.add()
-        for thread, result in waiters:
-            thread.join(TIMEOUT)
-            assert result == [True]
-        assert pending(g) == 1
-        assert g.wait(0) is False
 
 
 @starts_threads
@@ -227,14 +174,6 @@ def test_group_can_be_reused():
 
 
 @starts_threads
-def test_done_while_a_wait_begins_is_not_missed():
-    for _ in range(300):
-        g = WaitGroup()
-        g.add()
-        assert run_threads(lambda g=g: g.wait(TIMEOUT), g.done)[0] is True
-
-
-@starts_threads
 def test_many_threads_count_exactly():
     g = WaitGroup()
 
@@ -249,42 +188,6 @@ def test_many_threads_count_exactly():
     g.add(2000)
     run_threads(lambda: [g.done() for _ in range(500)], times=4)
     assert pending(g) == 0
-
-
-@starts_threads
-def test_timeouts_do_not_disturb_other_waiters():
-    g = WaitGroup()
-    g.add()
-    waiter, patient = started(g.wait, TIMEOUT)
-    run_threads(lambda: [g.wait(0.001) for _ in range(30)], times=3)
-    assert not patient
-    g.done()
-    waiter.join(TIMEOUT)
-    assert patient == [True]
-
-
-@starts_threads
-def test_stores_before_done_are_seen_after_wait():
-    for _ in range(200):
-        g = WaitGroup()
-        g.add()
-        box = []
-        run_threads(
-            lambda box=box, g=g: (box.append(1), g.done()),
-            lambda box=box, g=g: g.wait(TIMEOUT) and box[0],
-        )
-
-
-@starts_threads
-def test_other_threads_run_and_collect_while_one_waits():
-    g = WaitGroup()
-    g.add()
-    waiter, result = started(g.wait)
-    for _ in range(3):
-        gc.collect()
-    g.done()
-    waiter.join(TIMEOUT)
-    assert result == [True]
 
 
 # go
@@ -540,26 +443,6 @@ def test_interpreter_waits_for_threads_of_go():
 
 
 @starts_processes
-@pytest.mark.parametrize("timeout", [None, 60])
-@pytest.mark.parametrize("others", [0, 2])
-@pytest.mark.parametrize("way", INTERRUPTS)
-@in_own_process
-def test_ctrl_c_ends_wait_and_other_waiters_stay(way, others, timeout):
-    g = WaitGroup()
-    g.add()
-    waiters = [threading.Thread(target=g.wait, daemon=True) for _ in range(others)]
-    for waiter in waiters:
-        waiter.start()
-    interrupt_call(lambda: g.wait(timeout), way)
-    assert g.wait(0.01) is False
-    g.done()
-    for waiter in waiters:
-        waiter.join(10)
-        assert not waiter.is_alive()
-    assert g.wait()
-
-
-@starts_processes
 @pytest.mark.parametrize("at_most", [1, 3])
 @in_own_process
 def test_interrupted_waits_lose_no_wake_up(at_most):
@@ -606,61 +489,6 @@ def test_interrupted_add_counts_nothing():
             count += 2
     group.add(-count)
     assert group.wait(0), group
-
-
-@sets_handlers
-def test_handler_calls_done_for_its_waiting_thread(interrupt):
-    g = WaitGroup()
-    g.add()
-    interrupt(g.done, 0.05)
-    assert g.wait(TIMEOUT) is True
-
-
-@sets_handlers
-def test_handler_calls_done_and_add_for_its_waiting_thread(interrupt):
-    g = WaitGroup()
-    g.add()
-    interrupt(lambda: (g.done(), g.add()), 0.05)
-    assert g.wait(TIMEOUT) is True
-    assert pending(g) == 1
-
-
-@sets_handlers
-def test_handler_waits_for_same_object_as_its_thread(interrupt):
-    g = WaitGroup()
-    g.add()
-    log = []
-    timer = threading.Timer(0.2, g.done)
-
-    def handler():
-        log.append(g.wait(0.01))
-        timer.start()
-        log.append(g.wait(TIMEOUT))
-
-    interrupt(handler, 0.05)
-    assert g.wait(TIMEOUT) is True
-    assert log == [False, True]
-    timer.join()
-
-
-@starts_threads
-def test_finaliser_uses_the_group():
-    g = WaitGroup()
-    g.add()
-
-    class Last:
-        def __init__(self):
-            self.me = self
-
-        def __del__(self):
-            g.wait(0.001)
-            g.done()
-
-    Last()
-    waiter, result = started(g.wait)
-    gc.collect()
-    waiter.join(TIMEOUT)
-    assert result == [True]
 
 
 @starts_threads

@@ -20,6 +20,7 @@ FOLDER = ROOT / "examples"
 SHORT = ("--threads", "4", "--seconds", "0.02")
 LONG = ("--threads", "4", "--seconds", "600")
 PROGRAMS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "async_server": (SHORT, LONG, ("naive .* ms late", "4 threads, Channel .* ms late")),
     "config_store": (SHORT, LONG, ("no lock, naive", "RWMutex .* all right")),
     "copy_on_write": (
         (*SHORT, "--changes", "5"),

@@ -120,7 +120,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def select_among_others_async(case: Any, timeout: float | None) -> Coroutine[Any, Any, Any]:
     """`select_async` of this case beside idle ones of each kind."""
-    cases = (Channel(), Channel().sending("unwanted"), Event(), case, counting(1), after(3600))
+    idle: Channel[int] = Channel()
+    cases = (idle, idle.sending(1), Event(), case, counting(1), after(3600))
     return select_async(*cases, timeout=timeout)
 
 

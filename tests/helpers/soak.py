@@ -36,10 +36,13 @@ from nogil_sync import (
     ShardedFloatCounter,
     SyncMap,
     TaskGroup,
+    Ticker,
     WaitGroup,
+    after,
     once,
     once_property,
     select,
+    shield,
     try_select,
 )
 
@@ -288,6 +291,31 @@ def taskgroup_cancelled() -> None:
         assert group.go(fail).cancelled()
 
 
+def taskgroup_of_waits() -> None:
+    numbers: Channel[int] = Channel()
+    called: list[int] = []
+    with suppress(TimeoutError), TaskGroup(timeout=SHORT) as outer:
+        outer.on_cancel(called.append, 1)
+        outer.go(numbers.recv)
+        with TaskGroup() as inner:
+            inner.go(select, numbers, Event(), Ticker(3600), after(3600))
+            inner.go(Semaphore(0).acquire)
+            with shield():
+                Event().wait(SHORT)
+            outer.go(int).result()
+            Event().wait()
+    assert called == [1]
+
+
+def timers() -> None:
+    ticker = Ticker(SHORT)
+    assert next(ticker) < ticker.recv()
+    assert select(after(3600), ticker).case is ticker
+    select(after(SHORT), Event())
+    ticker.stop()
+    assert not list(ticker)
+
+
 def taskgroup_on_an_executor() -> None:
     with ThreadPoolExecutor(2) as executor:
         with suppress(ExceptionGroup), TaskGroup(executor=executor) as group:
@@ -497,6 +525,8 @@ WORK: list[Callable[[], None]] = [
     taskgroup,
     taskgroup_of_tasks,
     taskgroup_cancelled,
+    taskgroup_of_waits,
+    timers,
     taskgroup_on_an_executor,
     syncmap,
     load_or_compute,

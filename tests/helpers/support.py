@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import math
 import os
 import sys
 import sysconfig
@@ -71,6 +72,15 @@ def make(cls: type) -> Any:
     """An object made with as few arguments as possible."""
     return cls(*needed(cls))
 
+
+# Time-outs that every call refuses, and how.
+WRONG_TIMEOUTS: list[tuple[Any, type[Exception]]] = [
+    (math.nan, ValueError),
+    (math.inf, OverflowError),
+    (threading.TIMEOUT_MAX * 2, OverflowError),
+    (10**400, OverflowError),
+    ("1", TypeError),
+]
 
 STRESS = float(os.environ.get("NOGIL_SYNC_STRESS", "1"))
 

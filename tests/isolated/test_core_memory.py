@@ -13,7 +13,7 @@ from forks import in_child
 from marks import starts_processes
 from support import NATIVE
 
-from nogil_sync import SyncMap
+from nogil_sync import Pool, SyncMap
 
 pytestmark = [
     starts_processes,
@@ -136,6 +136,27 @@ def test_failed_allocations_leak_nothing(without_memory, way):
         assert min(growth) <= 64, growth
 
     print(without_memory(program, way).stdout)
+
+
+def test_pools_that_could_not_be_made_leave_nothing(without_memory):
+    def program():
+        from nomemory import CORE, attempt, in_use
+
+        def fail():
+            pool = Pool.__new__(Pool)
+            refused, failed = attempt(CORE, 0, 1, lambda: pool.__init__(list, max_idle=1))
+            assert refused
+            assert failed == 1
+
+        for _ in range(10):  # caches fill
+            fail()
+        before = in_use()
+        for _ in range(200):
+            fail()
+        growth = in_use() - before
+        assert growth < 1000, growth
+
+    without_memory(program)
 
 
 def test_allocations_fail_in_the_child_of_a_fork(without_memory):

@@ -46,6 +46,7 @@ def run(*command: object, **environment: str) -> tuple[int, str]:
 
 
 BENCHMARKS = [
+    "asyncio",
     "atomics",
     "barrier",
     "channel",

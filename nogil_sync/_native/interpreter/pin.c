@@ -159,7 +159,8 @@ canonical(PyObject *object)
 static int
 pin_with_parts(PyObject *module, PyObject *tuple)
 {
-    PyTypeObject *rwmutex = (PyTypeObject *)((ns_state *)PyModule_GetState(module))->rwmutex_type;
+    ns_state *state = PyModule_GetState(module);
+    PyTypeObject *rwmutex = (PyTypeObject *)state->rwmutex_type;
     Py_ssize_t count = PyTuple_GET_SIZE(tuple), all = count;
     PyObject **objects = PyMem_New(PyObject *, 3 * (size_t)count + 1);
     if (objects == NULL) {
@@ -170,7 +171,7 @@ pin_with_parts(PyObject *module, PyObject *tuple)
         objects[i] = PyTuple_GET_ITEM(tuple, i);
         PyObject *parts[2] = {NULL, NULL};
         if (rwmutex != NULL && PyObject_TypeCheck(objects[i], rwmutex)) {
-            ns_rwmutex_parts(objects[i], parts);
+            state->rwmutex_parts(objects[i], parts);
         }
         for (int k = 0; k < 2; k++) {
             if (parts[k] != NULL) {

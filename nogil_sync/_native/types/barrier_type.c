@@ -53,9 +53,8 @@ static int64_t
 arrive(PyObject *self, ns_waiter *w, ns_patience patience, int64_t deadline, bool *timed_out)
 {
     ns_barrier *b = barrier_of(self);
-    int served = patience == NS_DO_NOT_WAIT
-                     ? ns_barrier_steps.enter(b, w)
-                     : ns_wait_with(self, &ns_barrier_steps, b, w, deadline);
+    int served = patience == NS_DO_NOT_WAIT ? ns_barrier_steps.enter(b, w)
+                                            : ns_wait_with(self, &ns_barrier_steps, b, w, deadline);
     *timed_out = served == 0;
     while (served != 1) {
         const uint64_t outcome = ns_barrier_give_up(b, w, served == 0);
@@ -158,9 +157,8 @@ get_n_waiting(PyObject *self, void *Py_UNUSED(closure))
 static PyObject *
 get_broken(PyObject *self, void *Py_UNUSED(closure))
 {
-    return ns_check_initialized(self) < 0
-               ? NULL
-               : PyBool_FromLong(ns_barrier_is_broken(barrier_of(self)));
+    return ns_check_initialized(self) < 0 ? NULL
+                                          : PyBool_FromLong(ns_barrier_is_broken(barrier_of(self)));
 }
 
 static PyObject *

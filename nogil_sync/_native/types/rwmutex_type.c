@@ -399,8 +399,8 @@ repr(PyObject *self)
 }
 NS_INIT_WITHOUT_ARGUMENTS("RWMutex")
 
-void
-ns_rwmutex_parts(PyObject *self, PyObject *parts[2])
+static void
+give_parts(PyObject *self, PyObject *parts[2])
 {
     parts[0] = ((RWMutex *)self)->reader;
     parts[1] = ((RWMutex *)self)->writer;
@@ -477,6 +477,7 @@ ns_add_rwmutex(PyObject *module)
     state->rwmutex_reader_type = ns_new_type(module, &Reader_spec, NULL);
     state->rwmutex_writer_type = ns_new_type(module, &Writer_spec, NULL);
     state->rwmutex_type = ns_new_type(module, &spec, NULL);
+    state->rwmutex_parts = give_parts;
     if (state->rwmutex_reader_type == NULL || state->rwmutex_writer_type == NULL ||
         state->rwmutex_type == NULL) {
         return -1;
