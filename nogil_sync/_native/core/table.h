@@ -152,9 +152,10 @@
  *    while the table has fewer than NS_SPLITS_BY_MEETING segments for each processor. A smaller one
  *    is split after NS_FIGHTS meetings at its lock, up to NS_SPLITS_BY_FIGHT. `spread` keeps the
  *    parts from merging. To split 4,096 keys down to NS_SMALL groups takes some 5,000 meetings and
- *    costs what 13,000 pairs gain by it. It costs memory, too. A map of 4,096 keys in which eight
- *    threads have inserted and deleted takes 90 bytes an entry, with the dead keys that wait. Before
- *    these splits and limbo lists it took 62. With lists of up to 512 keys it took 164, for no gain.
+ *    costs what 13,000 pairs gain by it. It costs memory, too: a map of 4,096 keys in which eight
+ *    threads have inserted and deleted takes 90 bytes an entry, with the dead keys that wait. It
+ *    was 62 before these splits and limbo lists. With lists of up to 512 keys it was 164, for no
+ *    gain.
  *
  *    Counting. ns_table_count reads one line of each segment. A count in cells (cells.h) would be
  *    one line for each thread instead, but costs each insertion and deletion an atomic addition and
