@@ -135,7 +135,7 @@
  *    ns_table_bytes counts all of it. ns_table_flush takes out what is safe, from all lists.
  *
  *    What an insertion and a deletion of a thread's own key cost, on eight threads in a table of
- *    4,096 keys, in transfers (docs/transfers.md, 3.13, pinned): 2.7. The line of the lock and the
+ *    4,096 keys, in transfers (docs/transfers.md, 3.13, pinned): 2.8. The line of the lock and the
  *    tags 1.1, the entry 1.2 (a third of the entries lie on two lines), polls and what they store
  *    0.3. It was 6.4 to 7.0. Limbo lists, and no sweep by an insertion, brought it from 7.0 to 5.0,
  *    since a key that another thread frees costs 1.9 for its count. Splits down to NS_SMALL groups,
@@ -152,10 +152,11 @@
  *    while the table has fewer than NS_SPLITS_BY_MEETING segments for each processor. A smaller one
  *    is split after NS_FIGHTS meetings at its lock, up to NS_SPLITS_BY_FIGHT. `spread` keeps the
  *    parts from merging. To split 4,096 keys down to NS_SMALL groups takes some 5,000 meetings and
- *    costs what 13,000 pairs gain by it. It costs memory, too: a map of 4,096 keys in which eight
- *    threads have inserted and deleted takes 90 bytes an entry, with the dead keys that wait. It
- *    was 62 before these splits and limbo lists. With lists of up to 512 keys it was 164, for no
- *    gain.
+ *    costs, by estimate, what 13,000 pairs gain by it. It costs memory, too: a map of 4,096 keys in
+ *    which eight threads have inserted and deleted takes 90 bytes an entry, with the dead keys that
+ *    wait. It was 62 before these splits and limbo lists. With lists of up to 512 keys it was 164,
+ *    and the count of transfers the same. (The counter runs slowly, so polls come often in it. Where
+ *    more keys wait for a poll than a list has room for, the rest are freed by other threads.)
  *
  *    Counting. ns_table_count reads one line of each segment. A count in cells (cells.h) would be
  *    one line for each thread instead, but costs each insertion and deletion an atomic addition and
