@@ -155,8 +155,8 @@
  *    costs, by estimate, what 13,000 pairs gain by it. It costs memory, too: a map of 4,096 keys in
  *    which eight threads have inserted and deleted takes 90 bytes an entry, with the dead keys that
  *    wait. It was 62 before these splits and limbo lists. With lists of up to 512 keys it was 164,
- *    and the count of transfers the same. (The counter runs slowly, so polls come often in it. Where
- *    more keys wait for a poll than a list has room for, the rest are freed by other threads.)
+ *    and the count of transfers the same. (The counter runs slowly, so polls come often in it.
+ *    Where more keys wait for a poll than a list has room for, other threads free the rest.)
  *
  *    Counting. ns_table_count reads one line of each segment. A count in cells (cells.h) would be
  *    one line for each thread instead, but costs each insertion and deletion an atomic addition and
