@@ -12,6 +12,7 @@ import weakref
 
 import pytest
 from marks import starts_threads
+from processes import in_own_process
 from support import NATIVE, TIMEOUT, background, collected, run_threads
 
 from nogil_sync import SyncMap
@@ -665,6 +666,7 @@ def test_overridden_methods_are_not_called():
 
 
 @keeps_back
+@in_own_process  # other threads that have used a map put off what is freed
 def test_getsizeof_follows_the_items():
     empty = sys.getsizeof(SyncMap())
     assert empty <= 4096
@@ -679,6 +681,7 @@ def test_getsizeof_follows_the_items():
 
 
 @keeps_back
+@in_own_process  # other threads that have used a map put off what is freed
 def test_insertions_and_deletions_do_not_grow_the_map():
     m = SyncMap()
     sizes = []

@@ -149,7 +149,7 @@ LIMITS = {
     "making a Mutex": 0.3,
     "map, m[k] over 4,096 keys": 1.5,
     "map, store over 4,096 keys": 3.5,
-    "map, insert + delete own keys": 8.0,
+    "map, insert + delete own keys": 3.5,
     "WaitGroup add + done": 3.0,
     "with Semaphore(64)": 3.5,
     "Channel send + recv": 7.5,

@@ -61,6 +61,27 @@ sweep_base(const ns_segment *s)
     return part > NS_SWEEP ? part : NS_SWEEP;
 }
 
+/* Whether the tags of all groups lie on the line of the lock. */
+static inline bool
+is_small(const ns_segment *s)
+{
+    return s->mask < NS_SMALL;
+}
+
+static void
+wait_for_meetings(ns_segment *s)
+{
+    const uint64_t n = is_small(s) ? NS_FIGHTS * NS_FIGHT : (s->mask + UINT64_C(1)) * NS_MEETINGS;
+    s->patience = n < UINT16_MAX ? (uint16_t)n : UINT16_MAX;
+}
+
+/* Counts meetings of writers. The caller holds the lock. */
+static inline void
+meet(ns_segment *s, uint16_t times)
+{
+    s->patience -= s->patience < times ? s->patience : times;
+}
+
 /* The offset of a segment's entries: after the tags, at a cache line. */
 static inline size_t
 entries_at(size_t groups)
@@ -101,6 +122,7 @@ new_segment(ns_table *t, uint64_t prefix, uint8_t depth, uint32_t slots)
         s->mask = (uint32_t)groups - 1;
         s->entries = (ns_entry *)((char *)s + entries_at(groups));
         s->sweep_at = sweep_base(s);
+        wait_for_meetings(s);
         ns_lock_init_held(&s->lock);
     }
     return s;
@@ -116,6 +138,41 @@ static inline uint32_t
 dead_in(const ns_segment *s)
 {
     return ns_load(&s->dead, NS_RELAXED);
+}
+
+/* Keeps a stamp as a lower bound in 32 bits. A stamp is even. After 2^33 epochs the bound is of no
+ * use, and still right. */
+static inline uint32_t
+bound_of(uint64_t stamp)
+{
+    return stamp / 2 < UINT32_MAX ? (uint32_t)(stamp / 2) : UINT32_MAX;
+}
+
+/* Whether some dead entry may be safe. */
+static inline bool
+may_be_safe(const ns_segment *s, uint64_t safe)
+{
+    return s->died * UINT64_C(2) < safe;
+}
+
+/* What a dead entry holds as its value. */
+static inline uintptr_t
+dead_value(uint64_t stamp)
+{
+    return (uintptr_t)stamp << NS_STAMP_SHIFT | NS_DEAD;
+}
+
+static inline uint64_t
+stamp_in(uintptr_t dead)
+{
+    return dead >> NS_STAMP_SHIFT;
+}
+
+/* Whether an entry with this value is dead and owns its key. */
+static inline bool
+owns_dead_key(uintptr_t value)
+{
+    return (value & NS_DEAD) && !(value & NS_GONE);
 }
 
 static inline void
@@ -166,16 +223,21 @@ free_entry(ns_segment *s, size_t index)
     }
 }
 
-/* Takes out a dead entry's key if it is safe; then the entry is free. Returns whether it did. */
+/* Frees a dead entry if it is safe, and takes out its key. Returns whether it did. */
 static bool
 bury(ns_segment *s, size_t index, uint64_t safe, ns_garbage *garbage)
 {
     ns_entry *e = &s->entries[index];
     uintptr_t value = ns_load(&e->value, NS_RELAXED);
-    if (!(value & NS_DEAD) || value >> 1 >= safe || garbage->count == NS_GARBAGE) {
+    if (!(value & NS_DEAD) || stamp_in(value) >= safe) {
         return false;
     }
-    garbage->keys[garbage->count++] = ns_load(&e->key, NS_RELAXED);
+    if (!(value & NS_GONE)) {
+        if (garbage->count == NS_GARBAGE) {
+            return false;
+        }
+        garbage->keys[garbage->count++] = ns_load(&e->key, NS_RELAXED);
+    }
     bump(&s->dead, UINT32_MAX);
     free_entry(s, index);
     return true;
@@ -188,7 +250,7 @@ sweep(ns_segment *s, ns_garbage *garbage)
     const uint64_t safe = ns_epoch_safe();
     uint64_t died = UINT64_MAX;
     s->swept = safe;
-    if (s->died >= safe) {
+    if (!may_be_safe(s, safe)) {
         return; /* no dead entry's grace period has passed */
     }
     for (uint32_t g = 0; g <= s->mask && dead_in(s) > 0; g++) {
@@ -198,11 +260,11 @@ sweep(ns_segment *s, ns_garbage *garbage)
             const size_t index = (size_t)g * NS_GROUP + ns_tag_index(bits);
             const uintptr_t value = ns_load(&s->entries[index].value, NS_RELAXED);
             if (!bury(s, index, safe, garbage)) {
-                died = value >> 1 < died ? value >> 1 : died;
+                died = stamp_in(value) < died ? stamp_in(value) : died;
             }
         }
     }
-    s->died = died;
+    s->died = bound_of(died);
     if (died < safe) { /* the garbage is full: the next operation continues */
         s->swept = 0;
         s->sweep_at = dead_in(s);
@@ -220,7 +282,7 @@ find_reusable(ns_segment *s, uint32_t g, uint64_t safe, ns_garbage *garbage)
     if (bits != 0) {
         return ns_tag_index(bits);
     }
-    bits = s->died < safe ? ns_tags_zero(tags ^ NS_TAG_DEAD * NS_TAG_LOW) : 0;
+    bits = may_be_safe(s, safe) ? ns_tags_zero(tags ^ NS_TAG_DEAD * NS_TAG_LOW) : 0;
     for (; bits != 0; bits &= bits - 1) {
         const unsigned i = ns_tag_index(bits);
         if (bury(s, (size_t)g * NS_GROUP + i, safe, garbage)) {
@@ -239,10 +301,7 @@ ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value, 
     bool reuses = false;
     if (s->used > ns_load(&s->live, NS_RELAXED)) {
         safe = ns_epoch_safe();
-        if (s->died < safe && s->swept < safe && dead_in(s) > s->mask) {
-            sweep(s, garbage); /* one for each group: cheaper than to check each of them in vain */
-        }
-        reuses = s->used - ns_load(&s->live, NS_RELAXED) > dead_in(s) || s->died < safe;
+        reuses = s->used - ns_load(&s->live, NS_RELAXED) > dead_in(s) || may_be_safe(s, safe);
     }
     for (uint32_t step = 0;; g = (g + ++step) & s->mask) {
         uint64_t tags = ns_load(&s->tags[g], NS_RELAXED);
@@ -279,10 +338,44 @@ ns_segment_insert(ns_segment *s, uint64_t hash, uintptr_t key, uintptr_t value, 
     }
 }
 
-uintptr_t
-ns_segment_remove(ns_segment *s, ns_entry *e, uintptr_t expected, ns_garbage *garbage)
+/* Whether threads keep the keys that they delete from this table. In a small one that they do not
+ * contend for, the lists would cost more memory than they are worth. */
+static inline bool
+has_limbo(ns_table *t)
 {
-    const size_t index = (size_t)(e - s->entries);
+    return t != NULL && ns_load(&t->segments, NS_RELAXED) >= NS_LIMBO_SPREAD;
+}
+
+/* Ends the deletion of an entry that other threads may be reading. */
+static __attribute__((noinline)) void
+leave_dead(ns_table *t, ns_segment *s, ns_entry *e, uint64_t stamp, ns_garbage *garbage)
+{
+    ns_limbo_list *list = has_limbo(t) ? ns_limbo_reserve(&t->limbo) : NULL;
+    if (list != NULL) {
+        /* In the child of a fork the key must not have two owners: the entry loses it first. */
+        ns_store(&e->value, dead_value(stamp) | NS_GONE, NS_RELEASE);
+        ns_limbo_add(list, ns_load(&e->key, NS_RELAXED), stamp);
+        garbage->list = list;
+        garbage->waits |= NS_KEYS_WAIT;
+    }
+    else {
+        ns_store(&e->value, dead_value(stamp), NS_RELAXED);
+    }
+    set_tag(s, (size_t)(e - s->entries), NS_TAG_DEAD);
+    if (dead_in(s) == 0 || bound_of(stamp) < s->died) {
+        s->died = bound_of(stamp);
+    }
+    bump(&s->dead, 1);
+    if (s->user != (uint8_t)ns_cached_slot) {
+        s->user = (uint8_t)ns_cached_slot;
+        meet(s, !is_small(s));
+    }
+    ns_epoch_note(NS_DEAD_KEY);
+}
+
+uintptr_t
+ns_segment_remove(ns_table *t, ns_segment *s, ns_entry *e, uintptr_t expected, ns_garbage *garbage)
+{
     uint64_t stamp = 0;
     uintptr_t value = ns_entry_replace(e, expected, 0);
     if (ns_unlikely(value == 0)) {
@@ -291,16 +384,10 @@ ns_segment_remove(ns_segment *s, ns_entry *e, uintptr_t expected, ns_garbage *ga
     bump(&s->live, UINT32_MAX);
     if (ns_epoch_retire(&stamp) && garbage->count < NS_GARBAGE) {
         garbage->keys[garbage->count++] = ns_load(&e->key, NS_RELAXED);
-        free_entry(s, index);
+        free_entry(s, (size_t)(e - s->entries));
     }
     else {
-        ns_store(&e->value, (uintptr_t)stamp << 1 | NS_DEAD, NS_RELAXED);
-        set_tag(s, index, NS_TAG_DEAD);
-        if (dead_in(s) == 0 || stamp < s->died) {
-            s->died = stamp;
-        }
-        bump(&s->dead, 1);
-        ns_epoch_note(NS_DEAD_KEY);
+        leave_dead(t, s, e, stamp, garbage);
     }
     return value;
 }
@@ -375,7 +462,8 @@ repair(ns_segment *s)
             live++;
         }
         else if (ns_load(&e->key, NS_RELAXED) != 0) { /* half inserted, half deleted, or dead */
-            ns_store(&e->value, value != 0 ? value : (uintptr_t)stamp << 1 | NS_DEAD, NS_RELAXED);
+            value = value != 0 ? value : dead_value(stamp);
+            ns_store(&e->value, value, NS_RELAXED);
             set_tag(s, i, NS_TAG_DEAD);
             bump(&s->dead, 1);
         }
@@ -745,7 +833,7 @@ replace(ns_table *t, ns_segment *old[2], ns_segment *new[2], ns_garbage *garbage
     forget(t);
     halve_directory(t);
     reap(t, garbage);
-    garbage->waits |= has_retired(t);
+    garbage->waits |= has_retired(t) ? NS_SEGMENTS_WAIT : 0;
     unlock_structure(t);
     return true;
 }
@@ -820,7 +908,7 @@ ns_table_make_room(ns_table *t, ns_segment *s, uint64_t hash, ns_garbage *garbag
     if (dead_in(s) > live) {
         /* Keys come and go: to reuse the entries of deleted keys is better than a rebuild. */
         if (slots_of(s) >= NS_SEGMENT_FLOOR) {
-            garbage->waits = true;
+            garbage->waits |= NS_SEGMENTS_WAIT;
             sweep(s, garbage);
             if (s->used < limit_of(s)) {
                 return s;
@@ -931,7 +1019,7 @@ lock_slow(ns_table *t, ns_segment *s, ns_section section)
     }
     const bool current = state_of(s) != NS_MOVED;
     if (current) {
-        s->fights += how == NS_LOCKED_AFTER_ALL;
+        meet(s, how == NS_LOCKED_AFTER_ALL ? NS_FIGHT : 0);
     }
     else {
         ns_lock_release(&s->lock);
@@ -983,8 +1071,9 @@ static ns_segment *
 spread_out(ns_table *t, ns_segment *s, ns_garbage *garbage)
 {
     uint32_t counts[2], segments = ns_load(&t->segments, NS_RELAXED);
-    s->fights = 0;
-    if (ns_cpu_count() == 1 || segments >= 4 * ns_cpu_count() || !may_deepen(t, s)) {
+    const uint32_t most = is_small(s) ? NS_SPLITS_BY_FIGHT : NS_SPLITS_BY_MEETING;
+    wait_for_meetings(s);
+    if (ns_cpu_count() == 1 || segments >= most * ns_cpu_count() || !may_deepen(t, s)) {
         return s;
     }
     count_halves(s, counts);
@@ -999,10 +1088,10 @@ spread_out(ns_table *t, ns_segment *s, ns_garbage *garbage)
     return half;
 }
 
-static void
+static __attribute__((noinline)) void
 tidy(ns_table *t, ns_segment *s, ns_garbage *garbage)
 {
-    if (s->fights >= NS_FIGHTS) {
+    if (s->patience == 0) {
         s = spread_out(t, s, garbage);
     }
     while (is_sparse(s)) {
@@ -1035,29 +1124,41 @@ tidy(ns_table *t, ns_segment *s, ns_garbage *garbage)
     }
 }
 
-/* Polls if something was retired. The caller holds no lock. */
-static void
+/* Polls if that is worth while, and takes out what may go. The caller holds no lock. */
+static __attribute__((noinline)) void
 settle(ns_table *t, ns_garbage *garbage)
 {
-    const uint64_t before = ns_epoch_safe();
-    garbage->waits = false;
-    if (ns_epoch_poll_if_due() > before) {
-        lock_structure(t);
-        reap(t, garbage);
-        unlock_structure(t);
+    const uint8_t waits = garbage->waits;
+    uint64_t safe = ns_epoch_safe();
+    garbage->waits = 0;
+    if (waits & NS_SEGMENTS_WAIT) {
+        const uint64_t before = safe;
+        safe = ns_epoch_poll_if_due();
+        if (safe > before) {
+            lock_structure(t);
+            reap(t, garbage);
+            unlock_structure(t);
+        }
+    }
+    if (waits & NS_KEYS_WAIT) {
+        if (ns_limbo_is_due(garbage->list, 2 * NS_SWEEP)) {
+            safe = ns_epoch_poll_if_due();
+        }
+        garbage->count += ns_limbo_take(
+            garbage->list, safe, garbage->keys + garbage->count, NS_GARBAGE - garbage->count);
     }
 }
 
 void
 ns_table_unlock(ns_table *t, ns_segment *s, ns_garbage *garbage)
 {
-    if (ns_unlikely(dead_in(s) >= s->sweep_at || s->fights >= NS_FIGHTS || is_sparse(s))) {
+    if (ns_unlikely(dead_in(s) >= s->sweep_at || s->patience == 0 || is_sparse(s))) {
         tidy(t, s, garbage);
     }
     else {
         ns_lock_release_as(&s->lock, NS_SEQ_CST);
     }
-    if (ns_unlikely(garbage->waits)) {
+    if (ns_unlikely(garbage->waits != 0)) {
         settle(t, garbage);
     }
 }
@@ -1166,15 +1267,26 @@ ns_table_count(ns_table *t)
 }
 
 static size_t
-dead_keys_of(const ns_segment *s)
+dead_of(const ns_segment *s)
 {
     return dead_in(s);
 }
 
+/* With its dead keys. Without the lock an entry may change meanwhile; then their number is an
+ * estimate. */
 static size_t
 bytes_with_keys(const ns_segment *s)
 {
-    return bytes_of(s) + dead_in(s) * (size_t)NS_DEAD_KEY;
+    size_t keys = 0;
+    for (uint32_t g = 0; g <= s->mask && dead_in(s) > 0; g++) {
+        const uint64_t tags = ns_load(&s->tags[g], NS_ACQUIRE);
+        uint64_t bits = ns_tags_zero(tags ^ NS_TAG_DEAD * NS_TAG_LOW);
+        for (; bits != 0; bits &= bits - 1) {
+            const ns_entry *e = &s->entries[(size_t)g * NS_GROUP + ns_tag_index(bits)];
+            keys += owns_dead_key(ns_load(&e->value, NS_RELAXED));
+        }
+    }
+    return bytes_of(s) + keys * NS_DEAD_KEY;
 }
 
 static size_t
@@ -1186,7 +1298,8 @@ directory_bytes(const ns_directory *d)
 size_t
 ns_table_bytes(ns_table *t)
 {
-    size_t total = sum(t, bytes_with_keys);
+    size_t total = sum(t, bytes_with_keys) + ns_limbo_bytes(&t->limbo) +
+                   ns_limbo_count(&t->limbo) * NS_DEAD_KEY;
     lock_structure(t);
     ns_directory *d = ns_load(&t->directory, NS_RELAXED);
     total += d != NULL ? directory_bytes(d) : 0;
@@ -1254,7 +1367,7 @@ ns_table_take(ns_table *t, uint64_t *from, uintptr_t *values, size_t room, bool 
                 }
                 all = *n < room;
                 if (all) {
-                    values[(*n)++] = ns_segment_remove(s, e, 0, garbage);
+                    values[(*n)++] = ns_segment_remove(NULL, s, e, 0, garbage);
                 }
             }
         }
@@ -1272,7 +1385,8 @@ ns_table_flush(ns_table *t, uint64_t *from, ns_garbage *garbage)
         return false;
     }
     if (*from == 0) {
-        if (has_retired(t) || sum(t, dead_keys_of) != 0) { /* not for each of thousands of maps */
+        if (has_retired(t) || sum(t, dead_of) + ns_limbo_count(&t->limbo) !=
+                                  0) { /* not for each of thousands of maps */
             ns_epoch_poll();
         }
         lock_structure(t);
@@ -1281,11 +1395,16 @@ ns_table_flush(ns_table *t, uint64_t *from, ns_garbage *garbage)
     }
     ns_segment *s = ns_table_lock(t, *from);
     sweep(s, garbage);
-    bool full = garbage->count == NS_GARBAGE;
-    if (!full) {
-        *from = ns_segment_end(s);
-    }
+    const uint64_t end = ns_segment_end(s);
     ns_lock_release(&s->lock);
+    if (end == 0) {
+        garbage->count += ns_limbo_take_any(&t->limbo,
+                                            ns_epoch_safe(),
+                                            garbage->keys + garbage->count,
+                                            NS_GARBAGE - garbage->count);
+    }
+    const bool full = garbage->count == NS_GARBAGE;
+    *from = full ? *from : end;
     return full || *from != 0;
 }
 
@@ -1300,7 +1419,7 @@ visit_segment(ns_segment *s, bool current, int (*visit)(uintptr_t, void *), void
         }
         uintptr_t value = ns_load(&s->entries[i].value, NS_RELAXED);
         uintptr_t key = ns_load(&s->entries[i].key, NS_RELAXED);
-        if (key != 0 && (current || (value & NS_DEAD))) {
+        if (key != 0 && (value & NS_DEAD ? owns_dead_key(value) : current)) {
             result = visit(key, context);
         }
         if (result == 0 && current && ns_is_live(value)) {
@@ -1337,7 +1456,7 @@ ns_table_visit(ns_table *t, int (*visit)(uintptr_t word, void *context), void *c
             result = visit_segment(s, false, visit, context);
         }
     }
-    return result;
+    return result != 0 ? result : ns_limbo_visit(&t->limbo, visit, context);
 }
 
 /* ---- Freeing ---- */
@@ -1346,7 +1465,7 @@ static void
 release_dead_keys(ns_segment *s, void (*release)(uintptr_t))
 {
     for (uint32_t i = 0; dead_in(s) > 0 && i < slots_of(s); i++) {
-        if (is_used(s, i) && ns_load(&s->entries[i].value, NS_RELAXED) & NS_DEAD) {
+        if (is_used(s, i) && owns_dead_key(ns_load(&s->entries[i].value, NS_RELAXED))) {
             release(ns_load(&s->entries[i].key, NS_RELAXED));
         }
     }
@@ -1377,7 +1496,7 @@ ns_table_destroy(ns_table *t, void (*release)(uintptr_t key, uintptr_t value))
         for (uint32_t e = 0; e < slots_of(s); e++) {
             uintptr_t value = ns_load(&s->entries[e].value, NS_RELAXED);
             uintptr_t key = ns_load(&s->entries[e].key, NS_RELAXED);
-            if (is_used(s, e) && key != 0) {
+            if (is_used(s, e) && key != 0 && (ns_is_live(value) || owns_dead_key(value))) {
                 release(key, ns_is_live(value) ? value & ~NS_FROZEN : 0);
             }
         }
@@ -1387,7 +1506,7 @@ ns_table_destroy(ns_table *t, void (*release)(uintptr_t key, uintptr_t value))
     while ((s = ns_load(&t->retired, NS_RELAXED)) != NULL) {
         ns_unlink(&t->retired, ns_load(&s->next, NS_RELAXED));
         for (uint32_t e = 0; e < slots_of(s); e++) {
-            if (is_used(s, e) && ns_load(&s->entries[e].value, NS_RELAXED) & NS_DEAD) {
+            if (is_used(s, e) && owns_dead_key(ns_load(&s->entries[e].value, NS_RELAXED))) {
                 release(ns_load(&s->entries[e].key, NS_RELAXED), 0);
             }
         }
@@ -1398,4 +1517,9 @@ ns_table_destroy(ns_table *t, void (*release)(uintptr_t key, uintptr_t value))
         free(d);
     }
     ns_store(&t->directory, NULL, NS_RELAXED);
+    uintptr_t key;
+    while (ns_limbo_take_any(&t->limbo, UINT64_MAX, &key, 1) != 0) {
+        release(key, 0);
+    }
+    ns_limbo_destroy(&t->limbo);
 }

@@ -11,10 +11,11 @@
  *        segment    depth d: all hashes with its d-bit prefix; 2^(depth - d) pointers lead to it
  *        group      8 tags in a word, 8 entries {value, key, hash}; Swiss tables' layout
  *
- *    A segment has separate cache lines for what is written at different times. The lock and its
- *    counts are written by each insertion and deletion. The constants and the tags are read by
- *    every operation, and the tags written by insertions and deletions. The entries come last: a
- *    replaced value writes its entry and nothing else.
+ *    A segment has separate cache lines for what is written at different times. The constants are
+ *    read by every operation. The lock and its counts are written by each insertion and deletion,
+ *    as tags are: so they share a line with the tags of the first NS_SMALL groups. In a segment of
+ *    no more groups an insertion writes that line and its entry. The entries come last: a replaced
+ *    value writes its entry and nothing else.
  *
  *    Segments grow from 8 entries by doubling to NS_SEGMENT_MAX, then split. Emptied segments
  *    shrink, and merge with their buddy. Any such change is a *rebuild*: new segments are filled
@@ -32,7 +33,8 @@
  *        0                0x80|7 bits      word     being inserted: not present yet
  *        v                0x80|7 bits      word     live
  *        v | 2            0x80|7 bits      word     live, frozen: only the lock's holder writes it
- *        stamp << 1 | 1   DEAD             word     dead; keeps its key until the stamp is safe
+ *        stamp << 2 | 1   DEAD             word     dead; owns its key until the stamp is safe
+ *        stamp << 2 | 3   DEAD             word     dead; the key is in a limbo list
  *
  *    The memory of a new segment's entries is not zeroed. While the tag is EMPTY nobody reads the
  *    entry's words, but for what an insertion has stored: so 0 is stored as the value before the
@@ -57,7 +59,8 @@
  *    (a) Key and hash belong to the value. The reader saw the value live inside its section. An
  *    entry gets a new key only after its old key's stamp is safe, that is, after all sections that
  *    began before the deletion. So from the load of a live value to the end of the section key and
- *    hash do not change, and the key is not released: it can be compared in place.
+ *    hash do not change. Nor is the key released, by the entry or from a limbo list, before that
+ *    stamp is safe: it can be compared in place.
  *    (b) A hit is right. The entry held (key, v) at the second load of the value, and the segment
  *    was not moved, since its state was loaded later. The hit takes effect at that second load. (As
  *    to the reference, see the user's `hold`; the second load makes it a reference to what the
@@ -105,38 +108,55 @@
  *    (release, acquired by the thread that frees).
  *
  * 5. Ownership, for collectors. At any moment at which no thread is inside a call: current segments
- * own each key word that is not 0 and each live value; retired segments own the keys of dead
- * entries (odd values). ns_table_visit visits each exactly once, and takes no lock.
+ * own each live value, its key, and the keys of dead entries without NS_GONE; retired segments own
+ * the keys of such dead entries; limbo lists own the words in them. ns_table_visit visits each
+ * exactly once, and takes no lock.
  *
- * 6. Reclamation. Values are handed back at once. Keys of deleted entries stay in place, dead,
- * until they are safe. The next insertion that wants the entry takes such a key out, or a sweep of
- * the segment does. A sweep becomes due when an eighth of the entries are dead (at least NS_SWEEP),
- * and with the first insertion after a poll if there are more dead entries than groups. A sweep
- * takes out NS_GARBAGE keys at most; if more are left, the next operation continues. Old segments
- * and directories wait in the list of the retired, which each rebuild reaps. A thread that leaves
- * something waiting asks for a poll, in ns_table_unlock, when it holds no lock. If the calling
- * thread is alone (epoch.h), nothing waits.
+ * 6. Reclamation. Values are handed back at once. Keys of deleted entries are kept until they are
+ * safe. The thread that deletes a key adds it to its own limbo list (memory/limbo.h), marks the
+ * entry NS_GONE, and takes out of its list what is safe by then, in ns_table_unlock. So a thread
+ * frees the keys that it deleted. A table gets limbo lists when it has NS_LIMBO_SPREAD segments. In
+ * a smaller table, or if the list is full, or for a caller that passes no table to
+ * ns_segment_remove, the key stays in its entry, which owns it.
+ *    A dead entry can be reused when its stamp is safe. The next insertion in its group takes it,
+ * and frees the key if the entry owns one. Or a sweep of the segment does. A sweep becomes due when
+ * an eighth of the entries are dead (at least NS_SWEEP), and when an insertion finds the segment
+ * full of dead entries. A sweep takes out NS_GARBAGE keys at most; if more are left, the next
+ * operation continues. Old segments and directories wait in the list of the retired, which each
+ * rebuild reaps. A thread that leaves something waiting asks for a poll, in ns_table_unlock, when
+ * it holds no lock; for its limbo list, after each 2 * NS_SWEEP keys (a batch of epoch.h). If the
+ * calling thread is alone (epoch.h), nothing waits.
  *
  *    How much waits, at most. First, what is not safe yet: epoch.h gives the bound for the whole
  *    process (dead keys and retired segments are counted there). Second, what is safe but has not
- *    been visited: in each segment an eighth of the entries, dead, or NS_SWEEP; and for each table
- *    the segments that its last rebuilds retired, at most as many bytes as epoch.h lets wait.
- *    ns_table_bytes counts all of it.
+ *    been visited: in each segment an eighth of the entries, dead, or NS_SWEEP; in each thread's
+ *    limbo list NS_LIMBO_MAX keys, if that thread deletes nothing more; and for each table the
+ *    segments that its last rebuilds retired, at most as many bytes as epoch.h lets wait.
+ *    ns_table_bytes counts all of it. ns_table_flush takes out what is safe, from all lists.
  *
- *    Who frees a key. A key is released by the thread that sweeps or reuses the entry, on eight
- *    threads as a rule not the one that deleted it. An insertion and a deletion of a thread's own
- *    keys then cost some 6 to 7 transfers (docs/transfers.md): the segment's lock, the tags and the
- *    entry 1 each, sweeps 0.8, threads that meet at a lock 0.5, and 1.8 for the key's count. (A key
- *    whose last reference the table held costs 4, as CPython queues it for its own thread.) Three
- *    transfers would take all of: a list of dead keys for each thread and table, which owns them in
- *    the entries' place; a lock for each line of tags, on that line; and no sweeps where insertions
- *    reuse entries. Tried: sweeping at a half of dead entries instead of an eighth. That costs 22 %
- *    fewer transfers where threads insert the same keys again, 23 % more where all keys are new.
- *    Preferring entries that the thread itself deleted brought 9 %.
+ *    What an insertion and a deletion of a thread's own key cost, on eight threads in a table of
+ *    4,096 keys, in transfers (docs/transfers.md, 3.13, pinned): 2.8. The line of the lock and the
+ *    tags 1.1, the entry 1.2 (a third of the entries lie on two lines), polls and what they store
+ *    0.3. It was 6.4 to 7.0. Limbo lists, and no sweep by an insertion, brought it from 7.0 to 5.0,
+ *    since a key that another thread frees costs 1.9 for its count. Splits down to NS_SMALL groups,
+ *    with the lock on the line of the tags, brought it to 3.3; a poll after 64 keys instead of 32
+ *    to 3.1; counts that leave room for all tags of such a segment to 2.7. In a table of more keys
+ *    than the splits are allowed for, lock and tags are two lines. In an empty table, where all
+ *    threads meet in a few segments, it is 5.7 (it was 9.3). On 64 threads it is 7.4 (it was 13 to
+ *    15). Segments of one size without splits by demand were tried: with at most 256 entries 7.4,
+ *    with 128 6.9; and in a table of few keys all threads stay at one lock.
  *
- *    Writers that meet. A segment at whose lock writers met NS_FIGHTS times is split, up to four
- *    segments for each processor, and `spread` keeps them from merging. Eight threads that insert
- *    and delete in a table of 4,096 keys cost 7.3 transfers a pair with that and 11.3 without.
+ *    Writers that meet. A thread that finds a segment's lock taken meets another one (that counts
+ *    NS_FIGHT times). So does a thread that deletes where another one deleted last: it had to fetch
+ *    the line. A segment of more than NS_SMALL groups is split after NS_MEETINGS for each group,
+ *    while the table has fewer than NS_SPLITS_BY_MEETING segments for each processor. A smaller one
+ *    is split after NS_FIGHTS meetings at its lock, up to NS_SPLITS_BY_FIGHT. `spread` keeps the
+ *    parts from merging. To split 4,096 keys down to NS_SMALL groups takes some 5,000 meetings and
+ *    costs, by estimate, what 13,000 pairs gain by it. It costs memory, too: a map of 4,096 keys in
+ *    which eight threads have inserted and deleted takes 90 bytes an entry, with the dead keys that
+ *    wait. It was 62 before these splits and limbo lists. With lists of up to 512 keys it was 164,
+ *    and the count of transfers the same. (The counter runs slowly, so polls come often in it.
+ *    Where more keys wait for a poll than a list has room for, other threads free the rest.)
  *
  *    Counting. ns_table_count reads one line of each segment. A count in cells (cells.h) would be
  *    one line for each thread instead, but costs each insertion and deletion an atomic addition and
@@ -173,6 +193,7 @@
 #define NS_TABLE_H
 
 #include "memory/epoch.h"
+#include "memory/limbo.h"
 #include "waiting/lock.h"
 
 #ifndef NS_SEGMENT_MAX
@@ -181,8 +202,21 @@
 #ifndef NS_SWEEP
 #define NS_SWEEP 32 /* a poll is worth while for this many dead entries of a segment */
 #endif
+#ifndef NS_MEETINGS
+#define NS_MEETINGS 1 /* a split is worth while after this many meetings of writers a group */
+#endif
+#define NS_FIGHT 8 /* a meeting at a lock counts for so many */
 #ifndef NS_FIGHTS
-#define NS_FIGHTS 64 /* a split is worth while after this many meetings of writers */
+#define NS_FIGHTS 64 /* the same for a small segment, in meetings at its lock */
+#endif
+/* Meetings split a table into at most so many segments for each processor. */
+#define NS_SPLITS_BY_MEETING 32
+#define NS_SPLITS_BY_FIGHT 4
+#ifndef NS_SMALL
+#define NS_SMALL 4 /* so many groups have their tags on the line of the lock */
+#endif
+#ifndef NS_LIMBO_SPREAD
+#define NS_LIMBO_SPREAD 4 /* a table of this many segments has limbo lists */
 #endif
 /* Segments do not shrink below this. */
 #define NS_SEGMENT_FLOOR (NS_SEGMENT_MAX < 64 ? NS_SEGMENT_MAX : 64)
@@ -198,6 +232,8 @@ typedef struct ns_entry {
 /* Bits of a value word. */
 #define NS_DEAD ((uintptr_t)1)
 #define NS_FROZEN ((uintptr_t)2)
+#define NS_GONE ((uintptr_t)2) /* of a dead entry: its key is in a limbo list */
+#define NS_STAMP_SHIFT 2
 
 enum ns_segment_state {
     NS_NEW, /* published, but an older segment may still answer: only the lock's holder writes */
@@ -206,18 +242,6 @@ enum ns_segment_state {
 };
 
 typedef struct ns_segment {
-    /* Written under `lock`; the counts may be read without it. */
-    _Alignas(NS_LINE) ns_lock lock;
-    _Atomic uint32_t live;
-    _Atomic uint64_t inserts; /* insertions since it was built */
-    _Atomic uint32_t dead; /* entries with a key that waits to be freed */
-    uint32_t used; /* entries whose tag is not EMPTY */
-    uint32_t sweep_at; /* the number of dead entries at which a sweep is due */
-    uint32_t cursor; /* the group at which ns_segment_pick starts */
-    uint32_t fights; /* how often a writer found the lock taken */
-    uint32_t refused; /* merges that were refused, not yet added to the table's count */
-    uint64_t died; /* a lower bound of the stamps of dead entries */
-    uint64_t swept; /* ns_epoch_safe() at the last sweep */
     /* Constant once published, except for the state and the sleepers. */
     _Alignas(
         /* the top `depth` bits of its hashes, then zeroes: the min hash it holds */
@@ -233,6 +257,20 @@ typedef struct ns_segment {
     /* Once retired; written under the structure lock. */
     _Atomic(struct ns_segment *) next;
     uint64_t stamp;
+    /* Seldom written, under `lock`: */
+    uint32_t sweep_at; /* the number of dead entries at which a sweep is due */
+    uint32_t cursor; /* the group at which ns_segment_pick starts */
+    uint64_t swept; /* ns_epoch_safe() at the last sweep */
+    /* Written under `lock`, as the tags are; the counts may be read without it. */
+    _Alignas(NS_LINE) ns_lock lock;
+    _Atomic uint32_t live;
+    _Atomic uint64_t inserts; /* insertions since it was built */
+    _Atomic uint32_t dead; /* entries that are dead */
+    uint32_t used; /* entries whose tag is not EMPTY */
+    uint32_t died; /* half a lower bound of the stamps of dead entries */
+    uint8_t user; /* the slot + 1 (its low bits) of the thread that last deleted */
+    uint8_t refused; /* merges that were refused, not yet added to the table's count */
+    uint16_t patience; /* so many meetings more of writers, and a split is worth while */
     _Atomic uint64_t tags[]; /* 8 in a word, one for each group */
 } ns_segment;
 
@@ -247,6 +285,7 @@ typedef struct ns_directory {
 /* A table of zero bytes is empty. */
 typedef struct ns_table {
     _Atomic(ns_directory *) directory; /* NULL until the first insertion */
+    ns_limbo limbo; /* keys that threads deleted: see 6 */
     ns_lock structure; /* guards everything below */
     _Atomic uint32_t segments; /* how many are current */
     _Atomic uint64_t serial;
@@ -275,12 +314,18 @@ enum ns_found {
     NS_ASK, /* the entry's key is NS_UNKNOWN */
 };
 
+enum {
+    NS_SEGMENTS_WAIT = 1, /* retired segments or directories: a poll is worth while */
+    NS_KEYS_WAIT = 2, /* keys in the thread's limbo list */
+};
+
 /* What an operation leaves for its caller to release when it holds no lock. */
 #define NS_GARBAGE 64
 typedef struct ns_garbage {
     uintptr_t keys[NS_GARBAGE];
     unsigned count;
-    bool waits; /* something waits to be freed: a poll is worth while */
+    uint8_t waits; /* what waits to be freed: see ns_table_unlock */
+    ns_limbo_list *list; /* with NS_KEYS_WAIT: the list that a key was added to */
     ns_segment *segments; /* to be freed, with the keys of their dead entries */
 } ns_garbage;
 
@@ -288,7 +333,7 @@ static inline void
 ns_garbage_init(ns_garbage *g)
 {
     g->count = 0;
-    g->waits = false;
+    g->waits = 0;
     g->segments = NULL;
 }
 
@@ -598,7 +643,8 @@ ns_entry_hold(ns_entry *e, void (*hold)(uintptr_t))
 
 /* Deletes an entry, unless another thread has replaced the `expected` value; 0: any. Returns the
  * old value, which the caller owns now, or 0. */
-uintptr_t ns_segment_remove(ns_segment *s, ns_entry *e, uintptr_t expected, ns_garbage *garbage);
+uintptr_t ns_segment_remove(ns_table *t, ns_segment *s, ns_entry *e, uintptr_t expected,
+                            ns_garbage *garbage);
 /* Returns a live entry of a segment that has one. The search starts where the last one ended, so
  * that emptying a segment visits each group once. */
 ns_entry *ns_segment_pick(ns_segment *s);

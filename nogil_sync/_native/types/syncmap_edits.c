@@ -159,7 +159,8 @@ edit_locked(SyncMap *o, const ns_edit *e, ns_segment *s, enum ns_found found, ns
             *old = (PyObject *)ns_entry_hold(entry, incref_word);
         }
         else if (e->kind == NS_REMOVE) {
-            *old = (PyObject *)ns_segment_remove(s, entry, (uintptr_t)e->expected, &garbage);
+            *old = (PyObject *)ns_segment_remove(
+                &o->table, s, entry, (uintptr_t)e->expected, &garbage);
             result = ns_likely(*old != NULL) ? NS_KEY_FOUND : NS_KEY_OTHER_VALUE;
             if (result == NS_KEY_FOUND) {
                 count_flight(o, UINT32_MAX);
@@ -409,7 +410,7 @@ take_entry(SyncMap *o, ns_segment *s, ns_entry *entry, PyObject *pair)
     ns_garbage garbage;
     ns_garbage_init(&garbage);
     PyObject *key = (PyObject *)ns_load(&entry->key, NS_RELAXED);
-    PyTuple_SET_ITEM(pair, 1, (PyObject *)ns_segment_remove(s, entry, 0, &garbage));
+    PyTuple_SET_ITEM(pair, 1, (PyObject *)ns_segment_remove(NULL, s, entry, 0, &garbage));
     if (garbage.count == 0) {
         Py_INCREF(key); /* the table keeps its reference until the grace period has passed */
     }
