@@ -1,9 +1,12 @@
 """How Sphinx builds the documentation: `./dev docs`."""
 
+import inspect
 import os
 
 # The pure classes are documented; the extension's docstrings are generated from them.
 os.environ["NOGIL_SYNC_BACKEND"] = "threading"
+
+from sphinx.util.inspect import stringify_signature
 
 import nogil_sync
 
@@ -36,3 +39,18 @@ python_use_unqualified_type_names = True
 add_module_names = False
 nitpicky = False
 version = release = nogil_sync.__version__ if hasattr(nogil_sync, "__version__") else ""
+
+
+def initializer_signature(_app, what, _name, obj, _options, signature, returns):
+    """Show the parameters of `__init__`: the `__new__` of our classes takes any, and ignores them."""
+    if what != "class" or obj.__init__ is object.__init__:
+        return signature, returns
+    whole = inspect.signature(obj.__init__)
+    _self, *rest = whole.parameters.values()
+    shown = whole.replace(parameters=rest, return_annotation=inspect.Signature.empty)
+    return stringify_signature(shown, unqualified_typehints=True), returns
+
+
+def setup(app):
+    """Called by Sphinx."""
+    app.connect("autodoc-process-signature", initializer_signature)
