@@ -3,7 +3,7 @@
 from .._common.awaited import AwaitedEvent
 from .._common.object import SyncObject
 from ._arguments import wait_timeout
-from ._wait import Word
+from ._wait import Word, need_room
 
 __all__ = ["Event"]
 
@@ -48,6 +48,8 @@ class Event(SyncObject, AwaitedEvent):
         They return true even if :meth:`clear` follows at once.
         """
         word = self.__word
+        if word.round is not None:
+            need_room()
         ended = None
         later: BaseException | None = None
         try:

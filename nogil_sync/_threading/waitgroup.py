@@ -9,7 +9,7 @@ from .._common.awaited import AwaitedEvent
 from .._common.object import SyncObject
 from .._common.spawn import Worker
 from ._arguments import exact_int, wait_timeout
-from ._wait import Word
+from ._wait import Word, need_room
 
 __all__ = ["WaitGroup"]
 
@@ -62,6 +62,8 @@ class WaitGroup(SyncObject, AwaitedEvent):
         """
         number = exact_int(n)
         word = self.__word
+        if word.round is not None:
+            need_room()
         ended = None
         counted = False
         later: BaseException | None = None

@@ -136,31 +136,27 @@ class HeldElsewhere:
 
     def __init__(self) -> None:
         self.lock = RLock()
-        self.wanted, self.held, self.release, self.released = (Event() for _ in range(4))
-        # One thread for all rounds, and never a freed one: an interrupt of the main thread must
-        # not hit the callback in which `threading` forgets a freed thread.
-        threading.Thread(target=self.hold_when_wanted, daemon=True).start()
+        # Kept: an interrupt must not hit the callback of `threading` that forgets a freed one.
+        self.threads: list[threading.Thread] = []
         self.hold()
 
-    def hold_when_wanted(self) -> None:
-        while self.wanted.wait():
-            self.wanted.clear()
+    def hold(self) -> None:
+        held, self.release, self.released = Event(), Event(), Event()
+
+        def hold() -> None:
             with self.lock:
-                self.held.set()
+                held.set()
                 self.release.wait()
-                self.release.clear()
             self.released.set()
 
-    def hold(self) -> None:
-        self.wanted.set()
-        self.held.wait()
-        self.held.clear()
+        self.threads.append(threading.Thread(target=hold, daemon=True))
+        self.threads[-1].start()
+        held.wait()
 
     def serve(self) -> None:
         self.release.set()
         if not sys.is_finalizing():  # then no other thread runs
             self.released.wait()
-            self.released.clear()
 
     def reset(self) -> None:
         self.lock.release()

@@ -287,6 +287,8 @@ def test_served_waits_leak_nothing(name):
         assert trial.call() == trial.served
         timer.join()
         trial.reset()
+        if name == "RLock.acquire":
+            del trial.x.threads[:-1]
 
     steady(action, 60, slack=200)
 
