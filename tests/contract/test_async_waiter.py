@@ -369,6 +369,34 @@ def test_callbacks_do_not_nest():
     assert not m.locked()
 
 
+@pytest.mark.parametrize("is_select", [False, True])
+@pytest.mark.parametrize("method", ["result", "cancel"])
+def test_waiter_that_is_being_made_is_found_by_a_callback(method, is_select):
+    def callback(waiter):
+        for each in gc.get_objects():
+            if type(each) is AsyncWaiter and each is not waiter and id(each) not in older:
+                try:
+                    got.append(getattr(each, method)())
+                except RuntimeError:
+                    pass
+
+    c, got, item = Channel(), [], object()
+    older = {id(each) for each in gc.get_objects() if type(each) is AsyncWaiter}
+    sending = AsyncWaiter(c, "send", item, callback)
+    if is_select:
+        receiving = AsyncWaiter(None, "select", (c, Event()), bool)
+    else:
+        receiving = AsyncWaiter(c, "recv", None, bool)
+    assert sending.served
+    try:
+        got.append(receiving.result())
+    except RuntimeError:
+        pass
+    got.append(c.try_recv())
+    received = [each for each in got if each is item or getattr(each, "value", None) is item]
+    assert len(received) == 1
+
+
 def test_callback_that_raises_is_reported_and_harms_nobody(monkeypatch):
     c, reported, called = Channel(), [], []
     monkeypatch.setattr("sys.unraisablehook", lambda args: reported.append(args.exc_type))

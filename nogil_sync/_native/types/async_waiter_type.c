@@ -465,8 +465,10 @@ enter(AsyncWaiter *a)
         ns_cond_link(a->inside, w);
     }
     else if (a->steps->enter(a->inside, w)) {
-        leave_lines(a);
-        set_state(a, SERVED);
+        if (seize(a) <= SERVED) { /* else somebody found it by the gc module, and was faster */
+            leave_lines(a);
+            set_state(a, SERVED);
+        }
         Py_DECREF(a);
     }
 }
