@@ -225,6 +225,8 @@ class Task:
 class Tasks:
     """The tasks of a group in one process."""
 
+    generation = -1  # until an `__init__` has come so far that was not interrupted
+
     def __init__(
         self,
         limit: int | None,

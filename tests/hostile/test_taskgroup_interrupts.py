@@ -1,5 +1,6 @@
 """TaskGroup and Ctrl-C: the first cancels the group and leaving goes on; a second abandons that."""
 
+import gc
 import signal
 import sys
 import threading
@@ -12,6 +13,7 @@ from marks import sets_handlers, starts_processes
 from processes import in_own_process
 
 from nogil_sync import TaskGroup
+from nogil_sync._common.tasks import Tasks
 
 pytestmark = starts_processes
 
@@ -42,6 +44,14 @@ class Interrupt:
 
 
 every_way = pytest.mark.parametrize("way", INTERRUPTS)
+
+
+def test_tasks_that_an_interrupt_left_half_made_are_finalized_in_silence(monkeypatch):
+    reported = []
+    monkeypatch.setattr("sys.unraisablehook", lambda args: reported.append(args.exc_type))
+    Tasks.__new__(Tasks)
+    gc.collect()
+    assert reported == []
 
 
 @every_way
