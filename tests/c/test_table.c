@@ -643,6 +643,71 @@ key_in_limbo_list_waits_for_section(int i)
     destroy();
 }
 
+/* Puts keys until there are limbo lists, and at least so many. Returns how many it put. */
+static uint64_t
+put_until_lists(uint64_t least)
+{
+    uint64_t id = 0;
+    while (id < least || ns_load(&table.segments, NS_RELAXED) < NS_LIMBO_SPREAD) {
+        put_key(id, id, true);
+        id++;
+    }
+    return id;
+}
+
+static void
+poll_until_safe(void)
+{
+    const uint64_t stamp = ns_epoch_stamp();
+    while (ns_epoch_safe() <= stamp) {
+        ns_epoch_poll();
+    }
+}
+
+/* A list that became full while a section was open is emptied by its thread's next deletions. */
+static void
+full_limbo_list_is_emptied(int i)
+{
+    (void)i;
+    enum { LEFT = 2 + NS_LIMBO_MAX / NS_GARBAGE };
+    ns_slot();
+    put_until_lists(NS_LIMBO_MAX + 2 * LEFT);
+    ns_section stray = ns_epoch_enter_stray();
+    uint64_t id = 0;
+    for (; id < NS_LIMBO_MAX + LEFT; id++) {
+        CHECK(delete_key(id));
+    }
+    CHECK(ns_limbo_count(&table.limbo) == NS_LIMBO_MAX);
+    ns_epoch_leave(stray);
+    poll_until_safe();
+    for (int n = 0; n < LEFT; n++) {
+        CHECK(delete_key(id++));
+    }
+    CHECK(ns_limbo_count(&table.limbo) <= LEFT);
+    destroy();
+}
+
+/* So is one of a table that has become too small for lists. */
+static void
+limbo_list_of_shrunk_table_is_emptied(int i)
+{
+    (void)i;
+    ns_slot();
+    const uint64_t keys = put_until_lists(0);
+    ns_section stray = ns_epoch_enter_stray();
+    CHECK(delete_key(0) && ns_limbo_count(&table.limbo) == 1);
+    while (ns_load(&table.segments, NS_RELAXED) >= NS_LIMBO_SPREAD) {
+        CHECK(pop_any() >= 0);
+    }
+    ns_epoch_leave(stray);
+    poll_until_safe();
+    for (uint64_t id = 0, deleted = 0; deleted < 1 + NS_LIMBO_MAX / NS_GARBAGE; id++) {
+        deleted += id < keys ? delete_key(id) : put_key(id, id, true) && delete_key(id);
+    }
+    CHECK(ns_limbo_count(&table.limbo) == 0);
+    destroy();
+}
+
 static void
 delete_and_put_again(int i)
 {
@@ -2090,6 +2155,8 @@ main(void)
     run_threads(1, many_dead_keys_go_after_few_operations);
     run_threads(1, sweep_takes_keys_that_died_early);
     run_threads(1, key_in_limbo_list_waits_for_section);
+    run_threads(1, full_limbo_list_is_emptied);
+    run_threads(1, limbo_list_of_shrunk_table_is_emptied);
     run_threads(1, segment_splits_where_threads_delete);
     check_one_thread_with_each_hash();
     check_search_continues_after_asking();

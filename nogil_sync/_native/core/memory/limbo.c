@@ -65,8 +65,18 @@ new_list(ns_limbo_slot *slot)
     return list;
 }
 
+ns_limbo_list *
+ns_limbo_find(ns_limbo *l)
+{
+    const uint32_t cached = ns_cached_slot;
+    ns_limbo_lists *lists = cached != 0 ? ns_load(&l->lists, NS_ACQUIRE) : NULL;
+    uint32_t offset, segment = ns_segment_of_slot(NS_LIMBO_LISTS, cached - 1, &offset);
+    ns_limbo_slot *slots = lists != NULL ? ns_load(&lists->segments[segment], NS_ACQUIRE) : NULL;
+    return slots != NULL ? ns_load(&slots[offset], NS_ACQUIRE) : NULL;
+}
+
 static ns_limbo_list *
-find_list(ns_limbo *l)
+find_or_make(ns_limbo *l)
 {
     const uint32_t cached = ns_cached_slot;
     ns_limbo_lists *lists = cached != 0 ? lists_of(l) : NULL;
@@ -112,7 +122,7 @@ grow(ns_limbo_list *list, ns_limbo_ring *old)
 ns_limbo_list *
 ns_limbo_reserve(ns_limbo *l)
 {
-    ns_limbo_list *list = find_list(l);
+    ns_limbo_list *list = find_or_make(l);
     if (list == NULL) {
         return NULL;
     }
