@@ -117,8 +117,9 @@
  * entry NS_GONE, and takes out of its list what is safe by then, in ns_table_unlock. So a thread
  * frees the keys that it deleted. A table gets limbo lists when it has NS_LIMBO_SPREAD segments. In
  * a smaller table, or if the list is full, or for a caller that passes no table to
- * ns_segment_remove, the key stays in its entry, which owns it. The thread takes out of its list even then: a
- *    burst of deletions fills it within microseconds.
+ * ns_segment_remove, the key stays in its entry, which owns it. With a full list, or a list of when
+ * the table was larger, the thread still takes out of it: a burst of deletions fills a list within
+ * microseconds.
  *    A dead entry can be reused when its stamp is safe. The next insertion in its group takes it,
  * and frees the key if the entry owns one. Or a sweep of the segment does. A sweep becomes due when
  * an eighth of the entries are dead (at least NS_SWEEP), and when an insertion finds the segment
