@@ -708,6 +708,64 @@ limbo_list_of_shrunk_table_is_emptied(int i)
     destroy();
 }
 
+static bool
+is_of(const ns_segment *s, uint64_t id)
+{
+    return s->depth == 0 || (hash_of(id) ^ s->prefix) >> (64 - s->depth) == 0;
+}
+
+/* As long as a section is open that may have found an entry, the entry keeps its key and its hash:
+ * else a replacement in that section could change another key's value. That holds even if the key
+ * waits in a limbo list, and if others of the segment may go. */
+static void
+entry_keeps_key_for_section(int i)
+{
+    (void)i;
+    ns_slot();
+    uint64_t id = put_until_lists(0), early = 0, late = 0;
+    ns_segment *s = ns_table_lock(&table, hash_of(early));
+    while (!is_of(s, ++late)) {
+    }
+    for (; ns_load(&s->live, NS_RELAXED) < NS_GROUP; id++) { /* else it would shrink */
+        ns_lock_release(&s->lock);
+        put_key(id, id, true);
+        s = ns_table_lock(&table, hash_of(early));
+    }
+    while (!is_of(s, late)) { /* it was split */
+        late++;
+    }
+    s->sweep_at = UINT32_MAX;
+    s->patience = UINT16_MAX;
+    ns_entry *entry;
+    uintptr_t v;
+    const enum ns_found found =
+        ns_segment_find(s, hash_of(late), match_key, &late, NULL, &entry, &v);
+    CHECK(found == NS_PRESENT);
+    const uintptr_t key = ns_load(&entry->key, NS_RELAXED);
+    ns_lock_release(&s->lock);
+    CHECK(delete_key(early));
+    poll_until_safe();
+    ns_section stray = ns_epoch_enter_stray();
+    CHECK(delete_key(late) && s->dead == 2 && ns_limbo_count(&table.limbo) != 0);
+    const uint64_t group = (uint64_t)(entry - s->entries) / NS_GROUP;
+    for (int n = 0; n < 2; id++) { /* an insertion looks for an entry to reuse */
+        if (is_of(s, id) && (hash_of(id) & s->mask) == group) {
+            n++;
+            put_key(id, id, true);
+            CHECK(ns_load(&entry->key, NS_RELAXED) == key);
+            CHECK(ns_load(&entry->hash, NS_RELAXED) == hash_of(late));
+        }
+    }
+    ns_garbage garbage = {.count = 0}; /* and so does a sweep */
+    CHECK(ns_table_lock(&table, hash_of(late)) == s);
+    sweep(s, &garbage);
+    CHECK(s->dead == 1 && ns_load(&entry->key, NS_RELAXED) == key);
+    ns_lock_release(&s->lock);
+    ns_garbage_release(&garbage, drop_key);
+    ns_epoch_leave(stray);
+    destroy();
+}
+
 static void
 delete_and_put_again(int i)
 {
@@ -2157,6 +2215,7 @@ main(void)
     run_threads(1, key_in_limbo_list_waits_for_section);
     run_threads(1, full_limbo_list_is_emptied);
     run_threads(1, limbo_list_of_shrunk_table_is_emptied);
+    run_threads(1, entry_keeps_key_for_section);
     run_threads(1, segment_splits_where_threads_delete);
     check_one_thread_with_each_hash();
     check_search_continues_after_asking();
