@@ -297,9 +297,12 @@ check_bound_follows_living_threads(void)
         CHECK(ns_slots_words() == ((uint32_t)i + 1) / 64 + 1);
     }
     CHECK(count_seen() == CROWD + 1);
+    pthread_mutex_lock(&gate); /* else a thread that just woke may have it in the child */
     pid_t child = fork();
     CHECK(child >= 0);
+    pthread_mutex_unlock(&gate);
     if (child == 0) { /* one thread is left; the bound falls when the next one leaves */
+        pthread_cond_init(&gate_moved, NULL); /* those who waited there are gone */
         CHECK(count_seen() == 1 && ns_slots_in_use() == 1);
 #if !defined(__SANITIZE_THREAD__) /* it lets no child start threads, and neither does an emulator */
         if (getenv("NS_NO_THREADS_IN_CHILDREN") == NULL) {

@@ -123,12 +123,16 @@ def test_queue_works_over_a_mutex_and_its_conditions(condition):
         q.get(timeout=0.01)
 
 
+def condition_over_mutex():
+    return threading.Condition(Mutex())
+
+
 @starts_threads
 @pytest.mark.parametrize(
     ("make", "make_over_a_lock"),
     [
         (Cond, lambda: Cond(threading.Lock())),
-        *[(lambda: threading.Condition(Mutex()),) * 2],
+        (condition_over_mutex, condition_over_mutex),
     ],
     ids=["Cond", "threading.Condition over Mutex"],
 )

@@ -10,11 +10,11 @@ lists_of(ns_limbo *l)
     ns_limbo_lists *lists = ns_load(&l->lists, NS_ACQUIRE);
     if (lists == NULL) {
         ns_limbo_lists *made = calloc(1, sizeof(*made));
-        /* If another thread was faster, `lists` is its. */
-        if (made != NULL && ns_cas_or_load(&l->lists, &lists, made, NS_RELEASE, NS_ACQUIRE)) {
+        if (made != NULL && ns_cas(&l->lists, &lists, made, NS_RELEASE)) {
             return made;
         }
         free(made);
+        lists = ns_load(&l->lists, NS_ACQUIRE); /* of a thread that was faster */
     }
     return lists;
 }
@@ -26,11 +26,11 @@ slots_in(ns_limbo_lists *lists, uint32_t segment)
     if (slots == NULL) {
         uint32_t n = ns_slots_in_segment(NS_LIMBO_LISTS, segment);
         ns_limbo_slot *made = calloc(n, sizeof(*made));
-        if (made != NULL &&
-            ns_cas_or_load(&lists->segments[segment], &slots, made, NS_RELEASE, NS_ACQUIRE)) {
+        if (made != NULL && ns_cas(&lists->segments[segment], &slots, made, NS_RELEASE)) {
             return made;
         }
         free(made);
+        slots = ns_load(&lists->segments[segment], NS_ACQUIRE);
     }
     return slots;
 }
