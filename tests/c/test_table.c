@@ -708,6 +708,36 @@ limbo_list_of_shrunk_table_is_emptied(int i)
     destroy();
 }
 
+static void
+delete_first(int i)
+{
+    (void)i;
+    ns_slot();
+    CHECK(delete_key(0));
+}
+
+/* What is in the list of a thread that ended goes with the deletions of others. */
+static void
+list_of_ended_thread_is_emptied(int i)
+{
+    (void)i;
+    ns_slot();
+    put_until_lists(4 * NS_SWEEP + 2);
+    ns_section stray = ns_epoch_enter_stray();
+    run_threads(1, delete_first);
+    CHECK(ns_limbo_count(&table.limbo) == 1);
+    ns_epoch_leave(stray);
+    poll_until_safe();
+    stray = ns_epoch_enter_stray(); /* else this thread would be alone */
+    const long alive = ns_load(&keys_alive, NS_RELAXED);
+    for (uint64_t id = 1; id <= 2 * NS_SWEEP; id++) {
+        CHECK(delete_key(id));
+    }
+    CHECK(ns_load(&keys_alive, NS_RELAXED) == alive - 1);
+    ns_epoch_leave(stray);
+    destroy();
+}
+
 static bool
 is_of(const ns_segment *s, uint64_t id)
 {
@@ -2215,6 +2245,7 @@ main(void)
     run_threads(1, key_in_limbo_list_waits_for_section);
     run_threads(1, full_limbo_list_is_emptied);
     run_threads(1, limbo_list_of_shrunk_table_is_emptied);
+    run_threads(1, list_of_ended_thread_is_emptied);
     run_threads(1, entry_keeps_key_for_section);
     run_threads(1, segment_splits_where_threads_delete);
     check_one_thread_with_each_hash();

@@ -1146,6 +1146,8 @@ settle(ns_table *t, ns_garbage *garbage)
     if (waits & NS_KEYS_WAIT) {
         if (ns_limbo_is_due(garbage->list, 2 * NS_SWEEP)) {
             safe = ns_epoch_poll_if_due();
+            garbage->count += ns_limbo_take_left(
+                &t->limbo, safe, garbage->keys + garbage->count, NS_GARBAGE - garbage->count);
         }
         garbage->count += ns_limbo_take(
             garbage->list, safe, garbage->keys + garbage->count, NS_GARBAGE - garbage->count);

@@ -132,9 +132,9 @@
  *    How much waits, at most. First, what is not safe yet: epoch.h gives the bound for the whole
  *    process (dead keys and retired segments are counted there). Second, what is safe but has not
  *    been visited: in each segment an eighth of the entries, dead, or NS_SWEEP; in each thread's
- *    limbo list NS_LIMBO_MAX keys, until that thread, or the next one with its slot, deletes a
- *    key while it is not alone; and for each table the segments that its last rebuilds retired, at
- *    most as many bytes as epoch.h lets wait.
+ *    limbo list NS_LIMBO_MAX keys, until that thread (or after its end any thread that asks for
+ *    a poll) deletes a key while it is not alone; and for each table the segments that its last
+ *    rebuilds retired, at most as many bytes as epoch.h lets wait.
  *    ns_table_bytes counts all of it. ns_table_flush takes out what is safe, from all lists.
  *
  *    What an insertion and a deletion of a thread's own key cost, on eight threads in a table of

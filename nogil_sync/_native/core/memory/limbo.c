@@ -211,6 +211,22 @@ ns_limbo_take_any(ns_limbo *l, uint64_t safe, uintptr_t *words, unsigned room)
     return n;
 }
 
+unsigned
+ns_limbo_take_left(ns_limbo *l, uint64_t safe, uintptr_t *words, unsigned room)
+{
+    unsigned n = 0;
+    ns_limbo_list *list;
+    for (uint32_t i = 0; n < room && (list = next_list(l, &i)) != NULL;) {
+        const uint32_t slot = i - 1;
+        /* A thread that gets the slot meanwhile finds a list like any other. */
+        const bool held = ns_load(&ns_slots.taken[slot / 64], NS_RELAXED) >> slot % 64 & 1;
+        if (!held && count_of(list) != 0) {
+            n += take(list, safe, words + n, room - n);
+        }
+    }
+    return n;
+}
+
 size_t
 ns_limbo_count(ns_limbo *l)
 {

@@ -26,7 +26,7 @@
  * with acquire.
  *
  * How much waits. A word that may go waits until its slot's holder takes out again, or
- * ns_limbo_take_any visits the list.
+ * ns_limbo_take_any visits the list; or ns_limbo_take_left, if the holder has ended.
  *
  * Fork. One store adds a word, takes it out, or publishes a ring, a list or an array. The child has
  * the state before it or after it, whatever lock a thread that is gone held. Such a thread leaks at
@@ -114,6 +114,9 @@ unsigned ns_limbo_take(ns_limbo_list *list, uint64_t safe, uintptr_t *words, uns
 
 /* The same from all lists: for any thread. */
 unsigned ns_limbo_take_any(ns_limbo *l, uint64_t safe, uintptr_t *words, unsigned room);
+
+/* The same from lists whose slot no thread holds. It does not touch the lists of living threads. */
+unsigned ns_limbo_take_left(ns_limbo *l, uint64_t safe, uintptr_t *words, unsigned room);
 
 /* How many words are in the lists. It is exact while no other thread adds or takes. */
 size_t ns_limbo_count(ns_limbo *l);
