@@ -221,15 +221,16 @@ class Barrier(SyncObject):
     >>> import threading
     >>> from nogil_sync import Barrier
     >>> rows, sums = [[1, 2], [3, 4], [5, 6]], []
-    >>> everyone = Barrier(3, lambda: print("all rows are summed"))
+    >>> everyone = Barrier(3, lambda: sums.append("all rows are summed"))
     >>> def work(row):
     ...     sums.append(sum(row))
     ...     everyone.wait()
-    ...     assert len(sums) == 3
+    ...     assert len(sums) == 4
     >>> threads = [threading.Thread(target=work, args=(row,)) for row in rows]
     >>> for thread in threads: thread.start()
     >>> for thread in threads: thread.join()
-    all rows are summed
+    >>> sums[-1]
+    'all rows are summed'
     """
 
     __module__ = "nogil_sync"

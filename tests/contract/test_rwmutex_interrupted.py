@@ -39,9 +39,11 @@ def test_ctrl_c_ends_wait_and_other_waiters_go_on(held, side, others, timeout):
         for waiter in waiters:
             waiter.start()
 
-    threading.Thread(target=start).start()
+    starter = threading.Thread(target=start)
+    starter.start()
     way = "interrupt_main" if timeout is None else "kill"
     interrupt_call(lambda: sides[side].acquire(timeout=timeout), way)
+    starter.join()
     if held == others == "read":
         for waiter in waiters:
             waiter.join(10)

@@ -414,13 +414,15 @@ def task_group() -> Trial:
     ran: list[int] = []
 
     def use() -> None:
-        with TaskGroup() as group:
-            group.go(ran.append, 1)
-            group.wait_cancelled(0.001)
+        try:
+            with TaskGroup() as group:
+                group.go(ran.append, 1)
+                group.wait_cancelled(0.001)  # in the group: the wait takes memory
+        except* MemoryError as failures:
+            raise failures.exceptions[0] from None
 
-    raised = yield use
-    assert not raised
-    assert ran == [1]
+    yield use
+    assert ran in ([1], [])
 
 
 def gathering() -> Trial:

@@ -5,6 +5,7 @@ that fails cancels its group at some moment between its failure and the end of i
 makes that call, so it is added to the history. The tasks themselves record when they ran.
 """
 
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter_ns
@@ -29,7 +30,10 @@ class Tasks:
         self.limit = limit
         self.in_order = limit == 1 and executor is None
         self.group = cls(limit, executor=executor)
-        self.group.__enter__()
+        # In a thread of its own: a group that this thread enters is nested in those before it.
+        enter = threading.Thread(target=self.group.__enter__)
+        enter.start()
+        enter.join()
         self.futures = {}  # by the numbers of the tasks
         self.runs = []
         self.failed = []  # when, and with what

@@ -162,6 +162,7 @@ PLACES = {
 COMMON = """
     import copy, gc, importlib.util, sys, threading
     import nomemory
+    from threading import BrokenBarrierError
     from nomemory import PYTHON, Tally
     from nogil_sync import *
 
