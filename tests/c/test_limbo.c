@@ -113,6 +113,7 @@ list_grows_and_refuses(int i)
     uint64_t n = 0;
     ns_slot();
     CHECK(ns_limbo_bytes(&limbo) == 0 && ns_limbo_count(&limbo) == 0);
+    CHECK(ns_limbo_find(&limbo) == NULL && ns_limbo_bytes(&limbo) == 0);
     for (; n < 3; n++) { /* so that the ring has begun to turn before it grows */
         CHECK(add(0, n) && take_mine(n + 1, 1) == 1);
     }
@@ -135,7 +136,7 @@ list_grows_and_refuses(int i)
     destroy();
 }
 
-/* A poll is asked for after each so many words, if some are left. */
+/* A poll is asked for after each so many looks, if some words are left. */
 static void
 list_is_due(int i)
 {
@@ -143,11 +144,12 @@ list_is_due(int i)
     ns_slot();
     uintptr_t word;
     ns_limbo_list *list = ns_limbo_reserve(&limbo);
-    CHECK(!ns_limbo_is_due(list, 2));
+    CHECK(ns_limbo_find(&limbo) == list);
+    CHECK(!ns_limbo_is_due(list, 3) && !ns_limbo_is_due(list, 3) && !ns_limbo_is_due(list, 3));
     ns_limbo_add(list, word_of(0, 0), 0);
-    CHECK(!ns_limbo_is_due(list, 2));
+    CHECK(ns_limbo_is_due(list, 3));
     ns_limbo_add(list, word_of(0, 1), 1);
-    CHECK(ns_limbo_is_due(list, 2));
+    CHECK(!ns_limbo_is_due(list, 3) && !ns_limbo_is_due(list, 3) && ns_limbo_is_due(list, 3));
     CHECK(ns_limbo_take(list, 2, &word, 1) == 1 && ns_limbo_take(list, 2, &word, 1) == 1);
     CHECK(!ns_limbo_is_due(list, 2));
     destroy();
@@ -158,7 +160,8 @@ static void
 stray_has_no_list(int i)
 {
     (void)i;
-    CHECK(ns_cached_slot == 0 && ns_limbo_reserve(&limbo) == NULL);
+    CHECK(ns_cached_slot == 0);
+    CHECK(ns_limbo_reserve(&limbo) == NULL && ns_limbo_find(&limbo) == NULL);
 }
 
 /* The next thread with the slot continues with the list of a thread that ended. */

@@ -643,6 +643,159 @@ key_in_limbo_list_waits_for_section(int i)
     destroy();
 }
 
+/* Puts keys until there are limbo lists, and at least so many. Returns how many it put. */
+static uint64_t
+put_until_lists(uint64_t least)
+{
+    uint64_t id = 0;
+    while (id < least || ns_load(&table.segments, NS_RELAXED) < NS_LIMBO_SPREAD) {
+        put_key(id, id, true);
+        id++;
+    }
+    return id;
+}
+
+static void
+poll_until_safe(void)
+{
+    const uint64_t stamp = ns_epoch_stamp();
+    while (ns_epoch_safe() <= stamp) {
+        ns_epoch_poll();
+    }
+}
+
+/* A list that became full while a section was open is emptied by its thread's next deletions. */
+static void
+full_limbo_list_is_emptied(int i)
+{
+    (void)i;
+    enum { LEFT = 2 + NS_LIMBO_MAX / NS_GARBAGE };
+    ns_slot();
+    put_until_lists(NS_LIMBO_MAX + 2 * LEFT);
+    ns_section stray = ns_epoch_enter_stray();
+    uint64_t id = 0;
+    for (; id < NS_LIMBO_MAX + LEFT; id++) {
+        CHECK(delete_key(id));
+    }
+    CHECK(ns_limbo_count(&table.limbo) == NS_LIMBO_MAX);
+    ns_epoch_leave(stray);
+    poll_until_safe();
+    for (int n = 0; n < LEFT; n++) {
+        CHECK(delete_key(id++));
+    }
+    CHECK(ns_limbo_count(&table.limbo) <= LEFT);
+    destroy();
+}
+
+/* So is one of a table that has become too small for lists. */
+static void
+limbo_list_of_shrunk_table_is_emptied(int i)
+{
+    (void)i;
+    ns_slot();
+    const uint64_t keys = put_until_lists(0);
+    ns_section stray = ns_epoch_enter_stray();
+    CHECK(delete_key(0) && ns_limbo_count(&table.limbo) == 1);
+    while (ns_load(&table.segments, NS_RELAXED) >= NS_LIMBO_SPREAD) {
+        CHECK(pop_any() >= 0);
+    }
+    ns_epoch_leave(stray);
+    poll_until_safe();
+    for (uint64_t id = 0, deleted = 0; deleted < 1 + NS_LIMBO_MAX / NS_GARBAGE; id++) {
+        deleted += id < keys ? delete_key(id) : put_key(id, id, true) && delete_key(id);
+    }
+    CHECK(ns_limbo_count(&table.limbo) == 0);
+    destroy();
+}
+
+static void
+delete_first(int i)
+{
+    (void)i;
+    ns_slot();
+    CHECK(delete_key(0));
+}
+
+/* What is in the list of a thread that ended goes with the deletions of others. */
+static void
+list_of_ended_thread_is_emptied(int i)
+{
+    (void)i;
+    ns_slot();
+    put_until_lists(4 * NS_SWEEP + 2);
+    ns_section stray = ns_epoch_enter_stray();
+    run_threads(1, delete_first);
+    CHECK(ns_limbo_count(&table.limbo) == 1);
+    ns_epoch_leave(stray);
+    poll_until_safe();
+    stray = ns_epoch_enter_stray(); /* else this thread would be alone */
+    const long alive = ns_load(&keys_alive, NS_RELAXED);
+    for (uint64_t id = 1; id <= 2 * NS_SWEEP; id++) {
+        CHECK(delete_key(id));
+    }
+    CHECK(ns_load(&keys_alive, NS_RELAXED) == alive - 1);
+    ns_epoch_leave(stray);
+    destroy();
+}
+
+static bool
+is_of(const ns_segment *s, uint64_t id)
+{
+    return s->depth == 0 || (hash_of(id) ^ s->prefix) >> (64 - s->depth) == 0;
+}
+
+/* As long as a section is open that may have found an entry, the entry keeps its key and its hash:
+ * else a replacement in that section could change another key's value. That holds even if the key
+ * waits in a limbo list, and if others of the segment may go. */
+static void
+entry_keeps_key_for_section(int i)
+{
+    (void)i;
+    ns_slot();
+    uint64_t id = put_until_lists(0), early = 0, late = 0;
+    ns_segment *s = ns_table_lock(&table, hash_of(early));
+    while (!is_of(s, ++late)) {
+    }
+    for (; ns_load(&s->live, NS_RELAXED) < NS_GROUP; id++) { /* else it would shrink */
+        ns_lock_release(&s->lock);
+        put_key(id, id, true);
+        s = ns_table_lock(&table, hash_of(early));
+    }
+    while (!is_of(s, late)) { /* it was split */
+        late++;
+    }
+    s->sweep_at = UINT32_MAX;
+    s->patience = UINT16_MAX;
+    ns_entry *entry;
+    uintptr_t v;
+    const enum ns_found found =
+        ns_segment_find(s, hash_of(late), match_key, &late, NULL, &entry, &v);
+    CHECK(found == NS_PRESENT);
+    const uintptr_t key = ns_load(&entry->key, NS_RELAXED);
+    ns_lock_release(&s->lock);
+    CHECK(delete_key(early));
+    poll_until_safe();
+    ns_section stray = ns_epoch_enter_stray();
+    CHECK(delete_key(late) && s->dead == 2 && ns_limbo_count(&table.limbo) != 0);
+    const uint64_t group = (uint64_t)(entry - s->entries) / NS_GROUP;
+    for (int n = 0; n < 2; id++) { /* an insertion looks for an entry to reuse */
+        if (is_of(s, id) && (hash_of(id) & s->mask) == group) {
+            n++;
+            put_key(id, id, true);
+            CHECK(ns_load(&entry->key, NS_RELAXED) == key);
+            CHECK(ns_load(&entry->hash, NS_RELAXED) == hash_of(late));
+        }
+    }
+    ns_garbage garbage = {.count = 0}; /* and so does a sweep */
+    CHECK(ns_table_lock(&table, hash_of(late)) == s);
+    sweep(s, &garbage);
+    CHECK(s->dead == 1 && ns_load(&entry->key, NS_RELAXED) == key);
+    ns_lock_release(&s->lock);
+    ns_garbage_release(&garbage, drop_key);
+    ns_epoch_leave(stray);
+    destroy();
+}
+
 static void
 delete_and_put_again(int i)
 {
@@ -2090,6 +2243,10 @@ main(void)
     run_threads(1, many_dead_keys_go_after_few_operations);
     run_threads(1, sweep_takes_keys_that_died_early);
     run_threads(1, key_in_limbo_list_waits_for_section);
+    run_threads(1, full_limbo_list_is_emptied);
+    run_threads(1, limbo_list_of_shrunk_table_is_emptied);
+    run_threads(1, list_of_ended_thread_is_emptied);
+    run_threads(1, entry_keeps_key_for_section);
     run_threads(1, segment_splits_where_threads_delete);
     check_one_thread_with_each_hash();
     check_search_continues_after_asking();

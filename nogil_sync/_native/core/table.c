@@ -355,11 +355,14 @@ leave_dead(ns_table *t, ns_segment *s, ns_entry *e, uint64_t stamp, ns_garbage *
         /* In the child of a fork the key must not have two owners: the entry loses it first. */
         ns_store(&e->value, dead_value(stamp) | NS_GONE, NS_RELEASE);
         ns_limbo_add(list, ns_load(&e->key, NS_RELAXED), stamp);
-        garbage->list = list;
-        garbage->waits |= NS_KEYS_WAIT;
     }
     else {
         ns_store(&e->value, dead_value(stamp), NS_RELAXED);
+        list = t != NULL ? ns_limbo_find(&t->limbo) : NULL; /* full, or of a larger table */
+    }
+    if (list != NULL) {
+        garbage->list = list;
+        garbage->waits |= NS_KEYS_WAIT;
     }
     set_tag(s, (size_t)(e - s->entries), NS_TAG_DEAD);
     if (dead_in(s) == 0 || bound_of(stamp) < s->died) {
@@ -1143,6 +1146,8 @@ settle(ns_table *t, ns_garbage *garbage)
     if (waits & NS_KEYS_WAIT) {
         if (ns_limbo_is_due(garbage->list, 2 * NS_SWEEP)) {
             safe = ns_epoch_poll_if_due();
+            garbage->count += ns_limbo_take_left(
+                &t->limbo, safe, garbage->keys + garbage->count, NS_GARBAGE - garbage->count);
         }
         garbage->count += ns_limbo_take(
             garbage->list, safe, garbage->keys + garbage->count, NS_GARBAGE - garbage->count);

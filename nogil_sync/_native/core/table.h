@@ -117,7 +117,9 @@
  * entry NS_GONE, and takes out of its list what is safe by then, in ns_table_unlock. So a thread
  * frees the keys that it deleted. A table gets limbo lists when it has NS_LIMBO_SPREAD segments. In
  * a smaller table, or if the list is full, or for a caller that passes no table to
- * ns_segment_remove, the key stays in its entry, which owns it.
+ * ns_segment_remove, the key stays in its entry, which owns it. With a full list, or a list of when
+ * the table was larger, the thread still takes out of it: a burst of deletions fills a list within
+ * microseconds.
  *    A dead entry can be reused when its stamp is safe. The next insertion in its group takes it,
  * and frees the key if the entry owns one. Or a sweep of the segment does. A sweep becomes due when
  * an eighth of the entries are dead (at least NS_SWEEP), and when an insertion finds the segment
@@ -130,8 +132,9 @@
  *    How much waits, at most. First, what is not safe yet: epoch.h gives the bound for the whole
  *    process (dead keys and retired segments are counted there). Second, what is safe but has not
  *    been visited: in each segment an eighth of the entries, dead, or NS_SWEEP; in each thread's
- *    limbo list NS_LIMBO_MAX keys, if that thread deletes nothing more; and for each table the
- *    segments that its last rebuilds retired, at most as many bytes as epoch.h lets wait.
+ *    limbo list NS_LIMBO_MAX keys, until that thread (or after its end any thread that asks for
+ *    a poll) deletes a key while it is not alone; and for each table the segments that its last
+ *    rebuilds retired, at most as many bytes as epoch.h lets wait.
  *    ns_table_bytes counts all of it. ns_table_flush takes out what is safe, from all lists.
  *
  *    What an insertion and a deletion of a thread's own key cost, on eight threads in a table of
@@ -316,7 +319,7 @@ enum ns_found {
 
 enum {
     NS_SEGMENTS_WAIT = 1, /* retired segments or directories: a poll is worth while */
-    NS_KEYS_WAIT = 2, /* keys in the thread's limbo list */
+    NS_KEYS_WAIT = 2, /* perhaps keys in the thread's limbo list */
 };
 
 /* What an operation leaves for its caller to release when it holds no lock. */
@@ -325,7 +328,7 @@ typedef struct ns_garbage {
     uintptr_t keys[NS_GARBAGE];
     unsigned count;
     uint8_t waits; /* what waits to be freed: see ns_table_unlock */
-    ns_limbo_list *list; /* with NS_KEYS_WAIT: the list that a key was added to */
+    ns_limbo_list *list; /* with NS_KEYS_WAIT: the thread's list */
     ns_segment *segments; /* to be freed, with the keys of their dead entries */
 } ns_garbage;
 

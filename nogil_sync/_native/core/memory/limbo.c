@@ -65,8 +65,18 @@ new_list(ns_limbo_slot *slot)
     return list;
 }
 
+ns_limbo_list *
+ns_limbo_find(ns_limbo *l)
+{
+    const uint32_t cached = ns_cached_slot;
+    ns_limbo_lists *lists = cached != 0 ? ns_load(&l->lists, NS_ACQUIRE) : NULL;
+    uint32_t offset, segment = ns_segment_of_slot(NS_LIMBO_LISTS, cached - 1, &offset);
+    ns_limbo_slot *slots = lists != NULL ? ns_load(&lists->segments[segment], NS_ACQUIRE) : NULL;
+    return slots != NULL ? ns_load(&slots[offset], NS_ACQUIRE) : NULL;
+}
+
 static ns_limbo_list *
-find_list(ns_limbo *l)
+find_or_make(ns_limbo *l)
 {
     const uint32_t cached = ns_cached_slot;
     ns_limbo_lists *lists = cached != 0 ? lists_of(l) : NULL;
@@ -112,7 +122,7 @@ grow(ns_limbo_list *list, ns_limbo_ring *old)
 ns_limbo_list *
 ns_limbo_reserve(ns_limbo *l)
 {
-    ns_limbo_list *list = find_list(l);
+    ns_limbo_list *list = find_or_make(l);
     if (list == NULL) {
         return NULL;
     }
@@ -195,6 +205,22 @@ ns_limbo_take_any(ns_limbo *l, uint64_t safe, uintptr_t *words, unsigned room)
     ns_limbo_list *list;
     for (uint32_t i = 0; n < room && (list = next_list(l, &i)) != NULL;) {
         if (count_of(list) != 0) {
+            n += take(list, safe, words + n, room - n);
+        }
+    }
+    return n;
+}
+
+unsigned
+ns_limbo_take_left(ns_limbo *l, uint64_t safe, uintptr_t *words, unsigned room)
+{
+    unsigned n = 0;
+    ns_limbo_list *list;
+    for (uint32_t i = 0; n < room && (list = next_list(l, &i)) != NULL;) {
+        const uint32_t slot = i - 1;
+        /* A thread that gets the slot meanwhile finds a list like any other. */
+        const bool held = ns_load(&ns_slots.taken[slot / 64], NS_RELAXED) >> slot % 64 & 1;
+        if (!held && count_of(list) != 0) {
             n += take(list, safe, words + n, room - n);
         }
     }

@@ -16,8 +16,8 @@
  *
  *   A list begins with NS_LIMBO_FIRST places and has NS_LIMBO_MAX at most. If it is full, or there
  *   is no memory, or the thread has no slot, the word stays where it is (ns_limbo_reserve returns
- *   NULL). A list lives as long as the structure. The next thread that holds the slot continues
- *   with it.
+ *   NULL). Even then the thread must take out of its list (ns_limbo_find), or it stays full. A list
+ *   lives as long as the structure. The next thread that holds the slot continues with it.
  *
  * Ordering. `end` is stored with release and read with acquire, so the thread that takes a word
  * sees the word and its stamp. `first` is stored with release and read with acquire, so the thread
@@ -26,7 +26,7 @@
  * with acquire.
  *
  * How much waits. A word that may go waits until its slot's holder takes out again, or
- * ns_limbo_take_any visits the list.
+ * ns_limbo_take_any visits the list; or ns_limbo_take_left, if the holder has ended.
  *
  * Fork. One store adds a word, takes it out, or publishes a ring, a list or an array. The child has
  * the state before it or after it, whatever lock a thread that is gone held. Such a thread leaks at
@@ -60,6 +60,7 @@ typedef struct ns_limbo_list {
     _Atomic uint32_t first; /* written under the lock */
     _Atomic uint32_t end; /* only the slot's holder writes it */
     _Atomic(ns_limbo_ring *) ring; /* only the slot's holder replaces it, under the lock */
+    uint32_t looks; /* since ns_limbo_is_due last returned true; only the slot's holder uses it */
 } ns_limbo_list;
 
 /* Lists are found by slot as in segments.h. */
@@ -79,6 +80,9 @@ typedef struct ns_limbo {
 /* Returns the calling thread's list, with room for one word; NULL if that cannot be had. */
 ns_limbo_list *ns_limbo_reserve(ns_limbo *l);
 
+/* Returns the calling thread's list, which may be full; NULL if it has none yet. */
+ns_limbo_list *ns_limbo_find(ns_limbo *l);
+
 /* Adds a word to a list that the same thread has just reserved. */
 static inline void
 ns_limbo_add(ns_limbo_list *list, uintptr_t word, uint64_t stamp)
@@ -91,13 +95,17 @@ ns_limbo_add(ns_limbo_list *list, uintptr_t word, uint64_t stamp)
     ns_store(&list->end, end + 1, NS_RELEASE);
 }
 
-/* Whether the slot's holder, which calls this, has added `every` words since the last time that it
- * returned true, and some word waits. */
+/* Whether the slot's holder has called this `every` times since it last returned true, and some
+ * word waits. Call it once for each word, whether the list had room for it or not. */
 static inline bool
 ns_limbo_is_due(ns_limbo_list *list, uint32_t every)
 {
-    const uint32_t end = ns_load(&list->end, NS_RELAXED);
-    return end % every == 0 && end != ns_load(&list->first, NS_RELAXED);
+    if (++list->looks < every ||
+        ns_load(&list->end, NS_RELAXED) == ns_load(&list->first, NS_RELAXED)) {
+        return false;
+    }
+    list->looks = 0;
+    return true;
 }
 
 /* Takes out words whose stamp is < safe, `room` at most. Returns how many. For the slot's holder
@@ -106,6 +114,9 @@ unsigned ns_limbo_take(ns_limbo_list *list, uint64_t safe, uintptr_t *words, uns
 
 /* The same from all lists: for any thread. */
 unsigned ns_limbo_take_any(ns_limbo *l, uint64_t safe, uintptr_t *words, unsigned room);
+
+/* The same from lists whose slot no thread holds. It does not touch the lists of living threads. */
+unsigned ns_limbo_take_left(ns_limbo *l, uint64_t safe, uintptr_t *words, unsigned room);
 
 /* How many words are in the lists. It is exact while no other thread adds or takes. */
 size_t ns_limbo_count(ns_limbo *l);
