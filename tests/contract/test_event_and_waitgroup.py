@@ -64,7 +64,8 @@ def test_wait_before_the_end_times_out(word, x, timeout):
 
 
 @pytest.mark.parametrize("timeout", [None, 0, -1, 5, threading.TIMEOUT_MAX])
-def test_wait_after_the_end_returns_at_once(word, x, timeout):
+def test_wait_after_the_end_returns_at_once(word, timeout):
+    x = word.make()
     word.end(x)
     assert x.wait() is True
     assert x.wait(timeout) is True
@@ -73,7 +74,8 @@ def test_wait_after_the_end_returns_at_once(word, x, timeout):
 
 @pytest.mark.parametrize(("timeout", "error"), WRONG_TIMEOUTS)
 @pytest.mark.parametrize("ended", [False, True])
-def test_wrong_timeouts_raise(word, x, timeout, error, ended):
+def test_wrong_timeouts_raise(word, timeout, error, ended):
+    x = word.make()
     if ended:
         word.end(x)
     with pytest.raises(error):
