@@ -19,7 +19,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx_copybutton",
 ]
-# Warnings are errors, so a page that nothing links to, or a link that leads nowhere, fails the build.
+# Warnings are errors: so are a page that nothing links to, and a link that leads nowhere.
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -42,7 +42,7 @@ version = release = nogil_sync.__version__ if hasattr(nogil_sync, "__version__")
 
 
 def initializer_signature(_app, what, _name, obj, _options, signature, returns):
-    """Show the parameters of `__init__`: the `__new__` of our classes takes any, and ignores them."""
+    """Show the parameters of `__init__`: the `__new__` of our classes takes any."""
     if what != "class" or obj.__init__ is object.__init__:
         return signature, returns
     whole = inspect.signature(obj.__init__)
