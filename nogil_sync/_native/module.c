@@ -5,8 +5,8 @@
 #include "core/waiting/park.h"
 #include "core/memory/slots.h"
 
-static PyObject *
-attribute_of(const char *module_name, const char *name)
+PyObject *
+ns_import_attribute(const char *module_name, const char *name)
 {
     PyObject *module = PyImport_ImportModule(module_name);
     PyObject *attribute = module ? PyObject_GetAttrString(module, name) : NULL;
@@ -18,13 +18,14 @@ static int
 init_state(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    if ((state->main_thread_ident = attribute_of("_thread", "_get_main_thread_ident")) == NULL ||
-        (state->lock_type = attribute_of("_thread", "LockType")) == NULL ||
-        (state->thread_rlock_type = attribute_of("_thread", "RLock")) == NULL) {
+    if ((state->main_thread_ident = ns_import_attribute("_thread", "_get_main_thread_ident")) ==
+            NULL ||
+        (state->lock_type = ns_import_attribute("_thread", "LockType")) == NULL ||
+        (state->thread_rlock_type = ns_import_attribute("_thread", "RLock")) == NULL) {
         return -1;
     }
     /* Not PySys_GetObject, which hides its errors. */
-    PyObject *flags = attribute_of("sys", "flags");
+    PyObject *flags = ns_import_attribute("sys", "flags");
     PyObject *dev_mode = flags ? PyObject_GetAttrString(flags, "dev_mode") : NULL;
     Py_XDECREF(flags);
     if (dev_mode == NULL) {
@@ -43,9 +44,10 @@ init_state(PyObject *module)
 static int
 add_performance_warning(PyObject *module)
 {
-    return PyModule_Add(module,
-                        "PerformanceWarning",
-                        attribute_of("nogil_sync._common.performance", "PerformanceWarning"));
+    return PyModule_Add(
+        module,
+        "PerformanceWarning",
+        ns_import_attribute("nogil_sync._common.performance", "PerformanceWarning"));
 }
 
 /* _put(type, name, value): sets an attribute of a type of ours, also of an immutable one. For
@@ -74,7 +76,7 @@ static PyMethodDef functions[] = {
 static int
 install_awaited(PyObject *module)
 {
-    PyObject *install = attribute_of("nogil_sync._common.awaited", "install");
+    PyObject *install = ns_import_attribute("nogil_sync._common.awaited", "install");
     PyObject *put = PyObject_GetAttrString(module, "_put");
     PyObject *result = NULL;
     if (install != NULL && put != NULL) {

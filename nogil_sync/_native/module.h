@@ -45,6 +45,9 @@ ns_state_of(PyObject *self)
     return module == NULL ? NULL : PyModule_GetState(module);
 }
 
+/* A new reference to an attribute of a module, which is imported; NULL with an exception. */
+PyObject *ns_import_attribute(const char *module_name, const char *name);
+
 /* Makes the types immortal, so that threads that make objects do not contend for the types' counts.
  * Call it after all of the functions below. Returns 0, or -1 with an exception. */
 int ns_pin_types(PyObject *module);

@@ -309,8 +309,7 @@ forget_the_dead(PyObject *types)
 static int
 install(ns_state *state)
 {
-    PyObject *gc = PyImport_ImportModule("gc");
-    PyObject *callbacks = gc ? PyObject_GetAttrString(gc, "callbacks") : NULL;
+    PyObject *callbacks = ns_import_attribute("gc", "callbacks");
     if (callbacks != NULL && !PyList_Check(callbacks)) {
         PyErr_SetString(PyExc_TypeError, "gc.callbacks is not a list");
         Py_CLEAR(callbacks);
@@ -322,7 +321,6 @@ install(ns_state *state)
     Py_XDECREF(ref);
     Py_XDECREF(types);
     Py_XDECREF(callbacks);
-    Py_XDECREF(gc);
     return result;
 }
 

@@ -189,8 +189,7 @@ pin_with_parts(PyObject *module, PyObject *tuple)
 static PyObject *
 pin_deep(PyObject *module, PyObject *object)
 {
-    PyObject *walker = PyImport_ImportModule("nogil_sync._common.pin");
-    PyObject *reached = walker ? PyObject_GetAttrString(walker, "reached") : NULL;
+    PyObject *reached = ns_import_attribute("nogil_sync._common.pin", "reached");
     PyObject *list = reached ? PyObject_CallOneArg(reached, object) : NULL;
     PyObject *tuple = list ? PySequence_Tuple(list) : NULL;
     if (tuple == NULL || pin_with_parts(module, tuple) < 0) {
@@ -199,7 +198,6 @@ pin_deep(PyObject *module, PyObject *object)
     Py_XDECREF(tuple);
     Py_XDECREF(list);
     Py_XDECREF(reached);
-    Py_XDECREF(walker);
     return object;
 }
 

@@ -330,14 +330,10 @@ int
 ns_add_scopes(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    state->scope_key = PyUnicode_InternFromString("nogil_sync scope");
-    PyObject *module_of_it = PyImport_ImportModule("nogil_sync._common.cancelled");
-    if (module_of_it != NULL) {
-        state->cancelled = PyObject_GetAttrString(module_of_it, "Cancelled");
-        state->cancelled_message = PyObject_GetAttrString(module_of_it, "MESSAGE");
-        Py_DECREF(module_of_it);
-    }
-    if (state->scope_key == NULL || state->cancelled == NULL || state->cancelled_message == NULL) {
+    static const char home[] = "nogil_sync._common.cancelled";
+    if ((state->scope_key = PyUnicode_InternFromString("nogil_sync scope")) == NULL ||
+        (state->cancelled = ns_import_attribute(home, "Cancelled")) == NULL ||
+        (state->cancelled_message = ns_import_attribute(home, "MESSAGE")) == NULL) {
         return -1;
     }
     state->scope_type = ns_new_type(module, &spec, NULL);

@@ -319,9 +319,6 @@ int
 ns_add_barrier(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    PyObject *threading = PyImport_ImportModule("threading");
-    state->broken_barrier =
-        threading ? PyObject_GetAttrString(threading, "BrokenBarrierError") : NULL;
-    Py_XDECREF(threading);
+    state->broken_barrier = ns_import_attribute("threading", "BrokenBarrierError");
     return state->broken_barrier == NULL ? -1 : ns_add_type(module, &spec);
 }

@@ -380,9 +380,8 @@ int
 ns_add_channel(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    PyObject *channel = PyImport_ImportModule("nogil_sync._common.channel_closed");
-    state->channel_closed = channel ? PyObject_GetAttrString(channel, "ChannelClosed") : NULL;
-    Py_XDECREF(channel);
+    state->channel_closed =
+        ns_import_attribute("nogil_sync._common.channel_closed", "ChannelClosed");
     if (state->channel_closed == NULL) {
         return -1;
     }

@@ -382,13 +382,11 @@ once(PyObject *module, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     if (fn == Py_None) { /* the decorator is called later */
-        PyObject *functools = PyImport_ImportModule("functools");
-        PyObject *partial = functools ? PyObject_GetAttrString(functools, "partial") : NULL;
+        PyObject *partial = ns_import_attribute("functools", "partial");
         PyObject *type = partial ? PyTuple_Pack(1, state->once_function) : NULL;
         result = type ? PyObject_Call(partial, type, options) : NULL;
         Py_XDECREF(type);
         Py_XDECREF(partial);
-        Py_XDECREF(functools);
     }
     else {
         PyObject *only = PyTuple_Pack(1, fn);

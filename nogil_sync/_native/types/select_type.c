@@ -12,15 +12,6 @@
 #include "object.h"
 #include "types/cases.h"
 
-static int
-import_class(PyObject **class, const char *module_name, const char *name)
-{
-    PyObject *module = PyImport_ImportModule(module_name);
-    *class = module ? PyObject_GetAttrString(module, name) : NULL;
-    Py_XDECREF(module);
-    return *class == NULL ? -1 : 0;
-}
-
 /* Returns 1 and sets *selected, 0 if timed out, -1 with an exception. */
 static int
 wait_for_a_case(PyObject *module, ns_cases *c, int64_t deadline, PyObject **selected)
@@ -157,8 +148,10 @@ int
 ns_add_select(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    if (import_class(&state->case_class, "nogil_sync._common.cases", "Case") < 0 ||
-        import_class(&state->selected_class, "nogil_sync._common.selected", "Selected") < 0) {
+    state->case_class = ns_import_attribute("nogil_sync._common.cases", "Case");
+    state->selected_class =
+        state->case_class ? ns_import_attribute("nogil_sync._common.selected", "Selected") : NULL;
+    if (state->selected_class == NULL) {
         return -1;
     }
     ((PyTypeObject *)state->selected_class)->tp_dealloc = ns_named_tuple_dealloc;
