@@ -65,15 +65,32 @@ class _Schedule:
             if taken:
                 return due
 
+    def look(self, deadline: float) -> tuple[float | None, float]:
+        """A tick, or None and how many seconds to wait for one; or an error."""
+        if self.stopped.is_set():
+            raise ChannelClosed("the ticker is stopped")
+        tick = self.take()
+        now = monotonic()
+        if tick is None and now >= deadline:
+            raise TimeoutError("timed out waiting for a tick")
+        return tick, min(self.due() - now, deadline - now, TIMEOUT_MAX)
+
+
+def _deadline(timeout: float | None) -> float:
+    """The end of a wait that begins now, in ``time.monotonic()``."""
+    if timeout is None:
+        return inf
+    return monotonic() + max(0.0, exact_seconds(timeout, "timeout"))
+
 
 class Ticker(SyncObject, Case):
     """Ticks at a fixed interval, for what is to be done again and again: Go's ``time.Ticker``.
 
     The first tick is due `interval` seconds after the ticker was made, the others follow at the
     same distance, however long anybody takes: there is no drift. A tick is the
-    ``time.monotonic()`` at which it was due. Whoever comes late gets the last tick that is due,
-    and those before it are dropped. Several threads may share a ticker: each tick goes to one of
-    them.
+    ``time.monotonic()`` at which it was due. A thread that comes late gets the last tick that is
+    due, and those before it are dropped. Several threads may share a ticker: each tick goes to
+    one of them.
 
     Wait for the next tick by :meth:`recv`, by iterating, or in a :func:`nogil_sync.select`, where
     the value is the tick. After :meth:`stop` there are no more ticks: iteration ends, :meth:`recv`
@@ -132,19 +149,12 @@ class Ticker(SyncObject, Case):
         True
         """
         schedule = self.__schedule
-        deadline = inf
-        if timeout is not None:
-            deadline = monotonic() + max(0.0, exact_seconds(timeout, "timeout"))
+        deadline = _deadline(timeout)
         while True:
-            if schedule.stopped.is_set():
-                raise ChannelClosed("the ticker is stopped")
-            tick = schedule.take()
+            tick, seconds = schedule.look(deadline)
             if tick is not None:
                 return tick
-            now = monotonic()
-            if now >= deadline:
-                raise TimeoutError("timed out waiting for a tick")
-            schedule.stopped.wait(min(schedule.due() - now, deadline - now, TIMEOUT_MAX))
+            schedule.stopped.wait(seconds)
 
     async def recv_async(self, timeout: float | None = None) -> float:
         """Wait for the next tick as :meth:`recv` does, while the event loop goes on.
@@ -164,19 +174,11 @@ class Ticker(SyncObject, Case):
         3
         """
         schedule = self.__schedule
-        deadline = inf
-        if timeout is not None:
-            deadline = monotonic() + max(0.0, exact_seconds(timeout, "timeout"))
+        deadline = _deadline(timeout)
         while True:
-            if schedule.stopped.is_set():
-                raise ChannelClosed("the ticker is stopped")
-            tick = schedule.take()
+            tick, seconds = schedule.look(deadline)
             if tick is not None:
                 return tick
-            now = monotonic()
-            if now >= deadline:
-                raise TimeoutError("timed out waiting for a tick")
-            seconds = min(schedule.due() - now, deadline - now, TIMEOUT_MAX)
             await schedule.stopped.wait_async(seconds)
 
     def stop(self) -> None:
