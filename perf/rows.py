@@ -53,7 +53,7 @@ class Row:
     `through` names a sequence made by the prologue; the loop cycles through it, each item as `k`.
     `way` is how the loop reaches the shared objects; `self_pinned` pins the `self` it goes through.
     A row that is not `usual` is measured only with `--full` or `--ways`.
-    `run`, for what is no loop in each thread, does it all: ``run(threads, loops)`` returns seconds.
+    `run` replaces the loop in each thread: ``run(threads, loops)`` measures, and returns seconds.
     """
 
     name: str

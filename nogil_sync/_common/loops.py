@@ -131,8 +131,8 @@ _thread = _Thread()
 class Call:
     """One task that waits, and the future that it awaits.
 
-    Whoever serves it calls it, in any thread, with the waiter that is served. All else happens in
-    the thread of its loop.
+    The thread that serves it calls it, with the waiter that is served. All else happens in the
+    thread of its loop.
     """
 
     __slots__ = (

@@ -261,7 +261,7 @@ async def exclusively_async(
             found = look(*args, **kw)
             if found is not None:
                 return found
-    finally:
+    finally:  # as in `exclusively`: written out, for the entry to a function can be interrupted
         try:
             if run.table[key] is run:
                 del run.table[key]

@@ -164,7 +164,7 @@ class TaskGroup(SyncObject, Case):
         another may wait for ever if `limit` or the executor leaves that no thread.
 
         A task that never began does nothing, so it does not count down a ``WaitGroup``
-        either: whoever waits for that outside the group waits for ever. Let
+        either: a thread outside the group that waits for that waits for ever. Let
         ``future.add_done_callback`` count down, which is called in any case.
 
         If no thread can be started, or the executor does not take the call, the exception is

@@ -224,8 +224,8 @@ check_word(uint32_t word)
     CHECK(ns_load(&mutex.word, NS_RELAXED) == word);
 }
 
-/* A waiter that is called never holds up others, and is never forgotten: whoever is in line before
- * it, and whatever becomes of them. */
+/* A waiter that is called never holds up others, and is never forgotten, whichever waiters are in
+ * line before it, and whatever becomes of them. */
 static void
 check_called_waiters_are_handed_the_lock(void)
 {

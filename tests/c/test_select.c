@@ -1,5 +1,5 @@
-/* Tests core/waiting/select.h: a selector is served once, by one case; what others brought meanwhile
- * goes to others. Every item is received exactly once, whatever meets, gives up or forks.
+/* Tests core/waiting/select.h: a selector is served once, by one case; what others brought
+ * meanwhile goes to others. Every item is received exactly once, whatever meets, gives up or forks.
  */
 #include "harness.h"
 
@@ -288,7 +288,7 @@ check_send_and_receive_of_one_selector_never_meet(void)
 }
 
 /* A selector that enters finds another that was served elsewhere a moment ago. It is not served
- * then, and whoever comes next can serve it; also the next in line. */
+ * then. A thread that comes later can serve it, and so can the next in line. */
 static void
 check_meeting_fails_if_one_was_served_elsewhere(void)
 {
@@ -490,8 +490,8 @@ check_choice_is_fair(void)
     }
 }
 
-/* In the child of a fork all queues are empty. A selector whose thread forked in a handler is linked
- * again as it rejoins; others are gone. */
+/* In the child of a fork all queues are empty. A selector whose thread forked in a handler is
+ * linked again as it rejoins; others are gone. */
 static void
 check_fork(void)
 {

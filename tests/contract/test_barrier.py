@@ -302,7 +302,7 @@ def test_threads_run_in_lockstep():
 @pytest.mark.parametrize("action", [None, lambda: time.sleep(0)], ids=["without", "with"])
 def test_more_threads_than_parties_pass_in_rounds(action):
     b, turns = Barrier(3, action), many(200)
-    tickets = list(range(3 * turns))  # as many as fill the rounds, whoever takes them
+    tickets = list(range(3 * turns))  # as many as fill the rounds, whichever threads take them
 
     def use_tickets():
         found = []

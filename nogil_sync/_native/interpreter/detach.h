@@ -14,8 +14,8 @@
  * what another thread grants to the waiter while its handler does something else lies idle until
  * that handler returns.)
  *
- * Cancellation. A thread that is about to sleep looks at its scope (scope.h), and while it sleeps the
- * scope can wake it. Then the wait raises Cancelled, unless the waiter was served first.
+ * Cancellation. A thread that is about to sleep looks at its scope (scope.h), and while it sleeps
+ * the scope can wake it. Then the wait raises Cancelled, unless the waiter was served first.
  *
  * Waiters that are called (asyncio). The thread that serves one runs its callback, Python code, at
  * once if it is attached. If it is detached, or has a waiter of its own in line, it keeps the list
@@ -60,8 +60,8 @@ bool ns_make_way(void *object);
  * ns_wait calls it by itself. Returns 0, or -1 with an exception of a handler. */
 int ns_warn_blocking(PyObject *self);
 
-/* Holds back the calls of waiters that this thread serves, for a section in which no Python code may
- * run. Returns what ns_release_calls needs, which makes the calls unless an outer section goes
+/* Holds back the calls of waiters that this thread serves, for a section in which no Python code
+ * may run. Returns what ns_release_calls needs, which makes the calls unless an outer section goes
  * on. */
 bool ns_hold_calls(void);
 void ns_release_calls(bool held_before);

@@ -13,9 +13,9 @@
  *     lock; unlink the waiter; unlock
  *
  * So no cancellation is missed: either the waiter is linked when the canceller has the lock, or it
- * finds the scope cancelled. And the canceller touches living waiters only. A waiter is linked while its
- * thread sleeps, and at no other time: the link is on the thread's stack, which is safe because the
- * thread unlinks before it attaches to the interpreter again.
+ * finds the scope cancelled. And the canceller touches living waiters only. A waiter is linked
+ * while its thread sleeps, and at no other time: the link is on the thread's stack, which is safe
+ * because the thread unlinks before it attaches to the interpreter again.
  *
  * ns_waiter_cancel only wakes. The wait's `cancel` step then finds out whether the waiter was
  * served first; in that case the call succeeds (grant.h).

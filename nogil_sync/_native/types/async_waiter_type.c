@@ -87,8 +87,8 @@ was_accepted(AsyncWaiter *a)
 /* ---- States ---- */
 
 /* Makes it BUSY. Returns the state before, LINKED or SERVED; or another one, and changes nothing.
- * A thread that finds it BUSY waits, detached: the other one may be stopped for a collection. In the
- * child of a fork the other one may be gone. */
+ * A thread that finds it BUSY waits, detached: the other one may be stopped for a collection. In
+ * the child of a fork the other one may be gone. */
 static uint8_t
 seize(AsyncWaiter *a)
 {

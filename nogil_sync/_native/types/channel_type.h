@@ -49,9 +49,9 @@ ns_channel_give(ns_channel *c, PyObject *item)
     return false;
 }
 
-/* Undoes ns_channel_give, in the same part. A plain subtraction would not do: other threads may have
- * dropped references meanwhile, and if that brings the shared part below zero, the owner must merge
- * the parts. */
+/* Undoes ns_channel_give, in the same part. A plain subtraction would not do: other threads may
+ * have dropped references meanwhile, and if that brings the shared part below zero, the owner must
+ * merge the parts. */
 static inline void
 ns_channel_keep(PyObject *item, bool shared)
 {

@@ -35,8 +35,8 @@
  * thread takes the queue's lock, and so finds the place; a change that comes earlier has already
  * given the word the epoch that the waiter reads. A change clears SLEEPERS only with the epoch, and
  * then every place that was linked before is to be served. So a place that is linked again, or is
- * away no more, needs no new SLEEPERS. A waiter that finds its value sets none. It gets the epoch before
- * the word's, so that it is served even if the value is taken back at once.
+ * away no more, needs no new SLEEPERS. A waiter that finds its value sets none. It gets the epoch
+ * before the word's, so that it is served even if the value is taken back at once.
  *
  * Ordering: the serving thread reads the word with acquire; the rest is the grant's. Fork: as for
  * any queue. A place need not give way: what its waiter waits for is not taken from others.
