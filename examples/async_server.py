@@ -64,10 +64,13 @@ async def serve(handler: Handler, clients: int, seconds: float) -> tuple[int, st
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # (Python 3.11 would report the cancellation by a Ctrl-C as an error.)
         with suppress(ConnectionError, asyncio.CancelledError):
-            while line := await reader.readline():
-                writer.write(b"%d\n" % await handler(int(line)))
-                await writer.drain()
-        writer.close()
+            try:
+                while line := await reader.readline():
+                    writer.write(b"%d\n" % await handler(int(line)))
+                    await writer.drain()
+            finally:
+                writer.close()
+                await writer.wait_closed()  # else asyncio may report a client that is gone
 
     async def ask(port: int, end: float) -> int:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
