@@ -105,3 +105,26 @@ def test_readme_for_a_package_index_has_no_relative_link(repository):
         assert "https://example.invalid/owner/name/raw/v1.2/docs/scaling.svg" in where
     assert "tutorial" in text
     assert "][" not in text or repository
+
+
+@pytest.mark.parametrize(
+    ("status", "info", "expected"),
+    [
+        ("working", "", "alive"),
+        ("redirected", "https://example.invalid/new", "moved"),
+        ("broken", "404 Client Error: Not Found for url: https://example.invalid/", "dead"),
+        ("broken", "410 Client Error: Gone for url: https://example.invalid/", "dead"),
+        ("broken", "Anchor 'usage' not found", "dead"),
+        ("broken", "403 Client Error: Forbidden for url: https://example.invalid/", "not asked"),
+        ("broken", "429 Client Error: Too Many Requests for url: x", "not asked"),
+        ("broken", "503 Server Error: Service Unavailable for url: x", "not asked"),
+        ("broken", "HTTPSConnectionPool: Max retries exceeded (NameResolutionError)", "not asked"),
+        ("timeout", "HTTPSConnectionPool: Read timed out.", "not asked"),
+    ],
+)
+def test_link_is_dead_only_if_its_host_says_so(status, info, expected):
+    judged = runpy.run_path(str(ROOT / "tools" / "links.py"))["judged"]
+    link = {"filename": "a.md", "lineno": 3, "status": status, "info": info, "uri": "https://x"}
+    assert {verdict: len(found) for verdict, found in judged([link]).items() if found} == {
+        expected: 1
+    }
