@@ -14,13 +14,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-# A block of code, which stays as it is; a picture; the definition of a link; a link.
+CODE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
+# A picture; the definition of a link; a link.
 PART = re.compile(
-    r"(?P<code>^```.*?^```$)"
-    r"|!\[(?P<title>[^\]]*)\]\((?P<picture>[^)]+)\)"
+    r"!\[(?P<title>[^\]]*)\]\((?P<picture>[^)]+)\)"
     r"|^\[(?P<name>[^\]]+)\]: (?P<defined>\S+)$"
     r"|\[(?P<text>[^\]]+)\](?:\((?P<target>[^)]+)\)|\[(?P<reference>[^\]]+)\])",
-    re.MULTILINE | re.DOTALL,
+    re.MULTILINE,
 )
 ABSOLUTE = re.compile(r"[a-z]+:|#")
 
@@ -38,8 +38,6 @@ def for_an_index(text: str, repository: str = "", at: str = "HEAD") -> str:
     definitions = {m["name"]: m["defined"] for m in PART.finditer(text) if m["name"]}
 
     def part(found: re.Match[str]) -> str:
-        if found["code"]:
-            return found[0]
         if path := found["picture"]:
             return f"![{found['title']}]({address(path, 'raw')})" if kept(path) else ""
         if path := found["defined"]:
@@ -48,7 +46,9 @@ def for_an_index(text: str, repository: str = "", at: str = "HEAD") -> str:
             return f"[{found['text']}]({address(path, 'blob')})" if kept(path) else found["text"]
         return found[0] if kept(definitions[found["reference"]]) else found["text"]
 
-    return re.sub(r"\n{3,}", "\n\n", PART.sub(part, text)).rstrip() + "\n"
+    pieces = CODE.split(text)  # every second one is a block of code, which stays as it is
+    pieces[::2] = [re.sub(r"\n{3,}", "\n\n", PART.sub(part, piece)) for piece in pieces[::2]]
+    return "".join(pieces).rstrip() + "\n"
 
 
 def repository() -> str:

@@ -27,16 +27,15 @@ pytestmark = [
 ]
 
 
-def fenced(kind, path):
-    """The texts of the file's blocks of that kind."""
-    pattern = rf"^```{re.escape(kind)}\n(.*?)^```"
-    return re.findall(pattern, path.read_text(), re.MULTILINE | re.DOTALL)
+def fenced(kind, text):
+    """The contents of the text's blocks of that kind."""
+    return re.findall(rf"^```{re.escape(kind)}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def programs():
     """The files that have code, each with its blocks in order."""
     for path in (README, *(DOCS / page for page in PAGES)):
-        if blocks := fenced("python", path):
+        if blocks := fenced("python", path.read_text()):
             yield pytest.param("\n".join(blocks), id=str(path.relative_to(ROOT)))
 
 
@@ -47,7 +46,7 @@ def test_code_of_a_page_runs_from_top_to_bottom(program):
 
 
 def test_tour_ends_when_a_task_fails():
-    (tour,) = fenced("python", DOCS / "tour.md")
+    (tour,) = fenced("python", (DOCS / "tour.md").read_text())
     failing, count = re.subn(
         r"^    return sum.*log.*$", '    raise OSError("disk full")', tour, flags=re.MULTILINE
     )
@@ -67,7 +66,7 @@ def test_reference_has_every_public_name():
 def test_every_page_is_in_a_table_of_contents():
     listed = {"index"}
     for page in PAGES:
-        for tree in fenced("{toctree}", DOCS / page):
+        for tree in fenced("{toctree}", (DOCS / page).read_text()):
             names = [line for line in tree.splitlines() if line and not line.startswith(":")]
             listed |= {(Path(page).parent / name).as_posix() for name in names}
     assert listed == {page.removesuffix(".md") for page in PAGES}
@@ -97,7 +96,7 @@ def test_readme_defines_each_link_and_uses_each_definition():
 def test_readme_for_a_package_index_has_no_relative_link(repository):
     convert = runpy.run_path(str(ROOT / "tools" / "readme.py"))["for_an_index"]
     text = convert(README.read_text(), repository, "v1.2")
-    assert fenced("python", README) == re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    assert fenced("python", text) == fenced("python", README.read_text())
     where = links(text)
     assert all(link.startswith("https://") for link in where)
     if repository:
