@@ -33,6 +33,14 @@ check() {
   # The pure classes are the types. stubtest compares them with the modules as imported.
   verify "stubtest, native" stubtest native "$env"
   verify "stubtest, threading" stubtest threading "$env"
+  # pyright is an npm package, which its wrapper fetches on first use.
+  if (cd "$CACHE" && pyright --version) >/dev/null 2>&1; then
+    verify "pyright, public" public_types "$env"
+  else
+    step "pyright could not be fetched: whether all public types are known was not checked"
+  fi
+  verify "zizmor" zizmor --offline --quiet --no-progress .github
+  ! have actionlint || verify "actionlint" actionlint
 
   ((!${#FAILED[@]})) || die "failed: $(IFS=,; echo "${FAILED[*]}")"
   step "all checks passed"
@@ -63,4 +71,14 @@ stubtest() (
   cd "$CACHE" || exit
   NOGIL_SYNC_BACKEND=$1 MYPY_CACHE_DIR=$CACHE/stubtest/$(echo "$ROOT" | digest) "$2/bin/python" -m mypy.stubtest nogil_sync --concise \
     --ignore-disjoint-bases --ignore-unused-allowlist --mypy-config-file "$ROOT/pyproject.toml" --allowlist "$ROOT/tools/stubtest-allowlist.txt"
+)
+
+# Every public name must have its types. Outside the tree, as above.
+public_types() (
+  cd "$CACHE" || exit
+  local said status=0
+  said=$(pyright --pythonpath "$1/bin/python" --verifytypes nogil_sync --ignoreexternal) || status=$?
+  ((status == 0)) && grep -q 'completeness score: 100%' <<<"$said" && return
+  echo "$said"
+  return 1
 )
