@@ -95,6 +95,8 @@ def test_readme_defines_each_link_and_uses_each_definition():
 
 @pytest.mark.parametrize("repository", ["", "https://example.invalid/owner/name/"])
 def test_readme_for_a_package_index_has_no_relative_link(repository):
+    if all(":" in link for link in links(README.read_text())):
+        pytest.skip("this tree is a release's sdist: its README is that of an index")
     convert = runpy.run_path(str(ROOT / "tools" / "readme.py"))["for_an_index"]
     text = convert(README.read_text(), repository, "v1.2")
     assert fenced("python", text) == fenced("python", README.read_text())
