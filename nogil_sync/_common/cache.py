@@ -92,7 +92,7 @@ def check_maxsize(maxsize: Any) -> int | None:
     limit = int.__index__(operator.index(maxsize))
     if limit < 0:
         raise ValueError("maxsize must not be negative")
-    if limit > _MAX_WEIGHT:
+    if limit >= _MAX_WEIGHT:
         raise OverflowError("maxsize is too large")
     return limit
 

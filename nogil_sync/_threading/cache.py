@@ -569,7 +569,7 @@ class Cache(SyncObject, SharedCache[K, V]):
             weight = exact_int(self.__weigher(key, value))
             if weight < 0:
                 raise ValueError("weight must not be negative")
-            if weight > _MAX_WEIGHT:
+            if weight >= _MAX_WEIGHT:
                 raise OverflowError("weight is too large")
         self.__expire()
         limit = _NO_LIMIT if self.__maxsize is None else self.__maxsize
