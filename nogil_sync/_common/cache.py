@@ -22,9 +22,10 @@ detaches nothing, as it only removes what has been stored.
 
 import operator
 from collections.abc import Awaitable, Callable, Hashable
-from functools import update_wrapper
-from types import MethodType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NamedTuple, TypeVar, TypeVarTuple
+from functools import _CacheInfo as CacheInfo
+from functools import partial, update_wrapper
+from types import CodeType, MethodType
+from typing import Any, ClassVar, Final, Generic, NamedTuple, TypeVar, TypeVarTuple
 
 from .mapping import load_or_compute, load_or_compute_async
 from .object import subscripted
@@ -217,11 +218,6 @@ class SharedCache(Generic[K, V]):
 
 # ---- cached ----
 
-if TYPE_CHECKING:
-    from functools import _CacheInfo as CacheInfo
-else:
-    from functools import _CacheInfo as CacheInfo
-
 _FAST = (int, str)  # of these types a single argument is the key, as with lru_cache
 _KEYWORDS: Final = object()  # stands before the keyword arguments in a key
 
@@ -235,11 +231,16 @@ def call_key(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
     return args
 
 
-def is_async(fn: Any) -> bool:
-    """Whether calling the function returns a coroutine."""
-    import inspect
+_COROUTINE: Final = 0x80  # inspect.CO_COROUTINE: a function does not need that module
 
-    return inspect.iscoroutinefunction(fn)
+
+def is_async(fn: Any) -> bool:
+    """Whether calling the function returns a coroutine, as ``inspect.iscoroutinefunction`` says."""
+    while isinstance(fn, MethodType | partial):
+        fn = fn.__func__ if isinstance(fn, MethodType) else fn.func
+    code = getattr(fn, "__code__", None)
+    marked = hasattr(fn, "_is_coroutine_mark") or hasattr(fn, "_is_coroutine")
+    return marked or (isinstance(code, CodeType) and bool(code.co_flags & _COROUTINE))
 
 
 class CachedCalls:
