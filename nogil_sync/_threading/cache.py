@@ -102,7 +102,7 @@ class _Entry:
         self.queue = _NONE
         self.ticket = 0
         self.uses = 0
-        self.slot = -1  # of the wheel
+        self.slot = -1  # of the wheel; -1: none yet
 
 
 Bucket = tuple[_Entry, ...]
@@ -347,7 +347,11 @@ class Cache(SyncObject, SharedCache[K, V]):
         """Set the value of the key, which lives as long as the cache's `ttl` says."""
         self.__put(key, value, self.__ttl)
 
-    def put(self, key: K, value: V, ttl: float | None = NO_DEFAULT) -> None:  # type: ignore[assignment]
+    @overload
+    def put(self, key: K, value: V) -> None: ...
+    @overload
+    def put(self, key: K, value: V, ttl: float | None) -> None: ...
+    def put(self, key: Any, value: Any, ttl: Any = NO_DEFAULT) -> None:
         """Set the value of `key`, with a time to live of its own.
 
         `ttl` is in seconds; ``None`` is for ever, and the default is the cache's. One that is not
@@ -464,19 +468,18 @@ class Cache(SyncObject, SharedCache[K, V]):
         clock = self.__clock
         return time.monotonic_ns() if clock is None else clock_nanoseconds(clock())
 
-    def __deadline(self, ttl: int) -> int:
-        return min(self.__now() + ttl, NEVER - 1) if ttl else NEVER
-
     def __expire(self) -> None:
         """Remove the entries that have expired since the wheel was last turned."""
         table = self.__table
         if not table.wheel:
             return
-        now = self.__now()
+        self.__expire_by(table, self.__now())
+
+    def __expire_by(self, table: _Table, now: int) -> None:
         tick = now >> _SHIFTS[0]
-        if tick <= table.tick:
+        if tick == table.tick:
             return
-        table.tick = tick
+        table.tick = tick  # perhaps an earlier one: a clock can be set back
         gone: list[tuple[Any, Any, str]] = []
         try:
             for slot in list(table.wheel):
@@ -487,19 +490,14 @@ class Cache(SyncObject, SharedCache[K, V]):
 
     def __turn(self, table: _Table, slot: int, now: int, gone: list[tuple[Any, Any, str]]) -> None:
         """Remove what has expired of this slot, and move the rest to where it belongs now."""
-        entries = table.wheel.pop(slot, {})
-        again = []
-        while entries:
-            try:
-                _, entry = entries.popitem()
-            except KeyError:
-                break
+        entries = table.wheel.get(slot, {})
+        for entry in list(entries.values()):
             if entry.deadline > now:
-                again.append(entry)
-            else:
-                self.__remove(table, entry, "expired", gone)
-        for entry in again:
-            self.__schedule(table, entry, now)
+                self.__schedule(table, entry, now)
+            elif not self.__remove(table, entry, "expired", gone):
+                entries.pop(id(entry), None)  # it has left the cache
+        if not entries:
+            table.wheel.pop(slot, None)
 
     def __schedule(self, table: _Table, entry: _Entry, now: int) -> None:
         """Put the entry into the wheel."""
@@ -508,14 +506,23 @@ class Cache(SyncObject, SharedCache[K, V]):
         while level < 4 and rest >> _SHIFTS[level + 1]:
             level += 1
         slot = (entry.deadline >> _SHIFTS[level]) << 3 | level
+        before = entry.slot
+        if slot == before:
+            return
         entry.slot = slot
-        table.wheel.setdefault(slot, {})[id(entry)] = entry
+        while True:
+            entries = table.wheel.setdefault(slot, {})
+            entries[id(entry)] = entry
+            if table.wheel.get(slot) is entries:  # no thread has found it empty meanwhile
+                break
+        if before != -1:
+            table.wheel.get(before, {}).pop(id(entry), None)
         if entry.queue == _NONE:  # another thread has removed it meanwhile
             self.__unschedule(table, entry)
 
     @staticmethod
     def __unschedule(table: _Table, entry: _Entry) -> None:
-        if entry.slot >= 0:
+        if entry.slot != -1:
             entries = table.wheel.get(entry.slot)
             if entries is not None:
                 entries.pop(id(entry), None)
@@ -571,9 +578,13 @@ class Cache(SyncObject, SharedCache[K, V]):
                 raise ValueError("weight must not be negative")
             if weight >= _MAX_WEIGHT:
                 raise OverflowError("weight is too large")
-        self.__expire()
+        table = self.__table
+        now = self.__now() if ttl or table.wheel else 0
+        if table.wheel:
+            self.__expire_by(table, now)
         limit = _NO_LIMIT if self.__maxsize is None else self.__maxsize
-        new = _Entry(which, key, value, weight, self.__deadline(ttl))
+        deadline = min(now + ttl, NEVER - 1) if ttl else NEVER
+        new = _Entry(which, key, value, weight, deadline)
         gone: list[tuple[Any, Any, str]] = []
         try:
             table = self.__table
@@ -584,7 +595,7 @@ class Cache(SyncObject, SharedCache[K, V]):
                 if unless is not None:
                     if unless.load():
                         return value
-                    if old is not None and old.deadline > self.__now():
+                    if old is not None and old.deadline > now:
                         return old.value
                 if weight > limit:
                     if old is None or self.__remove(table, old, "", []):
@@ -595,12 +606,10 @@ class Cache(SyncObject, SharedCache[K, V]):
                 elif self.__room(table, weight, old, limit, gone) and self.__install(
                     table, bucket, old, new, limit, unless
                 ):
-                    if new.deadline != NEVER:
-                        if old is not None:
-                            self.__unschedule(table, old)
-                        self.__schedule(table, new, self.__now())
-                    elif old is not None:
+                    if old is not None:
                         self.__unschedule(table, old)
+                    if deadline != NEVER:
+                        self.__schedule(table, new, now)
                     return value
                 if bucket is not None:
                     for each in bucket:
