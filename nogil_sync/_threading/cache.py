@@ -70,8 +70,8 @@ Ts = TypeVarTuple("Ts")
 
 _NONE, _SMALL, _MAIN = 0, 1, 2  # which queue an entry is in; none: it is no longer in the cache
 _MAX_USES: Final = 3
-_NO_LIMIT: Final = 1 << 200
-_MAX_WEIGHT: Final = (1 << 63) - 1
+_NO_LIMIT: Final = (1 << 63) - 1
+_MAX_WEIGHT: Final = _NO_LIMIT
 _PATIENCE: Final = 64  # so many looks at entries, and the next one is evicted even if it was used
 
 # The wheel: nanoseconds of a tick, as shifts, by level.

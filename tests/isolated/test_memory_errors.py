@@ -87,13 +87,6 @@ COLLECT = "__import__('gc').collect()"
         "y.modify('a', f, 0)",
         "(y.load_or_compute('new', p), y.pop('new'))",
         "(list(y), list(y.items()), y.snapshot(), y.copy(), y == y, y | y)",
-        "Cache(5, ttl=1)",
-        "cc.get('a')",
-        "[cc.__setitem__(n, n) for n in range(5000, 5006)]",
-        "(cc.put('b', 1, 5), cc.pop('b', 0))",
-        "(cc.load_or_compute('new', p), cc.pop('new', 0))",
-        "(list(cc), len(cc), cc.stats(), repr(cc))",
-        "cached(p)()",
         "of()",
         "oo.do(f)",
         "Lazy().value",
@@ -123,8 +116,7 @@ def test_each_allocation_fails_once_without_harm(use):
         a, r, c = AtomicInt64(2**62), AtomicRef(1), ShardedCounter()
         m, e, o = Mutex(), Event(), {{}}
         two = o, [1]  # made here: without memory, BUILD_LIST itself crashes CPython 3.13
-        y, cc = SyncMap(a=1), Cache(3)
-        cc["a"] = 1
+        y = SyncMap(a=1)
         rw, s, k, g = RWMutex(), Semaphore(2), Cond(), WaitGroup()
         h, ch = Channel(), Channel(3)
         m.acquire(); rw.read.acquire(); s.acquire(); k.acquire(); g.add()

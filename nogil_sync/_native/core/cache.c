@@ -615,7 +615,7 @@ ns_cache_store(ns_cache *c, ns_cache_edit *e, ns_cache_gone *gone)
         const int64_t rest = c->limit - weight; /* for the others */
         const int64_t others =
             ns_load(&c->weight, NS_RELAXED) - (present && old->queue ? old->weight : 0);
-        if (others <= rest || c->limit == NS_CACHE_NO_LIMIT) {
+        if (others <= rest) {
             break;
         }
         ns_table_unlock(&c->table, s, &gone->garbage);

@@ -105,7 +105,7 @@
 #define NS_CACHE_TICK 24  /* a tick of level 0 is 2^24 ns */
 
 #define NS_CACHE_NEVER INT64_MAX   /* the deadline of an entry that has none */
-#define NS_CACHE_NO_LIMIT INT64_MAX
+#define NS_CACHE_NO_LIMIT INT64_MAX /* so the sum of all weights cannot overflow */
 #define NS_CACHE_NO_TIME INT64_MIN /* the clock was not read */
 
 enum ns_cache_queue_name { NS_CACHE_NONE, NS_CACHE_SMALL, NS_CACHE_MAIN };
