@@ -33,12 +33,11 @@ is only an index: an entry that is in it and no longer in its queue is passed by
 
 import time
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any, Final, Generic, ParamSpec, TypeVar, TypeVarTuple, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, TypeVarTuple, overload
 
 from .._common.cache import (
     NEVER,
     CachedCalls,
-    CacheInfo,
     CacheStats,
     SharedCache,
     bound,
@@ -60,6 +59,9 @@ from .atomics import AtomicBool
 from .syncmap import SyncMap
 
 __all__ = ["Cache", "CachedFunction", "cached"]
+
+if TYPE_CHECKING:
+    from functools import _CacheInfo as CacheInfo
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -220,8 +222,8 @@ class Cache(SyncObject, SharedCache[K, V]):
     __slots__ = (
         "__best",
         "__clock",
-        "__expirations",
         "__evictions",
+        "__expirations",
         "__failures",
         "__flights",
         "__ghosts",
@@ -604,7 +606,7 @@ class Cache(SyncObject, SharedCache[K, V]):
                         gone.append((key, value, "size"))
                         return value
                 elif self.__room(table, weight, old, limit, gone) and self.__install(
-                    table, bucket, old, new, limit, unless
+                    table, bucket, old, new, unless
                 ):
                     if old is not None:
                         self.__unschedule(table, old)
@@ -628,10 +630,10 @@ class Cache(SyncObject, SharedCache[K, V]):
         bucket: Bucket | None,
         old: _Entry | None,
         new: _Entry,
-        limit: int,
         unless: AtomicBool | None,
     ) -> bool:
         """Store the new entry in place of the old one, or as a new one, if that fits; whether."""
+        limit = _NO_LIMIT if self.__maxsize is None else self.__maxsize
         which = new.which
         back = False
         if bucket is None:
@@ -777,7 +779,7 @@ class Cache(SyncObject, SharedCache[K, V]):
         self, table: _Table, weight: int, limit: int, now: bool, gone: list[tuple[Any, Any, str]]
     ) -> None:
         """Evict an entry, or move one, or lower its count of uses."""
-        self.__climb(table, limit)
+        self.__climb(table)
         share = max(1, int(limit * self.__share))
         candidate = self.__oldest(table, _SMALL)
         hand = self.__oldest(table, _MAIN)
@@ -846,9 +848,7 @@ class Cache(SyncObject, SharedCache[K, V]):
                 ticket = before
                 del queue[ticket]
 
-    def __evict_entry(
-        self, table: _Table, entry: _Entry, gone: list[tuple[Any, Any, str]]
-    ) -> None:
+    def __evict_entry(self, table: _Table, entry: _Entry, gone: list[tuple[Any, Any, str]]) -> None:
         if self.__remove(table, entry, "size", gone):
             ghosts = self.__ghosts
             ghosts.pop(entry.which, None)
@@ -859,7 +859,7 @@ class Cache(SyncObject, SharedCache[K, V]):
                 except (RuntimeError, StopIteration):
                     break  # another thread changes it
 
-    def __climb(self, table: _Table, limit: int) -> None:
+    def __climb(self, table: _Table) -> None:
         """Move the small queue's share on if the hit ratio rose, and back if it fell."""
         hits, misses = self.__sampled
         new_misses = self.__misses - misses
@@ -996,7 +996,7 @@ class CachedFunction(Annotated, SyncObject, Generic[P, R]):
         key: Hashable = self.__calls.key_of(args, kwargs)
         return key
 
-    def cache_info(self) -> CacheInfo:
+    def cache_info(self) -> "CacheInfo":
         """Return hits, misses, maxsize and the number of results, as ``lru_cache`` does."""
         return self.__calls.info()
 

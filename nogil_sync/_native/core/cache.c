@@ -12,7 +12,7 @@
 #define LOOK 64 /* so many evictions between two looks at the counts of all threads */
 
 #define ENTRY_AT(link, member) \
-    ((ns_cache_entry *)((char *)(link)-offsetof(ns_cache_entry, member)))
+    ((ns_cache_entry *)((char *)(link) - offsetof(ns_cache_entry, member)))
 
 /* ---- Lists ---- */
 
@@ -354,7 +354,8 @@ repair(ns_cache *c)
     ns_hashed *page = malloc(room * sizeof(*page));
     uint64_t from = 0;
     do {
-        while (page != NULL && (n = ns_table_page(&c->table, &from, page, room, hold_nothing)) > room) {
+        while (page != NULL &&
+               (n = ns_table_page(&c->table, &from, page, room, hold_nothing)) > room) {
             free(page);
             room = n;
             page = malloc(room * sizeof(*page));
@@ -749,8 +750,8 @@ ns_cache_tally_slow(ns_cache *c, uint32_t slot)
     }
     ns_cache_tally *t = ns_load(&c->tallies[i], NS_ACQUIRE);
     if (t == NULL) {
-        ns_cache_tally *new = ns_zeroed(
-            NS_CACHE_LINE, ns_slots_in_segment(NS_CACHE_FIRST, i) * sizeof(*new));
+        ns_cache_tally *new =
+            ns_zeroed(NS_CACHE_LINE, ns_slots_in_segment(NS_CACHE_FIRST, i) * sizeof(*new));
         if (new == NULL) {
             return NULL;
         }
