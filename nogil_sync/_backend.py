@@ -26,6 +26,13 @@ def _choose() -> str:
 backend: str = _choose()
 
 if TYPE_CHECKING or backend == "threading":
+    # For nogil_sync.diagnostics; what only the extension has.
+    from ._common.no_native import native_sleepers as native_sleepers  # noqa: PLC0414
+    from ._common.no_native import own_holder as own_holder  # noqa: PLC0414
+    from ._common.no_native import register_signal as register_signal  # noqa: PLC0414
+    from ._common.no_native import set_deadlock_check as set_deadlock_check  # noqa: PLC0414
+    from ._common.no_native import unregister_signal as unregister_signal  # noqa: PLC0414
+
     # Type checkers always see the pure classes: they are the typed specification.
     from ._common.guard import defer as defer  # noqa: PLC0414  (for _common; not public)
     from ._common.guard import guard_of as guard_of  # noqa: PLC0414  (for _common; not public)
@@ -33,6 +40,12 @@ if TYPE_CHECKING or backend == "threading":
 else:
     try:
         from ._native._core import *
+        from ._native._core import _own_holder as own_holder
+        from ._native._core import _put as put
+        from ._native._core import _register_signal as register_signal
+        from ._native._core import _set_deadlock_check as set_deadlock_check
+        from ._native._core import _sleepers as native_sleepers
+        from ._native._core import _unregister_signal as unregister_signal
     except ModuleNotFoundError as missing:
         if missing.name not in ("nogil_sync._native", "nogil_sync._native._core"):
             raise
@@ -51,3 +64,7 @@ if not TYPE_CHECKING:  # they read literals only, and follow the star imports
     from . import __all__ as _public
 
     __all__ = [name for name in _public if name in globals()]
+
+from ._common.environment import start_as_asked as _start_as_asked  # noqa: E402  (uses the above)
+
+_start_as_asked()

@@ -107,6 +107,7 @@ exec_module(PyObject *module)
         ns_add_waitgroup,   ns_add_scopes,      ns_add_select,     ns_add_async_waiter,
         ns_add_barrier,     ns_add_once,        ns_add_syncmap,    ns_add_ageing,
         ns_add_pool,        ns_add_pin,         ns_add_referents,  ns_add_sharing,
+        ns_add_sleeping,
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(parts); i++) {
         if (parts[i](module) < 0) {
@@ -155,6 +156,7 @@ traverse_module(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->syncmap_iterator_type);
     Py_VISIT(state->syncmap_shared);
     Py_VISIT(state->syncmap_compute);
+    Py_VISIT(state->deadlock_check);
     return 0;
 }
 
@@ -197,6 +199,7 @@ clear_module(PyObject *module)
     Py_CLEAR(state->syncmap_iterator_type);
     Py_CLEAR(state->syncmap_shared);
     Py_CLEAR(state->syncmap_compute);
+    Py_CLEAR(state->deadlock_check);
     return 0;
 }
 

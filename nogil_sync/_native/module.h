@@ -30,6 +30,7 @@ typedef struct ns_state {
     PyObject *atomic_bool_type, *syncmap_type, *syncmap_iterator_type;
     PyObject *syncmap_shared,
         *syncmap_compute; /* of _common/mapping.py: the base class and a function */
+    PyObject *deadlock_check; /* see sleeping.h; NULL until detection is on */
     bool dev_mode;        /* development mode */
     bool watches_sharing; /* development mode, main interpreter: see watch.h */
 } ns_state;
@@ -68,6 +69,7 @@ int ns_add_channel_ends(PyObject *module); /* for ns_add_channel */
 int ns_add_select(PyObject *module);
 int ns_add_async_waiter(PyObject *module);
 int ns_add_scopes(PyObject *module);
+int ns_add_sleeping(PyObject *module);
 int ns_add_cond(PyObject *module);
 int ns_add_waitgroup(PyObject *module);
 int ns_add_barrier(PyObject *module);
