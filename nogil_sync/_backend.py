@@ -28,7 +28,7 @@ backend: str = _choose()
 if TYPE_CHECKING or backend == "threading":
     # For nogil_sync.diagnostics; what only the extension has.
     from ._common.no_native import native_sleepers as native_sleepers  # noqa: PLC0414
-    from ._common.no_native import own_holder as own_holder  # noqa: PLC0414
+    from ._common.no_native import own_wait as own_wait  # noqa: PLC0414
     from ._common.no_native import register_signal as register_signal  # noqa: PLC0414
     from ._common.no_native import set_deadlock_check as set_deadlock_check  # noqa: PLC0414
     from ._common.no_native import unregister_signal as unregister_signal  # noqa: PLC0414
@@ -40,7 +40,7 @@ if TYPE_CHECKING or backend == "threading":
 else:
     try:
         from ._native._core import *
-        from ._native._core import _own_holder as own_holder
+        from ._native._core import _own_wait as own_wait
         from ._native._core import _put as put
         from ._native._core import _register_signal as register_signal
         from ._native._core import _set_deadlock_check as set_deadlock_check

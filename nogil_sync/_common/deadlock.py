@@ -25,6 +25,7 @@ import signal
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from random import random
 from types import CodeType
 from typing import Any, Final, Literal
@@ -35,6 +36,9 @@ from .wait import Wait, describe_one, waits_of
 from .waiting import Sleeper, lines_from, of_nap, of_record, sleepers, summary
 
 Action = Literal["raise", "warn"]
+
+# Asks for the holder of what this thread waits for, or 0, and whether it was served meanwhile.
+_Own = Callable[[], tuple[int, bool]]
 
 _AGAIN: Final = 0.05  # seconds until the next look, if another thread looks now
 _SELDOM: Final = 60.0
@@ -85,22 +89,17 @@ def look_from_gate(nap: Nap) -> float:
     about = nap.about
     if me is None or about is None:
         return 0.0
-    return _look(me, lambda: next(iter(about.holders()), 0))
+    return _look(me, lambda: (next(iter(about.holders()), 0), about.is_served()))
 
 
 def look_from_record(record: tuple[Any, ...]) -> float:
     """Called by a wait of the extension, for its own record: see `sleeping.h`."""
     frame = sys._getframe(1)
     me = of_record(record)._replace(lines=tuple(lines_from(frame)))
-    return _look(me, _own_holder)
+    return _look(me, _backend.own_wait)
 
 
-def _own_holder() -> int:
-    holder, foreign = _backend.own_holder()
-    return 0 if foreign else holder
-
-
-def _look(me: Sleeper, holder: Any) -> float:
+def _look(me: Sleeper, own: _Own) -> float:
     """Look for a deadlock of this thread's wait; return the seconds until the next look."""
     if detection.action is None or me.served or not me.timeless:
         return 0.0
@@ -108,7 +107,7 @@ def _look(me: Sleeper, holder: Any) -> float:
     if _looking.setdefault(0, token) is not token:
         return _AGAIN * (1 + random())
     try:
-        found = (not me.cancellable and _circle(me, holder)) or _all_asleep(me)
+        found = (not me.cancellable and _circle(me, own)) or _all_asleep(me, own)
     finally:
         if _looking.get(0) is token:
             del _looking[0]
@@ -131,18 +130,19 @@ def _way(me: Sleeper, first: int, others: dict[int, Sleeper]) -> list[Sleeper]:
     return way
 
 
-def _circle(me: Sleeper, holder: Any) -> list[Sleeper]:
-    if not holder():
+def _circle(me: Sleeper, own: _Own) -> list[Sleeper]:
+    if not own()[0]:
         return []
     before = sleepers(stacks=False)
-    first = holder()
+    # In this order: what holds once it was not served is what it waits for.
+    first = own()[0]
     way = _way(me, first, before) if first else []
     if not way:
         return []
     after = sleepers()
     again = _way(me, first, after)
     same = [(each.thread, each.sleep) for each in way] == [(e.thread, e.sleep) for e in again]
-    return again if same and not _may_be_released_here(again) else []
+    return again if same and not own()[1] and not _may_be_released_here(again) else []
 
 
 def _may_be_released_here(way: list[Sleeper]) -> bool:
@@ -180,7 +180,7 @@ def _unknown_threads(known: int) -> bool:
         return False
 
 
-def _all_asleep(me: Sleeper) -> list[Sleeper]:
+def _all_asleep(me: Sleeper, own: _Own) -> list[Sleeper]:
     before = sleepers(stacks=False)
     before[me.thread] = me
     if threading.active_count() > 2 * len(before) + 1 or not _are_stuck(me, before):
@@ -189,7 +189,9 @@ def _all_asleep(me: Sleeper) -> list[Sleeper]:
     after[me.thread] = me
     if {each.sleep for each in before.values()} != {each.sleep for each in after.values()}:
         return []
-    return list(after.values()) if _are_stuck(me, after) and not _has_handlers() else []
+    if own()[1] or not _are_stuck(me, after) or _has_handlers():
+        return []
+    return list(after.values())
 
 
 def _are_stuck(me: Sleeper, found: dict[int, Sleeper]) -> bool:

@@ -280,7 +280,7 @@ class TaskWait:
     def __init__(self, obj: object, operation: str) -> None:
         import asyncio
 
-        self.task = asyncio.current_task()
+        self.task = asyncio.current_task()  # None once it goes on
         self.obj = obj
         self.operation = operation
         self.since = monotonic()
@@ -299,7 +299,10 @@ async def wait_in_line(
         return waiter
     waiting = TaskWait(obj, operation)
     task_waits.add(ref(waiting, task_waits.discard))
-    return await settle(waiter, call, seconds)
+    try:
+        return await settle(waiter, call, seconds)
+    finally:
+        waiting.task = None
 
 
 async def settle(waiter: Any, call: Call, seconds: float | None) -> Any:

@@ -13,9 +13,9 @@ def set_deadlock_check(_look: Callable[..., float] | None, _after: float, /) -> 
     """Have waits in C look for deadlocks: there are none."""
 
 
-def own_holder() -> tuple[int, bool]:
-    """Return who holds what this thread waits for in C."""
-    return 0, False
+def own_wait() -> tuple[int, bool]:
+    """Return who holds what this thread waits for in C, and whether it was served."""
+    return 0, True
 
 
 def register_signal(_signum: int, _file: int, /) -> None:

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 from .. import _backend
 from .loops import task_waits
-from .object import Part, SyncObject
 from .sleep import Nap, sleeping
 
 _PACKAGE = __name__.partition(".")[0]
@@ -82,16 +81,17 @@ def waiting_tasks() -> list[Sleeper]:
     """All tasks of asyncio that wait for an object of ours now."""
     found = []
     for each in [reference() for reference in list(task_waits)]:
-        if each is None or each.task is None:
+        task = None if each is None else each.task
+        if each is None or task is None:
             continue
         cls = _public_class(each.obj)
         operation = f"{cls}.{each.operation}_async" if cls else f"{each.operation}_async"
-        lines = tuple(_lines_of_task(each.task))
+        lines = tuple(_lines_of_task(task))
         seconds = monotonic() - each.since
         found.append(
             Sleeper(
                 *(0, each.obj, operation, seconds, False, True, each, 0, False, False, lines),
-                each.task,
+                task,
             )
         )
     return found
@@ -108,6 +108,11 @@ def _lines_of_task(task: Any) -> list[Line]:
         lines.append((frame.f_code, frame.f_lineno))
         coroutine = getattr(coroutine, "cr_await", None)
     return lines[::-1]
+
+
+def _is_public(obj: object) -> bool:
+    """Whether the object is of a public class of ours, or of one derived from it."""
+    return any(cls.__module__ == _PACKAGE for cls in type(obj).__mro__)
 
 
 def _public_class(obj: object) -> str:
@@ -181,17 +186,18 @@ def subject(frame: FrameType | None) -> tuple[object, str]:
     None for an object that cannot be told, as that of a `select`.
     """
     obj: object = None
-    name = outermost = ""
+    name = outermost = inner = ""
     while frame is not None and _is_ours(frame):
         outermost = frame.f_code.co_qualname
+        inner = inner or frame.f_code.co_filename
         this = frame.f_locals.get("self")
-        if obj is None and isinstance(this, SyncObject | Part):
+        if obj is None and this is not None and _is_public(this):
             obj = this
         if obj is not None and this is obj:
             name = frame.f_code.co_name
         frame = frame.f_back
     if obj is None:
-        return None, "once" if "once" in outermost.lower() else outermost
+        return None, "once" if inner.endswith("once.py") else outermost
     cls = _public_class(obj)
     if cls == "Channel":
         return obj, "Channel.send" if "send" in name else "Channel.recv"

@@ -94,8 +94,6 @@ WAITS = {
 }
 # Those whose holder is known.
 HELD = ("Mutex.acquire", "RLock.acquire", "RWMutexReader.acquire", "RWMutexWriter.acquire")
-if nogil_sync.backend == "threading":
-    HELD = HELD[:2]
 
 
 def call_it(call):

@@ -156,13 +156,15 @@ set_deadlock_check(PyObject *module, PyObject *args)
 /* The wait of this thread for which the function is being called. */
 static NS_THREAD_LOCAL const ns_sleep *checked;
 
-/* _own_holder(): (holder, foreign) of what this thread waits for, as of now. */
+/* _own_wait(): (holder, served) of this thread's wait, as of now. The holder is 0 if it is not known,
+ * or need not be the one that releases. */
 static PyObject *
-own_holder(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
+own_wait(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
 {
     bool foreign = false;
     const unsigned long long holder = checked != NULL ? holder_of(checked, &foreign) : 0;
-    return Py_BuildValue("(KO)", holder, foreign ? Py_True : Py_False);
+    const bool served = checked == NULL || is_served(checked);
+    return Py_BuildValue("(KO)", foreign ? 0 : holder, served ? Py_True : Py_False);
 }
 
 int
@@ -348,7 +350,7 @@ unregister_signal(PyObject *Py_UNUSED(module), PyObject *args)
 
 static PyMethodDef functions[] = {
     {"_sleepers", sleepers, METH_O, NULL},
-    {"_own_holder", own_holder, METH_NOARGS, NULL},
+    {"_own_wait", own_wait, METH_NOARGS, NULL},
     {"_set_deadlock_check", set_deadlock_check, METH_VARARGS, NULL},
     {"_register_signal", register_signal, METH_VARARGS, NULL},
     {"_unregister_signal", unregister_signal, METH_VARARGS, NULL},
