@@ -27,25 +27,19 @@ backend: str = _choose()
 
 if TYPE_CHECKING or backend == "threading":
     # For nogil_sync.diagnostics; what only the extension has.
+    # Type checkers always see the pure classes: they are the typed specification.
+    from ._common.guard import defer as defer  # noqa: PLC0414  (for _common; not public)
+    from ._common.guard import guard_of as guard_of  # noqa: PLC0414  (for _common; not public)
     from ._common.no_native import native_sleepers as native_sleepers  # noqa: PLC0414
     from ._common.no_native import own_wait as own_wait  # noqa: PLC0414
     from ._common.no_native import register_signal as register_signal  # noqa: PLC0414
     from ._common.no_native import set_deadlock_check as set_deadlock_check  # noqa: PLC0414
     from ._common.no_native import unregister_signal as unregister_signal  # noqa: PLC0414
-
-    # Type checkers always see the pure classes: they are the typed specification.
-    from ._common.guard import defer as defer  # noqa: PLC0414  (for _common; not public)
-    from ._common.guard import guard_of as guard_of  # noqa: PLC0414  (for _common; not public)
     from ._threading import *
 else:
     try:
+        from ._native import _core
         from ._native._core import *
-        from ._native._core import _own_wait as own_wait
-        from ._native._core import _put as put
-        from ._native._core import _register_signal as register_signal
-        from ._native._core import _set_deadlock_check as set_deadlock_check
-        from ._native._core import _sleepers as native_sleepers
-        from ._native._core import _unregister_signal as unregister_signal
     except ModuleNotFoundError as missing:
         if missing.name not in ("nogil_sync._native", "nogil_sync._native._core"):
             raise
@@ -55,6 +49,12 @@ else:
             "'pip install --no-binary nogil_sync --force-reinstall nogil_sync'. "
             f"To run on the slow pure-Python backend instead, set {_VARIABLE}=threading."
         ) from missing
+    own_wait = _core._own_wait
+    put = _core._put
+    register_signal = _core._register_signal
+    set_deadlock_check = _core._set_deadlock_check
+    native_sleepers = _core._sleepers
+    unregister_signal = _core._unregister_signal
 
 # For modules of _common that the backends import.
 _scopes.current = current_scope
@@ -65,6 +65,6 @@ if not TYPE_CHECKING:  # they read literals only, and follow the star imports
 
     __all__ = [name for name in _public if name in globals()]
 
-from ._common.environment import start_as_asked as _start_as_asked  # noqa: E402  (uses the above)
+from ._common.environment import start_as_asked as _start_as_asked
 
 _start_as_asked()

@@ -104,8 +104,10 @@ def detect_deadlocks(
     such a thread, for whatever object, and no handler of a signal is set.
 
     A wait with a time-out is never part of a deadlock, and one that cancelling a
-    :class:`TaskGroup` would end is no part of a circle. It costs nothing unless a thread sleeps for longer than `after`, then some
-    microseconds for each thread that sleeps.
+    :class:`TaskGroup` would end is no part of a circle. Where a thread runs that Python does not
+    know (of a library in C), it may serve any wait, and only circles are found. It costs nothing
+    unless a thread sleeps for longer than `after`, then some microseconds for each thread that
+    sleeps.
     """
     if action not in ("raise", "warn", None):
         raise ValueError(f"action must be 'raise', 'warn' or None, not {action!r}")

@@ -26,6 +26,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from random import random
 from types import CodeType
 from typing import Any, Final, Literal
@@ -105,7 +106,7 @@ def _look(me: Sleeper, own: _Own) -> float:
         return 0.0
     token = object()
     if _looking.setdefault(0, token) is not token:
-        return _AGAIN * (1 + random())
+        return _AGAIN * (1 + random())  # noqa: S311  (no secret)
     try:
         found = (not me.cancellable and _circle(me, own)) or _all_asleep(me, own)
     finally:
@@ -167,7 +168,8 @@ def _has_handlers() -> bool:
 
 def _joins() -> set[CodeType]:
     """The code of `threading` that waits for the end of a thread."""
-    found = [threading.Thread.join, getattr(threading.Thread, "_wait_for_tstate_lock", None)]
+    found: list[Any] = [threading.Thread.join]
+    found.append(getattr(threading.Thread, "_wait_for_tstate_lock", None))
     found.append(getattr(threading, "_shutdown", None))
     return {each.__code__ for each in found if hasattr(each, "__code__")}
 
@@ -175,7 +177,7 @@ def _joins() -> set[CodeType]:
 def _unknown_threads(known: int) -> bool:
     """Whether the process may have threads that Python does not know, which could call it."""
     try:
-        return len(os.listdir("/proc/self/task")) > known
+        return sum(1 for _ in Path("/proc/self/task").iterdir()) > known
     except OSError:
         return False
 

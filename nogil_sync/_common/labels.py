@@ -3,6 +3,7 @@
 A label is kept beside the object, by its address, until the object is gone.
 """
 
+from collections.abc import Callable
 from typing import Any
 from weakref import ref
 
@@ -19,8 +20,11 @@ def label(obj: object, name: str) -> None:
         if view is not None:
             parts.append((view, f"{name}.{side}"))
     for part, text in parts:
-        key = id(part)
-        _labels[key] = (ref(part, lambda _, key=key: _labels.pop(key, None)), text)
+        _labels[id(part)] = (ref(part, _forgets(id(part))), text)
+
+
+def _forgets(key: int) -> Callable[["ref[Any]"], object]:
+    return lambda _: _labels.pop(key, None)
 
 
 def name_of(obj: object) -> str | None:

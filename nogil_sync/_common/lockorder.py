@@ -12,6 +12,7 @@ not wait for ever adds no edge, because it cannot be part of a deadlock.
 import sys
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from types import FrameType, TracebackType
 from typing import Any, Self
 from weakref import ref
@@ -47,7 +48,7 @@ class _Thread(local):
 
 
 _CLASSES = ("Mutex", "RLock", "RWMutexReader", "RWMutexWriter")
-_current: "LockOrder | None" = None
+_recordings: "list[LockOrder]" = []  # the one that is under way, or none
 
 
 class LockOrder:
@@ -82,9 +83,8 @@ class LockOrder:
 
     def stop(self) -> None:
         """Stop recording. To stop once more does nothing."""
-        global _current
-        if _current is self:
-            _current = None
+        if self in _recordings:
+            _recordings.remove(self)
             for cls, name, original in self.__originals:
                 _put(cls, name, original)
 
@@ -109,7 +109,7 @@ class LockOrder:
     def __taking(self, original: Any) -> Any:
         def take(self_: Any, *args: Any, **kwargs: Any) -> Any:
             thread = self.__thread
-            if thread.busy or _current is not self:
+            if thread.busy or self not in _recordings:
                 return original(self_, *args, **kwargs)
             thread.busy = True
             try:
@@ -127,7 +127,7 @@ class LockOrder:
     def __releasing(self, original: Any) -> Any:
         def let_go(self_: Any, *args: Any, **kwargs: Any) -> Any:
             thread = self.__thread
-            if thread.busy or _current is not self:
+            if thread.busy or self not in _recordings:
                 return original(self_, *args, **kwargs)
             thread.busy = True
             try:
@@ -198,7 +198,7 @@ class LockOrder:
             f"{self.__text(wanted)} is taken while {self.__text(held)} is held:\n",
             *summary(lines).format(),
         ]
-        for first, second in zip(way, way[1:], strict=False):
+        for first, second in pairwise(way):
             lock = self.__locks.get(first)
             where = () if lock is None else lock.after.get(second, ())
             parts.append(f"but {self.__text(second)} while {self.__text(first)} is held:\n")
@@ -254,10 +254,9 @@ def record_lock_order() -> LockOrder:
     >>> order.inversions[0].partition(":")[0]
     'locks in different orders, which can deadlock'
     """
-    global _current
-    if _current is not None:
+    if _recordings:
         raise RuntimeError("a recording of the lock order is under way")
     order = LockOrder()
-    _current = order
+    _recordings.append(order)
     order._start()
     return order

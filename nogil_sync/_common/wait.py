@@ -86,8 +86,7 @@ def describe_one(each: Sleeper) -> str:
     """Say what one thread waits for, and who holds that."""
     who = name_of_thread(each.thread) if each.task is None else f"task {each.task.get_name()}"
     text = (
-        f"{who} waits in {each.operation} of {name_of_object(each.obj)}, "
-        f"for {each.seconds:.1f} s"
+        f"{who} waits in {each.operation} of {name_of_object(each.obj)}, for {each.seconds:.1f} s"
     )
     if each.holder == each.thread:
         text += "; it holds that itself"

@@ -43,7 +43,11 @@ class _Sides(Line):
             if waiter.request and not waiter.away:
                 if readers:
                     return value, waiters, ()
-                return (0, int(waiter.request), 0), tuple(w for w in waiters if w is not waiter), (waiter,)
+                return (
+                    (0, int(waiter.request), 0),
+                    tuple(w for w in waiters if w is not waiter),
+                    (waiter,),
+                )
         return self.admit_readers(value, waiters)
 
     def admit_readers(self, value: _Value, waiters: Waiters) -> Change:

@@ -7,7 +7,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { THREADS = 4, ROUNDS = 20000 };
+#define THREADS 4
+#ifndef ROUNDS
+#define ROUNDS 20000
+#endif
 
 static _Atomic uint64_t lives[THREADS]; /* what a sleeper refers to: set while it may be used */
 static _Atomic int left;

@@ -14,7 +14,6 @@ from marks import starts_processes
 from processes import in_own_process, in_process
 from support import eventually
 
-import nogil_sync
 from nogil_sync import (
     Channel,
     Cond,
@@ -90,7 +89,7 @@ def test_two_locks_in_opposite_order():
     barrier = threading.Barrier(2)
     (error,) = in_threads(taking(barrier, a, b), taking(barrier, b, a))
     assert "'accounts'" in str(error)
-    assert str(error).count("taking") == 0 and str(error).count("in take") == 2
+    assert str(error).count("in take") == 2
     assert {each.operation for each in error.waits} == {"Mutex.acquire"}
     assert {each.thread for each in error.waits} == {each.holders[0] for each in error.waits}
     assert not a.locked()
@@ -116,7 +115,9 @@ def test_mutex_against_rwmutex_against_semaphore():
     a, rw, semaphore = Mutex(), RWMutex(), Semaphore(1)
     barrier = threading.Barrier(3)
     errors = in_threads(
-        taking(barrier, a, rw.write), taking(barrier, rw.write, semaphore), taking(barrier, semaphore, a)
+        taking(barrier, a, rw.write),
+        taking(barrier, rw.write, semaphore),
+        taking(barrier, semaphore, a),
     )
     assert errors
     assert {each.operation for each in errors[0].waits} == {

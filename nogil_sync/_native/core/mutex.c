@@ -557,11 +557,15 @@ holder(void *object, bool *foreign)
     return ns_mutex_holder(object);
 }
 
-#define STEPS(name)                                                                             \
-    {                                                                                           \
-        .operation = (name), .holder = holder, .enter = enter_step, .wait = wait_step,          \
-        .leave = leave_step, .rejoin = rejoin_step, .cancel = cancel_step, .undo = undo_step,   \
-        .links = true                                                                           \
-    }
+#define STEPS(name)         \
+    {.operation = (name),   \
+     .holder = holder,      \
+     .enter = enter_step,   \
+     .wait = wait_step,     \
+     .leave = leave_step,   \
+     .rejoin = rejoin_step, \
+     .cancel = cancel_step, \
+     .undo = undo_step,     \
+     .links = true}
 const struct ns_wait_steps ns_mutex_steps = STEPS("Mutex.acquire");
 const struct ns_wait_steps ns_rlock_steps = STEPS("RLock.acquire");

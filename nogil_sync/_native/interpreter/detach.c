@@ -198,8 +198,8 @@ typedef struct {
     void *object;
     ns_waiter *w;
     PyThreadState *sliced; /* this thread's state if it is the main thread, else NULL */
-    ns_sleep sleep;        /* what others may see of it */
-    int64_t check_at;      /* when this thread is to look for a deadlock */
+    ns_sleep sleep; /* what others may see of it */
+    int64_t check_at; /* when this thread is to look for a deadlock */
 } waiting;
 
 /* How a sleep ended, if not with 1 (served) or 0 (timed out). */

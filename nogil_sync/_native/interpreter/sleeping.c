@@ -198,8 +198,6 @@ ns_check_deadlock(const ns_sleep *sleep, int64_t *next)
     return 0;
 }
 
-
-
 /* ---- A signal ---- */
 
 #define MAX_SIGNALS 65

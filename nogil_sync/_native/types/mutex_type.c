@@ -47,8 +47,7 @@ ns_mutex_type_acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs, P
     if (ns_likely(ns_mutex_try_lock(mutex_of(self)))) {
         Py_RETURN_TRUE;
     }
-    int locked =
-        ns_mutex_type_wait(self, &ns_mutex_steps, mutex_of(self), patience, deadline);
+    int locked = ns_mutex_type_wait(self, &ns_mutex_steps, mutex_of(self), patience, deadline);
     return locked < 0 ? NULL : PyBool_FromLong(locked);
 }
 
