@@ -26,7 +26,6 @@ def _choose() -> str:
 backend: str = _choose()
 
 if TYPE_CHECKING or backend == "threading":
-    # For nogil_sync.diagnostics; what only the extension has.
     # Type checkers always see the pure classes: they are the typed specification.
     from ._common.guard import defer as defer  # noqa: PLC0414  (for _common; not public)
     from ._common.guard import guard_of as guard_of  # noqa: PLC0414  (for _common; not public)
@@ -38,7 +37,6 @@ if TYPE_CHECKING or backend == "threading":
     from ._threading import *
 else:
     try:
-        from ._native import _core
         from ._native._core import *
     except ModuleNotFoundError as missing:
         if missing.name not in ("nogil_sync._native", "nogil_sync._native._core"):
@@ -49,6 +47,9 @@ else:
             "'pip install --no-binary nogil_sync --force-reinstall nogil_sync'. "
             f"To run on the slow pure-Python backend instead, set {_VARIABLE}=threading."
         ) from missing
+    from ._native import _core
+
+    # For nogil_sync.diagnostics: what only the extension has.
     own_wait = _core._own_wait
     put = _core._put
     register_signal = _core._register_signal

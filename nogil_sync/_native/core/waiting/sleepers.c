@@ -58,7 +58,7 @@ ns_sleeper_take(uint32_t i)
 ns_sleeper *
 ns_sleeper_try(uint32_t i, bool *busy)
 {
-    if (!ns_lock_try(&sleepers[i].lock)) {
+    if (ns_lock_spin(&sleepers[i].lock) == NS_LOCK_BUSY) {
         *busy = true;
         return NULL;
     }
