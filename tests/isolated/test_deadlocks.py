@@ -229,9 +229,19 @@ def deadlock_of_two():
         threading.Thread(target=taking(barrier, lock, other), daemon=True).start()
 
 
-def deadlocked_and_warned():
+def deadlocked(seconds):
+    """Two threads deadlock; wait until that was told or raised, at most so many seconds."""
+    told = []
+    show = warnings.showwarning
+
+    def note(*args):
+        show(*args)
+        told.append(args)
+
+    warnings.showwarning = note
     deadlock_of_two()
-    time.sleep(1.8)
+    eventually(lambda: told or threading.active_count() == 1, seconds)
+    time.sleep(0.3)  # for one that is told twice
 
 
 @pytest.mark.parametrize(
@@ -240,23 +250,23 @@ def deadlocked_and_warned():
     ids=["variable", "development mode"],
 )
 def test_warning_says_who_waits_and_shows_the_stacks(options, env):
-    done = in_process(deadlocked_and_warned, options=options, env=env)
+    done = in_process(deadlocked, 40, options=options, env=env)
     assert done.stderr.count("DeadlockWarning: deadlock of 2 threads") == 1, done.stderr
     assert done.stderr.count("in take") >= 2
 
 
 def test_variable_has_deadlocks_raise():
-    done = in_process(deadlocked_and_warned, env={"NOGIL_SYNC_DEADLOCK": "raise"})
+    done = in_process(deadlocked, 40, env={"NOGIL_SYNC_DEADLOCK": "raise"})
     assert done.stderr.count("DeadlockError: deadlock of 2 threads") == 1, done.stderr
 
 
 def test_nothing_is_detected_unless_asked():
     for env in ({}, {"NOGIL_SYNC_DEADLOCK": "off", "PYTHONDEVMODE": "1"}):
-        assert "eadlock" not in in_process(deadlocked_and_warned, env=env).stderr
+        assert "eadlock" not in in_process(deadlocked, 1.6, env=env).stderr
 
 
 def test_wrong_value_of_the_variable_is_an_error():
-    done = in_process(deadlocked_and_warned, env={"NOGIL_SYNC_DEADLOCK": "yes"}, check=False)
+    done = in_process(deadlocked, 0, env={"NOGIL_SYNC_DEADLOCK": "yes"}, check=False)
     assert done.returncode != 0
     assert "NOGIL_SYNC_DEADLOCK must be 'raise', 'warn' or 'off', not 'yes'" in done.stderr
 
@@ -459,10 +469,13 @@ def test_signal_shows_who_waits_though_the_main_thread_is_in_c():
 
     source = f"import sys\nsys.path.append({HELPERS!r})\n" + program(stuck_for_ever)
     process = subprocess.Popen(
-        [sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-P", "-c", source],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
-        assert process.stdout.readline() == "stuck\n"
+        assert process.stdout.readline() == "stuck\n", process.stderr.read()
         process.send_signal(signal.SIGUSR1)
         lines = []
         while not lines or "(That is all.)" not in lines[-1]:
