@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ._common.cancelled import scopes as _scopes
 from ._common.mapping import *
+from ._common.recording import recording as _recording
 
 _VARIABLE = "NOGIL_SYNC_BACKEND"
 
@@ -56,6 +57,9 @@ else:
     set_deadlock_check = _core._set_deadlock_check
     native_sleepers = _core._sleepers
     unregister_signal = _core._unregister_signal
+    _recording.switch = _core._record_waits
+    _recording.take = _core._recorded_waits
+    _recording.stacks = _core._stacks
 
 # For modules of _common that the backends import.
 _scopes.current = current_scope

@@ -11,6 +11,8 @@ is used: threads are recorded while they sleep, and not before.
   of the program; in development mode (``python -X dev``) it warns by itself.
 - :func:`record_lock_order` tells of locks that are taken in different orders, before that ever
   leads to a deadlock.
+- :func:`profile_contention` tells for which objects threads wait, where, how long, and who holds
+  them meanwhile: as a table, and as a page of HTML.
 """
 
 from __future__ import annotations
@@ -19,6 +21,13 @@ import sys
 from math import isfinite
 from typing import IO, Literal
 
+from ._common.contention import (
+    ContendedObject,
+    ContentionHolder,
+    ContentionProfile,
+    ContentionSite,
+    profile_contention,
+)
 from ._common.deadlock import DeadlockError, DeadlockWarning, start
 from ._common.dumps import register, unregister
 from ._common.labels import label
@@ -27,6 +36,10 @@ from ._common.wait import Wait, describe_one, waits_of
 from ._common.waiting import Sleeper, sleepers, summary, waiting_tasks
 
 __all__ = [
+    "ContendedObject",
+    "ContentionHolder",
+    "ContentionProfile",
+    "ContentionSite",
     "DeadlockError",
     "DeadlockWarning",
     "LockOrder",
@@ -35,6 +48,7 @@ __all__ = [
     "detect_deadlocks",
     "dump_waits",
     "label",
+    "profile_contention",
     "record_lock_order",
     "register",
     "unregister",

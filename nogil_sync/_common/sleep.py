@@ -19,6 +19,7 @@ from typing import ClassVar, Protocol
 from .cancelled import scopes
 from .exit import check_exit
 from .originals import LockType, allocate_lock, get_ident, local, main_thread
+from .recording import recording, sleep_recorded
 
 # Signal handlers run in the main thread.  A signal that arrives between its last look and its
 # sleep, or `_thread.interrupt_main()`, does not end a sleep: so the main thread naps.
@@ -117,7 +118,10 @@ def sleep_at(
         if me == main_thread().ident:
             remaining = _NAP if remaining < 0 else min(remaining, _NAP)
         sleeping[me] = nap
-        gate.acquire(True, remaining)
+        if recording.on and not briefly:
+            sleep_recorded(gate, remaining, deadline)
+        else:
+            gate.acquire(True, remaining)
     finally:
         nap.frame = nap.about = None  # first: after a call there may be an interrupt
         if interrupted is None:

@@ -199,6 +199,8 @@ def subject(frame: FrameType | None) -> tuple[object, str]:
     if obj is None:
         return None, "once" if inner.endswith("once.py") else outermost
     cls = _public_class(obj)
+    if cls == "SemaphoreHold":
+        obj, cls = getattr(obj, "_whole", obj), "Semaphore"
     if cls == "Channel":
         return obj, "Channel.send" if "send" in name else "Channel.recv"
     return obj, f"{cls}.{_CALLS.get(cls, name)}"

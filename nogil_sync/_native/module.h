@@ -30,6 +30,7 @@ typedef struct ns_state {
     PyObject *atomic_bool_type, *syncmap_type, *syncmap_iterator_type;
     PyObject *syncmap_shared,
         *syncmap_compute; /* of _common/mapping.py: the base class and a function */
+    struct ns_recording *recording; /* see contention.h */
     PyObject *deadlock_check; /* see sleeping.h; NULL until detection is on */
     bool dev_mode;        /* development mode */
     bool watches_sharing; /* development mode, main interpreter: see watch.h */
@@ -80,5 +81,6 @@ int ns_add_pool(PyObject *module);
 int ns_add_pin(PyObject *module);
 int ns_add_referents(PyObject *module);
 int ns_add_sharing(PyObject *module);
+int ns_add_contention(PyObject *module);
 
 #endif

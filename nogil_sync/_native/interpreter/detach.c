@@ -2,6 +2,7 @@
 
 #include "core/memory/slots.h"
 #include "core/waiting/word.h"
+#include "interpreter/contention.h"
 #include "interpreter/scope.h"
 #include "interpreter/sleeping.h"
 
@@ -346,14 +347,17 @@ wait_in(PyObject *scope, PyObject *self, const struct ns_wait_steps *steps,
     PyThreadState *tstate = PyThreadState_Get();
     PyThreadState *sliced = is_main_thread(self) ? tstate : NULL;
     const bool last = ns_is_last(self);
+    ns_record *record = ns_record_begin(self, named->operation);
     ns_make_way(object);
     const bool held = ns_hold_calls();
     int result;
     if (steps->enter(object, w) || (last && steps->cancel(object, w))) {
         result = 1;
+        ns_record_drop(record);
     }
     else if (last) {
         result = ns_waits_in_vain();
+        ns_record_drop(record);
     }
     else {
         waiting it = {
@@ -378,6 +382,7 @@ wait_in(PyObject *scope, PyObject *self, const struct ns_wait_steps *steps,
             .check_at = ns_first_check(deadline),
         };
         result = wait_entered(&it);
+        ns_record_end(record, result == 1);
     }
     ns_release_calls(held);
     return result == CANCELLED ? ns_raise_cancelled(state_for(self)) : result;
