@@ -32,6 +32,8 @@ typedef struct ns_state {
         *syncmap_compute; /* of _common/mapping.py: the base class and a function */
     PyObject *cache_type, *cached_function;
     PyObject *cache_load, *cache_stats, *cached_calls; /* of _common/cache.py */
+    struct ns_recording *recording; /* see contention.h */
+    PyObject *deadlock_check; /* see sleeping.h; NULL until detection is on */
     bool dev_mode;        /* development mode */
     bool watches_sharing; /* development mode, main interpreter: see watch.h */
 } ns_state;
@@ -70,6 +72,7 @@ int ns_add_channel_ends(PyObject *module); /* for ns_add_channel */
 int ns_add_select(PyObject *module);
 int ns_add_async_waiter(PyObject *module);
 int ns_add_scopes(PyObject *module);
+int ns_add_sleeping(PyObject *module);
 int ns_add_cond(PyObject *module);
 int ns_add_waitgroup(PyObject *module);
 int ns_add_barrier(PyObject *module);
@@ -81,5 +84,6 @@ int ns_add_pool(PyObject *module);
 int ns_add_pin(PyObject *module);
 int ns_add_referents(PyObject *module);
 int ns_add_sharing(PyObject *module);
+int ns_add_contention(PyObject *module);
 
 #endif
