@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 
 import package_index  # noqa: E402
+import readme  # noqa: E402
 
 OUT = ROOT / "dist"
 PURE = "--config-settings=setup-args=-Dnative=disabled"
@@ -186,6 +187,9 @@ def main():
         stage.mkdir()
         tool("build", "--sdist", "--no-isolation", "--outdir", stage, ROOT)
         (sdist,) = stage.iterdir()
+        # What the index shows; the wheels are built of it.
+        version = sdist.name.removesuffix(".tar.gz").partition("-")[2]
+        readme.convert(sdist, readme.repository(), f"v{version}")
         step(f"built {sdist.name}")
         wheels = []
         for python in arguments.native:
