@@ -177,8 +177,11 @@ def choices(interpreters, files, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--native", action="append", default=[], metavar="PYTHON")
-    parser.add_argument("--standard", action="append", default=[], metavar="PYTHON")
+    option = {"action": "append", "default": [], "metavar": "PYTHON"}
+    parser.add_argument(
+        "--native", help="a free-threaded interpreter with the build tools", **option
+    )
+    parser.add_argument("--standard", help="a standard one with the build tools", **option)
     arguments = parser.parse_args()
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="nogil_sync-wheels-") as name:
