@@ -27,6 +27,7 @@ asyncio is imported by the first task that waits, and not by this module, since 
 
 from collections import deque
 from collections.abc import Callable, Generator
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -271,6 +272,23 @@ class Call:
         return self.loop
 
 
+class TaskWait:
+    """A task that waits in line, for those that look (`waiting`); lives as long as it waits."""
+
+    __slots__ = ("__weakref__", "obj", "operation", "since", "task")
+
+    def __init__(self, obj: object, operation: str) -> None:
+        import asyncio
+
+        self.task = asyncio.current_task()  # None once it goes on
+        self.obj = obj
+        self.operation = operation
+        self.since = monotonic()
+
+
+task_waits: "set[ref[TaskWait]]" = set()
+
+
 async def wait_in_line(
     new: Callable[..., Any], obj: object, operation: str, argument: object, seconds: float | None
 ) -> Any:
@@ -279,7 +297,12 @@ async def wait_in_line(
     waiter = new(obj, operation, argument, call)
     if waiter.served:
         return waiter
-    return await settle(waiter, call, seconds)
+    waiting = TaskWait(obj, operation)
+    task_waits.add(ref(waiting, task_waits.discard))
+    try:
+        return await settle(waiter, call, seconds)
+    finally:
+        waiting.task = None
 
 
 async def settle(waiter: Any, call: Call, seconds: float | None) -> Any:

@@ -84,6 +84,13 @@ class _Run:
         # true, and then opens the gates. So one of the two sees the other.
         self.gates: dict[LockType | Call, None] = {}
 
+    def is_served(self) -> bool:
+        """For those that look who sleeps: see `sleep.Awaited`."""
+        return self.over
+
+    def holders(self) -> tuple[int, ...]:
+        return (self.thread,)
+
 
 class _Local(local):
     run: _Run | None = None  # the innermost run of this thread
@@ -176,7 +183,7 @@ def _sleep(
                 raise TimeoutError("timed out waiting for another thread's call")
             if scope is not None and scope.cancelled:
                 raise Cancelled(MESSAGE)
-            sleep_at(gate, deadline)
+            sleep_at(gate, deadline, about=other)
     finally:
         run.waiting = False
         try:
@@ -560,12 +567,18 @@ class _Annotations:
         return attributes.setdefault("__annotations__", annotations)  # type: ignore[no-any-return]
 
 
-class Dressed:
-    """The base of the wrappers' classes: signature and annotations of the decorated function."""
+class Annotated:
+    """The base of classes of wrappers that have the annotations of the decorated function."""
 
     __slots__ = ()
     # Types as comments: an annotation would make __annotations__ of the class itself.
     __annotations__ = _Annotations()  # type: Any
+
+
+class Dressed(Annotated):
+    """The base of the wrappers' classes: signature and annotations of the decorated function."""
+
+    __slots__ = ()
     __signature__ = _Signature()  # type: Any
 
 

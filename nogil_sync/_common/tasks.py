@@ -273,6 +273,14 @@ class Tasks:
         if self.generation == process.generation:
             self.scope.close()
 
+    def is_served(self) -> bool:
+        """For those that look who sleeps: whether who leaves the group is about to go on."""
+        again = self.cancelled and self.first_callback is not None
+        return again or self.waiting + self.running + self.calling == 0
+
+    def holders(self) -> tuple[int, ...]:
+        return ()
+
     def stale(self) -> bool:
         """Whether these are the tasks of a parent process."""
         return self.generation != process.generation
@@ -705,7 +713,7 @@ class Tasks:
             if left:
                 break
             if not again:
-                sleep_at(self.gate, None)
+                sleep_at(self.gate, None, about=self)
         del dropped
         self.__withdraw()
         ended = self.workers.shutdown(self)

@@ -30,6 +30,10 @@ typedef struct ns_state {
     PyObject *atomic_bool_type, *syncmap_type, *syncmap_iterator_type;
     PyObject *syncmap_shared,
         *syncmap_compute; /* of _common/mapping.py: the base class and a function */
+    PyObject *cache_type, *cached_function;
+    PyObject *cache_load, *cache_stats, *cached_calls; /* of _common/cache.py */
+    struct ns_recording *recording; /* see contention.h */
+    PyObject *deadlock_check; /* see sleeping.h; NULL until detection is on */
     bool dev_mode;        /* development mode */
     bool watches_sharing; /* development mode, main interpreter: see watch.h */
 } ns_state;
@@ -68,15 +72,18 @@ int ns_add_channel_ends(PyObject *module); /* for ns_add_channel */
 int ns_add_select(PyObject *module);
 int ns_add_async_waiter(PyObject *module);
 int ns_add_scopes(PyObject *module);
+int ns_add_sleeping(PyObject *module);
 int ns_add_cond(PyObject *module);
 int ns_add_waitgroup(PyObject *module);
 int ns_add_barrier(PyObject *module);
 int ns_add_once(PyObject *module);
 int ns_add_syncmap(PyObject *module);
+int ns_add_cache(PyObject *module); /* after ns_add_syncmap */
 int ns_add_ageing(PyObject *module);
 int ns_add_pool(PyObject *module);
 int ns_add_pin(PyObject *module);
 int ns_add_referents(PyObject *module);
 int ns_add_sharing(PyObject *module);
+int ns_add_contention(PyObject *module);
 
 #endif

@@ -33,6 +33,9 @@ class _Owner(Line):
         thread, n, again = request
         return (thread, count + n) if not owner or (again and owner == thread) else None
 
+    def holders(self, value: _Holds) -> tuple[int, ...]:
+        return () if value == _FREE else (value[0],)
+
     def admit(self, value: _Holds, waiters: Waiters) -> Change:
         granted = []
         staying = []
@@ -92,8 +95,10 @@ class RLock(SyncObject):
         super().__init__()
 
     def __repr__(self) -> str:
-        owner, count = self.__line.state[0]
+        (owner, count), waiters = self.__line.state
         state = f"locked, owner={owner}, count={count}" if owner else "unlocked"
+        if waiters:
+            state += f", waiters={len(waiters)}"
         cls = type(self)
         return f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, {state}>"
 

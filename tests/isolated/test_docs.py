@@ -10,6 +10,7 @@ from marks import starts_processes
 from processes import python
 
 import nogil_sync
+from nogil_sync import diagnostics
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -62,6 +63,12 @@ def test_reference_has_every_public_name():
     text = "".join(page.read_text() for page in (DOCS / "reference").glob("*.md"))
     listed = re.findall(r"^\.\. auto\w+:: nogil_sync\.(\w+)(?:\(\*args\))?$", text, re.MULTILINE)
     assert sorted(listed) == sorted({*nogil_sync.__all__} - {"backend"})
+
+
+def test_reference_has_every_name_of_diagnostics():
+    text = (DOCS / "reference" / "diagnostics.md").read_text()
+    listed = re.findall(r"^\.\. auto\w+:: nogil_sync\.diagnostics\.(\w+)", text, re.MULTILINE)
+    assert sorted(listed) == sorted(diagnostics.__all__)
 
 
 def test_every_page_is_in_a_table_of_contents():

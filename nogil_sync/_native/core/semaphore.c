@@ -130,6 +130,7 @@ undo_step(void *object, ns_waiter *w)
 }
 
 const struct ns_wait_steps ns_semaphore_steps = {
+    .operation = "Semaphore.acquire",
     .enter = enter_step,
     .wait = ns_line_wait,
     .leave = ns_line_stay,

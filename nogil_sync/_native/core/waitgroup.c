@@ -44,6 +44,7 @@ ns_waitgroup_add(ns_waitgroup *g, int64_t n)
 }
 
 const struct ns_wait_steps ns_waitgroup_steps = {
+    .operation = "WaitGroup.wait",
     .enter = ns_word_enter, /* its amount is 0, the value that it waits for */
     .wait = ns_word_wait,
     .leave = ns_word_look,

@@ -188,6 +188,15 @@ is_locked(PyObject *view, bool writes)
     return writes ? ns_rwmutex_is_write_locked(m) : ns_rwmutex_is_read_locked(m);
 }
 
+static PyObject *
+repr_view(PyObject *view, bool writes)
+{
+    ns_rwmutex *m = lock_of(view, writes);
+    const bool locked = is_locked(view, writes);
+    const uint64_t writer = writes ? ns_thread_of_tag(ns_rwmutex_writer(m)) : 0;
+    return ns_repr_lock(view, locked, writer, "", ns_rwmutex_waiters(m, writes));
+}
+
 #define VIEW_METHODS(side, writes)                                                           \
     static PyObject *side##_acquire(                                                         \
         PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)          \
@@ -231,7 +240,7 @@ is_locked(PyObject *view, bool writes)
     }                                                                                        \
     static PyObject *side##_repr(PyObject *self)                                             \
     {                                                                                        \
-        return ns_repr_state(self, is_locked(self, writes) ? "locked" : "unlocked");         \
+        return repr_view(self, writes);                                                      \
     }                                                                                        \
     NS_EXIT(side##_leave, "RWMutex" #side ".__exit__")                                       \
     static PyMethodDef side##_methods[] = {                                                  \

@@ -267,6 +267,7 @@ undo_step(void *object, ns_waiter *w)
 }
 
 const struct ns_wait_steps ns_select_steps = {
+    .operation = "select",
     .enter = enter_step,
     .wait = wait_step,
     .leave = leave_step,

@@ -59,5 +59,7 @@ void ns_waitq_remove(ns_waitq *q, ns_place *p);
 bool ns_waitq_has(const ns_place *p);
 /* The first place that is not away, or NULL. */
 ns_place *ns_waitq_first(const ns_waitq *q);
+/* How many places are linked. */
+size_t ns_waitq_count(const ns_waitq *q);
 
 #endif
