@@ -27,6 +27,8 @@ Timers:
     Ticker, after, After
 Maps:
     SyncMap, SyncMapKeys, SyncMapValues, SyncMapItems, SyncMapIterator
+Caches:
+    Cache, CacheStats, cached, CachedFunction
 Pools:
     Pool, PoolUse
 Pinning:
@@ -37,6 +39,9 @@ The backend:
 ``nogil_sync.backend`` tells which implementation runs: ``"native"`` (C, on free-threaded
 interpreters) or ``"threading"`` (pure Python, on standard builds).
 """
+
+# The same as in meson.build, which compares the two.
+__version__ = "0.1.0"
 
 # The one list of public names. It stands before the imports, for _backend reads it; and it is a
 # literal, for type checkers read no other. tests/contract/test_names.py compares it with what the
@@ -94,6 +99,11 @@ __all__ = [  # noqa: RUF022  (by group)
     "SyncMapValues",
     "SyncMapItems",
     "SyncMapIterator",
+    # Caches
+    "Cache",
+    "CacheStats",
+    "cached",
+    "CachedFunction",
     # Pools
     "Pool",
     "PoolUse",
@@ -111,6 +121,7 @@ __all__ = [  # noqa: RUF022  (by group)
 
 from ._backend import *
 from ._common.awaited import *
+from ._common.cache import *
 from ._common.cancelled import *
 from ._common.pin import *
 from ._common.selected import *
