@@ -42,7 +42,7 @@ class TaskGroup(SyncObject, Case):
 
     :meth:`go` runs a function in a thread of the group and returns its
     ``concurrent.futures.Future``. Leaving the ``with`` block waits until all tasks are done, those
-    included that tasks started meanwhile. What a task did is visible to whoever saw its
+    included that tasks started meanwhile. What a task did is visible to a thread that saw its
     future done, or left the block.
 
     **Failures.** The first exception that escapes from a task, or from the block, *cancels* the

@@ -417,6 +417,7 @@ class Tasks:
         before = after = None
         mine = wake = False
         try:
+            # Begin it, unless another thread has: take it out of the list, and a slot for it.
             self.guard.held = True
             try:
                 if (
@@ -454,6 +455,7 @@ class Tasks:
                 here.task = task
                 self.__run(task, error, drop)
         except BaseException as raised:
+            # The function raised, or a callback of its future, or this thread was interrupted.
             if not mine:
                 raise
             if drop:
@@ -468,6 +470,7 @@ class Tasks:
             if helping and isinstance(raised, KeyboardInterrupt):
                 raise
         finally:
+            # It is done: give its slot back, and wake the thread that waits for the last task.
             if mine:
                 here.task = outer
                 try:

@@ -129,13 +129,24 @@ class _Parties(Line):
         arrival = Request()
         me = Waiter(self, arrival)
         pid = os.getpid()
-        timed_out = keep = False
+        timed_out = keep = settled = False
         later: BaseException | None = None
-        need_room(40)  # for giving up, which itself needs room for a change
+        # The last to come need not stand in line. (Another thread may be faster.)
+        comes_last = len(self.state[1]) + 1 >= self.parties
+        if comes_last and self.action is None:
+            need_room()  # for waking the others
+        else:
+            need_room(40)  # for giving up, which itself needs room for a change
         try:
-            self.join(me, None if seconds == 0 else here.scope)
+            if comes_last:
+                self.attempt(me)
+            if not me.kept:
+                if comes_last:
+                    need_room(40)
+                self.join(me, None if seconds == 0 else here.scope)
             while True:
-                self.sleep(me, seconds)
+                if not me.kept:
+                    self.sleep(me, seconds)
                 if me.kept or me.cancelled:
                     break
                 self.change(self.give_up, me)
@@ -148,22 +159,24 @@ class _Parties(Line):
                     self.action()
                 self.change(self.finish, me, pid)
             keep = me.kept or not me.cancelled
+            settled = me.kept and me.gate is None and me.sent_away is None
         finally:
-            while True:  # twice: an interrupt can also come where a loop jumps back
-                try:
-                    while True:
-                        try:
-                            if not keep and not lacks(self, Line, "state"):  # no garbage
-                                self.change(self.give_up, me)
-                            self.leave(me, keep)
-                            break
-                        except BaseException as another:
-                            keep = False
-                            later = later or another
-                    break
-                except BaseException as another:
-                    keep = False
-                    later = later or another
+            if not settled:
+                while True:  # twice: an interrupt can also come where a loop jumps back
+                    try:
+                        while True:
+                            try:
+                                if not keep and not lacks(self, Line, "state"):  # no garbage
+                                    self.change(self.give_up, me)
+                                self.leave(me, keep)
+                                break
+                            except BaseException as another:
+                                keep = False
+                                later = later or another
+                        break
+                    except BaseException as another:
+                        keep = False
+                        later = later or another
         if later is not None:  # and it was the first
             raise later
         if me.cancelled and not me.kept:
