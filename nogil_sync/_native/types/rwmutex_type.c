@@ -233,6 +233,14 @@ is_locked(PyObject *view, bool writes)
     {                                                                                        \
         return ns_repr_state(self, is_locked(self, writes) ? "locked" : "unlocked");         \
     }                                                                                        \
+    static PyObject *side##_taken(PyObject *self, void *Py_UNUSED(closure))                  \
+    {                                                                                        \
+        return acquire(self, writes, (PyObject *[]){Py_False}, 1, NULL);                     \
+    }                                                                                        \
+    static PyGetSetDef side##_getters[] = {                                                  \
+        {"_taken_at_once", side##_taken, NULL, NULL, NULL}, /* see mutex_type.c */           \
+        {NULL, NULL, NULL, NULL, NULL},                                                      \
+    };                                                                                       \
     NS_EXIT(side##_leave, "RWMutex" #side ".__exit__")                                       \
     static PyMethodDef side##_methods[] = {                                                  \
         NS_METHOD("acquire", side##_acquire, DOC_RWMutex##side##_acquire),                   \
@@ -250,6 +258,7 @@ is_locked(PyObject *view, bool writes)
         {Py_tp_traverse, side##_traverse},                                                   \
         {Py_tp_repr, side##_repr},                                                           \
         {Py_tp_methods, side##_methods},                                                     \
+        {Py_tp_getset, side##_getters},                                                      \
         {Py_tp_members, side##_members},                                                     \
         {0, NULL},                                                                           \
     };                                                                                       \
