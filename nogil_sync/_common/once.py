@@ -564,8 +564,9 @@ class Dressed:
     """The base of the wrappers' classes: signature and annotations of the decorated function."""
 
     __slots__ = ()
-    __annotations__ = _Annotations()
-    __signature__ = _Signature()
+    # Types as comments: an annotation would make __annotations__ of the class itself.
+    __annotations__ = _Annotations()  # type: Any
+    __signature__ = _Signature()  # type: Any
 
 
 class once_property(Generic[T]):  # noqa: N801  (named as `property` is)

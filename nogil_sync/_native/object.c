@@ -232,14 +232,18 @@ ns_new_type(PyObject *module, PyType_Spec *spec, PyObject *bases)
 }
 
 int
+ns_add_kept_type(PyObject *module, PyType_Spec *spec, PyObject **kept)
+{
+    *kept = ns_new_type(module, spec, NULL);
+    return *kept == NULL ? -1 : PyModule_AddType(module, (PyTypeObject *)*kept);
+}
+
+int
 ns_add_type(PyObject *module, PyType_Spec *spec)
 {
-    PyObject *type = ns_new_type(module, spec, NULL);
-    if (type == NULL) {
-        return -1;
-    }
-    int result = PyModule_AddType(module, (PyTypeObject *)type);
-    Py_DECREF(type);
+    PyObject *type;
+    int result = ns_add_kept_type(module, spec, &type);
+    Py_XDECREF(type);
     return result;
 }
 

@@ -145,6 +145,8 @@ PyObject *ns_new_type(PyObject *module, PyType_Spec *spec, PyObject *bases);
 
 /* Creates the type and adds it to the module. 0 or -1. */
 int ns_add_type(PyObject *module, PyType_Spec *spec);
+/* The same, and keeps the type in *kept, which is in the module's state. */
+int ns_add_kept_type(PyObject *module, PyType_Spec *spec, PyObject **kept);
 
 /* Adds public functions: they appear to belong to nogil_sync. 0 or -1. */
 int ns_add_functions(PyObject *module, PyMethodDef *functions);

@@ -31,11 +31,8 @@ add_once(ns_waitgroup *g, int64_t n, enum ns_waitgroup_result *result)
 static __attribute__((noinline)) enum ns_waitgroup_result
 add_again(ns_waitgroup *g, int64_t n)
 {
-    int64_t pause = NS_BACK_OFF_FIRST;
     enum ns_waitgroup_result result;
-    do {
-        ns_back_off(&pause);
-    } while (!add_once(g, n, &result));
+    NS_BACK_OFF_UNTIL(add_once(g, n, &result));
     return result;
 }
 

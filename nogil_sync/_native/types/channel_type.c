@@ -406,9 +406,6 @@ ns_add_channel(PyObject *module)
     if (PyModule_Add(module, "ChannelClosed", Py_NewRef(state->channel_closed)) < 0) {
         return -1;
     }
-    state->channel_type = ns_new_type(module, &spec, NULL);
-    return state->channel_type == NULL ||
-                   PyModule_AddType(module, (PyTypeObject *)state->channel_type) < 0
-               ? -1
-               : ns_add_channel_ends(module);
+    return ns_add_kept_type(module, &spec, &state->channel_type) < 0 ? -1
+                                                                     : ns_add_channel_ends(module);
 }

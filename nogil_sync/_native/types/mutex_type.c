@@ -162,7 +162,5 @@ int
 ns_add_mutex(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    state->mutex_type = ns_new_type(module, &spec, NULL);
-    return state->mutex_type == NULL ? -1
-                                     : PyModule_AddType(module, (PyTypeObject *)state->mutex_type);
+    return ns_add_kept_type(module, &spec, &state->mutex_type);
 }

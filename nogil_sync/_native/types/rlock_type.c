@@ -269,7 +269,5 @@ int
 ns_add_rlock(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    state->rlock_type = ns_new_type(module, &spec, NULL);
-    return state->rlock_type == NULL ? -1
-                                     : PyModule_AddType(module, (PyTypeObject *)state->rlock_type);
+    return ns_add_kept_type(module, &spec, &state->rlock_type);
 }

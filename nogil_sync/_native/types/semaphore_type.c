@@ -483,13 +483,7 @@ int
 ns_add_semaphore(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    state->semaphore_hold_type = ns_new_type(module, &hold_spec, NULL);
-    if (state->semaphore_hold_type == NULL ||
-        PyModule_AddType(module, (PyTypeObject *)state->semaphore_hold_type) < 0) {
-        return -1;
-    }
-    state->semaphore_type = ns_new_type(module, &spec, NULL);
-    return state->semaphore_type == NULL
+    return ns_add_kept_type(module, &hold_spec, &state->semaphore_hold_type) < 0
                ? -1
-               : PyModule_AddType(module, (PyTypeObject *)state->semaphore_type);
+               : ns_add_kept_type(module, &spec, &state->semaphore_type);
 }
