@@ -34,6 +34,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Executor, Future, wait
 from contextvars import copy_context
+from functools import partial
 from operator import attrgetter
 from time import monotonic
 from typing import Any, Literal
@@ -41,6 +42,7 @@ from weakref import ref
 
 from .._backend import Event, Scope, current_scope, defer, enter_scope, guard_of
 from .cancelled import MESSAGE, Cancelled
+from .dropped import when_dropped
 from .groupscope import Callback, Deadline, GroupScope
 from .guard import Guard
 from .originals import Condition, LockType
@@ -222,6 +224,12 @@ class Task:
         del self.future, self.fn, self.args, self.kwargs, self.context
 
 
+def _close(scope: GroupScope, generation: int, process: Process) -> None:
+    """Close the scope, unless that is in the child of a fork."""
+    if generation == process.generation:
+        scope.close()
+
+
 class Tasks:
     """The tasks of a group in one process."""
 
@@ -234,8 +242,10 @@ class Tasks:
         timeout: float | None,
         scope: GroupScope | None = None,
     ) -> None:
-        self.scope = scope or GroupScope()
+        self.scope = scope = scope or GroupScope()
         self.generation = process.generation
+        # A thread may still be in the scope of a group that is dropped without being left.
+        self.dropped = when_dropped(partial(_close, scope, self.generation, process))
         self.guard = guard_of(self)
         self.limit = sys.maxsize if limit is None else limit
         self.executor = executor
@@ -267,11 +277,6 @@ class Tasks:
             if executor is None
             else ExecutorWorkers(self.guard, self.limit, executor)
         )
-
-    def __del__(self, process: Process = process) -> None:
-        # A thread may still be in the scope of a group that was never left.
-        if self.generation == process.generation:
-            self.scope.close()
 
     def is_served(self) -> bool:
         """For those that look who sleeps: whether who leaves the group is about to go on."""

@@ -135,9 +135,11 @@ traverse_module(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->pool_end_type);
     Py_VISIT(state->sweeper_type);
     Py_VISIT(state->channel_closed);
+    Py_VISIT(state->absent);
     Py_VISIT(state->broken_barrier);
     Py_VISIT(state->semaphore_type);
     Py_VISIT(state->cond_type);
+    Py_VISIT(state->barrier_type);
     Py_VISIT(state->event_type);
     Py_VISIT(state->waitgroup_type);
     Py_VISIT(state->channel_type);
@@ -186,9 +188,11 @@ clear_module(PyObject *module)
     Py_CLEAR(state->pool_end_type);
     Py_CLEAR(state->sweeper_type);
     Py_CLEAR(state->channel_closed);
+    Py_CLEAR(state->absent);
     Py_CLEAR(state->broken_barrier);
     Py_CLEAR(state->semaphore_type);
     Py_CLEAR(state->cond_type);
+    Py_CLEAR(state->barrier_type);
     Py_CLEAR(state->event_type);
     Py_CLEAR(state->waitgroup_type);
     Py_CLEAR(state->channel_type);

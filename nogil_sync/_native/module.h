@@ -18,9 +18,11 @@ typedef struct ns_state {
     /* What pinning an object of rwmutex_type also pins: borrowed references. */
     void (*rwmutex_parts)(PyObject *self, PyObject *parts[2]);
     PyObject *semaphore_type, *semaphore_hold_type, *cond_type, *event_type, *waitgroup_type;
+    PyObject *barrier_type;
     PyObject *pool_use_type, *pool_end_type, *sweeper_type;
     struct ns_ager *ager; /* see ageing.h */
     PyObject *channel_closed; /* the exception */
+    PyObject *absent; /* what stands for no item; ABSENT of _common/once.py */
     PyObject *broken_barrier; /* threading.BrokenBarrierError */
     PyObject *channel_type, *sending_type, *channel_sender_type;
     PyObject *case_class, *selected_class; /* of _common: Case and Selected */

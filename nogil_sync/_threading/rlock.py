@@ -72,6 +72,9 @@ class RLock(SyncObject):
     threads get it after as many releases. Only the owner may release it. What a thread did
     before its last release is visible to the next owner.
 
+    Its owner is a thread, which runs all tasks of an event loop: so tasks cannot use it. It has no
+    ``acquire_async``, and ``async with`` is a ``TypeError``; use a :class:`Mutex`.
+
     It costs a little more than a :class:`Mutex`: prefer that one where no thread takes the
     lock twice. Taking or releasing it costs one compare-and-swap in the native backend when
     nobody waits, and none when its owner takes it once more.

@@ -114,6 +114,14 @@ repr(PyObject *self)
     return ns_repr_lock(
         self, is_locked, ns_thread_of_tag(ns_mutex_holder(m)), "", ns_mutex_waiters(m));
 }
+
+/* acquire(False), for `async with`. The interpreter looks for signals after a call, but not after
+ * it has read an attribute: so no interrupt comes between this and what is done with the lock. */
+static PyObject *
+get_taken(PyObject *self, void *Py_UNUSED(closure))
+{
+    return ns_mutex_type_acquire(self, (PyObject *[]){Py_False}, 1, NULL);
+}
 NS_INIT_WITHOUT_ARGUMENTS("Mutex")
 NS_EXIT(leave, "Mutex.__exit__")
 
@@ -128,6 +136,11 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static PyGetSetDef getters[] = {
+    {"_taken_at_once", get_taken, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Mutex);
 
 static PyType_Slot slots[] = {
@@ -138,6 +151,7 @@ static PyType_Slot slots[] = {
     {Py_tp_traverse, ns_traverse_type},
     {Py_tp_repr, repr},
     {Py_tp_methods, methods},
+    {Py_tp_getset, getters},
     {Py_tp_members, members},
     {0, NULL},
 };

@@ -242,6 +242,14 @@ repr_view(PyObject *view, bool writes)
     {                                                                                        \
         return repr_view(self, writes);                                                      \
     }                                                                                        \
+    static PyObject *side##_taken(PyObject *self, void *Py_UNUSED(closure))                  \
+    {                                                                                        \
+        return acquire(self, writes, (PyObject *[]){Py_False}, 1, NULL);                     \
+    }                                                                                        \
+    static PyGetSetDef side##_getters[] = {                                                  \
+        {"_taken_at_once", side##_taken, NULL, NULL, NULL}, /* see mutex_type.c */           \
+        {NULL, NULL, NULL, NULL, NULL},                                                      \
+    };                                                                                       \
     NS_EXIT(side##_leave, "RWMutex" #side ".__exit__")                                       \
     static PyMethodDef side##_methods[] = {                                                  \
         NS_METHOD("acquire", side##_acquire, DOC_RWMutex##side##_acquire),                   \
@@ -259,6 +267,7 @@ repr_view(PyObject *view, bool writes)
         {Py_tp_traverse, side##_traverse},                                                   \
         {Py_tp_repr, side##_repr},                                                           \
         {Py_tp_methods, side##_methods},                                                     \
+        {Py_tp_getset, side##_getters},                                                      \
         {Py_tp_members, side##_members},                                                     \
         {0, NULL},                                                                           \
     };                                                                                       \

@@ -35,6 +35,8 @@ typedef struct ns_place {
     };
     bool linked;
     bool away; /* it is passed by: the waiter's thread runs handlers, and keeps its place */
+    bool tried; /* of a selector's first place in a line (select.h): the line has served */
+    uint32_t first; /* the number of the selector's first place in the same line */
 } ns_place;
 
 typedef struct ns_waitq {
