@@ -152,6 +152,9 @@ TWINS: dict[str, Callable[[Any, float | None], Coroutine[Any, Any, Any]]] = {
     "SyncMap.load_or_compute": lambda x, timeout: x.map.load_or_compute_async(
         "k", _never, timeout=timeout
     ),
+    "Cache.load_or_compute": lambda x, timeout: x.map.load_or_compute_async(
+        "k", _never, timeout=timeout
+    ),
 }
 
 
