@@ -44,8 +44,8 @@ __all__ = [
 ]
 
 _ROUND = 0.01  # seconds between two rounds of a recorder
-_REST = 20  # a recorder rests at least so many times as long as its last round computed,
-_LONG_ROUND = 0.1  # but at most so many seconds
+_REST = 50  # a recorder rests at least so many times as long as its last round computed,
+_LONG_ROUND = 0.1  # but at most so many seconds; so also while nobody waits
 _PAUSE = 0.1  # seconds; two sleeps that lie further apart belong to two waits
 _INTERVALS = 240  # the max of single waits that are kept of an object, the longest ones
 _BUCKETS = 256  # the max of buckets in which the waits of an object are summed up over time
@@ -341,9 +341,13 @@ class _Recorder(Thread):
             rest = _ROUND
             while not self.stop.acquire(True, rest):
                 before = thread_time()
-                self.__add_up(_recorders.collect(self))
-                self.__look(monotonic())
-                rest = min(max(_ROUND, (thread_time() - before) * _REST), _LONG_ROUND)
+                waits = _recorders.collect(self)
+                self.__add_up(waits)
+                if self.__look(monotonic()) or waits:
+                    rest = max(_ROUND, (thread_time() - before) * _REST)
+                else:  # nobody waits: look less often
+                    rest *= 2
+                rest = min(rest, _LONG_ROUND)
         finally:  # also without memory
             going = _recorders.remove(self)
             now = monotonic()
@@ -405,8 +409,8 @@ class _Recorder(Thread):
             subject = self.subjects[key] = Subject(token, len(self.subjects) + 1)
         return subject
 
-    def __look(self, now: float) -> None:
-        """Look who holds what others wait for."""
+    def __look(self, now: float) -> bool:
+        """Look who holds what others wait for; whether anybody waits so."""
         asleep = sleepers()
         waits = [each for each in asleep.values() if each.holder and _is_told(each)]
         if waits:
@@ -424,6 +428,7 @@ class _Recorder(Thread):
                 waited = min(each.seconds, now - self.looked)
                 subject.sample(now - self.began, name, calls, waited)
         self.looked = now
+        return bool(waits)
 
 
 def _is_told(sleep: Sleeper) -> bool:

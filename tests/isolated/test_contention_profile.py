@@ -367,17 +367,22 @@ def test_interrupt_in_a_profiled_wait_takes_nothing():
 
     lock = Mutex()
     lock.acquire()
+
+    def interrupt():
+        if eventually(lambda: any(each.obj is lock for each in waits())):
+            _thread.interrupt_main()
+
     with profile_contention() as profile:
         for _ in range(5):
-            timer = threading.Timer(0.02, _thread.interrupt_main)
-            timer.start()
+            thread = threading.Thread(target=interrupt)
+            thread.start()
             try:
                 lock.acquire()
             except KeyboardInterrupt:
                 pass
             else:
                 raise AssertionError
-            timer.join()
+            thread.join()
     assert lock.locked()
     lock.release()
     assert not lock.locked()
