@@ -68,6 +68,12 @@ def rows(only: str = "") -> dict[str, tuple[str, str]]:
         "m[n] = v, growing": ("SyncMap()", "it[_] = None"),
         "k in m": ("SyncMap({1000: None})", "1000 in it"),
         "iter(m)": ("SyncMap({1000: None})", "iter(it)"),
+        "c[k]": ("cache()", "it[1000]"),
+        "c.get(k)": ("cache()", "it.get(1000)"),
+        "c[k] = v": ("cache()", "it[1000] = None"),
+        "c[n] = v, evicting": ("cache()", "it[_] = None"),
+        "cached, hit": ("cached(int)", "it(1000)"),
+        "lru_cache, hit": ("functools.lru_cache(int)", "it(1000)"),
         "pool.get, put": ("pool()", "it.put(it.get())"),
         "with pool.use()": ("pool()", "with it.use(): pass"),
         "channel.send, recv": ("Channel(4)", "it.send(None); it.recv()"),
@@ -99,6 +105,8 @@ def loop(it, mark, items):
 """
 
 HELPERS = """
+import functools
+
 idle = Event()
 
 def set_event():
@@ -109,6 +117,9 @@ def settled():
 
 def done():
     cell = Once(); cell.do(int); return cell
+
+def cache():
+    made = Cache(64); made[1000] = None; return made
 
 def pool():
     made = Pool(list); made.put(made.get()); return made

@@ -42,6 +42,9 @@ OURS: dict[str, Operation] = {
     "with pool.use()": Operation("it = Pool(list)", "with it.use(): pass", "it.put([])"),
     "once, after its first call": Operation("it = once(lambda: None)", "it()"),
     "map, hot key, immortal value": Operation(HOT.format(make="SyncMap"), "it[k]", ONE_KEY),
+    "cache, hot key, immortal value": Operation(
+        "it = Cache(64)\nit[own_key()] = None", "it[k]", ONE_KEY
+    ),
     "making a Mutex": Operation("it = Mutex", "it()", pins=""),
     "map, m[k] over 4,096 keys": Operation(
         FILLED.format(make="SyncMap"), "it[k]", OWN_KEYS, "keys"
