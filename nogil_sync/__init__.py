@@ -27,6 +27,8 @@ Timers:
     Ticker, after, After
 Maps:
     SyncMap, SyncMapKeys, SyncMapValues, SyncMapItems, SyncMapIterator
+Caches:
+    Cache, CacheStats, cached, CachedFunction
 Pools:
     Pool, PoolUse
 Pinning:
@@ -94,6 +96,11 @@ __all__ = [  # noqa: RUF022  (by group)
     "SyncMapValues",
     "SyncMapItems",
     "SyncMapIterator",
+    # Caches
+    "Cache",
+    "CacheStats",
+    "cached",
+    "CachedFunction",
     # Pools
     "Pool",
     "PoolUse",
@@ -111,6 +118,7 @@ __all__ = [  # noqa: RUF022  (by group)
 
 from ._backend import *
 from ._common.awaited import *
+from ._common.cache import *
 from ._common.cancelled import *
 from ._common.pin import *
 from ._common.selected import *

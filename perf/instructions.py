@@ -71,9 +71,9 @@ def rows(only: str = "") -> dict[str, tuple[str, str]]:
         "c[k]": ("cache()", "it[1000]"),
         "c.get(k)": ("cache()", "it.get(1000)"),
         "c[k] = v": ("cache()", "it[1000] = None"),
-        "c[n] = v, evicting": ("cache()", "it[_] = None"),
-        "cached, hit": ("cached(int)", "it(1000)"),
-        "lru_cache, hit": ("functools.lru_cache(int)", "it(1000)"),
+        "c[n] = v, evicting": ("Cache(1000)", "it[_] = None"),
+        "cached, a hit": ("cached_function()", "it(1000)"),
+        "lru_cache, a hit": ("lru_function()", "it(1000)"),
         "pool.get, put": ("pool()", "it.put(it.get())"),
         "with pool.use()": ("pool()", "with it.use(): pass"),
         "channel.send, recv": ("Channel(4)", "it.send(None); it.recv()"),
@@ -105,8 +105,6 @@ def loop(it, mark, items):
 """
 
 HELPERS = """
-import functools
-
 idle = Event()
 
 def set_event():
@@ -119,7 +117,14 @@ def done():
     cell = Once(); cell.do(int); return cell
 
 def cache():
-    made = Cache(64); made[1000] = None; return made
+    made = Cache(10); made[1000] = None; return made
+
+def cached_function():
+    made = cached(lambda n: None); made(1000); return made
+
+def lru_function():
+    import functools
+    made = functools.lru_cache(lambda n: None); made(1000); return made
 
 def pool():
     made = Pool(list); made.put(made.get()); return made

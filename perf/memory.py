@@ -20,6 +20,7 @@ from nogil_sync import (
     AtomicInt64,
     AtomicRef,
     Barrier,
+    Cache,
     Channel,
     Cond,
     Event,
@@ -68,7 +69,7 @@ def send_and_receive(channel: Channel[None]) -> None:
     channel.recv()
 
 
-def store(m: SyncMap[int, None]) -> None:
+def store(m: SyncMap[int, None] | Cache[int, None]) -> None:
     m[0] = None
     m[0]
 
@@ -91,6 +92,7 @@ USES: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "once": (lambda: once(int), lambda f: f()),
     "Pool": (lambda: Pool(list), put_and_get),
     "SyncMap": (SyncMap, store),
+    "Cache": (lambda: Cache(100), store),
 }
 OF_TWO_THREADS = ("WaitGroup", "Mutex", "RWMutex")
 

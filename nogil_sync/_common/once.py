@@ -560,11 +560,17 @@ class _Annotations:
         return attributes.setdefault("__annotations__", annotations)  # type: ignore[no-any-return]
 
 
-class Dressed:
-    """The base of the wrappers' classes: signature and annotations of the decorated function."""
+class Annotated:
+    """The base of classes of wrappers that have the annotations of the decorated function."""
 
     __slots__ = ()
     __annotations__ = _Annotations()
+
+
+class Dressed(Annotated):
+    """The base of the wrappers' classes: signature and annotations of the decorated function."""
+
+    __slots__ = ()
     __signature__ = _Signature()
 
 

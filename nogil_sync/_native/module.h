@@ -30,6 +30,8 @@ typedef struct ns_state {
     PyObject *atomic_bool_type, *syncmap_type, *syncmap_iterator_type;
     PyObject *syncmap_shared,
         *syncmap_compute; /* of _common/mapping.py: the base class and a function */
+    PyObject *cache_type, *cached_function;
+    PyObject *cache_load, *cache_stats, *cached_calls; /* of _common/cache.py */
     bool dev_mode;        /* development mode */
     bool watches_sharing; /* development mode, main interpreter: see watch.h */
 } ns_state;
@@ -73,6 +75,7 @@ int ns_add_waitgroup(PyObject *module);
 int ns_add_barrier(PyObject *module);
 int ns_add_once(PyObject *module);
 int ns_add_syncmap(PyObject *module);
+int ns_add_cache(PyObject *module); /* after ns_add_syncmap */
 int ns_add_ageing(PyObject *module);
 int ns_add_pool(PyObject *module);
 int ns_add_pin(PyObject *module);

@@ -13,6 +13,7 @@ from .._common.untraced import hide_sections as _hide_sections
 from .async_waiter import *
 from .atomics import *
 from .barrier import *
+from .cache import *
 from .channel import *
 from .cond import *
 from .counters import *

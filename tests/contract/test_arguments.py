@@ -94,6 +94,13 @@ def new_channel(m: Any) -> Any:
     return channel
 
 
+def filled_cache(m: Any) -> Any:
+    cache = m.Cache(5)
+    cache["x"] = "y"
+    cache[-1] = 0
+    return cache
+
+
 def set_event(m: Any) -> Any:
     event = m.Event()
     event.set()
@@ -158,6 +165,9 @@ OBJECTS: dict[str, Callable[[Any], Any]] = {
     "SyncMap.values": lambda m: m.SyncMap(a=1).values(),
     "SyncMap.items": lambda m: m.SyncMap(a=1).items(),
     "iter(SyncMap)": lambda m: iter(m.SyncMap(a=1)),
+    "Cache": filled_cache,
+    "an empty Cache": lambda m: m.Cache(0),
+    "cached": lambda m: m.cached(lambda n=1: n),
     "Channel": new_channel,
     "a closed Channel": lambda m: entered_and_left(m.Channel()),
     "Channel.sending": lambda m: m.Channel(1).sending(1),
@@ -171,7 +181,7 @@ def entered_and_left(context: Any) -> Any:
         return context
 
 
-FUNCTIONS = ("pin", "pin_all", "is_pinned", "once", "select", "try_select")
+FUNCTIONS = ("pin", "pin_all", "is_pinned", "once", "cached", "select", "try_select")
 SPECIAL = ("__enter__", "__exit__", "__call__")
 
 # Calls that would wait, or allocate much memory, with these arguments: they are left out.
@@ -519,6 +529,30 @@ STATES = [
     "m = SyncMap(); m.load_or_compute('x', lambda: m.load_or_compute('x', int))",
     "SyncMap().modify('x', 5, 1)",
     "next(iter(SyncMap()))",
+    "Cache(5)['x']",
+    "Cache(5).__delitem__('x')",
+    "Cache(5).pop('x')",
+    *(f"Cache(5){call}" for call in ("[[]]", ".get([])", ".pop([])", ".put([], 1)")),
+    *(f"Cache({arguments})" for arguments in ("", "-1", "'x'", "2**63", "1, 2", "5, ttl=0")),
+    *(f"Cache(5, {name}=5)" for name in ("weigher", "on_evict", "clock", "nothing")),
+    "Cache(5, ttl=float('nan'))",
+    "Cache(5, ttl='x')",
+    "Cache(5, ttl=1e300)",
+    "Cache(5).put('x', 1, ttl=-1)",
+    "Cache(5, weigher=lambda k, v: -1).put('x', 1)",
+    "Cache(5, weigher=lambda k, v: v).put('x', 'y')",
+    "Cache(5, weigher=lambda k, v: v).put('x', 2**63)",
+    "Cache(5, ttl=1, clock=lambda: 'x').put('x', 1)",
+    "Cache(5, ttl=1, clock=lambda: float('nan')).put('x', 1)",
+    "Cache(5, ttl=1, clock=lambda: 1e10).put('x', 1)",
+    "Cache(5).load_or_compute('x', 5)",
+    "c = Cache(5); c.load_or_compute('x', lambda: c.load_or_compute('x', int))",
+    "cached(5)(6)",
+    "cached('x')",
+    "cached(-1)",
+    "cached(ttl=0)",
+    "cached(key=5)",
+    "cached(lambda x: x)([])",
     "AtomicRef().update(5)",
     "AtomicInt64() + 1",
     "pin_all(5)",
@@ -548,7 +582,7 @@ MADE_BY_OTHERS = (
     "SyncMapKeys",
     "SyncMapValues",
 )
-NEEDED = {"Pool": "list", "OnceFunction": "int"}
+NEEDED = {"Pool": "list", "OnceFunction": "int", "CachedFunction": "int", "Cache": "5"}
 
 
 @pytest.mark.parametrize("name", [n for n in OBJECTS_OF if n not in MADE_BY_OTHERS])

@@ -11,9 +11,9 @@ import pytest
 from support import make
 
 import nogil_sync
-from nogil_sync import AtomicRef, Channel, Once, Pool, SyncMap, once, once_property
+from nogil_sync import AtomicRef, Cache, Channel, Once, Pool, SyncMap, once, once_property
 
-GENERIC = [AtomicRef, Channel, Once, Pool, SyncMap, once_property, type(once(lambda: None))]
+GENERIC = [AtomicRef, Cache, Channel, Once, Pool, SyncMap, once_property, type(once(lambda: None))]
 A = typing.TypeVar("A")
 B = typing.TypeVar("B")
 
@@ -23,7 +23,7 @@ derivable = pytest.mark.parametrize("cls", GENERIC[:-1], ids=lambda cls: cls.__n
 
 def arguments(cls):
     """As many types, and type variables, as it takes."""
-    return ((str, int), (A, B)) if issubclass(cls, SyncMap) else ((str,), (A,))
+    return ((str, int), (A, B)) if issubclass(cls, SyncMap | Cache) else ((str,), (A,))
 
 
 def new(cls):

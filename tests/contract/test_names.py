@@ -17,7 +17,7 @@ PUBLIC = sorted(nogil_sync.__all__)
 # Those that are one for both backends.
 VIEWS = {"SyncMapItems", "SyncMapKeys", "SyncMapValues"}
 SHARED = {
-    *("After", "Cancelled", "Left", "PinReport", "Selected", "SemaphoreHoldAsync"),
+    *("After", "CacheStats", "Cancelled", "Left", "PinReport", "Selected", "SemaphoreHoldAsync"),
     *("TaskGroup", "Ticker", "after", "backend", "pin_report", "select_async", "shield"),
 }
 # For nogil_sync._common.

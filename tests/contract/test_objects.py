@@ -20,6 +20,7 @@ from nogil_sync import (
     AtomicBool,
     AtomicRef,
     Barrier,
+    Cache,
     Channel,
     Cond,
     Event,
@@ -97,6 +98,14 @@ OPERATIONS: dict[type, dict[str, Any]] = {
         "clear": (),
         "snapshot": (),
     },
+    Cache: {
+        "get": (0,),
+        "put": (0, 1),
+        "pop": (0, None),
+        "load_or_compute": (0, int),
+        "clear": (),
+        "stats": (),
+    },
     Pool: {"get": (), "put": (1,), "use": (), "clear": (), "idle": ()},
     Channel: {
         "try_send": (1,),
@@ -127,7 +136,7 @@ FOR_HOLDERS = {
 # What only a partner of the same channel lets end.
 FOR_PARTNERS = {(Channel, "send"), (Channel, "recv"), (Barrier, "wait")}
 # Whose methods make no sense without what __init__ was given.  All others are valid without it.
-NEED_INIT = (Cond, Semaphore, Barrier, Channel, Pool, SyncMap, Once)
+NEED_INIT = (Cond, Semaphore, Barrier, Channel, Cache, Pool, SyncMap, Once)
 CALLS = [
     (cls, name, args)
     for table in (OPERATIONS, OTHERS)
@@ -148,6 +157,7 @@ STATES: dict[type, Any] = {
     WaitGroup: lambda group: repr(group).rpartition(",")[2],
     Barrier: lambda barrier: (barrier.parties, barrier.n_waiting, barrier.broken),
     SyncMap: SyncMap.snapshot,
+    Cache: lambda cache: (sorted(cache), cache.stats().weight),
     Pool: Pool.idle,
     Channel: lambda channel: (len(channel), channel.closed()),
 }
@@ -162,6 +172,7 @@ CHANGES: dict[type, Any] = {
     WaitGroup: WaitGroup.add,
     Barrier: Barrier.abort,
     SyncMap: lambda m: m.insert("k", 1),
+    Cache: lambda cache: cache.put("k", 1),
     Pool: lambda pool: pool.put([]),
     Channel: Channel.close,
     **{cls: (lambda counter: counter.add()) for cls in COUNTERS},
@@ -494,7 +505,7 @@ def test_one_of_many_inits_at_once_succeeds(cls):
 @pytest.mark.parametrize("cls", NEED_INIT)
 def test_calls_beside_init_fail_or_find_it_done(cls):
     name = {Cond: "locked", Semaphore: "available", Channel: "closed", Pool: "idle"}.get(cls)
-    name = name or {SyncMap: "__len__", Once: "done", Barrier: "reset"}[cls]
+    name = name or {SyncMap: "__len__", Cache: "__len__"}.get(cls) or {Once: "done", Barrier: "reset"}[cls]
     for _ in range(50):
         obj = cls.__new__(cls)
 
@@ -659,7 +670,7 @@ def test_class_takes_parameters_at_run_time():
     assert Sub("x").load() == "x"
 
 
-GENERIC = (AtomicRef, Once, Pool, SyncMap, Channel)
+GENERIC = (AtomicRef, Once, Pool, SyncMap, Cache, Channel)
 
 
 @pytest.mark.parametrize("cls", [c for c in CLASSES if c not in GENERIC])
@@ -775,10 +786,10 @@ def test_replaced_new_is_called(name):
 
 @every
 def test_getsizeof_gives_a_size(cls):
-    # A map has its first segment; a channel keeps its two ends on cache lines of their own.
-    assert (
-        16 < sys.getsizeof(make(cls)) <= {SyncMap: 4096, RWMutex: 320, Channel: 640}.get(cls, 256)
-    )
+    # A map has its first segment; a channel keeps its two ends on cache lines of their own; a
+    # cache has the ends of its queues.
+    limits = {SyncMap: 4096, Cache: 1024, RWMutex: 320, Channel: 640}
+    assert 16 < sys.getsizeof(make(cls)) <= limits.get(cls, 256)
 
 
 @every
@@ -815,7 +826,7 @@ def test_docs_and_signatures_are_those_of_the_pure_class(cls):
         assert hasattr(cls, name) == hasattr(twin, name), name
 
 
-@pytest.mark.parametrize("name", ["pin", "pin_all", "is_pinned", "once"])
+@pytest.mark.parametrize("name", ["pin", "pin_all", "is_pinned", "once", "cached"])
 def test_docs_and_signatures_are_those_of_the_pure_function(name):
     mine, its = getattr(nogil_sync, name), getattr(pure, name)
     assert inspect.getdoc(mine) == inspect.getdoc(its)

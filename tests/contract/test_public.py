@@ -36,6 +36,8 @@ ROOTS: dict[str, Callable[[], Any]] = {
     "once_property": lambda: nogil_sync.once_property(len),
     "Pool": lambda: nogil_sync.Pool(list),
     "SyncMap": lambda: nogil_sync.SyncMap({"a": 1, "b": 2}),
+    "Cache": lambda: nogil_sync.Cache(5),
+    "cached": lambda: nogil_sync.cached(lambda n: n),
     "Channel": lambda: nogil_sync.Channel(5),
     "ChannelClosed": nogil_sync.ChannelClosed,
     "select": lambda: nogil_sync.select(nogil_sync.WaitGroup()),
@@ -134,7 +136,7 @@ def test_every_type_a_user_meets_is_public():
     assert {threading.Thread, Future} & {b for c in found for b in c.__mro__}
 
 
-@pytest.mark.parametrize("name", [*CLASSES, "pin", "pin_all", "is_pinned", "once"])
+@pytest.mark.parametrize("name", [*CLASSES, "pin", "pin_all", "is_pinned", "once", "cached"])
 def test_annotations_name_no_private_type(name):
     thing = getattr(pure, name, None) or getattr(nogil_sync, name)
     for each in [thing] if inspect.isfunction(thing) else [*vars(thing).values()]:
@@ -197,7 +199,7 @@ def test_special_methods_have_the_docs_of_the_pure_class(name, method):
 
 GENERIC = (
     *("AtomicRef", "Channel", "ChannelSender", "Once", "OnceFunction", "Pool", "PoolUse"),
-    *("Sending", "SyncMapIterator"),
+    *("Sending", "SyncMapIterator", "CachedFunction"),
 )
 
 

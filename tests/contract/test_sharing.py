@@ -20,6 +20,7 @@ from nogil_sync import (
     AtomicUint32,
     AtomicUint64,
     Barrier,
+    Cache,
     Channel,
     Cond,
     Event,
@@ -34,6 +35,7 @@ from nogil_sync import (
     SyncMap,
     TaskGroup,
     WaitGroup,
+    cached,
     once,
 )
 
@@ -88,6 +90,18 @@ def filled_map():
     return SyncMap({"key": None})
 
 
+def filled_cache():
+    cache = Cache(10)
+    cache["key"] = None
+    return cache
+
+
+def cached_function():
+    function = cached(lambda _: None)
+    function("key")
+    return function
+
+
 def settled():
     cell = Once()
     cell.do(int)
@@ -131,6 +145,9 @@ USES: dict[str, Any] = {
     "SyncMap[]": (filled_map, lambda m: m["key"]),
     "SyncMap.get": (filled_map, lambda m: m.get("key")),
     "iter(SyncMap)": (filled_map, iter),
+    "Cache[]": (filled_cache, lambda c: c["key"]),
+    "Cache.get": (filled_cache, lambda c: c.get("key")),
+    "cached()": (cached_function, lambda f: f("key")),
     "Once.do": (settled, lambda o: o.do(int)),
     "once()": (fresh_once, lambda f: f()),
 }

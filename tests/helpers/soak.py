@@ -22,6 +22,7 @@ from nogil_sync import (
     AtomicInt64,
     AtomicRef,
     Barrier,
+    Cache,
     Channel,
     ChannelClosed,
     Cond,
@@ -368,6 +369,29 @@ def syncmap() -> None:
     m["left"] = m
 
 
+def cache() -> None:
+    c: Cache[Any, Any] = Cache(20, ttl=0.001, on_evict=lambda key, value, cause: c.get(key))
+
+    def use() -> None:
+        for n in range(40):
+            c[n] = c[str(n)] = [c, n]
+            c.put((n, threading.get_ident()), c, ttl=1000)
+            c.get(n - 3)
+            c.pop(str(n), None)
+            with suppress(OnPurposeError):
+                c[Key(n % 5)] = c.pop(Key(n % 3), None)
+            with suppress(OnPurposeError):
+                c.load_or_compute(("failing", n), fail, n)
+            c.load_or_compute(("loaded", n), str, n)
+        list(c)
+        len(c)
+        c.stats()
+
+    share(use)
+    c.clear()
+    c["left"] = c
+
+
 def load_or_compute() -> None:
     m: SyncMap[Any, Any] = SyncMap()
 
@@ -529,6 +553,7 @@ WORK: list[Callable[[], None]] = [
     timers,
     taskgroup_on_an_executor,
     syncmap,
+    cache,
     load_or_compute,
     pool,
     channel,

@@ -46,7 +46,10 @@ WAITED_FOR = [
     nogil_sync.Channel,
 ]
 MAPS = [nogil_sync.SyncMap]
-CLASSES = [*ATOMICS, *COUNTERS, *LOCKS, *WAITED_FOR, *MAPS, nogil_sync.Pool]
+CLASSES = [
+    *(*ATOMICS, *COUNTERS, *LOCKS, *WAITED_FOR, *MAPS),
+    *(nogil_sync.Cache, nogil_sync.Pool),
+]
 
 # On 3.13t threads cannot raise one exception object at the same time: each gets a copy.
 SHARED_ERRORS = sys.version_info >= (3, 14) or not FREE_THREADED
@@ -60,7 +63,11 @@ def same_error(one: BaseException, other: BaseException) -> bool:
 
 
 # What must be given to make one.
-NEEDED: dict[type, tuple[Any, ...]] = {nogil_sync.Pool: (list,), nogil_sync.Barrier: (2,)}
+NEEDED: dict[type, tuple[Any, ...]] = {
+    nogil_sync.Pool: (list,),
+    nogil_sync.Barrier: (2,),
+    nogil_sync.Cache: (10,),
+}
 
 
 def needed(cls: type) -> tuple[Any, ...]:

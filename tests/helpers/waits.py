@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from nogil_sync import (
     Barrier,
+    Cache,
     Channel,
     Cond,
     Event,
@@ -188,10 +189,10 @@ class Predicate(SimpleNamespace):
 
 
 class Computation:
-    """A SyncMap in which another thread computes the value of "k"."""
+    """A SyncMap, or Cache, in which another thread computes the value of "k"."""
 
-    def __init__(self) -> None:
-        self.map: SyncMap[str, Any] = SyncMap()
+    def __init__(self, make: Callable[[], Any] = SyncMap) -> None:
+        self.map: Any = make()
         self.finish = Event()
         self.begin()
 
@@ -415,6 +416,15 @@ WAITS = {
     ),
     "SyncMap.load_or_compute": Wait(
         make=Computation,
+        bind=lambda x, timeout: partial(x.map.load_or_compute, "k", int, timeout=timeout),
+        serve=lambda x: x.finish.set(),
+        state=lambda x: "k" in x.map or x.finish.is_set(),
+        reset=lambda x: x.begin(),
+        timed_out="TimeoutError",
+        in_child=False,  # the thread that computes is gone
+    ),
+    "Cache.load_or_compute": Wait(
+        make=lambda: Computation(lambda: Cache(10)),
         bind=lambda x, timeout: partial(x.map.load_or_compute, "k", int, timeout=timeout),
         serve=lambda x: x.finish.set(),
         state=lambda x: "k" in x.map or x.finish.is_set(),

@@ -43,7 +43,7 @@ OURS: dict[str, Operation] = {
     "once, after its first call": Operation("it = once(lambda: None)", "it()"),
     "map, hot key, immortal value": Operation(HOT.format(make="SyncMap"), "it[k]", ONE_KEY),
     "cache, hot key, immortal value": Operation(
-        "it = Cache(64)\nit[own_key()] = None", "it[k]", ONE_KEY
+        HOT.format(make="(lambda: Cache(8192))"), "it[k]", ONE_KEY
     ),
     "making a Mutex": Operation("it = Mutex", "it()", pins=""),
     "map, m[k] over 4,096 keys": Operation(
@@ -51,6 +51,9 @@ OURS: dict[str, Operation] = {
     ),
     "map, store over 4,096 keys": Operation(
         FILLED.format(make="SyncMap"), "it[k] = v", OWN_KEYS + "; v = object()", "keys"
+    ),
+    "cache, c[k] over 4,096 keys": Operation(
+        FILLED.format(make="(lambda: Cache(8192))"), "it[k]", OWN_KEYS, "keys"
     ),
     "map, insert + delete own keys": Operation(
         FILLED.format(make="SyncMap"), "it[k] = v; del it[k]", CHURN, "keys"

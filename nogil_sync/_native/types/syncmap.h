@@ -54,6 +54,17 @@ extern PyMethodDef ns_syncmap_methods[];
 PyObject *ns_syncmap_iterate(SyncMap *o, bool pairs);
 int ns_add_syncmap_iterator(PyObject *module);
 
+/* syncmap_edits.c, for this type and Cache: whether any value is being computed, by the map in
+ * *flights. */
+bool ns_flights_any(ns_ref *flights);
+/* syncmap_protocol.c: a new reference to the map in *flights, which the first call makes; NULL with
+ * an exception. `self` is the object that has it. */
+PyObject *ns_flights_of(PyObject *self, ns_ref *flights);
+/* Sets KeyError. */
+void ns_set_key_error(PyObject *key);
+/* A time-out as _common/mapping.py takes it: seconds, or None. */
+PyObject *ns_seconds_of(PyObject *timeout);
+
 /* atomic_bool_type.c: an AtomicBool's value; the object must be one. */
 bool ns_atomic_bool_is_set(PyObject *self);
 

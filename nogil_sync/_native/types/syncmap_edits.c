@@ -308,7 +308,7 @@ ns_syncmap_apply(SyncMap *o, const ns_edit *e, PyObject **old)
  * load is ordered after that change (sequentially consistent). The fence costs nothing here, since
  * a thread that begins a flight puts a fence into all threads (`edit_locked`). */
 static inline bool
-has_flights(SyncMap *o)
+has_flights(ns_ref *place)
 {
     if (ns_likely(ns_can_fence_threads)) {
         ns_compiler_fence();
@@ -316,17 +316,23 @@ has_flights(SyncMap *o)
     else {
         ns_fence(NS_SEQ_CST);
     }
-    SyncMap *flights = (SyncMap *)ns_load(&o->flights, NS_SEQ_CST);
+    SyncMap *flights = (SyncMap *)ns_load(place, NS_SEQ_CST);
     /* The count may be too high, in the child of a fork: the table decides. */
     return ns_unlikely(flights != NULL) &&
            ns_unlikely(ns_load(&flights->flying, NS_SEQ_CST) != 0) &&
            ns_table_count(&flights->table) != 0;
 }
 
+bool
+ns_flights_any(ns_ref *flights)
+{
+    return has_flights(flights);
+}
+
 int
 ns_syncmap_detach(SyncMap *o, PyObject *key)
 {
-    if (ns_likely(!has_flights(o))) {
+    if (ns_likely(!has_flights(&o->flights))) {
         return 0;
     }
     ns_state *state = ns_state_of((PyObject *)o);
@@ -484,7 +490,7 @@ PyObject *
 ns_syncmap_remove_any(SyncMap *o)
 {
     for (;;) {
-        PyObject *pair = ns_likely(!has_flights(o)) ? take_any(o) : take_any_detached(o);
+        PyObject *pair = ns_likely(!has_flights(&o->flights)) ? take_any(o) : take_any_detached(o);
         if (ns_likely(pair != NULL) || PyErr_Occurred()) {
             return pair;
         }

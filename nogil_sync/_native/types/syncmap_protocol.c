@@ -12,8 +12,8 @@
 #include "docs.h"
 #include "object.h"
 
-static void
-set_key_error(PyObject *key)
+void
+ns_set_key_error(PyObject *key)
 {
     PyObject *error = PyObject_CallOneArg(PyExc_KeyError, key); /* the key may be a tuple */
     if (error != NULL) {
@@ -37,7 +37,7 @@ ns_syncmap_get_item(PyObject *self, PyObject *key)
         return value;
     }
     if (found == NS_KEY_MISSING) {
-        set_key_error(key);
+        ns_set_key_error(key);
     }
     return NULL;
 }
@@ -56,7 +56,7 @@ ns_syncmap_set_item(PyObject *self, PyObject *key, PyObject *value)
         return 0;
     }
     if (found == NS_KEY_MISSING) {
-        set_key_error(key);
+        ns_set_key_error(key);
     }
     return -1;
 }
@@ -166,7 +166,7 @@ pop(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
         return Py_NewRef(values[1]);
     }
     if (found == NS_KEY_MISSING) {
-        set_key_error(values[0]);
+        ns_set_key_error(values[0]);
     }
     return found == NS_KEY_FOUND ? value : NULL;
 }
@@ -360,9 +360,8 @@ size_of(PyObject *self, PyObject *Py_UNUSED(unused))
 
 /* ---- load_or_compute, and what _common/mapping.py calls ---- */
 
-/* The time-out as _common/mapping.py takes it: seconds, or None. */
-static PyObject *
-seconds_of(PyObject *timeout)
+PyObject *
+ns_seconds_of(PyObject *timeout)
 {
     ns_patience patience;
     int64_t deadline;
@@ -384,7 +383,7 @@ compute(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *timeo
     if (state->syncmap_compute == NULL) {
         return ns_shutting_down();
     }
-    PyObject *seconds = seconds_of(timeout), *result = NULL; /* runs code of users */
+    PyObject *seconds = ns_seconds_of(timeout), *result = NULL; /* runs code of users */
     PyObject *rest = seconds ? PyTuple_New(nargs - 2) : NULL;
     if (rest != NULL) {
         for (Py_ssize_t i = 2; i < nargs; i++) {
@@ -415,7 +414,7 @@ load_or_compute(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObjec
         timeout = args[nargs + k];
     }
     if (timeout != NULL) { /* a bad time-out is an error even if the call does not wait */
-        PyObject *seconds = seconds_of(timeout);
+        PyObject *seconds = ns_seconds_of(timeout);
         if (seconds == NULL) {
             return NULL;
         }
@@ -430,12 +429,10 @@ load_or_compute(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObjec
                                             : compute(self, args, nargs, timeout);
 }
 
-/* The map of the calls under way, which belongs to this map and is made by the first call. */
-static PyObject *
-flights_of(PyObject *self, PyObject *Py_UNUSED(unused))
+PyObject *
+ns_flights_of(PyObject *self, ns_ref *place)
 {
-    SyncMap *o = (SyncMap *)self;
-    PyObject *flights = ns_load(&o->flights, NS_ACQUIRE);
+    PyObject *flights = ns_load(place, NS_ACQUIRE);
     if (flights == NULL) {
         ns_state *state = ns_state_of(self);
         if (state->syncmap_type == NULL) {
@@ -447,7 +444,7 @@ flights_of(PyObject *self, PyObject *Py_UNUSED(unused))
         }
         ((SyncMap *)new)->is_flights = true;
         ns_watch_detach(&((SyncMap *)new)->watch); /* users cannot pin this map */
-        if (ns_cas(&o->flights, &none, new, NS_SEQ_CST)) {
+        if (ns_cas(place, &none, new, NS_SEQ_CST)) {
             flights = new;
         }
         else {
@@ -456,6 +453,13 @@ flights_of(PyObject *self, PyObject *Py_UNUSED(unused))
         }
     }
     return Py_NewRef(flights);
+}
+
+/* The map of the calls under way, which belongs to this map and is made by the first call. */
+static PyObject *
+flights_of(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return ns_flights_of(self, &((SyncMap *)self)->flights);
 }
 
 /* Stores a value that was computed, unless its call was detached. */

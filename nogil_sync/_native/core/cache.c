@@ -1,0 +1,833 @@
+#include "cache.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define FIRST_SHARE 0.1
+#define FIRST_STEP 0.0625
+#define MIN_SHARE 0.01
+#define MAX_SHARE 0.8
+#define JUMP 0.05
+#define DECAY 0.98
+#define LOOK 64 /* so many evictions between two looks at the counts of all threads */
+
+#define ENTRY_AT(link, member) \
+    ((ns_cache_entry *)((char *)(link)-offsetof(ns_cache_entry, member)))
+
+/* ---- Lists ---- */
+
+static inline void
+make_list(ns_cache_link *ends)
+{
+    ends->next = ends->previous = ends;
+}
+
+static inline bool
+is_empty(const ns_cache_link *ends)
+{
+    return ends->next == ends;
+}
+
+static inline void
+push(ns_cache_link *ends, ns_cache_link *link)
+{
+    link->next = ends->next;
+    link->previous = ends;
+    ends->next->previous = link;
+    ends->next = link;
+}
+
+static inline void
+unlink_from_list(ns_cache_link *link)
+{
+    link->previous->next = link->next;
+    link->next->previous = link->previous;
+    link->next = link->previous = NULL;
+}
+
+/* Moves all of a list to the newer end of another one. */
+static void
+splice(ns_cache_link *to, ns_cache_link *from)
+{
+    if (!is_empty(from)) {
+        from->previous->next = to->next;
+        to->next->previous = from->previous;
+        from->next->previous = to;
+        to->next = from->next;
+        make_list(from);
+    }
+}
+
+/* ---- Ghosts: the hashes of keys that were evicted not long ago ---- */
+
+/* A ghost is in the set of eight that its hash leads to. The oldest of a set is overwritten. */
+#define WAYS 8
+
+struct ns_cache_ghosts {
+    uint32_t mask; /* the number of sets, minus one */
+    uint32_t now;  /* counts the ghosts that were added */
+    struct {
+        uint32_t mark; /* a part of the hash; 0: nobody */
+        uint32_t born;
+    } at[][WAYS];
+};
+
+static inline uint32_t
+mark_of(uint64_t hash)
+{
+    return (uint32_t)(hash >> 32) | 1;
+}
+
+/* Returns the ghosts, for this many. Without memory, fewer or none. */
+static ns_cache_ghosts *
+ghosts_for(ns_cache *c, uint64_t count)
+{
+    ns_cache_ghosts *g = c->ghosts;
+    uint64_t sets = 2;
+    while (sets * WAYS < count && sets < UINT64_C(1) << 31) {
+        sets *= 2;
+    }
+    if (g != NULL && g->mask + UINT64_C(1) >= sets) {
+        return g;
+    }
+    ns_cache_ghosts *larger = calloc(1, sizeof(*g) + sets * sizeof(g->at[0]));
+    if (larger == NULL) {
+        return g;
+    }
+    larger->mask = (uint32_t)sets - 1;
+    if (g != NULL) { /* the marks are too short to be placed anew: these ghosts are forgotten */
+        larger->now = g->now;
+        free(g);
+    }
+    c->ghosts = larger;
+    return larger;
+}
+
+static void
+add_ghost(ns_cache *c, uint64_t hash)
+{
+    ns_cache_ghosts *g = ghosts_for(c, ns_load(&c->count, NS_RELAXED));
+    if (g == NULL) {
+        return;
+    }
+    const uint32_t set = (uint32_t)hash & g->mask;
+    unsigned oldest = 0;
+    for (unsigned i = 0; i < WAYS; i++) {
+        if (g->at[set][i].mark == 0) {
+            oldest = i;
+            break;
+        }
+        if (g->now - g->at[set][i].born > g->now - g->at[set][oldest].born) {
+            oldest = i;
+        }
+    }
+    g->at[set][oldest].mark = mark_of(hash);
+    g->at[set][oldest].born = g->now++;
+}
+
+/* Whether the hash is a ghost's, who is one no longer. */
+static bool
+take_ghost(ns_cache *c, uint64_t hash)
+{
+    ns_cache_ghosts *g = c->ghosts;
+    if (g == NULL) {
+        return false;
+    }
+    const uint32_t set = (uint32_t)hash & g->mask;
+    for (unsigned i = 0; i < WAYS; i++) {
+        if (g->at[set][i].mark == mark_of(hash)) {
+            g->at[set][i].mark = 0;
+            return g->now - g->at[set][i].born <= ns_load(&c->count, NS_RELAXED);
+        }
+    }
+    return false;
+}
+
+/* ---- The wheel ---- */
+
+static inline unsigned
+shift_of(unsigned level)
+{
+    return NS_CACHE_TICK + 6 * level;
+}
+
+static ns_cache_wheel *
+make_wheel(ns_cache *c, int64_t now)
+{
+    ns_cache_wheel *w = ns_load(&c->wheel, NS_RELAXED);
+    if (w == NULL && (w = malloc(sizeof(*w))) != NULL) {
+        w->time = now;
+        make_list(&w->pending);
+        for (unsigned level = 0; level < NS_CACHE_LEVELS; level++) {
+            for (unsigned i = 0; i < NS_CACHE_SLOTS; i++) {
+                make_list(&w->slots[level][i]);
+            }
+        }
+        ns_store(&c->wheel, w, NS_RELEASE);
+    }
+    return w;
+}
+
+static void
+schedule(ns_cache_wheel *w, ns_cache_entry *e)
+{
+    int64_t deadline = ns_load(&e->deadline, NS_RELAXED);
+    deadline = deadline > w->time ? deadline : w->time;
+    const uint64_t rest = (uint64_t)deadline - (uint64_t)w->time;
+    unsigned level = 0;
+    while (level < NS_CACHE_LEVELS - 1 && rest >> shift_of(level + 1) != 0) {
+        level++;
+    }
+    int64_t tick = deadline >> shift_of(level);
+    if (rest >> shift_of(level) >= NS_CACHE_SLOTS) { /* beyond the wheel: look again at its end */
+        tick = (w->time >> shift_of(level)) + NS_CACHE_SLOTS - 1;
+    }
+    push(&w->slots[level][tick & (NS_CACHE_SLOTS - 1)], &e->timer);
+}
+
+static inline void
+unschedule(ns_cache_entry *e)
+{
+    if (e->timer.next != NULL) {
+        unlink_from_list(&e->timer);
+    }
+}
+
+/* Makes the entries pending whose slots have come. */
+static void
+turn(ns_cache_wheel *w, int64_t now)
+{
+    const bool back = now < w->time;
+    if (!back && now >> NS_CACHE_TICK == w->time >> NS_CACHE_TICK) {
+        return;
+    }
+    for (unsigned level = 0; level < NS_CACHE_LEVELS; level++) {
+        const int64_t from = w->time >> shift_of(level), to = now >> shift_of(level);
+        if (!back && level > 0 && from == to) {
+            break;
+        }
+        const int64_t n = back || to - from >= NS_CACHE_SLOTS ? NS_CACHE_SLOTS : to - from + 1;
+        for (int64_t i = 0; i < n; i++) {
+            splice(&w->pending, &w->slots[level][(from + i) & (NS_CACHE_SLOTS - 1)]);
+        }
+    }
+    w->time = now;
+}
+
+/* ---- Entries ---- */
+
+static inline ns_cache_queue *
+queue_of(ns_cache *c, const ns_cache_entry *e)
+{
+    return e->queue == NS_CACHE_SMALL ? &c->small : &c->main;
+}
+
+static inline void
+add_weight(ns_cache *c, int64_t weight)
+{
+    ns_store(&c->weight,
+             (int64_t)((uint64_t)ns_load(&c->weight, NS_RELAXED) + (uint64_t)weight),
+             NS_RELAXED);
+}
+
+static inline void
+add_count(_Atomic uint64_t *count, uint64_t by)
+{
+    ns_store(count, ns_load(count, NS_RELAXED) + by, NS_RELAXED);
+}
+
+static void
+enter_queue(ns_cache *c, ns_cache_entry *e, enum ns_cache_queue_name name)
+{
+    e->queue = (uint8_t)name;
+    ns_cache_queue *q = queue_of(c, e);
+    push(&q->ends, &e->place);
+    q->weight = (int64_t)((uint64_t)q->weight + (uint64_t)e->weight);
+    q->count++;
+}
+
+static void
+leave_queue(ns_cache *c, ns_cache_entry *e)
+{
+    ns_cache_queue *q = queue_of(c, e);
+    unlink_from_list(&e->place);
+    q->weight = (int64_t)((uint64_t)q->weight - (uint64_t)e->weight);
+    q->count--;
+    e->queue = NS_CACHE_NONE;
+}
+
+static void
+move(ns_cache *c, ns_cache_entry *e, enum ns_cache_queue_name name, uint8_t uses)
+{
+    leave_queue(c, e);
+    enter_queue(c, e, name);
+    ns_store(&e->uses, uses, NS_RELAXED);
+}
+
+/* The entry leaves the queue, the wheel and the counts. */
+static void
+leave_all(ns_cache *c, ns_cache_entry *e)
+{
+    if (e->queue != NS_CACHE_NONE) {
+        leave_queue(c, e);
+        add_weight(c, -e->weight);
+        add_count(&c->count, UINT64_MAX);
+    }
+    unschedule(e);
+}
+
+static void
+note(ns_cache *c, ns_cache_gone *gone, const ns_cache_edit *edit, ns_cache_entry *e,
+     uintptr_t value, enum ns_cache_cause cause)
+{
+    const bool tells = c->tells && cause != NS_CACHE_REPLACED;
+    if (tells) {
+        edit->hold(e->key);
+    }
+    gone->items[gone->count].key = tells ? e->key : 0;
+    gone->items[gone->count].value = value;
+    gone->items[gone->count].cause = cause;
+    gone->count++;
+    if (cause != NS_CACHE_REPLACED) {
+        add_count(cause == NS_CACHE_SIZE ? &c->evictions : &c->expirations, 1);
+    }
+}
+
+static enum ns_match
+is_word(uintptr_t stored, const void *wanted)
+{
+    return stored == (uintptr_t)wanted ? NS_EQUAL : NS_DIFFERENT;
+}
+
+/* Removes an entry that is in a queue. */
+static void
+take_out(ns_cache *c, ns_cache_entry *e, const ns_cache_edit *edit, enum ns_cache_cause cause,
+         ns_cache_gone *gone)
+{
+    ns_entry *at = NULL;
+    uintptr_t value = 0;
+    leave_all(c, e);
+    ns_segment *s = ns_table_lock(&c->table, e->hash);
+    if (ns_segment_find(s, e->hash, is_word, (void *)ns_cache_word(e), NULL, &at, &value) ==
+        NS_PRESENT) {
+        if (cause == NS_CACHE_SIZE) {
+            add_ghost(c, e->hash);
+        }
+        value = ns_segment_remove(&c->table, s, at, 0, &gone->garbage);
+        note(c, gone, edit, e, value, cause);
+    }
+    ns_table_unlock(&c->table, s, &gone->garbage);
+}
+
+/* ---- The lock ---- */
+
+static bool
+hold_nothing(uintptr_t word)
+{
+    (void)word;
+    return true;
+}
+
+/* Puts all entries of the table into the main queue: the thread that had the lock is gone. Entries
+ * for which there is no memory are no longer evicted. */
+static void
+repair(ns_cache *c)
+{
+    ns_cache_wheel *w = ns_load(&c->wheel, NS_RELAXED);
+    make_list(&c->small.ends);
+    make_list(&c->main.ends);
+    c->small.weight = c->main.weight = 0;
+    c->small.count = c->main.count = 0;
+    c->clearing = 0;
+    ns_store(&c->weight, 0, NS_RELAXED);
+    ns_store(&c->count, 0, NS_RELAXED);
+    c->ghosts = NULL; /* a thread may have been about to free them */
+    if (w != NULL) {
+        make_list(&w->pending);
+        for (unsigned i = 0; i < NS_CACHE_LEVELS * NS_CACHE_SLOTS; i++) {
+            make_list(&w->slots[0][0] + i);
+        }
+    }
+    size_t room = NS_SEGMENT_MAX, n;
+    ns_hashed *page = malloc(room * sizeof(*page));
+    uint64_t from = 0;
+    do {
+        while (page != NULL && (n = ns_table_page(&c->table, &from, page, room, hold_nothing)) > room) {
+            free(page);
+            room = n;
+            page = malloc(room * sizeof(*page));
+        }
+        for (size_t i = 0; page != NULL && i < n; i++) {
+            ns_cache_entry *e = ns_cache_entry_of(page[i].key);
+            enter_queue(c, e, NS_CACHE_MAIN);
+            add_weight(c, e->weight);
+            add_count(&c->count, 1);
+            e->timer.next = e->timer.previous = NULL;
+            if (w != NULL && ns_load(&e->deadline, NS_RELAXED) != NS_CACHE_NEVER) {
+                schedule(w, e);
+            }
+        }
+    } while (page != NULL && from != 0);
+    free(page);
+}
+
+static void
+lock(ns_cache *c)
+{
+    const enum ns_locked how = ns_lock_take(&c->lock);
+    if (ns_unlikely(how == NS_LOCKED_ABANDONED)) {
+        repair(c);
+    }
+    if (ns_unlikely(how >= NS_LOCKED_STALE)) {
+        c->clearing = 0; /* by threads that did not survive a fork */
+    }
+}
+
+static inline void
+unlock(ns_cache *c)
+{
+    ns_lock_release_as(&c->lock, NS_SEQ_CST);
+}
+
+/* ---- Eviction ---- */
+
+/* Moves the small queue's share. */
+static void
+climb(ns_cache *c)
+{
+    uint64_t misses = 0;
+    if (ns_load(&c->evictions, NS_RELAXED) % LOOK != 0) {
+        return;
+    }
+    for (unsigned i = 0; i < NS_CACHE_SEGMENTS; i++) {
+        ns_cache_tally *t = ns_load(&c->tallies[i], NS_ACQUIRE);
+        for (uint32_t k = 0; t != NULL && k < ns_slots_in_segment(NS_CACHE_FIRST, i); k++) {
+            misses += ns_load(&t[k].misses, NS_RELAXED);
+        }
+    }
+    const uint64_t more = misses - c->sampled_misses;
+    if (more < NS_CACHE_SAMPLE || more < 4 * ns_load(&c->count, NS_RELAXED)) {
+        return;
+    }
+    const ns_cache_sums sums = ns_cache_sum(c);
+    const double hits = (double)(sums.hits - c->sampled_hits);
+    const double ratio = hits / (hits + (double)more), change = ratio - c->ratio;
+    c->step = change < 0 ? -c->step : c->step;
+    if (change >= JUMP || change <= -JUMP) {
+        c->step = c->step > 0 ? FIRST_STEP : -FIRST_STEP;
+    }
+    else {
+        c->step *= DECAY;
+    }
+    c->ratio = ratio;
+    c->share += c->step;
+    c->share = c->share < MIN_SHARE ? MIN_SHARE : c->share > MAX_SHARE ? MAX_SHARE : c->share;
+    c->sampled_hits = sums.hits;
+    c->sampled_misses = misses;
+}
+
+static inline ns_cache_entry *
+oldest(ns_cache_queue *q)
+{
+    return is_empty(&q->ends) ? NULL : ENTRY_AT(q->ends.previous, place);
+}
+
+/* Evicts an entry, or moves one, or lowers its count of uses. `weight` is what is to be inserted.
+ * There is an entry. */
+static void
+evict(ns_cache *c, int64_t weight, ns_cache_edit *edit, ns_cache_gone *gone)
+{
+    const bool now = ++edit->looks > NS_CACHE_PATIENCE;
+    ns_cache_entry *candidate = oldest(&c->small), *hand = oldest(&c->main);
+    int64_t share = (int64_t)((double)c->limit * c->share);
+    share = share < 1 ? 1 : share;
+    if (candidate != NULL && (hand == NULL || c->small.weight > share - weight)) {
+        const uint8_t uses = ns_load(&candidate->uses, NS_RELAXED);
+        const uint8_t others = hand != NULL ? ns_load(&hand->uses, NS_RELAXED) : 0;
+        if (c->clearing != 0) { /* nothing is moved behind what is to be cleared */
+            take_out(c, candidate, edit, NS_CACHE_SIZE, gone);
+        }
+        else if (c->main.weight <= c->limit - share - candidate->weight) {
+            move(c, candidate, NS_CACHE_MAIN, 0);
+        }
+        else if (uses == 0 || hand == NULL || now) {
+            take_out(c, candidate, edit, NS_CACHE_SIZE, gone);
+        }
+        else if (others == 0) {
+            take_out(c, hand, edit, NS_CACHE_SIZE, gone);
+            move(c, candidate, NS_CACHE_MAIN, 0);
+        }
+        else {
+            move(c, hand, NS_CACHE_MAIN, others - 1);
+            if (uses >= 2) {
+                move(c, candidate, NS_CACHE_SMALL, uses - 1);
+            }
+            else {
+                take_out(c, candidate, edit, NS_CACHE_SIZE, gone);
+            }
+        }
+        return;
+    }
+    const uint8_t uses = ns_load(&hand->uses, NS_RELAXED);
+    if (uses == 0 || now || c->clearing != 0) {
+        take_out(c, hand, edit, NS_CACHE_SIZE, gone);
+    }
+    else {
+        move(c, hand, NS_CACHE_MAIN, uses - 1);
+    }
+}
+
+/* ---- Expiry ---- */
+
+/* Takes some entries from the pending ones. Returns whether there are more. */
+static bool
+expire(ns_cache *c, const ns_cache_edit *edit, ns_cache_gone *gone)
+{
+    ns_cache_wheel *w = ns_load(&c->wheel, NS_RELAXED);
+    if (w == NULL || edit->now == NS_CACHE_NO_TIME) {
+        return false;
+    }
+    turn(w, edit->now);
+    for (unsigned n = 0; n < NS_CACHE_BATCH && !is_empty(&w->pending); n++) {
+        ns_cache_entry *e = ENTRY_AT(w->pending.previous, timer);
+        unschedule(e);
+        if (ns_load(&e->deadline, NS_RELAXED) <= edit->now) {
+            take_out(c, e, edit, NS_CACHE_TIME, gone);
+        }
+        else {
+            schedule(w, e);
+        }
+    }
+    return !is_empty(&w->pending);
+}
+
+/* ---- Operations ---- */
+
+/* Locks the key's segment, and searches it. Returns false if a key must be asked, or there is no
+ * memory: then nothing is locked, and *done says so. */
+static bool
+find(ns_cache *c, ns_cache_edit *e, ns_segment **s, ns_entry **at, bool *present,
+     enum ns_cache_done *done)
+{
+    uintptr_t value;
+    *s = ns_table_lock(&c->table, e->hash);
+    if (*s == NULL) {
+        unlock(c);
+        *done = NS_CACHE_NO_MEMORY;
+        return false;
+    }
+    if (e->place != NULL && (e->place->serial != (*s)->serial ||
+                             e->place->inserts != ns_load(&(*s)->inserts, NS_RELAXED))) {
+        e->place->serial = 0; /* another segment, or keys were inserted: restart */
+    }
+    enum ns_found found = ns_segment_find(*s, e->hash, e->match, e->wanted, e->place, at, &value);
+    if (found == NS_ASK) {
+        e->result = ns_cache_entry_of(ns_load(&(*at)->key, NS_RELAXED))->key;
+        e->hold(e->result);
+        ns_lock_release(&(*s)->lock);
+        unlock(c);
+        *done = NS_CACHE_ASK_KEY;
+        return false;
+    }
+    *present = found == NS_PRESENT;
+    return true;
+}
+
+static enum ns_cache_done
+end(ns_cache *c, ns_segment *s, ns_cache_gone *gone, enum ns_cache_done done)
+{
+    ns_table_unlock(&c->table, s, &gone->garbage);
+    unlock(c);
+    return done;
+}
+
+/* Removes the entry from its locked segment; returns its value. */
+static uintptr_t
+remove_found(ns_cache *c, ns_segment *s, ns_entry *at, ns_cache_entry *e, ns_cache_gone *gone)
+{
+    leave_all(c, e);
+    return ns_segment_remove(&c->table, s, at, 0, &gone->garbage);
+}
+
+/* Stores the value in place of the one that is there. */
+static void
+replace(ns_cache *c, ns_entry *at, ns_cache_entry *old, ns_cache_edit *e, ns_cache_gone *gone)
+{
+    const int64_t before = ns_load(&old->deadline, NS_RELAXED);
+    const int64_t after = ns_load(&e->entry->deadline, NS_RELAXED);
+    const int64_t more = e->entry->weight - old->weight;
+    if (after < before) { /* see 4 */
+        ns_store(&old->deadline, after, NS_RELEASE);
+    }
+    note(c, gone, e, old, ns_entry_replace(at, 0, e->value), NS_CACHE_REPLACED);
+    if (after > before) {
+        ns_store(&old->deadline, after, NS_RELEASE);
+    }
+    const uint8_t uses = ns_load(&old->uses, NS_RELAXED);
+    ns_store(&old->uses, uses < NS_CACHE_USES ? uses + 1 : uses, NS_RELAXED);
+    if (old->queue != NS_CACHE_NONE) {
+        ns_cache_queue *q = queue_of(c, old);
+        q->weight = (int64_t)((uint64_t)q->weight + (uint64_t)more);
+        add_weight(c, more);
+    }
+    old->weight = e->entry->weight;
+    unschedule(old);
+    if (after != NS_CACHE_NEVER) {
+        schedule(ns_load(&c->wheel, NS_RELAXED), old);
+    }
+}
+
+enum ns_cache_done
+ns_cache_store(ns_cache *c, ns_cache_edit *e, ns_cache_gone *gone)
+{
+    const int64_t weight = e->entry->weight;
+    const int64_t deadline = ns_load(&e->entry->deadline, NS_RELAXED);
+    ns_segment *s;
+    ns_entry *at;
+    ns_cache_entry *old;
+    bool present;
+    enum ns_cache_done done;
+    lock(c);
+    if (deadline != NS_CACHE_NEVER && make_wheel(c, e->now) == NULL) {
+        unlock(c);
+        return NS_CACHE_NO_MEMORY;
+    }
+    expire(c, e, gone);
+    for (;;) {
+        if (!find(c, e, &s, &at, &present, &done)) {
+            return done;
+        }
+        old = present ? ns_cache_entry_of(ns_load(&at->key, NS_RELAXED)) : NULL;
+        if (e->add && e->is_set(e->flag)) {
+            return end(c, s, gone, NS_CACHE_FORBIDDEN);
+        }
+        if (e->add && present && ns_load(&old->deadline, NS_RELAXED) > e->now) {
+            e->result = ns_entry_hold(at, e->hold);
+            return end(c, s, gone, NS_CACHE_KEPT);
+        }
+        if (weight > c->limit) {
+            if (present) {
+                note(c, gone, e, old, remove_found(c, s, at, old, gone), NS_CACHE_REPLACED);
+            }
+            add_count(&c->evictions, 1);
+            return end(c, s, gone, NS_CACHE_TOO_HEAVY);
+        }
+        const int64_t rest = c->limit - weight; /* for the others */
+        const int64_t others =
+            ns_load(&c->weight, NS_RELAXED) - (present && old->queue ? old->weight : 0);
+        if (others <= rest) {
+            break;
+        }
+        ns_table_unlock(&c->table, s, &gone->garbage);
+        if (gone->count > 2 * NS_CACHE_BATCH - 2) {
+            unlock(c);
+            return NS_CACHE_AGAIN;
+        }
+        climb(c);
+        evict(c, weight, e, gone);
+    }
+    if (present) {
+        replace(c, at, old, e, gone);
+        return end(c, s, gone, NS_CACHE_STORED);
+    }
+    ns_cache_entry *entry = e->entry;
+    const uintptr_t word = ns_cache_word(entry);
+    ns_store(&entry->uses, take_ghost(c, e->hash) ? 1 : 0, NS_RELAXED);
+    if (ns_unlikely(!ns_segment_insert(s, e->hash, word, e->value, &gone->garbage))) {
+        ns_segment *larger = ns_table_make_room(&c->table, s, e->hash, &gone->garbage);
+        if (larger == NULL) {
+            return end(c, s, gone, NS_CACHE_NO_MEMORY);
+        }
+        s = larger;
+        ns_segment_insert(s, e->hash, word, e->value, &gone->garbage);
+    }
+    enter_queue(c, entry, NS_CACHE_SMALL);
+    add_weight(c, weight);
+    add_count(&c->count, 1);
+    if (deadline != NS_CACHE_NEVER) {
+        schedule(ns_load(&c->wheel, NS_RELAXED), entry);
+    }
+    return end(c, s, gone, NS_CACHE_INSERTED);
+}
+
+enum ns_cache_done
+ns_cache_remove(ns_cache *c, ns_cache_edit *e, ns_cache_gone *gone)
+{
+    ns_segment *s;
+    ns_entry *at;
+    bool present;
+    enum ns_cache_done done;
+    lock(c);
+    if (!find(c, e, &s, &at, &present, &done)) {
+        return done;
+    }
+    if (!present) {
+        return end(c, s, gone, NS_CACHE_MISSING);
+    }
+    ns_cache_entry *old = ns_cache_entry_of(ns_load(&at->key, NS_RELAXED));
+    const bool expired = ns_load(&old->deadline, NS_RELAXED) <= e->now;
+    if (!expired && e->only_expired) {
+        e->result = ns_entry_hold(at, e->hold);
+        return end(c, s, gone, NS_CACHE_KEPT);
+    }
+    const uintptr_t value = remove_found(c, s, at, old, gone);
+    if (expired) {
+        note(c, gone, e, old, value, NS_CACHE_TIME);
+        return end(c, s, gone, NS_CACHE_MISSING);
+    }
+    e->result = value;
+    return end(c, s, gone, NS_CACHE_REMOVED);
+}
+
+bool
+ns_cache_expire(ns_cache *c, const ns_cache_edit *e, ns_cache_gone *gone)
+{
+    lock(c);
+    bool more = expire(c, e, gone);
+    unlock(c);
+    return more;
+}
+
+bool
+ns_cache_clear(ns_cache *c, const ns_cache_edit *e, uint64_t left[2], ns_cache_gone *gone)
+{
+    ns_cache_queue *const queues[2] = {&c->small, &c->main};
+    lock(c);
+    if (left[0] == UINT64_MAX) {
+        c->clearing++;
+        left[0] = c->small.count;
+        left[1] = c->main.count;
+    }
+    for (int i = 0; i < 2; i++) {
+        for (; left[i] > 0 && gone->count < NS_CACHE_BATCH; left[i]--) {
+            ns_cache_entry *entry = oldest(queues[i]);
+            if (entry == NULL) {
+                left[i] = 0;
+                break;
+            }
+            take_out(c, entry, e, NS_CACHE_REPLACED, gone);
+        }
+    }
+    const bool more = left[0] + left[1] > 0;
+    if (!more && c->clearing > 0) {
+        c->clearing--;
+    }
+    unlock(c);
+    return more;
+}
+
+size_t
+ns_cache_page(ns_cache *c, const ns_cache_edit *e, uint64_t *from, ns_hashed *keys, size_t room)
+{
+    lock(c); /* so no entry is removed */
+    size_t n = ns_table_page(&c->table, from, keys, room, hold_nothing), kept = 0;
+    for (size_t i = 0; n <= room && i < n; i++) {
+        ns_cache_entry *entry = ns_cache_entry_of(keys[i].key);
+        if (ns_load(&entry->deadline, NS_RELAXED) > e->now) {
+            e->hold(entry->key);
+            keys[kept++] = (ns_hashed){entry->key, entry->hash};
+        }
+    }
+    unlock(c);
+    return n <= room ? kept : n;
+}
+
+/* ---- Tallies ---- */
+
+ns_cache_tally *
+ns_cache_tally_slow(ns_cache *c, uint32_t slot)
+{
+    if (slot == NS_NO_SLOT) {
+        return NULL;
+    }
+    uint32_t offset;
+    const uint32_t i = ns_segment_of_slot(NS_CACHE_FIRST, slot, &offset);
+    if (i >= NS_CACHE_SEGMENTS) {
+        return NULL;
+    }
+    ns_cache_tally *t = ns_load(&c->tallies[i], NS_ACQUIRE);
+    if (t == NULL) {
+        ns_cache_tally *new = ns_zeroed(
+            NS_CACHE_LINE, ns_slots_in_segment(NS_CACHE_FIRST, i) * sizeof(*new));
+        if (new == NULL) {
+            return NULL;
+        }
+        if (ns_cas_or_load(&c->tallies[i], &t, new, NS_RELEASE, NS_ACQUIRE)) {
+            t = new;
+        }
+        else {
+            free(new);
+        }
+    }
+    return &t[offset];
+}
+
+static void
+add_tally(ns_cache_sums *sums, ns_cache_tally *t)
+{
+    sums->hits += ns_load(&t->hits, NS_RELAXED);
+    sums->misses += ns_load(&t->misses, NS_RELAXED);
+    sums->loads += ns_load(&t->loads, NS_RELAXED);
+    sums->failures += ns_load(&t->failures, NS_RELAXED);
+}
+
+ns_cache_sums
+ns_cache_sum(ns_cache *c)
+{
+    ns_cache_sums sums = {
+        .hits = ns_load(&c->strays.hits, NS_RELAXED),
+        .misses = ns_load(&c->strays.misses, NS_RELAXED),
+        .loads = ns_load(&c->strays.loads, NS_RELAXED),
+        .failures = ns_load(&c->strays.failures, NS_RELAXED),
+    };
+    for (unsigned i = 0; i < NS_CACHE_SEGMENTS; i++) {
+        ns_cache_tally *t = ns_load(&c->tallies[i], NS_ACQUIRE);
+        for (uint32_t k = 0; t != NULL && k < ns_slots_in_segment(NS_CACHE_FIRST, i); k++) {
+            add_tally(&sums, &t[k]);
+        }
+    }
+    return sums;
+}
+
+size_t
+ns_cache_bytes(ns_cache *c)
+{
+    size_t total = ns_table_bytes(&c->table);
+    total += ns_load(&c->count, NS_RELAXED) * sizeof(ns_cache_entry);
+    for (unsigned i = 0; i < NS_CACHE_SEGMENTS; i++) {
+        if (ns_load(&c->tallies[i], NS_ACQUIRE) != NULL) {
+            total += ns_slots_in_segment(NS_CACHE_FIRST, i) * sizeof(ns_cache_tally);
+        }
+    }
+    total += ns_cache_is_timed(c) ? sizeof(ns_cache_wheel) : 0;
+    lock(c);
+    if (c->ghosts != NULL) {
+        total += sizeof(*c->ghosts) + (c->ghosts->mask + (size_t)1) * sizeof(c->ghosts->at[0]);
+    }
+    unlock(c);
+    return total;
+}
+
+/* ---- Beginning and end ---- */
+
+void
+ns_cache_init(ns_cache *c, int64_t limit, bool tells)
+{
+    c->limit = limit;
+    c->tells = tells;
+    c->share = FIRST_SHARE;
+    c->step = FIRST_STEP;
+    make_list(&c->small.ends);
+    make_list(&c->main.ends);
+}
+
+void
+ns_cache_destroy(ns_cache *c, void (*release)(uintptr_t word, uintptr_t value))
+{
+    ns_table_destroy(&c->table, release);
+    for (unsigned i = 0; i < NS_CACHE_SEGMENTS; i++) {
+        free(ns_load(&c->tallies[i], NS_RELAXED));
+    }
+    free(ns_load(&c->wheel, NS_RELAXED));
+    free(c->ghosts);
+}
