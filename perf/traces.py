@@ -104,7 +104,7 @@ def phases(requests: int, size: int) -> Iterator[int]:
     for turn in range(2):
         yield from zipf(0.9, 20 * size, part, seed=turn)
         yield from (10**6 * (turn + 1) + key for key in pairs(size, part))
-        yield from loop(size * 5 // 4, part)
+        yield from (10**7 + key for key in loop(size * 5 // 4, part))
 
 
 # ---- Traces of real programs ----
