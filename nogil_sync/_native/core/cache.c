@@ -72,10 +72,12 @@ struct ns_cache_ghosts {
     } at[][WAYS];
 };
 
+/* With the bits of a tag: the upper half of the hashes of neighbours is the same (ns_hash_mix). */
 static inline uint32_t
 mark_of(uint64_t hash)
 {
-    return (uint32_t)(hash >> 32) | 1;
+    const uint32_t mark = (uint32_t)(hash >> 25);
+    return mark != 0 ? mark : 1;
 }
 
 /* Returns the ghosts, for this many. Without memory, fewer or none. */

@@ -197,7 +197,7 @@ static int
 search_asking(Cache *o, PyObject *key, uint64_t hash, int64_t now, bool uses, ns_asker *a,
               enum ns_cache_found *found, PyObject **value)
 {
-    uintptr_t word;
+    uintptr_t word = 0;
     ns_asker_begin(a, key);
     while ((*found = ns_cache_get(&o->core, hash, match_asked, a, &a->place, now, uses, ns_hold,
                                   ns_drop, &word)) == NS_CACHE_ASK &&
