@@ -38,6 +38,10 @@ autodoc_default_options = {"members": True, "special-members": "__enter__, __exi
 python_use_unqualified_type_names = True
 add_module_names = False
 nitpicky = False
+# ./dev docs --links: tools/links.py judges what is found.
+linkcheck_timeout = 20
+linkcheck_retries = 2
+linkcheck_rate_limit_timeout = 60
 version = release = nogil_sync.__version__ if hasattr(nogil_sync, "__version__") else ""
 
 

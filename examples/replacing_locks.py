@@ -1,10 +1,11 @@
 """The locks of a library that uses ``threading``, replaced without changing the library.
 
-Mutex, Cond, Semaphore and Event stand in for ``threading.Lock``, ``Condition``, ``Semaphore`` and
-``Event``. A module that says ``threading.Lock()`` looks up its own global ``threading``: give it
-another, and its new objects have our locks. One that says ``Lock()`` has a global ``Lock``. Nothing
-stands in for RLock: leave those. Replace before the library makes its objects, in the main module,
-and run the library's own tests with it.
+Mutex, RLock, Cond, Semaphore, Event and Barrier stand in for ``threading.Lock``, ``RLock``,
+``Condition``, ``Semaphore``, ``Event`` and ``Barrier``. A module that says ``threading.Lock()``
+looks up its own global ``threading``: give it another, and its new objects have our locks. One that
+says ``Lock()`` has a global ``Lock``. (``threading.Condition()`` makes its own RLock, and a Cond
+without a lock a Mutex: a library that takes it twice needs ``Cond(RLock())``.) Replace before the
+library makes its objects, in the main module, and run the library's own tests with it.
 
 The naive way replaces ``threading.Lock`` itself: that reaches every module that looks it up later,
 but none that has imported the name, and the interpreter's own modules as well.
@@ -16,9 +17,16 @@ from types import ModuleType
 
 from measure import Over, compare, options, rate_of, run
 
-from nogil_sync import Cond, Event, Mutex, Semaphore, pin_all
+from nogil_sync import Barrier, Cond, Event, Mutex, RLock, Semaphore, pin_all
 
-STAND_INS = {"Lock": Mutex, "Condition": Cond, "Semaphore": Semaphore, "Event": Event}
+STAND_INS = {
+    "Lock": Mutex,
+    "RLock": RLock,
+    "Condition": Cond,
+    "Semaphore": Semaphore,
+    "Event": Event,
+    "Barrier": Barrier,
+}
 
 
 def our_threading() -> ModuleType:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -123,11 +124,13 @@ def follow(command: list[str], progress: Progress) -> int:
     # again while it stores its results.
     # PYTHONSAFEPATH would keep the script from importing the modules beside it.
     environment = {key: os.environ[key] for key in os.environ if key != "PYTHONSAFEPATH"}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, process_group=0, env=environment
-    )
-    assert process.stdout is not None
+    process = None
     try:
+        with interrupts_held():
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, text=True, process_group=0, env=environment
+            )
+        assert process.stdout is not None
         for line in process.stdout:
             if not line.startswith("@"):
                 if "Mean +- std dev" not in line:  # pyperf's word on what becomes a table here
@@ -140,10 +143,32 @@ def follow(command: list[str], progress: Progress) -> int:
                 progress.result(_cell(event), event["mops"])
         return process.wait()
     except KeyboardInterrupt:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGINT)
-        process.wait()
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
+            process.wait()
         raise
+
+
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Raise KeyboardInterrupt for a Ctrl-C at the end of the block instead of inside it.
+
+    A Ctrl-C inside Popen would lose a process that has begun already, and go on by itself.
+    """
+    came = False
+
+    def note(*_: object) -> None:
+        nonlocal came
+        came = True
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _cell(event: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ FENCES = {
     "ns_fence_here": "only where the system cannot put a fence into all threads (membarrier)",
     "ns_epoch_stamp": "the thread that takes something out pays for readers, which have no fence",
     "ns_try_fence_everywhere": "the fence of the rare side",
+    "put_back": "an item comes back only if the wait that received it was cancelled",
     "unlist": "a pool's search takes the shard of a thread that is gone off its list",
     "end_solitude": "a thread's first use of the library, and strays",
     "ns_try_incref": "3.14 and later: CPython reads an immortal count without an acquire (dmb ishld)",

@@ -29,15 +29,20 @@ add_tools() {
     touch "$home/.has-pip"
   fi
   local install=("$home/bin/python" -m pip --disable-pip-version-check --retries 2 install -r "$ROOT/requirements/$list.txt")
+  # A package without a wheel for this interpreter is no failure: the tests that need it are skipped, and say so.
+  if [[ $list == optional || $list == browser ]]; then
+    TAIL=0 logged "installing the tools of requirements/$list.txt" "${install[@]}" --only-binary :all: ||
+      step "requirements/$list.txt: not all of it can be had here"
+    touch "$home/.has-$list"
+    return
+  fi
   # Of some libraries the newest release has no wheel for 3.13t, but an older one has: with --only-binary pip takes the
   # older one. The second try is for unreliable networks and for platforms without wheels. The last two of pip's many
   # lines say what is missing.
   TAIL=0 logged "installing the tools of requirements/$list.txt" "${install[@]}" --only-binary :all: ||
     TAIL=2 logged "once more, and from sources if need be" "${install[@]}" --prefer-binary ||
     die "could not install requirements/$list.txt; is the network there?"
-  # A package without a wheel for this interpreter is no failure: the tests that need it are skipped, and say so.
-  [[ $list != test ]] || "$home/bin/python" -m pip --quiet --disable-pip-version-check --retries 2 install --only-binary :all: \
-    -r "$ROOT/requirements/optional.txt" >/dev/null 2>&1 || step "requirements/optional.txt: not all has a wheel here"
+  [[ $list != test ]] || add_tools "$python" "$home" optional
   touch "$home/.has-$list"
 }
 

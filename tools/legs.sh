@@ -80,7 +80,11 @@ leg_parallel() {
 
 leg_threading() { NOGIL_SYNC_BACKEND=threading suite threading free_threaded "$@"; }
 
-leg_standard() { suite standard standard "$@"; }
+# This leg alone has what builds the documentation and opens its pages in a browser: the backend matters little there.
+leg_standard() {
+  local MORE_TOOLS=(docs browser)
+  suite standard standard "$@"
+}
 
 leg_debug() { LIMIT=3600 PYTHONTRACEMALLOC=5 suite debug free_threaded_debug "$@"; }
 

@@ -416,7 +416,7 @@ def test_table_covers_every_public_call():
     subjects = {type(make(pure)).__name__ for make in OBJECTS.values()}
     shared = {"ChannelClosed", "PerformanceWarning", "once_property", "TaskGroup", "backend"}
     shared |= {"Left", "PinReport", "pin_report", "Cancelled", "shield", "Selected"}
-    shared |= {"Ticker", "after", "After", "SemaphoreHoldAsync", "select_async"}
+    shared |= {"CacheStats", "Ticker", "after", "After", "SemaphoreHoldAsync", "select_async"}
     assert {*subjects, *FUNCTIONS, *shared} >= {*nogil_sync.__all__}
 
 

@@ -369,6 +369,7 @@ def test_callbacks_do_not_nest():
     assert not m.locked()
 
 
+@pytest.mark.thread_unsafe(reason="uses each waiter of the process")
 @pytest.mark.parametrize("is_select", [False, True])
 @pytest.mark.parametrize("method", ["result", "cancel"])
 def test_waiter_that_is_being_made_is_found_by_a_callback(method, is_select):

@@ -17,7 +17,7 @@ from forks import in_child
 from marks import needs_fork, sets_handlers, starts_processes, starts_threads
 from processes import in_own_process
 from random_interrupts import RandomInterrupts
-from support import TIMEOUT, WRONG_TIMEOUTS, eventually, many, run_threads
+from support import TIMEOUT, WRONG_TIMEOUTS, eventually, many, run_threads, settle
 
 from nogil_sync import Barrier, TaskGroup
 
@@ -567,6 +567,8 @@ def test_random_interrupts_leave_the_barrier_usable():
 def test_nobody_waits_in_the_child_of_a_fork():
     b = Barrier(3)
     two = Waiting(b, 2)
+    for thread in two.threads:
+        settle(thread)
 
     def child():
         assert (b.n_waiting, b.broken) == (0, False)
@@ -588,7 +590,7 @@ def test_nobody_waits_in_the_child_of_a_fork():
 def test_child_of_a_fork_does_not_wait_for_an_action_of_its_parent():
     acting = Acting(3)
     late = start(lambda: acting.barrier.wait(0))
-    time.sleep(0.05)
+    settle(late)
 
     def child():
         b = acting.barrier

@@ -2,11 +2,8 @@
 
 import doctest
 import inspect
-import re
-from pathlib import Path
 
 import pytest
-from processes import python
 
 import nogil_sync
 
@@ -41,26 +38,3 @@ def test_docstring_examples_run(name):
 @pytest.mark.parametrize("name", [n for n in DOCS if "." not in n and n != "PerformanceWarning"])
 def test_every_class_and_function_has_an_example(name):
     assert ">>>" in DOCS[name]
-
-
-def readme_tour():
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    (tour,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    return tour
-
-
-def test_readme_tour_runs():
-    python(readme_tour())
-
-
-def test_readme_tour_ends_when_a_task_fails():
-    tour = re.sub(
-        r"^    return sum.*log.*$",
-        '    raise OSError("disk full")',
-        readme_tour(),
-        flags=re.MULTILINE,
-    )
-    done = python(tour, check=False)
-    assert done.returncode == 1
-    assert "OSError: disk full" in done.stderr
-    assert "Cancelled" not in done.stderr

@@ -8,7 +8,7 @@ import typing
 import weakref
 
 import pytest
-from support import make
+from support import NEEDED, make
 
 import nogil_sync
 from nogil_sync import AtomicRef, Cache, Channel, Once, Pool, SyncMap, once, once_property
@@ -57,7 +57,7 @@ def test_subclass_is_subscripted(cls):
         assert typing.get_args(alias) == types_
         assert sub[variables].__parameters__ == variables
         assert type(new(alias.__origin__)) is sub
-    obj = Sub[types_](*((lambda self: 1,) if cls is once_property else (list,) * (cls is Pool)))
+    obj = Sub[types_](*((lambda self: 1,) if cls is once_property else NEEDED.get(cls, ())))
     assert type(obj) is Sub
 
 

@@ -13,7 +13,7 @@ from forks import exit_code_of, in_child
 from marks import needs_fork, sets_handlers, starts_processes, starts_threads
 from onces import Counted, ended, every, settling, start
 from processes import in_own_process
-from support import TIMEOUT, eventually, run_threads
+from support import TIMEOUT, eventually, run_threads, settle
 
 from nogil_sync import Once, once, once_property
 
@@ -208,6 +208,10 @@ def test_child_runs_what_another_thread_ran_at_the_fork(kind):
     for thread in threads:
         thread.start()
     it.begun.wait()
+    # A thread that is still on its way may hold a lock of CPython's, of the object's __dict__ for
+    # one, which would stay locked in the child.
+    for thread in threads:
+        settle(thread)
     in_child(child)
     it.go.set()
     assert call() == it.parent

@@ -382,6 +382,7 @@ def test_child_finds_the_lock_of_another_thread_held_until_it_is_reset():
     thread, go = held_by_another_thread(lock)
     waiter = threading.Thread(target=lambda: lock.acquire(timeout=TIMEOUT))
     waiter.start()
+    settle(waiter)
 
     def child():
         assert lock.locked()

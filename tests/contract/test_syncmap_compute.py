@@ -14,7 +14,7 @@ from forks import in_child
 from marks import starts_processes, starts_threads
 from processes import in_own_process
 from random_interrupts import RandomInterrupts
-from support import TIMEOUT, eventually, run_threads, same_error
+from support import TIMEOUT, eventually, run_threads, same_error, settle
 
 from nogil_sync import Once, SyncMap, once, once_property
 from nogil_sync._common import mapping as _syncmap
@@ -890,7 +890,7 @@ def test_child_computes_what_another_thread_computed_at_the_fork():
     begun.wait()
     waiting = threading.Thread(target=m.load_or_compute, args=("k", compute))
     waiting.start()
-    time.sleep(0.05)
+    settle(waiting)
 
     def child():
         assert m == {"a": 1}

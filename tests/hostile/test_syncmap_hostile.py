@@ -744,6 +744,7 @@ def sharing_a_prefix():
 
 
 @pytest.mark.skipif(nogil_sync.backend != "native", reason="the other backend is a dict")
+@pytest.mark.thread_unsafe(reason="beside others, memory is freed later")
 @pytest.mark.parametrize("chosen", ["old mix", "multiples", "strides"])
 def test_chosen_keys_take_the_memory_of_random_ones(chosen):
     if chosen == "old mix":

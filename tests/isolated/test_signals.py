@@ -383,6 +383,6 @@ def test_interrupted_user_code_leaves_the_object_whole(name):
     if name == "with" and (not NATIVE or sys.version_info >= (3, 14)):
         pytest.skip(
             "a lock in Python, and from 3.14 on any lock, can be left taken between `with` and its "
-            "body: see the README, and test_with_is_not_entered_while_an_interrupt_is_pending"
+            "body: docs/guide/limits.md, and test_with_is_not_entered_while_an_interrupt_is_pending"
         )
     interrupt_calls(name)
