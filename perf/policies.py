@@ -389,33 +389,26 @@ class AdaptiveWTinyLFU(WTinyLFU):
 
 
 class Ours:
-    """A model of `Cache`: S3-FIFO's three queues, with a duel for a place in the main one, and a share that climbs.
+    """A model of `Cache`: S3-FIFO's three queues, with duels for a place in the main one.
 
-    A hit raises the entry's count to at most three. A key that was evicted not long ago comes with
-    a count of one. At the end of the small queue an entry without a count is evicted; another
-    has one duel with the entry under the main queue's hand, which it replaces if that has no
-    count. Else that loses one and the hand moves on.
+    A key that was evicted not long ago is *back*. At the end of the small queue it may enter the
+    main one, as may a key with two hits, if there is room. Else a key has as many duels as DUELS
+    says, each with the oldest key of the main queue: it replaces the first that has no count, and
+    each other loses one and goes round.
     """
 
-    SHARE, LOW, HIGH = 0.1, 0.01, 0.8
-    GHOSTS = 1.0
-    SAMPLE, LEAST_SAMPLE = 4, 1000
-    CLIMBS = True
-    AGAIN = 2  # an entry that loses the duel with this count stays in the small queue
-    REMEMBERED = 1  # the count of a key that was evicted not long ago
-    STEPS = 1  # of the hand in a duel
+    SMALL = 10  # the small queue has one part in so many of the places
+    GHOSTS = 2  # for each place
+    DUELS = ((0, 2, 4, 8), (1, 4, 8, 8))
 
     def __init__(self, size: int) -> None:
         self.size = size
+        self.small_size = max(1, size // self.SMALL)
         self.uses: dict[int, int] = {}
+        self.back: set[int] = set()  # those of the small queue that are back
         self.small: deque[int] = deque()
         self.main: deque[int] = deque()
         self.ghosts: OrderedDict[int, None] = OrderedDict()
-        self.ghost_size = max(1, round(size * self.GHOSTS))
-        self.climber = Climber(self.SHARE, self.LOW, self.HIGH)
-        self.small_size = max(1, round(size * self.SHARE))
-        self.hits = self.misses = 0
-        self.sample = max(self.SAMPLE * size, self.LEAST_SAMPLE)
 
     def request(self, key: int) -> bool:
         uses = self.uses
@@ -423,51 +416,46 @@ class Ours:
         if count is not None:
             if count < 3:
                 uses[key] = count + 1
-            self.hits += 1
             return True
-        if key in self.ghosts:
-            del self.ghosts[key]
-            uses[key] = self.REMEMBERED
-        else:
-            uses[key] = 0
-        self.small.append(key)
-        while len(uses) > self.size:
-            if len(self.small) > self.small_size or not self.main:
+        while len(uses) >= self.size:
+            if len(self.small) >= self.small_size or not self.main:
                 self._leave_small()
             else:
                 self._sweep()
-        self.misses += 1
-        if self.CLIMBS and self.misses >= self.sample:
-            self.climber.sample(self.hits / (self.hits + self.misses))
-            self.hits = self.misses = 0
-            self.small_size = max(1, round(self.size * self.climber.share))
+        if key in self.ghosts:
+            del self.ghosts[key]
+            self.back.add(key)
+        uses[key] = 0
+        self.small.append(key)
         return False
 
     def _leave_small(self) -> None:
         uses, main = self.uses, self.main
         key = self.small.popleft()
-        if len(main) < self.size - self.small_size:
-            uses[key] = 0
-            main.append(key)
+        count, back = uses[key], key in self.back
+        if (back or count >= 2) and len(main) < self.size - self.small_size:
+            self._enter_main(key)
             return
-        count = uses[key]
-        if not count:
-            self._evict(key)
-            return
-        for _ in range(self.STEPS):
+        for _ in range(self.DUELS[back][count]):
+            if not main:
+                break
             victim = main.popleft()
             if not uses[victim]:
                 self._evict(victim)
-                uses[key] = 0
-                main.append(key)
+                self._enter_main(key)
                 return
             uses[victim] -= 1
             main.append(victim)
-        if count >= self.AGAIN:
+        if count >= 2:
             uses[key] = count - 1
             self.small.append(key)
         else:
             self._evict(key)
+
+    def _enter_main(self, key: int) -> None:
+        self.back.discard(key)
+        self.uses[key] = 1
+        self.main.append(key)
 
     def _sweep(self) -> None:
         victim = self.main.popleft()
@@ -479,8 +467,9 @@ class Ours:
 
     def _evict(self, key: int) -> None:
         del self.uses[key]
+        self.back.discard(key)
         self.ghosts[key] = None
-        if len(self.ghosts) > self.ghost_size:
+        if len(self.ghosts) > self.GHOSTS * self.size:
             self.ghosts.popitem(last=False)
 
 
