@@ -6,6 +6,7 @@ import math
 import random
 import sys
 import threading
+import weakref
 
 import pytest
 from marks import starts_threads
@@ -280,11 +281,9 @@ def test_cache_in_a_cycle_with_all_that_it_holds_is_collected():
             return 0.0
 
         c = Cache(10, on_evict=hook, weigher=weigh, clock=now, ttl=5)
-        for value in values:
+        for value in list(values):
             value.cache = c
             c[value] = value
-        import weakref
-
         watches += [weakref.ref(values[0]), weakref.ref(values[-1]), weakref.ref(c)]
         del c, values, value, hook, weigh, now
     assert collected(*watches)
@@ -800,8 +799,6 @@ def test_subclass_that_overrides_everything_breaks_nothing():
 
 
 def test_subclass_instance_that_dies_is_collected_with_its_values():
-    import weakref
-
     class Mine(Cache):
         def __del__(self):
             self["dying"] = 1
