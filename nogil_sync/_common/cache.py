@@ -22,8 +22,7 @@ detaches nothing, as it only removes what has been stored.
 
 import operator
 from collections.abc import Awaitable, Callable, Hashable
-from functools import _CacheInfo as CacheInfo
-from functools import partial, update_wrapper
+from functools import _CacheInfo, partial, update_wrapper
 from types import CodeType, MethodType
 from typing import Any, ClassVar, Final, Generic, NamedTuple, TypeVar, TypeVarTuple
 
@@ -246,7 +245,7 @@ def is_async(fn: Any) -> bool:
 class CachedCalls:
     """What a cached function has besides its cache: for both backends, and not in a hit's way."""
 
-    __slots__ = ("base", "cache", "fn", "is_async", "key", "parameters")
+    __slots__ = ("base", "cache", "fn", "is_async", "key", "maxsize", "parameters")
 
     def __init__(self, cache: Any, fn: Any, maxsize: int | None, ttl: float | None, key: Any):
         if not callable(fn):
@@ -255,6 +254,7 @@ class CachedCalls:
         self.cache = cache
         self.fn = fn
         self.key = key
+        self.maxsize = maxsize
         self.parameters = {"maxsize": maxsize, "ttl": ttl, "typed": False}
         self.is_async = is_async(fn)
         self.base = (0, 0)  # hits and misses at the last `clear`
@@ -279,12 +279,10 @@ class CachedCalls:
         value = cache.get(key, ABSENT)
         return self.compute(key, args, kwargs) if value is ABSENT else value
 
-    def info(self) -> "CacheInfo":
+    def info(self) -> _CacheInfo:
         stats = self.cache.stats()
         hits, misses = self.base
-        return CacheInfo(
-            stats.hits - hits, stats.misses - misses, self.parameters["maxsize"], len(self.cache)
-        )
+        return _CacheInfo(stats.hits - hits, stats.misses - misses, self.maxsize, len(self.cache))
 
     def clear(self) -> None:
         self.cache.clear()

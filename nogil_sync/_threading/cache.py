@@ -32,12 +32,11 @@ is only an index: an entry that is in it and no longer in its queue is passed by
 
 import time
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any, Final, Generic, ParamSpec, TypeVar, TypeVarTuple, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, TypeVarTuple, overload
 
 from .._common.cache import (
     NEVER,
     CachedCalls,
-    CacheInfo,
     CacheStats,
     SharedCache,
     bound,
@@ -59,6 +58,9 @@ from .atomics import AtomicBool
 from .syncmap import SyncMap
 
 __all__ = ["Cache", "CachedFunction", "cached"]
+
+if TYPE_CHECKING:
+    from functools import _CacheInfo as CacheInfo
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -216,8 +218,8 @@ class Cache(SyncObject, SharedCache[K, V]):
     __module__ = "nogil_sync"
     __slots__ = (
         "__clock",
-        "__expirations",
         "__evictions",
+        "__expirations",
         "__failures",
         "__flights",
         "__ghosts",
@@ -591,7 +593,7 @@ class Cache(SyncObject, SharedCache[K, V]):
                         gone.append((key, value, "size"))
                         return value
                 elif self.__room(table, weight, old, limit, gone) and self.__install(
-                    table, bucket, old, new, limit, unless
+                    table, bucket, old, new, unless
                 ):
                     if old is not None:
                         self.__unschedule(table, old)
@@ -615,10 +617,10 @@ class Cache(SyncObject, SharedCache[K, V]):
         bucket: Bucket | None,
         old: _Entry | None,
         new: _Entry,
-        limit: int,
         unless: AtomicBool | None,
     ) -> bool:
         """Store the new entry in place of the old one, or as a new one, if that fits; whether."""
+        limit = _NO_LIMIT if self.__maxsize is None else self.__maxsize
         which = new.which
         if bucket is None:
             next_bucket: Bucket = (new,)
@@ -849,9 +851,7 @@ class Cache(SyncObject, SharedCache[K, V]):
                 ticket = before
                 del queue[ticket]
 
-    def __evict_entry(
-        self, table: _Table, entry: _Entry, gone: list[tuple[Any, Any, str]]
-    ) -> None:
+    def __evict_entry(self, table: _Table, entry: _Entry, gone: list[tuple[Any, Any, str]]) -> None:
         if self.__remove(table, entry, "size", gone):
             ghosts = self.__ghosts
             ghosts.pop(entry.which, None)
@@ -978,7 +978,7 @@ class CachedFunction(Annotated, SyncObject, Generic[P, R]):
         key: Hashable = self.__calls.key_of(args, kwargs)
         return key
 
-    def cache_info(self) -> CacheInfo:
+    def cache_info(self) -> "CacheInfo":
         """Return hits, misses, maxsize and the number of results, as ``lru_cache`` does."""
         return self.__calls.info()
 

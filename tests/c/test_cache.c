@@ -430,9 +430,15 @@ test_a_scan_does_not_displace_what_is_used(void)
 static void
 test_what_has_expired_is_not_found_and_freed(void)
 {
-    static const int64_t spans[] = {1, 1000, 20000000, 500000000, INT64_C(3000000000),
-                                    INT64_C(90000000000), INT64_C(7200000000000),
-                                    INT64_C(1000000000000000), INT64_C(40000000000000000)};
+    static const int64_t spans[] = {1,
+                                    1000,
+                                    20000000,
+                                    500000000,
+                                    INT64_C(3000000000),
+                                    INT64_C(90000000000),
+                                    INT64_C(7200000000000),
+                                    INT64_C(1000000000000000),
+                                    INT64_C(40000000000000000)};
     uint32_t seed = 3;
     int64_t deadlines[300] = {0};
     begin_cache(200);

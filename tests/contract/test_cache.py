@@ -191,7 +191,9 @@ def test_entry_heavier_than_maxsize_is_not_kept():
     c["a"] = "much too long"
     assert "a" not in c
     assert log == [("a", "much too long", "size")]
-    assert c.load_or_compute("b", lambda: "long, too, as can be seen") == "long, too, as can be seen"
+    assert (
+        c.load_or_compute("b", lambda: "long, too, as can be seen") == "long, too, as can be seen"
+    )
     assert len(c) == c.stats().weight == 0
 
 
@@ -410,7 +412,8 @@ def test_error_of_weigher_or_clock_reaches_the_caller_and_nothing_is_stored():
 
 
 @pytest.mark.parametrize(
-    ("weight", "error"), [(-1, ValueError), (1.5, TypeError), (None, TypeError), (2**70, OverflowError)]
+    ("weight", "error"),
+    [(-1, ValueError), (1.5, TypeError), (None, TypeError), (2**70, OverflowError)],
 )
 def test_wrong_weight_is_an_error(weight, error):
     c = Cache(10, weigher=lambda key, value: weight)

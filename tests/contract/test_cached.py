@@ -153,7 +153,7 @@ def test_key_function_chooses_the_key():
 
 
 def test_cache_key_finds_the_result():
-    double, runs = counted()
+    double, _ = counted()
     result = double(1, 2, k=3)
     assert double.cache[double.cache_key(1, 2, k=3)] is result
     assert double.cache.pop(double.cache_key(1, 2, k=3)) is result

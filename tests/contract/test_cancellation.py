@@ -12,8 +12,8 @@ from support import TIMEOUT, collected, eventually, run_threads, settle
 from waits import WAITS, unlocked
 
 from nogil_sync import (
-    Cancelled,
     Cache,
+    Cancelled,
     Channel,
     ChannelClosed,
     Cond,

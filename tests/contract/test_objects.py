@@ -505,7 +505,11 @@ def test_one_of_many_inits_at_once_succeeds(cls):
 @pytest.mark.parametrize("cls", NEED_INIT)
 def test_calls_beside_init_fail_or_find_it_done(cls):
     name = {Cond: "locked", Semaphore: "available", Channel: "closed", Pool: "idle"}.get(cls)
-    name = name or {SyncMap: "__len__", Cache: "__len__"}.get(cls) or {Once: "done", Barrier: "reset"}[cls]
+    name = (
+        name
+        or {SyncMap: "__len__", Cache: "__len__"}.get(cls)
+        or {Once: "done", Barrier: "reset"}[cls]
+    )
     for _ in range(50):
         obj = cls.__new__(cls)
 

@@ -57,7 +57,10 @@ def is_slot_of_a_dict(node):
     """
     if isinstance(node, ast.Delete):
         return all(is_slot_of_a_dict(target) for target in node.targets)
-    return isinstance(node, ast.Subscript) and ast.unparse(node) in ("buckets[which]", "queue[ticket]")
+    return isinstance(node, ast.Subscript) and ast.unparse(node) in (
+        "buckets[which]",
+        "queue[ticket]",
+    )
 
 
 def is_guard(node):

@@ -6,7 +6,7 @@
 #define SHARE 10 /* the small queue has one part in so many of the limit */
 
 #define ENTRY_AT(link, member) \
-    ((ns_cache_entry *)((char *)(link)-offsetof(ns_cache_entry, member)))
+    ((ns_cache_entry *)((char *)(link) - offsetof(ns_cache_entry, member)))
 
 /* ---- Lists ---- */
 
@@ -348,7 +348,8 @@ repair(ns_cache *c)
     ns_hashed *page = malloc(room * sizeof(*page));
     uint64_t from = 0;
     do {
-        while (page != NULL && (n = ns_table_page(&c->table, &from, page, room, hold_nothing)) > room) {
+        while (page != NULL &&
+               (n = ns_table_page(&c->table, &from, page, room, hold_nothing)) > room) {
             free(page);
             room = n;
             page = malloc(room * sizeof(*page));
@@ -723,8 +724,8 @@ ns_cache_tally_slow(ns_cache *c, uint32_t slot)
     }
     ns_cache_tally *t = ns_load(&c->tallies[i], NS_ACQUIRE);
     if (t == NULL) {
-        ns_cache_tally *new = ns_zeroed(
-            NS_CACHE_LINE, ns_slots_in_segment(NS_CACHE_FIRST, i) * sizeof(*new));
+        ns_cache_tally *new =
+            ns_zeroed(NS_CACHE_LINE, ns_slots_in_segment(NS_CACHE_FIRST, i) * sizeof(*new));
         if (new == NULL) {
             return NULL;
         }

@@ -202,15 +202,15 @@ ns_cache_mine(ns_cache *c)
                                                              : ns_cache_tally_slow(c, slot);
 }
 
-#define NS_CACHE_COUNT(c, name)                                                      \
-    do {                                                                             \
-        ns_cache_tally *mine_ = ns_cache_mine(c);                                    \
-        if (ns_likely(mine_ != NULL)) {                                              \
+#define NS_CACHE_COUNT(c, name)                                                        \
+    do {                                                                               \
+        ns_cache_tally *mine_ = ns_cache_mine(c);                                      \
+        if (ns_likely(mine_ != NULL)) {                                                \
             ns_store(&mine_->name, ns_load(&mine_->name, NS_RELAXED) + 1, NS_RELAXED); \
-        }                                                                            \
-        else {                                                                       \
-            ns_add(&(c)->strays.name, 1, NS_RELAXED);                                \
-        }                                                                            \
+        }                                                                              \
+        else {                                                                         \
+            ns_add(&(c)->strays.name, 1, NS_RELAXED);                                  \
+        }                                                                              \
     } while (0)
 
 typedef struct ns_cache_sums {

@@ -46,8 +46,7 @@ free_word(uintptr_t word)
 static void
 release(Cache *o, ns_cache_gone *gone)
 {
-    static const char *const causes[] = {
-        [NS_CACHE_SIZE] = "size", [NS_CACHE_TIME] = "expired"};
+    static const char *const causes[] = {[NS_CACHE_SIZE] = "size", [NS_CACHE_TIME] = "expired"};
     if (ns_unlikely(!ns_garbage_is_empty(&gone->garbage))) {
         ns_garbage_release(&gone->garbage, free_word);
     }
@@ -199,8 +198,9 @@ search_asking(Cache *o, PyObject *key, uint64_t hash, int64_t now, bool uses, ns
 {
     uintptr_t word = 0;
     ns_asker_begin(a, key);
-    while ((*found = ns_cache_get(&o->core, hash, match_asked, a, &a->place, now, uses, ns_hold,
-                                  ns_drop, &word)) == NS_CACHE_ASK &&
+    while ((*found = ns_cache_get(
+                &o->core, hash, match_asked, a, &a->place, now, uses, ns_hold, ns_drop, &word)) ==
+               NS_CACHE_ASK &&
            word != 0) {
         if (ns_asker_ask(a, (PyObject *)word) < 0) {
             return -1;
@@ -220,8 +220,7 @@ ns_cache_lookup_slow(Cache *o, PyObject *key, uint64_t hash, int64_t now, bool u
     }
     int result = found == NS_CACHE_ABSENT ? NS_LOOKUP_MISSING : NS_LOOKUP_ERROR;
     ns_asker_unused(&a);
-    if (found == NS_CACHE_ASK &&
-        search_asking(o, key, hash, now, uses, &a, &found, value) == 0) {
+    if (found == NS_CACHE_ASK && search_asking(o, key, hash, now, uses, &a, &found, value) == 0) {
         result = found == NS_CACHE_PRESENT  ? NS_LOOKUP_FOUND
                  : found == NS_CACHE_ABSENT ? NS_LOOKUP_MISSING
                                             : NS_LOOKUP_ERROR;
@@ -305,7 +304,7 @@ store(Cache *o, PyObject *key, PyObject *value, int64_t ttl, PyObject *flag, PyO
     if (entry == NULL) {
         return -1;
     }
-    const int64_t deadline = ttl == 0                          ? NS_CACHE_NEVER
+    const int64_t deadline = ttl == 0                         ? NS_CACHE_NEVER
                              : now < NS_CACHE_NEVER - 1 - ttl ? now + ttl
                                                               : NS_CACHE_NEVER - 1;
     ns_store(&entry->deadline, deadline, NS_RELAXED);
@@ -372,8 +371,7 @@ detach(Cache *o, PyObject *key)
 }
 
 /* Deletes a key: NS_LOOKUP_FOUND with its value, NS_LOOKUP_MISSING or NS_LOOKUP_ERROR. */
-static int
-delete(Cache *o, PyObject *key, PyObject **value)
+static int delete(Cache *o, PyObject *key, PyObject **value)
 {
     uint64_t hash;
     int64_t now;
@@ -443,7 +441,7 @@ set_item(PyObject *self, PyObject *key, PyObject *value)
         return store(o, key, value, o->ttl, NULL, NULL);
     }
     PyObject *old;
-    int found = delete(o, key, &old);
+    int found = delete (o, key, &old);
     if (found == NS_LOOKUP_FOUND) {
         Py_DECREF(old);
         return 0;
@@ -546,7 +544,7 @@ get(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
     int found = ns_cache_lookup((Cache *)self, values[0], hash, true, &value);
     return ns_likely(found == NS_LOOKUP_FOUND) ? value
            : found == NS_LOOKUP_ERROR          ? NULL
-                                      : Py_NewRef(values[1] != NULL ? values[1] : Py_None);
+                                               : Py_NewRef(values[1] != NULL ? values[1] : Py_None);
 }
 
 static PyObject *
@@ -572,7 +570,7 @@ pop(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
     if (ns_unpack(&s, args, nargs, kwnames, values) < 0) {
         return NULL;
     }
-    int found = delete((Cache *)self, values[0], &value);
+    int found = delete ((Cache *)self, values[0], &value);
     if (found == NS_LOOKUP_MISSING && values[1] != NULL) {
         return Py_NewRef(values[1]);
     }
@@ -631,8 +629,7 @@ repr(PyObject *self)
         PyOS_snprintf(text, sizeof(text), "%zd entries, maxsize=None", n);
     }
     else {
-        PyOS_snprintf(
-            text, sizeof(text), "%zd entries, maxsize=%lld", n, (long long)o->core.limit);
+        PyOS_snprintf(text, sizeof(text), "%zd entries, maxsize=%lld", n, (long long)o->core.limit);
     }
     return ns_repr_state(self, text);
 }

@@ -132,8 +132,7 @@ cache_of(PyObject *self, void *Py_UNUSED(unused))
 static PyObject *
 descr_get(PyObject *self, PyObject *instance, PyObject *Py_UNUSED(owner))
 {
-    return instance == NULL || instance == Py_None ? Py_NewRef(self)
-                                                   : PyMethod_New(self, instance);
+    return instance == NULL || instance == Py_None ? Py_NewRef(self) : PyMethod_New(self, instance);
 }
 
 static PyObject *
@@ -275,11 +274,7 @@ static PyMethodDef methods[] = {
 };
 
 static PyMemberDef members[] = {
-    {"__weaklistoffset__",
-     Py_T_PYSSIZET,
-     offsetof(CachedFunction, weakrefs),
-     Py_READONLY,
-     NULL},
+    {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(CachedFunction, weakrefs), Py_READONLY, NULL},
     {"__vectorcalloffset__",
      Py_T_PYSSIZET,
      offsetof(CachedFunction, vectorcall),
@@ -314,8 +309,7 @@ static PyType_Spec spec = {
     .name = "nogil_sync.CachedFunction",
     .basicsize = sizeof(CachedFunction),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC |
-             Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_MANAGED_DICT |
-             Py_TPFLAGS_METHOD_DESCRIPTOR,
+             Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_MANAGED_DICT | Py_TPFLAGS_METHOD_DESCRIPTOR,
     .slots = slots,
 };
 
