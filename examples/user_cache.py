@@ -99,9 +99,7 @@ def demonstrate(database: Database, users: int, threads: int, seconds: float) ->
             assert cached(user) == f"user {user}"
     hits, misses = (now - then for now, then in zip(cache.stats()[:2], before[:2], strict=True))
     assert misses == database.queries.value()
-    print(
-        f"{10 * users} users came, {len(cache)} are in the cache: {hits} hits, {misses} queries"
-    )
+    print(f"{10 * users} users came, {len(cache)} are in the cache: {hits} hits, {misses} queries")
 
 
 def main() -> None:

@@ -49,7 +49,6 @@ def load_slowly(key: object) -> object:
 # ---- Contenders ----
 
 
-
 def lru_cache(fn: Callable[[Any], Any], size: int) -> Any:
     return functools.lru_cache(size)(fn)
 

@@ -112,7 +112,7 @@ def test_equality_that_raises_leaves_the_cache_unchanged(name):
 @pytest.mark.parametrize("broken", ["raises", "no int", "unhashable"])
 def test_key_without_hash_leaves_the_cache_unchanged(name, broken):
     class Key:
-        def __hash__(self):
+        def __hash__(self):  # noqa: PLE0309
             if broken == "raises":
                 raise RefusedError
             return "no int"
@@ -267,25 +267,26 @@ def test_cache_in_a_cycle_with_all_that_it_holds_is_collected():
     class Value:
         pass
 
-    watches = []
-    for _ in range(3):
+    def make():
         values = [Value() for _ in range(20)]
 
-        def hook(key, value, cause, values=values):
-            values.append(c)
+        def hook(key, value, cause):
+            evicted.append(c)
 
-        def weigh(key, value, values=values):
-            return 1
+        def weigh(key, value):
+            return len(values) and 1
 
-        def now(values=values):
-            return 0.0
+        def now():
+            return float(len(evicted) < 0)
 
+        evicted = []
         c = Cache(10, on_evict=hook, weigher=weigh, clock=now, ttl=5)
-        for value in list(values):
+        for value in values:
             value.cache = c
             c[value] = value
-        watches += [weakref.ref(values[0]), weakref.ref(values[-1]), weakref.ref(c)]
-        del c, values, value, hook, weigh, now
+        return weakref.ref(values[0]), weakref.ref(values[-1]), weakref.ref(c)
+
+    watches = [watch for _ in range(3) for watch in make()]
     assert collected(*watches)
 
 

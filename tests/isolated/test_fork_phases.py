@@ -245,18 +245,16 @@ PHASES = {
         lambda: full_cache(on_evict=hooked), lambda c: c.__setitem__("k", 1), check_cache
     ),
     "Cache's weigher": Phase(
-        lambda: Cache(9, weigher=lambda k, v: hooked() and 1 or 1),
+        lambda: Cache(9, weigher=lambda k, v: hooked()),
         lambda c: c.__setitem__("k", 1),
         check_cache,
     ),
     "Cache's clock": Phase(
-        lambda: Cache(9, ttl=100, clock=lambda: hooked() and 1.0 or 1.0),
+        lambda: Cache(9, ttl=100, clock=hooked),
         lambda c: c.__setitem__("k", 1),
         check_cache,
     ),
-    "a finaliser of Cache's": Phase(
-        lambda: full_cache(Last()), lambda c: c.clear(), check_cache
-    ),
+    "a finaliser of Cache's": Phase(lambda: full_cache(Last()), lambda c: c.clear(), check_cache),
     "Cache's __eq__": Phase(cache_of_keys, lambda c: c.get(Key(4)), check_cache),
     "__eq__ as a Cache evicts": Phase(
         cache_of_keys, lambda c: c.__setitem__(Key(10), 10), check_cache
