@@ -729,14 +729,18 @@ class Cache(SyncObject, SharedCache[K, V]):
         flights = self.__flights
         if flights is not None:
             self.__detach(flights, key)
+        now: int | None = None  # read once: the clock may change the entry each time
         while True:
             table = self.__table
             entry = _find(table.buckets.get(which), key)
             if entry is None:
                 return ABSENT
-            if entry.deadline != NEVER and entry.deadline <= self.__now():
-                self.__remove_expired(entry)
-                return ABSENT
+            if entry.deadline != NEVER:
+                if now is None:
+                    now = self.__now()
+                if entry.deadline <= now:
+                    self.__remove_expired(entry)
+                    return ABSENT
             if self.__remove(table, entry, "", []):
                 return entry.value
 
@@ -823,7 +827,8 @@ class Cache(SyncObject, SharedCache[K, V]):
                 break
             if entry is not None:  # its insertion or its move failed for lack of memory
                 with self.__guard:
-                    if entry.queue == _NONE and ticket in queue:
+                    # Not the entry that has replaced it in its place.
+                    if entry.queue == _NONE and ticket in queue and queue[ticket] is entry:
                         del queue[ticket]
             ticket += 1
         return None
