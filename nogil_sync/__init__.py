@@ -40,6 +40,9 @@ The backend:
 interpreters) or ``"threading"`` (pure Python, on standard builds).
 """
 
+# The same as in meson.build, which compares the two.
+__version__ = "0.1.0"
+
 # The one list of public names. It stands before the imports, for _backend reads it; and it is a
 # literal, for type checkers read no other. tests/contract/test_names.py compares it with what the
 # backends have.

@@ -38,8 +38,8 @@ else:
             raise
         raise ImportError(
             "nogil_sync was installed without its C extension, which a free-threaded "
-            "interpreter needs to scale. Build it with this interpreter and a C compiler: "
-            "'pip install --no-binary nogil_sync --force-reinstall nogil_sync'. "
+            "interpreter needs to scale. Build it with this interpreter and a C compiler: 'pip "
+            "install --no-cache-dir --no-binary nogil_sync --force-reinstall nogil_sync'. "
             f"To run on the slow pure-Python backend instead, set {_VARIABLE}=threading."
         ) from missing
 

@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,8 +88,8 @@ def parse() -> argparse.Namespace:
         "--markdown",
         type=Path,
         metavar="PAGE",
-        help="also put the table of the ways to reach an object into this page, between its marks; "
-        "not after a Ctrl-C",
+        help="also put the table of the ways to reach an object into this page, between its marks, "
+        "and their plot beside the page; not after a Ctrl-C",
     )
     # ./dev bench --python 3.13t,3.14t: as 3.13t=/path/of/python, several times.
     parser.add_argument("--interpreter", action="append", default=[], help=argparse.SUPPRESS)
@@ -357,6 +358,9 @@ def show(files: list[Path], folder: Path, page: Path | None) -> None:
     if page:
         ways.write_markdown(found, page)
         print(f"table:   {page}")
+        if (picture := folder / "reach.svg").exists():
+            shutil.copy(picture, page.with_suffix(".svg"))
+            print(f"picture: {page.with_suffix('.svg')}")
     print(f"results: {folder} (pyperf's JSON: python -m pyperf show, compare_to)")
 
 

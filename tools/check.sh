@@ -33,6 +33,9 @@ check() {
   # The pure classes are the types. stubtest compares them with the modules as imported.
   verify "stubtest, native" stubtest native "$env"
   verify "stubtest, threading" stubtest threading "$env"
+  verify "pyright, public" public_types "$env"
+  verify "zizmor" zizmor --offline --quiet --no-progress .github
+  ! have actionlint || verify "actionlint" actionlint
 
   ((!${#FAILED[@]})) || die "failed: $(IFS=,; echo "${FAILED[*]}")"
   step "all checks passed"
@@ -63,4 +66,15 @@ stubtest() (
   cd "$CACHE" || exit
   NOGIL_SYNC_BACKEND=$1 MYPY_CACHE_DIR=$CACHE/stubtest/$(echo "$ROOT" | digest) "$2/bin/python" -m mypy.stubtest nogil_sync --concise \
     --ignore-disjoint-bases --ignore-unused-allowlist --mypy-config-file "$ROOT/pyproject.toml" --allowlist "$ROOT/tools/stubtest-allowlist.txt"
+)
+
+# Every public name must have its types. Outside the tree, as above. pyright looks at the packages of the `python` on
+# PATH; it fails if one type is unknown or ambiguous.
+public_types() (
+  cd "$CACHE" || exit
+  local said
+  said=$(PATH=$1/bin:$PATH pyright --verifytypes nogil_sync --ignoreexternal) || {
+    echo "$said"
+    return 1
+  }
 )

@@ -5,6 +5,10 @@
 SHORT_LEGS=(native standard core)
 FULL_LEGS=(native-3.13t native-3.14t native-3.15t parallel threading standard standard-newest core tsan asan)
 LEGS=(native "${FULL_LEGS[@]}")
+# What the short test leaves to --full: other projects' suites, the tests of the tools, and the hunt for leaks, which
+# takes longest.
+LEFT_TO_FULL=(tests/outside tests/isolated/test_{arm64,docs,docs_browser,leaks,packaging,perf,transfers}.py)
+SHORT= # set by the short test
 
 # is_leg NAME: standard-3.12 and so on are legs too.
 is_leg() { [[ " ${LEGS[*]} ${ARM64_LEGS[*]} " == *" $1 "* || $1 == standard-3.[0-9]* ]]; }
@@ -68,7 +72,8 @@ leg_native() { suite_native native "$VERSION" "$@"; }
 
 # suite_native LEG VERSION ARGS...: these legs alone have the benchmarks' tools, and so test the benchmarks.
 suite_native() {
-  local MORE_TOOLS=(bench)
+  local MORE_TOOLS=()
+  [[ -n ${SHORT:-} ]] || MORE_TOOLS=(bench)
   suite "$1" "free_threaded $2" "${@:3}"
 }
 
@@ -82,7 +87,8 @@ leg_threading() { NOGIL_SYNC_BACKEND=threading suite threading free_threaded "$@
 
 # This leg alone has what builds the documentation and opens its pages in a browser: the backend matters little there.
 leg_standard() {
-  local MORE_TOOLS=(docs browser)
+  local MORE_TOOLS=()
+  [[ -n ${SHORT:-} ]] || MORE_TOOLS=(docs browser)
   suite standard standard "$@"
 }
 
@@ -123,12 +129,13 @@ print("on", platform.python_version() + ("t" if sysconfig.get_config_var("Py_GIL
   local seconds=${LIMIT:-1800}
   if have timeout; then limit=(timeout --foreground --signal=ABRT --kill-after=30 $((seconds + 300))); fi
   [[ ! -t 1 ]] || colour=yes
-  local workers=()
+  local workers=() left=()
   (($#)) || workers=(-n "$WORKERS" --dist worksteal)
+  [[ -z ${SHORT:-} ]] || left=("${LEFT_TO_FULL[@]/#/--ignore=}")
   local run=(${limit[@]+"${limit[@]}"} ${WITH[@]+"${WITH[@]}"}
     "$env/bin/python" -m pytest "--color=$colour" -o cache_dir="$CACHE/pytest-$leg"
     "--session-timeout=$seconds"
-    ${OPTIONS[@]+"${OPTIONS[@]}"} "$@")
+    ${left[@]+"${left[@]}"} ${OPTIONS[@]+"${OPTIONS[@]}"} "$@")
   "${run[@]}" ${workers[@]+"${workers[@]}"} | tee "$RESULTS/output" || status=$?
   # From "==== 12 passed, 1 skipped in 0.5s ====", perhaps with colours, or without the lines.
   sed -En $'s/\033\\[[0-9;]*m//g; s/^(=+ )?([0-9]+ (passed|failed|skipped|error|deselected).*) in [0-9].*/\\2/p' \

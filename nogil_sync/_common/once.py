@@ -564,14 +564,15 @@ class Annotated:
     """The base of classes of wrappers that have the annotations of the decorated function."""
 
     __slots__ = ()
-    __annotations__ = _Annotations()
+    # Types as comments: an annotation would make __annotations__ of the class itself.
+    __annotations__ = _Annotations()  # type: Any
 
 
 class Dressed(Annotated):
     """The base of the wrappers' classes: signature and annotations of the decorated function."""
 
     __slots__ = ()
-    __signature__ = _Signature()
+    __signature__ = _Signature()  # type: Any
 
 
 class once_property(Generic[T]):  # noqa: N801  (named as `property` is)

@@ -1,14 +1,19 @@
 """Building and installing as users do, in copies of the tree and environments of their own."""
 
+import contextlib
+import itertools
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import package_index
 import pytest
 
 mesonpy = pytest.importorskip("mesonpy", reason="needs the build tools")
@@ -62,10 +67,7 @@ def run(*command: str | Path, **environment: str) -> str:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone with all that the tree holds now committed: builds leave the tree itself alone."""
     copy = tmp_path_factory.mktemp("checkout")
-    for name in ("nogil_sync", "tests/c", "examples"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "meson.build", "meson.options", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy)
+    copy_tree(copy)
     git = ("git", "-C", copy, "-c", "user.name=test", "-c", "user.email=test@example.invalid")
     run(*git, "init", "--quiet")
     run(*git, "add", "--all")
@@ -74,17 +76,16 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sdist(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The unpacked source distribution."""
-    folder = tmp_path_factory.mktemp("sdist")
-    build = "import os, sys, mesonpy; os.chdir(sys.argv[1]); mesonpy.build_sdist(sys.argv[2])"
+def archive(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution."""
     # No compiler is needed to make it on a standard interpreter, whatever CC says.
-    run(sys.executable, "-c", build, checkout, folder, **without_compiler())
-    (archive,) = folder.glob("*.tar.gz")
-    run("tar", "-x", "-C", folder, "-f", archive)
-    archive.unlink()
-    (unpacked,) = folder.iterdir()
-    return unpacked
+    return build_sdist(checkout, tmp_path_factory.mktemp("archive"), **without_compiler())
+
+
+@pytest.fixture(scope="module")
+def sdist(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked source distribution."""
+    return unpacked(archive, tmp_path_factory.mktemp("sdist"))
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,32 @@ def without_compiler() -> dict[str, str]:
     return {} if FREE_THREADED else {"CC": "/bin/false"}
 
 
+def copy_tree(copy: Path) -> None:
+    """Copy what builds need into a folder."""
+    for name in ("nogil_sync", "tests/c", "examples"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "tools").mkdir()
+    shutil.copy(ROOT / "tools" / "build_backend.py", copy / "tools")
+    for name in ("pyproject.toml", "meson.build", "meson.options", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+
+
+def build_sdist(tree: Path, folder: Path, **variables: str) -> Path:
+    build = (
+        "import os, sys; os.chdir(sys.argv[1]); sys.path.insert(0, 'tools'); "
+        "import build_backend; build_backend.build_sdist(sys.argv[2])"
+    )
+    run(sys.executable, "-c", build, tree, folder, **variables)
+    (built,) = folder.glob("*.tar.gz")
+    return built
+
+
+def unpacked(archive: Path, folder: Path) -> Path:
+    run("tar", "-x", "-C", folder, "-f", archive)
+    (tree,) = folder.iterdir()
+    return tree
+
+
 def build_wheel(source: Path, folder: Path, *options: str, **variables: str) -> Path:
     run(*PIP, "wheel", *WITHOUT_ISOLATION, *options, "--wheel-dir", folder, source, **variables)
     (built,) = folder.glob("*.whl")
@@ -131,6 +158,12 @@ def report(python: Path, **variables: str) -> tuple[str, bool, Path]:
     return backend, gil == "True", Path(file)
 
 
+def listed(archive: Path) -> list[str]:
+    """Return the names of an sdist's files."""
+    with tarfile.open(archive) as files:
+        return sorted(member.name for member in files if member.isfile())
+
+
 def names(wheel: Path) -> set[str]:
     with zipfile.ZipFile(wheel) as archive:
         return {name for name in archive.namelist() if name.startswith("nogil_sync/")}
@@ -142,6 +175,21 @@ def test_sdist_holds_what_a_build_needs(checkout: Path, sdist: Path) -> None:
     sources = {path.relative_to(checkout) for path in (checkout / "nogil_sync").rglob("*.[chp]*")}
     sources |= {path.relative_to(checkout) for path in (checkout / "examples").iterdir()}
     assert sources <= {path.relative_to(sdist) for path in sdist.rglob("*")}
+
+
+def test_sdist_of_a_tree_without_git_is_the_same(
+    archive: Path, sdist: Path, tmp_path: Path
+) -> None:
+    # As an archive from a website, and as the unpacked sdist itself, which others patch.
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    copy_tree(tree)
+    (tmp_path / "built").mkdir()
+    built = build_sdist(tree, tmp_path / "built", **without_compiler())
+    assert listed(built) == listed(archive)
+    (tmp_path / "again").mkdir()
+    again = build_sdist(sdist, tmp_path / "again", **without_compiler())
+    assert listed(again) == listed(archive)
 
 
 def test_wheel_holds_the_package_and_no_sources(wheel: Path) -> None:
@@ -163,8 +211,15 @@ def test_free_threaded_wheel_is_for_this_platform(wheel: Path) -> None:
 
 
 @standard
-def test_standard_wheel_is_for_all_and_needs_no_compiler(wheel: Path) -> None:
-    assert wheel.stem.endswith("-py3-none-any")
+def test_standard_wheel_needs_no_compiler_and_no_free_threaded_interpreter_takes_it(
+    wheel: Path,
+) -> None:
+    # pip's cache has one folder for both builds of a version: py3-none-any would do for both.
+    *_, python, abi, platform = wheel.stem.split("-")
+    version = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    assert (python, abi) == (version, version)
+    assert platform != "any"
+    assert f"{python}-{abi}-linux_x86_64" not in accepted(VERSION + "t")
 
 
 def test_wheel_of_the_sdist_works(wheel: Path, environment: Callable[..., Path]) -> None:
@@ -205,7 +260,7 @@ def test_free_threaded_without_the_extension_says_what_to_do(
         "--config-settings=setup-args=-Dnative=disabled",
         CC="/bin/false",
     )
-    assert pure.stem.endswith("-py3-none-any")
+    assert not any("_native" in name for name in names(pure))
     python = environment()
     install(python, "--no-index", pure)
     attempt = "try: import nogil_sync\nexcept ImportError as error: print('ImportError:', error)"
@@ -215,6 +270,19 @@ def test_free_threaded_without_the_extension_says_what_to_do(
     assert "NOGIL_SYNC_BACKEND=threading" in said
     backend, gil, _ = report(python, NOGIL_SYNC_BACKEND="threading")
     assert (backend, gil) == ("threading", False)
+
+
+@free_threaded
+def test_missing_compiler_is_named_with_what_installs_it(sdist: Path, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    for needed in ("env", "git", "meson", "ninja", "sh"):
+        (tmp_path / "bin" / needed).symlink_to(str(shutil.which(needed)))
+    command = ("env", "-u", "CC", *PIP, "wheel", *WITHOUT_ISOLATION, sdist)
+    with pytest.raises(AssertionError) as failed:
+        run(*command, PATH=str(tmp_path / "bin"))
+    said = str(failed.value)
+    assert "no working C compiler was found" in said
+    assert "apt-get install gcc libc6-dev" in said
 
 
 @standard
@@ -233,3 +301,153 @@ def test_extension_exports_only_its_entry() -> None:
     listed = run("nm", "-g", "--defined-only", extension).split("\n")
     symbols = {line.split()[-1].lstrip("_") for line in listed if line}
     assert symbols - {"init", "fini", "end", "edata", "bss_start"} == {"PyInit__core"}
+
+
+# ---- What pip takes ----
+
+VERSION = "{}.{}".format(*sys.version_info)
+THIS = VERSION + ("t" if FREE_THREADED else "")
+INTERPRETERS = [
+    *("3.11", "3.12", "3.13", "3.14", "3.15", "3.16"),
+    *("3.13t", "3.14t", "3.15t", "3.16t"),
+]
+RELEASED = ("3.13t", "3.14t", "3.15t")  # those that have a wheel with the extension
+
+
+def native_tag(version: str, platform: str = "manylinux_2_5_x86_64") -> str:
+    digits = version.rstrip("t").replace(".", "")
+    return f"cp{digits}-cp{digits}t-{platform}"
+
+
+def accepted(name: str) -> list[str]:
+    """Return the tags that pip on this interpreter accepts on Linux, best first."""
+    tags = pytest.importorskip("packaging.tags")
+    version = tuple(map(int, name.rstrip("t").split(".")))
+    abi = f"cp{version[0]}{version[1]}{'t' * name.endswith('t')}"
+    platforms = ["manylinux_2_36_x86_64", "manylinux_2_5_x86_64", "linux_x86_64"]
+    own = tags.cpython_tags(version, [abi], platforms)
+    rest = tags.compatible_tags(version, f"cp{version[0]}{version[1]}", platforms)
+    return [str(tag) for tag in (*own, *rest)]
+
+
+def tags_of(name: str) -> set[str]:
+    tags = pytest.importorskip("packaging.tags")
+    return {str(tag) for tag in tags.parse_tag(name)}
+
+
+@pytest.mark.parametrize("name", INTERPRETERS)
+def test_tags_give_each_interpreter_its_own_backend(name: str) -> None:
+    offered = [package_index.PURE_TAG, *map(native_tag, RELEASED)]
+    taken = [tag for tag in offered if tags_of(tag) & set(accepted(name))]
+    if not name.endswith("t"):
+        assert taken == [package_index.PURE_TAG]
+    else:
+        # A version without a wheel of its own builds the sdist.
+        assert taken == ([native_tag(name)] if name in RELEASED else [])
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_free_threaded_interpreters_accept_wheels_for_any_platform(name: str) -> None:
+    # Whatever such a wheel names besides. So ours has an ABI tag, which needs platforms.
+    digits = name.rstrip("t").replace(".", "")
+    assert {"py3-none-any", f"cp{digits}-none-any"} <= set(accepted(name))
+
+
+@pytest.fixture(scope="module")
+def offers(
+    sdist: Path, archive: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """All files of a release.  Of those that another interpreter is to take the tags matter."""
+    folder = tmp_path_factory.mktemp("offers")
+    pure = wheel
+    if FREE_THREADED:
+        setting = "--config-settings=setup-args=-Dnative=disabled"
+        pure = build_wheel(sdist, folder / "pure", setting, CC="/bin/false")
+    offered = {"sdist": archive}
+    machine = platform.machine()
+    offered["pure"] = package_index.retagged(pure, package_index.PURE_TAG, folder)
+    for name in RELEASED:
+        source = wheel if name == THIS else pure
+        tag = native_tag(name, f"manylinux_{glibc()}_{machine}")
+        offered[name] = package_index.retagged(source, tag, folder)
+    return offered
+
+
+def glibc() -> str:
+    """Return the C library's version as manylinux tags have it: that of this machine."""
+    name, version = platform.libc_ver()
+    if name != "glibc":
+        pytest.skip("the tags are those of Linux with glibc")
+    return version.replace(".", "_")
+
+
+@pytest.fixture
+def take(
+    environment: Callable[..., Path], tmp_path: Path
+) -> Iterator[Callable[..., package_index.Installed]]:
+    """Have pip take nogil_sync from an index of these files; one cache serves all calls."""
+    python = environment(tools=True)
+    # What is cached goes by the address that it came from.
+    addresses: dict[tuple[Path, ...], str] = {}
+    count = itertools.count()
+
+    with contextlib.ExitStack() as indices:
+
+        def install(
+            files: Iterable[Path], *options: str, by: str | Path = python, **variables: str
+        ) -> package_index.Installed:
+            offered = tuple(files)
+            if offered not in addresses:
+                index = package_index.serving(offered, tmp_path / f"index-{len(addresses)}")
+                addresses[offered] = indices.enter_context(index)
+            target = tmp_path / f"target-{next(count)}"
+            cache = tmp_path / "cache"
+            return package_index.install(
+                by, addresses[offered], target, cache, *options, **(QUICK | variables)
+            )
+
+        yield install
+
+
+def standard_of_this_version() -> str | None:
+    """Return a standard interpreter that shares its folder of pip's cache with this one."""
+    home = Path(os.environ.get("NOGIL_SYNC_CACHE", "~/.cache/nogil_sync")).expanduser()
+    pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
+    candidates = [
+        *filter(None, [shutil.which(f"python{VERSION}")]),
+        *pyenv.glob(f"versions/{VERSION}*/bin/python3"),
+        *home.glob(f"python/{VERSION}*-standard/bin/python3"),
+    ]
+    for candidate in candidates:
+        if package_index.about(candidate) == (VERSION, False):
+            return str(candidate)
+    return None
+
+
+def test_pip_takes_the_wheel_for_this_interpreter(
+    offers: dict[str, Path], take: Callable[..., package_index.Installed]
+) -> None:
+    wanted = offers[THIS if FREE_THREADED else "pure"]
+    for _ in ("with an empty cache", "with a warm one"):
+        taken = take(offers.values(), CC="/bin/false")
+        assert taken.native is FREE_THREADED
+        assert {*taken.tags} == tags_of("-".join(wanted.stem.split("-")[-3:]))
+
+
+@free_threaded
+def test_pip_builds_the_extension_where_the_index_has_no_wheel_for_it(
+    offers: dict[str, Path], take: Callable[..., package_index.Installed]
+) -> None:
+    others = [file for name, file in offers.items() if name != THIS]
+    partner = standard_of_this_version()
+    if partner:
+        # What a standard interpreter has built lies in pip's cache, in the folder for this version.
+        options = ("--no-binary", "nogil_sync")
+        tools = str(Path(mesonpy.__file__).parents[1])
+        built = take(others, *options, by=partner, CC="/bin/false", PYTHONPATH=tools)
+        assert (built.native, built.origin) == (False, "built")
+    taken = take(others)
+    assert (taken.native, taken.origin) == (True, "built")
+    again = take(others, CC="/bin/false")
+    assert (again.native, again.origin) == (True, "built")
+    assert "cached" in again.output.lower()

@@ -213,6 +213,7 @@ def test_driver_shows_versions_side_by_side(tmp_path: Path) -> None:
     if importlib.util.find_spec("matplotlib") is not None:
         for name in ("scaling", "reach"):
             assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert page.with_suffix(".svg").read_bytes() == (out / "reach.svg").read_bytes()
 
 
 def test_interpreters_are_measured_one_after_the_other(tmp_path: Path) -> None:

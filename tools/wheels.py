@@ -1,0 +1,251 @@
+"""Build the sdist and all wheels of a release, and check them: `./dev wheels`.
+
+What is in dist/ afterwards has passed everything: the packaging checks, an import in a fresh environment of each
+interpreter, and pip's choice on each of them from an index that holds all files.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
+
+import package_index  # noqa: E402
+
+OUT = ROOT / "dist"
+PURE = "--config-settings=setup-args=-Dnative=disabled"
+
+SMOKE = """
+import sys, nogil_sync
+from importlib.metadata import version
+assert version("nogil_sync") == nogil_sync.__version__
+gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+print(nogil_sync.backend, "with the GIL" if gil else "without the GIL")
+"""
+
+
+def step(text):
+    print(f"wheels: {text}", file=sys.stderr, flush=True)
+
+
+def run(*command, cwd="/", **environment):
+    """Run a command; if it fails, show what it printed and end."""
+    done = subprocess.run(
+        list(map(str, command)),
+        cwd=cwd,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"{done.stdout}\nwheels: error: {' '.join(map(str, command))} failed")
+    return done.stdout
+
+
+def tool(module, *arguments, **options):
+    return run(sys.executable, "-m", module, *arguments, **options)
+
+
+def by(python):
+    """The search path with which this interpreter's own tools are found."""
+    return f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"
+
+
+def built(python, sdist, folder, *settings, **environment):
+    """The wheel that this interpreter builds of the sdist."""
+    folder.mkdir()
+    run(
+        *(
+            python,
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "wheel",
+            "--no-cache-dir",
+            "--no-deps",
+        ),
+        *("--no-build-isolation", *settings, "--wheel-dir", folder, sdist),
+        PATH=by(python),
+        **environment,
+    )
+    (wheel,) = folder.iterdir()
+    return wheel
+
+
+def repaired(wheel, folder):
+    """The wheel with the oldest manylinux tag that its symbols allow."""
+    if sys.platform != "linux":
+        return Path(shutil.copy(wheel, folder))
+    before = set(folder.iterdir())
+    tool("auditwheel", "repair", "--strip", "--wheel-dir", folder, wheel)
+    (new,) = set(folder.iterdir()) - before
+    return new
+
+
+def fresh(python, home):
+    run(python, "-m", "venv", "--without-pip", "--clear", home)
+    return home / "bin" / "python"
+
+
+def smoke(python, wheel, home):
+    """Install the wheel into a fresh environment, import it and run the README's program there."""
+    inside = fresh(python, home)
+    pip = (python, "-m", "pip", "--disable-pip-version-check", "--python", inside)
+    run(*pip, "install", "--no-index", "--no-deps", wheel)
+    run(*pip, "check")
+    said = run(inside, "-P", "-c", SMOKE).strip()
+    version, free_threaded = package_index.about(python)
+    assert said == ("native without the GIL" if free_threaded else "threading with the GIL"), said
+    run(inside, "-P", "-c", program())
+    step(
+        f"{version}{'t' * free_threaded}: installs, imports ({said}) and runs the README's program"
+    )
+
+
+def program():
+    return re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )[0]
+
+
+def smoke_cross(python, interpreter, wheel, folder):
+    """The same on an emulated interpreter, for which this machine's pip installs."""
+    tag, abi, platform = wheel.stem.split("-")[-3:]
+    run(
+        *(python, "-m", "pip", "--disable-pip-version-check", "install", "--no-index", "--no-deps"),
+        *(
+            "--only-binary=:all:",
+            "--implementation=cp",
+            f"--python-version={tag[2:]}",
+            f"--abi={abi}",
+        ),
+        *(f"--platform={p}" for p in platform.split(".")),
+        *("--target", folder, wheel),
+    )
+    said = run(interpreter, "-P", "-c", SMOKE, PYTHONPATH=str(folder)).strip()
+    assert said == "native without the GIL", said
+    step(f"{tag[2:]}t for arm64: imports ({said}) under emulation")
+
+
+def checked(files, pure):
+    tool("twine", "check", "--strict", *files)
+    step("twine check --strict: passed")
+    wheels = [file for file in files if file.suffix == ".whl"]
+    tool("check_wheel_contents", "--config", ROOT / "pyproject.toml", *wheels)
+    step("check-wheel-contents: passed")
+    # Only this one has the tag of the stable ABI, and nothing in it can break that.
+    tool("abi3audit", "--strict", pure)
+    assert not [name for name in package_index.members(pure) if name.endswith((".so", ".pyd"))]
+    step("abi3audit: passed")
+
+
+def choices(interpreters, files, folder):
+    """What pip takes on each interpreter: a table."""
+    # Which build of a version is first with a warm cache is what matters: a standard one.
+    interpreters = sorted(interpreters, key=package_index.about)
+    rows = [("interpreter", "whole index", "only the sdist", "the same, with a warm cache")]
+    with (
+        package_index.serving(files, folder / "whole") as whole,
+        package_index.serving([f for f in files if f.suffix != ".whl"], folder / "sdist") as sdist,
+    ):
+        for python in interpreters:
+            version, free_threaded = package_index.about(python)
+            name = version + "t" * free_threaded
+            row = [name]
+            for number, index in enumerate((whole, sdist, sdist)):
+                # Without a compiler, unless the extension has to be built.
+                building = free_threaded and number == 1
+                variables = {"CFLAGS": "-O0"} if building else {"CC": "/bin/false"}
+                taken = package_index.install(
+                    python,
+                    index,
+                    folder / f"{name}-{number}",
+                    folder / "cache",
+                    pip=python,
+                    PATH=by(python),
+                    **variables,
+                )
+                assert taken.native is free_threaded, (name, index, taken)
+                backend = "native" if taken.native else "pure"
+                tag = min(taken.tags)
+                source = "the wheel" if taken.origin == "wheel" else "builds the sdist"
+                if number == 2:
+                    assert "cached" in taken.output.lower()
+                    source = "what it built"
+                row.append(f"{source} {'-'.join(tag.split('-')[:2])}: {backend}")
+            rows.append(tuple(row))
+            step(f"pip's choice on {name} is as it should be")
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    rows.insert(1, tuple("-" * width for width in widths))
+    for row in rows:
+        print(
+            "|", " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)), "|"
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--native", action="append", default=[], metavar="PYTHON")
+    parser.add_argument("--standard", action="append", default=[], metavar="PYTHON")
+    parser.add_argument(
+        "--cross", action="append", default=[], nargs=3, metavar=("PYTHON", "FILE", "EMULATED")
+    )
+    arguments = parser.parse_args()
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="nogil_sync-wheels-") as name:
+        work = Path(name)
+        stage = work / "dist"
+        stage.mkdir()
+        tool("build", "--sdist", "--no-isolation", "--outdir", stage, ROOT)
+        (sdist,) = stage.iterdir()
+        step(f"built {sdist.name}")
+        wheels = []
+        for python in arguments.native:
+            wheels.append(repaired(built(python, sdist, work / f"raw-{len(wheels)}"), stage))
+            step(f"built {wheels[-1].name}")
+        crossed = []
+        for python, file, interpreter in arguments.cross:
+            setting = f"--config-settings=setup-args=--cross-file={file}"
+            raw = built(
+                *(python, sdist, work / f"cross-{len(crossed)}", setting),
+                _PYTHON_HOST_PLATFORM="linux-aarch64",
+            )
+            crossed.append((python, interpreter, repaired(raw, stage)))
+            step(f"built {crossed[-1][2].name}")
+        raw = built(sys.executable, sdist, work / "pure", PURE, CC="/bin/false")
+        pure = package_index.retagged(raw, package_index.PURE_TAG, stage)
+        step(f"built {pure.name}")
+
+        files = sorted(stage.iterdir())
+        checked(files, pure)
+        for number, (python, wheel) in enumerate(
+            [
+                *zip(arguments.native, wheels, strict=True),
+                *((python, pure) for python in arguments.standard),
+            ]
+        ):
+            smoke(python, wheel, work / f"env-{number}")
+        for number, (python, interpreter, wheel) in enumerate(crossed):
+            smoke_cross(python, interpreter, wheel, work / f"crossed-{number}")
+        choices([*arguments.standard, *arguments.native], files, work / "choices")
+
+        OUT.mkdir(exist_ok=True)
+        for old in OUT.glob("nogil_sync-*"):
+            old.unlink()
+        for file in files:
+            shutil.copy(file, OUT)
+    step(f"{len(files)} files in {OUT}, in {time.monotonic() - begin:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

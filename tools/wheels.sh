@@ -1,0 +1,36 @@
+# shellcheck shell=bash
+# A release: the sdist and the wheels in dist/, and what shows that they are good. tools/wheels.py does the work.
+
+wheels() {
+  local arch='' base home version interpreter python file arguments=()
+  if [[ ${1:-} == --arch ]]; then
+    [[ ${2:-} == arm64 ]] || die "no such architecture: '${2:-}' (there is: arm64)"
+    arch=$2
+    shift 2
+  fi
+  (($# == 0)) || die "wheels takes --arch arm64 or nothing"
+  base=$(standard) || exit
+  home=$(tools "$base" build release) || exit
+  compiler
+  for version in "${VERSIONS[@]}"; do
+    if ! interpreter=$(RESULTS='' && free_threaded "$version"); then
+      step "${version}t is left out"
+      continue
+    fi
+    python=$(tools "$interpreter" build)/bin/python || exit
+    arguments+=(--native "$python")
+    if [[ $arch ]]; then
+      interpreter=$(arm64_python "$version") || exit
+      mkdir -p "$CACHE/build"
+      file=$CACHE/build/wheels-arm64-$version.ini
+      arm64_cross_file "$interpreter" >"$file" || exit
+      arguments+=(--cross "$python" "$file" "$interpreter")
+    fi
+  done
+  # Of each standard version the first that is found.
+  while read -r version interpreter; do
+    arguments+=(--standard "$(tools "$interpreter" build)/bin/python") || exit
+  done < <(standards | awk '!seen[$1]++' | sort -V)
+  cd "$ROOT" || exit
+  PATH=$home/bin:$PATH exec "$home/bin/python" "$ROOT/tools/wheels.py" "${arguments[@]}"
+}
