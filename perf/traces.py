@@ -224,7 +224,7 @@ def traces(part: float = 1.0, only: str = "") -> Iterator[Trace]:
         "files of a build": headers_read,
     }
     for name, program in real.items():
-        if re.search(only, name) and (keys := program()):
-            different = len(set(keys))
+        if re.search(only, name) and (found := program()):
+            different = len(set(found))
             sizes = tuple(max(4, different * percent // 100) for percent in (5, 20, 50))
-            yield Trace(name, sizes, keys)
+            yield Trace(name, sizes, found)
