@@ -470,6 +470,34 @@ test_what_has_expired_is_not_found_and_freed(void)
 }
 
 static void
+test_entries_are_freed_at_the_tick_of_their_deadline(void)
+{
+    const int64_t tick = INT64_C(1) << NS_CACHE_TICK;
+    begin_cache(10);
+    ns_store(&now_, 3 * tick, NS_RELAXED);
+    store_key(1, 1, 10 * tick, false);
+    store_key(1, 1, 30 * tick, false); /* later */
+    CHECK(get_at(1, 20 * tick));
+    store_key(2, 1, 1000 * tick, false);
+    store_key(2, 1, 10 * tick, false); /* earlier */
+    store_key(3, 1, 500 * tick, false);
+    ns_store(&now_, 9 * tick, NS_RELAXED);
+    expire_all();
+    CHECK(check_whole() == 3);
+    ns_store(&now_, 10 * tick, NS_RELAXED);
+    expire_all();
+    CHECK(check_whole() == 2 && get_key(1));
+    ns_store(&now_, 30 * tick, NS_RELAXED);
+    expire_all();
+    CHECK(check_whole() == 1);
+    ns_store(&now_, 500 * tick, NS_RELAXED);
+    expire_all();
+    CHECK(check_whole() == 0);
+    ns_store(&now_, 0, NS_RELAXED);
+    end_cache();
+}
+
+static void
 test_keys_are_listed_once_each(void)
 {
     ns_hashed page[1024];
@@ -564,6 +592,42 @@ test_value_is_never_found_with_the_deadline_of_another(void)
     end_cache();
 }
 
+/* One thread stores ever later deadlines, others have the table rebuilt. A reader finds nothing that
+ * is older than a store that had ended before. */
+static _Atomic int64_t stored;
+
+static void
+store_churn_or_read(int i)
+{
+    uint32_t seed = 5 + (uint32_t)i * 1000;
+    for (int64_t round = 1; round < ROUNDS; round++) {
+        if (i == 0) {
+            store_key(1, 1, 1000 + round, false);
+            ns_store(&stored, 1000 + round, NS_RELEASE);
+        }
+        else if (i == 1) {
+            CHECK(get_at(1, ns_load(&stored, NS_ACQUIRE) - 1));
+        }
+        else {
+            const uint64_t id = 2 + next_random(&seed) % 200;
+            store_key(id, 1, NS_CACHE_NEVER, false);
+            remove_key(2 + next_random(&seed) % 200, false);
+        }
+    }
+}
+
+static void
+test_reader_finds_no_value_older_than_a_finished_store(void)
+{
+    begin_cache(NS_CACHE_NO_LIMIT);
+    ns_store(&now_, 1, NS_RELAXED);
+    ns_store(&stored, 1000, NS_RELAXED);
+    store_key(1, 1, 1000, false);
+    run_threads(THREADS, store_churn_or_read);
+    ns_store(&now_, 0, NS_RELAXED);
+    end_cache();
+}
+
 static void
 count_hits(int i)
 {
@@ -623,9 +687,11 @@ main(void)
     test_weights_stay_below_the_limit();
     test_a_scan_does_not_displace_what_is_used();
     test_what_has_expired_is_not_found_and_freed();
+    test_entries_are_freed_at_the_tick_of_their_deadline();
     test_keys_are_listed_once_each();
     test_threads_use_all_operations();
     test_value_is_never_found_with_the_deadline_of_another();
+    test_reader_finds_no_value_older_than_a_finished_store();
     test_hits_of_all_threads_are_counted();
     test_child_finds_whole_cache_though_the_lock_was_held();
     return 0;
