@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ._common.cancelled import scopes as _scopes
 from ._common.mapping import *
+from ._common.recording import recording as _recording
 
 _VARIABLE = "NOGIL_SYNC_BACKEND"
 
@@ -29,6 +30,11 @@ if TYPE_CHECKING or backend == "threading":
     # Type checkers always see the pure classes: they are the typed specification.
     from ._common.guard import defer as defer  # noqa: PLC0414  (for _common; not public)
     from ._common.guard import guard_of as guard_of  # noqa: PLC0414  (for _common; not public)
+    from ._common.no_native import native_sleepers as native_sleepers  # noqa: PLC0414
+    from ._common.no_native import own_wait as own_wait  # noqa: PLC0414
+    from ._common.no_native import register_signal as register_signal  # noqa: PLC0414
+    from ._common.no_native import set_deadlock_check as set_deadlock_check  # noqa: PLC0414
+    from ._common.no_native import unregister_signal as unregister_signal  # noqa: PLC0414
     from ._threading import *
 else:
     try:
@@ -42,6 +48,18 @@ else:
             "install --no-cache-dir --no-binary nogil_sync --force-reinstall nogil_sync'. "
             f"To run on the slow pure-Python backend instead, set {_VARIABLE}=threading."
         ) from missing
+    from ._native import _core
+
+    # For nogil_sync.diagnostics: what only the extension has.
+    own_wait = _core._own_wait
+    put = _core._put
+    register_signal = _core._register_signal
+    set_deadlock_check = _core._set_deadlock_check
+    native_sleepers = _core._sleepers
+    unregister_signal = _core._unregister_signal
+    _recording.switch = _core._record_waits
+    _recording.take = _core._recorded_waits
+    _recording.stacks = _core._stacks
 
 # For modules of _common that the backends import.
 _scopes.current = current_scope
@@ -51,3 +69,7 @@ if not TYPE_CHECKING:  # they read literals only, and follow the star imports
     from . import __all__ as _public
 
     __all__ = [name for name in _public if name in globals()]
+
+from ._common.environment import start_as_asked as _start_as_asked
+
+_start_as_asked()

@@ -93,11 +93,14 @@ arm64_libraries() {
   echo "$folder"
 }
 
-# Uses an apt configuration of its own: nothing is installed, and the machine's own package lists stay as they are.
 fetch_arm64_libraries() {
-  local folder=$1 state=$CACHE/src/apt-arm64 stage=$1.$$ names=(libffi-dev zlib1g-dev)
+  [[ -d $1 ]] || made_whole "$1" unpack_arm64_libraries # unless another ./dev was faster
+}
+
+# Uses an apt configuration of its own: nothing is installed, and the machine's own package lists stay as they are.
+unpack_arm64_libraries() {
+  local state=$CACHE/src/apt-arm64 names=(libffi-dev zlib1g-dev)
   local mirror release package keys=/usr/share/keyrings/debian-archive-keyring.gpg
-  [[ ! -d $folder ]] || return 0 # another ./dev was faster
   # shellcheck source=/dev/null
   { have apt-get && mirror=$(debian_mirror) &&
     release=$(. /etc/os-release && echo "$VERSION_CODENAME"); } ||
@@ -114,20 +117,18 @@ fetch_arm64_libraries() {
   while read -r package; do names+=("$package"); done < <(
     apt-cache "${apt[@]}" depends "${names[@]}" |
       sed -nE 's/^ *Depends: (libffi[0-9]+|zlib1g)$/\1/p')
-  rm -rf "$folder".[0-9]*
-  mkdir -p "$stage"/{packages,root,include,lib}
-  (cd "$stage/packages" &&
+  mkdir packages root include lib
+  (cd packages &&
     logged "fetching ${names[*]} for arm64" apt-get "${apt[@]}" download "${names[@]}") ||
     unavailable "arm64 needs ${names[*]} for it, which could not be fetched from Debian's mirror"
-  for package in "$stage"/packages/*.deb; do dpkg -x "$package" "$stage/root" || exit; done
-  cp -R "$stage"/root/usr/include/* "$stage/root/usr/include/$ARM64"/* "$stage/include/" || exit
-  find "$stage/root" -path "*/lib/$ARM64/*" -name 'lib*.so*' -exec cp -P {} "$stage/lib/" \; || exit
+  for package in packages/*.deb; do dpkg -x "$package" root || exit; done
+  cp -R root/usr/include/* "root/usr/include/$ARM64"/* include/ || exit
+  find root -path "*/lib/$ARM64/*" -name 'lib*.so*' -exec cp -P {} lib/ \; || exit
   # Links to other folders are redirected to the files that now lie beside them.
-  find "$stage/lib" -type l | while read -r package; do
+  find lib -type l | while read -r package; do
     ln -sf "$(basename "$(readlink "$package")")" "$package"
   done
-  rm -rf "$stage"/{packages,root}
-  mv "$stage" "$folder"
+  rm -rf packages root
 }
 
 # ---- The legs ----

@@ -42,6 +42,18 @@ locked() {
   ) 9>"$CACHE/lock/$name"
 }
 
+# made_whole FOLDER COMMAND...: runs a command in an empty folder, which then becomes FOLDER by one rename: a command
+# that fails or is interrupted leaves no half folder behind. The caller holds a lock (locked).
+made_whole() {
+  local folder=$1 stage=$1.unfinished status=0
+  shift
+  rm -rf "$stage"
+  mkdir -p "$stage"
+  (cd "$stage" && "$@") && mv "$stage" "$folder" || status=$?
+  rm -rf "$stage"
+  return "$status"
+}
+
 # logged LABEL COMMAND...: runs a long command with its output in a log. On a terminal it shows a clock and the log's
 # last line, elsewhere only the label. If the command fails it shows the end of the log.
 logged() {

@@ -1,4 +1,7 @@
-"""Mutants of the extension: each is built like the extension, and run against a few pytest tests."""
+"""Mutants of the extension and of the package's Python code, each run against a few pytest tests.
+
+Those of the extension are built as it is.
+"""
 
 import os
 import re
@@ -12,15 +15,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NATIVE = ROOT / "nogil_sync" / "_native"
+PACKAGE = ROOT / "nogil_sync"
+NATIVE = PACKAGE / "_native"
 TESTS = ROOT / "tests"
 
 ONE_TEST = 40  # seconds, after which a test counts as hanging; most take less than one
 
 
 def source_in(folder: Path, name: str) -> Path:
-    """The file of that name, in any folder below."""
-    (path,) = folder.rglob(name)
+    """The file of that name, in any folder below. The name may begin with folders."""
+    (path,) = folder.rglob(name) if "/" not in name else [folder / name]
     return path
 
 
@@ -57,19 +61,24 @@ class Tree:
     @contextmanager
     def changed(self, file: str, text: str) -> Iterator[None]:
         """Build with that text in the file; put the old text back in the end."""
-        path = source_in(self.folder / "nogil_sync" / "_native", file)
+        is_python = file.endswith(".py")
+        home = self.folder / "nogil_sync"
+        path = source_in(home if is_python else home / "_native", file)
         before = path.read_text()
         path.write_text(text)
         try:
-            self.build()
+            if not is_python:
+                self.build()
             yield
         finally:
             path.write_text(before)
 
-    def run(self, tests: Iterable[str], limit: float) -> str:
+    def run(self, tests: Iterable[str], limit: float, backend: str = "native") -> str:
         """Run the tests; return how one failed, or an empty string."""
         environment = {
             **{name: v for name, v in os.environ.items() if name != "NOGIL_SYNC_BACKEND"},
+            **({} if backend == "native" else {"NOGIL_SYNC_BACKEND": backend}),
+            "PYTHONDONTWRITEBYTECODE": "1",  # two mutants may be written in one second
             "PYTHONPATH": str(self.folder),
             "PYTHONSAFEPATH": "1",
             "PYTHONFAULTHANDLER": "1",
@@ -103,7 +112,7 @@ class Tree:
         # A wrong name, or another backend, would make the result meaningless.
         if status == 4 and "while loading conftest" in text:
             return "crash (at its import)"
-        if status in (4, 5) or (status == 0 and "nogil_sync: native" not in text):
+        if status in (4, 5) or (status == 0 and f"nogil_sync: {backend}" not in text):
             raise SystemExit(f"mutants: {' '.join(command)}\n{text}")
         if status == 0:
             return ""

@@ -251,13 +251,7 @@ unpack_source() {
   [[ $(sha256 <"$archive") == "$sum" ]] ||
     die "$archive is not the archive that Debian has, as its SHA-256 is another; nothing was built (remove it to fetch it again)"
   have xz || packages "unpacking CPython's sources" xz-utils
-  rm -rf "$folder.unpacking"
-  mkdir "$folder.unpacking"
-  if ! logged "unpacking ${path##*/}" tar -C "$folder.unpacking" --strip-components=1 -xf "$archive"; then
-    rm -rf "$folder.unpacking"
-    exit 1
-  fi
-  mv "$folder.unpacking" "$folder"
+  made_whole "$folder" logged "unpacking ${path##*/}" tar --strip-components=1 -xf "$archive" || exit
 }
 
 # fetch_source PATH ARCHIVE: fetches the archive from the Debian mirror that this machine uses.

@@ -1,4 +1,4 @@
-"""Breaks the C code on purpose, one place at a time, and checks that its tests notice.
+"""Breaks the code on purpose, one place at a time, and checks that its tests notice.
 
 A mutant replaces a piece of text in one file of core/.  tests/mutants/*.toml lists the mutants:
 
@@ -13,7 +13,8 @@ Each mutant is applied to a copy, which is built with the mutant's tests in four
 fails: by a check, a race that the thread sanitizer reports, a crash, or a hang.  A mutant that no test kills is a hole
 in the tests, unless the data explain it.
 
-With `kind = "extension"` the file is one of the extension's, and `tests` are pytest's: see extension_mutants.py.
+With `kind = "extension"` the file is one of the extension's, and `tests` are pytest's: see extension_mutants.py.  With
+`kind = "python"` it is a Python file of the package, and the tests run on `backend`.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
-from extension_mutants import NATIVE, BuildError, Tree, source_in
+from extension_mutants import NATIVE, PACKAGE, BuildError, Tree, source_in
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = NATIVE / "core"
@@ -108,6 +109,7 @@ class Mutant:
     portable: bool = False
     times: int = 1
     kind: str = "core"
+    backend: str = "native"
 
     @property
     def versions(self) -> str:
@@ -133,7 +135,7 @@ class Mutant:
 
     def text(self) -> str:
         """The text of the file with the mutant applied."""
-        home = CORE if self.kind == "core" else NATIVE
+        home = {"core": CORE, "extension": NATIVE, "python": PACKAGE}[self.kind]
         text = source_in(home, self.file).read_text()
         if text.count(self.find) != self.times:
             raise SystemExit(
@@ -161,7 +163,7 @@ def read(names: list[str]) -> list[Mutant]:
     for mutant in mutants:  # before hours of work: do the data fit the sources and the tests?
         mutant.text()
         for test in mutant.tests:
-            if mutant.kind == "extension" and not is_there(test):
+            if mutant.kind != "core" and not is_there(test):
                 raise SystemExit(f"mutants: '{mutant.name}': there is no test {test}")
     return [
         m for m in mutants if not names or any(n in f"{m.kind} {m.file} {m.name}" for n in names)
@@ -282,17 +284,18 @@ def kill(mutant: Mutant, compiler: Compiler, limits: dict[tuple[str, str], float
 
 
 class Extensions:
-    """Runs mutants of the extension, in a copy of the package for each worker."""
+    """Runs mutants of the extension and of Python code, in a copy of the package for each worker."""
 
-    def __init__(self, folder: Path, copies: int, tests: set[str]) -> None:
+    def __init__(self, folder: Path, copies: int, tests: dict[str, set[str]]) -> None:
         self.trees: SimpleQueue[Tree] = SimpleQueue()
         for n in range(copies):
             self.trees.put(Tree(folder / f"tree-{n}"))
         tree = self.trees.get()
         begin = time.monotonic()
-        how = tree.run(sorted(tests), 1200)
-        if how:
-            raise SystemExit(f"mutants: without any, a test of the extension fails by a {how}")
+        for backend, names in tests.items():
+            how = tree.run(sorted(names), 1200, backend) if names else ""
+            if how:
+                raise SystemExit(f"mutants: without any, a test ({backend}) fails by a {how}")
         self.limit = 20 + time.monotonic() - begin  # seconds for the tests of one mutant
         self.trees.put(tree)
 
@@ -301,7 +304,7 @@ class Extensions:
         tree = self.trees.get()
         try:
             with tree.changed(mutant.file, mutant.text()):
-                return tree.run(mutant.tests, self.limit)
+                return tree.run(mutant.tests, self.limit, mutant.backend)
         except BuildError as error:  # the data are wrong: a hole, and no reason to stop
             print(error)
             mutant.survives = mutant.chance = ""
@@ -350,7 +353,7 @@ def main() -> int:
     parser.add_argument(
         "names",
         nargs="*",
-        help="only mutants with this in their kind (core or extension), file or name",
+        help="only mutants with this in their kind (core, extension or python), file or name",
     )
     parser.add_argument("--list", action="store_true", help="name them and stop")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
@@ -371,18 +374,18 @@ def main() -> int:
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         compiler = Compiler(Path(folder))
-        tests: dict[str, set[str]] = {"core": set(), "extension": set()}
+        tests: dict[str, set[str]] = {"core": set(), "native": set(), "threading": set()}
         for mutant in mutants:
-            tests[mutant.kind] |= set(mutant.tests)
-        limits = baseline(tests["core"], compiler)
+            tests["core" if mutant.kind == "core" else mutant.backend] |= set(mutant.tests)
+        limits = baseline(tests.pop("core"), compiler)
         extensions = None
-        if tests["extension"]:
-            extensions = Extensions(Path(folder), options.jobs, tests["extension"])
+        if any(tests.values()):
+            extensions = Extensions(Path(folder), options.jobs, tests)
 
         def one(mutant: Mutant) -> None:
             how = results[id(mutant)] = (
                 extensions.kill(mutant)
-                if mutant.kind == "extension" and extensions
+                if mutant.kind != "core" and extensions
                 else kill(mutant, compiler, limits)
             )
             if how:

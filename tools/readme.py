@@ -3,12 +3,15 @@
     python tools/readme.py [--at REVISION] > README.md
 
 An index shows the text and none of the files beside it, so a relative link would lead nowhere.
-The repository's address is `Repository` under `project.urls` in pyproject.toml, and nowhere else.
-Without it a link becomes its text, and a picture is left out.
+The repository's address is `Source` under `project.urls` in pyproject.toml, and nowhere else.
+Without it a link becomes its text, and a picture is left out. `./dev wheels` does this to the sdist
+(`convert`), of which it builds the wheels.
 """
 
 import argparse
+import io
 import re
+import tarfile
 import tomllib
 from pathlib import Path
 
@@ -53,7 +56,29 @@ def for_an_index(text: str, repository: str = "", at: str = "HEAD") -> str:
 
 def repository() -> str:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return project.get("urls", {}).get("Repository", "")
+    return project.get("urls", {}).get("Source", "")
+
+
+def convert(sdist: Path, address: str, at: str) -> None:
+    """Give the archive such a README.md, and its metadata the same description."""
+    with tarfile.open(sdist) as archive:
+        members = archive.getmembers()
+        contents = {m.name: archive.extractfile(m).read() for m in members if m.isfile()}
+    top = members[0].name.partition("/")[0]
+    old = contents[f"{top}/README.md"]
+    new = for_an_index(old.decode(), address, at).encode()
+    metadata = contents[f"{top}/PKG-INFO"]
+    if old not in metadata:
+        raise ValueError(f"PKG-INFO of {sdist.name} does not have README.md as its description")
+    contents[f"{top}/README.md"] = new
+    contents[f"{top}/PKG-INFO"] = metadata.replace(old, new)
+    with tarfile.open(sdist, "w:gz", format=tarfile.PAX_FORMAT) as archive:
+        for member in members:
+            if member.isfile():
+                member.size = len(contents[member.name])
+                archive.addfile(member, io.BytesIO(contents[member.name]))
+            else:
+                archive.addfile(member)
 
 
 def main() -> None:

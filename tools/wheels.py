@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 
 import package_index  # noqa: E402
+import readme  # noqa: E402
 
 OUT = ROOT / "dist"
 PURE = "--config-settings=setup-args=-Dnative=disabled"
@@ -118,25 +119,6 @@ def program():
     )[0]
 
 
-def smoke_cross(python, interpreter, wheel, folder):
-    """The same on an emulated interpreter, for which this machine's pip installs."""
-    tag, abi, platform = wheel.stem.split("-")[-3:]
-    run(
-        *(python, "-m", "pip", "--disable-pip-version-check", "install", "--no-index", "--no-deps"),
-        *(
-            "--only-binary=:all:",
-            "--implementation=cp",
-            f"--python-version={tag[2:]}",
-            f"--abi={abi}",
-        ),
-        *(f"--platform={p}" for p in platform.split(".")),
-        *("--target", folder, wheel),
-    )
-    said = run(interpreter, "-P", "-c", SMOKE, PYTHONPATH=str(folder)).strip()
-    assert said == "native without the GIL", said
-    step(f"{tag[2:]}t for arm64: imports ({said}) under emulation")
-
-
 def checked(files, pure):
     tool("twine", "check", "--strict", *files)
     step("twine check --strict: passed")
@@ -195,11 +177,11 @@ def choices(interpreters, files, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--native", action="append", default=[], metavar="PYTHON")
-    parser.add_argument("--standard", action="append", default=[], metavar="PYTHON")
+    option = {"action": "append", "default": [], "metavar": "PYTHON"}
     parser.add_argument(
-        "--cross", action="append", default=[], nargs=3, metavar=("PYTHON", "FILE", "EMULATED")
+        "--native", help="a free-threaded interpreter with the build tools", **option
     )
+    parser.add_argument("--standard", help="a standard one with the build tools", **option)
     arguments = parser.parse_args()
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="nogil_sync-wheels-") as name:
@@ -208,20 +190,14 @@ def main():
         stage.mkdir()
         tool("build", "--sdist", "--no-isolation", "--outdir", stage, ROOT)
         (sdist,) = stage.iterdir()
+        # What the index shows; the wheels are built of it.
+        version = sdist.name.removesuffix(".tar.gz").partition("-")[2]
+        readme.convert(sdist, readme.repository(), f"v{version}")
         step(f"built {sdist.name}")
         wheels = []
         for python in arguments.native:
             wheels.append(repaired(built(python, sdist, work / f"raw-{len(wheels)}"), stage))
             step(f"built {wheels[-1].name}")
-        crossed = []
-        for python, file, interpreter in arguments.cross:
-            setting = f"--config-settings=setup-args=--cross-file={file}"
-            raw = built(
-                *(python, sdist, work / f"cross-{len(crossed)}", setting),
-                _PYTHON_HOST_PLATFORM="linux-aarch64",
-            )
-            crossed.append((python, interpreter, repaired(raw, stage)))
-            step(f"built {crossed[-1][2].name}")
         raw = built(sys.executable, sdist, work / "pure", PURE, CC="/bin/false")
         pure = package_index.retagged(raw, package_index.PURE_TAG, stage)
         step(f"built {pure.name}")
@@ -235,8 +211,6 @@ def main():
             ]
         ):
             smoke(python, wheel, work / f"env-{number}")
-        for number, (python, interpreter, wheel) in enumerate(crossed):
-            smoke_cross(python, interpreter, wheel, work / f"crossed-{number}")
         choices([*arguments.standard, *arguments.native], files, work / "choices")
 
         OUT.mkdir(exist_ok=True)

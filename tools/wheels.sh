@@ -2,13 +2,8 @@
 # A release: the sdist and the wheels in dist/, and what shows that they are good. tools/wheels.py does the work.
 
 wheels() {
-  local arch='' base home version interpreter python file arguments=()
-  if [[ ${1:-} == --arch ]]; then
-    [[ ${2:-} == arm64 ]] || die "no such architecture: '${2:-}' (there is: arm64)"
-    arch=$2
-    shift 2
-  fi
-  (($# == 0)) || die "wheels takes --arch arm64 or nothing"
+  local base home version interpreter python arguments=()
+  (($# == 0)) || die "wheels takes no arguments"
   base=$(standard) || exit
   home=$(tools "$base" build release) || exit
   compiler
@@ -19,13 +14,6 @@ wheels() {
     fi
     python=$(tools "$interpreter" build)/bin/python || exit
     arguments+=(--native "$python")
-    if [[ $arch ]]; then
-      interpreter=$(arm64_python "$version") || exit
-      mkdir -p "$CACHE/build"
-      file=$CACHE/build/wheels-arm64-$version.ini
-      arm64_cross_file "$interpreter" >"$file" || exit
-      arguments+=(--cross "$python" "$file" "$interpreter")
-    fi
   done
   # Of each standard version the first that is found.
   while read -r version interpreter; do

@@ -5,7 +5,9 @@ puts them into the classes of a backend, as functions of their own. There they f
 attributes: ``_plain``, the public class itself, whose methods they call and not those of a
 subclass, and ``_AsyncWaiter``, the backend's place in line for a task.
 
-A twin first tries what needs no wait, by the call that does not wait; then no loop is needed and
+A twin first tries what needs no wait, by reading an attribute that makes the call which does not
+wait: after a call the interpreter looks for signals, and what a handler raises then would leave the
+lock taken, or lose the item; after it has read an attribute it does not. Then no loop is needed and
 the task is not suspended. Else it stands in line (see `loops`). Whatever ends the wait but being
 served (a cancellation, a time-out, the end of the coroutine) is passed to ``AsyncWaiter.cancel``:
 the waiter leaves its line, and what it was given in the last moment goes to the next one. A send
@@ -18,6 +20,7 @@ import operator
 import sys
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine
+from itertools import starmap
 from math import inf
 from time import monotonic
 from types import FrameType
@@ -28,6 +31,7 @@ from .channel_closed import ChannelClosed
 from .loops import Call, settle, wait_in_line
 from .object import Part, adopt
 from .once import ABSENT
+from .originals import BrokenBarrierError
 from .performance import Unraisable
 from .selected import Selected
 from .timeouts import lock_timeout, wait_timeout
@@ -48,16 +52,19 @@ class Awaited:
 
 def _collected(waiter: Any) -> bool:
     """Whether there is a waiter that was served; what it was given is now its caller's."""
-    if waiter is None:
-        return False
-    waiter.result()
-    return True
+    return waiter is not None and waiter.outcome is None
 
 
 class AwaitedLock(Awaited):
     """For Mutex and the views of RWMutex."""
 
     __slots__ = ()
+
+    @property
+    def _taken_at_once(self) -> bool:
+        """Take it if that needs no wait; whether it was. The native backend has its own."""
+        taken: bool = self._plain.acquire(self, False)
+        return taken
 
     async def acquire_async(self, timeout: float | None = None) -> bool:
         """Take the lock as ``acquire`` does, while the event loop goes on; return whether.
@@ -68,7 +75,7 @@ class AwaitedLock(Awaited):
         another, or a thread, has acquired.
         """
         seconds = None if timeout is None else lock_timeout(True, timeout)
-        if self._plain.acquire(self, False):
+        if self._taken_at_once:
             return True
         if seconds == 0:
             return False
@@ -77,9 +84,9 @@ class AwaitedLock(Awaited):
 
     async def __aenter__(self) -> bool:
         """Take the lock; return True."""
-        if not self._plain.acquire(self, False):
+        if not self._taken_at_once:
             waiter = await wait_in_line(self._AsyncWaiter, self, "acquire", None, None)
-            waiter.result()
+            return _collected(waiter)
         return True
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -91,6 +98,12 @@ class AwaitedSemaphore(Awaited):
     """For Semaphore."""
 
     __slots__ = ()
+
+    @property
+    def _taken_at_once(self) -> bool:
+        """Take it if that needs no wait; whether it was. The native backend has its own."""
+        taken: bool = self._plain.acquire(self, False)
+        return taken
 
     async def acquire_async(self, timeout: float | None = None, *, n: SupportsIndex = 1) -> bool:
         """Take `n` units as :meth:`acquire` does, while the event loop goes on; return whether.
@@ -108,7 +121,7 @@ class AwaitedSemaphore(Awaited):
         """
         seconds = wait_timeout(timeout)
         number = int.__index__(operator.index(n))
-        if self._plain.acquire(self, False, n=number):
+        if self._taken_at_once if number == 1 else self._plain.acquire(self, False, n=number):
             return True
         if seconds == 0:
             return False
@@ -139,9 +152,9 @@ class AwaitedSemaphore(Awaited):
 
     async def __aenter__(self) -> bool:
         """Take one unit; return True."""
-        if not self._plain.acquire(self, False):
+        if not self._taken_at_once:
             waiter = await wait_in_line(self._AsyncWaiter, self, "acquire", 1, None)
-            waiter.result()
+            return _collected(waiter)
         return True
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -200,6 +213,57 @@ class AwaitedEvent(Awaited):
             return False
         waiter = await wait_in_line(self._AsyncWaiter, self, "wait", None, seconds)
         return _collected(waiter)
+
+
+class AwaitedBarrier(Awaited):
+    """For Barrier."""
+
+    __slots__ = ()
+
+    @property
+    def _default_timeout(self) -> float | None:
+        raise NotImplementedError
+
+    async def wait_async(self, timeout: float | None = None) -> int:
+        """Wait as :meth:`wait` does, while the event loop goes on; return how many came before.
+
+        Threads and tasks are parties alike. `timeout` and errors are those of :meth:`wait`. The
+        action is an ordinary function: if a task comes last, it runs in that task, and so blocks
+        the loop. A task that is cancelled while it waits breaks the barrier, unless all have come.
+
+        >>> import asyncio
+        >>> from nogil_sync import Barrier
+        >>> async def main():
+        ...     barrier = Barrier(3)
+        ...     return await asyncio.gather(*(barrier.wait_async() for _ in range(3)))
+        >>> asyncio.run(main())
+        [0, 1, 2]
+        """
+        seconds = wait_timeout(self._default_timeout if timeout is None else timeout)
+        index: int | None = None
+        while index is None:  # it came while the action of the round before was running
+            index = await _arrive(self, seconds)
+        return index
+
+
+async def _arrive(barrier: AwaitedBarrier, seconds: float | None) -> int | None:
+    call = Call()
+    waiter = barrier._AsyncWaiter(barrier, "wait", None, call)
+    timed_out = False
+    try:
+        if seconds != 0 and not waiter.served:
+            await call.sleep(seconds)
+        if not waiter.served:
+            timed_out = waiter.time_out()
+            while not (timed_out or waiter.served):  # all have come: now it is up to the action
+                await call.sleep_again()
+    except BaseException:
+        waiter.cancel()
+        raise
+    if timed_out:
+        raise BrokenBarrierError("timed out waiting for the other threads")
+    index: int | None = waiter.outcome
+    return index
 
 
 class AwaitedCond(Awaited):
@@ -319,6 +383,11 @@ class AwaitedChannel(Awaited, Generic[T]):
 
     __slots__ = ()
 
+    @property
+    def _received_at_once(self) -> Any:
+        """The next item, or ABSENT if that needs a wait. The native backend has its own."""
+        return self._plain.try_recv(self, ABSENT)
+
     async def send_async(self, value: T, timeout: float | None = None) -> None:
         """Send an item as :meth:`send` does, while the event loop goes on.
 
@@ -332,7 +401,7 @@ class AwaitedChannel(Awaited, Generic[T]):
         if seconds != 0:
             waiter = await wait_in_line(self._AsyncWaiter, self, "send", value, seconds)
             if waiter is not None:
-                waiter.result()
+                _ = waiter.outcome  # or its error
                 return
         raise TimeoutError("timed out waiting to send")
 
@@ -364,14 +433,14 @@ class AwaitedChannel(Awaited, Generic[T]):
         >>> thread.join()
         """
         seconds = wait_timeout(timeout)
-        item = self._plain.try_recv(self, ABSENT)
+        item = self._received_at_once
         if item is ABSENT:
             waiter = None
             if seconds != 0:
                 waiter = await wait_in_line(self._AsyncWaiter, self, "recv", None, seconds)
             if waiter is None:
                 raise TimeoutError("timed out waiting to receive")
-            item = waiter.result()
+            item = waiter.outcome
         received: T = item
         return received
 
@@ -382,10 +451,10 @@ class AwaitedChannel(Awaited, Generic[T]):
     async def __anext__(self) -> T:
         """Receive the next item; the end is when the channel is closed and all are received."""
         try:
-            item = self._plain.try_recv(self, ABSENT)
+            item = self._received_at_once
             if item is ABSENT:
                 waiter = await wait_in_line(self._AsyncWaiter, self, "recv", None, None)
-                item = waiter.result()
+                item = waiter.outcome
         except ChannelClosed:
             raise StopAsyncIteration from None
         received: T = item
@@ -409,6 +478,7 @@ _BASES: dict[str, type] = {
     "Event": AwaitedEvent,
     "WaitGroup": AwaitedEvent,
     "Cond": AwaitedCond,
+    "Barrier": AwaitedBarrier,
     "Channel": AwaitedChannel,
 }
 
@@ -443,7 +513,9 @@ async def select_async(*cases: Any, timeout: float | None = None) -> Selected:
     from .._backend import AsyncWaiter, try_select
 
     seconds = wait_timeout(timeout)
-    selected: Selected | None = try_select(*cases)
+    # As an iterator's item, since no interrupt comes after that either.
+    selected: Selected | None
+    (selected,) = starmap(try_select, (cases,))
     if selected is not None:
         return selected
     deadline = None if seconds is None else monotonic() + seconds
@@ -458,7 +530,10 @@ async def select_async(*cases: Any, timeout: float | None = None) -> Selected:
         waiter = await wait_in_line(
             AsyncWaiter, None, "select", cases, None if due == inf else max(0.0, due - now)
         )
-        selected = try_select(*cases) if waiter is None else waiter.result()
+        if waiter is None:
+            (selected,) = starmap(try_select, (cases,))
+        else:
+            selected = waiter.outcome
         if selected is not None:
             return selected
 

@@ -24,7 +24,11 @@ class Case:
         return None
 
     def _case_due(self) -> float:
-        """The ``time.monotonic()`` at which the case will be ready; ``inf`` if it never will."""
+        """The ``time.monotonic()`` at which the case will be ready; ``inf`` if it never will.
+
+        Once that has come and the case was taken, here or by another thread, it must say another
+        time: a select asks a case that is due again and again, without a sleep.
+        """
         return inf
 
     def _case_take(self) -> tuple[Any, bool] | None:

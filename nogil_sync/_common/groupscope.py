@@ -65,13 +65,15 @@ class GroupScope(Scope):
     def adopt(self, tasks: "Tasks") -> None:
         """Note that the group of these tasks is nested in this one."""
         inner = self.inner
-        tasks.nested = ref(tasks, lambda dead: inner.pop(dead, None))
-        inner[tasks.nested] = None
+        key = ref(tasks, inner.pop)  # in C, so that no interrupt is lost in it
+        inner[key] = None
+        tasks.nested = key
 
     def disown(self, tasks: "Tasks") -> None:
         """The group of these tasks was left."""
         if tasks.nested is not None:
             self.inner.pop(tasks.nested, None)
+            tasks.nested = None
 
     def nested(self) -> "list[Tasks]":
         """The tasks of the groups that are to be cancelled with this one."""

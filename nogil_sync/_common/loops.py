@@ -11,25 +11,32 @@ thread that serves first appends to the deque and then looks at `asked`. Each st
 holds the deque's own lock (or the GIL). So if the delivery found the deque empty before the append,
 the thread finds `asked` false and asks again; else the delivery finds the call. Nothing is lost.
 
+A task that serves another one of its own loop needs no inbox: it has the loop resume that one.
+
 **At once.** The delivery resumes the tasks itself. A future of asyncio would have the loop resume
 its task in the next round, after another look for input, which takes longer than all of this. After
 some tasks it lets the loop go on, in case that threads serve them as fast as they wait again.
 
 **Closed loops.** A loop that is closed cannot be asked (``RuntimeError``), and drops the deliveries
-that it has not run, whose finaliser notices. In both cases what the calls were given goes to the
-next ones in line.
+that it has not run, which notice. In both cases what the calls were given goes to the next ones in
+line.
 
-**Interrupts.** A ``KeyboardInterrupt`` can come anywhere in the thread that serves. So telling a
-loop is repeated until it is done; telling it twice does no harm. What is raised is raised then.
+**Interrupts.** A ``KeyboardInterrupt`` can come anywhere in the thread that serves. So asking a
+loop is repeated until it is done; asking it twice does no harm. What is raised is raised then. In
+the loop's own thread it can also come right before the loop runs a delivery, which is dropped then
+and asks again; or in the delivery, which takes a call out of the inbox only once its task was
+resumed. Between the look at a call (`over`) and the start of its task no interrupt can come.
 
 asyncio is imported by the first task that waits, and not by this module, since it takes long.
 """
 
 from collections import deque
 from collections.abc import Callable, Generator
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from .dropped import Unneeded, calling
 from .originals import local
 
 if TYPE_CHECKING:
@@ -50,75 +57,103 @@ class Inbox:
         self.served: deque[Call] = deque()
 
     def ask(self) -> None:
-        """Have the loop deliver, if it is not closed."""
+        """Have the loop deliver, if it is not closed. An interrupt is raised when that is done."""
+        later: BaseException | None = None
+        while True:  # twice: an interrupt can also come where a loop jumps back
+            try:
+                while True:
+                    try:
+                        self.__ask()
+                        break
+                    except BaseException as another:
+                        if isinstance(another, Exception):
+                            raise
+                        later = later or another
+                break
+            except BaseException as another:
+                if isinstance(another, Exception):
+                    raise
+                later = later or another
+        if later is not None:
+            raise later
+
+    def __ask(self) -> None:
         loop = self.loop()
         if loop is None:
             self.discard()
             return
-        import asyncio
-
+        # One request to the loop, which makes this call or drops it when it closes.
+        delivery = calling(self.deliver, self.undelivered)
         self.asked = True
         try:
-            if asyncio.events._get_running_loop() is loop and asyncio.current_task(loop):
-                # A task of this very loop serves another, so the loop does not sleep. (In a signal
-                # handler it might, but then no task is running.)
-                loop.call_soon(_Delivery(self))
-            else:
-                loop.call_soon_threadsafe(_Delivery(self))
-        except RuntimeError:
+            loop.call_soon_threadsafe(delivery.__next__)
+        except BaseException as error:
             self.asked = False
-            if not loop.is_closed():
+            if isinstance(error, Exception):  # and it would ask again
+                try:
+                    delivery.throw(Unneeded)
+                except (Unneeded, ValueError):  # it is done, or under way
+                    pass
+            if not (isinstance(error, RuntimeError) and loop.is_closed()):
                 raise
-        except BaseException:
-            self.asked = False
-            raise
         if loop.is_closed():  # perhaps only now, and dropped what had been asked before
             self.discard()
 
     def deliver(self) -> None:
         """Resume the tasks, in the loop."""
         self.asked = False
-        pop = self.served.popleft
-        try:
-            for _ in range(_MANY):
-                pop().resume()
-        except IndexError:
-            return
-        except BaseException:  # KeyboardInterrupt or SystemExit of a task: it ends the loop
+        served = self.served
+        for _ in range(_MANY):
+            if not served:
+                return
+            served[0].resume()  # does nothing if an interrupt came after it
+            served.popleft()
+        if served:
             self.ask()
-            raise
-        self.ask()
+
+    def undelivered(self) -> None:
+        """A delivery was dropped, as the loop is closed, or was interrupted."""
+        loop = self.loop()
+        if loop is None or loop.is_closed():
+            self.discard()
+            return
+        self.asked = False
+        if self.served:
+            self.ask()
 
     def discard(self) -> None:
         """The loop is closed: give back what the calls were given."""
         self.asked = False  # as in a delivery
         while True:
             try:
-                call = self.served.popleft()
+                call = self.served[0]
             except IndexError:
                 return
             if call.waiter is not None:
                 call.waiter.cancel()
+            try:
+                self.served.remove(call)
+            except ValueError:
+                pass  # another thread was here
 
 
-class _Delivery:
-    """One request to a loop to empty the inbox; the loop calls it, or drops it when it closes."""
+class _Asyncio:
+    """The functions of asyncio that are used here, which is imported when the first one is."""
 
-    __slots__ = ("inbox",)
+    get_running_loop: "Callable[[], AbstractEventLoop]"
+    _get_running_loop: "Callable[[], AbstractEventLoop | None]"
+    current_task: "Callable[[AbstractEventLoop], object]"
 
-    def __init__(self, inbox: Inbox) -> None:
-        self.inbox: Inbox | None = inbox
+    def __getattr__(self, name: str) -> Any:
+        from asyncio import _get_running_loop, current_task, get_running_loop
 
-    def __call__(self) -> None:
-        inbox, self.inbox = self.inbox, None
-        if inbox is not None:
-            inbox.deliver()
+        self.get_running_loop = get_running_loop
+        self._get_running_loop = _get_running_loop
+        self.current_task = current_task
+        return self.__dict__[name]
 
-    def __del__(self) -> None:
-        if self.inbox is not None:
-            loop = self.inbox.loop()
-            if loop is None or loop.is_closed():
-                self.inbox.discard()
+
+_asyncio = _Asyncio()
 
 
 class _Thread(local):
@@ -147,9 +182,7 @@ class Call:
     )
 
     def __init__(self) -> None:
-        import asyncio
-
-        loop = asyncio.get_running_loop()
+        loop = _asyncio.get_running_loop()
         inbox = _thread.inbox
         if inbox is None or inbox.loop() is not loop:
             _thread.inbox = inbox = Inbox(loop)
@@ -163,28 +196,17 @@ class Call:
         self.waiter: Any = None
 
     def __call__(self, waiter: Any = None) -> None:
+        loop = self.loop
+        if _asyncio._get_running_loop() is loop and _asyncio.current_task(loop) is not None:
+            # A task of this very loop serves another, so the loop does not sleep. (In a signal
+            # handler it might, but then no task is running.)
+            loop.call_soon(self.resume)
+            return
         inbox = self.inbox
         self.waiter = waiter
         inbox.served.append(self)
         if not inbox.asked:
-            error: BaseException | None = None
-            while True:  # twice: an interrupt can also come where a loop jumps back
-                try:
-                    while True:
-                        try:
-                            inbox.ask()
-                            break
-                        except BaseException as another:
-                            if isinstance(another, Exception):
-                                raise
-                            error = error or another
-                    break
-                except BaseException as another:
-                    if isinstance(another, Exception):
-                        raise
-                    error = error or another
-            if error is not None:
-                raise error
+            inbox.ask()
 
     def release(self) -> None:
         """Call it: as the gate of a wait."""
@@ -200,6 +222,11 @@ class Call:
             await self
         finally:
             timer.cancel()
+
+    async def sleep_again(self) -> None:
+        """After `sleep` came to its time: let the loop run until this is called."""
+        self.over = False
+        await self
 
     def resume(self) -> None:
         """Resume the task at once, from the loop itself, if it still waits."""
@@ -271,6 +298,23 @@ class Call:
         return self.loop
 
 
+class TaskWait:
+    """A task that waits in line, for those that look (`waiting`); lives as long as it waits."""
+
+    __slots__ = ("__weakref__", "obj", "operation", "since", "task")
+
+    def __init__(self, obj: object, operation: str) -> None:
+        import asyncio
+
+        self.task = asyncio.current_task()  # None once it goes on
+        self.obj = obj
+        self.operation = operation
+        self.since = monotonic()
+
+
+task_waits: "set[ref[TaskWait]]" = set()
+
+
 async def wait_in_line(
     new: Callable[..., Any], obj: object, operation: str, argument: object, seconds: float | None
 ) -> Any:
@@ -279,7 +323,20 @@ async def wait_in_line(
     waiter = new(obj, operation, argument, call)
     if waiter.served:
         return waiter
-    return await settle(waiter, call, seconds)
+    waiting = None
+    try:
+        waiting = TaskWait(obj, operation)
+        task_waits.add(ref(waiting, task_waits.discard))
+        if seconds is not None:
+            return await settle(waiter, call, seconds)
+        await call
+    except BaseException:
+        waiter.cancel()
+        raise
+    finally:
+        if waiting is not None:
+            waiting.task = None
+    return waiter
 
 
 async def settle(waiter: Any, call: Call, seconds: float | None) -> Any:

@@ -84,6 +84,13 @@ class _Run:
         # true, and then opens the gates. So one of the two sees the other.
         self.gates: dict[LockType | Call, None] = {}
 
+    def is_served(self) -> bool:
+        """For those that look who sleeps: see `sleep.Awaited`."""
+        return self.over
+
+    def holders(self) -> tuple[int, ...]:
+        return (self.thread,)
+
 
 class _Local(local):
     run: _Run | None = None  # the innermost run of this thread
@@ -176,7 +183,7 @@ def _sleep(
                 raise TimeoutError("timed out waiting for another thread's call")
             if scope is not None and scope.cancelled:
                 raise Cancelled(MESSAGE)
-            sleep_at(gate, deadline)
+            sleep_at(gate, deadline, about=other)
     finally:
         run.waiting = False
         try:

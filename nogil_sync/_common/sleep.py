@@ -4,19 +4,72 @@ A gate is a lock of the interpreter's that is closed (locked) when it is made.  
 lets one sleeper through, which closes it behind itself.  Opening an open gate is a
 ``RuntimeError`` that openers ignore: one wake-up is enough, because a thread that wakes looks at
 the state and not at the number of wake-ups.
+
+While a thread sleeps here, `sleeping` has its `Nap`, from which `waiting` finds what it waits for.
+If deadlocks are detected (`deadlock`), a sleep without a deadline ends now and then for a look at
+the others; what that raises, the call raises as it would raise ``KeyboardInterrupt``.
 """
 
 import sys
+from collections.abc import Callable
 from time import monotonic
+from types import FrameType
+from typing import ClassVar, Protocol
 
+from .cancelled import scopes
 from .exit import check_exit
-from .originals import LockType, allocate_lock, get_ident, main_thread
+from .originals import LockType, allocate_lock, get_ident, local, main_thread
+from .recording import recording, sleep_recorded
 
 # Signal handlers run in the main thread.  A signal that arrives between its last look and its
 # sleep, or `_thread.interrupt_main()`, does not end a sleep: so the main thread naps.
 _NAP = 0.04
 
 _DEV_MODE = sys.flags.dev_mode
+
+
+class Awaited(Protocol):
+    """What a call sleeps for, as those see it that look who sleeps."""
+
+    def is_served(self) -> bool:
+        """Whether the call is about to go on, even if its thread does not know that yet."""
+
+    def holders(self) -> tuple[int, ...]:
+        """The threads without which it cannot go on, as far as they are known."""
+
+
+class Nap:
+    """The sleeps of one call at one gate."""
+
+    __slots__ = ("about", "check_at", "deadline", "frame", "gate", "in_scope", "since", "thread")
+
+    def __init__(self, gate: LockType, checked: bool) -> None:
+        self.gate = gate
+        self.thread = get_ident()
+        self.in_scope = scopes.current() is not None  # whose cancellation may end it
+        self.since = monotonic()
+        # When it looks for a deadlock next; None: never.
+        self.check_at = self.since if checked else None
+        # While the thread sleeps:
+        self.deadline: float | None = None
+        self.about: Awaited | None = None
+        self.frame: FrameType | None = None  # of the caller
+
+
+class _Checks:
+    """Whether calls that sleep look for deadlocks: changed by `deadlock`."""
+
+    after: ClassVar = 0.0  # seconds; 0: no
+    look: ClassVar[Callable[[Nap], float]]  # returns the seconds until its next call, or 0
+
+
+class _Thread(local):
+    nap: Nap | None = None  # of the innermost call that sleeps
+
+
+checks = _Checks
+_thread = _Thread()
+sleeping: dict[int, Nap] = {}  # by thread
 
 
 def closed_gate() -> LockType:
@@ -28,12 +81,14 @@ def closed_gate() -> LockType:
     return gate
 
 
-def sleep_at(gate: LockType, deadline: float | None, *, briefly: bool = False) -> bool:
+def sleep_at(
+    gate: LockType, deadline: float | None, *, briefly: bool = False, about: Awaited | None = None
+) -> bool:
     """Sleep until the gate opens, at most until the deadline, in the main thread at most a nap.
 
     False once the deadline has passed; true in all other cases, woken or not.  An error at
     interpreter finalization.  In development mode it warns if that blocks an event loop, unless it
-    is `briefly`, for something that happens anyway.
+    is `briefly`, for something that happens anyway.  `about` is for those that look who sleeps.
     """
     if _DEV_MODE and not briefly:
         from .awaited import warn_blocking
@@ -46,7 +101,43 @@ def sleep_at(gate: LockType, deadline: float | None, *, briefly: bool = False) -
         if remaining <= 0:
             return False
     check_exit()
-    if get_ident() == main_thread().ident:
-        remaining = _NAP if deadline is None else min(remaining, _NAP)
-    gate.acquire(True, remaining)
+    me = get_ident()
+    outer = _thread.nap  # of the call that a signal handler interrupted, or the last one
+    if outer is not None and outer.gate is gate:
+        nap = outer
+    else:
+        nap = Nap(gate, deadline is None and not briefly and checks.after > 0)
+    interrupted = sleeping.get(me)
+    try:
+        _thread.nap = nap
+        nap.deadline = deadline
+        nap.about = about
+        nap.frame = sys._getframe(1)
+        if nap.check_at is not None:
+            remaining = _until_check(nap)
+        if me == main_thread().ident:
+            remaining = _NAP if remaining < 0 else min(remaining, _NAP)
+        sleeping[me] = nap
+        if recording.on and not briefly:
+            sleep_recorded(gate, remaining, deadline)
+        else:
+            gate.acquire(True, remaining)
+    finally:
+        nap.frame = nap.about = None  # first: after a call there may be an interrupt
+        if interrupted is None:
+            sleeping.pop(me, None)
+        else:
+            sleeping[me] = interrupted
+            _thread.nap = interrupted
     return True
+
+
+def _until_check(nap: Nap) -> float:
+    """Look for a deadlock if it is time; return the seconds until the next look, or -1."""
+    now = monotonic()
+    if nap.check_at == nap.since:  # the first sleep
+        nap.check_at = now + (checks.after or 1.0)
+    elif nap.check_at is not None and now >= nap.check_at:
+        seconds = checks.look(nap) if checks.after else 0.0
+        nap.check_at = monotonic() + seconds if seconds else None
+    return -1.0 if nap.check_at is None else max(nap.check_at - monotonic(), 0.0)

@@ -42,7 +42,7 @@ class TaskGroup(SyncObject, Case):
 
     :meth:`go` runs a function in a thread of the group and returns its
     ``concurrent.futures.Future``. Leaving the ``with`` block waits until all tasks are done, those
-    included that tasks started meanwhile. What a task did is visible to whoever saw its
+    included that tasks started meanwhile. What a task did is visible to a thread that saw its
     future done, or left the block.
 
     **Failures.** The first exception that escapes from a task, or from the block, *cancels* the
@@ -113,7 +113,8 @@ class TaskGroup(SyncObject, Case):
     group. What fails in an inner group reaches the outer as one ``ExceptionGroup``.
 
     A group is used once. It may be left by another thread than entered it, but not by one of
-    its own tasks (``RuntimeError``). In the child of a fork a group has no tasks: leaving it there
+    its own tasks (``RuntimeError``); the thread that entered it then works for no group until it
+    leaves, or enters, another one. In the child of a fork a group has no tasks: leaving it there
     does not wait for those of the parent, whose futures never end in the child; nor does its
     time-out pass there. A group that is never left keeps nothing alive once its tasks are done.
     """

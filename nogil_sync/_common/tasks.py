@@ -34,6 +34,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Executor, Future, wait
 from contextvars import copy_context
+from functools import partial
 from operator import attrgetter
 from time import monotonic
 from typing import Any, Literal
@@ -41,6 +42,7 @@ from weakref import ref
 
 from .._backend import Event, Scope, current_scope, defer, enter_scope, guard_of
 from .cancelled import MESSAGE, Cancelled
+from .dropped import when_dropped
 from .groupscope import Callback, Deadline, GroupScope
 from .guard import Guard
 from .originals import Condition, LockType
@@ -222,6 +224,12 @@ class Task:
         del self.future, self.fn, self.args, self.kwargs, self.context
 
 
+def _close(scope: GroupScope, generation: int, process: Process) -> None:
+    """Close the scope, unless that is in the child of a fork."""
+    if generation == process.generation:
+        scope.close()
+
+
 class Tasks:
     """The tasks of a group in one process."""
 
@@ -234,8 +242,10 @@ class Tasks:
         timeout: float | None,
         scope: GroupScope | None = None,
     ) -> None:
-        self.scope = scope or GroupScope()
+        self.scope = scope = scope or GroupScope()
         self.generation = process.generation
+        # A thread may still be in the scope of a group that is dropped without being left.
+        self.dropped = when_dropped(partial(_close, scope, self.generation, process))
         self.guard = guard_of(self)
         self.limit = sys.maxsize if limit is None else limit
         self.executor = executor
@@ -268,10 +278,13 @@ class Tasks:
             else ExecutorWorkers(self.guard, self.limit, executor)
         )
 
-    def __del__(self, process: Process = process) -> None:
-        # A thread may still be in the scope of a group that was never left.
-        if self.generation == process.generation:
-            self.scope.close()
+    def is_served(self) -> bool:
+        """For those that look who sleeps: whether who leaves the group is about to go on."""
+        again = self.cancelled and self.first_callback is not None
+        return again or self.waiting + self.running + self.calling == 0
+
+    def holders(self) -> tuple[int, ...]:
+        return ()
 
     def stale(self) -> bool:
         """Whether these are the tasks of a parent process."""
@@ -409,6 +422,7 @@ class Tasks:
         before = after = None
         mine = wake = False
         try:
+            # Begin it, unless another thread has: take it out of the list, and a slot for it.
             self.guard.held = True
             try:
                 if (
@@ -446,6 +460,7 @@ class Tasks:
                 here.task = task
                 self.__run(task, error, drop)
         except BaseException as raised:
+            # The function raised, or a callback of its future, or this thread was interrupted.
             if not mine:
                 raise
             if drop:
@@ -460,6 +475,7 @@ class Tasks:
             if helping and isinstance(raised, KeyboardInterrupt):
                 raise
         finally:
+            # It is done: give its slot back, and wake the thread that waits for the last task.
             if mine:
                 here.task = outer
                 try:
@@ -705,7 +721,7 @@ class Tasks:
             if left:
                 break
             if not again:
-                sleep_at(self.gate, None)
+                sleep_at(self.gate, None, about=self)
         del dropped
         self.__withdraw()
         ended = self.workers.shutdown(self)

@@ -1,5 +1,6 @@
 #include "module.h"
 
+#include "interpreter/contention.h"
 #include "interpreter/detach.h"
 #include "core/memory/epoch.h"
 #include "core/waiting/park.h"
@@ -107,7 +108,7 @@ exec_module(PyObject *module)
         ns_add_waitgroup,   ns_add_scopes,      ns_add_select,     ns_add_async_waiter,
         ns_add_barrier,     ns_add_once,        ns_add_syncmap,    ns_add_cache,
         ns_add_ageing,      ns_add_pool,        ns_add_pin,        ns_add_referents,
-        ns_add_sharing,
+        ns_add_sharing,     ns_add_contention,  ns_add_sleeping,
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(parts); i++) {
         if (parts[i](module) < 0) {
@@ -134,9 +135,11 @@ traverse_module(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->pool_end_type);
     Py_VISIT(state->sweeper_type);
     Py_VISIT(state->channel_closed);
+    Py_VISIT(state->absent);
     Py_VISIT(state->broken_barrier);
     Py_VISIT(state->semaphore_type);
     Py_VISIT(state->cond_type);
+    Py_VISIT(state->barrier_type);
     Py_VISIT(state->event_type);
     Py_VISIT(state->waitgroup_type);
     Py_VISIT(state->channel_type);
@@ -161,6 +164,10 @@ traverse_module(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->cache_load);
     Py_VISIT(state->cache_stats);
     Py_VISIT(state->cached_calls);
+    if (state->recording != NULL) {
+        Py_VISIT(state->recording->threads);
+    }
+    Py_VISIT(state->deadlock_check);
     return 0;
 }
 
@@ -181,9 +188,11 @@ clear_module(PyObject *module)
     Py_CLEAR(state->pool_end_type);
     Py_CLEAR(state->sweeper_type);
     Py_CLEAR(state->channel_closed);
+    Py_CLEAR(state->absent);
     Py_CLEAR(state->broken_barrier);
     Py_CLEAR(state->semaphore_type);
     Py_CLEAR(state->cond_type);
+    Py_CLEAR(state->barrier_type);
     Py_CLEAR(state->event_type);
     Py_CLEAR(state->waitgroup_type);
     Py_CLEAR(state->channel_type);
@@ -208,6 +217,7 @@ clear_module(PyObject *module)
     Py_CLEAR(state->cache_load);
     Py_CLEAR(state->cache_stats);
     Py_CLEAR(state->cached_calls);
+    Py_CLEAR(state->deadlock_check);
     return 0;
 }
 
@@ -215,6 +225,7 @@ static void
 free_module(void *module)
 {
     clear_module(module);
+    ns_recording_free(((ns_state *)PyModule_GetState(module))->recording);
 }
 
 static PyModuleDef_Slot slots[] = {

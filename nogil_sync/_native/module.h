@@ -18,9 +18,11 @@ typedef struct ns_state {
     /* What pinning an object of rwmutex_type also pins: borrowed references. */
     void (*rwmutex_parts)(PyObject *self, PyObject *parts[2]);
     PyObject *semaphore_type, *semaphore_hold_type, *cond_type, *event_type, *waitgroup_type;
+    PyObject *barrier_type;
     PyObject *pool_use_type, *pool_end_type, *sweeper_type;
     struct ns_ager *ager; /* see ageing.h */
     PyObject *channel_closed; /* the exception */
+    PyObject *absent; /* what stands for no item; ABSENT of _common/once.py */
     PyObject *broken_barrier; /* threading.BrokenBarrierError */
     PyObject *channel_type, *sending_type, *channel_sender_type;
     PyObject *case_class, *selected_class; /* of _common: Case and Selected */
@@ -32,6 +34,8 @@ typedef struct ns_state {
         *syncmap_compute; /* of _common/mapping.py: the base class and a function */
     PyObject *cache_type, *cached_function;
     PyObject *cache_load, *cache_stats, *cached_calls; /* of _common/cache.py */
+    struct ns_recording *recording; /* see contention.h */
+    PyObject *deadlock_check; /* see sleeping.h; NULL until detection is on */
     bool dev_mode;        /* development mode */
     bool watches_sharing; /* development mode, main interpreter: see watch.h */
 } ns_state;
@@ -70,6 +74,7 @@ int ns_add_channel_ends(PyObject *module); /* for ns_add_channel */
 int ns_add_select(PyObject *module);
 int ns_add_async_waiter(PyObject *module);
 int ns_add_scopes(PyObject *module);
+int ns_add_sleeping(PyObject *module);
 int ns_add_cond(PyObject *module);
 int ns_add_waitgroup(PyObject *module);
 int ns_add_barrier(PyObject *module);
@@ -81,5 +86,6 @@ int ns_add_pool(PyObject *module);
 int ns_add_pin(PyObject *module);
 int ns_add_referents(PyObject *module);
 int ns_add_sharing(PyObject *module);
+int ns_add_contention(PyObject *module);
 
 #endif

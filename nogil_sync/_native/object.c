@@ -87,6 +87,27 @@ ns_repr_state(PyObject *self, const char *state)
 }
 
 PyObject *
+ns_repr_lock(PyObject *self, bool locked, unsigned long long owner, const char *more,
+             size_t waiters)
+{
+    char state[160], owned[48] = "", waited_for[48] = "";
+    if (locked && owner != 0) {
+        PyOS_snprintf(owned, sizeof(owned), ", owner=%llu", owner);
+    }
+    if (waiters != 0) {
+        PyOS_snprintf(waited_for, sizeof(waited_for), ", waiters=%zu", waiters);
+    }
+    PyOS_snprintf(state,
+                  sizeof(state),
+                  "%s%s%s%s",
+                  locked ? "locked" : "unlocked",
+                  owned,
+                  locked ? more : "",
+                  waited_for);
+    return ns_repr_state(self, state);
+}
+
+PyObject *
 ns_repr_call(PyObject *self, PyObject *value)
 {
     PyObject *name = value ? PyType_GetName(Py_TYPE(self)) : NULL;
@@ -232,14 +253,18 @@ ns_new_type(PyObject *module, PyType_Spec *spec, PyObject *bases)
 }
 
 int
+ns_add_kept_type(PyObject *module, PyType_Spec *spec, PyObject **kept)
+{
+    *kept = ns_new_type(module, spec, NULL);
+    return *kept == NULL ? -1 : PyModule_AddType(module, (PyTypeObject *)*kept);
+}
+
+int
 ns_add_type(PyObject *module, PyType_Spec *spec)
 {
-    PyObject *type = ns_new_type(module, spec, NULL);
-    if (type == NULL) {
-        return -1;
-    }
-    int result = PyModule_AddType(module, (PyTypeObject *)type);
-    Py_DECREF(type);
+    PyObject *type;
+    int result = ns_add_kept_type(module, spec, &type);
+    Py_XDECREF(type);
     return result;
 }
 

@@ -126,6 +126,10 @@ PyObject *ns_shutting_down(void);
 PyObject *ns_repr_uninitialized(PyObject *self);
 /* "<module.Class object at 0x..., state>" */
 PyObject *ns_repr_state(PyObject *self, const char *state);
+/* The same for a lock: "locked, owner=..., waiters=...", without the owner if it is not known (0),
+ * and without the waiters if there are none. `more` follows the owner. */
+PyObject *ns_repr_lock(PyObject *self, bool locked, unsigned long long owner, const char *more,
+                       size_t waiters);
 
 /* "Class(value)"; steals the reference to value, which may be NULL with an exception set. */
 PyObject *ns_repr_call(PyObject *self, PyObject *value);
@@ -145,6 +149,8 @@ PyObject *ns_new_type(PyObject *module, PyType_Spec *spec, PyObject *bases);
 
 /* Creates the type and adds it to the module. 0 or -1. */
 int ns_add_type(PyObject *module, PyType_Spec *spec);
+/* The same, and keeps the type in *kept, which is in the module's state. */
+int ns_add_kept_type(PyObject *module, PyType_Spec *spec, PyObject **kept);
 
 /* Adds public functions: they appear to belong to nogil_sync. 0 or -1. */
 int ns_add_functions(PyObject *module, PyMethodDef *functions);

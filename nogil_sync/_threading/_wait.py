@@ -144,6 +144,13 @@ class Waiter(Step):
         self.outer = _thread.waiter
         self.sent_away: Waiter | None = None  # the waiter that is away because of this call
 
+    def is_served(self) -> bool:
+        """For those that look who sleeps: see `sleep.Awaited`."""
+        return self not in self.line.state[1]
+
+    def holders(self) -> tuple[int, ...]:
+        return self.line.holders(self.line.state[0])
+
 
 Waiters: TypeAlias = tuple[Waiter, ...]
 # The new value, the waiters that stay in the queue, those that are granted.
@@ -230,6 +237,10 @@ class Line:
     def returns(self, _request: Any) -> bool:
         """Whether what was granted to the request can be taken back."""
         return True
+
+    def holders(self, _value: Any) -> tuple[int, ...]:
+        """The threads that hold it in a way that keeps all others out, as far as known."""
+        return ()
 
     def change(
         self, edit: Callable[..., Change], *args: Any, receipt: Receipt = NO_RECEIPT
@@ -410,7 +421,7 @@ class Line:
             if me.scope is not None and me.scope.is_cancelled:
                 me.cancelled = True
                 break
-            if not sleep_at(me.gate, deadline):
+            if not sleep_at(me.gate, deadline, about=me):
                 break
             if me in self.state[1]:  # what we wait for may have come while we were away
                 self.look_again()
@@ -571,6 +582,13 @@ class Place:
         self.gate = gate
         self.round: Round | None = None
 
+    def is_served(self) -> bool:
+        """For those that look who sleeps: see `sleep.Awaited`."""
+        return self.round is None or self.round.over
+
+    def holders(self) -> tuple[int, ...]:
+        return ()
+
 
 class Round:
     """The wait for one moment, by all threads that wait for it.
@@ -587,6 +605,13 @@ class Round:
         self.over = False  # becomes true, once, before the gate is first opened
         self.places: tuple[Place, ...] = ()
 
+    def is_served(self) -> bool:
+        """For those that look who sleeps: see `sleep.Awaited`."""
+        return self.over
+
+    def holders(self) -> tuple[int, ...]:
+        return ()
+
     def open(self) -> None:
         open_gate(self.gate)  # or a waiter looked at `over` first, and opened it
         for place in self.places:
@@ -599,7 +624,7 @@ class Round:
             # Not `while condition`: its jump back lies outside the try from 3.12 on, and a
             # Ctrl-C there would skip the cleanup.
             while True:
-                if self.over or not sleep_at(self.gate, deadline):
+                if self.over or not sleep_at(self.gate, deadline, about=self):
                     break
         finally:
             # A thread that took the gate's one token (if only to be interrupted right after) came
@@ -659,7 +684,7 @@ class Word:
                 if scope.is_cancelled:
                     cancelled = True
                     break
-                if not sleep_at(gate, deadline):
+                if not sleep_at(gate, deadline, about=me):
                     break
         finally:
             while True:  # twice: an interrupt can also come where a loop jumps back

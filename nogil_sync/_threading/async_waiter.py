@@ -9,16 +9,19 @@ the same loop. An interrupt in this loop is raised when the loop is done; the ca
 came is called again.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 from weakref import ref
 
 from .._common.channel_closed import ChannelClosed
+from .._common.dropped import when_dropped
 from .._common.guard import Guard, guard_of
 from .._common.originals import get_ident, local
 from .._common.performance import Unraisable
 from ._wait import Line, Place, Request, Waiter, Word, callbacks
+from .barrier import Barrier, _Parties, _Round
 from .channel import Channel, _Receive, _Send
 from .cond import Cond
 from .event import Event
@@ -93,6 +96,50 @@ class _LinePlace(Waiter):
         return request.item if isinstance(request, _Receive) else None, None
 
 
+class _BarrierPlace(_LinePlace):
+    """A place at a barrier."""
+
+    __slots__ = ("pid",)
+
+    def __init__(self, line: _Parties, gate: "AsyncWaiter") -> None:
+        super().__init__(line, Request(), gate)
+        self.pid = os.getpid()
+
+    def waits_on(self) -> bool:
+        """Break the barrier, unless all have come; whether it is still waited for."""
+        self.line.change(self.line.give_up, self)  # type: ignore[attr-defined]
+        return not self.served()
+
+    def leave(self) -> bool:
+        """Leave the barrier, and break it unless all have come; false if it was passed."""
+        if self.joined:
+            self.waits_on()
+        self.line.leave(self, False)
+        told = self.request.item
+        self.is_final = isinstance(told, _Round) and bool(told.item)
+        return not self.is_final
+
+    def outcome(self) -> tuple[Any, BaseException | None]:
+        """What the call returns, or the error that it raises. The leader runs the action."""
+        failure: BaseException | None = None
+        try:
+            return self.line.collect(self, self.pid), None  # type: ignore[attr-defined]
+        except BaseException as error:
+            failure = error
+        while True:  # twice: an interrupt can also come where a loop jumps back
+            try:
+                while True:
+                    try:
+                        self.leave()
+                        break
+                    except BaseException:
+                        pass  # the first error is under way
+                break
+            except BaseException:
+                pass
+        return None, failure
+
+
 class _WordPlace(Place):
     """A place in a round."""
 
@@ -145,6 +192,22 @@ class _SelectPlace(_Selection):
 _Place = _LinePlace | _WordPlace | _MutexPlace | _SelectPlace
 
 
+class _End:
+    """What is left to do when an `AsyncWaiter` is dropped. It does not refer to that."""
+
+    __slots__ = ("place", "reached")
+
+    def __init__(self, place: _Place) -> None:
+        self.place = place
+        self.reached = False  # it was collected, cancelled or forgotten
+
+    def reach(self) -> None:
+        """Give back what nobody has collected."""
+        if not self.reached:
+            self.place.leave()
+            self.reached = True
+
+
 def _place(obj: Any, operation: str, argument: Any, gate: "AsyncWaiter") -> _Place:
     """A place for this call."""
     if operation == "acquire":
@@ -162,6 +225,8 @@ def _place(obj: Any, operation: str, argument: Any, gate: "AsyncWaiter") -> _Pla
             return _WordPlace(obj._WaitGroup__word, 0, gate)  # type: ignore[attr-defined]
         if isinstance(obj, Cond):
             return _LinePlace(obj._Cond__line, 1, gate)  # type: ignore[attr-defined]
+        if isinstance(obj, Barrier):
+            return _BarrierPlace(obj._Barrier__line, gate)  # type: ignore[attr-defined]
     elif operation in ("send", "recv") and isinstance(obj, Channel):
         request = _Send(argument) if operation == "send" else _Receive()
         return _LinePlace(obj._Channel__line, request, gate)  # type: ignore[attr-defined]
@@ -174,12 +239,12 @@ class AsyncWaiter:
     """One call that waits without a thread: it is called back once it is served.
 
     `operation` is "acquire" (of a Mutex, a side of an RWMutex, or a Semaphore), "wait" (for an
-    Event, a WaitGroup, or the notification of a Cond), "send" (the argument is the item), "recv",
-    or "select" (a tuple of cases; of their times the owner takes care). It enters the line at once:
-    if `served` is true then, the callback does not come. Else ``callback(waiter)`` is called once,
-    or again if it raises, in the thread that serves it. Its owner ends it by `result` or `cancel`;
-    what a waiter was served that is dropped before is lost. (No finaliser gives it back, as an
-    interrupt in there would be lost, too.)
+    Event, a WaitGroup, a Barrier, or the notification of a Cond), "send" (the argument is the
+    item), "recv", or "select" (a tuple of cases; of their times the owner takes care). It enters
+    the line at once: if `served` is true then, the callback does not come. Else
+    ``callback(waiter)`` is called once, or again if it raises, in the thread that serves it. Its
+    owner ends it by `result` or `cancel`.
+    A waiter that is dropped after it was served gives back what it was served.
 
     Internal: `_common.awaited` is built on it.
     """
@@ -189,11 +254,13 @@ class AsyncWaiter:
         "__callback",
         "__called",
         "__caller",
+        "__end",
         "__guard",
         "__object",
         "__phase",
         "__reference",
         "__tries",
+        "__watch",
         "__weakref__",
         "place",
     )
@@ -213,6 +280,8 @@ class AsyncWaiter:
         self.__tries = 0
         self.__guard: Guard = guard_of(self)
         self.place = place = _place(obj, operation, argument, self)
+        self.__end = end = _End(place)
+        self.__watch = when_dropped(end.reach)
         entered = False
         try:
             self.__reference = ref(self, callbacks.discard)
@@ -220,12 +289,15 @@ class AsyncWaiter:
             place.enter()
             self.__called = served = place.served()
             self.__phase = _OPEN
-            if not served and place.served():
+            if served:
+                place.gate = _NO_GATE
+            elif place.served():
                 self.release()  # the thread that served it may have come before it was open
             entered = True
         finally:
             if not entered:
                 self.__phase = _FORGOTTEN
+                end.reached = True
                 while True:  # twice: an interrupt can also come where a loop jumps back
                     try:
                         while True:
@@ -255,6 +327,7 @@ class AsyncWaiter:
         try:
             if self.__phase is _OPEN:
                 self.__phase = _COLLECTED
+                self.__end.reached = True
                 self.place.gate = _NO_GATE
                 mine = True
         finally:
@@ -263,6 +336,9 @@ class AsyncWaiter:
         if mine and error is None:
             return value
         raise error if mine and error else RuntimeError("the waiter has no result any more")
+
+    # After it has read an attribute the interpreter does not look for signals.
+    outcome = property(result)
 
     def cancel(self) -> bool:
         """Leave the line, or give back what it was served; whether that was done.
@@ -292,15 +368,24 @@ class AsyncWaiter:
                 except BaseException as another:
                     later = later or another
             if self.__phase is _CANCELLED:
+                self.__end.reached = True
                 self.place.gate = _NO_GATE
                 callbacks.discard(self.__reference)
         if later is not None:
             raise later
         return self.__phase is _CANCELLED
 
+    def time_out(self) -> bool:
+        """As `cancel`, when the time is over: a barrier for which all have come is waited for."""
+        place = self.place
+        if isinstance(place, _BarrierPlace) and self.__phase is _OPEN and place.waits_on():
+            return False
+        return self.cancel()
+
     def forget(self) -> None:
         """Never call back, and count as not served."""
         self.__phase = _FORGOTTEN
+        self.__end.reached = True
 
     def withdraw(self) -> None:
         """Leave the line after `forget`, and give back what it was served."""
@@ -364,6 +449,7 @@ class AsyncWaiter:
                 if self.__tries <= _TRIES:
                     self.__callback(self)
                 self.__called = True
+                self.place.gate = _NO_GATE
                 break
             except Exception as error:
                 if self.__tries == _TRIES:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, NoReturn, SupportsIndex, TypeVar, cas
 from .._common.guard import Guard, guard_of
 from .._common.object import SyncObject, adopt, subscripted
 from .._common.originals import get_ident
+from .._common.recording import record_retry, recording
 from ._arguments import exact_int
 
 __all__ = ["AtomicBool", "AtomicInt32", "AtomicInt64", "AtomicRef", "AtomicUint32", "AtomicUint64"]
@@ -112,6 +113,8 @@ class _AtomicInteger(_Atomic):
             equal = self.__value == expected
             if equal:
                 self.__value = number
+        if not equal and recording.on:
+            record_retry(self, "compare_and_swap")
         return equal
 
     def add(self, n: SupportsIndex = 1) -> int:
@@ -340,6 +343,8 @@ class AtomicBool(_Atomic):
             equal = self.__value is expected
             if equal:
                 self.__value = truth
+        if not equal and recording.on:
+            record_retry(self, "compare_and_swap")
         return equal
 
 
@@ -425,6 +430,8 @@ class AtomicRef(_Atomic, Generic[T]):
             same = current is old
             if same:
                 self.__value = new
+        if not same and recording.on:
+            record_retry(self, "compare_and_swap")
         return same
 
     def update(self, fn: Callable[[T], T]) -> T:
@@ -447,3 +454,5 @@ class AtomicRef(_Atomic, Generic[T]):
                     self.__value = new
             if same:
                 return new
+            if recording.on:
+                record_retry(self, "update")

@@ -10,9 +10,10 @@ import os
 from collections.abc import Callable
 from typing import Any, Final, SupportsIndex, TypeAlias
 
+from .._common.awaited import AwaitedBarrier
 from .._common.cancelled import MESSAGE, Cancelled
 from .._common.object import SyncObject, before_init, lacks, uninitialized, until_init
-from .._common.originals import BrokenBarrierError
+from .._common.originals import BrokenBarrierError, get_ident
 from ._arguments import exact_int, wait_timeout
 from ._wait import NOBODY, Change, Line, Request, Waiter, Waiters, need_room
 from .scope import here
@@ -36,9 +37,9 @@ _NESTED: Final = object()  # its thread is running the action
 
 _NOBODY_PASSED: Final[Waiters] = ()
 
-# The leader, the process in which it became that, and all parties in their order. In the child of a
-# fork it is none: if its thread lives on there, it passes by itself.
-_Leader: TypeAlias = tuple[Waiter, int, Waiters]
+# The leader, the process and the thread in which it became that, and all parties in their order. In
+# the child of a fork it is none: if its thread lives on there, it passes by itself.
+_Leader: TypeAlias = tuple[Waiter, int, int, Waiters]
 # What a step hands over: to whom, and what.
 _Handed: TypeAlias = tuple[Request, Any]
 _Value: TypeAlias = tuple[_Round, _Leader | None, bool, _Handed | None]
@@ -77,14 +78,15 @@ class _Parties(Line):
         if broken:
             return (this, leader, broken, (me.request, _REFUSED)), waiters[:-1], (me,)
         if leader is not None:
-            if leader[0].thread == me.thread:
+            if leader[2] == get_ident():  # the thread that arrives is the one that calls this
                 return (this, leader, broken, (me.request, _NESTED)), waiters[:-1], (me,)
             return (this, leader, broken, (me.request, _LATE)), waiters, ()
         if len(waiters) < self.parties:
             return (this, leader, broken, (me.request, this)), waiters, ()
         if self.action is None:
             return self.__end(this, False, waiters, waiters)
-        leads = (this, (me, os.getpid(), waiters), broken, (me.request, _LEADS))
+        leader = me, os.getpid(), get_ident(), waiters
+        leads = (this, leader, broken, (me.request, _LEADS))
         return leads, waiters[:-1], (me,)
 
     def give(self, value: _Value, waiters: Waiters, _request: Any) -> Change:
@@ -105,7 +107,7 @@ class _Parties(Line):
         """The leader's action succeeded."""
         this, leader, _, _ = value
         if leader is not None and leader[0] is me and leader[1] == os.getpid():
-            return self.__end(this, False, leader[2], waiters)
+            return self.__end(this, False, leader[3], waiters)
         if pid == os.getpid():
             raise _broken()
         return value, waiters, ()
@@ -129,13 +131,24 @@ class _Parties(Line):
         arrival = Request()
         me = Waiter(self, arrival)
         pid = os.getpid()
-        timed_out = keep = False
+        timed_out = keep = settled = False
         later: BaseException | None = None
-        need_room(40)  # for giving up, which itself needs room for a change
+        # The last to come need not stand in line. (Another thread may be faster.)
+        comes_last = len(self.state[1]) + 1 >= self.parties
+        if comes_last and self.action is None:
+            need_room()  # for waking the others
+        else:
+            need_room(40)  # for giving up, which itself needs room for a change
         try:
-            self.join(me, None if seconds == 0 else here.scope)
+            if comes_last:
+                self.attempt(me)
+            if not me.kept:
+                if comes_last:
+                    need_room(40)
+                self.join(me, None if seconds == 0 else here.scope)
             while True:
-                self.sleep(me, seconds)
+                if not me.kept:
+                    self.sleep(me, seconds)
                 if me.kept or me.cancelled:
                     break
                 self.change(self.give_up, me)
@@ -148,22 +161,24 @@ class _Parties(Line):
                     self.action()
                 self.change(self.finish, me, pid)
             keep = me.kept or not me.cancelled
+            settled = me.kept and me.gate is None and me.sent_away is None
         finally:
-            while True:  # twice: an interrupt can also come where a loop jumps back
-                try:
-                    while True:
-                        try:
-                            if not keep and not lacks(self, Line, "state"):  # no garbage
-                                self.change(self.give_up, me)
-                            self.leave(me, keep)
-                            break
-                        except BaseException as another:
-                            keep = False
-                            later = later or another
-                    break
-                except BaseException as another:
-                    keep = False
-                    later = later or another
+            if not settled:
+                while True:  # twice: an interrupt can also come where a loop jumps back
+                    try:
+                        while True:
+                            try:
+                                if not keep and not lacks(self, Line, "state"):  # no garbage
+                                    self.change(self.give_up, me)
+                                self.leave(me, keep)
+                                break
+                            except BaseException as another:
+                                keep = False
+                                later = later or another
+                        break
+                    except BaseException as another:
+                        keep = False
+                        later = later or another
         if later is not None:  # and it was the first
             raise later
         if me.cancelled and not me.kept:
@@ -182,6 +197,15 @@ class _Parties(Line):
         passed: Waiters = told.item
         return passed.index(me)
 
+    def collect(self, me: Waiter, pid: int) -> int | None:
+        """What the call returns for a waiter without a thread, which was served."""
+        told = me.request.item
+        if told is _LEADS:
+            if self.action is not None:
+                self.action()
+            self.change(self.finish, me, pid)
+        return self.__outcome(told, me, False)
+
     def waiting(self) -> int:
         """How many have arrived in this round."""
         (_, leader, _, _), waiters = self.state
@@ -196,7 +220,7 @@ def _broken(timed_out: bool = False) -> BrokenBarrierError:
     return BrokenBarrierError("the barrier is broken, or was reset")
 
 
-class Barrier(SyncObject):
+class Barrier(SyncObject, AwaitedBarrier):
     """Lets a number of threads wait for each other, as ``threading.Barrier``.
 
     Each of the `parties` threads calls :meth:`wait`, and all of them go on when the last has
@@ -300,6 +324,10 @@ class Barrier(SyncObject):
     def abort(self) -> None:
         """Break the barrier: for a thread that will not come."""
         self.__line.change(self.__line.end, True)
+
+    @property
+    def _default_timeout(self) -> float | None:
+        return self.__line.seconds
 
     @property
     def parties(self) -> int:

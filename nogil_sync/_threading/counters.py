@@ -113,8 +113,8 @@ class ShardedFloatCounter(_Counter):
     """A floating-point sum that many threads add to at once.
 
     As :class:`ShardedCounter`, for seconds, bytes per second, weights. The order of the
-    additions, and with it the rounding of the sum, is not specified. Infinities and NaN
-    are added as any float.
+    additions, and with it the rounding of the sum, is not specified, nor is the sign of a
+    sum of zero. Infinities and NaN are added as any float.
 
     >>> from nogil_sync import ShardedFloatCounter
     >>> seconds = ShardedFloatCounter()

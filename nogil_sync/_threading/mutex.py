@@ -2,7 +2,7 @@
 
 State, changed only in sections (see `_common.guard`):
 
-- `locked`;
+- `holder`: the thread that took the lock, 0 while it is free, NO_THREAD if a task took it;
 - a queue of waiters, first come first served, linked through themselves;
 - each waiter's `granted` (the lock was handed to it) and `queued`.
 
@@ -46,6 +46,8 @@ from ._wait import WARNS, Gate, open_gate, places_without_thread
 
 __all__ = ["Mutex"]
 
+NO_THREAD = -1  # the holder, if the lock was handed to a waiter without a thread
+
 _PATIENCE = 0.001  # seconds after which the first waiter gets the next turn
 
 
@@ -68,6 +70,13 @@ class _Waiter:
         # The call of this thread that was waiting, for any mutex, when a signal handler or
         # finaliser began this one: it is suspended until we return.
         self.outer = outer
+
+    def is_served(self) -> bool:
+        """For those that look who sleeps: see `sleep.Awaited`."""
+        return self.granted or not self.mutex._Mutex__holder  # type: ignore[attr-defined]
+
+    def holders(self) -> tuple[int, ...]:
+        return self.mutex._Mutex__holders()  # type: ignore[attr-defined,no-any-return]
 
 
 class _Thread(local):
@@ -105,19 +114,26 @@ class Mutex(SyncObject, AwaitedLock):
     """
 
     __module__ = "nogil_sync"
-    __slots__ = ("__guard", "__head", "__locked", "__tail")
+    __slots__ = ("__foreign", "__guard", "__head", "__holder", "__tail")
 
     def _SyncObject__fill(self) -> None:
         self.__head: _Waiter | None = None
         self.__tail: _Waiter | None = None
-        self.__locked = False
+        self.__holder = 0
+        self.__foreign = False  # whether a thread other than the holder ever released it
         self.__guard: Guard = guard_of(self)
 
     def __init__(self) -> None:
         super().__init__()
 
     def __repr__(self) -> str:
-        state = "locked" if self.__locked else "unlocked"
+        holder = self.__holder
+        state = "locked" if holder else "unlocked"
+        if holder not in (0, NO_THREAD):
+            state += f", owner={holder}"
+        waiters = sum(each.mutex is self for each in list(_waiting) + places_without_thread())
+        if waiters:
+            state += f", waiters={waiters}"
         cls = type(self)
         return f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, {state}>"
 
@@ -144,16 +160,19 @@ class Mutex(SyncObject, AwaitedLock):
         """
         seconds = lock_timeout(blocking, timeout)
         taken = False
+        me = get_ident()
         try:
             with self.__guard:
-                if not self.__locked and self.__head is None:
-                    self.__locked = taken = True
+                if not self.__holder and self.__head is None:
+                    self.__holder = me
+                    taken = True
         except BaseException:
             wake = None
             while taken:  # whatever interrupts
                 try:
                     with self.__guard:
-                        self.__locked = taken = False
+                        taken = False
+                        self.__holder = 0
                         wake = self.__head
                 except BaseException:
                     pass
@@ -182,7 +201,7 @@ class Mutex(SyncObject, AwaitedLock):
 
     def locked(self) -> bool:
         """Whether the lock is taken, by any thread."""
-        return self.__locked
+        return self.__holder != 0
 
     def __enter__(self) -> bool:
         """Take the lock; return True."""
@@ -194,7 +213,8 @@ class Mutex(SyncObject, AwaitedLock):
         # moment that cannot be guarded, leaves the lock taken; a call more would be a second one.
         wake = None
         now = 0.0
-        locked = True
+        me = 0
+        holder = NO_THREAD
         receipt = NO_RECEIPT
         later: BaseException | None = None
         try:
@@ -202,19 +222,23 @@ class Mutex(SyncObject, AwaitedLock):
             # the receipt.)
             if exc_info and exc_info[-1].__class__ is Receipt:
                 receipt = exc_info[-1]  # type: ignore[assignment]
+            me = get_ident()
             if self.__head is not None:  # else no waiter could have waited for long
                 now = monotonic()
         finally:
             try:
                 with self.__guard:
-                    locked = self.__locked
-                    if locked:
+                    holder = self.__holder
+                    if holder:
                         receipt.done = True
+                        if holder != me and me and holder != NO_THREAD:
+                            self.__foreign = True
                         wake = self.__head
                         if wake is None or now - wake.since < _PATIENCE:
-                            self.__locked = False
+                            self.__holder = 0
                         else:
                             # Handed over.  (Dequeue the first.)
+                            self.__holder = wake.thread
                             wake.granted = True
                             wake.queued = False
                             self.__head = wake.next
@@ -238,8 +262,13 @@ class Mutex(SyncObject, AwaitedLock):
                         later = later or another
         if later is not None:
             raise later
-        if not locked:
+        if not holder:
             raise RuntimeError("release unlocked lock")
+
+    def __holders(self) -> tuple[int, ...]:
+        """The thread that will release it, unless it is free or that may be any thread."""
+        holder = self.__holder
+        return () if holder in (0, NO_THREAD) or self.__foreign else (holder,)
 
     def _release(self, receipt: Receipt) -> None:
         """Release, and tell surely whether it was done: for Cond."""
@@ -247,7 +276,7 @@ class Mutex(SyncObject, AwaitedLock):
 
     def _at_fork_reinit(self) -> None:
         """Make the lock free and forget its waiters: for the child of a fork."""
-        self.__locked = False
+        self.__holder = 0
         self.__forget()
 
     def __forget(self) -> None:
@@ -289,7 +318,7 @@ class Mutex(SyncObject, AwaitedLock):
                 self.__try(me, now, expired)
                 if me.granted or expired:
                     break
-                expired = not sleep_at(me.gate, deadline)
+                expired = not sleep_at(me.gate, deadline, about=me)
                 now = monotonic()
             # Nothing can take the lock away from here on: no interrupt comes before `me`
             # is off the list.
@@ -326,8 +355,8 @@ class Mutex(SyncObject, AwaitedLock):
                                         head.prev = below
                                 if me.granted and not keep:  # handed over in the last moment
                                     me.granted = False
-                                    self.__locked = False
-                                if not self.__locked:
+                                    self.__holder = 0
+                                if not self.__holder:
                                     wake = self.__head
                             if wake is not None:
                                 try:
@@ -354,12 +383,13 @@ class Mutex(SyncObject, AwaitedLock):
         later: BaseException | None = None
         try:
             with self.__guard:
-                if not me.granted and not self.__locked:
-                    self.__locked = True
+                if not me.granted and not self.__holder:
                     first = self.__head
                     if first is None or first is me or now - first.since < _PATIENCE:
+                        self.__holder = me.thread
                         me.granted = True
                     else:  # it is the first one's turn
+                        self.__holder = first.thread
                         wake = first
                         first.granted = True
                         first.queued = False
@@ -431,8 +461,8 @@ class Mutex(SyncObject, AwaitedLock):
     def __admit(self, me: _Waiter) -> None:
         """Hand the lock to a waiter without a thread if it is free and that is the first."""
         with self.__guard:
-            if not self.__locked and self.__head is me:
-                self.__locked = True
+            if not self.__holder and self.__head is me:
+                self.__holder = NO_THREAD
                 me.granted = True
                 me.queued = False
                 self.__head = me.next
@@ -456,8 +486,8 @@ class Mutex(SyncObject, AwaitedLock):
                     me.next.prev = me.prev
             if me.granted:
                 me.granted = False
-                self.__locked = False
-            wake = None if self.__locked else self.__head
+                self.__holder = 0
+            wake = None if self.__holder else self.__head
         if wake is not None:
             open_gate(wake.gate)
 
@@ -469,7 +499,7 @@ class _MutexPlace(_Waiter):
 
     def __init__(self, mutex: Mutex, gate: Gate) -> None:
         super().__init__(mutex, None, -inf, gate)
-        self.thread = 0
+        self.thread = NO_THREAD
 
     def enter(self) -> None:
         """Take the lock or queue for it."""

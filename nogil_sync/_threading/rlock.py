@@ -33,6 +33,9 @@ class _Owner(Line):
         thread, n, again = request
         return (thread, count + n) if not owner or (again and owner == thread) else None
 
+    def holders(self, value: _Holds) -> tuple[int, ...]:
+        return () if value == _FREE else (value[0],)
+
     def admit(self, value: _Holds, waiters: Waiters) -> Change:
         granted = []
         staying = []
@@ -69,6 +72,9 @@ class RLock(SyncObject):
     threads get it after as many releases. Only the owner may release it. What a thread did
     before its last release is visible to the next owner.
 
+    Its owner is a thread, which runs all tasks of an event loop: so tasks cannot use it. It has no
+    ``acquire_async``, and ``async with`` is a ``TypeError``; use a :class:`Mutex`.
+
     It costs a little more than a :class:`Mutex`: prefer that one where no thread takes the
     lock twice. Taking or releasing it costs one compare-and-swap in the native backend when
     nobody waits, and none when its owner takes it once more.
@@ -92,8 +98,10 @@ class RLock(SyncObject):
         super().__init__()
 
     def __repr__(self) -> str:
-        owner, count = self.__line.state[0]
+        (owner, count), waiters = self.__line.state
         state = f"locked, owner={owner}, count={count}" if owner else "unlocked"
+        if waiters:
+            state += f", waiters={len(waiters)}"
         cls = type(self)
         return f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, {state}>"
 

@@ -5,33 +5,35 @@ from typing import TypeAlias, TypeVar, final
 from .._common.awaited import AwaitedLock
 from .._common.guard import Receipt
 from .._common.object import Part, SyncObject, adopt
+from .._common.originals import get_ident
 from ._arguments import lock_timeout
 from ._wait import Change, Line, Waiters
 
 __all__ = ["RWMutex", "RWMutexReader", "RWMutexWriter"]
 
-_Value: TypeAlias = tuple[int, bool, int]
+_Value: TypeAlias = tuple[int, int, int]
 
-_FREE: _Value = (0, False, 0)
-_WRITTEN: _Value = (0, True, 0)
+_FREE: _Value = (0, 0, 0)
+_NO_THREAD = 1  # the writer, if it has no thread; a request for it may be True
 
 
 class _Sides(Line):
-    """A request is whether to write; three numbers are the value.
+    """A request is the thread that wants to write, or 0 to read; three numbers are the value.
 
-    They are: how many hold it to read; whether one holds it to write; and how many of the
+    They are: how many hold it to read; the thread that holds it to write, or 0; and how many of the
     former are writers that downgraded.
     """
 
-    __slots__ = ()
+    __slots__ = ("foreign",)
+    foreign: bool  # whether a thread other than the writer has ever released the write lock
     state: tuple[_Value, Waiters]
     cancellable = False
 
-    def take(self, value: _Value, write: bool) -> _Value | None:
+    def take(self, value: _Value, write: int) -> _Value | None:
         readers, writing, downgraded = value
         if writing or (write and readers):
             return None
-        return _WRITTEN if write else (readers + 1, False, downgraded)
+        return (0, int(write), 0) if write else (readers + 1, 0, downgraded)
 
     def admit(self, value: _Value, waiters: Waiters) -> Change:
         readers, writing, _ = value
@@ -41,7 +43,11 @@ class _Sides(Line):
             if waiter.request and not waiter.away:
                 if readers:
                     return value, waiters, ()
-                return _WRITTEN, tuple(w for w in waiters if w is not waiter), (waiter,)
+                return (
+                    (0, int(waiter.request), 0),
+                    tuple(w for w in waiters if w is not waiter),
+                    (waiter,),
+                )
         return self.admit_readers(value, waiters)
 
     def admit_readers(self, value: _Value, waiters: Waiters) -> Change:
@@ -52,9 +58,9 @@ class _Sides(Line):
         readers, _, downgraded = value
         # Not by looking at `away` again, which may have changed: a granted waiter leaves the queue.
         staying = tuple(w for w in waiters if w not in granted)
-        return (readers + len(granted), False, downgraded), staying, granted
+        return (readers + len(granted), 0, downgraded), staying, granted
 
-    def give(self, value: _Value, waiters: Waiters, write: bool) -> Change:
+    def give(self, value: _Value, waiters: Waiters, write: int) -> Change:
         readers, writing, downgraded = value
         if not write:
             readers = max(readers - 1, 0)
@@ -66,21 +72,26 @@ class _Sides(Line):
             value, waiters, granted = self.admit(value, waiters)
         return value, waiters, granted
 
-    def release(self, value: _Value, waiters: Waiters, write: bool) -> Change:
+    def release(self, value: _Value, waiters: Waiters, write: int) -> Change:
         readers, writing, downgraded = value
         if write and not writing and downgraded:
-            return self.admit((readers - 1, False, downgraded - 1), waiters)
+            return self.admit((readers - 1, 0, downgraded - 1), waiters)
         if not (writing if write else readers):
             raise RuntimeError("release unlocked lock")
+        if write and writing not in (write, _NO_THREAD):
+            self.foreign = True
         return self.give(value, waiters, write)
 
     def downgrade(self, value: _Value, waiters: Waiters) -> Change:
         if not value[1]:
             raise RuntimeError("downgrade of an unlocked write lock")
-        return self.admit_readers((1, False, 1), waiters)
+        return self.admit_readers((1, 0, 1), waiters)
 
     def reset(self, _: _Value, waiters: Waiters) -> Change:
-        return self.give(_WRITTEN, waiters, True)
+        return self.give((0, _NO_THREAD, 0), waiters, _NO_THREAD)
+
+    def holders(self, value: _Value) -> tuple[int, ...]:
+        return () if self.foreign or value[1] in (0, _NO_THREAD) else (value[1],)
 
 
 class _View(Part, AwaitedLock):
@@ -95,7 +106,13 @@ class _View(Part, AwaitedLock):
         adopt(cls, _View)
 
     def __repr__(self) -> str:
+        value, waiters = self._line.state
         state = "locked" if self.locked() else "unlocked"
+        if self._write and value[1] > _NO_THREAD:
+            state += f", owner={value[1]}"
+        waiting = sum(bool(each.request) is self._write for each in waiters)
+        if waiting:
+            state += f", waiters={waiting}"
         cls = type(self)
         return f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, {state}>"
 
@@ -104,11 +121,11 @@ class _View(Part, AwaitedLock):
 
     def __enter__(self) -> bool:
         """Take the lock; return True."""
-        return self._line.acquire(self._write, None)
+        return self._line.acquire(get_ident() if self._write else 0, None)
 
     def __exit__(self, *exc_info: object) -> None:
         """Let the lock go."""
-        self._line.change(self._line.release, self._write)
+        self._line.change(self._line.release, get_ident() if self._write else 0)
 
     def _at_fork_reinit(self) -> None:
         """Make the whole lock free and forget its waiters: for the child of a fork."""
@@ -116,7 +133,8 @@ class _View(Part, AwaitedLock):
 
     def _release(self, receipt: Receipt) -> None:
         """Release, and tell surely whether it was done: for Cond."""
-        self._line.change(self._line.release, self._write, receipt=receipt)
+        thread = get_ident() if self._write else 0
+        self._line.change(self._line.release, thread, receipt=receipt)
 
 
 @final
@@ -150,14 +168,14 @@ class RWMutexReader(_View):
         A Ctrl-C in the main thread interrupts the wait: ``KeyboardInterrupt``, and the lock
         is not taken. Signal handlers run meanwhile and may use this lock.
         """
-        return self._line.acquire(False, lock_timeout(blocking, timeout))
+        return self._line.acquire(0, lock_timeout(blocking, timeout))
 
     def release(self) -> None:
         """Let go of one hold; the last one lets the first waiting writer in.
 
         Any thread may do so. ``RuntimeError`` if nobody holds the lock for reading.
         """
-        self._line.change(self._line.release, False)
+        self._line.change(self._line.release, 0)
 
     def locked(self) -> bool:
         """Whether any thread holds the lock for reading."""
@@ -193,7 +211,8 @@ class RWMutexWriter(_View):
         A Ctrl-C in the main thread interrupts the wait: ``KeyboardInterrupt``, and the lock
         is not taken. Signal handlers run meanwhile and may use this lock.
         """
-        return self._line.acquire(True, lock_timeout(blocking, timeout))
+        seconds = lock_timeout(blocking, timeout)
+        return self._line.acquire(get_ident(), seconds)
 
     def release(self) -> None:
         """Let the lock go, to all waiting readers, or else to the first waiting writer.
@@ -201,11 +220,11 @@ class RWMutexWriter(_View):
         Any thread may do so. After :meth:`RWMutex.downgrade` it lets go of the read lock
         that became of the write lock. ``RuntimeError`` if there is neither.
         """
-        self._line.change(self._line.release, True)
+        self._line.change(self._line.release, get_ident())
 
     def locked(self) -> bool:
         """Whether any thread holds the lock for writing; not after a downgrade."""
-        return self._line.state[0][1]
+        return self._line.state[0][1] != 0
 
 
 _V = TypeVar("_V", bound=_View)
@@ -250,6 +269,7 @@ class RWMutex(SyncObject):
 
     def _SyncObject__fill(self) -> None:
         self.__line = _Sides(_FREE)
+        self.__line.foreign = False
         self.__read = _view(RWMutexReader, self.__line)
         self.__write = _view(RWMutexWriter, self.__line)
 

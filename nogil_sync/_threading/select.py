@@ -447,6 +447,13 @@ class _Selection:
             ):
                 return
 
+    def is_served(self) -> bool:
+        """For those that look who sleeps: see `sleep.Awaited`."""
+        return self.__contest.winner is not None
+
+    def holders(self) -> tuple[int, ...]:
+        return ()
+
     def __wait(self, seconds: float | None) -> bool:
         """Wait until a case was done, at most so many seconds; whether it was cancelled instead."""
         if WARNS:
@@ -481,7 +488,7 @@ class _Selection:
                 ended = cancelled = True
             elif not again:
                 until = min(deadline, *(each.due() for each in self.__order))
-                sleep_at(gate, None if until == inf else until)
+                sleep_at(gate, None if until == inf else until, about=self)
                 ended = deadline != inf and monotonic() >= deadline
 
     def __chosen(self) -> Selected | None:

@@ -76,7 +76,8 @@ class SemaphoreHold(Part):
     """
 
     __module__ = "nogil_sync"
-    __slots__ = ("_line", "_n", "_seconds")
+    __slots__ = ("_line", "_n", "_seconds", "_whole")
+    _whole: "Semaphore"
     _line: _Units
     _n: int
     _seconds: float | None
@@ -229,6 +230,7 @@ class Semaphore(SyncObject, AwaitedSemaphore):
         """
         line = self.__line
         hold = object.__new__(SemaphoreHold)
+        hold._whole = self
         hold._n = line.checked(n)
         hold._seconds = wait_timeout(timeout)
         hold._line = line

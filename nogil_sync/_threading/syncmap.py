@@ -153,10 +153,10 @@ class SyncMap(SyncObject, SharedMap[K, V]):
     [('apple', 4), ('pear', 6)]
 
     **Atomicity.** Operations on one key, and :meth:`popitem`, are atomic and sequentially
-    consistent: whoever finds a value sees what its storer did before. ``len``, :meth:`clear`,
-    :meth:`update`, ``|=``, :meth:`copy`, :meth:`snapshot`, ``==`` and iteration go entry by
-    entry: exact when nobody writes, otherwise each entry as it was at some moment during the
-    call.
+    consistent: a thread that finds a value sees what the thread that stored it did before.
+    ``len``, :meth:`clear`, :meth:`update`, ``|=``, :meth:`copy`, :meth:`snapshot`, ``==`` and
+    iteration go entry by entry: exact when nobody writes, otherwise each entry as it was at
+    some moment during the call.
 
     **Iteration** never fails because of a change: it gives each key at most once, and every key
     that is there throughout exactly once. It holds no values: what it gives is in the map right

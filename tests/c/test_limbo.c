@@ -18,11 +18,12 @@
 
 static ns_limbo limbo;
 static _Atomic uint8_t taken[THREADS][ADDED]; /* how often each word was taken out */
-static uint64_t made[THREADS]
-                    [ADDED]; /* what each word stands for; plain: an addition publishes it */
+/* What each word stands for. It is not atomic, since an addition publishes it. */
+static uint64_t made[THREADS][ADDED];
 static _Atomic uint64_t safe; /* in place of ns_epoch_safe() */
 
-/* A word says who added it as which, and its stamp too: so it is not of another place. */
+/* A word holds the thread that added it and the word's number, which is its stamp, too: so a word
+ * from a wrong place is noticed. */
 static uintptr_t
 word_of(int thread, uint64_t n)
 {
@@ -152,6 +153,27 @@ list_is_due(int i)
     CHECK(!ns_limbo_is_due(list, 3) && !ns_limbo_is_due(list, 3) && ns_limbo_is_due(list, 3));
     CHECK(ns_limbo_take(list, 2, &word, 1) == 1 && ns_limbo_take(list, 2, &word, 1) == 1);
     CHECK(!ns_limbo_is_due(list, 2));
+    destroy();
+}
+
+/* A lone thread knows when all lists are empty. A thread that is not alone knows nothing. */
+static void
+lone_thread_finds_lists_empty(int i)
+{
+    (void)i;
+    uintptr_t words[4];
+    ns_slot();
+    CHECK(!ns_limbo_may_hold(&limbo));
+    CHECK(add(0, 0) && add(0, 1) && ns_limbo_may_hold(&limbo));
+    CHECK(ns_slots_become_alone());
+    CHECK(ns_limbo_take_alone(&limbo, 1, words, 4) == 1 && ns_limbo_may_hold(&limbo));
+    CHECK(ns_limbo_take_alone(&limbo, 2, words, 4) == 1 && !ns_limbo_may_hold(&limbo));
+    CHECK(add(0, 2) && ns_limbo_may_hold(&limbo));
+    ns_slots_enter_stray();
+    CHECK(ns_limbo_take_alone(&limbo, 3, words, 4) == 1 && ns_limbo_may_hold(&limbo));
+    ns_slots_leave_stray();
+    CHECK(ns_slots_become_alone());
+    CHECK(ns_limbo_take_alone(&limbo, 3, words, 4) == 0 && !ns_limbo_may_hold(&limbo));
     destroy();
 }
 
@@ -297,6 +319,7 @@ main(void)
     init_core();
     run_threads(1, list_grows_and_refuses);
     run_threads(1, list_is_due);
+    run_threads(1, lone_thread_finds_lists_empty);
     run_threads(1, stray_has_no_list);
     run_threads(1, leave_one);
     run_threads(1, continue_with_it);

@@ -201,6 +201,52 @@ check_slow_lock_lets_waiters_sleep(void)
     CHECK(ns_load(&mutex.word, NS_RELAXED) == 0 && mutex.queue.head == NULL);
 }
 
+/* ---- The holder ---- */
+
+static void *
+release_for_another(void *m)
+{
+    CHECK(ns_mutex_holder(m) != ns_thread_tag() && ns_mutex_unlock(m));
+    return NULL;
+}
+
+static void
+release_in_another_thread(ns_mutex *m)
+{
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, release_for_another, m) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+}
+
+/* The word names the thread that took the lock or was handed it, and a release by another is
+ * noted, on the fast path and on the slow one. */
+static void
+check_holder_is_recorded(void)
+{
+    for (int slow = 0; slow < 2; slow++) {
+        ns_mutex m = {0};
+        ns_waiter w = {0};
+        CHECK(ns_mutex_holder(&m) == 0 && ns_mutex_try_lock(&m));
+        CHECK(ns_mutex_holder(&m) == ns_thread_tag());
+        CHECK(ns_thread_of_tag(ns_thread_tag()) == (uint64_t)(uintptr_t)pthread_self());
+        CHECK(!steps->enter(&m, &w) && ns_mutex_waiters(&m) == 1);
+        w.impatient = true;
+        ns_or(&m.word, NS_MUTEX_VISIT, NS_RELAXED);
+        w.tag = 4 * NS_TAG_UNIT; /* that of another thread */
+        CHECK(ns_mutex_unlock(&m) && state_of(&w) == GRANTED);
+        CHECK(ns_mutex_holder(&m) == w.tag && !ns_mutex_is_foreign(&m));
+        ns_mutex_reset(&m);
+        CHECK(ns_mutex_holder(&m) == 0 && !ns_mutex_unlock(&m) && !ns_mutex_is_foreign(&m));
+
+        CHECK(ns_mutex_try_lock(&m));
+        if (slow) {
+            ns_or(&m.word, NS_MUTEX_VISIT, NS_RELAXED);
+        }
+        release_in_another_thread(&m);
+        CHECK(ns_mutex_is_foreign(&m) && ns_mutex_holder(&m) == 0 && !ns_mutex_is_locked(&m));
+    }
+}
+
 /* ---- Waiters that are called ---- */
 
 static _Atomic bool was_called[3];
@@ -219,9 +265,9 @@ is_called_now(int n)
 }
 
 static void
-check_word(uint32_t word)
+check_word(uint64_t flags)
 {
-    CHECK(ns_load(&mutex.word, NS_RELAXED) == word);
+    CHECK((ns_load(&mutex.word, NS_RELAXED) & NS_MUTEX_FLAGS) == flags);
 }
 
 /* A waiter that is called never holds up others, and is never forgotten, whichever waiters are in
@@ -242,7 +288,7 @@ check_called_waiters_are_handed_the_lock(void)
         check_word(ALL); /* so that the next is not forgotten */
         CHECK(ns_mutex_unlock(&mutex) && is_called_now(2) && ns_mutex_is_locked(&mutex));
         CHECK(ns_mutex_unlock(&mutex));
-        check_word(ns_load(&mutex.word, NS_RELAXED) & ~LOCKED);
+        CHECK(!ns_mutex_is_locked(&mutex));
 
         /* The first in line gives up: the next gets it, thread or not. */
         for (int thread = 0; thread < 2; thread++) {
@@ -482,6 +528,7 @@ main(void)
     check_new_waiters_do_not_overtake_for_long();
     check_order_of_service();
     check_slow_lock_lets_waiters_sleep();
+    check_holder_is_recorded();
     check_called_waiters_are_handed_the_lock();
     check_slowness_follows_the_holders();
     check_heir_that_gives_up_wakes_the_next();

@@ -706,7 +706,7 @@ check_readers_use_base_after_a_writer(void)
     make_spread();
     CHECK(rw.spread != NULL && rw.base == 0);
     CHECK(ns_rwmutex_try_write(&rw) && rw.spread == NULL && rw.cells != NULL);
-    CHECK(rw.base == NS_RW_WRITER);
+    CHECK(rw.base == (ns_thread_tag() | NS_RW_WRITER));
     CHECK(ns_rwmutex_write_unlock(&rw) && rw.base == NS_RW_OPEN);
     CHECK(ns_rwmutex_try_write_fast(&rw) && ns_rwmutex_write_unlock(&rw));
     CHECK(rw.last_closed == 1 && rw.base_meetings == 0);
@@ -818,12 +818,44 @@ fast_then_fast(int i)
     write_data();
 }
 
+static void *
+write_unlock_for_another(void *unused)
+{
+    CHECK(ns_rwmutex_write_unlock(&rw));
+    return unused;
+}
+
+/* The base word names the thread that writes, however it got the lock. */
+static void
+check_writer_is_recorded(void)
+{
+    ns_waiter w = {0};
+    pthread_t thread;
+    make();
+    CHECK(ns_rwmutex_writer(&rw) == 0 && ns_rwmutex_try_write(&rw));
+    CHECK(ns_rwmutex_writer(&rw) == ns_thread_tag() && !ns_rwmutex_is_read_locked(&rw));
+    CHECK(!write_steps->enter(&rw, &w) && ns_rwmutex_waiters(&rw, true) == 1);
+    CHECK(ns_rwmutex_waiters(&rw, false) == 0 && w.tag == ns_thread_tag());
+    w.tag = 4 * NS_TAG_UNIT; /* that of another thread */
+    CHECK(ns_rwmutex_write_unlock(&rw) && ns_is_granted(&w));
+    CHECK(ns_rwmutex_writer(&rw) == w.tag && !rw.foreign && !ns_rwmutex_is_read_locked(&rw));
+    ns_rwmutex_reset(&rw);
+    CHECK(ns_rwmutex_writer(&rw) == 0 && !ns_rwmutex_is_write_locked(&rw));
+
+    CHECK(ns_rwmutex_try_write(&rw));
+    CHECK(pthread_create(&thread, NULL, write_unlock_for_another, NULL) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+    CHECK(rw.foreign && ns_rwmutex_writer(&rw) == 0);
+    CHECK(ns_rwmutex_try_read(&rw) && ns_rwmutex_read_unlock(&rw));
+}
+
 int
 main(void)
 {
     setenv("NOGIL_SYNC_CPU_COUNT", "16", 1); /* so that ten readers can have cells of their own */
     init_core();
     check_wrong_releases_are_refused();
+    check_writer_is_recorded();
     check_downgrade_admits_readers();
     check_fast_release_of_a_served_writer();
     check_order_of_service();

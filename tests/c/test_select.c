@@ -406,6 +406,34 @@ check_selector_does_not_meet_one_that_is_away(void)
     }
 }
 
+/* Many cases send to one channel and receive from it. Another waiter comes while they are away. */
+static void
+check_many_places_in_one_line(void)
+{
+    for (int sends = 0; sends < 2; sends++) {
+        make(0);
+        ns_selector *s = new_selector(40);
+        for (int n = 0; n < 20; n++) {
+            add_receive(s, 0);
+            add_send(s, 0, (uintptr_t)(100 + n));
+        }
+        CHECK(!enter(s) && !steps->leave(s, &s->waiter));
+        CHECK(try_receive(0) == -1 && try_send(0, 7) == NS_CHANNEL_WOULD_WAIT);
+        ns_waiter other = {0};
+        other.place.amount = sends ? 0 : 7;
+        const struct ns_wait_steps *others =
+            sends ? &ns_channel_receive_steps : &ns_channel_send_steps;
+        CHECK(!others->enter(&channels[0], &other));
+        steps->rejoin(s, &s->waiter);
+        CHECK(is_served(s) && ns_is_granted(&other));
+        const int chosen = end(s);
+        CHECK(chosen % 2 == sends && amount(s, chosen) == (sends ? 0 : 7));
+        CHECK(!sends || other.place.amount == (uint64_t)(100 + chosen / 2));
+        CHECK(try_receive(0) == -1 && try_send(0, 8) == NS_CHANNEL_WOULD_WAIT);
+        ns_selector_free(s);
+    }
+}
+
 static void
 check_cancel_unlinks_all_places(void)
 {
@@ -937,6 +965,7 @@ main(void)
     check_parked_sender_meets_entering_receiver();
     check_selector_that_is_away_is_passed_by();
     check_selector_does_not_meet_one_that_is_away();
+    check_many_places_in_one_line();
     check_cancel_unlinks_all_places();
     check_closed_channels();
     check_choice_is_fair();

@@ -302,7 +302,7 @@ check_bound_follows_living_threads(void)
     CHECK(child >= 0);
     pthread_mutex_unlock(&gate);
     if (child == 0) { /* one thread is left; the bound falls when the next one leaves */
-        pthread_cond_init(&gate_moved, NULL); /* those who waited there are gone */
+        pthread_cond_init(&gate_moved, NULL); /* the threads that waited there are gone */
         CHECK(count_seen() == 1 && ns_slots_in_use() == 1);
 #if !defined(__SANITIZE_THREAD__) /* it lets no child start threads, and neither does an emulator */
         if (getenv("NS_NO_THREADS_IN_CHILDREN") == NULL) {

@@ -738,6 +738,45 @@ list_of_ended_thread_is_emptied(int i)
     destroy();
 }
 
+/* So does what is left in any list, with the deletions of a thread that has become alone. */
+static void
+lists_are_emptied_by_lone_thread(int i)
+{
+    (void)i;
+    ns_slot();
+    put_until_lists(4);
+    for (uint64_t id = 1; id < 4; id++) {
+        ns_section stray = ns_epoch_enter_stray();
+        run_threads(1, delete_first);
+        CHECK(ns_limbo_count(&table.limbo) == 1);
+        ns_epoch_leave(stray);
+        poll_until_safe();
+        const long alive = ns_load(&keys_alive, NS_RELAXED);
+        CHECK(delete_key(id) && ns_slots_is_alone());
+        CHECK(ns_limbo_count(&table.limbo) == 0 && !ns_limbo_may_hold(&table.limbo));
+        CHECK(ns_load(&keys_alive, NS_RELAXED) == alive - 2);
+        put_key(0, 0, true);
+    }
+    destroy();
+}
+
+/* Suppose that a newcomer opens a section right after a thread found itself alone. The thread then
+ * takes out only what that section cannot read. */
+static void
+lone_thread_leaves_what_newcomer_reads(int i)
+{
+    (void)i;
+    ns_slot();
+    put_until_lists(2);
+    ns_section stray = ns_epoch_enter_stray();
+    CHECK(delete_key(0) && ns_limbo_count(&table.limbo) == 1);
+    ns_garbage garbage = {.waits = NS_KEYS_LEFT};
+    settle(&table, &garbage);
+    CHECK(garbage.count == 0 && ns_limbo_count(&table.limbo) == 1);
+    ns_epoch_leave(stray);
+    destroy();
+}
+
 static bool
 is_of(const ns_segment *s, uint64_t id)
 {
@@ -2246,6 +2285,8 @@ main(void)
     run_threads(1, full_limbo_list_is_emptied);
     run_threads(1, limbo_list_of_shrunk_table_is_emptied);
     run_threads(1, list_of_ended_thread_is_emptied);
+    lists_are_emptied_by_lone_thread(0);
+    lone_thread_leaves_what_newcomer_reads(0);
     run_threads(1, entry_keeps_key_for_section);
     run_threads(1, segment_splits_where_threads_delete);
     check_one_thread_with_each_hash();

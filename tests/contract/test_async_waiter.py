@@ -6,9 +6,10 @@ import weakref
 
 import pytest
 from marks import starts_threads
-from support import TIMEOUT, collected, run_threads, started
+from support import TIMEOUT, collected, eventually, run_threads, started
 
 from nogil_sync import (
+    Barrier,
     Channel,
     ChannelClosed,
     Cond,
@@ -19,6 +20,7 @@ from nogil_sync import (
     Semaphore,
     TaskGroup,
     WaitGroup,
+    backend,
     select,
     try_select,
 )
@@ -548,3 +550,152 @@ def test_items_are_neither_lost_nor_doubled_by_cancelled_waiters():
     received += [each.recv() for each in (c, d) for _ in range(len(each))]
     assert sorted(received) == [(k, n) for k in range(2) for n in range(rounds)]
     assert try_select(c, d, c.sending(0)) is None
+
+
+@every_taking
+def test_dropped_waiter_gives_back_what_it_was_served(name):
+    call = TAKING[name]()
+    call.take()
+    called = []
+    waiter = call.waiter(called.append)
+    call.serve()
+    assert called == [waiter]
+    called.clear()
+    del waiter
+    assert eventually(lambda: gc.collect() >= 0 and call.free())
+
+
+@every_taking
+def test_waiter_that_is_served_at_once_and_dropped_gives_back(name):
+    call = TAKING[name]()
+    if name == "recv of a rendezvous":
+        pytest.skip("nobody waits to send")
+    if call.result is not None:
+        call.serve()
+    waiter = call.waiter(print)
+    assert waiter.served
+    del waiter
+    assert eventually(lambda: gc.collect() >= 0 and call.free())
+
+
+def test_interrupted_call_leaves_nothing_taken_that_its_frames_do_not_keep():
+    """A waiter is not kept by the place that it was served in."""
+    c, waiters = Channel(), []
+
+    def keep(waiter):
+        waiters.append(weakref.ref(waiter))
+
+    waiter = AsyncWaiter(c, "recv", None, keep)
+    assert c.try_send("item")
+    gc.disable()
+    try:
+        del waiter
+        assert waiters[0]() is None
+        assert c.recv(0) == "item"
+    finally:
+        gc.enable()
+
+
+@pytest.mark.skipif(backend == "native", reason="a step of the threading backend")
+@pytest.mark.thread_unsafe(reason="replaces a method")
+def test_waiter_served_while_it_enters_is_called_back(monkeypatch):
+    from nogil_sync._threading import async_waiter
+
+    c, called = Channel(), []
+    served = async_waiter._LinePlace.served
+    steps = iter([lambda: c.try_send("item")])
+
+    def look_and_serve(self):
+        result = served(self)
+        next(steps, int)()
+        return result
+
+    monkeypatch.setattr(async_waiter._LinePlace, "served", look_and_serve)
+    waiter = AsyncWaiter(c, "recv", None, called.append)
+    assert called == [waiter]
+    assert waiter.result() == "item"
+
+
+# Barriers, which cannot be given back
+
+
+def test_waiters_of_a_barrier_pass_together():
+    b, called = Barrier(3), []
+    first, second = (AsyncWaiter(b, "wait", None, called.append) for _ in range(2))
+    assert not first.served
+    assert b.n_waiting == 2
+    assert b.wait() == 2
+    assert called == [first, second]
+    assert [first.outcome, second.outcome] == [0, 1]
+
+
+def test_waiter_that_comes_last_runs_the_action_when_its_outcome_is_asked_for():
+    b, log = Barrier(2, lambda: log.append(1)), []
+    first, leader = (AsyncWaiter(b, "wait", None, print) for _ in range(2))
+    assert leader.served
+    assert not first.served
+    assert not log
+    assert leader.outcome == 1
+    assert log == [1]
+    assert first.outcome == 0
+
+
+@pytest.mark.parametrize("how", ["dropped", "cancelled"])
+def test_leader_that_runs_no_action_breaks_the_barrier(how):
+    b, called = Barrier(2, int), []
+    first, leader = (AsyncWaiter(b, "wait", None, called.append) for _ in range(2))
+    assert leader.served
+    if how == "cancelled":
+        leader.cancel()
+    del leader
+    assert eventually(lambda: gc.collect() >= 0 and b.broken)
+    assert called == [first]
+    with pytest.raises(threading.BrokenBarrierError):
+        first.result()
+    b.reset()
+    assert b.n_waiting == 0
+
+
+def test_waiter_that_gives_up_breaks_the_barrier_once():
+    b, called = Barrier(3), []
+    first, second = (AsyncWaiter(b, "wait", None, called.append) for _ in range(2))
+    assert first.cancel()
+    assert first.cancel()
+    assert b.broken
+    assert second.served
+    assert not second.cancel() or not first.served
+    assert second in called
+    b.reset()
+    third = AsyncWaiter(b, "wait", None, print)
+    assert b.n_waiting == 1
+    assert third.time_out()
+    assert b.broken
+
+
+def test_waiter_for_which_all_have_come_waits_on_when_its_time_is_over():
+    b, log = Barrier(2, lambda: log.append(first.time_out())), []
+    first = AsyncWaiter(b, "wait", None, log.append)
+    assert b.wait() == 1
+    assert log == [False, first]
+    assert first.outcome == 0
+
+
+def test_passed_barrier_cannot_be_given_back():
+    b = Barrier(2)
+    first = AsyncWaiter(b, "wait", None, print)
+    b.wait()
+    assert not first.cancel()
+    assert not first.time_out()
+    assert first.outcome == 0
+    assert not b.broken
+
+
+@every_taking
+def test_time_out_is_as_cancel_elsewhere(name):
+    call = TAKING[name]()
+    call.take()
+    waiter = call.waiter(print)
+    assert waiter.time_out()
+    assert not waiter.served
+    call.serve()
+    assert call.free() is not (name == "recv of a rendezvous")  # where nobody waits

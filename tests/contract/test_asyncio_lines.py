@@ -26,6 +26,8 @@ from nogil_sync import (
     select,
     select_async,
 )
+from nogil_sync._backend import AsyncWaiter
+from nogil_sync._common.loops import wait_in_line
 
 pytestmark = starts_threads
 
@@ -176,6 +178,18 @@ def test_threads_and_tasks_are_woken_together(make, kind):
         for loop in loops:
             loop.settle()
     assert sorted(log) == list(range(12))
+
+
+def test_waiter_served_as_it_enters_does_not_wait(kind):
+    """Its call found nothing; then somebody sent; then it stood in line."""
+    c = Channel(1)
+
+    async def main():
+        c.send("item")
+        waiter = await wait_in_line(AsyncWaiter, c, "recv", None, None)
+        assert waiter.outcome == "item"
+
+    run(main(), kind)
 
 
 # Cancellation and time-outs at random moments

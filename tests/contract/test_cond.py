@@ -7,6 +7,7 @@ import time
 import pytest
 from conds import LOCKS, Duck, notify, notify_all, wait_in, waiters, waiting
 from marks import starts_threads
+from processes import in_own_process
 from support import NATIVE, TIMEOUT, WRONG_TIMEOUTS, eventually, for_a_while, run_threads, started
 
 from nogil_sync import Cond, Mutex, RWMutex, Semaphore
@@ -538,6 +539,23 @@ def test_timeouts_lose_no_notification():
     run_threads(lambda: consume(1), lambda: consume(2), patient, produce)
     assert taken + tokens == given
     assert waiting(c) == 0
+
+
+@pytest.mark.parametrize(
+    "method", ["acquire", "release", "locked", "__enter__", "_is_owned", "_release_save"]
+)
+@in_own_process
+def test_chain_of_conds_raises_recursion_error(method):
+    """No Python code lies between two of them: the interpreter's own check is not reached."""
+    lock = Mutex()
+    for _ in range(100_000):
+        lock = Cond(lock)
+    try:
+        getattr(lock, method)()
+    except RecursionError:
+        pass
+    else:
+        raise AssertionError
 
 
 @starts_threads

@@ -647,7 +647,8 @@ def test_repr_of_locks():
     m = Mutex()
     assert repr(m) == f"<nogil_sync.Mutex object at {id(m):#x}, unlocked>"
     m.acquire()
-    assert repr(m) == f"<nogil_sync.Mutex object at {id(m):#x}, locked>"
+    owner = threading.get_ident()
+    assert repr(m) == f"<nogil_sync.Mutex object at {id(m):#x}, locked, owner={owner}>"
     e = Event()
     assert repr(e) == f"<nogil_sync.Event object at {id(e):#x}, unset>"
     e.set()

@@ -195,7 +195,10 @@ def test_repr():
         assert repr(rw.write).endswith(", unlocked>")
     with rw.write:
         assert repr(rw) == f"<nogil_sync.RWMutex object at {where}, write-locked>"
-        assert repr(rw.write) == f"<nogil_sync.RWMutexWriter object at {id(rw.write):#x}, locked>"
+        assert repr(rw.write) == (
+            f"<nogil_sync.RWMutexWriter object at {id(rw.write):#x}, locked, "
+            f"owner={threading.get_ident()}>"
+        )
 
 
 def test_timeout_whose_float_method_uses_the_lock():

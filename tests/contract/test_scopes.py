@@ -194,6 +194,44 @@ def test_gate_is_freed_after_it_was_unwatched():
     assert collected(watch)
 
 
+class WatchedGate:
+    """A gate that notes whether its scope was cancelled when it was opened."""
+
+    def __init__(self, scope, *, cancels=False):
+        self.scope = scope
+        self.cancels = cancels
+        self.seen = []
+
+    def release(self):
+        self.seen.append(self.scope.cancelled)
+
+    def __hash__(self):
+        """On the threading backend, while the gate is put among those that are watched."""
+        if self.cancels:
+            self.cancels = False
+            self.scope.cancel()
+        return id(self)
+
+    __eq__ = object.__eq__
+
+
+def test_cancel_says_so_before_it_opens_the_gates():
+    scope = Scope()
+    gate = WatchedGate(scope)
+    scope.watch(gate)
+    scope.cancel()
+    assert gate.seen == [True]
+
+
+def test_gate_is_watched_before_the_scope_is_looked_at():
+    scope = Scope()
+    gate = WatchedGate(scope, cancels=True)
+    scope.watch(gate)
+    if not scope.cancelled:
+        scope.cancel()
+    assert gate.seen
+
+
 # Waits
 
 

@@ -1,5 +1,6 @@
 """Ticker and after: when they are due, by a clock of the test's own, and how waits for them end."""
 
+import asyncio
 import copy
 import itertools
 import math
@@ -23,6 +24,7 @@ from nogil_sync import (
     Ticker,
     after,
     select,
+    select_async,
     try_select,
 )
 
@@ -366,3 +368,53 @@ def test_select_in_a_task_sees_its_own_group_cancelled():
         future = group.go(select, Channel(), group)
         group.cancel()
     assert future.cancelled() or future.result().case is group
+
+
+@starts_threads
+def test_select_async_sleeps_until_the_earliest_case_is_due():
+    async def main():
+        first, later = after(0.01), after(3600)
+        async with asyncio.timeout(TIMEOUT):
+            assert (await select_async(Channel(), later, first)).case is first
+
+    asyncio.run(main())
+
+
+class Racing:
+    """A clock that lets "another thread" run the first time that it is read."""
+
+    def __init__(self, now, other):
+        self.now = now
+        self.other = other
+
+    def __call__(self):
+        other, self.other = self.other, None
+        if other is not None:
+            other()
+        return self.now
+
+
+@sets_the_clock
+def test_each_tick_goes_to_one_thread_whatever_comes_between(monkeypatch):
+    ticker, ticks = Ticker(10), []
+
+    def take():
+        ticks.append(ticker._case_take())
+
+    clock = Racing(ticker._case_due() + 1, take)
+    monkeypatch.setattr("nogil_sync._common.timers.monotonic", clock)
+    take()
+    assert sorted(tick is None for tick in ticks) == [False, True]
+
+
+@sets_the_clock
+def test_after_goes_to_one_thread_whatever_comes_between(monkeypatch):
+    moment, taken = after(10), []
+
+    def take():
+        taken.append(moment._case_take())
+
+    clock = Racing(moment._case_due() + 1, take)
+    monkeypatch.setattr("nogil_sync._common.timers.monotonic", clock)
+    take()
+    assert sorted(each is None for each in taken) == [False, True]

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import pytest
 from support import TIMEOUT
-from waits import WaitTrial, counting
+from waits import WaitTrial, counting, unbroken
 
 from nogil_sync import Channel, Event, after, select_async
 
@@ -139,6 +139,7 @@ TWINS: dict[str, Callable[[Any, float | None], Coroutine[Any, Any, Any]]] = {
     "Semaphore.acquire where there is none": lambda s, timeout: s.acquire_async(timeout),
     "Semaphore.hold": lambda s, timeout: s.hold_async(2, timeout).__aenter__(),
     "WaitGroup.wait": lambda g, timeout: g.wait_async(timeout),
+    "Barrier.wait": lambda b, timeout: unbroken(b).wait_async(timeout),
     "Channel.send": lambda c, timeout: c.send_async(1, timeout),
     "Channel.recv": lambda c, timeout: c.recv_async(timeout),
     "Cond.wait": lambda c, timeout: c.wait_async(timeout),
@@ -149,6 +150,9 @@ TWINS: dict[str, Callable[[Any, float | None], Coroutine[Any, Any, Any]]] = {
     "Event in a select": lambda e, timeout: select_among_others_async(e, timeout),
     "WaitGroup in a select": lambda g, timeout: select_among_others_async(g, timeout),
     "SyncMap.load_or_compute": lambda x, timeout: x.map.load_or_compute_async(
+        "k", _never, timeout=timeout
+    ),
+    "Cache.load_or_compute": lambda x, timeout: x.map.load_or_compute_async(
         "k", _never, timeout=timeout
     ),
 }
@@ -169,8 +173,10 @@ class AwaitTrial(WaitTrial):
         self.name = name
 
     async def awaited(self, timeout: float | None = None) -> Any:
-        """Await it; "TimeoutError" if that is how the call says that the time is over."""
+        """Await it; the error, as text, if that is how the call says how it ended."""
         try:
             return await self.twin(timeout)
         except TimeoutError as error:
             return type(error).__name__
+        except threading.BrokenBarrierError as error:
+            return f"{type(error).__name__}: {error}"

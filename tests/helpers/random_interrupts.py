@@ -18,7 +18,9 @@ class RandomInterrupts:
     return of the function that `call` calls and the store that disarms the handler.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, error: type[BaseException] = InterruptError) -> None:
+        self.error = error
+        """What the handler raises."""
         self.remaining = 0
         """How often the handler may still raise in the present call."""
         self.raised = 0
@@ -28,7 +30,7 @@ class RandomInterrupts:
     def handle(self, *_: object) -> None:
         if self.remaining:
             self.remaining -= 1
-            raise InterruptError
+            raise self.error
 
     def call(self, function: Callable[[Any], Any], argument: Any, at_most: int = 1) -> Any:
         """The function's result, or False if the call was interrupted, once or more often."""
@@ -37,7 +39,7 @@ class RandomInterrupts:
             for result in map(function, [argument]):
                 self.remaining = 0
             return result
-        except InterruptError:
+        except self.error:
             self.remaining = 0
             self.raised += 1
             return False

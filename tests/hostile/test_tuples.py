@@ -43,7 +43,7 @@ class Point(NamedTuple):
 
 
 class Sub(tuple):  # noqa: SLOT001
-    """A tuple with attributes, which is no plain one."""
+    """A tuple with attributes: its type is not tuple itself."""
 
 
 TUPLES = {

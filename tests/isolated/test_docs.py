@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from marks import starts_processes
 from processes import python
 
 import nogil_sync
+from nogil_sync import diagnostics
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -63,6 +65,12 @@ def test_reference_has_every_public_name():
     assert sorted(listed) == sorted({*nogil_sync.__all__} - {"backend"})
 
 
+def test_reference_has_every_name_of_diagnostics():
+    text = (DOCS / "reference" / "diagnostics.md").read_text()
+    listed = re.findall(r"^\.\. auto\w+:: nogil_sync\.diagnostics\.(\w+)", text, re.MULTILINE)
+    assert sorted(listed) == sorted(diagnostics.__all__)
+
+
 def test_every_page_is_in_a_table_of_contents():
     listed = {"index"}
     for page in PAGES:
@@ -94,6 +102,8 @@ def test_readme_defines_each_link_and_uses_each_definition():
 
 @pytest.mark.parametrize("repository", ["", "https://example.invalid/owner/name/"])
 def test_readme_for_a_package_index_has_no_relative_link(repository):
+    if all(":" in link for link in links(README.read_text())):
+        pytest.skip("this tree is a release's sdist: its README is that of an index")
     convert = runpy.run_path(str(ROOT / "tools" / "readme.py"))["for_an_index"]
     text = convert(README.read_text(), repository, "v1.2")
     assert fenced("python", text) == fenced("python", README.read_text())
@@ -104,6 +114,28 @@ def test_readme_for_a_package_index_has_no_relative_link(repository):
         assert "https://example.invalid/owner/name/raw/v1.2/docs/scaling.svg" in where
     assert "tutorial" in text
     assert "][" not in text or repository
+
+
+def test_sdist_gets_the_readme_of_a_package_index(tmp_path):
+    tool = runpy.run_path(str(ROOT / "tools" / "readme.py"))
+    files = {
+        "README.md": "See [the guide](docs/guide.md).\n",
+        "PKG-INFO": "Name: x\n\nSee [the guide](docs/guide.md).\n",
+        "docs/guide.md": "[Back](../README.md)\n",
+    }
+    for name, text in files.items():
+        (tmp_path / "x-1.0" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "x-1.0" / name).write_text(text)
+    sdist = tmp_path / "x-1.0.tar.gz"
+    with tarfile.open(sdist, "w:gz") as archive:
+        archive.add(tmp_path / "x-1.0", "x-1.0")
+    tool["convert"](sdist, "https://example.invalid/x", "v1.0")
+    with tarfile.open(sdist) as archive:
+        read = {name: archive.extractfile(f"x-1.0/{name}").read().decode() for name in files}
+    link = "See [the guide](https://example.invalid/x/blob/v1.0/docs/guide.md).\n"
+    assert read["README.md"] == link
+    assert read["PKG-INFO"] == f"Name: x\n\n{link}"
+    assert read["docs/guide.md"] == files["docs/guide.md"]
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,9 @@ def test_every_page_opens_without_an_error(site):
             assert page.locator("h1").first.is_visible(), address
             for picture in page.locator("article img").all():
                 assert picture.evaluate("image => image.naturalWidth") > 0, address
+            for link in page.locator("article a.image-reference").all():
+                whole = link.evaluate("link => link.href")
+                assert page.request.get(whole).ok, whole
 
 
 @in_browser

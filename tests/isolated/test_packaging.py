@@ -413,14 +413,17 @@ def standard_of_this_version() -> str | None:
     """Return a standard interpreter that shares its folder of pip's cache with this one."""
     home = Path(os.environ.get("NOGIL_SYNC_CACHE", "~/.cache/nogil_sync")).expanduser()
     pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
+    named = shutil.which(f"python{VERSION}")
     candidates = [
-        *filter(None, [shutil.which(f"python{VERSION}")]),
+        *([Path(named)] if named else []),
         *pyenv.glob(f"versions/{VERSION}*/bin/python3"),
         *home.glob(f"python/{VERSION}*-standard/bin/python3"),
     ]
     for candidate in candidates:
-        if package_index.about(candidate) == (VERSION, False):
-            return str(candidate)
+        # What a version manager has on PATH may fail.
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            if package_index.about(candidate) == (VERSION, False):
+                return str(candidate)
     return None
 
 

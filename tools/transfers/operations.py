@@ -62,6 +62,8 @@ OURS: dict[str, Operation] = {
     "with Semaphore(64)": Operation("it = Semaphore(threads + 64)", "with it: pass"),
     "Channel send + recv": Operation("it = Channel(1024)", "it.send(v); it.recv()", "v = object()"),
     "with Mutex": Operation("it = Mutex()", "with it: pass"),
+    # Each of the threads is a party: an iteration of all of them is a round.
+    "Barrier.wait": Operation("it = Barrier(threads)", "it.wait()"),
 }
 
 BESIDE: dict[str, Operation] = {
@@ -80,6 +82,7 @@ BESIDE: dict[str, Operation] = {
     "with threading.Semaphore": Operation(
         "it = threading.Semaphore(threads + 64)", "with it: pass"
     ),
+    "threading.Barrier.wait": Operation("it = threading.Barrier(threads)", "it.wait()"),
     "deque append + popleft": Operation(
         "it = collections.deque()", "it.append(v); it.popleft()", "v = object()"
     ),

@@ -212,6 +212,7 @@ undo_step(void *object, ns_waiter *w)
 }
 
 const struct ns_wait_steps ns_barrier_steps = {
+    .operation = "Barrier.wait",
     .enter = enter_step,
     .wait = ns_line_wait,
     .leave = ns_line_stay,
@@ -223,6 +224,7 @@ const struct ns_wait_steps ns_barrier_steps = {
 };
 
 const struct ns_wait_steps ns_barrier_steps_in_line = {
+    .operation = "Barrier.wait",
     .enter = ns_line_stay,
     .wait = ns_line_wait,
     .leave = ns_line_stay,

@@ -89,7 +89,8 @@ extern const struct ns_wait_steps ns_barrier_steps;
 extern const struct ns_wait_steps ns_barrier_steps_in_line;
 
 /* Ends a wait that was not served: timed out, or else interrupted or cancelled. Returns the
- * outcome, as above. A waiter that timed out after all had arrived stays in line: NS_BARRIER_WAITS_ON. */
+ * outcome, as above. A waiter that timed out after all had arrived stays in line:
+ * NS_BARRIER_WAITS_ON. */
 uint64_t ns_barrier_give_up(ns_barrier *b, ns_waiter *w, bool timed_out);
 
 /* The leader's action is over, and has succeeded or not. Ends the round. Returns true if it is

@@ -501,6 +501,7 @@ undo_receive(void *object, ns_waiter *w)
 }
 
 const struct ns_wait_steps ns_channel_send_steps = {
+    .operation = "Channel.send",
     .enter = enter_to_send,
     .wait = ns_line_wait,
     .leave = ns_line_step_aside,
@@ -512,6 +513,7 @@ const struct ns_wait_steps ns_channel_send_steps = {
 };
 
 const struct ns_wait_steps ns_channel_receive_steps = {
+    .operation = "Channel.recv",
     .enter = enter_to_receive,
     .wait = ns_line_wait,
     .leave = ns_line_step_aside,

@@ -70,6 +70,7 @@ undo_step(void *object, ns_waiter *w)
 }
 
 const struct ns_wait_steps ns_cond_steps = {
+    .operation = "Cond.wait",
     .enter = ns_line_stay, /* it is in line already */
     .wait = ns_line_wait,
     .leave = ns_line_stay,

@@ -26,6 +26,7 @@ enter_step(void *object, ns_waiter *w)
 }
 
 const struct ns_wait_steps ns_event_steps = {
+    .operation = "Event.wait",
     .enter = enter_step,
     .wait = ns_word_wait,
     .leave = ns_word_look,

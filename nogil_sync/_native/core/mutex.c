@@ -40,7 +40,7 @@ lock_queue(ns_mutex *m)
 {
     if (ns_unlikely(ns_waitq_lock(&m->queue))) {
         m->heir = NULL;
-        ns_and(&m->word, LOCKED, NS_RELAXED);
+        ns_and(&m->word, ~(QUEUED | VISIT), NS_RELAXED);
     }
 }
 
@@ -59,13 +59,14 @@ is_slow(ns_mutex *m)
 static void
 note_wait(ns_mutex *m, int64_t waited)
 {
-    uint32_t slowness = ns_load(&m->slowness, NS_RELAXED);
+    const unsigned slowness = ns_load(&m->slowness, NS_RELAXED);
     if (waited >= NS_MUTEX_LONG) {
-        ns_store(
-            &m->slowness, slowness + 2 <= MAX_SLOWNESS ? slowness + 2 : MAX_SLOWNESS, NS_RELAXED);
+        ns_store(&m->slowness,
+                 (uint16_t)(slowness + 2 <= MAX_SLOWNESS ? slowness + 2 : MAX_SLOWNESS),
+                 NS_RELAXED);
     }
     else if (slowness > 0) {
-        ns_store(&m->slowness, slowness - 1, NS_RELAXED);
+        ns_store(&m->slowness, (uint16_t)(slowness - 1), NS_RELAXED);
     }
 }
 
@@ -137,7 +138,7 @@ unlock_queue(ns_mutex *m, ns_wakes *wakes)
 }
 
 /* The word of a free lock. The queue must be locked. */
-static uint32_t
+static uint64_t
 free_word(const ns_mutex *m)
 {
     return m->queue.head != NULL ? QUEUED : 0;
@@ -145,7 +146,7 @@ free_word(const ns_mutex *m)
 
 /* Removes the heir while the lock is held. Returns the bits to set in the word, so that the next
  * release chooses an heir. The queue must be locked. */
-static uint32_t
+static uint64_t
 drop_heir(ns_mutex *m, int64_t now)
 {
     m->heir = NULL;
@@ -158,7 +159,8 @@ drop_heir(ns_mutex *m, int64_t now)
 static bool
 take_for(ns_mutex *m, ns_waiter *w)
 {
-    if (ns_or(&m->word, drop_heir(m, ns_now()), NS_RELAXED) & LOCKED || !ns_mutex_try_lock(m)) {
+    if (ns_or(&m->word, drop_heir(m, ns_now()), NS_RELAXED) & LOCKED ||
+        !ns_mutex_try_lock_for(m, w->tag)) {
         return false;
     }
     ns_waitq_remove(&m->queue, &w->place);
@@ -208,7 +210,7 @@ release(ns_mutex *m)
     ns_wakes_init(&wakes);
     if (is_due(next, asleep, now)) { /* hand it off; it stays LOCKED, so nobody can barge */
         ns_waitq_remove(&m->queue, &next->place);
-        uint32_t word = LOCKED | free_word(m);
+        uint64_t word = next->tag | LOCKED | free_word(m);
         if (is_slow(m) || is_called(first_in_line(m))) {
             word |= drop_heir(m, now);
         }
@@ -230,16 +232,47 @@ release(ns_mutex *m)
     unlock_queue(m, &wakes);
 }
 
+/* Notes a release of a held word by a thread that does not hold the lock. */
+static void
+note_release(ns_mutex *m, uint64_t word)
+{
+    const uint64_t holder = word & ~NS_MUTEX_FLAGS;
+    if (holder != 0 && holder != ns_thread_tag()) {
+        ns_store(&m->foreign, true, NS_RELAXED);
+    }
+}
+
 bool
 ns_mutex_unlock_slow(ns_mutex *m)
 {
+    uint64_t word = ns_load(&m->word, NS_RELAXED);
+    while (!(word & VISIT)) {
+        if (!(word & LOCKED)) {
+            return false;
+        }
+        if (ns_cas(&m->word, &word, word & QUEUED, NS_RELEASE)) { /* the fast path, by another */
+            note_release(m, word);
+            return true;
+        }
+    }
     lock_queue(m);
-    if (!(ns_or(&m->word, VISIT, NS_RELAXED) & LOCKED)) { /* another release was first */
+    word = ns_or(&m->word, VISIT, NS_RELAXED);
+    if (!(word & LOCKED)) { /* another release was first */
         ns_waitq_unlock(&m->queue);
         return false;
     }
+    note_release(m, word);
     release(m);
     return true;
+}
+
+size_t
+ns_mutex_waiters(ns_mutex *m)
+{
+    lock_queue(m);
+    const size_t count = ns_waitq_count(&m->queue);
+    ns_waitq_unlock(&m->queue);
+    return count;
 }
 
 void
@@ -276,6 +309,7 @@ enter_step(void *object, ns_waiter *w)
     ns_mutex *m = object;
     w->since = ns_now();
     w->place.waiter = w;
+    w->tag = is_called(w) ? 0 : ns_thread_tag();
     lock_queue(m);
     join_queue(m, w);
     bool served = false;
@@ -516,12 +550,22 @@ undo_step(void *object, ns_waiter *w)
     ns_mutex_unlock(object);
 }
 
-const struct ns_wait_steps ns_mutex_steps = {
-    .enter = enter_step,
-    .wait = wait_step,
-    .leave = leave_step,
-    .rejoin = rejoin_step,
-    .cancel = cancel_step,
-    .undo = undo_step,
-    .links = true,
-};
+static uint64_t
+holder(void *object, bool *foreign)
+{
+    *foreign = ns_mutex_is_foreign(object);
+    return ns_mutex_holder(object);
+}
+
+#define STEPS(name)         \
+    {.operation = (name),   \
+     .holder = holder,      \
+     .enter = enter_step,   \
+     .wait = wait_step,     \
+     .leave = leave_step,   \
+     .rejoin = rejoin_step, \
+     .cancel = cancel_step, \
+     .undo = undo_step,     \
+     .links = true}
+const struct ns_wait_steps ns_mutex_steps = STEPS("Mutex.acquire");
+const struct ns_wait_steps ns_rlock_steps = STEPS("RLock.acquire");

@@ -44,6 +44,13 @@
  *                           the heir; the next holder's release visits the queue
  *   So a mutex of zero bytes is a free one.
  *
+ *   All higher bits of a held word are the tag of its holder (thread_tag.h). They are zero in a
+ *   free word, and while a waiter holds the lock that has no thread. The store that takes or hands
+ *   over the lock writes them, so they cost no access. Nothing depends on them but `foreign`: a
+ *   release takes the fast path if it finds its own tag, and a release by another thread is noted,
+ *   because the holder of such a lock is not the one that will release it. (The tag of a thread
+ *   that ended while it held the lock may come again.)
+ *
  * Invariant W (no lost wake-up). Whenever the queue's lock is free: if a node is linked and not
  * away, then either there is an heir (awake, polling or about to poll), or VISIT and LOCKED are
  * both set, so that a release is still to come and will choose an heir. Each step keeps it:
@@ -85,14 +92,16 @@
 #ifndef NS_MUTEX_H
 #define NS_MUTEX_H
 
+#include "waiting/thread_tag.h"
 #include "waiting/wait.h"
 
-#define NS_MUTEX_LOCKED 1u
-#define NS_MUTEX_QUEUED 2u
-#define NS_MUTEX_VISIT 4u
+#define NS_MUTEX_LOCKED UINT64_C(1)
+#define NS_MUTEX_QUEUED UINT64_C(2)
+#define NS_MUTEX_VISIT UINT64_C(4)
+#define NS_MUTEX_FLAGS UINT64_C(7)
 
 typedef struct ns_mutex {
-    _Atomic uint32_t word;
+    _Atomic uint64_t word;
     ns_waitq queue;
     /* The awake waiter, or NULL. Read and written under the queue's lock. */
     ns_waiter *heir;
@@ -100,20 +109,34 @@ typedef struct ns_mutex {
     uint32_t heirless_since;
     /* An estimate of how long holders keep the lock. Waiters and releases write it; lost updates
      * do no harm. */
-    _Atomic uint32_t slowness;
+    _Atomic uint16_t slowness;
+    /* Whether a thread other than the holder has ever released the lock. Any thread may set it. */
+    _Atomic bool foreign;
 } ns_mutex;
 
-/* Takes the lock if it is free. Returns whether it did; on success an acquire. May barge. */
+/* Takes the lock if it is free, for the thread of this tag. Returns whether it did; on success an
+ * acquire. May barge. */
 static inline bool
-ns_mutex_try_lock(ns_mutex *m)
+ns_mutex_try_lock_for(ns_mutex *m, uint64_t tag)
 {
-    uint32_t word = ns_load(&m->word, NS_RELAXED);
+    const uint64_t mine = tag | NS_MUTEX_LOCKED;
+    uint64_t word = ns_load(&m->word, NS_RELAXED);
+    if (ns_likely(word == 0) && ns_likely(ns_cas(&m->word, &word, mine, NS_ACQUIRE))) {
+        return true;
+    }
     while (!(word & NS_MUTEX_LOCKED)) {
-        if (ns_cas(&m->word, &word, word | NS_MUTEX_LOCKED, NS_ACQUIRE)) {
+        if (ns_cas(&m->word, &word, word | mine, NS_ACQUIRE)) {
             return true;
         }
     }
     return false;
+}
+
+/* The same for the calling thread. */
+static inline bool
+ns_mutex_try_lock(ns_mutex *m)
+{
+    return ns_mutex_try_lock_for(m, ns_thread_tag());
 }
 
 bool ns_mutex_unlock_slow(ns_mutex *m);
@@ -122,16 +145,17 @@ bool ns_mutex_unlock_slow(ns_mutex *m);
 static inline bool
 ns_mutex_unlock(ns_mutex *m)
 {
-    uint32_t word = ns_load(&m->word, NS_RELAXED);
-    while (word & NS_MUTEX_LOCKED) {
-        if (ns_unlikely(word & NS_MUTEX_VISIT)) {
-            return ns_mutex_unlock_slow(m);
-        }
-        if (ns_cas(&m->word, &word, word & ~NS_MUTEX_LOCKED, NS_RELEASE)) {
+    const uint64_t mine = ns_thread_tag() | NS_MUTEX_LOCKED;
+    uint64_t word = ns_load(&m->word, NS_RELAXED);
+    if (ns_likely(word == mine) && ns_likely(ns_cas(&m->word, &word, 0, NS_RELEASE))) {
+        return true;
+    }
+    while (word == (mine | NS_MUTEX_QUEUED)) { /* the heir is awake, and finds it */
+        if (ns_cas(&m->word, &word, NS_MUTEX_QUEUED, NS_RELEASE)) {
             return true;
         }
     }
-    return false;
+    return ns_mutex_unlock_slow(m);
 }
 
 static inline bool
@@ -140,8 +164,27 @@ ns_mutex_is_locked(ns_mutex *m)
     return ns_load(&m->word, NS_RELAXED) & NS_MUTEX_LOCKED;
 }
 
+/* The tag of the thread that holds the lock; 0 if it is free, or held by what has no thread. */
+static inline uint64_t
+ns_mutex_holder(ns_mutex *m)
+{
+    return ns_load(&m->word, NS_RELAXED) & ~NS_MUTEX_FLAGS;
+}
+
+/* Whether a thread other than the holder has ever released the lock. */
+static inline bool
+ns_mutex_is_foreign(ns_mutex *m)
+{
+    return ns_load(&m->foreign, NS_RELAXED);
+}
+
+/* How many wait. Takes the queue's lock. */
+size_t ns_mutex_waiters(ns_mutex *m);
+
 /* The steps of a wait for the lock (wait.h), to be used after ns_mutex_try_lock failed. */
 extern const struct ns_wait_steps ns_mutex_steps;
+/* The same with another name, for the reentrant lock. */
+extern const struct ns_wait_steps ns_rlock_steps;
 
 /* Frees the lock, held or not. For the child of a fork, whose other threads are gone. */
 void ns_mutex_reset(ns_mutex *m);

@@ -56,7 +56,8 @@ spread_of(ns_rwmutex *m)
 static uint64_t
 base_count(ns_rwmutex *m)
 {
-    return ns_load(&m->base, NS_RELAXED) / UNIT;
+    const uint64_t word = ns_load(&m->base, NS_RELAXED);
+    return word & WRITER ? 0 : word / UNIT;
 }
 
 /* Stops the fast paths through the base word. */
@@ -150,12 +151,12 @@ admit_readers(ns_rwmutex *m, ns_wakes *wakes)
     }
 }
 
-/* A writer gets in: all is closed, and no reader is in. Until they have met often enough, readers
- * use the base word, and writers need not look at the cells. */
+/* The writer of this tag gets in: all is closed, and no reader is in. Until they have met often
+ * enough, readers use the base word, and writers need not look at the cells. */
 static void
-admit_writer(ns_rwmutex *m)
+admit_writer(ns_rwmutex *m, uint64_t tag)
 {
-    ns_or(&m->base, WRITER, NS_RELAXED);
+    ns_or(&m->base, tag | WRITER, NS_RELAXED);
     if (spread_of(m) != NULL) {
         ns_store(&m->spread, NULL, NS_RELAXED);
         ns_store(&m->base_meetings, 0, NS_RELAXED);
@@ -177,7 +178,7 @@ serve(void *object, ns_wakes *wakes)
     }
     close_cells(m);
     if (m->readers == 0) {
-        admit_writer(m);
+        admit_writer(m, writer->waiter->tag);
         ns_grant(&m->queue, writer, wakes);
     }
 }
@@ -402,7 +403,7 @@ ns_rwmutex_is_read_locked(ns_rwmutex *m)
 static void
 admit_after_writer(ns_rwmutex *m, ns_wakes *wakes)
 {
-    ns_and(&m->base, ~WRITER, NS_RELEASE);
+    ns_and(&m->base, OPEN | SLOW, NS_RELEASE);
     admit_readers(m, wakes);
 }
 
@@ -416,7 +417,7 @@ ns_rwmutex_try_write_slow(ns_rwmutex *m)
         taken = m->readers == 0;
     }
     if (taken) {
-        admit_writer(m);
+        admit_writer(m, ns_thread_tag());
     }
     serve_and_unlock(m, &(ns_wakes){0});
     return taken;
@@ -430,6 +431,10 @@ ns_rwmutex_write_unlock_slow(ns_rwmutex *m)
     bool held = true;
     lock(m);
     if (ns_rwmutex_is_write_locked(m)) {
+        const uint64_t writer = ns_rwmutex_writer(m);
+        if (writer != 0 && writer != ns_thread_tag()) {
+            ns_store(&m->foreign, true, NS_RELAXED);
+        }
         admit_after_writer(m, &wakes);
     }
     else if (m->downgraded != 0) {
@@ -573,6 +578,7 @@ enter_read_step(void *object, ns_waiter *w)
 static bool
 enter_write_step(void *object, ns_waiter *w)
 {
+    w->tag = ns_load(&w->state, NS_RELAXED) == NS_CALLED ? 0 : ns_thread_tag();
     return ns_line_enter(&write_line, object, w);
 }
 
@@ -590,7 +596,32 @@ undo_write_step(void *object, ns_waiter *w)
     ns_rwmutex_write_unlock(object);
 }
 
+uint64_t
+ns_rwmutex_writer(ns_rwmutex *m)
+{
+    const uint64_t word = ns_load(&m->base, NS_RELAXED);
+    return word & WRITER ? word & ~(UNIT - 1) : 0;
+}
+
+size_t
+ns_rwmutex_waiters(ns_rwmutex *m, bool writes)
+{
+    lock_queue(m);
+    const size_t count = ns_waitq_count(writes ? &m->queue : &m->readers_queue);
+    ns_waitq_unlock(&m->queue);
+    return count;
+}
+
+static uint64_t
+holder(void *object, bool *foreign)
+{
+    *foreign = ns_load(&((ns_rwmutex *)object)->foreign, NS_RELAXED);
+    return ns_rwmutex_writer(object);
+}
+
 const struct ns_wait_steps ns_rwmutex_read_steps = {
+    .operation = "RWMutexReader.acquire",
+    .holder = holder,
     .enter = enter_read_step,
     .wait = ns_line_wait,
     .leave = ns_line_stay,
@@ -602,6 +633,8 @@ const struct ns_wait_steps ns_rwmutex_read_steps = {
 };
 
 const struct ns_wait_steps ns_rwmutex_write_steps = {
+    .operation = "RWMutexWriter.acquire",
+    .holder = holder,
     .enter = enter_write_step,
     .wait = ns_line_wait,
     .leave = ns_line_stay,

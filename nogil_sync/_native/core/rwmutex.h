@@ -41,6 +41,11 @@
  *
  *   OPEN alone is the free lock: one reader or writer takes it by compare-and-swap.
  *
+ *   While there is a WRITER the count is that of no reader: the bits of the count are the tag of
+ *   the thread that writes (thread_tag.h), or zero if the writer has no thread. Who takes the lock
+ *   writes it by the same compare-and-swap, or who hands it over. A release takes the fast path if
+ *   it finds its own tag; another is noted in `foreign`.
+ *
  * A cell's word:   count * 2 | OPEN.   All zero: closed.
  *
  * Whether the cells are in use: `spread`, the table where readers look for their cells, or NULL.
@@ -75,6 +80,7 @@
 #define NS_RWMUTEX_H
 
 #include "memory/cells.h"
+#include "waiting/thread_tag.h"
 #include "waiting/wait.h"
 
 enum {
@@ -100,6 +106,7 @@ typedef struct ns_rwmutex {
     _Atomic uint32_t base_meetings;
     _Atomic uint32_t last_closed; /* how many cells the last writer that closed any had to close */
     bool closed;
+    _Atomic bool foreign; /* a thread other than the writer has released the write lock */
 } ns_rwmutex;
 
 void ns_rwmutex_init(ns_rwmutex *m); /* of zero bytes, before others see it */
@@ -167,7 +174,7 @@ static inline bool
 ns_rwmutex_try_write_fast(ns_rwmutex *m)
 {
     uint64_t word = NS_RW_OPEN;
-    return ns_cas(&m->base, &word, NS_RW_WRITER, NS_ACQUIRE);
+    return ns_cas(&m->base, &word, ns_thread_tag() | NS_RW_WRITER, NS_ACQUIRE);
 }
 
 /* Takes the lock for writing. False if it is held, or another writer waits. Acquires. */
@@ -182,7 +189,7 @@ ns_rwmutex_try_write(ns_rwmutex *m)
 static inline bool
 ns_rwmutex_write_unlock(ns_rwmutex *m)
 {
-    uint64_t word = NS_RW_WRITER;
+    uint64_t word = ns_thread_tag() | NS_RW_WRITER;
     return ns_cas(&m->base, &word, NS_RW_OPEN, NS_RELEASE) || ns_rwmutex_write_unlock_slow(m);
 }
 
@@ -197,6 +204,11 @@ ns_rwmutex_is_write_locked(ns_rwmutex *m)
 }
 
 bool ns_rwmutex_is_read_locked(ns_rwmutex *m);
+
+/* The tag of the thread that holds the write lock; 0 if there is none that is known. */
+uint64_t ns_rwmutex_writer(ns_rwmutex *m);
+/* How many wait for the side. Takes the queue's lock. */
+size_t ns_rwmutex_waiters(ns_rwmutex *m, bool writes);
 
 /* How to wait for either side (wait.h), after the try failed. */
 extern const struct ns_wait_steps ns_rwmutex_read_steps, ns_rwmutex_write_steps;

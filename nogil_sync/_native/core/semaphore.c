@@ -96,22 +96,16 @@ ns_semaphore_release_slow(ns_semaphore *s, uint64_t n)
 bool
 ns_semaphore_try_again(ns_semaphore *s, uint64_t n)
 {
-    int64_t pause = NS_BACK_OFF_FIRST;
     bool taken;
-    do {
-        ns_back_off(&pause);
-    } while (!ns_semaphore_try_once(s, n, &taken));
+    NS_BACK_OFF_UNTIL(ns_semaphore_try_once(s, n, &taken));
     return taken;
 }
 
 bool
 ns_semaphore_release_again(ns_semaphore *s, uint64_t n)
 {
-    int64_t pause = NS_BACK_OFF_FIRST;
     bool right;
-    do {
-        ns_back_off(&pause);
-    } while (!ns_semaphore_release_once(s, n, &right));
+    NS_BACK_OFF_UNTIL(ns_semaphore_release_once(s, n, &right));
     return right;
 }
 
@@ -136,6 +130,7 @@ undo_step(void *object, ns_waiter *w)
 }
 
 const struct ns_wait_steps ns_semaphore_steps = {
+    .operation = "Semaphore.acquire",
     .enter = enter_step,
     .wait = ns_line_wait,
     .leave = ns_line_stay,

@@ -387,6 +387,9 @@ ns_segment_remove(ns_table *t, ns_segment *s, ns_entry *e, uintptr_t expected, n
     bump(&s->live, UINT32_MAX);
     if (ns_epoch_retire(&stamp) && garbage->count < NS_GARBAGE) {
         garbage->keys[garbage->count++] = ns_load(&e->key, NS_RELAXED);
+        if (t != NULL && ns_unlikely(ns_limbo_may_hold(&t->limbo))) {
+            garbage->waits |= NS_KEYS_LEFT;
+        }
         free_entry(s, (size_t)(e - s->entries));
     }
     else {
@@ -1151,6 +1154,11 @@ settle(ns_table *t, ns_garbage *garbage)
         }
         garbage->count += ns_limbo_take(
             garbage->list, safe, garbage->keys + garbage->count, NS_GARBAGE - garbage->count);
+    }
+    if (waits & NS_KEYS_LEFT) {
+        safe = ns_epoch_poll_if_due();
+        garbage->count += ns_limbo_take_alone(
+            &t->limbo, safe, garbage->keys + garbage->count, NS_GARBAGE - garbage->count);
     }
 }
 

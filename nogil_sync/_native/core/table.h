@@ -127,14 +127,15 @@
  * operation continues. Old segments and directories wait in the list of the retired, which each
  * rebuild reaps. A thread that leaves something waiting asks for a poll, in ns_table_unlock, when
  * it holds no lock; for its limbo list, after each 2 * NS_SWEEP keys (a batch of epoch.h). If the
- * calling thread is alone (epoch.h), nothing waits.
+ * calling thread is alone (epoch.h), nothing waits, and its deletions also take out what the lists
+ * of all threads still have.
  *
  *    How much waits, at most. First, what is not safe yet: epoch.h gives the bound for the whole
  *    process (dead keys and retired segments are counted there). Second, what is safe but has not
  *    been visited: in each segment an eighth of the entries, dead, or NS_SWEEP; in each thread's
  *    limbo list NS_LIMBO_MAX keys, until that thread (or after its end any thread that asks for
- *    a poll) deletes a key while it is not alone; and for each table the segments that its last
- *    rebuilds retired, at most as many bytes as epoch.h lets wait.
+ *    a poll, or a thread that has become alone) deletes a key; and for each table the segments that
+ *    its last rebuilds retired, at most as many bytes as epoch.h lets wait.
  *    ns_table_bytes counts all of it. ns_table_flush takes out what is safe, from all lists.
  *
  *    What an insertion and a deletion of a thread's own key cost, on eight threads in a table of
@@ -320,6 +321,7 @@ enum ns_found {
 enum {
     NS_SEGMENTS_WAIT = 1, /* retired segments or directories: a poll is worth while */
     NS_KEYS_WAIT = 2, /* perhaps keys in the thread's limbo list */
+    NS_KEYS_LEFT = 4, /* the thread is alone, and perhaps keys are in any limbo list */
 };
 
 /* What an operation leaves for its caller to release when it holds no lock. */

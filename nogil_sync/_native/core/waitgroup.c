@@ -31,11 +31,8 @@ add_once(ns_waitgroup *g, int64_t n, enum ns_waitgroup_result *result)
 static __attribute__((noinline)) enum ns_waitgroup_result
 add_again(ns_waitgroup *g, int64_t n)
 {
-    int64_t pause = NS_BACK_OFF_FIRST;
     enum ns_waitgroup_result result;
-    do {
-        ns_back_off(&pause);
-    } while (!add_once(g, n, &result));
+    NS_BACK_OFF_UNTIL(add_once(g, n, &result));
     return result;
 }
 
@@ -47,6 +44,7 @@ ns_waitgroup_add(ns_waitgroup *g, int64_t n)
 }
 
 const struct ns_wait_steps ns_waitgroup_steps = {
+    .operation = "WaitGroup.wait",
     .enter = ns_word_enter, /* its amount is 0, the value that it waits for */
     .wait = ns_word_wait,
     .leave = ns_word_look,

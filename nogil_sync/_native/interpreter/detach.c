@@ -2,7 +2,9 @@
 
 #include "core/memory/slots.h"
 #include "core/waiting/word.h"
+#include "interpreter/contention.h"
 #include "interpreter/scope.h"
+#include "interpreter/sleeping.h"
 
 #define SLICE INT64_C(50000000) /* nanoseconds */
 
@@ -190,119 +192,197 @@ ns_waits_in_vain(void)
 
 /* ---- Waiting ---- */
 
+/* One wait, as the functions below pass it on. */
+typedef struct {
+    PyObject *scope; /* or NULL */
+    const struct ns_wait_steps *steps;
+    void *object;
+    ns_waiter *w;
+    PyThreadState *sliced; /* this thread's state if it is the main thread, else NULL */
+    ns_sleep sleep; /* what others may see of it */
+    int64_t check_at; /* when this thread is to look for a deadlock */
+} waiting;
+
 /* How a sleep ended, if not with 1 (served) or 0 (timed out). */
-enum { TO_RUN_HANDLERS = -1, CANCELLED = -2 };
+enum { TO_RUN_HANDLERS = -1, CANCELLED = -2, TO_CHECK = -3 };
+
+/* How long a sleep that begins now may take before this thread has to look at something. */
+static int64_t
+end_of_slice(const waiting *it)
+{
+    const int64_t deadline = it->sleep.deadline;
+    const int64_t until = deadline < it->check_at ? deadline : it->check_at;
+    if (it->sliced != NULL && until - SLICE > ns_now()) {
+        return ns_now() + SLICE;
+    }
+    return until;
+}
 
 /* Sleeps once, detached. TO_RUN_HANDLERS: there may be handlers to run, and the waiter is in line
- * or away. CANCELLED: it is unlinked. `sliced` is this thread's state if it is the main thread,
- * else NULL. */
+ * or away. TO_CHECK: likewise, and it is time to look for a deadlock. CANCELLED: it is unlinked. */
 static int
-sleep_detached(const struct ns_wait_steps *steps, void *object, ns_waiter *w, int64_t deadline,
-               PyThreadState *sliced)
+sleep_detached(const waiting *it)
 {
+    const struct ns_wait_steps *steps = it->steps;
     for (;;) {
-        int64_t until = deadline;
-        if (sliced != NULL && deadline - SLICE > ns_now()) {
-            until = ns_now() + SLICE;
-        }
-        switch (steps->wait(object, w, until)) {
+        const int64_t until = end_of_slice(it);
+        int why = TO_RUN_HANDLERS;
+        switch (steps->wait(it->object, it->w, until)) {
         case NS_SERVED:
             return 1;
         case NS_WAS_CANCELLED:
-            return steps->cancel(object, w) ? 1 : CANCELLED;
+            return steps->cancel(it->object, it->w) ? 1 : CANCELLED;
         case NS_TIMED_OUT:
-            if (until == deadline) {
-                return steps->cancel(object, w);
+            if (until == it->sleep.deadline) {
+                return steps->cancel(it->object, it->w);
             }
-            if (!has_work(sliced)) {
+            if (until == it->check_at) {
+                why = TO_CHECK;
+            }
+            else if (!has_work(it->sliced)) {
                 continue; /* the slice is over, and nothing is to be done: sleep on */
             }
             break;
         case NS_INTERRUPTED:
-            if (sliced == NULL) {
+            if (it->sliced == NULL) {
                 continue; /* handlers are the main thread's */
             }
             break;
         }
-        return steps->leave(object, w) ? 1 : TO_RUN_HANDLERS;
+        return steps->leave(it->object, it->w) ? 1 : why;
     }
 }
 
-/* The same, in a scope, unless that is NULL. */
+/* The same, in its scope, if any. */
 static int
-sleep_in_scope(PyObject *scope, const struct ns_wait_steps *steps, void *object, ns_waiter *w,
-               int64_t deadline, PyThreadState *sliced)
+sleep_in_scope(const waiting *it)
 {
     ns_place link = {0};
-    if (scope == NULL) {
-        return sleep_detached(steps, object, w, deadline, sliced);
+    if (it->scope == NULL) {
+        return sleep_detached(it);
     }
-    if (!ns_scope_link(scope, &link, w)) {
-        return steps->cancel(object, w) ? 1 : CANCELLED;
+    if (!ns_scope_link(it->scope, &link, it->w)) {
+        return it->steps->cancel(it->object, it->w) ? 1 : CANCELLED;
     }
-    int result = sleep_detached(steps, object, w, deadline, sliced);
-    ns_scope_unlink(scope, &link);
+    int result = sleep_detached(it);
+    ns_scope_unlink(it->scope, &link);
     return result;
 }
 
 /* Runs Python code between two sleeps, with w in line or away. Returns 0 if the thread is to sleep
  * on. */
 static int
-run_between(const struct ns_wait_steps *steps, void *object, ns_waiter *w, int (*run)(void))
+run_between(const waiting *it, int (*run)(void))
 {
-    if (run_in_line(steps, w, run) < 0) { /* a handler raised: leave no trace */
-        if (steps->cancel(object, w)) {
-            steps->undo(object, w);
+    const struct ns_wait_steps *steps = it->steps;
+    if (run_in_line(steps, it->w, run) < 0) { /* a handler raised: leave no trace */
+        if (steps->cancel(it->object, it->w)) {
+            steps->undo(it->object, it->w);
         }
         return -1;
     }
-    steps->rejoin(object, w);
+    steps->rejoin(it->object, it->w);
     return 0;
+}
+
+/* The wait whose check runs in this thread. */
+static NS_THREAD_LOCAL waiting *checked;
+
+static int
+check(void)
+{
+    return ns_check_deadlock(&checked->sleep, &checked->check_at);
+}
+
+static int
+run_check(waiting *it)
+{
+    waiting *outer = checked;
+    checked = it;
+    const int result = run_between(it, check);
+    checked = outer;
+    return result;
 }
 
 /* Waits on, after `enter`. Returns as sleep_detached, but -1 with an exception. */
 static int
-wait_entered(PyObject *scope, const struct ns_wait_steps *steps, void *object, ns_waiter *w,
-             int64_t deadline, PyThreadState *sliced)
+wait_entered(waiting *it)
 {
     for (;;) {
         int result;
         while (has_calls()) { /* `enter` or `rejoin` served other waiters */
-            if (steps->leave(object, w)) {
+            if (it->steps->leave(it->object, it->w)) {
                 return 1;
             }
-            if (run_between(steps, object, w, call_all) < 0) {
+            if (run_between(it, call_all) < 0) {
                 return -1;
             }
         }
         Py_BEGIN_ALLOW_THREADS
-        result = sleep_in_scope(scope, steps, object, w, deadline, sliced);
+        ns_sleeper_begin(&it->sleep);
+        result = sleep_in_scope(it);
+        ns_sleeper_end();
         Py_END_ALLOW_THREADS
-        if (result != TO_RUN_HANDLERS) {
+        if (result == TO_CHECK) {
+            if (run_check(it) < 0) {
+                return -1;
+            }
+        }
+        else if (result != TO_RUN_HANDLERS) {
             return result;
         }
-        if (run_between(steps, object, w, ns_run_handlers) < 0) {
+        else if (run_between(it, ns_run_handlers) < 0) {
             return -1;
         }
     }
 }
 
+/* `named` has the call's name and holder: the steps of the object, where others stand in for
+ * them. */
 static int
-wait_in(PyObject *scope, PyObject *self, const struct ns_wait_steps *steps, void *object,
-        ns_waiter *w, int64_t deadline)
+wait_in(PyObject *scope, PyObject *self, const struct ns_wait_steps *steps,
+        const struct ns_wait_steps *named, void *object, ns_waiter *w, int64_t deadline)
 {
     /* The question may detach, so ask it before the waiter is linked. */
-    PyThreadState *sliced = is_main_thread(self) ? PyThreadState_Get() : NULL;
+    PyThreadState *tstate = PyThreadState_Get();
+    PyThreadState *sliced = is_main_thread(self) ? tstate : NULL;
     const bool last = ns_is_last(self);
+    ns_record *record = ns_record_begin(self, named->operation);
     ns_make_way(object);
     const bool held = ns_hold_calls();
     int result;
     if (steps->enter(object, w) || (last && steps->cancel(object, w))) {
         result = 1;
+        ns_record_drop(record);
+    }
+    else if (last) {
+        result = ns_waits_in_vain();
+        ns_record_drop(record);
     }
     else {
-        result =
-            last ? ns_waits_in_vain() : wait_entered(scope, steps, object, w, deadline, sliced);
+        waiting it = {
+            .scope = scope,
+            .steps = steps,
+            .object = object,
+            .w = w,
+            .sliced = sliced,
+            .sleep =
+                {
+                    .steps = named,
+                    .object = object,
+                    .waiter = w,
+                    .linked = steps->links,
+                    .self = self,
+                    .thread = tstate,
+                    .ident = PyThread_get_thread_ident(),
+                    .since = ns_now(),
+                    .deadline = deadline,
+                    .cancellable = scope != NULL,
+                },
+            .check_at = ns_first_check(deadline),
+        };
+        result = wait_entered(&it);
+        ns_record_end(record, result == 1);
     }
     ns_release_calls(held);
     return result == CANCELLED ? ns_raise_cancelled(state_for(self)) : result;
@@ -313,7 +393,7 @@ ns_wait_with(PyObject *self, const struct ns_wait_steps *steps, void *object, ns
              int64_t deadline)
 {
     PyObject *scope = steps->cancellable ? ns_current_scope(state_for(self)) : NULL;
-    int result = wait_in(scope, self, steps, object, w, deadline);
+    int result = wait_in(scope, self, steps, steps, object, w, deadline);
     Py_XDECREF(scope);
     return result;
 }
@@ -359,6 +439,7 @@ ns_wait(PyObject *self, const struct ns_wait_steps *steps, void *object, uint64_
         return -1;
     }
     const bool on_word = !steps->links;
+    const struct ns_wait_steps *named = steps;
     PyObject *scope = steps->cancellable || on_word ? ns_current_scope(state_for(self)) : NULL;
     if (scope != NULL && on_word) { /* only a waiter with a place can be cancelled */
         steps = &ns_word_place_steps;
@@ -368,7 +449,7 @@ ns_wait(PyObject *self, const struct ns_wait_steps *steps, void *object, uint64_
     int result = -1;
     if (w != NULL) {
         w->place.amount = *amount;
-        result = wait_in(scope, self, steps, object, w, deadline);
+        result = wait_in(scope, self, steps, named, object, w, deadline);
         *amount = w->place.amount;
         if (steps->links) {
             ns_waiter_free(w);

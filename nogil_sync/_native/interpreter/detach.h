@@ -17,6 +17,9 @@
  * Cancellation. A thread that is about to sleep looks at its scope (scope.h), and while it sleeps
  * the scope can wake it. Then the wait raises Cancelled, unless the waiter was served first.
  *
+ * Deadlocks. While a thread sleeps it is recorded (sleepers.h). If detection is on, it wakes by
+ * itself after a while, and looks for a deadlock as if a handler ran (sleeping.h).
+ *
  * Waiters that are called (asyncio). The thread that serves one runs its callback, Python code, at
  * once if it is attached. If it is detached, or has a waiter of its own in line, it keeps the list
  * until that is over, or until it is about to sleep; for the latter it leaves the line, as for a

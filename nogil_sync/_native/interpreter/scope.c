@@ -336,9 +336,7 @@ ns_add_scopes(PyObject *module)
         (state->cancelled_message = ns_import_attribute(home, "MESSAGE")) == NULL) {
         return -1;
     }
-    state->scope_type = ns_new_type(module, &spec, NULL);
-    return state->scope_type == NULL ||
-                   PyModule_AddType(module, (PyTypeObject *)state->scope_type) < 0
+    return ns_add_kept_type(module, &spec, &state->scope_type) < 0
                ? -1
                : PyModule_AddFunctions(module, functions);
 }

@@ -144,11 +144,23 @@ drop_items(AsyncWaiter *a)
     }
 }
 
-/* Gives back what it was served. */
+static bool
+is_of_barrier(AsyncWaiter *a)
+{
+    return a->steps == &ns_barrier_steps;
+}
+
+/* Gives back what it was served. A barrier that was passed stays passed; but a leader that gives up
+ * breaks it. */
 static void
 give_back(AsyncWaiter *a)
 {
-    a->steps->undo(a->inside, a->waiter);
+    if (is_of_barrier(a)) {
+        ns_barrier_give_up(a->inside, a->waiter, false);
+    }
+    else {
+        a->steps->undo(a->inside, a->waiter);
+    }
 }
 
 /* ---- The call ---- */
@@ -256,6 +268,9 @@ collect(AsyncWaiter *a)
     case SELECT:
         return collect_selected(a);
     default:
+        if (is_of_barrier(a)) {
+            return ns_barrier_type_collect(a->object, a->waiter);
+        }
         Py_RETURN_NONE;
     }
 }
@@ -282,10 +297,32 @@ result(PyObject *self, PyObject *Py_UNUSED(unused))
     return collect(a);
 }
 
+/* Gives up, for a waiter of a barrier. The barrier decides, with its lock held, so nobody need be
+ * kept from serving it meanwhile. False: it was served, or all have arrived and it waits on. */
+static PyObject *
+give_up(AsyncWaiter *a, bool timed_out)
+{
+    const bool held = ns_hold_calls();
+    bool is_out = ns_load(&a->state, NS_ACQUIRE) == CANCELLED;
+    if (!is_out && ns_load(&a->state, NS_ACQUIRE) != COLLECTED) {
+        const uint64_t outcome = ns_barrier_give_up(a->inside, a->waiter, timed_out);
+        is_out = !ns_is_granted(a->waiter) && outcome != NS_BARRIER_WAITS_ON;
+    }
+    ns_release_calls(held);
+    if (is_out && seize(a) == LINKED) {
+        set_state(a, CANCELLED);
+        Py_DECREF(a); /* the line's; the caller has another one */
+    }
+    return PyBool_FromLong(is_out);
+}
+
 static PyObject *
 cancel(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     AsyncWaiter *a = (AsyncWaiter *)self;
+    if (is_of_barrier(a)) {
+        return give_up(a, false);
+    }
     const bool held = ns_hold_calls();
     const uint8_t before = seize(a);
     if (before > SERVED) {
@@ -308,6 +345,22 @@ cancel(PyObject *self, PyObject *Py_UNUSED(unused))
         Py_DECREF(self); /* the line's; the caller has another one */
     }
     Py_RETURN_TRUE;
+}
+
+/* As cancel(), when the time is over: a barrier for which all have arrived is waited for. */
+static PyObject *
+time_out(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    AsyncWaiter *a = (AsyncWaiter *)self;
+    return is_of_barrier(a) ? give_up(a, true) : cancel(self, NULL);
+}
+
+/* The same as result(). The interpreter looks for signals after a call, but not after it has read
+ * an attribute: so no interrupt comes between this and the statement that stores it. */
+static PyObject *
+get_outcome(PyObject *self, void *Py_UNUSED(unused))
+{
+    return result(self, NULL);
 }
 
 static PyObject *
@@ -372,6 +425,11 @@ prepare_wait(AsyncWaiter *a, ns_state *state, uint64_t *amount)
     else if (is_of(object, state->cond_type)) {
         a->steps = &ns_cond_steps;
         a->inside = ns_inside_cond(object);
+    }
+    else if (is_of(object, state->barrier_type)) {
+        a->steps = &ns_barrier_steps;
+        a->inside = ns_inside_barrier(object);
+        return ns_check_initialized(object);
     }
     else {
         PyErr_SetString(PyExc_TypeError, "AsyncWaiter: cannot wait for this object");
@@ -587,11 +645,13 @@ dealloc(PyObject *self)
 static PyMethodDef methods[] = {
     {"cancel", cancel, METH_NOARGS, NULL},
     {"result", result, METH_NOARGS, NULL},
+    {"time_out", time_out, METH_NOARGS, NULL},
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef attributes[] = {
+    {"outcome", get_outcome, NULL, NULL, NULL},
     {"served", get_served, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -5,6 +5,7 @@
 #include "core/atomics.h"
 #include "docs.h"
 #include "object.h"
+#include "interpreter/contention.h"
 #include "interpreter/sharing.h"
 #include "types/syncmap.h"
 
@@ -74,7 +75,11 @@ compare_and_swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObje
     }
     ns_used(self);
     bool expected = (bool)old;
-    return PyBool_FromLong(ns_cas_or_load(&o->value, &expected, (bool)new, NS_SEQ_CST, NS_SEQ_CST));
+    if (ns_cas_or_load(&o->value, &expected, (bool)new, NS_SEQ_CST, NS_SEQ_CST)) {
+        Py_RETURN_TRUE;
+    }
+    ns_record_retries(self, "AtomicBool.compare_and_swap", 1);
+    Py_RETURN_FALSE;
 }
 
 static int

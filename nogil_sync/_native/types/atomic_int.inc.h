@@ -66,14 +66,32 @@ FN(operand)(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, PyOb
         return BOX((VALUE)(expression));                                                   \
     }
 
+/* A value that stays is stored again, so that the operation is ordered like the others. */
+static inline bool
+FN(replace_if_less)(_Atomic WORD *word, WORD *old, WORD n, bool max)
+{
+    return ns_cas(word, old, ((VALUE)n > (VALUE)*old) == max ? n : *old, NS_SEQ_CST);
+}
+
+/* After another thread was faster once. */
+static Py_NO_INLINE WORD
+FN(extreme_slow)(PyObject *self, _Atomic WORD *word, WORD old, WORD n, bool max)
+{
+    uint32_t retries = 1;
+    while (!FN(replace_if_less)(word, &old, n, max)) {
+        retries++;
+    }
+    ns_record_retries(self, max ? TEXT(NAME) ".fetch_max" : TEXT(NAME) ".fetch_min", retries);
+    return old;
+}
+
 static inline WORD
-FN(extreme)(_Atomic WORD *word, WORD n, bool max)
+FN(extreme)(PyObject *self, _Atomic WORD *word, WORD n, bool max)
 {
     WORD old = ns_load(word, NS_SEQ_CST);
-    /* A value that stays is stored again, so that the operation is ordered like the others. */
-    while (!ns_cas(word, &old, ((VALUE)n > (VALUE)old) == max ? n : old, NS_SEQ_CST)) {
-    }
-    return old;
+    return ns_likely(FN(replace_if_less)(word, &old, n, max))
+               ? old
+               : FN(extreme_slow)(self, word, old, n, max);
 }
 
 METHOD(add, "n", 0, (WORD)(ns_add(word, n, NS_SEQ_CST) + n))
@@ -82,8 +100,8 @@ METHOD(swap, "value", 1, ns_swap(word, n, NS_SEQ_CST))
 METHOD(fetch_and, "mask", 1, ns_and(word, n, NS_SEQ_CST))
 METHOD(fetch_or, "mask", 1, ns_or(word, n, NS_SEQ_CST))
 METHOD(fetch_xor, "mask", 1, ns_xor(word, n, NS_SEQ_CST))
-METHOD(fetch_max, "n", 1, FN(extreme)(word, n, true))
-METHOD(fetch_min, "n", 1, FN(extreme)(word, n, false))
+METHOD(fetch_max, "n", 1, FN(extreme)(self, word, n, true))
+METHOD(fetch_min, "n", 1, FN(extreme)(self, word, n, false))
 
 static PyObject *
 FN(store)(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -114,8 +132,11 @@ FN(compare_and_swap)(PyObject *self, PyObject *const *args, Py_ssize_t nargs, Py
         return NULL;
     }
     WORD expected = (WORD)old;
-    return PyBool_FromLong(
-        ns_cas_or_load(FN(word)(self), &expected, (WORD)new, NS_SEQ_CST, NS_SEQ_CST));
+    if (ns_cas_or_load(FN(word)(self), &expected, (WORD)new, NS_SEQ_CST, NS_SEQ_CST)) {
+        Py_RETURN_TRUE;
+    }
+    ns_record_retries(self, TEXT(NAME) ".compare_and_swap", 1);
+    Py_RETURN_FALSE;
 }
 
 static int

@@ -3,6 +3,7 @@
 #include "core/atomics.h"
 #include "docs.h"
 #include "object.h"
+#include "interpreter/contention.h"
 #include "interpreter/sharing.h"
 
 static int

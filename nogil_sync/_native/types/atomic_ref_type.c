@@ -2,6 +2,7 @@
 #include "arguments.h"
 #include "docs.h"
 #include "object.h"
+#include "interpreter/contention.h"
 #include "interpreter/sharing.h"
 #include "interpreter/tryref.h"
 
@@ -71,7 +72,11 @@ compare_and_swap(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObje
     if (ns_unpack(&s, args, nargs, kwnames, pair) < 0) {
         return NULL;
     }
-    return PyBool_FromLong(replace(self, pair[0], pair[1]));
+    if (replace(self, pair[0], pair[1])) {
+        Py_RETURN_TRUE;
+    }
+    ns_record_retries(self, "AtomicRef.compare_and_swap", 1);
+    Py_RETURN_FALSE;
 }
 
 static PyObject *
@@ -95,6 +100,7 @@ update(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwname
             return value;
         }
         Py_DECREF(value);
+        ns_record_retries(self, "AtomicRef.update", 1);
         if (PyErr_CheckSignals() < 0) { /* other threads may be faster for ever */
             return NULL;
         }

@@ -6,6 +6,7 @@
 #include "object.h"
 #include "interpreter/sharing.h"
 #include "interpreter/tryref.h"
+#include "types/insides.h"
 
 typedef struct {
     NS_OBJECT_HEAD
@@ -70,6 +71,41 @@ arrive(PyObject *self, ns_waiter *w, ns_patience patience, int64_t deadline, boo
     return w->place.amount == NS_BARRIER_LEADS ? lead(self, w) : (int64_t)w->place.amount;
 }
 
+/* What `wait` returns. */
+static PyObject *
+index_of(PyObject *self, int64_t outcome, bool timed_out)
+{
+    switch (outcome) {
+    case -1:
+        return NULL;
+    case NS_BARRIER_BROKEN:
+        return raise_broken(self,
+                            timed_out ? "timed out waiting for the other threads"
+                                      : "the barrier is broken, or was reset");
+    case NS_BARRIER_NESTED:
+        PyErr_SetString(PyExc_RuntimeError, "the action of a barrier cannot wait for it");
+        return NULL;
+    default:
+        return PyLong_FromLongLong(outcome);
+    }
+}
+
+ns_barrier *
+ns_inside_barrier(PyObject *self)
+{
+    return barrier_of(self);
+}
+
+PyObject *
+ns_barrier_type_collect(PyObject *self, ns_waiter *w)
+{
+    const uint64_t outcome = w->place.amount;
+    if (outcome == NS_BARRIER_AGAIN) {
+        Py_RETURN_NONE;
+    }
+    return index_of(self, outcome == NS_BARRIER_LEADS ? lead(self, w) : (int64_t)outcome, false);
+}
+
 static PyObject *
 wait_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
@@ -99,19 +135,7 @@ wait_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
         outcome = arrive(self, w, patience, deadline, &timed_out);
         ns_waiter_free(w);
     } while (outcome == NS_BARRIER_AGAIN);
-    switch (outcome) {
-    case -1:
-        return NULL;
-    case NS_BARRIER_BROKEN:
-        return raise_broken(self,
-                            timed_out ? "timed out waiting for the other threads"
-                                      : "the barrier is broken, or was reset");
-    case NS_BARRIER_NESTED:
-        PyErr_SetString(PyExc_RuntimeError, "the action of a barrier cannot wait for it");
-        return NULL;
-    default:
-        return PyLong_FromLongLong(outcome);
-    }
+    return index_of(self, outcome, timed_out);
 }
 
 static PyObject *
@@ -152,6 +176,13 @@ static PyObject *
 get_n_waiting(PyObject *self, void *Py_UNUSED(closure))
 {
     return ns_check_initialized(self) < 0 ? NULL : PyLong_FromUnsignedLong(waiting_at(self));
+}
+
+/* For wait_async. */
+static PyObject *
+get_timeout(PyObject *self, void *Py_UNUSED(closure))
+{
+    return ns_check_initialized(self) < 0 ? NULL : Py_NewRef(((Barrier *)self)->timeout);
 }
 
 static PyObject *
@@ -289,6 +320,7 @@ static PyGetSetDef getters[] = {
     {"parties", get_parties, NULL, DOC_Barrier_parties, NULL},
     {"n_waiting", get_n_waiting, NULL, DOC_Barrier_n_waiting, NULL},
     {"broken", get_broken, NULL, DOC_Barrier_broken, NULL},
+    {"_default_timeout", get_timeout, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -320,5 +352,11 @@ ns_add_barrier(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
     state->broken_barrier = ns_import_attribute("threading", "BrokenBarrierError");
-    return state->broken_barrier == NULL ? -1 : ns_add_type(module, &spec);
+    if (state->broken_barrier == NULL) {
+        return -1;
+    }
+    state->barrier_type = ns_new_type(module, &spec, NULL);
+    return state->barrier_type == NULL
+               ? -1
+               : PyModule_AddType(module, (PyTypeObject *)state->barrier_type);
 }

@@ -237,10 +237,7 @@ int
 ns_add_channel_ends(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    state->sending_type = ns_new_type(module, &sending_spec, NULL);
-    state->channel_sender_type = ns_new_type(module, &sender_spec, NULL);
-    return state->sending_type == NULL || state->channel_sender_type == NULL ||
-                   PyModule_AddType(module, (PyTypeObject *)state->sending_type) < 0
+    return ns_add_kept_type(module, &sending_spec, &state->sending_type) < 0
                ? -1
-               : PyModule_AddType(module, (PyTypeObject *)state->channel_sender_type);
+               : ns_add_kept_type(module, &sender_spec, &state->channel_sender_type);
 }

@@ -181,6 +181,17 @@ try_receive(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *k
     return done == 1 ? value : NULL;
 }
 
+/* try_recv(ABSENT), for recv_async: see mutex_type.c. */
+static PyObject *
+get_received(PyObject *self, void *Py_UNUSED(closure))
+{
+    ns_state *state = ns_state_of(self);
+    if (state == NULL || state->absent == NULL) { /* the module is cleared */
+        return ns_shutting_down();
+    }
+    return try_receive(self, &state->absent, 1, NULL);
+}
+
 /* tp_iternext: NULL without an exception ends the iteration. */
 static PyObject *
 next(PyObject *self)
@@ -351,6 +362,11 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static PyGetSetDef getters[] = {
+    {"_received_at_once", get_received, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyMemberDef members[] = NS_WEAKREF_MEMBERS(ns_channel_object);
 
 static PyType_Slot slots[] = {
@@ -365,6 +381,7 @@ static PyType_Slot slots[] = {
     {Py_tp_iternext, next},
     {Py_sq_length, length},
     {Py_tp_methods, methods},
+    {Py_tp_getset, getters},
     {Py_tp_members, members},
     {0, NULL},
 };
@@ -382,15 +399,13 @@ ns_add_channel(PyObject *module)
     ns_state *state = PyModule_GetState(module);
     state->channel_closed =
         ns_import_attribute("nogil_sync._common.channel_closed", "ChannelClosed");
-    if (state->channel_closed == NULL) {
+    state->absent = ns_import_attribute("nogil_sync._common.once", "ABSENT");
+    if (state->channel_closed == NULL || state->absent == NULL) {
         return -1;
     }
     if (PyModule_Add(module, "ChannelClosed", Py_NewRef(state->channel_closed)) < 0) {
         return -1;
     }
-    state->channel_type = ns_new_type(module, &spec, NULL);
-    return state->channel_type == NULL ||
-                   PyModule_AddType(module, (PyTypeObject *)state->channel_type) < 0
-               ? -1
-               : ns_add_channel_ends(module);
+    return ns_add_kept_type(module, &spec, &state->channel_type) < 0 ? -1
+                                                                     : ns_add_channel_ends(module);
 }

@@ -49,7 +49,9 @@ typedef struct {
     bool plain;
 } held_lock;
 
-/* Gets the lock for a call. Returns false with RuntimeError if __init__ has not run. */
+/* Gets the lock for a call. Returns false with RuntimeError if __init__ has not run. A lock that is
+ * not plain counts as a level of recursion: it may be a Cond over another one, and so on, and the
+ * interpreter counts none for a method without parameters (object.c). */
 static inline bool
 hold(PyObject *self, held_lock *lock)
 {
@@ -63,6 +65,10 @@ hold(PyObject *self, held_lock *lock)
             ns_check_initialized_slow(self);
             return false;
         }
+        if (Py_EnterRecursiveCall(" while calling the lock of a condition") != 0) {
+            Py_DECREF(lock->object);
+            return false;
+        }
     }
     return true;
 }
@@ -71,6 +77,7 @@ static inline void
 let_go(held_lock *lock)
 {
     if (ns_unlikely(!lock->plain)) {
+        Py_LeaveRecursiveCall();
         Py_DECREF(lock->object);
     }
 }
@@ -693,7 +700,9 @@ get_lock(PyObject *self, void *Py_UNUSED(unused))
     if (!hold(self, &lock)) {
         return NULL;
     }
-    return lock.plain ? Py_NewRef(lock.object) : lock.object;
+    PyObject *object = Py_NewRef(lock.object);
+    let_go(&lock);
+    return object;
 }
 
 static PyGetSetDef attributes[] = {
@@ -728,7 +737,5 @@ int
 ns_add_cond(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    state->cond_type = ns_new_type(module, &spec, NULL);
-    return state->cond_type == NULL ? -1
-                                    : PyModule_AddType(module, (PyTypeObject *)state->cond_type);
+    return ns_add_kept_type(module, &spec, &state->cond_type);
 }

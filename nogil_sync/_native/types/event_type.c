@@ -122,7 +122,5 @@ int
 ns_add_event(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    state->event_type = ns_new_type(module, &spec, NULL);
-    return state->event_type == NULL ? -1
-                                     : PyModule_AddType(module, (PyTypeObject *)state->event_type);
+    return ns_add_kept_type(module, &spec, &state->event_type);
 }

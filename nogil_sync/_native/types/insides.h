@@ -4,6 +4,7 @@
 
 #include "module.h"
 
+#include "core/barrier.h"
 #include "core/cond.h"
 #include "core/event.h"
 #include "core/rwmutex.h"
@@ -16,5 +17,10 @@ ns_waitgroup *ns_inside_waitgroup(PyObject *self);
 ns_semaphore *ns_inside_semaphore(PyObject *self);
 ns_cond *ns_inside_cond(PyObject *self);
 ns_rwmutex *ns_inside_rwmutex(PyObject *view, bool writes);
+ns_barrier *ns_inside_barrier(PyObject *self);
+
+/* What Barrier.wait returns for a waiter that was served, or NULL with an exception; None: arrive
+ * again. The leader runs the action. */
+PyObject *ns_barrier_type_collect(PyObject *self, ns_waiter *w);
 
 #endif

@@ -25,12 +25,13 @@ ns_mutex_of(PyObject *self)
 }
 
 int
-ns_mutex_type_wait(PyObject *self, ns_mutex *m, ns_patience patience, int64_t deadline)
+ns_mutex_type_wait(PyObject *self, const struct ns_wait_steps *steps, ns_mutex *m,
+                   ns_patience patience, int64_t deadline)
 {
     if (patience == NS_DO_NOT_WAIT) {
         return ns_mutex_try_lock(m);
     }
-    return ns_wait(self, &ns_mutex_steps, m, &(uint64_t){0}, deadline);
+    return ns_wait(self, steps, m, &(uint64_t){0}, deadline);
 }
 
 PyObject *
@@ -46,7 +47,7 @@ ns_mutex_type_acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs, P
     if (ns_likely(ns_mutex_try_lock(mutex_of(self)))) {
         Py_RETURN_TRUE;
     }
-    int locked = ns_mutex_type_wait(self, mutex_of(self), patience, deadline);
+    int locked = ns_mutex_type_wait(self, &ns_mutex_steps, mutex_of(self), patience, deadline);
     return locked < 0 ? NULL : PyBool_FromLong(locked);
 }
 
@@ -56,7 +57,8 @@ lock(PyObject *self)
     ns_used(self);
     return ns_likely(ns_mutex_try_lock(mutex_of(self)))
                ? 1
-               : ns_mutex_type_wait(self, mutex_of(self), NS_WAIT_FOR_EVER, NS_FOREVER);
+               : ns_mutex_type_wait(
+                     self, &ns_mutex_steps, mutex_of(self), NS_WAIT_FOR_EVER, NS_FOREVER);
 }
 
 static int
@@ -107,7 +109,18 @@ at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 repr(PyObject *self)
 {
-    return ns_repr_state(self, ns_mutex_is_locked(mutex_of(self)) ? "locked" : "unlocked");
+    ns_mutex *m = mutex_of(self);
+    const bool is_locked = ns_mutex_is_locked(m);
+    return ns_repr_lock(
+        self, is_locked, ns_thread_of_tag(ns_mutex_holder(m)), "", ns_mutex_waiters(m));
+}
+
+/* acquire(False), for `async with`. The interpreter looks for signals after a call, but not after
+ * it has read an attribute: so no interrupt comes between this and what is done with the lock. */
+static PyObject *
+get_taken(PyObject *self, void *Py_UNUSED(closure))
+{
+    return ns_mutex_type_acquire(self, (PyObject *[]){Py_False}, 1, NULL);
 }
 NS_INIT_WITHOUT_ARGUMENTS("Mutex")
 NS_EXIT(leave, "Mutex.__exit__")
@@ -123,6 +136,11 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static PyGetSetDef getters[] = {
+    {"_taken_at_once", get_taken, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyMemberDef members[] = NS_WEAKREF_MEMBERS(Mutex);
 
 static PyType_Slot slots[] = {
@@ -133,6 +151,7 @@ static PyType_Slot slots[] = {
     {Py_tp_traverse, ns_traverse_type},
     {Py_tp_repr, repr},
     {Py_tp_methods, methods},
+    {Py_tp_getset, getters},
     {Py_tp_members, members},
     {0, NULL},
 };
@@ -148,7 +167,5 @@ int
 ns_add_mutex(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    state->mutex_type = ns_new_type(module, &spec, NULL);
-    return state->mutex_type == NULL ? -1
-                                     : PyModule_AddType(module, (PyTypeObject *)state->mutex_type);
+    return ns_add_kept_type(module, &spec, &state->mutex_type);
 }

@@ -9,9 +9,10 @@
 /* Returns the lock inside a Mutex. */
 ns_mutex *ns_mutex_of(PyObject *self);
 
-/* After a failed ns_mutex_try_lock on m, which is inside self: waits, or tries once more if the
- * call must not wait. Returns 1 if locked, 0 if timed out, -1 with an exception. */
-int ns_mutex_type_wait(PyObject *self, ns_mutex *m, ns_patience patience, int64_t deadline);
+/* After a failed ns_mutex_try_lock on m, which is inside self: waits by these steps, or tries once
+ * more if the call must not wait. Returns 1 if locked, 0 if timed out, -1 with an exception. */
+int ns_mutex_type_wait(PyObject *self, const struct ns_wait_steps *steps, ns_mutex *m,
+                       ns_patience patience, int64_t deadline);
 
 /* The methods of Mutex. */
 PyObject *ns_mutex_type_acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs,

@@ -47,7 +47,8 @@ static int
 take(RLock *o, uint64_t again, ns_patience patience, int64_t deadline)
 {
     if (ns_unlikely(!ns_mutex_try_lock(&o->mutex))) {
-        int locked = ns_mutex_type_wait((PyObject *)o, &o->mutex, patience, deadline);
+        int locked =
+            ns_mutex_type_wait((PyObject *)o, &ns_rlock_steps, &o->mutex, patience, deadline);
         if (locked <= 0) {
             return locked;
         }
@@ -215,16 +216,9 @@ repr(PyObject *self)
 {
     RLock *o = (RLock *)self;
     uint64_t owner = ns_load(&o->owner, NS_RELAXED), again = ns_load(&o->again, NS_RELAXED);
-    if (owner == 0) {
-        return ns_repr_state(self, "unlocked");
-    }
-    char state[80];
-    PyOS_snprintf(state,
-                  sizeof(state),
-                  "locked, owner=%llu, count=%llu",
-                  (unsigned long long)owner,
-                  (unsigned long long)again + 1);
-    return ns_repr_state(self, state);
+    char count[40];
+    PyOS_snprintf(count, sizeof(count), ", count=%llu", (unsigned long long)again + 1);
+    return ns_repr_lock(self, owner != 0, owner, count, ns_mutex_waiters(&o->mutex));
 }
 NS_INIT_WITHOUT_ARGUMENTS("RLock")
 NS_EXIT(leave, "RLock.__exit__")
@@ -269,7 +263,5 @@ int
 ns_add_rlock(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    state->rlock_type = ns_new_type(module, &spec, NULL);
-    return state->rlock_type == NULL ? -1
-                                     : PyModule_AddType(module, (PyTypeObject *)state->rlock_type);
+    return ns_add_kept_type(module, &spec, &state->rlock_type);
 }

@@ -188,6 +188,15 @@ is_locked(PyObject *view, bool writes)
     return writes ? ns_rwmutex_is_write_locked(m) : ns_rwmutex_is_read_locked(m);
 }
 
+static PyObject *
+repr_view(PyObject *view, bool writes)
+{
+    ns_rwmutex *m = lock_of(view, writes);
+    const bool locked = is_locked(view, writes);
+    const uint64_t writer = writes ? ns_thread_of_tag(ns_rwmutex_writer(m)) : 0;
+    return ns_repr_lock(view, locked, writer, "", ns_rwmutex_waiters(m, writes));
+}
+
 #define VIEW_METHODS(side, writes)                                                           \
     static PyObject *side##_acquire(                                                         \
         PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)          \
@@ -231,8 +240,16 @@ is_locked(PyObject *view, bool writes)
     }                                                                                        \
     static PyObject *side##_repr(PyObject *self)                                             \
     {                                                                                        \
-        return ns_repr_state(self, is_locked(self, writes) ? "locked" : "unlocked");         \
+        return repr_view(self, writes);                                                      \
     }                                                                                        \
+    static PyObject *side##_taken(PyObject *self, void *Py_UNUSED(closure))                  \
+    {                                                                                        \
+        return acquire(self, writes, (PyObject *[]){Py_False}, 1, NULL);                     \
+    }                                                                                        \
+    static PyGetSetDef side##_getters[] = {                                                  \
+        {"_taken_at_once", side##_taken, NULL, NULL, NULL}, /* see mutex_type.c */           \
+        {NULL, NULL, NULL, NULL, NULL},                                                      \
+    };                                                                                       \
     NS_EXIT(side##_leave, "RWMutex" #side ".__exit__")                                       \
     static PyMethodDef side##_methods[] = {                                                  \
         NS_METHOD("acquire", side##_acquire, DOC_RWMutex##side##_acquire),                   \
@@ -250,6 +267,7 @@ is_locked(PyObject *view, bool writes)
         {Py_tp_traverse, side##_traverse},                                                   \
         {Py_tp_repr, side##_repr},                                                           \
         {Py_tp_methods, side##_methods},                                                     \
+        {Py_tp_getset, side##_getters},                                                      \
         {Py_tp_members, side##_members},                                                     \
         {0, NULL},                                                                           \
     };                                                                                       \

@@ -429,7 +429,19 @@ static PyType_Spec hold_spec = {
 };
 
 /* ---- Semaphore ---- */
+
+/* acquire(False), for `async with`: see mutex_type.c. */
+static PyObject *
+get_taken(PyObject *self, void *Py_UNUSED(closure))
+{
+    return acquire(self, (PyObject *[]){Py_False}, 1, NULL);
+}
 NS_EXIT(leave, "Semaphore.__exit__")
+
+static PyGetSetDef getters[] = {
+    {"_taken_at_once", get_taken, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
 
 static PyMethodDef methods[] = {
     NS_METHOD("acquire", acquire, DOC_Semaphore_acquire),
@@ -455,6 +467,7 @@ static PyType_Slot slots[] = {
     {Py_tp_clear, clear},
     {Py_tp_repr, repr},
     {Py_tp_methods, methods},
+    {Py_tp_getset, getters},
     {Py_tp_members, members},
     {0, NULL},
 };
@@ -470,13 +483,7 @@ int
 ns_add_semaphore(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    state->semaphore_hold_type = ns_new_type(module, &hold_spec, NULL);
-    if (state->semaphore_hold_type == NULL ||
-        PyModule_AddType(module, (PyTypeObject *)state->semaphore_hold_type) < 0) {
-        return -1;
-    }
-    state->semaphore_type = ns_new_type(module, &spec, NULL);
-    return state->semaphore_type == NULL
+    return ns_add_kept_type(module, &hold_spec, &state->semaphore_hold_type) < 0
                ? -1
-               : PyModule_AddType(module, (PyTypeObject *)state->semaphore_type);
+               : ns_add_kept_type(module, &spec, &state->semaphore_type);
 }

@@ -222,8 +222,5 @@ int
 ns_add_syncmap_iterator(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    state->syncmap_iterator_type = ns_new_type(module, &spec, NULL);
-    return state->syncmap_iterator_type == NULL
-               ? -1
-               : PyModule_AddType(module, (PyTypeObject *)state->syncmap_iterator_type);
+    return ns_add_kept_type(module, &spec, &state->syncmap_iterator_type);
 }

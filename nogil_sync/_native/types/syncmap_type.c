@@ -13,13 +13,81 @@
 /* ---- Construction ---- */
 
 /* Evaluates all keys and values, and the keys' hashes, before it stores anything. */
+/* What __init__ was given, with the hash of each key. */
+typedef struct {
+    PyObject *pairs; /* a tuple; NULL: nothing was given */
+    uint64_t *hashes;
+    Py_ssize_t count;
+} entries;
+
+/* Reads a mapping, or pairs. Returns 0, or -1 with an exception. */
+static int
+read_entries(ns_state *state, PyObject *source, entries *e)
+{
+    if (state->syncmap_shared == NULL) {
+        ns_shutting_down();
+        return -1;
+    }
+    PyObject *found = PyObject_CallMethod(state->syncmap_shared, "_entries", "(O)", source);
+    PyObject *list = found != NULL ? PySequence_List(found) : NULL;
+    /* Code that finds it through the collector can change a list, but not a tuple. */
+    e->pairs = list != NULL ? PyList_AsTuple(list) : NULL;
+    Py_XDECREF(list);
+    Py_XDECREF(found);
+    if (e->pairs == NULL) {
+        return -1;
+    }
+    e->count = PyTuple_GET_SIZE(e->pairs);
+    e->hashes = PyMem_New(uint64_t, (size_t)e->count);
+    if (e->hashes == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < e->count; i++) {
+        PyObject *pair = PyTuple_GET_ITEM(e->pairs, i);
+        if (!PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2) {
+            PyErr_SetString(PyExc_TypeError, "entries must be pairs");
+            return -1;
+        }
+        if (ns_key_hash(PyTuple_GET_ITEM(pair, 0), &e->hashes[i]) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int
+store_entries(SyncMap *o, const entries *e)
+{
+    for (Py_ssize_t i = 0; i < e->count; i++) {
+        PyObject *pair = PyTuple_GET_ITEM(e->pairs, i);
+        PyObject *key = PyTuple_GET_ITEM(pair, 0), *value = PyTuple_GET_ITEM(pair, 1);
+        if (ns_syncmap_put(o, key, e->hashes[i], value) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int
+store_named(SyncMap *o, PyObject *kwargs)
+{
+    PyObject *name, *value;
+    for (Py_ssize_t at = 0; kwargs != NULL && PyDict_Next(kwargs, &at, &name, &value);) {
+        uint64_t hash;
+        if (ns_key_hash(name, &hash) < 0 || ns_syncmap_put(o, name, hash, value) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 static int
 init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     static const ns_signature s = {
         "SyncMap.__init__(self, mapping_or_pairs=(), /, **kwargs)", {NULL}, 0, 0, 0};
     SyncMap *o = (SyncMap *)self;
-    PyObject *source = NULL, *entries = NULL, *given = NULL;
     ns_state *state = ns_state_of(self);
     if (state == NULL || (kwargs != NULL && !PyArg_ValidateKeywordArguments(kwargs))) {
         return -1;
@@ -28,66 +96,18 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
         ns_refuse(&s, ((PyTupleObject *)args)->ob_item, PyTuple_GET_SIZE(args), NULL);
         return -1;
     }
+    entries given = {0};
+    int result = 0;
     if (PyTuple_GET_SIZE(args) == 1) {
-        source = PyTuple_GET_ITEM(args, 0);
+        result = read_entries(state, PyTuple_GET_ITEM(args, 0), &given);
     }
-    if (source != NULL && state->syncmap_shared == NULL) {
-        ns_shutting_down();
-        return -1;
+    if (result == 0 && (result = ns_claim_init(self)) == 0) {
+        ns_watch_attach(&o->watch, self);
+        ns_finish_init(self, true);
+        result = store_entries(o, &given) < 0 ? -1 : store_named(o, kwargs);
     }
-    int result = -1;
-    uint64_t *hashes = NULL;
-    Py_ssize_t n = 0;
-    if (source != NULL) {
-        entries = PyObject_CallMethod(state->syncmap_shared, "_entries", "(O)", source);
-        PyObject *list = entries != NULL ? PySequence_List(entries) : NULL;
-        /* Code that finds it through the collector can change a list, but not a tuple. */
-        given = list != NULL ? PyList_AsTuple(list) : NULL;
-        Py_XDECREF(list);
-        Py_XDECREF(entries);
-        if (given == NULL) {
-            return -1;
-        }
-        n = PyTuple_GET_SIZE(given);
-        hashes = PyMem_New(uint64_t, (size_t)n);
-        if (hashes == NULL) {
-            PyErr_NoMemory();
-            goto done;
-        }
-        for (Py_ssize_t i = 0; i < n; i++) {
-            PyObject *pair = PyTuple_GET_ITEM(given, i);
-            if (!PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2) {
-                PyErr_SetString(PyExc_TypeError, "entries must be pairs");
-                goto done;
-            }
-            if (ns_key_hash(PyTuple_GET_ITEM(pair, 0), &hashes[i]) < 0) {
-                goto done;
-            }
-        }
-    }
-    if (ns_claim_init(self) < 0) {
-        goto done;
-    }
-    ns_watch_attach(&o->watch, self);
-    ns_finish_init(self, true);
-    for (Py_ssize_t i = 0; i < n; i++) {
-        PyObject *pair = PyTuple_GET_ITEM(given, i);
-        if (ns_syncmap_put(o, PyTuple_GET_ITEM(pair, 0), hashes[i], PyTuple_GET_ITEM(pair, 1)) <
-            0) {
-            goto done;
-        }
-    }
-    PyObject *name, *value;
-    for (Py_ssize_t at = 0; kwargs != NULL && PyDict_Next(kwargs, &at, &name, &value);) {
-        uint64_t hash;
-        if (ns_key_hash(name, &hash) < 0 || ns_syncmap_put(o, name, hash, value) < 0) {
-            goto done;
-        }
-    }
-    result = 0;
-done:
-    PyMem_Free(hashes);
-    Py_XDECREF(given);
+    PyMem_Free(given.hashes);
+    Py_XDECREF(given.pairs);
     return result;
 }
 

@@ -201,8 +201,5 @@ int
 ns_add_waitgroup(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    state->waitgroup_type = ns_new_type(module, &spec, NULL);
-    return state->waitgroup_type == NULL
-               ? -1
-               : PyModule_AddType(module, (PyTypeObject *)state->waitgroup_type);
+    return ns_add_kept_type(module, &spec, &state->waitgroup_type);
 }

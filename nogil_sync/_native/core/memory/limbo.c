@@ -126,6 +126,9 @@ ns_limbo_reserve(ns_limbo *l)
     if (list == NULL) {
         return NULL;
     }
+    if (!ns_limbo_may_hold(l)) {
+        ns_store(&l->may_hold, true, NS_RELAXED);
+    }
     ns_limbo_ring *ring = ns_load(&list->ring, NS_RELAXED);
     const uint32_t count = ns_load(&list->end, NS_RELAXED) - ns_load(&list->first, NS_ACQUIRE);
     return count <= ring->mask || grow(list, ring) ? list : NULL;
@@ -227,6 +230,20 @@ ns_limbo_take_left(ns_limbo *l, uint64_t safe, uintptr_t *words, unsigned room)
     return n;
 }
 
+unsigned
+ns_limbo_take_alone(ns_limbo *l, uint64_t safe, uintptr_t *words, unsigned room)
+{
+    const unsigned n = ns_limbo_take_any(l, safe, words, room);
+    if (ns_limbo_count(l) == 0) {
+        ns_store(&l->may_hold, false, NS_RELAXED);
+        ns_fence_here(); /* threads that start later make the other fence */
+        if (!ns_slots_is_alone()) { /* a newcomer may have added a word since */
+            ns_store(&l->may_hold, true, NS_RELAXED);
+        }
+    }
+    return n;
+}
+
 size_t
 ns_limbo_count(ns_limbo *l)
 {
@@ -286,4 +303,5 @@ ns_limbo_destroy(ns_limbo *l)
     }
     free(lists);
     ns_store(&l->lists, NULL, NS_RELAXED);
+    ns_store(&l->may_hold, false, NS_RELAXED);
 }

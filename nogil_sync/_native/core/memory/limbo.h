@@ -26,7 +26,14 @@
  * with acquire.
  *
  * How much waits. A word that may go waits until its slot's holder takes out again, or
- * ns_limbo_take_any visits the list; or ns_limbo_take_left, if the holder has ended.
+ * ns_limbo_take_any visits the list; or ns_limbo_take_left, if the holder has ended; or
+ * ns_limbo_take_alone, by a thread that has become alone (slots.h).
+ *
+ * A lone thread adds nothing, since it frees at once. So `may_hold` tells it whether words are left
+ * of the time before. A thread that reserves room sets it. A thread that has found all lists empty
+ * resets it, and then looks whether it is alone: if so, no thread added since the look at the
+ * lists, and any newcomer sees the reset and sets it again (slots.h, "The promise"). Else the
+ * thread sets it again itself.
  *
  * Fork. One store adds a word, takes it out, or publishes a ring, a list or an array. The child has
  * the state before it or after it, whatever lock a thread that is gone held. Such a thread leaks at
@@ -75,6 +82,7 @@ typedef struct ns_limbo_lists {
 /* Zero bytes have no lists. */
 typedef struct ns_limbo {
     _Atomic(ns_limbo_lists *) lists; /* NULL until a word is added; never changes after */
+    _Atomic bool may_hold; /* false: no list has a word, if the thread that reads it is alone */
 } ns_limbo;
 
 /* Returns the calling thread's list, with room for one word; NULL if that cannot be had. */
@@ -117,6 +125,17 @@ unsigned ns_limbo_take_any(ns_limbo *l, uint64_t safe, uintptr_t *words, unsigne
 
 /* The same from lists whose slot no thread holds. It does not touch the lists of living threads. */
 unsigned ns_limbo_take_left(ns_limbo *l, uint64_t safe, uintptr_t *words, unsigned room);
+
+/* Whether ns_limbo_take_alone may find a word: for a thread that is alone. */
+static inline bool
+ns_limbo_may_hold(ns_limbo *l)
+{
+    return ns_load(&l->may_hold, NS_RELAXED);
+}
+
+/* The same from all lists, by a thread that was alone a moment ago. Once all are empty,
+ * ns_limbo_may_hold returns false. */
+unsigned ns_limbo_take_alone(ns_limbo *l, uint64_t safe, uintptr_t *words, unsigned room);
 
 /* How many words are in the lists. It is exact while no other thread adds or takes. */
 size_t ns_limbo_count(ns_limbo *l);

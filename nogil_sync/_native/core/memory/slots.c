@@ -9,6 +9,7 @@
 #endif
 
 NS_THREAD_LOCAL uint32_t ns_cached_slot;
+NS_THREAD_LOCAL uint64_t ns_thread_mark;
 struct ns_slots ns_slots;
 
 /* Whether the system tells of the end of a thread; else no thread gets a slot. */

@@ -113,6 +113,9 @@ bool ns_slots_init(void);
 #define NS_THREAD_LOCAL _Thread_local
 #endif
 
+/* For thread_tag.h: only its address is used. */
+extern NS_THREAD_LOCAL uint64_t ns_thread_mark;
+
 extern NS_THREAD_LOCAL uint32_t ns_cached_slot; /* slot + 1; 0: none yet; only its thread uses it */
 
 uint32_t ns_slot_claim(void);

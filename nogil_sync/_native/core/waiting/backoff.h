@@ -33,4 +33,13 @@ ns_back_off(int64_t *pause)
     *pause = *pause < NS_BACK_OFF_MOST ? 2 * *pause : *pause;
 }
 
+/* After a first attempt failed: makes another one after each pause, until one is true. */
+#define NS_BACK_OFF_UNTIL(attempt)             \
+    do {                                       \
+        int64_t ns_pause_ = NS_BACK_OFF_FIRST; \
+        do {                                   \
+            ns_back_off(&ns_pause_);           \
+        } while (!(attempt));                  \
+    } while (0)
+
 #endif

@@ -76,6 +76,8 @@ typedef struct ns_waiter {
     bool impatient; /* mutex: asks to be handed the lock by the next release */
     int64_t since; /* mutex: when it began to wait, by ns_now() */
     int64_t heir_since; /* mutex: when it last became heir */
+    uint64_t tag; /* of its thread (thread_tag.h), where the lock notes its holder; 0 if
+                   * it is called */
     ns_place place;
     struct ns_selector *selector; /* that it is part of (select.h), or NULL */
     struct ns_waiter *next_called; /* the server's, once it is served and was CALLED */

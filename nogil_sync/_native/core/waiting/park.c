@@ -1,5 +1,7 @@
 #include "waiting/park.h"
 
+#include "waiting/thread_tag.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
@@ -422,4 +424,10 @@ ns_park_init(void)
 {
     static bool done;
     return ns_init_once(&done, init);
+}
+
+uint64_t
+ns_thread_of_tag(uint64_t tag)
+{
+    return tag == 0 ? 0 : tag + ((uint64_t)(uintptr_t)pthread_self() - ns_thread_tag());
 }

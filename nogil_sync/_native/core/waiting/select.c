@@ -72,11 +72,20 @@ ns_claim_both(ns_place *p, ns_place *q)
 /* ---- All locks ---- */
 
 static int
+compare_addresses(const void *left, const void *right)
+{
+    const uintptr_t l = (uintptr_t)left, r = (uintptr_t)right;
+    return (l > r) - (l < r);
+}
+
+/* By lock, and then by line, so that places in the same line are neighbours. */
+static int
 compare_locks(const void *left, const void *right)
 {
-    const uintptr_t l = (uintptr_t)ns_place_lock(*(ns_place *const *)left);
-    const uintptr_t r = (uintptr_t)ns_place_lock(*(ns_place *const *)right);
-    return (l > r) - (l < r);
+    ns_place *l = *(ns_place *const *)left, *r = *(ns_place *const *)right;
+    int order = compare_addresses(ns_place_lock(l), ns_place_lock(r));
+    order = order != 0 ? order : compare_addresses(l->object, r->object);
+    return order != 0 ? order : compare_addresses(l->line, r->line);
 }
 
 /* Whether the n-th place in the order of locks is the first with its lock. */
@@ -149,12 +158,15 @@ ns_random_below(uint32_t limit)
     return (uint32_t)(((uint64_t)seed * limit) >> 32);
 }
 
-/* Links one place after the other in random order, and serves each line, until one serves s. If one
- * does, or `stays` is false, no place is linked afterwards. `fresh`: for the first time. */
+/* Links one place after the other in random order, and serves each line once, until one serves s.
+ * If one does, or `stays` is false, no place is linked afterwards. `fresh`: for the first time. */
 static bool
 try_each(ns_selector *s, ns_wakes *wakes, bool fresh, bool stays)
 {
     bool served = false;
+    for (uint32_t n = 0; n < s->count; n++) {
+        s->places[n].tried = false;
+    }
     for (uint32_t n = 0; n < s->count && !served; n++) {
         const uint32_t other = n + ns_random_below(s->count - n), chosen = s->order[other];
         ns_place *p = &s->places[chosen];
@@ -164,8 +176,12 @@ try_each(ns_selector *s, ns_wakes *wakes, bool fresh, bool stays)
             ns_place_link(p, fresh);
         }
         p->away = false;
-        p->line->serve(p->object, wakes);
-        served = ns_is_granted(&s->waiter);
+        ns_place *first = &s->places[p->first];
+        if (!first->tried) { /* else a place like this one is in line, and was not served */
+            first->tried = true;
+            p->line->serve(p->object, wakes);
+            served = ns_is_granted(&s->waiter);
+        }
     }
     for (uint32_t n = 0; n < s->count && (served || !stays); n++) {
         unlink_place(&s->places[n]);
@@ -178,6 +194,11 @@ sort_by_lock(ns_selector *s)
 {
     if (!s->is_sorted) {
         qsort(s->by_lock, s->count, sizeof(ns_place *), compare_locks);
+        for (uint32_t n = 0; n < s->count; n++) {
+            ns_place *p = s->by_lock[n], *before = n > 0 ? s->by_lock[n - 1] : p;
+            const bool is_alike = p->line == before->line && p->object == before->object;
+            p->first = is_alike && n > 0 ? before->first : (uint32_t)(p - s->places);
+        }
         s->is_sorted = true;
     }
 }
@@ -267,6 +288,7 @@ undo_step(void *object, ns_waiter *w)
 }
 
 const struct ns_wait_steps ns_select_steps = {
+    .operation = "select",
     .enter = enter_step,
     .wait = wait_step,
     .leave = leave_step,

@@ -35,6 +35,11 @@
  * order until one serves it. So among several that are ready each is as likely as the others. A
  * parked selector is served by whatever is ready first.
  *
+ * Many places in one line. The line serves when the first of them is linked. It need not when the
+ * others are: all wait for the same thing, and whoever could serve them would have met the first.
+ * Looking for that again (two different waiters, find_pair in channel.c) would take a walk over all
+ * of them, for each.
+ *
  * Vain wake-ups: none. A selector is woken by its one grant, or by its time-out, a signal, or
  * cancellation, as any other waiter. After the grant its thread takes the lock of each case once
  * more, to unlink its places; until then the objects may pass them by. A channel stays frozen for

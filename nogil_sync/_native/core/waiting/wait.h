@@ -38,8 +38,9 @@
  * few dozen bytes leak as the process ends. Waits on a word link nothing and need no heap.
  *
  * Rule: whenever a thread re-attaches it holds no lock of ours, and a waiter that is linked is on
- * the heap. (Only the main thread attaches while its waiter is linked. It fails to return only if
- * another thread finalizes the interpreter, after which no thread waits.)
+ * the heap. (The main thread attaches while its waiter is linked, and so does a thread that looks
+ * for a deadlock. Either fails to return only if another thread finalizes the interpreter, after
+ * which no thread waits.)
  *
  * Waiters that are CALLED when they are served (grant.h) take the same steps, but for `wait`,
  * `leave`, `give_way` and `rejoin`, which belong to threads.
@@ -51,6 +52,12 @@
 
 /* One table for each kind of wait. `object` is the object, `w` the caller's waiter. */
 struct ns_wait_steps {
+    /* For those that look who waits: the name of the call, a string that is never freed, and the
+     * tag of the thread that holds the object, or 0 (thread_tag.h). *foreign is set if the holder
+     * need not be the one that releases. Without a lock, so that a signal handler may ask. NULL:
+     * nobody holds it that could be named. */
+    const char *operation;
+    uint64_t (*holder)(void *object, bool *foreign);
     /* Begins the wait, with a waiter of zero bytes but for its amount. True if it was served at
      * once. Brief, so that it is called before letting go of the interpreter. */
     bool (*enter)(void *object, ns_waiter *w);

@@ -71,3 +71,13 @@ ns_waitq_first(const ns_waitq *q)
     }
     return p;
 }
+
+size_t
+ns_waitq_count(const ns_waitq *q)
+{
+    size_t count = 0;
+    for (const ns_place *p = q->head; p != NULL; p = p->next) {
+        count++;
+    }
+    return count;
+}

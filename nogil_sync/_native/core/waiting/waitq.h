@@ -35,6 +35,8 @@ typedef struct ns_place {
     };
     bool linked;
     bool away; /* it is passed by: the waiter's thread runs handlers, and keeps its place */
+    bool tried; /* of a selector's first place in a line (select.h): the line has served */
+    uint32_t first; /* the number of the selector's first place in the same line */
 } ns_place;
 
 typedef struct ns_waitq {
@@ -59,5 +61,7 @@ void ns_waitq_remove(ns_waitq *q, ns_place *p);
 bool ns_waitq_has(const ns_place *p);
 /* The first place that is not away, or NULL. */
 ns_place *ns_waitq_first(const ns_waitq *q);
+/* How many places are linked. */
+size_t ns_waitq_count(const ns_waitq *q);
 
 #endif
