@@ -1,14 +1,18 @@
-"""A cache of users that loads a user from the database on a miss, once.
+"""A cache of users that loads a user from the database on a miss, once, and stays small.
 
-Use ``SyncMap.load_or_compute(key, fn, *args)`` for a cache that threads share: one thread loads,
-those that want the same key wait for it, all others go on. Lookups take no lock. ``pop(key, None)``
-forgets a user, even one that is just being loaded.
+Use ``Cache.load_or_compute(key, fn, *args)`` for a cache that threads share: one thread loads,
+those that want the same key wait for it, all others go on. A hit takes no lock. The cache keeps
+at most as many users as it was made for, however many there are: those that are asked for often.
+``pop(key, None)`` forgets a user, even one that is just being loaded. If all users fit into memory,
+`SyncMap` does the same and forgets nobody.
 
-The naive version looks into a dict, and loads what is missing: all threads that miss at the same
-time ask the database for the same user, just when it is busiest. A threading.Lock around it all
-asks once, but then one slow load holds up everybody.
+The naive version looks into a dict, and loads what is missing: it grows for ever, and all threads
+that miss at the same time ask the database for the same user, just when it is busiest.
+functools.lru_cache stays small, but asks as often. A threading.Lock around it all asks once, but
+then one slow load holds up everybody.
 """
 
+import functools
 import random
 import sqlite3
 import threading
@@ -17,7 +21,7 @@ from collections.abc import Callable
 
 from measure import Over, compare, options, rate_of, run, seconds_for
 
-from nogil_sync import Mutex, ShardedCounter, SyncMap, pin
+from nogil_sync import Cache, Mutex, ShardedCounter, pin
 
 
 class Database:
@@ -42,7 +46,8 @@ def demonstrate(database: Database, users: int, threads: int, seconds: float) ->
     plain: dict[int, str] = {}
     guarded: dict[int, str] = {}
     lock = threading.Lock()
-    cache: SyncMap[int, str] = pin(SyncMap())  # pin: needed on 3.13t, see counting.py
+    cache: Cache[int, str] = pin(Cache(users))  # pin: needed on 3.13t, see counting.py
+    remembered = functools.lru_cache(users)(database.load)
 
     def naive(user: int) -> str:
         if user not in plain:
@@ -61,8 +66,9 @@ def demonstrate(database: Database, users: int, threads: int, seconds: float) ->
     rows = []
     ways: dict[str, Callable[[int], str]] = {
         "dict, naive": naive,
+        "functools.lru_cache": remembered,
         "dict and threading.Lock": locked,
-        "SyncMap.load_or_compute": cached,
+        "Cache.load_or_compute": cached,
     }
     for name, get in ways.items():
 
@@ -85,10 +91,20 @@ def demonstrate(database: Database, users: int, threads: int, seconds: float) ->
     compare("hits a second", *rows)
     assert sorted(cache) == list(range(users))
 
+    # Ten times as many users as the cache holds, of whom a few come all the time.
+    database.queries.reset()
+    popular, before = range(users // 2), cache.stats()
+    for stranger in range(users, 10 * users):
+        for user in (*popular, stranger):
+            assert cached(user) == f"user {user}"
+    hits, misses = (now - then for now, then in zip(cache.stats()[:2], before[:2], strict=True))
+    assert misses == database.queries.value()
+    print(f"{10 * users} users came, {len(cache)} are in the cache: {hits} hits, {misses} queries")
+
 
 def main() -> None:
     chosen = options(__doc__, threads=16, users=20, seconds=0.2)
-    database = Database(chosen.users)
+    database = Database(10 * chosen.users)
     try:
         demonstrate(database, chosen.users, chosen.threads, chosen.seconds)
     finally:

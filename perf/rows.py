@@ -24,7 +24,10 @@ Kind = Literal["floor", "stdlib", "peer", "ours"]
 # as attributes of one `self`; or as variables of one enclosing function.
 Way = Literal["local", "global", "self", "closure"]
 
-PEERS = ("ft_utils", "cereggii", "readerwriterlock", "janus", "culsans", "aiologic")
+PEERS = (
+    *("ft_utils", "cereggii", "readerwriterlock", "janus", "culsans", "aiologic"),
+    *("cachetools", "cachebox", "theine"),
+)
 
 # The end of the names of rows that fetch their methods once per thread.
 BOUND = ", bound method"

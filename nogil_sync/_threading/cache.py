@@ -6,16 +6,15 @@ and the deadline that belongs to it.
 
 **Policy.** After S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP
 2023). A new key enters the small queue. An entry that was used there moves to the main queue, one
-that was not used is evicted, and its hash remembered among the *ghosts*: a key that comes back soon
-after its eviction counts as used. Entries of the main queue that were used since they were last
+that was not used is evicted, and its hash remembered among the *ghosts*; one whose hash is a ghost
+came *back*, and may move as well. Entries of the main queue that were used since they were last
 looked at go round once more. A hit only counts its entry's uses, up to three. Two changes make
-loops and scans harmless, and follow the program:
+loops and scans harmless, and let new favourites displace old ones:
 
-- A candidate for a full main queue *duels* with the oldest entry there (the admission of TinyLFU,
-  Einziger, Friedman and Manes 2017, with the entries' own counts of uses): only one of the two
-  stays.
-- The small queue's share of the cache moves as long as that raises the hit ratio (the climber of
-  Caffeine, Einziger et al. 2018).
+- A candidate for a full main queue *duels* with the oldest entries there (the admission of TinyLFU,
+  Einziger, Friedman and Manes 2017, with the entries' own counts of uses), as often as its own uses
+  say, and replaces the first that was not used. Each other one goes round with one use less.
+- Entries come to the main queue with one use. Else a loop would evict each before it is wanted.
 
 A queue is a dict from *tickets* to entries. Tickets only grow, so the lowest one is the oldest
 entry, and an entry anywhere in the queue can be removed in one step.
@@ -80,20 +79,18 @@ _PATIENCE: Final = 64  # so many looks at entries, and the next one is evicted e
 _SHIFTS: Final = (24, 30, 36, 42, 48)
 _SPAN: Final = 6  # a level has 2**6 ticks before the next level's begin
 
-# The climber.
-_SAMPLE: Final = 1000  # misses, at least, between two steps
-_FIRST_SHARE: Final = 0.1
-_FIRST_STEP: Final = 0.0625
-_MIN_SHARE: Final = 0.01
-_MAX_SHARE: Final = 0.8
-_JUMP: Final = 0.05
-_DECAY: Final = 0.98
+_SHARE: Final = 10  # the small queue has one part in so many of the limit
+# In how many duels a candidate may look for a victim: if it is new, or came back; by its uses.
+_DUELS: Final = ((0, 2, 4, 8), (1, 4, 8, 8))
 
 
 class _Entry:
     """A key and its value. `queue`, `ticket` and `uses` change in sections only."""
 
-    __slots__ = ("deadline", "key", "queue", "slot", "ticket", "uses", "value", "weight", "which")
+    __slots__ = (
+        *("back", "deadline", "key", "queue", "slot"),
+        *("ticket", "uses", "value", "weight", "which"),
+    )
 
     def __init__(self, which: int, key: Any, value: Any, weight: int, deadline: int) -> None:
         self.which = which  # the key's hash
@@ -104,6 +101,7 @@ class _Entry:
         self.queue = _NONE
         self.ticket = 0
         self.uses = 0
+        self.back = False  # whether its hash was a ghost
         self.slot = -1  # of the wheel; -1: none yet
 
 
@@ -206,9 +204,8 @@ class Cache(SyncObject, SharedCache[K, V]):
     Whatever stores or deletes an entry takes one lock of the cache for a moment. Without a `ttl` no
     clock is read.
 
-    **Which entry is evicted.** S3-FIFO (Yang et al., SOSP 2023), with the admission of TinyLFU
-    and a small queue that adapts itself: a scan over many keys, each used once, does not displace
-    what is used often.
+    **Which entry is evicted.** S3-FIFO (Yang et al., SOSP 2023), with an admission as TinyLFU's: a
+    scan over many keys, each used once, does not displace what is used often.
 
     **Atomicity.** Operations on one key are atomic and sequentially consistent. ``len``, iteration
     and :meth:`clear` go entry by entry. Keys, values and functions given to a method are used
@@ -220,7 +217,6 @@ class Cache(SyncObject, SharedCache[K, V]):
 
     __module__ = "nogil_sync"
     __slots__ = (
-        "__best",
         "__clock",
         "__evictions",
         "__expirations",
@@ -233,9 +229,6 @@ class Cache(SyncObject, SharedCache[K, V]):
         "__maxsize",
         "__misses",
         "__on_evict",
-        "__sampled",
-        "__share",
-        "__step",
         "__table",
         "__ttl",
         "__weigher",
@@ -258,10 +251,6 @@ class Cache(SyncObject, SharedCache[K, V]):
         self.__on_evict: Callable[[K, V, str], object] | None = None
         self.__clock: Callable[[], float] | None = None
         self.__ghosts: dict[int, None] = {}
-        self.__share = 0.0
-        self.__step = 0.0
-        self.__best = 0.0
-        self.__sampled = (0, 0)
         self.__table: _Table = until_init(self)
 
     def __init__(
@@ -285,8 +274,6 @@ class Cache(SyncObject, SharedCache[K, V]):
         self.__weigher = weigher
         self.__on_evict = on_evict
         self.__clock = clock
-        self.__share = _FIRST_SHARE
-        self.__step = _FIRST_STEP
         self.__table = table
 
     def __repr__(self) -> str:
@@ -635,15 +622,13 @@ class Cache(SyncObject, SharedCache[K, V]):
         """Store the new entry in place of the old one, or as a new one, if that fits; whether."""
         limit = _NO_LIMIT if self.__maxsize is None else self.__maxsize
         which = new.which
-        back = False
         if bucket is None:
             next_bucket: Bucket = (new,)
         elif old is None:
             next_bucket = (*bucket, new)
         else:
             next_bucket = tuple(new if each is old else each for each in bucket)
-        if old is None:
-            back = which in self.__ghosts
+        back = new.back = which in self.__ghosts if old is None else old.back
         done = False
         with self.__guard:
             # What may fail for lack of memory comes first: numbers, and then the stores to dicts.
@@ -655,7 +640,7 @@ class Cache(SyncObject, SharedCache[K, V]):
             ticket = table.next
             next_ticket = ticket + 1
             place = _SMALL
-            uses = 1 if back else 0
+            uses = 0
             if old is None:
                 small_weight += new.weight
                 count += 1
@@ -686,7 +671,7 @@ class Cache(SyncObject, SharedCache[K, V]):
                 table.weight = weight
                 table.count = count
                 done = True
-        if done and back:
+        if done and back and old is None:
             self.__ghosts.pop(which, None)
         return done
 
@@ -744,14 +729,18 @@ class Cache(SyncObject, SharedCache[K, V]):
         flights = self.__flights
         if flights is not None:
             self.__detach(flights, key)
+        now: int | None = None  # read once: the clock may change the entry each time
         while True:
             table = self.__table
             entry = _find(table.buckets.get(which), key)
             if entry is None:
                 return ABSENT
-            if entry.deadline != NEVER and entry.deadline <= self.__now():
-                self.__remove_expired(entry)
-                return ABSENT
+            if entry.deadline != NEVER:
+                if now is None:
+                    now = self.__now()
+                if entry.deadline <= now:
+                    self.__remove_expired(entry)
+                    return ABSENT
             if self.__remove(table, entry, "", []):
                 return entry.value
 
@@ -779,30 +768,48 @@ class Cache(SyncObject, SharedCache[K, V]):
         self, table: _Table, weight: int, limit: int, now: bool, gone: list[tuple[Any, Any, str]]
     ) -> None:
         """Evict an entry, or move one, or lower its count of uses."""
-        self.__climb(table)
-        share = max(1, int(limit * self.__share))
+        share = max(1, limit // _SHARE)
         candidate = self.__oldest(table, _SMALL)
         hand = self.__oldest(table, _MAIN)
         if candidate is not None and (hand is None or table.small_weight + weight > share):
-            main_weight = table.weight - table.small_weight
-            if main_weight + candidate.weight <= limit - share:
-                self.__move(table, candidate, _MAIN, 0)
-            elif candidate.uses == 0 or hand is None or now:
-                self.__evict_entry(table, candidate, gone)
-            elif hand.uses == 0:
-                self.__evict_entry(table, hand, gone)
-                self.__move(table, candidate, _MAIN, 0)
-            else:
-                self.__move(table, hand, _MAIN, hand.uses - 1)
-                if candidate.uses >= 2:
-                    self.__move(table, candidate, _SMALL, candidate.uses - 1)
-                else:
-                    self.__evict_entry(table, candidate, gone)
+            room = limit - share - (table.weight - table.small_weight)
+            self.__judge(table, candidate, room, now, gone)
         elif hand is not None:
             if hand.uses == 0 or now:
                 self.__evict_entry(table, hand, gone)
             else:
                 self.__move(table, hand, _MAIN, hand.uses - 1)
+
+    def __judge(
+        self,
+        table: _Table,
+        candidate: _Entry,
+        room: int,
+        now: bool,
+        gone: list[tuple[Any, Any, str]],
+    ) -> None:
+        """Decide about the oldest entry of the small queue.
+
+        It is evicted, or replaces an entry of the main queue, or goes round again with one use
+        less. `room` is how much more fits into the main queue.
+        """
+        uses = candidate.uses
+        if (candidate.back or uses >= 2) and candidate.weight <= room:
+            self.__move(table, candidate, _MAIN, 1)
+            return
+        for _ in range(0 if now else _DUELS[candidate.back][uses]):
+            hand = self.__oldest(table, _MAIN)
+            if hand is None:
+                break
+            if hand.uses == 0:
+                self.__evict_entry(table, hand, gone)
+                self.__move(table, candidate, _MAIN, 1)
+                return
+            self.__move(table, hand, _MAIN, hand.uses - 1)
+        if uses >= 2 and not now:
+            self.__move(table, candidate, _SMALL, uses - 1)
+        else:
+            self.__evict_entry(table, candidate, gone)
 
     def __oldest(self, table: _Table, place: int) -> _Entry | None:
         """The oldest entry of the queue."""
@@ -820,7 +827,8 @@ class Cache(SyncObject, SharedCache[K, V]):
                 break
             if entry is not None:  # its insertion or its move failed for lack of memory
                 with self.__guard:
-                    if entry.queue == _NONE and ticket in queue:
+                    # Not the entry that has replaced it in its place.
+                    if entry.queue == _NONE and ticket in queue and queue[ticket] is entry:
                         del queue[ticket]
             ticket += 1
         return None
@@ -853,32 +861,11 @@ class Cache(SyncObject, SharedCache[K, V]):
             ghosts = self.__ghosts
             ghosts.pop(entry.which, None)
             ghosts[entry.which] = None
-            while len(ghosts) > table.count + 1:
+            while len(ghosts) > 2 * table.count:
                 try:
                     ghosts.pop(next(iter(ghosts)), None)
                 except (RuntimeError, StopIteration):
                     break  # another thread changes it
-
-    def __climb(self, table: _Table) -> None:
-        """Move the small queue's share on if the hit ratio rose, and back if it fell."""
-        hits, misses = self.__sampled
-        new_misses = self.__misses - misses
-        if new_misses < _SAMPLE or new_misses < 4 * table.count:
-            return
-        new_hits = self.__hits - hits
-        self.__sampled = (hits + new_hits, misses + new_misses)
-        ratio = new_hits / (new_hits + new_misses)
-        step = self.__step
-        change = ratio - self.__best
-        if change < 0:
-            step = -step
-        if abs(change) >= _JUMP:
-            step = _FIRST_STEP if step > 0 else -_FIRST_STEP
-        else:
-            step *= _DECAY
-        self.__step = step
-        self.__best = ratio
-        self.__share = min(_MAX_SHARE, max(_MIN_SHARE, self.__share + step))
 
     # What _common/cache.py calls
 

@@ -67,7 +67,12 @@ PROGRAMS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = 
     "user_cache": (
         (*SHORT, "--users", "5"),
         LONG,
-        ("naive .* queries", "SyncMap.* 5 queries in .* to load 5"),
+        (
+            "naive .* queries",
+            "lru_cache .* queries",
+            "Cache.* 5 queries in .* to load 5",
+            "50 users came, [1-5] are in the cache",
+        ),
     ),
 }
 

@@ -123,6 +123,25 @@ USES = {
         "(y.keys() & {'a'}, ('a', 1) in y.items(), 1 in y.values(), copy.copy(y))",
         "(repr(y), repr(y.keys()), repr(y.items()), repr(y.values()))",
     ],
+    "caches": [
+        "Cache(5)",
+        "Cache(5, ttl=1, weigher=p2, on_evict=p3, clock=p1)",
+        "wrong(Cache, -1)",
+        "wrong(Cache, 'x')",
+        "wrong(Cache, 5, ttl=-1)",
+        "wrong(q.__getitem__, 'b')",
+        "wrong(q.__delitem__, 'b')",
+        "wrong(q.pop, 'b')",
+        "wrong(q.put, [], 1)",
+        "(q.put('new', 1, 5.0), q.pop('new'))",
+        "[q.put(n, n) for n in range(20)]",
+        "[q2.put(n, n) for n in range(20)]",
+        "(q.load_or_compute('new', p), q.pop('new', 0))",
+        "wrong(q.load_or_compute, 'new', fails)",
+        "(list(q), len(q), q.stats(), repr(q))",
+        "q.clear()",
+        "q2.clear()",
+    ],
     "pools": [
         "Pool(f)",
         "Pool(f, reset=f, drop=f, max_idle=2, age=False)",
@@ -154,6 +173,7 @@ PLACES = {
     "selects": 6,
     "once": 8,
     "maps": 8,
+    "caches": 6,
     "pools": 6,
     "objects": 9,
     "import": 30,
@@ -184,6 +204,9 @@ COMMON = """
                 ChannelClosed)
     def fails():
         raise Wrong
+    def p1(): return 1.0
+    def p2(key, value): return 1
+    def p3(key, value, cause): pass
     def p(): return 1  # for a function in C, `once` needs inspect, which does not survive this
     def late(call, *args):
         try: call(*args)
@@ -222,6 +245,8 @@ COMMON = """
             self.m2, self.rw2, self.s2, self.k2 = Mutex(), RWMutex(), Semaphore(), Cond()
             self.h, self.ch, self.full = Channel(), Channel(3), Channel(1)
             self.y, self.oo = SyncMap(a=1), Once()
+            self.q, self.q2 = Cache(9), Cache(9, ttl=9, weigher=p2, on_evict=p3, clock=p1)
+            self.q["a"] = 1
             self.pools = [Pool(dict), Pool(dict, reset=id, drop=id, max_idle=30)]
             self.failed = once(fails)
             wrong(self.failed)
@@ -277,6 +302,12 @@ COMMON = """
             ch.send(1)
             ch.close()
             assert list(ch) == [1]
+            for each in (self.q, self.q2):
+                assert len(each) == len(list(each)) == each.stats().weight <= 9
+                for n in range(30): each[n] = n
+                assert len(each) == each.stats().weight == 9
+                each.clear()
+                assert each.load_or_compute("new", p) == 1 and list(each) == ["new"]
             assert of() == 1 and self.oo.done()
 
     def each_fails(text, rest):

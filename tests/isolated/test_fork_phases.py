@@ -12,7 +12,18 @@ from marks import forks, needs_fork
 from processes import in_own_process
 from support import FREE_THREADED, NATIVE, many
 
-from nogil_sync import AtomicRef, Cond, Once, Pool, RWMutex, Semaphore, SyncMap, WaitGroup, once
+from nogil_sync import (
+    AtomicRef,
+    Cache,
+    Cond,
+    Once,
+    Pool,
+    RWMutex,
+    Semaphore,
+    SyncMap,
+    WaitGroup,
+    once,
+)
 
 pytestmark = [forks, needs_fork]
 
@@ -184,6 +195,31 @@ def check_grown(x):
     assert len(x) > 3000
 
 
+def check_cache(c):
+    Key.armed = None
+    assert len(c) == len(list(c)) == c.stats().weight <= 9
+    for n in range(50):
+        c[n] = n
+    assert len(c) == c.stats().weight == 9
+    c.clear()
+    assert c.load_or_compute("k", lambda: 2) == 2
+
+
+def cache_of_keys():
+    c = Cache(9)
+    for n in range(9):
+        c[Key(n)] = n
+    Key.armed = "eq"
+    return c
+
+
+def full_cache(value=None, **options):
+    c = Cache(9, **options)
+    for n in range(9):
+        c[n] = value or n
+    return c
+
+
 PHASES = {
     "Once.do": Phase(Once, lambda o: o.do(hooked), check_once),
     # In the child of another thread it has not run: the first caller there runs it.
@@ -201,6 +237,27 @@ PHASES = {
     ),
     "a finaliser of SyncMap's": Phase(
         lambda: SyncMap(k=Last()), lambda x: x.__setitem__("k", 1), check_replaced
+    ),
+    "Cache.load_or_compute": Phase(
+        full_cache, lambda c: c.load_or_compute("k", hooked), check_cache
+    ),
+    "Cache's on_evict": Phase(
+        lambda: full_cache(on_evict=hooked), lambda c: c.__setitem__("k", 1), check_cache
+    ),
+    "Cache's weigher": Phase(
+        lambda: Cache(9, weigher=lambda k, v: hooked()),
+        lambda c: c.__setitem__("k", 1),
+        check_cache,
+    ),
+    "Cache's clock": Phase(
+        lambda: Cache(9, ttl=100, clock=hooked),
+        lambda c: c.__setitem__("k", 1),
+        check_cache,
+    ),
+    "a finaliser of Cache's": Phase(lambda: full_cache(Last()), lambda c: c.clear(), check_cache),
+    "Cache's __eq__": Phase(cache_of_keys, lambda c: c.get(Key(4)), check_cache),
+    "__eq__ as a Cache evicts": Phase(
+        cache_of_keys, lambda c: c.__setitem__(Key(10), 10), check_cache
     ),
     "Pool's new": Phase(lambda: Pool(hooked), lambda p: p.get(), check_new),
     "Pool's reset": Phase(lambda: Pool(list, reset=hooked), lambda p: p.put([]), check_reset),
@@ -281,7 +338,7 @@ def fork_while_another_thread_calls(name):
 @pytest.mark.parametrize("name", PHASES)
 def test_child_finds_object_whole_that_another_thread_was_changing(name):
     # The thread that was in the middle of the call does not exist in the child.
-    if FREE_THREADED and not NATIVE and "SyncMap" in name:
+    if FREE_THREADED and not NATIVE and ("SyncMap" in name or "Cache" in name):
         pytest.skip("a dict in use at the fork stays locked in the child")
     fork_while_another_thread_calls(name)
 

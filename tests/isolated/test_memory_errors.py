@@ -87,6 +87,13 @@ COLLECT = "__import__('gc').collect()"
         "y.modify('a', f, 0)",
         "(y.load_or_compute('new', p), y.pop('new'))",
         "(list(y), list(y.items()), y.snapshot(), y.copy(), y == y, y | y)",
+        "Cache(5)",
+        "(q.put('a', 2), q.get('a'), q.get('b'))",
+        "(q.put('new', 1, 5.0), q.pop('new', 0))",
+        "[q.put(n, n) for n in range(20)]",
+        "[q2.put(n, n) for n in range(20)]",
+        "(q.load_or_compute('new', p), q.pop('new', 0))",
+        "(list(q), len(q), q.stats(), q.clear())",
         "of()",
         "oo.do(f)",
         "Lazy().value",
@@ -117,6 +124,8 @@ def test_each_allocation_fails_once_without_harm(use):
         m, e, o = Mutex(), Event(), {{}}
         two = o, [1]  # made here: without memory, BUILD_LIST itself crashes CPython 3.13
         y = SyncMap(a=1)
+        def weigh(key, value): return 1
+        q, q2 = Cache(9), Cache(9, ttl=9.0, weigher=weigh)
         rw, s, k, g = RWMutex(), Semaphore(2), Cond(), WaitGroup()
         h, ch = Channel(), Channel(3)
         m.acquire(); rw.read.acquire(); s.acquire(); k.acquire(); g.add()
@@ -164,6 +173,12 @@ def test_each_allocation_fails_once_without_harm(use):
         assert len(y) == len(list(y)) and set(y) <= {{"a", "new", 5000}}
         y.clear()
         assert y.load_or_compute("new", p) == 1 and y == {{"new": 1}}
+        for each in (q, q2):
+            assert len(each) == len(list(each)) == each.stats().weight <= 9
+            for n in range(50): each[n] = n
+            assert len(each) == each.stats().weight == 9
+            each.clear()
+            assert each.load_or_compute("new", p) == 1 and list(each) == ["new"]
         for each in pools:
             each.clear()
             each.put(o)

@@ -49,6 +49,7 @@ BENCHMARKS = [
     "asyncio",
     "atomics",
     "barrier",
+    "cache",
     "channel",
     "cond",
     "counter",
@@ -100,6 +101,32 @@ def test_every_benchmark_row_runs(script: Path, tmp_path: Path) -> None:
     for bench in benches:
         metadata = bench.get_metadata()
         assert f"{metadata['operation']}: {metadata['reference_row']}: {min(threads)}T" in names
+
+
+def test_hit_ratios_are_compared(tmp_path: Path) -> None:
+    page, plot, output = tmp_path / "page.md", tmp_path / "plot.svg", tmp_path / "found.json"
+    page.write_text("above\n<!-- hit ratios -->\nold\n<!-- end of hit ratios -->\nbelow\n")
+    small = ("--part", "0.03", "--processes", "1", "--only", "^(Zipf|loop|pairs)")
+    where = ("--markdown", page, "--svg", plot, "-o", output)
+    code, printed = run(PERF / "cache_policies.py", *small, *where)
+    assert code == 0, printed
+    assert "below LRU" in printed
+    text = page.read_text()
+    assert text.startswith("above\n")
+    assert text.endswith("below\n")
+    assert "old" not in text
+    assert "| loop, 125 % | 30 of 38 |" in text
+    found = json.loads(output.read_text())
+    for each in found:
+        ratios = each["ratios"]
+        assert max(ratios.values()) == ratios["best possible"]
+        # The model remembers hashes that the cache has forgotten, or the other way round.
+        assert abs(ratios["Cache"] - ratios["its model"]) < 0.05, each
+    loops = [each for each in found if each["trace"].startswith("loop")]
+    assert loops
+    assert all(each["ratios"]["LRU"] == 0 for each in loops)
+    if importlib.util.find_spec("matplotlib") is not None:
+        assert "<svg" in plot.read_text()
 
 
 def test_log_line_latencies_are_measured() -> None:

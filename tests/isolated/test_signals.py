@@ -20,6 +20,7 @@ from waits import WAITS, outcome, unlocked
 from nogil_sync import (
     AtomicInt64,
     AtomicRef,
+    Cache,
     Channel,
     Cond,
     Event,
@@ -287,6 +288,25 @@ def check_keys(x):
     x.clear()
 
 
+def use_cache(c):
+    for key in KEYS:
+        c[key] = 1
+        c.put(key.n, 1, ttl=1000)
+    c.load_or_compute("k", lambda: 1)
+    for key in KEYS:
+        c.pop(key, None)
+
+
+def check_cache(c):
+    assert len(c) == len(list(c)) == len(set(map(id, c))) == c.stats().weight <= 20
+    for n in range(100, 140):
+        c[n] = 1
+    assert len(c) == c.stats().weight == 20
+    c.clear()
+    assert len(c) == c.stats().weight == 0
+    assert c.load_or_compute("k", lambda: 2) == 2
+
+
 def update_many(x):
     x.update(zip(range(300), range(300), strict=True))
     x.modify(1, abs, 0)
@@ -323,6 +343,12 @@ CALLS = {
     "Once": Calls(FreshOnce, FreshOnce.use, FreshOnce.check),
     "SyncMap.load_or_compute": Calls(SyncMap, compute_and_pop, check_computed),
     "SyncMap, Python's equality": Calls(SyncMap, add_and_pop_keys, check_keys),
+    "Cache": Calls(lambda: Cache(20), use_cache, check_cache),
+    "Cache, hooks": Calls(
+        lambda: Cache(20, weigher=lambda k, v: 1, on_evict=lambda *_: None, clock=lambda: 0.0),
+        use_cache,
+        check_cache,
+    ),
     "SyncMap, many": Calls(SyncMap, update_many, check_many),
     "Pool": Calls(
         lambda: Pool(lambda: [0], reset=lambda i: None, drop=lambda i: None, max_idle=20),

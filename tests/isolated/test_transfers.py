@@ -146,6 +146,7 @@ LIMITS = {
     "with pool.use()": 0.3,
     "once, after its first call": 0.3,
     "map, hot key, immortal value": 0.3,
+    "cache, hot key, immortal value": 0.3,
     "making a Mutex": 0.3,
     "map, m[k] over 4,096 keys": 1.5,
     "map, store over 4,096 keys": 3.5,

@@ -3,13 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FIRST_SHARE 0.1
-#define FIRST_STEP 0.0625
-#define MIN_SHARE 0.01
-#define MAX_SHARE 0.8
-#define JUMP 0.05
-#define DECAY 0.98
-#define LOOK 64 /* so many evictions between two looks at the counts of all threads */
+#define SHARE 10 /* the small queue has one part in so many of the limit */
 
 #define ENTRY_AT(link, member) \
     ((ns_cache_entry *)((char *)(link) - offsetof(ns_cache_entry, member)))
@@ -108,7 +102,7 @@ ghosts_for(ns_cache *c, uint64_t count)
 static void
 add_ghost(ns_cache *c, uint64_t hash)
 {
-    ns_cache_ghosts *g = ghosts_for(c, ns_load(&c->count, NS_RELAXED));
+    ns_cache_ghosts *g = ghosts_for(c, 2 * ns_load(&c->count, NS_RELAXED));
     if (g == NULL) {
         return;
     }
@@ -139,7 +133,7 @@ take_ghost(ns_cache *c, uint64_t hash)
     for (unsigned i = 0; i < WAYS; i++) {
         if (g->at[set][i].mark == mark_of(hash)) {
             g->at[set][i].mark = 0;
-            return g->now - g->at[set][i].born <= ns_load(&c->count, NS_RELAXED);
+            return g->now - g->at[set][i].born <= 2 * ns_load(&c->count, NS_RELAXED);
         }
     }
     return false;
@@ -394,45 +388,45 @@ unlock(ns_cache *c)
 
 /* ---- Eviction ---- */
 
-/* Moves the small queue's share. */
-static void
-climb(ns_cache *c)
-{
-    uint64_t misses = 0;
-    if (ns_load(&c->evictions, NS_RELAXED) % LOOK != 0) {
-        return;
-    }
-    for (unsigned i = 0; i < NS_CACHE_SEGMENTS; i++) {
-        ns_cache_tally *t = ns_load(&c->tallies[i], NS_ACQUIRE);
-        for (uint32_t k = 0; t != NULL && k < ns_slots_in_segment(NS_CACHE_FIRST, i); k++) {
-            misses += ns_load(&t[k].misses, NS_RELAXED);
-        }
-    }
-    const uint64_t more = misses - c->sampled_misses;
-    if (more < NS_CACHE_SAMPLE || more < 4 * ns_load(&c->count, NS_RELAXED)) {
-        return;
-    }
-    const ns_cache_sums sums = ns_cache_sum(c);
-    const double hits = (double)(sums.hits - c->sampled_hits);
-    const double ratio = hits / (hits + (double)more), change = ratio - c->ratio;
-    c->step = change < 0 ? -c->step : c->step;
-    if (change >= JUMP || change <= -JUMP) {
-        c->step = c->step > 0 ? FIRST_STEP : -FIRST_STEP;
-    }
-    else {
-        c->step *= DECAY;
-    }
-    c->ratio = ratio;
-    c->share += c->step;
-    c->share = c->share < MIN_SHARE ? MIN_SHARE : c->share > MAX_SHARE ? MAX_SHARE : c->share;
-    c->sampled_hits = sums.hits;
-    c->sampled_misses = misses;
-}
+/* In how many duels a candidate may look for a victim: by whether it came back, and by its uses. */
+static const uint8_t duels[2][4] = {{0, 2, 4, 8}, {1, 4, 8, 8}};
+_Static_assert(NS_CACHE_USES <= 3, "there is a number of duels for each count of uses");
 
 static inline ns_cache_entry *
 oldest(ns_cache_queue *q)
 {
     return is_empty(&q->ends) ? NULL : ENTRY_AT(q->ends.previous, place);
+}
+
+/* Decides about the oldest entry of the small queue: it is evicted, or replaces an entry of the main
+ * queue, or goes round again with one use less. `room`: how much more fits into the main queue. */
+static void
+judge(ns_cache *c, ns_cache_entry *candidate, int64_t room, bool now, const ns_cache_edit *edit,
+      ns_cache_gone *gone)
+{
+    const uint8_t uses = ns_load(&candidate->uses, NS_RELAXED);
+    if ((candidate->back || uses >= 2) && candidate->weight <= room) {
+        move(c, candidate, NS_CACHE_MAIN, 1);
+        return;
+    }
+    ns_cache_entry *hand;
+    for (unsigned n = now ? 0 : duels[candidate->back][uses];
+         n > 0 && (hand = oldest(&c->main)) != NULL;
+         n--) {
+        const uint8_t others = ns_load(&hand->uses, NS_RELAXED);
+        if (others == 0) {
+            take_out(c, hand, edit, NS_CACHE_SIZE, gone);
+            move(c, candidate, NS_CACHE_MAIN, 1);
+            return;
+        }
+        move(c, hand, NS_CACHE_MAIN, others - 1);
+    }
+    if (uses >= 2 && !now) {
+        move(c, candidate, NS_CACHE_SMALL, uses - 1);
+    }
+    else {
+        take_out(c, candidate, edit, NS_CACHE_SIZE, gone);
+    }
 }
 
 /* Evicts an entry, or moves one, or lowers its count of uses. `weight` is what is to be inserted.
@@ -442,32 +436,13 @@ evict(ns_cache *c, int64_t weight, ns_cache_edit *edit, ns_cache_gone *gone)
 {
     const bool now = ++edit->looks > NS_CACHE_PATIENCE;
     ns_cache_entry *candidate = oldest(&c->small), *hand = oldest(&c->main);
-    int64_t share = (int64_t)((double)c->limit * c->share);
-    share = share < 1 ? 1 : share;
+    const int64_t share = c->limit < SHARE ? 1 : c->limit / SHARE;
     if (candidate != NULL && (hand == NULL || c->small.weight > share - weight)) {
-        const uint8_t uses = ns_load(&candidate->uses, NS_RELAXED);
-        const uint8_t others = hand != NULL ? ns_load(&hand->uses, NS_RELAXED) : 0;
         if (c->clearing != 0) { /* nothing is moved behind what is to be cleared */
             take_out(c, candidate, edit, NS_CACHE_SIZE, gone);
         }
-        else if (c->main.weight <= c->limit - share - candidate->weight) {
-            move(c, candidate, NS_CACHE_MAIN, 0);
-        }
-        else if (uses == 0 || hand == NULL || now) {
-            take_out(c, candidate, edit, NS_CACHE_SIZE, gone);
-        }
-        else if (others == 0) {
-            take_out(c, hand, edit, NS_CACHE_SIZE, gone);
-            move(c, candidate, NS_CACHE_MAIN, 0);
-        }
         else {
-            move(c, hand, NS_CACHE_MAIN, others - 1);
-            if (uses >= 2) {
-                move(c, candidate, NS_CACHE_SMALL, uses - 1);
-            }
-            else {
-                take_out(c, candidate, edit, NS_CACHE_SIZE, gone);
-            }
+            judge(c, candidate, c->limit - share - c->main.weight, now, edit, gone);
         }
         return;
     }
@@ -626,7 +601,6 @@ ns_cache_store(ns_cache *c, ns_cache_edit *e, ns_cache_gone *gone)
             unlock(c);
             return NS_CACHE_AGAIN;
         }
-        climb(c);
         evict(c, weight, e, gone);
     }
     if (present) {
@@ -635,7 +609,7 @@ ns_cache_store(ns_cache *c, ns_cache_edit *e, ns_cache_gone *gone)
     }
     ns_cache_entry *entry = e->entry;
     const uintptr_t word = ns_cache_word(entry);
-    ns_store(&entry->uses, take_ghost(c, e->hash) ? 1 : 0, NS_RELAXED);
+    entry->back = take_ghost(c, e->hash);
     if (ns_unlikely(!ns_segment_insert(s, e->hash, word, e->value, &gone->garbage))) {
         ns_segment *larger = ns_table_make_room(&c->table, s, e->hash, &gone->garbage);
         if (larger == NULL) {
@@ -818,8 +792,6 @@ ns_cache_init(ns_cache *c, int64_t limit, bool tells)
 {
     c->limit = limit;
     c->tells = tells;
-    c->share = FIRST_SHARE;
-    c->step = FIRST_STEP;
     make_list(&c->small.ends);
     make_list(&c->main.ends);
 }

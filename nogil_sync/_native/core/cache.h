@@ -13,18 +13,20 @@
  *                        |                        |
  *                        +------- not used -------+---->  evicted; its hash goes to the ghosts
  *
- *    A key whose hash is still among the ghosts counts as used when it comes back. An entry's
- *    `uses` goes up to NS_CACHE_USES with its hits, and down by one each time the hand of the main
- *    queue passes. Two changes:
- *    - The duel. A candidate for a full main queue, if it was used, meets the oldest entry there.
- *      If that was not used, it is evicted. Else it goes round once more with one use less, and
- *      the candidate is evicted, or goes round in the small queue if it was used twice. (The
- *      admission of TinyLFU, Einziger, Friedman and Manes, ACM TOS 2017, with the entries' own
+ *    An entry's `uses` goes up to NS_CACHE_USES with its hits, and down by one each time the hand of
+ *    the main queue passes. A key whose hash is still among the ghosts, twice as many as there are
+ *    entries, is an entry that came back. Two changes to S3-FIFO:
+ *    - The duels. A candidate for a full main queue meets the oldest entries there, one after the
+ *      other: up to eight, by its own uses; one if it only came back. It replaces the first that was
+ *      not used since the hand passed it last. Each other goes round once more with one use less. A
+ *      candidate that finds none goes round in the small queue if it was used twice, or is evicted.
+ *      (The admission of TinyLFU, Einziger, Friedman and Manes, ACM TOS 2017, with the entries' own
  *      counts in place of a sketch.) So a loop that is larger than the cache, or a scan, does not
- *      displace what is in use.
- *    - The climber. The small queue's share of the cache moves by steps in the direction in which
- *      the hit ratio rose (Caffeine; Einziger et al., "Adaptive software cache management",
- *      Middleware 2018).
+ *      displace what is in use, and new favourites displace old ones.
+ *    - Entries come to the main queue with one use, so that each stays for one round there. Else a
+ *      loop would evict each just before it is wanted.
+ *    Until there are entries for the main queue the small one has its place. The numbers were chosen
+ *    with perf/cache_policies.py.
  *    Each look at an entry evicts it, moves it from the small queue to the main one, or lowers a
  *    count of uses. Hits can raise a count meanwhile: after NS_CACHE_PATIENCE looks for one
  *    insertion the next entry is evicted whatever its count.
@@ -97,9 +99,6 @@
 #ifndef NS_CACHE_PATIENCE
 #define NS_CACHE_PATIENCE 64
 #endif
-#ifndef NS_CACHE_SAMPLE
-#define NS_CACHE_SAMPLE 1000 /* the climber's steps are so many misses apart at least */
-#endif
 #define NS_CACHE_LEVELS 5
 #define NS_CACHE_SLOTS 64 /* of each level */
 #define NS_CACHE_TICK 24  /* a tick of level 0 is 2^24 ns */
@@ -122,6 +121,7 @@ typedef struct ns_cache_entry {
     _Atomic uint8_t uses;     /* written by hits, and under the lock */
     /* Under the lock: */
     uint8_t queue;
+    bool back; /* its hash was a ghost */
     int64_t weight;
     ns_cache_link place; /* in its queue */
     ns_cache_link timer; /* in the wheel; NULL: not there */
@@ -177,9 +177,6 @@ typedef struct ns_cache {
     ns_cache_queue small, main;
     ns_cache_ghosts *ghosts;
     uint32_t clearing; /* how many threads are emptying the cache */
-    /* The climber's: */
-    double share, step, ratio;
-    uint64_t sampled_hits, sampled_misses;
     struct { /* of threads without a slot */
         _Atomic uint64_t hits, misses, loads, failures;
     } strays;
