@@ -455,7 +455,8 @@ def test_hook_that_always_reinserts_ends_at_the_recursion_limit(monkeypatch):
     for n in range(6):
         c[n] = n
         assert len(c) <= 4
-    assert set(told) == {RecursionError}
+    # At the limit the hook itself may be out of stack, too.
+    assert set(told) <= {RecursionError}
 
 
 def test_hook_may_do_anything_to_the_cache():
