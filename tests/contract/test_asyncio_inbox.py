@@ -280,6 +280,7 @@ def test_loop_that_closes_as_it_is_asked_gives_back(loop, resumed):
     loop.call_soon_threadsafe = keep
     task(waiter)
     assert waiter.cancelled == 1
+    assert not task.inbox.asked
 
 
 def test_freed_loop_gives_back(resumed):
