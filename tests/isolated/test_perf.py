@@ -115,7 +115,7 @@ def test_hit_ratios_are_compared(tmp_path: Path) -> None:
     assert text.startswith("above\n")
     assert text.endswith("below\n")
     assert "old" not in text
-    assert "| loop, 125 % | 30 of 38 |" in text
+    assert "| loop, 125 % | 30 of 37 |" in text
     found = json.loads(output.read_text())
     for each in found:
         ratios = each["ratios"]
