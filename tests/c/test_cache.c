@@ -665,6 +665,9 @@ test_child_finds_whole_cache_though_the_lock_was_held(void)
     cache.clearing = 3;
     pretend_to_fork();
     CHECK(check_whole() == 80 && cache.clearing == 0);
+    cache.clearing = 2; /* other threads were emptying the cache, and none had the lock */
+    pretend_to_fork();
+    CHECK(check_whole() == 80 && cache.clearing == 0);
     for (uint64_t id = 0; id < 80; id++) {
         CHECK(get_key(id));
     }
