@@ -18,19 +18,20 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from heapq import heappush, heappushpop
+from itertools import chain
 from pathlib import Path
 from time import monotonic, thread_time
 from traceback import FrameSummary, StackSummary
-from types import CodeType, FrameType, ModuleType, TracebackType
+from types import CodeType, ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 from weakref import ref
 
 from .labels import name_of
 from .originals import LockType, allocate_lock
-from .recording import MAX_DEPTH, WITHOUT_OBJECT, Recorded, Token, recording, switch, take, threads
+from .recording import WITHOUT_OBJECT, Recorded, Token, switch, take, threads
 from .sleep import closed_gate, sleep_at
 from .spawn import Thread
-from .waiting import Line, Sleeper, sleepers
+from .waiting import Sleeper, sleepers, stacks_of
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -50,9 +51,6 @@ _PAUSE = 0.1  # seconds; two sleeps that lie further apart belong to two waits
 _INTERVALS = 240  # the max of single waits that are kept of an object, the longest ones
 _BUCKETS = 256  # the max of buckets in which the waits of an object are summed up over time
 _SAMPLES = 1024  # the max of samples of holders that are kept of an object
-# Without the GIL, Python code cannot read the frames of a thread that runs: they may be freed
-# meanwhile (python/cpython#152355). The native backend stops the thread.
-_HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 _HOME = __file__.rpartition("_common")[0]
 # Files of frames that are left out at the outer end of a stack.
 _UNTOLD = (_HOME, threading.__file__, "<frozen runpy>")
@@ -414,14 +412,14 @@ class _Recorder(Thread):
         asleep = sleepers()
         waits = [each for each in asleep.values() if each.holder and _is_told(each)]
         if waits:
-            running = _stacks_of({each.holder for each in waits} - asleep.keys())
+            running = stacks_of({each.holder for each in waits} - asleep.keys())
             names = {each.ident: each.name for each in threading.enumerate()}
             for each in waits:
                 subject = self.__subject(_token(each))
                 if each.holder in asleep:
-                    calls = _calls(_flat(asleep[each.holder].lines))
+                    calls = _calls(chain.from_iterable(asleep[each.holder].lines))
                 elif each.holder in running:
-                    calls = _calls(running[each.holder])
+                    calls = _calls(chain.from_iterable(running[each.holder]))
                 else:
                     calls = subject.taken_at.get(each.holder, ())
                 name = names.get(each.holder) or f"thread {each.holder}"
@@ -443,32 +441,8 @@ def _token(sleep: Sleeper) -> Token:
         sleep.operation,
         sleep.thread,
         threads.get(sleep.thread),
-        tuple(_flat(sleep.lines)),
+        tuple(chain.from_iterable(sleep.lines)),
     )
-
-
-def _flat(lines: Iterable[Line]) -> Iterator[Any]:
-    for line in lines:
-        yield from line
-
-
-def _stacks_of(idents: set[int]) -> dict[int, Iterable[Any]]:
-    """The stacks of these threads, which may run, as far as that can be known."""
-    if not idents or not (_HAS_GIL or recording.stacks):
-        return {}
-    frames = {ident: each for ident, each in sys._current_frames().items() if ident in idents}
-    if recording.stacks is not None:
-        return {**recording.stacks(frames)}
-    return {ident: tuple(_stack(frame)) for ident, frame in frames.items()}
-
-
-def _stack(frame: FrameType | None) -> Iterator[Any]:
-    depth = 0
-    while frame is not None and depth < MAX_DEPTH:
-        yield frame.f_code
-        yield frame.f_lineno
-        frame = frame.f_back
-        depth += 1
 
 
 # ---- Names ----

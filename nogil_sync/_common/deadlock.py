@@ -32,9 +32,10 @@ from types import CodeType
 from typing import Any, Final, Literal
 
 from .. import _backend
+from .frames import lines_from
 from .sleep import Nap, checks
 from .wait import Wait, describe_one, waits_of
-from .waiting import Sleeper, lines_from, of_nap, of_record, sleepers, summary
+from .waiting import Sleeper, of_nap, of_record, sleepers, stacks_of, summary
 
 Action = Literal["raise", "warn"]
 
@@ -199,11 +200,13 @@ def _all_asleep(me: Sleeper, own: _Own) -> list[Sleeper]:
 def _are_stuck(me: Sleeper, found: dict[int, Sleeper]) -> bool:
     """Whether each thread is asleep for ever, or waits for the end of one."""
     frames = sys._current_frames()
+    stacks = stacks_of(frames.keys() - found.keys())
     joins = _joins()
     for ident, frame in frames.items():
         sleeper = found.get(ident)
         if sleeper is None:
-            if frame.f_code not in joins or frame.f_locals.get("timeout") not in (None, -1):
+            code = stacks[ident][0][0] if ident in stacks else frame.f_code
+            if code not in joins or frame.f_locals.get("timeout") not in (None, -1):
                 return False
         elif ident != me.thread and (not sleeper.timeless or sleeper.served):
             return False

@@ -18,9 +18,10 @@ from typing import Any, Self
 from weakref import ref
 
 from .. import _backend
+from .frames import Line, lines_from
 from .originals import local
 from .wait import name_of_object
-from .waiting import Line, lines_from, summary
+from .waiting import summary
 
 
 class LockOrderWarning(RuntimeWarning):

@@ -10,18 +10,19 @@ import sys
 import threading as _threading
 from collections import deque
 from collections.abc import Callable
+from itertools import chain
 from time import monotonic
 from types import FrameType
 from typing import Any, NamedTuple
 from weakref import ref
 
+from .frames import lines_from, subject
 from .originals import LockType, get_ident
 
 # All threads that were started by `threading` or have asked it for themselves, by their idents.
 threads: dict[int, _threading.Thread] = getattr(_threading, "_active", {})
 
 WITHOUT_OBJECT = ("once", "select")  # calls that a program knows
-MAX_DEPTH = 64  # frames of a stack; as in contention.c
 
 
 class Token(NamedTuple):
@@ -88,8 +89,6 @@ def take() -> list[Recorded]:
 
 def begin(frame: FrameType | None) -> Token | None:
     """The token of a wait that begins in this frame of ours; None if no object of ours waits."""
-    from .waiting import subject
-
     obj, operation = subject(frame)
     if obj is None and operation not in WITHOUT_OBJECT:
         return None
@@ -97,11 +96,7 @@ def begin(frame: FrameType | None) -> Token | None:
 
 
 def _token(obj: object, operation: str, frame: FrameType | None) -> Token:
-    stack: list[Any] = []
-    while frame is not None and len(stack) < 2 * MAX_DEPTH:
-        stack.append(frame.f_code)
-        stack.append(frame.f_lineno)
-        frame = frame.f_back
+    stack = chain.from_iterable(lines_from(frame))
     ident = get_ident()
     reference, kind = (None, None) if obj is None else (ref(obj), type(obj))
     return Token(reference, kind, operation, ident, threads.get(ident), tuple(stack))

@@ -18,6 +18,7 @@ from typing import ClassVar, Protocol
 
 from .cancelled import scopes
 from .exit import check_exit
+from .frames import HAS_GIL, Line, look_at
 from .originals import LockType, allocate_lock, get_ident, local, main_thread
 from .recording import recording, sleep_recorded
 
@@ -41,7 +42,7 @@ class Awaited(Protocol):
 class Nap:
     """The sleeps of one call at one gate."""
 
-    __slots__ = ("about", "check_at", "deadline", "frame", "gate", "in_scope", "since", "thread")
+    __slots__ = ("about", "check_at", "deadline", "gate", "in_scope", "seen", "since", "thread")
 
     def __init__(self, gate: LockType, checked: bool) -> None:
         self.gate = gate
@@ -53,7 +54,9 @@ class Nap:
         # While the thread sleeps:
         self.deadline: float | None = None
         self.about: Awaited | None = None
-        self.frame: FrameType | None = None  # of the caller
+        # The frame of the caller; or what others want to know of it, where only its own thread
+        # can read it.
+        self.seen: FrameType | tuple[object, str, tuple[Line, ...]] | None = None
 
 
 class _Checks:
@@ -112,7 +115,7 @@ def sleep_at(
         _thread.nap = nap
         nap.deadline = deadline
         nap.about = about
-        nap.frame = sys._getframe(1)
+        nap.seen = sys._getframe(1) if HAS_GIL else look_at(sys._getframe(1), stack=True)
         if nap.check_at is not None:
             remaining = _until_check(nap)
         if me == main_thread().ident:
@@ -123,7 +126,7 @@ def sleep_at(
         else:
             gate.acquire(True, remaining)
     finally:
-        nap.frame = nap.about = None  # first: after a call there may be an interrupt
+        nap.seen = nap.about = None  # first: after a call there may be an interrupt
         if interrupted is None:
             sleeping.pop(me, None)
         else:

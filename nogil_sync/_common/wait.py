@@ -1,12 +1,11 @@
 """Wait: what `diagnostics.waits` tells of one thread, and how threads and objects are named."""
 
-import sys
 from threading import Thread
 from traceback import StackSummary
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .labels import name_of
-from .waiting import Sleeper, lines_from, summary, thread_of
+from .waiting import Sleeper, stacks_of, summary, thread_of
 
 if TYPE_CHECKING:
     from asyncio import Task
@@ -28,7 +27,7 @@ class Wait(NamedTuple):
     stack: StackSummary
     """The stack of the thread, down to the call."""
     holder_stacks: tuple[StackSummary, ...]
-    """The stack of each holder. Of one that runs, its innermost frame on free-threaded builds."""
+    """The stack of each holder; empty if it runs and neither the GIL nor the extension stops it."""
 
 
 Wait.__module__ = "nogil_sync.diagnostics"
@@ -56,15 +55,7 @@ def _stack_of_holder(ident: int, known: dict[int, Sleeper]) -> StackSummary:
     sleeper = known.get(ident)
     if sleeper is not None and sleeper.lines:
         return summary(sleeper.lines)
-    frame = sys._current_frames().get(ident)
-    if frame is None:
-        return StackSummary()
-    # The frames of a thread that runs can be read safely only where the GIL stops it.
-    lines = tuple(lines_from(frame)) if _HAS_GIL else ((frame.f_code, frame.f_lineno),)
-    return summary(lines)
-
-
-_HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return summary(stacks_of((ident,)).get(ident, ()))
 
 
 def name_of_thread(ident: int) -> str:

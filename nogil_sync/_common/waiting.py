@@ -4,41 +4,26 @@ A *sleeper* is a thread that sleeps in one of our calls.  Those that sleep in C 
 the extension (``sleeping.c``).  Those that sleep at a gate are in `sleep.sleeping`: all of the
 threading backend, and with the native one those that wait for a function that another thread runs
 (`once`, flights), or for a task.  Their frames tell which call of which object it is: a walk
-outward through the frames of this package ends at the public method.
+outward through the frames of this package ends at the public method (`frames`).
 """
 
+import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable
 from time import monotonic
 from traceback import FrameSummary, StackSummary
-from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 from .. import _backend
+from .frames import HAS_GIL, Line, lines_from, look_at, public_class
 from .loops import task_waits
+from .recording import recording
 from .sleep import Nap, sleeping
 
-_PACKAGE = __name__.partition(".")[0]
 _HERE = __file__.rpartition("_common")[0]
 
 # The calls whose waits no cancellation ends.
 _LOCKS = ("Mutex.", "RLock.", "RWMutex")
-# The name of the call that waits, where a class has one: also if it was made through another.
-_CALLS = {
-    "Barrier": "wait",
-    "Cond": "wait",
-    "Event": "wait",
-    "Mutex": "acquire",
-    "RLock": "acquire",
-    "RWMutexReader": "acquire",
-    "RWMutexWriter": "acquire",
-    "Semaphore": "acquire",
-    "SyncMap": "load_or_compute",
-    "TaskGroup": "__exit__",
-    "WaitGroup": "wait",
-}
-
-Line = tuple[CodeType, int | None]
 
 
 class Sleeper(NamedTuple):
@@ -84,7 +69,7 @@ def waiting_tasks() -> list[Sleeper]:
         task = None if each is None else each.task
         if each is None or task is None:
             continue
-        cls = _public_class(each.obj)
+        cls = public_class(each.obj)
         operation = f"{cls}.{each.operation}_async" if cls else f"{each.operation}_async"
         lines = tuple(_lines_of_task(task))
         seconds = monotonic() - each.since
@@ -110,19 +95,6 @@ def _lines_of_task(task: Any) -> list[Line]:
     return lines[::-1]
 
 
-def _is_public(obj: object) -> bool:
-    """Whether the object is of a public class of ours, or of one derived from it."""
-    return any(cls.__module__ == _PACKAGE for cls in type(obj).__mro__)
-
-
-def _public_class(obj: object) -> str:
-    """The name of the object's class, or of the public class that it is derived from."""
-    for cls in type(obj).__mro__:
-        if cls.__module__ == _PACKAGE:
-            return cls.__name__
-    return "" if obj is None else type(obj).__name__
-
-
 def of_record(record: tuple[Any, ...]) -> Sleeper:
     """A sleeper that the extension describes."""
     thread, obj, operation, seconds, *flags, count, holder, foreign, served, lines = record
@@ -144,14 +116,13 @@ def of_record(record: tuple[Any, ...]) -> Sleeper:
 
 def of_nap(nap: Nap, stacks: bool) -> Sleeper | None:
     """A sleeper at a gate; None if it went on meanwhile."""
-    frame, about, deadline = nap.frame, nap.about, nap.deadline
-    if frame is None:
+    seen, about, deadline = nap.seen, nap.about, nap.deadline
+    if seen is None:
         return None
-    obj, operation = subject(frame)
+    obj, operation, lines = seen if isinstance(seen, tuple) else look_at(seen, stacks)
     holders = () if about is None else about.holders()
-    lines = tuple(lines_from(frame)) if stacks else ()
     served = about is None or about.is_served()
-    if nap.frame is None:
+    if nap.seen is not seen:
         return None
     return Sleeper(
         nap.thread,
@@ -166,44 +137,6 @@ def of_nap(nap: Nap, stacks: bool) -> Sleeper | None:
         served,
         lines,
     )
-
-
-def lines_from(frame: FrameType | None) -> Iterator[Line]:
-    """The stack of this frame, the innermost first."""
-    while frame is not None:
-        yield frame.f_code, frame.f_lineno
-        frame = frame.f_back
-
-
-def _is_ours(frame: FrameType) -> bool:
-    name = frame.f_globals.get("__name__")
-    return isinstance(name, str) and name.partition(".")[0] == _PACKAGE
-
-
-def subject(frame: FrameType | None) -> tuple[object, str]:
-    """The object and the call, "Semaphore.acquire" say, to which this frame of ours belongs.
-
-    None for an object that cannot be told, as that of a `select`.
-    """
-    obj: object = None
-    name = outermost = inner = ""
-    while frame is not None and _is_ours(frame):
-        outermost = frame.f_code.co_qualname
-        inner = inner or frame.f_code.co_filename
-        this = frame.f_locals.get("self")
-        if obj is None and this is not None and _is_public(this):
-            obj = this
-        if obj is not None and this is obj:
-            name = frame.f_code.co_name
-        frame = frame.f_back
-    if obj is None:
-        return None, "once" if inner.endswith("once.py") else outermost
-    cls = _public_class(obj)
-    if cls == "SemaphoreHold":
-        obj, cls = getattr(obj, "_whole", obj), "Semaphore"
-    if cls == "Channel":
-        return obj, "Channel.send" if "send" in name else "Channel.recv"
-    return obj, f"{cls}.{_CALLS.get(cls, name)}"
 
 
 def summary(lines: Iterable[Line]) -> StackSummary:
@@ -224,3 +157,16 @@ def thread_of(ident: int) -> threading.Thread | None:
         if thread.ident == ident:
             return thread
     return None
+
+
+def stacks_of(idents: Collection[int]) -> dict[int, tuple[Line, ...]]:
+    """The stacks of these threads, which may run, as far as they can be read (see `frames`)."""
+    if not idents or not (HAS_GIL or recording.stacks):
+        return {}
+    frames = {ident: each for ident, each in sys._current_frames().items() if ident in idents}
+    if recording.stacks is None:
+        return {ident: tuple(lines_from(frame)) for ident, frame in frames.items()}
+    return {
+        ident: tuple(zip(flat[::2], flat[1::2], strict=True))
+        for ident, flat in recording.stacks(frames).items()
+    }
