@@ -145,10 +145,18 @@ def follow(command: list[str], progress: Progress) -> int:
         return process.wait()
     except KeyboardInterrupt:
         if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGINT)
-            process.wait()
+            interrupt(process)
         raise
+
+
+def interrupt(process: subprocess.Popen[str]) -> None:
+    """Have the script store what it has measured, and end."""
+    while process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+        # Time to store it. A Ctrl-C that finds a script at its start may be lost in a finaliser.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
 
 
 @contextlib.contextmanager

@@ -260,7 +260,7 @@ def test_free_threaded_without_the_extension_says_what_to_do(
         "--config-settings=setup-args=-Dnative=disabled",
         CC="/bin/false",
     )
-    assert not any("_native" in name for name in names(pure))
+    assert not any("_native/" in name for name in names(pure))
     python = environment()
     install(python, "--no-index", pure)
     attempt = "try: import nogil_sync\nexcept ImportError as error: print('ImportError:', error)"
