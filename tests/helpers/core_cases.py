@@ -9,6 +9,7 @@ from nomemory import Case
 from waits import WAITS, WaitTrial
 
 from nogil_sync import (
+    Cache,
     Channel,
     Cond,
     Event,
@@ -275,6 +276,29 @@ def growth(kind: str, *, stubborn: bool) -> Case:
     return case
 
 
+def cache(**options: Any) -> Case:
+    """Insertions into a cache, of which the first half is inserted again."""
+    keys = [*range(3000), *range(1500)]
+
+    def case() -> Trial:
+        c: Cache[int, int] = Cache(1000, **options)
+
+        def fill() -> None:
+            for key in keys:
+                c[key] = key
+                c.get(key)
+
+        yield fill
+        assert len(c) <= 1000
+        assert all(c.get(key, key) == key for key in keys)
+        fill()
+        assert len(c) == 1000
+        c.clear()
+        assert len(c) == 0
+
+    return case
+
+
 def shrinking(emptied: Callable[[Any, Any], object]) -> Case:
     keys = KEYS["int"]
 
@@ -473,6 +497,9 @@ CASES: dict[str, Case] = {
     "SyncMap shrinks by pop": shrinking(lambda m, key: m.pop(key)),
     "SyncMap shrinks by compare_and_delete": shrinking(lambda m, k: m.compare_and_delete(k, k)),
     "SyncMap, ever new keys": churn,
+    "Cache": cache(),
+    "Cache with a time to live": cache(ttl=1000),
+    "Cache of few, then of many": cache(weigher=lambda key, _: 1000 if key < 3 else 1),
     **{f"empty SyncMap, {name}": first(use) for name, use in FIRST.items()},
     **{f"SyncMap made by {name}": made(make) for name, make in MADE.items()},
     **{f"spare objects of {name}": case for name, case in SPARES.items()},

@@ -51,6 +51,10 @@ ALLOCATES = "malloc|calloc|realloc|aligned_alloc|posix_memalign|pthread_setspeci
 CALL = re.compile(r"(?:\w+ +)*(call|jmp)q? +(?:[0-9a-f]+|\*.*\(%rip\) +# [0-9a-f]+) <([^+>]+)>")
 
 
+# Functions that are left out, and why.
+UNREACHED = {"repair": "runs in the child of a fork for which a thread had the lock of a cache"}
+
+
 def call_sites(library):
     """Where a library calls what allocates: for each place the addresses that calls return to."""
     text = subprocess.run(
@@ -61,7 +65,7 @@ def call_sites(library):
     for (name, at, what), (_, following, _) in pairwise(lines):
         function = name or function
         call = CALL.match(what)
-        if call is None or function.endswith("@plt"):
+        if call is None or function.endswith("@plt") or function.split(".")[0] in UNREACHED:
             continue
         kind, target = call.groups()
         if re.fullmatch(f"({ALLOCATES})(@.*)?", target):

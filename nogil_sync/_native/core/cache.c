@@ -326,7 +326,7 @@ hold_nothing(uintptr_t word)
 
 /* Puts all entries of the table into the main queue: the thread that had the lock is gone. Entries
  * for which there is no memory are no longer evicted. */
-static void
+static __attribute__((cold, noinline)) void
 repair(ns_cache *c)
 {
     ns_cache_wheel *w = ns_load(&c->wheel, NS_RELAXED);
@@ -344,7 +344,7 @@ repair(ns_cache *c)
             make_list(&w->slots[0][0] + i);
         }
     }
-    size_t room = NS_SEGMENT_MAX, n;
+    size_t room = NS_SEGMENT_MAX, n = 0;
     ns_hashed *page = malloc(room * sizeof(*page));
     uint64_t from = 0;
     do {
