@@ -21,6 +21,7 @@ detaches nothing, as it only removes what has been stored.
 """
 
 import operator
+import sys
 from collections.abc import Awaitable, Callable, Hashable
 from functools import _CacheInfo, partial, update_wrapper
 from types import CodeType, MethodType
@@ -231,6 +232,12 @@ def call_key(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
 
 
 _COROUTINE: Final = 0x80  # inspect.CO_COROUTINE: a function does not need that module
+# How a function says that its result is to be awaited: by the value that a module has under this
+# name, in this attribute.
+_MARKS: Final = (
+    ("inspect", "_is_coroutine_mark", "_is_coroutine_marker"),
+    ("asyncio.coroutines", "_is_coroutine", "_is_coroutine"),
+)
 
 
 def is_async(fn: Any) -> bool:
@@ -238,8 +245,14 @@ def is_async(fn: Any) -> bool:
     while isinstance(fn, MethodType | partial):
         fn = fn.__func__ if isinstance(fn, MethodType) else fn.func
     code = getattr(fn, "__code__", None)
-    marked = hasattr(fn, "_is_coroutine_mark") or hasattr(fn, "_is_coroutine")
-    return marked or (isinstance(code, CodeType) and bool(code.co_flags & _COROUTINE))
+    if isinstance(code, CodeType) and code.co_flags & _COROUTINE:
+        return True
+    for home, name, attribute in _MARKS:
+        mark = getattr(sys.modules.get(home), name, None)
+        # A mock has any attribute: it is the value that counts.
+        if mark is not None and getattr(fn, attribute, None) is mark:
+            return True
+    return False
 
 
 class CachedCalls:
@@ -304,13 +317,12 @@ async def _call_async(
 
 def _mark_coroutine_function(wrapper: Any) -> None:
     """Have `inspect` and `asyncio` take the wrapper for a coroutine function, as it is one."""
-    import asyncio
-    import inspect
+    from importlib import import_module
 
-    for module, name in ((inspect, "_is_coroutine_mark"), (asyncio.coroutines, "_is_coroutine")):
-        mark = getattr(module, name, None)
+    for home, name, attribute in _MARKS:
+        mark = getattr(import_module(home), name, None)
         if mark is not None:
-            setattr(wrapper, "_is_coroutine_mark" if module is inspect else name, mark)
+            setattr(wrapper, attribute, mark)
 
 
 def describe(wrapper: Any) -> str:

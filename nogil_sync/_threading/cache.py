@@ -26,8 +26,8 @@ first evicts others, and inserts only where there is room.
 
 **Time.** Entries with a deadline are also in a timing wheel (Varghese and Lauck, SOSP 1987) of five
 levels. A *slot* of it is a dict of the entries whose deadlines lie in one tick of its level. Each
-insertion removes the entries of the slots that are over, or moves them to a lower level. The wheel
-is only an index: an entry that is in it and no longer in its queue is passed by.
+insertion removes the entries of the slots that are over, or moves them to a lower level. The same
+section that puts an entry into a queue, or takes it out, does so with the wheel.
 """
 
 import time
@@ -72,6 +72,7 @@ Ts = TypeVarTuple("Ts")
 _NONE, _SMALL, _MAIN = 0, 1, 2  # which queue an entry is in; none: it is no longer in the cache
 _MAX_USES: Final = 3
 _NO_LIMIT: Final = (1 << 63) - 1
+_NO_TIME: Final = -(1 << 63)  # the clock was not read, as no entry has a deadline
 _MAX_WEIGHT: Final = _NO_LIMIT
 _PATIENCE: Final = 64  # so many looks at entries, and the next one is evicted even if it was used
 
@@ -102,7 +103,7 @@ class _Entry:
         self.ticket = 0
         self.uses = 0
         self.back = False  # whether its hash was a ghost
-        self.slot = -1  # of the wheel; -1: none yet
+        self.slot = -1  # of the wheel; -1: none
 
 
 Bucket = tuple[_Entry, ...]
@@ -326,7 +327,7 @@ class Cache(SyncObject, SharedCache[K, V]):
         It is an iterator over a list, so what changes later does not change it.
         """
         buckets = self.__table.buckets
-        now = self.__now() if self.__table.wheel else 0
+        now = self.__now() if self.__table.wheel else _NO_TIME
         entries = [each for bucket in list(buckets.values()) for each in bucket]
         return iter([each.key for each in entries if each.deadline > now])
 
@@ -482,39 +483,43 @@ class Cache(SyncObject, SharedCache[K, V]):
         entries = table.wheel.get(slot, {})
         for entry in list(entries.values()):
             if entry.deadline > now:
-                self.__schedule(table, entry, now)
+                self.__reschedule(table, entry, now)
             elif not self.__remove(table, entry, "expired", gone):
-                entries.pop(id(entry), None)  # it has left the cache
-        if not entries:
-            table.wheel.pop(slot, None)
+                number = id(entry)
+                with self.__guard:  # its insertion may have failed for lack of memory
+                    if entry.queue == _NONE and number in entries:
+                        del entries[number]
+        wheel = table.wheel
+        with self.__guard:
+            if not entries and slot in wheel and wheel[slot] is entries:
+                del wheel[slot]
 
-    def __schedule(self, table: _Table, entry: _Entry, now: int) -> None:
-        """Put the entry into the wheel."""
-        rest = entry.deadline - now
+    @staticmethod
+    def __slot(deadline: int, now: int) -> int:
+        """Where the wheel has an entry with this deadline, which is not over."""
+        rest = deadline - now
         level = 0
         while level < 4 and rest >> _SHIFTS[level + 1]:
             level += 1
-        slot = (entry.deadline >> _SHIFTS[level]) << 3 | level
-        before = entry.slot
-        if slot == before:
-            return
-        entry.slot = slot
-        while True:
-            entries = table.wheel.setdefault(slot, {})
-            entries[id(entry)] = entry
-            if table.wheel.get(slot) is entries:  # no thread has found it empty meanwhile
-                break
-        if before != -1:
-            table.wheel.get(before, {}).pop(id(entry), None)
-        if entry.queue == _NONE:  # another thread has removed it meanwhile
-            self.__unschedule(table, entry)
+        return (deadline >> _SHIFTS[level]) << 3 | level
 
-    @staticmethod
-    def __unschedule(table: _Table, entry: _Entry) -> None:
-        if entry.slot != -1:
-            entries = table.wheel.get(entry.slot)
-            if entries is not None:
-                entries.pop(id(entry), None)
+    def __reschedule(self, table: _Table, entry: _Entry, now: int) -> None:
+        """Move the entry to a lower level of the wheel, if it is time."""
+        slot = self.__slot(entry.deadline, now)
+        number = id(entry)
+        fresh: dict[int, _Entry] = {}
+        wheel = table.wheel
+        with self.__guard:
+            before = entry.slot
+            if slot != before and entry.queue != _NONE:
+                entries = wheel[slot] if slot in wheel else fresh  # noqa: SIM401
+                entries[number] = entry
+                wheel[slot] = entries
+                entry.slot = slot
+                if before in wheel:
+                    entries = wheel[before]
+                    if number in entries:
+                        del entries[number]
 
     # How it is done: lookups
 
@@ -536,7 +541,10 @@ class Cache(SyncObject, SharedCache[K, V]):
     def _peek(self, key: object, default: Any) -> Any:
         """The value of the key, or the default. Counts nothing."""
         entry = _find(self.__table.buckets.get(hash(key)), key)
-        if entry is None or (entry.deadline != NEVER and entry.deadline <= self.__now()):
+        if entry is None:
+            return default
+        if entry.deadline != NEVER and entry.deadline <= self.__now():
+            self.__remove_expired(entry)
             return default
         return entry.value
 
@@ -568,12 +576,14 @@ class Cache(SyncObject, SharedCache[K, V]):
             if weight >= _MAX_WEIGHT:
                 raise OverflowError("weight is too large")
         table = self.__table
-        now = self.__now() if ttl or table.wheel else 0
+        now = self.__now() if ttl or table.wheel else _NO_TIME
         if table.wheel:
             self.__expire_by(table, now)
         limit = _NO_LIMIT if self.__maxsize is None else self.__maxsize
         deadline = min(now + ttl, NEVER - 1) if ttl else NEVER
         new = _Entry(which, key, value, weight, deadline)
+        if ttl:
+            new.slot = self.__slot(deadline, now)
         gone: list[tuple[Any, Any, str]] = []
         try:
             table = self.__table
@@ -592,14 +602,10 @@ class Cache(SyncObject, SharedCache[K, V]):
                             self.__evictions += 1
                         gone.append((key, value, "size"))
                         return value
-                elif self.__room(table, weight, old, limit, gone) and self.__install(
-                    table, bucket, old, new, unless
-                ):
-                    if old is not None:
-                        self.__unschedule(table, old)
-                    if deadline != NEVER:
-                        self.__schedule(table, new, now)
-                    return value
+                elif self.__room(table, weight, old, limit, gone):
+                    new.key = key if old is None else old.key  # the first one stays, as in a dict
+                    if self.__install(table, bucket, old, new, unless):
+                        return value
                 if bucket is not None:
                     for each in bucket:
                         if each is old:
@@ -629,6 +635,10 @@ class Cache(SyncObject, SharedCache[K, V]):
         else:
             next_bucket = tuple(new if each is old else each for each in bucket)
         back = new.back = which in self.__ghosts if old is None else old.back
+        number = id(new)
+        number_of_old = id(old)
+        fresh: dict[int, _Entry] = {}
+        wheel = table.wheel
         done = False
         with self.__guard:
             # What may fail for lack of memory comes first: numbers, and then the stores to dicts.
@@ -659,6 +669,11 @@ class Cache(SyncObject, SharedCache[K, V]):
                 and weight <= limit
                 and (unless is None or not unless._AtomicBool__value)  # type: ignore[attr-defined]
             ):
+                if new.slot != -1:
+                    slot = new.slot
+                    entries = wheel[slot] if slot in wheel else fresh  # noqa: SIM401
+                    entries[number] = new
+                    wheel[slot] = entries
                 queue[ticket] = new
                 buckets[which] = next_bucket
                 new.queue = place
@@ -666,6 +681,11 @@ class Cache(SyncObject, SharedCache[K, V]):
                 new.uses = uses
                 if old is not None:
                     old.queue = _NONE
+                    slot = old.slot
+                    if slot in wheel:
+                        entries = wheel[slot]
+                        if number_of_old in entries:
+                            del entries[number_of_old]
                 table.next = next_ticket
                 table.small_weight = small_weight
                 table.weight = weight
@@ -685,6 +705,8 @@ class Cache(SyncObject, SharedCache[K, V]):
             if bucket is None or self.__table is not table or entry not in bucket:
                 return False
             new = _without(bucket, entry)
+            number = id(entry)
+            wheel = table.wheel
             done = False
             with self.__guard:
                 buckets = table.buckets
@@ -709,6 +731,11 @@ class Cache(SyncObject, SharedCache[K, V]):
                     else:
                         buckets[which] = new
                     del queue[ticket]
+                    slot = entry.slot
+                    if slot in wheel:
+                        entries = wheel[slot]
+                        if number in entries:
+                            del entries[number]
                     entry.queue = _NONE
                     table.small_weight = small_weight
                     table.weight = weight
@@ -717,7 +744,6 @@ class Cache(SyncObject, SharedCache[K, V]):
                     self.__expirations = expirations
                     done = True
             if done:
-                self.__unschedule(table, entry)
                 if cause:
                     gone.append((entry.key, entry.value, cause))
                 return True

@@ -77,6 +77,17 @@ def test_equal_keys_are_one():
     assert len(c) == 1
 
 
+def test_first_of_equal_keys_stays_as_in_a_dict():
+    log = Log()
+    c = Cache(1, on_evict=log)
+    c[1] = "a"
+    c[True] = "b"
+    c.put(1.0, "c")
+    assert [(type(key), c[key]) for key in c] == [(int, "c")]
+    c["other"] = "d"
+    assert type(log[0][0]) is int
+
+
 def test_unhashable_key_is_a_type_error():
     c = Cache(10)
     for call in (c.get, c.pop, c.__getitem__, c.__contains__, lambda k: c.put(k, 1)):
@@ -235,6 +246,7 @@ def test_expired_entry_is_never_returned():
     "look",
     [
         lambda c: c.get("a"),
+        lambda c: "a" in c or None,
         lambda c: c.pop("a", None),
         lambda c: len(c) or None,
         lambda c: c.__setitem__("b", 1),
@@ -723,6 +735,23 @@ def test_cycle_through_a_cache_is_collected():
         del value
         gc.collect()
         assert watch() is None
+
+
+@pytest.mark.parametrize("name", ["weigher", "on_evict", "clock"])
+def test_cache_whose_function_is_its_own_method_is_collected(name):
+    class Mine(Cache):
+        def __init__(self):
+            super().__init__(10, **{name: self.function})
+
+        def function(self, *_):
+            return 1
+
+    c = Mine()
+    c.put("a", 1, ttl=5)
+    del c
+    gc.collect()
+    # A weak reference would not tell: the collector clears those of what it cannot free, too.
+    assert not any(type(each) is Mine for each in gc.get_objects())
 
 
 def test_finaliser_of_a_value_may_use_the_cache():

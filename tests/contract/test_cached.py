@@ -6,8 +6,10 @@ import gc
 import inspect
 import math
 import pickle
+import sys
 import threading
 import weakref
+from unittest.mock import MagicMock, Mock
 
 import pytest
 from marks import starts_threads
@@ -265,7 +267,10 @@ def test_tasks_await_one_run():
     asyncio.run(main())
     assert runs == ["/", "/other"]
     assert fetch.cache_info().currsize == 2
-    assert inspect.iscoroutinefunction(fetch.__wrapped__)
+    # inspect has a mark for such functions from 3.12 on, asyncio up to 3.13 or so.
+    asks = inspect if sys.version_info >= (3, 12) else asyncio
+    assert asks.iscoroutinefunction(fetch)
+    assert not asks.iscoroutinefunction(cached(len))
 
 
 def test_async_method_is_cached():
@@ -279,6 +284,30 @@ def test_async_method_is_cached():
         assert await client.get(1) is await client.get(1)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("mock", [Mock, MagicMock])
+def test_mock_is_a_function_like_another(mock):
+    function = cached(mock(return_value=3))
+    assert function(2) == function(2) == 3
+    assert function.__wrapped__.call_count == 1
+
+
+@pytest.mark.skipif(not hasattr(inspect, "markcoroutinefunction"), reason="new in Python 3.12")
+def test_function_that_is_marked_as_a_coroutine_function_is_awaited():
+    runs = []
+
+    def later(n):
+        runs.append(n)
+        return asyncio.sleep(0, n)
+
+    function = cached(inspect.markcoroutinefunction(later))
+
+    async def main():
+        return [await function(1), await function(1)]
+
+    assert asyncio.run(main()) == [1, 1]
+    assert runs == [1]
 
 
 def test_failure_of_a_task_is_not_kept():

@@ -3,6 +3,7 @@
 #define NS_CACHE_TYPE_H
 
 #include "object.h"
+#include "interpreter/tryref.h"
 #include "interpreter/watch.h"
 #include "types/syncmap.h"
 
@@ -13,8 +14,8 @@ typedef struct Cache {
     ns_cache core;
     ns_watch_place watch;
     int64_t ttl; /* nanoseconds; 0: none */
-    /* Constant after __init__; NULL: none. */
-    PyObject *weigher, *on_evict, *clock;
+    /* Written by __init__; NULL: none, or the collector cleared it. */
+    ns_ref weigher, on_evict, clock;
     ns_ref flights; /* the map of the running calls of load_or_compute; NULL before the first */
 } Cache;
 
@@ -52,7 +53,7 @@ enum { NS_LOOKUP_ERROR = -1, NS_LOOKUP_MISSING, NS_LOOKUP_FOUND };
 /* The rest of a lookup whose first search gave `found`: not NS_CACHE_PRESENT. Counts if `uses`. */
 int ns_cache_lookup_slow(Cache *o, PyObject *key, uint64_t hash, int64_t now, bool uses,
                          enum ns_cache_found found, PyObject **value);
-/* Reads the user's clock. Returns 0 or -1. */
+/* Reads the user's clock, if there is one. Returns 0 or -1. */
 int ns_cache_read_clock(Cache *o, int64_t *now);
 
 static inline __attribute__((always_inline)) enum ns_cache_found
@@ -70,7 +71,7 @@ ns_cache_lookup(Cache *o, PyObject *key, uint64_t hash, bool uses, PyObject **va
     uintptr_t word;
     int64_t now = NS_CACHE_NO_TIME;
     ns_watch_use(&o->watch, (PyObject *)o);
-    if (ns_unlikely(o->clock != NULL) && ns_cache_is_timed(&o->core) &&
+    if (ns_unlikely(ns_load(&o->clock, NS_RELAXED) != NULL) && ns_cache_is_timed(&o->core) &&
         ns_cache_read_clock(o, &now) < 0) {
         return NS_LOOKUP_ERROR;
     }

@@ -52,17 +52,19 @@ release(Cache *o, ns_cache_gone *gone)
     }
     for (unsigned i = 0; i < gone->count; i++) {
         PyObject *key = (PyObject *)gone->items[i].key, *value = (PyObject *)gone->items[i].value;
-        if (key != NULL) {
+        PyObject *on_evict = key != NULL ? ns_load_ref(&o->on_evict) : NULL;
+        if (on_evict != NULL) {
             PyObject *raised = PyErr_GetRaisedException();
             PyObject *result = PyObject_CallFunction(
-                o->on_evict, "(OOs)", key, value, causes[gone->items[i].cause]);
+                on_evict, "(OOs)", key, value, causes[gone->items[i].cause]);
             if (result == NULL) {
-                PyErr_WriteUnraisable(o->on_evict);
+                PyErr_WriteUnraisable(on_evict);
             }
             Py_XDECREF(result);
             PyErr_SetRaisedException(raised);
-            Py_DECREF(key);
+            Py_DECREF(on_evict);
         }
+        Py_XDECREF(key);
         Py_XDECREF(value);
     }
 }
@@ -72,7 +74,13 @@ release(Cache *o, ns_cache_gone *gone)
 int
 ns_cache_read_clock(Cache *o, int64_t *now)
 {
-    PyObject *value = PyObject_CallNoArgs(o->clock);
+    PyObject *clock = ns_load_ref(&o->clock);
+    if (clock == NULL) {
+        *now = ns_now();
+        return 0;
+    }
+    PyObject *value = PyObject_CallNoArgs(clock);
+    Py_DECREF(clock);
     double seconds = value != NULL ? PyFloat_AsDouble(value) : -1.0;
     Py_XDECREF(value);
     if (seconds == -1.0 && PyErr_Occurred()) {
@@ -98,11 +106,7 @@ time_for(Cache *o, int64_t ttl, int64_t *now)
     if (ns_likely(ttl == 0 && !ns_cache_is_timed(&o->core))) {
         return 0;
     }
-    if (o->clock != NULL) {
-        return ns_cache_read_clock(o, now);
-    }
-    *now = ns_now();
-    return 0;
+    return ns_cache_read_clock(o, now);
 }
 
 /* A time to live in nanoseconds; 0 for None. */
@@ -248,11 +252,13 @@ static int
 weigh(Cache *o, PyObject *key, PyObject *value, int64_t *weight)
 {
     *weight = 1;
-    if (ns_likely(o->weigher == NULL)) {
+    PyObject *weigher = ns_load_ref(&o->weigher);
+    if (ns_likely(weigher == NULL)) {
         return 0;
     }
     PyObject *args[] = {key, value};
-    PyObject *result = PyObject_Vectorcall(o->weigher, args, 2, NULL);
+    PyObject *result = PyObject_Vectorcall(weigher, args, 2, NULL);
+    Py_DECREF(weigher);
     int error = result == NULL || ns_clamped_int64(result, weight) < 0 ? -1 : 0;
     Py_XDECREF(result);
     if (error == 0 && *weight < 0) {
@@ -340,7 +346,7 @@ store(Cache *o, PyObject *key, PyObject *value, int64_t ttl, PyObject *flag, PyO
     if (kept != NULL) {
         *kept = done == NS_CACHE_KEPT && again == 0 ? (PyObject *)e.result : NULL;
     }
-    if (ns_unlikely(done == NS_CACHE_TOO_HEAVY) && again == 0 && o->on_evict != NULL) {
+    if (ns_unlikely(done == NS_CACHE_TOO_HEAVY) && again == 0 && o->core.tells) {
         ns_cache_gone gone;
         ns_cache_gone_init(&gone);
         gone.items[0].key = (uintptr_t)Py_NewRef(key);
@@ -803,9 +809,13 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     }
     ns_cache_init(&o->core, limit, given[3] != NULL);
     o->ttl = ttl;
-    o->weigher = Py_XNewRef(given[2]);
-    o->on_evict = Py_XNewRef(given[3]);
-    o->clock = Py_XNewRef(given[4]);
+    ns_ref *functions[] = {&o->weigher, &o->on_evict, &o->clock};
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(functions); i++) {
+        if (given[2 + i] != NULL) {
+            ns_publish(given[2 + i]);
+            ns_store(functions[i], Py_NewRef(given[2 + i]), NS_RELEASE);
+        }
+    }
     ns_watch_attach(&o->watch, self);
     ns_finish_init(self, true);
     return 0;
@@ -833,19 +843,26 @@ traverse(PyObject *self, visitproc visit, void *arg)
     visitor v = {visit, arg};
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(ns_load(&o->flights, NS_RELAXED));
-    Py_VISIT(o->weigher);
-    Py_VISIT(o->on_evict);
-    Py_VISIT(o->clock);
+    Py_VISIT(ns_load(&o->weigher, NS_RELAXED));
+    Py_VISIT(ns_load(&o->on_evict, NS_RELAXED));
+    Py_VISIT(ns_load(&o->clock, NS_RELAXED));
     return ns_table_visit(&o->core.table, visit_word, &v);
 }
 
-/* Leaves an empty cache that still works, because finalisers may use it. The functions stay: they
- * are cleared by themselves where they are garbage, too. */
+/* Leaves an empty cache that still works, because finalisers may use it; without its functions,
+ * which can be methods of it: the collector clears no method. */
 static int
 clear_garbage(PyObject *self)
 {
+    Cache *o = (Cache *)self;
+    ns_ref *functions[] = {&o->weigher, &o->on_evict, &o->clock};
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(functions); i++) {
+        if (ns_load(functions[i], NS_RELAXED) != NULL) {
+            Py_XDECREF(ns_swap(functions[i], NULL, NS_SEQ_CST));
+        }
+    }
     if (ns_is_initialized(self)) {
-        clear_entries((Cache *)self);
+        clear_entries(o);
     }
     return 0;
 }
@@ -868,9 +885,9 @@ dealloc(PyObject *self)
     }
     ns_cache_destroy(&o->core, release_both);
     Py_XDECREF(ns_load(&o->flights, NS_RELAXED));
-    Py_XDECREF(o->weigher);
-    Py_XDECREF(o->on_evict);
-    Py_XDECREF(o->clock);
+    Py_XDECREF(ns_load(&o->weigher, NS_RELAXED));
+    Py_XDECREF(ns_load(&o->on_evict, NS_RELAXED));
+    Py_XDECREF(ns_load(&o->clock, NS_RELAXED));
     ns_watch_detach(&o->watch);
     PyTypeObject *type = Py_TYPE(self);
     type->tp_free(self);
