@@ -20,6 +20,7 @@ import operator
 import sys
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from itertools import starmap
 from math import inf
 from time import monotonic
@@ -121,7 +122,11 @@ class AwaitedSemaphore(Awaited):
         """
         seconds = wait_timeout(timeout)
         number = int.__index__(operator.index(n))
-        if self._taken_at_once if number == 1 else self._plain.acquire(self, False, n=number):
+        if number == 1:
+            taken = self._taken_at_once
+        else:  # as an iterator's item, since no interrupt comes after that either
+            (taken,) = starmap(partial(self._plain.acquire, self, False, n=number), ((),))
+        if taken:
             return True
         if seconds == 0:
             return False

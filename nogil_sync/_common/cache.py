@@ -183,6 +183,8 @@ class SharedCache(Generic[K, V]):
     _plain_class: ClassVar[Any]
     _Flag: ClassVar[Any]
 
+    __reversed__: ClassVar[None] = None
+
     __class_getitem__ = subscripted
 
     async def load_or_compute_async(
@@ -340,6 +342,9 @@ def decorator(cls: Any, maxsize: Any, ttl: Any, key: Any) -> Any:
     """What ``cached`` returns."""
     if callable(maxsize):  # @cached
         return cls(maxsize, maxsize=128, ttl=ttl, key=key)
+    if maxsize is not None and not hasattr(maxsize, "__index__"):
+        kind = type(maxsize).__name__
+        raise TypeError(f"cached() takes a function, or an int or None as maxsize, not {kind!r}")
     check_maxsize(maxsize)
     ttl_nanoseconds(ttl)
     check_callable("key", key)

@@ -88,6 +88,11 @@ def test_first_of_equal_keys_stays_as_in_a_dict():
     assert type(log[0][0]) is int
 
 
+def test_cache_is_not_reversible():
+    with pytest.raises(TypeError, match="not reversible"):
+        reversed(Cache(3))
+
+
 def test_unhashable_key_is_a_type_error():
     c = Cache(10)
     for call in (c.get, c.pop, c.__getitem__, c.__contains__, lambda k: c.put(k, 1)):

@@ -195,6 +195,12 @@ def test_wrong_option_is_an_error(options, error):
         cached(**options)
 
 
+@pytest.mark.parametrize("what", [classmethod(len), property(len), "name", 1.5])
+def test_what_is_neither_function_nor_size_is_named_in_the_error(what):
+    with pytest.raises(TypeError, match=f"takes a function, .* not '{type(what).__name__}'"):
+        cached(what)
+
+
 def test_what_cannot_be_called_is_a_type_error():
     with pytest.raises(TypeError, match="not callable"):
         cached(5)(6)

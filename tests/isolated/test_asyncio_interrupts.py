@@ -379,6 +379,39 @@ def test_interrupted_loop_has_taken_no_lock(name, at_most):
     assert eventually(lambda: gc.collect() >= 0 and not lock_is_held(lock))
 
 
+WEIGHTED = {
+    "acquire": (lambda s: s.acquire_async(10, n=2), lambda s: s.release(2)),
+    "hold": (lambda s: s.hold_async(2, 10).__aenter__(), lambda s: s.release(2)),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+@in_own_process
+def test_interrupted_task_that_need_not_wait_has_taken_no_units(name):
+    interrupts = RandomInterrupts(KeyboardInterrupt)
+    acquire, release = WEIGHTED[name]
+    units = Semaphore(2)
+    held = taken = 0
+
+    async def use():
+        nonlocal held
+        for _ in range(1000):
+            await acquire(units)
+            held = 1
+            held = release(units) or 0  # an interrupt comes before this store, or after it
+
+    for _ in interrupts.for_a_second(lambda: taken > 0):
+        held = 0
+        run_and_close(interrupts, use(), 1)
+        if held:
+            taken += 1
+        elif units.available() != 2:
+            gc.collect()
+        assert units.available() == 2 or held
+        if units.available() != 2:
+            release(units)
+
+
 @pytest.mark.parametrize("at_most", [1, 3])
 @pytest.mark.parametrize("capacity", [0, 2])
 @in_own_process
