@@ -13,8 +13,8 @@ typedef struct Cache {
     ns_cache core;
     ns_watch_place watch;
     int64_t ttl; /* nanoseconds; 0: none */
-    /* Constant after __init__; NULL: none. */
-    PyObject *weigher, *on_evict, *clock;
+    /* Set by __init__; NULL: none; None: cleared by the collector. See ns_load_function. */
+    ns_ref weigher, on_evict, clock;
     ns_ref flights; /* the map of the running calls of load_or_compute; NULL before the first */
 } Cache;
 
@@ -70,7 +70,7 @@ ns_cache_lookup(Cache *o, PyObject *key, uint64_t hash, bool uses, PyObject **va
     uintptr_t word;
     int64_t now = NS_CACHE_NO_TIME;
     ns_watch_use(&o->watch, (PyObject *)o);
-    if (ns_unlikely(o->clock != NULL) && ns_cache_is_timed(&o->core) &&
+    if (ns_unlikely(ns_load(&o->clock, NS_RELAXED) != NULL) && ns_cache_is_timed(&o->core) &&
         ns_cache_read_clock(o, &now) < 0) {
         return NS_LOOKUP_ERROR;
     }
