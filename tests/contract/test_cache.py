@@ -664,6 +664,19 @@ def test_store_during_a_load_wins():
     assert c["k"] == "stored"
 
 
+def test_store_of_what_does_not_fit_detaches_a_load():
+    c = Cache(10, weigher=lambda key, value: value)
+
+    def load():
+        c["k"] = 11
+        return 1
+
+    assert c.load_or_compute("k", load) == 1
+    assert c.get("k") is None
+    assert c.load_or_compute("k", int, 2) == 2
+    assert c.get("k") == 2
+
+
 def test_load_of_its_own_key_is_a_runtime_error():
     c = Cache(10)
     with pytest.raises(RuntimeError, match="recursive"):

@@ -381,30 +381,6 @@ store_entry(Cache *o, PyObject *key, PyObject *value, ns_cache_entry *entry, int
     return again;
 }
 
-/* Sets the key. With a flag it does so only if the key is missing and the flag not set; then *kept
- * gets a reference to the value that is there, or NULL. Returns 0 or -1. */
-static int
-store(Cache *o, PyObject *key, PyObject *value, int64_t ttl, PyObject *flag, PyObject **kept)
-{
-    int64_t weight, now;
-    uint64_t hash;
-    ns_watch_use(&o->watch, (PyObject *)o);
-    if (ns_check_initialized((PyObject *)o) < 0 || ns_key_hash(key, &hash) < 0 ||
-        weigh(o, key, value, &weight) < 0 || time_for(o, ttl, &now) < 0) {
-        return -1;
-    }
-    ns_cache_entry *entry = new_entry(key, hash);
-    if (entry == NULL) {
-        return -1;
-    }
-    const int64_t deadline = ttl == 0                         ? NS_CACHE_NEVER
-                             : now < NS_CACHE_NEVER - 1 - ttl ? now + ttl
-                                                              : NS_CACHE_NEVER - 1;
-    ns_store(&entry->deadline, deadline, NS_RELAXED);
-    entry->weight = weight;
-    return store_entry(o, key, value, entry, now, flag, kept);
-}
-
 /* Detaches the loads of a key, or of all keys (NULL): to be called before deleting it. */
 static int
 detach(Cache *o, PyObject *key)
@@ -421,6 +397,34 @@ detach(Cache *o, PyObject *key)
                            : PyObject_CallMethod(state->syncmap_shared, "_detach_all", "(O)", o);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
+}
+
+/* Sets the key. With a flag it does so only if the key is missing and the flag not set; then *kept
+ * gets a reference to the value that is there, or NULL. Returns 0 or -1. */
+static int
+store(Cache *o, PyObject *key, PyObject *value, int64_t ttl, PyObject *flag, PyObject **kept)
+{
+    int64_t weight, now;
+    uint64_t hash;
+    ns_watch_use(&o->watch, (PyObject *)o);
+    if (ns_check_initialized((PyObject *)o) < 0 || ns_key_hash(key, &hash) < 0 ||
+        weigh(o, key, value, &weight) < 0 || time_for(o, ttl, &now) < 0) {
+        return -1;
+    }
+    /* One that does not fit deletes the key: a load must not bring back what was there before. */
+    if (ns_unlikely(weight > o->core.limit) && flag == NULL && detach(o, key) < 0) {
+        return -1;
+    }
+    ns_cache_entry *entry = new_entry(key, hash);
+    if (entry == NULL) {
+        return -1;
+    }
+    const int64_t deadline = ttl == 0                         ? NS_CACHE_NEVER
+                             : now < NS_CACHE_NEVER - 1 - ttl ? now + ttl
+                                                              : NS_CACHE_NEVER - 1;
+    ns_store(&entry->deadline, deadline, NS_RELAXED);
+    entry->weight = weight;
+    return store_entry(o, key, value, entry, now, flag, kept);
 }
 
 /* Deletes a key: NS_LOOKUP_FOUND with its value, NS_LOOKUP_MISSING or NS_LOOKUP_ERROR. */
