@@ -580,6 +580,10 @@ class Cache(SyncObject, SharedCache[K, V]):
         if table.wheel:
             self.__expire_by(table, now)
         limit = _NO_LIMIT if self.__maxsize is None else self.__maxsize
+        flights = self.__flights
+        if weight > limit and unless is None and flights is not None:
+            # It deletes the key: a load must not bring back what was there before.
+            self.__detach(flights, key)
         deadline = min(now + ttl, NEVER - 1) if ttl else NEVER
         new = _Entry(which, key, value, weight, deadline)
         if ttl:

@@ -469,6 +469,79 @@ test_what_has_expired_is_not_found_and_freed(void)
     end_cache();
 }
 
+/* Whether entries are left pending after some were taken from there. */
+static bool
+expire_at(int64_t at, void (*hold)(uintptr_t))
+{
+    const ns_cache_edit e = {.now = at, .hold = hold};
+    ns_cache_gone gone;
+    ns_cache_gone_init(&gone);
+    bool more = ns_cache_expire(&cache, &e, &gone);
+    release_gone(&gone);
+    return more;
+}
+
+static void
+test_late_thread_does_not_turn_the_wheel_back(void)
+{
+    const int64_t tick = INT64_C(1) << NS_CACHE_TICK;
+    for (int steady = 0; steady < 2; steady++) {
+        begin_cache(200);
+        cache.steady = steady;
+        ns_store(&now_, 10 * tick, NS_RELAXED);
+        for (uint64_t id = 0; id < 100; id++) {
+            store_key(id, 1, 500 * tick, false);
+        }
+        CHECK(!expire_at(12 * tick + 5, hold_any));
+        CHECK(!expire_at(12 * tick + 4, hold_any)); /* the tick is the same */
+        CHECK(expire_at(11 * tick, hold_any) == !steady);
+        ns_store(&now_, 500 * tick, NS_RELAXED);
+        expire_all();
+        CHECK(check_whole() == 0);
+        ns_store(&now_, 0, NS_RELAXED);
+        end_cache();
+    }
+}
+
+static size_t keys_before;
+
+/* Once a key has left the table, another thread may free its entry. */
+static void
+hold_present_key(uintptr_t word)
+{
+    if (!is_value(word)) {
+        CHECK(ns_table_count(&cache.table) == keys_before);
+    }
+    hold_any(word);
+}
+
+static void
+test_key_is_held_before_its_entry_is_removed(void)
+{
+    begin_cache(200);
+    ns_store(&now_, 1, NS_RELAXED);
+    store_key(1, 1, 1000, false);
+    keys_before = 1;
+    CHECK(!expire_at(INT64_C(1) << 40, hold_present_key));
+    CHECK(check_whole() == 0);
+    store_key(2, 1, 1000, false);
+    uint64_t id = 2;
+    ns_cache_edit e = {
+        .hash = ns_hash_mix(id),
+        .match = match_key,
+        .wanted = &id,
+        .now = INT64_C(1) << 41,
+        .hold = hold_present_key,
+    };
+    ns_cache_gone gone;
+    ns_cache_gone_init(&gone);
+    CHECK(ns_cache_remove(&cache, &e, &gone) == NS_CACHE_MISSING);
+    release_gone(&gone);
+    CHECK(check_whole() == 0);
+    ns_store(&now_, 0, NS_RELAXED);
+    end_cache();
+}
+
 static void
 test_entries_are_freed_at_the_tick_of_their_deadline(void)
 {
@@ -691,6 +764,8 @@ main(void)
     test_a_scan_does_not_displace_what_is_used();
     test_what_has_expired_is_not_found_and_freed();
     test_entries_are_freed_at_the_tick_of_their_deadline();
+    test_late_thread_does_not_turn_the_wheel_back();
+    test_key_is_held_before_its_entry_is_removed();
     test_keys_are_listed_once_each();
     test_threads_use_all_operations();
     test_value_is_never_found_with_the_deadline_of_another();

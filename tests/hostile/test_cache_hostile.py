@@ -540,6 +540,34 @@ def test_far_jump_of_the_clock_expires_everything_at_once(far):
     assert sorted(key for key, cause in told if cause == "expired") == list(range(1000))
 
 
+@starts_threads
+def test_length_is_told_though_the_clock_jumps_in_other_threads():
+    jumps = itertools.cycle((1000.0, 1001.0))
+    lock = threading.Lock()
+
+    def now():
+        with lock:
+            return next(jumps)
+
+    c = Cache(None, clock=now)
+    for n in range(many(3000)):
+        c.put(n, n, ttl=1e6)
+    told = threading.Event()
+
+    def store():
+        while not told.is_set():
+            c.put(0, 0, ttl=1e6)
+
+    def tell():
+        try:
+            for _ in range(20):
+                assert len(c) == many(3000)
+        finally:
+            told.set()
+
+    run_threads(store, store, tell)
+
+
 def test_clock_that_went_back_keeps_entries_and_their_order():
     clock = Clock()
     clock.now = 1e6

@@ -1,5 +1,6 @@
 """Calls near the recursion limit: they do their work or raise RecursionError, and nothing hangs."""
 
+import functools
 import sys
 import threading
 import time
@@ -8,6 +9,8 @@ import pytest
 from marks import starts_processes
 from processes import in_own_process
 from waits import WAITS, unlocked
+
+from nogil_sync import Cache
 
 pytestmark = starts_processes
 
@@ -77,3 +80,32 @@ def test_serving_near_recursion_limit_serves_once_or_not_at_all(name):
     assert tries.failed
     waiter.join(60)
     assert results == [trial.served], results
+
+
+@pytest.mark.parametrize(
+    ("parameter", "method"), [("weigher", "put"), ("weigher", "__setitem__"), ("clock", "__len__")]
+)
+@in_own_process
+def test_cache_whose_function_is_its_own_method_recurses_to_the_limit(parameter, method):
+    c = Cache.__new__(Cache)
+    c.__init__(10, **{parameter: getattr(c, method)})
+    with pytest.raises(RecursionError):
+        c.put("k", 1, ttl=5)
+        len(c)
+
+
+@pytest.mark.parametrize("method", ["get", "pop", "put", "load_or_compute"])
+@in_own_process
+def test_equality_that_is_a_method_of_the_cache_recurses_to_the_limit(method):
+    class Key:
+        __eq__ = None
+
+        def __hash__(self):
+            return 1
+
+    c = Cache(10)
+    c[Key()] = 1
+    other = Key()
+    Key.__eq__ = staticmethod(functools.partial(getattr(c, method), other))
+    with pytest.raises(RecursionError):
+        getattr(c, method)(other, int)

@@ -191,10 +191,10 @@ unschedule(ns_cache_entry *e)
 
 /* Makes the entries pending whose slots have come. */
 static void
-turn(ns_cache_wheel *w, int64_t now)
+turn(ns_cache_wheel *w, int64_t now, bool steady)
 {
     const bool back = now < w->time;
-    if (!back && now >> NS_CACHE_TICK == w->time >> NS_CACHE_TICK) {
+    if (now >> NS_CACHE_TICK == w->time >> NS_CACHE_TICK || (back && steady)) {
         return;
     }
     for (unsigned level = 0; level < NS_CACHE_LEVELS; level++) {
@@ -272,15 +272,23 @@ leave_all(ns_cache *c, ns_cache_entry *e)
     unschedule(e);
 }
 
+/* Takes the reference to the key that `note` passes on. To be called before the entry is removed:
+ * from then on another thread may take it out of a limbo list, and free it (table.h, 6). */
 static void
-note(ns_cache *c, ns_cache_gone *gone, const ns_cache_edit *edit, ns_cache_entry *e,
-     uintptr_t value, enum ns_cache_cause cause)
+hold_key(ns_cache *c, ns_cache_gone *gone, const ns_cache_edit *edit, ns_cache_entry *e)
 {
-    const bool tells = c->tells && cause != NS_CACHE_REPLACED;
-    if (tells) {
+    gone->items[gone->count].key = c->tells ? e->key : 0;
+    if (c->tells) {
         edit->hold(e->key);
     }
-    gone->items[gone->count].key = tells ? e->key : 0;
+}
+
+static void
+note(ns_cache *c, ns_cache_gone *gone, uintptr_t value, enum ns_cache_cause cause)
+{
+    if (cause == NS_CACHE_REPLACED) { /* nobody is told */
+        gone->items[gone->count].key = 0;
+    }
     gone->items[gone->count].value = value;
     gone->items[gone->count].cause = cause;
     gone->count++;
@@ -309,8 +317,11 @@ take_out(ns_cache *c, ns_cache_entry *e, const ns_cache_edit *edit, enum ns_cach
         if (cause == NS_CACHE_SIZE) {
             add_ghost(c, e->hash);
         }
+        if (cause != NS_CACHE_REPLACED) {
+            hold_key(c, gone, edit, e);
+        }
         value = ns_segment_remove(&c->table, s, at, 0, &gone->garbage);
-        note(c, gone, edit, e, value, cause);
+        note(c, gone, value, cause);
     }
     ns_table_unlock(&c->table, s, &gone->garbage);
 }
@@ -465,7 +476,7 @@ expire(ns_cache *c, const ns_cache_edit *edit, ns_cache_gone *gone)
     if (w == NULL || edit->now == NS_CACHE_NO_TIME) {
         return false;
     }
-    turn(w, edit->now);
+    turn(w, edit->now, c->steady);
     for (unsigned n = 0; n < NS_CACHE_BATCH && !is_empty(&w->pending); n++) {
         ns_cache_entry *e = ENTRY_AT(w->pending.previous, timer);
         unschedule(e);
@@ -537,7 +548,7 @@ replace(ns_cache *c, ns_entry *at, ns_cache_entry *old, ns_cache_edit *e, ns_cac
     if (after < before) { /* see 4 */
         ns_store(&old->deadline, after, NS_RELEASE);
     }
-    note(c, gone, e, old, ns_entry_replace(at, 0, e->value), NS_CACHE_REPLACED);
+    note(c, gone, ns_entry_replace(at, 0, e->value), NS_CACHE_REPLACED);
     if (after > before) {
         ns_store(&old->deadline, after, NS_RELEASE);
     }
@@ -585,7 +596,7 @@ ns_cache_store(ns_cache *c, ns_cache_edit *e, ns_cache_gone *gone)
         }
         if (weight > c->limit) {
             if (present) {
-                note(c, gone, e, old, remove_found(c, s, at, old, gone), NS_CACHE_REPLACED);
+                note(c, gone, remove_found(c, s, at, old, gone), NS_CACHE_REPLACED);
             }
             add_count(&c->evictions, 1);
             return end(c, s, gone, NS_CACHE_TOO_HEAVY);
@@ -647,9 +658,12 @@ ns_cache_remove(ns_cache *c, ns_cache_edit *e, ns_cache_gone *gone)
         e->result = ns_entry_hold(at, e->hold);
         return end(c, s, gone, NS_CACHE_KEPT);
     }
+    if (expired) {
+        hold_key(c, gone, e, old);
+    }
     const uintptr_t value = remove_found(c, s, at, old, gone);
     if (expired) {
-        note(c, gone, e, old, value, NS_CACHE_TIME);
+        note(c, gone, value, NS_CACHE_TIME);
         return end(c, s, gone, NS_CACHE_MISSING);
     }
     e->result = value;

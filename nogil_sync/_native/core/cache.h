@@ -73,7 +73,8 @@
  * the wheel splices the slots whose ticks have begun to the list `pending`. Each operation that
  * stores then takes NS_CACHE_BATCH entries from there at most, and removes them or puts them where
  * they belong now. An entry comes there at most once for each level. So the time that expiry costs
- * follows the number of insertions. A clock that goes back makes all entries pending.
+ * follows the number of insertions. A clock that goes back makes all entries pending. A
+ * steady one does not go back: an earlier time is that of a thread which was late to take the lock.
  *
  * 7. Reclamation. What an operation removes goes to its ns_cache_gone, which the caller releases
  * when it holds no lock: values, of which it owns the references, and the table's garbage.
@@ -168,6 +169,7 @@ typedef struct ns_cache {
     /* Constant: */
     int64_t limit;
     bool tells; /* whether the caller wants the keys of what is evicted */
+    bool steady; /* the clock never goes back; may be set after ns_cache_init */
     _Atomic(ns_cache_tally *) tallies[NS_CACHE_SEGMENTS];
     ns_lock lock;
     /* Under the lock; some may be read without it. */

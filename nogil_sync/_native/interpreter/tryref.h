@@ -67,4 +67,25 @@ ns_load_ref(ns_ref *slot)
     }
 }
 
+/* The same for a function that tp_clear may replace by None, in an object that a thread got hold of
+ * through gc.get_objects(): NULL then, too. */
+static inline PyObject *
+ns_load_function(ns_ref *slot)
+{
+    PyObject *function = ns_load_ref(slot);
+    if (function == Py_None) {
+        Py_CLEAR(function);
+    }
+    return function;
+}
+
+/* What tp_clear does with it. */
+static inline void
+ns_clear_function(ns_ref *slot)
+{
+    if (ns_load(slot, NS_RELAXED) != NULL) {
+        Py_DECREF(ns_swap(slot, Py_None, NS_SEQ_CST));
+    }
+}
+
 #endif

@@ -3,7 +3,6 @@
 #define NS_CACHE_TYPE_H
 
 #include "object.h"
-#include "interpreter/tryref.h"
 #include "interpreter/watch.h"
 #include "types/syncmap.h"
 
@@ -14,7 +13,7 @@ typedef struct Cache {
     ns_cache core;
     ns_watch_place watch;
     int64_t ttl; /* nanoseconds; 0: none */
-    /* Written by __init__; NULL: none, or the collector cleared it. */
+    /* Set by __init__; NULL: none; None: cleared by the collector. See ns_load_function. */
     ns_ref weigher, on_evict, clock;
     ns_ref flights; /* the map of the running calls of load_or_compute; NULL before the first */
 } Cache;
@@ -53,7 +52,7 @@ enum { NS_LOOKUP_ERROR = -1, NS_LOOKUP_MISSING, NS_LOOKUP_FOUND };
 /* The rest of a lookup whose first search gave `found`: not NS_CACHE_PRESENT. Counts if `uses`. */
 int ns_cache_lookup_slow(Cache *o, PyObject *key, uint64_t hash, int64_t now, bool uses,
                          enum ns_cache_found found, PyObject **value);
-/* Reads the user's clock, if there is one. Returns 0 or -1. */
+/* Reads the user's clock. Returns 0 or -1. */
 int ns_cache_read_clock(Cache *o, int64_t *now);
 
 static inline __attribute__((always_inline)) enum ns_cache_found

@@ -8,6 +8,13 @@
  * Values are published (tryref.h) before they are stored, and keys whose equality is Python code.
  * An entry that the table frees drops its key: `free_word`.
  *
+ * Functions. tp_clear replaces them by None: a method of the cache that is one of them closes a
+ * cycle that nothing else breaks (see pool_type.c).
+ *
+ * Recursion. A function may call the cache again without Python code in between, and an operation
+ * that evicts has a large frame (`attempt`). So all but `on_evict` is called from small ones, and a
+ * call of that counts as some levels of recursion.
+ *
  * Equality. As in syncmap_edits.h: an operation that meets a key which only the interpreter can
  * compare ends with NS_CACHE_ASK_KEY or NS_CACHE_ASK, and is repeated with the answer.
  */
@@ -42,6 +49,44 @@ free_word(uintptr_t word)
     free_entry(ns_cache_entry_of(word));
 }
 
+/* Calls a function of the user: a new reference, or NULL with an exception. Steals the function. */
+static PyObject *
+call_user(PyObject *function, PyObject *const *args, size_t nargs, int levels)
+{
+    PyObject *result = NULL;
+    int entered = 0;
+    while (entered < levels && Py_EnterRecursiveCall(" while calling a function of a cache") == 0) {
+        entered++;
+    }
+    if (entered == levels) {
+        result = PyObject_Vectorcall(function, args, nargs, NULL);
+    }
+    while (entered-- > 0) {
+        Py_LeaveRecursiveCall();
+    }
+    Py_DECREF(function);
+    return result;
+}
+
+/* Tells `on_evict`. The frames of an operation that evicts take some kilobytes. */
+static void
+tell(Cache *o, PyObject *key, PyObject *value, const char *cause)
+{
+    PyObject *raised = PyErr_GetRaisedException();
+    PyObject *on_evict = ns_load_function(&o->on_evict);
+    if (on_evict != NULL) {
+        PyObject *args[] = {key, value, PyUnicode_FromString(cause)};
+        PyObject *result = args[2] != NULL ? call_user(Py_NewRef(on_evict), args, 3, 4) : NULL;
+        if (result == NULL) {
+            PyErr_WriteUnraisable(on_evict);
+        }
+        Py_XDECREF(result);
+        Py_XDECREF(args[2]);
+        Py_DECREF(on_evict);
+    }
+    PyErr_SetRaisedException(raised);
+}
+
 /* Releases what an operation left, and tells of what was evicted. */
 static void
 release(Cache *o, ns_cache_gone *gone)
@@ -52,19 +97,10 @@ release(Cache *o, ns_cache_gone *gone)
     }
     for (unsigned i = 0; i < gone->count; i++) {
         PyObject *key = (PyObject *)gone->items[i].key, *value = (PyObject *)gone->items[i].value;
-        PyObject *on_evict = key != NULL ? ns_load_ref(&o->on_evict) : NULL;
-        if (on_evict != NULL) {
-            PyObject *raised = PyErr_GetRaisedException();
-            PyObject *result = PyObject_CallFunction(
-                on_evict, "(OOs)", key, value, causes[gone->items[i].cause]);
-            if (result == NULL) {
-                PyErr_WriteUnraisable(on_evict);
-            }
-            Py_XDECREF(result);
-            PyErr_SetRaisedException(raised);
-            Py_DECREF(on_evict);
+        if (key != NULL) {
+            tell(o, key, value, causes[gone->items[i].cause]);
+            Py_DECREF(key);
         }
-        Py_XDECREF(key);
         Py_XDECREF(value);
     }
 }
@@ -74,13 +110,12 @@ release(Cache *o, ns_cache_gone *gone)
 int
 ns_cache_read_clock(Cache *o, int64_t *now)
 {
-    PyObject *clock = ns_load_ref(&o->clock);
-    if (clock == NULL) {
+    PyObject *clock = ns_load_function(&o->clock);
+    if (clock == NULL) { /* this is garbage */
         *now = ns_now();
         return 0;
     }
-    PyObject *value = PyObject_CallNoArgs(clock);
-    Py_DECREF(clock);
+    PyObject *value = call_user(clock, NULL, 0, 1);
     double seconds = value != NULL ? PyFloat_AsDouble(value) : -1.0;
     Py_XDECREF(value);
     if (seconds == -1.0 && PyErr_Occurred()) {
@@ -106,7 +141,11 @@ time_for(Cache *o, int64_t ttl, int64_t *now)
     if (ns_likely(ttl == 0 && !ns_cache_is_timed(&o->core))) {
         return 0;
     }
-    return ns_cache_read_clock(o, now);
+    if (ns_load(&o->clock, NS_RELAXED) != NULL) {
+        return ns_cache_read_clock(o, now);
+    }
+    *now = ns_now();
+    return 0;
 }
 
 /* A time to live in nanoseconds; 0 for None. */
@@ -151,13 +190,24 @@ begin_edit(ns_cache_edit *e, PyObject *key)
     e->hold = incref_word;
 }
 
-/* After an attempt: releases what it left, and asks about a key. Returns 1 if the attempt is to be
- * repeated, 0 if it is done, -1 with an exception. */
-static int
-after_attempt(Cache *o, PyObject *key, ns_cache_edit *e, enum ns_cache_done done,
-              ns_cache_gone *gone, ns_asker *a)
+typedef enum ns_cache_done (*edit_fn)(ns_cache *, ns_cache_edit *, ns_cache_gone *);
+
+/* One attempt of an edit: ns_cache_store or ns_cache_remove. Releases what it leaves. */
+static Py_NO_INLINE enum ns_cache_done
+attempt(Cache *o, edit_fn edit, ns_cache_edit *e)
 {
-    release(o, gone);
+    ns_cache_gone gone;
+    ns_cache_gone_init(&gone);
+    const enum ns_cache_done done = edit(&o->core, e, &gone);
+    release(o, &gone);
+    return done;
+}
+
+/* After an attempt: asks about a key. Returns 1 if the attempt is to be repeated, 0 if it is done,
+ * -1 with an exception. */
+static int
+after_attempt(PyObject *key, ns_cache_edit *e, enum ns_cache_done done, ns_asker *a)
+{
     if (ns_unlikely(done == NS_CACHE_ASK_KEY)) {
         ns_asker_begin(a, key);
         e->match = match_asked;
@@ -181,10 +231,8 @@ take(Cache *o, PyObject *key, uint64_t hash, int64_t now, bool only_expired, ns_
     ns_cache_edit e = {.hash = hash, .now = now, .only_expired = only_expired};
     begin_edit(&e, key);
     for (;;) {
-        ns_cache_gone gone;
-        ns_cache_gone_init(&gone);
-        enum ns_cache_done done = ns_cache_remove(&o->core, &e, &gone);
-        int again = after_attempt(o, key, &e, done, &gone, a);
+        enum ns_cache_done done = attempt(o, ns_cache_remove, &e);
+        int again = after_attempt(key, &e, done, a);
         if (again < 0) {
             return -1;
         }
@@ -252,13 +300,12 @@ static int
 weigh(Cache *o, PyObject *key, PyObject *value, int64_t *weight)
 {
     *weight = 1;
-    PyObject *weigher = ns_load_ref(&o->weigher);
+    PyObject *weigher = ns_load_function(&o->weigher);
     if (ns_likely(weigher == NULL)) {
         return 0;
     }
     PyObject *args[] = {key, value};
-    PyObject *result = PyObject_Vectorcall(weigher, args, 2, NULL);
-    Py_DECREF(weigher);
+    PyObject *result = call_user(weigher, args, 2, 1);
     int error = result == NULL || ns_clamped_int64(result, weight) < 0 ? -1 : 0;
     Py_XDECREF(result);
     if (error == 0 && *weight < 0) {
@@ -294,30 +341,14 @@ is_set(void *flag)
     return ns_atomic_bool_is_set(flag);
 }
 
-/* Sets the key. With a flag it does so only if the key is missing and the flag not set; then *kept
- * gets a reference to the value that is there, or NULL. Returns 0 or -1. */
-static int
-store(Cache *o, PyObject *key, PyObject *value, int64_t ttl, PyObject *flag, PyObject **kept)
+/* Stores the entry with the value: see `store`. Takes over the entry. */
+static Py_NO_INLINE int
+store_entry(Cache *o, PyObject *key, PyObject *value, ns_cache_entry *entry, int64_t now,
+            PyObject *flag, PyObject **kept)
 {
-    int64_t weight, now;
-    uint64_t hash;
-    ns_watch_use(&o->watch, (PyObject *)o);
-    if (ns_check_initialized((PyObject *)o) < 0 || ns_key_hash(key, &hash) < 0 ||
-        weigh(o, key, value, &weight) < 0 || time_for(o, ttl, &now) < 0) {
-        return -1;
-    }
-    ns_cache_entry *entry = new_entry(key, hash);
-    if (entry == NULL) {
-        return -1;
-    }
-    const int64_t deadline = ttl == 0                         ? NS_CACHE_NEVER
-                             : now < NS_CACHE_NEVER - 1 - ttl ? now + ttl
-                                                              : NS_CACHE_NEVER - 1;
-    ns_store(&entry->deadline, deadline, NS_RELAXED);
-    entry->weight = weight;
     ns_publish(value);
     ns_cache_edit e = {
-        .hash = hash,
+        .hash = entry->hash,
         .now = now,
         .entry = entry,
         .value = (uintptr_t)Py_NewRef(value),
@@ -331,10 +362,8 @@ store(Cache *o, PyObject *key, PyObject *value, int64_t ttl, PyObject *flag, PyO
     enum ns_cache_done done;
     int again;
     do {
-        ns_cache_gone gone;
-        ns_cache_gone_init(&gone);
-        done = ns_cache_store(&o->core, &e, &gone);
-        again = after_attempt(o, key, &e, done, &gone, &a);
+        done = attempt(o, ns_cache_store, &e);
+        again = after_attempt(key, &e, done, &a);
     } while (again > 0);
     ns_asker_end(&a);
     if (done != NS_CACHE_INSERTED || again < 0) {
@@ -347,13 +376,7 @@ store(Cache *o, PyObject *key, PyObject *value, int64_t ttl, PyObject *flag, PyO
         *kept = done == NS_CACHE_KEPT && again == 0 ? (PyObject *)e.result : NULL;
     }
     if (ns_unlikely(done == NS_CACHE_TOO_HEAVY) && again == 0 && o->core.tells) {
-        ns_cache_gone gone;
-        ns_cache_gone_init(&gone);
-        gone.items[0].key = (uintptr_t)Py_NewRef(key);
-        gone.items[0].value = (uintptr_t)Py_NewRef(value);
-        gone.items[0].cause = NS_CACHE_SIZE;
-        gone.count = 1;
-        release(o, &gone);
+        tell(o, key, value, "size");
     }
     return again;
 }
@@ -374,6 +397,34 @@ detach(Cache *o, PyObject *key)
                            : PyObject_CallMethod(state->syncmap_shared, "_detach_all", "(O)", o);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
+}
+
+/* Sets the key. With a flag it does so only if the key is missing and the flag not set; then *kept
+ * gets a reference to the value that is there, or NULL. Returns 0 or -1. */
+static int
+store(Cache *o, PyObject *key, PyObject *value, int64_t ttl, PyObject *flag, PyObject **kept)
+{
+    int64_t weight, now;
+    uint64_t hash;
+    ns_watch_use(&o->watch, (PyObject *)o);
+    if (ns_check_initialized((PyObject *)o) < 0 || ns_key_hash(key, &hash) < 0 ||
+        weigh(o, key, value, &weight) < 0 || time_for(o, ttl, &now) < 0) {
+        return -1;
+    }
+    /* One that does not fit deletes the key: a load must not bring back what was there before. */
+    if (ns_unlikely(weight > o->core.limit) && flag == NULL && detach(o, key) < 0) {
+        return -1;
+    }
+    ns_cache_entry *entry = new_entry(key, hash);
+    if (entry == NULL) {
+        return -1;
+    }
+    const int64_t deadline = ttl == 0                         ? NS_CACHE_NEVER
+                             : now < NS_CACHE_NEVER - 1 - ttl ? now + ttl
+                                                              : NS_CACHE_NEVER - 1;
+    ns_store(&entry->deadline, deadline, NS_RELAXED);
+    entry->weight = weight;
+    return store_entry(o, key, value, entry, now, flag, kept);
 }
 
 /* Deletes a key: NS_LOOKUP_FOUND with its value, NS_LOOKUP_MISSING or NS_LOOKUP_ERROR. */
@@ -473,19 +524,31 @@ has_key(PyObject *self, PyObject *key)
     return found;
 }
 
-static Py_ssize_t
-length(PyObject *self)
+/* Removes what has expired, among the entries that are there now: other threads may insert as fast,
+ * or turn the wheel back and forth by a clock that jumps. */
+static Py_NO_INLINE void
+expire(Cache *o, int64_t now)
 {
-    Cache *o = (Cache *)self;
-    ns_cache_edit e = {.hold = incref_word};
-    if (ns_check_initialized(self) < 0 || time_for(o, 0, &e.now) < 0) {
-        return -1;
-    }
-    for (bool more = e.now != NS_CACHE_NO_TIME; more;) {
+    const ns_cache_edit e = {.now = now, .hold = incref_word};
+    uint64_t left = ns_load(&o->core.count, NS_RELAXED) / NS_CACHE_BATCH + 1;
+    for (bool more = true; more && left > 0; left--) {
         ns_cache_gone gone;
         ns_cache_gone_init(&gone);
         more = ns_cache_expire(&o->core, &e, &gone);
         release(o, &gone);
+    }
+}
+
+static Py_ssize_t
+length(PyObject *self)
+{
+    Cache *o = (Cache *)self;
+    int64_t now;
+    if (ns_check_initialized(self) < 0 || time_for(o, 0, &now) < 0) {
+        return -1;
+    }
+    if (now != NS_CACHE_NO_TIME) {
+        expire(o, now);
     }
     return (Py_ssize_t)ns_load(&o->core.count, NS_RELAXED);
 }
@@ -809,7 +872,8 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     }
     ns_cache_init(&o->core, limit, given[3] != NULL);
     o->ttl = ttl;
-    ns_ref *functions[] = {&o->weigher, &o->on_evict, &o->clock};
+    o->core.steady = given[4] == NULL;
+    ns_ref *const functions[] = {&o->weigher, &o->on_evict, &o->clock};
     for (size_t i = 0; i < Py_ARRAY_LENGTH(functions); i++) {
         if (given[2 + i] != NULL) {
             ns_publish(given[2 + i]);
@@ -849,18 +913,14 @@ traverse(PyObject *self, visitproc visit, void *arg)
     return ns_table_visit(&o->core.table, visit_word, &v);
 }
 
-/* Leaves an empty cache that still works, because finalisers may use it; without its functions,
- * which can be methods of it: the collector clears no method. */
+/* Leaves an empty cache that still works, because finalisers may use it. */
 static int
 clear_garbage(PyObject *self)
 {
     Cache *o = (Cache *)self;
-    ns_ref *functions[] = {&o->weigher, &o->on_evict, &o->clock};
-    for (size_t i = 0; i < Py_ARRAY_LENGTH(functions); i++) {
-        if (ns_load(functions[i], NS_RELAXED) != NULL) {
-            Py_XDECREF(ns_swap(functions[i], NULL, NS_SEQ_CST));
-        }
-    }
+    ns_clear_function(&o->weigher);
+    ns_clear_function(&o->on_evict);
+    ns_clear_function(&o->clock);
     if (ns_is_initialized(self)) {
         clear_entries(o);
     }

@@ -59,17 +59,6 @@ typedef struct {
     ns_ref item; /* NULL: not entered */
 } Use;
 
-/* Returns a new reference to one of the functions, or NULL without an exception. */
-static PyObject *
-function_of(ns_ref *ref)
-{
-    PyObject *function = ns_load_ref(ref);
-    if (function == Py_None) {
-        Py_CLEAR(function);
-    }
-    return function;
-}
-
 /* Calls `drop` with an item, or `new` with none (NULL). The call counts as a level of recursion:
  * the interpreter counts none for a method without parameters (object.c), and the function may call
  * a pool again without Python code in between. */
@@ -95,7 +84,7 @@ say_goodbye(PyObject *self, PyObject *item)
         return;
     }
     PyObject *pending = PyErr_GetRaisedException();
-    PyObject *drop = function_of(&((Pool *)self)->drop);
+    PyObject *drop = ns_load_function(&((Pool *)self)->drop);
     if (drop != NULL) {
         PyObject *result = call_function(drop, item);
         if (result == NULL) {
@@ -155,7 +144,7 @@ make_item(PyObject *self)
     if (ns_check_initialized(self) < 0) {
         return NULL;
     }
-    PyObject *new = function_of(&((Pool *)self)->new);
+    PyObject *new = ns_load_function(&((Pool *)self)->new);
     if (new == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "the pool is garbage that is being collected");
         return NULL;
@@ -219,7 +208,7 @@ keep(PyObject *self, PyObject *item)
 static int
 reset_item(PyObject *self, PyObject *item)
 {
-    PyObject *reset = function_of(&((Pool *)self)->reset);
+    PyObject *reset = ns_load_function(&((Pool *)self)->reset);
     if (reset == NULL) {
         return 1;
     }
@@ -534,9 +523,7 @@ clear(PyObject *self)
     Pool *o = (Pool *)self;
     ns_ref *functions[] = {&o->new, &o->reset, &o->drop};
     for (size_t i = 0; i < Py_ARRAY_LENGTH(functions); i++) {
-        if (ns_load(functions[i], NS_RELAXED) != NULL) {
-            Py_DECREF(ns_swap(functions[i], Py_None, NS_SEQ_CST));
-        }
+        ns_clear_function(functions[i]);
     }
     let_go_in_silence(self);
     ns_spares_clear(&o->spare_uses, self);
