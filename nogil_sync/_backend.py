@@ -60,6 +60,7 @@ else:
     _recording.switch = _core._record_waits
     _recording.take = _core._recorded_waits
     _recording.stacks = _core._stacks
+    _recording.joins = _core._joins
 
 # For modules of _common that the backends import.
 _scopes.current = current_scope

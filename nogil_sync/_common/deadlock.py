@@ -28,14 +28,15 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from random import random
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any, Final, Literal
 
 from .. import _backend
 from .frames import lines_from
+from .recording import recording
 from .sleep import Nap, checks
 from .wait import Wait, describe_one, waits_of
-from .waiting import Sleeper, of_nap, of_record, sleepers, stacks_of, summary
+from .waiting import Sleeper, of_nap, of_record, sleepers, summary
 
 Action = Literal["raise", "warn"]
 
@@ -96,7 +97,7 @@ def look_from_gate(nap: Nap) -> float:
 
 def look_from_record(record: tuple[Any, ...]) -> float:
     """Called by a wait of the extension, for its own record: see `sleeping.h`."""
-    frame = sys._getframe(1)
+    frame = sys._getframe().f_back  # None: `start_new_thread` called us, say
     me = of_record(record)._replace(lines=tuple(lines_from(frame)))
     return _look(me, _backend.own_wait)
 
@@ -106,9 +107,9 @@ def _look(me: Sleeper, own: _Own) -> float:
     if detection.action is None or me.served or not me.timeless:
         return 0.0
     token = object()
-    if _looking.setdefault(0, token) is not token:
-        return _AGAIN * (1 + random())  # noqa: S311  (no secret)
     try:
+        if _looking.setdefault(0, token) is not token:
+            return _AGAIN * (1 + random())  # noqa: S311  (no secret)
         found = (not me.cancellable and _circle(me, own)) or _all_asleep(me, own)
     finally:
         if _looking.get(0) is token:
@@ -167,12 +168,17 @@ def _has_handlers() -> bool:
     return False
 
 
-def _joins() -> set[CodeType]:
-    """The code of `threading` that waits for the end of a thread."""
+def _joins(frames: dict[int, FrameType]) -> dict[int, Any]:
+    """The time-outs of those threads that wait for the end of a thread."""
     found: list[Any] = [threading.Thread.join]
     found.append(getattr(threading.Thread, "_wait_for_tstate_lock", None))
     found.append(getattr(threading, "_shutdown", None))
-    return {each.__code__ for each in found if hasattr(each, "__code__")}
+    codes: list[CodeType] = [each.__code__ for each in found if hasattr(each, "__code__")]
+    timed = tuple(each for each in codes if "timeout" in each.co_varnames)
+    if recording.joins is not None:
+        return recording.joins(frames, timed, tuple(each for each in codes if each not in timed))
+    running = [(ident, frame) for ident, frame in frames.items() if frame.f_code in codes]
+    return {ident: frame.f_locals.get("timeout") for ident, frame in running}
 
 
 def _unknown_threads(known: int) -> bool:
@@ -200,13 +206,11 @@ def _all_asleep(me: Sleeper, own: _Own) -> list[Sleeper]:
 def _are_stuck(me: Sleeper, found: dict[int, Sleeper]) -> bool:
     """Whether each thread is asleep for ever, or waits for the end of one."""
     frames = sys._current_frames()
-    stacks = stacks_of(frames.keys() - found.keys())
-    joins = _joins()
-    for ident, frame in frames.items():
+    joins = _joins({ident: frame for ident, frame in frames.items() if ident not in found})
+    for ident in frames:
         sleeper = found.get(ident)
         if sleeper is None:
-            code = stacks[ident][0][0] if ident in stacks else frame.f_code
-            if code not in joins or frame.f_locals.get("timeout") not in (None, -1):
+            if joins.get(ident, 0) not in (None, -1):
                 return False
         elif ident != me.thread and (not sleeper.timeless or sleeper.served):
             return False

@@ -55,10 +55,19 @@ def register(
     unregister(signum)
     if _backend.backend == "native":
         _backend.register_signal(signum, descriptor)
-        faulthandler.register(signum, file=descriptor, all_threads=True, chain=True)
+        try:
+            faulthandler.register(signum, file=descriptor, all_threads=True, chain=True)
+        except BaseException:  # one that it refuses, SIGSEGV say: it is as it was
+            _backend.unregister_signal(signum)
+            raise
     else:
         pipe = os.pipe()
-        faulthandler.register(signum, file=pipe[1], all_threads=True)
+        try:
+            faulthandler.register(signum, file=pipe[1], all_threads=True)
+        except BaseException:
+            os.close(pipe[0])
+            os.close(pipe[1])
+            raise
         _pipes[signum] = pipe
         Thread(target=_write, args=(pipe[0], descriptor), daemon=True, name="dump_waits").start()
     _files[signum] = target

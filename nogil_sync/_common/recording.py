@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from itertools import chain
 from time import monotonic
-from types import FrameType
-from typing import Any, NamedTuple
+from types import CodeType, FrameType
+from typing import Any, NamedTuple, TypeAlias
 from weakref import ref
 
 from .frames import lines_from, subject
@@ -51,6 +51,9 @@ class Recorded(NamedTuple):
     goes_on: bool = False
 
 
+_Codes: TypeAlias = tuple[CodeType, ...]
+
+
 class _Recording:
     """Whether waits are recorded, and what the backend does for that."""
 
@@ -60,6 +63,8 @@ class _Recording:
     take: Callable[[], list[tuple[float, float, bool, int, tuple[Any, ...]]]] | None = None
     #: For frames of other threads, which run: their stacks, as in tokens.
     stacks: Callable[[dict[int, FrameType]], dict[int, tuple[Any, ...]]] | None = None
+    #: For the same: the time-outs of those that run one of these functions (see `deadlock`).
+    joins: Callable[[dict[int, FrameType], _Codes, _Codes], dict[int, Any]] | None = None
 
 
 recording = _Recording()

@@ -141,6 +141,9 @@ def _until_check(nap: Nap) -> float:
     if nap.check_at == nap.since:  # the first sleep
         nap.check_at = now + (checks.after or 1.0)
     elif nap.check_at is not None and now >= nap.check_at:
-        seconds = checks.look(nap) if checks.after else 0.0
+        try:
+            seconds = checks.look(nap) if checks.after else 0.0
+        except (MemoryError, RecursionError):  # no room to look is no reason to end the wait
+            seconds = checks.after
         nap.check_at = monotonic() + seconds if seconds else None
     return -1.0 if nap.check_at is None else max(nap.check_at - monotonic(), 0.0)

@@ -1,5 +1,6 @@
 """Deadlocks are detected, and nothing else is taken for one; each program in its own process."""
 
+import _thread
 import faulthandler
 import os
 import signal
@@ -8,11 +9,12 @@ import sys
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import pytest
 from marks import starts_processes
 from processes import in_own_process, in_process
-from support import eventually
+from support import NATIVE, eventually
 
 from nogil_sync import (
     Channel,
@@ -447,7 +449,78 @@ def test_busy_locks_raise_no_alarm():
     assert not in_threads(*[lambda i=i: fight(i % 3) for i in range(6)])
 
 
+@in_own_process
+def test_wait_without_any_frame_of_python_goes_on():
+    """The call is all that the thread runs, so there is no frame that could be looked at."""
+    detect_deadlocks("raise", after=0.02)
+    failed, mutex, event = [], Mutex(), Event()
+    sys.unraisablehook = failed.append
+    mutex.acquire()
+    _thread.start_new_thread(mutex.acquire, ())
+    _thread.start_new_thread(event.wait, ())
+    assert eventually(lambda: len(waits()) == 2)
+    time.sleep(0.3)  # for some looks
+    assert len(waits()) == 2, failed
+    mutex.release()
+    event.set()
+    assert eventually(lambda: not waits() and mutex.locked())
+    assert not failed
+
+
+@pytest.mark.skipif(not NATIVE, reason="there the wait itself needs room")
+@in_own_process
+def test_no_room_on_the_stack_to_look_ends_no_wait():
+    detect_deadlocks("raise", after=0.02)
+    event, reached, failed = Event(), [], []
+
+    def descend(depth):
+        if depth:
+            return descend(depth - 1)
+        reached.append(depth)
+        return event.wait()
+
+    def run(depth):
+        before = len(reached)
+        try:
+            descend(depth)
+        except RecursionError:
+            if len(reached) > before:
+                failed.append(depth)
+
+    limit = sys.getrecursionlimit()
+    for depth in range(limit - 40, limit):
+        count, thread = len(reached), threading.Thread(target=run, args=(depth,), daemon=True)
+        thread.start()
+        assert eventually(lambda thread=thread: waits() or not thread.is_alive())
+        time.sleep(0.05)  # for some looks
+        event.set()
+        thread.join()
+        event.clear()
+        assert failed == []
+        if len(reached) == count:
+            break
+    assert reached
+
+
 # A signal
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signals on this system")
+def test_signal_that_cannot_be_registered_is_left_as_it_was():
+    def crash():
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        faulthandler.disable()
+        before = len(list(Path("/dev/fd").iterdir()))
+        with pytest.raises(RuntimeError, match="cannot be registered"):
+            register(signal.SIGSEGV)
+        assert len(list(Path("/dev/fd").iterdir())) == before
+        os.kill(os.getpid(), signal.SIGSEGV)
+        print("went on")
+
+    done = in_process(crash, check=False)
+    assert done.returncode == -signal.SIGSEGV, done.stdout + done.stderr
 
 
 def stuck_for_ever():

@@ -342,3 +342,46 @@ def test_each_allocation_of_the_extension_fails(without_memory, group, rest):
         timeout=100,
     )
     print(done.stdout)
+
+
+@pytest.mark.parametrize("rest", [False, True], ids=["one", "all from one on"])
+def test_each_allocation_of_a_look_at_other_threads_fails(without_memory, rest):
+    done = without_memory(
+        f"""
+    import sys, threading
+    import nomemory
+    from nomemory import PYTHON, Tally
+    from nogil_sync import Event, _backend
+    from nogil_sync._native import _core
+
+    def descend(depth, event):
+        return descend(depth - 1, event) if depth else event.wait()
+
+    def case(look):
+        event = Event()
+        thread = threading.Thread(target=descend, args=(5, event))
+        thread.start()
+        while not _core._sleepers(False):
+            pass
+        yield look
+        assert len(_core._sleepers(False)) == 1
+        (stack,) = [each[-1] for each in _core._sleepers(True)]
+        assert len(stack) > 5
+        event.set()
+        thread.join()
+
+    codes = descend.__code__,
+    looks = [
+        lambda: _core._sleepers(True),
+        lambda: _core._stacks(sys._current_frames()),
+        lambda: _core._joins(sys._current_frames(), (), codes),
+    ]
+    for look in looks:
+        for _ in case(look):  # caches
+            _()
+        assert nomemory.each_fails(PYTHON, lambda: case(look), rest={rest})
+    print(Tally.runs, "runs,", Tally.failed, "allocations failed,", Tally.refused, "MemoryErrors")
+    """,
+        timeout=100,
+    )
+    print(done.stdout)

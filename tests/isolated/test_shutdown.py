@@ -409,3 +409,25 @@ def test_objects_in_builtins_and_cycles_allow_clean_exit(pinned):
 
     done = in_process(program, pinned)
     assert done.stderr == ""
+
+
+@native_only
+def test_finaliser_at_exit_sees_no_thread_asleep():
+    """The interpreter has freed what it knew of them; they sleep for ever."""
+
+    def program():
+        m = Mutex()
+        m.acquire()
+        for _ in range(5):
+            threading.Thread(target=m.acquire, daemon=True).start()
+        look, write = nogil_sync._backend.native_sleepers, os.write
+        while len(look(True)) < 5:
+            time.sleep(0.001)
+
+        class Late:
+            def __del__(self, look=look, write=write):
+                write(1, f"{len(look(True))} asleep\n".encode())
+
+        builtins.kept = Late()
+
+    assert in_process(program).stdout == "0 asleep\n"

@@ -295,8 +295,107 @@ stacks_of_threads(PyObject *Py_UNUSED(module), PyObject *frames)
     return result == NULL && !PyErr_Occurred() ? PyErr_NoMemory() : result;
 }
 
+/* One thread that may wait for the end of another. All references are owned. */
+typedef struct {
+    PyObject *ident, *timeout; /* timeout: NULL if it does not wait */
+    PyFrameObject *frame;
+    PyCodeObject *code;
+} found_join;
+
+typedef struct {
+    found_join *joins;
+    Py_ssize_t count;
+    PyObject *timed, *endless, *timeout;
+} joins;
+
+static bool
+has_item(PyObject *tuple, PyCodeObject *code)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
+        if (PyTuple_GET_ITEM(tuple, i) == (PyObject *)code) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* As read_frames. A variable that is there is read without an allocation. */
+static void
+read_joins(void *argument)
+{
+    const joins *j = argument;
+    for (Py_ssize_t i = 0; i < j->count; i++) {
+        found_join *join = &j->joins[i];
+        join->code = PyFrame_GetCode(join->frame);
+        if (has_item(j->timed, join->code)) {
+            join->timeout = PyFrame_GetVar(join->frame, j->timeout);
+        }
+        else if (has_item(j->endless, join->code)) {
+            join->timeout = Py_NewRef(Py_None);
+        }
+    }
+}
+
+static PyObject *
+collect_joins(const joins *j)
+{
+    PyObject *result = PyDict_New();
+    for (Py_ssize_t i = 0; result != NULL && i < j->count; i++) {
+        found_join *join = &j->joins[i];
+        if (join->timeout != NULL && PyDict_SetItem(result, join->ident, join->timeout) < 0) {
+            Py_CLEAR(result);
+        }
+    }
+    return result;
+}
+
+/* _joins(frames, timed, endless): the time-outs, by idents, of those that are in a function of one
+ * of these two tuples of code objects; `timed` have a parameter of this name. The dict of frames is
+ * the caller's own, as for _stacks. */
+static PyObject *
+joins_of_threads(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *frames, *ident, *frame;
+    Py_ssize_t place = 0;
+    joins j = {0};
+    if (!PyArg_ParseTuple(args,
+                          "O!O!O!:_joins",
+                          &PyDict_Type,
+                          &frames,
+                          &PyTuple_Type,
+                          &j.timed,
+                          &PyTuple_Type,
+                          &j.endless)) {
+        return NULL;
+    }
+    const Py_ssize_t room = PyDict_GET_SIZE(frames);
+    j.joins = PyMem_RawCalloc((size_t)room + 1, sizeof(found_join));
+    j.timeout = PyUnicode_InternFromString("timeout");
+    while (j.joins != NULL && j.count < room && PyDict_Next(frames, &place, &ident, &frame)) {
+        if (PyFrame_Check(frame)) {
+            j.joins[j.count].ident = Py_NewRef(ident);
+            j.joins[j.count++].frame = (PyFrameObject *)Py_NewRef(frame);
+        }
+    }
+    PyObject *result = NULL;
+    if (j.joins != NULL && j.timeout != NULL && ns_stop_all_threads(read_joins, &j) == 0) {
+        PyErr_Clear();
+        result = collect_joins(&j);
+    }
+    for (Py_ssize_t i = 0; i < j.count; i++) {
+        Py_XDECREF(j.joins[i].ident);
+        Py_XDECREF(j.joins[i].timeout);
+        Py_XDECREF(j.joins[i].frame);
+        Py_XDECREF(j.joins[i].code);
+    }
+    PyMem_RawFree(j.joins);
+    Py_XDECREF(j.timeout);
+    return result == NULL && !PyErr_Occurred() ? PyErr_NoMemory() : result;
+}
+
 static PyMethodDef functions[] = {
     {"_stacks", stacks_of_threads, METH_O, NULL},
+    {"_joins", joins_of_threads, METH_VARARGS, NULL},
     {"_record_waits", record_waits, METH_O, NULL},
     {"_recorded_waits", recorded_waits, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

@@ -31,7 +31,7 @@ append_frames(PyThreadState *thread, PyObject *stack, PyObject *kept)
         Py_XDECREF(line);
         frame = back;
     }
-    return failed ? -1 : 0;
+    return failed || PyErr_Occurred() ? -1 : 0; /* without memory there is no frame further back */
 }
 
 /* The object that a call is for; None if it is for several (select). */
@@ -83,6 +83,22 @@ describe(const ns_sleep *sleep, uint64_t count, PyObject *stack)
                          stack);
 }
 
+/* Waits for the lock of record i, detached: see sleepers.h. */
+static ns_sleeper *
+take(uint32_t i)
+{
+    for (;;) {
+        bool busy;
+        ns_sleeper *s = ns_sleeper_try(i, &busy);
+        if (!busy) {
+            return s;
+        }
+        Py_BEGIN_ALLOW_THREADS
+        ns_yield();
+        Py_END_ALLOW_THREADS
+    }
+}
+
 /* Appends what record i says, if its thread sleeps in this interpreter. */
 static int
 append_sleeper(uint32_t i, PyObject *all, PyObject *kept, bool stacks)
@@ -92,11 +108,10 @@ append_sleeper(uint32_t i, PyObject *all, PyObject *kept, bool stacks)
         return -1;
     }
     int failed = 0;
-    ns_sleeper *s = ns_sleeper_take(i);
+    ns_sleeper *s = take(i);
     if (s != NULL) {
-        PyThreadState *thread = s->sleep.thread;
-        if (PyThreadState_GetInterpreter(thread) == PyInterpreterState_Get()) {
-            failed = (stacks && append_frames(thread, stack, kept) < 0) ||
+        if (s->sleep.interpreter == PyInterpreterState_GetID(PyInterpreterState_Get())) {
+            failed = (stacks && append_frames(s->sleep.thread, stack, kept) < 0) ||
                      (described = describe(&s->sleep, s->count, stack)) == NULL;
         }
         ns_sleeper_release(s);
@@ -109,14 +124,16 @@ append_sleeper(uint32_t i, PyObject *all, PyObject *kept, bool stacks)
     return failed ? -1 : 0;
 }
 
-/* _sleepers(stacks): describes all threads that sleep in an object of ours. */
+/* _sleepers(stacks): describes all threads that sleep in an object of ours. None while the
+ * interpreter is finalized: it has freed what it knew of its threads, which sleep for ever. */
 static PyObject *
 sleepers(PyObject *Py_UNUSED(module), PyObject *stacks)
 {
     const int with_stacks = PyObject_IsTrue(stacks);
     PyObject *all = PyList_New(0), *kept = PyList_New(0);
     int failed = all == NULL || kept == NULL || with_stacks < 0;
-    for (uint32_t i = 0, n = ns_sleepers(); i < n && !failed; i++) {
+    const uint32_t count = Py_IsFinalizing() ? 0 : ns_sleepers();
+    for (uint32_t i = 0; i < count && !failed; i++) {
         failed = append_sleeper(i, all, kept, with_stacks) < 0;
     }
     Py_XDECREF(kept);
@@ -189,6 +206,11 @@ ns_check_deadlock(const ns_sleep *sleep, int64_t *next)
     Py_XDECREF(stack);
     Py_XDECREF(mine);
     Py_XDECREF(result);
+    if (PyErr_ExceptionMatches(PyExc_MemoryError) || PyErr_ExceptionMatches(PyExc_RecursionError)) {
+        PyErr_Clear(); /* there was no room to look, which is no reason to end the wait */
+        *next = ns_now() + ns_load(&ns_check_after, NS_RELAXED);
+        return 0;
+    }
     if (PyErr_Occurred()) {
         return -1;
     }
@@ -260,7 +282,7 @@ end_line(line *l)
 }
 
 static void
-write_sleep(line *l, const ns_sleep *sleep)
+put_sleep(line *l, const ns_sleep *sleep)
 {
     const uint64_t waited = (uint64_t)(ns_now() - sleep->since) / 100000000;
     bool foreign;
@@ -282,7 +304,6 @@ write_sleep(line *l, const ns_sleep *sleep)
             put_thread(l, holder);
         }
     }
-    end_line(l);
 }
 
 /* The handler: async-signal-safe. */
@@ -291,18 +312,21 @@ write_all(int signum)
 {
     const int saved = errno;
     line l = {.file = files[signum]};
-    bool busy = false;
+    bool one_was_busy = false;
     end_line(&l);
     put_text(&l, "Waits of threads in objects of nogil_sync:");
     end_line(&l);
     for (uint32_t i = 0, n = ns_sleepers(); i < n; i++) {
+        bool busy;
         ns_sleeper *s = ns_sleeper_try(i, &busy);
+        one_was_busy = one_was_busy || busy;
         if (s != NULL) {
-            write_sleep(&l, &s->sleep);
-            ns_sleeper_release(s);
+            put_sleep(&l, &s->sleep);
+            ns_sleeper_release(s); /* before it is written: who reads the file may be slow */
+            end_line(&l);
         }
     }
-    put_text(&l, busy ? "(One was about to sleep or wake, and is left out.) " : "");
+    put_text(&l, one_was_busy ? "(One was about to sleep or wake, and is left out.) " : "");
     put_text(&l, "(That is all.)");
     end_line(&l);
     errno = saved;

@@ -37,32 +37,19 @@ ns_sleepers(void)
     return ns_slots_words() * 64;
 }
 
-/* The record, whose lock the caller has taken, if its thread sleeps; else releases the lock. */
-static ns_sleeper *
-if_asleep(ns_sleeper *s)
+ns_sleeper *
+ns_sleeper_try(uint32_t i, bool *busy)
 {
+    ns_sleeper *s = &sleepers[i];
+    *busy = ns_lock_spin(&s->lock) == NS_LOCK_BUSY;
+    if (*busy) {
+        return NULL;
+    }
     if (s->asleep && s->generation == ns_fork_generation()) {
         return s;
     }
     ns_lock_release(&s->lock);
     return NULL;
-}
-
-ns_sleeper *
-ns_sleeper_take(uint32_t i)
-{
-    ns_lock_take(&sleepers[i].lock);
-    return if_asleep(&sleepers[i]);
-}
-
-ns_sleeper *
-ns_sleeper_try(uint32_t i, bool *busy)
-{
-    if (ns_lock_spin(&sleepers[i].lock) == NS_LOCK_BUSY) {
-        *busy = true;
-        return NULL;
-    }
-    return if_asleep(&sleepers[i]);
 }
 
 void

@@ -18,8 +18,10 @@
  *
  * `count` says whether two looks saw the same sleep: it differs for any two sleeps of one slot.
  *
- * A signal handler looks without waiting: ns_sleeper_try fails if another thread, or the
- * interrupted one, has the lock.
+ * Who looks does not wait for a record's lock: ns_sleeper_try fails if it is taken. A signal handler
+ * may have interrupted the thread that has it. And a thread that is attached to the interpreter, and
+ * waits for one that has the lock and has to attach again, would hold up those that stop all
+ * threads, while they hold up the other.
  *
  * A thread without a slot is not recorded. A record that was filled before a fork counts as empty.
  */
@@ -36,6 +38,7 @@ typedef struct ns_sleep {
     struct ns_waiter *waiter;
     bool linked; /* the waiter has a place, and learns by its state that it is served */
     void *self, *thread;
+    int64_t interpreter; /* the number of the one to which `self` and `thread` belong */
     uint64_t ident; /* of the thread */
     int64_t since;  /* when the wait began, by ns_now() */
     int64_t deadline;
@@ -56,9 +59,8 @@ void ns_sleeper_end(void);
 
 /* How many records there may be now; the slots of living threads are below it. */
 uint32_t ns_sleepers(void);
-/* Returns record i with its lock taken if its thread sleeps, else NULL. */
-ns_sleeper *ns_sleeper_take(uint32_t i);
-/* The same for a signal handler; *busy is set if it could not look. */
+/* Returns record i with its lock taken if its thread sleeps, else NULL. Does not wait: *busy is set
+ * if another thread, or what a signal handler interrupted, has the lock. */
 ns_sleeper *ns_sleeper_try(uint32_t i, bool *busy);
 void ns_sleeper_release(ns_sleeper *s);
 

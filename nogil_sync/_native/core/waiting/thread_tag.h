@@ -9,18 +9,21 @@
  * forking thread.
  *
  * Where the compiler cannot give the thread pointer, a tag is the address of a variable of the
- * thread. Either has the same distance from pthread_self() in every thread, where thread-local
- * variables of a library lie in the thread's static block (glibc, musl). So ns_thread_of_tag needs
- * no table.
+ * thread (glibc: it lies in the thread's static block). Either has the same distance from
+ * pthread_self() in every thread, so ns_thread_of_tag needs no table. Other systems promise neither
+ * (on arm64 macOS the register that compilers read holds the number of the processor), and there a
+ * tag is pthread_self() itself, the address of an aligned block.
  */
 #ifndef NS_THREAD_TAG_H
 #define NS_THREAD_TAG_H
 
 #include "memory/slots.h"
 
+#include <pthread.h>
+
 #define NS_TAG_UNIT 8 /* Tags are multiples of it. */
 
-#if defined(__has_builtin)
+#if defined(__linux__) && defined(__has_builtin)
 #if __has_builtin(__builtin_thread_pointer)
 #define NS_HAS_THREAD_POINTER 1
 #endif
@@ -29,10 +32,12 @@
 static inline uint64_t
 ns_thread_tag(void)
 {
-#ifdef NS_HAS_THREAD_POINTER
+#if defined(NS_HAS_THREAD_POINTER)
     return (uintptr_t)__builtin_thread_pointer();
-#else
+#elif defined(__GLIBC__)
     return (uintptr_t)&ns_thread_mark;
+#else
+    return (uintptr_t)pthread_self();
 #endif
 }
 
