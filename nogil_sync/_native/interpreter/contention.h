@@ -20,8 +20,9 @@
 #ifndef NS_CONTENTION_H
 #define NS_CONTENTION_H
 
-#include "core/atomics.h"
 #include "module.h"
+
+#include "core/atomics.h"
 
 /* One wait, from its begin on. Its own thread's until it is pushed. */
 typedef struct ns_record ns_record;
