@@ -55,8 +55,8 @@ release(Cache *o, ns_cache_gone *gone)
         PyObject *on_evict = key != NULL ? ns_load_ref(&o->on_evict) : NULL;
         if (on_evict != NULL) {
             PyObject *raised = PyErr_GetRaisedException();
-            PyObject *result = PyObject_CallFunction(
-                on_evict, "(OOs)", key, value, causes[gone->items[i].cause]);
+            PyObject *result =
+                PyObject_CallFunction(on_evict, "(OOs)", key, value, causes[gone->items[i].cause]);
             if (result == NULL) {
                 PyErr_WriteUnraisable(on_evict);
             }
