@@ -143,11 +143,11 @@ class _FlightParts:
         return cache._plain_class._flights(cache)
 
 
-def _load(cache: Any, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+def _load(cache: Any, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run the function of a load, and count it."""
     failed = True
     try:
-        value = fn(*args)
+        value = fn(*args, **kwargs)
         failed = False
     finally:
         cache._plain_class._loaded(cache, failed)
@@ -171,7 +171,7 @@ def load(
     """The slow path of ``Cache.load_or_compute``, for a key that is missing."""
     if not callable(fn):
         raise TypeError(f"{type(fn).__name__!r} object is not callable")
-    return load_or_compute(cache, key, _load, (cache, fn, args), seconds)
+    return load_or_compute(cache, key, _load, (cache, fn, args, {}), seconds)
 
 
 class SharedCache(Generic[K, V]):
@@ -280,7 +280,8 @@ class CachedCalls:
 
     def compute(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The value of a call whose key was not found."""
-        return load(self.cache, key, self.run, (args, kwargs), None)
+        # With no more frames than need be: the function may call itself, hundreds of times.
+        return load_or_compute(self.cache, key, _load, (self.cache, self.fn, args, kwargs), None)
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self.fn(*args, **kwargs)

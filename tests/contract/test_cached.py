@@ -222,6 +222,20 @@ def test_failure_is_not_kept():
     assert runs == [1, 1]
 
 
+def test_a_level_of_recursion_takes_ten_frames_at_most():
+    def depth():
+        frame, frames = inspect.currentframe(), 0
+        while frame is not None:
+            frame, frames = frame.f_back, frames + 1
+        return frames
+
+    @cached
+    def nested(n):
+        return nested(n - 1) if n else depth()
+
+    assert nested(10) - depth() <= 11 * 10
+
+
 def test_recursion_over_other_arguments_works():
     @cached(maxsize=None)
     def fib(n):
