@@ -12,13 +12,9 @@ import signal
 from collections.abc import Callable, Generator
 from operator import methodcaller
 
-__all__ = ["Unneeded", "calling", "when_dropped"]
+__all__ = ["calling", "when_dropped"]
 
 _TRIES = 10  # how often that is tried which raises
-
-
-class Unneeded(BaseException):
-    """Thrown into what `calling` returned: it is to call nothing, however it ends."""
 
 
 def when_dropped(function: Callable[[], object]) -> Generator[None, None, None]:
@@ -50,12 +46,10 @@ def _steps(
     function: Callable[[], object], otherwise: Callable[[], object]
 ) -> Generator[None, None, None]:
     # The interpreter's end clears the names of the module before the last generators are dropped.
-    unneeded, most, raise_again = Unneeded, _TRIES, _raise_again
+    most, raise_again = _TRIES, _raise_again
     try:
         yield
         function()
-    except unneeded:
-        yield  # to the one that threw it
     except BaseException as error:
         later: BaseException | None = None
         tries = 0

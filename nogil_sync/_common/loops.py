@@ -36,7 +36,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from .dropped import Unneeded, calling
+from .dropped import calling
 from .originals import local
 
 if TYPE_CHECKING:
@@ -83,17 +83,15 @@ class Inbox:
             self.discard()
             return
         # One request to the loop, which makes this call or drops it when it closes.
-        delivery = calling(self.deliver, self.undelivered)
+        request = _Request(self)
+        delivery = calling(request.deliver, request.undelivered)
         self.asked = True
         try:
             loop.call_soon_threadsafe(delivery.__next__)
         except BaseException as error:
             self.asked = False
-            if isinstance(error, Exception):  # and it would ask again
-                try:
-                    delivery.throw(Unneeded)
-                except (Unneeded, ValueError):  # it is done, or under way
-                    pass
+            if isinstance(error, Exception):
+                request.asks_again = False
             if not (isinstance(error, RuntimeError) and loop.is_closed()):
                 raise
         if loop.is_closed():  # perhaps only now, and dropped what had been asked before
@@ -135,6 +133,30 @@ class Inbox:
                 self.served.remove(call)
             except ValueError:
                 pass  # another thread was here
+
+
+class _Request:
+    """One request to a loop. The loop may have accepted it even if asking for it raised.
+
+    (The thread that asks cannot end the generator that the loop got: two threads that use one
+    generator at the same time crash the interpreter.)
+    """
+
+    __slots__ = ("asks_again", "inbox")
+
+    def __init__(self, inbox: Inbox) -> None:
+        self.inbox = inbox
+        self.asks_again = True  # false if that would fail again
+
+    def deliver(self) -> None:
+        """The loop accepted it."""
+        self.asks_again = True
+        self.inbox.deliver()
+
+    def undelivered(self) -> None:
+        """It was dropped, or its delivery was interrupted."""
+        if self.asks_again:
+            self.inbox.undelivered()
 
 
 class _Asyncio:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from nogil_sync._common.dropped import Unneeded, calling, when_dropped
+from nogil_sync._common.dropped import calling, when_dropped
 from nogil_sync._common.loops import Call, Inbox
 
 pytestmark = pytest.mark.thread_unsafe(reason="sets the running loop of the thread")
@@ -439,13 +439,3 @@ def test_step_that_fails_makes_the_other_call():
     with pytest.raises(ZeroDivisionError):
         next(steps)
     assert calls == ["not made"]
-
-
-def test_unneeded_steps_make_no_call():
-    calls = []
-    steps = calling(lambda: calls.append("made"), lambda: calls.append("not made"))
-    steps.throw(Unneeded)
-    next(steps)
-    del steps
-    gc.collect()
-    assert not calls
