@@ -195,7 +195,10 @@ def test_wrong_option_is_an_error(options, error):
         cached(**options)
 
 
-@pytest.mark.parametrize("what", [classmethod(len), property(len), "name", 1.5])
+NEITHER = [classmethod(len), property(len), "name", 1.5]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("what", NEITHER)
 def test_what_is_neither_function_nor_size_is_named_in_the_error(what):
     with pytest.raises(TypeError, match=f"takes a function, .* not '{type(what).__name__}'"):
         cached(what)

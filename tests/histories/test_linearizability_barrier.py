@@ -7,6 +7,7 @@ Nobody arrives while an action runs: a thread that comes then arrives when the a
 
 import time
 from threading import BrokenBarrierError
+from typing import Any
 
 import pytest
 from linearizability import IMPOSSIBLE, assert_rejected, in_steps, verify
@@ -18,7 +19,7 @@ pytestmark = starts_threads
 
 # The threads that have arrived, in their order; the leader; whether it is broken; and who was told
 # what and has not left yet.
-EMPTY = ((), None, False, frozenset())
+EMPTY: Any = ((), None, False, frozenset())
 
 
 def barrier(parties, acts):
