@@ -49,17 +49,19 @@ def _nothing() -> None:
 def _steps(
     function: Callable[[], object], otherwise: Callable[[], object]
 ) -> Generator[None, None, None]:
+    # As the interpreter ends the module can be empty already when this is dropped.
+    unneeded, most, raise_again = Unneeded, _TRIES, _raise_again
     try:
         yield
         function()
-    except Unneeded:
+    except unneeded:
         yield  # to the one that threw it
     except BaseException as error:
         later: BaseException | None = None
         tries = 0
         while True:  # twice: an interrupt can also come where a loop jumps back
             try:
-                while tries < _TRIES:
+                while tries < most:
                     tries += 1
                     try:
                         otherwise()
@@ -72,7 +74,7 @@ def _steps(
         if not isinstance(error, GeneratorExit):
             raise
         if later is not None:
-            _raise_again(later)
+            raise_again(later)
         return
     yield
 

@@ -409,3 +409,17 @@ def test_objects_in_builtins_and_cycles_allow_clean_exit(pinned):
 
     done = in_process(program, pinned)
     assert done.stderr == ""
+
+
+def drop_after_the_module_was_emptied():
+    from nogil_sync._common import dropped
+
+    watch = dropped.when_dropped(lambda: print("called"))
+    vars(dropped).clear()  # as the interpreter does when it ends
+    del watch
+
+
+def test_what_is_dropped_after_its_module_was_emptied_says_nothing():
+    done = in_process(drop_after_the_module_was_emptied)
+    assert done.stdout == "called\n"
+    assert not done.stderr
