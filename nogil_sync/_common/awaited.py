@@ -29,7 +29,7 @@ from typing import Any, ClassVar, Generic, Self, SupportsIndex, TypeVar, final
 
 from .cases import Case
 from .channel_closed import ChannelClosed
-from .loops import Call, settle, wait_in_line
+from .loops import Call, TaskWait, settle, wait_in_line
 from .object import Part, adopt
 from .once import ABSENT
 from .originals import BrokenBarrierError
@@ -256,12 +256,14 @@ async def _arrive(barrier: AwaitedBarrier, seconds: float | None) -> int | None:
     waiter = barrier._AsyncWaiter(barrier, "wait", None, call)
     timed_out = False
     try:
-        if seconds != 0 and not waiter.served:
-            await call.sleep(seconds)
         if not waiter.served:
-            timed_out = waiter.time_out()
-            while not (timed_out or waiter.served):  # all have come: now it is up to the action
-                await call.sleep_again()
+            with TaskWait(barrier, "wait"):
+                if seconds != 0:
+                    await call.sleep(seconds)
+                if not waiter.served:
+                    timed_out = waiter.time_out()
+                while not (timed_out or waiter.served):  # all have come: it is up to the action
+                    await call.sleep_again()
     except BaseException:
         waiter.cancel()
         raise
@@ -323,7 +325,9 @@ class AwaitedCond(Awaited):
             waiter.cancel()
             raise
         try:
-            notified = _collected(await settle(waiter, call, seconds))
+            with TaskWait(self, "wait"):
+                served = await settle(waiter, call, seconds)
+            notified = _collected(served)
         finally:
             await _acquire_again(acquire)
         return notified

@@ -321,7 +321,7 @@ class Call:
 
 
 class TaskWait:
-    """A task that waits in line, for those that look (`waiting`); lives as long as it waits."""
+    """A task that waits, for those that look (`waiting`): for the body of a ``with``."""
 
     __slots__ = ("__weakref__", "obj", "operation", "since", "task")
 
@@ -332,6 +332,13 @@ class TaskWait:
         self.obj = obj
         self.operation = operation
         self.since = monotonic()
+        task_waits.add(ref(self, task_waits.discard))
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self.task = None
 
 
 task_waits: "set[ref[TaskWait]]" = set()
@@ -345,19 +352,14 @@ async def wait_in_line(
     waiter = new(obj, operation, argument, call)
     if waiter.served:
         return waiter
-    waiting = None
     try:
-        waiting = TaskWait(obj, operation)
-        task_waits.add(ref(waiting, task_waits.discard))
-        if seconds is not None:
-            return await settle(waiter, call, seconds)
-        await call
+        with TaskWait(obj, operation):
+            if seconds is not None:
+                return await settle(waiter, call, seconds)
+            await call
     except BaseException:
         waiter.cancel()
         raise
-    finally:
-        if waiting is not None:
-            waiting.task = None
     return waiter
 
 

@@ -499,8 +499,9 @@ async def load_or_compute_async(
     while True:
         box = [_join(self, key)]
         too_late = box[0].landing
+        about = self, "load_or_compute"
         found = await exclusively_async(
-            id(box[0]), deadline, _over, _run_async, box, self, key, afn, args
+            id(box[0]), deadline, about, _over, _run_async, box, self, key, afn, args
         )
         flight = box.pop()
         failure, value = flight.failure, flight.value

@@ -50,7 +50,7 @@ from types import (
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from .cancelled import MESSAGE, Cancelled, scopes
-from .loops import Call
+from .loops import Call, TaskWait
 from .object import subscripted
 from .originals import LockType, get_ident, local
 from .sleep import closed_gate, sleep_at
@@ -248,13 +248,17 @@ def _waits_for(run: _Run, me: int, task: object = None) -> bool:
 async def exclusively_async(
     key: object,
     deadline: float | None,
+    about: tuple[object, str],
     look: Callable[P, T | None],
     work: Callable[P, Awaitable[T]],
     /,
     *args: P.args,
     **kw: P.kwargs,
 ) -> T:
-    """`exclusively` for a task: it awaits `work(...)`, and lets its loop run while it waits."""
+    """`exclusively` for a task: it awaits `work(...)`, and lets its loop run while it waits.
+
+    `about` is the object and the operation, for those that look who waits.
+    """
     import asyncio
 
     run = _Run(key, None, asyncio.current_task() or object())
@@ -264,7 +268,7 @@ async def exclusively_async(
             if other is run:
                 found = look(*args, **kw)
                 return await work(*args, **kw) if found is None else found
-            await _wait_async(run, other, deadline)
+            await _wait_async(run, other, deadline, about)
             found = look(*args, **kw)
             if found is not None:
                 return found
@@ -288,7 +292,9 @@ async def exclusively_async(
                         _open(run.gates)
 
 
-async def _wait_async(run: _Run, other: _Run, deadline: float | None) -> None:
+async def _wait_async(
+    run: _Run, other: _Run, deadline: float | None, about: tuple[object, str]
+) -> None:
     """Let the loop run until the other run is over; raise as `_wait` does."""
     seconds = None
     if deadline is not None:
@@ -304,7 +310,8 @@ async def _wait_async(run: _Run, other: _Run, deadline: float | None) -> None:
             return
         if _waits_for(other, run.thread, run.owner):
             raise RuntimeError("recursive call: it would wait for itself")
-        await call.sleep(seconds)
+        with TaskWait(*about):
+            await call.sleep(seconds)
         if not other.over and deadline is not None and monotonic() >= deadline:
             raise TimeoutError("timed out waiting for another thread's call")
     finally:

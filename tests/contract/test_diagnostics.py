@@ -15,13 +15,17 @@ from support import TIMEOUT, eventually, started
 
 import nogil_sync
 from nogil_sync import (
+    Barrier,
+    Cache,
     Channel,
+    Cond,
     Event,
     Mutex,
     Once,
     RLock,
     RWMutex,
     Semaphore,
+    SyncMap,
     WaitGroup,
     diagnostics,
     select,
@@ -147,6 +151,62 @@ def test_wait_in_a_select_is_shown():
     assert wait.obj is None
     stop.set()
     thread.join(TIMEOUT)
+
+
+async def wait_for_notification(cond):
+    async with cond:
+        await cond.wait_async()
+
+
+async def never():
+    await asyncio.Event().wait()
+
+
+TASKS = {
+    "Mutex.acquire_async": lambda: (lock := taken(Mutex()), lock.acquire_async()),
+    "Semaphore.acquire_async": lambda: (units := Semaphore(0), units.acquire_async(n=2)),
+    "Event.wait_async": lambda: (event := Event(), event.wait_async(60)),
+    "Barrier.wait_async": lambda: (barrier := Barrier(2), barrier.wait_async()),
+    "Barrier.wait_async with a time-out": lambda: (barrier := Barrier(2), barrier.wait_async(60)),
+    "Cond.wait_async": lambda: (cond := Cond(), wait_for_notification(cond)),
+    "SyncMap.load_or_compute_async": lambda: loading(SyncMap()),
+    "Cache.load_or_compute_async": lambda: loading(Cache(3)),
+}
+
+
+def taken(lock):
+    assert lock.acquire()
+    return lock
+
+
+def loading(values):
+    """A map in which a task computes "k" for ever, and a call that waits for that."""
+
+    async def wait():
+        other = asyncio.create_task(values.load_or_compute_async("k", never))
+        try:
+            await asyncio.sleep(0)
+            await values.load_or_compute_async("k", never)
+        finally:
+            other.cancel()
+
+    return values, wait()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_task_is_shown_whatever_it_waits_for(name):
+    async def main():
+        obj, call = TASKS[name]()
+        task = asyncio.create_task(call)
+        while not (found := [each for each in waits() if each.thread is task]):
+            await asyncio.sleep(0)
+        assert [(each.obj is obj, each.operation) for each in found] == [(True, name.split()[0])]
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not [each for each in waits() if each.thread is task]
+
+    asyncio.run(main())
 
 
 def test_waiting_task_is_shown():

@@ -431,3 +431,17 @@ def test_finaliser_at_exit_sees_no_thread_asleep():
         builtins.kept = Late()
 
     assert in_process(program).stdout == "0 asleep\n"
+
+
+def drop_after_the_module_was_emptied():
+    from nogil_sync._common import dropped
+
+    watch = dropped.when_dropped(lambda: print("called"))
+    vars(dropped).clear()  # as the interpreter does when it ends
+    del watch
+
+
+def test_what_is_dropped_after_its_module_was_emptied_says_nothing():
+    done = in_process(drop_after_the_module_was_emptied)
+    assert done.stdout == "called\n"
+    assert not done.stderr
