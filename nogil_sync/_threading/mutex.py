@@ -131,7 +131,7 @@ class Mutex(SyncObject, AwaitedLock):
         state = "locked" if holder else "unlocked"
         if holder not in (0, NO_THREAD):
             state += f", owner={holder}"
-        waiters = sum(each.mutex is self for each in list(_waiting) + places_without_thread())
+        waiters = sum(each.mutex is self for each in [*_waiting, *_places()])
         if waiters:
             state += f", waiters={waiters}"
         cls = type(self)
@@ -286,7 +286,7 @@ class Mutex(SyncObject, AwaitedLock):
             if waiter.mutex is self:
                 waiter.queued = False
                 open_gate(waiter.gate)
-        for waiter in [each for each in places_without_thread() if isinstance(each, _MutexPlace)]:
+        for waiter in _places():
             if waiter.mutex is self and waiter.queued:
                 waiter.queued = False
                 waiter.enter()
@@ -539,3 +539,8 @@ def _forget_waiters() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_waiters)
+
+
+def _places() -> list[_MutexPlace]:
+    """The places of all waiters without a thread that wait for a mutex."""
+    return [each for each in places_without_thread() if isinstance(each, _MutexPlace)]

@@ -560,7 +560,7 @@ def test_eight_threads_that_insert_never_exceed_maxsize():
 
     def work(k):
         rng = random.Random(k)
-        for n in range(many(2000)):
+        for n in range(many(300)):
             c[k, n] = n
             if rng.random() < 0.3:
                 c.pop((k, n - rng.randrange(3)), None)
@@ -578,7 +578,7 @@ def test_eight_threads_that_replace_never_exceed_the_weight():
 
     def work(k):
         rng = random.Random(k)
-        for _ in range(many(1500)):
+        for _ in range(many(300)):
             c[rng.randrange(20)] = rng.randrange(60)
             most[k] = max(most[k], c.stats().weight)
 
@@ -593,7 +593,7 @@ def test_a_hit_has_the_value_of_its_key_while_others_evict():
 
     def work(seed):
         rng = random.Random(seed)
-        for _ in range(many(3000)):
+        for _ in range(many(800)):
             key = rng.randrange(60)
             value = c.get(key)
             assert value is None or value[0] == key
