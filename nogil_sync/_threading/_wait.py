@@ -1,11 +1,11 @@
 """How the objects of this backend wait: in line, or for a word.
 
-**In line** (Semaphore, RWMutex, Cond, Channel).  The state of a `Line` is one immutable tuple: a
-value (what is free, what is held) and the waiters, first come first served.  An operation reads it,
-computes the next state in ordinary code, which nobody else sees, and installs it in a section (see
-`_common.guard`) if it is still the one it read; else another thread, handler or finaliser was
-faster, and it starts again.  So the rules of each object are functions from state to state, without
-locks, and every step is whole or not at all.
+**In line** (Semaphore, RWMutex, RLock, Cond, Barrier, Channel).  The state of a `Line` is one
+immutable tuple: a value (what is free, what is held) and the waiters, first come first served.  An
+operation reads it, computes the next state in ordinary code, which nobody else sees, and installs
+it in a section (see `_common.guard`) if it is still the one it read; else another thread, handler
+or finaliser was faster, and it starts again.  So the rules of each object are functions from state
+to state, without locks, and every step is whole or not at all.
 
 All steps are made by one function, `Line.__step`.  A waiter that is not in the queue any more was
 *granted* what it asked for, by the step that took it out; the thread that made that step opens its

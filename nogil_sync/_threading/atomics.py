@@ -185,8 +185,8 @@ class _AtomicInteger(_Atomic):
     def fetch_max(self, n: SupportsIndex) -> int:
         """Raise the value to `n` if it is less; return the value before.
 
-        A loop of compare-and-swaps in the native backend; nothing is written when the
-        value is already as large.
+        A loop of compare-and-swaps in the native backend. It stores a value again that is
+        already as large, so that the call is ordered as all others are.
         """
         number = self.__checked(n)
         with self.__guard:
@@ -198,8 +198,8 @@ class _AtomicInteger(_Atomic):
     def fetch_min(self, n: SupportsIndex) -> int:
         """Lower the value to `n` if it is greater; return the value before.
 
-        A loop of compare-and-swaps in the native backend; nothing is written when the
-        value is already as small.
+        A loop of compare-and-swaps in the native backend. It stores a value again that is
+        already as small, so that the call is ordered as all others are.
         """
         number = self.__checked(n)
         with self.__guard:

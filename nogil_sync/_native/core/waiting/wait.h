@@ -17,8 +17,8 @@
  *
  *   There are four ways to do the steps:
  *     - in line: the object has a queue, and serves the first waiters that it can. Semaphore,
- *       readers-writer lock, channel and condition say how in a small table (ns_line); the steps
- *       stand once, in wait.c;
+ *       readers-writer lock, channel, condition and barrier say how in a small table (ns_line); the
+ *       steps stand once, in wait.c;
  *     - on a word: all waiters go on when the word changes; event and wait group (word.h);
  *     - in several lines at once, of which one serves it: select (select.h);
  *     - the mutex's own: its waiters have finer states than served or not (mutex.h).
