@@ -1,7 +1,7 @@
 """Build the sdist and all wheels of a release, and check them: `./dev wheels`.
 
-What is in dist/ afterwards has passed everything: the packaging checks, an import in a fresh environment of each
-interpreter, and pip's choice on each of them from an index that holds all files.
+The files reach dist/ only after all checks have passed: the packaging checks, an import of each wheel in a fresh
+environment, and, with each interpreter, the choice that pip makes from an index of all the files.
 """
 
 import argparse

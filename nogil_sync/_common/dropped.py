@@ -30,8 +30,8 @@ def calling(
 ) -> Generator[None, None, None]:
     """Return a generator whose next step calls `function`.
 
-    If that raises, or never begins as the generator is dropped before, `otherwise` is called. It
-    must do no harm when it is called again.
+    `otherwise` is called if `function` raises, or if the generator is dropped before that step.
+    It may be called again (after an interrupt, say), so a repeated call must do no harm.
     """
     steps = _steps(function, otherwise)
     next(steps)

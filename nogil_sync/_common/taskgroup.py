@@ -256,7 +256,8 @@ class TaskGroup(SyncObject, Case):
     def __enter__(self) -> Self:
         """Open the group for tasks and return it; ``RuntimeError`` if it was used before.
 
-        If no thread can be started to watch the time-out, that error is raised.
+        With a time-out, this starts a thread that watches the time. If that thread cannot be
+        started, the error of the start is raised.
         """
         if not self.__current().enter():
             raise RuntimeError("the TaskGroup was used before")

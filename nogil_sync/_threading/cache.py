@@ -563,9 +563,10 @@ class Cache(SyncObject, SharedCache[K, V]):
         self.__store(key, value, ttl, None)
 
     def __store(self, key: Any, value: Any, ttl: int, unless: AtomicBool | None) -> Any:
-        """Set the key; or, with a flag, only if the key is missing and the flag not set.
+        """Store the value; with the flag `unless`, only if the key is missing and the flag not set.
 
-        Returns the value that the key has after that, or would have.
+        Returns the value that was present, if that kept the new one out. Else returns `value`, even
+        if it was not stored: because the flag is set, or because the value is too heavy.
         """
         which = hash(key)
         weight = 1

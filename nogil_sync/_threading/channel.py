@@ -479,9 +479,9 @@ class Channel(SyncObject, AwaitedChannel[T], Generic[T]):
     def sender(self) -> ChannelSender[T]:
         """Count one more producer; return the context manager that it leaves when it is done.
 
-        The channel closes when the last sender that was ever taken is left. So take them all
-        before the first producer starts, and hand them to the threads. One that is never
-        entered keeps the channel open.
+        The channel closes as soon as every sender taken so far has been left. So take all of
+        them before the first producer starts, and hand them to the threads. A sender that is
+        never entered keeps the channel open.
 
         >>> from nogil_sync import Channel, TaskGroup
         >>> numbers = Channel(10)

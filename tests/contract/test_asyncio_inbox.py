@@ -1,7 +1,8 @@
-"""The inbox of a loop, step by step: what comes between two steps of it loses no task.
+"""The inbox of a loop, step by step: it loses no task, whatever runs between two of its steps.
 
-The loop is one that runs only what it is told to, and "another thread" is a call at the right
-moment. (`_common.loops` has the protocol; `_common.dropped` is how a delivery notices its end.)
+The loop here is a fake that runs callbacks only when the test tells it to. A test plays "another
+thread" by a call between two steps. `_common.loops` describes the protocol. A delivery notices by
+`_common.dropped` that it was interrupted or dropped.
 """
 
 import asyncio

@@ -52,9 +52,9 @@ def clean() -> None:
     else:
         # It keeps the names that C code looked up, each time another string.
         sys._clear_type_cache()
-    # What other threads released, and memory that readers without a lock might still look at, goes
-    # in a collection; finalisers make more of it.  (Not "until nothing is found": garbage that is
-    # pinned is found each time.)
+    # A collection frees what other threads released, and memory that lock-free readers might have
+    # been reading.  The finalisers that it runs leave more to free, so collect three times.
+    # (A loop "until nothing is found" might not end: each collection finds pinned garbage again.)
     for _ in range(3):
         gc.collect()
 

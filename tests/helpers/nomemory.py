@@ -69,11 +69,11 @@ def in_a_new_thread(*args: Any) -> tuple[bool, int]:
 
 
 def each_fails(kind: int, case: Case, *, rest: bool = False, thread: bool = False) -> int:
-    """Run the case again and again: its n-th allocation fails (with `rest`, all from it on).
+    """Run the case repeatedly: in run n, allocation n fails (with `rest`, all from n on).
 
-    A case is a generator.  It makes what it needs, yields the function during which memory
-    fails, learns whether that raised MemoryError, and looks at what is left.  n counts up until
-    nothing is left to fail.
+    A case is a generator.  It sets up its objects and yields the function during whose call
+    allocations fail.  It is sent whether the call raised MemoryError, and checks what is left.
+    The runs end when three in a row had no allocation left to fail.
     """
     try_it = in_a_new_thread if thread else attempt
     n = untouched = hit = 0

@@ -1,8 +1,9 @@
 """Histories of barriers.
 
-A wait takes effect twice: its thread arrives, which ends the round if it is the last one; and it
-leaves, with the outcome of its round. The thread that leads the round has its action in between.
-Nobody arrives while an action runs: a thread that comes then arrives when the action is over.
+A wait takes effect in two steps: its thread arrives, and later it leaves with the outcome of its
+round. Without an action, the last arrival ends the round. With one, the last thread to arrive is
+the leader: it runs the action between its two steps, and the round ends when it leaves. No thread
+arrives while an action runs: one that calls `wait` then arrives after the action.
 """
 
 import time

@@ -270,10 +270,10 @@ def meetings(history, _=None):
 
 
 def rendezvous(state, call):
-    """As above, but for the channels: nothing is ready in them unless a call is on the other side.
+    """Without buffers: an open channel is ready only while a call waits on its other side.
 
-    Which calls waited there is not in the state, so a call that did nothing proves only that
-    nothing was closed and the event was not set.
+    The state does not say which calls wait. So a call that did nothing proves only that nothing
+    was closed and that the event was not set. All else is as in `buffered`.
     """
     channels, _, _, _ = state
     if call.name == "pass":

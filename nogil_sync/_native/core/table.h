@@ -11,11 +11,11 @@
  *        segment    depth d: all hashes with its d-bit prefix; 2^(depth - d) pointers lead to it
  *        group      8 tags in a word, 8 entries {value, key, hash}; Swiss tables' layout
  *
- *    A segment has separate cache lines for what is written at different times. The constants are
- *    read by every operation. The lock and its counts are written by each insertion and deletion,
- *    as tags are: so they share a line with the tags of the first NS_SMALL groups. In a segment of
- *    no more groups an insertion writes that line and its entry. The entries come last: a replaced
- *    value writes its entry and nothing else.
+ *    A segment has separate cache lines for what is written at different times. Every operation
+ *    reads the constants. Each insertion and deletion writes the lock, its counts, and tags. So the
+ *    lock and its counts share a line with the tags of the first NS_SMALL groups: in a segment of
+ *    at most NS_SMALL groups an insertion writes that line and its entry. The entries come last: a
+ *    replacement writes its entry and nothing else.
  *
  *    Segments grow from 8 entries by doubling to NS_SEGMENT_MAX, then split. Emptied segments
  *    shrink, and merge with their buddy. Any such change is a *rebuild*: new segments are filled
@@ -117,9 +117,9 @@
  * entry NS_GONE, and takes out of its list what is safe by then, in ns_table_unlock. So a thread
  * frees the keys that it deleted. A table gets limbo lists when it has NS_LIMBO_SPREAD segments. In
  * a smaller table, or if the list is full, or for a caller that passes no table to
- * ns_segment_remove, the key stays in its entry, which owns it. With a full list, or a list of when
- * the table was larger, the thread still takes out of it: a burst of deletions fills a list within
- * microseconds.
+ * ns_segment_remove, the key stays in its entry, which owns it. A burst of deletions fills a list
+ * within microseconds. So a thread whose list is full, or was made when the table was larger, still
+ * takes safe keys out of it.
  *    A dead entry can be reused when its stamp is safe. The next insertion in its group takes it,
  * and frees the key if the entry owns one. Or a sweep of the segment does. A sweep becomes due when
  * an eighth of the entries are dead (at least NS_SWEEP), and when an insertion finds the segment
@@ -138,29 +138,32 @@
  *    its last rebuilds retired, at most as many bytes as epoch.h lets wait.
  *    ns_table_bytes counts all of it. ns_table_flush takes out what is safe, from all lists.
  *
- *    What an insertion and a deletion of a thread's own key cost, on eight threads in a table of
- *    4,096 keys, in transfers (docs/transfers.md, 3.13, pinned): 2.8. The line of the lock and the
- *    tags 1.1, the entry 1.2 (a third of the entries lie on two lines), polls and what they store
- *    0.3. It was 6.4 to 7.0. Limbo lists, and no sweep by an insertion, brought it from 7.0 to 5.0,
- *    since a key that another thread frees costs 1.9 for its count. Splits down to NS_SMALL groups,
- *    with the lock on the line of the tags, brought it to 3.3; a poll after 64 keys instead of 32
- *    to 3.1; counts that leave room for all tags of such a segment to 2.7. In a table of more keys
- *    than the splits are allowed for, lock and tags are two lines. In an empty table, where all
- *    threads meet in a few segments, it is 5.7 (it was 9.3). On 64 threads it is 7.4 (it was 13 to
- *    15). Segments of one size without splits by demand were tried: with at most 256 entries 7.4,
- *    with 128 6.9; and in a table of few keys all threads stay at one lock.
+ *    Transfers (docs/transfers.md; 3.13, pinned). Eight threads insert and delete keys of their own
+ *    in a table of 4,096 keys. An insertion and the deletion, a pair, cost 2.8 transfers: 1.1 for
+ *    the line of the lock and the tags, 1.2 for the entry (a third of the entries lie on two
+ *    lines), and 0.3 for polls and what they store. A pair once cost 6.4 to 7.0. Limbo lists, and
+ *    insertions that do not sweep, brought it from 7.0 to 5.0: a key that another thread frees
+ *    costs 1.9 for its count. Splits down to NS_SMALL groups, with the lock on the line of the
+ *    tags, brought it to 3.3. A poll after 64 keys instead of 32 brought it to 3.1, and smaller
+ *    counts, which leave room on that line for all tags of a small segment, to 2.7. A table can
+ *    have too many keys for the splits that are allowed; then the lock and the tags are on two
+ *    lines. In an empty table, where all threads meet in a few segments, a pair costs 5.7 (before:
+ *    9.3). With 64 threads it costs 7.4 (before: 13 to 15). Tried: segments of one size, without
+ *    splits on demand. A pair costs 7.4 with at most 256 entries and 6.9 with 128, and in a table
+ *    of few keys all threads share one lock.
  *
- *    Writers that meet. A thread that finds a segment's lock taken meets another one (that counts
- *    NS_FIGHT times). So does a thread that deletes where another one deleted last: it had to fetch
- *    the line. A segment of more than NS_SMALL groups is split after NS_MEETINGS for each group,
- *    while the table has fewer than NS_SPLITS_BY_MEETING segments for each processor. A smaller one
- *    is split after NS_FIGHTS meetings at its lock, up to NS_SPLITS_BY_FIGHT. `spread` keeps the
- *    parts from merging. To split 4,096 keys down to NS_SMALL groups takes some 5,000 meetings and
- *    costs, by estimate, what 13,000 pairs gain by it. It costs memory, too: a map of 4,096 keys in
- *    which eight threads have inserted and deleted takes 90 bytes an entry, with the dead keys that
- *    wait. It was 62 before these splits and limbo lists. With lists of up to 512 keys it was 164,
- *    and the count of transfers the same. (The counter runs slowly, so polls come often in it.
- *    Where more keys wait for a poll than a list has room for, other threads free the rest.)
+ *    Writers that meet. A thread that finds a segment's lock taken counts NS_FIGHT meetings. In a
+ *    segment of more than NS_SMALL groups, a thread that deletes where another one deleted last
+ *    counts one meeting: it had to fetch the line. Such a segment is split after NS_MEETINGS for
+ *    each group, while the table has fewer than NS_SPLITS_BY_MEETING segments for each processor. A
+ *    smaller one is split after it was found locked NS_FIGHTS times, while the table has fewer than
+ *    NS_SPLITS_BY_FIGHT for each processor. `spread` keeps the parts from merging.
+ *    To split 4,096 keys down to NS_SMALL groups takes some 5,000 meetings. By estimate, 13,000
+ *    pairs later the splits have paid for themselves. They cost memory, too: a map of 4,096 keys in
+ *    which eight threads have inserted and deleted takes 90 bytes an entry, including the dead keys
+ *    that wait. Before these splits and limbo lists it took 62. With lists of up to 512 keys it
+ *    took 164, with as many transfers. (A program runs slowly while its transfers are counted, so
+ *    it polls often. If more keys wait for a poll than a list holds, other threads free the rest.)
  *
  *    Counting. ns_table_count reads one line of each segment. A count in cells (cells.h) would be
  *    one line for each thread instead, but costs each insertion and deletion an atomic addition and

@@ -1,9 +1,9 @@
 /* syncmap_protocol.c: the mapping protocol and the methods of SyncMap, over syncmap_edits.h.
  *
- * Here arguments are parsed and the functions of users are called, always between edits. Views,
- * comparison, repr and the calls of load_or_compute that miss are Python:
- * nogil_sync/_common/mapping.py, whose SharedMap is the base of the type. The last part of this
- * file is what that module calls.
+ * This file parses arguments and calls users' functions, always between edits, never within one.
+ * Views, comparison, repr and the calls of load_or_compute that miss are written in Python: in
+ * nogil_sync/_common/mapping.py, whose SharedMap is the base class of SyncMap. The last part of
+ * this file has the functions that mapping.py calls.
  */
 #include "types/syncmap_edits.h"
 
