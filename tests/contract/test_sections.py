@@ -53,14 +53,16 @@ FORBIDDEN = (
 def is_slot_of_a_dict(node):
     """``buckets[which]``: an exact dict with exact ints as keys, which calls nothing.
 
-    So is ``queue[ticket]``, where a section needs two.
+    So are the others; in the wheel of a cache the numbers are `id`s and slots.
     """
     if isinstance(node, ast.Delete):
         return all(is_slot_of_a_dict(target) for target in node.targets)
     return isinstance(node, ast.Subscript) and ast.unparse(node) in (
         "buckets[which]",
         "entries[number]",
+        "entries[number_of_old]",
         "queue[ticket]",
+        "wheel[before]",
         "wheel[slot]",
     )
 
