@@ -5,9 +5,11 @@
 SHORT_LEGS=(native standard core)
 FULL_LEGS=(native-3.13t native-3.14t native-3.15t parallel threading standard standard-newest core tsan asan)
 LEGS=(native "${FULL_LEGS[@]}")
-# What the short test leaves to --full: other projects' suites, the tests of the tools, and the hunt for leaks, which
-# takes longest.
-LEFT_TO_FULL=(tests/outside tests/isolated/test_{arm64,docs,docs_browser,leaks,packaging,perf,transfers}.py)
+# The tests of the tools depend little on backend and version, and take minutes: these legs of --full leave them out.
+OF_TOOLS=(tests/isolated/test_{arm64,docs,docs_browser,packaging,perf,transfers}.py)
+WITHOUT_TOOLS=(native-3.14t native-3.15t threading standard-newest)
+# What the short test leaves to --full: those, other projects' suites, and the hunt for leaks, which takes longest.
+LEFT_TO_FULL=("${OF_TOOLS[@]}" tests/outside tests/isolated/test_leaks.py)
 SHORT= # set by the short test
 
 # is_leg NAME: standard-3.12 and so on are legs too.
@@ -132,7 +134,11 @@ print("on", platform.python_version() + ("t" if sysconfig.get_config_var("Py_GIL
   [[ ! -t 1 ]] || colour=yes
   local workers=() left=()
   (($#)) || workers=(-n "$WORKERS" --dist worksteal)
-  [[ -z ${SHORT:-} ]] || left=("${LEFT_TO_FULL[@]/#/--ignore=}")
+  if [[ -n ${SHORT:-} ]]; then
+    left=("${LEFT_TO_FULL[@]/#/--ignore=}")
+  elif ((!$#)) && [[ " ${WITHOUT_TOOLS[*]} " == *" $leg "* ]]; then
+    left=("${OF_TOOLS[@]/#/--ignore=}")
+  fi
   local run=(${limit[@]+"${limit[@]}"} ${WITH[@]+"${WITH[@]}"}
     "$env/bin/python" -m pytest "--color=$colour" -o cache_dir="$CACHE/pytest-$leg"
     "--session-timeout=$seconds"
