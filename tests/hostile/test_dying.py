@@ -348,9 +348,11 @@ def test_drop_is_not_called_as_garbage_is_cleared():
         make()
         gc.collect()
         assert cleared
-        assert dropped == ["early"]
+        # On the other backend a pool dies in another order: it may still take what comes late.
+        assert dropped.count("early") == 1
+        assert len(dropped) == 1 or nogil_sync.backend != "native"
         in_time += len(puts)
-    assert in_time or nogil_sync.backend != "native"  # there a pool dies in another order
+    assert in_time or nogil_sync.backend != "native"
 
 
 @in_own_process
