@@ -102,6 +102,11 @@ def opened(folder: str, **options: Any) -> Iterator[Any]:
             if not request.url.startswith((address, "data:", "blob:")):
                 wrong.append(f"another host: {request.url}")
 
+        def failed(request: Any) -> None:
+            # The browser aborts what a page still loads when the test goes to the next one.
+            if request.failure != "net::ERR_ABORTED":
+                wrong.append(f"failed: {request.url}: {request.failure}")
+
         def said(message: Any) -> None:
             if message.type in ("error", "warning"):
                 wrong.append(f"console: {message.type}: {message.text}")
@@ -110,7 +115,7 @@ def opened(folder: str, **options: Any) -> Iterator[Any]:
         context.on("weberror", lambda error: wrong.append(f"exception: {error.error}"))
         context.on("request", begun)
         context.on("response", answered)
-        context.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
+        context.on("requestfailed", failed)
         page = context.pages[0] if context.pages else context.new_page()
         yield page
         context.close()
