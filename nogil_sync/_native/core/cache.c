@@ -743,7 +743,7 @@ ns_cache_tally_slow(ns_cache *c, uint32_t slot)
         if (new == NULL) {
             return NULL;
         }
-        if (ns_cas_or_load(&c->tallies[i], &t, new, NS_RELEASE, NS_ACQUIRE)) {
+        if (ns_cas_or_load(&c->tallies[i], &t, new, NS_SEQ_CST, NS_ACQUIRE)) {
             t = new;
         }
         else {
