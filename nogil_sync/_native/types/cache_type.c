@@ -715,58 +715,21 @@ size_of(PyObject *self, PyObject *Py_UNUSED(unused))
 
 /* ---- load_or_compute, and what _common/cache.py calls ---- */
 
-/* load_or_compute of a missing key. */
-static PyObject *
-compute(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *timeout)
-{
-    ns_state *state = ns_state_of(self);
-    if (state->cache_load == NULL) {
-        return ns_shutting_down();
-    }
-    PyObject *seconds = ns_seconds_of(timeout), *result = NULL; /* runs code of users */
-    PyObject *rest = seconds ? PyTuple_New(nargs - 2) : NULL;
-    if (rest != NULL) {
-        for (Py_ssize_t i = 2; i < nargs; i++) {
-            PyTuple_SET_ITEM(rest, i - 2, Py_NewRef(args[i]));
-        }
-        result = PyObject_CallFunctionObjArgs(
-            state->cache_load, self, args[0], args[1], rest, seconds, NULL);
-    }
-    Py_XDECREF(rest);
-    Py_XDECREF(seconds);
-    return result;
-}
-
 static PyObject *
 load_or_compute(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     static const ns_signature s = {
         "Cache.load_or_compute(self, key, fn, /, *args, timeout=None)", {NULL}, 0, 0, 0};
-    PyObject *timeout = NULL, *value;
+    PyObject *timeout, *value;
     uint64_t hash;
-    if (nargs < 2) {
-        return ns_refuse(&s, args, nargs, kwnames);
-    }
-    for (Py_ssize_t k = 0; kwnames != NULL && k < PyTuple_GET_SIZE(kwnames); k++) {
-        if (PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, k), "timeout") != 0) {
-            return ns_refuse(&s, args, nargs, kwnames);
-        }
-        timeout = args[nargs + k];
-    }
-    if (timeout != NULL) { /* a bad time-out is an error even if the call does not wait */
-        PyObject *seconds = ns_seconds_of(timeout);
-        if (seconds == NULL) {
-            return NULL;
-        }
-        Py_DECREF(seconds);
-    }
-    if (ns_key_hash(args[0], &hash) < 0) {
+    if (ns_compute_arguments(&s, args, nargs, kwnames, &timeout, &hash) < 0) {
         return NULL;
     }
     int found = ns_cache_lookup((Cache *)self, args[0], hash, true, &value);
     return ns_likely(found == NS_LOOKUP_FOUND) ? value
-           : found == NS_LOOKUP_ERROR          ? NULL
-                                               : compute(self, args, nargs, timeout);
+           : found == NS_LOOKUP_ERROR
+               ? NULL
+               : ns_compute(ns_state_of(self)->cache_load, self, args, nargs, timeout);
 }
 
 static PyObject *

@@ -9,6 +9,7 @@
 #ifndef NS_SYNCMAP_H
 #define NS_SYNCMAP_H
 
+#include "arguments.h"
 #include "object.h"
 #include "interpreter/spares.h"
 #include "types/syncmap_keys.h"
@@ -64,6 +65,36 @@ PyObject *ns_flights_of(PyObject *self, ns_ref *flights);
 void ns_set_key_error(PyObject *key);
 /* A time-out as _common/mapping.py takes it: seconds, or None. */
 PyObject *ns_seconds_of(PyObject *timeout);
+/* Reads the arguments of load_or_compute. Returns 0, or -1 with an exception. Runs code of users. */
+static inline int
+ns_compute_arguments(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs,
+                     PyObject *kwnames, PyObject **timeout, uint64_t *hash)
+{
+    *timeout = NULL;
+    if (nargs < 2) {
+        ns_refuse(s, args, nargs, kwnames);
+        return -1;
+    }
+    for (Py_ssize_t k = 0; kwnames != NULL && k < PyTuple_GET_SIZE(kwnames); k++) {
+        if (PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, k), "timeout") != 0) {
+            ns_refuse(s, args, nargs, kwnames);
+            return -1;
+        }
+        *timeout = args[nargs + k];
+    }
+    if (*timeout != NULL) { /* a bad time-out is an error even if the call does not wait */
+        PyObject *seconds = ns_seconds_of(*timeout);
+        if (seconds == NULL) {
+            return -1;
+        }
+        Py_DECREF(seconds);
+    }
+    return ns_key_hash(args[0], hash);
+}
+
+/* load_or_compute of a missing key, by a function of _common; NULL: the interpreter ends. */
+PyObject *ns_compute(PyObject *function, PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                     PyObject *timeout);
 
 /* atomic_bool_type.c: an AtomicBool's value; the object must be one. */
 bool ns_atomic_bool_is_set(PyObject *self);
