@@ -59,7 +59,7 @@ _UNTOLD = (_HOME, threading.__file__, "<frozen runpy>")
 Call: TypeAlias = tuple[str, int, str]
 Calls: TypeAlias = tuple[Call, ...]
 
-# Who waits in these waits for something to happen, and not for a thread that is in the way.
+# A thread in one of these waits for something to happen, and not for a thread that is in the way.
 _MEETINGS = frozenset(
     (
         *("Barrier", "Channel", "ChannelSender", "Cond", "Event", "Future", "Sending"),

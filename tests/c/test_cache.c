@@ -665,8 +665,8 @@ test_value_is_never_found_with_the_deadline_of_another(void)
     end_cache();
 }
 
-/* One thread stores ever later deadlines, others have the table rebuilt. A reader finds nothing that
- * is older than a store that had ended before. */
+/* One thread stores ever later deadlines, others have the table rebuilt. A reader finds nothing
+ * that is older than a store that had ended before. */
 static _Atomic int64_t stored;
 
 static void

@@ -409,8 +409,9 @@ oldest(ns_cache_queue *q)
     return is_empty(&q->ends) ? NULL : ENTRY_AT(q->ends.previous, place);
 }
 
-/* Decides about the oldest entry of the small queue: it is evicted, or replaces an entry of the main
- * queue, or goes round again with one use less. `room`: how much more fits into the main queue. */
+/* Decides about the oldest entry of the small queue: it is evicted, or replaces an entry of the
+ * main queue, or goes round again with one use less. `room`: how much more fits into the main
+ * queue. */
 static void
 judge(ns_cache *c, ns_cache_entry *candidate, int64_t room, bool now, const ns_cache_edit *edit,
       ns_cache_gone *gone)

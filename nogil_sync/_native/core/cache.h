@@ -13,20 +13,20 @@
  *                        |                        |
  *                        +------- not used -------+---->  evicted; its hash goes to the ghosts
  *
- *    An entry's `uses` goes up to NS_CACHE_USES with its hits, and down by one each time the hand of
- *    the main queue passes. A key whose hash is still among the ghosts, twice as many as there are
- *    entries, is an entry that came back. Two changes to S3-FIFO:
+ *    An entry's `uses` goes up to NS_CACHE_USES with its hits, and down by one each time the hand
+ *    of the main queue passes. A key whose hash is still among the ghosts, twice as many as there
+ *    are entries, is an entry that came back. Two changes to S3-FIFO:
  *    - The duels. A candidate for a full main queue meets the oldest entries there, one after the
- *      other: up to eight, by its own uses; one if it only came back. It replaces the first that was
- *      not used since the hand passed it last. Each other goes round once more with one use less. A
- *      candidate that finds none goes round in the small queue if it was used twice, or is evicted.
- *      (The admission of TinyLFU, Einziger, Friedman and Manes, ACM TOS 2017, with the entries' own
- *      counts in place of a sketch.) So a loop that is larger than the cache, or a scan, does not
- *      displace what is in use, and new favourites displace old ones.
+ *      other: up to eight, by its own uses; one if it only came back. It replaces the first that
+ *      was not used since the hand passed it last. Each other goes round once more with one use
+ *      less. A candidate that finds none goes round in the small queue if it was used twice, or is
+ *      evicted. (The admission of TinyLFU, Einziger, Friedman and Manes, ACM TOS 2017, with the
+ *      entries' own counts in place of a sketch.) So a loop that is larger than the cache, or a
+ *      scan, does not displace what is in use, and new favourites displace old ones.
  *    - Entries come to the main queue with one use, so that each stays for one round there. Else a
  *      loop would evict each just before it is wanted.
- *    Until there are entries for the main queue the small one has its place. The numbers were chosen
- *    with perf/cache_policies.py.
+ *    Until there are entries for the main queue the small one has its place. The numbers were
+ *    chosen with perf/cache_policies.py.
  *    Each look at an entry evicts it, moves it from the small queue to the main one, or lowers a
  *    count of uses. Hits can raise a count meanwhile: after NS_CACHE_PATIENCE looks for one
  *    insertion the next entry is evicted whatever its count.
@@ -232,8 +232,8 @@ enum ns_cache_found {
 };
 
 /* Looks a key up, and takes a reference to its value: as ns_table_get. `match` gets words of
- * entries. `now` is the time, or NS_CACHE_NO_TIME: then the system's clock is read if the entry has a
- * deadline.
+ * entries. `now` is the time, or NS_CACHE_NO_TIME: then the system's clock is read if the entry has
+ * a deadline.
  * With NS_CACHE_ASK and a place, *result is a reference to the stored key, or 0 if `hold` failed.
  * Counts a use of the entry if `uses`. */
 static inline __attribute__((always_inline)) enum ns_cache_found

@@ -62,8 +62,8 @@ is_served(const ns_sleep *sleep)
     return state == NS_GRANTED || state == NS_CANCELLED;
 }
 
-/* What a record says: (thread, object, operation, seconds, timeless, cancellable, count, holder, foreign, served,
- * stack). The record is locked. */
+/* What a record says: (thread, object, operation, seconds, timeless, cancellable, count, holder,
+ * foreign, served, stack). The record is locked. */
 static PyObject *
 describe(const ns_sleep *sleep, uint64_t count, PyObject *stack)
 {
@@ -173,8 +173,8 @@ set_deadlock_check(PyObject *module, PyObject *args)
 /* The wait of this thread for which the function is being called. */
 static NS_THREAD_LOCAL const ns_sleep *checked;
 
-/* _own_wait(): (holder, served) of this thread's wait, as of now. The holder is 0 if it is not known,
- * or need not be the one that releases. */
+/* _own_wait(): (holder, served) of this thread's wait, as of now. The holder is 0 if it is not
+ * known, or need not be the one that releases. */
 static PyObject *
 own_wait(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
 {

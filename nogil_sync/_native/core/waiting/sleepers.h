@@ -2,7 +2,7 @@
  *
  * Each thread slot (slots.h) has a record in static memory. A thread fills its record right before
  * it sleeps, in the slow path only, and empties it before it goes on. So no fast path pays, a wait
- * that sleeps pays two locks on a cache line that only it writes, and who looks disturbs nobody
+ * that sleeps pays two locks on a cache line that only it writes, and a looker disturbs nobody
  * else.
  *
  *     the thread that sleeps              the thread that looks
@@ -18,10 +18,10 @@
  *
  * `count` says whether two looks saw the same sleep: it differs for any two sleeps of one slot.
  *
- * Who looks does not wait for a record's lock: ns_sleeper_try fails if it is taken. A signal handler
- * may have interrupted the thread that has it. And a thread that is attached to the interpreter, and
- * waits for one that has the lock and has to attach again, would hold up those that stop all
- * threads, while they hold up the other.
+ * A looker does not wait for a record's lock: ns_sleeper_try fails if it is taken. A signal
+ * handler may have interrupted the thread that has it. And a thread that is attached to the
+ * interpreter, and waits for one that has the lock and has to attach again, would hold up those
+ * that stop all threads, while they hold up the other.
  *
  * A thread without a slot is not recorded. A record that was filled before a fork counts as empty.
  */
