@@ -18,7 +18,7 @@ import nogil_sync
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-Kind = Literal["floor", "stdlib", "peer", "ours"]
+Kind = Literal["floor", "stdlib", "peer", "ours"]  # in results also "go" (perf/go)
 
 # How the loop reaches the shared objects: as arguments, which are locals; as globals of one module;
 # as attributes of one `self`; or as variables of one enclosing function.
