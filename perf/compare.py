@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import page
 import report
 from results import NOISE, NotResultsError, headline
-from summary import times
+from summary import percent, times
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -228,11 +228,11 @@ def lines(found: Comparison) -> Iterator[tuple[str, str]]:
 
 def _noise(found: Comparison) -> str:
     if len(found.controls) < MIN_CONTROLS:
-        what = f"taken for {found.noise:.0%}, since there are too few rows of the standard library"
+        what = f"taken for {percent(found.noise)}: too few rows of the standard library to know"
     else:
         what = (
             f"the {len(found.controls)} rows that no change of ours touches differ by "
-            f"{found.noise:.1%} (one standard deviation)"
+            f"{percent(found.noise)} (one standard deviation)"
         )
     by = "more than three times" if found.visible > 200 else f"about {found.visible:.0f} %"
     seen = f"a row must differ by {by} to be seen"

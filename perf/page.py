@@ -16,7 +16,7 @@ import summary
 import ways
 from results import NOISE, headline
 from rows import LOOP_ALONE
-from summary import Standing, Summary, in_threads, is_subject, times
+from summary import Standing, Summary, in_threads, is_subject, percent, times
 
 from nogil_sync._common.contention_page import _STYLE as HOUSE_STYLE
 
@@ -43,10 +43,10 @@ _STYLE = (
 .strip > * { position: absolute; }
 .strip .tick { top: 0; bottom: 0; width: 1px; background: var(--line); }
 .strip .one { background: var(--soft); }
-.strip .text { transform: translateX(-50%); white-space: nowrap; }
+.strip .text { translate: -50%; white-space: nowrap; }
 .strip .span { top: 10px; height: 4px; border-radius: 2px; opacity: .3; }
 .strip .dot, .dot { width: 11px; height: 11px; border-radius: 50%; border: 2px solid; }
-.strip .dot { top: 6px; transform: translateX(-50%); }
+.strip .dot { top: 6px; translate: -50%; }
 .keys .dot { display: inline-block; margin-right: 6px; vertical-align: -1px; }
 .keys li { display: flex; align-items: baseline; }
 .keys .dot { flex: none; align-self: center; }
@@ -64,7 +64,11 @@ _STYLE = (
 .plots .keys { display: grid; grid-template-columns: 1fr; }
 .plots .keys li span:nth-child(2) { flex: 1; min-width: 0; overflow-wrap: anywhere; }
 .plots .keys li span:nth-child(3) { font-variant-numeric: tabular-nums; padding-left: 10px; }
-.plot { max-width: 720px; }
+.plot { max-width: 780px; }
+.plot .wide svg { min-width: 480px; }
+.tables { padding: 0; }
+.tables details { border-top: 1px solid var(--line); padding: 7px 14px; }
+.tables details:first-child { border-top: 0; }
 svg .line { fill: none; stroke: currentColor; stroke-width: 2; }
 svg .thin { stroke-width: 1.5; }
 svg .dash { stroke-dasharray: 4 3; }
@@ -134,11 +138,10 @@ def _page(found: Sequence[Results]) -> Iterator[str]:
         yield from _growth(results, on)
     yield "<h2>All figures</h2>\n"
     yield f'<p class="soft">{escape(report.EXPLANATION)}</p>\n'
+    yield '<div class="card tables">\n'
     for header, rows, _ in report.tables(found):
-        yield (
-            f'<details class="card"><summary>{escape(header[0])}</summary>{table(header, rows)}'
-            "</details>\n"
-        )
+        yield (f"<details><summary>{escape(header[0])}</summary>{table(header, rows)}</details>\n")
+    yield "</div>\n"
     yield f"<h2>How to read this</h2>\n<p>{HOW}</p>\n" + FOOT
 
 
@@ -158,7 +161,7 @@ def _figures(each: Summary, label: str) -> Iterator[str]:
         figures.append((f"scaling to {most} threads", times(each.scaling(Standing.best))))
     beside_go = each.beside_go(most)
     if beside_go:
-        figures.append(("of Go's rate", f"{beside_go[0]:.0%}"))
+        figures.append(("of Go's rate", percent(beside_go[0])))
     figures.append(("operations lost", f"{len(each.losses)} of {len(each.standings)}"))
     yield f"<h3>{escape(label)}</h3>\n" if label else ""
     yield '<dl class="figures">\n'
@@ -225,7 +228,8 @@ def _strips(strips: Sequence[Strip], scale: Scale, unit: str, line: float | None
         span = ""
         if strip.span is not None:
             left, right = sorted(map(scale.at, strip.span))
-            span = f'<i class="span ours" style="left:{left:.2f}%;width:{right - left:.2f}%"></i>'
+            place = f"left:{left:.2f}%;width:{right - left:.2f}%"
+            span = f'<i class="span {strip.dots[-1].kind}" style="{place}"></i>'
         dots = "".join(
             f'<i class="dot {dot.kind} {"full" if dot.full else "empty"}" '
             f'style="left:{scale.at(dot.value):.2f}%" title="{escape(dot.title)}"></i>'
@@ -242,7 +246,7 @@ def _strips(strips: Sequence[Strip], scale: Scale, unit: str, line: float | None
 
 def _axis(scale: Scale, unit: str) -> Iterator[str]:
     texts = "".join(
-        f'<span class="text" style="left:{scale.at(t):.2f}%">{t:g}{unit}</span>'
+        f'<span class="text" style="left:{scale.at(t):.2f}%">{t:,g}{unit}</span>'
         for t in scale.ticks
     )
     yield (
@@ -509,7 +513,7 @@ def _growth(results: Results, on: str) -> Iterator[str]:
     everything = [point for points in curves.values() for point in points]
     first = min(x for x, share in everything if share < 0.999)
     curves = {name: [p for p in points if p[0] >= first / 2] for name, points in curves.items()}
-    width, height, left, below = 720, 300, 64, 24
+    width, height, left, below = 600, 280, 64, 24
     x = Scale.of([first / 2, max(each for each, _ in everything)])
     x.ticks = [10.0**power for power in range(1, 10) if x.low <= power <= x.high]
     y = Scale.of([min(share for _, share in everything) / 2, 1.0])
@@ -523,7 +527,7 @@ def _growth(results: Results, on: str) -> Iterator[str]:
         '<p class="soft">What part of the lookups took at least so long, while another thread made '
         "the map large. Lower is better. The control reads the clock as often and looks nothing "
         "up: what it shows comes from the machine and the interpreter.</p>\n"
-        '<div class="card"><div class="plot"><svg '
+        '<div class="card plot"><div class="wide"><svg '
         f'viewBox="0 0 {width} {height}" role="img" aria-label="Lookups while the map grows">'
     )
     for tick in y.ticks:
@@ -564,6 +568,10 @@ def _time(ns: float) -> str:
 
 
 # ---- Tables ----
+
+
+def _title(header: Sequence[str]) -> str:
+    return "Ways to reach an object" if ways.REACHED in header else header[0]
 
 
 def said(lines: Sequence[tuple[str, str]]) -> str:

@@ -35,7 +35,7 @@ Tables: TypeAlias = list[tuple[list[str], list[list[str]], list[str]]]
 
 LOSES = "loses to"
 # The columns, beside the first, that hold words and not numbers.
-WORDS = (LOSES, "reached as", "operation", "")
+WORDS = (LOSES, ways.REACHED, "operation", "")
 
 KIND_STYLE = {"floor": "dim", "stdlib": "", "peer": "cyan", "go": "cyan", "ours": "bold green"}
 
@@ -164,8 +164,9 @@ def warnings(found: Sequence[Results]) -> list[str]:
     for each in found:
         on = f"{each.label}: " if len(found) > 1 else ""
         reasons += [
-            f"{on}at {threads} threads the loop alone, which shares nothing, reached {part:.0%} of "
-            "perfect scaling: something else used the cores, or they are not whole cores"
+            f"{on}at {threads} threads the loop alone, which shares nothing, reached "
+            f"{summary.percent(part)} of perfect scaling: something else used the cores, "
+            "or they are not whole cores"
             for threads, part in each.disturbed().items()
         ]
         if "debug" in each.environment.get("python_build", ""):

@@ -215,6 +215,10 @@ def times(ratio: float | None) -> str:
     return f"{ratio:.{digits}f}{TIMES}"
 
 
+def percent(part: float) -> str:
+    return f"{part * 100:.2g} %" if part < 0.095 else f"{part * 100:.0f} %"
+
+
 def in_threads(count: int) -> str:
     return "in one thread" if count == 1 else f"at {count} threads"
 
@@ -275,9 +279,9 @@ def _lines(summary: Summary, *, short: bool) -> Iterator[tuple[str, str]]:
         )
     beside_go = [(n, summary.beside_go(n)) for n in dict.fromkeys((1, most))]
     if any(part for _, part in beside_go):
-        parts = [f"{part[0]:.0%} {in_threads(count)}" for count, part in beside_go if part]
+        parts = [f"{percent(part[0])} {in_threads(count)}" for count, part in beside_go if part]
         count = max(part[1] for _, part in beside_go if part)
-        yield "Beside Go", f"ours reach {', '.join(parts)} of its rate, over {count} operations"
+        yield "Beside Go", f"of Go's rate ours reach {', '.join(parts)} ({count} operations)"
     if summary.results.fairness and not short:
         yield "Fairness", _fairness(summary.results)
 
@@ -339,7 +343,7 @@ def _growth(found: Sequence[Results]) -> Iterator[tuple[str, str]]:
     for name, rounds in results.growth.items():
         share = growth_share(rounds, GROWTH_LIMIT)
         if share is not None and not name.startswith(CONTROL):
-            parts.append(f"{name} {share * 100:.3g} %")
+            parts.append(f"{name} {percent(share)}")
     on = f" on {results.label}" if len(found) > 1 else ""
     yield (
         "Growth",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SCALES = 1.7
 PINNED = ", pinned"
 PINNED_SELF = "pinned self"
+REACHED = "reached as"
 
 BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
 
@@ -67,7 +68,7 @@ def _short(value: float) -> str:
 
 
 def table(found: Sequence[Results]) -> tuple[list[str], list[list[str]]]:
-    header = ["operation", "reached as"]
+    header = ["operation", REACHED]
     header += [f"{each.label}{how}" for each in found for how in ("", PINNED)]
     rows = []
     for operation, of_versions in panels(found).items():
