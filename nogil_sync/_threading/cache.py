@@ -582,9 +582,15 @@ class Cache(SyncObject, SharedCache[K, V]):
             self.__expire_by(table, now)
         limit = _NO_LIMIT if self.__maxsize is None else self.__maxsize
         flights = self.__flights
-        if weight > limit and unless is None and flights is not None:
-            # It deletes the key: a load must not bring back what was there before.
-            self.__detach(flights, key)
+        overtaken: AtomicBool | None = None
+        if unless is None and flights is not None:
+            if weight > limit:
+                # It deletes the key: a load must not bring back what was there before.
+                self.__detach(flights, key)
+            else:
+                # Nor may a load bring back something older once this value is evicted.
+                flight = flights.get(key)
+                overtaken = None if flight is None else flight.detached
         deadline = min(now + ttl, NEVER - 1) if ttl else NEVER
         new = _Entry(which, key, value, weight, deadline)
         if ttl:
@@ -597,10 +603,10 @@ class Cache(SyncObject, SharedCache[K, V]):
             unequal: dict[int, object] = {}
             while True:
                 if unless is not None:
-                    if unless.load():
-                        return value
                     if old is not None and old.deadline > now:
                         return old.value
+                    if unless.load():
+                        return value
                 if weight > limit:
                     if old is None or self.__remove(table, old, "", []):
                         with self.__guard:
@@ -609,7 +615,7 @@ class Cache(SyncObject, SharedCache[K, V]):
                         return value
                 elif self.__room(table, weight, old, limit, gone):
                     new.key = key if old is None else old.key  # the first one stays, as in a dict
-                    if self.__install(table, bucket, old, new, unless):
+                    if self.__install(table, bucket, old, new, unless, overtaken):
                         return value
                 if bucket is not None:
                     for each in bucket:
@@ -629,8 +635,12 @@ class Cache(SyncObject, SharedCache[K, V]):
         old: _Entry | None,
         new: _Entry,
         unless: AtomicBool | None,
+        overtaken: AtomicBool | None,
     ) -> bool:
-        """Store the new entry in place of the old one, or as a new one, if that fits; whether."""
+        """Store the new entry in place of the old one, or as a new one, if that fits; whether.
+
+        In the same step it sets the flag `overtaken`.
+        """
         limit = _NO_LIMIT if self.__maxsize is None else self.__maxsize
         which = new.which
         if bucket is None:
@@ -695,6 +705,8 @@ class Cache(SyncObject, SharedCache[K, V]):
                 table.small_weight = small_weight
                 table.weight = weight
                 table.count = count
+                if overtaken is not None:
+                    overtaken._AtomicBool__value = True  # type: ignore[attr-defined]
                 done = True
         if done and back and old is None:
             self.__ghosts.pop(which, None)
@@ -854,13 +866,16 @@ class Cache(SyncObject, SharedCache[K, V]):
                 else:
                     table.main_low = ticket
                 return entry
-            if ticket >= table.next:
-                break
-            if entry is not None:  # its insertion or its move failed for lack of memory
+            if entry is not None:
+                # Its insertion or its move failed for lack of memory; or it has just been replaced,
+                # by an entry that has its ticket now; or its insertion was under way. Look again:
+                # an entry that this search passed would never be evicted.
                 with self.__guard:
-                    # Not the entry that has replaced it in its place.
                     if entry.queue == _NONE and ticket in queue and queue[ticket] is entry:
                         del queue[ticket]
+                continue
+            if ticket >= table.next:
+                break
             ticket += 1
         return None
 
@@ -921,7 +936,7 @@ class Cache(SyncObject, SharedCache[K, V]):
     def _land(self, key: K, value: V, detached: AtomicBool) -> V:
         """Store the value, unless detached or the key is there; return the key's value."""
         result: V = self.__store(key, value, self.__ttl, detached)
-        return value if detached.load() else result
+        return result
 
     def __detach(self, flights: "SyncMap[K, Any]", key: K) -> None:
         """Have the flights for this key store nothing. To be called before the key is deleted."""

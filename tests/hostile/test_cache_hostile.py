@@ -10,7 +10,7 @@ import weakref
 
 import pytest
 from marks import starts_threads
-from support import collect_often, collected, eventually, for_a_while, many, run_threads
+from support import NATIVE, collect_often, collected, eventually, for_a_while, many, run_threads
 
 from nogil_sync import Cache, TaskGroup, cached
 
@@ -962,6 +962,33 @@ def test_crowd_that_inserts_leaves_no_more_than_the_size():
     run_threads(*[insert] * THREADS)
     assert all(c[key] == [key] for key in list(c))
     check_whole(c, 50)
+
+
+@pytest.mark.skipif(NATIVE, reason="about the queues of the other backend")
+def test_entry_replaced_during_the_search_for_a_victim_can_still_be_evicted():
+    class Queue(dict):
+        """Has another thread replace the oldest entry just after the search has found it."""
+
+        def get(self, ticket):
+            found = super().get(ticket)
+            if armed and found is not None:
+                armed.clear()
+                c["oldest"] = "new"
+            return found
+
+    armed = []
+    c = Cache(3)
+    table = c._Cache__table
+    table.small, table.main = Queue(), Queue()
+    for key in ("oldest", "second", "third"):
+        c[key] = key
+    armed.append(True)
+    c["fourth"] = "fourth"
+    assert not armed
+    for n in range(10):
+        c[n] = n
+    assert "oldest" not in c
+    assert len(c) == 3
 
 
 @starts_threads

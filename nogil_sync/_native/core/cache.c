@@ -588,12 +588,12 @@ ns_cache_store(ns_cache *c, ns_cache_edit *e, ns_cache_gone *gone)
             return done;
         }
         old = present ? ns_cache_entry_of(ns_load(&at->key, NS_RELAXED)) : NULL;
-        if (e->add && e->is_set(e->flag)) {
-            return end(c, s, gone, NS_CACHE_FORBIDDEN);
-        }
         if (e->add && present && ns_load(&old->deadline, NS_RELAXED) > e->now) {
             e->result = ns_entry_hold(at, e->hold);
             return end(c, s, gone, NS_CACHE_KEPT);
+        }
+        if (e->add && e->is_set(e->flag)) {
+            return end(c, s, gone, NS_CACHE_FORBIDDEN);
         }
         if (weight > c->limit) {
             if (present) {
@@ -614,6 +614,9 @@ ns_cache_store(ns_cache *c, ns_cache_edit *e, ns_cache_gone *gone)
             return NS_CACHE_AGAIN;
         }
         evict(c, weight, e, gone);
+    }
+    if (!e->add && e->flag != NULL) {
+        e->set(e->flag);
     }
     if (present) {
         replace(c, at, old, e, gone);

@@ -322,7 +322,7 @@ enum ns_cache_done {
     NS_CACHE_REMOVED,  /* `result` is the value, whose reference the caller owns */
     NS_CACHE_MISSING,
     NS_CACHE_TOO_HEAVY, /* the entry does not fit at all; the key is absent now */
-    NS_CACHE_FORBIDDEN, /* the flag is set: nothing was done */
+    NS_CACHE_FORBIDDEN, /* add: the key is missing and the flag set; nothing was stored */
     NS_CACHE_ASK_KEY,   /* `result` is a reference to a stored key: compare, and repeat */
     NS_CACHE_AGAIN,     /* release what is gone, and repeat */
     NS_CACHE_NO_MEMORY, /* nothing was stored */
@@ -342,7 +342,8 @@ typedef struct ns_cache_edit {
     uintptr_t value;
     bool add; /* only if the key is missing, and `flag` not set */
     bool (*is_set)(void *flag);
-    void *flag;
+    void (*set)(void *flag);
+    void *flag; /* add: see there. Else it is set in the step that stores; may be NULL */
     /* For ns_cache_remove: */
     bool only_expired;
 } ns_cache_edit;
