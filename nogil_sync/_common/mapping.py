@@ -315,7 +315,7 @@ class SharedMap(_Base[K, V]):
             flights.compare_and_delete(key, flight)
 
     def _flag_of(self, key: Any) -> Any:
-        """The flag by which a step that sets the key detaches the flight for it; None: no flight."""
+        """The flag by which a step that sets the key detaches its flight; None if it has none."""
         flight = self._plain._flights(self).get(key)
         return None if flight is None else flight.detached
 

@@ -229,6 +229,7 @@ class Cache(SyncObject, SharedCache[K, V]):
         "__loads",
         "__maxsize",
         "__misses",
+        "__number",
         "__on_evict",
         "__table",
         "__ttl",
@@ -251,7 +252,8 @@ class Cache(SyncObject, SharedCache[K, V]):
         self.__weigher: Callable[[K, V], int] | None = None
         self.__on_evict: Callable[[K, V, str], object] | None = None
         self.__clock: Callable[[], float] | None = None
-        self.__ghosts: dict[int, None] = {}
+        self.__ghosts: dict[int, int] = {}  # hashes, to the numbers of the evictions
+        self.__number = 0  # of the next eviction
         self.__table: _Table = until_init(self)
 
     def __init__(
@@ -615,7 +617,7 @@ class Cache(SyncObject, SharedCache[K, V]):
                         return value
                 elif self.__room(table, weight, old, limit, gone):
                     new.key = key if old is None else old.key  # the first one stays, as in a dict
-                    if self.__install(table, bucket, old, new, unless, overtaken):
+                    if self.__install(table, bucket, old, new, (unless, overtaken)):
                         return value
                 if bucket is not None:
                     for each in bucket:
@@ -634,13 +636,13 @@ class Cache(SyncObject, SharedCache[K, V]):
         bucket: Bucket | None,
         old: _Entry | None,
         new: _Entry,
-        unless: AtomicBool | None,
-        overtaken: AtomicBool | None,
+        flags: tuple[AtomicBool | None, AtomicBool | None],
     ) -> bool:
         """Store the new entry in place of the old one, or as a new one, if that fits; whether.
 
-        In the same step it sets the flag `overtaken`.
+        The first flag, if it is set, forbids it. The second is set in the same step.
         """
+        unless, overtaken = flags
         limit = _NO_LIMIT if self.__maxsize is None else self.__maxsize
         which = new.which
         if bucket is None:
@@ -905,11 +907,17 @@ class Cache(SyncObject, SharedCache[K, V]):
     def __evict_entry(self, table: _Table, entry: _Entry, gone: list[tuple[Any, Any, str]]) -> None:
         if self.__remove(table, entry, "size", gone):
             ghosts = self.__ghosts
+            number = self.__number
+            self.__number = number + 1  # two threads may take the same one: ghosts are hints
             ghosts.pop(entry.which, None)
-            ghosts[entry.which] = None
-            while len(ghosts) > 2 * table.count:
+            ghosts[entry.which] = number
+            oldest = self.__number - 2 * table.count
+            while ghosts:
                 try:
-                    ghosts.pop(next(iter(ghosts)), None)
+                    which = next(iter(ghosts))
+                    if ghosts.get(which, number) >= oldest:
+                        break
+                    ghosts.pop(which, None)
                 except (RuntimeError, StopIteration):
                     break  # another thread changes it
 

@@ -4,7 +4,8 @@
  * word of the table's key leads to an ns_cache_entry, which has the user's key, the deadline and
  * the links of the queues; the table's value is the user's value. So a hit is a hit of the table,
  * and reads one more cache line: the entry's. Whatever stores or removes an entry holds the cache's
- * lock, and takes locks of the table under it. No other thread locks the table, so these are free.
+ * lock, and takes locks of the table under it. Without it the table is locked only to free dead
+ * entries (ns_table_settle), so its locks are nearly always free.
  *
  * 2. Policy. After S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP
  * 2023).
@@ -26,7 +27,8 @@
  *    - Entries come to the main queue with one use, so that each stays for one round there. Else a
  *      loop would evict each just before it is wanted.
  *    Until there are entries for the main queue the small one has its place. The numbers were
- *    chosen with perf/cache_policies.py.
+ *    chosen with perf/cache_policies.py. A single thread sees the evictions of the model in
+ *    perf/policies.py, whatever the seed of the hashes. The other backend does the same.
  *    Each look at an entry evicts it, moves it from the small queue to the main one, or lowers a
  *    count of uses. Hits can raise a count meanwhile: after NS_CACHE_PATIENCE looks for one
  *    insertion the next entry is evicted whatever its count.
@@ -77,7 +79,8 @@
  * steady one does not go back: an earlier time is that of a thread which was late to take the lock.
  *
  * 7. Reclamation. What an operation removes goes to its ns_cache_gone, which the caller releases
- * when it holds no lock: values, of which it owns the references, and the table's garbage.
+ * when it holds no lock: values, of which it owns the references, and the table's garbage. Nobody
+ * polls (epoch.h) under the cache's lock: the table's polls come after it (ns_table_settle).
  *
  * 8. Fork. In the child of a fork the lock may be that of a thread that is gone. The thread that
  * takes it then puts all entries of the table into the main queue, anew. Ghosts are only hints.
