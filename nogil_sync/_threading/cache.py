@@ -13,8 +13,11 @@ loops and scans harmless, and let new favourites displace old ones:
 
 - A candidate for a full main queue *duels* with the oldest entries there (the admission of TinyLFU,
   Einziger, Friedman and Manes 2017, with the entries' own counts of uses), as often as its own uses
-  say, and replaces the first that was not used. Each other one goes round with one use less.
+  say, and replaces the first that was not used. Each other one goes round with half of its uses.
 - Entries come to the main queue with one use. Else a loop would evict each before it is wanted.
+
+While the main queue has room, as many candidates in a row as there are entries may have no use: in
+a long loop, for instance. Then more of them move to the main queue, and stay there.
 
 A queue is a dict from *tickets* to entries. Tickets only grow, so the lowest one is the oldest
 entry, and an entry anywhere in the queue can be removed in one step.
@@ -82,7 +85,7 @@ _SPAN: Final = 6  # a level has 2**6 ticks before the next level's begin
 
 _SHARE: Final = 10  # the small queue has one part in so many of the limit
 # In how many duels a candidate may look for a victim: if it is new, or came back; by its uses.
-_DUELS: Final = ((0, 2, 4, 8), (1, 4, 8, 8))
+_DUELS: Final = ((0, 4, 8, 8), (1, 8, 8, 8))
 
 
 class _Entry:
@@ -226,6 +229,7 @@ class Cache(SyncObject, SharedCache[K, V]):
         "__ghosts",
         "__guard",
         "__hits",
+        "__idle",
         "__loads",
         "__maxsize",
         "__misses",
@@ -254,6 +258,7 @@ class Cache(SyncObject, SharedCache[K, V]):
         self.__clock: Callable[[], float] | None = None
         self.__ghosts: dict[int, int] = {}  # hashes, to the numbers of the evictions
         self.__number = 0  # of the next eviction
+        self.__idle = 0  # candidates in a row that had no use, while the main queue has room
         self.__table: _Table = until_init(self)
 
     def __init__(
@@ -823,7 +828,7 @@ class Cache(SyncObject, SharedCache[K, V]):
             if hand.uses == 0 or now:
                 self.__evict_entry(table, hand, gone)
             else:
-                self.__move(table, hand, _MAIN, hand.uses - 1)
+                self.__move(table, hand, _MAIN, hand.uses // 2)
 
     def __judge(
         self,
@@ -839,9 +844,11 @@ class Cache(SyncObject, SharedCache[K, V]):
         less. `room` is how much more fits into the main queue.
         """
         uses = candidate.uses
-        if (candidate.back or uses >= 2) and candidate.weight <= room:
-            self.__move(table, candidate, _MAIN, 1)
-            return
+        if candidate.weight <= room:
+            idle = self.__idle = 0 if candidate.back or uses else self.__idle + 1
+            if candidate.back or uses >= 2 or (idle > table.count and not now):
+                self.__move(table, candidate, _MAIN, 1)
+                return
         for _ in range(0 if now else _DUELS[candidate.back][uses]):
             hand = self.__oldest(table, _MAIN)
             if hand is None:
@@ -850,7 +857,7 @@ class Cache(SyncObject, SharedCache[K, V]):
                 self.__evict_entry(table, hand, gone)
                 self.__move(table, candidate, _MAIN, 1)
                 return
-            self.__move(table, hand, _MAIN, hand.uses - 1)
+            self.__move(table, hand, _MAIN, hand.uses // 2)
         if uses >= 2 and not now:
             self.__move(table, candidate, _SMALL, uses - 1)
         else:

@@ -444,7 +444,7 @@ unlock(ns_cache *c, ns_cache_gone *gone)
 /* ---- Eviction ---- */
 
 /* In how many duels a candidate may look for a victim: by whether it came back, and by its uses. */
-static const uint8_t duels[2][4] = {{0, 2, 4, 8}, {1, 4, 8, 8}};
+static const uint8_t duels[2][4] = {{0, 4, 8, 8}, {1, 8, 8, 8}};
 _Static_assert(NS_CACHE_USES <= 3, "there is a number of duels for each count of uses");
 
 static inline ns_cache_entry *
@@ -461,9 +461,13 @@ judge(ns_cache *c, ns_cache_entry *candidate, int64_t room, bool now, const ns_c
       ns_cache_gone *gone)
 {
     const uint8_t uses = ns_load(&candidate->uses, NS_RELAXED);
-    if ((candidate->back || uses >= 2) && candidate->weight <= room) {
-        move(c, candidate, NS_CACHE_MAIN, 1);
-        return;
+    if (candidate->weight <= room) {
+        c->idle = candidate->back || uses > 0 ? 0 : c->idle + 1;
+        const bool may_stay = !now && c->idle > ns_load(&c->count, NS_RELAXED);
+        if (candidate->back || uses >= 2 || may_stay) {
+            move(c, candidate, NS_CACHE_MAIN, 1);
+            return;
+        }
     }
     ns_cache_entry *hand;
     for (unsigned n = now ? 0 : duels[candidate->back][uses];
@@ -475,7 +479,7 @@ judge(ns_cache *c, ns_cache_entry *candidate, int64_t room, bool now, const ns_c
             move(c, candidate, NS_CACHE_MAIN, 1);
             return;
         }
-        move(c, hand, NS_CACHE_MAIN, others - 1);
+        move(c, hand, NS_CACHE_MAIN, others / 2);
     }
     if (uses >= 2 && !now) {
         move(c, candidate, NS_CACHE_SMALL, uses - 1);
@@ -507,7 +511,7 @@ evict(ns_cache *c, int64_t weight, ns_cache_edit *edit, ns_cache_gone *gone)
         take_out(c, hand, edit, NS_CACHE_SIZE, gone);
     }
     else {
-        move(c, hand, NS_CACHE_MAIN, uses - 1);
+        move(c, hand, NS_CACHE_MAIN, uses / 2);
     }
 }
 

@@ -14,21 +14,24 @@
  *                        |                        |
  *                        +------- not used -------+---->  evicted; its hash goes to the ghosts
  *
- *    An entry's `uses` goes up to NS_CACHE_USES with its hits, and down by one each time the hand
+ *    An entry's `uses` goes up to NS_CACHE_USES with its hits, and is halved each time the hand
  *    of the main queue passes. A key whose hash is still among the ghosts, twice as many as there
  *    are entries, is an entry that came back. Two changes to S3-FIFO:
  *    - The duels. A candidate for a full main queue meets the oldest entries there, one after the
  *      other: up to eight, by its own uses; one if it only came back. It replaces the first that
- *      was not used since the hand passed it last. Each other goes round once more with one use
- *      less. A candidate that finds none goes round in the small queue if it was used twice, or is
+ *      was not used since the hand passed it last. Each other goes round once more with half of its
+ *      uses. A candidate that finds none goes round in the small queue if it was used twice, or is
  *      evicted. (The admission of TinyLFU, Einziger, Friedman and Manes, ACM TOS 2017, with the
  *      entries' own counts in place of a sketch.) So a loop that is larger than the cache, or a
  *      scan, does not displace what is in use, and new favourites displace old ones.
  *    - Entries come to the main queue with one use, so that each stays for one round there. Else a
  *      loop would evict each just before it is wanted.
- *    Until there are entries for the main queue the small one has its place. The numbers were
- *    chosen with perf/cache_policies.py. A single thread sees the evictions of the model in
- *    perf/policies.py, whatever the seed of the hashes. The other backend does the same.
+ *    Until there are entries for the main queue the small one has its place: the cache is a FIFO
+ *    queue. It would have no hits at all on a loop that is longer than the ghosts' memory. So when
+ *    as many candidates as there are entries were not used, one after the other (`idle`), more of
+ *    them move to the main queue, as far as it has room, and stay while the loop goes round.
+ *    The numbers were chosen with perf/cache_policies.py. A single thread sees the evictions of the
+ *    model in perf/policies.py, whatever the seed of the hashes. So does the other backend.
  *    Each look at an entry evicts it, moves it from the small queue to the main one, or lowers a
  *    count of uses. Hits can raise a count meanwhile: after NS_CACHE_PATIENCE looks for one
  *    insertion the next entry is evicted whatever its count.
@@ -181,6 +184,7 @@ typedef struct ns_cache {
     _Atomic(ns_cache_wheel *) wheel; /* NULL until an entry has a deadline */
     ns_cache_queue small, main;
     ns_cache_ghosts *ghosts;
+    uint64_t idle; /* candidates in a row that had no use, while the main queue has room */
     uint32_t clearing; /* how many threads are emptying the cache */
     struct { /* of threads without a slot */
         _Atomic uint64_t hits, misses, loads, failures;
