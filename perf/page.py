@@ -409,9 +409,9 @@ def _shown_lines(panel: Panel) -> list[Line]:
         some = [each.best(most), each.plain, each.reference, rival, peer, go]
         lines = [line for line in some if line is not None]
     else:
-        some = [line for line in panel.lines.values() if not line.name.endswith(BOUND)]
-        lines = [line for line in some if most in line.mops and line.kind not in ("floor", "go")]
-        lines = lines[:5] + [line for line in some if line.kind == "go"]
+        usual = [line for line in panel.lines.values() if not line.name.endswith(BOUND)]
+        lines = [line for line in usual if most in line.mops and line.kind not in ("floor", "go")]
+        lines = lines[:5] + [line for line in usual if line.kind == "go"]
     return list({line.name: line for line in lines}.values())
 
 
