@@ -107,9 +107,9 @@ leg_tsan() { core tsan -Db_sanitize=thread -Db_lundef=false; }
 
 leg_asan() { core asan -Db_sanitize=address,undefined -Db_lundef=false; }
 
-# How many processes share a leg's tests, which mostly wait for something. A leg with arguments for pytest runs
+# How many processes share a leg's tests, which wait as often as they run. A leg with arguments for pytest runs
 # in one, as those who name tests want to see and to stop them.
-WORKERS=${NOGIL_SYNC_WORKERS:-$((2 * $(cores) < 8 ? 2 * $(cores) : 8))}
+WORKERS=${NOGIL_SYNC_WORKERS:-$((3 * $(cores) < 12 ? 3 * $(cores) : 12))}
 
 # suite LEG INTERPRETER PYTEST-ARGS...: WITH is a command to run Python by, OPTIONS are more arguments for pytest.
 suite() {

@@ -57,6 +57,7 @@ BENCHMARKS = [
     "mutex",
     "once",
     "pool",
+    "prometheus",
     "reach",
     "rwmutex",
     "select",
