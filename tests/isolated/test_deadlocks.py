@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import warnings
 from pathlib import Path
 
@@ -111,26 +112,6 @@ def test_three_philosophers():
 
 
 @in_own_process
-def test_mutex_against_rwmutex_against_semaphore():
-    # Who holds the semaphore is not known: it counts as every thread is asleep for ever.
-    all_threads_are_known()
-    detect_deadlocks("raise", after=AFTER)
-    a, rw, semaphore = Mutex(), RWMutex(), Semaphore(1)
-    barrier = threading.Barrier(3)
-    errors = in_threads(
-        taking(barrier, a, rw.write),
-        taking(barrier, rw.write, semaphore),
-        taking(barrier, semaphore, a),
-    )
-    assert errors
-    assert {each.operation for each in errors[0].waits} == {
-        "Mutex.acquire",
-        "RWMutexWriter.acquire",
-        "Semaphore.acquire",
-    }
-
-
-@in_own_process
 def test_thread_takes_its_own_mutex_twice():
     detect_deadlocks("raise", after=AFTER)
     mutex = Mutex()
@@ -141,12 +122,94 @@ def test_thread_takes_its_own_mutex_twice():
         pass
 
 
-@in_own_process
-def test_consumer_of_a_channel_that_nobody_fills():
+# Deadlocks: functions to be called in threads, how many threads wait then, in which calls, and the
+# function in their stacks. Those with `Event.wait` count as every thread is asleep for ever: there
+# the main thread waits in an event of ours.
+
+
+def philosophers():
+    forks, barrier = [Mutex(), RLock(), Mutex()], threading.Barrier(3)
+    return [taking(barrier, forks[i], forks[(i + 1) % 3]) for i in range(3)]
+
+
+def three_kinds():
+    a, rw, semaphore, barrier = Mutex(), RWMutex(), Semaphore(1), threading.Barrier(3)
+    return [
+        taking(barrier, a, rw.write),
+        taking(barrier, rw.write, semaphore),
+        taking(barrier, semaphore, a),
+    ]
+
+
+def own_mutex():
+    mutex = Mutex()
+
+    def take_twice():
+        with mutex, mutex:
+            pass
+
+    return [take_twice]
+
+
+def channel_that_nobody_fills():
+    channel = Channel()
+
+    def consume():
+        channel.recv()
+
+    return [consume]
+
+
+DEADLOCKS = [
+    (philosophers, 3, ["Mutex.acquire", "RLock.acquire"], "take"),
+    # Who holds the semaphore is not known: it counts as every thread is asleep for ever.
+    (
+        three_kinds,
+        4,
+        ["Mutex.acquire", "RWMutexWriter.acquire", "Semaphore.acquire", "Event.wait"],
+        "take",
+    ),
+    (own_mutex, 1, ["Mutex.acquire"], "take_twice"),
+    (channel_that_nobody_fills, 2, ["Channel.recv", "Event.wait"], "consume"),
+]
+
+
+def told_of(number, action):
+    """Have these threads deadlock; end once that was told or raised."""
     all_threads_are_known()
-    detect_deadlocks("raise", after=AFTER)
-    with pytest.raises(DeadlockError, match=r"Channel\.recv"):
-        Channel().recv()
+    told = (Event if "Event.wait" in DEADLOCKS[number][2] else threading.Event)()
+    show, hook = warnings.showwarning, threading.excepthook
+
+    def show_and_note(*args):
+        show(*args)
+        told.set()
+
+    def hook_and_note(args):
+        hook(args)
+        told.set()
+
+    warnings.showwarning, threading.excepthook = show_and_note, hook_and_note
+    detect_deadlocks(action, after=AFTER)
+    for function in DEADLOCKS[number][0]():
+        threading.Thread(target=function, daemon=True).start()
+    try:
+        told.wait()
+    except DeadlockError:
+        traceback.print_exc(file=sys.stderr)
+
+
+@pytest.mark.parametrize("action", ["raise", "warn"])
+@pytest.mark.parametrize("number", range(4), ids=[each[0].__name__ for each in DEADLOCKS])
+def test_deadlock_is_told_with_its_calls_and_stacks(number, action):
+    done = in_process(told_of, number, action)
+    _, threads, calls, function = DEADLOCKS[number]
+    kind = "DeadlockError" if action == "raise" else "DeadlockWarning"
+    text = f"{kind}: deadlock of {threads} thread{'s' * (threads > 1)}:"
+    assert done.stderr.count(text) == 1, done.stderr
+    for call in calls:
+        assert f" waits in {call} of " in done.stderr
+    shown = re.findall(rf"in (?:.*\.)?{function}$", done.stderr, re.MULTILINE)
+    assert len(shown) >= threads - ("Event.wait" in calls)
 
 
 @in_own_process
