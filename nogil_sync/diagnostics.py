@@ -108,7 +108,8 @@ def detect_deadlocks(
     With ``"raise"`` a wait that is part of a deadlock raises :class:`DeadlockError`, which says
     who waits for what and shows the stacks; nothing was acquired, and the locks that the thread
     holds are released as the exception passes their ``with`` statements. With ``"warn"`` there is
-    one :class:`DeadlockWarning`. None: no detection. It concerns waits that begin afterwards.
+    one :class:`DeadlockWarning`; so it is where ``Cond.wait`` takes its lock again, which cannot
+    fail, and another thread of the circle raises then. None: no detection. It concerns waits that begin afterwards.
 
     A deadlock is, first, a circle of threads each of which waits, without a time-out, for what
     the next one holds: Mutex, RLock, the functions of ``once`` and of ``load_or_compute``; also a

@@ -13,7 +13,7 @@ def set_deadlock_check(_look: Callable[..., float] | None, _after: float, /) -> 
     """Have waits in C look for deadlocks: there are none."""
 
 
-def own_wait() -> tuple[int, bool]:
+def own_wait() -> tuple[int, bool, bool]:
     """Return who holds what this thread waits for in C, and whether it was served."""
     return 0, True
 

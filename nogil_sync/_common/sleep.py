@@ -68,10 +68,12 @@ class _Checks:
 
 class _Thread(local):
     nap: Nap | None = None  # of the innermost call that sleeps
+    # Whether waits that find a deadlock warn in any case, as they cannot fail.
+    deadlocks_warn = False
 
 
 checks = _Checks
-_thread = _Thread()
+this_thread = _thread = _Thread()
 sleeping: dict[int, Nap] = {}  # by thread
 
 

@@ -275,6 +275,41 @@ def test_flight_against_a_mutex():
 
 
 @in_own_process
+def test_cond_that_takes_its_lock_again_warns_and_does_not_raise():
+    warned, errors = [], []
+    warnings.showwarning = lambda message, *_: warned.append(str(message))
+    threading.excepthook = errors.append
+    cond, outer = Cond(), Mutex()
+
+    def wait():
+        outer.acquire()
+        with cond:
+            cond.wait()
+
+    def nest():
+        with cond, outer:
+            pass
+
+    def waited_in(operation):
+        return eventually(lambda: any(each.operation == operation for each in waits()))
+
+    threads = [threading.Thread(target=each) for each in (wait, nest)]
+    for thread, operation in zip(threads, ("Cond.wait", "Mutex.acquire"), strict=True):
+        thread.start()
+        assert waited_in(operation)
+    detect_deadlocks("raise", after=AFTER)  # of no concern to the second wait: it has begun
+    cond.notify()
+    assert eventually(lambda: warned)
+    outer.release()
+    for thread in threads:
+        thread.join()
+    assert [each.partition(":")[0] for each in warned] == ["deadlock of 2 threads"]
+    assert "in nest" in warned[0]
+    assert errors == []
+    assert not cond.locked()
+
+
+@in_own_process
 def test_deadlock_beside_a_thread_that_runs():
     detect_deadlocks("raise", after=AFTER)
     over = []
