@@ -11,8 +11,8 @@ be in the same sleeps at both looks.  So they slept all the while in between, an
 each of them held what the one before it waits for, because it cannot have taken that in its sleep.
 
 The thread that begins the last wait of a circle finds all of it when it looks.  So one look a wait
-is enough to find each circle.  But `Cond.wait`, which takes its lock again, cannot fail: if it finds
-a circle it warns, and the others raise when they look again.
+is enough to find each circle.  But `Cond.wait`, which takes its lock again, cannot fail: if that
+finds a circle it warns, and the others raise when they look again.
 
 **All asleep.**  What waits for a channel, an event or a semaphore can be served by any thread that
 runs.  So such a wait counts only if every thread of the process is in a wait that only another
@@ -118,11 +118,14 @@ def _look(me: Sleeper, own: _Own) -> float:
         if _looking.setdefault(0, token) is not token:
             return _AGAIN * (1 + random())  # noqa: S311  (no secret)
         found = (not me.cancellable and _circle(me, own)) or _all_asleep(me, own)
+        error = _described(found) if found else None
+    except Exception:  # no memory, say, or a thread's name raises: no reason to end the wait
+        return detection.after
     finally:
         if _looking.get(0) is token:
             del _looking[0]
-    if found:
-        _report(found, "warn" if own()[2] else detection.action)
+    if error is not None:
+        _report(error, found, "warn" if own()[2] else detection.action)
         return 0.0
     return min(max(detection.after, me.seconds), _SELDOM)
 
@@ -226,16 +229,19 @@ def _are_stuck(me: Sleeper, found: dict[int, Sleeper]) -> bool:
     return not _unknown_threads(len(frames))
 
 
-def _report(found: list[Sleeper], action: Action | None) -> None:
-    text = describe(found)
+def _described(found: list[Sleeper]) -> DeadlockError:
+    error = DeadlockError(describe(found))
+    error.waits = waits_of(found, {each.thread: each for each in found})
+    return error
+
+
+def _report(error: DeadlockError, found: list[Sleeper], action: Action | None) -> None:
     if action == "raise":
-        error = DeadlockError(text)
-        error.waits = waits_of(found, {each.thread: each for each in found})
         raise error
     key = frozenset(each.thread for each in found)
     if key not in _told:
         _told[key] = None
-        warnings.warn(text, DeadlockWarning, stacklevel=4)
+        warnings.warn(str(error), DeadlockWarning, stacklevel=4)
 
 
 def describe(found: list[Sleeper]) -> str:

@@ -23,7 +23,12 @@ class Wait(NamedTuple):
     seconds: float
     """How long it has waited."""
     holders: tuple[Thread, ...]
-    """The threads that hold the object, as far as they are known."""
+    """The thread that holds the object, if it is known.
+
+    It is known of a Mutex, an RLock, the write side of an RWMutex, and a function of `once` or of
+    ``load_or_compute`` that another thread runs. Who holds units of a Semaphore, or reads under an
+    RWMutex, is not recorded: each acquire would have to write it down.
+    """
     stack: StackSummary
     """The stack of the thread, down to the call."""
     holder_stacks: tuple[StackSummary, ...]
