@@ -14,8 +14,8 @@ def set_deadlock_check(_look: Callable[..., float] | None, _after: float, /) -> 
 
 
 def own_wait() -> tuple[int, bool, bool]:
-    """Return who holds what this thread waits for in C, and whether it was served."""
-    return 0, True
+    """Return who holds what this thread waits for in C, whether it was served, cannot fail."""
+    return 0, True, False
 
 
 def register_signal(_signum: int, _file: int, /) -> None:

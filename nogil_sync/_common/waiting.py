@@ -123,7 +123,8 @@ def of_nap(nap: Nap, stacks: bool) -> Sleeper | None:
     cancellable = scope is not None and not operation.startswith(_LOCKS)
     holders = () if about is None else about.holders()
     # A cancelled wait ends as soon as its thread runs, which may be long after.
-    served = about is None or about.is_served() or (cancellable and scope.cancelled)
+    cancelled = cancellable and scope is not None and scope.cancelled
+    served = about is None or about.is_served() or cancelled
     if nap.seen is not seen:
         return None
     return Sleeper(

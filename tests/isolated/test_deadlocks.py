@@ -34,7 +34,6 @@ from nogil_sync import (
 )
 from nogil_sync.diagnostics import (
     DeadlockError,
-    DeadlockWarning,
     detect_deadlocks,
     label,
     register,
