@@ -5,7 +5,7 @@ check() {
   local interpreter env home fix=
   [[ ${1:-} != --fix ]] || fix=1
   interpreter=$(free_threaded)
-  env=$(environment "$interpreter" bench test check)
+  env=$(environment "$interpreter" bench server test check)
   home=$(tools "$interpreter" check)
   PATH=$home/bin:$PATH
   # A cache for each checkout: mypy fails on one that another checkout changes meanwhile.

@@ -6,11 +6,13 @@ SHORT_LEGS=(native standard core)
 FULL_LEGS=(native-3.13t native-3.14t native-3.15t parallel threading standard standard-newest core tsan asan)
 LEGS=(native "${FULL_LEGS[@]}")
 # The tests of the tools depend little on backend and version, and take minutes: these legs of --full leave them out.
-OF_TOOLS=(tests/isolated/test_{arm64,docs,docs_browser,packaging,perf,transfers}.py)
+OF_TOOLS=(tests/isolated/test_{arm64,docs,docs_browser,packaging,perf,server,server_application,server_page,transfers}.py)
 WITHOUT_TOOLS=(native-3.14t native-3.15t threading standard-newest)
 # What the short test leaves to --full: those, other projects' suites, and the hunt for leaks, which takes longest.
 LEFT_TO_FULL=("${OF_TOOLS[@]}" tests/outside tests/isolated/test_leaks.py)
 SHORT= # set by the short test
+# These legs of --full repeat, on one more interpreter, what another leg runs, and so stress a third as long.
+REPEATED=(native-3.15t threading standard-newest)
 
 # is_leg NAME: standard-3.12 and so on are legs too.
 is_leg() { [[ " ${LEGS[*]} ${ARM64_LEGS[*]} " == *" $1 "* || $1 == standard-3.[0-9]* ]]; }
@@ -72,11 +74,11 @@ run_legs() {
 
 leg_native() { suite_native native "$VERSION" "$@"; }
 
-# suite_native LEG VERSION ARGS...: those of the oldest version alone have the benchmarks' tools, and so test the
-# benchmarks, which takes minutes.
+# suite_native LEG VERSION ARGS...: those of the oldest version alone have the tools of the benchmarks and of the server,
+# and so test them, which takes minutes.
 suite_native() {
   local MORE_TOOLS=()
-  [[ -n ${SHORT:-} || $1 == native-3.1[45]t ]] || MORE_TOOLS=(bench)
+  [[ -n ${SHORT:-} || $1 == native-3.1[45]t ]] || MORE_TOOLS=(bench server)
   suite "$1" "free_threaded $2" "${@:3}"
 }
 
@@ -88,10 +90,10 @@ leg_parallel() {
 
 leg_threading() { NOGIL_SYNC_BACKEND=threading suite threading free_threaded "$@"; }
 
-# This leg alone has what builds the documentation and opens its pages in a browser: the backend matters little there.
+# This leg alone has what builds the documentation and opens pages in a browser: the backend matters little there.
 leg_standard() {
   local MORE_TOOLS=()
-  [[ -n ${SHORT:-} ]] || MORE_TOOLS=(docs browser)
+  [[ -n ${SHORT:-} ]] || MORE_TOOLS=(docs browser server)
   suite standard standard "$@"
 }
 
@@ -132,6 +134,9 @@ print("on", platform.python_version() + ("t" if sysconfig.get_config_var("Py_GIL
   local seconds=${LIMIT:-1800}
   if have timeout; then limit=(timeout --foreground --signal=ABRT --kill-after=30 $((seconds + 300))); fi
   [[ ! -t 1 ]] || colour=yes
+  if ((!$#)) && [[ " ${REPEATED[*]} " == *" $leg "* ]]; then
+    export NOGIL_SYNC_STRESS=${NOGIL_SYNC_STRESS:-0.3}
+  fi
   local workers=() left=()
   (($#)) || workers=(-n "$WORKERS" --dist worksteal)
   if [[ -n ${SHORT:-} ]]; then

@@ -1,0 +1,43 @@
+"""The metrics of the server, for Prometheus. Its client's classes come as arguments."""
+
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+#: Upper bounds of the histogram, in seconds: four for each power of two from 8 µs to 8 s.
+BOUNDS = tuple(8e-6 * 2 ** (n / 4) for n in range(81))
+
+
+class Metrics:
+    """Counts requests by route and status, and their durations."""
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        counter: type[Counter] = Counter,
+        histogram: type[Histogram] = Histogram,
+    ) -> None:
+        self.requests = counter(
+            "server_requests",
+            "Requests that were answered.",
+            ["route", "status"],
+            registry=registry,
+        )
+        self.seconds = histogram(
+            "server_request_seconds",
+            "Time inside the application.",
+            buckets=BOUNDS,
+            registry=registry,
+        )
+        self.sessions = Gauge("server_sessions", "Sessions that are kept.", registry=registry)
+        # labels() takes a lock and is slow: each pair is looked up once. Two threads may both do
+        # so at first; they get the same child.
+        self._counters: dict[tuple[str, int], Any] = {}
+
+    def observe(self, route: str, status: int, seconds: float) -> None:
+        counter = self._counters.get((route, status))
+        if counter is None:
+            counter = self.requests.labels(route, str(status))
+            self._counters[route, status] = counter
+        counter.inc()
+        self.seconds.observe(seconds)

@@ -1,0 +1,25 @@
+# shellcheck shell=bash
+# The server of examples/server: started with its status page, or driven by wrk. See docs/guide/server.md.
+
+# serve [ARGS]: see examples/server/__main__.py.
+serve() {
+  server_program server "$@"
+}
+
+# load [ARGS]: see examples/server/load.
+load() {
+  if ! have wrk; then
+    have apt-get || die "./dev load needs wrk, an HTTP load generator, on PATH"
+    packages "./dev load" wrk
+  fi
+  server_program server.load "$@"
+}
+
+# server_program MODULE ARGS...: runs a module of examples/. The tree itself stays off sys.path, as nogil_sync has no
+# extension there.
+server_program() {
+  local interpreter env
+  interpreter=$(free_threaded) || exit
+  env=$(environment "$interpreter" server) || exit
+  PYTHONSAFEPATH=1 PYTHONPATH=$ROOT/examples exec "$env/bin/python" -m "$@"
+}
