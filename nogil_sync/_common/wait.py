@@ -66,7 +66,10 @@ def _stack_of_holder(ident: int, known: dict[int, Sleeper]) -> StackSummary:
 def name_of_thread(ident: int) -> str:
     """Return what to call the thread of this number."""
     thread = thread_of(ident)
-    return f"thread {ident:#x}" if thread is None else f"{thread.name} ({ident:#x})"
+    try:
+        return f"thread {ident:#x}" if thread is None else f"{thread.name} ({ident:#x})"
+    except Exception:  # a property of a derived class
+        return f"thread {ident:#x}"
 
 
 def name_of_object(obj: object) -> str:

@@ -320,6 +320,44 @@ def test_cond_that_takes_its_lock_again_warns_and_does_not_raise():
 
 
 @in_own_process
+def test_names_that_raise_hide_no_deadlock():
+    class Name(str):
+        __slots__ = ()
+
+        def raise_(self, *_):
+            raise ZeroDivisionError
+
+        __str__ = __repr__ = __format__ = __len__ = __hash__ = raise_
+
+    class Nameless(threading.Thread):
+        @property
+        def name(self):
+            raise ZeroDivisionError
+
+        @name.setter
+        def name(self, _):
+            pass
+
+    class Hostile(Mutex):
+        __repr__ = __hash__ = __eq__ = Name.raise_
+
+    errors = []
+
+    def take_twice():
+        with pytest.raises(DeadlockError, match="the Hostile 'twice', for") as caught, lock:
+            lock.acquire()
+        errors.append(caught.value)
+
+    detect_deadlocks("raise", after=AFTER)
+    lock = Hostile()
+    label(lock, Name("twice"))
+    thread = Nameless(target=take_twice)
+    thread.start()
+    thread.join()
+    assert len(errors) == 1
+
+
+@in_own_process
 def test_deadlock_beside_a_thread_that_runs():
     detect_deadlocks("raise", after=AFTER)
     over = []
