@@ -1,11 +1,11 @@
 """What diagnostics cost where nobody waits: nanoseconds an operation, off and on.
 
-    ./dev python perf/diagnostics.py [--rounds 31] [--loops 20000]
+    ./dev python perf/diagnostics.py [--rounds 201] [--loops 4000]
 
-Each round times every operation in one thread three times, in random order: with nothing on, with
-deadlocks detected, and in a contention profile. The differences to *off* are medians over the
-rounds, of times that were taken within milliseconds of each other, so that what disturbs the
-machine disturbs both. The second *off* shows how far such a difference can be trusted.
+Each round takes the processor time of an operation in four states, in random order: with nothing
+on, the same again, with deadlocks detected, and in a contention profile. The differences to *off*
+are medians over the rounds, of times that were taken within milliseconds of each other, so that
+what disturbs the machine disturbs both. *Off again* shows how far they can be trusted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import random
 from statistics import median
-from time import perf_counter_ns
+from time import thread_time_ns
 from typing import TYPE_CHECKING, Any
 
 from harness import check_gil, describe_build
@@ -44,9 +44,9 @@ def timed(loop: Callable[[Any, Any], None], it: Any, loops: int, state: str) -> 
 
     def run() -> float:
         loop(it, range(loops // 10))  # a state may have just begun
-        begin = perf_counter_ns()
+        begin = thread_time_ns()
         loop(it, range(loops))
-        return (perf_counter_ns() - begin) / loops
+        return (thread_time_ns() - begin) / loops
 
     if state == "profile":
         with profile_contention():
@@ -61,8 +61,8 @@ def timed(loop: Callable[[Any, Any], None], it: Any, loops: int, state: str) -> 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--loops", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=201)
+    parser.add_argument("--loops", type=int, default=4_000)
     args = parser.parse_args()
     check_gil()
     print(describe_build())

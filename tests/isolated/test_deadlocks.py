@@ -14,7 +14,8 @@ import warnings
 from pathlib import Path
 
 import pytest
-from marks import starts_processes
+from forks import in_child
+from marks import needs_fork, starts_processes
 from processes import in_own_process, in_process
 from support import NATIVE, eventually
 
@@ -418,6 +419,29 @@ def test_wrong_value_of_the_variable_is_an_error():
     done = in_process(deadlocked, 0, env={"NOGIL_SYNC_DEADLOCK": "yes"}, check=False)
     assert done.returncode != 0
     assert "NOGIL_SYNC_DEADLOCK must be 'raise', 'warn' or 'off', not 'yes'" in done.stderr
+
+
+@needs_fork
+@in_own_process
+def test_child_of_a_fork_has_no_waits_and_detects_its_own():
+    detect_deadlocks("raise", after=AFTER)
+    held, event = Mutex(), Event()
+    held.acquire()
+    threads = [threading.Thread(target=each) for each in (held.acquire, event.wait)]
+    for thread in threads:
+        thread.start()
+    assert eventually(lambda: len(waits()) == 2)
+
+    def child():
+        assert waits() == []
+        with pytest.raises(DeadlockError):
+            held.acquire()
+
+    in_child(child)
+    held.release()
+    event.set()
+    for thread in threads:
+        thread.join()
 
 
 # No deadlocks
