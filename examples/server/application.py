@@ -3,6 +3,7 @@
 import hmac
 import json
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
@@ -118,10 +119,16 @@ class Application:
         return Response(200, b"ended\n")
 
     def report(self, environ: Environ) -> Response:
-        """Put a report together in a buffer that is used again."""
+        """Put a report together in a buffer that is used again.
+
+        ``wait=20`` stands for a database that takes 20 ms.
+        """
+        wait = requests.number(environ, "wait", 0, 1000)
         rows = requests.number(environ, "rows", 100, BUFFER // len(_ROW % (0, 0)))
         try:
             with self.state.report_turn(), self.state.buffer() as buffer:
+                if wait:
+                    time.sleep(wait / 1000)
                 size = 0
                 for row in range(rows):
                     line = _ROW % (row, rows)

@@ -51,6 +51,8 @@ class Status:
             "python": platform.python_version() + ("" if _gil() else "t, no GIL"),
             "cores": os.cpu_count(),
         }
+        # What the state calls its objects; they live as long as it does.
+        self._names = {id(each): name.strip("_") for name, each in vars(state).items()}
         self._snapshots: deque[dict[str, Any]] = deque(maxlen=KEPT)
         self._changed = threading.Condition()
         self._stopped = False
@@ -134,7 +136,7 @@ class Status:
             ],
             "waits": [
                 {
-                    "object": _name(wait),
+                    "object": self._names.get(id(wait.obj), type(wait.obj).__name__),
                     "operation": wait.operation,
                     "thread": getattr(wait.thread, "name", None) or "a task",
                     "seconds": wait.seconds,
@@ -246,7 +248,7 @@ def quantile(buckets: dict[float, float], share: float) -> float | None:
 
 def _hot(profile: Any) -> list[dict[str, Any]]:
     """The objects that threads waited for, or tried again on, the worst first."""
-    found = [each for each in profile.objects() if each.contended]
+    found = [each for each in profile.objects if each.contended]
     return [
         {
             "object": each.name,
@@ -259,11 +261,6 @@ def _hot(profile: Any) -> list[dict[str, Any]]:
         }
         for each in found[:10]
     ]
-
-
-def _name(wait: Any) -> str:
-    text = repr(wait.obj)
-    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def _place(stack: StackSummary) -> str:
