@@ -19,7 +19,8 @@ from .state import OverloadedError, State
 
 Handler = Callable[[Environ], Response]
 
-_STATUS = {each.value: f"{each.value} {each.phrase}" for each in HTTPStatus}
+# Interned texts have no reference count for threads to contend for.
+_STATUS = {each.value: sys.intern(f"{each.value} {each.phrase}") for each in HTTPStatus}
 _ROW = b"%06d  the quick brown fox jumps over the lazy dog  %06d\n"
 _JSON = "application/json"
 
@@ -49,6 +50,8 @@ class Application:
         for methods in self.routes.values():
             if "GET" in methods:
                 methods["HEAD"] = methods["GET"]
+        handlers = [each for methods in self.routes.values() for each in methods.values()]
+        state.keep([self, self.routes, *self.routes.values(), *handlers])
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         began = perf_counter()

@@ -36,10 +36,10 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         # for ever. What it defers is closed after `keepalive` seconds without news.
         now = time.monotonic()
         before = getattr(conn, "wanted", 0)
-        conn.wanted = 0 if _has_data(conn) else wanted(conn.sock)
+        conn.wanted = 0 if _has_data(conn) else wanted(conn.sock, before)
         if conn.wanted != before:
             wake_at(conn.sock, conn.wanted or 1)
-        if not before:
+        if before <= 1:
             conn.begun = now
         if conn.wanted and now - conn.begun > REQUEST:
             conn.sock.send(TOO_SLOW)

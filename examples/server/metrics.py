@@ -47,12 +47,12 @@ class Metrics:
         self.sessions = Gauge("server_sessions", "Sessions that are kept.", registry=registry)
         # labels() takes a lock and is slow: each pair is looked up once. Two threads may both do
         # so at first; they get the same child.
-        self._counters: dict[tuple[str, int], Any] = {}
+        self.counters: dict[tuple[str, int], Any] = {}
 
     def observe(self, route: str, status: int, seconds: float) -> None:
-        counter = self._counters.get((route, status))
+        counter = self.counters.get((route, status))
         if counter is None:
             counter = self._keep(self.requests.labels(route, str(status)))
-            self._counters[route, status] = counter
+            self.counters[route, status] = counter
         counter.inc()
         self.seconds.observe(seconds)

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 from prometheus_client import CollectorRegistry
 
-from nogil_sync import AtomicInt64, AtomicRef, Cache, Pool, Semaphore, pin
+from nogil_sync import AtomicInt64, AtomicRef, Cache, Pool, Semaphore, pin, pin_all
 from nogil_sync.diagnostics import label
 
 from . import configuration
@@ -43,10 +43,13 @@ class Shared:
         self._metrics = Metrics(self.registry)
         self._metrics.sessions.set_function(self.sessions)
         self.observe = self._metrics.observe
+        self.keep([self, self._metrics, self._metrics.counters, self.observe])
         for name, each in vars(self).items():
             if name.startswith("_") and name != "_metrics":
                 label(each, name[1:])
-        pin(self)
+
+    def keep(self, objects: list[object]) -> None:
+        pin_all(objects)
 
     def config(self) -> Config:
         return self._config.load()

@@ -7,7 +7,6 @@ threads that wait count for nothing, and work in the kernel counts for the funct
 
 import json
 import sys
-import sysconfig
 import threading
 from collections import Counter
 from pathlib import Path
@@ -15,7 +14,6 @@ from types import FrameType
 
 PAUSE = 0.004  # seconds between two looks
 _HERE = str(Path(__file__).parent)
-_LIBRARY = sysconfig.get_path("stdlib")
 # What the innermost known function belongs to.
 _LAYERS = {"cheroot": "HTTP server", "gunicorn": "HTTP server", "prometheus_client": "metrics"}
 
@@ -84,6 +82,8 @@ def _place(frame: FrameType) -> tuple[str, str]:
                 return "HTTP server", function
             if name in ("ours.py", "plain.py", "limits.py"):
                 return "shared state", function
+            if name == "metrics.py":
+                return "metrics", function
             if name == "status.py":
                 return "status page", function
             return "application", function

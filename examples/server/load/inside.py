@@ -12,9 +12,9 @@ import threading
 import time
 from typing import Any
 
-from ..__main__ import new_state
 from ..application import Application
 from ..configuration import Config
+from ..state import new_state
 
 SESSIONS = 256
 _KEPT = 50_000  # durations that a thread keeps, of those at even distances
