@@ -11,6 +11,8 @@ WITHOUT_TOOLS=(native-3.14t native-3.15t threading standard-newest)
 # What the short test leaves to --full: those, other projects' suites, and the hunt for leaks, which takes longest.
 LEFT_TO_FULL=("${OF_TOOLS[@]}" tests/outside tests/isolated/test_leaks.py)
 SHORT= # set by the short test
+# These legs of --full repeat, on one more interpreter, what another leg runs, and so stress a third as long.
+REPEATED=(native-3.15t threading standard-newest)
 
 # is_leg NAME: standard-3.12 and so on are legs too.
 is_leg() { [[ " ${LEGS[*]} ${ARM64_LEGS[*]} " == *" $1 "* || $1 == standard-3.[0-9]* ]]; }
@@ -135,6 +137,9 @@ print("on", platform.python_version() + ("t" if sysconfig.get_config_var("Py_GIL
   local seconds=${LIMIT:-1800}
   if have timeout; then limit=(timeout --foreground --signal=ABRT --kill-after=30 $((seconds + 300))); fi
   [[ ! -t 1 ]] || colour=yes
+  if ((!$#)) && [[ " ${REPEATED[*]} " == *" $leg "* ]]; then
+    export NOGIL_SYNC_STRESS=${NOGIL_SYNC_STRESS:-0.3}
+  fi
   local workers=() left=()
   (($#)) || workers=(-n "$WORKERS" --dist worksteal)
   if [[ -n ${SHORT:-} ]]; then

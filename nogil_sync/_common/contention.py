@@ -17,7 +17,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from heapq import heappush, heappushpop
+from heapq import heapify, heappush, heappushpop
 from itertools import chain
 from pathlib import Path
 from time import monotonic, thread_time
@@ -47,7 +47,8 @@ __all__ = [
 _ROUND = 0.01  # seconds between two rounds of a recorder
 _REST = 50  # a recorder rests at least so many times as long as its last round computed,
 _LONG_ROUND = 0.1  # but at most so many seconds; so also while nobody waits
-_PAUSE = 0.1  # seconds; two sleeps that lie further apart belong to two waits
+_SHOWN_AFTER = 0.1  # seconds for which a wait that may go on is held back
+_PAUSE = 1.0  # seconds; two sleeps with a longer pause between them belong to two waits
 _INTERVALS = 240  # the max of single waits that are kept of an object, the longest ones
 _BUCKETS = 256  # the max of buckets in which the waits of an object are summed up over time
 _SAMPLES = 1024  # the max of samples of holders that are kept of an object
@@ -162,6 +163,13 @@ class Interval(NamedTuple):
     site: tuple[str, Calls]
 
 
+class Ending(NamedTuple):
+    """When a wait ended, in seconds from the profile's begin, and how."""
+
+    at: float
+    served: bool
+
+
 class Subject:
     """All that is known of one object."""
 
@@ -186,12 +194,29 @@ class Subject:
         site.add(ended - began, served)
         if served:
             self.taken_at[token.ident] = where[1]
-        interval = Interval(ended - began, began, _thread_name(token), where)
+        self.__keep(Interval(ended - began, began, _thread_name(token), where))
+        self.__spread(began, ended)
+
+    def extend(self, token: Token, began: float, first: "Ending", last: "Ending") -> None:
+        """Have a wait that was added with the first ending have the last one."""
+        where, site = self.__site(token)
+        site.seconds += last.at - first.at
+        site.longest = max(site.longest, last.at - began)
+        site.failed += first.served - last.served
+        if last.served:
+            self.taken_at[token.ident] = where[1]
+        before = Interval(first.at - began, began, _thread_name(token), where)
+        if before in self.intervals:
+            self.intervals.remove(before)
+            heapify(self.intervals)
+        self.__keep(before._replace(seconds=last.at - began))
+        self.__spread(first.at, last.at)
+
+    def __keep(self, interval: Interval) -> None:
         if len(self.intervals) < _INTERVALS:
             heappush(self.intervals, interval)
         else:
             heappushpop(self.intervals, interval)
-        self.__spread(began, ended)
 
     def add_retries(self, token: Token, retries: int) -> None:
         """Add that an operation was tried again so many times."""
@@ -323,7 +348,9 @@ class _Recorder(Thread):
         super().__init__(name="nogil_sync contention profile")
         self.daemon = True  # a profile that nobody ends keeps no process alive
         self.inbox: list[Recorded] = []
-        self.unfinished: dict[int, Recorded] = {}  # waits that may go on, by their threads
+        # Waits that may go on, by their threads: those held back, and those that were added.
+        self.unfinished: dict[int, Recorded] = {}
+        self.shown: dict[int, Recorded] = {}
         self.subjects: dict[object, Subject] = {}
         self.began = self.looked = self.ended = 0.0
         self.threads: set[int] = set()
@@ -351,6 +378,7 @@ class _Recorder(Thread):
             now = monotonic()
             self.__add_up(self.inbox)
             self.__add_going(going, now)
+            self.shown.clear()
             self.ended = now
 
     def cease(self) -> None:
@@ -365,40 +393,67 @@ class _Recorder(Thread):
             if each.retries:
                 self.__subject(each.token).add_retries(each.token, each.retries)
                 continue
-            before = self.unfinished.pop(each.token.ident, None)
-            wait = each
-            if before is not None:
-                if each.gate is before.gate:
-                    wait = each._replace(began=before.began, token=before.token)
-                else:
+            ident = each.token.ident
+            before = self.unfinished.pop(ident, None)
+            shown = self.shown.pop(ident, None)
+            if before is not None and _goes_on_with(before, each):
+                wait = each._replace(began=before.began, token=before.token)
+            elif shown is not None and _goes_on_with(shown, each):
+                wait = each._replace(began=shown.began, token=shown.token)
+                self.__extend(shown, wait)
+                if wait.goes_on:
+                    self.shown[ident] = wait
+                continue
+            else:
+                wait = each
+                if before is not None:
                     self.__add(before)
             if wait.goes_on:
-                self.unfinished[wait.token.ident] = wait
+                self.unfinished[ident] = wait
             else:
                 self.__add(wait)
-        self.__finish(monotonic() - _PAUSE)
+        self.__show(monotonic() - _SHOWN_AFTER)
 
-    def __finish(self, before: float) -> None:
+    def __show(self, before: float) -> None:
         """Add the waits that have not gone on since this time."""
         for ident, wait in list(self.unfinished.items()):
             if wait.ended <= before:
-                self.__add(self.unfinished.pop(ident))
+                self.shown[ident] = self.unfinished.pop(ident)
+                self.__add(wait)
 
     def __add(self, wait: Recorded) -> None:
         self.threads.add(wait.token.ident)
-        began = max(wait.began - self.began, 0.0)
-        ended = max(wait.ended - self.began, began)
+        began, ended = self.__times(wait)
         self.__subject(wait.token).add(wait.token, began, ended, wait.served)
+
+    def __extend(self, before: Recorded, wait: Recorded) -> None:
+        """Have a wait that was added end later."""
+        began, first = self.__times(before)
+        _, last = self.__times(wait)
+        endings = Ending(first, before.served), Ending(last, wait.served)
+        self.__subject(wait.token).extend(wait.token, began, *endings)
+
+    def __times(self, wait: Recorded) -> tuple[float, float]:
+        """When it began and ended, in seconds from the profile's begin."""
+        began = max(wait.began - self.began, 0.0)
+        return began, max(wait.ended - self.began, began)
 
     def __add_going(self, going: list[Sleeper], now: float) -> None:
         """Add the waits that go on as if they ended now."""
         for each in going:
+            gate = getattr(each.sleep, "gate", None)
             before = self.unfinished.pop(each.thread, None)
+            shown = self.shown.get(each.thread)
+            if before is not None and before.gate is gate:
+                self.__add(before._replace(ended=now, served=True))
+                continue
             if before is not None:
-                self.__add(before._replace(ended=now))
+                self.__add(before)
+            if shown is not None and shown.gate is gate:
+                self.__extend(shown, shown._replace(ended=now, served=True))
             elif _is_told(each):
                 self.__add(Recorded(now - each.seconds, now, True, 0, _token(each)))
-        self.__finish(now)
+        self.__show(now)
 
     def __subject(self, token: Token) -> Subject:
         key = token.operation if token.obj is None else id(token.obj)
@@ -427,6 +482,11 @@ class _Recorder(Thread):
                 subject.sample(now - self.began, name, calls, waited)
         self.looked = now
         return bool(waits)
+
+
+def _goes_on_with(wait: Recorded, sleep: Recorded) -> bool:
+    """Whether this is the next sleep of the wait."""
+    return sleep.gate is wait.gate and sleep.began - wait.ended < _PAUSE
 
 
 def _is_told(sleep: Sleeper) -> bool:

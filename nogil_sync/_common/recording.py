@@ -124,12 +124,13 @@ def sleep_recorded(gate: LockType, remaining: float, deadline: float | None) -> 
         token = begin(sys._getframe(2))
     except Exception:  # no memory, or no room on the stack: the profile lacks this sleep
         token = None
-    woken = False
+    woken = goes_on = False
     began = monotonic()
     try:
         woken = gate.acquire(True, remaining)
+        goes_on = True
     finally:
         if token is not None:
             ended = monotonic()
-            goes_on = woken or deadline is None or ended < deadline
+            goes_on = goes_on and (woken or deadline is None or ended < deadline)
             _ended.append(Recorded(began, ended, woken, 0, token, gate, goes_on))

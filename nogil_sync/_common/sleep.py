@@ -42,12 +42,12 @@ class Awaited(Protocol):
 class Nap:
     """The sleeps of one call at one gate."""
 
-    __slots__ = ("about", "check_at", "deadline", "gate", "in_scope", "seen", "since", "thread")
+    __slots__ = ("about", "check_at", "deadline", "gate", "scope", "seen", "since", "thread")
 
     def __init__(self, gate: LockType, checked: bool) -> None:
         self.gate = gate
         self.thread = get_ident()
-        self.in_scope = scopes.current() is not None  # whose cancellation may end it
+        self.scope = scopes.current()  # whose cancellation may end it
         self.since = monotonic()
         # When it looks for a deadlock next; None: never.
         self.check_at = self.since if checked else None
@@ -141,6 +141,7 @@ def _until_check(nap: Nap) -> float:
     if nap.check_at == nap.since:  # the first sleep
         nap.check_at = now + (checks.after or 1.0)
     elif nap.check_at is not None and now >= nap.check_at:
+        nap.check_at = now + (checks.after or 1.0)  # if the look raises, and the call sleeps again
         try:
             seconds = checks.look(nap) if checks.after else 0.0
         except (MemoryError, RecursionError):  # no room to look is no reason to end the wait

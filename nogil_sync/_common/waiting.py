@@ -116,12 +116,14 @@ def of_record(record: tuple[Any, ...]) -> Sleeper:
 
 def of_nap(nap: Nap, stacks: bool) -> Sleeper | None:
     """A sleeper at a gate; None if it went on meanwhile."""
-    seen, about, deadline = nap.seen, nap.about, nap.deadline
+    seen, about, deadline, scope = nap.seen, nap.about, nap.deadline, nap.scope
     if seen is None:
         return None
     obj, operation, lines = seen if isinstance(seen, tuple) else look_at(seen, stacks)
+    cancellable = scope is not None and not operation.startswith(_LOCKS)
     holders = () if about is None else about.holders()
-    served = about is None or about.is_served()
+    # A cancelled wait ends as soon as its thread runs, which may be long after.
+    served = about is None or about.is_served() or (cancellable and scope.cancelled)
     if nap.seen is not seen:
         return None
     return Sleeper(
@@ -130,7 +132,7 @@ def of_nap(nap: Nap, stacks: bool) -> Sleeper | None:
         operation,
         monotonic() - nap.since,
         deadline is None,
-        nap.in_scope and not operation.startswith(_LOCKS),
+        cancellable,
         nap,
         holders[0] if holders else 0,
         False,

@@ -462,6 +462,8 @@ class _Selection:
         deadline = inf if seconds is None else monotonic() + seconds
         scope = here.scope
         if scope is not None and scope.is_cancelled:
+            # An item may have moved from one channel to another while the cases were tried.
+            self.__attempt_as_of_one_moment()
             _win(contest, _NONE)
             return True
         need_room()

@@ -2263,7 +2263,6 @@ pass_item(int i)
             CHECK(delete_key((uint64_t)round));
         }
         else {
-            CHECK(ns_table_count(&table) <= 2);
             CHECK(!ns_table_is_empty(&table));
             ns_segment *s = ns_table_lock_first(&table);
             CHECK(s != NULL);

@@ -512,21 +512,33 @@ def test_try_select_finds_one_of_two_events_that_are_set_in_turn():
     assert None not in found
 
 
+class Swap(Case):
+    """Never ready. When it is asked first, it sets the one event and clears the other."""
+
+    def __init__(self, *swaps):
+        self.swaps = [*swaps]
+
+    def _case_take(self):
+        if self.swaps:
+            here, there = self.swaps.pop()
+            there.set()
+            here.clear()
+
+
 def test_try_select_looks_at_all_cases_at_one_moment():
-    class Swap(Case):
-        """Never ready. When it is asked first, it sets the one event and clears the other."""
-
-        def _case_take(self):
-            if swaps:
-                here, there = swaps.pop()
-                there.set()
-                here.clear()
-
-    swaps = []
     for _ in range(60):
         first, second = set_event(), Event()
-        swaps[:] = [(first, second)]
-        assert try_select(first, Swap(), second) is not None
+        assert try_select(first, Swap((first, second)), second) is not None
+
+
+def test_cancelled_select_looks_at_all_cases_at_one_moment():
+    selected = []
+    with TaskGroup() as group:
+        group.cancel()
+        for _ in range(60):
+            first, second = set_event(), Event()
+            selected.append(select(first, Swap((first, second)), second))
+    assert len(selected) == 60
 
 
 @starts_threads

@@ -1,17 +1,21 @@
 """Uses every object in every way for minutes, and watches the memory: ./dev soak [MINUTES].
 
+With --deadlocks each wait of two milliseconds looks for deadlocks. There are none, so each alarm is
+a false one, and the run fails. Looks take memory for a while, so the memory is not judged then.
+
 Threads come and go, wait, give up and fail; objects are made, shared and dropped.  After a warm-up
 the resident size must stay flat: what grows with the number of rounds is a leak.  To take part, a
 new object gets an entry in `WORK`.
 """
 
+import argparse
 import gc
 import os
 import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -50,6 +54,7 @@ from nogil_sync import (
 THREADS = 4
 ALLOWED = 6 << 20  # bytes of growth after the warm-up, however long the run
 SHORT = 0.0005
+AFTER = 0.002  # seconds after which a wait looks for a deadlock
 
 
 class OnPurposeError(Exception):
@@ -578,8 +583,35 @@ def rounds(seconds: float) -> int:
     return done
 
 
-def main(arguments: Iterable[str]) -> int:
-    seconds = 60 * float(next(iter(arguments), "2"))
+def detect_deadlocks() -> tuple[list[object], list[str]]:
+    """Have each wait look; return what grows by one for each look, and the alarms."""
+    from nogil_sync._common import deadlock
+    from nogil_sync.diagnostics import detect_deadlocks
+
+    looks: list[object] = []
+    alarms: list[str] = []
+    look, report = deadlock._look, deadlock._report
+
+    def counted(*args: Any) -> float:
+        looks.append(None)
+        return look(*args)
+
+    def noted(found: Any) -> None:
+        alarms.append(deadlock.describe(found))
+        report(found)
+
+    deadlock._look, deadlock._report = counted, noted
+    detect_deadlocks("raise", after=AFTER)
+    return looks, alarms
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="./dev soak")
+    parser.add_argument("minutes", nargs="?", type=float, default=2.0)
+    parser.add_argument("--deadlocks", action="store_true", help="look for deadlocks meanwhile")
+    given = parser.parse_args(arguments)
+    seconds = 60 * given.minutes
+    looks, alarms = detect_deadlocks() if given.deadlocks else ([], [])
     warm_up = rounds(max(2.0, seconds / 5))
     before = peak = resident()
     done = 0
@@ -593,6 +625,10 @@ def main(arguments: Iterable[str]) -> int:
             f"  {part}/8  {done:7} rounds  {now / 2**20:7.1f} MiB  {(now - before) / 2**20:+.2f}",
             flush=True,
         )
+    if given.deadlocks:
+        print(f"soaked {seconds / 60:g} minutes, {done} rounds: {len(looks)} looks, ", end="")
+        print(f"{len(alarms)} alarms", *alarms, sep="\n")
+        return 1 if alarms else 0
     grown = resident() - before
     flat = grown < ALLOWED
     verdict = "flat" if flat else "LEAKS"

@@ -26,7 +26,7 @@ from nogil_sync import (
     Semaphore,
     TaskGroup,
 )
-from nogil_sync.diagnostics import label, profile_contention, waits
+from nogil_sync.diagnostics import detect_deadlocks, label, profile_contention, waits
 
 pytestmark = starts_processes
 
@@ -170,6 +170,23 @@ def test_wait_that_has_not_ended_counts_for_as_long_as_it_is():
     lock.release()
     thread.join(TIMEOUT)
     assert profile.objects[0].waits == 1
+
+
+@in_own_process
+def test_wait_in_which_a_thread_wakes_now_and_then_is_one_wait():
+    """With the threading backend it wakes to look for deadlocks, and each sleep is recorded."""
+    detect_deadlocks("warn", after=0.15)
+    lock = Mutex()
+    lock.acquire()
+    with profile_contention() as profile:
+        thread, _ = started(lock.acquire)
+        assert eventually(lambda: any(each.seconds > 0.8 for each in waits()))
+        assert all(each.waits == 1 for each in profile.objects)
+        lock.release()
+        thread.join(TIMEOUT)
+    (found_lock,) = profile.objects
+    assert (found_lock.waits, found_lock.sites[0].failed) == (1, 0)
+    assert found_lock.seconds == found_lock.longest > 0.8
 
 
 @in_own_process
