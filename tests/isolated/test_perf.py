@@ -56,6 +56,7 @@ BENCHMARKS = [
     "mutex",
     "once",
     "pool",
+    "prometheus",
     "reach",
     "rwmutex",
     "select",
