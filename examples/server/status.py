@@ -173,7 +173,9 @@ class Status:
             return answer("200 OK", "text/html; charset=utf-8", PAGE.read_bytes())
         if path == "/events" and method == "GET":
             with self._changed:
-                if self._viewers >= VIEWERS or self._stopped:
+                if self._stopped:  # a stream that ends at once: the browser comes back later
+                    return answer("200 OK", "text/event-stream", b"retry: 1000\n\n")
+                if self._viewers >= VIEWERS:
                     headers.append(("Retry-After", "5"))
                     return answer("503 Service Unavailable", "text/plain", b"too many viewers\n")
                 self._viewers += 1

@@ -56,7 +56,7 @@ def measure(chosen: argparse.Namespace, out: Console) -> dict[str, Any]:
                 outer[backend, threads] = outside.drive(
                     backend, threads, chosen.seconds, chosen.connections, server=chosen.server
                 )
-    out.print(tables.rates(f"End to end: {chosen.server}, driven by wrk", "requests", outer))
+    out.print(tables.rates(f"End to end: {chosen.server}, driven by wrk", "req", outer))
     for trouble in tables.troubles(outer):
         out.print(f"[red]{trouble}[/red]")
     profiles = {} if chosen.no_profile else _profiles(chosen, out)
@@ -94,7 +94,7 @@ def _profiles(chosen: argparse.Namespace, out: Console) -> dict[str, Any]:
                 )
             found[backend] = json.loads(path.read_text(encoding="utf-8"))
         title = f"Where the server's processor time goes: {backend}, {threads} threads"
-        for table in tables.profile(title, found[backend], result["seconds"]):
+        for table in tables.profile(title, found[backend], result):
             out.print(table)
     return found
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 SESSIONS = 256
 _SCRIPT = Path(__file__).with_name("clients.lua")

@@ -34,9 +34,9 @@ def rates(title: str, what: str, results: dict[tuple[str, int], Result]) -> Tabl
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("threads", justify="right")
     for backend in ("plain", "ours"):
-        for column in (f"{backend}: {what}/s", "p50", "p99", "CPU"):
-            table.add_column(column, justify="right")
-    table.add_column("ours / plain", justify="right")
+        for column in (f"{backend} {what}/s", "p50", "p99", "CPU"):
+            table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("ratio", justify="right")
     for threads in sorted({threads for _, threads in results}):
         cells, speeds = [str(threads)], []
         for backend in ("plain", "ours"):
@@ -59,16 +59,22 @@ def troubles(results: dict[tuple[str, int], Result]) -> list[str]:
     ]
 
 
-def profile(title: str, sampled: Result, seconds: float) -> Iterable[Table]:
-    """Where the processor time went: by layer, and by function."""
+def profile(title: str, sampled: Result, result: Result) -> Iterable[Table]:
+    """Where the processor time went: by layer, and by function.
+
+    The shares are those of the samples, and the processors those shares of what the system says.
+    """
     layers: dict[str, float] = sampled["layers"]
     whole = sum(layers.values()) or 1.0
-    table = Table(title=title, title_justify="left", title_style="bold")
+    processors = result["cpu"] / result["seconds"]
+    if result["cpu"]:
+        title += f" ({result['system'] / result['cpu']:.0%} of it in the kernel)"
+    table = Table(title=title, title_justify="left", title_style="bold", min_width=len(title) + 2)
     table.add_column("layer")
     table.add_column("share", justify="right")
     table.add_column("processors", justify="right")
     for layer, used in sorted(layers.items(), key=lambda item: -item[1]):
-        table.add_row(layer, f"{used / whole:.0%}", f"{used / 1e9 / seconds:.2f}")
+        table.add_row(layer, f"{used / whole:.0%}", f"{used / whole * processors:.2f}")
     yield table
     table = Table()
     table.add_column("function")
@@ -87,8 +93,5 @@ def span(seconds: float) -> str:
 
 
 def cpu(result: Result) -> str:
-    """Processors that the server used, and how much of that in the kernel, if known."""
-    used = f"{result['cpu'] / result['seconds']:.2f}"
-    if "system" in result and result["cpu"]:
-        used += f" ({result['system'] / result['cpu']:.0%} kernel)"
-    return used
+    """Processors that the server used."""
+    return f"{result['cpu'] / result['seconds']:.2f}"
