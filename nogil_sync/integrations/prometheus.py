@@ -139,7 +139,7 @@ def _new_value(typ: str | None, *_: object, **__: object) -> _Sum | _Gauge:
 
 def _is_ours_to_replace(value: object) -> bool:
     """Whether prometheus_client made the value without having been told to make another."""
-    return isinstance(value, (_values.MutexValue, _Sum, _Gauge))
+    return type(value) in (_values.MutexValue, _Sum, _Gauge)
 
 
 def install() -> bool:

@@ -491,6 +491,14 @@ def test_installed_values_are_in_metrics_of_other_libraries():
     prometheus_client.values.ValueClass = mine
     assert not prometheus.install()
     assert prometheus_client.values.ValueClass is mine
+    counter = prometheus.Counter("mine", "", registry=registry)
+    counter.inc(2)
+    assert type(counter._value) is mine
+    histogram = prometheus.Histogram("h_mine", "", registry=registry)
+    histogram.observe(1, {"trace": "x"})
+    assert type(histogram._sum) is mine
+    assert registry.get_sample_value("mine_total") == 2
+    assert registry.get_sample_value("h_mine_count") == 1
 
 
 @starts_processes
