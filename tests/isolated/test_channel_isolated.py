@@ -10,8 +10,8 @@ from ctrl_c import INTERRUPTS, interrupt_call
 from forks import exit_code_of, in_child
 from marks import needs_fork, starts_processes
 from processes import in_own_process
-from support import settle
 from random_interrupts import RandomInterrupts
+from support import settle
 
 import nogil_sync
 from nogil_sync import Channel
