@@ -497,9 +497,10 @@ def compare_runs(args: argparse.Namespace) -> int:
     except results.NotResultsError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
+    found.names = (str(first), str(second))
     compare.show(found, details=args.details)
     if args.output:
-        for path in compare.write(found, writable(args.output), (first, second)):
+        for path in compare.write(found, writable(args.output)):
             print(f"written: {path}")
     return 1 if found.slower else 0
 

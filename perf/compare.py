@@ -87,6 +87,7 @@ class Comparison:
     first: Sequence[Results]
     second: Sequence[Results]
     threshold: float  # percent
+    names: tuple[str, str] = ("", "")  # of the two, as the user gave them
     ours: list[Row] = field(default_factory=list)  # the slowest first
     controls: list[Row] = field(default_factory=list)
     noise: float = NOISE  # the standard deviation of a difference that means nothing
@@ -241,6 +242,11 @@ def _noise(found: Comparison) -> str:
     return f"{what}, so {seen}"
 
 
+def _headlines(found: Comparison) -> list[str]:
+    both = zip("AB", found.names, (found.first, found.second), strict=True)
+    return [f"{letter}: {name} · {headline(results)}" for letter, name, results in both]
+
+
 HEADER = ["row", "operation", "threads", "A", "B", "B/A", ""]
 
 
@@ -264,8 +270,7 @@ standard library beside it, which are the same code in both. Below 1 is slower."
 
 def show(found: Comparison, *, details: bool) -> None:
     """Print the summary and the significant rows, or all."""
-    first = f"A: {headline(found.first)}\nB: {headline(found.second)}"
-    report.print_lines(first, list(lines(found)))
+    report.print_lines("\n".join(_headlines(found)), list(lines(found)))
     rows = found.ours if details else [*found.slower[:SHOWN], *found.faster[:SHOWN]]
     if rows:
         report.print_table(EXPLANATION, HEADER, [_cells(found, row) for row in rows])
@@ -273,12 +278,12 @@ def show(found: Comparison, *, details: bool) -> None:
         print("all rows: --details")
 
 
-def write(found: Comparison, folder: Path, paths: Sequence[Path]) -> list[Path]:
+def write(found: Comparison, folder: Path) -> list[Path]:
     """Write the comparison as JSON, Markdown and a page, and return their paths."""
     targets = [folder / f"comparison.{suffix}" for suffix in ("json", "md", "html")]
     stored = {
-        "a": str(paths[0]),
-        "b": str(paths[1]),
+        "a": found.names[0],
+        "b": found.names[1],
         "threshold_percent": found.threshold,
         "geometric_mean": found.mean,
         "noise": found.noise,
@@ -289,7 +294,7 @@ def write(found: Comparison, folder: Path, paths: Sequence[Path]) -> list[Path]:
     table = [_cells(found, row) for row in found.ours]
     said = "\n".join(f"- **{heading}**: {text}" for heading, text in lines(found))
     title = "Two runs of nogil_sync's benchmarks"
-    parts = [f"# {title}", f"A: {headline(found.first)}.", f"B: {headline(found.second)}.", said]
+    parts = [f"# {title}", *(f"{each}." for each in _headlines(found)), said]
     parts += [EXPLANATION, report.markdown_table(HEADER, table)]
     targets[1].write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     targets[2].write_text("".join(_page(found, title)), encoding="utf-8")
@@ -298,8 +303,7 @@ def write(found: Comparison, folder: Path, paths: Sequence[Path]) -> list[Path]:
 
 def _page(found: Comparison, title: str) -> Iterator[str]:
     yield page.head(title)
-    yield f'<p class="soft">A: {escape(headline(found.first))}<br>'
-    yield f"B: {escape(headline(found.second))}</p>\n"
+    yield f'<p class="soft">{"<br>".join(map(escape, _headlines(found)))}</p>\n'
     yield page.said(list(lines(found)))
     for heading, rows in (("Slower", found.slower), ("Faster", found.faster)):
         if rows:
