@@ -60,6 +60,7 @@ INCLUDED = {
     "counter": ["cells.c", "counter.c"],
     "cpus": ["park.c"],
     "epoch": ["park.c"],
+    "linger": ["linger.c"],
     "park": ["park.c"],
     "pool": ["deque.c", "pool.c"],
     "rwmutex": ["rwmutex.c"],

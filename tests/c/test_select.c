@@ -593,7 +593,11 @@ check_lingering(void)
     CHECK(ns_waitgroup_add(&group, -1) == NS_ADDED && ns_selector_linger(s));
     CHECK(ns_waitgroup_add(&group, 1) == NS_ADDED && !ns_selector_linger(s));
     CHECK(is_open(0) && is_open(1)); /* it was not in line */
-    CHECK(ns_channel_close(&channels[0]) && !ns_selector_linger(s));
+    ns_selector *other = new_selector(1);
+    add_receive(other, 0);
+    CHECK(!enter(other) && !is_open(0) && !ns_selector_linger(s)); /* frozen */
+    CHECK(!steps->cancel(other, &other->waiter));
+    ns_selector_free(other);
     ns_selector_free(s);
     ns_selector_free(words);
 }
