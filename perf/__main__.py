@@ -1,4 +1,4 @@
-"""`python perf`: run the benchmarks, then show the table and draw the scaling plot."""
+"""`python perf`: run the benchmarks, then say what was found and write the report."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import compare
+import golang
+import page
 import report
 import results
 import ways
@@ -30,10 +34,13 @@ HERE = Path(__file__).parent
 PART = ".part.json"
 
 # Seconds that the quick preset may spend in loops. With everything else (starting processes,
-# fairness, the plot) a run stays well below three minutes.
-QUICK_BUDGET = 110.0
+# fairness, a map's growth, the report) a run stays well below three minutes.
+QUICK_BUDGET = 105.0
 # The calibration of a cell takes about as long as two of its values.
 RUNS_PER_CELL = QUICK_ROUNDS + 1
+
+# The part of the budget that Go gets.
+GO_PART = 0.1
 
 # The scripts with locks: if one of them is measured, bench_mutex.py also measures fairness.
 LOCKS = ("mutex", "rwmutex", "semaphore")
@@ -65,17 +72,43 @@ def parse() -> argparse.Namespace:
         "--output",
         type=Path,
         metavar="DIR",
-        help="where the results go (default: a folder in the cache)",
+        help="where the results go: pyperf's JSON, report.html, report.md and the plot "
+        "(default: a folder in the cache)",
     )
     parser.add_argument(
-        "--json-only", action="store_true", help="measure and store, without table and plot"
+        "--details",
+        action="store_true",
+        help="print each row's figures, too, not the summary alone",
+    )
+    parser.add_argument(
+        "--go",
+        action="store_true",
+        help="measure Go's sync beside ours, if there is a Go toolchain on PATH",
+    )
+    parser.add_argument(
+        "--json-only", action="store_true", help="measure and store, without a report"
     )
     parser.add_argument(
         "--report",
         type=Path,
         nargs="+",
         metavar="PATH",
-        help="measure nothing: table and plot of earlier results (folders or pyperf JSON)",
+        help="measure nothing: report on earlier results (folders or pyperf JSON)",
+    )
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        nargs=2,
+        metavar=("A", "B"),
+        help="measure nothing: which rows of B are slower or faster than those of A (folders or "
+        "pyperf JSON); the exit code is 1 if one of ours is significantly slower",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=compare.parse_percent,
+        default=compare.THRESHOLD,
+        metavar="PERCENT",
+        help="--compare: a row must be slower by more than this to count (default: %(default)g)",
     )
     parser.add_argument(
         "--budget",
@@ -115,8 +148,17 @@ def output_folder(wanted: Path | None) -> Path:
         wanted = (Path(cache) if cache else base) / "bench" / time.strftime("%Y-%m-%d_%H.%M.%S")
     if any(wanted.glob("*.json")):
         sys.exit(f"error: {wanted} already holds results")
-    wanted.mkdir(parents=True, exist_ok=True)
-    return wanted
+    return writable(wanted)
+
+
+def writable(folder: Path) -> Path:
+    """The folder, which is made if need be; the program ends if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        sys.exit(f"error: cannot write into {folder}: {error.strerror or error}")
+    return folder
 
 
 def follow(command: list[str], progress: Progress) -> int:
@@ -196,6 +238,7 @@ class Plan:
     full: bool
     budget: float
     ways: bool
+    go: Path | None = None  # the program that measures Go
 
     def counts(self, job: Job) -> list[int]:
         return thread_counts(job.operation, self.threads)
@@ -226,8 +269,46 @@ class Plan:
         command += ["--threads", str(max(2, *(self.threads or thread_sweep())))]
         return [*command, "--seconds", "1.0" if self.full else str(min(1.0, self.budget / 100))]
 
+    def growth(self) -> list[str]:
+        """The command that times lookups while a map grows; empty if no map is measured."""
+        if not any(job.script == "syncmap" for job in self.jobs):
+            return []
+        entries = 4_000_000 if self.full else max(10_000, min(500_000, int(self.budget * 5000)))
+        command = [sys.executable, str(HERE / "syncmap_stalls.py"), "--json-only"]
+        command += ["--entries", str(entries), "--repeat", "3" if self.full else "1"]
+        return [*command, "-o", str(self.folder / results.GROWTH_FILE)]
 
-def make_plan(args: argparse.Namespace) -> Plan:
+    def go_counts(self) -> dict[str, list[int]]:
+        return {job.operation.name: self.counts(job) for job in self.jobs}
+
+    def go_cells(self) -> int:
+        return golang.cells(self.go, self.go_counts()) if self.go else 0
+
+    def go_command(self) -> list[str]:
+        """The command that measures Go beside these operations; empty without Go."""
+        if self.go is None or not self.go_cells():
+            return []
+        output = self.folder / results.GO_FILE
+        budget = 60.0 if self.full else self.budget * GO_PART
+        return golang.command(self.go, self.go_counts(), output, budget)
+
+
+@contextlib.contextmanager
+def go_program(*, wanted: bool) -> Iterator[Path | None]:
+    """The program of perf/go, for as long as the block; None with a message if there is no Go."""
+    if not wanted:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="nogil_sync-go-") as folder:
+        program = None
+        try:
+            program = golang.build(Path(folder))
+        except golang.NoGoError as problem:
+            golang.note(problem)
+        yield program
+
+
+def make_plan(args: argparse.Namespace, go: Path | None = None) -> Plan:
     peers, notes = usable_peers()
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
@@ -236,7 +317,9 @@ def make_plan(args: argparse.Namespace) -> Plan:
     if not todo:
         sys.exit(f"error: no operation matches --only {args.only!r}; --list names them")
     folder = output_folder(args.output)
-    return Plan(todo, peers, args.threads, folder, args.full, args.budget, every_way)
+    # What Go takes is taken from the rest, so that --go makes no run longer.
+    budget = args.budget * (1 - GO_PART) if go else args.budget
+    return Plan(todo, peers, args.threads, folder, args.full, budget, every_way, go)
 
 
 def carry_out(plan: Plan) -> None:
@@ -247,7 +330,7 @@ def carry_out(plan: Plan) -> None:
         flush=True,
     )
     steps = plan.cells() * (1 if plan.full else QUICK_ROUNDS)
-    with show_progress(plan.cells(), steps) as progress:
+    with show_progress(plan.cells() + plan.go_cells(), steps) as progress:
         for job in plan.jobs:
             code = follow(plan.command(job), progress)
             if code:
@@ -255,6 +338,19 @@ def carry_out(plan: Plan) -> None:
         if plan.fairness():
             progress.note("fairness of the locks")
             follow(plan.fairness(), progress)
+        if plan.growth():
+            progress.note("lookups while a map grows")
+            follow(plan.growth(), progress)
+        measure_go(plan, progress)
+
+
+def measure_go(plan: Plan, progress: Progress) -> None:
+    command = plan.go_command()
+    if command:
+        progress.note("Go")
+        code = follow(command, progress)
+        if code:
+            print(f"error: perf/go ended with exit code {code}", file=sys.stderr)
 
 
 def main() -> None:
@@ -268,12 +364,12 @@ def main() -> None:
         return
     if args.markdown:
         ways.check_page(args.markdown)  # before hours of measuring
+    if args.compare:
+        sys.exit(compare_runs(args))
     if args.report:
-        files = [file for path in args.report for file in results.find_files(path)]
         first = args.report[0]
-        folder = args.output or (first if first.is_dir() else first.parent)
-        folder.mkdir(parents=True, exist_ok=True)
-        show(files, folder, args.markdown)
+        folder = writable(args.output or (first if first.is_dir() else first.parent))
+        show(args.report, folder, args)
         return
     if args.interpreter:
         side_by_side(args)
@@ -281,23 +377,28 @@ def main() -> None:
     warning = check_gil()
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
-    plan = make_plan(args)
-    folder = plan.folder
-    interrupted = False
-    try:
-        carry_out(plan)
-    except KeyboardInterrupt:
-        interrupted = True
+    with go_program(wanted=args.go) as go:
+        plan = make_plan(args, go)
+        folder = plan.folder
+        interrupted = False
+        try:
+            carry_out(plan)
+        except KeyboardInterrupt:
+            interrupted = True
     results.merge(sorted(folder.glob(f"*{PART}")), folder / "bench.json")
-    files = results.find_files(folder)
-    if not files:
+    finish(folder, args, interrupted=interrupted)
+
+
+def finish(folder: Path, args: argparse.Namespace, *, interrupted: bool) -> None:
+    """Report on what was measured, and end."""
+    if not results.find_files(folder):
         nothing(folder, interrupted)
     if interrupted:
         print("\nstopped; this is what was measured", file=sys.stderr)
-    if not args.json_only:
-        show(files, folder, None if interrupted else args.markdown)
-    else:
+    if args.json_only:
         print(f"results: {folder}")
+    else:
+        show([folder], folder, args, whole=not interrupted)
     if interrupted:
         sys.exit(130)
 
@@ -306,6 +407,7 @@ def side_by_side(args: argparse.Namespace) -> None:
     """Measure with each interpreter, into folders of their own, then show all."""
     folder = output_folder(args.output)
     passed = _without(sys.argv[1:], "--interpreter", "-o", "--output", "--markdown")
+    passed = [each for each in passed if each not in ("--go", "--details")]
     interrupted = False
     for named in args.interpreter:
         label, _, python = named.partition("=")
@@ -322,15 +424,22 @@ def side_by_side(args: argparse.Namespace) -> None:
             break
         if code:
             print(f"error: nothing from {label}, which ended with exit code {code}")
-    files = results.find_files(folder)
-    if not files:
-        nothing(folder, interrupted)
-    if args.json_only:
-        print(f"results: {folder}")
-    else:
-        show(files, folder, None if interrupted else args.markdown)
-    if interrupted:
-        sys.exit(130)
+    if args.go and not interrupted and results.find_files(folder):
+        interrupted = measure_go_once(args, folder)
+    finish(folder, args, interrupted=interrupted)
+
+
+def measure_go_once(args: argparse.Namespace, folder: Path) -> bool:
+    """Measure Go, for all interpreters; return whether a Ctrl-C came."""
+    todo = jobs(args.only, [], full=args.full, ways=False)
+    try:
+        with go_program(wanted=True) as go:
+            plan = Plan(todo, [], args.threads, folder, args.full, args.budget, ways=False, go=go)
+            with show_progress(plan.go_cells(), 0) as progress:
+                measure_go(plan, progress)
+    except KeyboardInterrupt:
+        return True
+    return False
 
 
 def nothing(folder: Path, interrupted: bool) -> NoReturn:
@@ -356,20 +465,43 @@ def _without(arguments: list[str], *options: str) -> list[str]:
     return left
 
 
-def show(files: list[Path], folder: Path, page: Path | None) -> None:
-    found = results.load(files)
-    if not any(each.panels or each.fairness for each in found):
-        sys.exit("error: no results of these benchmarks there")
-    report.print_table(found)
+def show(paths: list[Path], folder: Path, args: argparse.Namespace, *, whole: bool = True) -> None:
+    """Print the summary, and write the reports into the folder."""
+    try:
+        found = results.load_from(*paths)
+    except results.NotResultsError as problem:
+        sys.exit(f"error: {problem}")
+    report.print_summary(found)
+    if args.details:
+        report.print_tables(found)
     for path in report.draw_plot(found, folder):
         print(f"plot:    {path}")
-    if page:
-        ways.write_markdown(found, page)
-        print(f"table:   {page}")
+    (folder / "report.md").write_text(report.markdown(found), encoding="utf-8")
+    print(f"tables:  {folder / 'report.md'}" + ("" if args.details else ", or here by --details"))
+    page.write(found, folder / "report.html")
+    print(f"report:  {folder / 'report.html'}")
+    if args.markdown and whole:
+        ways.write_markdown(found, args.markdown)
+        print(f"table:   {args.markdown}")
         if (picture := folder / "reach.svg").exists():
-            shutil.copy(picture, page.with_suffix(".svg"))
-            print(f"picture: {page.with_suffix('.svg')}")
-    print(f"results: {folder} (pyperf's JSON: python -m pyperf show, compare_to)")
+            shutil.copy(picture, args.markdown.with_suffix(".svg"))
+            print(f"picture: {args.markdown.with_suffix('.svg')}")
+    print(f"results: {folder} (pyperf's JSON; ./dev bench --compare A B compares two such folders)")
+
+
+def compare_runs(args: argparse.Namespace) -> int:
+    """Compare two earlier runs; the exit code."""
+    first, second = args.compare
+    try:
+        found = compare.compare(results.load_from(first), results.load_from(second), args.threshold)
+    except results.NotResultsError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+    compare.show(found, details=args.details)
+    if args.output:
+        for path in compare.write(found, writable(args.output), (first, second)):
+            print(f"written: {path}")
+    return 1 if found.slower else 0
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ def main(
 ) -> None:
     parser.add_argument("--repeat", type=int, default=1, help="rounds (default: %(default)s)")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="also store it as JSON")
+    parser.add_argument("--json-only", action="store_true", help="with -o: print no table")
     parser.add_argument("--measure", metavar="NAME", help="this one only, in this process")
     args = parser.parse_args()
     warning = check_gil()
@@ -63,7 +64,8 @@ def main(
     for _ in range(args.repeat):
         for name, results in found.items():
             results.append(_elsewhere(name))
-    show(found, args)
+    if not args.json_only:
+        show(found, args)
     if args.output:
         args.output.write_text(json.dumps({"environment": environment(), "results": found}))
 

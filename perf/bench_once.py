@@ -37,7 +37,7 @@ class Holder:
         return Value()
 
 
-EMPTY = Row("empty function", "stdlib", "nothing()", lambda: {"nothing": nothing})
+EMPTY = Row("empty function", "floor", "nothing()", lambda: {"nothing": nothing})
 
 
 def cached() -> Mapping[str, object]:

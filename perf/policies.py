@@ -392,14 +392,16 @@ class Ours:
     """A model of `Cache`: S3-FIFO's three queues, with duels for a place in the main one.
 
     A key that was evicted not long ago is *back*. At the end of the small queue it may enter the
-    main one, as may a key with two hits, if there is room. Else a key has as many duels as DUELS
-    says, each with the oldest key of the main queue: it replaces the first that has no count, and
-    each other loses one and goes round.
+    main one, as may a key with two hits, if there is room; and any key, if before it as many had no
+    hit as there are keys. Else a key has as many duels as DUELS says, each with the oldest key of
+    the main queue: it replaces the first that has no count. Each other's count is halved, and it
+    goes round.
     """
 
     SMALL = 10  # the small queue has one part in so many of the places
-    GHOSTS = 2  # for each place
-    DUELS = ((0, 2, 4, 8), (1, 4, 8, 8))
+    GHOSTS = 2  # for each entry
+    PATIENCE = 64  # so many looks at keys, and the next one is evicted whatever its count
+    DUELS = ((0, 4, 8, 8), (1, 8, 8, 8))
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -408,7 +410,9 @@ class Ours:
         self.back: set[int] = set()  # those of the small queue that are back
         self.small: deque[int] = deque()
         self.main: deque[int] = deque()
-        self.ghosts: OrderedDict[int, None] = OrderedDict()
+        self.ghosts: OrderedDict[int, int] = OrderedDict()  # to the number of the eviction
+        self.evictions = 0
+        self.idle = 0  # keys in a row that left the small queue without a hit
 
     def request(self, key: int) -> bool:
         uses = self.uses
@@ -417,11 +421,13 @@ class Ours:
             if count < 3:
                 uses[key] = count + 1
             return True
+        looks = 0
         while len(uses) >= self.size:
+            looks += 1
             if len(self.small) >= self.small_size or not self.main:
-                self._leave_small()
+                self._leave_small(now=looks > self.PATIENCE)
             else:
-                self._sweep()
+                self._sweep(now=looks > self.PATIENCE)
         if key in self.ghosts:
             del self.ghosts[key]
             self.back.add(key)
@@ -429,14 +435,16 @@ class Ours:
         self.small.append(key)
         return False
 
-    def _leave_small(self) -> None:
+    def _leave_small(self, *, now: bool) -> None:
         uses, main = self.uses, self.main
         key = self.small.popleft()
         count, back = uses[key], key in self.back
-        if (back or count >= 2) and len(main) < self.size - self.small_size:
-            self._enter_main(key)
-            return
-        for _ in range(self.DUELS[back][count]):
+        if len(main) < self.size - self.small_size:
+            self.idle = 0 if back or count else self.idle + 1
+            if back or count >= 2 or (self.idle > len(uses) and not now):
+                self._enter_main(key)
+                return
+        for _ in range(0 if now else self.DUELS[back][count]):
             if not main:
                 break
             victim = main.popleft()
@@ -444,9 +452,9 @@ class Ours:
                 self._evict(victim)
                 self._enter_main(key)
                 return
-            uses[victim] -= 1
+            uses[victim] //= 2
             main.append(victim)
-        if count >= 2:
+        if count >= 2 and not now:
             uses[key] = count - 1
             self.small.append(key)
         else:
@@ -457,10 +465,10 @@ class Ours:
         self.uses[key] = 1
         self.main.append(key)
 
-    def _sweep(self) -> None:
+    def _sweep(self, *, now: bool) -> None:
         victim = self.main.popleft()
-        if self.uses[victim]:
-            self.uses[victim] -= 1
+        if self.uses[victim] and not now:
+            self.uses[victim] //= 2
             self.main.append(victim)
         else:
             self._evict(victim)
@@ -468,8 +476,10 @@ class Ours:
     def _evict(self, key: int) -> None:
         del self.uses[key]
         self.back.discard(key)
-        self.ghosts[key] = None
-        if len(self.ghosts) > self.GHOSTS * self.size:
+        self.ghosts[key] = self.evictions
+        self.evictions += 1
+        oldest = self.evictions - self.GHOSTS * len(self.uses)
+        while self.ghosts and next(iter(self.ghosts.values())) < oldest:
             self.ghosts.popitem(last=False)
 
 

@@ -1,6 +1,6 @@
-"""The table in the terminal and the scaling plot, from measured results.
+"""The summary and the tables in the terminal, the Markdown and the scaling plot.
 
-Both do without their library: no rich gives a plain table, no matplotlib no plot.
+They do without their library: no rich gives plain text, no matplotlib no plot.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import summary
 import ways
 from results import headline
 from rows import BOUND
+from summary import times
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,19 +26,18 @@ if TYPE_CHECKING:
 try:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 except ImportError:
-    Console = Table = None  # type: ignore[assignment,misc]
-
-TIMES = "\N{MULTIPLICATION SIGN}"
+    Console = Table = Text = None  # type: ignore[assignment,misc]
 
 # Each table: its header, its rows, and the kind of each row.
 Tables: TypeAlias = list[tuple[list[str], list[list[str]], list[str]]]
 
 LOSES = "loses to"
 # The columns, beside the first, that hold words and not numbers.
-WORDS = (LOSES, "reached as")
+WORDS = (LOSES, ways.REACHED, "operation", "")
 
-KIND_STYLE = {"floor": "dim", "stdlib": "", "peer": "cyan", "ours": "bold green"}
+KIND_STYLE = {"floor": "dim", "stdlib": "", "peer": "cyan", "go": "cyan", "ours": "bold green"}
 
 
 def number(value: float) -> str:
@@ -45,13 +46,6 @@ def number(value: float) -> str:
     if value >= 0.1:
         return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
     return f"{value:.{1 - math.floor(math.log10(value))}f}"  # two digits, however small
-
-
-def times(ratio: float | None) -> str:
-    if ratio is None:
-        return "-"
-    digits = 0 if ratio >= 20 else 1 if ratio >= 2 else 2
-    return f"{ratio:.{digits}f}{TIMES}"
 
 
 def _header(panel: Panel) -> list[str]:
@@ -86,7 +80,7 @@ def _losses(panel: Panel, line: Line) -> str:
 
 def _side_by_side(found: Sequence[Results]) -> Tables:
     """A table for each operation, with columns for each interpreter."""
-    tables: Tables = []
+    made: Tables = []
     for operation in dict.fromkeys(p.operation for each in found for p in _usual_panels(each)):
         of_versions = [
             (each.label, panel)
@@ -113,8 +107,8 @@ def _side_by_side(found: Sequence[Results]) -> Tables:
                 lost = _losses(panel, line) if line else ""
                 losses += [f"{label}: {lost}"] if lost else []
             rows.append([*cells, "; ".join(losses)])
-        tables.append((header, rows, list(kinds.values())))
-    return tables
+        made.append((header, rows, list(kinds.values())))
+    return made
 
 
 def _version_cells(panel: Panel, line: Line | None) -> list[str]:
@@ -164,26 +158,27 @@ FAIRNESS_HEADER = [
 ]
 
 
-def _warnings(found: Sequence[Results]) -> list[str]:
+def warnings(found: Sequence[Results]) -> list[str]:
     """Reasons to doubt the figures."""
-    warnings = []
+    reasons = []
     for each in found:
         on = f"{each.label}: " if len(found) > 1 else ""
-        warnings += [
-            f"{on}at {threads} threads the loop alone, which shares nothing, reached {part:.0%} of "
-            "perfect scaling: something else used the cores, or they are not whole cores"
+        reasons += [
+            f"{on}at {threads} threads the loop alone, which shares nothing, reached "
+            f"{summary.percent(part)} of perfect scaling: something else used the cores, "
+            "or they are not whole cores"
             for threads, part in each.disturbed().items()
         ]
         if "debug" in each.environment.get("python_build", ""):
-            warnings.append(f"{on}a debug build of Python: nothing here tells how fast anything is")
-    return warnings
+            reasons.append(f"{on}a debug build of Python: nothing here tells how fast anything is")
+    return reasons
 
 
-def print_table(found: Sequence[Results]) -> None:
-    """Print the results of one interpreter, or of several side by side."""
-    tables: Tables = []
+def tables(found: Sequence[Results]) -> Tables:
+    """All tables: of one interpreter, or of several side by side."""
+    made: Tables = []
     if len(found) == 1:
-        tables += [
+        made += [
             (
                 _header(p),
                 [_cells(p, line) for line in p.lines.values()],
@@ -192,39 +187,103 @@ def print_table(found: Sequence[Results]) -> None:
             for p in _usual_panels(found[0])
         ]
     else:
-        tables += _side_by_side(found)
-    explained = [EXPLANATION] if tables else []
+        made += _side_by_side(found)
     if ways.panels(found):
         header, rows = ways.table(found)
-        tables.append((header, rows, ["stdlib"] * len(rows)))
+        made.append((header, rows, ["stdlib"] * len(rows)))
+    return made + _fairness_tables(found)
+
+
+def explanation(found: Sequence[Results]) -> str:
+    explained = [EXPLANATION] if any(map(_usual_panels, found)) else []
+    if ways.panels(found):
         explained.append(ways.EXPLANATION)
-    fairness = _fairness_tables(found)
-    _print = _print_plain if Console is None else _print_rich
-    _print(headline(found), "\n".join(explained), [*tables, *fairness])
-    for warning in _warnings(found):
+    return "\n".join(explained)
+
+
+def print_summary(found: Sequence[Results]) -> None:
+    """Print what is gained and where we lose, in about ten lines, and reasons to doubt it."""
+    print_lines(headline(found), list(summary.lines(found)))
+    for warning in warnings(found):
         print(f"warning: {warning}", flush=True)
+
+
+def print_lines(first: str, lines: Sequence[tuple[str, str]]) -> None:
+    """A headline, then lines of a heading and a text, which hangs beside it."""
+    width = max((len(heading) for heading, _ in lines), default=0)
+    if Console is None:
+        print(f"\n{first}\n")
+        for heading, text in lines:
+            print(f"{heading.ljust(width)}  {text}")
+        print(flush=True)
+        return
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", min_width=width)
+    table.add_column()
+    for heading, text in lines:
+        style = "red" if heading.endswith(LOST) or not heading else None
+        # As text, since what stands in brackets would be taken for a style.
+        table.add_row(Text(heading), Text(text, style=style or ""))
+    console.print()
+    console.print(Text(first, style="bold"))
+    console.print()
+    console.print(table)
+    console.print()
+
+
+# The heading in the summary of what we lose.
+LOST = "We lose"
+
+
+def print_table(explained: str, header: list[str], rows: list[list[str]]) -> None:
+    show = _print_plain if Console is None else _print_rich
+    show(explained, [(header, rows, ["stdlib"] * len(rows))])
+
+
+def print_tables(found: Sequence[Results]) -> None:
+    """Print the results of one interpreter, or of several side by side."""
+    show = _print_plain if Console is None else _print_rich
+    show(explanation(found), tables(found))
     for row in ways.short_of(found):
         print(f"below {ways.SCALES}: {row}", flush=True)
 
 
+def markdown(found: Sequence[Results]) -> str:
+    """The summary and the tables as Markdown."""
+    parts = ["# nogil_sync beside the standard library", headline(found) + "."]
+    said = []
+    for heading, text in summary.lines(found):
+        said.append(f"- **{heading}**: {text}" if heading else f"  - {text}")
+    parts.append("\n".join(said))
+    parts += [f"> warning: {warning}" for warning in warnings(found)]
+    parts.append(explanation(found))
+    parts += [markdown_table(header, rows) for header, rows, _ in tables(found)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    words = [index == 0 or title in WORDS for index, title in enumerate(header)]
+    ruler = ["---" if word else "---:" for word in words]
+    return "\n".join(map(ways.line, (header, ruler, *rows)))
+
+
 def _fairness_tables(found: Sequence[Results]) -> Tables:
-    tables: Tables = []
+    made: Tables = []
     for each in found:
         if each.fairness:
             header = list(FAIRNESS_HEADER)
             if len(found) > 1:
                 header[0] += f" on {each.label}"
             kinds = [str(entry["row_kind"]) for entry in each.fairness]
-            tables.append((header, _fairness_rows(each), kinds))
-    return tables
+            made.append((header, _fairness_rows(each), kinds))
+    return made
 
 
-def _print_rich(first: str, explanation: str, tables: Tables) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 130 if _narrow(tables) else 170)
-    console.print()
-    console.print(first, style="bold", highlight=False)
-    console.print(explanation, style="dim", highlight=False)
-    for header, rows, kinds in tables:
+def _print_rich(explained: str, shown: Tables) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 130 if _narrow(shown) else 170)
+    console.print(explained, style="dim", highlight=False)
+    for header, rows, kinds in shown:
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
         for index, title in enumerate(header):
             words = index == 0 or title in WORDS
@@ -241,13 +300,13 @@ def _print_rich(first: str, explanation: str, tables: Tables) -> None:
     console.print()
 
 
-def _narrow(tables: Tables) -> bool:
-    return all(len(header) < 9 for header, _, _ in tables)
+def _narrow(shown: Tables) -> bool:
+    return all(len(header) < 9 for header, _, _ in shown)
 
 
-def _print_plain(first: str, explanation: str, tables: Tables) -> None:
-    print(f"\n{first}\n{explanation}")
-    for header, rows, _ in tables:
+def _print_plain(explained: str, shown: Tables) -> None:
+    print(explained)
+    for header, rows, _ in shown:
         widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
         print()
         for cells in [header, *rows]:
@@ -275,6 +334,7 @@ PEER_COLOURS = {
 }
 STDLIB_COLOURS = ("#222222", "#777777", "#AAAAAA")
 FLOOR_COLOUR = "#CCCCCC"
+GO_COLOUR = "#CC79A7"
 
 
 def _look(panel: Panel, line: Line) -> dict[str, Any]:
@@ -282,6 +342,8 @@ def _look(panel: Panel, line: Line) -> dict[str, Any]:
     base = line.name.removesuffix(BOUND)
     look: dict[str, Any] = {"linestyle": "--" if bound else "-", "linewidth": 1.5, "marker": "o"}
     look["markersize"] = 3.5
+    if line.kind == "go":
+        return {**look, "color": GO_COLOUR}
     if line.kind == "floor":
         return {**look, "color": FLOOR_COLOUR, "linewidth": 1.2, "marker": None}
     if line.kind == "peer":

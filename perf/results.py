@@ -8,7 +8,6 @@ import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import pyperf  # type: ignore[import-untyped]
 from rows import BOUND, LOOP_ALONE
 
 if TYPE_CHECKING:
@@ -22,15 +21,33 @@ NOISE = 0.05
 UNDISTURBED = 0.85
 
 FAIRNESS_FILE = "fairness.json"
+GROWTH_FILE = "growth.json"
+GO_FILE = "go.json"
+COMPARISON_FILE = "comparison.json"  # what `--compare` writes
+OTHER_FILES = (FAIRNESS_FILE, GROWTH_FILE, GO_FILE)
+
+
+class NotResultsError(Exception):
+    """A path that holds no results of these benchmarks; says so in one line."""
 
 
 @dataclass
 class Line:
-    """One row of one operation, over the thread counts; in million operations a second."""
+    """One row of one operation, over the thread counts; in million operations a second.
+
+    `values` are the measured ones, in seconds as harness.py has them; `mops` is of their median,
+    which ignores a disturbed value.
+    """
 
     name: str
     kind: str
     mops: dict[int, float] = field(default_factory=dict)
+    values: dict[int, list[float]] = field(default_factory=dict)
+
+    def add(self, threads: int, values: Sequence[float]) -> None:
+        everything = self.values.setdefault(threads, [])
+        everything += values
+        self.mops[threads] = threads / statistics.median(everything) / 1e6
 
 
 @dataclass
@@ -80,6 +97,8 @@ class Results:
     fairness: list[dict[str, Any]]
 
     label: str = ""  # the interpreter's version, in short: 3.14t
+    # How long lookups took while a map grew, by the map (syncmap_stalls.py).
+    growth: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def interpreter(self) -> tuple[str, str]:
         """The interpreter's version, and how it was built."""
@@ -106,11 +125,16 @@ def find_files(path: Path) -> list[Path]:
     """The results of a folder, or of its folders, one for each interpreter."""
     if not path.is_dir():
         return [path]
-    return sorted(path.glob("*.json")) or sorted(path.glob("*/*.json"))
+    own = sorted(each for each in path.glob("*.json") if each.name != COMPARISON_FILE)
+    if all(each.name == GO_FILE for each in own):  # which is measured for all interpreters
+        own += sorted(path.glob("*/*.json"))
+    return own
 
 
 def merge(paths: Iterable[Path], target: Path) -> None:
-    """Put the operations' files into one, for `pyperf compare_to`."""
+    """Put the operations' files into one."""
+    import pyperf  # type: ignore[import-untyped]
+
     parts = list(paths)
     benches = [b for part in parts for b in pyperf.BenchmarkSuite.load(str(part)).get_benchmarks()]
     if benches:
@@ -122,13 +146,13 @@ def merge(paths: Iterable[Path], target: Path) -> None:
 def load(paths: Iterable[Path]) -> list[Results]:
     """The results of each interpreter, the oldest version first."""
     found: dict[tuple[str, str], Results] = {}
-    fairness: list[Path] = []
+    others: list[Path] = []
     of_folder: dict[Path, Results] = {}
     for path in paths:
-        if path.name == FAIRNESS_FILE:
-            fairness.append(path)
+        if path.name in OTHER_FILES:
+            others.append(path)
             continue
-        for bench in pyperf.BenchmarkSuite.load(str(path)).get_benchmarks():
+        for bench in _benchmarks(path):
             metadata = bench.get_metadata()
             if "operation" in metadata:
                 environment = {key: str(value) for key, value in metadata.items()}
@@ -136,13 +160,63 @@ def load(paths: Iterable[Path]) -> list[Results]:
                 results = found.setdefault(results.interpreter(), results)
                 _add(results, metadata, bench.get_values())
                 of_folder[path.parent] = results
-    for path in fairness:
+    for path in others:
+        stored = _stored(path)
+        if path.name == GO_FILE:  # of the machine, and so beside each interpreter
+            for results in found.values():
+                _add_go(results, stored)
+            continue
         results = of_folder.get(path.parent) or next(iter(found.values()), Results([], {}, []))
-        results.fairness.extend(json.loads(path.read_text())["locks"])
+        if path.name == FAIRNESS_FILE:
+            results.fairness.extend(stored["locks"])
+        else:
+            results.growth.update(stored["results"])
         found.setdefault(results.interpreter(), results)
     ordered = sorted(found.values(), key=lambda each: _version_key(each.interpreter()[0]))
     _name(ordered)
     return ordered
+
+
+def load_from(*paths: Path) -> list[Results]:
+    """The results in these files and folders; `NotResultsError` if one has none."""
+    files = []
+    for path in paths:
+        if not path.exists():
+            raise NotResultsError(f"there is no {path}")
+        some = find_files(path)
+        if not some:
+            raise NotResultsError(f"{path} is a folder without results")
+        files += some
+    found = load(files)
+    if not any(each.panels or each.fairness for each in found):
+        raise NotResultsError(f"no results of these benchmarks in {', '.join(map(str, paths))}")
+    return found
+
+
+def _benchmarks(path: Path) -> list[Any]:
+    import pyperf
+
+    try:
+        benchmarks: list[Any] = pyperf.BenchmarkSuite.load(str(path)).get_benchmarks()
+    except OSError as error:
+        raise NotResultsError(f"cannot read {path}: {error.strerror or error}") from None
+    # pyperf trusts what it reads, and fails in any of these ways on what it did not write.
+    except (ValueError, LookupError, TypeError, AttributeError, EOFError):
+        raise NotResultsError(f"{path} is not a file of pyperf's results") from None
+    return benchmarks
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    keys = {FAIRNESS_FILE: "locks", GROWTH_FILE: "results", GO_FILE: "cells"}
+    try:
+        stored = json.loads(path.read_text())
+    except OSError as error:
+        raise NotResultsError(f"cannot read {path}: {error.strerror or error}") from None
+    except ValueError:
+        stored = None
+    if not isinstance(stored, dict) or keys[path.name] not in stored:
+        raise NotResultsError(f"{path} is not a file of these benchmarks")
+    return stored
 
 
 def _add(results: Results, metadata: Mapping[str, Any], values: Sequence[float]) -> None:
@@ -152,9 +226,18 @@ def _add(results: Results, metadata: Mapping[str, Any], values: Sequence[float])
         panel = Panel(operation, metadata["reference_row"])
         results.panels.append(panel)
     line = panel.lines.setdefault(row, Line(row, metadata["row_kind"]))
-    threads = int(metadata["threads"])
-    # See harness.py for the convention. The median ignores a disturbed value.
-    line.mops[threads] = threads / statistics.median(values) / 1e6
+    line.add(int(metadata["threads"]), values)
+
+
+def _add_go(results: Results, stored: Mapping[str, Any]) -> None:
+    """Add the rows of perf/go to the operations beside which they were measured."""
+    results.environment["go_version"] = stored["version"].removeprefix("go")
+    panels = {panel.operation: panel for panel in results.panels}
+    for cell in stored["cells"]:
+        panel = panels.get(cell["operation"])
+        if panel is not None:
+            line = panel.lines.setdefault(cell["row"], Line(cell["row"], "go"))
+            line.add(cell["threads"], cell["values"])
 
 
 def _version_key(version: str) -> list[int]:
@@ -198,4 +281,6 @@ def headline(found: Sequence[Results]) -> str:
         f"{all_of('usable_cores')} cores",
         f"backend {all_of('nogil_sync_backend')}",
     ]
+    if any("go_version" in each.environment for each in found):
+        parts.append(f"Go {all_of('go_version')}")
     return " · ".join(parts)

@@ -18,7 +18,7 @@ import nogil_sync
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-Kind = Literal["floor", "stdlib", "peer", "ours"]
+Kind = Literal["floor", "stdlib", "peer", "ours"]  # in results also "go" (perf/go)
 
 # How the loop reaches the shared objects: as arguments, which are locals; as globals of one module;
 # as attributes of one `self`; or as variables of one enclosing function.
@@ -147,14 +147,17 @@ def both_ways(row: Row, **calls: str) -> tuple[Row, Row]:
 
 
 def usable_peers() -> tuple[list[str], list[str]]:
-    """The installed peers that leave the GIL off, and a note on each of the others.
+    """The installed peers that leave the GIL off, and notes on the others.
 
     Each is imported in a process of its own: once an import has turned the GIL on, it stays on.
     """
     usable, notes = [], []
+    missing = [peer for peer in PEERS if importlib.util.find_spec(peer) is None]
+    if missing:
+        names = ", ".join(missing)
+        notes.append(f"left out, as they are not installed (./dev bench --peers does): {names}")
     for peer in PEERS:
-        if importlib.util.find_spec(peer) is None:
-            notes.append(f"{peer} is not installed: its rows are left out")
+        if peer in missing:
             continue
         done = subprocess.run(
             [sys.executable, "-c", _IMPORT_KEEPS_GIL_OFF, peer],

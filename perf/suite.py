@@ -34,10 +34,23 @@ QUICK_ROUNDS = QUICK_VALUES + 2
 
 
 def parse_threads(text: str) -> list[int]:
-    counts = sorted({int(part) for part in text.split(",")})
+    try:
+        counts = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        raise argparse.ArgumentTypeError("numbers with commas between them, as in 1,2,4") from None
     if counts[0] < 1:
         raise argparse.ArgumentTypeError("a thread count is at least 1")
     return counts
+
+
+def parse_only(text: str) -> str:
+    for part in text.split(","):
+        try:
+            re.compile(part.strip())
+        except re.error as error:
+            what = f"{part.strip()!r} is no regular expression: {error}"
+            raise argparse.ArgumentTypeError(what) from None
+    return text
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +58,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--threads", type=parse_threads, help="for example 1,2,4 (default: up to the cores)"
     )
     parser.add_argument(
-        "--only", metavar="EXPR,...", help="only operations in whose name one of these is found"
+        "--only",
+        metavar="EXPR,...",
+        type=parse_only,
+        help="only operations in whose name one of these is found",
     )
     parser.add_argument(
         "--ways",

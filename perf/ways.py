@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SCALES = 1.7
 PINNED = ", pinned"
 PINNED_SELF = "pinned self"
+REACHED = "reached as"
 
 BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
 
@@ -67,7 +68,7 @@ def _short(value: float) -> str:
 
 
 def table(found: Sequence[Results]) -> tuple[list[str], list[list[str]]]:
-    header = ["operation", "reached as"]
+    header = ["operation", REACHED]
     header += [f"{each.label}{how}" for each in found for how in ("", PINNED)]
     rows = []
     for operation, of_versions in panels(found).items():
@@ -103,16 +104,16 @@ def short_of(found: Sequence[Results]) -> Iterator[str]:
 def markdown(found: Sequence[Results]) -> str:
     header, rows = table(found)
     lines = [headline(found) + ".", ""]
-    lines.append(_line(header))
-    lines.append(_line(["---", "---", *("---:" for _ in header[2:])]))
+    lines.append(line(header))
+    lines.append(line(["---", "---", *("---:" for _ in header[2:])]))
     before = ""
     for operation, *cells in rows:
-        lines.append(_line(["" if operation == before else operation, *cells]))
+        lines.append(line(["" if operation == before else operation, *cells]))
         before = operation
     return "\n".join(lines)
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 

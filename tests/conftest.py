@@ -27,6 +27,11 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Long tests come first, so that no process is left with one when the others are through.
+    items.sort(key=lambda item: item.path.parent.name not in ("stress", "isolated", "outside"))
+
+
 def pytest_report_header() -> str:
     gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     return f"nogil_sync: {nogil_sync.backend} backend, GIL {'on' if gil else 'off'}"

@@ -6,7 +6,7 @@ SHORT_LEGS=(native standard core)
 FULL_LEGS=(native-3.13t native-3.14t native-3.15t parallel threading standard standard-newest core tsan asan)
 LEGS=(native "${FULL_LEGS[@]}")
 # The tests of the tools depend little on backend and version, and take minutes: these legs of --full leave them out.
-OF_TOOLS=(tests/isolated/test_{arm64,docs,docs_browser,packaging,perf,server,server_application,server_page,transfers}.py)
+OF_TOOLS=(tests/isolated/test_{arm64,docs,docs_browser,packaging,perf,perf_page,server,server_application,server_load,server_page,transfers}.py)
 WITHOUT_TOOLS=(native-3.14t native-3.15t threading standard-newest)
 # What the short test leaves to --full: those, other projects' suites, and the hunt for leaks, which takes longest.
 LEFT_TO_FULL=("${OF_TOOLS[@]}" tests/outside tests/isolated/test_leaks.py)
@@ -78,7 +78,10 @@ leg_native() { suite_native native "$VERSION" "$@"; }
 # and so test them, which takes minutes.
 suite_native() {
   local MORE_TOOLS=()
-  [[ -n ${SHORT:-} || $1 == native-3.1[45]t ]] || MORE_TOOLS=(bench server)
+  if [[ -z ${SHORT:-} && $1 != native-3.1[45]t ]]; then
+    MORE_TOOLS=(bench server)
+    try_wrk
+  fi
   suite "$1" "free_threaded $2" "${@:3}"
 }
 
@@ -107,9 +110,9 @@ leg_tsan() { core tsan -Db_sanitize=thread -Db_lundef=false; }
 
 leg_asan() { core asan -Db_sanitize=address,undefined -Db_lundef=false; }
 
-# How many processes share a leg's tests, which mostly wait for something. A leg with arguments for pytest runs
+# How many processes share a leg's tests, which wait as often as they run. A leg with arguments for pytest runs
 # in one, as those who name tests want to see and to stop them.
-WORKERS=${NOGIL_SYNC_WORKERS:-$((2 * $(cores) < 8 ? 2 * $(cores) : 8))}
+WORKERS=${NOGIL_SYNC_WORKERS:-$((3 * $(cores) < 12 ? 3 * $(cores) : 12))}
 
 # suite LEG INTERPRETER PYTEST-ARGS...: WITH is a command to run Python by, OPTIONS are more arguments for pytest.
 suite() {

@@ -49,7 +49,7 @@ SHRUNK = [
     *("-DNS_CELL_MEETINGS=1", "-DNS_RW_REOPEN_MEETINGS=1"),
     *("-DNS_SEGMENT_MAX=16", "-DNS_SWEEP=1", "-DNS_FIGHTS=1", "-DNS_SMALL=1", "-DNS_DEQUE_SIZE=2"),
     *("-DNS_LIMBO_SPREAD=2", "-DNS_LIMBO_FIRST=2", "-DNS_LIMBO_MAX=8"),
-    *("-DNS_CHANNEL_SPIN=0", "-DNS_CHANNEL_LINGER=0"),
+    *("-DNS_CHANNEL_SPIN=0", "-DNS_LINGER=0"),
     *("-DNS_CACHE_BATCH=2", "-DNS_CACHE_PATIENCE=4"),
 ]
 # Sources that a test includes, to run code between their steps; they are not linked again.

@@ -5,8 +5,8 @@
 outside_suites.toml lists the libraries and their versions.  For each one the source distribution (for its tests) and an
 environment are made once, in the cache.  The suite runs unchanged, and then with Mutex, Cond, Semaphore and Event in
 place of `threading`'s Lock, Condition, Semaphore, BoundedSemaphore and Event, from before the first import, also in
-subprocesses.  (RLock stays: our locks are not reentrant.)  A test that failed only with ours is run again by itself,
-both ways.
+subprocesses.  (RLock stays: our locks are not reentrant.)  An entry may name other classes or values that ours stand in
+for: `stand_ins`.  A test that failed only with ours is run again by itself, both ways.
 
 Exit status: 1 if a test fails each time with ours and never without, or a run with ours did not end; else 2 if a suite
 could not be had.
@@ -41,7 +41,7 @@ START = """\
 import os
 if os.environ.get("NOGIL_SYNC_STAND_INS"):
     import nogil_sync_stand_ins
-    nogil_sync_stand_ins.install()
+    nogil_sync_stand_ins.install(os.environ["NOGIL_SYNC_STAND_INS"])
 """
 
 # A pytest plugin that writes each result to a file at once, so that a crash loses no results.
@@ -57,7 +57,8 @@ def write(**entry):
             file.write(json.dumps(entry) + "\\n")
 
 def pytest_sessionstart(session):
-    write(lock=repr(threading.Lock))
+    installed = getattr(sys.modules.get("nogil_sync_stand_ins"), "installed", "")
+    write(lock=repr(threading.Lock), installed=installed)
 
 def pytest_runtest_logstart(nodeid, location):
     write(begins=nodeid)
@@ -88,10 +89,12 @@ class Suite:
     needs: list[str] = field(default_factory=list)
     skips: str = ""
     env: dict[str, str] = field(default_factory=dict)
+    stand_ins: str = "threading"
+    library: str = ""  # if it is not the name
 
     @property
     def requirement(self) -> str:
-        return f"{self.name}=={self.version}"
+        return f"{self.library or self.name}=={self.version}"
 
 
 @dataclass
@@ -99,6 +102,7 @@ class Run:
     outcomes: dict[str, str] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     lock: str = ""
+    installed: str = ""
     last: str = ""  # the test that was running at the end
     ended: bool = False
     gil: bool = True
@@ -145,7 +149,15 @@ def source(suite: Suite) -> Path:
     if tree := found("*[0-9]"):
         return tree
     if not found("*.tar.gz"):
-        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", suite.name]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--no-binary",
+            suite.library or suite.name,
+        ]
         command(*pip, "--dest", folder, suite.requirement, env=suite.env)
     archive = found("*.tar.gz")
     if archive is None:
@@ -194,7 +206,7 @@ def run(suite: Suite, home: Path, tree: Path, *, ours: bool, tests: list[str] | 
     results = home / "results"
     results.unlink(missing_ok=True)
     env = {**os.environ, **suite.env, "NOGIL_SYNC_RESULTS": str(results), "PYTHONFAULTHANDLER": "1"}
-    env["NOGIL_SYNC_STAND_INS"] = "1" if ours else ""
+    env["NOGIL_SYNC_STAND_INS"] = suite.stand_ins if ours else ""
     for name in ("PYTHONPATH", "PYTHONSAFEPATH", "PYTHONWARNINGS"):
         env.pop(name, None)
     env["PATH"] = f"{home / 'bin'}{os.pathsep}{env['PATH']}"
@@ -240,6 +252,7 @@ def run(suite: Suite, home: Path, tree: Path, *, ours: bool, tests: list[str] | 
     for line in results.read_text().splitlines() if results.exists() else ():
         entry = json.loads(line)
         found.lock = entry.get("lock", found.lock)
+        found.installed = entry.get("installed", found.installed)
         found.last = entry.get("begins", found.last)
         if "end" in entry:
             found.ended, found.gil = True, entry["gil"]
@@ -259,7 +272,9 @@ def compare(suite: Suite) -> tuple[str, int]:
         tail = "\n    ".join(without.output.splitlines()[-8:])
         raise UnavailableError(f"no test passes here:\n    {tail}")
     within = run(suite, home, tree, ours=True)
-    assert not within.lock or "nogil_sync" in within.lock, within.lock
+    if within.lock:
+        assert within.installed == suite.stand_ins, within.installed
+        assert suite.stand_ins != "threading" or "nogil_sync" in within.lock, within.lock
     status = 0
     lines = []
     for which, each in (("without ours", without), ("with ours", within)):
@@ -335,13 +350,15 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     summary, worst = [], 0
     for name in arguments.names or suites:
-        say(f"== {suites[name].requirement}")
+        stand_ins = suites[name].stand_ins
+        of = "" if stand_ins == "threading" else f", with ours for its {stand_ins}"
+        say(f"== {suites[name].requirement}{of}")
         try:
             line, status = compare(suites[name])
         except (UnavailableError, subprocess.TimeoutExpired) as error:
             line, status = f"could not be had: {str(error).splitlines()[0]}", 2
             say(f"  could not be had: {error}")
-        summary.append(f"{suites[name].requirement:28} {line}")
+        summary.append(f"{suites[name].requirement + of:28} {line}")
         worst = 1 if 1 in (status, worst) else max(status, worst)
     say("== summary\n" + "\n".join(summary))
     return worst

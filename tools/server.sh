@@ -15,6 +15,11 @@ load() {
   server_program server.load "$@"
 }
 
+# try_wrk: what the tests of ./dev load need. Without it they are skipped, and say so.
+try_wrk() {
+  have wrk || [[ $(id -u) != 0 ]] || ! have apt-get || TAIL=0 logged "installing the Debian package wrk" install_packages wrk || true
+}
+
 # server_program MODULE ARGS...: runs a module of examples/. The tree itself stays off sys.path, as nogil_sync has no
 # extension there.
 server_program() {

@@ -2,7 +2,6 @@
 
 import argparse
 import gc
-import importlib
 import os
 import resource
 import signal
@@ -14,7 +13,7 @@ from . import cheroot_server
 from .application import Application
 from .configuration import Config
 from .sampling import Sampler
-from .state import State
+from .state import State, new_state
 from .status import VIEWERS, Status
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -45,11 +44,6 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if chosen.status_port is None:
         chosen.status_port = chosen.port + 1 if chosen.port else 0
     return chosen
-
-
-def new_state(backend: str, config: Config) -> State:
-    state: State = importlib.import_module(f".{backend}", __package__).Shared(config)
-    return state
 
 
 def main() -> int:

@@ -19,8 +19,10 @@ _END = re.compile(rb"\r?\n\r?\n")
 _LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r?\n", re.IGNORECASE)
 
 
-def wanted(connection: socket.socket) -> int:
+def wanted(connection: socket.socket, before: int) -> int:
     """Give how many bytes must be there before it is worth looking again; 0: serve it now.
+
+    `before` is what an earlier call said, for which the selector has waited, or 0.
 
     Chunked bodies, and what no server would accept, are served at once: the first may wait for its
     client, until its deadline, and the second is refused.
@@ -38,12 +40,18 @@ def wanted(connection: socket.socket) -> int:
     end = _END.search(data)
     if end is None:
         # Empty: the client has closed the connection.
-        return len(data) + 1 if 0 < len(data) < HEADERS else 0
+        whole = len(data) + 1 if 0 < len(data) < HEADERS else 0
+        return _unless_ended(whole, before)
     length = _LENGTH.search(data, 0, end.end())
     if length is None or int(length[1]) > MAX_BODY:
         return 0
     whole = end.end() + int(length[1])
-    return whole if whole > len(data) else 0
+    return _unless_ended(whole, before) if whole > len(data) else 0
+
+
+def _unless_ended(whole: int, before: int) -> int:
+    """Give 0 if the socket was reported although no more came: the client sends no more."""
+    return 0 if whole == before else whole
 
 
 def wake_at(connection: socket.socket, size: int) -> None:

@@ -26,21 +26,25 @@ LINGER = 1.0  # seconds that a stopping server waits for kept connections at mos
 class _Connection(server.HTTPConnection):
     wanted = 0  # the bytes that must be there before the request is whole, if some are
     begun = 0.0  # when the first of them were there
+    served = False  # whether it has had a request
 
     def communicate(self) -> bool:
+        self.served = True
         with self.server.deadlines.limit(self.socket):
             return bool(super().communicate())  # type: ignore[no-untyped-call]
 
     def is_whole(self) -> bool:
         """Say whether a worker can serve it; if not, the selector is to wait for more."""
-        before, self.wanted = self.wanted, 0 if self.rfile.has_data() else wanted(self.socket)
+        before = self.wanted
+        self.wanted = 0 if self.rfile.has_data() else wanted(self.socket, before)
         if self.wanted != before:
             wake_at(self.socket, self.wanted or 1)
-        if not before:
+        if before <= 1:
             self.begun = time.monotonic()
         return not self.wanted
 
     def close(self) -> None:
+        self.server.waiting.discard(self)
         if self.wanted > 1:
             with contextlib.suppress(OSError):
                 self.socket.send(TOO_SLOW)
@@ -90,7 +94,7 @@ class Server(wsgi.Server):
         self.software = "nogil_sync"
         self.deadlines = Deadlines(request)
         self.draining = False
-        # Connections that wait for a request. Only the selector's thread takes any out.
+        # Connections that wait for a request.
         self.waiting: set[Any] = set()
         self._thread: threading.Thread | None = None
 
@@ -116,8 +120,8 @@ class Server(wsgi.Server):
 
     @property
     def address(self) -> str:
-        host, port = self.bind_addr
-        return f"http://{host}:{port}"
+        host, port = self.bind_addr[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def serve_in_thread(self, failed: Callable[[], object]) -> None:
         """Bind, and serve in a thread. `failed` is called if that ends without a stop."""
@@ -153,7 +157,7 @@ class Server(wsgi.Server):
     def _busy(self) -> bool:
         """Say whether a connection waits that was used; new ones may send nothing for ever."""
         with contextlib.suppress(RuntimeError):  # the set changed meanwhile
-            return any(conn.requests_seen or conn.rfile.has_data() for conn in self.waiting)
+            return any(conn.served for conn in self.waiting)
         return True
 
     def error_log(self, msg: str = "", level: int = 20, traceback: bool = False) -> None:

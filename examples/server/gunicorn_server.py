@@ -5,6 +5,8 @@ workers are how a server uses several cores; without it, one worker with many th
 clients share one state.
 """
 
+import os
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -36,10 +38,10 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         # for ever. What it defers is closed after `keepalive` seconds without news.
         now = time.monotonic()
         before = getattr(conn, "wanted", 0)
-        conn.wanted = 0 if _has_data(conn) else wanted(conn.sock)
+        conn.wanted = 0 if _has_data(conn) else wanted(conn.sock, before)
         if conn.wanted != before:
             wake_at(conn.sock, conn.wanted or 1)
-        if not before:
+        if before <= 1:
             conn.begun = now
         if conn.wanted and now - conn.begun > REQUEST:
             conn.sock.send(TOO_SLOW)
@@ -87,7 +89,8 @@ class Server(BaseApplication):  # type: ignore[misc]
             "limit_request_field_size": 8190,
             "loglevel": "warning",
             "control_socket_disable": True,
-            "post_worker_init": lambda _: started(),
+            "when_ready": lambda _: _stop_gracefully_at_interrupt(),
+            "post_worker_init": lambda _: _leave_interrupts_to_master(started),
             "worker_exit": lambda _, __: stopped(),
         }
         super().__init__()
@@ -99,6 +102,23 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Callable[..., Any]:
         return self.application
+
+
+def _stop_gracefully_at_interrupt() -> None:
+    """Have the first Ctrl-C stop as SIGTERM does; gunicorn would drop what is being served."""
+    quick = signal.getsignal(signal.SIGINT)
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGINT, quick)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGINT, stop)
+
+
+def _leave_interrupts_to_master(then: Callable[[], object]) -> None:
+    # A Ctrl-C at a terminal reaches the workers as well.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    then()
 
 
 def free_port(host: str) -> int:

@@ -1,4 +1,4 @@
-"""The shared state on nogil_sync: requests of different clients meet nowhere but in the metrics.
+"""The shared state on nogil_sync: requests of different clients meet nowhere.
 
 Every object that all threads use is pinned, which 3.13t needs: see docs/guide/sharing.md.
 """
@@ -7,11 +7,13 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 from prometheus_client import CollectorRegistry
 
-from nogil_sync import AtomicInt64, AtomicRef, Cache, Pool, Semaphore, pin
+from nogil_sync import AtomicInt64, AtomicRef, Cache, Pool, Semaphore, pin, pin_all
 from nogil_sync.diagnostics import label
+from nogil_sync.integrations.prometheus import Counter, Histogram
 
 from . import configuration
 from .configuration import Config
@@ -40,13 +42,16 @@ class Shared:
         self._buffers = pin(Pool(new_buffer, max_idle=64))
         self._reports = pin(Semaphore(configuration.REPORTS))
         self.registry = CollectorRegistry()
-        self._metrics = Metrics(self.registry)
+        self._metrics = Metrics(self.registry, Counter, Histogram, keep=partial(pin, deep=True))
         self._metrics.sessions.set_function(self.sessions)
         self.observe = self._metrics.observe
+        self.keep([self, self._metrics, self._metrics.counters, self.observe])
         for name, each in vars(self).items():
             if name.startswith("_") and name != "_metrics":
                 label(each, name[1:])
-        pin(self)
+
+    def keep(self, objects: list[object]) -> None:
+        pin_all(objects)
 
     def config(self) -> Config:
         return self._config.load()

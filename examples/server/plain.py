@@ -46,6 +46,9 @@ class Shared:
         self._metrics.sessions.set_function(self.sessions)
         self.observe = self._metrics.observe
 
+    def keep(self, objects: list[object]) -> None:
+        """Do nothing."""
+
     def config(self) -> Config:
         return self._config
 

@@ -1,13 +1,12 @@
 """Where the server's processor time goes: by function, sampled by one thread.
 
-The thread looks at all others a few hundred times a second: at their current function, and at how
-much processor time each used since it looked before, which the system says (Linux, by thread). So
-threads that wait count for nothing, and work in the kernel counts for the function that called it.
+A few hundred times a second the thread asks the system which threads are running, and not waiting
+(Linux, by thread), and then looks at their current functions. Work in the kernel counts for the
+function that called it.
 """
 
 import json
 import sys
-import sysconfig
 import threading
 from collections import Counter
 from pathlib import Path
@@ -15,7 +14,6 @@ from types import FrameType
 
 PAUSE = 0.004  # seconds between two looks
 _HERE = str(Path(__file__).parent)
-_LIBRARY = sysconfig.get_path("stdlib")
 # What the innermost known function belongs to.
 _LAYERS = {"cheroot": "HTTP server", "gunicorn": "HTTP server", "prometheus_client": "metrics"}
 
@@ -40,35 +38,34 @@ class Sampler:
             return
         self._stop.set()
         self._thread.join()
-        functions = [[*name, used] for name, used in self._functions.most_common()]
+        functions = [[*name, samples] for name, samples in self._functions.most_common()]
         text = json.dumps({"layers": dict(self._layers), "functions": functions})
         Path(self._path).write_text(text, encoding="utf-8")
 
     def _run(self) -> None:
-        used: dict[int, int] = {}
         while not self._stop.wait(PAUSE):
-            threads = [each for each in threading.enumerate() if each.native_id is not None]
-            before = {**used}
-            for thread in threads:
-                used[thread.native_id or 0] = _processor_time(thread.native_id or 0)
-            frames = sys._current_frames()
-            for thread in threads:
-                number, frame = thread.native_id or 0, frames.get(thread.ident or 0)
-                spent = used[number] - before.get(number, used[number])
-                if spent > 0 and frame is not None and thread is not self._thread:
+            running = [
+                thread
+                for thread in threading.enumerate()
+                if thread is not self._thread and _is_running(thread.native_id or 0)
+            ]
+            frames = sys._current_frames() if running else {}
+            for thread in running:
+                frame = frames.get(thread.ident or 0)
+                if frame is not None:
                     layer, function = _place(frame)
-                    self._functions[layer, function] += spent
-                    self._layers[layer] += spent
+                    self._functions[layer, function] += 1
+                    self._layers[layer] += 1
 
 
-def _processor_time(thread: int) -> int:
-    """The nanoseconds that a thread has run."""
+def _is_running(thread: int) -> bool:
+    """Say whether a thread computes, or would if it had a processor."""
     try:
-        return int(
-            Path(f"/proc/self/task/{thread}/schedstat").read_text(encoding="ascii").split()[0]
-        )
-    except (OSError, ValueError, IndexError):
-        return 0
+        text = Path(f"/proc/self/task/{thread}/stat").read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return False
+    # After the name, which is in parentheses and may contain anything, the state follows.
+    return text.rpartition(")")[2].split()[0] == "R"
 
 
 def _place(frame: FrameType) -> tuple[str, str]:
@@ -84,6 +81,8 @@ def _place(frame: FrameType) -> tuple[str, str]:
                 return "HTTP server", function
             if name in ("ours.py", "plain.py", "limits.py"):
                 return "shared state", function
+            if name == "metrics.py":
+                return "metrics", function
             if name == "status.py":
                 return "status page", function
             return "application", function

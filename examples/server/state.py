@@ -3,6 +3,7 @@
 The application knows only this. Every method may be called by any number of threads at once.
 """
 
+import importlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -23,6 +24,9 @@ class State(Protocol):
     name: str
     #: Where the metrics are, for `/metrics` and for the status page.
     registry: CollectorRegistry
+
+    def keep(self, objects: list[object]) -> None:
+        """Take note of objects that all threads read, and that are there as long as the state."""
 
     def config(self) -> Config:
         """Give the current configuration."""
@@ -53,3 +57,9 @@ class State(Protocol):
 
     def observe(self, route: str, status: int, seconds: float) -> None:
         """Count an answer, and the time it took."""
+
+
+def new_state(backend: str, config: Config) -> State:
+    """Make a state: ``"ours"`` or ``"plain"``."""
+    state: State = importlib.import_module(f".{backend}", __package__).Shared(config)
+    return state

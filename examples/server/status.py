@@ -51,6 +51,8 @@ class Status:
             "python": platform.python_version() + ("" if _gil() else "t, no GIL"),
             "cores": os.cpu_count(),
         }
+        # What the state calls its objects; they live as long as it does.
+        self._names = {id(each): name.strip("_") for name, each in vars(state).items()}
         self._snapshots: deque[dict[str, Any]] = deque(maxlen=KEPT)
         self._changed = threading.Condition()
         self._stopped = False
@@ -134,7 +136,7 @@ class Status:
             ],
             "waits": [
                 {
-                    "object": _name(wait),
+                    "object": self._names.get(id(wait.obj), type(wait.obj).__name__),
                     "operation": wait.operation,
                     "thread": getattr(wait.thread, "name", None) or "a task",
                     "seconds": wait.seconds,
@@ -171,7 +173,9 @@ class Status:
             return answer("200 OK", "text/html; charset=utf-8", PAGE.read_bytes())
         if path == "/events" and method == "GET":
             with self._changed:
-                if self._viewers >= VIEWERS or self._stopped:
+                if self._stopped:  # a stream that ends at once: the browser comes back later
+                    return answer("200 OK", "text/event-stream", b"retry: 1000\n\n")
+                if self._viewers >= VIEWERS:
                     headers.append(("Retry-After", "5"))
                     return answer("503 Service Unavailable", "text/plain", b"too many viewers\n")
                 self._viewers += 1
@@ -246,7 +250,7 @@ def quantile(buckets: dict[float, float], share: float) -> float | None:
 
 def _hot(profile: Any) -> list[dict[str, Any]]:
     """The objects that threads waited for, or tried again on, the worst first."""
-    found = [each for each in profile.objects() if each.contended]
+    found = [each for each in profile.objects if each.contended]
     return [
         {
             "object": each.name,
@@ -259,11 +263,6 @@ def _hot(profile: Any) -> list[dict[str, Any]]:
         }
         for each in found[:10]
     ]
-
-
-def _name(wait: Any) -> str:
-    text = repr(wait.obj)
-    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def _place(stack: StackSummary) -> str:

@@ -5,8 +5,8 @@ A backend's class derives from `SharedCache` and adds the mapping's operations a
 ``_peek(key, default)``
     the value of a key, or the default. Counts nothing.
 ``_land(key, value, detached)``
-    one atomic step: returns the given value if the flag is set; else the value of the key if there
-    is one; else stores the given value, as ``put`` does, and returns that.
+    one atomic step: returns the value of the key if there is one; else the given value, which it
+    first stores, as ``put`` does, unless the flag is set.
 ``_flights()``
     a plain SyncMap that belongs to the cache; the first call makes it.
 ``_loaded(failed)``
@@ -17,7 +17,10 @@ A backend's class derives from `SharedCache` and adds the mapping's operations a
 **Flights.** A load is a flight of `mapping.load_or_compute`, which works on any object that has
 ``get``, ``_land`` and ``_flights``: `_FlightParts` are those of a cache. So are the rules: a store
 of the key wins over the value that is being loaded, and a deletion detaches the flight. An eviction
-detaches nothing, as it only removes what has been stored.
+detaches nothing, since it must run no code of users. So a store detaches the flight, in the step
+that stores. Else its value could be evicted, and then the load would bring back an older one. When
+the flight lands, it finds the stored value, or stores nothing. A flight that begins after the store
+has looked for one reads its source later than that, so it need not be detached.
 """
 
 import operator

@@ -314,8 +314,13 @@ class SharedMap(_Base[K, V]):
             flight.detached.store(True)
             flights.compare_and_delete(key, flight)
 
+    def _flag_of(self, key: Any) -> Any:
+        """The flag by which a step that sets the key detaches its flight; None if it has none."""
+        flight = self._plain._flights(self).get(key)
+        return None if flight is None else flight.detached
+
     def _detach_all(self) -> None:
-        """The same for all keys."""
+        """`_detach` for all keys."""
         flights = self._plain._flights(self)
         for key, flight in flights._pairs():
             flight.detached.store(True)

@@ -108,7 +108,7 @@ exec_module(PyObject *module)
         ns_add_waitgroup,   ns_add_scopes,      ns_add_select,     ns_add_async_waiter,
         ns_add_barrier,     ns_add_once,        ns_add_syncmap,    ns_add_cache,
         ns_add_ageing,      ns_add_pool,        ns_add_pin,        ns_add_referents,
-        ns_add_sharing,     ns_add_contention,  ns_add_sleeping,
+        ns_add_sharing,     ns_add_contention,  ns_add_sleeping,   ns_add_metrics,
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(parts); i++) {
         if (parts[i](module) < 0) {

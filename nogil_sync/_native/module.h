@@ -63,6 +63,7 @@ int ns_add_atomic_ints(PyObject *module);
 int ns_add_atomic_bool(PyObject *module);
 int ns_add_atomic_ref(PyObject *module);
 int ns_add_counters(PyObject *module);
+int ns_add_metrics(PyObject *module);
 int ns_add_mutex(PyObject *module);
 int ns_add_event(PyObject *module);
 int ns_add_guard(PyObject *module);

@@ -18,6 +18,7 @@ from .channel import *
 from .cond import *
 from .counters import *
 from .event import *
+from .metrics import *
 from .mutex import *
 from .once import *
 from .pin import *

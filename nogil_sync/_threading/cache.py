@@ -13,8 +13,11 @@ loops and scans harmless, and let new favourites displace old ones:
 
 - A candidate for a full main queue *duels* with the oldest entries there (the admission of TinyLFU,
   Einziger, Friedman and Manes 2017, with the entries' own counts of uses), as often as its own uses
-  say, and replaces the first that was not used. Each other one goes round with one use less.
+  say, and replaces the first that was not used. Each other one goes round with half of its uses.
 - Entries come to the main queue with one use. Else a loop would evict each before it is wanted.
+
+While the main queue has room, as many candidates in a row as there are entries may have no use: in
+a long loop, for instance. Then more of them move to the main queue, and stay there.
 
 A queue is a dict from *tickets* to entries. Tickets only grow, so the lowest one is the oldest
 entry, and an entry anywhere in the queue can be removed in one step.
@@ -82,7 +85,7 @@ _SPAN: Final = 6  # a level has 2**6 ticks before the next level's begin
 
 _SHARE: Final = 10  # the small queue has one part in so many of the limit
 # In how many duels a candidate may look for a victim: if it is new, or came back; by its uses.
-_DUELS: Final = ((0, 2, 4, 8), (1, 4, 8, 8))
+_DUELS: Final = ((0, 4, 8, 8), (1, 8, 8, 8))
 
 
 class _Entry:
@@ -226,9 +229,11 @@ class Cache(SyncObject, SharedCache[K, V]):
         "__ghosts",
         "__guard",
         "__hits",
+        "__idle",
         "__loads",
         "__maxsize",
         "__misses",
+        "__number",
         "__on_evict",
         "__table",
         "__ttl",
@@ -251,7 +256,9 @@ class Cache(SyncObject, SharedCache[K, V]):
         self.__weigher: Callable[[K, V], int] | None = None
         self.__on_evict: Callable[[K, V, str], object] | None = None
         self.__clock: Callable[[], float] | None = None
-        self.__ghosts: dict[int, None] = {}
+        self.__ghosts: dict[int, int] = {}  # hashes, to the numbers of the evictions
+        self.__number = 0  # of the next eviction
+        self.__idle = 0  # candidates in a row that had no use, while the main queue has room
         self.__table: _Table = until_init(self)
 
     def __init__(
@@ -582,9 +589,15 @@ class Cache(SyncObject, SharedCache[K, V]):
             self.__expire_by(table, now)
         limit = _NO_LIMIT if self.__maxsize is None else self.__maxsize
         flights = self.__flights
-        if weight > limit and unless is None and flights is not None:
-            # It deletes the key: a load must not bring back what was there before.
-            self.__detach(flights, key)
+        overtaken: AtomicBool | None = None
+        if unless is None and flights is not None:
+            if weight > limit:
+                # It deletes the key: a load must not bring back what was there before.
+                self.__detach(flights, key)
+            else:
+                # Nor may a load bring back something older once this value is evicted.
+                flight = flights.get(key)
+                overtaken = None if flight is None else flight.detached
         deadline = min(now + ttl, NEVER - 1) if ttl else NEVER
         new = _Entry(which, key, value, weight, deadline)
         if ttl:
@@ -597,10 +610,10 @@ class Cache(SyncObject, SharedCache[K, V]):
             unequal: dict[int, object] = {}
             while True:
                 if unless is not None:
-                    if unless.load():
-                        return value
                     if old is not None and old.deadline > now:
                         return old.value
+                    if unless.load():
+                        return value
                 if weight > limit:
                     if old is None or self.__remove(table, old, "", []):
                         with self.__guard:
@@ -609,7 +622,7 @@ class Cache(SyncObject, SharedCache[K, V]):
                         return value
                 elif self.__room(table, weight, old, limit, gone):
                     new.key = key if old is None else old.key  # the first one stays, as in a dict
-                    if self.__install(table, bucket, old, new, unless):
+                    if self.__install(table, bucket, old, new, (unless, overtaken)):
                         return value
                 if bucket is not None:
                     for each in bucket:
@@ -628,9 +641,13 @@ class Cache(SyncObject, SharedCache[K, V]):
         bucket: Bucket | None,
         old: _Entry | None,
         new: _Entry,
-        unless: AtomicBool | None,
+        flags: tuple[AtomicBool | None, AtomicBool | None],
     ) -> bool:
-        """Store the new entry in place of the old one, or as a new one, if that fits; whether."""
+        """Store the new entry in place of the old one, or as a new one, if that fits; whether.
+
+        The first flag, if it is set, forbids it. The second is set in the same step.
+        """
+        unless, overtaken = flags
         limit = _NO_LIMIT if self.__maxsize is None else self.__maxsize
         which = new.which
         if bucket is None:
@@ -695,6 +712,8 @@ class Cache(SyncObject, SharedCache[K, V]):
                 table.small_weight = small_weight
                 table.weight = weight
                 table.count = count
+                if overtaken is not None:
+                    overtaken._AtomicBool__value = True  # type: ignore[attr-defined]
                 done = True
         if done and back and old is None:
             self.__ghosts.pop(which, None)
@@ -809,7 +828,7 @@ class Cache(SyncObject, SharedCache[K, V]):
             if hand.uses == 0 or now:
                 self.__evict_entry(table, hand, gone)
             else:
-                self.__move(table, hand, _MAIN, hand.uses - 1)
+                self.__move(table, hand, _MAIN, hand.uses // 2)
 
     def __judge(
         self,
@@ -825,9 +844,11 @@ class Cache(SyncObject, SharedCache[K, V]):
         less. `room` is how much more fits into the main queue.
         """
         uses = candidate.uses
-        if (candidate.back or uses >= 2) and candidate.weight <= room:
-            self.__move(table, candidate, _MAIN, 1)
-            return
+        if candidate.weight <= room:
+            idle = self.__idle = 0 if candidate.back or uses else self.__idle + 1
+            if candidate.back or uses >= 2 or (idle > table.count and not now):
+                self.__move(table, candidate, _MAIN, 1)
+                return
         for _ in range(0 if now else _DUELS[candidate.back][uses]):
             hand = self.__oldest(table, _MAIN)
             if hand is None:
@@ -836,7 +857,7 @@ class Cache(SyncObject, SharedCache[K, V]):
                 self.__evict_entry(table, hand, gone)
                 self.__move(table, candidate, _MAIN, 1)
                 return
-            self.__move(table, hand, _MAIN, hand.uses - 1)
+            self.__move(table, hand, _MAIN, hand.uses // 2)
         if uses >= 2 and not now:
             self.__move(table, candidate, _SMALL, uses - 1)
         else:
@@ -854,13 +875,16 @@ class Cache(SyncObject, SharedCache[K, V]):
                 else:
                     table.main_low = ticket
                 return entry
-            if ticket >= table.next:
-                break
-            if entry is not None:  # its insertion or its move failed for lack of memory
+            if entry is not None:
+                # Its insertion or its move failed for lack of memory; or it has just been replaced,
+                # by an entry that has its ticket now; or its insertion was under way. Look again:
+                # an entry that this search passed would never be evicted.
                 with self.__guard:
-                    # Not the entry that has replaced it in its place.
                     if entry.queue == _NONE and ticket in queue and queue[ticket] is entry:
                         del queue[ticket]
+                continue
+            if ticket >= table.next:
+                break
             ticket += 1
         return None
 
@@ -890,11 +914,17 @@ class Cache(SyncObject, SharedCache[K, V]):
     def __evict_entry(self, table: _Table, entry: _Entry, gone: list[tuple[Any, Any, str]]) -> None:
         if self.__remove(table, entry, "size", gone):
             ghosts = self.__ghosts
+            number = self.__number
+            self.__number = number + 1  # two threads may take the same one: ghosts are hints
             ghosts.pop(entry.which, None)
-            ghosts[entry.which] = None
-            while len(ghosts) > 2 * table.count:
+            ghosts[entry.which] = number
+            oldest = self.__number - 2 * table.count
+            while ghosts:
                 try:
-                    ghosts.pop(next(iter(ghosts)), None)
+                    which = next(iter(ghosts))
+                    if ghosts.get(which, number) >= oldest:
+                        break
+                    ghosts.pop(which, None)
                 except (RuntimeError, StopIteration):
                     break  # another thread changes it
 
@@ -921,7 +951,7 @@ class Cache(SyncObject, SharedCache[K, V]):
     def _land(self, key: K, value: V, detached: AtomicBool) -> V:
         """Store the value, unless detached or the key is there; return the key's value."""
         result: V = self.__store(key, value, self.__ttl, detached)
-        return value if detached.load() else result
+        return result
 
     def __detach(self, flights: "SyncMap[K, Any]", key: K) -> None:
         """Have the flights for this key store nothing. To be called before the key is deleted."""

@@ -194,6 +194,12 @@ never_set(void *flag)
     return false;
 }
 
+static void
+set_flag(void *flag)
+{
+    *(bool *)flag = true;
+}
+
 static enum ns_cache_done
 store_key(uint64_t id, int64_t weight, int64_t deadline, bool add)
 {
@@ -204,6 +210,7 @@ store_key(uint64_t id, int64_t weight, int64_t deadline, bool add)
     entry->weight = weight;
     ns_store(&entry->deadline, deadline, NS_RELAXED);
     value *v = new_value(id, deadline);
+    bool overtaken = false;
     ns_cache_edit e = {
         .hash = entry->hash,
         .match = match_key,
@@ -214,6 +221,8 @@ store_key(uint64_t id, int64_t weight, int64_t deadline, bool add)
         .value = (uintptr_t)v,
         .add = add,
         .is_set = never_set,
+        .set = set_flag,
+        .flag = add ? NULL : &overtaken,
     };
     enum ns_cache_done done;
     do {
@@ -222,6 +231,7 @@ store_key(uint64_t id, int64_t weight, int64_t deadline, bool add)
         done = ns_cache_store(&cache, &e, &gone);
         release_gone(&gone);
     } while (done == NS_CACHE_AGAIN);
+    CHECK(overtaken == (!add && (done == NS_CACHE_INSERTED || done == NS_CACHE_STORED)));
     if (done != NS_CACHE_INSERTED) {
         free_cache_entry(entry);
     }
@@ -340,7 +350,7 @@ check_whole(void)
     }
     CHECK(count == cache.count && weight == cache.weight && weight <= cache.limit);
     CHECK(count == ns_table_count(&cache.table));
-    unlock(&cache);
+    ns_lock_release_as(&cache.lock, NS_SEQ_CST);
     return count;
 }
 
@@ -424,6 +434,61 @@ test_a_scan_does_not_displace_what_is_used(void)
         kept += get_key(id);
     }
     CHECK(kept >= 50);
+    end_cache();
+}
+
+static void
+test_a_loop_that_is_much_longer_than_the_cache_has_hits(void)
+{
+    begin_cache(100);
+    int hits = 0;
+    for (int turn = 0; turn < 6; turn++) {
+        hits = 0;
+        for (uint64_t id = 0; id < 400; id++) {
+            if (get_key(id)) {
+                hits++;
+            }
+            else {
+                put_key(id);
+            }
+        }
+    }
+    CHECK(hits >= 50);
+    end_cache();
+}
+
+static bool
+take(uint64_t id)
+{
+    return take_ghost(&cache, ns_hash_mix(id));
+}
+
+static void
+test_ghosts_are_remembered_for_twice_as_many_evictions_as_there_are_entries(void)
+{
+    begin_cache(1000);
+    CHECK(!take(0));
+    ns_store(&cache.count, 50, NS_RELAXED);
+    for (uint64_t id = 0; id < 300; id++) {
+        add_ghost(&cache, ns_hash_mix(id));
+    }
+    CHECK(!take(0) && !take(199));
+    CHECK(take(200) && !take(200));
+    for (int i = 0; i < 90; i++) { /* the hashes of equal keys */
+        add_ghost(&cache, ns_hash_mix(1000));
+    }
+    CHECK(!take(289));
+    CHECK(take(290) && !take(290));
+    ns_store(&cache.count, 400, NS_RELAXED); /* the ring grows, and forgets nothing */
+    add_ghost(&cache, ns_hash_mix(1001));
+    for (uint64_t id = 0; id < 300; id++) {
+        CHECK(take(id) == (id > 290));
+    }
+    CHECK(take(1000) && !take(1000));
+    CHECK(take(1001) && !take(1001));
+    ns_store(&cache.count, 0, NS_RELAXED);
+    add_ghost(&cache, ns_hash_mix(1));
+    CHECK(!take(1));
     end_cache();
 }
 
@@ -762,6 +827,8 @@ main(void)
     test_cache_is_a_dictionary_up_to_its_limit();
     test_weights_stay_below_the_limit();
     test_a_scan_does_not_displace_what_is_used();
+    test_a_loop_that_is_much_longer_than_the_cache_has_hits();
+    test_ghosts_are_remembered_for_twice_as_many_evictions_as_there_are_entries();
     test_what_has_expired_is_not_found_and_freed();
     test_entries_are_freed_at_the_tick_of_their_deadline();
     test_late_thread_does_not_turn_the_wheel_back();

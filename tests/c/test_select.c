@@ -571,6 +571,33 @@ check_cases_that_share_a_lock(void)
     ns_selector_free(s);
 }
 
+/* A thread looks out for channels, and for words beside channels, until one of them is frozen. */
+static void
+check_lingering(void)
+{
+    make(1);
+    ns_selector *words = new_selector(2), *s = new_selector(4);
+    add_event(words, &event);
+    ns_selector_add(words, &ns_word_line, &group, 0);
+    add_receive(s, 0);
+    add_event(s, &event);
+    ns_selector_add(s, &ns_word_line, &group, 0);
+    add_send(s, 1, 5);
+    CHECK(ns_selector_linger(s)); /* there is room */
+    CHECK(try_send(1, 9) == NS_CHANNEL_DONE);
+    CHECK(!ns_selector_linger(s));
+    CHECK(try_send(0, 9) == NS_CHANNEL_DONE && ns_selector_linger(s) && try_receive(0) == 9);
+    ns_event_set(&event);
+    CHECK(ns_selector_linger(s) && !ns_selector_linger(words));
+    event = (ns_event){0};
+    CHECK(ns_waitgroup_add(&group, -1) == NS_ADDED && ns_selector_linger(s));
+    CHECK(ns_waitgroup_add(&group, 1) == NS_ADDED && !ns_selector_linger(s));
+    CHECK(is_open(0) && is_open(1)); /* it was not in line */
+    CHECK(ns_channel_close(&channels[0]) && !ns_selector_linger(s));
+    ns_selector_free(s);
+    ns_selector_free(words);
+}
+
 static void
 check_selector_without_cases_sleeps(void)
 {
@@ -971,6 +998,7 @@ main(void)
     check_choice_is_fair();
     check_fork();
     check_cases_that_share_a_lock();
+    check_lingering();
     check_selector_without_cases_sleeps();
     ns_call_waiters = note_calls;
     check_called_selectors();

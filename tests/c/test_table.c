@@ -771,7 +771,7 @@ lone_thread_leaves_what_newcomer_reads(int i)
     ns_section stray = ns_epoch_enter_stray();
     CHECK(delete_key(0) && ns_limbo_count(&table.limbo) == 1);
     ns_garbage garbage = {.waits = NS_KEYS_LEFT};
-    settle(&table, &garbage);
+    ns_table_settle_now(&table, &garbage);
     CHECK(garbage.count == 0 && ns_limbo_count(&table.limbo) == 1);
     ns_epoch_leave(stray);
     destroy();

@@ -681,6 +681,50 @@ def test_store_during_a_load_wins():
     assert c["k"] == "stored"
 
 
+@pytest.mark.parametrize("leaves", ["evicted", "expired", "replaced by a heavy one"])
+def test_value_stored_during_a_load_and_gone_keeps_the_load_from_landing(leaves):
+    now = 0.0
+    c = Cache(2, clock=lambda: now, weigher=lambda key, value: 3 if value == "heavy" else 1)
+
+    def load():
+        nonlocal now
+        c.put("k", "stored", ttl=5)
+        if leaves == "evicted":
+            while "k" in c:
+                c[object()] = "other"
+        elif leaves == "expired":
+            now = 10.0
+        else:
+            c["k"] = "heavy"
+        assert c.load_or_compute("k", lambda: "newer") == "newer"
+        c.pop("k")
+        return "old"
+
+    assert c.load_or_compute("k", load) == "old"
+    assert "k" not in c
+
+
+@starts_threads
+def test_call_that_begins_after_a_store_gets_nothing_older():
+    c, begun, go = Cache(1), threading.Event(), threading.Event()
+
+    def load():
+        begun.set()
+        assert go.wait(TIMEOUT)
+        return "old"
+
+    def store():
+        assert begun.wait(TIMEOUT)
+        c["k"] = "stored"
+        c["other"] = "evicts it"
+        assert c.load_or_compute("k", lambda: "new") == "new"
+        go.set()
+
+    result, _ = run_threads(lambda: c.load_or_compute("k", load), store)
+    assert result == "new"
+    assert c["k"] == "new"
+
+
 def test_store_of_what_does_not_fit_detaches_a_load():
     c = Cache(10, weigher=lambda key, value: value)
 

@@ -21,9 +21,12 @@ SHARED = {
     *("TaskGroup", "Ticker", "after", "backend", "pin_report", "select_async", "shield"),
 }
 # Submodules with names of their own.
-MODULES = {"contention", "diagnostics"}
+MODULES = {"contention", "diagnostics", "integrations"}
 # For nogil_sync._common.
-INTERNAL = {"AsyncWaiter", "Scope", "current_scope", "defer", "enter_scope", "guard_of"}
+INTERNAL = {
+    *("AsyncWaiter", "CounterValue", "GaugeValue", "HistogramValue", "Scope"),
+    *("current_scope", "defer", "enter_scope", "guard_of"),
+}
 
 
 def literal_all(tree):

@@ -75,14 +75,24 @@ in_browser = functools.partial(in_own_process, timeout=LIMIT, env={"PYTHONWARNIN
 def opened(folder: str, **options: Any) -> Iterator[Any]:
     """Serve the folder and give an empty page of a new Chromium, to `goto` the folder's files.
 
+    It is as of `opened_at`.
+    """
+    with served(folder) as address, opened_at(address, **options) as page:
+        yield page
+
+
+@contextmanager
+def opened_at(address: str, expected: tuple[str, ...] = (), **options: Any) -> Iterator[Any]:
+    """Give an empty page of a new Chromium, to `goto` what is served at the address.
+
     Asserts at the end that nothing was wrong: an error or a warning on the console, an exception
-    in a script, a request that failed or that went to another host.
+    in a script, a request that failed or that went to another host; but for errors with an
+    `expected` text.
     """
     from playwright.sync_api import sync_playwright
 
     wrong: list[str] = []
     with (
-        served(folder) as address,
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
         sync_playwright() as playwright,
     ):
@@ -119,6 +129,7 @@ def opened(folder: str, **options: Any) -> Iterator[Any]:
         page = context.pages[0] if context.pages else context.new_page()
         yield page
         context.close()
+    wrong = [each for each in wrong if not any(text in each for text in expected)]
     assert not wrong, "\n".join(wrong)
 
 

@@ -122,6 +122,12 @@ def running(*options: str, port: int = 0, status_port: int = 0, **env: str) -> I
         process.communicate()
 
 
+def free_port() -> int:
+    """Find a port for a server that is started more than once."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
 def until(condition: object, what: str) -> None:
     """Wait until a function returns something true."""
     deadline = time.monotonic() + TIMEOUT

@@ -9,35 +9,11 @@ import threading
 import weakref
 
 import pytest
+from caches import OPERATIONS, Hostile, RefusedError, every, kind, tried
 from marks import starts_threads
-from support import collect_often, collected, eventually, for_a_while, many, run_threads
+from support import NATIVE, collect_often, collected, eventually, for_a_while, many, run_threads
 
 from nogil_sync import Cache, TaskGroup, cached
-
-
-class RefusedError(Exception):
-    pass
-
-
-class Hostile:
-    """A key, all with one hash, whose equality does first what `act` says."""
-
-    act = staticmethod(lambda *_: None)
-
-    def __init__(self, name, code=42):
-        self.name = name
-        self.code = code
-
-    def __hash__(self):
-        return self.code
-
-    def __eq__(self, other):
-        self.act(self, other)
-        return isinstance(other, Hostile) and self.name == other.name
-
-
-def kind(act):
-    return type("Kind", (Hostile,), {"act": staticmethod(act)})
 
 
 class Clock:
@@ -47,27 +23,6 @@ class Clock:
 
     def __call__(self):
         return self.now
-
-
-OPERATIONS = {
-    "getitem": lambda c, k: c[k],
-    "setitem": lambda c, k: c.__setitem__(k, "set"),
-    "put": lambda c, k: c.put(k, "put", ttl=1000),
-    "delitem": lambda c, k: c.__delitem__(k),
-    "contains": lambda c, k: k in c,
-    "get": lambda c, k: c.get(k),
-    "pop": lambda c, k: c.pop(k, None),
-    "load_or_compute": lambda c, k: c.load_or_compute(k, lambda: "computed"),
-}
-every = pytest.mark.parametrize("name", OPERATIONS)
-
-
-def tried(name, c, key):
-    """What the operation gives, or the KeyError it raises."""
-    try:
-        return OPERATIONS[name](c, key)
-    except KeyError:
-        return KeyError
 
 
 def check_whole(c, maxsize):
@@ -962,6 +917,33 @@ def test_crowd_that_inserts_leaves_no_more_than_the_size():
     run_threads(*[insert] * THREADS)
     assert all(c[key] == [key] for key in list(c))
     check_whole(c, 50)
+
+
+@pytest.mark.skipif(NATIVE, reason="about the queues of the other backend")
+def test_entry_replaced_during_the_search_for_a_victim_can_still_be_evicted():
+    class Queue(dict):
+        """Has another thread replace the oldest entry just after the search has found it."""
+
+        def get(self, ticket):
+            found = super().get(ticket)
+            if armed and found is not None:
+                armed.clear()
+                c["oldest"] = "new"
+            return found
+
+    armed = []
+    c = Cache(3)
+    table = c._Cache__table
+    table.small, table.main = Queue(), Queue()
+    for key in ("oldest", "second", "third"):
+        c[key] = key
+    armed.append(True)
+    c["fourth"] = "fourth"
+    assert not armed
+    for n in range(10):
+        c[n] = n
+    assert "oldest" not in c
+    assert len(c) == 3
 
 
 @starts_threads

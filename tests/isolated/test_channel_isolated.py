@@ -10,6 +10,7 @@ from ctrl_c import INTERRUPTS, interrupt_call
 from forks import exit_code_of, in_child
 from marks import needs_fork, starts_processes
 from processes import in_own_process
+from support import settle
 from random_interrupts import RandomInterrupts
 
 import nogil_sync
@@ -133,8 +134,7 @@ def test_forked_child_has_the_items_and_no_waiters():
     over.send("last")
     over.close()
     for f in (lambda: full.send(2), empty.recv, lambda: open_.recv(), lambda: open_.recv()):
-        start(f)
-    time.sleep(0.05)
+        settle(start(f))
 
     def child():
         assert len(full) == 2

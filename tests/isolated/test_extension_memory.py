@@ -42,6 +42,8 @@ USES = {
         "wrong(c.add, 2**70)",
         "wrong(d.add, [])",
         "wrong(d.add, 2**4000)",
+        "HistogramValue((1, 2))",
+        "wrong(HistogramValue, (1, 'x'))",
     ],
     "locks": [
         "RLock()",
@@ -184,6 +186,7 @@ COMMON = """
     from threading import BrokenBarrierError
     from nomemory import PYTHON, Tally
     from nogil_sync import *
+    from nogil_sync._backend import HistogramValue
 
     f = int
     two = {}, [1]  # made here: without memory, BUILD_LIST itself crashes CPython 3.13

@@ -9,6 +9,7 @@ import pytest
 from forks import exit_code_of, in_child
 from marks import forks, needs_fork
 from processes import in_own_process
+from support import settle
 
 from nogil_sync import Cond, RWMutex, Semaphore, WaitGroup
 
@@ -36,8 +37,7 @@ def test_held_locks_stay_held_in_the_child_and_waiters_are_forgotten():
             c.wait()
 
     for waiter in (lambda: s.acquire(n=3), rw.write.acquire, rw.read.acquire, wait, g.wait):
-        start(waiter)
-    time.sleep(0.1)
+        settle(start(waiter))
     assert not s.acquire(False)
     assert not rw.read.acquire(False)
     assert repr(c).endswith("1 waiting>"), c
@@ -67,7 +67,8 @@ def test_held_locks_stay_held_in_the_child_and_waiters_are_forgotten():
         rw.write.acquire()
         g.add()
         threads = [start(f) for f in (lambda: s.acquire(n=2), rw.read.acquire, wait, g.wait)]
-        time.sleep(0.05)
+        for t in threads:
+            settle(t)
         s.release(3)
         rw.write.release()
         with c:
@@ -131,7 +132,7 @@ def test_wait_goes_on_in_both_processes_after_handler_forks(name):
     child = None
 
     def let_go_later():
-        time.sleep(0.3)
+        time.sleep(0.1)
         let_go(x)
 
     def fork(*_):
@@ -140,7 +141,7 @@ def test_wait_goes_on_in_both_processes_after_handler_forks(name):
         start(let_go_later)
 
     def interrupt():
-        time.sleep(0.1)
+        settle(threading.main_thread())
         os.kill(os.getpid(), signal.SIGUSR1)
 
     signal.signal(signal.SIGUSR1, fork)

@@ -36,6 +36,7 @@ COLLECT = "__import__('gc').collect()"
         "AtomicRef([])",
         "ShardedCounter(5)",
         "ShardedFloatCounter(5)",
+        "(CounterValue(), HistogramValue((1, 2)), histogram.observe(1.5), histogram.sum())",
         "Mutex()",
         "Event()",
         "RWMutex()",
@@ -120,7 +121,9 @@ def test_each_allocation_fails_once_without_harm(use):
         import _testcapi, sys
         from threading import BrokenBarrierError
         from nogil_sync import *
+        from nogil_sync._backend import CounterValue, HistogramValue
         a, r, c = AtomicInt64(2**62), AtomicRef(1), ShardedCounter()
+        histogram = HistogramValue((1, 2))
         m, e, o = Mutex(), Event(), {{}}
         two = o, [1]  # made here: without memory, BUILD_LIST itself crashes CPython 3.13
         y = SyncMap(a=1)

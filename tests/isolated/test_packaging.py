@@ -194,7 +194,7 @@ def test_sdist_of_a_tree_without_git_is_the_same(
 
 def test_wheel_holds_the_package_and_no_sources(wheel: Path) -> None:
     held = names(wheel)
-    for folder in ("nogil_sync", "nogil_sync/_common", "nogil_sync/_threading"):
+    for folder in map("nogil_sync{}".format, ("", "/_common", "/_threading", "/integrations")):
         assert {f"{folder}/{path.name}" for path in (ROOT / folder).glob("*.py")} <= held
     assert "nogil_sync/py.typed" in held
     others = {name for name in held if not name.endswith((".py", "/py.typed"))}

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -56,6 +57,7 @@ BENCHMARKS = [
     "mutex",
     "once",
     "pool",
+    "prometheus",
     "reach",
     "rwmutex",
     "select",
@@ -156,11 +158,16 @@ def test_benchmarks_run_under_pyperf(tmp_path: Path) -> None:
 
 def test_driver_shows_a_table_and_a_plot(tmp_path: Path) -> None:
     only = ("--only", "ShardedFloat,with m: pass", "--threads", "1,2", "--budget", "0.5")
-    code, printed = run(PERF, *only, "-o", tmp_path / "out")
+    code, printed = run(PERF, *only, "-o", tmp_path / "out", "--details")
     assert code == 0, printed
     assert "ShardedFloatCounter.add" in printed
     assert "vs ref" in printed
     assert "smallest share" in printed
+    assert printed.index("the standard library's rate as the objects come") < printed.index(
+        "vs ref"
+    )
+    assert "| ShardedFloatCounter.add |" in (tmp_path / "out" / "report.md").read_text()
+    assert "</html>" in (tmp_path / "out" / "report.html").read_text()
     assert pyperf.BenchmarkSuite.load(str(tmp_path / "out" / "bench.json")).get_benchmarks()
     for lock in json.loads((tmp_path / "out" / "fairness.json").read_text())["locks"]:
         assert 0 <= lock["smallest_share"] <= 1 <= lock["largest_share"]
@@ -172,7 +179,135 @@ def test_driver_shows_a_table_and_a_plot(tmp_path: Path) -> None:
 
     code, printed = run(PERF, "--report", tmp_path / "out", "-o", tmp_path / "again")
     assert code == 0, printed
-    assert "ShardedFloatCounter.add" in printed
+    assert " operations)" in printed
+    assert "vs ref" not in printed
+    assert (tmp_path / "again" / "report.html").exists()
+
+
+def store_slower(source: Path, target: Path, row: str, factor: float, values: int = 5) -> None:
+    """The same results with one row slower, and with values that lie close together."""
+    suite = pyperf.BenchmarkSuite.load(str(source))
+    benches = []
+    for bench in suite.get_benchmarks():
+        metadata = bench.get_metadata()
+        value = bench.median() * (factor if metadata["row"] == row else 1.0)
+        some = [value * (1 + 0.001 * step) for step in range(values)]
+        run = pyperf.Run(some, metadata=metadata, collect_metadata=False)
+        benches.append(pyperf.Benchmark([run]))
+    pyperf.BenchmarkSuite(benches).dump(str(target))
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run of a counter."""
+    out = tmp_path_factory.mktemp("small") / "out"
+    only = ("--only", "ShardedCounter", "--threads", "1,2", "--budget", "0.1", "--json-only")
+    code, printed = run(PERF, *only, "-o", out)
+    assert code == 0, printed
+    return out / "bench.json"
+
+
+def test_comparison_names_the_row_that_became_slower(small_run: Path, tmp_path: Path) -> None:
+    row = "ShardedCounter.add"
+    for name, factor in (("before", 1.0), ("after", 1.5)):
+        (tmp_path / name).mkdir()
+        store_slower(small_run, tmp_path / name / "bench.json", row, factor)
+    before, after = tmp_path / "before", tmp_path / "after"
+    code, printed = run(PERF, "--compare", before, after, "-o", tmp_path / "out")
+    assert code == 1, printed
+    slower = [line for line in printed.splitlines() if line.rstrip().endswith(" slower")]
+    assert len(slower) == 2, printed
+    assert all(line.startswith(f"{row}  ") and "0.67" in line for line in slower), printed
+    stored = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert [(each["row"], each["verdict"]) for each in stored["rows"][:3]] == [
+        (row, "slower"),
+        (row, "slower"),
+        (stored["rows"][2]["row"], "same"),
+    ]
+    assert "slower" in (tmp_path / "out" / "comparison.md").read_text()
+    assert "slower" in (tmp_path / "out" / "comparison.html").read_text()
+
+    code, printed = run(PERF, "--compare", before, after, "--threshold", "60")
+    assert code == 0, printed
+    code, printed = run(PERF, "--compare", after, before / "bench.json", "--details")
+    assert code == 0, printed
+    assert "2 rows" in printed
+
+
+def test_comparison_of_a_run_with_itself_finds_nothing(small_run: Path) -> None:
+    code, printed = run(PERF, "--compare", small_run, small_run, "--threshold", "0")
+    assert code == 0, printed
+    assert "none of" in printed
+    assert "1.00" in printed
+
+
+@pytest.mark.parametrize("wrong", ["missing", "empty", "text", "other", "another operation"])
+def test_comparison_refuses_what_holds_no_results(
+    small_run: Path, tmp_path: Path, wrong: str
+) -> None:
+    path = tmp_path / wrong
+    if wrong == "empty":
+        path.mkdir()
+    elif wrong == "text":
+        path.write_text("not JSON")
+    elif wrong == "other":
+        path.write_text('{"benchmarks": 3}')
+    elif wrong == "another operation":
+        path.write_text(small_run.read_text().replace("ShardedCounter.add", "Nothing.like_it"))
+    code, printed = run(PERF, "--compare", small_run, path)
+    assert code == 2, printed
+    (line,) = printed.splitlines()
+    assert line.startswith("error: ")
+    assert str(path) in line or "in common" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--compare", "a"), "expected 2 arguments"),
+        (("--compare", "a", "b", "--threshold", "-3"), "number of percent"),
+        (("--only", "["), "--only"),
+        (("--threads", "0"), "at least 1"),
+        (("--threads", "one"), "numbers"),
+        (("--only", "ShardedFloat", "-o", "/dev/null/results"), "cannot write into"),
+        (("--report", "/nowhere/at/all"), "there is no /nowhere"),
+    ],
+)
+def test_wrong_argument_is_an_error_in_one_line(arguments: tuple[str, ...], said: str) -> None:
+    code, printed = run(PERF, *arguments)
+    assert code in (1, 2), printed
+    assert "Traceback" not in printed
+    last = printed.splitlines()[-1]
+    assert "error: " in last
+    assert said in last
+
+
+def test_missing_go_is_a_note_and_no_error(tmp_path: Path) -> None:
+    only = ("--only", "ShardedFloat", "--threads", "1", "--budget", "0.1", "--go")
+    code, printed = run(PERF, *only, "-o", tmp_path / "out", PATH=str(tmp_path))
+    assert code == 0, printed
+    assert "Go is not measured: there is no Go toolchain on PATH" in printed
+
+
+@pytest.mark.skipif(shutil.which("go") is None, reason="no Go toolchain on PATH")
+def test_go_is_measured_beside_ours(tmp_path: Path) -> None:
+    only = ("--only", "mutex Mutex.*x .= 1$,woken", "--threads", "2", "--budget", "0.5", "--go")
+    code, printed = run(PERF, *only, "-o", tmp_path / "out", "--details")
+    assert code == 0, printed
+    assert "Beside Go" in printed
+    assert "Go: sync.Mutex" in printed
+    assert "Go: select of 5" in printed
+    stored = json.loads((tmp_path / "out" / "go.json").read_text())
+    assert all(min(cell["values"]) > 0 for cell in stored["cells"])
+
+
+def test_every_go_row_is_beside_an_operation_of_ours() -> None:
+    code, printed = run(PERF, "--list")
+    assert code == 0, printed
+    rows = re.findall(r'^\t\{"([^"]+)", "Go: ', (PERF / "go" / "rows.go").read_text(), re.MULTILINE)
+    assert len(rows) > 20
+    for operation in rows:
+        assert re.search(rf"^\w+ {re.escape(operation)}(  |$)", printed, re.MULTILINE), operation
 
 
 def store_as(version: str, source: Path, target: Path) -> None:
@@ -196,7 +331,7 @@ def test_driver_shows_versions_side_by_side(tmp_path: Path) -> None:
         store_as(version, source, out / version[:4] / "bench.json")
     page = tmp_path / "page.md"
     page.write_text("above\n<!-- measured -->\nold\n<!-- end of measured -->\nbelow\n")
-    code, printed = run(PERF, "--report", out, "--markdown", page)
+    code, printed = run(PERF, "--report", out, "--markdown", page, "--details")
     assert code == 0, printed
     assert "CPython 3.98.1, 3.99.2 (" in printed
     label = "t" if FREE_THREADED else ""
@@ -220,7 +355,7 @@ def test_interpreters_are_measured_one_after_the_other(tmp_path: Path) -> None:
     """One that fails is named, and the others are shown."""
     only = ("--only", "ShardedFloat", "--threads", "1,2", "--budget", "0.1")
     named = ("--interpreter", f"good={sys.executable}", "--interpreter", "bad=false")
-    code, printed = run(PERF, *named, *only, "-o", tmp_path / "out")
+    code, printed = run(PERF, *named, *only, "-o", tmp_path / "out", "--details")
     assert code == 0, printed
     assert "nothing from bad" in printed
     assert "ShardedFloatCounter.add" in printed

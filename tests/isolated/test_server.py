@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import socket
 import threading
 from pathlib import Path
 
@@ -41,6 +42,12 @@ def test_bad_requests_get_proper_answers_and_slow_clients_harm_nobody(server: st
                 connection.sendall(request)
                 answer = connection.recv(65536)
                 assert status(answer) in right, (request[:60], answer[:200])
+        # A client that ends in the middle is noticed at once: there is no time-out (408).
+        for part in (b"GET /healthz HTTP/1.1\r\nHost:", b"POST /echo HTTP/1.1\r\nContent-Len"):
+            with served.connect() as connection:
+                connection.sendall(part)
+                connection.shutdown(socket.SHUT_WR)
+                assert status(rest(connection)) in (0, 400)
         # Ten clients for each thread stop in the middle of headers or body, and a thousand say
         # nothing: the others are answered by the two threads all the same.
         with contextlib.ExitStack() as open_ones:

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 import pytest
 from marks import starts_processes
 from processes import in_process
-from support import NATIVE
+from support import NATIVE, started
 
 import nogil_sync
 from nogil_sync import (
@@ -143,8 +143,7 @@ def test_interpreter_exits_while_daemon_threads_are_blocked(way):
     def program(way):
         objects = Objects()
         for _ in range(4):
-            threading.Thread(target=BLOCKING[way], args=(objects,), daemon=True).start()
-        time.sleep(0.1)
+            started(BLOCKING[way], objects)
 
     done = in_process(program, way)  # which gives up long before the waits do
     assert done.stderr == ""
@@ -210,8 +209,7 @@ def test_finaliser_at_exit_releases_what_daemon_threads_wait_for(cycle):
         m, e = Mutex(), Event()
         m.acquire()
         for f in (m.acquire, m.acquire, e.wait):
-            threading.Thread(target=f, daemon=True).start()
-        time.sleep(0.05)
+            started(f)
 
         class Last:
             def __init__(self):

@@ -10,7 +10,7 @@ import pytest
 from forks import in_child
 from marks import needs_fork, starts_processes
 from processes import in_process
-from support import settle
+from support import settle, started
 from waits import WAITS, unlocked
 
 every_wait = pytest.mark.parametrize("name", WAITS)
@@ -37,8 +37,7 @@ def test_interpreter_exits_while_finaliser_serves_daemon_threads(name):
     def program(name):
         trial = unlocked(name)
         for _ in range(3):
-            threading.Thread(target=trial.call_unlocked, args=(100,), daemon=True).start()
-        time.sleep(0.05)
+            started(trial.call_unlocked, 100)
 
         class Last:
             def __init__(self):
@@ -95,8 +94,7 @@ def test_child_of_a_fork_forgets_the_waiters(name):
     def program(name):
         trial = unlocked(name)
         for _ in range(3):
-            threading.Thread(target=trial.call_unlocked, args=(60,), daemon=True).start()
-        time.sleep(0.05)
+            started(trial.call_unlocked, 60)
         before = trial.state()
 
         def child():

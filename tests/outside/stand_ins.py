@@ -1,4 +1,4 @@
-"""The library's classes with the interface of `threading`'s, to run programs written for those."""
+"""The library's classes in place of `threading`'s, to run programs written for those."""
 
 import sys
 import threading
@@ -43,8 +43,17 @@ STAND_INS: dict[str, type] = {
 }
 
 
-def install() -> None:
-    """Put the library's classes in place of those of `threading`, for all modules that use it."""
+installed = ""
+
+
+def install(what: str = "threading") -> None:
+    """Put the library's classes in place of others, for all modules that use those later."""
+    global installed
+    {"threading": _install_classes, "metrics": _install_metrics, "values": _install_values}[what]()
+    installed = what
+
+
+def _install_classes() -> None:
     # The locks that the library itself is made of stay.
     own = ModuleType("threading")
     vars(own).update(vars(threading))
@@ -53,3 +62,22 @@ def install() -> None:
             vars(module)["threading"] = own
     for name, stand_in in STAND_INS.items():
         setattr(threading, name, stand_in)
+
+
+def _install_metrics() -> None:
+    import prometheus_client
+
+    from nogil_sync.integrations import prometheus
+
+    for name in ("Counter", "Enum", "Gauge", "Histogram", "Info", "Summary"):
+        stand_in = getattr(prometheus, name)
+        # The repr of a metric says where its class is.
+        stand_in.__module__ = "prometheus_client.metrics"
+        setattr(prometheus_client, name, stand_in)
+        setattr(prometheus_client.metrics, name, stand_in)
+
+
+def _install_values() -> None:
+    from nogil_sync.integrations import prometheus
+
+    assert prometheus.install()

@@ -54,45 +54,103 @@ splice(ns_cache_link *to, ns_cache_link *from)
 
 /* ---- Ghosts: the hashes of keys that were evicted not long ago ---- */
 
-/* A ghost is in the set of eight that its hash leads to. The oldest of a set is overwritten. */
-#define WAYS 8
-
+/* A ring of marks, which are parts of hashes, in the order of the evictions. Evictions have
+ * numbers, which give the place in the ring. Ghosts whose marks lead to the same head form a chain,
+ * from the newest to the oldest. A chain ends at a number that is not older than the one before, or
+ * is too old: its place may belong to another ghost now. Numbers wrap around. So after 2^32
+ * evictions a chain may lead on to ghosts of another chain, whose marks all differ. */
 struct ns_cache_ghosts {
-    uint32_t mask; /* the number of sets, minus one */
-    uint32_t now;  /* counts the ghosts that were added */
+    uint32_t mask; /* the length of the ring, and the number of heads; minus one */
+    uint32_t now;  /* the number of the next eviction */
+    uint32_t oldest; /* what was evicted before this one is forgotten */
+    uint32_t *heads; /* the newest of each chain */
     struct {
-        uint32_t mark; /* a part of the hash; 0: nobody */
-        uint32_t born;
-    } at[][WAYS];
+        uint32_t mark; /* 0: no longer a ghost */
+        uint32_t older; /* the next one of its chain */
+    } at[];
 };
+
+enum { NS_CACHE_MIN_GHOSTS = 16 };
+#define NS_CACHE_MAX_GHOSTS (UINT32_C(1) << 31)
 
 /* With the bits of a tag: the upper half of the hashes of neighbours is the same (ns_hash_mix). */
 static inline uint32_t
 mark_of(uint64_t hash)
 {
-    const uint32_t mark = (uint32_t)(hash >> 25);
+    const uint32_t mark = (uint32_t)(hash ^ hash >> 32);
     return mark != 0 ? mark : 1;
 }
 
-/* Returns the ghosts, for this many. Without memory, fewer or none. */
+/* For how many evictions a ghost is remembered. */
+static inline uint32_t
+span_of(ns_cache *c)
+{
+    const uint64_t count = ns_load(&c->count, NS_RELAXED);
+    return count < NS_CACHE_MAX_GHOSTS / 2 ? (uint32_t)(2 * count) : NS_CACHE_MAX_GHOSTS;
+}
+
+static void
+push_ghost(ns_cache_ghosts *g, uint32_t number, uint32_t mark)
+{
+    uint32_t *head = &g->heads[mark & g->mask];
+    g->at[number & g->mask].mark = mark;
+    g->at[number & g->mask].older = *head;
+    *head = number;
+}
+
+/* Removes the mark's ghost. Returns whether there was one. */
+static bool
+pull_ghost(ns_cache_ghosts *g, uint32_t mark)
+{
+    uint32_t *link = &g->heads[mark & g->mask];
+    for (uint32_t age = 0;;) {
+        const uint32_t number = *link, older = g->now - number;
+        if (older <= age || older > g->now - g->oldest) {
+            return false;
+        }
+        if (g->at[number & g->mask].mark == mark) {
+            g->at[number & g->mask].mark = 0;
+            *link = g->at[number & g->mask].older;
+            return true;
+        }
+        age = older;
+        link = &g->at[number & g->mask].older;
+    }
+}
+
+/* Returns the ghosts, with places for at least this many. Without memory, for fewer, or NULL. */
 static ns_cache_ghosts *
-ghosts_for(ns_cache *c, uint64_t count)
+ghosts_for(ns_cache *c, uint32_t count)
 {
     ns_cache_ghosts *g = c->ghosts;
-    uint64_t sets = 2;
-    while (sets * WAYS < count && sets < UINT64_C(1) << 31) {
-        sets *= 2;
+    uint32_t length = NS_CACHE_MIN_GHOSTS;
+    while (length < count) {
+        length *= 2;
     }
-    if (g != NULL && g->mask + UINT64_C(1) >= sets) {
+    if (g != NULL && g->mask >= length - 1) {
         return g;
     }
-    ns_cache_ghosts *larger = calloc(1, sizeof(*g) + sets * sizeof(g->at[0]));
-    if (larger == NULL) {
+    ns_cache_ghosts *larger = malloc(sizeof(*g) + length * sizeof(g->at[0]));
+    uint32_t *heads = larger != NULL ? calloc(length, sizeof(*heads)) : NULL;
+    if (heads == NULL) {
+        free(larger);
         return g;
     }
-    larger->mask = (uint32_t)sets - 1;
-    if (g != NULL) { /* the marks are too short to be placed anew: these ghosts are forgotten */
-        larger->now = g->now;
+    larger->mask = length - 1;
+    larger->now = g != NULL ? g->now : NS_CACHE_MAX_GHOSTS; /* number 0 is too old */
+    larger->oldest = g != NULL ? g->oldest : larger->now;
+    larger->heads = heads;
+    if (g != NULL) {
+        for (uint32_t n = g->oldest; n != g->now; n++) {
+            const uint32_t mark = g->at[n & g->mask].mark;
+            if (mark != 0) {
+                push_ghost(larger, n, mark);
+            }
+            else {
+                larger->at[n & larger->mask].mark = 0;
+            }
+        }
+        free(g->heads);
         free(g);
     }
     c->ghosts = larger;
@@ -102,41 +160,25 @@ ghosts_for(ns_cache *c, uint64_t count)
 static void
 add_ghost(ns_cache *c, uint64_t hash)
 {
-    ns_cache_ghosts *g = ghosts_for(c, 2 * ns_load(&c->count, NS_RELAXED));
+    uint32_t span = span_of(c);
+    ns_cache_ghosts *g = ghosts_for(c, span);
     if (g == NULL) {
         return;
     }
-    const uint32_t set = (uint32_t)hash & g->mask;
-    unsigned oldest = 0;
-    for (unsigned i = 0; i < WAYS; i++) {
-        if (g->at[set][i].mark == 0) {
-            oldest = i;
-            break;
-        }
-        if (g->now - g->at[set][i].born > g->now - g->at[set][oldest].born) {
-            oldest = i;
-        }
+    span = span <= g->mask ? span : g->mask + 1;
+    pull_ghost(g, mark_of(hash)); /* of an equal hash */
+    g->now++;
+    if (g->now - g->oldest > span) {
+        g->oldest = g->now - span;
     }
-    g->at[set][oldest].mark = mark_of(hash);
-    g->at[set][oldest].born = g->now++;
+    push_ghost(g, g->now - 1, mark_of(hash));
 }
 
-/* Whether the hash is a ghost's, who is one no longer. */
+/* Whether the hash is a ghost's, which is none any more. */
 static bool
 take_ghost(ns_cache *c, uint64_t hash)
 {
-    ns_cache_ghosts *g = c->ghosts;
-    if (g == NULL) {
-        return false;
-    }
-    const uint32_t set = (uint32_t)hash & g->mask;
-    for (unsigned i = 0; i < WAYS; i++) {
-        if (g->at[set][i].mark == mark_of(hash)) {
-            g->at[set][i].mark = 0;
-            return g->now - g->at[set][i].born <= 2 * ns_load(&c->count, NS_RELAXED);
-        }
-    }
-    return false;
+    return c->ghosts != NULL && pull_ghost(c->ghosts, mark_of(hash));
 }
 
 /* ---- The wheel ---- */
@@ -323,7 +365,7 @@ take_out(ns_cache *c, ns_cache_entry *e, const ns_cache_edit *edit, enum ns_cach
         value = ns_segment_remove(&c->table, s, at, 0, &gone->garbage);
         note(c, gone, value, cause);
     }
-    ns_table_unlock(&c->table, s, &gone->garbage);
+    ns_table_leave(&c->table, s, &gone->garbage);
 }
 
 /* ---- The lock ---- */
@@ -391,16 +433,18 @@ lock(ns_cache *c)
     }
 }
 
+/* Releases the lock. Then the table polls, if that is due. */
 static inline void
-unlock(ns_cache *c)
+unlock(ns_cache *c, ns_cache_gone *gone)
 {
     ns_lock_release_as(&c->lock, NS_SEQ_CST);
+    ns_table_settle(&c->table, &gone->garbage);
 }
 
 /* ---- Eviction ---- */
 
 /* In how many duels a candidate may look for a victim: by whether it came back, and by its uses. */
-static const uint8_t duels[2][4] = {{0, 2, 4, 8}, {1, 4, 8, 8}};
+static const uint8_t duels[2][4] = {{0, 4, 8, 8}, {1, 8, 8, 8}};
 _Static_assert(NS_CACHE_USES <= 3, "there is a number of duels for each count of uses");
 
 static inline ns_cache_entry *
@@ -417,9 +461,13 @@ judge(ns_cache *c, ns_cache_entry *candidate, int64_t room, bool now, const ns_c
       ns_cache_gone *gone)
 {
     const uint8_t uses = ns_load(&candidate->uses, NS_RELAXED);
-    if ((candidate->back || uses >= 2) && candidate->weight <= room) {
-        move(c, candidate, NS_CACHE_MAIN, 1);
-        return;
+    if (candidate->weight <= room) {
+        c->idle = candidate->back || uses > 0 ? 0 : c->idle + 1;
+        const bool may_stay = !now && c->idle > ns_load(&c->count, NS_RELAXED);
+        if (candidate->back || uses >= 2 || may_stay) {
+            move(c, candidate, NS_CACHE_MAIN, 1);
+            return;
+        }
     }
     ns_cache_entry *hand;
     for (unsigned n = now ? 0 : duels[candidate->back][uses];
@@ -431,7 +479,7 @@ judge(ns_cache *c, ns_cache_entry *candidate, int64_t room, bool now, const ns_c
             move(c, candidate, NS_CACHE_MAIN, 1);
             return;
         }
-        move(c, hand, NS_CACHE_MAIN, others - 1);
+        move(c, hand, NS_CACHE_MAIN, others / 2);
     }
     if (uses >= 2 && !now) {
         move(c, candidate, NS_CACHE_SMALL, uses - 1);
@@ -463,7 +511,7 @@ evict(ns_cache *c, int64_t weight, ns_cache_edit *edit, ns_cache_gone *gone)
         take_out(c, hand, edit, NS_CACHE_SIZE, gone);
     }
     else {
-        move(c, hand, NS_CACHE_MAIN, uses - 1);
+        move(c, hand, NS_CACHE_MAIN, uses / 2);
     }
 }
 
@@ -497,12 +545,12 @@ expire(ns_cache *c, const ns_cache_edit *edit, ns_cache_gone *gone)
  * memory: then nothing is locked, and *done says so. */
 static bool
 find(ns_cache *c, ns_cache_edit *e, ns_segment **s, ns_entry **at, bool *present,
-     enum ns_cache_done *done)
+     ns_cache_gone *gone, enum ns_cache_done *done)
 {
     uintptr_t value;
     *s = ns_table_lock(&c->table, e->hash);
     if (*s == NULL) {
-        unlock(c);
+        unlock(c, gone);
         *done = NS_CACHE_NO_MEMORY;
         return false;
     }
@@ -515,7 +563,7 @@ find(ns_cache *c, ns_cache_edit *e, ns_segment **s, ns_entry **at, bool *present
         e->result = ns_cache_entry_of(ns_load(&(*at)->key, NS_RELAXED))->key;
         e->hold(e->result);
         ns_lock_release(&(*s)->lock);
-        unlock(c);
+        unlock(c, gone);
         *done = NS_CACHE_ASK_KEY;
         return false;
     }
@@ -526,8 +574,8 @@ find(ns_cache *c, ns_cache_edit *e, ns_segment **s, ns_entry **at, bool *present
 static enum ns_cache_done
 end(ns_cache *c, ns_segment *s, ns_cache_gone *gone, enum ns_cache_done done)
 {
-    ns_table_unlock(&c->table, s, &gone->garbage);
-    unlock(c);
+    ns_table_leave(&c->table, s, &gone->garbage);
+    unlock(c, gone);
     return done;
 }
 
@@ -579,21 +627,21 @@ ns_cache_store(ns_cache *c, ns_cache_edit *e, ns_cache_gone *gone)
     enum ns_cache_done done;
     lock(c);
     if (deadline != NS_CACHE_NEVER && make_wheel(c, e->now) == NULL) {
-        unlock(c);
+        unlock(c, gone);
         return NS_CACHE_NO_MEMORY;
     }
     expire(c, e, gone);
     for (;;) {
-        if (!find(c, e, &s, &at, &present, &done)) {
+        if (!find(c, e, &s, &at, &present, gone, &done)) {
             return done;
         }
         old = present ? ns_cache_entry_of(ns_load(&at->key, NS_RELAXED)) : NULL;
-        if (e->add && e->is_set(e->flag)) {
-            return end(c, s, gone, NS_CACHE_FORBIDDEN);
-        }
         if (e->add && present && ns_load(&old->deadline, NS_RELAXED) > e->now) {
             e->result = ns_entry_hold(at, e->hold);
             return end(c, s, gone, NS_CACHE_KEPT);
+        }
+        if (e->add && e->is_set(e->flag)) {
+            return end(c, s, gone, NS_CACHE_FORBIDDEN);
         }
         if (weight > c->limit) {
             if (present) {
@@ -608,12 +656,15 @@ ns_cache_store(ns_cache *c, ns_cache_edit *e, ns_cache_gone *gone)
         if (others <= rest) {
             break;
         }
-        ns_table_unlock(&c->table, s, &gone->garbage);
+        ns_table_leave(&c->table, s, &gone->garbage);
         if (gone->count > 2 * NS_CACHE_BATCH - 2) {
-            unlock(c);
+            unlock(c, gone);
             return NS_CACHE_AGAIN;
         }
         evict(c, weight, e, gone);
+    }
+    if (!e->add && e->flag != NULL) {
+        e->set(e->flag);
     }
     if (present) {
         replace(c, at, old, e, gone);
@@ -647,7 +698,7 @@ ns_cache_remove(ns_cache *c, ns_cache_edit *e, ns_cache_gone *gone)
     bool present;
     enum ns_cache_done done;
     lock(c);
-    if (!find(c, e, &s, &at, &present, &done)) {
+    if (!find(c, e, &s, &at, &present, gone, &done)) {
         return done;
     }
     if (!present) {
@@ -676,7 +727,7 @@ ns_cache_expire(ns_cache *c, const ns_cache_edit *e, ns_cache_gone *gone)
 {
     lock(c);
     bool more = expire(c, e, gone);
-    unlock(c);
+    unlock(c, gone);
     return more;
 }
 
@@ -704,7 +755,7 @@ ns_cache_clear(ns_cache *c, const ns_cache_edit *e, uint64_t left[2], ns_cache_g
     if (!more && c->clearing > 0) {
         c->clearing--;
     }
-    unlock(c);
+    unlock(c, gone);
     return more;
 }
 
@@ -720,7 +771,7 @@ ns_cache_page(ns_cache *c, const ns_cache_edit *e, uint64_t *from, ns_hashed *ke
             keys[kept++] = (ns_hashed){entry->key, entry->hash};
         }
     }
-    unlock(c);
+    ns_lock_release_as(&c->lock, NS_SEQ_CST);
     return n <= room ? kept : n;
 }
 
@@ -794,9 +845,10 @@ ns_cache_bytes(ns_cache *c)
     total += ns_cache_is_timed(c) ? sizeof(ns_cache_wheel) : 0;
     lock(c);
     if (c->ghosts != NULL) {
-        total += sizeof(*c->ghosts) + (c->ghosts->mask + (size_t)1) * sizeof(c->ghosts->at[0]);
+        const ns_cache_ghosts *g = c->ghosts;
+        total += sizeof(*g) + (g->mask + (size_t)1) * (sizeof(g->at[0]) + sizeof(*g->heads));
     }
-    unlock(c);
+    ns_lock_release_as(&c->lock, NS_SEQ_CST);
     return total;
 }
 
@@ -819,5 +871,8 @@ ns_cache_destroy(ns_cache *c, void (*release)(uintptr_t word, uintptr_t value))
         free(ns_load(&c->tallies[i], NS_RELAXED));
     }
     free(ns_load(&c->wheel, NS_RELAXED));
-    free(c->ghosts);
+    if (c->ghosts != NULL) {
+        free(c->ghosts->heads);
+        free(c->ghosts);
+    }
 }

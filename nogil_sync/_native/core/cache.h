@@ -4,7 +4,8 @@
  * word of the table's key leads to an ns_cache_entry, which has the user's key, the deadline and
  * the links of the queues; the table's value is the user's value. So a hit is a hit of the table,
  * and reads one more cache line: the entry's. Whatever stores or removes an entry holds the cache's
- * lock, and takes locks of the table under it. No other thread locks the table, so these are free.
+ * lock, and takes locks of the table under it. Without it the table is locked only to free dead
+ * entries (ns_table_settle), so its locks are nearly always free.
  *
  * 2. Policy. After S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP
  * 2023).
@@ -13,20 +14,24 @@
  *                        |                        |
  *                        +------- not used -------+---->  evicted; its hash goes to the ghosts
  *
- *    An entry's `uses` goes up to NS_CACHE_USES with its hits, and down by one each time the hand
+ *    An entry's `uses` goes up to NS_CACHE_USES with its hits, and is halved each time the hand
  *    of the main queue passes. A key whose hash is still among the ghosts, twice as many as there
  *    are entries, is an entry that came back. Two changes to S3-FIFO:
  *    - The duels. A candidate for a full main queue meets the oldest entries there, one after the
  *      other: up to eight, by its own uses; one if it only came back. It replaces the first that
- *      was not used since the hand passed it last. Each other goes round once more with one use
- *      less. A candidate that finds none goes round in the small queue if it was used twice, or is
+ *      was not used since the hand passed it last. Each other goes round once more with half of its
+ *      uses. A candidate that finds none goes round in the small queue if it was used twice, or is
  *      evicted. (The admission of TinyLFU, Einziger, Friedman and Manes, ACM TOS 2017, with the
  *      entries' own counts in place of a sketch.) So a loop that is larger than the cache, or a
  *      scan, does not displace what is in use, and new favourites displace old ones.
  *    - Entries come to the main queue with one use, so that each stays for one round there. Else a
  *      loop would evict each just before it is wanted.
- *    Until there are entries for the main queue the small one has its place. The numbers were
- *    chosen with perf/cache_policies.py.
+ *    Until there are entries for the main queue the small one has its place: the cache is a FIFO
+ *    queue. It would have no hits at all on a loop that is longer than the ghosts' memory. So when
+ *    as many candidates as there are entries were not used, one after the other (`idle`), more of
+ *    them move to the main queue, as far as it has room, and stay while the loop goes round.
+ *    The numbers were chosen with perf/cache_policies.py. A single thread sees the evictions of the
+ *    model in perf/policies.py, whatever the seed of the hashes. So does the other backend.
  *    Each look at an entry evicts it, moves it from the small queue to the main one, or lowers a
  *    count of uses. Hits can raise a count meanwhile: after NS_CACHE_PATIENCE looks for one
  *    insertion the next entry is evicted whatever its count.
@@ -77,7 +82,8 @@
  * steady one does not go back: an earlier time is that of a thread which was late to take the lock.
  *
  * 7. Reclamation. What an operation removes goes to its ns_cache_gone, which the caller releases
- * when it holds no lock: values, of which it owns the references, and the table's garbage.
+ * when it holds no lock: values, of which it owns the references, and the table's garbage. Nobody
+ * polls (epoch.h) under the cache's lock: the table's polls come after it (ns_table_settle).
  *
  * 8. Fork. In the child of a fork the lock may be that of a thread that is gone. The thread that
  * takes it then puts all entries of the table into the main queue, anew. Ghosts are only hints.
@@ -178,6 +184,7 @@ typedef struct ns_cache {
     _Atomic(ns_cache_wheel *) wheel; /* NULL until an entry has a deadline */
     ns_cache_queue small, main;
     ns_cache_ghosts *ghosts;
+    uint64_t idle; /* candidates in a row that had no use, while the main queue has room */
     uint32_t clearing; /* how many threads are emptying the cache */
     struct { /* of threads without a slot */
         _Atomic uint64_t hits, misses, loads, failures;
@@ -322,7 +329,7 @@ enum ns_cache_done {
     NS_CACHE_REMOVED,  /* `result` is the value, whose reference the caller owns */
     NS_CACHE_MISSING,
     NS_CACHE_TOO_HEAVY, /* the entry does not fit at all; the key is absent now */
-    NS_CACHE_FORBIDDEN, /* the flag is set: nothing was done */
+    NS_CACHE_FORBIDDEN, /* add: the key is missing and the flag set; nothing was stored */
     NS_CACHE_ASK_KEY,   /* `result` is a reference to a stored key: compare, and repeat */
     NS_CACHE_AGAIN,     /* release what is gone, and repeat */
     NS_CACHE_NO_MEMORY, /* nothing was stored */
@@ -342,7 +349,8 @@ typedef struct ns_cache_edit {
     uintptr_t value;
     bool add; /* only if the key is missing, and `flag` not set */
     bool (*is_set)(void *flag);
-    void *flag;
+    void (*set)(void *flag);
+    void *flag; /* add: see there. Else it is set in the step that stores; may be NULL */
     /* For ns_cache_remove: */
     bool only_expired;
 } ns_cache_edit;

@@ -3,12 +3,6 @@
 #ifndef NS_CHANNEL_SPIN
 #define NS_CHANNEL_SPIN 10000 /* nanoseconds before a waiter sleeps */
 #endif
-#ifndef NS_CHANNEL_LINGER
-#define NS_CHANNEL_LINGER 5000 /* nanoseconds before it waits at all */
-#endif
-#ifndef NS_CHANNEL_YIELDS
-#define NS_CHANNEL_YIELDS 4 /* of the processor, after that */
-#endif
 #define SHORTEST_PACE 200 /* nanoseconds between two looks while it lingers */
 #define LONGEST_PACE 2000
 
@@ -322,6 +316,88 @@ give_back(void *object, ns_place *p)
     }
 }
 
+/* ---- Looking out, without the lock ---- */
+
+/* Whether the slot at that position is ready: `full` is FULL or 0. */
+static bool
+is_ready(const ns_channel_end *end, uint64_t word, uint64_t full)
+{
+    return ns_load(&ns_channel_slot_at(end, word)->turn, NS_RELAXED) ==
+           (ns_channel_turn(end, word) | full);
+}
+
+/* What a try at that end would find. `full`: FULL to receive, 0 to send. */
+static enum ns_look
+look(ns_channel_end *end, uint64_t full)
+{
+    uint64_t word = ns_load(&end->word, NS_ACQUIRE); /* it may get its ring just now */
+    return !ns_channel_is_fast(end, word) ? NS_FROZEN
+           : is_ready(end, word, full)    ? NS_READY
+                                          : NS_NOT_READY;
+}
+
+static int64_t
+pace_of(ns_channel_end *end)
+{
+    const int64_t pace = ns_load(&end->pace, NS_RELAXED);
+    return pace < SHORTEST_PACE ? SHORTEST_PACE : pace;
+}
+
+/* To be called when a thread that looked in that pace has found it ready. */
+static void
+adapt_pace(ns_channel_end *end, uint64_t full, int64_t pace)
+{
+    const uint64_t next = ns_channel_next(end, ns_load(&end->word, NS_RELAXED));
+    const int64_t better = is_ready(end, next, full) ? 2 * pace : pace / 2;
+    if (better >= SHORTEST_PACE && better <= LONGEST_PACE) {
+        ns_store(&end->pace, (uint32_t)better, NS_RELAXED);
+    }
+}
+
+static enum ns_look
+look_to_send(void *object, uint64_t item)
+{
+    (void)item;
+    return look(&((ns_channel *)object)->in, 0);
+}
+
+static int64_t
+pace_of_senders(void *object)
+{
+    return pace_of(&((ns_channel *)object)->in);
+}
+
+static void
+adapt_pace_of_senders(void *object, int64_t pace)
+{
+    adapt_pace(&((ns_channel *)object)->in, 0, pace);
+}
+
+static enum ns_look
+look_to_receive(void *object, uint64_t nothing)
+{
+    (void)nothing;
+    return look(&((ns_channel *)object)->out, FULL);
+}
+
+static int64_t
+pace_of_receivers(void *object)
+{
+    return pace_of(&((ns_channel *)object)->out);
+}
+
+static void
+adapt_pace_of_receivers(void *object, int64_t pace)
+{
+    adapt_pace(&((ns_channel *)object)->out, FULL, pace);
+}
+
+static const struct ns_outlook to_send = {look_to_send, pace_of_senders, adapt_pace_of_senders};
+static const struct ns_outlook to_receive = {
+    look_to_receive, pace_of_receivers, adapt_pace_of_receivers};
+
+/* ---- For wait.h ---- */
+
 const struct ns_line ns_channel_send_line = {
     .queue = offsetof(ns_channel, senders),
     .guard = offsetof(ns_channel, senders),
@@ -330,6 +406,7 @@ const struct ns_line ns_channel_send_line = {
     .lock = lock,
     .serve = serve,
     .unlock = unlock,
+    .outlook = &to_send,
 };
 
 const struct ns_line ns_channel_receive_line = {
@@ -341,6 +418,7 @@ const struct ns_line ns_channel_receive_line = {
     .serve = serve,
     .unlock = unlock,
     .give_back = give_back,
+    .outlook = &to_receive,
 };
 
 /* Whether ns_channel_init is over. Before that the lock guards nothing: init does not take it. */
@@ -404,73 +482,40 @@ ns_channel_close(ns_channel *c)
     return first;
 }
 
-/* Whether the slot at that position is ready: `full` is FULL or 0. */
+/* What a thread lingers for, as ns_linger passes it on. */
+typedef struct {
+    const struct ns_outlook *outlook;
+    ns_channel *channel;
+} watched;
+
+static enum ns_look
+look_at(void *what)
+{
+    const watched *it = what;
+    return it->outlook->look(it->channel, 0);
+}
+
 static bool
-is_ready(const ns_channel_end *end, uint64_t word, uint64_t full)
+linger(ns_channel *c, const struct ns_outlook *outlook)
 {
-    return ns_load(&ns_channel_slot_at(end, word)->turn, NS_RELAXED) ==
-           (ns_channel_turn(end, word) | full);
-}
-
-enum look { NOT_READY, READY, FROZEN };
-
-static enum look
-look(ns_channel_end *end, uint64_t full)
-{
-    uint64_t word = ns_load(&end->word, NS_ACQUIRE); /* it may get its ring just now */
-    return !ns_channel_is_fast(end, word) ? FROZEN : is_ready(end, word, full) ? READY : NOT_READY;
-}
-
-/* Looks every `pace` for up to NS_CHANNEL_LINGER, and adapts the pace to what it finds. */
-static enum look
-look_out_awake(ns_channel_end *end, uint64_t full)
-{
-    int64_t now = ns_now();
-    const int64_t until = now + NS_CHANNEL_LINGER;
-    int64_t pace = ns_load(&end->pace, NS_RELAXED);
-    enum look found;
-    pace = pace < SHORTEST_PACE ? SHORTEST_PACE : pace;
-    do {
-        for (int64_t next = now + pace < until ? now + pace : until; now < next; now = ns_now()) {
-            ns_pause();
-        }
-        found = look(end, full);
-    } while (found == NOT_READY && now < until);
-    if (found == READY) {
-        uint64_t next = ns_channel_next(end, ns_load(&end->word, NS_RELAXED));
-        int64_t better = is_ready(end, next, full) ? 2 * pace : pace / 2;
-        if (better >= SHORTEST_PACE && better <= LONGEST_PACE) {
-            ns_store(&end->pace, (uint32_t)better, NS_RELAXED);
-        }
+    int64_t pace = outlook->pace(c);
+    const bool found = ns_linger(look_at, &(watched){outlook, c}, &pace) == NS_READY;
+    if (found && pace != 0) {
+        outlook->adapt(c, pace);
     }
     return found;
-}
-
-static bool
-linger(ns_channel_end *end, uint64_t full)
-{
-    enum look found = look(end, full);
-    if (found == NOT_READY && ns_spin_begin()) {
-        found = look_out_awake(end, full);
-        ns_spin_end();
-    }
-    for (int yields = 0; found == NOT_READY && yields < NS_CHANNEL_YIELDS; yields++) {
-        ns_yield();
-        found = look(end, full);
-    }
-    return found == READY;
 }
 
 bool
 ns_channel_linger_to_send(ns_channel *c)
 {
-    return linger(&c->in, 0);
+    return linger(c, &to_send);
 }
 
 bool
 ns_channel_linger_to_receive(ns_channel *c)
 {
-    return linger(&c->out, FULL);
+    return linger(c, &to_receive);
 }
 
 static bool

@@ -64,16 +64,12 @@
  * Such an item counts against the capacity. It may exceed it, because a sender may have got the
  * room when the item was received.
  *
- * Lingering. An operation that finds the ring empty (full) looks out for a moment before it waits.
- * First awake, if it gets a turn at spinning (grant.h). It looks seldom. If it took each item as it
- * comes, sender and receiver would go on side by side, each at a slot that the other has just left,
- * and each operation would cost several transfers (measured: 230 ns instead of 80). So it looks
- * once in a `pace`, which doubles if more than one slot is ready by then, and else halves: a stream
- * goes through in batches, and a single answer is late by 0.2 us at most. Then it yields its
- * processor a few times. Where threads outnumber processors, the other side is likely to be ready
- * to run on this one; it works until it has to look out itself. So the threads change once a batch,
- * where each item would take a wake-up. A yield with nobody else ready to run returns at once. If
- * others are, whatever they do, the thread is as late as if it had been preempted then.
+ * Lingering. An operation that finds the ring empty (full) looks out for a moment before it waits
+ * (linger.h). It looks seldom. If it took each item as it comes, sender and receiver would go on
+ * side by side, each at a slot that the other has just left, and each operation would cost several
+ * transfers (measured: 230 ns instead of 80). So it looks once in a `pace`, which doubles if more
+ * than one slot is ready by then, and else halves: a stream goes through in batches, and a single
+ * answer is late by 0.2 us at most.
  *
  * Ordering. The turns carry the items. A turn is stored with release after the item was written
  * (read), and loaded with acquire before it is read (written): so what a thread did before a send

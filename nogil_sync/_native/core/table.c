@@ -1111,7 +1111,6 @@ tidy(ns_table *t, ns_segment *s, ns_garbage *garbage)
         }
         s = new;
     }
-    const uint64_t prefix = s->prefix;
     bool waits = dead_in(s) >= s->sweep_at;
     if (waits && s->swept < ns_epoch_safe()) { /* other segments had a thread poll */
         sweep(s, garbage);
@@ -1120,23 +1119,24 @@ tidy(ns_table *t, ns_segment *s, ns_garbage *garbage)
     if (waits) {
         /* a poll may find nothing safe: do not sweep every time */
         s->sweep_at = dead_in(s) + sweep_base(s);
+        garbage->waits |= NS_DEAD_WAIT;
+        garbage->prefix = s->prefix;
+        garbage->swept = s->swept;
     }
-    const uint64_t swept = s->swept;
     ns_lock_release_as(&s->lock, NS_SEQ_CST);
-    if (waits && ns_epoch_poll_if_due() > swept) {
-        s = ns_table_lock(t, prefix);
-        sweep(s, garbage);
-        ns_lock_release(&s->lock);
-    }
 }
 
-/* Polls if that is worth while, and takes out what may go. The caller holds no lock. */
-static __attribute__((noinline)) void
-settle(ns_table *t, ns_garbage *garbage)
+__attribute__((noinline)) void
+ns_table_settle_now(ns_table *t, ns_garbage *garbage)
 {
     const uint8_t waits = garbage->waits;
     uint64_t safe = ns_epoch_safe();
     garbage->waits = 0;
+    if (waits & NS_DEAD_WAIT && ns_epoch_poll_if_due() > garbage->swept) {
+        ns_segment *s = ns_table_lock(t, garbage->prefix);
+        sweep(s, garbage);
+        ns_lock_release(&s->lock);
+    }
     if (waits & NS_SEGMENTS_WAIT) {
         const uint64_t before = safe;
         safe = ns_epoch_poll_if_due();
@@ -1162,8 +1162,8 @@ settle(ns_table *t, ns_garbage *garbage)
     }
 }
 
-void
-ns_table_unlock(ns_table *t, ns_segment *s, ns_garbage *garbage)
+static inline void
+leave(ns_table *t, ns_segment *s, ns_garbage *garbage)
 {
     if (ns_unlikely(dead_in(s) >= s->sweep_at || s->patience == 0 || is_sparse(s))) {
         tidy(t, s, garbage);
@@ -1171,9 +1171,19 @@ ns_table_unlock(ns_table *t, ns_segment *s, ns_garbage *garbage)
     else {
         ns_lock_release_as(&s->lock, NS_SEQ_CST);
     }
-    if (ns_unlikely(garbage->waits != 0)) {
-        settle(t, garbage);
-    }
+}
+
+void
+ns_table_leave(ns_table *t, ns_segment *s, ns_garbage *garbage)
+{
+    leave(t, s, garbage);
+}
+
+void
+ns_table_unlock(ns_table *t, ns_segment *s, ns_garbage *garbage)
+{
+    leave(t, s, garbage);
+    ns_table_settle(t, garbage);
 }
 
 ns_segment *

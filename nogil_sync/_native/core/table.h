@@ -114,7 +114,7 @@
  *
  * 6. Reclamation. Values are handed back at once. Keys of deleted entries are kept until they are
  * safe. The thread that deletes a key adds it to its own limbo list (memory/limbo.h), marks the
- * entry NS_GONE, and takes out of its list what is safe by then, in ns_table_unlock. So a thread
+ * entry NS_GONE, and takes out of its list what is safe by then, in ns_table_settle. So a thread
  * frees the keys that it deleted. A table gets limbo lists when it has NS_LIMBO_SPREAD segments. In
  * a smaller table, or if the list is full, or for a caller that passes no table to
  * ns_segment_remove, the key stays in its entry, which owns it. A burst of deletions fills a list
@@ -125,7 +125,7 @@
  * an eighth of the entries are dead (at least NS_SWEEP), and when an insertion finds the segment
  * full of dead entries. A sweep takes out NS_GARBAGE keys at most; if more are left, the next
  * operation continues. Old segments and directories wait in the list of the retired, which each
- * rebuild reaps. A thread that leaves something waiting asks for a poll, in ns_table_unlock, when
+ * rebuild reaps. A thread that leaves something waiting asks for a poll, in ns_table_settle, when
  * it holds no lock; for its limbo list, after each 2 * NS_SWEEP keys (a batch of epoch.h). If the
  * calling thread is alone (epoch.h), nothing waits, and its deletions also take out what the lists
  * of all threads still have.
@@ -325,6 +325,7 @@ enum {
     NS_SEGMENTS_WAIT = 1, /* retired segments or directories: a poll is worth while */
     NS_KEYS_WAIT = 2, /* perhaps keys in the thread's limbo list */
     NS_KEYS_LEFT = 4, /* the thread is alone, and perhaps keys are in any limbo list */
+    NS_DEAD_WAIT = 8, /* a segment has too many dead entries */
 };
 
 /* What an operation leaves for its caller to release when it holds no lock. */
@@ -332,7 +333,8 @@ enum {
 typedef struct ns_garbage {
     uintptr_t keys[NS_GARBAGE];
     unsigned count;
-    uint8_t waits; /* what waits to be freed: see ns_table_unlock */
+    uint8_t waits; /* what waits to be freed: see ns_table_settle */
+    uint64_t prefix, swept; /* with NS_DEAD_WAIT: of the segment with too many dead entries */
     ns_limbo_list *list; /* with NS_KEYS_WAIT: the thread's list */
     ns_segment *segments; /* to be freed, with the keys of their dead entries */
 } ns_garbage;
@@ -552,8 +554,19 @@ ns_segment *ns_table_lock_first(ns_table *t);
 /* Whether the table was empty at one moment of the call. It usually reads one segment, as it starts
  * where ns_table_lock_first does. */
 bool ns_table_is_empty(ns_table *t);
-/* Unlocks the segment, after any housekeeping that is due: sweeps, shrinks, merges. Then polls if
- * that is due. */
+/* Unlocks the segment, after any housekeeping that is due: sweeps, shrinks, merges. Leaves polls to
+ * ns_table_settle: for a caller that has a lock of its own. */
+void ns_table_leave(ns_table *t, ns_segment *s, ns_garbage *garbage);
+/* Polls if that is worth while, and takes out what may go. The caller holds no lock. */
+void ns_table_settle_now(ns_table *t, ns_garbage *garbage);
+static inline void
+ns_table_settle(ns_table *t, ns_garbage *garbage)
+{
+    if (ns_unlikely(garbage->waits != 0)) {
+        ns_table_settle_now(t, garbage);
+    }
+}
+/* Both. */
 void ns_table_unlock(ns_table *t, ns_segment *s, ns_garbage *garbage);
 
 /* Whether an entry on the path of the key's search has the key's tag. The segment must be

@@ -20,6 +20,12 @@ ns_atomic_bool_is_set(PyObject *self)
     return ns_load(&((AtomicBool *)self)->value, NS_SEQ_CST);
 }
 
+void
+ns_atomic_bool_set(PyObject *self)
+{
+    ns_store(&((AtomicBool *)self)->value, true, NS_SEQ_CST);
+}
+
 static PyObject *
 load(PyObject *self, PyObject *Py_UNUSED(unused))
 {

@@ -341,9 +341,15 @@ is_set(void *flag)
     return ns_atomic_bool_is_set(flag);
 }
 
+static void
+set(void *flag)
+{
+    ns_atomic_bool_set(flag);
+}
+
 /* Stores the entry with the value: see `store`. Takes over the entry. */
 static Py_NO_INLINE int
-store_entry(Cache *o, PyObject *key, PyObject *value, ns_cache_entry *entry, int64_t now,
+store_entry(Cache *o, PyObject *key, PyObject *value, ns_cache_entry *entry, int64_t now, bool add,
             PyObject *flag, PyObject **kept)
 {
     ns_publish(value);
@@ -352,8 +358,9 @@ store_entry(Cache *o, PyObject *key, PyObject *value, ns_cache_entry *entry, int
         .now = now,
         .entry = entry,
         .value = (uintptr_t)Py_NewRef(value),
-        .add = flag != NULL,
+        .add = add,
         .is_set = is_set,
+        .set = set,
         .flag = flag,
     };
     begin_edit(&e, key);
@@ -399,8 +406,26 @@ detach(Cache *o, PyObject *key)
     return result == NULL ? -1 : 0;
 }
 
-/* Sets the key. With a flag it does so only if the key is missing and the flag not set; then *kept
- * gets a reference to the value that is there, or NULL. Returns 0 or -1. */
+/* Finds the flag that detaches the load of a key: a new reference, or NULL. Returns 0 or -1. */
+static Py_NO_INLINE int
+flag_of_load(Cache *o, PyObject *key, PyObject **flag)
+{
+    ns_state *state = ns_state_of((PyObject *)o);
+    if (state->syncmap_shared == NULL) {
+        return 0; /* the interpreter is being finalized: nothing is computed any more */
+    }
+    PyObject *found = PyObject_CallMethod(state->syncmap_shared, "_flag_of", "OO", o, key);
+    if (found == Py_None) {
+        Py_DECREF(found);
+        return 0;
+    }
+    *flag = found;
+    return found == NULL ? -1 : 0;
+}
+
+/* Sets the key, and detaches a load of it in the same step. With a flag it does so only if the key
+ * is missing and the flag not set. Then *kept gets a reference to the value that is there, or NULL.
+ * Returns 0 or -1. */
 static int
 store(Cache *o, PyObject *key, PyObject *value, int64_t ttl, PyObject *flag, PyObject **kept)
 {
@@ -411,12 +436,17 @@ store(Cache *o, PyObject *key, PyObject *value, int64_t ttl, PyObject *flag, PyO
         weigh(o, key, value, &weight) < 0 || time_for(o, ttl, &now) < 0) {
         return -1;
     }
-    /* One that does not fit deletes the key: a load must not bring back what was there before. */
-    if (ns_unlikely(weight > o->core.limit) && flag == NULL && detach(o, key) < 0) {
-        return -1;
+    PyObject *overtaken = NULL;
+    if (ns_unlikely(ns_flights_any(&o->flights)) && flag == NULL) {
+        /* One that does not fit deletes the key: a load must not bring back what was there before.
+         * Nor may a load bring back something older once this value is evicted. */
+        if ((weight > o->core.limit ? detach(o, key) : flag_of_load(o, key, &overtaken)) < 0) {
+            return -1;
+        }
     }
     ns_cache_entry *entry = new_entry(key, hash);
     if (entry == NULL) {
+        Py_XDECREF(overtaken);
         return -1;
     }
     const int64_t deadline = ttl == 0                         ? NS_CACHE_NEVER
@@ -424,7 +454,12 @@ store(Cache *o, PyObject *key, PyObject *value, int64_t ttl, PyObject *flag, PyO
                                                               : NS_CACHE_NEVER - 1;
     ns_store(&entry->deadline, deadline, NS_RELAXED);
     entry->weight = weight;
-    return store_entry(o, key, value, entry, now, flag, kept);
+    if (ns_likely(overtaken == NULL)) {
+        return store_entry(o, key, value, entry, now, flag != NULL, flag, kept);
+    }
+    const int result = store_entry(o, key, value, entry, now, false, overtaken, kept);
+    Py_DECREF(overtaken);
+    return result;
 }
 
 /* Deletes a key: NS_LOOKUP_FOUND with its value, NS_LOOKUP_MISSING or NS_LOOKUP_ERROR. */

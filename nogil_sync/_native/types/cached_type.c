@@ -18,7 +18,9 @@ typedef struct {
     NS_OBJECT_HEAD
     vectorcallfunc vectorcall;
     PyObject *cache, *calls;
-    bool is_simple; /* the arguments are the key, and the result is not awaited */
+    /* The arguments are the key, and the result is not awaited. Set last, by a release: a call that
+     * sees it set sees cache and calls. */
+    _Atomic bool is_simple;
 } CachedFunction;
 
 static PyObject *
@@ -59,7 +61,8 @@ call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
     CachedFunction *f = (CachedFunction *)self;
     const Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
     ns_used(self);
-    if (ns_unlikely(!f->is_simple || (kwnames != NULL && PyTuple_GET_SIZE(kwnames) != 0))) {
+    if (ns_unlikely(!ns_load(&f->is_simple, NS_ACQUIRE) ||
+                    (kwnames != NULL && PyTuple_GET_SIZE(kwnames) != 0))) {
         return call_python(f, "call", NULL, args, nargs, kwnames);
     }
     const bool single = nargs == 1 && (PyLong_CheckExact(args[0]) || PyUnicode_CheckExact(args[0]));
@@ -198,9 +201,11 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     }
     f->cache = cache;
     f->calls = calls;
-    f->is_simple = is_async == Py_False && (given[3] == NULL || given[3] == Py_None);
-    Py_DECREF(is_async);
     ns_finish_init(self, true);
+    ns_store(&f->is_simple,
+             is_async == Py_False && (given[3] == NULL || given[3] == Py_None),
+             NS_RELEASE);
+    Py_DECREF(is_async);
     PyObject *dressed = PyObject_CallMethod(calls, "dress", "(O)", self);
     Py_XDECREF(dressed);
     return dressed == NULL ? -1 : 0;

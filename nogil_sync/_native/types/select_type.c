@@ -1,7 +1,7 @@
 /* select and try_select: over core/waiting/select.h.
  *
  * First each case is tried by itself, in random order, as the call of its own would do it. That is
- * all if one is ready. Otherwise one waiter stands in the lines of all cases at once, and the
+ * all if one is ready, or becomes ready while the thread looks out. Otherwise one waiter stands in the lines of all cases at once, and the
  * thread sleeps until the first of them serves it, or the first time comes. After a time the
  * selector is out of line, and all cases are tried again: another thread may have taken the tick.
  */
@@ -17,11 +17,20 @@ static int
 wait_for_a_case(PyObject *module, ns_cases *c, int64_t deadline, PyObject **selected)
 {
     int result = 0;
+    bool lingers = true;
     while (result == 0) {
         int64_t due;
         ns_selector *s = ns_cases_line_up(c, &due);
         if (s == NULL) {
             return -1;
+        }
+        const bool found = lingers && ns_selector_linger(s);
+        lingers = false;
+        if (found) {
+            ns_selector_free(s);
+            ns_cases_let_go(c);
+            result = ns_cases_try(c, selected);
+            continue;
         }
         const bool over = deadline <= due;
         result = ns_wait_with(module, &ns_select_steps, s, &s->waiter, over ? deadline : due);

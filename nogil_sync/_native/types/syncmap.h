@@ -98,5 +98,6 @@ PyObject *ns_compute(PyObject *function, PyObject *self, PyObject *const *args, 
 
 /* atomic_bool_type.c: an AtomicBool's value; the object must be one. */
 bool ns_atomic_bool_is_set(PyObject *self);
+void ns_atomic_bool_set(PyObject *self);
 
 #endif

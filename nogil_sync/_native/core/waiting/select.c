@@ -225,6 +225,54 @@ ns_selector_try(ns_selector *s)
     return begin(s, false);
 }
 
+/* ---- Lingering ---- */
+
+static enum ns_look
+look_at(const ns_place *p)
+{
+    return p->line->outlook->look(p->object, p->amount);
+}
+
+static enum ns_look
+look_at_all(void *selector)
+{
+    const ns_selector *s = selector;
+    enum ns_look found = NS_NOT_READY;
+    for (uint32_t n = 0; n < s->count; n++) {
+        switch (look_at(&s->places[n])) {
+        case NS_READY:
+            return NS_READY;
+        case NS_FROZEN:
+            found = NS_FROZEN;
+            break;
+        case NS_NOT_READY:
+            break;
+        }
+    }
+    return found;
+}
+
+bool
+ns_selector_linger(ns_selector *s)
+{
+    int64_t pace = 0;
+    for (uint32_t n = 0; n < s->count; n++) {
+        const struct ns_outlook *outlook = s->places[n].line->outlook;
+        const int64_t of_line = outlook->pace != NULL ? outlook->pace(s->places[n].object) : 0;
+        pace = of_line > pace ? of_line : pace;
+    }
+    if (pace == 0 || ns_linger(look_at_all, s, &pace) != NS_READY) {
+        return false;
+    }
+    for (uint32_t n = 0; n < s->count && pace != 0; n++) {
+        const ns_place *p = &s->places[n];
+        if (p->line->outlook->adapt != NULL && look_at(p) == NS_READY) {
+            p->line->outlook->adapt(p->object, pace);
+        }
+    }
+    return true;
+}
+
 /* ---- Waiting ---- */
 
 static bool
@@ -238,7 +286,11 @@ static enum ns_wait_result
 wait_step(void *object, ns_waiter *w, int64_t deadline)
 {
     ns_selector *s = object;
-    const int64_t spin = s->count > 0 ? s->places[0].line->spin : 0;
+    int64_t spin = 0;
+    for (uint32_t n = 0; n < s->count; n++) {
+        const int64_t of_line = s->places[n].line->spin;
+        spin = of_line > spin ? of_line : spin;
+    }
     enum ns_wait_result result = ns_await_grant(w, deadline, spin);
     if (result == NS_SERVED) {
         for_each_place(s, unlink_place);

@@ -45,6 +45,9 @@
  * more, to unlink its places; until then the objects may pass them by. A channel stays frozen for
  * so long (channel.h).
  *
+ * Lingering. Before it lines up, which closes the fast paths of all its channels, a thread may look
+ * out for a moment, as a receive does. Events and wait groups are looked at as well.
+ *
  * Handlers. `leave` marks the places away, one lock after the other: the selector may be claimed
  * meanwhile, and `leave` then says so. `rejoin` is like `enter`. Nothing needs to give way.
  *
@@ -91,6 +94,10 @@ void ns_selector_add(ns_selector *s, const struct ns_line *line, void *object, u
 
 /* Does one of the cases that are ready. False: there was a moment in which none was. Attached. */
 bool ns_selector_try(ns_selector *s);
+
+/* Looks out for a ready case for a moment (linger.h), in the pace of the slowest channel; not if no
+ * case is a channel's. True if it is worth another try. No place is linked. */
+bool ns_selector_linger(ns_selector *s);
 
 /* How to wait (wait.h). The object is the selector, and the waiter &s->waiter. */
 extern const struct ns_wait_steps ns_select_steps;

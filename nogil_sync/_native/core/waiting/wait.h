@@ -49,6 +49,7 @@
 #define NS_WAIT_H
 
 #include "waiting/grant.h"
+#include "waiting/linger.h"
 
 /* One table for each kind of wait. `object` is the object, `w` the caller's waiter. */
 struct ns_wait_steps {
@@ -84,6 +85,16 @@ struct ns_wait_steps {
 
 /* ---- Waiting in line ---- */
 
+/* How a thread looks out for what a line serves, before it waits (linger.h). */
+struct ns_outlook {
+    /* What a try for that amount would find, as of now. Without the lock. */
+    enum ns_look (*look)(void *object, uint64_t amount);
+    /* Nanoseconds between two looks. NULL: nobody lingers for this alone. */
+    int64_t (*pace)(void *object);
+    /* Called when a thread that looked in that pace found it ready. */
+    void (*adapt)(void *object, int64_t pace);
+};
+
 /* How an object serves one of its queues. */
 struct ns_line {
     size_t queue; /* offset of the queue in the object */
@@ -108,6 +119,7 @@ struct ns_line {
     /* Of a line that select can wait in: gives back what was served at p, with nothing locked, as
      * `undo` of the steps. NULL: there is nothing to give back. */
     void (*give_back)(void *object, ns_place *p);
+    const struct ns_outlook *outlook; /* of a line that select can wait in */
 };
 
 /* The queue of the place, and the lock that guards it. */

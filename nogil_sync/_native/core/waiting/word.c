@@ -128,6 +128,15 @@ serve(void *object, ns_wakes *wakes)
     }
 }
 
+static enum ns_look
+look(void *object, uint64_t value)
+{
+    const uint64_t word = ns_load((_Atomic uint64_t *)object, NS_RELAXED);
+    return word >> 32 == value ? NS_READY : NS_NOT_READY;
+}
+
+static const struct ns_outlook outlook = {.look = look};
+
 const struct ns_line ns_word_line = {
     .outside = queue_of,
     .is_alike = true,
@@ -135,6 +144,7 @@ const struct ns_line ns_word_line = {
     .link = link_place,
     .serve = serve,
     .unlock = unlock,
+    .outlook = &outlook,
 };
 
 void

@@ -1,0 +1,3 @@
+module nogil_sync/perf
+
+go 1.19
