@@ -64,7 +64,9 @@ th { text-align: left; font-weight: 500; color: var(--soft); font-size: 13px;
 td { padding: 5px 10px 5px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 tr:last-child > td { border-bottom: 0; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.name { font-weight: 600; overflow-wrap: anywhere; }
+.name { font-weight: 600; overflow-wrap: anywhere; min-width: 8em; }
+.place { min-width: 17em; }
+.thread { overflow-wrap: anywhere; min-width: 6em; }
 code, .code { font: 13px/1.45 ui-monospace, "SF Mono", Menlo, Consolas, monospace;
   overflow-wrap: anywhere; }
 .code { background: var(--code); border-radius: 6px; padding: 8px 10px; margin: 6px 0;
@@ -255,7 +257,8 @@ def _sum(shown: "ContendedObject") -> str:
 
 def _site(site: "ContentionSite", number: int) -> Iterator[str]:
     yield (
-        f"<tr><td>{_key(number)}<code>{_text(site.operation)}</code> at {_place(site.stack)}</td>"
+        f'<tr><td class="place">{_key(number)}<code>{_text(site.operation)}</code>'
+        f" at {_place(site.stack)}</td>"
         f"{_numbers(site)}"
         f'<td class="number">{site.failed or ""}</td></tr>\n'
     )
@@ -263,7 +266,8 @@ def _site(site: "ContentionSite", number: int) -> Iterator[str]:
 
 def _holder(holder: "ContentionHolder", whole: float) -> Iterator[str]:
     yield (
-        f"<tr><td>{_place(holder.stack)}</td><td>{_text(holder.thread)}</td>"
+        f'<tr><td class="place">{_place(holder.stack)}</td>'
+        f'<td class="thread">{_text(holder.thread)}</td>'
         f'<td class="number">{100 * holder.seconds / (whole or 1.0):.0f} %</td></tr>\n'
     )
 

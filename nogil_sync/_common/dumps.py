@@ -7,13 +7,12 @@ reads them, writes them on, and adds who waits.
 """
 
 import contextlib
-import faulthandler
 import os
 import signal
 import sys
 from select import select
 from threading import Thread
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from .. import _backend
 
@@ -30,6 +29,14 @@ _pipes: dict[int, tuple[int, int]] = {}
 _files: dict[int, IO[str] | _HasFileno] = {}
 
 
+def _faulthandler() -> Any:
+    try:
+        import faulthandler  # which other interpreters of the process cannot import
+    except ImportError:
+        raise RuntimeError("only the main interpreter can have a signal show who waits") from None
+    return faulthandler
+
+
 def register(
     signum: int = getattr(signal, "SIGUSR1", 0), file: IO[str] | _HasFileno | None = None
 ) -> None:
@@ -40,7 +47,7 @@ def register(
     thread is, the main thread in C included. (With the threading backend a thread writes
     it, so no thread may keep the GIL for ever.) A handler that the program had set for the signal
     is replaced until :func:`unregister`. Not on systems without ``faulthandler.register``, which
-    is Windows: ``RuntimeError``.
+    is Windows, and not in a subinterpreter: ``RuntimeError``.
 
     >>> import signal
     >>> from nogil_sync import diagnostics
@@ -48,6 +55,7 @@ def register(
     >>> diagnostics.unregister(signal.SIGUSR2)
     True
     """
+    faulthandler = _faulthandler()
     if not hasattr(faulthandler, "register"):
         raise RuntimeError("this system has no signals for programs")
     target = sys.stderr if file is None else file
@@ -77,7 +85,7 @@ def unregister(signum: int) -> bool:
     """Have the signal do what it did before :func:`register`; whether it was registered."""
     if _files.pop(signum, None) is None:
         return False
-    faulthandler.unregister(signum)
+    _faulthandler().unregister(signum)
     if _backend.backend == "native":
         _backend.unregister_signal(signum)
     else:

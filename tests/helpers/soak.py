@@ -600,7 +600,8 @@ def detect_deadlocks() -> tuple[list[object], list[str]]:
         alarms.append(str(error))
         report(error, *args)
 
-    deadlock._look, deadlock._report = counted, noted
+    deadlock._look = counted  # type: ignore[assignment]
+    deadlock._report = noted  # type: ignore[assignment]
     detect_deadlocks("raise", after=AFTER)
     return looks, alarms
 

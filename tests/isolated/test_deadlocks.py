@@ -661,8 +661,11 @@ PROGRAMS = [
 @in_own_process
 def test_no_deadlock(number):
     all_threads_are_known()  # else no wait counts as one that nobody can end
+    errors = []
+    threading.excepthook = lambda args: errors.append(args.exc_value)
     detect_deadlocks("raise", after=0.02)
     PROGRAMS[number]()
+    assert errors == []
 
 
 @in_own_process

@@ -127,6 +127,17 @@ def use_there(path):
         assert pool.idle() == 0
         assert len(gone) == 9
         pool.put(pool)
+        from nogil_sync import diagnostics
+
+        diagnostics.detect_deadlocks("raise", after=0.05)
+        with m:
+            try:
+                m.acquire()
+            except diagnostics.DeadlockError:
+                pass
+        assert not m.locked()
+        diagnostics.detect_deadlocks(None)
+        assert diagnostics.waits() == []
         print("used")
 
 
