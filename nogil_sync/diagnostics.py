@@ -108,12 +108,15 @@ def detect_deadlocks(
     With ``"raise"`` a wait that is part of a deadlock raises :class:`DeadlockError`, which says
     who waits for what and shows the stacks; nothing was acquired, and the locks that the thread
     holds are released as the exception passes their ``with`` statements. With ``"warn"`` there is
-    one :class:`DeadlockWarning`. None: no detection. It concerns waits that begin afterwards.
+    one :class:`DeadlockWarning`. So there is from ``Cond.wait`` when it takes its lock again,
+    which cannot fail; another thread of the circle raises then. None: no detection. It concerns
+    waits that begin afterwards.
 
     A deadlock is, first, a circle of threads each of which waits, without a time-out, for what
-    the next one holds: Mutex, RLock, the functions of ``once`` and of ``load_or_compute``; also a
-    thread that waits for a Mutex that it holds. The thread that took a Mutex is taken for the one
-    that will release it, until another thread has ever released that Mutex: then it is left out.
+    the next one holds: Mutex, RLock, an RWMutex held for writing, the functions of ``once`` and
+    of ``load_or_compute``; also a thread that waits for a Mutex that it holds. The thread that
+    took a lock is taken for the one that will release it, until another thread has ever released
+    that lock: then it is left out.
     Second, if every thread of the process waits in this library without a time-out, or joins
     such a thread, for whatever object, and no handler of a signal is set.
 

@@ -178,8 +178,23 @@ def run_row(row: Row, threads: int, loops: int) -> float:
     """Wall time of `loops` operations in each of `threads` threads."""
     if row.run is not None:
         return row.run(threads, loops)
-    spans = together(threads, make_loop(row, row.objects(threads)), (loops,))
+    spans = _spans(row, threads, loops)
     return max(end for _, end in spans) - min(began for began, _ in spans)
+
+
+def _spans(row: Row, threads: int, loops: int) -> list[tuple[float, float]]:
+    return together(threads, make_loop(row, row.objects(threads)), (loops,))
+
+
+def _longest(row: Row, threads: int, loops: int) -> float:
+    """The time of the slowest thread, from its own start on.
+
+    On a busy machine a thread may start late. That is no time of its operations: a few loops would
+    seem to take long, and the values would measure how threads start.
+    """
+    if row.run is not None:
+        return row.run(threads, loops)
+    return max(end - began for began, end in _spans(row, threads, loops))
 
 
 def calibrated_loops(row: Row, threads: int, min_time: float) -> int:
@@ -187,11 +202,10 @@ def calibrated_loops(row: Row, threads: int, min_time: float) -> int:
     loops = 4  # some operations take a millisecond
     expected = 0.0
     while True:
-        elapsed = run_row(row, threads, loops)
+        elapsed = _longest(row, threads, loops)
         if elapsed >= min_time / 2 and elapsed > 4 * expected:
-            # The machine may have stopped the threads. With loops for such a run, the values would
-            # measure how threads start.
-            elapsed = min(elapsed, run_row(row, threads, loops))
+            # Something may have stopped a thread: once more.
+            elapsed = min(elapsed, _longest(row, threads, loops))
         if elapsed >= min_time / 2 or loops >= 1 << 30:
             return max(1, round(loops * min_time / elapsed))
         more = max(2, min(16, int(min_time / max(elapsed, 1e-9) / 2)))

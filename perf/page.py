@@ -15,7 +15,7 @@ import report
 import summary
 import ways
 from results import NOISE, headline
-from rows import LOOP_ALONE
+from rows import BOUND
 from summary import Standing, Summary, in_threads, is_subject, percent, times
 
 from nogil_sync._common.contention_page import _STYLE as HOUSE_STYLE
@@ -409,8 +409,9 @@ def _shown_lines(panel: Panel) -> list[Line]:
         some = [each.best(most), each.plain, each.reference, rival, peer, go]
         lines = [line for line in some if line is not None]
     else:
-        lines = [line for line in panel.lines.values() if most in line.mops]
-        lines = [line for line in lines if line.name != LOOP_ALONE.name][:6]
+        usual = [line for line in panel.lines.values() if not line.name.endswith(BOUND)]
+        lines = [line for line in usual if most in line.mops and line.kind not in ("floor", "go")]
+        lines = lines[:5] + [line for line in usual if line.kind == "go"]
     return list({line.name: line for line in lines}.values())
 
 

@@ -74,20 +74,25 @@ class Loss:
 
 def standing(panel: Panel) -> Standing | None:
     """None if there is nothing to compare with, or if ours is the reference."""
-    lines = [line for line in panel.lines.values() if not line.name.endswith(BOUND)]
-    others = tuple(line for line in lines if line.kind in ("stdlib", "peer"))
-    ours = [line for line in lines if line.kind == "ours"]
+    ours, others, go = _rows(panel)
     reference = panel.lines.get(panel.reference)
     if reference is None or reference.kind == "ours" or not others or not ours:
         return None
     if reference.kind == "floor":
         reference = others[0]
+    found = Standing(panel, reference, ours[0], ours, others, go)
+    return found if found.counts() else None
+
+
+def _rows(panel: Panel) -> tuple[tuple[Line, ...], tuple[Line, ...], tuple[Line, ...]]:
+    """Our rows of the panel's object, the standard library's and the peers' rows, and Go's."""
+    lines = [line for line in panel.lines.values() if not line.name.endswith(BOUND)]
+    ours = [line for line in lines if line.kind == "ours"]
     subject = [line for line in ours if is_subject(panel, line)] or ours[:1]
-    go = tuple(line for line in lines if line.kind == "go")
     # Rows such as "Channel(1024), try_send and try_recv" do something else.
     same = [line for line in subject if _how(line) == "" or _how(line).startswith("pinned")]
-    found = Standing(panel, reference, subject[0], tuple(same or subject), others, go)
-    return found if found.counts() else None
+    others = tuple(line for line in lines if line.kind in ("stdlib", "peer"))
+    return tuple(same or subject), others, tuple(line for line in lines if line.kind == "go")
 
 
 def is_subject(panel: Panel, line: Line) -> bool:
@@ -141,10 +146,16 @@ class Summary:
     def beside_go(self, threads: int) -> tuple[float, int] | None:
         """What part of Go's rate ours reaches, and for how many operations that was measured."""
         ratios = []
-        for each in self.measured_at(threads):
-            go = each.best_go(threads)
-            if go is not None:
-                ratios.append(each.best(threads).mops[threads] / go.mops[threads])
+        for panel in self.results.panels:
+            ours, _, go = _rows(panel)
+            if panel.reference in (line.name for line in ours):
+                continue  # our ways are compared there, some of which are not Go's
+            rates = [
+                [line.mops[threads] for line in lines if threads in line.mops]
+                for lines in (ours, go)
+            ]
+            if all(rates):
+                ratios.append(max(rates[0]) / max(rates[1]))
         return (statistics.geometric_mean(ratios), len(ratios)) if ratios else None
 
     @cached_property
@@ -219,6 +230,10 @@ def percent(part: float) -> str:
     return f"{part * 100:.2g} %" if part < 0.095 else f"{part * 100:.0f} %"
 
 
+def operations(count: int) -> str:
+    return f"{count} operation{'' if count == 1 else 's'}"
+
+
 def in_threads(count: int) -> str:
     return "in one thread" if count == 1 else f"at {count} threads"
 
@@ -246,7 +261,7 @@ def _lines(summary: Summary, *, short: bool) -> Iterator[tuple[str, str]]:
                 (
                     f"{times(plain)} the standard library's rate as the objects come, "
                     f"{times(best)} pinned where that is faster "
-                    f"({number} operation{'s' if number > 1 else ''})"
+                    f"({operations(number)})"
                 ),
             )
     scaling = summary.scaling(plain_row)
@@ -281,7 +296,7 @@ def _lines(summary: Summary, *, short: bool) -> Iterator[tuple[str, str]]:
     if any(part for _, part in beside_go):
         parts = [f"{percent(part[0])} {in_threads(count)}" for count, part in beside_go if part]
         count = max(part[1] for _, part in beside_go if part)
-        yield "Beside Go", f"of Go's rate ours reach {', '.join(parts)} ({count} operations)"
+        yield "Beside Go", f"of Go's rate ours reach {', '.join(parts)} ({operations(count)})"
     if summary.results.fairness and not short:
         yield "Fairness", _fairness(summary.results)
 
@@ -291,11 +306,11 @@ def _lost(summary: Summary, *, short: bool) -> Iterator[tuple[str, str]]:
     if not summary.standings:
         return
     if not losses:
-        yield "We lose", f"none of {count} operations"
+        yield "We lose", f"none of {operations(count)}"
     else:
         shown = losses[: SHOWN_LOSSES // 2 if short else SHOWN_LOSSES]
         which = f"; the worst {len(shown)}" if len(losses) > len(shown) else ""
-        yield "We lose", f"{len(losses)} of {count} operations{which}:"
+        yield "We lose", f"{len(losses)} of {operations(count)}{which}:"
         for loss in shown:
             where = in_threads(loss.threads)
             yield "", f"{loss.operation}: {times(loss.ratio)} {loss.other.name} {where}"

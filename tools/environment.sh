@@ -23,27 +23,30 @@ print(platform.python_version() + (sysconfig.get_config_var("abiflags") or ""), 
 add_tools() {
   local python=$1 home=$2 list=$3
   [[ ! -e $home/.has-$list ]] || return 0
+  # A pip that was stopped amid its work leaves packages that the next one takes for whole.
+  if compgen -G "$home/.begun-*" >/dev/null; then rm -rf "$home"; fi
   if [[ ! -e $home/.has-pip ]]; then
     logged "making an environment for $("$python" -c 'import platform; print(platform.python_version())')" \
       "$python" -m venv --clear "$home" || return
     touch "$home/.has-pip"
   fi
   local install=("$home/bin/python" -m pip --disable-pip-version-check --retries 2 install -r "$ROOT/requirements/$list.txt")
+  touch "$home/.begun-$list"
   # A package without a wheel for this interpreter is no failure: the tests that need it are skipped, and say so.
   if [[ $list == optional || $list == browser ]]; then
     TAIL=0 logged "installing the tools of requirements/$list.txt" "${install[@]}" --only-binary :all: ||
       step "requirements/$list.txt: not all of it can be had here"
-    touch "$home/.has-$list"
+    mv "$home/.begun-$list" "$home/.has-$list"
     return
   fi
   # Of some libraries the newest release has no wheel for 3.13t, but an older one has: with --only-binary pip takes the
   # older one. The second try is for unreliable networks and for platforms without wheels. The last two of pip's many
   # lines say what is missing.
   TAIL=0 logged "installing the tools of requirements/$list.txt" "${install[@]}" --only-binary :all: ||
-    TAIL=2 logged "once more, and from sources if need be" "${install[@]}" --prefer-binary ||
+    TAIL=2 logged "once more, and from sources if need be" "${install[@]}" --prefer-binary --force-reinstall ||
     die "could not install requirements/$list.txt; is the network there?"
+  mv "$home/.begun-$list" "$home/.has-$list"
   [[ $list != test ]] || add_tools "$python" "$home" optional
-  touch "$home/.has-$list"
 }
 
 # environment PYTHON LIST...: prints the environment with the tools and this tree's package. SANITIZE (thread, or

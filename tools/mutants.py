@@ -146,8 +146,8 @@ class Mutant:
 
 
 def is_there(test: str) -> bool:
-    """Whether this pytest test exists; `test` is a file, or file::name."""
-    file, _, name = test.partition("::")
+    """Whether this pytest test exists; `test` is a file, file::name or file::name[parameter]."""
+    file, _, name = test.partition("[")[0].partition("::")
     path = ROOT / "tests" / file
     return path.exists() and (not name or f"\ndef {name}(" in path.read_text())
 

@@ -11,7 +11,8 @@ be in the same sleeps at both looks.  So they slept all the while in between, an
 each of them held what the one before it waits for, because it cannot have taken that in its sleep.
 
 The thread that begins the last wait of a circle finds all of it when it looks.  So one look a wait
-is enough for circles.
+is enough to find each circle.  But `Cond.wait`, which takes its lock again, cannot fail: if that
+finds a circle it warns, and the others raise when they look again.
 
 **All asleep.**  What waits for a channel, an event or a semaphore can be served by any thread that
 runs.  So such a wait counts only if every thread of the process is in a wait that only another
@@ -34,14 +35,15 @@ from typing import Any, Final, Literal
 from .. import _backend
 from .frames import lines_from
 from .recording import recording
-from .sleep import Nap, checks
+from .sleep import Nap, checks, this_thread
 from .wait import Wait, describe_one, waits_of
 from .waiting import Sleeper, of_nap, of_record, sleepers, summary
 
 Action = Literal["raise", "warn"]
 
-# Asks for the holder of what this thread waits for, or 0, and whether it was served meanwhile.
-_Own = Callable[[], tuple[int, bool]]
+# Asks for the holder of what this thread waits for, or 0, whether it was served meanwhile, and
+# whether the wait cannot fail.
+_Own = Callable[[], tuple[int, bool, bool]]
 
 _AGAIN: Final = 0.05  # seconds until the next look, if another thread looks now
 _SELDOM: Final = 60.0
@@ -92,7 +94,12 @@ def look_from_gate(nap: Nap) -> float:
     about = nap.about
     if me is None or about is None:
         return 0.0
-    return _look(me, lambda: (next(iter(about.holders()), 0), about.is_served()))
+
+    def own() -> tuple[int, bool, bool]:
+        holder = next(iter(about.holders()), 0)
+        return holder, about.is_served(), this_thread.deadlocks_warn
+
+    return _look(me, own)
 
 
 def look_from_record(record: tuple[Any, ...]) -> float:
@@ -111,11 +118,14 @@ def _look(me: Sleeper, own: _Own) -> float:
         if _looking.setdefault(0, token) is not token:
             return _AGAIN * (1 + random())  # noqa: S311  (no secret)
         found = (not me.cancellable and _circle(me, own)) or _all_asleep(me, own)
+        error = _described(found) if found else None
+    except Exception:  # no memory, say, or a thread's name raises: no reason to end the wait
+        return detection.after
     finally:
         if _looking.get(0) is token:
             del _looking[0]
-    if found:
-        _report(found)
+    if error is not None:
+        _report(error, found, "warn" if own()[2] else detection.action)
         return 0.0
     return min(max(detection.after, me.seconds), _SELDOM)
 
@@ -219,16 +229,19 @@ def _are_stuck(me: Sleeper, found: dict[int, Sleeper]) -> bool:
     return not _unknown_threads(len(frames))
 
 
-def _report(found: list[Sleeper]) -> None:
-    text = describe(found)
-    if detection.action == "raise":
-        error = DeadlockError(text)
-        error.waits = waits_of(found, {each.thread: each for each in found})
+def _described(found: list[Sleeper]) -> DeadlockError:
+    error = DeadlockError(describe(found))
+    error.waits = waits_of(found, {each.thread: each for each in found})
+    return error
+
+
+def _report(error: DeadlockError, found: list[Sleeper], action: Action | None) -> None:
+    if action == "raise":
         raise error
     key = frozenset(each.thread for each in found)
     if key not in _told:
         _told[key] = None
-        warnings.warn(text, DeadlockWarning, stacklevel=4)
+        warnings.warn(str(error), DeadlockWarning, stacklevel=4)
 
 
 def describe(found: list[Sleeper]) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 from weakref import ref
 
+from .frames import public_class
+
 _labels: dict[int, tuple["ref[Any]", str]] = {}
 
 
@@ -14,11 +16,10 @@ def label(obj: object, name: str) -> None:
     """Name an object in all that this module shows: see `diagnostics.label`."""
     if not isinstance(name, str):
         raise TypeError(f"a label must be a str, not {type(name).__name__}")
+    name = str.__str__(name)  # not of a class derived from it, whose methods others would run
     parts = [(obj, name)]
-    for side in ("read", "write"):  # the views of an RWMutex are objects of their own
-        view = getattr(obj, side, None) if type(obj).__name__ == "RWMutex" else None
-        if view is not None:
-            parts.append((view, f"{name}.{side}"))
+    if public_class(obj) == "RWMutex":  # its views are objects of their own
+        parts += [(obj.read, f"{name}.read"), (obj.write, f"{name}.write")]  # type: ignore[attr-defined]
     for part, text in parts:
         _labels[id(part)] = (ref(part, _forgets(id(part))), text)
 

@@ -12,6 +12,7 @@ not wait for ever adds no edge, because it cannot be part of a deadlock.
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -33,13 +34,22 @@ class LockOrderWarning(RuntimeWarning):
 class _Lock:
     """What is known of one lock."""
 
-    __slots__ = ("after", "foreign", "ref", "text")
+    __slots__ = ("after", "before", "foreign", "ref")
 
     def __init__(self, obj: object, gone: Callable[[Any], object]) -> None:
         self.ref = ref(obj, gone)
-        self.text = name_of_object(obj)
         self.foreign = False
-        self.after: dict[int, tuple[Line, ...]] = {}  # taken while this was held, and where
+        # The locks that were taken while this was held, and where. Not by their addresses: a new
+        # lock may have that of a freed one.
+        self.after: dict[_Lock, tuple[Line, ...]] = {}
+        self.before: set[_Lock] = set()  # those that have this in `after`
+
+    def forget(self) -> None:
+        """The lock is gone."""
+        for each in list(self.before):
+            each.after.pop(self, None)
+        for each in list(self.after):
+            each.before.discard(self)
 
 
 class _Thread(local):
@@ -65,7 +75,7 @@ class LockOrder:
         self.inversions: list[str] = []
         self.__locks: dict[int, _Lock] = {}
         self.__thread = _Thread()
-        self.__told: set[frozenset[int]] = set()
+        self.__told: set[frozenset[_Lock]] = set()
         self.__originals: list[tuple[type, str, Any]] = []
 
     def __enter__(self) -> Self:
@@ -152,9 +162,14 @@ class LockOrder:
         key = id(obj)
         lock = self.__locks.get(key)
         if lock is None or lock.ref() is not obj:
-            locks = self.__locks
-            lock = locks[key] = _Lock(obj, lambda _: locks.pop(key, None))
+            lock = self.__locks[key] = _Lock(obj, partial(self.__gone, key))
         return lock
+
+    def __gone(self, key: int, gone: "ref[Any]") -> None:
+        lock = self.__locks.get(key)
+        if lock is not None and lock.ref is gone:
+            del self.__locks[key]
+            lock.forget()
 
     def __before(self, obj: object, frame: FrameType) -> None:
         """Note the edges from all locks that the thread holds to this one."""
@@ -163,55 +178,55 @@ class LockOrder:
         if not held or any(each == key for each, _ in held):
             return
         mine = self.__lock(obj)
-        for other_key, other in held:
+        for _, other in held:
             lock = self.__lock(other)
-            if lock.foreign or mine.foreign or key in lock.after:
+            if lock.foreign or mine.foreign or mine in lock.after:
                 continue
             lines = tuple(lines_from(frame))
-            way = self.__way(key, other_key)
+            way = _way(mine, lock)
             if way:
-                self.__tell(way, other_key, key, lines)
-            lock.after[key] = lines
+                self.__tell(way, lines)
+            lock.after[mine] = lines
+            mine.before.add(lock)
 
-    def __way(self, start: int, goal: int) -> list[int]:
-        """The locks from start to goal, each taken while the one before it was held; or none."""
-        ways = [[start]]
-        seen = {start}
-        while ways:
-            way = ways.pop()
-            lock = self.__locks.get(way[-1])
-            if lock is None or lock.foreign:
-                continue
-            for after in list(lock.after):
-                if after == goal:
-                    return [*way, after]
-                if after not in seen and after in self.__locks:
-                    seen.add(after)
-                    ways.append([*way, after])
-        return []
-
-    def __tell(self, way: list[int], held: int, wanted: int, lines: tuple[Line, ...]) -> None:
-        pair = frozenset((held, wanted))
+    def __tell(self, way: list[_Lock], lines: tuple[Line, ...]) -> None:
+        """Tell that the first lock of the way is taken here while the last one is held."""
+        pair = frozenset((way[0], way[-1]))
         if pair in self.__told:
             return
         self.__told.add(pair)
         parts = [
-            f"{self.__text(wanted)} is taken while {self.__text(held)} is held:\n",
+            f"{_text(way[0])} is taken while {_text(way[-1])} is held:\n",
             *summary(lines).format(),
         ]
         for first, second in pairwise(way):
-            lock = self.__locks.get(first)
-            where = () if lock is None else lock.after.get(second, ())
-            parts.append(f"but {self.__text(second)} while {self.__text(first)} is held:\n")
-            parts.extend(summary(where).format())
+            parts.append(f"but {_text(second)} while {_text(first)} is held:\n")
+            parts.extend(summary(first.after.get(second, ())).format())
         text = "locks in different orders, which can deadlock: " + "".join(parts).rstrip("\n")
         self.inversions.append(text)
         warnings.warn(text, LockOrderWarning, stacklevel=4)
 
-    def __text(self, key: int) -> str:
-        lock = self.__locks.get(key)
-        obj = None if lock is None else lock.ref()
-        return "a lock" if obj is None else name_of_object(obj)
+
+def _way(start: _Lock, goal: _Lock) -> list[_Lock]:
+    """The locks from start to goal, each taken while the one before it was held; or none."""
+    ways = [[start]]
+    seen = {start}
+    while ways:
+        way = ways.pop()
+        if way[-1].foreign:
+            continue
+        for after in list(way[-1].after):
+            if after is goal:
+                return [*way, after]
+            if after not in seen and after.ref() is not None:
+                seen.add(after)
+                ways.append([*way, after])
+    return []
+
+
+def _text(lock: _Lock) -> str:
+    obj = lock.ref()
+    return "a lock" if obj is None else name_of_object(obj)
 
 
 def _waits_for_ever(blocking: object = True, timeout: object = -1) -> bool:

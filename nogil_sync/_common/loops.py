@@ -164,7 +164,7 @@ class _Asyncio:
 
     get_running_loop: "Callable[[], AbstractEventLoop]"
     _get_running_loop: "Callable[[], AbstractEventLoop | None]"
-    current_task: "Callable[[AbstractEventLoop], object]"
+    current_task: "Callable[..., object]"
 
     def __getattr__(self, name: str) -> Any:
         from asyncio import _get_running_loop, current_task, get_running_loop
@@ -326,9 +326,7 @@ class TaskWait:
     __slots__ = ("__weakref__", "obj", "operation", "since", "task")
 
     def __init__(self, obj: object, operation: str) -> None:
-        import asyncio
-
-        self.task = asyncio.current_task()  # None once it goes on
+        self.task = _asyncio.current_task()  # None once it goes on
         self.obj = obj
         self.operation = operation
         self.since = monotonic()

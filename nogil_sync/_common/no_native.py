@@ -13,9 +13,9 @@ def set_deadlock_check(_look: Callable[..., float] | None, _after: float, /) -> 
     """Have waits in C look for deadlocks: there are none."""
 
 
-def own_wait() -> tuple[int, bool]:
-    """Return who holds what this thread waits for in C, and whether it was served."""
-    return 0, True
+def own_wait() -> tuple[int, bool, bool]:
+    """Return who holds what this thread waits for in C, whether it was served, cannot fail."""
+    return 0, True, False
 
 
 def register_signal(_signum: int, _file: int, /) -> None:

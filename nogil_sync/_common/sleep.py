@@ -10,6 +10,7 @@ If deadlocks are detected (`deadlock`), a sleep without a deadline ends now and 
 the others; what that raises, the call raises as it would raise ``KeyboardInterrupt``.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from time import monotonic
@@ -68,10 +69,12 @@ class _Checks:
 
 class _Thread(local):
     nap: Nap | None = None  # of the innermost call that sleeps
+    # Whether waits that find a deadlock warn in any case, as they cannot fail.
+    deadlocks_warn = False
 
 
 checks = _Checks
-_thread = _Thread()
+this_thread = _thread = _Thread()
 sleeping: dict[int, Nap] = {}  # by thread
 
 
@@ -148,3 +151,15 @@ def _until_check(nap: Nap) -> float:
             seconds = checks.after
         nap.check_at = monotonic() + seconds if seconds else None
     return -1.0 if nap.check_at is None else max(nap.check_at - monotonic(), 0.0)
+
+
+def _in_child() -> None:
+    """In the child of a fork the other threads are gone."""
+    me = get_ident()
+    for ident in list(sleeping):
+        if ident != me:
+            sleeping.pop(ident, None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -4,6 +4,7 @@ from threading import Thread
 from traceback import StackSummary
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .frames import Line
 from .labels import name_of
 from .waiting import Sleeper, stacks_of, summary, thread_of
 
@@ -23,7 +24,12 @@ class Wait(NamedTuple):
     seconds: float
     """How long it has waited."""
     holders: tuple[Thread, ...]
-    """The threads that hold the object, as far as they are known."""
+    """The thread that holds the object, if it is known.
+
+    It is known of a Mutex, an RLock, the write side of an RWMutex, and a function of `once` or of
+    ``load_or_compute`` that another thread runs. Who holds units of a Semaphore, or reads under an
+    RWMutex, is not recorded: each acquire would have to write it down.
+    """
     stack: StackSummary
     """The stack of the thread, down to the call."""
     holder_stacks: tuple[StackSummary, ...]
@@ -35,10 +41,12 @@ Wait.__module__ = "nogil_sync.diagnostics"
 
 def waits_of(found: list[Sleeper], known: dict[int, Sleeper]) -> list[Wait]:
     """Tell of these sleepers; `known` has those whose stacks are known."""
-    return [_wait_of(each, known) for each in found]
+    stacks = {ident: each.lines for ident, each in known.items() if each.lines}
+    stacks |= stacks_of({each.holder for each in found if each.holder} - stacks.keys())
+    return [_wait_of(each, stacks) for each in found]
 
 
-def _wait_of(each: Sleeper, known: dict[int, Sleeper]) -> Wait:
+def _wait_of(each: Sleeper, stacks: dict[int, tuple[Line, ...]]) -> Wait:
     holder = thread_of(each.holder) if each.holder else None
     return Wait(
         thread_of(each.thread) if each.task is None else each.task,
@@ -47,21 +55,17 @@ def _wait_of(each: Sleeper, known: dict[int, Sleeper]) -> Wait:
         each.seconds,
         () if holder is None else (holder,),
         summary(each.lines),
-        () if holder is None else (_stack_of_holder(each.holder, known),),
+        () if holder is None else (summary(stacks.get(each.holder, ())),),
     )
-
-
-def _stack_of_holder(ident: int, known: dict[int, Sleeper]) -> StackSummary:
-    sleeper = known.get(ident)
-    if sleeper is not None and sleeper.lines:
-        return summary(sleeper.lines)
-    return summary(stacks_of((ident,)).get(ident, ()))
 
 
 def name_of_thread(ident: int) -> str:
     """Return what to call the thread of this number."""
     thread = thread_of(ident)
-    return f"thread {ident:#x}" if thread is None else f"{thread.name} ({ident:#x})"
+    try:
+        return f"thread {ident:#x}" if thread is None else f"{thread.name} ({ident:#x})"
+    except Exception:  # a property of a derived class
+        return f"thread {ident:#x}"
 
 
 def name_of_object(obj: object) -> str:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from .. import _backend
 from .frames import HAS_GIL, Line, lines_from, look_at, public_class
 from .loops import task_waits
-from .recording import recording
+from .recording import recording, threads
 from .sleep import Nap, sleeping
 
 _HERE = __file__.rpartition("_common")[0]
@@ -123,7 +123,8 @@ def of_nap(nap: Nap, stacks: bool) -> Sleeper | None:
     cancellable = scope is not None and not operation.startswith(_LOCKS)
     holders = () if about is None else about.holders()
     # A cancelled wait ends as soon as its thread runs, which may be long after.
-    served = about is None or about.is_served() or (cancellable and scope.cancelled)
+    cancelled = cancellable and scope is not None and scope.cancelled
+    served = about is None or about.is_served() or cancelled
     if nap.seen is not seen:
         return None
     return Sleeper(
@@ -155,10 +156,10 @@ def summary(lines: Iterable[Line]) -> StackSummary:
 
 def thread_of(ident: int) -> threading.Thread | None:
     """The thread of this number, if it lives and `threading` knows it."""
-    for thread in threading.enumerate():
-        if thread.ident == ident:
-            return thread
-    return None
+    thread = threads.get(ident)
+    if thread is not None or threads:
+        return thread
+    return next((each for each in threading.enumerate() if each.ident == ident), None)
 
 
 def stacks_of(idents: Collection[int]) -> dict[int, tuple[Line, ...]]:

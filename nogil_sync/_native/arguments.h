@@ -88,6 +88,23 @@ ns_uint64(PyObject *value, uint64_t high, const char *what, uint64_t *result)
     return ns_uint64_slow(value, high, what, result);
 }
 
+/* Converts a real number: float, __float__ or __index__, but no string. May run user code. Returns 0
+ * or -1. */
+static inline int
+ns_double(PyObject *value, double *result)
+{
+    if (PyFloat_CheckExact(value)) {
+        *result = PyFloat_AS_DOUBLE(value);
+        return 0;
+    }
+    if (PyLong_CheckExact(value) && PyUnstable_Long_IsCompact((PyLongObject *)value)) {
+        *result = (double)PyUnstable_Long_CompactValue((PyLongObject *)value);
+        return 0;
+    }
+    *result = PyFloat_AsDouble(value);
+    return *result == -1.0 && PyErr_Occurred() ? -1 : 0;
+}
+
 /* Converts any int; one beyond 64 bits becomes the nearest. For counts, where all of those mean the
  * same. Returns 0 or -1. */
 int ns_clamped_int64(PyObject *value, int64_t *result);

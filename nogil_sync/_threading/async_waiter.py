@@ -27,7 +27,7 @@ from .cond import Cond
 from .event import Event
 from .mutex import Mutex, _MutexPlace
 from .rwmutex import RWMutexReader, RWMutexWriter
-from .select import _Selection
+from .select import _NO_GATE, _NoGate, _Selection
 from .semaphore import Semaphore
 from .waitgroup import WaitGroup
 
@@ -47,16 +47,6 @@ class _Calling(local):
 
 
 _calling = _Calling()
-
-
-class _NoGate:
-    """The gate of a place that nobody is to open any more: so it does not refer to its waiter."""
-
-    def release(self) -> None:
-        pass
-
-
-_NO_GATE = _NoGate()
 
 
 class _LinePlace(Waiter):

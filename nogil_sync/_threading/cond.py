@@ -18,6 +18,7 @@ from .._common.exit import check_exit
 from .._common.guard import Receipt
 from .._common.object import SyncObject, before_init, lacks, uninitialized, until_init
 from .._common.originals import LockType, RLock
+from .._common.sleep import this_thread
 from ._arguments import exact_int, wait_timeout
 from ._wait import WARNS, Change, Line, Waiter, Waiters
 from .mutex import Mutex
@@ -178,7 +179,7 @@ class Cond(SyncObject, AwaitedCond):
         # The count of an RLock, known also if an interrupt comes as it is released.
         saved = lock._recursion_count() if type(lock) is OurRLock else None
         later: BaseException | None = None
-        scope = here.scope
+        scope, warned = here.scope, this_thread.deadlocks_warn
         try:
             line.join(me, None if seconds == 0 else scope)
             unsure = not ours
@@ -189,6 +190,7 @@ class Cond(SyncObject, AwaitedCond):
             keep = True
         finally:
             here.scope = None  # the lock is to be taken again even if it is one that would raise
+            this_thread.deadlocks_warn = True
             while True:  # twice: an interrupt can also come where a loop jumps back
                 try:
                     while True:
@@ -219,6 +221,7 @@ class Cond(SyncObject, AwaitedCond):
                     keep = False
                     later = later or another
             here.scope = scope
+            this_thread.deadlocks_warn = warned
         if later is not None:  # and it was the first
             raise later
         if me.cancelled and not me.kept:

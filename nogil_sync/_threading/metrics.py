@@ -1,4 +1,4 @@
-"""What nogil_sync.integrations keeps numbers in, pure Python: a gauge and a histogram."""
+"""What nogil_sync.integrations keeps numbers in, pure Python."""
 
 from bisect import bisect_left
 from collections.abc import Iterable
@@ -9,7 +9,42 @@ from .._common.guard import Guard, guard_of
 from .._common.object import SyncObject
 from ._arguments import exact_float
 
-__all__ = ["GaugeValue", "HistogramValue"]
+__all__ = ["CounterValue", "GaugeValue", "HistogramValue"]
+
+
+class CounterValue(SyncObject):
+    """A float that threads add to."""
+
+    __slots__ = ("__guard", "__value")
+
+    def _SyncObject__fill(self) -> None:
+        self.__value = 0.0
+        self.__guard: Guard = guard_of(self)
+
+    def inc(self, amount: SupportsFloat | SupportsIndex, /) -> None:
+        """Add `amount`."""
+        number = exact_float(amount)
+        with self.__guard:
+            self.__value += number
+
+    def up(self, amount: SupportsFloat | SupportsIndex, /) -> None:
+        """Add `amount`, which must not be negative."""
+        number = exact_float(amount)
+        if number < 0:
+            raise ValueError("Counters can only be incremented by non-negative amounts.")
+        with self.__guard:
+            self.__value += number
+
+    def get(self) -> float:
+        """Return the value."""
+        return self.__value
+
+    def reset(self) -> float:
+        """Set the value to zero and return what it was."""
+        with self.__guard:
+            value = self.__value
+            self.__value = 0.0
+        return value
 
 
 class GaugeValue(SyncObject):

@@ -48,6 +48,16 @@ __all__ = ["select", "try_select"]
 _NONE = 0  # the select has ended
 _PENDING = -1  # a case that is Python code is being asked
 
+
+class _NoGate:
+    """The gate of a case that nobody is to open any more: so it does not refer to its waiter."""
+
+    def release(self) -> None:
+        pass
+
+
+_NO_GATE = _NoGate()
+
 _random: Callable[[], float] = Random().random  # noqa: S311  (no secrets)
 
 
@@ -177,6 +187,10 @@ class _OfChannel:
         if self.seat in line.state[1]:
             line.change(line.without, self.seat)
 
+    def forget_gate(self) -> None:
+        """Let go of the gate that `enter` got, which nobody is to open any more."""
+        self.seat.gate = _NO_GATE
+
     def give_back(self) -> bool:
         """Give back what was granted, after `enter`; whether that can be done."""
         line = self.line
@@ -254,6 +268,10 @@ class _OfWord:
 
     def withdraw(self) -> None:
         self.leave(False)
+
+    def forget_gate(self) -> None:
+        if self.place is not None:
+            self.place.gate = _NO_GATE
 
     def give_back(self) -> bool:
         return True
@@ -407,11 +425,15 @@ class _Selection:
         _win(self.__contest, _NONE)
         self.__withdraw()
         winner = self.__contest.winner
-        return not winner or self.__cases[winner - 1].give_back()
+        left = not winner or self.__cases[winner - 1].give_back()
+        if left:
+            self.__forget_gate()
+        return left
 
     def outcome(self) -> tuple[Selected | None, BaseException | None]:
         """What the call returns, or the error that it raises."""
         self.__withdraw()
+        self.__forget_gate()
         try:
             return self.__chosen(), None
         except ChannelClosed as error:
@@ -420,6 +442,11 @@ class _Selection:
     def __withdraw(self) -> None:
         for each in self.__order:
             each.withdraw()
+
+    def __forget_gate(self) -> None:
+        """The gate refers to the selection: end the cycle, or only the collector frees them."""
+        for each in self.__order:
+            each.forget_gate()
 
     def __attempt(self) -> None:
         """Try the cases, one after the other, at random."""

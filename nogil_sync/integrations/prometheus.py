@@ -28,7 +28,7 @@ import time
 from typing import Any, Final, Self
 
 try:
-    import prometheus_client
+    from prometheus_client import Counter as _TheirCounter
 except ModuleNotFoundError as _missing:
     if _missing.name != "prometheus_client":
         raise
@@ -37,14 +37,19 @@ except ModuleNotFoundError as _missing:
         "pip install 'nogil_sync[prometheus]'",
         name=_missing.name,
     ) from _missing
+from prometheus_client import Enum as _TheirEnum
+from prometheus_client import Gauge as _TheirGauge
+from prometheus_client import Histogram as _TheirHistogram
+from prometheus_client import Info as _TheirInfo
+from prometheus_client import Summary as _TheirSummary
 from prometheus_client import values as _values
 from prometheus_client.metrics import MetricWrapperBase as _MetricWrapperBase
 from prometheus_client.samples import Exemplar as _Exemplar
 from prometheus_client.validation import _validate_exemplar
 
 from nogil_sync import Mutex as _Mutex
-from nogil_sync import ShardedFloatCounter as _ShardedFloatCounter
 from nogil_sync import SyncMap as _SyncMap
+from nogil_sync._backend import CounterValue as _CounterValue
 from nogil_sync._backend import GaugeValue as _GaugeValue
 from nogil_sync._backend import HistogramValue as _HistogramValue
 from nogil_sync._backend import defer as _defer
@@ -58,7 +63,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_setting._at_fork_reinit)
 
 
-class _Sum(_ShardedFloatCounter):
+class _Sum(_CounterValue):
     """The number of a counter, or one of the two of a summary."""
 
     __slots__ = ("_exemplar",)
@@ -68,16 +73,12 @@ class _Sum(_ShardedFloatCounter):
         super().__init__()
         self._exemplar: _Exemplar | None = None
 
-    # The inherited methods themselves: a call more would cost as much as they do.
-    inc = _ShardedFloatCounter.add
-    get = _ShardedFloatCounter.value
-
     def set(self, value: float, timestamp: float | None = None) -> None:  # noqa: ARG002
         # An addition meanwhile counts as after it or as before it, and a reader may see zero.
         number = float(value)
         with _setting:
             self.reset()
-            self.add(number)
+            self.inc(number)
 
     def set_exemplar(self, exemplar: _Exemplar | None) -> None:
         self._exemplar = exemplar
@@ -162,6 +163,9 @@ def install() -> bool:
 
 # ---- Metrics ----
 
+# What threads call often has no `super()`: that needs a cell of a closure, and each call would
+# change the cell's reference count, for which all threads contend.
+
 
 class _Metric(_MetricWrapperBase):
     """Children are found without a lock.
@@ -187,7 +191,7 @@ class _Metric(_MetricWrapperBase):
         elif not labelvalues:
             key = (*labelkwargs, *map(str, labelkwargs.values()))
         else:
-            return super().labels(*labelvalues, **labelkwargs)  # raises
+            return _MetricWrapperBase.labels(self, *labelvalues, **labelkwargs)  # raises
         try:
             child = self._children.get(key)
         except AttributeError:  # no child yet; or this is one, or there are no labels
@@ -236,13 +240,13 @@ class _Metric(_MetricWrapperBase):
                         children.pop(key, None)
 
     def _metric_init(self) -> None:
-        super()._metric_init()
+        super()._metric_init()  # type: ignore[no-untyped-call]
         # All threads that update it would contend for its reference count. From 3.14 on the
         # interpreter then does not count the references on its stacks.
         _defer(self)
 
 
-class Counter(_Metric, prometheus_client.Counter):
+class Counter(_Metric, _TheirCounter):
     """A ``prometheus_client.Counter`` to which threads add without a lock."""
 
     def _metric_init(self) -> None:
@@ -252,18 +256,16 @@ class Counter(_Metric, prometheus_client.Counter):
 
     def inc(self, amount: float = 1, exemplar: dict[str, str] | None = None) -> None:
         """Increment the counter by the amount, which is not negative."""
-        if exemplar or amount < 0:
-            super().inc(amount, exemplar)
+        if exemplar:
+            _TheirCounter.inc(self, amount, exemplar)
             return
         try:
-            value = self._value
-        except AttributeError:
-            super().inc(amount)  # raises: it has labels, and none were given
-            return
-        value.inc(amount)
+            self._value.up(amount)
+        except AttributeError:  # labels are missing, or the value is not ours
+            _TheirCounter.inc(self, amount)
 
 
-class Gauge(_Metric, prometheus_client.Gauge):
+class Gauge(_Metric, _TheirGauge):
     """A ``prometheus_client.Gauge`` that threads change without a lock."""
 
     def _metric_init(self) -> None:
@@ -274,39 +276,39 @@ class Gauge(_Metric, prometheus_client.Gauge):
     def inc(self, amount: float = 1) -> None:
         """Increment the gauge by the amount."""
         if self._is_most_recent:
-            super().inc(amount)  # raises
+            _TheirGauge.inc(self, amount)  # raises
         try:
             value = self._value
         except AttributeError:
-            super().inc(amount)  # raises: it has labels, and none were given
+            _TheirGauge.inc(self, amount)  # raises: labels are missing
             return
         value.inc(amount)
 
     def dec(self, amount: float = 1) -> None:
         """Decrement the gauge by the amount."""
         if self._is_most_recent:
-            super().dec(amount)  # raises
+            _TheirGauge.dec(self, amount)  # raises
         try:
             value = self._value
         except AttributeError:
-            super().dec(amount)  # raises: it has labels, and none were given
+            _TheirGauge.dec(self, amount)  # raises: labels are missing
             return
         value.inc(-amount)
 
     def set(self, value: float) -> None:
         """Set the gauge to the value."""
         if self._is_most_recent:
-            super().set(value)
+            _TheirGauge.set(self, value)
             return
         try:
             kept = self._value
         except AttributeError:
-            super().set(value)  # raises: it has labels, and none were given
+            _TheirGauge.set(self, value)  # raises: labels are missing
             return
         kept.set(float(value))
 
 
-class Summary(_Metric, prometheus_client.Summary):
+class Summary(_Metric, _TheirSummary):
     """A ``prometheus_client.Summary`` to which threads add without a lock."""
 
     def _metric_init(self) -> None:
@@ -320,13 +322,13 @@ class Summary(_Metric, prometheus_client.Summary):
         try:
             count = self._count
         except AttributeError:
-            super().observe(amount)  # raises: it has labels, and none were given
+            _TheirSummary.observe(self, amount)  # raises: labels are missing
             return
         count.inc(1)
         self._sum.inc(amount)
 
 
-class Histogram(_Metric, prometheus_client.Histogram):
+class Histogram(_Metric, _TheirHistogram):
     """A ``prometheus_client.Histogram`` to which threads add without a lock."""
 
     _kept: _HistogramValue | None
@@ -344,10 +346,10 @@ class Histogram(_Metric, prometheus_client.Histogram):
         try:
             kept = self._kept
         except AttributeError:
-            super().observe(amount)  # raises: it has labels, and none were given
+            _TheirHistogram.observe(self, amount)  # raises: labels are missing
             return
         if kept is None:
-            super().observe(amount, exemplar)
+            _TheirHistogram.observe(self, amount, exemplar)
             return
         bucket = kept.observe(amount)
         if exemplar and bucket >= 0:
@@ -355,9 +357,9 @@ class Histogram(_Metric, prometheus_client.Histogram):
             self._buckets[bucket].set_exemplar(_Exemplar(exemplar, amount, time.time()))
 
 
-class Info(_Metric, prometheus_client.Info):
+class Info(_Metric, _TheirInfo):
     """A ``prometheus_client.Info``, whose children are looked up without a lock."""
 
 
-class Enum(_Metric, prometheus_client.Enum):
+class Enum(_Metric, _TheirEnum):
     """A ``prometheus_client.Enum``, whose children are looked up without a lock."""

@@ -24,8 +24,10 @@ from nogil_sync import (
     RLock,
     RWMutex,
     Semaphore,
+    Sending,
     SyncMap,
     WaitGroup,
+    select_async,
 )
 
 pytestmark = starts_threads
@@ -751,6 +753,26 @@ def test_object_is_freed_after_waits_of_tasks(name):
     watch = weakref.ref(getattr(trial.x, "map", getattr(trial.x, "cond", trial.x)))
     trial.x = trial.cond = None
     assert collected(watch)
+
+
+@pytest.mark.parametrize("end", ["served", "cancelled"])
+def test_cases_of_an_awaited_select_are_freed_without_collections(end, no_gc):
+    async def select_once():
+        cases = Channel(), Channel().sending(1), Channel(), Event()
+        task = await started_task(select_async(*cases))
+        if end == "served":
+            cases[2].close()
+        else:
+            task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled() if end == "cancelled" else task.result().closed
+        return [weakref.ref(case) for case in cases if not isinstance(case, Sending)]
+
+    async def main():
+        watches = await select_once()
+        await until(lambda: all(watch() is None for watch in watches))
+
+    run(main())
 
 
 def test_loop_is_freed_after_its_tasks_waited():

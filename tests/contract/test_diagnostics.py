@@ -435,6 +435,25 @@ def test_recording_ends_with_its_block_and_leaves_no_trace():
 
 
 @changes_classes
+def test_new_lock_at_the_address_of_a_freed_one_is_another_lock():
+    first, reused, addresses = Mutex(), False, set()
+    with record_lock_order() as order, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        while not reused:  # the allocator takes blocks of a page in turn
+            inner = Mutex()
+            addresses.add(id(inner))
+            with first, inner:
+                pass
+            del inner
+            outer = Mutex()
+            reused = id(outer) in addresses
+            with outer, first:
+                pass
+            del outer
+    assert order.inversions == []
+
+
+@changes_classes
 def test_lock_that_another_thread_releases_is_left_out():
     a, b = Mutex(), Mutex()
     with record_lock_order() as order, warnings.catch_warnings():

@@ -24,8 +24,8 @@ SHARED = {
 MODULES = {"contention", "diagnostics", "integrations"}
 # For nogil_sync._common.
 INTERNAL = {
-    *("AsyncWaiter", "GaugeValue", "HistogramValue", "Scope", "current_scope", "defer"),
-    *("enter_scope", "guard_of"),
+    *("AsyncWaiter", "CounterValue", "GaugeValue", "HistogramValue", "Scope"),
+    *("current_scope", "defer", "enter_scope", "guard_of"),
 }
 
 

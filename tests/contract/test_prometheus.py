@@ -24,7 +24,7 @@ from prometheus_client.openmetrics.exposition import (  # noqa: E402
 )
 
 from nogil_sync import is_pinned, pin  # noqa: E402
-from nogil_sync._backend import GaugeValue, HistogramValue  # noqa: E402
+from nogil_sync._backend import CounterValue, GaugeValue, HistogramValue  # noqa: E402
 from nogil_sync.integrations import prometheus  # noqa: E402
 
 ERRORS = (AttributeError, TypeError, ValueError, RuntimeError, OverflowError)
@@ -313,6 +313,27 @@ def test_subclasses_have_children_of_their_own_class():
     assert registry.get_sample_value("c_total", {"a": "x"}) == 2
 
 
+def test_counter_value_sums_up():
+    c = CounterValue()
+    for amount in (3, True, 0.5, 2**40, -(2**40)):
+        c.inc(amount)
+    c.up(2)
+    c.up(-0.0)
+    for negative in (-1, -0.5, -(10**30)):
+        with pytest.raises(ValueError, match="non-negative amounts"):
+            c.up(negative)
+    for refused in ("1", None, 1j):
+        for add in (c.inc, c.up):
+            with pytest.raises(TypeError):
+                add(refused)
+    with pytest.raises(OverflowError):
+        c.up(10**400)
+    assert c.get() == 6.5
+    assert (c.reset(), c.get()) == (6.5, 0)
+    c.up(math.nan)
+    assert math.isnan(c.get())
+
+
 def test_gauge_value_is_any_float():
     g = GaugeValue()
     assert g.get() == 0.0
@@ -361,7 +382,9 @@ def test_histogram_value_counts_in_the_first_bucket_that_fits():
 
 
 @pytest.mark.parametrize(
-    "value", [GaugeValue(), HistogramValue((1, 2))], ids=["gauge", "histogram"]
+    "value",
+    [CounterValue(), GaugeValue(), HistogramValue((1, 2))],
+    ids=["counter", "gauge", "histogram"],
 )
 def test_values_are_objects_of_the_library(value):
     assert weakref.ref(value)() is value

@@ -596,9 +596,9 @@ def detect_deadlocks() -> tuple[list[object], list[str]]:
         looks.append(None)
         return look(*args)
 
-    def noted(found: Any) -> None:
-        alarms.append(deadlock.describe(found))
-        report(found)
+    def noted(error: Any, *args: Any) -> None:
+        alarms.append(str(error))
+        report(error, *args)
 
     deadlock._look, deadlock._report = counted, noted
     detect_deadlocks("raise", after=AFTER)

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import warnings
 from pathlib import Path
 
 import pytest
-from marks import starts_processes
+from forks import in_child
+from marks import needs_fork, starts_processes
 from processes import in_own_process, in_process
 from support import NATIVE, eventually
 
@@ -33,7 +35,6 @@ from nogil_sync import (
 )
 from nogil_sync.diagnostics import (
     DeadlockError,
-    DeadlockWarning,
     detect_deadlocks,
     label,
     register,
@@ -111,26 +112,6 @@ def test_three_philosophers():
 
 
 @in_own_process
-def test_mutex_against_rwmutex_against_semaphore():
-    # Who holds the semaphore is not known: it counts as every thread is asleep for ever.
-    all_threads_are_known()
-    detect_deadlocks("raise", after=AFTER)
-    a, rw, semaphore = Mutex(), RWMutex(), Semaphore(1)
-    barrier = threading.Barrier(3)
-    errors = in_threads(
-        taking(barrier, a, rw.write),
-        taking(barrier, rw.write, semaphore),
-        taking(barrier, semaphore, a),
-    )
-    assert errors
-    assert {each.operation for each in errors[0].waits} == {
-        "Mutex.acquire",
-        "RWMutexWriter.acquire",
-        "Semaphore.acquire",
-    }
-
-
-@in_own_process
 def test_thread_takes_its_own_mutex_twice():
     detect_deadlocks("raise", after=AFTER)
     mutex = Mutex()
@@ -141,12 +122,94 @@ def test_thread_takes_its_own_mutex_twice():
         pass
 
 
-@in_own_process
-def test_consumer_of_a_channel_that_nobody_fills():
+# Deadlocks: functions to be called in threads, how many threads wait then, in which calls, and the
+# function in their stacks. Those with `Event.wait` count as every thread is asleep for ever: there
+# the main thread waits in an event of ours.
+
+
+def philosophers():
+    forks, barrier = [Mutex(), RLock(), Mutex()], threading.Barrier(3)
+    return [taking(barrier, forks[i], forks[(i + 1) % 3]) for i in range(3)]
+
+
+def three_kinds():
+    a, rw, semaphore, barrier = Mutex(), RWMutex(), Semaphore(1), threading.Barrier(3)
+    return [
+        taking(barrier, a, rw.write),
+        taking(barrier, rw.write, semaphore),
+        taking(barrier, semaphore, a),
+    ]
+
+
+def own_mutex():
+    mutex = Mutex()
+
+    def take_twice():
+        with mutex, mutex:
+            pass
+
+    return [take_twice]
+
+
+def channel_that_nobody_fills():
+    channel = Channel()
+
+    def consume():
+        channel.recv()
+
+    return [consume]
+
+
+DEADLOCKS = [
+    (philosophers, 3, ["Mutex.acquire", "RLock.acquire"], "take"),
+    # Who holds the semaphore is not known: it counts as every thread is asleep for ever.
+    (
+        three_kinds,
+        4,
+        ["Mutex.acquire", "RWMutexWriter.acquire", "Semaphore.acquire", "Event.wait"],
+        "take",
+    ),
+    (own_mutex, 1, ["Mutex.acquire"], "take_twice"),
+    (channel_that_nobody_fills, 2, ["Channel.recv", "Event.wait"], "consume"),
+]
+
+
+def told_of(number, action):
+    """Have these threads deadlock; end once that was told or raised."""
     all_threads_are_known()
-    detect_deadlocks("raise", after=AFTER)
-    with pytest.raises(DeadlockError, match=r"Channel\.recv"):
-        Channel().recv()
+    told = (Event if "Event.wait" in DEADLOCKS[number][2] else threading.Event)()
+    show, hook = warnings.showwarning, threading.excepthook
+
+    def show_and_note(*args):
+        show(*args)
+        told.set()
+
+    def hook_and_note(args):
+        hook(args)
+        told.set()
+
+    warnings.showwarning, threading.excepthook = show_and_note, hook_and_note
+    detect_deadlocks(action, after=AFTER)
+    for function in DEADLOCKS[number][0]():
+        threading.Thread(target=function, daemon=True).start()
+    try:
+        told.wait()
+    except DeadlockError:
+        traceback.print_exc(file=sys.stderr)
+
+
+@pytest.mark.parametrize("action", ["raise", "warn"])
+@pytest.mark.parametrize("number", range(4), ids=[each[0].__name__ for each in DEADLOCKS])
+def test_deadlock_is_told_with_its_calls_and_stacks(number, action):
+    done = in_process(told_of, number, action)
+    _, threads, calls, function = DEADLOCKS[number]
+    kind = "DeadlockError" if action == "raise" else "DeadlockWarning"
+    text = f"{kind}: deadlock of {threads} thread{'s' * (threads > 1)}:"
+    assert done.stderr.count(text) == 1, done.stderr
+    for call in calls:
+        assert f" waits in {call} of " in done.stderr
+    shown = re.findall(rf"in (?:.*\.)?{function}$", done.stderr, re.MULTILINE)
+    assert len(shown) >= threads - ("Event.wait" in calls)
 
 
 @in_own_process
@@ -167,6 +230,17 @@ def test_group_whose_tasks_wait_for_each_other_is_cancelled_by_the_error():
         group.go(one.recv)
         group.go(two.recv)
     assert caught.group_contains(DeadlockError)
+
+
+@in_own_process
+def test_locks_in_tasks_of_a_group():
+    detect_deadlocks("raise", after=AFTER)
+    a, b, barrier = Mutex(), Mutex(), threading.Barrier(2)
+    with pytest.raises(ExceptionGroup) as caught, TaskGroup() as group:
+        group.go(taking(barrier, a, b))
+        group.go(taking(barrier, b, a))
+    assert caught.group_contains(DeadlockError)
+    assert len(caught.value.exceptions) == 1
 
 
 @in_own_process
@@ -209,6 +283,79 @@ def test_flight_against_a_mutex():
     errors = in_threads(lambda: cache.load_or_compute("key", compute), hold)
     assert errors
     assert {len(each.waits) for each in errors} == {2}
+
+
+@in_own_process
+def test_cond_that_takes_its_lock_again_warns_and_does_not_raise():
+    warned, errors = [], []
+    warnings.showwarning = lambda message, *_: warned.append(str(message))
+    threading.excepthook = errors.append
+    cond, outer = Cond(), Mutex()
+
+    def wait():
+        outer.acquire()
+        with cond:
+            cond.wait()
+
+    def nest():
+        with cond, outer:
+            pass
+
+    def waited_in(operation):
+        return eventually(lambda: any(each.operation == operation for each in waits()))
+
+    threads = [threading.Thread(target=each) for each in (wait, nest)]
+    for thread, operation in zip(threads, ("Cond.wait", "Mutex.acquire"), strict=True):
+        thread.start()
+        assert waited_in(operation)
+    detect_deadlocks("raise", after=AFTER)  # of no concern to the second wait: it has begun
+    cond.notify()
+    assert eventually(lambda: warned)
+    outer.release()
+    for thread in threads:
+        thread.join()
+    assert [each.partition(":")[0] for each in warned] == ["deadlock of 2 threads"]
+    assert "in nest" in warned[0]
+    assert errors == []
+    assert not cond.locked()
+
+
+@in_own_process
+def test_names_that_raise_hide_no_deadlock():
+    class Name(str):
+        __slots__ = ()
+
+        def raise_(self, *_):
+            raise ZeroDivisionError
+
+        __str__ = __repr__ = __format__ = __len__ = __hash__ = raise_
+
+    class Nameless(threading.Thread):
+        @property
+        def name(self):
+            raise ZeroDivisionError
+
+        @name.setter
+        def name(self, _):
+            pass
+
+    class Hostile(Mutex):
+        __repr__ = __hash__ = __eq__ = Name.raise_
+
+    errors = []
+
+    def take_twice():
+        with pytest.raises(DeadlockError, match="the Hostile 'twice', for") as caught, lock:
+            lock.acquire()
+        errors.append(caught.value)
+
+    detect_deadlocks("raise", after=AFTER)
+    lock = Hostile()
+    label(lock, Name("twice"))
+    thread = Nameless(target=take_twice)
+    thread.start()
+    thread.join()
+    assert len(errors) == 1
 
 
 @in_own_process
@@ -274,6 +421,29 @@ def test_wrong_value_of_the_variable_is_an_error():
     assert "NOGIL_SYNC_DEADLOCK must be 'raise', 'warn' or 'off', not 'yes'" in done.stderr
 
 
+@needs_fork
+@in_own_process
+def test_child_of_a_fork_has_no_waits_and_detects_its_own():
+    detect_deadlocks("raise", after=AFTER)
+    held, event = Mutex(), Event()
+    held.acquire()
+    threads = [threading.Thread(target=each) for each in (held.acquire, event.wait)]
+    for thread in threads:
+        thread.start()
+    assert eventually(lambda: len(waits()) == 2)
+
+    def child():
+        assert waits() == []
+        with pytest.raises(DeadlockError):
+            held.acquire()
+
+    in_child(child)
+    held.release()
+    event.set()
+    for thread in threads:
+        thread.join()
+
+
 # No deadlocks
 
 LONG = 0.5
@@ -289,6 +459,29 @@ def handed_over_by_a_third_thread():
     with other:
         threading.Timer(LONG, mutex.release).start()
         mutex.acquire()
+
+
+def circle_through_a_lock_that_others_release():
+    a, b = Mutex(), Mutex()
+    a.acquire()
+    thread = threading.Thread(target=a.release)
+    thread.start()
+    thread.join()
+    barrier = threading.Barrier(3)
+
+    def take(first, second):
+        first.acquire()
+        barrier.wait()
+        second.acquire()
+
+    def let_go():
+        barrier.wait()
+        time.sleep(LONG)
+        a.release()
+        assert eventually(lambda: not waits() or waits()[0].obj is not a)
+        b.release()
+
+    assert not in_threads(lambda: take(a, b), lambda: take(b, a), let_go)
 
 
 def with_a_timeout():
@@ -312,6 +505,41 @@ def released_by_a_signal_handler():
     signal.setitimer(signal.ITIMER_REAL, LONG)
     mutex.acquire()
     mutex.acquire()
+
+
+def event_set_by_a_signal_handler():
+    if not hasattr(signal, "setitimer"):
+        return
+    event = Event()
+    signal.signal(signal.SIGALRM, lambda *_: event.set())
+    signal.setitimer(signal.ITIMER_REAL, LONG)
+    event.wait()
+
+
+def served_by_a_thread_whose_wait_times_out():
+    channel = Channel()
+
+    def serve():
+        Event().wait(LONG)
+        channel.send(1)
+
+    threading.Thread(target=serve).start()
+    assert channel.recv() == 1
+
+
+def joined_with_a_timeout():
+    event = Event()
+
+    def serve():
+        threading.current_thread().other.join(LONG)
+        event.set()
+
+    threads = [threading.Thread(target=each) for each in (serve, event.wait)]
+    threads[0].other = threads[1]
+    for thread in reversed(threads):
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def condition_with_a_spare_thread():
@@ -411,8 +639,12 @@ def pipe_that_wakes_a_thread():
 
 PROGRAMS = [
     handed_over_by_a_third_thread,
+    circle_through_a_lock_that_others_release,
     with_a_timeout,
     released_by_a_signal_handler,
+    event_set_by_a_signal_handler,
+    served_by_a_thread_whose_wait_times_out,
+    joined_with_a_timeout,
     condition_with_a_spare_thread,
     channel_served_by_a_thread_that_sleeps_elsewhere,
     semaphore_as_a_signal,
@@ -428,7 +660,7 @@ PROGRAMS = [
 @pytest.mark.parametrize("number", range(len(PROGRAMS)), ids=[each.__name__ for each in PROGRAMS])
 @in_own_process
 def test_no_deadlock(number):
-    warnings.simplefilter("error", DeadlockWarning)
+    all_threads_are_known()  # else no wait counts as one that nobody can end
     detect_deadlocks("raise", after=0.02)
     PROGRAMS[number]()
 

@@ -36,7 +36,7 @@ COLLECT = "__import__('gc').collect()"
         "AtomicRef([])",
         "ShardedCounter(5)",
         "ShardedFloatCounter(5)",
-        "(GaugeValue(), HistogramValue((1, 2)), histogram.observe(1.5), histogram.sum())",
+        "(CounterValue(), HistogramValue((1, 2)), histogram.observe(1.5), histogram.sum())",
         "Mutex()",
         "Event()",
         "RWMutex()",
@@ -121,7 +121,7 @@ def test_each_allocation_fails_once_without_harm(use):
         import _testcapi, sys
         from threading import BrokenBarrierError
         from nogil_sync import *
-        from nogil_sync._backend import GaugeValue, HistogramValue
+        from nogil_sync._backend import CounterValue, HistogramValue
         a, r, c = AtomicInt64(2**62), AtomicRef(1), ShardedCounter()
         histogram = HistogramValue((1, 2))
         m, e, o = Mutex(), Event(), {{}}

@@ -173,15 +173,28 @@ set_deadlock_check(PyObject *module, PyObject *args)
 /* The wait of this thread for which the function is being called. */
 static NS_THREAD_LOCAL const ns_sleep *checked;
 
-/* _own_wait(): (holder, served) of this thread's wait, as of now. The holder is 0 if it is not
- * known, or need not be the one that releases. */
+static NS_THREAD_LOCAL bool deadlocks_warn;
+
+bool
+ns_set_deadlocks_warn(bool warn)
+{
+    const bool before = deadlocks_warn;
+    deadlocks_warn = warn;
+    return before;
+}
+
+/* _own_wait(): (holder, served, whether it cannot fail) of this thread's wait, as of now. The
+ * holder is 0 if it is not known, or need not be the one that releases. */
 static PyObject *
 own_wait(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
 {
     bool foreign = false;
     const unsigned long long holder = checked != NULL ? holder_of(checked, &foreign) : 0;
     const bool served = checked == NULL || is_served(checked);
-    return Py_BuildValue("(KO)", foreign ? 0 : holder, served ? Py_True : Py_False);
+    return Py_BuildValue("(KOO)",
+                         foreign ? 0 : holder,
+                         served ? Py_True : Py_False,
+                         deadlocks_warn ? Py_True : Py_False);
 }
 
 int

@@ -15,6 +15,7 @@
 #include "core/waiting/park.h"
 #include "interpreter/detach.h"
 #include "interpreter/scope.h"
+#include "interpreter/sleeping.h"
 #include "docs.h"
 #include "types/insides.h"
 #include "types/mutex_type.h"
@@ -212,6 +213,7 @@ lock_again(PyObject *self, const held_lock *lock, PyObject *saved, ns_waiter *w)
     /* A lock whose waits can be cancelled, a Semaphore say, is to be taken nevertheless. */
     ns_state *state = lock->plain ? NULL : ns_state_of(self);
     PyObject *scope = lock->plain ? NULL : ns_swap_scope(state, NULL);
+    const bool warn = ns_set_deadlocks_warn(true);
     while (lock_again_once(lock, saved, w) < 0) {
         PyObject *error = PyErr_GetRaisedException();
         PyObject *final = ((Cond *)self)->sound ? PyExc_PythonFinalizationError : PyExc_Exception;
@@ -231,6 +233,7 @@ lock_again(PyObject *self, const held_lock *lock, PyObject *saved, ns_waiter *w)
         ns_yield();
         Py_END_ALLOW_THREADS
     }
+    ns_set_deadlocks_warn(warn);
     if (scope != NULL) {
         Py_XDECREF(ns_swap_scope(state, scope));
         Py_DECREF(scope);

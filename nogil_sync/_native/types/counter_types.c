@@ -110,14 +110,6 @@ int_repr(PyObject *self)
 
 /* ---- ShardedFloatCounter ---- */
 
-/* Parses a real number: float, __float__ or __index__, but no string. */
-static int
-parse_float(PyObject *value, double *result)
-{
-    *result = PyFloat_AsDouble(value);
-    return *result == -1.0 && PyErr_Occurred() ? -1 : 0;
-}
-
 static PyObject *
 float_add(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
@@ -125,7 +117,7 @@ float_add(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
     PyObject *argument;
     double n = 1.0;
     if (ns_unpack(&s, args, nargs, kwnames, &argument) < 0 ||
-        (argument != NULL && parse_float(argument, &n) < 0)) {
+        (argument != NULL && ns_double(argument, &n) < 0)) {
         return NULL;
     }
     ns_counter_add_double(counter_of(self), n);
@@ -152,7 +144,7 @@ float_init(PyObject *self, PyObject *args, PyObject *kwargs)
     PyObject *argument;
     double value = 0.0;
     if (ns_unpack_init(&s, args, kwargs, &argument) < 0 ||
-        (argument != NULL && parse_float(argument, &value) < 0)) {
+        (argument != NULL && ns_double(argument, &value) < 0)) {
         return -1;
     }
     return init_with(self, ns_bits_of(value));

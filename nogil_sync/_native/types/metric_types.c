@@ -1,8 +1,9 @@
-/* GaugeValue and HistogramValue: what nogil_sync.integrations keeps numbers in. Not public.
+/* CounterValue, GaugeValue and HistogramValue: what nogil_sync.integrations keeps numbers in. Not
+ * public.
  *
- * A counter of a metrics library is a ShardedFloatCounter. A gauge cannot be sharded: it is also
- * set, and no order of visits to several words makes all of them change at once. So it is one word,
- * changed by compare-and-swap.
+ * A counter is a sharded sum (core/counter.h). A gauge cannot be sharded: it is also set, and no
+ * order of visits to several words makes all of them change at once. So it is one word, changed by
+ * compare-and-swap.
  *
  * A histogram is a sharded sum, and a sharded count for each bucket (core/counter.h). An
  * observation changes two of them, one after the other, as prometheus_client does: a reader may see
@@ -16,12 +17,76 @@
 
 #include <stdlib.h>
 
-/* Converts a real number: float, __float__ or __index__, but no string. */
-static int
-parse_float(PyObject *value, double *result)
+/* ---- CounterValue ---- */
+
+typedef struct {
+    NS_OBJECT_HEAD
+    char apart_from_header[NS_LINE];
+    ns_counter counter; /* once there are cells, it is only read */
+    char apart_from_neighbour[NS_LINE];
+} Counter;
+
+static ns_counter *
+counter_of(PyObject *self)
 {
-    *result = PyFloat_AsDouble(value);
-    return *result == -1.0 && PyErr_Occurred() ? -1 : 0;
+    return &((Counter *)self)->counter;
+}
+
+static PyObject *
+counter_inc(PyObject *self, PyObject *amount)
+{
+    double n;
+    if (ns_double(amount, &n) < 0) {
+        return NULL;
+    }
+    ns_counter_add_double(counter_of(self), n);
+    ns_used(self);
+    Py_RETURN_NONE;
+}
+
+/* The same for an amount that must not be negative. The words are prometheus_client's. */
+static PyObject *
+counter_up(PyObject *self, PyObject *amount)
+{
+    double n;
+    if (ns_double(amount, &n) < 0) {
+        return NULL;
+    }
+    if (n < 0) {
+        PyErr_SetString(PyExc_ValueError,
+                        "Counters can only be incremented by non-negative amounts.");
+        return NULL;
+    }
+    ns_counter_add_double(counter_of(self), n);
+    ns_used(self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+counter_get(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return PyFloat_FromDouble(ns_counter_sum_double(counter_of(self), false));
+}
+
+static PyObject *
+counter_reset(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return PyFloat_FromDouble(ns_counter_sum_double(counter_of(self), true));
+}
+
+static PyObject *
+counter_size(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return PyLong_FromSize_t((size_t)Py_TYPE(self)->tp_basicsize +
+                             ns_counter_extra_size(counter_of(self)));
+}
+
+static void
+counter_dealloc(PyObject *self)
+{
+    ns_begin_dealloc(self);
+    ns_counter_destroy(counter_of(self));
+    ns_free_object(self);
 }
 
 /* ---- GaugeValue ---- */
@@ -38,7 +103,7 @@ gauge_inc(PyObject *self, PyObject *amount)
 {
     _Atomic uint64_t *word = &((Gauge *)self)->bits;
     double n;
-    if (parse_float(amount, &n) < 0) {
+    if (ns_double(amount, &n) < 0) {
         return NULL;
     }
     uint64_t bits = ns_load(word, NS_RELAXED);
@@ -54,7 +119,7 @@ gauge_set(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
     static const ns_signature s = {"GaugeValue.set", {"value", "timestamp"}, 1, 2, 0};
     PyObject *given[2];
     double n;
-    if (ns_unpack(&s, args, nargs, kwnames, given) < 0 || parse_float(given[0], &n) < 0) {
+    if (ns_unpack(&s, args, nargs, kwnames, given) < 0 || ns_double(given[0], &n) < 0) {
         return NULL;
     }
     ns_store(&((Gauge *)self)->bits, ns_bits_of(n), NS_RELEASE);
@@ -114,7 +179,7 @@ histogram_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     o->size = size;
     for (Py_ssize_t i = 0; i < size; i++) {
-        if (parse_float(PyTuple_GET_ITEM(bounds, i), &o->bounds[i]) < 0) {
+        if (ns_double(PyTuple_GET_ITEM(bounds, i), &o->bounds[i]) < 0) {
             Py_CLEAR(o);
             goto done;
         }
@@ -144,7 +209,7 @@ observe(PyObject *self, PyObject *amount)
 {
     Histogram *o = (Histogram *)self;
     double n;
-    if (parse_float(amount, &n) < 0) {
+    if (ns_double(amount, &n) < 0) {
         return NULL;
     }
     ns_counter_add_double(sum_of(o), n);
@@ -196,6 +261,33 @@ histogram_size(PyObject *self, PyObject *Py_UNUSED(unused))
 }
 
 /* ---- Types ---- */
+
+static PyMemberDef counter_members[] = NS_WEAKREF_MEMBERS(Counter);
+static PyMethodDef counter_methods[] = {
+    {"inc", counter_inc, METH_O, NULL},
+    {"up", counter_up, METH_O, NULL},
+    NS_NO_ARGUMENTS("get", counter_get, NULL),
+    NS_NO_ARGUMENTS("reset", counter_reset, NULL),
+    {"__sizeof__", counter_size, METH_NOARGS, NULL},
+    NS_NO_PICKLE,
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot counter_slots[] = {
+    {Py_tp_new, ns_new},
+    {Py_tp_dealloc, counter_dealloc},
+    {Py_tp_traverse, ns_traverse_type},
+    {Py_tp_methods, counter_methods},
+    {Py_tp_members, counter_members},
+    {0, NULL},
+};
+
+static PyType_Spec counter_spec = {
+    .name = "nogil_sync._native._core.CounterValue",
+    .basicsize = sizeof(Counter),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = counter_slots,
+};
 
 static PyMemberDef gauge_members[] = NS_WEAKREF_MEMBERS(Gauge);
 static PyMethodDef gauge_methods[] = {
@@ -251,5 +343,7 @@ static PyType_Spec histogram_spec = {
 int
 ns_add_metrics(PyObject *module)
 {
-    return ns_add_type(module, &gauge_spec) < 0 ? -1 : ns_add_type(module, &histogram_spec);
+    return ns_add_type(module, &counter_spec) < 0 || ns_add_type(module, &gauge_spec) < 0
+               ? -1
+               : ns_add_type(module, &histogram_spec);
 }
