@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,10 @@ from support import TIMEOUT
 pytestmark = [
     starts_processes,
     needs_server,
+    pytest.mark.skipif(
+        not sysconfig.get_config_var("Py_GIL_DISABLED"),
+        reason="./dev load runs on free-threaded interpreters",
+    ),
     pytest.mark.skipif(shutil.which("wrk") is None, reason="needs wrk"),
     pytest.mark.skipif(importlib.util.find_spec("psutil") is None, reason="needs psutil"),
 ]

@@ -34,7 +34,7 @@ def rates(title: str, what: str, results: dict[tuple[str, int], Result]) -> Tabl
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("threads", justify="right")
     for backend in ("plain", "ours"):
-        for column in (f"{backend} {what}/s", "p50", "p99", "CPU"):
+        for column in (f"{backend} {what}/s", "p50", "p99", "CPU each"):
             table.add_column(column, justify="right", no_wrap=True)
     table.add_column("ratio", justify="right")
     for threads in sorted({threads for _, threads in results}):
@@ -93,5 +93,5 @@ def span(seconds: float) -> str:
 
 
 def cpu(result: Result) -> str:
-    """Processors that the server used."""
-    return f"{result['cpu'] / result['seconds']:.2f}"
+    """The server's processor time for each request, the kernel's part included."""
+    return span(result["cpu"] / result["requests"])
