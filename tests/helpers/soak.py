@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -585,9 +586,9 @@ def rounds(seconds: float) -> int:
 
 def detect_deadlocks() -> tuple[list[object], list[str]]:
     """Have each wait look; return what grows by one for each look, and the alarms."""
-    from nogil_sync._common import deadlock
     from nogil_sync.diagnostics import detect_deadlocks
 
+    deadlock: Any = import_module("nogil_sync._common.deadlock")
     looks: list[object] = []
     alarms: list[str] = []
     look, report = deadlock._look, deadlock._report

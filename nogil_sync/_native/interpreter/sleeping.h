@@ -37,8 +37,8 @@ ns_first_check(int64_t deadline)
  * 0, or -1 with an exception. Attached, with the waiter in line. */
 int ns_check_deadlock(const ns_sleep *sleep, int64_t *next);
 
-/* Whether waits of this thread that find a deadlock warn in any case, as they cannot fail: Cond.wait
- * must take its lock again. Returns what was set before. */
+/* Sets whether waits of this thread that find a deadlock warn in any case, as they cannot fail:
+ * Cond.wait must take its lock again. Returns what was set before. */
 bool ns_set_deadlocks_warn(bool warn);
 
 #endif
