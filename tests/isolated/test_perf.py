@@ -148,7 +148,7 @@ def test_benchmarks_run_under_pyperf(tmp_path: Path) -> None:
     suite = pyperf.BenchmarkSuite.load(str(output))
     for bench in suite.get_benchmarks():
         assert bench.get_nrun() == 2
-        check_metadata(bench.get_metadata(), {2})
+        check_metadata(bench.get_metadata(), 2)
         assert bench.get_metadata()["nogil_sync_backend"] == "threading"
     same = shutil.copy(output, tmp_path / "same.json")
     code, printed = run("-m", "pyperf", "compare_to", "--table", output, same)
