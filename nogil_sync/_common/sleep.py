@@ -15,16 +15,13 @@ import sys
 from collections.abc import Callable
 from time import monotonic
 from types import FrameType
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 from .cancelled import scopes
 from .exit import check_exit
 from .frames import HAS_GIL, Line, look_at
 from .originals import LockType, allocate_lock, get_ident, local, main_thread
 from .recording import recording, sleep_recorded
-
-if TYPE_CHECKING:
-    from .._backend import Scope
 
 # Signal handlers run in the main thread.  A signal that arrives between its last look and its
 # sleep, or `_thread.interrupt_main()`, does not end a sleep: so the main thread naps.
@@ -57,7 +54,7 @@ class Nap:
         # While the thread sleeps:
         self.deadline: float | None = None
         self.about: Awaited | None = None
-        self.scope: Scope | None = None  # whose cancellation may end the call
+        self.scope = scopes.current()  # whose cancellation may end the call
         # The frame of the caller; or what others want to know of it, where only its own thread
         # can read it.
         self.seen: FrameType | tuple[object, str, tuple[Line, ...]] | None = None
