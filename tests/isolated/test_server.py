@@ -184,7 +184,6 @@ def test_client_that_trickles_is_cut_off() -> None:
         served.connect() as chunked,
         served.connect() as idle,
         served.connect() as trickling,
-        slow_reader(served) as deaf,
     ):
         half.sendall(b"GET /healthz HTTP/1.1\r\n")
         chunked.sendall(CHUNKED + b"5\r\nab")
@@ -198,9 +197,10 @@ def test_client_that_trickles_is_cut_off() -> None:
         assert status(rest(chunked)) == 408
         assert rest(idle) == b""
         # A client that does not read its answer holds the only thread, but not for long.
-        deaf.sendall(LARGE)
-        assert deaf.recv(1)
-        assert status(served.get("/healthz")) == 200
+        with slow_reader(served) as deaf:
+            deaf.sendall(LARGE)
+            assert deaf.recv(1)
+            assert status(served.get("/healthz")) == 200
 
 
 def statuses(answers: bytes) -> "list[int]":
@@ -222,24 +222,32 @@ def test_stop_answers_every_request_that_was_accepted(server: str, how: signal.S
     ):
         for _ in range(5):
             assert status(served.get("/healthz")) == 200
-        # The only thread waits until this client reads; three requests are in line behind it.
+        # The only thread waits until this client reads; others are in line behind it.
         first.sendall(LARGE)
         answer = first.recv(1)
-        queued = [line.enter_context(served.connect()) for _ in range(3)]
-        for each in queued:
-            each.sendall(b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n")
+
+        def ask_three() -> list[socket.socket]:
+            clients = [line.enter_context(served.connect()) for _ in range(3)]
+            for each in clients:
+                each.sendall(GET + b"\r\n")
+            return clients
+
+        queued = ask_three()
         accepted(served)
+        with served.frozen():  # the server has not accepted the next three, but the kernel has
+            queued += ask_three()
+            served.process.send_signal(how)
         ended: list[str] = []
-        ender = threading.Thread(target=lambda: ended.append(served.end(how)))
+        ender = threading.Thread(target=lambda: ended.append(served.ended()))
         ender.start()
         # New clients are refused while those before them still wait.
         until(lambda: refuses(served), "it still listens")
         answer += rest(first)
         head, _, body = answer.partition(b"\r\n\r\n")
         assert b"Content-Length: %d\r\n" % len(body) in head + b"\r\n"
-        assert served_in_full([rest(each) for each in queued]) == 3
+        assert served_in_full([rest(each) for each in queued]) == 6
         ender.join(TIMEOUT)
-        assert "stopped: 9 requests answered" in ended[0]
+        assert "stopped: 12 requests answered" in ended[0]
 
 
 def slow_reader(served: Server) -> socket.socket:
