@@ -37,12 +37,12 @@ def _file(connection: Any, mode: str, size: int) -> Any:
     """Make what cheroot reads from, or writes to. It never reads from the connection."""
     if "r" in mode:
         return _Request()
-    return MakeFile(connection, mode, size)  # type: ignore[no-untyped-call]
+    return MakeFile(connection, mode, size)
 
 
 class _Connection(server.HTTPConnection):
     def __init__(self, owner: Any, connection: Any, _: Any) -> None:
-        super().__init__(owner, connection, _file)  # type: ignore[no-untyped-call]
+        super().__init__(owner, connection, _file)
         # It does not block, except while a worker sends an answer.
         connection.settimeout(0)
         self.arrival = Arrival()

@@ -27,6 +27,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
     """Serves with threads; a connection that has sent no whole request occupies none of them."""
 
     deadlines: Deadlines
+    sockets: list[Any]
 
     def init_process(self) -> None:
         self.deadlines = Deadlines(REQUEST)
