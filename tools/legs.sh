@@ -7,12 +7,12 @@ FULL_LEGS=(native-3.13t native-3.14t native-3.15t parallel threading standard st
 LEGS=(native "${FULL_LEGS[@]}")
 # The tests of the tools depend little on backend and version, and take minutes: these legs of --full leave them out.
 OF_TOOLS=(tests/isolated/test_{arm64,docs,docs_browser,packaging,perf,perf_page,server,server_application,server_load,server_page,transfers}.py)
-WITHOUT_TOOLS=(native-3.14t native-3.15t threading standard-newest)
-# What the short test leaves to --full: those, other projects' suites, and the hunt for leaks, which takes longest.
-LEFT_TO_FULL=("${OF_TOOLS[@]}" tests/outside tests/isolated/test_leaks.py)
-SHORT= # set by the short test
-# These legs of --full repeat, on one more interpreter, what another leg runs, and so stress a third as long.
+WITHOUT_TOOLS=(native-3.14t)
+# The short test leaves to --full those, other projects' suites, and the hunt for leaks. So do those legs of --full that
+# repeat, on one more interpreter, what another leg runs; and they stress for a third of the time.
+LEFT_TO_FULL=("${OF_TOOLS[@]}" tests/outside tests/isolated/test_{leaks,leak_hunter}.py)
 REPEATED=(native-3.15t threading standard-newest)
+SHORT= # set by the short test
 
 # is_leg NAME: standard-3.12 and so on are legs too.
 is_leg() { [[ " ${LEGS[*]} ${ARM64_LEGS[*]} " == *" $1 "* || $1 == standard-3.[0-9]* ]]; }
@@ -137,13 +137,13 @@ print("on", platform.python_version() + ("t" if sysconfig.get_config_var("Py_GIL
   local seconds=${LIMIT:-1800}
   if have timeout; then limit=(timeout --foreground --signal=ABRT --kill-after=30 $((seconds + 300))); fi
   [[ ! -t 1 ]] || colour=yes
-  if ((!$#)) && [[ " ${REPEATED[*]} " == *" $leg "* ]]; then
-    export NOGIL_SYNC_STRESS=${NOGIL_SYNC_STRESS:-0.3}
-  fi
   local workers=() left=()
   (($#)) || workers=(-n "$WORKERS" --dist worksteal)
   if [[ -n ${SHORT:-} ]]; then
     left=("${LEFT_TO_FULL[@]/#/--ignore=}")
+  elif ((!$#)) && [[ " ${REPEATED[*]} " == *" $leg "* ]]; then
+    left=("${LEFT_TO_FULL[@]/#/--ignore=}")
+    export NOGIL_SYNC_STRESS=${NOGIL_SYNC_STRESS:-0.3}
   elif ((!$#)) && [[ " ${WITHOUT_TOOLS[*]} " == *" $leg "* ]]; then
     left=("${OF_TOOLS[@]/#/--ignore=}")
   fi

@@ -15,13 +15,16 @@ import sys
 from collections.abc import Callable
 from time import monotonic
 from types import FrameType
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from .cancelled import scopes
 from .exit import check_exit
 from .frames import HAS_GIL, Line, look_at
 from .originals import LockType, allocate_lock, get_ident, local, main_thread
 from .recording import recording, sleep_recorded
+
+if TYPE_CHECKING:
+    from .._backend import Scope
 
 # Signal handlers run in the main thread.  A signal that arrives between its last look and its
 # sleep, or `_thread.interrupt_main()`, does not end a sleep: so the main thread naps.
@@ -48,13 +51,13 @@ class Nap:
     def __init__(self, gate: LockType, checked: bool) -> None:
         self.gate = gate
         self.thread = get_ident()
-        self.scope = scopes.current()  # whose cancellation may end it
         self.since = monotonic()
         # When it looks for a deadlock next; None: never.
         self.check_at = self.since if checked else None
         # While the thread sleeps:
         self.deadline: float | None = None
         self.about: Awaited | None = None
+        self.scope: Scope | None = None  # whose cancellation may end the call
         # The frame of the caller; or what others want to know of it, where only its own thread
         # can read it.
         self.seen: FrameType | tuple[object, str, tuple[Line, ...]] | None = None
@@ -118,6 +121,7 @@ def sleep_at(
         _thread.nap = nap
         nap.deadline = deadline
         nap.about = about
+        nap.scope = scopes.current()
         nap.seen = sys._getframe(1) if HAS_GIL else look_at(sys._getframe(1), stack=True)
         if nap.check_at is not None:
             remaining = _until_check(nap)
@@ -129,7 +133,7 @@ def sleep_at(
         else:
             gate.acquire(True, remaining)
     finally:
-        nap.seen = nap.about = None  # first: after a call there may be an interrupt
+        nap.seen = nap.about = nap.scope = None  # first: after a call there may be an interrupt
         if interrupted is None:
             sleeping.pop(me, None)
         else:

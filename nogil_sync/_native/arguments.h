@@ -88,8 +88,8 @@ ns_uint64(PyObject *value, uint64_t high, const char *what, uint64_t *result)
     return ns_uint64_slow(value, high, what, result);
 }
 
-/* Converts a real number: float, __float__ or __index__, but no string. May run user code. Returns 0
- * or -1. */
+/* Converts a real number: float, __float__ or __index__, but no string. May run user code. Returns
+ * 0 or -1. */
 static inline int
 ns_double(PyObject *value, double *result)
 {

@@ -173,12 +173,12 @@ class _Metric(_MetricWrapperBase):
     The children are in `_metrics`, prometheus_client's own, in the order in which they are exposed,
     and it changes that under `_lock`. `_children` is an index of it, which also changes only under
     that lock, and has no child that is not there: so nobody gets a child once its removal has
-    returned. A child's keys there are the values of its labels and, for calls by name, the names in
-    the order of the call and then the values. The two kinds differ in their length.
+    returned. A child's keys there are the values of its labels and, for calls by name, None, the
+    names in the order of the call, and the values.
     """
 
-    _children: _SyncMap[tuple[str, ...], Self]
-    _aliases: tuple[tuple[str, ...], ...] = ()  # a child's keys of calls by name
+    _children: _SyncMap[tuple[str | None, ...], Self]
+    _aliases: tuple[tuple[str | None, ...], ...] = ()  # a child's keys of calls by name
 
     def labels(self, *labelvalues: object, **labelkwargs: object) -> Self:
         """Return the child for these values of the labels, by position or by name.
@@ -186,10 +186,11 @@ class _Metric(_MetricWrapperBase):
         It is made when it is first asked for: under the metric's lock, as are removals. After
         that it is found without a lock.
         """
+        key: tuple[str | None, ...]
         if not labelkwargs:
             key = tuple(map(str, labelvalues))
         elif not labelvalues:
-            key = (*labelkwargs, *map(str, labelkwargs.values()))
+            key = (None, *labelkwargs, *map(str, labelkwargs.values()))
         else:
             return _MetricWrapperBase.labels(self, *labelvalues, **labelkwargs)  # raises
         try:
@@ -198,9 +199,9 @@ class _Metric(_MetricWrapperBase):
             child = None
         return self._add_child(key, labelkwargs) if child is None else child
 
-    def _add_child(self, key: tuple[str, ...], names: dict[str, object]) -> Self:
+    def _add_child(self, key: tuple[str | None, ...], names: dict[str, object]) -> Self:
         if names:
-            child = super().labels(**dict(zip(names, key[len(names) :], strict=True)))
+            child = super().labels(**dict(zip(names, key[1 + len(names) :], strict=True)))
         else:
             child = super().labels(*key)
         labels = child._labelvalues

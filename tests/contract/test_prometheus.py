@@ -219,6 +219,8 @@ def test_children_are_found_by_position_and_by_name():
     assert counter.labels(a="x", b="y") is by_name
     assert counter.labels("x", "y") is by_name
     assert counter.labels("y", "x") is not by_name
+    with pytest.raises(ValueError, match="Incorrect label count"):
+        counter.labels("b", "a", "y", "x")
     assert counter.labels(a="y", b="x") is counter.labels("y", "x")
 
 

@@ -22,6 +22,7 @@ from nogil_sync import (
     TaskGroup,
     WaitGroup,
 )
+from nogil_sync._backend import HistogramValue
 
 Trial = Generator[Callable[[], object], bool, None]
 
@@ -425,6 +426,14 @@ SPARES: dict[str, Case] = {
 # How Python's threads wait for the core
 
 
+def histogram() -> Trial:
+    values: list[HistogramValue] = []
+    raised = yield lambda: values.append(HistogramValue((1, 2)))
+    assert raised == (not values)
+    for value in values:
+        assert (value.observe(1.5), value.count(1), value.sum()) == (1, 1, 1.5)
+
+
 def wait_group() -> Trial:
     x = WaitGroup()
     ran: list[int] = []
@@ -486,6 +495,7 @@ CASES: dict[str, Case] = {
     "ShardedCounter, two meet, the first": meeting(first=True, others=1),
     "ShardedCounter, many meet": meeting(first=False, others=4),
     "ShardedCounter, many meet, the first": meeting(first=True, others=4),
+    "HistogramValue": histogram,
     "RWMutex, two readers": readers,
     "Pool.put": pool(100),
     "Pool.put, bounded": pool(100, max_idle=50),

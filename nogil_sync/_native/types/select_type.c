@@ -1,9 +1,10 @@
 /* select and try_select: over core/waiting/select.h.
  *
  * First each case is tried by itself, in random order, as the call of its own would do it. That is
- * all if one is ready, or becomes ready while the thread looks out. Otherwise one waiter stands in the lines of all cases at once, and the
- * thread sleeps until the first of them serves it, or the first time comes. After a time the
- * selector is out of line, and all cases are tried again: another thread may have taken the tick.
+ * all if one is ready, or becomes ready while the thread looks out. Otherwise one waiter stands in
+ * the lines of all cases at once, and the thread sleeps until the first of them serves it, or the
+ * first time comes. After a time the selector is out of line, and all cases are tried again:
+ * another thread may have taken the tick.
  */
 #include "arguments.h"
 #include "docs.h"

@@ -65,7 +65,8 @@ PyObject *ns_flights_of(PyObject *self, ns_ref *flights);
 void ns_set_key_error(PyObject *key);
 /* A time-out as _common/mapping.py takes it: seconds, or None. */
 PyObject *ns_seconds_of(PyObject *timeout);
-/* Reads the arguments of load_or_compute. Returns 0, or -1 with an exception. Runs code of users. */
+/* Reads the arguments of load_or_compute. Returns 0, or -1 with an exception. Runs code of users.
+ */
 static inline int
 ns_compute_arguments(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs,
                      PyObject *kwnames, PyObject **timeout, uint64_t *hash)

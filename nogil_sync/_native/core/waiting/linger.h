@@ -9,9 +9,9 @@
  * other side is likely to be ready to run on this one; it works until it has to look out itself. So
  * the threads change once a batch, where each item would take a wake-up. A yield with nobody else
  * ready to run returns at once. But if other programs are busy on this machine, a yield is a gift
- * to them, of some milliseconds each (Linux from 6.18 on has the thread forfeit its turn). So after
- * a long yield all threads of the process stop yielding, for a hundred times as long: what they give
- * away stays at about one percent of their time.
+ * to them, of some milliseconds each (measured on Linux 6.18). So after a long yield all threads of
+ * the process stop yielding, for a hundred times as long: what they give away stays at about one
+ * percent of their time.
  *
  * It stops when something is frozen: others wait there already, or it was closed. Then only the
  * lock can tell.
