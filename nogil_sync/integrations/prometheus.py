@@ -234,11 +234,11 @@ class _Metric(_MetricWrapperBase):
             return
         children = self._children
         with self._lock:
-            for labels in removed or [key for key in children if len(key) == len(self._labelnames)]:
-                child = children.get(labels)
-                if child is not None and self._metrics.get(labels) is not child:
-                    for key in (labels, *child._aliases):
-                        children.pop(key, None)
+            for key in removed or list(children):
+                child = children.get(key)
+                if child is not None and self._metrics.get(child._labelvalues) is not child:
+                    for each in (child._labelvalues, *child._aliases):
+                        children.pop(each, None)
 
     def _metric_init(self) -> None:
         super()._metric_init()  # type: ignore[no-untyped-call]
