@@ -10,7 +10,7 @@ The files, in the order in which a request meets them:
 
 - `__main__.py`: the options of ``./dev serve``
 - `cheroot_server.py`, `gunicorn_server.py`: the two HTTP servers, and how they stop
-- `arrival.py`, `deadlines.py`: slow clients occupy no thread, or none for long
+- `arrival.py`, `deadlines.py`: slow clients occupy no thread, or not for long
 - `application.py`: the WSGI application, its routes; `requests.py`: what it reads of a request
 - `state.py`: the interface of what threads share; `ours.py` and `plain.py`, its implementations;
   `configuration.py`, `limits.py`, `metrics.py`: the parts that both use

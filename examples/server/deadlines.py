@@ -1,8 +1,8 @@
 """Ends requests that take too long, whatever the client does.
 
-A client that sends one byte a second never runs into a socket's time-out, and holds a thread for as
-long as it likes. So each request has a deadline. Past it, one thread shuts the socket down, first
-for reading, and a second later for writing: the thread that serves it sees the end of the stream.
+A client that reads one byte a second of its answer never runs into a socket's time-out, and holds a
+thread for as long as it likes. So each request has a deadline. Past it, one thread shuts the socket
+down, and the thread that serves it gets an error.
 """
 
 import socket
@@ -46,5 +46,4 @@ class Deadlines:
             for connection, until in self._until.items():
                 if now >= until:
                     with suppress(OSError):
-                        late = now >= until + 1.0
-                        connection.shutdown(socket.SHUT_RDWR if late else socket.SHUT_RD)
+                        connection.shutdown(socket.SHUT_RDWR)

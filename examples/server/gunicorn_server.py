@@ -5,28 +5,29 @@ workers are how a server uses several cores; without it, one worker with many th
 clients share one state.
 """
 
+import contextlib
 import os
+import select
 import signal
 import socket
-import time
 from collections.abc import Callable
 from typing import Any
 
-from gunicorn import util  # type: ignore[import-untyped]
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 from gunicorn.workers import gthread  # type: ignore[import-untyped]
 
-from .arrival import TOO_SLOW, wake_at, wanted
+from .arrival import TOO_SLOW, Arrival
 from .deadlines import Deadlines
 
 REQUEST = 30.0  # seconds that one request may take
-LINGER = 0.2  # seconds that a closed connection waits for its client to close, too
+BACKLOG = 1024  # connections that the kernel may hold for us
 
 
 class Worker(gthread.ThreadWorker):  # type: ignore[misc]
     """Serves with threads; a connection that has sent no whole request occupies none of them."""
 
     deadlines: Deadlines
+    sockets: list[Any]
 
     def init_process(self) -> None:
         self.deadlines = Deadlines(REQUEST)
@@ -36,31 +37,46 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
     def handle(self, conn: Any) -> Any:
         # In gunicorn's own way a thread waits for the first byte for seconds, and for the others
         # for ever. What it defers is closed after `keepalive` seconds without news.
-        now = time.monotonic()
-        before = getattr(conn, "wanted", 0)
-        conn.wanted = 0 if _has_data(conn) else wanted(conn.sock, before)
-        if conn.wanted != before:
-            wake_at(conn.sock, conn.wanted or 1)
-        if before <= 1:
-            conn.begun = now
-        if conn.wanted and now - conn.begun > REQUEST:
-            conn.sock.send(TOO_SLOW)
-            return False
-        if conn.wanted:
-            return gthread._DEFER
+        conn.init()
+        conn.arrival = arrival = getattr(conn, "arrival", None) or Arrival()
+        unreader = conn.parser.unreader
+        arrival.data += unreader.take_buffered()  # what came with the request before
+        conn.sock.setblocking(False)
+        try:
+            if not arrival.is_whole(conn.sock):
+                if not arrival.is_late(REQUEST):
+                    return gthread._DEFER
+                arrival.refuse(conn.sock, TOO_SLOW)
+                return _end(conn)
+        except (EOFError, OSError):
+            return _end(conn)
+        # With what came after it, so that gunicorn goes on at once.
+        unreader.unread(arrival.take(rest=True))
         conn.data_ready = True
         with self.deadlines.limit(conn.sock):
-            keep = super().handle(conn)
-            if not keep:
-                # gunicorn would wait in its only accepting thread, for 2 s, for a client that does
-                # not close its end.
-                util.close_graceful(conn.sock, timeout=LINGER)
-            return keep
+            return super().handle(conn) or _end(conn)
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        super().set_accept_enabled(enabled)
+        if enabled or self.alive:
+            return
+        # It stops. In gunicorn's own way the listener is open until the last request is answered,
+        # and then the kernel resets what it has accepted.
+        for listener in self.sockets:
+            with contextlib.suppress(OSError):  # too many files are open
+                for _ in range(BACKLOG):
+                    if not select.select([listener], [], [], 0)[0]:
+                        break
+                    self.accept(listener)
+            listener.close()
+        self.sockets = []
 
 
-def _has_data(conn: Any) -> bool:
-    """Say whether gunicorn has already read a part of the next request."""
-    return conn.parser is not None and bool(conn.parser.unreader.buf.getvalue())
+def _end(conn: Any) -> bool:
+    """Have nobody wait for the client to close: gunicorn would, in its only accepting thread."""
+    with contextlib.suppress(OSError):
+        conn.sock.shutdown(socket.SHUT_RDWR)
+    return False
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -83,7 +99,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "threads": threads,
             "worker_class": Worker,
             "worker_connections": 10_000,
-            "backlog": 1024,
+            "backlog": BACKLOG,
             "keepalive": 10,
             "graceful_timeout": int(REQUEST),
             "limit_request_field_size": 8190,

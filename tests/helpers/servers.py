@@ -1,5 +1,6 @@
 """The server of examples/server in a process of its own, and clients that speak to it by bytes."""
 
+import importlib
 import importlib.util
 import os
 import re
@@ -20,7 +21,7 @@ import nogil_sync
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MISSING = [
     name
-    for name in ("cheroot", "gunicorn", "prometheus_client")
+    for name in ("cheroot", "gunicorn", "prometheus_client", "psutil")
     if importlib.util.find_spec(name) is None
 ]
 needs_server = pytest.mark.skipif(
@@ -53,9 +54,27 @@ class Server:
             lines.append(f"Content-Length: {len(body)}")
         return self.ask("\r\n".join([*lines, "", ""]).encode() + body)
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Have all its processes do nothing; the kernel goes on accepting connections."""
+        psutil = importlib.import_module("psutil")
+        main = psutil.Process(self.process.pid)
+        processes = [main, *main.children(recursive=True)]
+        for each in processes:
+            each.suspend()
+        try:
+            yield
+        finally:
+            for each in processes:
+                each.resume()
+
     def end(self, how: signal.Signals = signal.SIGTERM) -> str:
         """Have it stop; give the rest of what it prints."""
         self.process.send_signal(how)
+        return self.ended()
+
+    def ended(self) -> str:
+        """Wait until it has stopped; give the rest of what it prints."""
         output, errors = self.process.communicate(timeout=TIMEOUT)
         assert self.process.returncode == 0, output + errors
         assert not errors, errors

@@ -1,82 +1,180 @@
 """The server of examples/server under cheroot and gunicorn: bad requests, slow clients, stops."""
 
 import contextlib
+import importlib
 import signal
 import socket
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from marks import needs_fork, starts_processes
-from servers import Server, needs_server, rest, running, status, until
+from servers import EXAMPLES, Server, needs_server, rest, running, status, until
 from support import TIMEOUT
 
 pytestmark = [starts_processes, needs_server, needs_fork]
 
-SERVERS = ("cheroot", "gunicorn")
+if str(EXAMPLES) not in sys.path:
+    sys.path.append(str(EXAMPLES))
 
-# What a server must refuse, and the statuses that are right; 0: it may also just close.
+SERVERS = ("cheroot", "gunicorn")
+THREADS = 2
+
+GET = b"GET /healthz HTTP/1.1\r\nHost: test\r\n"
+LARGE = b"GET /report?rows=1000 HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
+POST = b"POST /echo HTTP/1.1\r\nHost: test\r\nConnection: close\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+# What a server must refuse, and the statuses that are right.
 BAD = {
     b"GET / HTTP/9.9\r\n\r\n": (400, 505),
     b"nonsense\r\n\r\n": (400,),
     b"GET\r\n\r\n": (400,),
+    b"GET / HTTP/1.1\nHost: test\n\n": (400,),
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n": (400,),
     b"GET / HTTP/1.1\r\nno colon\r\n\r\n": (400,),
     b"GET /%s HTTP/1.1\r\nHost: test\r\n\r\n" % (b"x" * 20000): (400, 404, 414),
     b"GET / HTTP/1.1\r\nHost: test\r\nX: %s\r\n\r\n" % (b"x" * 40000): (400, 413, 431),
-    b"POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: -5\r\n\r\n": (400,),
-    b"POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 99999999999\r\n\r\n": (413,),
-    b"POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n": (400,),
-    b"POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
-    b"20000\r\n%s\r\n0\r\n\r\n" % (b"x" * 0x20000): (413,),
     b"GET /nowhere HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n": (404,),
     b"FETCH / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n": (400, 405),
+    # A body that is too large, whether or not somebody would read it.
+    POST + b"Content-Length: 99999999999\r\n\r\n": (413,),
+    POST + b"Content-Length: %s\r\n\r\n" % (b"9" * 8000): (413,),
+    GET + b"Content-Length: 100000\r\n\r\nab": (413,),
+    CHUNKED + b"20000\r\n%s\r\n0\r\n\r\n" % (b"x" * 0x20000): (413,),
+    CHUNKED + b"1\r\nx\r\n" * 30000: (413,),
+    # A body of which it is not clear where it ends.
+    POST + b"Content-Length: -5\r\n\r\nab": (400,),
+    POST + b"Content-Length: +5\r\n\r\nab": (400,),
+    POST + b"Content-Length: 2, 5\r\n\r\nab": (400,),
+    POST + b"Content-Length: 2\r\nContent-Length: 5\r\n\r\nab": (400,),
+    POST + b"Content-Length : 5\r\n\r\nab": (400,),
+    POST + b"Content-Length:\r\n 5\r\n\r\nab": (400,),
+    POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab": (400,),
+    POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n5\r\nab": (400, 501),
+    POST + b"Transfer-Encoding: gzip\r\n\r\nab": (400, 501),
+    CHUNKED.replace(b"HTTP/1.1", b"HTTP/1.0") + b"5\r\nab": (400,),
+    CHUNKED + b"zz\r\n\r\n": (400,),
+    CHUNKED + b"+5\r\nab": (400,),
+    CHUNKED + b"0x5\r\nab": (400,),
+    CHUNKED + b"2\r\nabcd": (400,),
 }
+
+# The two parts in which a slow client sends a request, and the body of the answer.
+SLOW = (
+    (b"GET /healthz HTTP/1.1\r\nHost:", b" test\r\nConnection: close\r\n\r\n", b"ok\n"),
+    (POST + b"Content-Length: 4\r\n\r\nab", b"cd", b"abcd"),
+    (POST + b"Content-Length: 0000000000000000000004\r\n\r\nab", b"cd", b"abcd"),
+    (CHUNKED + b"4\r\nab", b"cd\r\n5;x=y\r\n\r\n0\r\n\r\n0\r\nX: y\r\n\r\n", b"abcd\r\n0\r\n"),
+    (CHUNKED + b"1\r\na\r\n0\r\nX: ", b"y\r\n\r\n", b"a"),
+    # Nobody reads this body.
+    (GET + b"Connection: close\r\nContent-Length: 4\r\n\r\nab", b"cd", b"ok\n"),
+    # The second of two requests.
+    (GET + b"\r\n" + POST + b"Content-Length: 4\r\n\r\nab", b"cd", b"abcd"),
+)
+
+
+def test_request_is_whole_at_its_last_byte_however_it_arrives() -> None:
+    arrival = importlib.import_module("server.arrival").Arrival()
+    for first, then, _ in SLOW[:-1]:
+        request = first + then
+        near, far = socket.socketpair()
+        with near, far:
+            near.settimeout(0)
+            for at in range(len(request)):
+                assert not arrival.is_whole(near), (request, at)
+                far.sendall(request[at : at + 1])
+            assert arrival.is_whole(near), request
+            assert arrival.take() == request
+            assert not arrival.is_whole(near)
+            far.sendall(b"\r\n" + request + request + b"GET")
+            for _ in range(2):
+                assert arrival.is_whole(near), request
+                assert arrival.take() == request
+            assert not arrival.is_whole(near)
+            assert arrival.data == b"GET"
+            far.shutdown(socket.SHUT_WR)
+            with pytest.raises(EOFError):
+                arrival.is_whole(near)
+            assert status(rest(far)) == 400
+            arrival.take(rest=True)
 
 
 @pytest.mark.parametrize("server", SERVERS)
 def test_bad_requests_get_proper_answers_and_slow_clients_harm_nobody(server: str) -> None:
-    with running("--server", server, "--threads", "2", "--workers", "1") as served:
+    with running("--server", server, "--threads", str(THREADS), "--workers", "1") as served:
+        # One such client more than there are threads: others are answered all the same.
         for request, right in BAD.items():
-            with served.connect() as connection, contextlib.suppress(ConnectionError):
-                connection.sendall(request)
-                answer = connection.recv(65536)
-                assert status(answer) in right, (request[:60], answer[:200])
+            with contextlib.ExitStack() as stack:
+                bad = [stack.enter_context(served.connect()) for _ in range(THREADS + 1)]
+                for each in bad:
+                    each.sendall(request)
+                assert status(served.get("/healthz")) == 200, request[:80]
+                for each in bad:
+                    answer = each.recv(65536)
+                    assert status(answer) in right, (request[:80], answer[:200])
+        for first, then, body in SLOW:
+            with contextlib.ExitStack() as stack:
+                slow = [stack.enter_context(served.connect()) for _ in range(THREADS + 1)]
+                for each in slow:
+                    each.sendall(first)
+                assert status(served.get("/healthz")) == 200, first
+                for each in slow:
+                    each.sendall(then)
+                for each in slow:
+                    answer = rest(each)
+                    assert answer.endswith(b"\r\n\r\n" + body), (first, answer)
         # A client that ends in the middle is noticed at once: there is no time-out (408).
         for part in (b"GET /healthz HTTP/1.1\r\nHost:", b"POST /echo HTTP/1.1\r\nContent-Len"):
             with served.connect() as connection:
                 connection.sendall(part)
                 connection.shutdown(socket.SHUT_WR)
-                assert status(rest(connection)) in (0, 400)
-        # Ten clients for each thread stop in the middle of headers or body, and a thousand say
-        # nothing: the others are answered by the two threads all the same.
-        with contextlib.ExitStack() as open_ones:
-            slow = [open_ones.enter_context(served.connect()) for _ in range(20)]
-            for each in slow[:10]:
-                each.sendall(b"GET /healthz HTTP/1.1\r\nHost:")
-            for each in slow[10:]:
-                each.sendall(
-                    b"POST /echo HTTP/1.1\r\nHost: test\r\nConnection: close\r\n"
-                    b"Content-Length: 4\r\n\r\nab"
-                )
+                assert status(rest(connection)) == 400
+        # A thousand clients say nothing.
+        with contextlib.ExitStack() as stack:
             for _ in range(1000):
-                open_ones.enter_context(served.connect())
+                stack.enter_context(served.connect())
             for _ in range(5):
                 assert status(served.get("/healthz")) == 200
-            for each in slow[:10]:
-                each.sendall(b" test\r\nConnection: close\r\n\r\n")
-            for each in slow[10:]:
-                each.sendall(b"cd")
-            assert all(rest(each).endswith(b"\r\n\r\nok\n") for each in slow[:10])
-            assert all(rest(each).endswith(b"\r\n\r\nabcd") for each in slow[10:])
         # Two requests at once on one connection are answered in order.
-        pair = b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n"
-        pair += b"GET /nowhere HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
-        answer = served.ask(pair)
-        assert [line[9:12] for line in answer.splitlines() if line[:5] == b"HTTP/"] == [
-            b"200",
-            b"404",
-        ]
+        answer = served.ask(
+            GET + b"\r\n" + GET.replace(b"healthz", b"no") + b"Connection: close\r\n\r\n"
+        )
+        assert statuses(answer) == [200, 404]
+        # What is left of a body nobody has read, or of trailers, is no request.
+        hidden = b"GET /nowhere HTTP/1.1\r\nHost: test\r\n\r\n"
+        answer = served.ask(
+            GET
+            + b"Content-Length: %d\r\n\r\n%s" % (len(hidden), hidden)
+            + GET
+            + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX: y\r\n\r\n"
+            + GET
+            + b"Connection: close\r\n\r\n"
+        )
+        assert statuses(answer) == [200, 200, 200]
+        # A name with an underscore does not pass for one with a hyphen.
+        answer = served.ask(POST + b"Content-Length: 2\r\nContent_Length: 5\r\n\r\nab")
+        assert answer.endswith(b"\r\n\r\nab")
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_client_that_waits_to_be_asked_for_its_body_is_asked_once(server: str) -> None:
+    with running("--server", server, "--threads", "1") as served:
+        for framing, body in (
+            (b"Content-Length: 2\r\n\r\n", b"ab"),
+            (b"Transfer-Encoding: chunked\r\n\r\n", b"2\r\nab\r\n0\r\n\r\n"),
+        ):
+            with served.connect() as connection:
+                connection.sendall(POST + b"Expect: 100-Continue\r\n" + framing)
+                assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+                connection.sendall(body)
+                answer = rest(connection)
+                assert statuses(answer) == [200]
+                assert answer.endswith(b"\r\n\r\nab")
+        answer = served.ask(POST + b"Expect: 100-continue\r\nContent-Length: 99999\r\n\r\n")
+        assert statuses(answer) == [413]
 
 
 def test_client_that_trickles_is_cut_off() -> None:
@@ -85,14 +183,29 @@ def test_client_that_trickles_is_cut_off() -> None:
         served.connect() as half,
         served.connect() as chunked,
         served.connect() as idle,
+        served.connect() as trickling,
     ):
         half.sendall(b"GET /healthz HTTP/1.1\r\n")
-        chunked.sendall(b"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\nHost: a\r\n\r\n")
-        # The chunked request holds the only thread, but not for long.
+        chunked.sendall(CHUNKED + b"5\r\nab")
+        trickling.sendall(b"GET /healthz HTTP/1.1\r\nX: ")
         assert status(served.get("/healthz")) == 200
+        with contextlib.suppress(ConnectionError):
+            while True:  # it is never idle
+                trickling.sendall(b"x")
+                time.sleep(0.02)
         assert status(rest(half)) == 408
-        assert status(rest(chunked)) in (0, 400, 408)
+        assert status(rest(chunked)) == 408
         assert rest(idle) == b""
+        # A client that does not read its answer holds the only thread, but not for long.
+        with slow_reader(served) as deaf:
+            deaf.sendall(LARGE)
+            assert deaf.recv(1)
+            assert status(served.get("/healthz")) == 200
+
+
+def statuses(answers: bytes) -> "list[int]":
+    """The statuses of several answers."""
+    return [int(line[9:12]) for line in answers.splitlines() if line.startswith(b"HTTP/1.")]
 
 
 def served_in_full(answers: "list[bytes]") -> int:
@@ -102,33 +215,59 @@ def served_in_full(answers: "list[bytes]") -> int:
 @pytest.mark.parametrize("server", SERVERS)
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_stop_answers_every_request_that_was_accepted(server: str, how: signal.Signals) -> None:
-    with running("--server", server, "--threads", "1") as served, contextlib.ExitStack() as line:
-        first = line.enter_context(served.connect())
-        # The only thread waits for the rest of this body; three requests are in line behind it.
-        first.sendall(b"POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n")
-        first.sendall(b"3\r\nabc\r\n")
-        queued = [line.enter_context(served.connect()) for _ in range(3)]
-        for each in queued:
-            each.sendall(b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n")
-        answers: list[bytes] = []
-        threads = [
-            threading.Thread(target=lambda each=each: answers.append(rest(each))) for each in queued
-        ]
-        for thread in threads:
-            thread.start()
-        with served.connect() as probe:  # those before it have been accepted once it has been
-            probe.sendall(b"GET /heal")
-            ended: list[str] = []
-            ender = threading.Thread(target=lambda: ended.append(served.end(how)))
-            accepted(served)
-            ender.start()
-            first.sendall(b"3\r\ndef\r\n0\r\n\r\n")
-            assert rest(first).endswith(b"\r\n\r\nabcdef")
-            for thread in threads:
-                thread.join(TIMEOUT)
-            assert served_in_full(answers) == 3
+    with (
+        running("--server", server, "--threads", "1") as served,
+        contextlib.ExitStack() as line,
+        slow_reader(served) as first,
+    ):
+        for _ in range(5):
+            assert status(served.get("/healthz")) == 200
+        # The only thread waits until this client reads; others are in line behind it.
+        first.sendall(LARGE)
+        answer = first.recv(1)
+
+        def ask_three() -> list[socket.socket]:
+            clients = [line.enter_context(served.connect()) for _ in range(3)]
+            for each in clients:
+                each.sendall(GET + b"\r\n")
+            return clients
+
+        queued = ask_three()
+        accepted(served)
+        with served.frozen():  # the server has not accepted the next three, but the kernel has
+            queued += ask_three()
+            served.process.send_signal(how)
+        ended: list[str] = []
+        ender = threading.Thread(target=lambda: ended.append(served.ended()))
+        ender.start()
+        # New clients are refused while those before them still wait.
+        until(lambda: refuses(served), "it still listens")
+        answer += rest(first)
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b"Content-Length: %d\r\n" % len(body) in head + b"\r\n"
+        assert served_in_full([rest(each) for each in queued]) == 6
         ender.join(TIMEOUT)
-        assert "stopped: 4 requests answered" in ended[0]
+        assert "stopped: 12 requests answered" in ended[0]
+
+
+def slow_reader(served: Server) -> socket.socket:
+    """Connect so that an answer of 60,000 bytes waits until it is read: buffers are small."""
+    connection = socket.socket()
+    connection.settimeout(TIMEOUT)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # as few as the kernel allows
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)  # the server's follows
+    connection.connect(("127.0.0.1", served.port))
+    return connection
+
+
+def refuses(served: Server) -> bool:
+    try:
+        served.connect().close()
+    except ConnectionRefusedError:
+        return True
+    except ConnectionResetError:  # it came in at the last moment
+        pass
+    return False
 
 
 def accepted(served: Server) -> None:
