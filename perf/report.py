@@ -331,6 +331,9 @@ PEER_COLOURS = {
     "janus": "#0072B2",
     "culsans": "#2E9BD6",
     "aiologic": "#6A5ACD",
+    "cachetools": "#0072B2",
+    "cachebox": "#2E9BD6",
+    "theine": "#6A5ACD",
 }
 STDLIB_COLOURS = ("#222222", "#777777", "#AAAAAA")
 FLOOR_COLOUR = "#CCCCCC"
@@ -347,7 +350,7 @@ def _look(panel: Panel, line: Line) -> dict[str, Any]:
     if line.kind == "floor":
         return {**look, "color": FLOOR_COLOUR, "linewidth": 1.2, "marker": None}
     if line.kind == "peer":
-        return {**look, "color": PEER_COLOURS[base.split()[0].partition(".")[0]]}
+        return {**look, "color": PEER_COLOURS.get(base.split()[0].partition(".")[0], "#0072B2")}
     if line.kind == "stdlib":
         bases = [n.removesuffix(BOUND) for n, x in panel.lines.items() if x.kind == "stdlib"]
         order = list(dict.fromkeys(name.removesuffix(", pinned") for name in bases))

@@ -23,6 +23,7 @@ typedef struct SyncMap {
     /* For a map of flights: an upper bound of its entries. Raised before an entry comes, and
      * lowered after it has gone. So in the child of a fork it may stay too high. */
     _Atomic uint32_t flying;
+    _Atomic uint32_t begun; /* the same: how many there were, while they are few (has_flights) */
     ns_ref flights; /* the map of the running calls of load_or_compute; NULL before the first */
     ns_watch_place watch;
     ns_spares spare_iterators;

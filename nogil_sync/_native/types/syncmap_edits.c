@@ -102,12 +102,34 @@ ns_syncmap_contains(SyncMap *o, PyObject *key, uint64_t hash, ns_asker *a)
 
 /* ---- Editing ---- */
 
+/* So many flights of a map pay for the fences of its deletions. See has_flights. */
+#define FEW_FLIGHTS 8
+
 /* Counts the flights, for `has_flights`. */
 static inline void
 count_flight(SyncMap *o, uint32_t by)
 {
     if (ns_unlikely(o->is_flights)) {
         ns_add(&o->flying, by, NS_SEQ_CST);
+    }
+}
+
+/* Orders a flight's entry before all that its function reads. See has_flights. */
+static void
+fence_flight(SyncMap *flights)
+{
+    uint32_t begun = ns_load(&flights->begun, NS_ACQUIRE);
+    if (begun > FEW_FLIGHTS) {
+        ns_fence(NS_SEQ_CST);
+        return;
+    }
+    if (begun < FEW_FLIGHTS) {
+        ns_cas(&flights->begun, &begun, begun + 1, NS_SEQ_CST);
+        begun = 0;
+    }
+    ns_fence_everywhere();
+    if (begun == FEW_FLIGHTS) {
+        ns_cas(&flights->begun, &begun, begun + 1, NS_SEQ_CST);
     }
 }
 
@@ -178,8 +200,8 @@ edit_locked(SyncMap *o, const ns_edit *e, ns_segment *s, enum ns_found found, ns
     }
     ns_table_unlock(&o->table, s, &garbage);
     /* The lock is released: from here on user code may run. */
-    if (ns_unlikely(o->is_flights)) {
-        ns_fence_everywhere(); /* pairs with `has_flights` */
+    if (ns_unlikely(o->is_flights) && e->kind != NS_REMOVE && result == NS_KEY_MISSING) {
+        fence_flight(o);
     }
     if (ns_unlikely(unused)) {
         Py_DECREF(e->new);
@@ -304,9 +326,16 @@ ns_syncmap_apply(SyncMap *o, const ns_edit *e, PyObject **old)
 /* ---- Deleting: detaches the calls of load_or_compute first (_common/mapping.py) ---- */
 
 /* Whether any value is being computed. A thread that changes what a value is computed from, and
- * then deletes the key, must see each flight that began before it could know of the change. So this
- * load is ordered after that change (sequentially consistent). The fence costs nothing here, since
- * a thread that begins a flight puts a fence into all threads (`edit_locked`). */
+ * then deletes the key, must see each flight that began before it could know of the change. So both
+ * have a fence: the deletion between the change and its look for flights, and the flight between
+ * its entry and what it reads (fence_flight).
+ *
+ * Where flights are few, the deletions' fences cost nothing: a flight puts a fence into all threads
+ * (membarrier), which takes microseconds and disturbs all of them. After FEW_FLIGHTS of them,
+ * `begun` asks deletions for fences of their own. The next flight puts a fence into all threads
+ * once more. From then on a deletion either sees what `begun` asks for, or has changed its source
+ * before that fence, where later flights see it. So these do with a fence of their own.
+ */
 static inline bool
 has_flights(ns_ref *place)
 {
@@ -317,9 +346,14 @@ has_flights(ns_ref *place)
         ns_fence(NS_SEQ_CST);
     }
     SyncMap *flights = (SyncMap *)ns_load(place, NS_SEQ_CST);
+    if (ns_likely(flights == NULL)) {
+        return false;
+    }
+    if (ns_load(&flights->begun, NS_RELAXED) >= FEW_FLIGHTS) {
+        ns_fence(NS_SEQ_CST);
+    }
     /* The count may be too high, in the child of a fork: the table decides. */
-    return ns_unlikely(flights != NULL) &&
-           ns_unlikely(ns_load(&flights->flying, NS_SEQ_CST) != 0) &&
+    return ns_unlikely(ns_load(&flights->flying, NS_SEQ_CST) != 0) &&
            ns_table_count(&flights->table) != 0;
 }
 
