@@ -1,9 +1,9 @@
 """Takes requests off their connections, each as a whole, so that no client keeps a thread waiting.
 
 A thread that reads a request from its socket waits for the client, and a few slow clients occupy
-all threads. Here, whoever watches the sockets takes the bytes as they come, without waiting. Once a
-request is whole, the HTTP server reads it from memory, where it ends at its last byte: what that
-server makes of it can neither wait nor reach into the next request.
+all threads. Here the thread that watches the sockets takes the bytes as they come, and never waits
+for more. Once a request is whole, the HTTP server reads it from memory, where it ends at its last
+byte: what that server makes of it can neither wait nor reach into the next request.
 
 Where a request ends is the old trap of HTTP: where two parsers disagree, one's body is the other's
 next request (request smuggling). So what is not plain is refused: RFC 9112, sections 5 to 7.

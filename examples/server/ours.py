@@ -5,8 +5,8 @@ Every object that all threads use is pinned, which 3.13t needs: see docs/guide/s
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 
 from prometheus_client import CollectorRegistry
@@ -19,7 +19,7 @@ from . import configuration
 from .configuration import Config
 from .limits import next_turn
 from .metrics import Metrics
-from .state import OverloadedError
+from .state import turn
 
 
 def new_buffer() -> bytearray:
@@ -89,11 +89,5 @@ class Shared:
     def buffer(self) -> AbstractContextManager[bytearray]:
         return self._buffers.use()
 
-    @contextmanager
-    def report_turn(self) -> Iterator[None]:
-        if not self._reports.acquire(timeout=configuration.REPORT_PATIENCE):
-            raise OverloadedError
-        try:
-            yield
-        finally:
-            self._reports.release()
+    def report_turn(self) -> AbstractContextManager[None]:
+        return turn(self._reports)

@@ -5,7 +5,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from prometheus_client import CollectorRegistry
 
@@ -13,7 +13,7 @@ from . import configuration
 from .configuration import Config
 from .limits import next_turn
 from .metrics import Metrics
-from .state import OverloadedError
+from .state import turn
 
 
 class Session:
@@ -107,11 +107,5 @@ class Shared:
         finally:
             self._buffers.append(buffer)
 
-    @contextmanager
-    def report_turn(self) -> Iterator[None]:
-        if not self._reports.acquire(timeout=configuration.REPORT_PATIENCE):
-            raise OverloadedError
-        try:
-            yield
-        finally:
-            self._reports.release()
+    def report_turn(self) -> AbstractContextManager[None]:
+        return turn(self._reports)

@@ -4,17 +4,28 @@ The application knows only this. Every method may be called by any number of thr
 """
 
 import importlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 
-from .configuration import Config
+from .configuration import REPORT_PATIENCE, Config
 
 
 class OverloadedError(Exception):
     """There was no turn for a report in time."""
+
+
+@contextmanager
+def turn(semaphore: Any) -> Iterator[None]:
+    """Make a report in a turn of the semaphore; an OverloadedError if there is none in time."""
+    if not semaphore.acquire(timeout=REPORT_PATIENCE):
+        raise OverloadedError
+    try:
+        yield
+    finally:
+        semaphore.release()
 
 
 class State(Protocol):

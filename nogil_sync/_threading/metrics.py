@@ -12,7 +12,7 @@ from ._arguments import exact_float
 __all__ = ["CounterValue", "GaugeValue", "HistogramValue"]
 
 
-class CounterValue(SyncObject):
+class _Value(SyncObject):
     """A float that threads add to."""
 
     __slots__ = ("__guard", "__value")
@@ -27,48 +27,43 @@ class CounterValue(SyncObject):
         with self.__guard:
             self.__value += number
 
+    def get(self) -> float:
+        """Return the value."""
+        return self.__value
+
+    def _swap(self, value: float) -> float:
+        """Replace the value, and return what it was."""
+        with self.__guard:
+            before = self.__value
+            self.__value = value
+        return before
+
+
+class CounterValue(_Value):
+    """A float that threads add to."""
+
+    __slots__ = ()
+
     def up(self, amount: SupportsFloat | SupportsIndex, /) -> None:
         """Add `amount`, which must not be negative."""
         number = exact_float(amount)
         if number < 0:
             raise ValueError("Counters can only be incremented by non-negative amounts.")
-        with self.__guard:
-            self.__value += number
-
-    def get(self) -> float:
-        """Return the value."""
-        return self.__value
+        _Value.inc(self, number)
 
     def reset(self) -> float:
         """Set the value to zero and return what it was."""
-        with self.__guard:
-            value = self.__value
-            self.__value = 0.0
-        return value
+        return self._swap(0.0)
 
 
-class GaugeValue(SyncObject):
+class GaugeValue(_Value):
     """A float that threads add to and set."""
 
-    __slots__ = ("__guard", "__value")
-
-    def _SyncObject__fill(self) -> None:
-        self.__value = 0.0
-        self.__guard: Guard = guard_of(self)
-
-    def inc(self, amount: SupportsFloat | SupportsIndex, /) -> None:
-        """Add `amount`."""
-        number = exact_float(amount)
-        with self.__guard:
-            self.__value += number
+    __slots__ = ()
 
     def set(self, value: SupportsFloat | SupportsIndex, timestamp: object = None) -> None:  # noqa: ARG002
         """Replace the value; the time stamp is for values that several processes share."""
-        self.__value = exact_float(value)
-
-    def get(self) -> float:
-        """Return the value."""
-        return self.__value
+        self._swap(exact_float(value))
 
 
 class HistogramValue(SyncObject):

@@ -75,7 +75,7 @@ in_browser = functools.partial(in_own_process, timeout=LIMIT, env={"PYTHONWARNIN
 def opened(folder: str, **options: Any) -> Iterator[Any]:
     """Serve the folder and give an empty page of a new Chromium, to `goto` the folder's files.
 
-    It is as of `opened_at`.
+    At the end it asserts what `opened_at` does.
     """
     with served(folder) as address, opened_at(address, **options) as page:
         yield page

@@ -89,6 +89,14 @@ def counter(cls: type, n: Any) -> Case:
     return case
 
 
+def histogram() -> Trial:
+    values: list[HistogramValue] = []
+    raised = yield lambda: values.append(HistogramValue((1, 2)))
+    assert raised == (not values)
+    for value in values:
+        assert (value.observe(1.5), value.count(1), value.sum()) == (1, 1, 1.5)
+
+
 class Peer:
     """Another thread, which makes one call for each call of this thread."""
 
@@ -424,14 +432,6 @@ SPARES: dict[str, Case] = {
 
 
 # How Python's threads wait for the core
-
-
-def histogram() -> Trial:
-    values: list[HistogramValue] = []
-    raised = yield lambda: values.append(HistogramValue((1, 2)))
-    assert raised == (not values)
-    for value in values:
-        assert (value.observe(1.5), value.count(1), value.sum()) == (1, 1, 1.5)
 
 
 def wait_group() -> Trial:

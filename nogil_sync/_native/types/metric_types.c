@@ -32,16 +32,19 @@ counter_of(PyObject *self)
     return &((Counter *)self)->counter;
 }
 
+static inline PyObject *
+add(PyObject *self, double n)
+{
+    ns_counter_add_double(counter_of(self), n);
+    ns_used(self);
+    Py_RETURN_NONE;
+}
+
 static PyObject *
 counter_inc(PyObject *self, PyObject *amount)
 {
     double n;
-    if (ns_double(amount, &n) < 0) {
-        return NULL;
-    }
-    ns_counter_add_double(counter_of(self), n);
-    ns_used(self);
-    Py_RETURN_NONE;
+    return ns_double(amount, &n) < 0 ? NULL : add(self, n);
 }
 
 /* The same for an amount that must not be negative. The words are prometheus_client's. */
@@ -57,9 +60,7 @@ counter_up(PyObject *self, PyObject *amount)
                         "Counters can only be incremented by non-negative amounts.");
         return NULL;
     }
-    ns_counter_add_double(counter_of(self), n);
-    ns_used(self);
-    Py_RETURN_NONE;
+    return add(self, n);
 }
 
 static PyObject *

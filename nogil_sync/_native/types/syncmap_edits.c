@@ -339,12 +339,7 @@ ns_syncmap_apply(SyncMap *o, const ns_edit *e, PyObject **old)
 static inline bool
 has_flights(ns_ref *place)
 {
-    if (ns_likely(ns_can_fence_threads)) {
-        ns_compiler_fence();
-    }
-    else {
-        ns_fence(NS_SEQ_CST);
-    }
+    ns_fence_here();
     SyncMap *flights = (SyncMap *)ns_load(place, NS_SEQ_CST);
     if (ns_likely(flights == NULL)) {
         return false;
