@@ -383,6 +383,15 @@ check_thread_without_slot_uses_base(void)
     CHECK(ns_load(&seldom.user, NS_RELAXED) != 0);
 }
 
+static void
+add_doubles(int i)
+{
+    (void)i;
+    for (int n = 0; n < ADDS; n++) {
+        ns_counter_add_double(&float_counter, 1.0);
+    }
+}
+
 static _Atomic int setting = 3;
 
 static void
@@ -405,7 +414,11 @@ add_or_set(int i)
 static void
 check_set_replaces_all_words(void)
 {
-    ns_counter_add_double(&float_counter, 1.5);
+    make_cells_soon(&float_counter);
+    ns_counter_add_double(&float_counter, 0.0);
+    run_threads(3, add_doubles);
+    CHECK(ns_counter_is_shared(&float_counter));
+    CHECK(ns_counter_sum_double(&float_counter, false) == 3 * ADDS);
     ns_counter_set_double(&float_counter, -2.5);
     CHECK(ns_counter_sum_double(&float_counter, false) == -2.5);
     run_threads(3, add_or_set);
