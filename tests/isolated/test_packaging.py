@@ -270,6 +270,10 @@ def test_free_threaded_without_the_extension_says_what_to_do(
     assert "NOGIL_SYNC_BACKEND=threading" in said
     backend, gil, _ = report(python, NOGIL_SYNC_BACKEND="threading")
     assert (backend, gil) == ("threading", False)
+    # To build it once more would not help where the tree hides what is installed.
+    said = run(python, "-P", "-c", attempt, PYTHONPATH=str(checkout))
+    assert said.startswith("ImportError: this nogil_sync is the source tree")
+    assert "another folder" in said
 
 
 @free_threaded
