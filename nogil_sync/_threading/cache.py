@@ -211,7 +211,8 @@ class Cache(SyncObject, SharedCache[K, V]):
     clock is read.
 
     **Which entry is evicted.** S3-FIFO (Yang et al., SOSP 2023), with an admission as TinyLFU's: a
-    scan over many keys, each used once, does not displace what is used often.
+    scan over many keys, each used once, does not displace what is used often. How many places are
+    for new entries follows what is asked for again just after its eviction.
 
     **Atomicity.** Operations on one key are atomic and sequentially consistent. ``len``, iteration
     and :meth:`clear` go entry by entry. Keys, values and functions given to a method are used
