@@ -527,6 +527,10 @@ test_the_queue_grows_whose_entries_come_back_just_after_their_eviction(void)
         come_back(NS_CACHE_SMALL, 0, NS_CACHE_SMALL);
     }
     CHECK(cache.share == 512);
+    add_ghost(&cache, ns_hash_mix(1), NS_CACHE_MAIN);
+    ns_store(&cache.count, 2000, NS_RELAXED);
+    add_ghost(&cache, ns_hash_mix(2), NS_CACHE_SMALL); /* the ring grows */
+    CHECK(take(1) && cache.share == 502);
     ns_store(&cache.count, 0, NS_RELAXED);
     end_cache();
 }
