@@ -35,6 +35,8 @@ FENCES = {
     "end_solitude": "a thread's first use of the library, and strays",
     "ns_try_incref": "3.14 and later: CPython reads an immortal count without an acquire (dmb ishld)",
     "has_flights": "only where the system cannot put a fence into all threads (membarrier)",
+    "fence_flight": "a flight, of a map that has had a few",
+    "ns_fence_flight": "the same, as a function of other files",
 }
 
 COMPILERS = {

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,8 @@ NATIVE = PACKAGE / "_native"
 TESTS = ROOT / "tests"
 
 ONE_TEST = 40  # seconds, after which a test counts as hanging; most take less than one
+TIMEOUT = "+ Timeout +"  # what pytest-timeout then writes, before the stacks of all threads
+LAST = 1 << 20  # how many bytes at the end of the output are searched for it
 
 
 def source_in(folder: Path, name: str) -> Path:
@@ -30,6 +33,29 @@ def source_in(folder: Path, name: str) -> Path:
 
 class BuildError(SystemExit):
     """What meson wrote, or what shows that the build was not whole."""
+
+
+def wait(process: subprocess.Popen[bytes], output: int, limit: float) -> int | None:
+    """Wait until pytest ends, and return its exit status; None if it hangs.
+
+    pytest cannot end threads that never detach: a test that timed out may keep it for ever.
+    """
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(2)
+        # pread leaves the position alone, which is pytest's as well.
+        written = os.fstat(output).st_size
+        if TIMEOUT.encode() in os.pread(output, LAST, max(0, written - LAST)):
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(5)
+            return None
+    return None
+
+
+def last_test(text: str) -> str:
+    seen = re.findall(r"^(?:FAILED |ERROR )?tests/(\S+::\w+)", text, re.MULTILINE)
+    return seen[-1] if seen else "before any test"
 
 
 class Tree:
@@ -98,15 +124,15 @@ class Tree:
                 start_new_session=True,
             )
             try:
-                status = process.wait(limit)
-            except subprocess.TimeoutExpired:  # pytest cannot end threads that never detach
-                return "hang"
+                status = wait(process, output.fileno(), limit)
             finally:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
             output.seek(0)
             text = output.read()
+        if status is None:
+            return f"hang ({last_test(text)})"
         if "undefined symbol" in text:  # the linker leaves that to the import
             raise BuildError(f"mutants: {' '.join(command)}\n{text}")
         # A wrong name, or another backend, would make the result meaningless.
@@ -116,8 +142,7 @@ class Tree:
             raise SystemExit(f"mutants: {' '.join(command)}\n{text}")
         if status == 0:
             return ""
-        seen = re.findall(r"^(?:FAILED |ERROR )?tests/(\S+::\w+)", text, re.MULTILINE)
-        last = seen[-1] if seen else "before any test"
-        if "+ Timeout +" in text or "hanging: [" in text:
+        last = last_test(text)
+        if TIMEOUT in text or "hanging: [" in text:
             return f"hang ({last})"
         return f"check ({last})" if status in (1, 2) else f"crash ({last})"
