@@ -24,7 +24,9 @@ under the same key. It runs once: `once.exclusively` picks the call that runs, a
 by the flight's id, so no user code takes part. (A task runs and waits by `exclusively_async`;
 threads and tasks wait for each other's flights.) When the run is over, the flight is over: with a
 value, with a failure, or with nothing if it was interrupted or found the key in the map. After
-nothing, the waiting calls start again. A flight that is over has no meaning any more, so it does no
+nothing, the waiting calls start again. (With the native backend, a call that meets no other flight
+makes one of the extension, ``flight.h``. That runs in the call that made it, and others wait for it
+by `once.await_run`.) A flight that is over has no meaning any more, so it does no
 harm if it stays in the table (its removal runs the users' equality, which can raise): a call that
 finds it there replaces it.
 

@@ -32,7 +32,11 @@ the tasks of the loop that runs in it. So a run of a task waits for what the tas
 what its thread waits for.
 
 In the child of a fork only the runs of the forking thread go on. The child gets new tables, since a
-thread that is gone may hold the lock of an old one. A run in an old table counts as over.
+thread that is gone may hold the lock of an old one, and keeps the old ones without touching them. A
+run in an old table counts as over.
+
+A run of the extension (``flight.h``) is in no table: the thread that makes it runs it. Others find
+it as a flight of a map, wait for it and look for circles through it as for any other run.
 """
 
 import functools
@@ -103,6 +107,7 @@ class _Local(local):
 _local = _Local()
 _running: dict[object, _Run] = {}
 _waits: dict[object, _Run] = {}  # which run each waiting thread or task waits for
+_left: list[object] = []  # the tables of the processes that this one was forked from
 
 
 def exclusively(
@@ -341,6 +346,7 @@ async def _wait_async(
 def _forget_other_threads() -> None:
     """In the child of a fork: only the runs of this thread go on."""
     global _running, _waits
+    _left.append((_running, _waits))  # freeing them could wait for a lock of a thread that is gone
     _running, _waits = {}, {}
     mine = []
     run = _local.run

@@ -766,8 +766,8 @@ land(PyObject *self, PyObject *key, uint64_t hash, PyObject *value, _Atomic bool
     PyObject *kept;
     Cache *o = (Cache *)self;
     return store(o, key, hash, value, o->ttl, detached, &kept) < 0 ? NULL
-           : kept != NULL                                         ? kept
-                                                                  : Py_NewRef(value);
+           : kept != NULL                                          ? kept
+                                                                   : Py_NewRef(value);
 }
 
 static void
@@ -821,7 +821,7 @@ load_or_compute(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObjec
 static PyObject *
 flights_of(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    return ns_flights_of(self, &((Cache *)self)->flights);
+    return Py_XNewRef(ns_flights_of(self, &((Cache *)self)->flights));
 }
 
 /* The value of a key, or the default. Counts nothing. */

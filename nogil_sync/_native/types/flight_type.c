@@ -149,8 +149,7 @@ static void
 leave(SyncMap *flights, PyObject *key, uint64_t hash, Flight *f, PyObject **value)
 {
     PyObject *raised = *value == NULL ? PyErr_GetRaisedException() : NULL, *old;
-    const ns_edit e = {
-        .kind = NS_REMOVE, .key = key, .hash = hash, .expected = (PyObject *)f};
+    const ns_edit e = {.kind = NS_REMOVE, .key = key, .hash = hash, .expected = (PyObject *)f};
     const int result = ns_syncmap_apply(flights, &e, &old);
     Py_XDECREF(old);
     if (ns_unlikely(result == NS_KEY_ERROR)) {
@@ -233,7 +232,6 @@ ns_fly(PyObject *self, const ns_destination *to, ns_ref *place, PyObject *key, u
         }
         Py_DECREF(f);
     }
-    Py_XDECREF(flights);
     return value;
 }
 

@@ -65,8 +65,9 @@ ns_flights_any(ns_ref *flights)
     ns_fence_here(); /* see has_flights */
     return ns_unlikely(ns_load(flights, NS_SEQ_CST) != NULL) && ns_flights_any_in(flights);
 }
-/* syncmap_protocol.c: a new reference to the map in *flights, which the first call makes; NULL with
- * an exception. `self` is the object that has it. */
+/* syncmap_protocol.c: the map in *flights, which the first call makes; NULL with an exception.
+ * `self` is the object that has it, until it dies: the reference is borrowed, since threads that
+ * fly beside each other would contend for the count. */
 PyObject *ns_flights_of(PyObject *self, ns_ref *flights);
 /* Sets KeyError. */
 void ns_set_key_error(PyObject *key);

@@ -407,8 +407,7 @@ static PyObject *
 land(PyObject *self, PyObject *key, uint64_t hash, PyObject *value, _Atomic bool *detached)
 {
     PyObject *kept;
-    const ns_edit e = {
-        .kind = NS_ADD, .key = key, .hash = hash, .new = value, .unless = detached};
+    const ns_edit e = {.kind = NS_ADD, .key = key, .hash = hash, .new = value, .unless = detached};
     const int found = ns_syncmap_apply((SyncMap *)self, &e, &kept);
     return found == NS_KEY_FOUND ? kept : found == NS_KEY_ERROR ? NULL : Py_NewRef(value);
 }
@@ -468,14 +467,14 @@ ns_flights_of(PyObject *self, ns_ref *place)
             flights = none;
         }
     }
-    return Py_NewRef(flights);
+    return flights;
 }
 
 /* The map of the calls under way, which belongs to this map and is made by the first call. */
 static PyObject *
 flights_of(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    return ns_flights_of(self, &((SyncMap *)self)->flights);
+    return Py_XNewRef(ns_flights_of(self, &((SyncMap *)self)->flights));
 }
 
 /* For a map of flights: see ns_fence_flight. */
