@@ -51,11 +51,13 @@ def ticked(jobs: Channel[int], seconds: float) -> list[float]:
 
 
 def late(beats: list[float]) -> str:
-    """How far the last beat is behind the schedule that began with the first."""
-    begin, count = beats[0], len(beats)
-    last = round((beats[-1] - begin) / INTERVAL)
+    """How far the last beat is behind the schedule of the most punctual one."""
+    count = len(beats)
+    # By the schedule of a first beat that came late, all others would be early.
+    begin = min(beat - number * INTERVAL for number, beat in enumerate(beats))
     behind = beats[-1] - begin - (count - 1) * INTERVAL
-    return f"{count} beats; the last one {behind * 1000:,.0f} ms behind ({last - count + 1} missed)"
+    missed = round(behind / INTERVAL)
+    return f"{count} beats; the last one {behind * 1000:,.0f} ms behind ({missed} missed)"
 
 
 def demonstrate(seconds: float) -> None:

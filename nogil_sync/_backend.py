@@ -42,6 +42,14 @@ else:
     except ModuleNotFoundError as missing:
         if missing.name not in ("nogil_sync._native", "nogil_sync._native._core"):
             raise
+        from pathlib import Path
+
+        if (Path(__file__).parent / "_native" / "meson.build").exists():
+            raise ImportError(
+                "this nogil_sync is the source tree, which has no C extension, and Python found it "
+                "before an installed one. Run Python in another folder or with -P; in a checkout "
+                "'./dev python' has the package installed."
+            ) from missing
         raise ImportError(
             "nogil_sync was installed without its C extension, which a free-threaded "
             "interpreter needs to scale. Build it with this interpreter and a C compiler: 'pip "

@@ -80,6 +80,7 @@ def rows(only: str = "") -> dict[str, tuple[str, str]]:
         "pool.get, put": ("pool()", "it.put(it.get())"),
         "with pool.use()": ("pool()", "with it.use(): pass"),
         "channel.send, recv": ("Channel(4)", "it.send(None); it.recv()"),
+        "SimpleQueue.put, get": ("SimpleQueue()", "it.put(None); it.get()"),
         "channel.send": ("Channel(10**6)", "it.send(None)"),
         "channel.send, select": ("Channel(4)", "it.send(None); select(it)"),
         "select of a set event": ("set_event()", "select(it)"),
@@ -109,6 +110,7 @@ def loop(it, mark, items):
 
 HELPERS = """
 import functools
+from queue import SimpleQueue
 
 idle = Event()
 

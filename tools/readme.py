@@ -4,8 +4,8 @@
 
 An index shows the text and none of the files beside it, so a relative link would lead nowhere.
 The repository's address is `Source` under `project.urls` in pyproject.toml, and nowhere else.
-Without it a link becomes its text, and a picture is left out. `./dev wheels` does this to the sdist
-(`convert`), of which it builds the wheels.
+Without it a link becomes its text, and a picture is left out with its caption, the paragraph in
+emphasis below it. `./dev wheels` does this to the sdist (`convert`), of which it builds the wheels.
 """
 
 import argparse
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 CODE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 # A picture; the definition of a link; a link.
 PART = re.compile(
-    r"!\[(?P<title>[^\]]*)\]\((?P<picture>[^)]+)\)"
+    r"!\[(?P<title>[^\]]*)\]\((?P<picture>[^)]+)\)(?P<caption>\n\n\*[^*]+\*$)?"
     r"|^\[(?P<name>[^\]]+)\]: (?P<defined>\S+)$"
     r"|\[(?P<text>[^\]]+)\](?:\((?P<target>[^)]+)\)|\[(?P<reference>[^\]]+)\])",
     re.MULTILINE,
@@ -42,7 +42,8 @@ def for_an_index(text: str, repository: str = "", at: str = "HEAD") -> str:
 
     def part(found: re.Match[str]) -> str:
         if path := found["picture"]:
-            return f"![{found['title']}]({address(path, 'raw')})" if kept(path) else ""
+            caption = found["caption"] or ""
+            return f"![{found['title']}]({address(path, 'raw')}){caption}" if kept(path) else ""
         if path := found["defined"]:
             return f"[{found['name']}]: {address(path, 'blob')}" if kept(path) else ""
         if path := found["target"]:

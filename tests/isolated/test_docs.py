@@ -112,6 +112,7 @@ def test_readme_for_a_package_index_has_no_relative_link(repository):
     if repository:
         assert "https://example.invalid/owner/name/blob/v1.2/docs/tutorial.md" in where
         assert "https://example.invalid/owner/name/raw/v1.2/docs/scaling.svg" in where
+    assert ("Each panel" in text) is bool(repository)  # the caption goes with its picture
     assert "tutorial" in text
     assert "][" not in text or repository
 
