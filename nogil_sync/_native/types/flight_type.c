@@ -59,11 +59,11 @@ is_over(Flight *f)
 
 /* ---- Running ---- */
 
-/* Calls a method of an object for a flight that is over. Returns false with an exception. */
+/* Calls a method of a lock, which allocates nothing. Returns false with an exception. */
 static bool
-call_method(PyObject *object, const char *name)
+call_method(PyObject *lock, PyObject *name)
 {
-    PyObject *result = PyObject_CallMethod(object, name, NULL);
+    PyObject *result = name != NULL ? PyObject_CallMethodNoArgs(lock, name) : ns_shutting_down();
     Py_XDECREF(result);
     return result != NULL;
 }
@@ -74,7 +74,7 @@ open_gates(PyObject *self, Flight *f)
 {
     PyObject *gate = ns_load(&f->gate, NS_SEQ_CST), *gates = ns_load(&f->gates, NS_SEQ_CST);
     PyObject *raised = PyErr_GetRaisedException();
-    if (gate != NULL && !call_method(gate, "release")) {
+    if (gate != NULL && !call_method(gate, ns_state_of(self)->release_name)) {
         PyErr_Clear(); /* open already: a waiter has seen that the run is over */
     }
     /* An interrupt can come before the function has begun: so it is called once more. */
@@ -312,7 +312,7 @@ get_gate(PyObject *self, void *Py_UNUSED(unused))
     }
     PyObject *allocate = ns_state_of(self)->allocate_lock;
     gate = allocate != NULL ? PyObject_CallNoArgs(allocate) : ns_shutting_down();
-    if (gate != NULL && !call_method(gate, "acquire")) {
+    if (gate != NULL && !call_method(gate, ns_state_of(self)->acquire_name)) {
         Py_CLEAR(gate);
     }
     return get_or_put(slot, gate);
@@ -443,11 +443,14 @@ ns_add_flights(PyObject *module)
         return -1;
     }
     state->allocate_lock = ns_import_attribute("_thread", "allocate_lock");
+    state->acquire_name = PyUnicode_InternFromString("acquire");
+    state->release_name = PyUnicode_InternFromString("release");
     state->open_gates = ns_import_attribute(home, "open_gates");
     state->failure = ns_import_attribute(home, "Failure");
     state->flight_type = ns_new_type(module, &spec, NULL);
-    return state->allocate_lock == NULL || state->open_gates == NULL || state->failure == NULL ||
-                   state->flight_type == NULL
+    return state->allocate_lock == NULL || state->acquire_name == NULL ||
+                   state->release_name == NULL || state->open_gates == NULL ||
+                   state->failure == NULL || state->flight_type == NULL
                ? -1
                : 0;
 }
