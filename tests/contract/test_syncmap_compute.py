@@ -761,7 +761,7 @@ def test_deadlock_through_threads_raises():
         a = Call(m.load_or_compute, "a", work, m, other, "b")
         b = Call(other.load_or_compute, "b", work, other, m, "a")
         assert (a.ended(), b.ended()) == ("broken", "broken")
-        assert len(reached) == 1
+        assert reached  # both if they close the circle at the same time
         m.clear()
         other.clear()
 
