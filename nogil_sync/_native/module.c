@@ -162,7 +162,6 @@ traverse_module(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->syncmap_compute);
     Py_VISIT(state->flight_type);
     Py_VISIT(state->allocate_lock);
-    Py_VISIT(state->acquire_name);
     Py_VISIT(state->release_name);
     Py_VISIT(state->open_gates);
     Py_VISIT(state->failure);
@@ -221,7 +220,6 @@ clear_module(PyObject *module)
     Py_CLEAR(state->syncmap_compute);
     Py_CLEAR(state->flight_type);
     Py_CLEAR(state->allocate_lock);
-    Py_CLEAR(state->acquire_name);
     Py_CLEAR(state->release_name);
     Py_CLEAR(state->open_gates);
     Py_CLEAR(state->failure);

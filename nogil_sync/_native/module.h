@@ -33,7 +33,7 @@ typedef struct ns_state {
     PyObject *syncmap_shared,
         *syncmap_compute; /* of _common/mapping.py: the base class and a function */
     PyObject *flight_type, *allocate_lock;   /* for flight_type.c; a function of _thread */
-    PyObject *acquire_name, *release_name;   /* str */
+    PyObject *release_name;                  /* "release" */
     PyObject *open_gates, *failure;          /* of _common/once.py: a function and a class */
     PyObject *cache_type, *cached_function;
     PyObject *cache_load, *cache_stats, *cached_calls; /* of _common/cache.py */

@@ -59,13 +59,15 @@ is_over(Flight *f)
 
 /* ---- Running ---- */
 
-/* Calls a method of a lock, which allocates nothing. Returns false with an exception. */
-static bool
-call_method(PyObject *lock, PyObject *name)
+/* Opens a gate. It needs no memory: a thread whose gate stayed closed would sleep for ever. */
+static void
+open_gate(ns_state *state, PyObject *gate)
 {
-    PyObject *result = name != NULL ? PyObject_CallMethodNoArgs(lock, name) : ns_shutting_down();
+    PyObject *result = state->release_name != NULL
+                           ? PyObject_CallMethodNoArgs(gate, state->release_name)
+                           : PyObject_CallMethod(gate, "release", NULL);
     Py_XDECREF(result);
-    return result != NULL;
+    PyErr_Clear(); /* open already: a waiter has seen that the run is over */
 }
 
 /* Opens the gates of the threads and tasks that wait. Its exception, if any, is the last one. */
@@ -74,8 +76,8 @@ open_gates(PyObject *self, Flight *f)
 {
     PyObject *gate = ns_load(&f->gate, NS_SEQ_CST), *gates = ns_load(&f->gates, NS_SEQ_CST);
     PyObject *raised = PyErr_GetRaisedException();
-    if (gate != NULL && !call_method(gate, ns_state_of(self)->release_name)) {
-        PyErr_Clear(); /* open already: a waiter has seen that the run is over */
+    if (gate != NULL) {
+        open_gate(ns_state_of(self), gate);
     }
     /* An interrupt can come before the function has begun: so it is called once more. */
     for (int i = 0; i < 2 && gates != NULL && PyDict_Size(gates) > 0; i++) {
@@ -312,9 +314,11 @@ get_gate(PyObject *self, void *Py_UNUSED(unused))
     }
     PyObject *allocate = ns_state_of(self)->allocate_lock;
     gate = allocate != NULL ? PyObject_CallNoArgs(allocate) : ns_shutting_down();
-    if (gate != NULL && !call_method(gate, ns_state_of(self)->acquire_name)) {
+    PyObject *closed = gate != NULL ? PyObject_CallMethod(gate, "acquire", NULL) : NULL;
+    if (closed == NULL) {
         Py_CLEAR(gate);
     }
+    Py_XDECREF(closed);
     return get_or_put(slot, gate);
 }
 
@@ -443,14 +447,12 @@ ns_add_flights(PyObject *module)
         return -1;
     }
     state->allocate_lock = ns_import_attribute("_thread", "allocate_lock");
-    state->acquire_name = PyUnicode_InternFromString("acquire");
-    state->release_name = PyUnicode_InternFromString("release");
     state->open_gates = ns_import_attribute(home, "open_gates");
     state->failure = ns_import_attribute(home, "Failure");
+    state->release_name = PyUnicode_InternFromString("release");
     state->flight_type = ns_new_type(module, &spec, NULL);
-    return state->allocate_lock == NULL || state->acquire_name == NULL ||
-                   state->release_name == NULL || state->open_gates == NULL ||
-                   state->failure == NULL || state->flight_type == NULL
+    return state->allocate_lock == NULL || state->open_gates == NULL || state->failure == NULL ||
+                   state->release_name == NULL || state->flight_type == NULL
                ? -1
                : 0;
 }
