@@ -74,6 +74,9 @@ def rows(only: str = "") -> dict[str, tuple[str, str]]:
         "c[n] = v, evicting": ("Cache(1000)", "it[_] = None"),
         "cached, a hit": ("cached_function()", "it(1000)"),
         "lru_cache, a hit": ("lru_function()", "it(1000)"),
+        "cached, a miss": ("cached(maxsize=8)(lambda n: None)", "it(_)"),
+        "lru_cache, a miss": ("functools.lru_cache(maxsize=8)(lambda n: None)", "it(_)"),
+        "m.load_or_compute, a miss": ("SyncMap()", "it.load_or_compute(0, int); del it[0]"),
         "pool.get, put": ("pool()", "it.put(it.get())"),
         "with pool.use()": ("pool()", "with it.use(): pass"),
         "channel.send, recv": ("Channel(4)", "it.send(None); it.recv()"),
@@ -106,6 +109,7 @@ def loop(it, mark, items):
 """
 
 HELPERS = """
+import functools
 from queue import SimpleQueue
 
 idle = Event()
@@ -126,7 +130,6 @@ def cached_function():
     made = cached(lambda n: None); made(1000); return made
 
 def lru_function():
-    import functools
     made = functools.lru_cache(lambda n: None); made(1000); return made
 
 def pool():

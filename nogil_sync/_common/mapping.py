@@ -13,7 +13,8 @@ key: ``[]``, ``in``, ``len``, iteration over keys, `get`, `setdefault`, `pop`, `
 ``_Flag``
     the backend's AtomicBool.
 ``_flights()``
-    a second, plain map that belongs to the map; the first call makes it.
+    a second, plain map that belongs to the map; the first call makes it. It also has ``_fence()``,
+    which a call that runs a flight calls first.
 ``_land(key, value, detached)``
     one atomic step: the given value if the flag is set, else what ``setdefault(key, value)``
     returns.
@@ -23,7 +24,9 @@ under the same key. It runs once: `once.exclusively` picks the call that runs, a
 by the flight's id, so no user code takes part. (A task runs and waits by `exclusively_async`;
 threads and tasks wait for each other's flights.) When the run is over, the flight is over: with a
 value, with a failure, or with nothing if it was interrupted or found the key in the map. After
-nothing, the waiting calls start again. A flight that is over has no meaning any more, so it does no
+nothing, the waiting calls start again. (With the native backend, a call that meets no other flight
+makes one of the extension, ``flight.h``. That runs in the call that made it, and others wait for it
+by `once.await_run`.) A flight that is over has no meaning any more, so it does no
 harm if it stays in the table (its removal runs the users' equality, which can raise): a call that
 finds it there replaces it.
 
@@ -37,7 +40,8 @@ is set before the deletion, and `_land` checks the flag in the step in which it 
 `_land` sees the flag and inserts nothing, or it inserts before the deletion, which deletes the new
 entry. The native backend keeps the number of flights in a word, to see that there is none to
 detach. The word must be read in a sequentially consistent way: a thread that changes the source of
-the value and then deletes the key must not miss a flight that has read the old source.
+the value and then deletes the key must not miss a flight that has read the old source. So the call
+that runs a flight calls ``_fence`` between its claim and all that it reads.
 """
 
 from _thread import get_ident
@@ -69,7 +73,14 @@ from typing import (
 )
 
 from .object import subscripted
-from .once import ABSENT, Failure, exclusively, exclusively_async
+from .once import (
+    ABSENT,
+    Failure,
+    await_run,
+    await_run_async,
+    exclusively,
+    exclusively_async,
+)
 from .timeouts import wait_timeout
 
 __all__ = ["SyncMapItems", "SyncMapKeys", "SyncMapValues"]
@@ -452,6 +463,8 @@ class Flight:
 
     __slots__ = ("detached", "failure", "landing", "over", "value")
 
+    is_run: Final = False  # a flight of the extension is its own run
+
     def __init__(self, detached: Any) -> None:
         self.detached = detached  # set: its value is not stored
         self.landing = False  # becomes true before its value is stored
@@ -473,7 +486,11 @@ def load_or_compute(
         # box, which is emptied.
         box = [_join(self, key)]
         too_late = box[0].landing  # to share its value; read after the call has joined it
-        found = exclusively(id(box[0]), deadline, _over, _run, box, self, key, fn, args)
+        found: tuple[Any, ...] = ()
+        if box[0].is_run:
+            await_run(box, deadline)
+        else:
+            found = exclusively(id(box[0]), deadline, _over, _run, box, self, key, fn, args)
         flight = box.pop()
         failure, value = flight.failure, flight.value
         del flight
@@ -505,9 +522,13 @@ async def load_or_compute_async(
         box = [_join(self, key)]
         too_late = box[0].landing
         about = self, "load_or_compute"
-        found = await exclusively_async(
-            id(box[0]), deadline, about, _over, _run_async, box, self, key, afn, args
-        )
+        found: tuple[Any, ...] = ()
+        if box[0].is_run:
+            await await_run_async(box, deadline, about)
+        else:
+            found = await exclusively_async(
+                id(box[0]), deadline, about, _over, _run_async, box, self, key, afn, args
+            )
         flight = box.pop()
         failure, value = flight.failure, flight.value
         del flight
@@ -548,6 +569,7 @@ def _run(
     flight = box[0]
     try:
         try:
+            plain._flights(self)._fence()
             value = plain.get(self, key, ABSENT)  # another may have landed before this one began
             if value is not ABSENT:
                 return (value,)
@@ -579,6 +601,7 @@ async def _run_async(
     flight = box[0]
     try:
         try:
+            plain._flights(self)._fence()
             value = plain.get(self, key, ABSENT)
             if value is not ABSENT:
                 return (value,)

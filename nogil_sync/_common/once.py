@@ -32,7 +32,11 @@ the tasks of the loop that runs in it. So a run of a task waits for what the tas
 what its thread waits for.
 
 In the child of a fork only the runs of the forking thread go on. The child gets new tables, since a
-thread that is gone may hold the lock of an old one. A run in an old table counts as over.
+thread that is gone may hold the lock of an old one, and keeps the old ones without touching them. A
+run in an old table counts as over.
+
+A run of the extension (``flight.h``) is in no table: the thread that makes it runs it. Others find
+it as a flight of a map, wait for it and look for circles through it as for any other run.
 """
 
 import functools
@@ -84,6 +88,10 @@ class _Run:
         # true, and then opens the gates. So one of the two sees the other.
         self.gates: dict[LockType | Call, None] = {}
 
+    def is_over(self) -> bool:
+        """Whether it has ended, or belongs to a thread that did not survive a fork."""
+        return self.over or self.table is not _running
+
     def is_served(self) -> bool:
         """For those that look who sleeps: see `sleep.Awaited`."""
         return self.over
@@ -99,6 +107,7 @@ class _Local(local):
 _local = _Local()
 _running: dict[object, _Run] = {}
 _waits: dict[object, _Run] = {}  # which run each waiting thread or task waits for
+_left: list[object] = []  # the tables of the processes that this one was forked from
 
 
 def exclusively(
@@ -142,10 +151,25 @@ def exclusively(
         finally:
             if run.gates:
                 try:
-                    _open(run.gates)
+                    open_gates(run.gates)
                 finally:
                     if run.gates:  # an interrupt came before it began
-                        _open(run.gates)
+                        open_gates(run.gates)
+
+
+def await_run(box: list[Any], deadline: float | None) -> None:
+    """Sleep until a run of the extension is over; raise as `exclusively` does."""
+    _wait(_Run(None, None), box[0], deadline)
+
+
+async def await_run_async(
+    box: list[Any], deadline: float | None, about: tuple[object, str]
+) -> None:
+    """The same for a task."""
+    import asyncio
+
+    run = _Run(None, None, asyncio.current_task() or object())
+    await _wait_async(run, box[0], deadline, about)
 
 
 def _wait(run: _Run, other: _Run, deadline: float | None) -> None:
@@ -175,7 +199,7 @@ def _sleep(
         _waits[me] = other
         # Not `while condition`: its jump back lies outside the try from 3.12 on.
         while True:
-            if other.over or other.table is not _running:
+            if other.is_over():
                 break
             if _waits_for(other, me):
                 raise RuntimeError("recursive call: it would wait for itself")
@@ -200,7 +224,7 @@ def _sleep(
                 pass  # open already
 
 
-def _open(gates: "dict[LockType | Call, None]") -> None:
+def open_gates(gates: "dict[LockType | Call, None]") -> None:
     """Open the gates of a run that is over, and then raise what interrupted."""
     later: BaseException | None = None
     while gates:
@@ -286,10 +310,10 @@ async def exclusively_async(
         finally:
             if run.gates:
                 try:
-                    _open(run.gates)
+                    open_gates(run.gates)
                 finally:
                     if run.gates:  # an interrupt came before it began
-                        _open(run.gates)
+                        open_gates(run.gates)
 
 
 async def _wait_async(
@@ -306,7 +330,7 @@ async def _wait_async(
     waits[run.owner] = other
     try:
         other.gates[call] = None
-        if other.over or other.table is not _running:
+        if other.is_over():
             return
         if _waits_for(other, run.thread, run.owner):
             raise RuntimeError("recursive call: it would wait for itself")
@@ -322,6 +346,7 @@ async def _wait_async(
 def _forget_other_threads() -> None:
     """In the child of a fork: only the runs of this thread go on."""
     global _running, _waits
+    _left.append((_running, _waits))  # freeing them could wait for a lock of a thread that is gone
     _running, _waits = {}, {}
     mine = []
     run = _local.run
@@ -459,12 +484,12 @@ class Failure:
 
     __slots__ = ("context", "error", "model", "thread", "traceback")
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: Exception, foreign: bool = False) -> None:
         self.error = error
         self.context = error.__context__
-        # The traceback without our own frame, which caught the exception.
+        # The traceback without our own frame, which caught the exception, unless C code did.
         whole = error.__traceback__
-        self.traceback: TracebackType | None = whole and whole.tb_next
+        self.traceback: TracebackType | None = whole if foreign else whole and whole.tb_next
         self.thread = get_ident()
         # No thread raises or changes the model, so all can copy it at the same time.
         self.model = None if _SHAREABLE else _twin(error)

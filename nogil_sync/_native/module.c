@@ -106,9 +106,10 @@ exec_module(PyObject *module)
         ns_add_mutex,       ns_add_event,       ns_add_guard,      ns_add_rlock,
         ns_add_rwmutex,     ns_add_semaphore,   ns_add_channel,    ns_add_cond,
         ns_add_waitgroup,   ns_add_scopes,      ns_add_select,     ns_add_async_waiter,
-        ns_add_barrier,     ns_add_once,        ns_add_syncmap,    ns_add_cache,
-        ns_add_ageing,      ns_add_pool,        ns_add_pin,        ns_add_referents,
-        ns_add_sharing,     ns_add_contention,  ns_add_sleeping,   ns_add_metrics,
+        ns_add_barrier,     ns_add_once,        ns_add_syncmap,    ns_add_flights,
+        ns_add_cache,       ns_add_ageing,      ns_add_pool,       ns_add_pin,
+        ns_add_referents,   ns_add_sharing,     ns_add_contention, ns_add_sleeping,
+        ns_add_metrics,
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(parts); i++) {
         if (parts[i](module) < 0) {
@@ -159,6 +160,11 @@ traverse_module(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->syncmap_iterator_type);
     Py_VISIT(state->syncmap_shared);
     Py_VISIT(state->syncmap_compute);
+    Py_VISIT(state->flight_type);
+    Py_VISIT(state->allocate_lock);
+    Py_VISIT(state->release_name);
+    Py_VISIT(state->open_gates);
+    Py_VISIT(state->failure);
     Py_VISIT(state->cache_type);
     Py_VISIT(state->cached_function);
     Py_VISIT(state->cache_load);
@@ -212,6 +218,11 @@ clear_module(PyObject *module)
     Py_CLEAR(state->syncmap_iterator_type);
     Py_CLEAR(state->syncmap_shared);
     Py_CLEAR(state->syncmap_compute);
+    Py_CLEAR(state->flight_type);
+    Py_CLEAR(state->allocate_lock);
+    Py_CLEAR(state->release_name);
+    Py_CLEAR(state->open_gates);
+    Py_CLEAR(state->failure);
     Py_CLEAR(state->cache_type);
     Py_CLEAR(state->cached_function);
     Py_CLEAR(state->cache_load);

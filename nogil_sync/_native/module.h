@@ -32,6 +32,9 @@ typedef struct ns_state {
     PyObject *atomic_bool_type, *syncmap_type, *syncmap_iterator_type;
     PyObject *syncmap_shared,
         *syncmap_compute; /* of _common/mapping.py: the base class and a function */
+    PyObject *flight_type, *allocate_lock;   /* for flight_type.c; a function of _thread */
+    PyObject *release_name;                  /* "release" */
+    PyObject *open_gates, *failure;          /* of _common/once.py: a function and a class */
     PyObject *cache_type, *cached_function;
     PyObject *cache_load, *cache_stats, *cached_calls; /* of _common/cache.py */
     struct ns_recording *recording; /* see contention.h */
@@ -81,6 +84,7 @@ int ns_add_waitgroup(PyObject *module);
 int ns_add_barrier(PyObject *module);
 int ns_add_once(PyObject *module);
 int ns_add_syncmap(PyObject *module);
+int ns_add_flights(PyObject *module);
 int ns_add_cache(PyObject *module); /* after ns_add_syncmap */
 int ns_add_ageing(PyObject *module);
 int ns_add_pool(PyObject *module);

@@ -478,6 +478,9 @@ class SyncMap(SyncObject, SharedMap[K, V]):
         found: V = value
         return found
 
+    def _fence(self) -> None:
+        """For a map of flights: nothing to do, as the interpreter orders what Python code does."""
+
     # As a whole
 
     def __iter__(self) -> "SyncMapIterator[K]":

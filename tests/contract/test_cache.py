@@ -9,9 +9,10 @@ import weakref
 
 import pytest
 from marks import starts_threads
-from support import TIMEOUT, eventually, many, run_threads
+from support import NATIVE, TIMEOUT, eventually, many, run_threads
 
 from nogil_sync import Cache, CacheStats, Event
+from nogil_sync._common import once as _once
 
 
 class Clock:
@@ -849,3 +850,52 @@ def test_cache_is_generic_and_can_be_subclassed():
     assert users.name == "users"
     assert "Users" in repr(users)
     assert Cache[str, int].__origin__ is Cache
+
+
+@pytest.mark.skipif(not NATIVE, reason="there a pop does not see keys that come meanwhile")
+@starts_threads
+def test_load_that_joined_a_landed_one_after_a_pop_loads_anew():
+    """The pop began before the load did, so it does not detach it; it gets the load's value."""
+    landed, go_on, calls = threading.Event(), threading.Event(), []
+
+    class Key:
+        def __init__(self, name, on_compare=None):
+            self.name, self.on_compare = name, on_compare
+
+        def __hash__(self):
+            return 1
+
+        def __eq__(self, other):
+            for each in self, other:
+                act, each.on_compare = each.on_compare, None
+                if act is not None:
+                    act()
+            return self.name == other.name
+
+    def pause(key, value, cause):
+        landed.set()
+        assert go_on.wait(TIMEOUT)
+
+    def call(value):
+        outcome = []
+        thread = threading.Thread(
+            target=lambda: outcome.append(c.load_or_compute(Key("k"), lambda: value)), daemon=True
+        )
+        thread.start()
+        calls.append((thread, outcome))
+
+    def load():
+        call("loaded")
+        assert landed.wait(TIMEOUT)  # it evicts, and its value is stored by then
+
+    c = Cache(2, on_evict=pause)
+    c[Key("decoy")] = "decoy"
+    c["other"] = "other"
+    assert c.pop(Key("k", load)) == "loaded"
+    call("new")
+    assert eventually(lambda: calls[1][0].ident in _once._waits)
+    go_on.set()
+    for thread, _ in calls:
+        thread.join(TIMEOUT)
+    assert [outcome for _, outcome in calls] == [["loaded"], ["new"]]
+    assert c[Key("k")] == "new"

@@ -706,6 +706,9 @@ def test_value_popped_before_its_flight_is_over_is_not_shared(stored):
             return found
 
     class Slow(SyncMap):
+        def load_or_compute(self, key, fn):  # the steps in Python, on both backends
+            return _syncmap.load_or_compute(self, key, fn, (), None)
+
         def _flights(self):
             flights = SyncMap._flights(self)
             if threading.get_ident() == popper:
@@ -758,7 +761,7 @@ def test_deadlock_through_threads_raises():
         a = Call(m.load_or_compute, "a", work, m, other, "b")
         b = Call(other.load_or_compute, "b", work, other, m, "a")
         assert (a.ended(), b.ended()) == ("broken", "broken")
-        assert len(reached) == 1
+        assert reached  # both if they close the circle at the same time
         m.clear()
         other.clear()
 

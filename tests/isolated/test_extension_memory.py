@@ -388,3 +388,51 @@ def test_each_allocation_of_a_look_at_other_threads_fails(without_memory, rest):
         timeout=100,
     )
     print(done.stdout)
+
+
+def test_calls_that_joined_a_flight_wake_though_it_ends_without_memory(without_memory):
+    without_memory(
+        """
+    import threading
+    import _nomemory
+    from nomemory import PYTHON
+    from nogil_sync import SyncMap
+    from nogil_sync._common import once
+
+    def end_without(n):
+        m, started = SyncMap(), threading.Event()
+        failed = 0
+
+        def value():
+            started.set()
+            while not once._waits:
+                pass
+            _nomemory.fail(PYTHON, n, n + 1)
+            return 1
+
+        def run():
+            nonlocal failed
+            try:
+                m.load_or_compute("key", value)
+            except MemoryError:
+                pass
+            finally:
+                failed = _nomemory.end()
+
+        def join():  # not in the main thread, which looks for signals now and then
+            started.wait()
+            assert m.load_or_compute("key", int) in (0, 1)
+
+        threads = [threading.Thread(target=run), threading.Thread(target=join)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return failed
+
+    n = 0
+    while end_without(n):
+        n += 1
+    """,
+        timeout=100,
+    )

@@ -299,6 +299,7 @@ ns_pin_types(PyObject *module)
         state->pool_end_type,
         state->once_function,
         state->syncmap_iterator_type,
+        state->flight_type,
     };
     Py_ssize_t count = 0, place = 0;
     while (objects[count] != NULL) {

@@ -14,16 +14,10 @@ typedef struct {
     _Atomic bool value;
 } AtomicBool;
 
-bool
-ns_atomic_bool_is_set(PyObject *self)
+_Atomic bool *
+ns_atomic_bool_place(PyObject *self)
 {
-    return ns_load(&((AtomicBool *)self)->value, NS_SEQ_CST);
-}
-
-void
-ns_atomic_bool_set(PyObject *self)
-{
-    ns_store(&((AtomicBool *)self)->value, true, NS_SEQ_CST);
+    return &((AtomicBool *)self)->value;
 }
 
 static PyObject *
@@ -107,7 +101,7 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
 static PyObject *
 repr(PyObject *self)
 {
-    return ns_repr_call(self, PyBool_FromLong(ns_atomic_bool_is_set(self)));
+    return ns_repr_call(self, PyBool_FromLong(ns_load(ns_atomic_bool_place(self), NS_SEQ_CST)));
 }
 
 static PyMethodDef methods[] = {

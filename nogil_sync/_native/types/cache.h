@@ -4,6 +4,7 @@
 
 #include "object.h"
 #include "interpreter/watch.h"
+#include "types/flight.h"
 #include "types/syncmap.h"
 
 #include "core/cache.h"
@@ -89,6 +90,9 @@ ns_cache_lookup(Cache *o, PyObject *key, uint64_t hash, bool uses, PyObject **va
     }
     return ns_cache_lookup_slow(o, key, hash, now, uses, found, value);
 }
+
+/* Computes the value of a missing key: ns_fly of flight.h. */
+PyObject *ns_cache_fly(Cache *o, PyObject *key, uint64_t hash, const ns_user_call *call, bool *met);
 
 /* cached_type.c */
 int ns_add_cached(PyObject *module);

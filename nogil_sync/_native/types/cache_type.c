@@ -1,8 +1,8 @@
 /* cache_type.c: Cache as a Python object, over core/cache.h.
  *
  * Here arguments are parsed, and all code of users is called: hashes, equality, `weigher`, `clock`
- * and `on_evict`, with no lock and in no section. Misses of load_or_compute are Python code
- * (nogil_sync/_common/cache.py), whose SharedCache is the base of the type.
+ * and `on_evict`, with no lock and in no section. A miss of load_or_compute that meets another one
+ * goes on in Python (nogil_sync/_common/cache.py), whose SharedCache is the base of the type.
  *
  * References. The core's words are objects: the cache owns one reference to each key and value.
  * Values are published (tryref.h) before they are stored, and keys whose equality is Python code.
@@ -338,19 +338,19 @@ new_entry(PyObject *key, uint64_t hash)
 static bool
 is_set(void *flag)
 {
-    return ns_atomic_bool_is_set(flag);
+    return ns_load((_Atomic bool *)flag, NS_SEQ_CST);
 }
 
 static void
 set(void *flag)
 {
-    ns_atomic_bool_set(flag);
+    ns_store((_Atomic bool *)flag, true, NS_SEQ_CST);
 }
 
 /* Stores the entry with the value: see `store`. Takes over the entry. */
 static Py_NO_INLINE int
 store_entry(Cache *o, PyObject *key, PyObject *value, ns_cache_entry *entry, int64_t now, bool add,
-            PyObject *flag, PyObject **kept)
+            _Atomic bool *flag, PyObject **kept)
 {
     ns_publish(value);
     ns_cache_edit e = {
@@ -427,17 +427,17 @@ flag_of_load(Cache *o, PyObject *key, PyObject **flag)
  * is missing and the flag not set. Then *kept gets a reference to the value that is there, or NULL.
  * Returns 0 or -1. */
 static int
-store(Cache *o, PyObject *key, PyObject *value, int64_t ttl, PyObject *flag, PyObject **kept)
+store(Cache *o, PyObject *key, uint64_t hash, PyObject *value, int64_t ttl, _Atomic bool *flag,
+      PyObject **kept)
 {
     int64_t weight, now;
-    uint64_t hash;
     ns_watch_use(&o->watch, (PyObject *)o);
-    if (ns_check_initialized((PyObject *)o) < 0 || ns_key_hash(key, &hash) < 0 ||
-        weigh(o, key, value, &weight) < 0 || time_for(o, ttl, &now) < 0) {
+    if (ns_check_initialized((PyObject *)o) < 0 || weigh(o, key, value, &weight) < 0 ||
+        time_for(o, ttl, &now) < 0) {
         return -1;
     }
     PyObject *overtaken = NULL;
-    if (ns_unlikely(ns_flights_any(&o->flights)) && flag == NULL) {
+    if (flag == NULL && ns_flights_any(&o->flights)) {
         /* One that does not fit deletes the key: a load must not bring back what was there before.
          * Nor may a load bring back something older once this value is evicted. */
         if ((weight > o->core.limit ? detach(o, key) : flag_of_load(o, key, &overtaken)) < 0) {
@@ -457,7 +457,8 @@ store(Cache *o, PyObject *key, PyObject *value, int64_t ttl, PyObject *flag, PyO
     if (ns_likely(overtaken == NULL)) {
         return store_entry(o, key, value, entry, now, flag != NULL, flag, kept);
     }
-    const int result = store_entry(o, key, value, entry, now, false, overtaken, kept);
+    flag = ns_flag_in(ns_state_of((PyObject *)o), overtaken);
+    const int result = store_entry(o, key, value, entry, now, false, flag, kept);
     Py_DECREF(overtaken);
     return result;
 }
@@ -529,8 +530,9 @@ static int
 set_item(PyObject *self, PyObject *key, PyObject *value)
 {
     Cache *o = (Cache *)self;
+    uint64_t hash;
     if (value != NULL) {
-        return store(o, key, value, o->ttl, NULL, NULL);
+        return ns_key_hash(key, &hash) < 0 ? -1 : store(o, key, hash, value, o->ttl, NULL, NULL);
     }
     PyObject *old;
     int found = delete (o, key, &old);
@@ -658,9 +660,11 @@ put(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
     PyObject *values[3];
     Cache *o = (Cache *)self;
     int64_t ttl = o->ttl;
+    uint64_t hash;
     if (ns_unpack(&s, args, nargs, kwnames, values) < 0 ||
         (values[2] != NULL && parse_ttl(values[2], &ttl) < 0) ||
-        store(o, values[0], values[1], ttl, NULL, NULL) < 0) {
+        ns_key_hash(values[0], &hash) < 0 ||
+        store(o, values[0], hash, values[1], ttl, NULL, NULL) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -750,6 +754,54 @@ size_of(PyObject *self, PyObject *Py_UNUSED(unused))
 
 /* ---- load_or_compute, and what _common/cache.py calls ---- */
 
+static int
+look(PyObject *self, PyObject *key, uint64_t hash, PyObject **value)
+{
+    return ns_cache_lookup((Cache *)self, key, hash, false, value);
+}
+
+static PyObject *
+land(PyObject *self, PyObject *key, uint64_t hash, PyObject *value, _Atomic bool *detached)
+{
+    PyObject *kept;
+    Cache *o = (Cache *)self;
+    return store(o, key, hash, value, o->ttl, detached, &kept) < 0 ? NULL
+           : kept != NULL                                          ? kept
+                                                                   : Py_NewRef(value);
+}
+
+static void
+count(PyObject *self, bool failed)
+{
+    if (ns_unlikely(failed)) {
+        NS_CACHE_COUNT(&((Cache *)self)->core, failures);
+    }
+    else {
+        NS_CACHE_COUNT(&((Cache *)self)->core, loads);
+    }
+}
+
+PyObject *
+ns_cache_fly(Cache *o, PyObject *key, uint64_t hash, const ns_user_call *call, bool *met)
+{
+    static const ns_destination to = {look, land, count};
+    return ns_fly((PyObject *)o, &to, &o->flights, key, hash, call, met);
+}
+
+/* load_or_compute of a missing key. */
+static Py_NO_INLINE PyObject *
+compute(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *timeout, uint64_t hash)
+{
+    const ns_user_call call = {args[1], args + 2, NULL, (size_t)nargs - 2};
+    bool met = true;
+    PyObject *value = NULL;
+    if (ns_likely(PyCallable_Check(args[1]))) {
+        value = ns_cache_fly((Cache *)self, args[0], hash, &call, &met);
+    }
+    return ns_likely(!met) ? value
+                           : ns_compute(ns_state_of(self)->cache_load, self, args, nargs, timeout);
+}
+
 static PyObject *
 load_or_compute(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
@@ -762,15 +814,14 @@ load_or_compute(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObjec
     }
     int found = ns_cache_lookup((Cache *)self, args[0], hash, true, &value);
     return ns_likely(found == NS_LOOKUP_FOUND) ? value
-           : found == NS_LOOKUP_ERROR
-               ? NULL
-               : ns_compute(ns_state_of(self)->cache_load, self, args, nargs, timeout);
+           : found == NS_LOOKUP_ERROR          ? NULL
+                                               : compute(self, args, nargs, timeout, hash);
 }
 
 static PyObject *
 flights_of(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    return ns_flights_of(self, &((Cache *)self)->flights);
+    return Py_XNewRef(ns_flights_of(self, &((Cache *)self)->flights));
 }
 
 /* The value of a key, or the default. Counts nothing. */
@@ -786,7 +837,7 @@ peek(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     if (ns_key_hash(args[0], &hash) < 0) {
         return NULL;
     }
-    int found = ns_cache_lookup((Cache *)self, args[0], hash, false, &value);
+    int found = look(self, args[0], hash, &value);
     return found == NS_LOOKUP_FOUND     ? value
            : found == NS_LOOKUP_MISSING ? Py_NewRef(args[1])
                                         : NULL;
@@ -794,8 +845,9 @@ peek(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 
 /* Stores a value that was loaded, unless its call was detached. */
 static PyObject *
-land(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+land_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    uint64_t hash;
     ns_state *state = ns_state_of(self);
     if (state->atomic_bool_type == NULL) {
         return ns_shutting_down();
@@ -804,24 +856,16 @@ land(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         PyErr_SetString(PyExc_TypeError, "_land(key, value, detached: AtomicBool)");
         return NULL;
     }
-    PyObject *kept;
-    Cache *o = (Cache *)self;
-    if (store(o, args[0], args[1], o->ttl, args[2], &kept) < 0) {
-        return NULL;
-    }
-    return kept != NULL ? kept : Py_NewRef(args[1]);
+    return ns_key_hash(args[0], &hash) < 0
+               ? NULL
+               : land(self, args[0], hash, args[1], ns_atomic_bool_place(args[2]));
 }
 
 /* Counts a load. */
 static PyObject *
 loaded(PyObject *self, PyObject *failed)
 {
-    if (failed == Py_True) {
-        NS_CACHE_COUNT(&((Cache *)self)->core, failures);
-    }
-    else {
-        NS_CACHE_COUNT(&((Cache *)self)->core, loads);
-    }
+    count(self, failed == Py_True);
     Py_RETURN_NONE;
 }
 
@@ -963,7 +1007,7 @@ static PyMethodDef methods[] = {
     NS_METHOD("load_or_compute", load_or_compute, DOC_Cache_load_or_compute),
     NS_NO_ARGUMENTS("stats", stats, DOC_Cache_stats),
     {"_peek", _PyCFunction_CAST(peek), METH_FASTCALL, NULL},
-    {"_land", _PyCFunction_CAST(land), METH_FASTCALL, NULL},
+    {"_land", _PyCFunction_CAST(land_method), METH_FASTCALL, NULL},
     {"_loaded", loaded, METH_O, NULL},
     {"_flights", flights_of, METH_NOARGS, NULL},
     {"__sizeof__", size_of, METH_NOARGS, NULL},

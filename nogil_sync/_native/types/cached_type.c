@@ -1,12 +1,13 @@
 /* cached_type.c: CachedFunction, and the function `cached`, over the Cache of cache.h.
  *
- * A call makes the key as functools.lru_cache does, and looks it up: a hit is all here. Misses,
- * keyword arguments, a `key` function and coroutines are Python code (CachedCalls of
- * nogil_sync/_common/cache.py), whose cost is paid once for each value, or which must make a dict
- * or a coroutine anyway.
+ * A call makes the key as functools.lru_cache does, and looks it up: a hit is all here. A miss is a
+ * flight (flight.h). Misses that meet another one, keyword arguments, a `key` function and
+ * coroutines are Python code (CachedCalls of nogil_sync/_common/cache.py): that waits, or must make
+ * a dict or a coroutine anyway.
  *
- * Cache and calls are set by __init__ and never change. They need no clearing: they are objects
- * whose own tp_clear breaks any cycle through them.
+ * Cache, calls and function are set by __init__ and never change. They need no clearing: `calls`
+ * refers to the same function, and they are objects whose own tp_clear breaks any cycle through
+ * them.
  */
 #include "types/cache.h"
 
@@ -17,7 +18,7 @@
 typedef struct {
     NS_OBJECT_HEAD
     vectorcallfunc vectorcall;
-    PyObject *cache, *calls;
+    PyObject *cache, *calls, *fn;
     /* The arguments are the key, and the result is not awaited. Set last, by a release: a call that
      * sees it set sees cache and calls. */
     _Atomic bool is_simple;
@@ -55,6 +56,16 @@ call_python(CachedFunction *f, const char *method, PyObject *key, PyObject *cons
     return result;
 }
 
+/* A call whose key is missing. */
+static Py_NO_INLINE PyObject *
+compute(CachedFunction *f, PyObject *key, uint64_t hash, PyObject *const *args, Py_ssize_t nargs)
+{
+    const ns_user_call call = {f->fn, args, NULL, (size_t)nargs};
+    bool met;
+    PyObject *value = ns_cache_fly((Cache *)f->cache, key, hash, &call, &met);
+    return ns_likely(!met) ? value : call_python(f, "compute", key, args, nargs, NULL);
+}
+
 static PyObject *
 call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 {
@@ -71,7 +82,7 @@ call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
     if (key != NULL && ns_key_hash(key, &hash) == 0) {
         int found = ns_cache_lookup((Cache *)f->cache, key, hash, true, &value);
         if (found == NS_LOOKUP_MISSING) {
-            value = call_python(f, "compute", key, args, nargs, NULL);
+            value = compute(f, key, hash, args, nargs);
         }
         else if (found == NS_LOOKUP_ERROR) {
             value = NULL;
@@ -201,6 +212,7 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     }
     f->cache = cache;
     f->calls = calls;
+    f->fn = Py_NewRef(given[0]);
     ns_finish_init(self, true);
     ns_store(&f->is_simple,
              is_async == Py_False && (given[3] == NULL || given[3] == Py_None),
@@ -232,6 +244,7 @@ traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(f->cache);
     Py_VISIT(f->calls);
+    Py_VISIT(f->fn);
     return PyObject_VisitManagedDict(self, visit, arg);
 }
 
@@ -253,6 +266,7 @@ dealloc(PyObject *self)
     }
     Py_XDECREF(f->cache);
     Py_XDECREF(f->calls);
+    Py_XDECREF(f->fn);
     /* Without memory it writes a MemoryError of its own to stderr, and loses the exception that the
      * thread is raising. */
     PyObject *raised = PyErr_GetRaisedException();

@@ -58,9 +58,16 @@ int ns_add_syncmap_iterator(PyObject *module);
 
 /* syncmap_edits.c, for this type and Cache: whether any value is being computed, by the map in
  * *flights. */
-bool ns_flights_any(ns_ref *flights);
-/* syncmap_protocol.c: a new reference to the map in *flights, which the first call makes; NULL with
- * an exception. `self` is the object that has it. */
+bool ns_flights_any_in(ns_ref *flights);
+static inline bool
+ns_flights_any(ns_ref *flights)
+{
+    ns_fence_here(); /* see has_flights */
+    return ns_unlikely(ns_load(flights, NS_SEQ_CST) != NULL) && ns_flights_any_in(flights);
+}
+/* syncmap_protocol.c: the map in *flights, which the first call makes; NULL with an exception.
+ * `self` is the object that has it, until it dies: the reference is borrowed, since threads that
+ * fly beside each other would contend for the count. */
 PyObject *ns_flights_of(PyObject *self, ns_ref *flights);
 /* Sets KeyError. */
 void ns_set_key_error(PyObject *key);
@@ -98,8 +105,7 @@ ns_compute_arguments(const ns_signature *s, PyObject *const *args, Py_ssize_t na
 PyObject *ns_compute(PyObject *function, PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                      PyObject *timeout);
 
-/* atomic_bool_type.c: an AtomicBool's value; the object must be one. */
-bool ns_atomic_bool_is_set(PyObject *self);
-void ns_atomic_bool_set(PyObject *self);
+/* atomic_bool_type.c: where an AtomicBool has its value; the object must be one. */
+_Atomic bool *ns_atomic_bool_place(PyObject *self);
 
 #endif

@@ -114,9 +114,8 @@ count_flight(SyncMap *o, uint32_t by)
     }
 }
 
-/* Orders a flight's entry before all that its function reads. See has_flights. */
-static void
-fence_flight(SyncMap *flights)
+void
+ns_fence_flight(SyncMap *flights)
 {
     uint32_t begun = ns_load(&flights->begun, NS_ACQUIRE);
     if (begun > FEW_FLIGHTS) {
@@ -173,7 +172,7 @@ edit_locked(SyncMap *o, const ns_edit *e, ns_segment *s, enum ns_found found, ns
     ns_garbage_init(&garbage);
     int result = found == NS_PRESENT ? NS_KEY_FOUND : NS_KEY_MISSING;
     bool unused = e->new != NULL; /* the table did not take over the reference to the new value */
-    if (ns_unlikely(e->unless != NULL) && ns_atomic_bool_is_set(e->unless)) {
+    if (ns_unlikely(e->unless != NULL) && ns_load(e->unless, NS_SEQ_CST)) {
         result = NS_KEY_FORBIDDEN;
     }
     else if (found == NS_PRESENT) {
@@ -200,9 +199,6 @@ edit_locked(SyncMap *o, const ns_edit *e, ns_segment *s, enum ns_found found, ns
     }
     ns_table_unlock(&o->table, s, &garbage);
     /* The lock is released: from here on user code may run. */
-    if (ns_unlikely(o->is_flights) && e->kind != NS_REMOVE && result == NS_KEY_MISSING) {
-        fence_flight(o);
-    }
     if (ns_unlikely(unused)) {
         Py_DECREF(e->new);
     }
@@ -327,8 +323,9 @@ ns_syncmap_apply(SyncMap *o, const ns_edit *e, PyObject **old)
 
 /* Whether any value is being computed. A thread that changes what a value is computed from, and
  * then deletes the key, must see each flight that began before it could know of the change. So both
- * have a fence: the deletion between the change and its look for flights, and the flight between
- * its entry and what it reads (fence_flight).
+ * have a fence: the deletion between the change and its look for flights, and the call that runs
+ * the flight between its claim and all that it reads (ns_fence_flight). That need not be the call
+ * that inserted the flight.
  *
  * Where flights are few, the deletions' fences cost nothing: a flight puts a fence into all threads
  * (membarrier), which takes microseconds and disturbs all of them. After FEW_FLIGHTS of them,
@@ -353,7 +350,7 @@ has_flights(ns_ref *place)
 }
 
 bool
-ns_flights_any(ns_ref *flights)
+ns_flights_any_in(ns_ref *flights)
 {
     return has_flights(flights);
 }

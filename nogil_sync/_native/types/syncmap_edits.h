@@ -87,7 +87,7 @@ typedef struct ns_edit {
     uint64_t hash;
     PyObject *new; /* not for NS_REMOVE */
     PyObject *expected; /* NS_CHANGE, NS_REMOVE: the value has to be this very object; NULL: any */
-    PyObject *unless; /* an AtomicBool: if it is set the edit does nothing; NULL: no such flag */
+    _Atomic bool *unless; /* if it is set the edit does nothing; NULL: no such flag */
     ns_asker *asker; /* with the answers of an earlier lookup; NULL: none */
 } ns_edit;
 
@@ -117,6 +117,10 @@ PyObject *ns_syncmap_remove_any(SyncMap *o);
 
 /* Deletes all entries, and does not detach. */
 void ns_syncmap_clear(SyncMap *o);
+
+/* For the call that has claimed a flight in this map: orders the flight's entry before all that its
+ * function reads. */
+void ns_fence_flight(SyncMap *flights);
 
 /* Detaches the calls of load_or_compute for the key, or (NULL) for all keys: to be called before
  * deleting it. 0 or -1. */

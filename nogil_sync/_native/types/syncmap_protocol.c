@@ -5,6 +5,7 @@
  * nogil_sync/_common/mapping.py, whose SharedMap is the base class of SyncMap. The last part of
  * this file has the functions that mapping.py calls.
  */
+#include "types/flight.h"
 #include "types/syncmap_edits.h"
 
 #include "arguments.h"
@@ -396,6 +397,37 @@ ns_compute(PyObject *function, PyObject *self, PyObject *const *args, Py_ssize_t
     return result;
 }
 
+static int
+look(PyObject *self, PyObject *key, uint64_t hash, PyObject **value)
+{
+    return ns_syncmap_lookup((SyncMap *)self, key, hash, value, NULL);
+}
+
+static PyObject *
+land(PyObject *self, PyObject *key, uint64_t hash, PyObject *value, _Atomic bool *detached)
+{
+    PyObject *kept;
+    const ns_edit e = {.kind = NS_ADD, .key = key, .hash = hash, .new = value, .unless = detached};
+    const int found = ns_syncmap_apply((SyncMap *)self, &e, &kept);
+    return found == NS_KEY_FOUND ? kept : found == NS_KEY_ERROR ? NULL : Py_NewRef(value);
+}
+
+/* load_or_compute of a missing key. */
+static Py_NO_INLINE PyObject *
+compute(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *timeout, uint64_t hash)
+{
+    static const ns_destination to = {look, land, NULL};
+    const ns_user_call call = {args[1], args + 2, NULL, (size_t)nargs - 2};
+    bool met = true;
+    PyObject *value = NULL;
+    if (ns_likely(PyCallable_Check(args[1]))) {
+        value = ns_fly(self, &to, &((SyncMap *)self)->flights, args[0], hash, &call, &met);
+    }
+    return ns_likely(!met)
+               ? value
+               : ns_compute(ns_state_of(self)->syncmap_compute, self, args, nargs, timeout);
+}
+
 static PyObject *
 load_or_compute(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
@@ -408,9 +440,8 @@ load_or_compute(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObjec
     }
     int found = ns_syncmap_lookup((SyncMap *)self, args[0], hash, &value, NULL);
     return ns_likely(found == NS_KEY_FOUND) ? value
-           : found == NS_KEY_ERROR
-               ? NULL
-               : ns_compute(ns_state_of(self)->syncmap_compute, self, args, nargs, timeout);
+           : found == NS_KEY_ERROR          ? NULL
+                                            : compute(self, args, nargs, timeout, hash);
 }
 
 PyObject *
@@ -436,22 +467,29 @@ ns_flights_of(PyObject *self, ns_ref *place)
             flights = none;
         }
     }
-    return Py_NewRef(flights);
+    return flights;
 }
 
 /* The map of the calls under way, which belongs to this map and is made by the first call. */
 static PyObject *
 flights_of(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    return ns_flights_of(self, &((SyncMap *)self)->flights);
+    return Py_XNewRef(ns_flights_of(self, &((SyncMap *)self)->flights));
+}
+
+/* For a map of flights: see ns_fence_flight. */
+static PyObject *
+fence(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    ns_fence_flight((SyncMap *)self);
+    Py_RETURN_NONE;
 }
 
 /* Stores a value that was computed, unless its call was detached. */
 static PyObject *
-land(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+land_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    PyObject *value;
-    ns_edit e = {.kind = NS_ADD};
+    uint64_t hash;
     ns_state *state = ns_state_of(self);
     if (state->atomic_bool_type == NULL) {
         return ns_shutting_down();
@@ -460,14 +498,9 @@ land(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         PyErr_SetString(PyExc_TypeError, "_land(key, value, detached: AtomicBool)");
         return NULL;
     }
-    e.key = args[0];
-    e.new = args[1];
-    e.unless = args[2];
-    if (ns_key_hash(e.key, &e.hash) < 0) {
-        return NULL;
-    }
-    int found = ns_syncmap_apply((SyncMap *)self, &e, &value);
-    return found == NS_KEY_FOUND ? value : found == NS_KEY_ERROR ? NULL : Py_NewRef(e.new);
+    return ns_key_hash(args[0], &hash) < 0
+               ? NULL
+               : land(self, args[0], hash, args[1], ns_atomic_bool_place(args[2]));
 }
 
 /* ---- The table of methods ---- */
@@ -487,7 +520,8 @@ PyMethodDef ns_syncmap_methods[] = {
     NS_METHOD("load_or_compute", load_or_compute, DOC_SyncMap_load_or_compute),
     {"_pairs", pairs, METH_NOARGS, NULL},
     {"_flights", flights_of, METH_NOARGS, NULL},
-    {"_land", _PyCFunction_CAST(land), METH_FASTCALL, NULL},
+    {"_fence", fence, METH_NOARGS, NULL},
+    {"_land", _PyCFunction_CAST(land_method), METH_FASTCALL, NULL},
     {"__sizeof__", size_of, METH_NOARGS, NULL},
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},
