@@ -1,35 +1,9 @@
-"""What tests of Cache with hostile users' code share: keys, and the operations by name."""
+"""What tests of Cache with hostile users' code share: the operations by name."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-
-
-class RefusedError(Exception):
-    pass
-
-
-class Hostile:
-    """A key, all with one hash, whose equality does first what `act` says."""
-
-    act: Callable[..., object] = staticmethod(lambda *_: None)
-
-    def __init__(self, name: object, code: int = 42) -> None:
-        self.name = name
-        self.code = code
-
-    def __hash__(self) -> int:
-        return self.code
-
-    def __eq__(self, other: object) -> bool:
-        self.act(self, other)
-        return isinstance(other, Hostile) and self.name == other.name
-
-
-def kind(act: Callable[..., object]) -> type[Hostile]:
-    return type("Kind", (Hostile,), {"act": staticmethod(act)})
-
 
 OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "getitem": lambda c, k: c[k],

@@ -9,7 +9,8 @@ import threading
 import weakref
 
 import pytest
-from caches import OPERATIONS, Hostile, RefusedError, every, kind, tried
+from caches import OPERATIONS, every, tried
+from keys import Hostile, RefusedError, kind
 from marks import starts_threads
 from support import NATIVE, collect_often, collected, eventually, for_a_while, many, run_threads
 

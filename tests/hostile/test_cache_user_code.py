@@ -5,7 +5,8 @@ import random
 import threading
 
 import pytest
-from caches import OPERATIONS, every, kind, tried
+from caches import OPERATIONS, every, tried
+from keys import kind
 from marks import starts_threads
 from support import background, collect_often, for_a_while, run_threads
 

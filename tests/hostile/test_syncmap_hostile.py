@@ -8,36 +8,13 @@ import threading
 import time
 
 import pytest
+from keys import Hostile, RefusedError, kind
 from marks import starts_threads
 from processes import python
 from support import TIMEOUT, background, collect_often, eventually, for_a_while, run_threads
 
 import nogil_sync
 from nogil_sync import SyncMap
-
-
-class Hostile:
-    """A key, all with one hash, whose hash and equality do first what `act` says."""
-
-    act = staticmethod(lambda *_: None)
-    compared = 0
-
-    def __init__(self, name, code=42):
-        self.name = name
-        self.code = code
-
-    def __hash__(self):
-        return self.code
-
-    def __eq__(self, other):
-        type(self).compared += 1
-        self.act(self, other)
-        return isinstance(other, Hostile) and self.name == other.name
-
-
-def kind(act):
-    return type("Kind", (Hostile,), {"act": staticmethod(act), "compared": 0})
-
 
 OPERATIONS = {
     "getitem": lambda m, k: m[k],
@@ -58,10 +35,6 @@ OPERATIONS = {
     "items": lambda m, k: (k, 1) in m.items(),
 }
 every = pytest.mark.parametrize("name", OPERATIONS)
-
-
-class RefusedError(Exception):
-    pass
 
 
 def tried(name, m, key):
