@@ -263,6 +263,7 @@ def test_wait_in_a_cancelled_scope_does_not_begin(name):
         assert within(scope, trial.call_unlocked, timeout) == "Cancelled"
     assert within(scope, trial.call_unlocked, 0) == trial.timed_out
     assert trial.state() == before
+    trial.serve()  # what it waited for ends too
 
 
 @starts_threads
