@@ -13,7 +13,7 @@ WITHOUT_TOOLS=(native-3.14t)
 LEFT_TO_FULL=("${OF_TOOLS[@]}" tests/outside tests/isolated/test_{leaks,leak_hunter}.py)
 REPEATED=(native-3.15t threading standard-newest)
 # These legs of --full stress for a third of the time.
-BRIEF=(native-3.14t standard "${REPEATED[@]}")
+BRIEF=(native-3.14t parallel standard "${REPEATED[@]}")
 SHORT= # set by the short test
 
 # is_leg NAME: standard-3.12 and so on are legs too.
