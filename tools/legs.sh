@@ -13,7 +13,7 @@ WITHOUT_TOOLS=(native-3.14t)
 LEFT_TO_FULL=("${OF_TOOLS[@]}" tests/outside tests/isolated/test_{leaks,leak_hunter}.py)
 REPEATED=(native-3.15t threading standard-newest)
 # These legs of --full stress for a third of the time.
-BRIEF=(native-3.14t standard "${REPEATED[@]}")
+BRIEF=(native-3.14t parallel standard "${REPEATED[@]}")
 SHORT= # set by the short test
 
 # is_leg NAME: standard-3.12 and so on are legs too.
@@ -154,6 +154,7 @@ print("on", platform.python_version() + ("t" if sysconfig.get_config_var("Py_GIL
     "$env/bin/python" -m pytest "--color=$colour" -o cache_dir="$CACHE/pytest-$leg"
     "--session-timeout=$seconds"
     ${left[@]+"${left[@]}"} ${OPTIONS[@]+"${OPTIONS[@]}"} "$@")
+  ((!${#workers[@]})) || compile_tests "$env/bin/python"
   "${run[@]}" ${workers[@]+"${workers[@]}"} | tee "$RESULTS/output" || status=$?
   # From "==== 12 passed, 1 skipped in 0.5s ====", perhaps with colours, or without the lines.
   sed -En $'s/\033\\[[0-9;]*m//g; s/^(=+ )?([0-9]+ (passed|failed|skipped|error|deselected).*) in [0-9].*/\\2/p' \
@@ -171,6 +172,18 @@ print("on", platform.python_version() + ("t" if sysconfig.get_config_var("Py_GIL
   fi
   # 5: the arguments select no test of this leg.
   return $((status == 5 ? 0 : status))
+}
+
+# compile_tests PYTHON: compiles the tests, unless that has been done, since the processes that share them begin all at
+# once: each would compile all of them. Two processes compile half of them each.
+compile_tests() {
+  local tag
+  tag=$("$1" -c 'import sys; print(sys.implementation.cache_tag)')
+  ! compgen -G "tests/contract/__pycache__/test_waits.$tag-pytest-*" >/dev/null || return 0
+  local collect=("$1" -m pytest --collect-only -qq -p no:cacheprovider)
+  "${collect[@]}" tests/contract >/dev/null 2>&1 &
+  "${collect[@]}" --ignore=tests/contract >/dev/null 2>&1 || true # the run itself says what is wrong
+  wait $! || true
 }
 
 # core LEG MESON-OPTIONS...: the tests of the C core, which need no Python, only meson.

@@ -10,7 +10,7 @@ import pytest
 from forks import in_child
 from loops import LOOPS, LoopThread, loop_threads, run, started_task, until
 from marks import forks, needs_fork, starts_threads
-from support import TIMEOUT, for_a_while, many, run_threads, started
+from support import TIMEOUT, eventually, for_a_while, many, run_threads, started
 
 from nogil_sync import (
     Channel,
@@ -99,8 +99,7 @@ def test_units_are_given_in_the_order_in_which_they_are_waited_for(kind):
                 s.release(n)
                 assert len(log) == n
             s.release(1)
-            while len(log) == n:
-                pass
+            assert eventually(lambda n=n: len(log) > n)
     assert log == list(range(8))
 
 
@@ -146,8 +145,7 @@ def test_notifications_go_to_the_longest_waiters(kind):
         for n in range(8):
             with c:
                 c.notify()
-            while len(log) == n:
-                pass
+            assert eventually(lambda n=n: len(log) > n)
     assert log == list(range(8))
 
 
