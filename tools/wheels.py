@@ -21,7 +21,20 @@ import package_index  # noqa: E402
 import readme  # noqa: E402
 
 OUT = ROOT / "dist"
+EMULATED = ", arm64 (emulated)"
 PURE = "--config-settings=setup-args=-Dnative=disabled"
+
+# Run by an interpreter for another machine, under emulation. meson and the compiler are this machine's.
+CROSS_BUILD = """
+import os, sys
+source, folder, cross_file = sys.argv[1:]
+os.chdir(source)
+sys.path.insert(0, "tools")
+import build_backend
+# The linker leaves out the symbols: this machine's strip knows no files of another.
+settings = [f"--cross-file={cross_file}", "-Dc_link_args=-s"]
+build_backend.build_wheel(folder, {"setup-args": settings})
+"""
 
 SMOKE = """
 import sys, nogil_sync
@@ -29,6 +42,17 @@ from importlib.metadata import version
 assert version("nogil_sync") == nogil_sync.__version__
 gil = getattr(sys, "_is_gil_enabled", lambda: True)()
 print(nogil_sync.backend, "with the GIL" if gil else "without the GIL")
+"""
+
+# The environment has no prometheus_client: the module is there, and says what it needs.
+INTEGRATIONS = """
+import nogil_sync.integrations
+try:
+    import nogil_sync.integrations.prometheus
+except ImportError as error:
+    assert "nogil_sync[prometheus]" in str(error), error
+else:
+    raise AssertionError("imported without what it needs")
 """
 
 
@@ -83,12 +107,32 @@ def built(python, sdist, folder, *settings, **environment):
     return wheel
 
 
-def repaired(wheel, folder):
+def cross_built(emulated, python, cross_file, sdist, folder):
+    """The wheel for the machine of an emulated interpreter.
+
+    `python` is an interpreter of the same version for this machine; its build tools serve both.
+    """
+    unpacked, out = folder / "source", folder / "wheel"
+    unpacked.mkdir(parents=True)
+    out.mkdir()
+    run("tar", "-x", "-C", unpacked, "-f", sdist)
+    (source,) = unpacked.iterdir()
+    query = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    run(
+        *(emulated, "-c", CROSS_BUILD, source, out, cross_file),
+        PATH=by(python),
+        PYTHONPATH=run(python, "-c", query).strip(),
+    )
+    (wheel,) = out.iterdir()
+    return wheel
+
+
+def repaired(wheel, folder, *options):
     """The wheel with the oldest manylinux tag that its symbols allow."""
     if sys.platform != "linux":
         return Path(shutil.copy(wheel, folder))
     before = set(folder.iterdir())
-    tool("auditwheel", "repair", "--strip", "--wheel-dir", folder, wheel)
+    tool("auditwheel", "repair", *options, "--wheel-dir", folder, wheel)
     (new,) = set(folder.iterdir()) - before
     return new
 
@@ -98,19 +142,22 @@ def fresh(python, home):
     return home / "bin" / "python"
 
 
-def smoke(python, wheel, home):
-    """Install the wheel into a fresh environment, import it and run the README's program there."""
+def smoke(python, wheel, home, *, pip=None, remark=""):
+    """Install the wheel into a fresh environment, import it and run the README's program there.
+
+    `pip` is another interpreter, whose pip does it if this one has none.
+    """
     inside = fresh(python, home)
-    pip = (python, "-m", "pip", "--disable-pip-version-check", "--python", inside)
+    pip = (pip or python, "-m", "pip", "--disable-pip-version-check", "--python", inside)
     run(*pip, "install", "--no-index", "--no-deps", wheel)
     run(*pip, "check")
     said = run(inside, "-P", "-c", SMOKE).strip()
     version, free_threaded = package_index.about(python)
     assert said == ("native without the GIL" if free_threaded else "threading with the GIL"), said
     run(inside, "-P", "-c", program())
-    step(
-        f"{version}{'t' * free_threaded}: installs, imports ({said}) and runs the README's program"
-    )
+    run(inside, "-P", "-c", INTEGRATIONS)
+    name = f"{version}{'t' * free_threaded}{remark}"
+    step(f"{name}: installs, imports ({said}) and runs the README's program")
 
 
 def program():
@@ -131,8 +178,11 @@ def checked(files, pure):
     step("abi3audit: passed")
 
 
-def choices(interpreters, files, folder):
-    """What pip takes on each interpreter: a table."""
+def choices(interpreters, emulated, files, folder):
+    """What pip takes on each interpreter: a table.
+
+    `emulated` are interpreters for another machine, each with one whose pip can be used.
+    """
     # Which build of a version is first with a warm cache is what matters: a standard one.
     interpreters = sorted(interpreters, key=package_index.about)
     rows = [("interpreter", "whole index", "only the sdist", "the same, with a warm cache")]
@@ -167,6 +217,18 @@ def choices(interpreters, files, folder):
                 row.append(f"{source} {'-'.join(tag.split('-')[:2])}: {backend}")
             rows.append(tuple(row))
             step(f"pip's choice on {name} is as it should be")
+        for number, (python, pip) in enumerate(emulated):
+            version, free_threaded = package_index.about(python)
+            name = f"{version}{'t' * free_threaded}{EMULATED}"
+            target = folder / f"emulated-{number}"
+            taken = package_index.install(
+                python, whole, target, folder / "cache", pip=pip, CC="/bin/false"
+            )
+            assert taken.native is free_threaded, (name, taken)
+            tag = "-".join(min(taken.tags).split("-")[:2])
+            # To build under emulation would take too long.
+            rows.append((name, f"the wheel {tag}: native", "not tried", "not tried"))
+            step(f"pip's choice on {name} is as it should be")
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     rows.insert(1, tuple("-" * width for width in widths))
     for row in rows:
@@ -182,6 +244,15 @@ def main():
         "--native", help="a free-threaded interpreter with the build tools", **option
     )
     parser.add_argument("--standard", help="a standard one with the build tools", **option)
+    parser.add_argument(
+        "--emulated",
+        nargs=3,
+        metavar=("PYTHON", "TOOLS", "CROSS_FILE"),
+        action="append",
+        default=[],
+        help="an interpreter for another machine, one of this machine of the same version with the "
+        "build tools, and meson's cross file",
+    )
     arguments = parser.parse_args()
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="nogil_sync-wheels-") as name:
@@ -196,8 +267,14 @@ def main():
         step(f"built {sdist.name}")
         wheels = []
         for python in arguments.native:
-            wheels.append(repaired(built(python, sdist, work / f"raw-{len(wheels)}"), stage))
+            raw = built(python, sdist, work / f"raw-{len(wheels)}")
+            wheels.append(repaired(raw, stage, "--strip"))
             step(f"built {wheels[-1].name}")
+        others = []
+        for number, (emulated, python, cross_file) in enumerate(arguments.emulated):
+            raw = cross_built(emulated, python, cross_file, sdist, work / f"cross-{number}")
+            others.append((emulated, python, repaired(raw, stage)))
+            step(f"built {others[-1][-1].name}")
         raw = built(sys.executable, sdist, work / "pure", PURE, CC="/bin/false")
         pure = package_index.retagged(raw, package_index.PURE_TAG, stage)
         step(f"built {pure.name}")
@@ -211,7 +288,14 @@ def main():
             ]
         ):
             smoke(python, wheel, work / f"env-{number}")
-        choices([*arguments.standard, *arguments.native], files, work / "choices")
+        for number, (emulated, python, wheel) in enumerate(others):
+            smoke(emulated, wheel, work / f"emulated-{number}", pip=python, remark=EMULATED)
+        choices(
+            [*arguments.standard, *arguments.native],
+            [(emulated, python) for emulated, python, _ in others],
+            files,
+            work / "choices",
+        )
 
         OUT.mkdir(exist_ok=True)
         for old in OUT.glob("nogil_sync-*"):
