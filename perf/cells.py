@@ -1,15 +1,17 @@
-"""What sharding costs: memory of counters and locks that threads share, and writers among readers.
+"""What sharding costs: memory of shared counters and locks, writers among readers, thread starts.
 
 `--cpus` sets how many processors the library believes in. Each measurement has its own process.
 Memory: the growth of the process while objects are made and then used by two threads alternately, a
 few times each (`touched`), or so often that threads get cells (`fought over`). Times: those of one
-thread after the others have ended; they need a quiet machine.
+thread after the others have ended, or of a thread's start, use of a counter and end; they need a
+quiet machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import sys
 import threading
 import time
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import apart
 
-from nogil_sync import RWMutex, ShardedCounter
+from nogil_sync import RWMutex, ShardedCounter, SyncMap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 OBJECTS = 10_000
 TOUCHES, FIGHTS = 4, 200
 READERS = (2, 8, 64)
+STARTS = 400
 MIX_ROUNDS = 30_000
 MEGA = 1e6
 
@@ -150,11 +153,43 @@ def mix(threads: int) -> apart.Result:
     return {"rate": MIX_ROUNDS / (time.perf_counter() - begin)}
 
 
+def starts() -> apart.Result:
+    """The time of a thread's start and end: of one without the library, and of one that uses it.
+
+    "After a deletion": the main thread has deleted a key, so that it may be alone in its use of the
+    library when the new thread comes. Then the newcomer has to fence all threads. The kinds are
+    measured by turns, and the lower quartile of each is taken.
+    """
+    counter, m = ShardedCounter(), SyncMap[int, None]()
+    counter.add()
+
+    def delete() -> None:
+        m[0] = None
+        del m[0]
+
+    kinds: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+        "without": (int, int),
+        "using": (int, counter.add),
+        "after a deletion": (delete, counter.add),
+    }
+    took: dict[str, list[int]] = {name: [] for name in kinds}
+    for _ in range(STARTS):
+        for name, (before, use) in kinds.items():
+            before()
+            thread = threading.Thread(target=use)
+            begin = time.perf_counter_ns()
+            thread.start()
+            thread.join()
+            took[name].append(time.perf_counter_ns() - begin)
+    return {name: statistics.quantiles(times)[0] for name, times in took.items()}
+
+
 MEASUREMENTS: dict[str, Callable[[], apart.Result]] = {
     "counters, touched": lambda: memory(ShardedCounter, ShardedCounter.add, TOUCHES),
     "counters, fought over": lambda: memory(ShardedCounter, ShardedCounter.add, FIGHTS),
     "RWMutexes, touched": lambda: memory(RWMutex, read_with_another, TOUCHES),
     "RWMutexes, fought over": lambda: memory(RWMutex, read_with_another, FIGHTS),
+    "starting threads": starts,
     **{f"after {n} threads": lambda n=n: after_readers(n) for n in READERS},  # type: ignore[misc]
     **{f"99/1, {n} threads": lambda n=n: mix(n) for n in READERS},  # type: ignore[misc]
 }

@@ -77,6 +77,7 @@ def rows(only: str = "") -> dict[str, tuple[str, str]]:
         "pool.get, put": ("pool()", "it.put(it.get())"),
         "with pool.use()": ("pool()", "with it.use(): pass"),
         "channel.send, recv": ("Channel(4)", "it.send(None); it.recv()"),
+        "SimpleQueue.put, get": ("SimpleQueue()", "it.put(None); it.get()"),
         "channel.send": ("Channel(10**6)", "it.send(None)"),
         "channel.send, select": ("Channel(4)", "it.send(None); select(it)"),
         "select of a set event": ("set_event()", "select(it)"),
@@ -105,6 +106,8 @@ def loop(it, mark, items):
 """
 
 HELPERS = """
+from queue import SimpleQueue
+
 idle = Event()
 
 def set_event():

@@ -396,22 +396,28 @@ class Ours:
     hit as there are keys. Else a key has as many duels as DUELS says, each with the oldest key of
     the main queue: it replaces the first that has no count. Each other's count is halved, and it
     goes round.
+
+    The small queue's share of the places moves: a key that comes back when it has only just been
+    evicted says that its queue should be longer.
     """
 
-    SMALL = 10  # the small queue has one part in so many of the places
+    AT_FIRST, LOW, HIGH, STEP = 10, 20, 5, 64  # the share, as parts of the places
+    JUST = 50  # a key was just evicted if after it, from its queue, for so many keys one was
     GHOSTS = 2  # for each entry
     PATIENCE = 64  # so many looks at keys, and the next one is evicted whatever its count
     DUELS = ((0, 4, 8, 8), (1, 8, 8, 8))
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.small_size = max(1, size // self.SMALL)
+        self.small_size = max(1, size // self.AT_FIRST)
         self.uses: dict[int, int] = {}
         self.back: set[int] = set()  # those of the small queue that are back
         self.small: deque[int] = deque()
         self.main: deque[int] = deque()
-        self.ghosts: OrderedDict[int, int] = OrderedDict()  # to the number of the eviction
+        # To the number of the eviction, and to its number among those from the same queue.
+        self.ghosts: OrderedDict[int, tuple[int, bool, int]] = OrderedDict()
         self.evictions = 0
+        self.evicted = [0, 0]  # from the small queue, and from the main one
         self.idle = 0  # keys in a row that left the small queue without a hit
 
     def request(self, key: int) -> bool:
@@ -429,11 +435,19 @@ class Ours:
             else:
                 self._sweep(now=looks > self.PATIENCE)
         if key in self.ghosts:
-            del self.ghosts[key]
+            _, from_main, turn = self.ghosts.pop(key)
             self.back.add(key)
+            if self.evicted[from_main] - turn <= len(uses) // self.JUST + 1:
+                self._adapt(from_main=from_main)
         uses[key] = 0
         self.small.append(key)
         return False
+
+    def _adapt(self, *, from_main: bool) -> None:
+        step = max(1, self.size // self.STEP)
+        share = self.small_size + (-step if from_main else step)
+        share = min(share, self.size - self.size // self.HIGH)
+        self.small_size = max(1, share, self.size // self.LOW)
 
     def _leave_small(self, *, now: bool) -> None:
         uses, main = self.uses, self.main
@@ -449,7 +463,7 @@ class Ours:
                 break
             victim = main.popleft()
             if not uses[victim]:
-                self._evict(victim)
+                self._evict(victim, from_main=True)
                 self._enter_main(key)
                 return
             uses[victim] //= 2
@@ -458,7 +472,7 @@ class Ours:
             uses[key] = count - 1
             self.small.append(key)
         else:
-            self._evict(key)
+            self._evict(key, from_main=False)
 
     def _enter_main(self, key: int) -> None:
         self.back.discard(key)
@@ -471,15 +485,16 @@ class Ours:
             self.uses[victim] //= 2
             self.main.append(victim)
         else:
-            self._evict(victim)
+            self._evict(victim, from_main=True)
 
-    def _evict(self, key: int) -> None:
+    def _evict(self, key: int, *, from_main: bool) -> None:
         del self.uses[key]
         self.back.discard(key)
-        self.ghosts[key] = self.evictions
+        self.ghosts[key] = self.evictions, from_main, self.evicted[from_main]
         self.evictions += 1
+        self.evicted[from_main] += 1
         oldest = self.evictions - self.GHOSTS * len(self.uses)
-        while self.ghosts and next(iter(self.ghosts.values())) < oldest:
+        while self.ghosts and next(iter(self.ghosts.values()))[0] < oldest:
             self.ghosts.popitem(last=False)
 
 

@@ -244,12 +244,17 @@ cpython_source() {
 
 # unpack_source FOLDER PATH SUM: unpacks the archive, if its SHA-256 is SUM.
 unpack_source() {
-  local folder=$1 path=$2 sum=$3 archive=$CACHE/src/${2##*/}
+  local folder=$1 path=$2 sum=$3 archive=$CACHE/src/${2##*/} remedy="remove it to fetch it again"
   [[ ! -d $folder ]] || return 0 # another ./dev was faster
   mkdir -p "$CACHE/src"
-  [[ -e $archive ]] || fetch_source "$path" "$archive"
-  [[ $(sha256 <"$archive") == "$sum" ]] ||
-    die "$archive is not the archive that Debian has, as its SHA-256 is another; nothing was built (remove it to fetch it again)"
+  if [[ ! -e $archive ]]; then
+    fetch_source "$path" "$archive"
+    remedy="it was removed"
+  fi
+  if [[ $(sha256 <"$archive") != "$sum" ]]; then
+    [[ $remedy != *removed ]] || rm "$archive"
+    die "$archive is not the archive that Debian has, as its SHA-256 is another; nothing was built ($remedy)"
+  fi
   have xz || packages "unpacking CPython's sources" xz-utils
   made_whole "$folder" logged "unpacking ${path##*/}" tar --strip-components=1 -xf "$archive" || exit
 }

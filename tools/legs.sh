@@ -9,9 +9,11 @@ LEGS=(native "${FULL_LEGS[@]}")
 OF_TOOLS=(tests/isolated/test_{arm64,docs,docs_browser,packaging,perf,perf_page,server,server_application,server_load,server_page,transfers}.py)
 WITHOUT_TOOLS=(native-3.14t)
 # The short test leaves to --full those, other projects' suites, and the hunt for leaks. So do those legs of --full that
-# repeat, on one more interpreter, what another leg runs; and they stress for a third of the time.
+# repeat, on one more interpreter, what another leg runs.
 LEFT_TO_FULL=("${OF_TOOLS[@]}" tests/outside tests/isolated/test_{leaks,leak_hunter}.py)
 REPEATED=(native-3.15t threading standard-newest)
+# These legs of --full stress for a third of the time.
+BRIEF=(native-3.14t standard "${REPEATED[@]}")
 SHORT= # set by the short test
 
 # is_leg NAME: standard-3.12 and so on are legs too.
@@ -106,9 +108,10 @@ leg_stress() { LIMIT=7200 NOGIL_SYNC_STRESS=${NOGIL_SYNC_STRESS:-10} suite stres
 
 leg_core() { core core; }
 
-leg_tsan() { core tsan -Db_sanitize=thread -Db_lundef=false; }
+# Instrumented code takes twice as long to compile with -O2 as with -O1, and runs little faster.
+leg_tsan() { core tsan -Db_sanitize=thread -Db_lundef=false -Doptimization=1; }
 
-leg_asan() { core asan -Db_sanitize=address,undefined -Db_lundef=false; }
+leg_asan() { core asan -Db_sanitize=address,undefined -Db_lundef=false -Doptimization=1; }
 
 # How many processes share a leg's tests, which wait as often as they run. A leg with arguments for pytest runs
 # in one, as those who name tests want to see and to stop them.
@@ -132,8 +135,8 @@ print("on", platform.python_version() + ("t" if sysconfig.get_config_var("Py_GIL
   export PYTHONWARNINGS='error:The global interpreter lock (GIL):RuntimeWarning'
   # pytest ends tests that hang, and itself after so long; this ends what hangs at exit, and shows all stacks.
   export PYTHONFAULTHANDLER=1
-  # On a slow interpreter each process would need minutes to compile the tests.
-  [[ -z ${TOOLS_OF:-} ]] || unset PYTHONDONTWRITEBYTECODE
+  # Each process that shares the tests would compile all of them, in each leg; and so would each that a test starts.
+  unset PYTHONDONTWRITEBYTECODE
   local seconds=${LIMIT:-1800}
   if have timeout; then limit=(timeout --foreground --signal=ABRT --kill-after=30 $((seconds + 300))); fi
   [[ ! -t 1 ]] || colour=yes
@@ -143,10 +146,10 @@ print("on", platform.python_version() + ("t" if sysconfig.get_config_var("Py_GIL
     left=("${LEFT_TO_FULL[@]/#/--ignore=}")
   elif ((!$#)) && [[ " ${REPEATED[*]} " == *" $leg "* ]]; then
     left=("${LEFT_TO_FULL[@]/#/--ignore=}")
-    export NOGIL_SYNC_STRESS=${NOGIL_SYNC_STRESS:-0.3}
   elif ((!$#)) && [[ " ${WITHOUT_TOOLS[*]} " == *" $leg "* ]]; then
     left=("${OF_TOOLS[@]/#/--ignore=}")
   fi
+  if ((!$#)) && [[ " ${BRIEF[*]} " == *" $leg "* ]]; then export NOGIL_SYNC_STRESS=${NOGIL_SYNC_STRESS:-0.3}; fi
   local run=(${limit[@]+"${limit[@]}"} ${WITH[@]+"${WITH[@]}"}
     "$env/bin/python" -m pytest "--color=$colour" -o cache_dir="$CACHE/pytest-$leg"
     "--session-timeout=$seconds"

@@ -29,6 +29,7 @@ from typing import Any, ClassVar, Generic, Self, SupportsIndex, TypeVar, final
 
 from .cases import Case
 from .channel_closed import ChannelClosed
+from .frames import is_ours
 from .loops import Call, TaskWait, settle, wait_in_line
 from .object import Part, adopt
 from .once import ABSENT
@@ -562,7 +563,7 @@ def warn_blocking(obj: object = None) -> None:
             return
         frame: FrameType | None = sys._getframe(1)
         name = "select" if obj is None else type(obj).__name__
-        while frame is not None and _is_ours(frame.f_globals.get("__name__", "")):
+        while frame is not None and is_ours(frame):
             if obj is None:
                 name = frame.f_code.co_qualname.partition(".")[0]
             frame = frame.f_back
@@ -582,7 +583,3 @@ def warn_blocking(obj: object = None) -> None:
         )
     except BaseException as error:  # a filter turned the warning into an error
         Unraisable(error)
-
-
-def _is_ours(module: str) -> bool:
-    return module == "nogil_sync" or module.startswith("nogil_sync.")

@@ -55,9 +55,18 @@ def lines_from(frame: FrameType | None) -> Iterator[Line]:
         depth += 1
 
 
-def _is_ours(frame: FrameType) -> bool:
-    name = frame.f_globals.get("__name__")
-    return isinstance(name, str) and name.partition(".")[0] == _PACKAGE
+def is_ours(frame: FrameType) -> bool:
+    """Whether the frame runs code of this package.
+
+    It reads no dict: threads come here before each sleep, and on 3.13t `dict.get` takes the
+    dict's lock. If the interpreter ends just when it hands that lock to a thread, the thread stops
+    with it for ever, and so does the interpreter, as soon as it clears that module.
+    """
+    return frame.f_code.co_filename.startswith(_FOLDER)
+
+
+# As the interpreter has it in the code that was compiled along with this.
+_FOLDER: Final = is_ours.__code__.co_filename[: -len("_common/frames.py")]
 
 
 def subject(frame: FrameType | None) -> tuple[object, str]:
@@ -67,7 +76,7 @@ def subject(frame: FrameType | None) -> tuple[object, str]:
     """
     obj: object = None
     name = outermost = inner = ""
-    while frame is not None and _is_ours(frame):
+    while frame is not None and is_ours(frame):
         outermost = frame.f_code.co_qualname
         inner = inner or frame.f_code.co_filename
         this = frame.f_locals.get("self")
@@ -83,7 +92,7 @@ def subject(frame: FrameType | None) -> tuple[object, str]:
         obj, cls = getattr(obj, "_whole", obj), "Semaphore"
     if cls == "Channel":
         return obj, "Channel.send" if "send" in name else "Channel.recv"
-    return obj, f"{cls}.{_CALLS.get(cls, name)}"
+    return obj, f"{cls}.{_CALLS[cls] if cls in _CALLS else name}"  # without its lock, too
 
 
 def look_at(frame: FrameType | None, stack: bool) -> tuple[object, str, tuple[Line, ...]]:

@@ -253,14 +253,21 @@ class Call:
     def resume(self) -> None:
         """Resume the task at once, from the loop itself, if it still waits."""
         self.waiter = None
-        if not self.over:
-            self.over = True
-            callbacks, self.callbacks = self.callbacks, []
+        if self.over:
+            return
+        self.over = True
+        callbacks, self.callbacks = self.callbacks, []
+        callback: Callable[[Call], object] | None = None
+        try:
             for callback, context in callbacks:
                 if context is None:
                     callback(self)
                 else:
                     context.run(callback, self)
+        finally:
+            # What a task raises refers to this frame up to 3.13, and the callback to the task.
+            del self, callbacks
+            callback = None
 
     # What a task asks of a future
 

@@ -43,6 +43,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from .._common.awaited import warn_blocking
 from .._common.cancelled import MESSAGE, Cancelled
+from .._common.exit import check_exit
 from .._common.guard import NO_RECEIPT, Guard, Receipt, guard_of
 from .._common.object import lacks
 from .._common.originals import get_ident, local
@@ -344,6 +345,7 @@ class Line:
             if not me.kept and seconds != 0:
                 if WARNS:
                     warn_blocking()
+                check_exit()  # before it needs a lock that a stopped thread may hold
                 self.__enlist(me, here.scope if self.cancellable else None)
                 if not me.cancelled:
                     self.__arrive(me, below, join=True)

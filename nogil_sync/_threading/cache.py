@@ -83,7 +83,9 @@ _PATIENCE: Final = 64  # so many looks at entries, and the next one is evicted e
 _SHIFTS: Final = (24, 30, 36, 42, 48)
 _SPAN: Final = 6  # a level has 2**6 ticks before the next level's begin
 
-_SHARE: Final = 10  # the small queue has one part in so many of the limit
+# The share of the small queue begins at a tenth of the limit, and moves between two bounds.
+_AT_FIRST, _MIN_SHARE, _MAX_SHARE, _STEP = 10, 20, 5, 64
+_JUST_EVICTED: Final = 50  # the newest ghosts of a queue: for so many entries, one
 # In how many duels a candidate may look for a victim: if it is new, or came back; by its uses.
 _DUELS: Final = ((0, 4, 8, 8), (1, 8, 8, 8))
 
@@ -209,7 +211,8 @@ class Cache(SyncObject, SharedCache[K, V]):
     clock is read.
 
     **Which entry is evicted.** S3-FIFO (Yang et al., SOSP 2023), with an admission as TinyLFU's: a
-    scan over many keys, each used once, does not displace what is used often.
+    scan over many keys, each used once, does not displace what is used often. How many places are
+    for new entries follows what is asked for again just after its eviction.
 
     **Atomicity.** Operations on one key are atomic and sequentially consistent. ``len``, iteration
     and :meth:`clear` go entry by entry. Keys, values and functions given to a method are used
@@ -233,8 +236,9 @@ class Cache(SyncObject, SharedCache[K, V]):
         "__loads",
         "__maxsize",
         "__misses",
-        "__number",
+        "__numbers",
         "__on_evict",
+        "__share",
         "__table",
         "__ttl",
         "__weigher",
@@ -256,8 +260,10 @@ class Cache(SyncObject, SharedCache[K, V]):
         self.__weigher: Callable[[K, V], int] | None = None
         self.__on_evict: Callable[[K, V, str], object] | None = None
         self.__clock: Callable[[], float] | None = None
-        self.__ghosts: dict[int, int] = {}  # hashes, to the numbers of the evictions
-        self.__number = 0  # of the next eviction
+        # Hashes, to the eviction's number, the queue, and its number among those of that queue.
+        self.__ghosts: dict[int, tuple[int, int, int]] = {}
+        self.__numbers = [0, 0, 0]  # of the next eviction, and of the next one from each queue
+        self.__share = 1  # of the limit, for the small queue
         self.__idle = 0  # candidates in a row that had no use, while the main queue has room
         self.__table: _Table = until_init(self)
 
@@ -278,6 +284,7 @@ class Cache(SyncObject, SharedCache[K, V]):
         table = _Table(0)
         super().__init__()
         self.__maxsize = limit
+        self.__share = 1 if limit is None else max(1, limit // _AT_FIRST)
         self.__ttl = time_to_live
         self.__weigher = weigher
         self.__on_evict = on_evict
@@ -716,7 +723,7 @@ class Cache(SyncObject, SharedCache[K, V]):
                     overtaken._AtomicBool__value = True  # type: ignore[attr-defined]
                 done = True
         if done and back and old is None:
-            self.__ghosts.pop(which, None)
+            self.__adapt(self.__ghosts.pop(which, None), limit, count - 1)
         return done
 
     def __remove(
@@ -818,7 +825,7 @@ class Cache(SyncObject, SharedCache[K, V]):
         self, table: _Table, weight: int, limit: int, now: bool, gone: list[tuple[Any, Any, str]]
     ) -> None:
         """Evict an entry, or move one, or lower its count of uses."""
-        share = max(1, limit // _SHARE)
+        share = self.__share
         candidate = self.__oldest(table, _SMALL)
         hand = self.__oldest(table, _MAIN)
         if candidate is not None and (hand is None or table.small_weight + weight > share):
@@ -912,21 +919,35 @@ class Cache(SyncObject, SharedCache[K, V]):
                 del queue[ticket]
 
     def __evict_entry(self, table: _Table, entry: _Entry, gone: list[tuple[Any, Any, str]]) -> None:
+        place = entry.queue
         if self.__remove(table, entry, "size", gone):
-            ghosts = self.__ghosts
-            number = self.__number
-            self.__number = number + 1  # two threads may take the same one: ghosts are hints
+            # Two threads may take the same number: ghosts are hints.
+            ghosts, numbers = self.__ghosts, self.__numbers
+            number, turn = numbers[0], numbers[place]
             ghosts.pop(entry.which, None)
-            ghosts[entry.which] = number
-            oldest = self.__number - 2 * table.count
+            ghosts[entry.which] = (number, place, turn)
+            numbers[0], numbers[place] = number + 1, turn + 1
+            oldest = number + 1 - 2 * table.count
             while ghosts:
                 try:
                     which = next(iter(ghosts))
-                    if ghosts.get(which, number) >= oldest:
+                    ghost = ghosts.get(which)
+                    if ghost is not None and ghost[0] >= oldest:
                         break
                     ghosts.pop(which, None)
                 except (RuntimeError, StopIteration):
                     break  # another thread changes it
+
+    def __adapt(self, ghost: tuple[int, int, int] | None, limit: int, count: int) -> None:
+        """Give the queue more room from which a key came that has only just been evicted."""
+        if ghost is None:
+            return
+        _, place, turn = ghost
+        if self.__numbers[place] - turn <= count // _JUST_EVICTED + 1:
+            step = max(1, limit // _STEP)
+            share = self.__share + (step if place == _SMALL else -step)
+            share = min(share, limit - limit // _MAX_SHARE)
+            self.__share = max(1, share, limit // _MIN_SHARE)
 
     # What _common/cache.py calls
 

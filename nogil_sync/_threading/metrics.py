@@ -13,7 +13,7 @@ __all__ = ["CounterValue", "GaugeValue", "HistogramValue"]
 
 
 class _Value(SyncObject):
-    """A float that threads add to."""
+    """A float that threads add to and set."""
 
     __slots__ = ("__guard", "__value")
 
@@ -30,6 +30,10 @@ class _Value(SyncObject):
     def get(self) -> float:
         """Return the value."""
         return self.__value
+
+    def set(self, value: SupportsFloat | SupportsIndex, timestamp: object = None) -> None:  # noqa: ARG002
+        """Replace the value; the time stamp is for values that several processes share."""
+        self._swap(exact_float(value))
 
     def _swap(self, value: float) -> float:
         """Replace the value, and return what it was."""
@@ -60,10 +64,6 @@ class GaugeValue(_Value):
     """A float that threads add to and set."""
 
     __slots__ = ()
-
-    def set(self, value: SupportsFloat | SupportsIndex, timestamp: object = None) -> None:  # noqa: ARG002
-        """Replace the value; the time stamp is for values that several processes share."""
-        self._swap(exact_float(value))
 
 
 class HistogramValue(SyncObject):

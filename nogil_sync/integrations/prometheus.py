@@ -23,9 +23,8 @@ prometheus_client's own, and so does any other value class that was put in place
 only the look-up of children is ours then.
 """
 
-import os
 import time
-from typing import Any, Final, Self
+from typing import Any, Self
 
 try:
     from prometheus_client import Counter as _TheirCounter
@@ -47,7 +46,6 @@ from prometheus_client.metrics import MetricWrapperBase as _MetricWrapperBase
 from prometheus_client.samples import Exemplar as _Exemplar
 from prometheus_client.validation import _validate_exemplar
 
-from nogil_sync import Mutex as _Mutex
 from nogil_sync import SyncMap as _SyncMap
 from nogil_sync._backend import CounterValue as _CounterValue
 from nogil_sync._backend import GaugeValue as _GaugeValue
@@ -57,10 +55,6 @@ from nogil_sync._backend import defer as _defer
 __all__ = ["Counter", "Enum", "Gauge", "Histogram", "Info", "Summary", "install"]
 
 # ---- Values: what prometheus_client calls a value class ----
-
-_setting: Final = _Mutex()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_setting._at_fork_reinit)
 
 
 class _Sum(_CounterValue):
@@ -72,13 +66,6 @@ class _Sum(_CounterValue):
     def __init__(self) -> None:
         super().__init__()
         self._exemplar: _Exemplar | None = None
-
-    def set(self, value: float, timestamp: float | None = None) -> None:  # noqa: ARG002
-        # An addition meanwhile counts as after it or as before it, and a reader may see zero.
-        number = float(value)
-        with _setting:
-            self.reset()
-            self.inc(number)
 
     def set_exemplar(self, exemplar: _Exemplar | None) -> None:
         self._exemplar = exemplar
@@ -173,8 +160,9 @@ class _Metric(_MetricWrapperBase):
     The children are in `_metrics`, prometheus_client's own, in the order in which they are exposed,
     and it changes that under `_lock`. `_children` is an index of it, which also changes only under
     that lock, and has no child that is not there: so nobody gets a child once its removal has
-    returned. A child's keys there are the values of its labels and, for calls by name, None, the
-    names in the order of the call, and the values.
+    returned. A child's keys there are the values of its labels and, for calls by name, its aliases:
+    None, the names in the order of the call, and the values. An alias is there only while the
+    values are, and these go last: then an interrupted removal can be repeated.
     """
 
     _children: _SyncMap[tuple[str | None, ...], Self]
@@ -210,23 +198,34 @@ class _Metric(_MetricWrapperBase):
                 if "_children" not in vars(self):
                     self._children = _SyncMap()
                     _defer(self)
+                before = self._children.get(labels, child)
+                if before is not child:  # it was removed, and its removal is not over yet
+                    self._forget_aliases(before)
                 self._children[labels] = child
-                if key != labels and key not in child._aliases:
+                if key != labels:
+                    if key not in child._aliases:
+                        child._aliases += (key,)
                     self._children[key] = child
-                    child._aliases += (key,)
         return child
 
     def remove(self, *labelvalues: Any) -> None:
-        super().remove(*labelvalues)
-        self._forget(tuple(map(str, labelvalues)))
+        values = tuple(map(str, labelvalues))
+        try:
+            super().remove(*values)
+        finally:  # also if an interrupt comes
+            self._forget(values)
 
     def remove_by_labels(self, labels: dict[str, str]) -> None:
-        super().remove_by_labels(labels)
-        self._forget()
+        try:
+            super().remove_by_labels(labels)
+        finally:
+            self._forget()
 
     def clear(self) -> None:
-        super().clear()
-        self._forget()
+        try:
+            super().clear()
+        finally:
+            self._forget()
 
     def _forget(self, *removed: tuple[str, ...]) -> None:
         """Take children out of the index that were removed: those, or all."""
@@ -237,8 +236,12 @@ class _Metric(_MetricWrapperBase):
             for key in removed or list(children):
                 child = children.get(key)
                 if child is not None and self._metrics.get(child._labelvalues) is not child:
-                    for each in (child._labelvalues, *child._aliases):
-                        children.pop(each, None)
+                    self._forget_aliases(child)
+                    children.pop(child._labelvalues, None)
+
+    def _forget_aliases(self, child: Self) -> None:
+        for key in child._aliases:
+            self._children.pop(key, None)
 
     def _metric_init(self) -> None:
         super()._metric_init()  # type: ignore[no-untyped-call]

@@ -470,25 +470,82 @@ test_ghosts_are_remembered_for_twice_as_many_evictions_as_there_are_entries(void
     CHECK(!take(0));
     ns_store(&cache.count, 50, NS_RELAXED);
     for (uint64_t id = 0; id < 300; id++) {
-        add_ghost(&cache, ns_hash_mix(id));
+        add_ghost(&cache, ns_hash_mix(id), NS_CACHE_SMALL);
     }
     CHECK(!take(0) && !take(199));
     CHECK(take(200) && !take(200));
     for (int i = 0; i < 90; i++) { /* the hashes of equal keys */
-        add_ghost(&cache, ns_hash_mix(1000));
+        add_ghost(&cache, ns_hash_mix(1000), NS_CACHE_SMALL);
     }
     CHECK(!take(289));
     CHECK(take(290) && !take(290));
     ns_store(&cache.count, 400, NS_RELAXED); /* the ring grows, and forgets nothing */
-    add_ghost(&cache, ns_hash_mix(1001));
+    add_ghost(&cache, ns_hash_mix(1001), NS_CACHE_SMALL);
     for (uint64_t id = 0; id < 300; id++) {
         CHECK(take(id) == (id > 290));
     }
     CHECK(take(1000) && !take(1000));
     CHECK(take(1001) && !take(1001));
     ns_store(&cache.count, 0, NS_RELAXED);
-    add_ghost(&cache, ns_hash_mix(1));
+    add_ghost(&cache, ns_hash_mix(1), NS_CACHE_SMALL);
     CHECK(!take(1));
+    end_cache();
+}
+
+/* Evicts a key from the queue, and so many others, and asks for the first one again. */
+static void
+come_back(enum ns_cache_queue_name from, int later, enum ns_cache_queue_name others)
+{
+    add_ghost(&cache, ns_hash_mix(1), from);
+    for (int i = 0; i < later; i++) {
+        add_ghost(&cache, ns_hash_mix(100 + i), others);
+    }
+    CHECK(take(1));
+}
+
+static void
+test_the_queue_grows_whose_entries_come_back_just_after_their_eviction(void)
+{
+    begin_cache(640);
+    ns_store(&cache.count, 640, NS_RELAXED);
+    CHECK(cache.share == 64);
+    come_back(NS_CACHE_SMALL, 0, NS_CACHE_SMALL);
+    CHECK(cache.share == 74);
+    come_back(NS_CACHE_SMALL, 12, NS_CACHE_SMALL); /* the last that counts as just evicted */
+    CHECK(cache.share == 84);
+    come_back(NS_CACHE_SMALL, 13, NS_CACHE_SMALL);
+    CHECK(cache.share == 84);
+    come_back(NS_CACHE_MAIN, 100, NS_CACHE_SMALL); /* each queue counts its own evictions */
+    CHECK(cache.share == 74);
+    come_back(NS_CACHE_MAIN, 13, NS_CACHE_MAIN);
+    CHECK(cache.share == 74);
+    for (int i = 0; i < 100; i++) {
+        come_back(NS_CACHE_MAIN, 0, NS_CACHE_MAIN);
+    }
+    CHECK(cache.share == 32);
+    for (int i = 0; i < 100; i++) {
+        come_back(NS_CACHE_SMALL, 0, NS_CACHE_SMALL);
+    }
+    CHECK(cache.share == 512);
+    add_ghost(&cache, ns_hash_mix(1), NS_CACHE_MAIN);
+    ns_store(&cache.count, 2000, NS_RELAXED);
+    add_ghost(&cache, ns_hash_mix(2), NS_CACHE_SMALL); /* the ring grows */
+    CHECK(take(1) && cache.share == 502);
+    ns_store(&cache.count, 0, NS_RELAXED);
+    end_cache();
+}
+
+static void
+test_a_cache_of_one_keeps_room_for_a_new_entry(void)
+{
+    begin_cache(1);
+    ns_store(&cache.count, 1, NS_RELAXED);
+    CHECK(cache.share == 1);
+    come_back(NS_CACHE_MAIN, 0, NS_CACHE_MAIN);
+    CHECK(cache.share == 1);
+    come_back(NS_CACHE_SMALL, 0, NS_CACHE_SMALL);
+    CHECK(cache.share == 1);
+    ns_store(&cache.count, 0, NS_RELAXED);
     end_cache();
 }
 
@@ -829,6 +886,8 @@ main(void)
     test_a_scan_does_not_displace_what_is_used();
     test_a_loop_that_is_much_longer_than_the_cache_has_hits();
     test_ghosts_are_remembered_for_twice_as_many_evictions_as_there_are_entries();
+    test_the_queue_grows_whose_entries_come_back_just_after_their_eviction();
+    test_a_cache_of_one_keeps_room_for_a_new_entry();
     test_what_has_expired_is_not_found_and_freed();
     test_entries_are_freed_at_the_tick_of_their_deadline();
     test_late_thread_does_not_turn_the_wheel_back();

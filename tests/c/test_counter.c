@@ -383,6 +383,48 @@ check_thread_without_slot_uses_base(void)
     CHECK(ns_load(&seldom.user, NS_RELAXED) != 0);
 }
 
+static void
+add_doubles(int i)
+{
+    (void)i;
+    for (int n = 0; n < ADDS; n++) {
+        ns_counter_add_double(&float_counter, 1.0);
+    }
+}
+
+static _Atomic int setting = 3;
+
+static void
+add_or_set(int i)
+{
+    for (int n = 0; n < ADDS / 10; n++) {
+        if (i == 0) {
+            ns_counter_set_double(&float_counter, 5.0);
+        }
+        else {
+            ns_counter_add_double(&float_counter, 0.0);
+        }
+    }
+    /* The last one to end sees the number that was set last. */
+    if (ns_sub(&setting, 1, NS_SEQ_CST) == 1) {
+        CHECK(ns_counter_sum_double(&float_counter, false) == 5.0);
+    }
+}
+
+static void
+check_set_replaces_all_words(void)
+{
+    make_cells_soon(&float_counter);
+    ns_counter_add_double(&float_counter, 0.0);
+    run_threads(3, add_doubles);
+    CHECK(ns_counter_is_shared(&float_counter));
+    CHECK(ns_counter_sum_double(&float_counter, false) == 3 * ADDS);
+    ns_counter_set_double(&float_counter, -2.5);
+    CHECK(ns_counter_sum_double(&float_counter, false) == -2.5);
+    run_threads(3, add_or_set);
+    ns_counter_set_double(&float_counter, 0.0);
+}
+
 int
 main(void)
 {
@@ -469,6 +511,7 @@ main(void)
         CHECK(ns_counter_sum(&growing[n], true) == 5 * 3 * 20);
         ns_counter_destroy(&growing[n]);
     }
+    check_set_replaces_all_words();
     ns_counter_destroy(&counter);
     ns_counter_destroy(&float_counter);
     puts("counter: ok");

@@ -106,6 +106,19 @@ check_long_yield_stops_yields_for_a_while(void)
     CHECK(yields == 2);
 }
 
+static void
+check_stopped_process_yields_again_soon(void)
+{
+    int64_t pace;
+    finally = NS_READY;
+    yield_takes = 3600 * 1000 * (int64_t)MILLISECOND;
+    CHECK(linger(0, 2, &pace) == NS_NOT_READY);
+    yield_takes = 0;
+    clock_now += 100 * (int64_t)NS_LINGER_LONGEST;
+    CHECK(linger(0, 2, &pace) == NS_READY);
+    CHECK(yields == 2);
+}
+
 int
 main(void)
 {
@@ -115,6 +128,7 @@ main(void)
     check_found_after_a_yield();
     check_nothing_comes();
     check_long_yield_stops_yields_for_a_while();
+    check_stopped_process_yields_again_soon();
     printf("linger: ok\n");
     return 0;
 }

@@ -10,7 +10,7 @@ import pytest
 from forks import in_child
 from loops import LOOPS, LoopThread, loop_threads, run, started_task, until
 from marks import forks, needs_fork, starts_threads
-from support import STRESS, TIMEOUT, for_a_while, many, run_threads, started
+from support import TIMEOUT, for_a_while, many, run_threads, started
 
 from nogil_sync import (
     Channel,
@@ -555,7 +555,6 @@ def test_wait_cancelled_async_times_out_or_is_told():
     run(main())
 
 
-@pytest.mark.skipif(STRESS < 1, reason="takes long where everything does")
 def test_many_tasks_of_one_loop_are_resumed_by_few_wake_ups(kind):
     e = Event()
 
@@ -572,7 +571,7 @@ def test_many_tasks_of_one_loop_are_resumed_by_few_wake_ups(kind):
                 return before(*args, **kwargs)
 
             loop.call_soon_threadsafe = count_asked
-        tasks = [asyncio.ensure_future(e.wait_async()) for _ in range(1000)]
+        tasks = [asyncio.ensure_future(e.wait_async()) for _ in range(many(1000))]
         await asyncio.sleep(0.01)
         e.set()
         assert all(await asyncio.gather(*tasks))

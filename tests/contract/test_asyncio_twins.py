@@ -755,17 +755,21 @@ def test_object_is_freed_after_waits_of_tasks(name):
     assert collected(watch)
 
 
-@pytest.mark.parametrize("end", ["served", "cancelled"])
+@pytest.mark.parametrize("end", ["served", "cancelled", "timed out"])
 def test_cases_of_an_awaited_select_are_freed_without_collections(end, no_gc):
     async def select_once():
         cases = Channel(), Channel().sending(1), Channel(), Event()
-        task = await started_task(select_async(*cases))
+        timeout = 0.001 if end == "timed out" else None
+        task = await started_task(select_async(*cases, timeout=timeout))
         if end == "served":
             cases[2].close()
-        else:
+        elif end == "cancelled":
             task.cancel()
         await asyncio.wait([task])
-        assert task.cancelled() if end == "cancelled" else task.result().closed
+        if end == "timed out":
+            assert isinstance(task.exception(), TimeoutError)
+        else:
+            assert task.cancelled() if end == "cancelled" else task.result().closed
         return [weakref.ref(case) for case in cases if not isinstance(case, Sending)]
 
     async def main():

@@ -7,7 +7,9 @@ import gc
 import math
 import pickle
 import re
+import signal
 import sys
+import threading
 import weakref
 
 import forks
@@ -269,6 +271,22 @@ def test_child_that_is_found_after_a_removal_is_exposed():
     run_threads(use_mine, use_others, use_others)
 
 
+def test_removal_forgets_the_names_of_a_child_that_is_made_anew_meanwhile():
+    counter = prometheus.Counter("c", "", ["a", "b"], registry=None)
+    removed = counter.labels(a="x", b="y")
+    made = []
+    forget = counter._forget
+
+    def make_and_forget(*keys):  # as another thread does that comes before the removal is over
+        made.append(counter.labels(b="y", a="x"))
+        forget(*keys)
+
+    counter._forget = make_and_forget
+    counter.remove("x", "y")
+    assert made[0] is not removed
+    assert counter.labels(a="x", b="y") is counter.labels("x", "y") is made[0]
+
+
 def test_removed_children_are_freed():
     counter = prometheus.Counter("c", "", ["a"], registry=None)
     child = counter.labels("x")
@@ -342,6 +360,46 @@ def test_counter_value_sums_up():
     assert (c.reset(), c.get()) == (6.5, 0)
     c.up(math.nan)
     assert math.isnan(c.get())
+
+
+@starts_threads
+def test_set_replaces_what_threads_added():
+    c = CounterValue()
+    for _ in range(many(5)):
+        run_threads(*[lambda: [c.inc(1) for _ in range(many(2000))]] * 3)
+        assert c.get() > 0
+        run_threads(lambda: c.set(3), lambda: c.set(value=4.5, timestamp=None))
+        assert c.get() in (3, 4.5)
+        c.inc(1)
+        assert c.get() in (4, 5.5)
+    for bad in ("1", None, 10**400):
+        with pytest.raises((TypeError, OverflowError)):
+            c.set(bad)
+    assert c.get() in (4, 5.5)
+
+
+@starts_processes
+@in_own_process
+def test_counter_is_reset_by_a_signal_handler_that_interrupts_a_reset():
+    counter = prometheus.Counter("c", "", registry=None)
+    handled = 0
+
+    def handle(*_):
+        nonlocal handled
+        counter.reset()
+        handled += 1
+
+    def send():
+        while handled < 200:
+            signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, handle)
+    sender = threading.Thread(target=send)
+    sender.start()
+    while sender.is_alive():
+        counter.reset()
+    sender.join()
+    assert counter._value.get() == 0
 
 
 def test_gauge_value_is_any_float():

@@ -49,12 +49,12 @@ class RandomInterrupts:
     def for_a_second(self, enough: Callable[[], bool] = lambda: True) -> Iterator[None]:
         """Repeat the body of a loop while the timer runs.
 
-        For a second, or less in the short test; on a busy machine until a call was interrupted and
-        there is enough.
+        For half a second, or less in the short test; on a busy machine until a call was interrupted
+        and there is enough.
         """
         signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.00017)
         begin = time.monotonic()
-        end = begin + min(1, float(os.environ.get("NOGIL_SYNC_STRESS", "1")))
+        end = begin + min(0.5, float(os.environ.get("NOGIL_SYNC_STRESS", "1")))
         while time.monotonic() < end or (
             not (self.raised and enough()) and time.monotonic() < begin + 20
         ):

@@ -1,10 +1,12 @@
 """What `./dev` prints about interpreters that it cannot use or get; it builds none here."""
 
+import http.server
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -156,6 +158,31 @@ def test_tampered_source_archive_is_refused(dev: Dev, tmp_path: Path) -> None:
     assert ARCHIVE in line
     assert "SHA-256" in line
     assert left(tmp_path) == [f"src/{ARCHIVE}"]
+
+
+@nothing_newer
+def test_tampered_archive_of_a_mirror_is_removed(dev: Dev, tmp_path: Path) -> None:
+    class Tampered(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"not what it was")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Tampered) as mirror:
+        threading.Thread(target=mirror.serve_forever).start()
+        try:
+            script(tmp_path / "bin" / "apt-get", f"echo http://127.0.0.1:{mirror.server_port}/x")
+            line = error_after_steps(dev("--python", f"{NEWEST}t", "python", "-c", "1"))
+        finally:
+            mirror.shutdown()
+    assert ARCHIVE in line
+    if "SHA-256" not in line:
+        pytest.skip("there is no helper of apt's to fetch it")
+    assert "it was removed" in line
+    assert left(tmp_path) == []
 
 
 @nothing_newer

@@ -4,14 +4,12 @@ import fcntl
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from browser import in_browser, needs_browser, opened
 from marks import starts_processes
-
-pytest.importorskip("sphinx", reason="needs Sphinx, which the leg `standard` has")
-pytest.importorskip("furo", reason="needs furo, which the leg `standard` has")
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -20,6 +18,10 @@ PHONE = {"width": 390, "height": 844}
 pytestmark = [
     starts_processes,
     needs_browser,
+    pytest.mark.skipif(
+        not (find_spec("sphinx") and find_spec("furo")),
+        reason="needs Sphinx and furo, which the leg `standard` has",
+    ),
     pytest.mark.skipif(not DOCS.is_dir(), reason="not run in the source tree"),
 ]
 

@@ -3,7 +3,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SHARE 10 /* the small queue has one part in so many of the limit */
+/* The share of the small queue begins at a tenth of the limit, and moves between these bounds. */
+#define SHARE_AT_FIRST(limit) ((limit) / 10)
+#define SHARE_MIN(limit) ((limit) / 20)
+#define SHARE_MAX(limit) ((limit) - (limit) / 5)
+#define SHARE_STEP(limit) ((limit) / 64)
+#define JUST_EVICTED 50 /* the newest ghosts of a queue: for so many entries, one */
 
 #define ENTRY_AT(link, member) \
     ((ns_cache_entry *)((char *)(link) - offsetof(ns_cache_entry, member)))
@@ -63,10 +68,12 @@ struct ns_cache_ghosts {
     uint32_t mask; /* the length of the ring, and the number of heads; minus one */
     uint32_t now;  /* the number of the next eviction */
     uint32_t oldest; /* what was evicted before this one is forgotten */
+    uint32_t evicted[2]; /* the number of the next eviction from the small, and the main queue */
     uint32_t *heads; /* the newest of each chain */
     struct {
         uint32_t mark; /* 0: no longer a ghost */
         uint32_t older; /* the next one of its chain */
+        uint32_t turn; /* its number among those of its queue, times two; plus one: the main one */
     } at[];
 };
 
@@ -90,17 +97,18 @@ span_of(ns_cache *c)
 }
 
 static void
-push_ghost(ns_cache_ghosts *g, uint32_t number, uint32_t mark)
+push_ghost(ns_cache_ghosts *g, uint32_t number, uint32_t mark, uint32_t turn)
 {
     uint32_t *head = &g->heads[mark & g->mask];
     g->at[number & g->mask].mark = mark;
+    g->at[number & g->mask].turn = turn;
     g->at[number & g->mask].older = *head;
     *head = number;
 }
 
-/* Removes the mark's ghost. Returns whether there was one. */
+/* Removes the mark's ghost. Returns whether there was one, and its turn. */
 static bool
-pull_ghost(ns_cache_ghosts *g, uint32_t mark)
+pull_ghost(ns_cache_ghosts *g, uint32_t mark, uint32_t *turn)
 {
     uint32_t *link = &g->heads[mark & g->mask];
     for (uint32_t age = 0;;) {
@@ -110,6 +118,7 @@ pull_ghost(ns_cache_ghosts *g, uint32_t mark)
         }
         if (g->at[number & g->mask].mark == mark) {
             g->at[number & g->mask].mark = 0;
+            *turn = g->at[number & g->mask].turn;
             *link = g->at[number & g->mask].older;
             return true;
         }
@@ -139,12 +148,14 @@ ghosts_for(ns_cache *c, uint32_t count)
     larger->mask = length - 1;
     larger->now = g != NULL ? g->now : NS_CACHE_MAX_GHOSTS; /* number 0 is too old */
     larger->oldest = g != NULL ? g->oldest : larger->now;
+    larger->evicted[0] = g != NULL ? g->evicted[0] : 0;
+    larger->evicted[1] = g != NULL ? g->evicted[1] : 0;
     larger->heads = heads;
     if (g != NULL) {
         for (uint32_t n = g->oldest; n != g->now; n++) {
             const uint32_t mark = g->at[n & g->mask].mark;
             if (mark != 0) {
-                push_ghost(larger, n, mark);
+                push_ghost(larger, n, mark, g->at[n & g->mask].turn);
             }
             else {
                 larger->at[n & larger->mask].mark = 0;
@@ -158,27 +169,43 @@ ghosts_for(ns_cache *c, uint32_t count)
 }
 
 static void
-add_ghost(ns_cache *c, uint64_t hash)
+add_ghost(ns_cache *c, uint64_t hash, enum ns_cache_queue_name from)
 {
-    uint32_t span = span_of(c);
+    const uint32_t is_main = from == NS_CACHE_MAIN;
+    uint32_t span = span_of(c), turn;
     ns_cache_ghosts *g = ghosts_for(c, span);
     if (g == NULL) {
         return;
     }
     span = span <= g->mask ? span : g->mask + 1;
-    pull_ghost(g, mark_of(hash)); /* of an equal hash */
+    pull_ghost(g, mark_of(hash), &turn); /* of an equal hash */
     g->now++;
     if (g->now - g->oldest > span) {
         g->oldest = g->now - span;
     }
-    push_ghost(g, g->now - 1, mark_of(hash));
+    push_ghost(g, g->now - 1, mark_of(hash), g->evicted[is_main]++ << 1 | is_main);
 }
 
-/* Whether the hash is a ghost's, which is none any more. */
+/* Whether the hash is a ghost's, which is none any more. If it has only just been evicted, the
+ * queue from which it came gets more room. */
 static bool
 take_ghost(ns_cache *c, uint64_t hash)
 {
-    return c->ghosts != NULL && pull_ghost(c->ghosts, mark_of(hash));
+    ns_cache_ghosts *g = c->ghosts;
+    uint32_t turn;
+    if (g == NULL || !pull_ghost(g, mark_of(hash), &turn)) {
+        return false;
+    }
+    const uint32_t is_main = turn & 1;
+    const uint32_t age = ((g->evicted[is_main] << 1) - (turn - is_main)) >> 1;
+    if (age <= ns_load(&c->count, NS_RELAXED) / JUST_EVICTED + 1) {
+        const int64_t step = SHARE_STEP(c->limit) > 0 ? SHARE_STEP(c->limit) : 1;
+        int64_t share = is_main ? c->share - step : c->share + step;
+        share = share < SHARE_MAX(c->limit) ? share : SHARE_MAX(c->limit);
+        share = share > SHARE_MIN(c->limit) ? share : SHARE_MIN(c->limit);
+        c->share = share > 0 ? share : 1;
+    }
+    return true;
 }
 
 /* ---- The wheel ---- */
@@ -352,12 +379,13 @@ take_out(ns_cache *c, ns_cache_entry *e, const ns_cache_edit *edit, enum ns_cach
 {
     ns_entry *at = NULL;
     uintptr_t value = 0;
+    const enum ns_cache_queue_name from = (enum ns_cache_queue_name)e->queue;
     leave_all(c, e);
     ns_segment *s = ns_table_lock(&c->table, e->hash);
     if (ns_segment_find(s, e->hash, is_word, (void *)ns_cache_word(e), NULL, &at, &value) ==
         NS_PRESENT) {
         if (cause == NS_CACHE_SIZE) {
-            add_ghost(c, e->hash);
+            add_ghost(c, e->hash, from);
         }
         if (cause != NS_CACHE_REPLACED) {
             hold_key(c, gone, edit, e);
@@ -496,13 +524,12 @@ evict(ns_cache *c, int64_t weight, ns_cache_edit *edit, ns_cache_gone *gone)
 {
     const bool now = ++edit->looks > NS_CACHE_PATIENCE;
     ns_cache_entry *candidate = oldest(&c->small), *hand = oldest(&c->main);
-    const int64_t share = c->limit < SHARE ? 1 : c->limit / SHARE;
-    if (candidate != NULL && (hand == NULL || c->small.weight > share - weight)) {
+    if (candidate != NULL && (hand == NULL || c->small.weight > c->share - weight)) {
         if (c->clearing != 0) { /* nothing is moved behind what is to be cleared */
             take_out(c, candidate, edit, NS_CACHE_SIZE, gone);
         }
         else {
-            judge(c, candidate, c->limit - share - c->main.weight, now, edit, gone);
+            judge(c, candidate, c->limit - c->share - c->main.weight, now, edit, gone);
         }
         return;
     }
@@ -859,6 +886,7 @@ ns_cache_init(ns_cache *c, int64_t limit, bool tells)
 {
     c->limit = limit;
     c->tells = tells;
+    c->share = SHARE_AT_FIRST(limit) > 0 ? SHARE_AT_FIRST(limit) : 1;
     make_list(&c->small.ends);
     make_list(&c->main.ends);
 }

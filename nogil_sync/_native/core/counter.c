@@ -83,3 +83,16 @@ ns_counter_sum_double(ns_counter *c, bool reset)
     }
     return sum;
 }
+
+void
+ns_counter_set_double(ns_counter *c, double n)
+{
+    ns_lock_take(&c->lock);
+    ns_cell_table *table = ns_load(&c->cells, NS_ACQUIRE);
+    ns_cell *cell;
+    for (uint32_t i = 0; (cell = ns_cells_next(table, &i)) != NULL;) {
+        ns_store(&cell->word, 0, NS_RELAXED);
+    }
+    ns_store(&c->base, ns_bits_of(n), NS_RELAXED);
+    ns_lock_release(&c->lock);
+}

@@ -17,7 +17,7 @@
  *
  * Doubles use the same words as bit patterns, added by compare-and-swap. +0.0 is all zero bits.
  *
- * Fork: see cells.h. `lock` guards only the making of tables and cells.
+ * Fork: see cells.h. `lock` guards only the making of tables and cells, and ns_counter_set_double.
  */
 #ifndef NS_COUNTER_H
 #define NS_COUNTER_H
@@ -94,6 +94,10 @@ ns_counter_add_double(ns_counter *c, double n)
 /* The sum. With reset, each word is swapped for zero as it is read. */
 uint64_t ns_counter_sum(ns_counter *c, bool reset);
 double ns_counter_sum_double(ns_counter *c, bool reset);
+/* Replaces the sum. An add meanwhile comes before it or after it; a reader may see any part of the
+ * old sum. Of several calls one after the other counts: they take `lock`. A fork meanwhile leaves
+ * the child such a part. */
+void ns_counter_set_double(ns_counter *c, double n);
 
 /* Bytes in addition to the struct. */
 static inline size_t

@@ -75,6 +75,28 @@ counter_reset(PyObject *self, PyObject *Py_UNUSED(unused))
     return PyFloat_FromDouble(ns_counter_sum_double(counter_of(self), true));
 }
 
+/* Reads the arguments of a value's `set`. The time stamp is for values that several processes
+ * share. Returns 0, or -1 with an exception. */
+static inline int
+number_to_set(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+              double *n)
+{
+    PyObject *given[2];
+    return ns_unpack(s, args, nargs, kwnames, given) < 0 ? -1 : ns_double(given[0], n);
+}
+
+static PyObject *
+counter_set(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const ns_signature s = {"CounterValue.set", {"value", "timestamp"}, 1, 2, 0};
+    double n;
+    if (number_to_set(&s, args, nargs, kwnames, &n) < 0) {
+        return NULL;
+    }
+    ns_counter_set_double(counter_of(self), n);
+    Py_RETURN_NONE;
+}
+
 static PyObject *
 counter_size(PyObject *self, PyObject *Py_UNUSED(unused))
 {
@@ -118,9 +140,8 @@ static PyObject *
 gauge_set(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     static const ns_signature s = {"GaugeValue.set", {"value", "timestamp"}, 1, 2, 0};
-    PyObject *given[2];
     double n;
-    if (ns_unpack(&s, args, nargs, kwnames, given) < 0 || ns_double(given[0], &n) < 0) {
+    if (number_to_set(&s, args, nargs, kwnames, &n) < 0) {
         return NULL;
     }
     ns_store(&((Gauge *)self)->bits, ns_bits_of(n), NS_RELEASE);
@@ -269,6 +290,7 @@ static PyMethodDef counter_methods[] = {
     {"up", counter_up, METH_O, NULL},
     NS_NO_ARGUMENTS("get", counter_get, NULL),
     NS_NO_ARGUMENTS("reset", counter_reset, NULL),
+    NS_METHOD("set", counter_set, NULL),
     {"__sizeof__", counter_size, METH_NOARGS, NULL},
     NS_NO_PICKLE,
     {NULL, NULL, 0, NULL},

@@ -33,8 +33,10 @@ look_out_yielding(enum ns_look (*look)(void *what), void *what)
         ns_yield();
         found = look(what);
         now = ns_now();
-        if (now - before > NS_LINGER_LONG) {
-            ns_store(&yields_from, now + 100 * (now - before), NS_RELAXED);
+        const int64_t took = now - before;
+        if (took > NS_LINGER_LONG) {
+            const int64_t given = took < NS_LINGER_LONGEST ? took : NS_LINGER_LONGEST;
+            ns_store(&yields_from, now + 100 * given, NS_RELAXED);
         }
     }
     return found;

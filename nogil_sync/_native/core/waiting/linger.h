@@ -11,7 +11,8 @@
  * ready to run returns at once. But if other programs are busy on this machine, a yield is a gift
  * to them, of some milliseconds each (measured on Linux 6.18). So after a long yield all threads of
  * the process stop yielding, for a hundred times as long: what they give away stays at about one
- * percent of their time.
+ * percent of their time. No yield counts for more than NS_LINGER_LONGEST: if it took longer, the
+ * process was stopped meanwhile, say by a debugger.
  *
  * It stops when something is frozen: others wait there already, or it was closed. Then only the
  * lock can tell.
@@ -29,6 +30,9 @@
 #endif
 #ifndef NS_LINGER_LONG
 #define NS_LINGER_LONG 200000 /* nanoseconds: a yield that takes more was a gift to others */
+#endif
+#ifndef NS_LINGER_LONGEST
+#define NS_LINGER_LONGEST 100000000 /* nanoseconds: no scheduler makes a yield take more */
 #endif
 
 enum ns_look { NS_NOT_READY, NS_READY, NS_FROZEN };
