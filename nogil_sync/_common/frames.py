@@ -92,7 +92,7 @@ def subject(frame: FrameType | None) -> tuple[object, str]:
         obj, cls = getattr(obj, "_whole", obj), "Semaphore"
     if cls == "Channel":
         return obj, "Channel.send" if "send" in name else "Channel.recv"
-    return obj, f"{cls}.{_CALLS[cls] if cls in _CALLS else name}"  # without its lock, too
+    return obj, f"{cls}.{_CALLS.get(cls, name)}"
 
 
 def look_at(frame: FrameType | None, stack: bool) -> tuple[object, str, tuple[Line, ...]]:
