@@ -543,7 +543,7 @@ def test_random_interrupts_leave_the_barrier_usable():
 
     thread = start(partner)
     interrupts = RandomInterrupts()
-    for _ in interrupts.for_a_second():
+    for _ in interrupts.rounds():
         interrupts.call(lambda _: outcome(b.wait, TIMEOUT), None)
         if b.broken:
             b.reset()

@@ -200,7 +200,7 @@ def test_interrupted_wait_holds_the_lock_and_loses_no_notification(lock, at_most
     for t in threads:
         t.start()
     n = 0
-    for _ in interrupts.for_a_second():
+    for _ in interrupts.rounds():
         with c:
             n += 1
             interrupts.call(c.wait, 0.002 if n % 2 else 20, at_most)

@@ -336,7 +336,7 @@ def test_interrupted_acquire_takes_nothing(others):
     m = Mutex()
     end = contend(m, others)
     interrupts = RandomInterrupts()
-    for _ in interrupts.for_a_second():
+    for _ in interrupts.rounds():
         if interrupts.call(m.acquire, True):
             m.release()
     end()
@@ -349,7 +349,7 @@ def test_acquire_interrupted_as_it_raises_takes_nothing():
     m = Mutex()
     end = contend(m, 2)
     interrupts = RandomInterrupts()
-    for _ in interrupts.for_a_second():
+    for _ in interrupts.rounds():
         if interrupts.call(m.acquire, True, at_most=3):
             m.release()
     end()

@@ -243,7 +243,7 @@ def test_interrupts_at_any_moment_leave_owner_and_count_in_step():
     for thread in threads:
         thread.start()
     interrupts = RandomInterrupts()
-    for _ in interrupts.for_a_second():
+    for _ in interrupts.rounds():
         for count in range(2):
             while not interrupts.call(lock.acquire, True):
                 assert lock._recursion_count() == count

@@ -84,7 +84,7 @@ def test_interrupted_acquire_takes_nothing(others, at_most):
     for t in threads:
         t.start()
     turn = itertools.cycle(views)
-    for _ in interrupts.for_a_second():
+    for _ in interrupts.rounds():
         side = next(turn)
         if interrupts.call(side.acquire, True, at_most):
             side.release()

@@ -95,7 +95,7 @@ def test_interrupted_acquire_takes_nothing(others, at_most):
     threads = [threading.Thread(target=other) for _ in range(others)]
     for t in threads:
         t.start()
-    for _ in interrupts.for_a_second():
+    for _ in interrupts.rounds():
         if interrupts.call(partial(s.acquire, n=2), True, at_most):
             s.release(2)
     busy = False

@@ -852,7 +852,7 @@ def test_interrupted_calls_do_all_or_nothing():
 
     thread = threading.Thread(target=others)
     thread.start()
-    for done, _ in enumerate(interrupts.for_a_second()):
+    for done, _ in enumerate(interrupts.rounds()):
         interrupts.call(lambda key: m.load_or_compute(key, lambda: 1), "k", 1)
         interrupts.call(lambda key: m.load_or_compute(key, time.sleep, 0.0003), "mine", 1)
         interrupts.call(lambda key: m.pop(key, None), "mine", 2)

@@ -468,7 +468,7 @@ def test_interrupted_waits_lose_no_wake_up(at_most):
     threads += [threading.Thread(target=waiter, args=(k,)) for k in (1, 2)]
     for t in threads:
         t.start()
-    for _ in interrupts.for_a_second(lambda: min(rounds) > 10):
+    for _ in interrupts.rounds(lambda: min(rounds) > 10):
         interrupts.call(group.wait, 30, at_most)
     busy = False
     for t in threads:
@@ -484,7 +484,7 @@ def test_interrupted_add_counts_nothing():
     interrupts = RandomInterrupts()
     group = WaitGroup()
     count = 0
-    for _ in interrupts.for_a_second():
+    for _ in interrupts.rounds():
         if interrupts.call(group.add, 2, 1) is None:
             count += 2
     group.add(-count)

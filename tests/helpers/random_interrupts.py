@@ -46,8 +46,8 @@ class RandomInterrupts:
         finally:
             self.remaining = 0  # before anything else, if it raised something of its own
 
-    def for_a_second(self, enough: Callable[[], bool] = lambda: True) -> Iterator[None]:
-        """Repeat the body of a loop while the timer runs.
+    def rounds(self, enough: Callable[[], bool] = lambda: True) -> Iterator[None]:
+        """Rounds of a loop while the timer runs.
 
         For half a second, or less in the short test; on a busy machine until a call was interrupted
         and there is enough.

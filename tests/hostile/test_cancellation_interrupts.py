@@ -50,7 +50,7 @@ def test_group_interrupted_anywhere_is_as_if_left_or_can_be_cancelled():
             tg.cancel()
         return True
 
-    for _ in interrupts.for_a_second():
+    for _ in interrupts.rounds():
         calls.clear()
         tg = TaskGroup()
         left = False
@@ -83,7 +83,7 @@ def test_nested_groups_interrupted_anywhere_leave_no_thread():
                 Event().wait()
         return True
 
-    for _ in interrupts.for_a_second():
+    for _ in interrupts.rounds():
         groups = [TaskGroup(), TaskGroup(timeout=3600)]
         try:
             interrupts.call(use, groups, at_most=2)
@@ -111,7 +111,7 @@ def test_interrupted_waits_for_a_future_leave_it_usable():
             except TimeoutError:
                 return True
 
-        for _ in interrupts.for_a_second():
+        for _ in interrupts.rounds():
             interrupts.call(wait, 0.001)
             assert not future._condition.guard._is_owned()
         assert not future._condition.gates
@@ -132,7 +132,7 @@ def test_interrupted_waits_for_a_run_leave_it_usable():
             except TimeoutError:
                 return True
 
-        for _ in interrupts.for_a_second():
+        for _ in interrupts.rounds():
             interrupts.call(wait, 0.001)
         waiting = [asleep(tg, squares.load_or_compute, 1, int) for _ in range(3)]
         end.set()
@@ -143,7 +143,7 @@ def test_interrupted_waits_for_a_run_leave_it_usable():
 @in_own_process
 def test_interrupted_run_wakes_those_that_wait_for_it_in_a_group():
     interrupts = RandomInterrupts()
-    for _ in interrupts.for_a_second():
+    for _ in interrupts.rounds():
         cell, begun = Once(retry=True), Event()
 
         def compute(begun=begun):
@@ -175,7 +175,7 @@ def test_interrupted_shield_ends_with_its_block():
     with TaskGroup() as tg:
         tg.cancel()
         scope = current_scope()
-        for _ in interrupts.for_a_second():
+        for _ in interrupts.rounds():
             if not interrupts.call(use, Event()):
                 # An interrupt at the entry of __exit__ skips that.
                 assert current_scope() in (scope, None)
@@ -207,7 +207,7 @@ def test_cancelled_waits_interrupted_at_random_leave_no_trace():
             pass
         return True
 
-    for turn, _ in enumerate(interrupts.for_a_second()):
+    for turn, _ in enumerate(interrupts.rounds()):
         with TaskGroup() as tg:
             canceller = asleep(tg, Event().wait, 0.0002)
             canceller.add_done_callback(lambda _, tg=tg: tg.cancel())

@@ -136,7 +136,7 @@ def test_task_cancelled_by_a_handler_loses_no_item(way, capacity):
         received.append(item.value if way == "select" else item)
 
     async def main():
-        for _ in interrupts.for_a_second(lambda: bool(received)):
+        for _ in interrupts.rounds(lambda: bool(received)):
             await interrupts.run(receive())
 
     with Sender(lambda item: c.send(item, 0.001)) as sender:
@@ -163,7 +163,7 @@ def test_task_cancelled_by_a_handler_sends_nothing_twice(way, capacity):
         sent.append(item)
 
     async def main():
-        for number, _ in enumerate(interrupts.for_a_second(lambda: bool(sent))):
+        for number, _ in enumerate(interrupts.rounds(lambda: bool(sent))):
             await interrupts.run(send(number))
 
     with Receiver(lambda: c.recv(0.001)) as receiver:
@@ -207,7 +207,7 @@ def test_task_cancelled_by_a_handler_has_not_taken_the_lock(name):
         release(lock)
 
     async def main():
-        for _ in interrupts.for_a_second(lambda: taken > 0):
+        for _ in interrupts.rounds(lambda: taken > 0):
             await interrupts.run(use())
 
     def use_too(_):
@@ -236,7 +236,7 @@ def test_task_cancelled_by_a_handler_passes_its_notification_on():
 
     async def main():
         others = [asyncio.ensure_future(forever()) for _ in range(2)]
-        for _ in interrupts.for_a_second(lambda: taken > 0):
+        for _ in interrupts.rounds(lambda: taken > 0):
             await interrupts.run(take())
         for other in others:
             other.cancel()
@@ -281,7 +281,7 @@ def test_task_cancelled_by_a_handler_leaves_no_place_in_events():
         group.add()
 
     async def main():
-        for _ in interrupts.for_a_second(lambda: seen > 0):
+        for _ in interrupts.rounds(lambda: seen > 0):
             await interrupts.run(wait())
 
     with Sender(change):
@@ -320,7 +320,7 @@ def test_interrupted_loop_loses_no_item(way, at_most):
         interrupts.remaining = 0  # nothing comes between
 
     with Sender(lambda item: c.send(item, 0.001)) as sender:
-        for _ in interrupts.for_a_second(lambda: bool(received)):
+        for _ in interrupts.rounds(lambda: bool(received)):
             got = None
             run_and_close(interrupts, receive(), at_most)
             if got is not None:
@@ -360,7 +360,7 @@ def test_interrupted_loop_has_taken_no_lock(name, at_most):
     jobs, done = queue.SimpleQueue(), queue.SimpleQueue()
     releaser = threading.Thread(target=release_each, daemon=True)
     releaser.start()
-    for _ in interrupts.for_a_second(lambda: taken > 0):
+    for _ in interrupts.rounds(lambda: taken > 0):
         held = 0
         waits = threading.Lock()  # in C: an interrupt leaves it whole
         waits.acquire()
@@ -400,7 +400,7 @@ def test_interrupted_task_that_need_not_wait_has_taken_no_units(name):
             held = 1
             held = release(units) or 0  # an interrupt comes before this store, or after it
 
-    for _ in interrupts.for_a_second(lambda: taken > 0):
+    for _ in interrupts.rounds(lambda: taken > 0):
         held = 0
         run_and_close(interrupts, use(), 1)
         if held:
@@ -432,7 +432,7 @@ def test_interrupted_thread_resumes_the_tasks_that_it_serves(capacity, at_most):
     sent = []
     with LoopThread() as other:
         done = other.submit(main())
-        for number, _ in enumerate(interrupts.for_a_second(lambda: bool(sent))):
+        for number, _ in enumerate(interrupts.rounds(lambda: bool(sent))):
             if interrupts.call(partial(c.send, timeout=10), number, at_most) is None:
                 sent.append(number)
         c.close()
@@ -463,7 +463,7 @@ def test_interrupts_beside_a_cancelled_group_lose_no_item(capacity, at_most):
         never.wait(0.0005)
         tg.cancel()
 
-    for number, _ in enumerate(interrupts.for_a_second(lambda: bool(sent))):
+    for number, _ in enumerate(interrupts.rounds(lambda: bool(sent))):
         with TaskGroup() as tg:
             for _ in range(2):
                 tg.go(work)

@@ -72,7 +72,7 @@ def test_interrupted_recv_loses_no_item(capacity, at_most):
     thread = threading.Thread(target=send)
     thread.start()
     received = 0
-    for _ in interrupts.for_a_second():
+    for _ in interrupts.rounds():
         item = interrupts.call(c.recv, 10, at_most)
         if item:
             assert item == received + 1, (item, received)
@@ -102,7 +102,7 @@ def test_interrupted_send_duplicates_no_item(capacity, at_most):
     thread = threading.Thread(target=receive)
     thread.start()
     sent = []
-    for number, _ in enumerate(interrupts.for_a_second(), 1):
+    for number, _ in enumerate(interrupts.rounds(), 1):
         # `None` if it was sent, `False` if an interrupt hit it.
         if interrupts.call(c.send, number, at_most) is None:
             sent.append(number)

@@ -57,7 +57,7 @@ def test_interrupted_select_loses_no_item(capacity, at_most):
     thread.start()
     received = []
     cases = c, other, never, other
-    for _ in interrupts.for_a_second():
+    for _ in interrupts.rounds():
         chosen = interrupts.call(partial(select, *cases, timeout=10), Channel(), at_most)
         if chosen:
             received.append(chosen.value)
@@ -85,7 +85,7 @@ def test_interrupted_select_duplicates_no_item(capacity, at_most):
     thread = threading.Thread(target=receive)
     thread.start()
     sent = []
-    for number, _ in enumerate(interrupts.for_a_second(), 1):
+    for number, _ in enumerate(interrupts.rounds(), 1):
         cases = c.sending(number), never, other.sending(number)
         if interrupts.call(partial(select, *cases, timeout=10), Channel(), at_most):
             sent.append(number)
@@ -126,7 +126,7 @@ def test_interrupted_selects_that_meet_exchange_each_item_once(at_most):
 
     thread = threading.Thread(target=meet)
     thread.start()
-    for number, _ in enumerate(interrupts.for_a_second(), 1):
+    for number, _ in enumerate(interrupts.rounds(), 1):
         cases = d, c.sending(number), d.sending(number)
         chosen = interrupts.call(partial(select, *cases, timeout=10), c, at_most)
         if chosen:
@@ -163,7 +163,7 @@ def test_interrupted_select_for_words_leaves_no_place(at_most):
     thread.start()
     chosen = 0
     cases = event, quiet, group, quiet.sending(1)
-    for _ in interrupts.for_a_second(lambda: chosen > 0):
+    for _ in interrupts.rounds(lambda: chosen > 0):
         if interrupts.call(partial(select, *cases, timeout=10), Channel(), at_most):
             chosen += 1
     busy = False
@@ -204,7 +204,7 @@ def test_interrupted_and_cancelled_recv_loses_no_item(at_most):
     for thread in threads:
         thread.start()
     received = 0
-    for _ in interrupts.for_a_second():
+    for _ in interrupts.rounds():
         scope = Scope()
         scopes[:] = [scope]
         enter_scope(scope)
@@ -249,7 +249,7 @@ def test_interrupted_and_cancelled_acquire_keeps_the_permits(at_most):
     threads = [threading.Thread(target=each) for each in (use, use, cancel)]
     for thread in threads:
         thread.start()
-    for _ in interrupts.for_a_second():
+    for _ in interrupts.rounds():
         scope = Scope()
         scopes[:] = [scope]
         enter_scope(scope)
@@ -281,7 +281,7 @@ def test_interrupted_cancel_wakes_all(at_most):
         except Cancelled:
             ended.append(1)
 
-    for _ in interrupts.for_a_second():
+    for _ in interrupts.rounds():
         scope, c, begun, ended = Scope(), Channel(), WaitGroup(), []
         begun.add(3)
         threads = [threading.Thread(target=wait) for _ in range(3)]
@@ -322,7 +322,7 @@ def test_interrupted_thread_calls_back_what_it_serves(name, at_most):
     interrupts = RandomInterrupts()
     make, operation, take, serve = SERVED[name]
     called = []
-    for _ in interrupts.for_a_second():
+    for _ in interrupts.rounds():
         x = make()
         take(x)
         called.clear()
@@ -364,7 +364,7 @@ def test_interrupted_waiter_without_thread_leaves_no_trace(at_most):
         return [waiter.cancel() for waiter in made]
 
     whole = 0
-    for _ in interrupts.for_a_second(lambda: whole > 0):
+    for _ in interrupts.rounds(lambda: whole > 0):
         if interrupts.call(wait_and_cancel, calls, at_most):
             whole += 1
         for waiter in made:
