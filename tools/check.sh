@@ -34,6 +34,8 @@ check() {
   verify "stubtest, native" stubtest native "$env"
   verify "stubtest, threading" stubtest threading "$env"
   verify "pyright, public" public_types "$env"
+  # A mutant whose text is no longer in the sources, or whose test is gone, would keep all from starting.
+  verify "mutants' data" up_to_date_mutants "$env"
   verify "zizmor" zizmor --offline --quiet --no-progress .github
   ! have actionlint || verify "actionlint" actionlint
 
@@ -67,6 +69,8 @@ stubtest() (
   NOGIL_SYNC_BACKEND=$1 MYPY_CACHE_DIR=$CACHE/stubtest/$(echo "$ROOT" | digest) "$2/bin/python" -m mypy.stubtest nogil_sync --concise \
     --ignore-disjoint-bases --ignore-unused-allowlist --mypy-config-file "$ROOT/pyproject.toml" --allowlist "$ROOT/tools/stubtest-allowlist.txt"
 )
+
+up_to_date_mutants() { "$1/bin/python" tools/mutants.py --list >/dev/null; }
 
 # Every public name must have its types. Outside the tree, as above. pyright looks at the packages of the `python` on
 # PATH; it fails if one type is unknown or ambiguous.
