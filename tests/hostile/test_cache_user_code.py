@@ -49,6 +49,7 @@ def test_equality_that_clears_the_cache_of_the_key_ends():
     assert len(c) <= 1
 
 
+@pytest.mark.skipif(not NATIVE, reason="there a look keeps the entry that it found first")
 def test_load_whose_second_look_fails_raises_that_error():
     """The first look at a key finds none. The second finds one that may have expired."""
 
