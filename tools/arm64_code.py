@@ -34,9 +34,8 @@ FENCES = {
     "unlist": "a pool's search takes the shard of a thread that is gone off its list",
     "end_solitude": "a thread's first use of the library, and strays",
     "ns_try_incref": "3.14 and later: CPython reads an immortal count without an acquire (dmb ishld)",
-    "has_flights": "only where the system cannot put a fence into all threads (membarrier)",
-    "fence_flight": "a flight, of a map that has had a few",
-    "ns_fence_flight": "the same, as a function of other files",
+    "ns_has_flights": "a deletion, or a store in a Cache, once there have been a few flights",
+    "ns_fence_flight": "a flight, once there have been a few",
 }
 
 COMPILERS = {

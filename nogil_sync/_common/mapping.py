@@ -26,9 +26,12 @@ threads and tasks wait for each other's flights.) When the run is over, the flig
 value, with a failure, or with nothing if it was interrupted or found the key in the map. After
 nothing, the waiting calls start again. (With the native backend, a call that meets no other flight
 makes one of the extension, ``flight.h``. That runs in the call that made it, and others wait for it
-by `once.await_run`.) A flight that is over has no meaning any more, so it does no
-harm if it stays in the table (its removal runs the users' equality, which can raise): a call that
-finds it there replaces it.
+by `once.await_run`.)
+
+A flight that is over can stay in the map: its removal runs the users' equality, which can raise. It
+has no meaning any more, and the next call for its key that misses replaces it, or a deletion of the
+key removes it. Until then the map keeps key and value, and each deletion, and each store in a
+Cache, looks for flights in Python code.
 
 **Landing.** Once a flight's value is in the map, another thread can pop it before the flight is
 over. A call that begins after that pop must not get the value. So a flight is marked before its

@@ -69,7 +69,7 @@ allocate_dirty(size_t alignment, size_t n)
 #endif
 
 #define THREADS 4
-/* SOME scales down what one thread does alone, where shaking and the thread sanitizer show nothing. */
+/* SOME scales down what one thread does alone, where neither shaking nor tsan shows anything. */
 #ifdef NS_SHAKE
 #undef ROUNDS
 #define ROUNDS 100 /* each with many steps */

@@ -3,12 +3,13 @@
 import gc
 import random
 import threading
+import types
 
 import pytest
 from caches import OPERATIONS, every, tried
-from keys import kind
+from keys import RefusedError, kind
 from marks import starts_threads
-from support import background, collect_often, for_a_while, run_threads
+from support import NATIVE, background, collect_often, for_a_while, run_threads
 
 from nogil_sync import Cache, cached
 
@@ -46,6 +47,38 @@ def test_equality_that_clears_the_cache_of_the_key_ends():
         c.get(new_key(n % 3))
         c.pop(new_key(n % 3), None)
     assert len(c) <= 1
+
+
+@pytest.mark.skipif(not NATIVE, reason="there a look keeps the entry that it found first")
+def test_load_whose_second_look_fails_raises_that_error():
+    """The first look at a key finds none. The second finds one that may have expired."""
+
+    def compare(*_):
+        if new_key.compared == 2:
+            c.put(stored, "late", ttl=1)
+            stored.name = "key"
+
+    def clock():
+        if new_key.compared >= 2 and stored.name == "key":
+            raise RefusedError
+        return 0.0
+
+    new_key = kind(compare)
+    stored = new_key("another")
+    c = Cache(10, clock=clock)
+    c[stored] = "first"
+    with pytest.raises(RefusedError):
+        c.load_or_compute(new_key("key"), lambda: "loaded")
+    assert c.stats().loads == 0
+
+
+@pytest.mark.skipif(not NATIVE, reason="there it is any object's attribute")
+def test_store_refuses_what_is_no_flag_among_the_flights():
+    c = Cache(10)
+    c._flights()["key"] = types.SimpleNamespace(detached=object())
+    with pytest.raises(TypeError, match="must be an AtomicBool"):
+        c["key"] = 1
+    assert "key" not in c
 
 
 def test_functions_that_use_the_cache_do_not_deadlock():

@@ -31,14 +31,14 @@
  *    as many candidates as there are entries were not used, one after the other (`idle`), more of
  *    them move to the main queue, as far as it has room, and stay while the loop goes round.
  *    The share of the small queue moves, from a tenth of the limit, between a twentieth and four
-    fifths of it. What comes back when it has only just been evicted would have been a hit if its
-    queue had been a little longer. So that queue gets a 64th of the limit more, and the other one
-    as much less. "Just" is counted in evictions from the same queue: as many as a fiftieth of the
-    entries. Where a longer small queue gives as many hits more as a longer main queue would, the
-    share comes to rest. (ARC, Megiddo and Modha, FAST 2003, moves its target by all ghosts. A loop
-    has many that come back, but late: no small step of the share would make hits of them.) Hits
-    take no part in this.
-    The numbers were chosen with perf/cache_policies.py. A single thread sees the evictions of the
+ *    fifths of it. What comes back when it has only just been evicted would have been a hit if its
+ *    queue had been a little longer. So that queue gets a 64th of the limit more, and the other one
+ *    as much less. "Just" is counted in evictions from the same queue: as many as a fiftieth of the
+ *    entries. Where a longer small queue gives as many hits more as a longer main queue would, the
+ *    share comes to rest. (ARC, Megiddo and Modha, FAST 2003, moves its target by all ghosts. A
+ *    loop has many that come back, but late: no small step of the share would make hits of them.)
+ *    Hits take no part in this.
+ *    The numbers were chosen with perf/cache_policies.py. A single thread sees the evictions of the
  *    model in perf/policies.py, whatever the seed of the hashes. So does the other backend.
  *    Each look at an entry evicts it, moves it from the small queue to the main one, or lowers a
  *    count of uses. Hits can raise a count meanwhile: after NS_CACHE_PATIENCE looks for one

@@ -19,6 +19,7 @@
  * compare ends with NS_CACHE_ASK_KEY or NS_CACHE_ASK, and is repeated with the answer.
  */
 #include "types/cache.h"
+#include "types/syncmap_edits.h"
 
 #include "arguments.h"
 #include "docs.h"
@@ -406,9 +407,10 @@ detach(Cache *o, PyObject *key)
     return result == NULL ? -1 : 0;
 }
 
-/* Finds the flag that detaches the load of a key: a new reference, or NULL. Returns 0 or -1. */
+/* Finds the flag that detaches the load of a key, and the object that has it: a new reference.
+ * Leaves both as they are if there is no load. Returns 0 or -1. */
 static Py_NO_INLINE int
-flag_of_load(Cache *o, PyObject *key, PyObject **flag)
+flag_of_load(Cache *o, PyObject *key, PyObject **owner, _Atomic bool **flag)
 {
     ns_state *state = ns_state_of((PyObject *)o);
     if (state->syncmap_shared == NULL) {
@@ -419,8 +421,13 @@ flag_of_load(Cache *o, PyObject *key, PyObject **flag)
         Py_DECREF(found);
         return 0;
     }
-    *flag = found;
-    return found == NULL ? -1 : 0;
+    *flag = found != NULL ? ns_flag_in(state, found) : NULL;
+    if (*flag == NULL) {
+        Py_XDECREF(found);
+        return -1;
+    }
+    *owner = found;
+    return 0;
 }
 
 /* Sets the key, and detaches a load of it in the same step. With a flag it does so only if the key
@@ -436,11 +443,13 @@ store(Cache *o, PyObject *key, uint64_t hash, PyObject *value, int64_t ttl, _Ato
         time_for(o, ttl, &now) < 0) {
         return -1;
     }
+    const bool add = flag != NULL;
     PyObject *overtaken = NULL;
-    if (flag == NULL && ns_flights_any(&o->flights)) {
+    if (!add && ns_flights_any(&o->flights)) {
         /* One that does not fit deletes the key: a load must not bring back what was there before.
          * Nor may a load bring back something older once this value is evicted. */
-        if ((weight > o->core.limit ? detach(o, key) : flag_of_load(o, key, &overtaken)) < 0) {
+        if ((weight > o->core.limit ? detach(o, key) : flag_of_load(o, key, &overtaken, &flag)) <
+            0) {
             return -1;
         }
     }
@@ -455,10 +464,9 @@ store(Cache *o, PyObject *key, uint64_t hash, PyObject *value, int64_t ttl, _Ato
     ns_store(&entry->deadline, deadline, NS_RELAXED);
     entry->weight = weight;
     if (ns_likely(overtaken == NULL)) {
-        return store_entry(o, key, value, entry, now, flag != NULL, flag, kept);
+        return store_entry(o, key, value, entry, now, add, flag, kept);
     }
-    flag = ns_flag_in(ns_state_of((PyObject *)o), overtaken);
-    const int result = store_entry(o, key, value, entry, now, false, flag, kept);
+    const int result = store_entry(o, key, value, entry, now, add, flag, kept);
     Py_DECREF(overtaken);
     return result;
 }
@@ -753,6 +761,12 @@ size_of(PyObject *self, PyObject *Py_UNUSED(unused))
 }
 
 /* ---- load_or_compute, and what _common/cache.py calls ---- */
+
+/* For ns_fly, which knows the results by their names in syncmap_edits.h. */
+_Static_assert((int)NS_LOOKUP_ERROR == (int)NS_KEY_ERROR &&
+                   (int)NS_LOOKUP_MISSING == (int)NS_KEY_MISSING &&
+                   (int)NS_LOOKUP_FOUND == (int)NS_KEY_FOUND,
+               "look of a cache returns what look of a map returns");
 
 static int
 look(PyObject *self, PyObject *key, uint64_t hash, PyObject **value)

@@ -23,16 +23,18 @@
  *
  * Orderings. A thread that waits makes the gate, and then reads `over`; the thread that runs the
  * flight sets `over`, and then reads `gate`. All four are sequentially consistent, so one of the
- * two sees the other: the waiter does not sleep, or its gate is opened. The same holds for `gates`.
- * A thread that reads `over` as true sees value and failure, which were stored before. `landing`
- * is stored before the value is; a thread that joins the flight reads it after it has found the
- * flight. Both are sequentially consistent. After its claim the flight has a fence: has_flights of
- * syncmap_edits.c says what for.
+ * two sees the other: the waiter does not sleep, or its gate is opened. The same holds for `gates`,
+ * and for each entry of that dict: the thread that adds one then releases the dict's lock, by a
+ * sequentially consistent read-modify-write, and then reads `over`. A thread that reads `over` as
+ * true sees value and failure, which were stored before. `landing` is stored before the value is; a
+ * thread that joins the flight reads it after it has found the flight. Both are sequentially
+ * consistent. After its claim the flight has a fence: ns_has_flights of syncmap_edits.c says why.
  *
  * Lifetime. The thread that runs the flight has a reference, and so has the map of flights. Each of
  * `value`, `failure`, `gate` and `gates` is set at most once and cleared only with the flight. So a
- * thread with a reference to the flight reads them without more ado. The flight needs no tp_clear:
- * users cannot refer to it, so a cycle through it goes through its map of flights, which has one.
+ * thread with a reference to the flight reads them without a lock. The flight needs no tp_clear:
+ * only its map of flights refers to it, and lists and dicts of the library's Python code. Each of
+ * these has a tp_clear, which breaks a cycle through the flight.
  *
  * Interrupts. Signal handlers run only in Python code: in the user's function and equality, and
  * in `weigher`, `clock` and `on_evict`. There KeyboardInterrupt is an exception like any other. So
@@ -49,7 +51,8 @@
 
 /* What a flight does with its map or cache, for a key and its hash. */
 typedef struct ns_destination {
-    /* NS_KEY_FOUND with a reference in *value, NS_KEY_MISSING or NS_KEY_ERROR. Counts nothing. */
+    /* NS_KEY_FOUND with a reference in *value, NS_KEY_MISSING or NS_KEY_ERROR. Else *value means
+     * nothing. Counts nothing. */
     int (*look)(PyObject *self, PyObject *key, uint64_t hash, PyObject **value);
     /* One atomic step: stores the value if the key is missing and the flag not set. Returns a new
      * reference to what the calls get; NULL with an exception. */
@@ -71,7 +74,8 @@ typedef struct ns_user_call {
 PyObject *ns_fly(PyObject *self, const ns_destination *to, ns_ref *flights, PyObject *key,
                  uint64_t hash, const ns_user_call *call, bool *met);
 
-/* The flag in what _flag_of of mapping.py returns: a flight of this file, or an AtomicBool. */
+/* The flag in what _flag_of of mapping.py returns: a flight of this file, or an AtomicBool. NULL
+ * with TypeError for any other object: users can put one into the map of flights. */
 _Atomic bool *ns_flag_in(ns_state *state, PyObject *object);
 
 int ns_add_flights(PyObject *module);

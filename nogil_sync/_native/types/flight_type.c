@@ -180,6 +180,9 @@ run(PyObject *self, const ns_destination *to, SyncMap *flights, PyObject *key, u
     if (ns_likely(found == NS_KEY_MISSING)) {
         value = compute(self, to, key, hash, call, f);
     }
+    else if (found == NS_KEY_ERROR) {
+        value = NULL; /* a look that failed may have left a word there that is no reference */
+    }
     if (ns_unlikely(value == NULL)) {
         keep_failure(self, f);
     }
@@ -362,8 +365,20 @@ store_detached(PyObject *self, PyObject *value)
 _Atomic bool *
 ns_flag_in(ns_state *state, PyObject *object)
 {
-    return (PyObject *)Py_TYPE(object) == state->flight_type ? &((Flight *)object)->detached
-                                                             : ns_atomic_bool_place(object);
+    if ((PyObject *)Py_TYPE(object) == state->flight_type) {
+        return &((Flight *)object)->detached;
+    }
+    if (state->atomic_bool_type == NULL) {
+        ns_shutting_down();
+        return NULL;
+    }
+    if (!PyObject_TypeCheck(object, (PyTypeObject *)state->atomic_bool_type)) {
+        PyErr_Format(PyExc_TypeError,
+                     "the flag of a flight must be an AtomicBool, not '%s'",
+                     Py_TYPE(object)->tp_name);
+        return NULL;
+    }
+    return ns_atomic_bool_place(object);
 }
 
 /* ---- The type ---- */

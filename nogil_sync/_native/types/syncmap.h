@@ -23,7 +23,7 @@ typedef struct SyncMap {
     /* For a map of flights: an upper bound of its entries. Raised before an entry comes, and
      * lowered after it has gone. So in the child of a fork it may stay too high. */
     _Atomic uint32_t flying;
-    _Atomic uint32_t begun; /* the same: how many there were, while they are few (has_flights) */
+    _Atomic uint32_t begun; /* the same: how many there were, while they are few (ns_has_flights) */
     ns_ref flights; /* the map of the running calls of load_or_compute; NULL before the first */
     ns_watch_place watch;
     ns_spares spare_iterators;
@@ -56,15 +56,17 @@ extern PyMethodDef ns_syncmap_methods[];
 PyObject *ns_syncmap_iterate(SyncMap *o, bool pairs);
 int ns_add_syncmap_iterator(PyObject *module);
 
-/* syncmap_edits.c, for this type and Cache: whether any value is being computed, by the map in
- * *flights. */
-bool ns_flights_any_in(ns_ref *flights);
+/* For this type and Cache: whether any value is being computed, by the map of flights in *place.
+ * The fence belongs to ns_has_flights, which nobody else calls: syncmap_edits.c says why. */
+bool ns_has_flights(SyncMap *flights);
 static inline bool
-ns_flights_any(ns_ref *flights)
+ns_flights_any(ns_ref *place)
 {
-    ns_fence_here(); /* see has_flights */
-    return ns_unlikely(ns_load(flights, NS_SEQ_CST) != NULL) && ns_flights_any_in(flights);
+    ns_fence_here();
+    SyncMap *flights = (SyncMap *)ns_load(place, NS_SEQ_CST);
+    return ns_unlikely(flights != NULL) && ns_has_flights(flights);
 }
+
 /* syncmap_protocol.c: the map in *flights, which the first call makes; NULL with an exception.
  * `self` is the object that has it, until it dies: the reference is borrowed, since threads that
  * fly beside each other would contend for the count. */

@@ -102,10 +102,10 @@ ns_syncmap_contains(SyncMap *o, PyObject *key, uint64_t hash, ns_asker *a)
 
 /* ---- Editing ---- */
 
-/* So many flights of a map pay for the fences of its deletions. See has_flights. */
+/* So many flights of a map pay for the fences of its deletions. See ns_has_flights. */
 #define FEW_FLIGHTS 8
 
-/* Counts the flights, for `has_flights`. */
+/* Counts the flights, for ns_has_flights. */
 static inline void
 count_flight(SyncMap *o, uint32_t by)
 {
@@ -323,9 +323,9 @@ ns_syncmap_apply(SyncMap *o, const ns_edit *e, PyObject **old)
 
 /* Whether any value is being computed. A thread that changes what a value is computed from, and
  * then deletes the key, must see each flight that began before it could know of the change. So both
- * have a fence: the deletion between the change and its look for flights, and the call that runs
- * the flight between its claim and all that it reads (ns_fence_flight). That need not be the call
- * that inserted the flight.
+ * have a fence: the deletion between the change and its look for flights (in ns_flights_any, and
+ * here), and the call that runs the flight between its claim and all that it reads
+ * (ns_fence_flight). That need not be the call that inserted the flight.
  *
  * Where flights are few, the deletions' fences cost nothing: a flight puts a fence into all threads
  * (membarrier), which takes microseconds and disturbs all of them. After FEW_FLIGHTS of them,
@@ -333,14 +333,9 @@ ns_syncmap_apply(SyncMap *o, const ns_edit *e, PyObject **old)
  * once more. From then on a deletion either sees what `begun` asks for, or has changed its source
  * before that fence, where later flights see it. So these do with a fence of their own.
  */
-static inline bool
-has_flights(ns_ref *place)
+bool
+ns_has_flights(SyncMap *flights)
 {
-    ns_fence_here();
-    SyncMap *flights = (SyncMap *)ns_load(place, NS_SEQ_CST);
-    if (ns_likely(flights == NULL)) {
-        return false;
-    }
     if (ns_load(&flights->begun, NS_RELAXED) >= FEW_FLIGHTS) {
         ns_fence(NS_SEQ_CST);
     }
@@ -349,16 +344,10 @@ has_flights(ns_ref *place)
            ns_table_count(&flights->table) != 0;
 }
 
-bool
-ns_flights_any_in(ns_ref *flights)
-{
-    return has_flights(flights);
-}
-
 int
 ns_syncmap_detach(SyncMap *o, PyObject *key)
 {
-    if (ns_likely(!has_flights(&o->flights))) {
+    if (ns_likely(!ns_flights_any(&o->flights))) {
         return 0;
     }
     ns_state *state = ns_state_of((PyObject *)o);
@@ -516,7 +505,8 @@ PyObject *
 ns_syncmap_remove_any(SyncMap *o)
 {
     for (;;) {
-        PyObject *pair = ns_likely(!has_flights(&o->flights)) ? take_any(o) : take_any_detached(o);
+        PyObject *pair =
+            ns_likely(!ns_flights_any(&o->flights)) ? take_any(o) : take_any_detached(o);
         if (ns_likely(pair != NULL) || PyErr_Occurred()) {
             return pair;
         }
