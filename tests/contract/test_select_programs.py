@@ -248,7 +248,7 @@ def test_selects_beside_plain_calls_pass_each_item_once():
         return [channels[k].recv(TIMEOUT) for _ in range(each)]
 
     def select_to_send():
-        numbers = {k: 0 for k in range(4)}
+        numbers = dict.fromkeys(range(4), 0)
         while numbers:  # a channel that has had its share is no case any more
             cases = [channels[k].sending(("select", k, n)) for k, n in numbers.items()]
             chosen = [*numbers][cases.index(select(*cases, timeout=TIMEOUT).case)]
