@@ -365,8 +365,8 @@ def test_coroutine_that_is_never_awaited_does_nothing(name):
         warnings.simplefilter("always")
         trial.twin()
         collected()
-        assert [each.category for each in given] == [RuntimeWarning]
-        assert "was never awaited" in str(given[0].message)
+    never = [each for each in given if "was never awaited" in str(each.message)]
+    assert [each.category for each in never] == [RuntimeWarning]
     assert trial.state() == before
 
 
