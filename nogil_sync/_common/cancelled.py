@@ -10,6 +10,8 @@ into `scopes`.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from .originals import get_ident
+
 if TYPE_CHECKING:
     from .._backend import Scope
 
@@ -65,8 +67,8 @@ class shield:  # noqa: N801  (named as what it does, like contextlib.suppress)
     are entered in the block are not cancelled with those outside. It ends with the block: the
     next call after it that would wait raises :exc:`Cancelled`.
 
-    It holds for the calling thread alone. The thread that leaves the group waits for tasks in
-    such a block; bound their waits by time-outs.
+    It holds for the calling thread alone, which must leave the block itself. The thread that leaves
+    the group waits for tasks in such a block; bound their waits by time-outs.
 
     >>> from nogil_sync import Channel, Event, TaskGroup, shield
     >>> begun, jobs, bills = Event(), Channel(), Channel()
@@ -88,29 +90,36 @@ class shield:  # noqa: N801  (named as what it does, like contextlib.suppress)
     """
 
     __module__ = "nogil_sync"
-    __slots__ = ("__entered", "__outer")
+    __slots__ = ("__outer", "__thread")
 
     def __init__(self) -> None:
-        self.__entered = False
+        self.__thread: int | None = None  # that is in the block
         self.__outer: Scope | None = None
 
     def __enter__(self) -> None:
         """Begin the block; ``RuntimeError`` inside a block of the same object."""
-        if self.__entered:
+        if self.__thread is not None:
             raise RuntimeError("the shield is already entered")
         self.__outer = scopes.current()
-        self.__entered = True
+        self.__thread = get_ident()
         try:
             scopes.enter(None)
         except BaseException:  # an interrupt right after it
-            self.__entered = False
+            self.__thread = None
             scopes.enter(self.__outer)
             raise
 
     def __exit__(self, *exc_info: object) -> None:
-        """End the block: the thread is in its scope again."""
-        if not self.__entered:
+        """End the block: the thread is in its scope again. ``RuntimeError`` in another thread."""
+        if self.__thread is None:
             raise RuntimeError("the shield is not entered")
-        self.__entered = False
-        scopes.enter(self.__outer)
-        self.__outer = None
+        mine = True
+        try:
+            mine = self.__thread == get_ident()
+        finally:  # also if that was interrupted
+            if mine:
+                self.__thread = None
+                scopes.enter(self.__outer)
+                self.__outer = None
+        if not mine:
+            raise RuntimeError("the shield was entered by another thread")

@@ -275,6 +275,8 @@ class Call:
         if not self.over:
             self._asyncio_future_blocking = True
             yield self
+            if not self.over:
+                raise RuntimeError("an awaited wait was resumed by other means than its loop")
         self.result()
 
     def add_done_callback(

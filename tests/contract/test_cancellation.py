@@ -510,6 +510,26 @@ def test_shield_is_entered_once_at_a_time():
             one.__exit__(None, None, None)
 
 
+def test_shield_is_left_by_the_thread_that_entered_it():
+    one = shield()
+    with TaskGroup() as tg:
+        tg.cancel()
+
+        def misuse():
+            with pytest.raises(RuntimeError, match="the shield is already entered"):
+                one.__enter__()
+            with pytest.raises(RuntimeError, match="the shield was entered by another thread"):
+                one.__exit__(None, None, None)
+            return Event().wait(0.001)  # it is in no group
+
+        with one:
+            assert run_threads(misuse) == [False]
+            assert Event().wait(0.001) is False  # it is still shielded
+        assert type(caught(Event().wait)) is Cancelled
+        with one:  # which can be used again
+            assert Event().wait(0.001) is False
+
+
 def test_shield_lets_exceptions_pass():
     with pytest.raises(ZeroDivisionError), shield():
         raise ZeroDivisionError
