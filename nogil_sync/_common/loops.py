@@ -374,8 +374,8 @@ async def settle(waiter: Any, call: Call, seconds: float | None) -> Any:
     """Wait until the waiter is served, at most so many seconds; return it if it was, else None."""
     try:
         await call.sleep(seconds)
+        # What it was given in the last moment is kept.
+        return waiter if waiter.served or not waiter.time_out() else None
     except BaseException:
         waiter.cancel()
         raise
-    # What it was given in the last moment is kept.
-    return waiter if waiter.served or not waiter.cancel() else None

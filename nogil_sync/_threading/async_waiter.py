@@ -78,6 +78,12 @@ class _LinePlace(Waiter):
         self.is_final = not self.line.returns(self.request)
         return not self.is_final
 
+    def expire(self) -> bool:
+        """Leave the queue unless it was served, which it keeps; whether it left."""
+        if self.joined:
+            self.line.leave(self, True)
+        return not self.served()
+
     def outcome(self) -> tuple[Any, BaseException | None]:
         """What the call returns, or the error that it raises."""
         request = self.request
@@ -99,6 +105,10 @@ class _BarrierPlace(_LinePlace):
         """Break the barrier, unless all have come; whether it is still waited for."""
         self.line.change(self.line.give_up, self)  # type: ignore[attr-defined]
         return not self.served()
+
+    def expire(self) -> bool:
+        """Break the barrier; false if all have come, and it is waited for."""
+        return not self.waits_on()
 
     def leave(self) -> bool:
         """Leave the barrier, and break it unless all have come; false if it was passed."""
@@ -155,6 +165,10 @@ class _WordPlace(Place):
         """Leave the round; true, as there is nothing to give back."""
         self.word.leave(self)
         return True
+
+    def expire(self) -> bool:
+        """Whether the round goes on: there is nothing to keep."""
+        return not self.served()
 
     def outcome(self) -> tuple[None, None]:
         """What the call returns."""
@@ -366,9 +380,13 @@ class AsyncWaiter:
         return self.__phase is _CANCELLED
 
     def time_out(self) -> bool:
-        """As `cancel`, when the time is over: a barrier for which all have come is waited for."""
-        place = self.place
-        if isinstance(place, _BarrierPlace) and self.__phase is _OPEN and place.waits_on():
+        """Leave the line, unless it was served: that is kept. Whether it left.
+
+        This and the look for that are one atomic step: nobody sees a lock taken by a call that
+        then times out. A barrier for which all have come is waited for. If it is interrupted,
+        `cancel` must follow.
+        """
+        if self.__phase is _OPEN and not self.place.expire():
             return False
         return self.cancel()
 

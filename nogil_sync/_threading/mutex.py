@@ -471,9 +471,14 @@ class Mutex(SyncObject, AwaitedLock):
                 else:
                     me.next.prev = None
 
-    def __withdraw(self, me: _Waiter) -> None:
-        """Have a waiter without a thread leave no trace; repeat that if it is interrupted."""
+    def __withdraw(self, me: _Waiter, keep: bool = False) -> bool:
+        """Have a waiter without a thread leave no trace; repeat that if it is interrupted.
+
+        With `keep` it keeps the lock that it was granted: false, then.
+        """
         with self.__guard:
+            if keep and me.granted:
+                return False
             if me.queued:
                 me.queued = False
                 if me.prev is None:
@@ -490,6 +495,7 @@ class Mutex(SyncObject, AwaitedLock):
             wake = None if self.__holder else self.__head
         if wake is not None:
             open_gate(wake.gate)
+        return True
 
 
 class _MutexPlace(_Waiter):
@@ -514,8 +520,11 @@ class _MutexPlace(_Waiter):
 
     def leave(self) -> bool:
         """Leave no trace; true, as that can always be."""
-        self.mutex._Mutex__withdraw(self)  # type: ignore[attr-defined]
-        return True
+        return self.mutex._Mutex__withdraw(self)  # type: ignore[attr-defined, no-any-return]
+
+    def expire(self) -> bool:
+        """Leave the queue unless it was granted the lock, which it keeps; whether it left."""
+        return self.mutex._Mutex__withdraw(self, True)  # type: ignore[attr-defined, no-any-return]
 
     def outcome(self) -> tuple[None, None]:
         """What the call returns."""

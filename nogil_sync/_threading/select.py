@@ -430,6 +430,11 @@ class _Selection:
             self.__forget_gate()
         return left
 
+    def expire(self) -> bool:
+        """Let no case be done any more, unless one was, which is kept; whether none was."""
+        _win(self.__contest, _NONE)
+        return not self.served()
+
     def outcome(self) -> tuple[Selected | None, BaseException | None]:
         """What the call returns, or the error that it raises."""
         self.__withdraw()

@@ -690,8 +690,19 @@ def test_passed_barrier_cannot_be_given_back():
     assert not b.broken
 
 
+@every_call
+def test_waiter_that_was_served_keeps_that_when_its_time_is_over(name):
+    call = ALL[name]()
+    call.take()
+    waiter = call.waiter(bool)
+    call.serve()
+    assert not waiter.time_out()
+    assert waiter.served
+    assert waiter.result() == call.result
+
+
 @every_taking
-def test_time_out_is_as_cancel_elsewhere(name):
+def test_waiter_leaves_the_line_when_its_time_is_over(name):
     call = TAKING[name]()
     call.take()
     waiter = call.waiter(print)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import pytest
 
 from nogil_sync._common.dropped import calling, when_dropped
-from nogil_sync._common.loops import Call, Inbox
+from nogil_sync._common.loops import Call, Inbox, settle
 
 pytestmark = pytest.mark.thread_unsafe(reason="sets the running loop of the thread")
 
@@ -440,3 +440,19 @@ def test_step_that_fails_makes_the_other_call():
     with pytest.raises(ZeroDivisionError):
         next(steps)
     assert calls == ["not made"]
+
+
+def test_what_is_served_just_as_the_time_is_over_is_kept():
+    """Another thread serves it between the two looks: nobody may see it taken and given back."""
+
+    class Late(Waiter):
+        served = False
+
+        def time_out(self):
+            return False
+
+    async def main():
+        waiter = Late()
+        return await settle(waiter, Call(), 0) is waiter and not waiter.cancelled
+
+    assert asyncio.run(main())

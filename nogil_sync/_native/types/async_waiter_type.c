@@ -3,7 +3,8 @@
  * AsyncWaiter(obj, operation, argument, callback) gets in line at once. If it was served at once,
  * `served` is true, and the callback never runs. Otherwise the thread that serves it calls
  * callback(waiter) once, without any lock of ours (detach.c). `result()` collects what it was
- * served; `cancel()` takes it out of line, or gives back what it was served.
+ * served; `cancel()` takes it out of line, or gives back what it was served; `time_out()` takes it
+ * out of line unless it was served.
  *
  * States
  *
@@ -316,12 +317,13 @@ give_up(AsyncWaiter *a, bool timed_out)
     return PyBool_FromLong(is_out);
 }
 
+/* Leaves the line. If it was served it gives that back; when its time is over it keeps that. */
 static PyObject *
-cancel(PyObject *self, PyObject *Py_UNUSED(unused))
+leave(PyObject *self, bool timed_out)
 {
     AsyncWaiter *a = (AsyncWaiter *)self;
     if (is_of_barrier(a)) {
-        return give_up(a, false);
+        return give_up(a, timed_out);
     }
     const bool held = ns_hold_calls();
     const uint8_t before = seize(a);
@@ -330,7 +332,7 @@ cancel(PyObject *self, PyObject *Py_UNUSED(unused))
         return PyBool_FromLong(before == CANCELLED);
     }
     const bool served = before == SERVED || a->steps->cancel(a->inside, a->waiter);
-    if (served && was_accepted(a)) {
+    if (served && (timed_out || was_accepted(a))) {
         set_state(a, SERVED);
         ns_release_calls(held);
         Py_RETURN_FALSE;
@@ -347,12 +349,18 @@ cancel(PyObject *self, PyObject *Py_UNUSED(unused))
     Py_RETURN_TRUE;
 }
 
-/* As cancel(), when the time is over: a barrier for which all have arrived is waited for. */
+static PyObject *
+cancel(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return leave(self, false);
+}
+
+/* Leaves the line, unless it was served: that is kept. Nobody sees a lock taken by a call that then
+ * times out. A barrier for which all have arrived is waited for. */
 static PyObject *
 time_out(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    AsyncWaiter *a = (AsyncWaiter *)self;
-    return is_of_barrier(a) ? give_up(a, true) : cancel(self, NULL);
+    return leave(self, true);
 }
 
 /* The same as result(). The interpreter looks for signals after a call, but not after it has read
