@@ -605,3 +605,20 @@ def test_busy_threads_do_not_keep_a_loop_from_its_other_tasks(kind):
         await asyncio.gather(*receivers)
 
     run_threads(send, send, lambda: run(main(), kind))
+
+
+def test_cancelled_wait_for_a_notification_with_a_time_out_leaves_the_line(kind):
+    async def main():
+        c = Cond(Mutex())
+
+        async def wait():
+            async with c:
+                await c.wait_async(TIMEOUT)
+
+        task = await started_task(wait())
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert "0 waiting" in repr(c)
+
+    run(main(), kind)
