@@ -12,6 +12,8 @@ WITHOUT_TOOLS=(native-3.14t)
 # repeat, on one more interpreter, what another leg runs.
 LEFT_TO_FULL=("${OF_TOOLS[@]}" tests/outside tests/isolated/test_{leaks,leak_hunter}.py)
 REPEATED=(native-3.15t threading standard-newest)
+# The short test alone also leaves these to --full: they interrupt, fork and refuse memory at every step, which takes long.
+AT_EVERY_STEP=(tests/isolated/test_{asyncio_interrupts,core_memory,fork_phases,select_interrupts}.py)
 # These legs of --full stress for a third of the time.
 BRIEF=(native-3.14t parallel standard "${REPEATED[@]}")
 SHORT= # set by the short test
@@ -143,7 +145,7 @@ print("on", platform.python_version() + ("t" if sysconfig.get_config_var("Py_GIL
   local workers=() left=()
   (($#)) || workers=(-n "$WORKERS" --dist worksteal)
   if [[ -n ${SHORT:-} ]]; then
-    left=("${LEFT_TO_FULL[@]/#/--ignore=}")
+    left=("${LEFT_TO_FULL[@]/#/--ignore=}" "${AT_EVERY_STEP[@]/#/--ignore=}")
   elif ((!$#)) && [[ " ${REPEATED[*]} " == *" $leg "* ]]; then
     left=("${LEFT_TO_FULL[@]/#/--ignore=}")
   elif ((!$#)) && [[ " ${WITHOUT_TOOLS[*]} " == *" $leg "* ]]; then

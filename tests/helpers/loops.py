@@ -16,7 +16,9 @@ from nogil_sync import Channel, Event, after, select_async
 
 HAS_UVLOOP = importlib.util.find_spec("uvloop") is not None
 no_uvloop = pytest.mark.skipif(not HAS_UVLOOP, reason="uvloop is not installed")
-LOOPS = ["asyncio", pytest.param("uvloop", marks=no_uvloop)]
+# On debug builds each loop of uvloop 0.23 leaves some 130 references behind, whatever runs in it.
+leaks_itself = pytest.mark.leaks(reason="uvloop itself leaves references behind")
+LOOPS = ["asyncio", pytest.param("uvloop", marks=[no_uvloop, leaks_itself])]
 
 
 def new_loop(kind: str = "asyncio") -> asyncio.AbstractEventLoop:
