@@ -70,7 +70,7 @@ stubtest() (
     --ignore-disjoint-bases --ignore-unused-allowlist --mypy-config-file "$ROOT/pyproject.toml" --allowlist "$ROOT/tools/stubtest-allowlist.txt"
 )
 
-up_to_date_mutants() { "$1/bin/python" tools/mutants.py --list >/dev/null; }
+up_to_date_mutants() { PYTHONSAFEPATH='' "$1/bin/python" tools/mutants.py --list >/dev/null; }
 
 # Every public name must have its types. Outside the tree, as above. pyright looks at the packages of the `python` on
 # PATH; it fails if one type is unknown or ambiguous.
