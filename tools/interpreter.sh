@@ -244,16 +244,17 @@ cpython_source() {
 
 # unpack_source FOLDER PATH SUM: unpacks the archive, if its SHA-256 is SUM.
 unpack_source() {
-  local folder=$1 path=$2 sum=$3 archive=$CACHE/src/${2##*/} remedy="remove it to fetch it again"
+  local folder=$1 path=$2 sum=$3 archive=$CACHE/src/${2##*/} fetched=
   [[ ! -d $folder ]] || return 0 # another ./dev was faster
   mkdir -p "$CACHE/src"
   if [[ ! -e $archive ]]; then
     fetch_source "$path" "$archive"
-    remedy="it was removed"
+    fetched=1
   fi
   if [[ $(sha256 <"$archive") != "$sum" ]]; then
-    [[ $remedy != *removed ]] || rm "$archive"
-    die "$archive is not the archive that Debian has, as its SHA-256 is another; nothing was built ($remedy)"
+    [[ ! $fetched ]] || rm "$archive"
+    die "$archive is not the archive that Debian has, as its SHA-256 is another; nothing was built" \
+      "($([[ $fetched ]] && echo it was removed || echo remove it to fetch it again))"
   fi
   have xz || packages "unpacking CPython's sources" xz-utils
   made_whole "$folder" logged "unpacking ${path##*/}" tar --strip-components=1 -xf "$archive" || exit
