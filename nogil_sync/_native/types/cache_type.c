@@ -795,25 +795,21 @@ count(PyObject *self, bool failed)
     }
 }
 
+static const ns_destination destination = {look, land, count};
+
 PyObject *
 ns_cache_fly(Cache *o, PyObject *key, uint64_t hash, const ns_user_call *call, bool *met)
 {
-    static const ns_destination to = {look, land, count};
-    return ns_fly((PyObject *)o, &to, &o->flights, key, hash, call, met);
+    return ns_fly((PyObject *)o, &destination, &o->flights, key, hash, call, met);
 }
 
 /* load_or_compute of a missing key. */
 static Py_NO_INLINE PyObject *
 compute(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *timeout, uint64_t hash)
 {
-    const ns_user_call call = {args[1], args + 2, NULL, (size_t)nargs - 2};
-    bool met = true;
-    PyObject *value = NULL;
-    if (ns_likely(PyCallable_Check(args[1]))) {
-        value = ns_cache_fly((Cache *)self, args[0], hash, &call, &met);
-    }
-    return ns_likely(!met) ? value
-                           : ns_compute(ns_state_of(self)->cache_load, self, args, nargs, timeout);
+    PyObject *const *python = &ns_state_of(self)->cache_load;
+    return ns_fly_or_join(
+        self, &destination, &((Cache *)self)->flights, python, args, nargs, timeout, hash);
 }
 
 static PyObject *

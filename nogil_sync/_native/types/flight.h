@@ -74,6 +74,12 @@ typedef struct ns_user_call {
 PyObject *ns_fly(PyObject *self, const ns_destination *to, ns_ref *flights, PyObject *key,
                  uint64_t hash, const ns_user_call *call, bool *met);
 
+/* load_or_compute of a missing key, whose arguments `args` are: by ns_fly, or by the function in
+ * Python in *python, which is read afterwards, if that met another flight. */
+PyObject *ns_fly_or_join(PyObject *self, const ns_destination *to, ns_ref *flights,
+                         PyObject *const *python, PyObject *const *args, Py_ssize_t nargs,
+                         PyObject *timeout, uint64_t hash);
+
 /* The flag in what _flag_of of mapping.py returns: a flight of this file, or an AtomicBool. NULL
  * with TypeError for any other object: users can put one into the map of flights. */
 _Atomic bool *ns_flag_in(ns_state *state, PyObject *object);

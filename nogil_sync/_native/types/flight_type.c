@@ -240,6 +240,19 @@ ns_fly(PyObject *self, const ns_destination *to, ns_ref *place, PyObject *key, u
     return value;
 }
 
+PyObject *
+ns_fly_or_join(PyObject *self, const ns_destination *to, ns_ref *flights, PyObject *const *python,
+               PyObject *const *args, Py_ssize_t nargs, PyObject *timeout, uint64_t hash)
+{
+    const ns_user_call call = {args[1], args + 2, NULL, (size_t)nargs - 2};
+    bool met = true;
+    PyObject *value = NULL;
+    if (ns_likely(PyCallable_Check(args[1]))) {
+        value = ns_fly(self, to, flights, args[0], hash, &call, &met);
+    }
+    return ns_likely(!met) ? value : ns_compute(*python, self, args, nargs, timeout);
+}
+
 /* ---- What Python code sees ---- */
 
 static PyObject *

@@ -417,15 +417,9 @@ static Py_NO_INLINE PyObject *
 compute(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *timeout, uint64_t hash)
 {
     static const ns_destination to = {look, land, NULL};
-    const ns_user_call call = {args[1], args + 2, NULL, (size_t)nargs - 2};
-    bool met = true;
-    PyObject *value = NULL;
-    if (ns_likely(PyCallable_Check(args[1]))) {
-        value = ns_fly(self, &to, &((SyncMap *)self)->flights, args[0], hash, &call, &met);
-    }
-    return ns_likely(!met)
-               ? value
-               : ns_compute(ns_state_of(self)->syncmap_compute, self, args, nargs, timeout);
+    PyObject *const *python = &ns_state_of(self)->syncmap_compute;
+    return ns_fly_or_join(
+        self, &to, &((SyncMap *)self)->flights, python, args, nargs, timeout, hash);
 }
 
 static PyObject *
