@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import emulated
 import pytest
 from marks import starts_processes
 
@@ -95,6 +96,12 @@ def dev(*arguments: str, path: str, cache: Path) -> "subprocess.CompletedProcess
         text=True,
         timeout=120,
     )
+
+
+@pytest.mark.parametrize("test", emulated.TESTS)
+def test_what_is_skipped_under_emulation_exists(test: str) -> None:
+    file, function = test.split("::")
+    assert f"\ndef {function}(" in (ROOT / "tests" / "contract" / file).read_text()
 
 
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="./dev is a script for bash")
