@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,8 @@ def main(
     parser.add_argument("--json-only", action="store_true", help="with -o: print no table")
     parser.add_argument("--measure", metavar="NAME", help="this one only, in this process")
     args = parser.parse_args()
+    # A Ctrl-C ends this process and the one that measures at once, whatever their threads do.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     warning = check_gil()
     if args.measure:
         print(json.dumps(measure(args.measure, args)))

@@ -15,6 +15,7 @@ import importlib
 import json
 import os
 import re
+import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -159,6 +160,10 @@ def draw(found: list[Found], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
+def end_at_once_on_interrupt() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", type=float, default=1.0, help="of the traces' usual length")
@@ -170,7 +175,7 @@ def main() -> None:
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw a plot")
     args = parser.parse_args()
     names = [name for name in (*POLICIES, CACHE) if re.search(args.policies, name)]
-    with ProcessPoolExecutor(args.processes) as pool:
+    with ProcessPoolExecutor(args.processes, initializer=end_at_once_on_interrupt) as pool:
         futures = [
             pool.submit(measure, trace, size, names)
             for trace in traces(args.part, args.only)
@@ -188,4 +193,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    end_at_once_on_interrupt()
     main()

@@ -85,6 +85,13 @@ def selected(pattern: str | None, script: str, operation: str) -> bool:
 
 def main(operations: Callable[[list[str]], list[Operation]]) -> None:
     """Run a bench script: pyperf's options, and the few of our own."""
+    try:
+        _run(operations)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _run(operations: Callable[[list[str]], list[Operation]]) -> None:
     parser = argparse.ArgumentParser()
     add_options(parser)
     parser.add_argument(
@@ -117,8 +124,6 @@ def main(operations: Callable[[list[str]], list[Operation]]) -> None:
                 shown = operation if args.ways else operation.usual()
                 for threads in thread_counts(operation, args.threads):
                     measure.all_rows(shown, threads)
-    except KeyboardInterrupt:
-        sys.exit(130)
     finally:
         measure.finish()
 

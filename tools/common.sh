@@ -17,6 +17,10 @@ unavailable() {
   die "$@"
 }
 
+# end_on_interrupt: a Ctrl-C ends this shell, with status 130, even if the command in the foreground catches it and ends
+# in its own way, as pytest and mypy do. A subshell does not inherit it.
+end_on_interrupt() { trap 'exit 130' INT; }
+
 have() { command -v "$1" >/dev/null 2>&1; }
 
 # The SHA-256 of standard input, and the first digits of it.
@@ -54,6 +58,16 @@ made_whole() {
   return "$status"
 }
 
+# configured FOLDER COMMAND...: runs the command that configures a build folder, unless one that ended well has. meson
+# does not go on with what an interrupted call left there.
+configured() {
+  local folder=$1
+  shift
+  [[ ! -e $folder/.configured ]] || return 0
+  rm -rf "$folder"
+  "$@" && touch "$folder/.configured"
+}
+
 # logged LABEL COMMAND...: runs a long command with its output in a log. On a terminal it shows a clock and the log's
 # last line, elsewhere only the label. If the command fails it shows the end of the log.
 logged() {
@@ -80,7 +94,8 @@ logged() {
     printf '\r\033[K' >&2
   fi
   wait "$pid" || status=$?
-  trap - INT TERM
+  trap - TERM
+  end_on_interrupt
   if ((status)); then
     tail -n "${TAIL:-25}" "$log" >&2
     step "failed: $label (whole log: $log)"

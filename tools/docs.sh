@@ -9,18 +9,18 @@ docs() {
   pages=$CACHE/docs/$(printf '%s' "$ROOT" | digest)
   # Outside the tree, where nogil_sync would be found without its extension; the pages are of the installed package.
   cd "$CACHE" || exit
-  step "building the documentation"
-  sphinx "$env" html "$pages" -W --keep-going || die "the documentation has errors"
+  TAIL=1000 logged "building the documentation" sphinx "$env" html "$pages" -W --keep-going || die "the documentation has errors"
   if [[ -n ${1:-} ]]; then
-    step "asking the addresses outside the documentation"
     rm -f "$pages/linkcheck/output.json"
     # Sphinx calls a link broken as well if there is no network: tools/links.py tells the two apart.
-    sphinx "$env" linkcheck "$pages" >/dev/null 2>&1 || true
+    TAIL=0 logged "asking the addresses outside the documentation" linkcheck "$env" "$pages"
     [[ -e $pages/linkcheck/output.json ]] || die "Sphinx's linkcheck did not run"
     "$env/bin/python" "$ROOT/tools/links.py" "$pages/linkcheck/output.json" || die "links are dead"
   fi
   step "the documentation: $pages/html/index.html"
 }
+
+linkcheck() { sphinx "$1" linkcheck "$2" || true; }
 
 # sphinx ENV BUILDER PAGES OPTIONS...
 sphinx() {

@@ -92,7 +92,7 @@ install_borrowed() {
   local python=$1 home=$2 env=$3 build site options what stage=$3.$$
   [[ ! -d $env ]] || return 0
   build=$CACHE/build/$(build_name "$(dirname "$(dirname "$python")")")
-  mkdir -p "$CACHE/package" "$build"
+  mkdir -p "$CACHE/package" "$CACHE/build"
   what="nogil_sync for $(basename "$(dirname "$(dirname "$python")")")${SANITIZE:+ under sanitizers: $SANITIZE}"
   if [[ -n ${CROSS:-} ]]; then
     "$CROSS" "$python" >"$build.ini"
@@ -104,7 +104,7 @@ install_borrowed() {
       -Db_ndebug=false)
   fi
   local PATH=$home/bin:$PATH
-  [[ -e $build/build.ninja ]] || logged "configuring $what" meson setup "$build" "$ROOT" "${options[@]}" -Dwerror=true \
+  configured "$build" logged "configuring $what" meson setup "$build" "$ROOT" "${options[@]}" -Dwerror=true \
     -Dprefix="$CACHE/package/sanitized" -Dpython.install_env=prefix || exit
   logged "building $what" meson compile -C "$build" || exit
   remove_leftovers "$env"

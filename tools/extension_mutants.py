@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "nogil_sync"
 NATIVE = PACKAGE / "_native"
 TESTS = ROOT / "tests"
+
+# Set by the main thread after a Ctrl-C, of which the tests know nothing: they are in sessions of their own.
+interrupted = threading.Event()
 
 ONE_TEST = 40  # seconds, after which a test counts as hanging; most take less than one
 TIMEOUT = "+ Timeout +"  # what pytest-timeout then writes, before the stacks of all threads
@@ -43,7 +47,9 @@ def wait(process: subprocess.Popen[bytes], output: int, limit: float) -> int | N
     end = time.monotonic() + limit
     while time.monotonic() < end:
         with suppress(subprocess.TimeoutExpired):
-            return process.wait(2)
+            return process.wait(0.5)
+        if interrupted.is_set():
+            raise KeyboardInterrupt
         # pread leaves the position alone, which is pytest's as well.
         written = os.fstat(output).st_size
         if TIMEOUT.encode() in os.pread(output, LAST, max(0, written - LAST)):

@@ -51,7 +51,7 @@ run_legs() {
     # In a subshell, as a leg that cannot run must not end the others; not in a condition,
     # where bash ignores -e.
     set +e
-    (set -e; run_leg "$leg" "$@")
+    (set -e; end_on_interrupt; run_leg "$leg" "$@")
     status=$?
     set -e
     if ((status)) && [[ -s $RESULTS/.unavailable ]]; then
@@ -213,7 +213,7 @@ core() {
 core_build() {
   local build=$1
   shift
-  [[ -e $build/build.ninja ]] || meson setup "$build" "$ROOT" -Dcore_tests=true -Dnative=disabled \
+  configured "$build" meson setup "$build" "$ROOT" -Dcore_tests=true -Dnative=disabled \
     -Dwerror=true -Dbuildtype=debugoptimized -Db_ndebug=false "$@" || return
   meson compile -C "$build"
 }

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
-from extension_mutants import NATIVE, PACKAGE, BuildError, Tree, source_in
+from extension_mutants import NATIVE, PACKAGE, BuildError, Tree, interrupted, source_in
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = NATIVE / "core"
@@ -233,6 +233,25 @@ def still(pid: int) -> tuple[int, ...] | None:
     return tuple(counts)
 
 
+def wait_for(process: subprocess.Popen[str], limit: float) -> bool:
+    """Wait until a test of the core ends, and return True; False if it hangs."""
+    begin = quiet_since = time.monotonic()
+    before: tuple[int, ...] | None = None
+    while process.poll() is None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        time.sleep(0.02)
+        now = time.monotonic()
+        switches = still(process.pid)
+        if switches is None or switches != before:
+            quiet_since = now
+        before = switches
+        # All threads sleep, and none has run for much longer than any test sleeps.
+        if now - quiet_since > 4 or now - begin > limit:
+            return False
+    return True
+
+
 def run(program: Path, limit: float) -> str:
     """Run a test of the core; return how it failed, or an empty string."""
     command = [str(program)]
@@ -243,22 +262,13 @@ def run(program: Path, limit: float) -> str:
         process = subprocess.Popen(
             command, stdout=output, stderr=output, env=environment, start_new_session=True
         )
-        begin = quiet_since = time.monotonic()
-        before: tuple[int, ...] | None = None
-        hangs = False
-        while process.poll() is None:
-            time.sleep(0.02)
-            now = time.monotonic()
-            switches = still(process.pid)
-            if switches is None or switches != before:
-                quiet_since = now
-            before = switches
-            # All threads sleep, and none has run for much longer than any test sleeps.
-            hangs = now - quiet_since > 4 or now - begin > limit
-            if hangs:
+        try:
+            ended = wait_for(process, limit)
+        finally:
+            if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        if hangs:
+        if not ended:
             return "hang"
         if process.returncode == 0:
             return ""
@@ -309,7 +319,10 @@ class Extensions:
         try:
             with tree.changed(mutant.file, mutant.text()):
                 return tree.run(mutant.tests, self.limit, mutant.backend)
-        except BuildError as error:  # the data are wrong: a hole, and no reason to stop
+        except BuildError as error:
+            if interrupted.is_set():  # the Ctrl-C ended the build
+                raise
+            # The data are wrong: a hole, and no reason to stop.
             print(error)
             mutant.survives = mutant.chance = ""
             return ""
@@ -402,8 +415,12 @@ def main() -> int:
             print(f"{mutant.file:18} {mutant.name:58} {verdict}", flush=True)
 
         with ThreadPoolExecutor(options.jobs) as pool:
-            for _ in pool.map(one, mutants):
-                pass
+            try:
+                for _ in pool.map(one, mutants):
+                    pass
+            except KeyboardInterrupt:
+                interrupted.set()
+                raise
     table(mutants, results)
     survivors = [m for m in mutants if not results[id(m)]]
     holes = [m for m in survivors if not m.survives and not m.chance]
@@ -417,4 +434,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

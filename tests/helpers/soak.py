@@ -12,6 +12,7 @@ import argparse
 import gc
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -64,6 +65,12 @@ class OnPurposeError(Exception):
 
 def fail(*_: object) -> None:
     raise OnPurposeError
+
+
+def ignore_on_purpose(unraisable: Any) -> None:
+    """Print what no caller gets, say from an `on_evict`, unless it was raised on purpose."""
+    if unraisable.exc_type is not OnPurposeError:
+        sys.__unraisablehook__(unraisable)
 
 
 def locks(lock: Any) -> None:
@@ -613,6 +620,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--deadlocks", action="store_true", help="look for deadlocks meanwhile")
     given = parser.parse_args(arguments)
     seconds = 60 * given.minutes
+    sys.unraisablehook = ignore_on_purpose
     looks, alarms = detect_deadlocks() if given.deadlocks else ([], [])
     warm_up = rounds(max(2.0, seconds / 5))
     before = peak = resident()
@@ -639,4 +647,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # a Ctrl-C ends it at once, whatever its threads do
     sys.exit(main(sys.argv[1:]))

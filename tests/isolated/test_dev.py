@@ -3,6 +3,7 @@
 import http.server
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from marks import starts_processes
+from support import eventually
 
 ROOT = Path(__file__).parents[2]
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
@@ -227,6 +229,103 @@ def test_list_names_the_interpreters(dev: Dev) -> None:
     listed = {line.split()[0]: line for line in done.stdout.splitlines() if line}
     assert "not here" in listed[f"{NEWEST}t"]
     assert {"3.13t", "3.14t"} <= set(listed)
+
+
+def interrupted(command: list[str], begun: Path, **environment: str) -> tuple[int, str]:
+    """Send the command a Ctrl-C once that file is there; return its status and its output."""
+    with subprocess.Popen(
+        command,
+        env=os.environ | environment,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        try:
+            assert eventually(lambda: begun.exists() or process.poll() is not None)
+            os.killpg(process.pid, signal.SIGINT)
+            said, _ = process.communicate(timeout=60)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return process.returncode, said
+
+
+def test_interrupt_ends_all_legs(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    # Like pytest and mypy, the program in the foreground catches the Ctrl-C.
+    catches = tmp_path / "catches.py"
+    catches.write_text(f"""
+import pathlib, sys, time
+try:
+    pathlib.Path({str(begun)!r}).touch()
+    time.sleep(60)
+except KeyboardInterrupt:
+    sys.exit(2)
+""")
+    program = f"""
+        set -euo pipefail
+        for part in common legs; do . tools/$part.sh; done
+        leg_first() {{ {sys.executable} {catches}; }}
+        leg_second() {{ echo second; }}
+        end_on_interrupt
+        run_legs first second --
+        echo after
+    """
+    status, said = interrupted(["bash", "-c", program], begun, NOGIL_SYNC_CACHE=str(tmp_path))
+    assert status == 130
+    assert said.split() == ["====", "first", "===="]
+
+
+def test_interrupted_configuration_is_begun_anew(tmp_path: Path) -> None:
+    folder, begun = tmp_path / "build", tmp_path / "begun"
+    program = f"""
+        . tools/common.sh
+        configure() {{
+            mkdir {folder}
+            touch {folder}/half
+            [[ $1 ]] || {{ touch {begun}; sleep 60; }}
+        }}
+    """
+    call = f'configured {folder} logged configuring configure "$@"; ls {folder}'
+    places = {"NOGIL_SYNC_CACHE": str(tmp_path)}
+    status, said = interrupted(["bash", "-c", program + call, "bash", ""], begun, **places)
+    assert (status, said) == (130, "dev: configuring\n")
+    assert (folder / "half").exists()
+    for _ in range(2):  # the second time it is there
+        done = subprocess.run(
+            ["bash", "-c", program + call, "bash", "whole"],
+            cwd=ROOT,
+            env=os.environ | places,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.split() == ["half"]
+    assert (folder / ".configured").exists()
+
+
+@pytest.mark.skipif(FREE_THREADED, reason="the standard legs are enough")
+@pytest.mark.parametrize(("tool", "stand_in"), [("models.py", "spin"), ("mutants.py", "test")])
+def test_interrupted_tool_ends_its_children_and_says_nothing(
+    tmp_path: Path, tool: str, stand_in: str
+) -> None:
+    begun = tmp_path / "begun"
+    waits = f"echo $$ >{begun}.new; mv {begun}.new {begun}; exec sleep 60"
+    if stand_in == "test":  # the compiler makes a test that sleeps, in a session of its own
+        script(tmp_path / "waits", waits)
+        script(tmp_path / "cc", f'while [ "$1" != -o ]; do shift; done; cp {tmp_path}/waits "$2"')
+    else:
+        script(tmp_path / stand_in, waits)
+    places = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
+    command = [sys.executable, str(ROOT / "tools" / tool), "mutex"]
+    status, said = interrupted(command, begun, PYTHONSAFEPATH="", CC="cc", **places)
+    assert status == 130
+    assert "Traceback" not in said
+    assert eventually(lambda: not Path("/proc", begun.read_text().strip()).exists())
 
 
 def test_bench_refuses_a_name_before_it_measures(dev: Dev) -> None:
