@@ -2,6 +2,7 @@
 
 import http.server
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -220,6 +221,35 @@ def test_unknown_legs_are_refused(dev: Dev, leg: str) -> None:
     line = only_error(dev("test", "--leg", leg))
     assert f"'{leg}'" in line
     assert "native-3.14t" in line
+
+
+@pytest.mark.parametrize("verb", ["check", "docs", "wheels", "pythons"])
+def test_unknown_arguments_are_refused(dev: Dev, verb: str) -> None:
+    assert f"{verb} takes" in only_error(dev(verb, "--wrong"))
+
+
+@pytest.mark.parametrize("tool", ["models.py", "mutants.py"])
+def test_name_that_no_model_and_no_mutant_has_is_an_error(tool: str) -> None:
+    command = [sys.executable, str(ROOT / "tools" / tool), "no-such-name"]
+    environment = {**os.environ, "PYTHONSAFEPATH": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no-such-name" in done.stderr
+
+
+def test_verb_tells_its_own_usage(dev: Dev) -> None:
+    done = dev("check", "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith("  check [--fix]")
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_cache_is_in_the_home_that_the_system_knows_where_none_is_set() -> None:
+    command = "unset HOME NOGIL_SYNC_CACHE XDG_CACHE_HOME; . tools/common.sh; echo $CACHE"
+    done = subprocess.run(
+        ["bash", "-euc", command], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == f"{pwd.getpwuid(os.getuid()).pw_dir}/.cache/nogil_sync"
 
 
 @nothing_newer
