@@ -3,6 +3,7 @@
 
 check() {
   local interpreter env home fix=
+  [[ $# == 0 || $* == --fix ]] || die "check takes --fix or nothing"
   [[ ${1:-} != --fix ]] || fix=1
   interpreter=$(free_threaded)
   env=$(environment "$interpreter" bench server test check)

@@ -2,6 +2,7 @@
 # Small helpers: messages, locks, hashes, progress. Messages go to stderr, so that
 # `./dev python -c ... > file` writes only the program's output.
 
+HOME=${HOME:-~} # where it is unset, ~ is what the system's list of users says
 CACHE=${NOGIL_SYNC_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/nogil_sync}
 
 step() { printf 'dev: %s\n' "$*" >&2; }

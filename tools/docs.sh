@@ -3,7 +3,7 @@
 
 docs() {
   local interpreter env pages
-  [[ -z ${1:-} || $1 == --links ]] || die "docs takes --links or nothing"
+  [[ $# == 0 || $* == --links ]] || die "docs takes --links or nothing"
   interpreter=$(free_threaded) || exit
   env=$(environment "$interpreter" docs) || exit
   pages=$CACHE/docs/$(printf '%s' "$ROOT" | digest)

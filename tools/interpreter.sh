@@ -290,6 +290,7 @@ debian_mirror() {
 
 # pythons: prints which interpreters are present, and how the others could be had.
 pythons() {
+  (($# == 0)) || die "pythons takes nothing"
   local version flavour found path archive
   for version in "${VERSIONS[@]}"; do
     if found=$(found_python "$version"); then

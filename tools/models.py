@@ -95,6 +95,8 @@ def main() -> int:
             checked, bad = litmus.check(path)
             total += checked
             failed += bad
+    if not total:
+        parser.error(f"no model has one of these in its file's name: {options.names}")
     print(
         f"{searched} models hold, {broken} broken ones fail, {total:,} states and executions; {failed} wrong"
     )

@@ -376,6 +376,8 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
     mutants = read(options.names)
+    if not mutants:
+        parser.error(f"no mutant has one of these in its kind, file or name: {options.names}")
     if options.list:
         for mutant in mutants:
             print(

@@ -2,6 +2,8 @@
 
 import http.server
 import os
+import pwd
+import shlex
 import shutil
 import signal
 import subprocess
@@ -60,6 +62,11 @@ def script(path: Path, text: str) -> Path:
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
     return path
+
+
+def quoted(path: Path | str) -> str:
+    """The path in a script for the shell; it may have blanks."""
+    return shlex.quote(str(path))
 
 
 def only_error(done: "subprocess.CompletedProcess[str]") -> str:
@@ -139,7 +146,8 @@ def test_interpreter_without_a_module_is_refused(dev: Dev, tmp_path: Path, lacki
             else "sys.modules['ensurepip'] = None"
         )
     )
-    poor = script(tmp_path / "poor", f'PYTHONPATH={tmp_path} exec {sys.executable} "$@"')
+    lead = f"PYTHONPATH={quoted(tmp_path)} exec {quoted(sys.executable)}"
+    poor = script(tmp_path / "poor", f'{lead} "$@"')
     line = only_error(dev("--python", str(poor), "python", "-c", "1"))
     assert lacking in line
     assert left(tmp_path) == []
@@ -222,6 +230,35 @@ def test_unknown_legs_are_refused(dev: Dev, leg: str) -> None:
     assert "native-3.14t" in line
 
 
+@pytest.mark.parametrize("verb", ["check", "docs", "wheels", "pythons"])
+def test_unknown_arguments_are_refused(dev: Dev, verb: str) -> None:
+    assert f"{verb} takes" in only_error(dev(verb, "--wrong"))
+
+
+@pytest.mark.parametrize("tool", ["models.py", "mutants.py"])
+def test_name_that_no_model_and_no_mutant_has_is_an_error(tool: str) -> None:
+    command = [sys.executable, str(ROOT / "tools" / tool), "no-such-name"]
+    environment = {**os.environ, "PYTHONSAFEPATH": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no-such-name" in done.stderr
+
+
+def test_verb_tells_its_own_usage(dev: Dev) -> None:
+    done = dev("check", "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith("  check [--fix]")
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_cache_is_in_the_home_that_the_system_knows_where_none_is_set() -> None:
+    command = "unset HOME NOGIL_SYNC_CACHE XDG_CACHE_HOME; . tools/common.sh; echo $CACHE"
+    done = subprocess.run(
+        ["bash", "-euc", command], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == f"{pwd.getpwuid(os.getuid()).pw_dir}/.cache/nogil_sync"
+
+
 @nothing_newer
 def test_list_names_the_interpreters(dev: Dev) -> None:
     done = dev("pythons")
@@ -269,7 +306,7 @@ except KeyboardInterrupt:
     program = f"""
         set -euo pipefail
         for part in common legs; do . tools/$part.sh; done
-        leg_first() {{ {sys.executable} {catches}; }}
+        leg_first() {{ {quoted(sys.executable)} {quoted(catches)}; }}
         leg_second() {{ echo second; }}
         end_on_interrupt
         run_legs first second --
@@ -285,12 +322,12 @@ def test_interrupted_configuration_is_begun_anew(tmp_path: Path) -> None:
     program = f"""
         . tools/common.sh
         configure() {{
-            mkdir {folder}
-            touch {folder}/half
-            [[ $1 ]] || {{ touch {begun}; sleep 60; }}
+            mkdir {quoted(folder)}
+            touch {quoted(folder)}/half
+            [[ $1 ]] || {{ touch {quoted(begun)}; sleep 60; }}
         }}
     """
-    call = f'configured {folder} logged configuring configure "$@"; ls {folder}'
+    call = f'configured {quoted(folder)} logged configuring configure "$@"; ls {quoted(folder)}'
     places = {"NOGIL_SYNC_CACHE": str(tmp_path)}
     status, said = interrupted(["bash", "-c", program + call, "bash", ""], begun, **places)
     assert (status, said) == (130, "dev: configuring\n")
@@ -314,10 +351,12 @@ def test_interrupted_tool_ends_its_children_and_says_nothing(
     tmp_path: Path, tool: str, stand_in: str
 ) -> None:
     begun = tmp_path / "begun"
-    waits = f"echo $$ >{begun}.new; mv {begun}.new {begun}; exec sleep 60"
+    new, place = quoted(f"{begun}.new"), quoted(begun)
+    waits = f"echo $$ >{new}; mv {new} {place}; exec sleep 60"
     if stand_in == "test":  # the compiler makes a test that sleeps, in a session of its own
         script(tmp_path / "waits", waits)
-        script(tmp_path / "cc", f'while [ "$1" != -o ]; do shift; done; cp {tmp_path}/waits "$2"')
+        copy = f'cp {quoted(tmp_path)}/waits "$2"'
+        script(tmp_path / "cc", f'while [ "$1" != -o ]; do shift; done; {copy}')
     else:
         script(tmp_path / stand_in, waits)
     places = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
