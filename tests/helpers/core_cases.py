@@ -149,7 +149,7 @@ def meeting(first: bool, others: int) -> Case:
     return case
 
 
-def meeting_in_turn(others: int = 10, rounds: int = 20) -> Case:
+def meeting_in_turn(others: int = 6, rounds: int = 10) -> Case:
     """One thread meets each of the others by itself, so that it is the one that makes room.
 
     The first two that meet get a table of few places. One of the others has the place of this
