@@ -39,7 +39,16 @@ arm64_python() {
   prefix=$(prefix_of "$1" -arm64) || die "only ${VERSIONS[*]/%/t} can be built for arm64, not $1t"
   arm64_tools
   [[ -d $prefix ]] || locked "python-$1-arm64" build_arm64_python "$1" "$prefix" || exit
+  renew_arm64_script "$prefix" "python$1t" || exit
   echo "$prefix/bin/python$1t"
+}
+
+# renew_arm64_script PREFIX NAME: the script names the emulator and the C library, which may have come to lie elsewhere
+# since the interpreter was built.
+renew_arm64_script() {
+  local script=$1/bin/$2
+  arm64_script "$1/emulated/$2" | cmp -s - "$script" && return
+  arm64_script "$1/emulated/$2" >"$script.$$" && chmod 755 "$script.$$" && mv "$script.$$" "$script"
 }
 
 build_arm64_python() {

@@ -8,6 +8,7 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -237,6 +238,17 @@ def choices(interpreters, emulated, files, folder):
         )
 
 
+def delivered(files):
+    """Put the files in the place of what an earlier run left; an interrupt waits until that is done."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    OUT.mkdir(exist_ok=True)
+    for old in OUT.glob("nogil_sync-*"):
+        old.unlink()
+    for file in files:
+        shutil.copy(file, OUT)
+    signal.signal(signal.SIGINT, before)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     option = {"action": "append", "default": [], "metavar": "PYTHON"}
@@ -297,11 +309,7 @@ def main():
             work / "choices",
         )
 
-        OUT.mkdir(exist_ok=True)
-        for old in OUT.glob("nogil_sync-*"):
-            old.unlink()
-        for file in files:
-            shutil.copy(file, OUT)
+        delivered(files)
     step(f"{len(files)} files in {OUT}, in {time.monotonic() - begin:.0f} s")
 
 
@@ -309,4 +317,5 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
+        step("interrupted: dist/ is as it was")
         sys.exit(130)

@@ -9,6 +9,7 @@ wheels() {
     shift 2
   fi
   (($# == 0)) || die "wheels takes --arch arm64 or nothing"
+  [[ -z $arch ]] || arm64_tools # before the minutes that the rest takes
   base=$(standard) || exit
   home=$(tools "$base" build release) || exit
   compiler

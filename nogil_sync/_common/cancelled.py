@@ -10,6 +10,7 @@ into `scopes`.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from .object import SyncObject
 from .originals import get_ident
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class _Scopes:
 scopes: Final = _Scopes()
 
 
-class shield:  # noqa: N801  (named as what it does, like contextlib.suppress)
+class shield(SyncObject):  # noqa: N801  (named as what it does, like contextlib.suppress)
     """A context manager for code whose waits the cancellation of a group must not reach.
 
     ``with shield():`` lets calls in its block wait as if the thread worked for no group: to
@@ -92,9 +93,12 @@ class shield:  # noqa: N801  (named as what it does, like contextlib.suppress)
     __module__ = "nogil_sync"
     __slots__ = ("__outer", "__thread")
 
-    def __init__(self) -> None:
+    def _SyncObject__fill(self) -> None:
         self.__thread: int | None = None  # that is in the block
         self.__outer: Scope | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
 
     def __enter__(self) -> None:
         """Begin the block; ``RuntimeError`` inside a block of the same object."""

@@ -19,7 +19,8 @@ class Case:
     def _case_event(self) -> "Event | None":
         """The event that is set once the case can go ahead; always the same one.
 
-        ``None`` if no other thread can make the case ready, so that only time counts.
+        ``None`` if no other thread can make the case ready, so that only time counts. A select asks
+        this of each case before it does any. So an object without ``__init__`` raises here.
         """
         return None
 

@@ -16,7 +16,7 @@ class Uninitialized:
     """What stands in a slot until ``__init__`` fills it: using it is the error.
 
     So methods need no check of their own, as long as each of them reads an attribute of what the
-    slot holds.
+    slot holds, or calls it.
     """
 
     __slots__ = ("_name",)
@@ -31,6 +31,10 @@ class Uninitialized:
             raise RuntimeError(
                 f"{self._name} object is not initialized: its __init__() was not called"
             )
+
+        def __call__(self, *_: object) -> NoReturn:
+            """Raise ``RuntimeError``."""
+            self.__getattr__("__call__")
 
 
 def until_init(owner: object) -> Any:

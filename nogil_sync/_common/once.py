@@ -55,7 +55,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, ParamSpec, Type
 
 from .cancelled import MESSAGE, Cancelled, scopes
 from .loops import Call, TaskWait
-from .object import subscripted
+from .object import SyncObject, subscripted, until_init
 from .originals import LockType, get_ident, local
 from .sleep import closed_gate, sleep_at
 
@@ -614,7 +614,7 @@ class Dressed(Annotated):
     __signature__ = _Signature()  # type: Any
 
 
-class once_property(Generic[T]):  # noqa: N801  (named as `property` is)
+class once_property(SyncObject, Generic[T]):  # noqa: N801  (named as `property` is)
     """An attribute that is computed when it is first read, once per instance.
 
     As ``functools.cached_property``, and safe where several threads read it first: one of
@@ -648,11 +648,15 @@ class once_property(Generic[T]):  # noqa: N801  (named as `property` is)
 
     __class_getitem__ = subscripted
 
+    def _SyncObject__fill(self) -> None:
+        self.func: Callable[[Any], T] = until_init(self)
+        self.attrname: str | None = None
+
     def __init__(self, func: Callable[[Any], T]) -> None:
         if not callable(func):
             raise TypeError(f"once_property: {type(func).__name__!r} object is not callable")
+        super().__init__()
         self.func = func
-        self.attrname: str | None = None
         self.__doc__ = func.__doc__
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -705,7 +709,3 @@ class once_property(Generic[T]):  # noqa: N801  (named as `property` is)
                 f"{name!r} cannot be stored"
             ) from None
         return (value,)
-
-    def __reduce__(self) -> NoReturn:
-        """Raise ``TypeError``: it is not pickled."""
-        raise TypeError(f"cannot pickle or copy {type(self).__name__!r} object")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar, TypeVarTuple
 from .cancelled import Cancelled
 from .cases import Case
 from .object import SyncObject, before_init, uninitialized, until_init
-from .timeouts import exact_seconds
+from .timeouts import exact_seconds, wait_timeout
 from .untraced import hide_sections
 
 __all__ = ["TaskGroup"]
@@ -203,9 +203,10 @@ class TaskGroup(SyncObject, Case):
 
         Leaving the group does not end the wait.
         """
+        seconds = wait_timeout(timeout)
         tasks = self.__current()
         # It is cancelled a moment before the event is set.
-        return tasks.event.wait(timeout) or tasks.cancelled
+        return tasks.event.wait(seconds) or tasks.cancelled
 
     async def wait_cancelled_async(self, timeout: float | None = None) -> bool:
         """Wait as :meth:`wait_cancelled` does, while the event loop goes on; return whether.
@@ -229,8 +230,9 @@ class TaskGroup(SyncObject, Case):
         >>> asyncio.run(main())
         [0, 1, 4, 9, 16]
         """
+        seconds = wait_timeout(timeout)
         tasks = self.__current()
-        return await tasks.event.wait_async(timeout) or tasks.cancelled
+        return await tasks.event.wait_async(seconds) or tasks.cancelled
 
     def on_cancel(self, fn: Callable[[*Ts], object], /, *args: *Ts) -> None:
         """Have ``fn(*args)`` called when the group is cancelled; at once, if it is.

@@ -273,6 +273,9 @@ class After(SyncObject, Case):
         state = "over" if alarm.over else "ready" if remaining <= 0 else f"in {remaining:.3g} s"
         return f"<{cls.__module__}.{cls.__qualname__} object at {id(self):#x}, {state}>"
 
+    def _case_event(self) -> None:
+        self.__alarm.over  # noqa: B018  (an error before __init__)
+
     def _case_due(self) -> float:
         alarm = self.__alarm
         return inf if alarm.over else alarm.due

@@ -308,10 +308,10 @@ class Barrier(SyncObject, AwaitedBarrier):
         Traceback (most recent call last):
         threading.BrokenBarrierError: timed out waiting for the other threads
         """
+        seconds = wait_timeout(timeout)
         line = self.__line
-        seconds = line.seconds
-        if timeout is not None:
-            seconds = wait_timeout(timeout)
+        if timeout is None:
+            seconds = line.seconds
         while True:
             index = line.pass_once(seconds)
             if index is not None:

@@ -381,8 +381,9 @@ class Channel(SyncObject, AwaitedChannel[T], Generic[T]):
         Traceback (most recent call last):
         TimeoutError: timed out waiting to send
         """
+        seconds = wait_timeout(timeout)
         request = _Send(value)
-        if not self.__line.acquire(request, wait_timeout(timeout)):
+        if not self.__line.acquire(request, seconds):
             raise TimeoutError("timed out waiting to send")
         if not request.done:
             raise ChannelClosed("the channel is closed")
@@ -409,8 +410,9 @@ class Channel(SyncObject, AwaitedChannel[T], Generic[T]):
         Traceback (most recent call last):
         TimeoutError: timed out waiting to receive
         """
+        seconds = wait_timeout(timeout)
         request = _Receive()
-        if not self.__line.acquire(request, wait_timeout(timeout)):
+        if not self.__line.acquire(request, seconds):
             raise TimeoutError("timed out waiting to receive")
         # No call from here to the end: an interrupt would lose the item.
         if request.done:

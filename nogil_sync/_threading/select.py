@@ -285,7 +285,6 @@ class _OfPython(_OfWord):
 
     def __init__(self, case: Case, contest: Contest, number: int) -> None:
         event = case._case_event()
-        case._case_due()  # an error before __init__
         word = Word(0) if event is None else event._Event__word  # type: ignore[attr-defined]
         super().__init__(case, word, 1, contest, number)
         self.taken: tuple[Any, bool] | None = None
@@ -593,8 +592,8 @@ def select(*cases: object, timeout: float | None = None) -> Selected:
     >>> select(jobs).closed
     True
     """
-    selection = _Selection(cases)
-    chosen = selection.perform(wait_timeout(timeout))
+    seconds = wait_timeout(timeout)
+    chosen = _Selection(cases).perform(seconds)
     if chosen is None:
         raise TimeoutError("timed out waiting for a case")
     return chosen

@@ -191,7 +191,9 @@ class Semaphore(SyncObject, AwaitedSemaphore):
             seconds = 0.0
         else:
             raise ValueError("can't specify timeout for non-blocking acquire")
-        return self.__line.acquire(self.__line.checked(n), seconds)
+        line = self.__line
+        number = _Units.checked(line, n)  # before it asks whether there is a line
+        return line.acquire(number, seconds)
 
     def release(self, n: SupportsIndex = 1) -> None:
         """Give `n` units back, and let in the waiters that have enough now, in their order.
@@ -231,7 +233,7 @@ class Semaphore(SyncObject, AwaitedSemaphore):
         line = self.__line
         hold = object.__new__(SemaphoreHold)
         hold._whole = self
-        hold._n = line.checked(n)
+        hold._n = _Units.checked(line, n)
         hold._seconds = wait_timeout(timeout)
         hold._line = line
         return hold

@@ -7,12 +7,14 @@ import threading
 import types
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Generic
 
 import pytest
 from marks import starts_threads
 
 import nogil_sync
+from nogil_sync import Channel
 from nogil_sync import _threading as pure
 
 CLASSES = [n for n in nogil_sync.__all__ if inspect.isclass(getattr(nogil_sync, n))]
@@ -63,33 +65,39 @@ LEFT_OUT = {"acquire"}
 PROTOCOL = ("__enter__", "__iter__", "__next__", "__or__", "__and__", "__copy__", "__call__")
 
 
+def uses(thing: Any) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Its attributes and methods, each with a function that reads or calls it."""
+    for name in dir(type(thing)):
+        if name.startswith("_") and name not in PROTOCOL:
+            continue
+        if name not in LEFT_OUT and (name != "__next__" or not isinstance(thing, Channel)):
+            yield name, partial(use, thing, name)
+
+
+def use(thing: Any, name: str) -> Any:
+    member = getattr(thing, name)
+    if not callable(member):
+        return member
+    try:
+        parameters = list(inspect.signature(member).parameters.values())
+    except ValueError:
+        parameters = []
+    args, kwargs = [], {}
+    for p in parameters:
+        if p.name in ("timeout", "blocking") and p.kind is not p.VAR_KEYWORD:
+            kwargs[p.name] = 0 if p.name == "timeout" else False
+            if p.name == "timeout" and "blocking" in kwargs:
+                del kwargs["timeout"]
+        elif p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            args.append(ARGUMENTS.get(p.name, 1))
+    return member(*args, **kwargs)
+
+
 def results(thing: Any) -> Iterator[tuple[str, Any]]:
     """What its attributes and methods give."""
-    names = [name for name in dir(type(thing)) if not name.startswith("_")]
-    for name in (*names, *(n for n in PROTOCOL if hasattr(type(thing), n))):
-        if name in LEFT_OUT or (name == "__next__" and isinstance(thing, nogil_sync.Channel)):
-            continue
-        try:
-            member = getattr(thing, name)
-        except Exception:
-            continue
-        if not callable(member):
-            yield name, member
-            continue
-        try:
-            parameters = list(inspect.signature(member).parameters.values())
-        except ValueError:
-            parameters = []
-        args, kwargs = [], {}
-        for p in parameters:
-            if p.name in ("timeout", "blocking") and p.kind is not p.VAR_KEYWORD:
-                kwargs[p.name] = 0 if p.name == "timeout" else False
-                if p.name == "timeout" and "blocking" in kwargs:
-                    del kwargs["timeout"]
-            elif p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
-                args.append(ARGUMENTS.get(p.name, 1))
+    for name, call in uses(thing):
         with contextlib.suppress(Exception):
-            result = member(*args, **kwargs)
+            result = call()
             if inspect.iscoroutine(result):
                 result.close()
                 continue
@@ -134,6 +142,32 @@ def test_every_type_a_user_meets_is_public():
     met = {cls.__name__ for cls in found}
     assert met >= set(CLASSES) - {"BaseException"}
     assert {threading.Thread, Future} & {b for c in found for b in c.__mro__}
+
+
+# Made by the standard library's classes, whose objects lack an attribute then.
+VIEWS = {"SyncMapKeys", "SyncMapValues", "SyncMapItems"}
+
+
+@starts_threads
+@pytest.mark.parametrize("name", sorted(set(CLASSES) - VIEWS))
+def test_object_without_init_works_or_says_that_it_is_not_initialized(name):
+    cls = getattr(nogil_sync, name)
+    if issubclass(cls, BaseException):
+        pytest.skip("an exception is made by its __new__")
+    try:
+        thing = cls.__new__(cls)
+    except TypeError:  # only other objects make it, or it is a tuple
+        return
+    assert name in repr(thing)
+    for _, call in uses(thing):
+        try:
+            result = call()
+            if inspect.iscoroutine(result):
+                result.send(None)
+        except (TypeError, ValueError, StopIteration):
+            pass
+        except RuntimeError as error:
+            assert type(error) is RuntimeError
 
 
 @pytest.mark.parametrize("name", [*CLASSES, "pin", "pin_all", "is_pinned", "once", "cached"])

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import importlib
+import math
 import threading
 import warnings
 from collections import Counter
@@ -122,13 +123,12 @@ def test_cases_whose_making_fails_change_nothing(call):
 
 
 def test_cases_that_were_made_without_init_raise(call):
-    ready, idle = Ready(), [Channel(), Channel(1), Event()]
-    with pytest.raises(RuntimeError, match="Channel object is not initialized"):
-        call(*ready.cases, Channel.__new__(Channel))
+    ready = Ready()
+    for cls in Channel, Ticker, After, TaskGroup:
+        for _ in range(5):  # whichever would be done first
+            with pytest.raises(RuntimeError, match=f"{cls.__name__} object is not initialized"):
+                call(*ready.cases, cls.__new__(cls))
     assert ready.unchanged()
-    for cls in Ticker, After, TaskGroup:  # a case that is ready may be done first
-        with pytest.raises(RuntimeError, match=f"{cls.__name__} object is not initialized"):
-            call(*idle, cls.__new__(cls))
     # These need none: as made without arguments.
     assert call(Event.__new__(Event), WaitGroup.__new__(WaitGroup)).value is None
 
@@ -254,6 +254,145 @@ def test_timeouts_of_zero_or_less_do_not_wait(timeout, call_with_timeout):
         call_with_timeout(Channel(), Event(), timeout=timeout)
 
 
+# Two mistakes: the error says what is wrong with the arguments, and only then what is wrong with
+# the object. Of the arguments the timeout comes first, but that of Semaphore.hold last.
+
+
+def bare(cls):
+    return cls.__new__(cls)
+
+
+def closed():
+    c = Channel(1)
+    c.close()
+    return c
+
+
+async def never():
+    raise AssertionError
+
+
+TIME, NUMBER = "timeout must not be NaN", "n must be at least 1"
+BARE, NO_CASE = "object is not initialized", "'int' object is not a case"
+NAN = math.nan
+TWO_MISTAKES = {
+    "select without a case": (
+        TIME,
+        lambda: select(timeout=NAN),
+        lambda: select_async(timeout=NAN),
+    ),
+    "select of no case": (
+        TIME,
+        lambda: select(5, timeout=NAN),
+        lambda: select_async(5, timeout=NAN),
+    ),
+    "select of a bare case": (
+        TIME,
+        lambda: select(bare(Ticker), timeout=NAN),
+        lambda: select_async(bare(Ticker), timeout=NAN),
+    ),
+    "select that would send to a closed channel": (
+        TIME,
+        lambda: select(closed().sending(1), timeout=NAN),
+        lambda: select_async(closed().sending(1), timeout=NAN),
+    ),
+    "select, then what is no case": (
+        NO_CASE,
+        lambda: select(closed().sending(1), 5, bare(Ticker)),
+        lambda: select_async(closed().sending(1), 5, bare(Ticker)),
+    ),
+    "select, then a bare case": (
+        BARE,
+        lambda: select(closed().sending(1), bare(Ticker), 5),
+        lambda: select_async(closed().sending(1), bare(Ticker), 5),
+    ),
+    "Channel.recv": (
+        TIME,
+        lambda: bare(Channel).recv(NAN),
+        lambda: bare(Channel).recv_async(NAN),
+    ),
+    "Channel.send": (
+        TIME,
+        lambda: bare(Channel).send(1, NAN),
+        lambda: bare(Channel).send_async(1, NAN),
+    ),
+    "Channel.send to a closed one": (
+        TIME,
+        lambda: closed().send(1, NAN),
+        lambda: closed().send_async(1, NAN),
+    ),
+    "Semaphore.acquire": (
+        TIME,
+        lambda: bare(Semaphore).acquire(timeout=NAN, n=0),
+        lambda: bare(Semaphore).acquire_async(NAN, n=0),
+    ),
+    "Semaphore.acquire of none": (
+        NUMBER,
+        lambda: bare(Semaphore).acquire(n=0),
+        lambda: bare(Semaphore).acquire_async(n=0),
+    ),
+    "Semaphore.hold": (
+        NUMBER,
+        lambda: bare(Semaphore).hold(0, NAN),
+        lambda: bare(Semaphore).hold_async(0, NAN),
+    ),
+    "Semaphore.hold of one": (
+        BARE,
+        lambda: bare(Semaphore).hold(1, NAN),
+        lambda: bare(Semaphore).hold_async(1, NAN),
+    ),
+    "Cond.wait": (
+        TIME,
+        lambda: bare(Cond).wait(NAN),
+        lambda: bare(Cond).wait_async(NAN),
+    ),
+    "Cond.wait without the lock": (
+        TIME,
+        lambda: Cond().wait(NAN),
+        lambda: Cond().wait_async(NAN),
+    ),
+    "Cond.wait_for": (
+        TIME,
+        lambda: bare(Cond).wait_for(5, NAN),
+        lambda: bare(Cond).wait_for_async(5, NAN),
+    ),
+    "Barrier.wait": (
+        TIME,
+        lambda: bare(Barrier).wait(NAN),
+        lambda: bare(Barrier).wait_async(NAN),
+    ),
+    "Ticker.recv": (
+        TIME,
+        lambda: bare(Ticker).recv(NAN),
+        lambda: bare(Ticker).recv_async(NAN),
+    ),
+    "TaskGroup.wait_cancelled": (
+        TIME,
+        lambda: bare(TaskGroup).wait_cancelled(NAN),
+        lambda: bare(TaskGroup).wait_cancelled_async(NAN),
+    ),
+    "SyncMap.load_or_compute": (
+        TIME,
+        lambda: bare(SyncMap).load_or_compute([], 5, timeout=NAN),
+        lambda: bare(SyncMap).load_or_compute_async([], never, timeout=NAN),
+    ),
+    "Cache.load_or_compute": (
+        TIME,
+        lambda: bare(Cache).load_or_compute([], 5, timeout=NAN),
+        lambda: bare(Cache).load_or_compute_async([], never, timeout=NAN),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TWO_MISTAKES)
+def test_first_of_two_mistakes_is_the_same_in_a_call_and_its_twin(name):
+    text, call, twin = TWO_MISTAKES[name]
+    with pytest.raises((TypeError, ValueError, RuntimeError), match=text):
+        call()
+    with pytest.raises((TypeError, ValueError, RuntimeError), match=text):
+        twin().send(None)
+
+
 # Numbers of arguments
 
 
@@ -330,10 +469,6 @@ def test_moment_is_initialized_once():
 @pytest.mark.parametrize(("timeout", "error"), WRONG_TIMEOUTS)
 def test_wrong_timeouts_of_awaited_waits_raise(timeout, error):
     tg, m, cache = TaskGroup(), SyncMap(), Cache(1)
-
-    async def never():
-        raise AssertionError
-
     for wait, twin in (
         (lambda: Ticker(3600).recv(timeout), lambda: Ticker(3600).recv_async(timeout)),
         (lambda: tg.wait_cancelled(timeout), lambda: tg.wait_cancelled_async(timeout)),
@@ -368,6 +503,8 @@ def test_coroutine_that_is_never_awaited_does_nothing(name):
     never = [each for each in given if "was never awaited" in str(each.message)]
     assert [each.category for each in never] == [RuntimeWarning]
     assert trial.state() == before
+    if name.endswith("load_or_compute"):
+        trial.serve()  # the computation that it would have waited for ends too
 
 
 @starts_threads

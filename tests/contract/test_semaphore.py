@@ -1,6 +1,7 @@
 """Semaphore: weights, strict order, misuse, time-outs."""
 
 import gc
+import itertools
 import math
 import threading
 import time
@@ -168,19 +169,23 @@ def test_thread_pool_works_on_an_unbounded_semaphore():
 @starts_threads
 def test_releases_are_neither_lost_nor_invented():
     s = Semaphore(0, bounded=False)
+    ended = []
 
     def give(k):
         given = 0
-        for i in for_a_while(0.5):
-            s.release(1 + (i + k) % 3)
-            given += 1 + (i + k) % 3
-            while s.available() > 100:  # else the takers are not through for a long time
-                time.sleep(0.001)
+        try:
+            for i in for_a_while(0.5):
+                s.release(1 + (i + k) % 3)
+                given += 1 + (i + k) % 3
+                while s.available() > 100:  # else the takers are not through for a long time
+                    time.sleep(0.001)
+        finally:
+            ended.append(k)
         return given
 
     def take(k):
         taken = 0
-        for i in for_a_while(0.7):
+        for i in itertools.takewhile(lambda _: len(ended) < 2, itertools.count()):
             n = 1 + (i + k) % 4
             if s.acquire(i % 3 > 0, None if i % 3 == 0 else 0.002, n=n):
                 taken += n

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import emulated
 import pytest
 from marks import starts_processes
 
@@ -97,6 +98,12 @@ def dev(*arguments: str, path: str, cache: Path) -> "subprocess.CompletedProcess
     )
 
 
+@pytest.mark.parametrize("test", emulated.TESTS)
+def test_what_is_skipped_under_emulation_exists(test: str) -> None:
+    file, function = test.split("::")
+    assert f"\ndef {function}(" in (ROOT / "tests" / "contract" / file).read_text()
+
+
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="./dev is a script for bash")
 
 
@@ -118,9 +125,9 @@ def test_unknown_options_are_refused(tmp_path: Path, arguments: tuple[str, ...],
     assert word in line
 
 
-@needs_bash
-def test_missing_tools_are_named(tmp_path: Path) -> None:
-    """Without compiler, emulator and packages: one line that says what to install, and no trace."""
+@pytest.fixture
+def without_tools(tmp_path: Path) -> Path:
+    """A folder with this machine's programs, but without compiler, emulator and packages."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for folder in ("/usr/bin", "/bin"):
@@ -132,10 +139,54 @@ def test_missing_tools_are_named(tmp_path: Path) -> None:
         (programs / name).unlink(missing_ok=True)
         (programs / name).write_text("#!/bin/sh\nexit 1\n")
         (programs / name).chmod(0o755)
+    return programs
+
+
+@needs_bash
+def test_missing_tools_are_named(tmp_path: Path, without_tools: Path) -> None:
+    """One line says what to install, and nothing is left."""
     cache = tmp_path / "cache"
-    done = dev("test", "--leg", "core-arm64", path=str(programs), cache=cache)
+    done = dev("test", "--leg", "core-arm64", path=str(without_tools), cache=cache)
     assert done.returncode == 1
     named = next(line for line in done.stdout.splitlines() if line.startswith("core-arm64"))
     assert "not available here" in named
     assert "gcc-aarch64-linux-gnu" in named
     assert not [file for file in cache.rglob("*.ini") if file.is_file()]
+
+
+@needs_bash
+def test_wheels_need_the_tools_before_anything_is_built(
+    tmp_path: Path, without_tools: Path
+) -> None:
+    cache = tmp_path / "cache"
+    done = dev("wheels", "--arch", "arm64", path=str(without_tools), cache=cache)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    *_, last = done.stderr.splitlines()
+    assert last.startswith("dev: error: arm64 needs the Debian packages")
+    assert "gcc-aarch64-linux-gnu" in last
+    assert {folder.name for folder in cache.iterdir()} <= {"log"}
+
+
+@needs_bash
+def test_emulator_that_moved_is_found_by_an_interpreter_that_was_built_before(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "python3.13t"
+    script.write_text("#!/bin/sh\nexec /nowhere/qemu-aarch64 -L /usr/aarch64-linux-gnu\n")
+    commands = f"""
+        set -euo pipefail
+        . {ROOT}/tools/common.sh
+        . {ROOT}/tools/arm64.sh
+        arm64_qemu() {{ echo echo; }}
+        arm64_libc() {{ echo /libc; }}
+        renew_arm64_script {tmp_path} python3.13t
+        renew_arm64_script {tmp_path} python3.13t
+    """
+    subprocess.run(["bash", "-c", commands], check=True, timeout=60)
+    (found,) = script.parent.iterdir()
+    said = subprocess.run([found, "-V"], capture_output=True, text=True, check=True, timeout=60)
+    assert said.stdout.split() == [
+        *("-L", "/libc", "-0", str(script), f"{tmp_path}/emulated/python3.13t", "-V")
+    ]

@@ -5,10 +5,12 @@ import itertools
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -465,3 +467,31 @@ def test_pip_builds_the_extension_where_the_index_has_no_wheel_for_it(
     again = take(others, CC="/bin/false")
     assert (again.native, again.origin) == (True, "built")
     assert "cached" in again.output.lower()
+
+
+@free_threaded
+def test_interrupted_release_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    """Ctrl-C while it builds: one line, no folder, and what `dist` had stays."""
+    modules, temporary = tmp_path / "modules", tmp_path / "temporary"
+    modules.mkdir()
+    temporary.mkdir()
+    begun = tmp_path / "begun"
+    (modules / "build.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(begun)!r}).touch()\ntime.sleep(600)\n"
+    )
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}
+    with subprocess.Popen(
+        [sys.executable, ROOT / "tools" / "wheels.py"],
+        env=inherited | {"PYTHONPATH": str(modules), "TMPDIR": str(temporary)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        while not begun.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == "wheels: interrupted: dist/ is as it was\n"
+    assert not list(temporary.iterdir())

@@ -388,6 +388,18 @@ def test_driver_stopped_before_anything_is_measured_leaves_nothing(tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
+def test_driver_stopped_at_its_imports_says_so_in_a_line() -> None:
+    process = start("-X", "importtime", PERF, "--only", "ShardedCounter")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.endswith(" argparse\n"):  # the first of the driver's
+            break
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    lines = [line for line in printed.splitlines() if not line.startswith("import time:")]
+    assert (process.returncode, "".join(lines)) == (130, "stopped"), printed
+
+
 @pytest.mark.parametrize("page", ["no such page", "one without marks"])
 def test_page_that_cannot_take_the_table_is_an_error_beforehand(tmp_path: Path, page: str) -> None:
     (tmp_path / "one without marks").write_text("text")

@@ -398,15 +398,25 @@ take_out(ns_cache *c, ns_cache_entry *e, const ns_cache_edit *edit, enum ns_cach
 
 /* ---- The lock ---- */
 
-static bool
-hold_nothing(uintptr_t word)
+/* Puts an entry into the main queue whose links are not valid. */
+static void
+restore(uintptr_t word, uint64_t hash, void *context)
 {
-    (void)word;
-    return true;
+    (void)hash;
+    ns_cache *c = context;
+    ns_cache_entry *e = ns_cache_entry_of(word);
+    ns_cache_wheel *w = ns_load(&c->wheel, NS_RELAXED);
+    enter_queue(c, e, NS_CACHE_MAIN);
+    add_weight(c, e->weight);
+    add_count(&c->count, 1);
+    e->timer.next = e->timer.previous = NULL;
+    if (w != NULL && ns_load(&e->deadline, NS_RELAXED) != NS_CACHE_NEVER) {
+        schedule(w, e);
+    }
 }
 
-/* Puts all entries of the table into the main queue: the thread that had the lock is gone. Entries
- * for which there is no memory are no longer evicted. */
+/* Puts all entries of the table into the main queue: the thread that had the lock is gone. Needs no
+ * memory: an entry left as it was would have links to entries that are freed before it. */
 static __attribute__((cold, noinline)) void
 repair(ns_cache *c)
 {
@@ -425,28 +435,7 @@ repair(ns_cache *c)
             make_list(&w->slots[0][0] + i);
         }
     }
-    size_t room = NS_SEGMENT_MAX, n = 0;
-    ns_hashed *page = malloc(room * sizeof(*page));
-    uint64_t from = 0;
-    do {
-        while (page != NULL &&
-               (n = ns_table_page(&c->table, &from, page, room, hold_nothing)) > room) {
-            free(page);
-            room = n;
-            page = malloc(room * sizeof(*page));
-        }
-        for (size_t i = 0; page != NULL && i < n; i++) {
-            ns_cache_entry *e = ns_cache_entry_of(page[i].key);
-            enter_queue(c, e, NS_CACHE_MAIN);
-            add_weight(c, e->weight);
-            add_count(&c->count, 1);
-            e->timer.next = e->timer.previous = NULL;
-            if (w != NULL && ns_load(&e->deadline, NS_RELAXED) != NS_CACHE_NEVER) {
-                schedule(w, e);
-            }
-        }
-    } while (page != NULL && from != 0);
-    free(page);
+    ns_table_walk(&c->table, restore, c);
 }
 
 static void
@@ -784,6 +773,13 @@ ns_cache_clear(ns_cache *c, const ns_cache_edit *e, uint64_t left[2], ns_cache_g
     }
     unlock(c, gone);
     return more;
+}
+
+static bool
+hold_nothing(uintptr_t word)
+{
+    (void)word;
+    return true;
 }
 
 size_t

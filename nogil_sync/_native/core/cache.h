@@ -46,7 +46,7 @@
  *
  * 3. States of an entry.
  *
- *        `queue` NONE    it is no longer in the table, or not yet; or a fork lost its place
+ *        `queue` NONE    it is no longer in the table, or not yet
  *        `queue` SMALL   in the table and in the small queue
  *        `queue` MAIN    in the table and in the main queue
  *
@@ -94,7 +94,8 @@
  * polls (epoch.h) under the cache's lock: the table's polls come after it (ns_table_settle).
  *
  * 8. Fork. In the child of a fork the lock may be that of a thread that is gone. The thread that
- * takes it then puts all entries of the table into the main queue, anew. Ghosts are only hints.
+ * takes it then puts all entries of the table into the main queue, anew, which needs no memory. Ghosts
+ * are only hints.
  *
  * 9. Progress. Hits are as lock-free as the table's. All else waits for the lock, which is held for
  * one insertion, NS_CACHE_BATCH evictions and as many expiries at most.

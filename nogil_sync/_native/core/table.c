@@ -1338,6 +1338,37 @@ ns_table_bytes(ns_table *t)
     return total;
 }
 
+/* Passes the keys of a locked segment to `visit` whose hashes are not less than `from`. */
+static inline __attribute__((always_inline)) void
+walk_segment(ns_segment *s, uint64_t from, void (*visit)(uintptr_t, uint64_t, void *),
+             void *context)
+{
+    for (uint32_t g = 0; g <= s->mask; g++) {
+        uint64_t bits = ns_load(&s->tags[g], NS_RELAXED) & NS_TAG_HIGH;
+        for (; bits != 0; bits &= bits - 1) {
+            ns_entry *e = &s->entries[(size_t)g * NS_GROUP + ns_tag_index(bits)];
+            const uint64_t hash = ns_load(&e->hash, NS_RELAXED);
+            if (hash >= from) {
+                visit(ns_load(&e->key, NS_RELAXED), hash, context);
+            }
+        }
+    }
+}
+
+typedef struct {
+    ns_hashed *keys;
+    size_t n;
+    bool (*hold)(uintptr_t);
+} page_of_keys;
+
+static inline void
+copy_key(uintptr_t key, uint64_t hash, void *context)
+{
+    page_of_keys *page = context;
+    page->keys[page->n++] = (ns_hashed){key, hash};
+    page->hold(key);
+}
+
 size_t
 ns_table_page(ns_table *t, uint64_t *from, ns_hashed *keys, size_t room, bool (*hold)(uintptr_t))
 {
@@ -1348,22 +1379,29 @@ ns_table_page(ns_table *t, uint64_t *from, ns_hashed *keys, size_t room, bool (*
     ns_segment *s = ns_table_lock(t, *from);
     size_t n = ns_load(&s->live, NS_RELAXED);
     if (n <= room) {
-        n = 0;
-        for (uint32_t g = 0; g <= s->mask; g++) {
-            uint64_t bits = ns_load(&s->tags[g], NS_RELAXED) & NS_TAG_HIGH;
-            for (; bits != 0; bits &= bits - 1) {
-                ns_entry *e = &s->entries[(size_t)g * NS_GROUP + ns_tag_index(bits)];
-                uint64_t hash = ns_load(&e->hash, NS_RELAXED);
-                if (hash >= *from) {
-                    keys[n] = (ns_hashed){ns_load(&e->key, NS_RELAXED), hash};
-                    hold(keys[n++].key);
-                }
-            }
-        }
+        page_of_keys page = {keys, 0, hold};
+        walk_segment(s, *from, copy_key, &page);
+        n = page.n;
         *from = ns_segment_end(s);
     }
     ns_lock_release(&s->lock);
     return n;
+}
+
+void
+ns_table_walk(ns_table *t, void (*visit)(uintptr_t key, uint64_t hash, void *context),
+              void *context)
+{
+    uint64_t from = 0;
+    do {
+        if (ns_load(&t->directory, NS_ACQUIRE) == NULL) {
+            return;
+        }
+        ns_segment *s = ns_table_lock(t, from);
+        walk_segment(s, from, visit, context);
+        from = ns_segment_end(s);
+        ns_lock_release(&s->lock);
+    } while (from != 0);
 }
 
 bool

@@ -694,6 +694,11 @@ typedef struct ns_hashed {
 size_t ns_table_page(ns_table *t, uint64_t *from, ns_hashed *keys, size_t room,
                      bool (*hold)(uintptr_t));
 
+/* Walks in the same way, and passes each key to `visit` while its segment is locked. Needs no
+ * memory. */
+void ns_table_walk(ns_table *t, void (*visit)(uintptr_t key, uint64_t hash, void *context),
+                   void *context);
+
 /* Walks in the same way, and takes the segment's entries out. The caller owns the *n values now. So
  * a thread that empties the table meets each entry that stays until then, and finishes whatever
  * others insert. Returns true if there is more: call it again. If there are more entries than the

@@ -113,13 +113,12 @@ wait_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
     PyObject *timeout = NULL;
     ns_patience patience;
     int64_t deadline, outcome;
-    if (ns_unpack(&s, args, nargs, kwnames, &timeout) < 0 || ns_check_initialized(self) < 0) {
+    if (ns_unpack(&s, args, nargs, kwnames, &timeout) < 0 ||
+        ns_plain_timeout(timeout, &patience, &deadline) < 0 || ns_check_initialized(self) < 0) {
         return NULL;
     }
-    if (timeout == NULL || timeout == Py_None) {
-        timeout = ((Barrier *)self)->timeout;
-    }
-    if (ns_plain_timeout(timeout, &patience, &deadline) < 0) {
+    if ((timeout == NULL || timeout == Py_None) &&
+        ns_plain_timeout(((Barrier *)self)->timeout, &patience, &deadline) < 0) {
         return NULL;
     }
     ns_used(self);

@@ -27,8 +27,15 @@ is_of(PyObject *object, PyObject *type)
 
 /* ---- Which kinds they are ---- */
 
-/* Finds the kind of a case that is of none of our types exactly. Returns 0, or -1 with an
- * exception. */
+/* Returns a case's event, which may be None, or NULL with an exception. */
+static PyObject *
+event_of(const ns_case *each)
+{
+    return PyObject_CallMethod(each->passed, "_case_event", NULL);
+}
+
+/* Finds the kind of a case that is of none of our types exactly. A case in Python without __init__
+ * is refused by its own method. Returns 0, or -1 with an exception. */
 static Py_NO_INLINE int
 find_kind_slow(ns_state *state, ns_case *each)
 {
@@ -42,7 +49,9 @@ find_kind_slow(ns_state *state, ns_case *each)
     for (size_t kind = 0; kind < Py_ARRAY_LENGTH(types); kind++) {
         if (is_of(each->passed, types[kind])) {
             each->kind = (enum ns_case_kind)kind;
-            return 0;
+            PyObject *asked = kind == NS_IN_PYTHON ? event_of(each) : Py_NewRef(Py_None);
+            Py_XDECREF(asked);
+            return asked != NULL ? 0 : -1;
         }
     }
     PyObject *name = PyType_GetName(Py_TYPE(each->passed));
@@ -275,7 +284,7 @@ ns_cases_try(ns_cases *c, PyObject **selected)
 static int
 ask_for_event(ns_state *state, ns_case *each)
 {
-    PyObject *event = PyObject_CallMethod(each->passed, "_case_event", NULL);
+    PyObject *event = event_of(each);
     if (event == NULL || event == Py_None) {
         Py_XDECREF(event);
         return event == NULL ? -1 : 0;

@@ -115,15 +115,12 @@ select_(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwn
         return selected;
     }
     ns_cases cases;
-    if (ns_cases_init(&cases, state, args, nargs) < 0) {
+    if ((named > 0 && ns_plain_timeout(args[nargs], &patience, &deadline) < 0) ||
+        ns_cases_init(&cases, state, args, nargs) < 0) {
         return NULL;
     }
-    int result = named > 0 ? ns_plain_timeout(args[nargs], &patience, &deadline) : 0;
-    if (result == 0) {
-        result = select_one(module, &cases, patience, deadline, &selected);
-        if (result == 0) {
-            PyErr_SetString(PyExc_TimeoutError, "timed out waiting for a case");
-        }
+    if (select_one(module, &cases, patience, deadline, &selected) == 0) {
+        PyErr_SetString(PyExc_TimeoutError, "timed out waiting for a case");
     }
     ns_cases_free(&cases);
     return selected;
