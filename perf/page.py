@@ -571,10 +571,6 @@ def _time(ns: float) -> str:
 # ---- Tables ----
 
 
-def _title(header: Sequence[str]) -> str:
-    return "Ways to reach an object" if ways.REACHED in header else header[0]
-
-
 def said(lines: Sequence[tuple[str, str]]) -> str:
     """Lines of a heading and a text."""
     shown = "".join(

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 # An operation scales if two threads reach this many times the rate of one thread.
 SCALES = 1.7
 PINNED = ", pinned"
-PINNED_SELF = "pinned self"
 REACHED = "reached as"
 
 BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"

@@ -558,7 +558,8 @@ def select(*cases: object, timeout: float | None = None) -> Selected:
     Exactly one case is done, and the others are as if they had never been asked for. Which one
     tells :class:`Selected`, a named tuple: the `case` that was passed, its `value`, and whether it
     is `closed`. A channel that is closed and empty is always ready, with `closed` true and no
-    value; so is a stopped ticker. A send to a closed channel raises :exc:`ChannelClosed`.
+    value; so is a stopped ticker. Leave such a case out of the next select: a loop would find it
+    ready again and again. A send to a closed channel raises :exc:`ChannelClosed`.
 
     If several cases are ready, the choice is random, so that none starves. The same channel may
     stand in several cases, to receive and to send, too; the cases of one select never meet each
