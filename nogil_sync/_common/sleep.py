@@ -76,6 +76,12 @@ class _Thread(local):
 checks = _Checks
 this_thread = _thread = _Thread()
 sleeping: dict[int, Nap] = {}  # by thread
+_left: list[object] = []  # those of the processes that this one was forked from
+
+
+def naps() -> list[Nap]:
+    """Those of all threads that sleep now."""
+    return list(sleeping.values())
 
 
 def closed_gate() -> LockType:
@@ -155,11 +161,16 @@ def _until_check(nap: Nap) -> float:
 
 
 def _in_child() -> None:
-    """In the child of a fork the other threads are gone."""
-    me = get_ident()
-    for ident in list(sleeping):
-        if ident != me:
-            sleeping.pop(ident, None)
+    """In the child of a fork the other threads are gone.
+
+    One of them may have had the old dict's own lock, or have been about to get it. So the child
+    keeps that dict untouched, and has a new one.
+    """
+    global sleeping  # noqa: PLW0603  (to empty it would take its lock)
+    _left.append(sleeping)
+    nap = _thread.nap
+    asleep = nap is not None and nap.seen is not None  # a handler that interrupted it forked
+    sleeping = {nap.thread: nap} if nap is not None and asleep else {}
 
 
 if hasattr(os, "register_at_fork"):

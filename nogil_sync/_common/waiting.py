@@ -18,7 +18,7 @@ from .. import _backend
 from .frames import HAS_GIL, Line, lines_from, look_at, public_class
 from .loops import task_waits
 from .recording import recording, threads
-from .sleep import Nap, sleeping
+from .sleep import Nap, naps
 
 _HERE = __file__.rpartition("_common")[0]
 
@@ -52,7 +52,7 @@ class Sleeper(NamedTuple):
 def sleepers(stacks: bool = True) -> dict[int, Sleeper]:
     """All threads that sleep in our calls now."""
     found: dict[int, Sleeper] = {}
-    for nap in list(sleeping.values()):
+    for nap in naps():
         seen = of_nap(nap, stacks)
         if seen is not None:
             found[seen.thread] = seen

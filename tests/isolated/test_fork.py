@@ -13,7 +13,7 @@ import pytest
 from forks import exit_code_of, in_child
 from marks import forks, needs_fork
 from processes import in_own_process
-from support import NATIVE
+from support import FREE_THREADED, NATIVE, settle
 
 from nogil_sync import (
     AtomicBool,
@@ -450,3 +450,52 @@ def test_multiprocessing_by_fork():
 
 def test_platform_is_not_windows():
     assert sys.platform != "win32"
+
+
+@pytest.mark.skipif(not FREE_THREADED, reason="dicts have no locks of their own")
+@in_own_process
+def test_child_needs_no_lock_of_a_dict_that_other_threads_used():
+    # A thread may have got the lock, or have been about to get it, when the fork stopped it: see
+    # `_common.sleep`. Here it has got it, by hand: the lock is a byte in each object's header.
+    import ctypes
+
+    from nogil_sync._common import once as runs
+    from nogil_sync._common import sleep
+
+    begun, finish = Event(), Event()
+
+    def wait_long():
+        begun.set()
+        finish.wait()
+
+    slow, fresh = Once(), Once()
+    threads = [threading.Thread(target=slow.do, args=(wait_long,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    begun.wait()
+
+    def child():
+        assert sleep.naps() == []
+        assert fresh.do(lambda: 1) == 1
+        assert slow.do(lambda: 2) == 2
+        outcome = []
+        waiting = threading.Thread(target=lambda: outcome.append(fresh.do(lambda: 3)))
+        waiting.start()
+        waiting.join()
+        assert outcome == [1]
+
+    used = [sleep.sleeping, runs._running, runs._waits]
+    locks = [ctypes.c_uint8.from_address(id(each) + 10) for each in used]
+    for _ in range(3):
+        settle(threads[0])
+        settle(threads[1])
+        for lock in locks:
+            lock.value = 1
+        try:
+            in_child(child)
+        finally:
+            for lock in locks:
+                lock.value = 0
+    finish.set()
+    for thread in threads:
+        thread.join()
