@@ -650,7 +650,8 @@ def test_wait_for_async_returns_the_last_result():
     run(main())
 
 
-def test_cancelled_cond_waiter_holds_the_lock_again(kind):
+@pytest.mark.parametrize("notified", [False, True])
+def test_cancelled_cond_waiter_holds_the_lock_again(notified, kind):
     async def main():
         c = Cond()
         log = []
@@ -664,7 +665,10 @@ def test_cancelled_cond_waiter_holds_the_lock_again(kind):
 
         task = await started_task(wait())
         async with c:
-            task.cancel()
+            if notified:
+                c.notify()
+            else:
+                task.cancel()
             for _ in range(3):
                 await asyncio.sleep(0)
             task.cancel()  # while it waits for the lock
