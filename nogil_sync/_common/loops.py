@@ -11,7 +11,8 @@ thread that serves first appends to the deque and then looks at `asked`. Each st
 holds the deque's own lock (or the GIL). So if the delivery found the deque empty before the append,
 the thread finds `asked` false and asks again; else the delivery finds the call. Nothing is lost.
 
-A task that serves another one of its own loop needs no inbox: it has the loop resume that one.
+A task that serves another one of its own loop needs no inbox: it has the loop resume that one. A
+weak reference to what the loop is to call tells if the loop drops it; then the inbox takes over.
 
 **At once.** The delivery resumes the tasks itself. A future of asyncio would have the loop resume
 its task in the next round, after another look for input, which takes longer than all of this. After
@@ -201,6 +202,7 @@ class Call:
         "message",
         "over",
         "waiter",
+        "watch",  # tells that the loop dropped `resume`
     )
 
     def __init__(self) -> None:
@@ -216,19 +218,28 @@ class Call:
         self.message: object = None
         self.over = False
         self.waiter: Any = None
+        self.watch: ref[Callable[[], None]] | None = None
 
     def __call__(self, waiter: Any = None) -> None:
         loop = self.loop
         if _asyncio._get_running_loop() is loop and _asyncio.current_task(loop) is not None:
             # A task of this very loop serves another, so the loop does not sleep. (In a signal
             # handler it might, but then no task is running.)
-            loop.call_soon(self.resume)
+            resume = self.resume
+            self.watch = ref(resume, self.__undelivered)
+            self.waiter = waiter
+            loop.call_soon(resume)
             return
         inbox = self.inbox
         self.waiter = waiter
         inbox.served.append(self)
         if not inbox.asked:
             inbox.ask()
+
+    def __undelivered(self, _: object) -> None:
+        """`resume` was dropped and did not run: the loop is closed, or an interrupt came before."""
+        self.inbox.served.append(self)
+        self.inbox.ask()
 
     def release(self) -> None:
         """Call it: as the gate of a wait."""
@@ -252,7 +263,7 @@ class Call:
 
     def resume(self) -> None:
         """Resume the task at once, from the loop itself, if it still waits."""
-        self.waiter = None
+        self.waiter = self.watch = None
         if self.over:
             return
         self.over = True

@@ -7,7 +7,7 @@ import threading
 import weakref
 
 import pytest
-from loops import LOOPS, TWINS, AwaitTrial, LoopThread, run, started_task, until
+from loops import LOOPS, TWINS, AwaitTrial, LoopThread, new_loop, run, started_task, until
 from marks import starts_threads
 from support import TIMEOUT, collected, eventually
 from waits import WAITS
@@ -305,6 +305,46 @@ def test_loop_closed_with_a_waiter_is_skipped(name, kind):
         trial.serve()  # the first one accepted the task's item, which stays sent
     assert trial.call() == trial.served
     del future
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n for n in TWINS if not n.startswith(("Cond.", "Barrier.")) and "load_or_compute" not in n],
+)
+def test_loop_that_ends_as_its_task_serves_another_gives_back(name, kind):
+    """The task that was served never goes on; what it was given, another call gets."""
+    trial = AwaitTrial(name)
+    loop = new_loop(kind)
+
+    async def serve():
+        task = await started_task(trial.twin())
+        trial.serve()
+        loop.stop()
+        return task
+
+    serving = loop.create_task(serve())
+    loop.run_forever()
+    loop.close()
+    task = serving.result()  # no collection frees it
+    task._log_destroy_pending = False
+    assert not task.done()
+    if name in SENDS:
+        trial.serve()  # the first one accepted the task's item, which stays sent
+    assert trial.call() == trial.served
+
+
+def test_task_goes_on_though_its_loop_dropped_what_was_to_resume_it():
+    """As an interrupt does that comes before the loop runs it."""
+
+    async def main():
+        c, loop = Channel(1), asyncio.get_running_loop()
+        task = await started_task(c.recv_async())
+        loop.call_soon = lambda *_, **__: None
+        c.try_send("item")
+        del loop.call_soon
+        assert await task == "item"
+
+    run(main())
 
 
 def test_loop_closed_before_it_wakes_its_task_gives_back(kind):
