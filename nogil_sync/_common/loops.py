@@ -190,20 +190,30 @@ class Call:
     """One task that waits, and the future that it awaits.
 
     The thread that serves it calls it, with the waiter that is served. All else happens in the
-    thread of its loop.
+    thread of its loop. `wait_in_line` has it be the `TaskWait`, too.
     """
 
     __slots__ = (
+        "__weakref__",
         "_asyncio_future_blocking",  # by which tasks know a future
         "callbacks",
         "inbox",
         "is_cancelled",
         "loop",
         "message",
+        "obj",
+        "operation",
         "over",
+        "since",
+        "task",
         "waiter",
         "watch",  # tells that the loop dropped `resume`
     )
+    # As in a `TaskWait`.
+    obj: object
+    operation: str
+    since: float
+    task: Any
 
     def __init__(self) -> None:
         loop = _asyncio.get_running_loop()
@@ -288,7 +298,8 @@ class Call:
             yield self
             if not self.over:
                 raise RuntimeError("an awaited wait was resumed by other means than its loop")
-        self.result()
+        if self.is_cancelled:
+            self.result()
 
     def add_done_callback(
         self, callback: "Callable[[Call], object]", *, context: "Context | None" = None
@@ -346,7 +357,7 @@ class TaskWait:
     __slots__ = ("__weakref__", "obj", "operation", "since", "task")
 
     def __init__(self, obj: object, operation: str) -> None:
-        self.task = _asyncio.current_task()  # None once it goes on
+        self.task: Any = _asyncio.current_task()  # None once it goes on
         self.obj = obj
         self.operation = operation
         self.since = monotonic()
@@ -359,7 +370,7 @@ class TaskWait:
         self.task = None
 
 
-task_waits: "set[ref[TaskWait]]" = set()
+task_waits: "set[ref[TaskWait | Call]]" = set()
 
 
 async def wait_in_line(
@@ -371,13 +382,19 @@ async def wait_in_line(
     if waiter.served:
         return waiter
     try:
-        with TaskWait(obj, operation):
-            if seconds is not None:
-                return await settle(waiter, call, seconds)
-            await call
+        call.obj = obj
+        call.operation = operation
+        call.since = monotonic()
+        call.task = _asyncio.current_task()
+        task_waits.add(ref(call, task_waits.discard))
+        if seconds is not None:
+            return await settle(waiter, call, seconds)
+        await call
     except BaseException:
         waiter.cancel()
         raise
+    finally:
+        call.task = None
     return waiter
 
 
