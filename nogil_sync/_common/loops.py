@@ -11,7 +11,8 @@ thread that serves first appends to the deque and then looks at `asked`. Each st
 holds the deque's own lock (or the GIL). So if the delivery found the deque empty before the append,
 the thread finds `asked` false and asks again; else the delivery finds the call. Nothing is lost.
 
-A task that serves another one of its own loop needs no inbox: it has the loop resume that one.
+A task that serves another one of its own loop needs no inbox: it has the loop resume that one. A
+weak reference to what the loop is to call tells if the loop drops it; then the inbox takes over.
 
 **At once.** The delivery resumes the tasks itself. A future of asyncio would have the loop resume
 its task in the next round, after another look for input, which takes longer than all of this. After
@@ -189,19 +190,30 @@ class Call:
     """One task that waits, and the future that it awaits.
 
     The thread that serves it calls it, with the waiter that is served. All else happens in the
-    thread of its loop.
+    thread of its loop. `wait_in_line` has it be the `TaskWait`, too.
     """
 
     __slots__ = (
+        "__weakref__",
         "_asyncio_future_blocking",  # by which tasks know a future
         "callbacks",
         "inbox",
         "is_cancelled",
         "loop",
         "message",
+        "obj",
+        "operation",
         "over",
+        "since",
+        "task",
         "waiter",
+        "watch",  # tells that the loop dropped `resume`
     )
+    # As in a `TaskWait`.
+    obj: object
+    operation: str
+    since: float
+    task: Any
 
     def __init__(self) -> None:
         loop = _asyncio.get_running_loop()
@@ -216,19 +228,28 @@ class Call:
         self.message: object = None
         self.over = False
         self.waiter: Any = None
+        self.watch: ref[Callable[[], None]] | None = None
 
     def __call__(self, waiter: Any = None) -> None:
         loop = self.loop
         if _asyncio._get_running_loop() is loop and _asyncio.current_task(loop) is not None:
             # A task of this very loop serves another, so the loop does not sleep. (In a signal
             # handler it might, but then no task is running.)
-            loop.call_soon(self.resume)
+            resume = self.resume
+            self.watch = ref(resume, self.__undelivered)
+            self.waiter = waiter
+            loop.call_soon(resume)
             return
         inbox = self.inbox
         self.waiter = waiter
         inbox.served.append(self)
         if not inbox.asked:
             inbox.ask()
+
+    def __undelivered(self, _: object) -> None:
+        """`resume` was dropped and did not run: the loop is closed, or an interrupt came before."""
+        self.inbox.served.append(self)
+        self.inbox.ask()
 
     def release(self) -> None:
         """Call it: as the gate of a wait."""
@@ -252,7 +273,7 @@ class Call:
 
     def resume(self) -> None:
         """Resume the task at once, from the loop itself, if it still waits."""
-        self.waiter = None
+        self.waiter = self.watch = None
         if self.over:
             return
         self.over = True
@@ -277,7 +298,8 @@ class Call:
             yield self
             if not self.over:
                 raise RuntimeError("an awaited wait was resumed by other means than its loop")
-        self.result()
+        if self.is_cancelled:
+            self.result()
 
     def add_done_callback(
         self, callback: "Callable[[Call], object]", *, context: "Context | None" = None
@@ -335,7 +357,7 @@ class TaskWait:
     __slots__ = ("__weakref__", "obj", "operation", "since", "task")
 
     def __init__(self, obj: object, operation: str) -> None:
-        self.task = _asyncio.current_task()  # None once it goes on
+        self.task: Any = _asyncio.current_task()  # None once it goes on
         self.obj = obj
         self.operation = operation
         self.since = monotonic()
@@ -348,7 +370,7 @@ class TaskWait:
         self.task = None
 
 
-task_waits: "set[ref[TaskWait]]" = set()
+task_waits: "set[ref[TaskWait | Call]]" = set()
 
 
 async def wait_in_line(
@@ -360,13 +382,19 @@ async def wait_in_line(
     if waiter.served:
         return waiter
     try:
-        with TaskWait(obj, operation):
-            if seconds is not None:
-                return await settle(waiter, call, seconds)
-            await call
+        call.obj = obj
+        call.operation = operation
+        call.since = monotonic()
+        call.task = _asyncio.current_task()
+        task_waits.add(ref(call, task_waits.discard))
+        if seconds is not None:
+            return await settle(waiter, call, seconds)
+        await call
     except BaseException:
         waiter.cancel()
         raise
+    finally:
+        call.task = None
     return waiter
 
 

@@ -7,7 +7,7 @@ import threading
 import weakref
 
 import pytest
-from loops import LOOPS, TWINS, AwaitTrial, LoopThread, run, started_task, until
+from loops import LOOPS, TWINS, AwaitTrial, LoopThread, new_loop, run, started_task, until
 from marks import starts_threads
 from support import TIMEOUT, collected, eventually
 from waits import WAITS
@@ -305,6 +305,49 @@ def test_loop_closed_with_a_waiter_is_skipped(name, kind):
         trial.serve()  # the first one accepted the task's item, which stays sent
     assert trial.call() == trial.served
     del future
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n for n in TWINS if not n.startswith(("Cond.", "Barrier.")) and "load_or_compute" not in n],
+)
+def test_loop_that_ends_as_its_task_serves_another_gives_back(name):
+    """The task that was served never goes on; what it was given, another call gets.
+
+    (A loop of uvloop that is stopped runs what it has to run by then.)
+    """
+    trial = AwaitTrial(name)
+    loop = new_loop()
+
+    async def serve():
+        task = await started_task(trial.twin())
+        trial.serve()
+        loop.stop()
+        return task
+
+    serving = loop.create_task(serve())
+    loop.run_forever()
+    loop.close()
+    task = serving.result()  # no collection frees it
+    task._log_destroy_pending = False
+    assert not task.done()
+    if name in SENDS:
+        trial.serve()  # the first one accepted the task's item, which stays sent
+    assert trial.call() == trial.served
+
+
+def test_task_goes_on_though_its_loop_dropped_what_was_to_resume_it():
+    """As an interrupt does that comes before the loop runs it."""
+
+    async def main():
+        c, loop = Channel(1), asyncio.get_running_loop()
+        task = await started_task(c.recv_async())
+        loop.call_soon = lambda *_, **__: None
+        c.try_send("item")
+        del loop.call_soon
+        assert await task == "item"
+
+    run(main())
 
 
 def test_loop_closed_before_it_wakes_its_task_gives_back(kind):
@@ -650,7 +693,8 @@ def test_wait_for_async_returns_the_last_result():
     run(main())
 
 
-def test_cancelled_cond_waiter_holds_the_lock_again(kind):
+@pytest.mark.parametrize("notified", [False, True])
+def test_cancelled_cond_waiter_holds_the_lock_again(notified, kind):
     async def main():
         c = Cond()
         log = []
@@ -664,7 +708,10 @@ def test_cancelled_cond_waiter_holds_the_lock_again(kind):
 
         task = await started_task(wait())
         async with c:
-            task.cancel()
+            if notified:
+                c.notify()
+            else:
+                task.cancel()
             for _ in range(3):
                 await asyncio.sleep(0)
             task.cancel()  # while it waits for the lock

@@ -10,7 +10,8 @@ import warnings
 import weakref
 
 import pytest
-from marks import starts_threads
+from marks import starts_processes, starts_threads
+from processes import in_own_process
 from support import TIMEOUT, eventually, started
 
 import nogil_sync
@@ -477,8 +478,9 @@ DOCUMENTED = {
 }
 
 
-@pytest.mark.thread_unsafe(reason="doctest replaces sys.stdout")
+@starts_processes
 @pytest.mark.parametrize("name", DOCUMENTED)
+@in_own_process  # where no thread or task that another test left waits
 def test_docstring_examples_of_diagnostics_run(name):
     test = doctest.DocTestParser().get_doctest(DOCUMENTED[name], {}, name, None, 0)
     report = []
