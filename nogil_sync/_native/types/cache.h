@@ -47,9 +47,6 @@ ns_match_cached_any(uintptr_t word, const void *wanted)
 
 /* ---- Looking up ---- */
 
-/* What a lookup returns. */
-enum { NS_LOOKUP_ERROR = -1, NS_LOOKUP_MISSING, NS_LOOKUP_FOUND };
-
 /* The rest of a lookup whose first search gave `found`: not NS_CACHE_PRESENT. Counts if `uses`. */
 int ns_cache_lookup_slow(Cache *o, PyObject *key, uint64_t hash, int64_t now, bool uses,
                          enum ns_cache_found found, PyObject **value);
@@ -63,7 +60,7 @@ ns_cache_search(ns_match_fn match, Cache *o, PyObject *key, uint64_t hash, int64
     return ns_cache_get(&o->core, hash, match, key, NULL, now, uses, ns_hold, ns_drop, word);
 }
 
-/* NS_LOOKUP_FOUND with a reference in *value, NS_LOOKUP_MISSING or NS_LOOKUP_ERROR. With `uses` it
+/* NS_KEY_FOUND with a reference in *value, NS_KEY_MISSING or NS_KEY_ERROR. With `uses` it
  * counts a hit or a miss, and a use of the entry. */
 static inline __attribute__((always_inline)) int
 ns_cache_lookup(Cache *o, PyObject *key, uint64_t hash, bool uses, PyObject **value)
@@ -73,7 +70,7 @@ ns_cache_lookup(Cache *o, PyObject *key, uint64_t hash, bool uses, PyObject **va
     ns_watch_use(&o->watch, (PyObject *)o);
     if (ns_unlikely(ns_load(&o->clock, NS_RELAXED) != NULL) && ns_cache_is_timed(&o->core) &&
         ns_cache_read_clock(o, &now) < 0) {
-        return NS_LOOKUP_ERROR;
+        return NS_KEY_ERROR;
     }
     enum ns_cache_found found =
         PyUnicode_CheckExact(key)
@@ -86,7 +83,7 @@ ns_cache_lookup(Cache *o, PyObject *key, uint64_t hash, bool uses, PyObject **va
             NS_CACHE_COUNT(&o->core, hits);
         }
         *value = (PyObject *)word;
-        return NS_LOOKUP_FOUND;
+        return NS_KEY_FOUND;
     }
     return ns_cache_lookup_slow(o, key, hash, now, uses, found, value);
 }

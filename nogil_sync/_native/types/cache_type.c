@@ -269,28 +269,28 @@ ns_cache_lookup_slow(Cache *o, PyObject *key, uint64_t hash, int64_t now, bool u
 {
     ns_asker a;
     if (found == NS_CACHE_ABSENT && ns_check_initialized((PyObject *)o) < 0) {
-        return NS_LOOKUP_ERROR;
+        return NS_KEY_ERROR;
     }
-    int result = found == NS_CACHE_ABSENT ? NS_LOOKUP_MISSING : NS_LOOKUP_ERROR;
+    int result = found == NS_CACHE_ABSENT ? NS_KEY_MISSING : NS_KEY_ERROR;
     ns_asker_unused(&a);
     if (found == NS_CACHE_ASK && search_asking(o, key, hash, now, uses, &a, &found, value) == 0) {
-        result = found == NS_CACHE_PRESENT  ? NS_LOOKUP_FOUND
-                 : found == NS_CACHE_ABSENT ? NS_LOOKUP_MISSING
-                                            : NS_LOOKUP_ERROR;
+        result = found == NS_CACHE_PRESENT  ? NS_KEY_FOUND
+                 : found == NS_CACHE_ABSENT ? NS_KEY_MISSING
+                                            : NS_KEY_ERROR;
     }
-    if (result == NS_LOOKUP_ERROR && !PyErr_Occurred()) { /* expired, or a key not published */
+    if (result == NS_KEY_ERROR && !PyErr_Occurred()) { /* expired, or a key not published */
         if (now != NS_CACHE_NO_TIME || time_for(o, 0, &now) == 0) {
             int done = take(o, key, hash, now, true, &a, value);
-            result = done == NS_CACHE_KEPT      ? NS_LOOKUP_FOUND
-                     : done == NS_CACHE_MISSING ? NS_LOOKUP_MISSING
-                                                : NS_LOOKUP_ERROR;
+            result = done == NS_CACHE_KEPT      ? NS_KEY_FOUND
+                     : done == NS_CACHE_MISSING ? NS_KEY_MISSING
+                                                : NS_KEY_ERROR;
         }
     }
     ns_asker_end(&a);
-    if (uses && result == NS_LOOKUP_FOUND) {
+    if (uses && result == NS_KEY_FOUND) {
         NS_CACHE_COUNT(&o->core, hits);
     }
-    else if (uses && result == NS_LOOKUP_MISSING) {
+    else if (uses && result == NS_KEY_MISSING) {
         NS_CACHE_COUNT(&o->core, misses);
     }
     return result;
@@ -471,7 +471,7 @@ store(Cache *o, PyObject *key, uint64_t hash, PyObject *value, int64_t ttl, _Ato
     return result;
 }
 
-/* Deletes a key: NS_LOOKUP_FOUND with its value, NS_LOOKUP_MISSING or NS_LOOKUP_ERROR. */
+/* Deletes a key: NS_KEY_FOUND with its value, NS_KEY_MISSING or NS_KEY_ERROR. */
 static int delete(Cache *o, PyObject *key, PyObject **value)
 {
     uint64_t hash;
@@ -479,18 +479,18 @@ static int delete(Cache *o, PyObject *key, PyObject **value)
     ns_watch_use(&o->watch, (PyObject *)o);
     if (ns_check_initialized((PyObject *)o) < 0 || ns_key_hash(key, &hash) < 0 ||
         detach(o, key) < 0 || time_for(o, 0, &now) < 0) {
-        return NS_LOOKUP_ERROR;
+        return NS_KEY_ERROR;
     }
     if (ns_load(&o->core.table.directory, NS_ACQUIRE) == NULL) {
-        return NS_LOOKUP_MISSING;
+        return NS_KEY_MISSING;
     }
     ns_asker a;
     ns_asker_unused(&a);
     int done = take(o, key, hash, now, false, &a, value);
     ns_asker_end(&a);
-    return done == NS_CACHE_REMOVED   ? NS_LOOKUP_FOUND
-           : done == NS_CACHE_MISSING ? NS_LOOKUP_MISSING
-                                      : NS_LOOKUP_ERROR;
+    return done == NS_CACHE_REMOVED   ? NS_KEY_FOUND
+           : done == NS_CACHE_MISSING ? NS_KEY_MISSING
+                                      : NS_KEY_ERROR;
 }
 
 static void
@@ -525,10 +525,10 @@ get_item(PyObject *self, PyObject *key)
         return NULL;
     }
     int found = ns_cache_lookup((Cache *)self, key, hash, true, &value);
-    if (ns_likely(found == NS_LOOKUP_FOUND)) {
+    if (ns_likely(found == NS_KEY_FOUND)) {
         return value;
     }
-    if (found == NS_LOOKUP_MISSING) {
+    if (found == NS_KEY_MISSING) {
         ns_set_key_error(key);
     }
     return NULL;
@@ -544,11 +544,11 @@ set_item(PyObject *self, PyObject *key, PyObject *value)
     }
     PyObject *old;
     int found = delete (o, key, &old);
-    if (found == NS_LOOKUP_FOUND) {
+    if (found == NS_KEY_FOUND) {
         Py_DECREF(old);
         return 0;
     }
-    if (found == NS_LOOKUP_MISSING) {
+    if (found == NS_KEY_MISSING) {
         ns_set_key_error(key);
     }
     return -1;
@@ -563,7 +563,7 @@ has_key(PyObject *self, PyObject *key)
         return -1;
     }
     int found = ns_cache_lookup((Cache *)self, key, hash, false, &value);
-    if (found == NS_LOOKUP_FOUND) {
+    if (found == NS_KEY_FOUND) {
         Py_DECREF(value);
     }
     return found;
@@ -656,9 +656,9 @@ get(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
         return NULL;
     }
     int found = ns_cache_lookup((Cache *)self, values[0], hash, true, &value);
-    return ns_likely(found == NS_LOOKUP_FOUND) ? value
-           : found == NS_LOOKUP_ERROR          ? NULL
-                                               : Py_NewRef(values[1] != NULL ? values[1] : Py_None);
+    return ns_likely(found == NS_KEY_FOUND) ? value
+           : found == NS_KEY_ERROR          ? NULL
+                                            : Py_NewRef(values[1] != NULL ? values[1] : Py_None);
 }
 
 static PyObject *
@@ -687,13 +687,13 @@ pop(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
         return NULL;
     }
     int found = delete ((Cache *)self, values[0], &value);
-    if (found == NS_LOOKUP_MISSING && values[1] != NULL) {
+    if (found == NS_KEY_MISSING && values[1] != NULL) {
         return Py_NewRef(values[1]);
     }
-    if (found == NS_LOOKUP_MISSING) {
+    if (found == NS_KEY_MISSING) {
         ns_set_key_error(values[0]);
     }
-    return found == NS_LOOKUP_FOUND ? value : NULL;
+    return found == NS_KEY_FOUND ? value : NULL;
 }
 
 static PyObject *
@@ -762,12 +762,6 @@ size_of(PyObject *self, PyObject *Py_UNUSED(unused))
 
 /* ---- load_or_compute, and what _common/cache.py calls ---- */
 
-/* For ns_fly, which knows the results by their names in syncmap_edits.h. */
-_Static_assert((int)NS_LOOKUP_ERROR == (int)NS_KEY_ERROR &&
-                   (int)NS_LOOKUP_MISSING == (int)NS_KEY_MISSING &&
-                   (int)NS_LOOKUP_FOUND == (int)NS_KEY_FOUND,
-               "look of a cache returns what look of a map returns");
-
 static int
 look(PyObject *self, PyObject *key, uint64_t hash, PyObject **value)
 {
@@ -823,9 +817,9 @@ load_or_compute(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObjec
         return NULL;
     }
     int found = ns_cache_lookup((Cache *)self, args[0], hash, true, &value);
-    return ns_likely(found == NS_LOOKUP_FOUND) ? value
-           : found == NS_LOOKUP_ERROR          ? NULL
-                                               : compute(self, args, nargs, timeout, hash);
+    return ns_likely(found == NS_KEY_FOUND) ? value
+           : found == NS_KEY_ERROR          ? NULL
+                                            : compute(self, args, nargs, timeout, hash);
 }
 
 static PyObject *
@@ -848,9 +842,7 @@ peek(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     int found = look(self, args[0], hash, &value);
-    return found == NS_LOOKUP_FOUND     ? value
-           : found == NS_LOOKUP_MISSING ? Py_NewRef(args[1])
-                                        : NULL;
+    return found == NS_KEY_FOUND ? value : found == NS_KEY_MISSING ? Py_NewRef(args[1]) : NULL;
 }
 
 /* Stores a value that was loaded, unless its call was detached. */

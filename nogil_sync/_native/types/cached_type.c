@@ -81,10 +81,10 @@ call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
     uint64_t hash;
     if (key != NULL && ns_key_hash(key, &hash) == 0) {
         int found = ns_cache_lookup((Cache *)f->cache, key, hash, true, &value);
-        if (found == NS_LOOKUP_MISSING) {
+        if (found == NS_KEY_MISSING) {
             value = compute(f, key, hash, args, nargs);
         }
-        else if (found == NS_LOOKUP_ERROR) {
+        else if (found == NS_KEY_ERROR) {
             value = NULL;
         }
     }

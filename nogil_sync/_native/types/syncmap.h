@@ -16,6 +16,13 @@
 #include "interpreter/tryref.h"
 #include "interpreter/watch.h"
 
+/* What a lookup in a SyncMap or a Cache returns. */
+enum {
+    NS_KEY_ERROR = -1, /* with an exception */
+    NS_KEY_MISSING = 0,
+    NS_KEY_FOUND = 1,
+};
+
 typedef struct SyncMap {
     NS_OBJECT_HEAD
     ns_table table;

@@ -23,12 +23,8 @@
 
 #include "types/syncmap.h"
 
-/* What lookups and edits return. */
+/* What edits return, beside what lookups do (syncmap.h). */
 enum {
-    NS_KEY_ERROR = -1, /* with an exception */
-    NS_KEY_MISSING = 0,
-    NS_KEY_FOUND = 1,
-    /* Edits only: */
     NS_KEY_OTHER_VALUE = 2, /* the value is not the expected one */
     NS_KEY_FORBIDDEN = 3,   /* the edit's flag is set */
 };
