@@ -78,6 +78,7 @@ from typing import (
 from .object import subscripted
 from .once import (
     ABSENT,
+    AT_ONCE,
     Failure,
     await_run,
     await_run_async,
@@ -476,13 +477,19 @@ class Flight:
         self.failure: Failure | None = None
 
 
+def _deadline(seconds: float | None) -> float | None:
+    if seconds is None:
+        return None
+    return monotonic() + seconds if seconds > 0 else AT_ONCE
+
+
 def load_or_compute(
     self: Any, key: Any, fn: Callable[..., Any], args: tuple[Any, ...], seconds: float | None
 ) -> Any:
     """The slow path of the method, for a key that is missing."""
     if not callable(fn):
         raise TypeError(f"{type(fn).__name__!r} object is not callable")
-    deadline = None if seconds is None else monotonic() + seconds
+    deadline = _deadline(seconds)
     while True:
         # The traceback of an error refers to the frames of the call. If these referred to the
         # flight, which refers to the error, that would be a cycle. So they refer to it through a
@@ -520,7 +527,7 @@ async def load_or_compute_async(
     """The same for a task."""
     if not callable(afn):
         raise TypeError(f"{type(afn).__name__!r} object is not callable")
-    deadline = None if seconds is None else monotonic() + seconds
+    deadline = _deadline(seconds)
     while True:
         box = [_join(self, key)]
         too_late = box[0].landing

@@ -44,6 +44,7 @@ import os
 import sys
 import sysconfig
 from collections.abc import Awaitable, Callable
+from math import inf
 from time import monotonic
 from types import (
     FunctionType,
@@ -67,6 +68,8 @@ P = ParamSpec("P")
 Self = TypeVar("Self", bound="once_property[Any]")
 
 ABSENT: Final = object()
+AT_ONCE: Final = -inf  # the deadline of a call that looks and does not wait
+TIMED_OUT: Final = "timed out waiting for another thread's call"
 
 
 class _Run:
@@ -122,7 +125,7 @@ def exclusively(
     """Return what `look(...)` finds as soon as that is not None, else what `work(...)` returns.
 
     Of all calls with this key one at a time calls `work`, while the others wait. At the deadline
-    a waiting call raises TimeoutError.
+    a waiting call raises TimeoutError; if that is AT_ONCE, it does not wait.
     """
     run = _Run(key, _local.run)
     _local.run = run
@@ -203,11 +206,12 @@ def _sleep(
                 break
             if _waits_for(other, me):
                 raise RuntimeError("recursive call: it would wait for itself")
-            if deadline is not None and monotonic() >= deadline:
-                raise TimeoutError("timed out waiting for another thread's call")
+            if deadline == AT_ONCE:
+                raise TimeoutError(TIMED_OUT)
             if scope is not None and scope.cancelled:
                 raise Cancelled(MESSAGE)
-            sleep_at(gate, deadline, about=other)
+            if not sleep_at(gate, deadline, about=other):
+                raise TimeoutError(TIMED_OUT)
     finally:
         run.waiting = False
         try:
@@ -324,7 +328,7 @@ async def _wait_async(
     if deadline is not None:
         seconds = deadline - monotonic()
         if seconds <= 0 and not other.over:
-            raise TimeoutError("timed out waiting for another thread's call")
+            raise TimeoutError(TIMED_OUT)
     call = Call()
     waits = _waits
     waits[run.owner] = other
@@ -337,7 +341,7 @@ async def _wait_async(
         with TaskWait(*about):
             await call.sleep(seconds)
         if not other.over and deadline is not None and monotonic() >= deadline:
-            raise TimeoutError("timed out waiting for another thread's call")
+            raise TimeoutError(TIMED_OUT)
     finally:
         waits.pop(run.owner, None)
         other.gates.pop(call, None)

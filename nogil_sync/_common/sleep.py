@@ -100,13 +100,13 @@ def sleep_at(
         from .awaited import warn_blocking
 
         warn_blocking()
+    check_exit()  # before the deadline: what a call raises does not depend on the clock
     if deadline is None:
         remaining = -1.0
     else:
         remaining = deadline - monotonic()
         if remaining <= 0:
             return False
-    check_exit()
     me = get_ident()
     outer = _thread.nap  # of the call that a signal handler interrupted, or the last one
     if outer is not None and outer.gate is gate:

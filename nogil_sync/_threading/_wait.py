@@ -414,7 +414,7 @@ class Line:
             _recall(below)
 
     def sleep(self, me: Waiter, seconds: float | None) -> None:
-        """Sleep until granted or cancelled, at most so many seconds."""
+        """Sleep until granted or cancelled, at most so many seconds; zero is one look."""
         deadline = None if seconds is None else monotonic() + seconds
         while me.gate is not None:
             if me not in self.state[1]:
@@ -423,7 +423,7 @@ class Line:
             if me.scope is not None and me.scope.is_cancelled:
                 me.cancelled = True
                 break
-            if not sleep_at(me.gate, deadline, about=me):
+            if seconds == 0 or not sleep_at(me.gate, deadline, about=me):
                 break
             if me in self.state[1]:  # what we wait for may have come while we were away
                 self.look_again()

@@ -43,6 +43,10 @@ WAYS = {
     "all from one on, in a new thread": {"rest": True, "thread": True},
 }
 
+# In seconds, for programs that run all cases: they take a few seconds of processor time, but hand
+# over between threads so often that a loaded machine needs minutes.
+LONG = 150
+
 # Where the core allocates. The last is for slots.c: the C library allocates in it.
 ALLOCATES = "malloc|calloc|realloc|aligned_alloc|posix_memalign|pthread_setspecific"
 
@@ -94,7 +98,7 @@ def test_every_allocation_site_of_the_core_has_failed(without_memory):
             all_cases(thread=True)
         print(*nomemory.sites(nomemory.CORE))
 
-    done = without_memory(program, timeout=150)
+    done = without_memory(program, timeout=LONG)
     failed = {int(at) for at in done.stdout.split()}
     sites = call_sites(sys.modules["nogil_sync._native._core"].__file__)
     if not sites:
@@ -119,7 +123,7 @@ def test_each_failing_allocation_raises_or_is_survived(without_memory, way):
         print("nothing to fail in:", *never)
         assert len(hit) - len(never) > 40
 
-    print(without_memory(program, way).stdout)
+    print(without_memory(program, way, timeout=LONG).stdout)
 
 
 @pytest.mark.parametrize("way", ["one", "all from one on, in a new thread"])
@@ -139,7 +143,7 @@ def test_failed_allocations_leak_nothing(without_memory, way):
         print("kept, in bytes:", growth)
         assert min(growth) <= 64, growth
 
-    print(without_memory(program, way).stdout)
+    print(without_memory(program, way, timeout=LONG).stdout)
 
 
 def test_pools_that_could_not_be_made_leave_nothing(without_memory):
@@ -177,7 +181,7 @@ def test_allocations_fail_in_the_child_of_a_fork(without_memory):
             for _ in range(3):
                 in_child(child, limit=100)
 
-    assert without_memory(program).stderr == ""
+    assert without_memory(program, timeout=LONG).stderr == ""
 
 
 def test_allocations_fail_while_other_threads_use_the_map(without_memory):

@@ -372,8 +372,11 @@ ns_seconds_of(PyObject *timeout)
     if (patience == NS_WAIT_FOR_EVER) {
         Py_RETURN_NONE;
     }
-    return PyFloat_FromDouble(patience == NS_DO_NOT_WAIT ? 0.0
-                                                         : (double)(deadline - ns_now()) / 1e9);
+    if (patience == NS_DO_NOT_WAIT) {
+        return PyFloat_FromDouble(0.0);
+    }
+    const int64_t left = deadline - ns_now();
+    return PyFloat_FromDouble((double)(left > 1 ? left : 1) / 1e9); /* 0 would not wait */
 }
 
 PyObject *
