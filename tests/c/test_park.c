@@ -169,6 +169,7 @@ check_queue_of_another_process_is_empty(void)
         CHECK(ns_waitq_lock(&q) && q.head == NULL && q.tail == NULL);
         ns_waitq_unlock(&q);
         CHECK(!ns_waitq_lock(&q));
+        CHECK(!ns_lock_try(&q.lock)); /* it is held */
         ns_waitq_unlock(&q);
     }
 }
