@@ -4,6 +4,7 @@
 
 HOME=${HOME:-~} # where it is unset, ~ is what the system's list of users says
 CACHE=${NOGIL_SYNC_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/nogil_sync}
+[[ $CACHE == /* ]] || CACHE=$PWD/$CACHE
 
 step() { printf 'dev: %s\n' "$*" >&2; }
 
@@ -35,7 +36,8 @@ cores() { getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2; }
 locked() {
   local name=$1
   shift
-  mkdir -p "$CACHE/lock"
+  { mkdir -p "$CACHE/lock" && [[ -w $CACHE/lock ]]; } 2>/dev/null ||
+    die "$CACHE is no folder to write to; NOGIL_SYNC_CACHE names another one"
   (
     if have flock; then
       flock -n 9 || {

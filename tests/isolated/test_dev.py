@@ -235,6 +235,20 @@ def test_unknown_arguments_are_refused(dev: Dev, verb: str) -> None:
     assert f"{verb} takes" in only_error(dev(verb, "--wrong"))
 
 
+def test_cache_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    command = f". {quoted(ROOT / 'tools' / 'common.sh')}; locked name echo made"
+    done = subprocess.run(
+        ["bash", "-euc", command],
+        env=os.environ | {"NOGIL_SYNC_CACHE": "file"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"{tmp_path}/file" in only_error(done)
+
+
 @pytest.mark.parametrize("tool", ["models.py", "mutants.py"])
 def test_name_that_no_model_and_no_mutant_has_is_an_error(tool: str) -> None:
     command = [sys.executable, str(ROOT / "tools" / tool), "no-such-name"]
