@@ -233,7 +233,7 @@ def still(pid: int) -> tuple[int, ...] | None:
     return tuple(counts)
 
 
-def wait_for(process: subprocess.Popen[str], limit: float) -> bool:
+def wait_for(process: subprocess.Popen[bytes], limit: float) -> bool:
     """Wait until a test of the core ends, and return True; False if it hangs."""
     begin = quiet_since = time.monotonic()
     before: tuple[int, ...] | None = None
