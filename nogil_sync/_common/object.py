@@ -24,17 +24,15 @@ class Uninitialized:
     def __init__(self, owner: object) -> None:
         self._name = type(owner).__name__
 
+    def __call__(self, *_: object) -> NoReturn:
+        """Raise ``RuntimeError``."""
+        raise RuntimeError(f"{self._name} object is not initialized: its __init__() was not called")
+
     if not TYPE_CHECKING:
 
         def __getattr__(self, _attribute: str) -> NoReturn:
             """Raise ``RuntimeError``."""
-            raise RuntimeError(
-                f"{self._name} object is not initialized: its __init__() was not called"
-            )
-
-        def __call__(self, *_: object) -> NoReturn:
-            """Raise ``RuntimeError``."""
-            self.__getattr__("__call__")
+            self()
 
 
 def until_init(owner: object) -> Any:
