@@ -20,7 +20,7 @@ class Case:
         """The event that is set once the case can go ahead; always the same one.
 
         ``None`` if no other thread can make the case ready, so that only time counts. A select asks
-        this of each case before it does any. So an object without ``__init__`` raises here.
+        this of each case before it does any: it raises if ``__init__`` was not called.
         """
         return None
 

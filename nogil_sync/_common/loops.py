@@ -11,8 +11,9 @@ thread that serves first appends to the deque and then looks at `asked`. Each st
 holds the deque's own lock (or the GIL). So if the delivery found the deque empty before the append,
 the thread finds `asked` false and asks again; else the delivery finds the call. Nothing is lost.
 
-A task that serves another one of its own loop needs no inbox: it has the loop resume that one. A
-weak reference to what the loop is to call tells if the loop drops it; then the inbox takes over.
+A task that serves another one of its own loop needs no inbox: it has the loop call `resume`. The
+call keeps a weak reference to that method object. If the loop drops it before it ran (the loop is
+closed, or an interrupt came), the callback of the weak reference puts the call into the inbox.
 
 **At once.** The delivery resumes the tasks itself. A future of asyncio would have the loop resume
 its task in the next round, after another look for input, which takes longer than all of this. After
@@ -190,7 +191,7 @@ class Call:
     """One task that waits, and the future that it awaits.
 
     The thread that serves it calls it, with the waiter that is served. All else happens in the
-    thread of its loop. `wait_in_line` has it be the `TaskWait`, too.
+    thread of its loop. In `wait_in_line` it stands for its task among `task_waits`, too.
     """
 
     __slots__ = (
@@ -207,9 +208,9 @@ class Call:
         "since",
         "task",
         "waiter",
-        "watch",  # tells that the loop dropped `resume`
+        "watch",  # of `resume` while the loop has it: tells if the loop drops it
     )
-    # As in a `TaskWait`.
+    # As those of a `TaskWait`. Only `wait_in_line` sets them.
     obj: object
     operation: str
     since: float
@@ -247,7 +248,7 @@ class Call:
             inbox.ask()
 
     def __undelivered(self, _: object) -> None:
-        """`resume` was dropped and did not run: the loop is closed, or an interrupt came before."""
+        """The loop dropped `resume` before it ran: it is closed, or an interrupt came."""
         self.inbox.served.append(self)
         self.inbox.ask()
 

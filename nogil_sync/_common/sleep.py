@@ -76,7 +76,7 @@ class _Thread(local):
 checks = _Checks
 this_thread = _thread = _Thread()
 sleeping: dict[int, Nap] = {}  # by thread
-_left: list[object] = []  # those of the processes that this one was forked from
+_left: list[object] = []  # the dicts of the processes that this one was forked from
 
 
 def naps() -> list[Nap]:
@@ -169,7 +169,7 @@ def _in_child() -> None:
     global sleeping  # noqa: PLW0603  (to empty it would take its lock)
     _left.append(sleeping)
     nap = _thread.nap
-    asleep = nap is not None and nap.seen is not None  # a handler that interrupted it forked
+    asleep = nap is not None and nap.seen is not None  # a signal handler in its sleep forked
     sleeping = {nap.thread: nap} if nap is not None and asleep else {}
 
 

@@ -398,7 +398,7 @@ take_out(ns_cache *c, ns_cache_entry *e, const ns_cache_edit *edit, enum ns_cach
 
 /* ---- The lock ---- */
 
-/* Puts an entry into the main queue whose links are not valid. */
+/* Puts an entry into the main queue. Its links may be broken. */
 static void
 restore(uintptr_t word, uint64_t hash, void *context)
 {
@@ -415,8 +415,8 @@ restore(uintptr_t word, uint64_t hash, void *context)
     }
 }
 
-/* Puts all entries of the table into the main queue: the thread that had the lock is gone. Needs no
- * memory: an entry left as it was would have links to entries that are freed before it. */
+/* Puts all entries of the table into the main queue: the thread that held the lock is gone. Needs
+ * no memory, so no entry is left out: it would keep links to entries that are freed before it. */
 static __attribute__((cold, noinline)) void
 repair(ns_cache *c)
 {

@@ -93,9 +93,9 @@
  * when it holds no lock: values, of which it owns the references, and the table's garbage. Nobody
  * polls (epoch.h) under the cache's lock: the table's polls come after it (ns_table_settle).
  *
- * 8. Fork. In the child of a fork the lock may be that of a thread that is gone. The thread that
- * takes it then puts all entries of the table into the main queue, anew, which needs no memory. Ghosts
- * are only hints.
+ * 8. Fork. In the child of a fork the lock may be held by a thread that is gone. The thread that
+ * takes it then puts all entries of the table into the main queue again, which needs no memory.
+ * Ghosts are only hints.
  *
  * 9. Progress. Hits are as lock-free as the table's. All else waits for the lock, which is held for
  * one insertion, NS_CACHE_BATCH evictions and as many expiries at most.

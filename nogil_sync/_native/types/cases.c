@@ -34,8 +34,9 @@ event_of(const ns_case *each)
     return PyObject_CallMethod(each->passed, "_case_event", NULL);
 }
 
-/* Finds the kind of a case that is of none of our types exactly. A case in Python without __init__
- * is refused by its own method. Returns 0, or -1 with an exception. */
+/* Finds the kind of a case that is of none of our types exactly. The event of a case in Python is
+ * asked for only since that raises if its __init__ was not called. Returns 0, or -1 with an
+ * exception. */
 static Py_NO_INLINE int
 find_kind_slow(ns_state *state, ns_case *each)
 {

@@ -37,10 +37,10 @@ typedef struct ns_cases {
     ns_case few[NS_FEW_CASES];
 } ns_cases;
 
-/* Looks what kinds of cases these are. The caller keeps the objects alive. Calls Python code, which
- * refuses a case in Python that has no __init__. Makes the Selected, so
- * that once an item is received, nothing can fail for memory and lose it. Returns 0, or -1 with an
- * exception and nothing to be freed. */
+/* Finds the kinds of the cases. The caller keeps the objects alive. Calls a method of each case in
+ * Python, which raises if the object's __init__ was not called. Makes the Selected, so that once an
+ * item is received, nothing can fail for memory and lose it. Returns 0, or -1 with an exception and
+ * nothing to be freed. */
 int ns_cases_init(ns_cases *c, ns_state *state, PyObject *const *objects, Py_ssize_t count);
 void ns_cases_free(ns_cases *c);
 
