@@ -5,6 +5,8 @@
 HOME=${HOME:-~} # where it is unset, ~ is what the system's list of users says
 CACHE=${NOGIL_SYNC_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/nogil_sync}
 [[ $CACHE == /* ]] || CACHE=$PWD/$CACHE
+# The programs of ./dev start in other folders, so they get an absolute path too.
+[[ -z ${NOGIL_SYNC_CACHE:-} ]] || export NOGIL_SYNC_CACHE=$CACHE
 
 step() { printf 'dev: %s\n' "$*" >&2; }
 
@@ -61,8 +63,8 @@ made_whole() {
   return "$status"
 }
 
-# configured FOLDER COMMAND...: runs the command that configures a build folder, unless one that ended well has. meson
-# does not go on with what an interrupted call left there.
+# configured FOLDER COMMAND...: runs the command that configures a build folder, unless it succeeded there before. What
+# an interrupted call left is removed first: meson would not go on with it.
 configured() {
   local folder=$1
   shift

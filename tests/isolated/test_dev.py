@@ -249,6 +249,19 @@ def test_cache_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     assert f"{tmp_path}/file" in only_error(done)
 
 
+def test_relative_cache_is_the_same_folder_for_a_program_started_elsewhere(tmp_path: Path) -> None:
+    command = f". {quoted(ROOT / 'tools' / 'common.sh')}; cd /; printenv NOGIL_SYNC_CACHE"
+    done = subprocess.run(
+        ["bash", "-euc", command],
+        env=os.environ | {"NOGIL_SYNC_CACHE": "folder"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == f"{tmp_path}/folder"
+
+
 @pytest.mark.parametrize("tool", ["models.py", "mutants.py"])
 def test_name_that_no_model_and_no_mutant_has_is_an_error(tool: str) -> None:
     command = [sys.executable, str(ROOT / "tools" / tool), "no-such-name"]
