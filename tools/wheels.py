@@ -239,7 +239,7 @@ def choices(interpreters, emulated, files, folder):
 
 
 def delivered(files):
-    """Put the files in the place of what an earlier run left; an interrupt waits until that is done."""
+    """Replace what an earlier run left in `dist` by these files; a Ctrl-C meanwhile is ignored."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     OUT.mkdir(exist_ok=True)
     for old in OUT.glob("nogil_sync-*"):

@@ -647,7 +647,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # a Ctrl-C ends it at once, whatever its threads do
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C ends it at once
     sys.exit(main(sys.argv[1:]))
