@@ -57,6 +57,7 @@ class _Detection:
 detection: Final = _Detection()
 _looking: dict[int, object] = {}  # the thread that looks: one at a time
 _told: dict[object, None] = {}  # what was warned of
+_left: list[object] = []  # these dicts of the processes that this one was forked from
 
 
 class DeadlockError(RuntimeError):
@@ -254,7 +255,13 @@ def describe(found: list[Sleeper]) -> str:
 
 
 def _in_child() -> None:
-    _looking.clear()
+    """In the child of a fork: no thread looks, and nothing was warned of.
+
+    It leaves the old dicts untouched, as a thread that is gone may have had their locks.
+    """
+    global _looking, _told
+    _left.append((_looking, _told))
+    _looking, _told = {}, {}
 
 
 if hasattr(os, "register_at_fork"):

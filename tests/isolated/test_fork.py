@@ -459,8 +459,8 @@ def test_child_needs_no_lock_of_a_dict_that_other_threads_used():
     # `_common.sleep`. Here it has got it, by hand: the lock is a byte in each object's header.
     import ctypes
 
+    from nogil_sync._common import deadlock, sleep
     from nogil_sync._common import once as runs
-    from nogil_sync._common import sleep
 
     begun, finish = Event(), Event()
 
@@ -476,6 +476,7 @@ def test_child_needs_no_lock_of_a_dict_that_other_threads_used():
 
     def child():
         assert sleep.naps() == []
+        assert deadlock._looking == deadlock._told == {}
         assert fresh.do(lambda: 1) == 1
         assert slow.do(lambda: 2) == 2
         outcome = []
@@ -484,7 +485,7 @@ def test_child_needs_no_lock_of_a_dict_that_other_threads_used():
         waiting.join()
         assert outcome == [1]
 
-    used = [sleep.sleeping, runs._running, runs._waits]
+    used = [sleep.sleeping, runs._running, runs._waits, deadlock._looking, deadlock._told]
     locks = [ctypes.c_uint8.from_address(id(each) + 10) for each in used]
     for _ in range(3):
         settle(threads[0])
