@@ -28,7 +28,7 @@ from weakref import ref
 
 from .labels import name_of
 from .originals import LockType, allocate_lock
-from .recording import WITHOUT_OBJECT, Recorded, Token, switch, take, threads
+from .recording import WITHOUT_OBJECT, Recorded, Token, forget, switch, take, threads
 from .sleep import closed_gate, sleep_at
 from .spawn import Thread
 from .waiting import Sleeper, sleepers, stacks_of
@@ -330,6 +330,7 @@ class _Recorders:
     def forget(self) -> None:
         """In the child of a fork."""
         self.lock = allocate_lock()
+        forget()
         if self.all:
             self.all = ()
             switch(False)

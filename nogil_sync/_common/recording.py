@@ -69,6 +69,7 @@ class _Recording:
 
 recording = _Recording()
 _ended: deque[Recorded] = deque()
+_left: list[object] = []  # the deques of the processes that this one was forked from
 
 
 def switch(on: bool) -> None:
@@ -90,6 +91,16 @@ def take() -> list[Recorded]:
         for began, ended, served, retries, token in recording.take():
             found.append(Recorded(began, ended, served, retries, Token(*token)))
     return found
+
+
+def forget() -> None:
+    """In the child of a fork: drop what was recorded.
+
+    It leaves the old deque untouched, as a thread that is gone may have had its lock.
+    """
+    global _ended  # noqa: PLW0603  (to empty it would take its lock)
+    _left.append(_ended)
+    _ended = deque()
 
 
 def begin(frame: FrameType | None) -> Token | None:

@@ -459,7 +459,7 @@ def test_child_needs_no_lock_of_a_dict_that_other_threads_used():
     # `_common.sleep`. Here it has got it, by hand: the lock is a byte in each object's header.
     import ctypes
 
-    from nogil_sync._common import deadlock, sleep
+    from nogil_sync._common import contention, deadlock, recording, sleep
     from nogil_sync._common import once as runs
 
     begun, finish = Event(), Event()
@@ -485,7 +485,11 @@ def test_child_needs_no_lock_of_a_dict_that_other_threads_used():
         waiting.join()
         assert outcome == [1]
 
+    # As if there were a contention profile, whose thread would look at what was recorded.
+    contention._recorders.all = (None,)
+    recording._ended.append(None)
     used = [sleep.sleeping, runs._running, runs._waits, deadlock._looking, deadlock._told]
+    used.append(recording._ended)
     locks = [ctypes.c_uint8.from_address(id(each) + 10) for each in used]
     for _ in range(3):
         settle(threads[0])
@@ -497,6 +501,7 @@ def test_child_needs_no_lock_of_a_dict_that_other_threads_used():
         finally:
             for lock in locks:
                 lock.value = 0
+    contention._recorders.all = ()
     finish.set()
     for thread in threads:
         thread.join()
