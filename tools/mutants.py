@@ -9,7 +9,7 @@ A mutant replaces a piece of text in one file of core/.  tests/mutants/*.toml li
     chance          why a test notices it only sometimes
     since, before   the versions of Python in which a test can notice it: from this one on; before this one
 
-Each mutant is applied to a copy, which is built with the mutant's tests in four ways (BUILDS) and run until a test
+Each mutant is applied to a copy, which is built with the mutant's tests in five ways (BUILDS) and run until a test
 fails: by a check, a race that the thread sanitizer reports, a crash, or a hang.  A mutant that no test kills is a hole
 in the tests, unless the data explain it.
 
@@ -71,6 +71,7 @@ INCLUDED = {
 UNBROKEN = 600
 FLAGS = ["-std=gnu11", "-g", "-D_GNU_SOURCE", "-pthread", f"-I{TESTS}"]
 THREAD = ["-O1", "-fsanitize=thread"]
+ADDRESS = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ BUILDS = [
     Build("shaken", ("-O2", *SHRUNK, "-DNS_SHAKE", "-DROUNDS=2000")),
     Build("thread sanitizer", (*THREAD, *SHRUNK)),
     Build("thread sanitizer, usual times", tuple(THREAD)),
+    Build("address sanitizer", (*ADDRESS, *SHRUNK)),
 ]
 
 
