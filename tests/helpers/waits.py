@@ -143,22 +143,25 @@ class HeldElsewhere:
         self.hold()
 
     def hold(self) -> None:
-        held, self.release, self.released = Event(), Event(), Event()
+        held, release, released = Event(), Event(), Event()
 
         def hold() -> None:
             with self.lock:
                 held.set()
-                self.release.wait()
-            self.released.set()
+                release.wait()
+            released.set()
 
+        # One attribute: the thread that is served may hold it anew while another still serves it.
+        self.holder = release, released
         self.threads.append(threading.Thread(target=hold, daemon=True))
         self.threads[-1].start()
         held.wait()
 
     def serve(self) -> None:
-        self.release.set()
+        release, released = self.holder
+        release.set()
         if not sys.is_finalizing():  # then no other thread runs
-            self.released.wait()
+            released.wait()
 
     def reset(self) -> None:
         self.lock.release()
