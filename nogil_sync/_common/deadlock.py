@@ -33,6 +33,7 @@ from types import CodeType, FrameType
 from typing import Any, Final, Literal
 
 from .. import _backend
+from .forked import left_at_fork
 from .frames import lines_from
 from .recording import recording
 from .sleep import Nap, checks, this_thread
@@ -57,7 +58,6 @@ class _Detection:
 detection: Final = _Detection()
 _looking: dict[int, object] = {}  # the thread that looks: one at a time
 _told: dict[object, None] = {}  # what was warned of
-_left: list[object] = []  # these dicts of the processes that this one was forked from
 
 
 class DeadlockError(RuntimeError):
@@ -260,7 +260,7 @@ def _in_child() -> None:
     It leaves the old dicts untouched, as a thread that is gone may have had their locks.
     """
     global _looking, _told
-    _left.append((_looking, _told))
+    left_at_fork.append((_looking, _told))
     _looking, _told = {}, {}
 
 

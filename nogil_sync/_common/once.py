@@ -55,6 +55,7 @@ from types import (
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from .cancelled import MESSAGE, Cancelled, scopes
+from .forked import left_at_fork
 from .loops import Call, TaskWait
 from .object import SyncObject, subscripted, until_init
 from .originals import LockType, get_ident, local
@@ -110,7 +111,6 @@ class _Local(local):
 _local = _Local()
 _running: dict[object, _Run] = {}
 _waits: dict[object, _Run] = {}  # which run each waiting thread or task waits for
-_left: list[object] = []  # the tables of the processes that this one was forked from
 
 
 def exclusively(
@@ -350,7 +350,7 @@ async def _wait_async(
 def _forget_other_threads() -> None:
     """In the child of a fork: only the runs of this thread go on."""
     global _running, _waits
-    _left.append((_running, _waits))  # freeing them could wait for a lock of a thread that is gone
+    left_at_fork.append((_running, _waits))
     _running, _waits = {}, {}
     mine = []
     run = _local.run

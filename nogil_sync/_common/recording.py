@@ -16,6 +16,7 @@ from types import CodeType, FrameType
 from typing import Any, NamedTuple, TypeAlias
 from weakref import ref
 
+from .forked import left_at_fork
 from .frames import lines_from, subject
 from .originals import LockType, get_ident
 
@@ -69,7 +70,6 @@ class _Recording:
 
 recording = _Recording()
 _ended: deque[Recorded] = deque()
-_left: list[object] = []  # the deques of the processes that this one was forked from
 
 
 def switch(on: bool) -> None:
@@ -99,7 +99,7 @@ def forget() -> None:
     It leaves the old deque untouched, as a thread that is gone may have had its lock.
     """
     global _ended  # noqa: PLW0603  (to empty it would take its lock)
-    _left.append(_ended)
+    left_at_fork.append(_ended)
     _ended = deque()
 
 

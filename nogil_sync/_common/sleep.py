@@ -19,6 +19,7 @@ from typing import ClassVar, Protocol
 
 from .cancelled import scopes
 from .exit import check_exit
+from .forked import left_at_fork
 from .frames import HAS_GIL, Line, look_at
 from .originals import LockType, allocate_lock, get_ident, local, main_thread
 from .recording import recording, sleep_recorded
@@ -76,7 +77,6 @@ class _Thread(local):
 checks = _Checks
 this_thread = _thread = _Thread()
 sleeping: dict[int, Nap] = {}  # by thread
-_left: list[object] = []  # the dicts of the processes that this one was forked from
 
 
 def naps() -> list[Nap]:
@@ -167,7 +167,7 @@ def _in_child() -> None:
     keeps that dict untouched, and has a new one.
     """
     global sleeping  # noqa: PLW0603  (to empty it would take its lock)
-    _left.append(sleeping)
+    left_at_fork.append(sleeping)
     nap = _thread.nap
     asleep = nap is not None and nap.seen is not None  # a signal handler in its sleep forked
     sleeping = {nap.thread: nap} if nap is not None and asleep else {}
