@@ -296,12 +296,12 @@ TWO_MISTAKES = {
         lambda: select(closed().sending(1), timeout=NAN),
         lambda: select_async(closed().sending(1), timeout=NAN),
     ),
-    "select, then what is no case": (
+    "select of a case, then of no case": (
         NO_CASE,
         lambda: select(closed().sending(1), 5, bare(Ticker)),
         lambda: select_async(closed().sending(1), 5, bare(Ticker)),
     ),
-    "select, then a bare case": (
+    "select of a case, then of a bare case": (
         BARE,
         lambda: select(closed().sending(1), bare(Ticker), 5),
         lambda: select_async(closed().sending(1), bare(Ticker), 5),

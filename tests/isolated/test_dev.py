@@ -235,30 +235,27 @@ def test_unknown_arguments_are_refused(dev: Dev, verb: str) -> None:
     assert f"{verb} takes" in only_error(dev(verb, "--wrong"))
 
 
-def test_cache_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    command = f". {quoted(ROOT / 'tools' / 'common.sh')}; locked name echo made"
-    done = subprocess.run(
-        ["bash", "-euc", command],
-        env=os.environ | {"NOGIL_SYNC_CACHE": "file"},
-        cwd=tmp_path,
+def with_cache(cache: str, cwd: Path, command: str) -> "subprocess.CompletedProcess[str]":
+    """Run the command after tools/common.sh, in this folder and with this NOGIL_SYNC_CACHE."""
+    return subprocess.run(
+        ["bash", "-euc", f". {quoted(ROOT / 'tools' / 'common.sh')}; {command}"],
+        env=os.environ | {"NOGIL_SYNC_CACHE": cache},
+        cwd=cwd,
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_cache_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = with_cache("file", tmp_path, "locked name echo made")
     assert f"{tmp_path}/file" in only_error(done)
 
 
 def test_relative_cache_is_the_same_folder_for_a_program_started_elsewhere(tmp_path: Path) -> None:
-    command = f". {quoted(ROOT / 'tools' / 'common.sh')}; cd /; printenv NOGIL_SYNC_CACHE"
-    done = subprocess.run(
-        ["bash", "-euc", command],
-        env=os.environ | {"NOGIL_SYNC_CACHE": "folder"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = with_cache("folder", tmp_path, "cd /; printenv NOGIL_SYNC_CACHE")
+    assert done.returncode == 0
     assert done.stdout.strip() == f"{tmp_path}/folder"
 
 
