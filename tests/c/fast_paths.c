@@ -11,7 +11,7 @@
 #include "pool.h"
 #include "rwmutex.h"
 #include "semaphore.h"
-#include "table.h"
+#include "table/table.h"
 
 void fast_counter_add(ns_counter *c, uint64_t n);
 void fast_counter_add_double(ns_counter *c, double n);
