@@ -187,7 +187,7 @@ class Compiler:
             if source.name in parts:
                 continue
             is_test = source.parent == TESTS
-            own = changed == source.name or is_test and changed in parts or changed.endswith(".h")
+            own = changed == source.name or (is_test and changed in parts) or changed.endswith(".h")
             home = core if own else CORE
             file = source if own or is_test else CORE / source.relative_to(core)
             objects.append(self.compiled(file, home, (*build.flags, *futex), core if own else None))

@@ -945,7 +945,8 @@ check_place_does_not_count_in_new_segment(void)
         delete_key(id);
     }
     ns_segment *s = ns_table_lock(&table, hash_of(5));
-    s = ns_rebuild_resize(&table, s, 2 * slots_of(s), &garbage); /* this moves the key to the front */
+    /* This moves the key to the front. */
+    s = ns_rebuild_resize(&table, s, 2 * slots_of(s), &garbage);
     CHECK(s != NULL);
     ns_lock_release(&s->lock);
     ns_garbage_release(&garbage, drop_key);
