@@ -7,7 +7,7 @@
 #include "types/flight.h"
 #include "types/syncmap.h"
 
-#include "core/cache.h"
+#include "core/cache/cache.h"
 
 typedef struct Cache {
     NS_OBJECT_HEAD

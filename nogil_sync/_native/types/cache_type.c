@@ -1,4 +1,4 @@
-/* cache_type.c: Cache as a Python object, over core/cache.h.
+/* cache_type.c: Cache as a Python object, over core/cache/cache.h.
  *
  * Here arguments are parsed, and all code of users is called: hashes, equality, `weigher`, `clock`
  * and `on_evict`, with no lock and in no section. A miss of load_or_compute that meets another one
