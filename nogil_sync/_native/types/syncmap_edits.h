@@ -118,8 +118,4 @@ void ns_syncmap_clear(SyncMap *o);
  * function reads. */
 void ns_fence_flight(SyncMap *flights);
 
-/* Detaches the calls of load_or_compute for the key, or (NULL) for all keys: to be called before
- * deleting it. 0 or -1. */
-int ns_syncmap_detach(SyncMap *o, PyObject *key);
-
 #endif
