@@ -16,7 +16,7 @@ from typing import Any
 
 # Instructions that neither look for signals nor call anything: an interrupt that comes at one of
 # them is the same as one that comes at the next.
-_QUIET = ("LOAD_FAST", "LOAD_CONST", "LOAD_GLOBAL", "POP_JUMP", "COPY", "PUSH_NULL", "NOP", "RETURN")
+_QUIET = ("LOAD_FAST", "LOAD_CONST", "LOAD_GLOBAL", "POP_JUMP", "COPY", "PUSH_NULL", "RETURN")
 
 
 class _CtrlC:
