@@ -9,7 +9,7 @@
  * refers to the same function, and they are objects whose own tp_clear breaks any cycle through
  * them.
  */
-#include "types/cache.h"
+#include "types/cache_edits.h"
 
 #include "arguments.h"
 #include "docs.h"

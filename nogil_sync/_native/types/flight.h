@@ -80,9 +80,17 @@ PyObject *ns_fly_or_join(PyObject *self, const ns_destination *to, ns_ref *fligh
                          PyObject *const *python, PyObject *const *args, Py_ssize_t nargs,
                          PyObject *timeout, uint64_t hash);
 
+/* For a method `_land(key, value, detached)`, by which _common/mapping.py stores what it computed:
+ * to->land with the place of that AtomicBool. */
+PyObject *ns_land_computed(PyObject *self, const ns_destination *to, PyObject *const *args,
+                           Py_ssize_t nargs);
+
 /* The flag in what _flag_of of mapping.py returns: a flight of this file, or an AtomicBool. NULL
  * with TypeError for any other object: users can put one into the map of flights. */
 _Atomic bool *ns_flag_in(ns_state *state, PyObject *object);
+
+/* atomic_bool_type.c: where an AtomicBool has its value; the object must be one. */
+_Atomic bool *ns_atomic_bool_place(PyObject *self);
 
 int ns_add_flights(PyObject *module);
 

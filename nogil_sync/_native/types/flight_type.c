@@ -240,6 +240,28 @@ ns_fly(PyObject *self, const ns_destination *to, ns_ref *place, PyObject *key, u
     return value;
 }
 
+/* Goes on in Python, with the function there: NULL if the interpreter ends. */
+static PyObject *
+go_on_in_python(PyObject *function, PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                PyObject *timeout)
+{
+    if (function == NULL) {
+        return ns_shutting_down();
+    }
+    PyObject *seconds = ns_seconds_of(timeout), *result = NULL; /* runs code of users */
+    PyObject *rest = seconds ? PyTuple_New(nargs - 2) : NULL;
+    if (rest != NULL) {
+        for (Py_ssize_t i = 2; i < nargs; i++) {
+            PyTuple_SET_ITEM(rest, i - 2, Py_NewRef(args[i]));
+        }
+        result =
+            PyObject_CallFunctionObjArgs(function, self, args[0], args[1], rest, seconds, NULL);
+    }
+    Py_XDECREF(rest);
+    Py_XDECREF(seconds);
+    return result;
+}
+
 PyObject *
 ns_fly_or_join(PyObject *self, const ns_destination *to, ns_ref *flights, PyObject *const *python,
                PyObject *const *args, Py_ssize_t nargs, PyObject *timeout, uint64_t hash)
@@ -250,7 +272,24 @@ ns_fly_or_join(PyObject *self, const ns_destination *to, ns_ref *flights, PyObje
     if (ns_likely(PyCallable_Check(args[1]))) {
         value = ns_fly(self, to, flights, args[0], hash, &call, &met);
     }
-    return ns_likely(!met) ? value : ns_compute(*python, self, args, nargs, timeout);
+    return ns_likely(!met) ? value : go_on_in_python(*python, self, args, nargs, timeout);
+}
+
+PyObject *
+ns_land_computed(PyObject *self, const ns_destination *to, PyObject *const *args, Py_ssize_t nargs)
+{
+    uint64_t hash;
+    ns_state *state = ns_state_of(self);
+    if (state->atomic_bool_type == NULL) {
+        return ns_shutting_down();
+    }
+    if (nargs != 3 || !PyObject_TypeCheck(args[2], (PyTypeObject *)state->atomic_bool_type)) {
+        PyErr_SetString(PyExc_TypeError, "_land(key, value, detached: AtomicBool)");
+        return NULL;
+    }
+    return ns_key_hash(args[0], &hash) < 0
+               ? NULL
+               : to->land(self, args[0], hash, args[1], ns_atomic_bool_place(args[2]));
 }
 
 /* ---- What Python code sees ---- */

@@ -5,23 +5,18 @@
  *   syncmap_protocol.c   the mapping protocol and the methods
  *   syncmap_iterator.c   iterators
  *   syncmap_type.c       construction, collection, the type
+ *
+ * mapping.h .c has what Cache's methods do alike.
  */
 #ifndef NS_SYNCMAP_H
 #define NS_SYNCMAP_H
 
-#include "arguments.h"
 #include "object.h"
 #include "interpreter/spares.h"
-#include "types/syncmap_keys.h"
 #include "interpreter/tryref.h"
 #include "interpreter/watch.h"
-
-/* What a lookup in a SyncMap or a Cache returns. */
-enum {
-    NS_KEY_ERROR = -1, /* with an exception */
-    NS_KEY_MISSING = 0,
-    NS_KEY_FOUND = 1,
-};
+#include "types/mapping.h"
+#include "types/syncmap_keys.h"
 
 typedef struct SyncMap {
     NS_OBJECT_HEAD
@@ -50,6 +45,13 @@ ns_drop(uintptr_t word)
     Py_DECREF((PyObject *)word);
 }
 
+/* ns_hold under the lock: there the object is alive. */
+static inline void
+ns_hold_locked(uintptr_t word)
+{
+    Py_INCREF((PyObject *)word);
+}
+
 /* syncmap_protocol.c: slots and methods of the type. */
 PyObject *ns_syncmap_get_item(PyObject *self, PyObject *key);
 int ns_syncmap_set_item(PyObject *self, PyObject *key, PyObject *value);
@@ -63,8 +65,10 @@ extern PyMethodDef ns_syncmap_methods[];
 PyObject *ns_syncmap_iterate(SyncMap *o, bool pairs);
 int ns_add_syncmap_iterator(PyObject *module);
 
-/* For this type and Cache: whether any value is being computed, by the map of flights in *place.
- * The fence belongs to ns_has_flights, which nobody else calls: syncmap_edits.c says why. */
+/* ---- For this type and Cache: the calls of load_or_compute under way (flight.h) ---- */
+
+/* Whether any value is being computed, by the map of flights in *place. The fence belongs to
+ * ns_has_flights, which nobody else calls: syncmap_edits.c says why. */
 bool ns_has_flights(SyncMap *flights);
 static inline bool
 ns_flights_any(ns_ref *place)
@@ -78,43 +82,15 @@ ns_flights_any(ns_ref *place)
  * `self` is the object that has it, until it dies: the reference is borrowed, since threads that
  * fly beside each other would contend for the count. */
 PyObject *ns_flights_of(PyObject *self, ns_ref *flights);
-/* Sets KeyError. */
-void ns_set_key_error(PyObject *key);
-/* A time-out as _common/mapping.py takes it: seconds, or None. */
-PyObject *ns_seconds_of(PyObject *timeout);
-/* Reads the arguments of load_or_compute. Returns 0, or -1 with an exception. Runs code of users.
- */
+
+/* syncmap_edits.c: detaches the calls for the key, or (NULL) for all keys: to be called before
+ * deleting it. `self` is the object that has the map of flights in *flights. Returns 0, or -1 with
+ * an exception. */
+int ns_detach_slow(PyObject *self, PyObject *key);
 static inline int
-ns_compute_arguments(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs,
-                     PyObject *kwnames, PyObject **timeout, uint64_t *hash)
+ns_detach(PyObject *self, ns_ref *flights, PyObject *key)
 {
-    *timeout = NULL;
-    if (nargs < 2) {
-        ns_refuse(s, args, nargs, kwnames);
-        return -1;
-    }
-    for (Py_ssize_t k = 0; kwnames != NULL && k < PyTuple_GET_SIZE(kwnames); k++) {
-        if (PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, k), "timeout") != 0) {
-            ns_refuse(s, args, nargs, kwnames);
-            return -1;
-        }
-        *timeout = args[nargs + k];
-    }
-    if (*timeout != NULL) { /* a bad time-out is an error even if the call does not wait */
-        PyObject *seconds = ns_seconds_of(*timeout);
-        if (seconds == NULL) {
-            return -1;
-        }
-        Py_DECREF(seconds);
-    }
-    return ns_key_hash(args[0], hash);
+    return ns_likely(!ns_flights_any(flights)) ? 0 : ns_detach_slow(self, key);
 }
-
-/* load_or_compute of a missing key, by a function of _common; NULL: the interpreter ends. */
-PyObject *ns_compute(PyObject *function, PyObject *self, PyObject *const *args, Py_ssize_t nargs,
-                     PyObject *timeout);
-
-/* atomic_bool_type.c: where an AtomicBool has its value; the object must be one. */
-_Atomic bool *ns_atomic_bool_place(PyObject *self);
 
 #endif

@@ -132,12 +132,6 @@ ns_fence_flight(SyncMap *flights)
     }
 }
 
-static void
-incref_word(uintptr_t word)
-{
-    Py_INCREF((PyObject *)word);
-}
-
 /* Inserts the missing key into *s, which is locked. *s is then the segment that holds the key,
  * locked. NS_KEY_MISSING, or NS_KEY_ERROR without an exception and with nothing changed. */
 static inline int
@@ -177,7 +171,7 @@ edit_locked(SyncMap *o, const ns_edit *e, ns_segment *s, enum ns_found found, ns
     }
     else if (found == NS_PRESENT) {
         if (e->kind == NS_ADD) {
-            *old = (PyObject *)ns_entry_hold(entry, incref_word);
+            *old = (PyObject *)ns_entry_hold(entry, ns_hold_locked);
         }
         else if (e->kind == NS_REMOVE) {
             *old = (PyObject *)ns_segment_remove(
@@ -344,19 +338,16 @@ ns_has_flights(SyncMap *flights)
            ns_table_count(&flights->table) != 0;
 }
 
-int
-ns_syncmap_detach(SyncMap *o, PyObject *key)
+Py_NO_INLINE int
+ns_detach_slow(PyObject *self, PyObject *key)
 {
-    if (ns_likely(!ns_flights_any(&o->flights))) {
-        return 0;
-    }
-    ns_state *state = ns_state_of((PyObject *)o);
+    ns_state *state = ns_state_of(self);
     if (state->syncmap_shared == NULL) {
         return 0; /* the interpreter is being finalized: nothing is computed any more */
     }
     PyObject *result = key != NULL
-                           ? PyObject_CallMethod(state->syncmap_shared, "_detach", "OO", o, key)
-                           : PyObject_CallMethod(state->syncmap_shared, "_detach_all", "(O)", o);
+                           ? PyObject_CallMethod(state->syncmap_shared, "_detach", "OO", self, key)
+                           : PyObject_CallMethod(state->syncmap_shared, "_detach_all", "(O)", self);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
 }
@@ -365,7 +356,7 @@ int
 ns_syncmap_remove(SyncMap *o, PyObject *key, PyObject **value)
 {
     ns_edit e = {.kind = NS_REMOVE, .key = key};
-    if (ns_key_hash(key, &e.hash) < 0 || ns_syncmap_detach(o, key) < 0) {
+    if (ns_key_hash(key, &e.hash) < 0 || ns_detach((PyObject *)o, &o->flights, key) < 0) {
         return NS_KEY_ERROR;
     }
     return apply(o, &e, value);
@@ -485,7 +476,7 @@ take_any_detached(SyncMap *o)
     const uint64_t hash = ns_load(&entry->hash, NS_RELAXED);
     ns_lock_release(&s->lock);
     /* The pair is made last: user code must not see it unfilled. */
-    PyObject *pair = ns_syncmap_detach(o, key) < 0 ? NULL : PyTuple_New(2);
+    PyObject *pair = ns_detach((PyObject *)o, &o->flights, key) < 0 ? NULL : PyTuple_New(2);
     if (pair != NULL) {
         uintptr_t value;
         s = ns_table_lock(&o->table, hash); /* never NULL: there is a first segment */

@@ -13,7 +13,7 @@
  * References. The table owns one to each key and value. Values are published (tryref.h) before they
  * are stored, so a reader can always take a reference to what an entry holds. The thread that
  * replaces a value releases it at once. Keys are compared without touching their counts
- * (core/table.h, 3a), except keys that must be asked: of those a reader takes a reference, without
+ * (table.h, 3a), except keys that must be asked: of those a reader takes a reference, without
  * a lock if the key's type is not plain (its keys are published, too), else under the lock.
  *
  * A map without __init__ has no directory, so only misses must check whether it was called.
@@ -117,9 +117,5 @@ void ns_syncmap_clear(SyncMap *o);
 /* For the call that has claimed a flight in this map: orders the flight's entry before all that its
  * function reads. */
 void ns_fence_flight(SyncMap *flights);
-
-/* Detaches the calls of load_or_compute for the key, or (NULL) for all keys: to be called before
- * deleting it. 0 or -1. */
-int ns_syncmap_detach(SyncMap *o, PyObject *key);
 
 #endif

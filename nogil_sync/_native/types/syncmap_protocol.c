@@ -13,16 +13,6 @@
 #include "docs.h"
 #include "object.h"
 
-void
-ns_set_key_error(PyObject *key)
-{
-    PyObject *error = PyObject_CallOneArg(PyExc_KeyError, key); /* the key may be a tuple */
-    if (error != NULL) {
-        PyErr_SetObject(PyExc_KeyError, error);
-        Py_DECREF(error);
-    }
-}
-
 /* ---- The mapping protocol ---- */
 
 PyObject *
@@ -34,13 +24,7 @@ ns_syncmap_get_item(PyObject *self, PyObject *key)
         return NULL;
     }
     int found = ns_syncmap_lookup((SyncMap *)self, key, hash, &value, NULL);
-    if (ns_likely(found == NS_KEY_FOUND)) {
-        return value;
-    }
-    if (found == NS_KEY_MISSING) {
-        ns_set_key_error(key);
-    }
-    return NULL;
+    return ns_value_or_key_error(found, key, value);
 }
 
 int
@@ -52,14 +36,7 @@ ns_syncmap_set_item(PyObject *self, PyObject *key, PyObject *value)
     }
     PyObject *old;
     int found = ns_syncmap_remove((SyncMap *)self, key, &old);
-    if (ns_likely(found == NS_KEY_FOUND)) {
-        Py_DECREF(old);
-        return 0;
-    }
-    if (found == NS_KEY_MISSING) {
-        ns_set_key_error(key);
-    }
-    return -1;
+    return ns_deleted(found, key, old);
 }
 
 int
@@ -104,32 +81,17 @@ pairs(PyObject *self, PyObject *Py_UNUSED(unused))
 
 /* ---- Methods ---- */
 
-/* `ns_unpack` for `key` and `default`, in fewer instructions. */
-static inline int
-unpack_key(const ns_signature *s, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-           PyObject **values)
-{
-    if (ns_likely(kwnames == NULL && (nargs == 1 || nargs == 2))) {
-        values[0] = args[0];
-        values[1] = nargs == 2 ? args[1] : NULL;
-        return 0;
-    }
-    return ns_unpack_slow(s, args, nargs, kwnames, values);
-}
-
 static PyObject *
 get(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     static const ns_signature s = {"SyncMap.get", {"key", "default"}, 1, 2, 0};
     uint64_t hash;
     PyObject *values[2], *value;
-    if (unpack_key(&s, args, nargs, kwnames, values) < 0 || ns_key_hash(values[0], &hash) < 0) {
+    if (ns_unpack_key(&s, args, nargs, kwnames, values) < 0 || ns_key_hash(values[0], &hash) < 0) {
         return NULL;
     }
     int found = ns_syncmap_lookup((SyncMap *)self, values[0], hash, &value, NULL);
-    return ns_likely(found == NS_KEY_FOUND) ? value
-           : found == NS_KEY_ERROR          ? NULL
-                                            : Py_NewRef(values[1] != NULL ? values[1] : Py_None);
+    return ns_value_or(found, value, values[1]);
 }
 
 static PyObject *
@@ -138,7 +100,8 @@ setdefault(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
     static const ns_signature s = {"SyncMap.setdefault", {"key", "default"}, 1, 2, 0};
     PyObject *values[2], *value;
     ns_edit e = {.kind = NS_ADD};
-    if (unpack_key(&s, args, nargs, kwnames, values) < 0 || ns_key_hash(values[0], &e.hash) < 0) {
+    if (ns_unpack_key(&s, args, nargs, kwnames, values) < 0 ||
+        ns_key_hash(values[0], &e.hash) < 0) {
         return NULL;
     }
     e.key = values[0];
@@ -159,17 +122,11 @@ pop(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     static const ns_signature s = {"SyncMap.pop", {"key", "default"}, 1, 2, 0};
     PyObject *values[2], *value;
-    if (unpack_key(&s, args, nargs, kwnames, values) < 0) {
+    if (ns_unpack_key(&s, args, nargs, kwnames, values) < 0) {
         return NULL;
     }
     int found = ns_syncmap_remove((SyncMap *)self, values[0], &value);
-    if (found == NS_KEY_MISSING && values[1] != NULL) {
-        return Py_NewRef(values[1]);
-    }
-    if (found == NS_KEY_MISSING) {
-        ns_set_key_error(values[0]);
-    }
-    return found == NS_KEY_FOUND ? value : NULL;
+    return ns_popped(found, values[0], value, values[1]);
 }
 
 static PyObject *
@@ -181,7 +138,7 @@ popitem(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 clear(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    if (ns_check_initialized(self) < 0 || ns_syncmap_detach((SyncMap *)self, NULL) < 0) {
+    if (ns_check_initialized(self) < 0 || ns_detach(self, &((SyncMap *)self)->flights, NULL) < 0) {
         return NULL;
     }
     ns_syncmap_clear((SyncMap *)self);
@@ -240,7 +197,8 @@ compare_and(SyncMap *o, ns_edit *e)
             return result == NS_KEY_MISSING ? 0 : -1;
         }
         int equal = current == wanted ? 1 : PyObject_RichCompareBool(current, wanted, Py_EQ);
-        if (equal > 0 && e->kind == NS_REMOVE && ns_syncmap_detach(o, e->key) < 0) {
+        if (equal > 0 && e->kind == NS_REMOVE &&
+            ns_detach((PyObject *)o, &o->flights, e->key) < 0) {
             equal = -1;
         }
         if (equal <= 0) {
@@ -361,45 +319,6 @@ size_of(PyObject *self, PyObject *Py_UNUSED(unused))
 
 /* ---- load_or_compute, and what _common/mapping.py calls ---- */
 
-PyObject *
-ns_seconds_of(PyObject *timeout)
-{
-    ns_patience patience;
-    int64_t deadline;
-    if (ns_plain_timeout(timeout, &patience, &deadline) < 0) {
-        return NULL;
-    }
-    if (patience == NS_WAIT_FOR_EVER) {
-        Py_RETURN_NONE;
-    }
-    if (patience == NS_DO_NOT_WAIT) {
-        return PyFloat_FromDouble(0.0);
-    }
-    const int64_t left = deadline - ns_now();
-    return PyFloat_FromDouble((double)(left > 1 ? left : 1) / 1e9); /* 0 would not wait */
-}
-
-PyObject *
-ns_compute(PyObject *function, PyObject *self, PyObject *const *args, Py_ssize_t nargs,
-           PyObject *timeout)
-{
-    if (function == NULL) {
-        return ns_shutting_down();
-    }
-    PyObject *seconds = ns_seconds_of(timeout), *result = NULL; /* runs code of users */
-    PyObject *rest = seconds ? PyTuple_New(nargs - 2) : NULL;
-    if (rest != NULL) {
-        for (Py_ssize_t i = 2; i < nargs; i++) {
-            PyTuple_SET_ITEM(rest, i - 2, Py_NewRef(args[i]));
-        }
-        result =
-            PyObject_CallFunctionObjArgs(function, self, args[0], args[1], rest, seconds, NULL);
-    }
-    Py_XDECREF(rest);
-    Py_XDECREF(seconds);
-    return result;
-}
-
 static int
 look(PyObject *self, PyObject *key, uint64_t hash, PyObject **value)
 {
@@ -415,14 +334,15 @@ land(PyObject *self, PyObject *key, uint64_t hash, PyObject *value, _Atomic bool
     return found == NS_KEY_FOUND ? kept : found == NS_KEY_ERROR ? NULL : Py_NewRef(value);
 }
 
+static const ns_destination destination = {look, land, NULL};
+
 /* load_or_compute of a missing key. */
 static Py_NO_INLINE PyObject *
 compute(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *timeout, uint64_t hash)
 {
-    static const ns_destination to = {look, land, NULL};
     PyObject *const *python = &ns_state_of(self)->syncmap_compute;
     return ns_fly_or_join(
-        self, &to, &((SyncMap *)self)->flights, python, args, nargs, timeout, hash);
+        self, &destination, &((SyncMap *)self)->flights, python, args, nargs, timeout, hash);
 }
 
 static PyObject *
@@ -486,18 +406,7 @@ fence(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 land_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    uint64_t hash;
-    ns_state *state = ns_state_of(self);
-    if (state->atomic_bool_type == NULL) {
-        return ns_shutting_down();
-    }
-    if (nargs != 3 || !PyObject_TypeCheck(args[2], (PyTypeObject *)state->atomic_bool_type)) {
-        PyErr_SetString(PyExc_TypeError, "_land(key, value, detached: AtomicBool)");
-        return NULL;
-    }
-    return ns_key_hash(args[0], &hash) < 0
-               ? NULL
-               : land(self, args[0], hash, args[1], ns_atomic_bool_place(args[2]));
+    return ns_land_computed(self, &destination, args, nargs);
 }
 
 /* ---- The table of methods ---- */
