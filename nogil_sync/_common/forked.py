@@ -44,6 +44,7 @@ def finish_fork() -> None:
 def _take_turn() -> None:
     if _process.early != os.getpid():
         _call_hooks()
+    _process.early = 0  # a later process may get the same number
 
 
 def _call_hooks() -> None:
