@@ -1489,7 +1489,7 @@ step_through(int i)
     cut = -1;
     criticals = 0;
     change_all();
-    CHECK(most_segments > 2);
+    CHECK(most_segments >= 2);
     destroy();
     const long all = steps;
     for (long n = 0; n < CUTS; n++) {
