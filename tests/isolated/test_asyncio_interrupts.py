@@ -10,6 +10,7 @@ import contextlib
 import gc
 import queue
 import signal
+import sys
 import threading
 import time
 from functools import partial
@@ -448,6 +449,12 @@ def test_interrupted_thread_resumes_the_tasks_that_it_serves(capacity, at_most):
 # Interrupts at each step
 
 
+# There a traced call that was interrupted was seen to call another method of its class.
+at_each_step = pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="3.11 does not trace each instruction reliably"
+)
+
+
 class Served:
     """A task that waits, and is served by another task of its loop, which then stops the loop.
 
@@ -488,6 +495,7 @@ class Served:
         self.loop._ready.clear()
 
 
+@at_each_step
 @pytest.mark.parametrize("step", ["go_on", "close"])
 @pytest.mark.parametrize("name", ["Mutex", "write", "hold"])
 @in_own_process
@@ -505,6 +513,7 @@ def test_lock_given_to_a_task_is_given_back_whatever_step_is_interrupted(name, s
         assert lock.acquire(False), steps.raised[-1:]
 
 
+@at_each_step
 @pytest.mark.parametrize("step", ["go_on", "close"])
 @pytest.mark.parametrize("way", RECEIVE)
 @in_own_process
