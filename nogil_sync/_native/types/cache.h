@@ -14,7 +14,7 @@
 #include "interpreter/watch.h"
 #include "types/flight.h"
 
-#include "core/cache.h"
+#include "core/cache/cache.h"
 
 typedef struct Cache {
     NS_OBJECT_HEAD
