@@ -101,15 +101,16 @@ list_keys(Cache *o)
 {
     ns_cache_edit e = {.hold = ns_hold_locked};
     PyObject *list = ns_cache_time(o, 0, &e.now) < 0 ? NULL : PyList_New(0);
-    size_t room = 64;
+    size_t capacity = 64;
     uint64_t from = 0;
-    ns_hashed *page = list != NULL ? PyMem_RawMalloc(room * sizeof(*page)) : NULL;
+    ns_hashed *page = list != NULL ? PyMem_RawMalloc(capacity * sizeof(*page)) : NULL;
     do {
         size_t n = 0;
-        while (page != NULL && (n = ns_cache_page(&o->core, &e, &from, page, room)) > room) {
+        while (page != NULL &&
+               (n = ns_cache_page(&o->core, &e, &from, page, capacity)) > capacity) {
             PyMem_RawFree(page);
-            room = n + n / 4;
-            page = PyMem_RawMalloc(room * sizeof(*page));
+            capacity = n + n / 4;
+            page = PyMem_RawMalloc(capacity * sizeof(*page));
         }
         if (page == NULL) {
             if (list != NULL) {

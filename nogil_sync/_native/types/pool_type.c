@@ -339,14 +339,14 @@ static const ns_ager_calls calls = {collect, free_pool};
  * deque.h's memory. The node comes first, for another thread may already be in a call on the pool,
  * whose memory can then no longer be taken away. Returns 0, or -1 with nothing changed. */
 static int
-begin(PyObject *self, ns_state *state, int64_t most)
+begin(PyObject *self, ns_state *state, int64_t max_idle)
 {
     Pool *o = (Pool *)self;
     ns_ager_node *node = ns_ager_take(state->ager);
     if (node == NULL) {
         return -1;
     }
-    if (!ns_pool_init(&o->pool, most)) {
+    if (!ns_pool_init(&o->pool, max_idle)) {
         ns_ager_release(node);
         PyErr_NoMemory();
         return -1;
@@ -368,8 +368,8 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     }
     PyObject *new = given[0], *reset = given[1] != NULL ? given[1] : Py_None;
     PyObject *drop = given[2] != NULL ? given[2] : Py_None;
-    PyObject *max_idle = given[3] != NULL ? given[3] : Py_None;
-    int64_t most = -1;
+    PyObject *limit = given[3] != NULL ? given[3] : Py_None;
+    int64_t max_idle = -1; /* no limit */
     if (!PyCallable_Check(new)) {
         PyErr_SetString(PyExc_TypeError, "new must be callable");
         return -1;
@@ -377,11 +377,11 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     if (check_callable(reset, "reset") < 0 || check_callable(drop, "drop") < 0) {
         return -1;
     }
-    if (max_idle != Py_None) {
-        if (ns_clamped_int64(max_idle, &most) < 0) {
+    if (limit != Py_None) {
+        if (ns_clamped_int64(limit, &max_idle) < 0) {
             return -1;
         }
-        if (most < 0) {
+        if (max_idle < 0) {
             PyErr_SetString(PyExc_ValueError, "max_idle must be >= 0");
             return -1;
         }
@@ -399,7 +399,7 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
         Py_XDECREF(last);
         return -1;
     }
-    if (begin(self, state, most) < 0) {
+    if (begin(self, state, max_idle) < 0) {
         ns_finish_init(self, false);
         Py_XDECREF(last);
         return -1;
