@@ -89,6 +89,7 @@ FAST = [
     FastPath("`Semaphore.acquire`", "fast_semaphore_acquire", acquires=True),
     FastPath("`Semaphore.release`", "fast_semaphore_release", releases=True),
     FastPath("`Event.is_set`", "fast_event_is_set", acquires=True),
+    FastPath("`WaitGroup.add`, `done`", "ns_waitgroup_add", releases=True),
     FastPath("`Channel.send`", "fast_channel_send", acquires=True, releases=True),
     FastPath("`Channel.receive`", "fast_channel_receive", acquires=True, releases=True),
     FastPath("`Pool.get`", "fast_pool_get", acquires=True),
@@ -105,6 +106,7 @@ FAST = [
         releases=True,
         fenced=True,
     ),
+    FastPath("`SyncMap` store over a key", "fast_table_replace", True, True, True, fenced=True),
     FastPath("a segment's lock: take", "fast_lock_take", acquires=True),
     FastPath("a segment's lock: release", "fast_lock_release", releases=True),
 ]

@@ -12,6 +12,7 @@
 #include "rwmutex.h"
 #include "semaphore.h"
 #include "table.h"
+#include "waitgroup.c" /* ns_waitgroup_add is not inline */
 
 void fast_counter_add(ns_counter *c, uint64_t n);
 void fast_counter_add_double(ns_counter *c, double n);
@@ -36,6 +37,8 @@ ns_section fast_epoch_enter(void);
 void fast_epoch_leave(ns_section section);
 uint64_t fast_epoch_stamp(void);
 enum ns_found fast_table_get(ns_table *t, uint64_t hash, uintptr_t key, uintptr_t *result);
+uintptr_t fast_table_replace(ns_table *t, uint64_t hash, uintptr_t key, uintptr_t value,
+                             ns_segment **locked);
 uint64_t fast_atomic_load(_Atomic uint64_t *word);
 void fast_atomic_store(_Atomic uint64_t *word, uint64_t n);
 uint64_t fast_atomic_add(_Atomic uint64_t *word, uint64_t n);
@@ -198,6 +201,12 @@ enum ns_found
 fast_table_get(ns_table *t, uint64_t hash, uintptr_t key, uintptr_t *result)
 {
     return ns_table_get(t, hash, same, &key, NULL, hold, drop, result);
+}
+
+uintptr_t
+fast_table_replace(ns_table *t, uint64_t hash, uintptr_t key, uintptr_t value, ns_segment **locked)
+{
+    return ns_table_replace(t, hash, same, &key, 0, value, locked);
 }
 
 /* What the methods of the integer atomics do. */

@@ -1,5 +1,6 @@
 """The programs in examples/ run on this backend: to the end, and until a Ctrl-C."""
 
+import importlib.util
 import os
 import re
 import signal
@@ -76,6 +77,20 @@ PROGRAMS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = 
     ),
 }
 
+# An interpreter may be built without SQLite.
+without_sqlite = pytest.mark.skipif(
+    importlib.util.find_spec("_sqlite3") is None, reason="this interpreter has no sqlite3"
+)
+each_program = pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(name, marks=without_sqlite)
+        if name in ("lazy_connection", "user_cache")
+        else name
+        for name in PROGRAMS
+    ],
+)
+
 # Runs a program as "python examples/x.py" does, and then prints which threads it left.
 RUNNER = """
 import os, runpy, sys, threading
@@ -130,7 +145,7 @@ def test_each_program_is_tested_and_listed() -> None:
     assert all(f"[{name}.py]({name}.py)" in listed for name in programs)
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@each_program
 def test_program_prints_its_result_and_leaves_no_thread(program: str) -> None:
     short, _, expected = PROGRAMS[program]
     process = start(program, *short)
@@ -143,7 +158,7 @@ def test_program_prints_its_result_and_leaves_no_thread(program: str) -> None:
     assert output.endswith("threads left: []\n")
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@each_program
 def test_interrupted_program_ends_and_leaves_no_thread(program: str) -> None:
     _, long, _ = PROGRAMS[program]
     process = start(program, *long)
