@@ -18,9 +18,9 @@
  *     LINKED, SERVED -> BUSY -> ...     result() and cancel(), by any thread; no call follows
  *
  * Lifetime. A waiter in line owns a reference to itself, so nothing else need keep the task that it
- * belongs to alive. The thread that serves it, or else the one that cancels it, drops that. The collector
- * is not told of it: so an object that nobody can reach is not freed while tasks stand in its line.
- * After a fork the child forgets its waiters: they are not called, and are not freed.
+ * belongs to alive. The thread that serves it, or else the one that cancels it, drops that. The
+ * collector is not told of it: so an object that nobody can reach is not freed while tasks stand in
+ * its line. After a fork the child forgets its waiters: they are not called, and are not freed.
  *
  * The core's waiter is apart: a channel may borrow its memory (ns_waiter_lend).
  */
@@ -298,8 +298,8 @@ result(PyObject *self, PyObject *Py_UNUSED(unused))
     return collect(a);
 }
 
-/* Gives up, for a waiter of a barrier. The barrier decides, with its lock held, so other threads may
- * serve the waiter meanwhile. False: it was served, or all have arrived and it waits on. */
+/* Gives up, for a waiter of a barrier. The barrier decides, with its lock held, so other threads
+ * may serve the waiter meanwhile. False: it was served, or all have arrived and it waits on. */
 static PyObject *
 give_up(AsyncWaiter *a, bool timed_out)
 {
@@ -356,8 +356,8 @@ cancel(PyObject *self, PyObject *Py_UNUSED(unused))
     return leave(self, false);
 }
 
-/* Leaves the line, unless it was served. What it was served it keeps, so no other thread sees a lock
- * that is taken by a call which then times out. If all have arrived at a barrier, it waits on. */
+/* Leaves the line, unless it was served. It keeps what it was served, so no other thread sees a
+ * lock taken by a call that then times out. If all have arrived at a barrier, it waits on. */
 static PyObject *
 time_out(PyObject *self, PyObject *Py_UNUSED(unused))
 {
@@ -532,8 +532,8 @@ enter(AsyncWaiter *a)
         ns_cond_link(a->inside, w);
     }
     else if (a->steps->enter(a->inside, w)) {
-        if (seize(a) <=
-            SERVED) { /* else another thread, which found it through the gc module, has changed its state */
+        /* Another thread may have found it through the gc module, and have changed its state. */
+        if (seize(a) <= SERVED) {
             leave_lines(a);
             set_state(a, SERVED);
         }
@@ -617,8 +617,8 @@ traverse(PyObject *self, visitproc visit, void *arg)
     return 0;
 }
 
-/* A waiter in line is never garbage. So this one was served, or its wait is over. It still needs its
- * object, to give back what it was served, but not its callback. */
+/* A waiter in line is never garbage. So this one was served, or its wait is over. It still needs
+ * its object, to give back what it was served, but not its callback. */
 static int
 clear(PyObject *self)
 {

@@ -41,7 +41,8 @@ ns_value_or_key_error(int found, PyObject *key, PyObject *value)
     return NULL;
 }
 
-/* The result of `pop`: the value, or `otherwise`; KeyError if the key is missing and that is NULL. */
+/* The result of `pop`: the value, or `otherwise`; KeyError if the key is missing and `otherwise` is
+ * NULL. */
 static inline PyObject *
 ns_popped(int found, PyObject *key, PyObject *value, PyObject *otherwise)
 {

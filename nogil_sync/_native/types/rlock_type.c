@@ -3,8 +3,8 @@
  * An RLock is a mutex, its owner, and `again`: how often the owner took it beyond the first time.
  * Only the thread that holds the mutex writes the two: after it took the mutex, and before it
  * releases it. A thread that finds its own number in `owner` wrote it itself and has not cleared it
- * since, so relaxed loads suffice. (The number of a thread that ended while it held the lock may come again, and the
- * new thread then counts as the owner, as with threading.RLock.)
+ * since, so relaxed loads suffice. (The number of a thread that ended while it held the lock may
+ * come again, and the new thread then counts as the owner, as with threading.RLock.)
  *
  * No Python code runs between these steps, so no handler or finaliser does. Other threads may see
  * a mutex that is held but has no owner yet, or has one no longer: `locked` asks the mutex.
