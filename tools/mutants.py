@@ -52,20 +52,6 @@ SHRUNK = [
     *("-DNS_CHANNEL_SPIN=0", "-DNS_LINGER=0"),
     *("-DNS_CACHE_BATCH=2", "-DNS_CACHE_PATIENCE=4"),
 ]
-# Sources that a test includes, to run code between their steps; they are not linked again.
-INCLUDED = {
-    "cache": ["cache.c"],
-    "cells": ["cells.c"],
-    "channel": ["channel.c"],
-    "counter": ["cells.c", "counter.c"],
-    "cpus": ["park.c"],
-    "epoch": ["park.c"],
-    "linger": ["linger.c"],
-    "park": ["park.c"],
-    "pool": ["deque.c", "pool.c"],
-    "rwmutex": ["rwmutex.c"],
-    "table": ["table.c"],
-}
 # Seconds for one test of the unbroken core: many, since the machine may be busy. run() notices
 # earlier that all threads sleep.
 UNBROKEN = 600
@@ -176,6 +162,12 @@ def read(names: list[str]) -> list[Mutant]:
     ]
 
 
+def included(test: str) -> set[str]:
+    """The sources that a test includes, to run code between their steps; they are not linked again."""
+    text = (TESTS / f"test_{test}.c").read_text()
+    return {Path(name).name for name in re.findall(r'^#include "(\S+\.c)"', text, re.MULTILINE)}
+
+
 class Compiler:
     """Compiles the core and a test; each unchanged file only once."""
 
@@ -187,16 +179,17 @@ class Compiler:
 
     def program(self, test: str, build: Build, core: Path, mutant: Mutant | None) -> Path:
         changed = mutant.file if mutant else ""
+        parts = included(test)
         futex = [] if mutant and mutant.portable else ["-DNS_PARK_FUTEX"]
         sources = [*sorted(core.rglob("*.c")), TESTS / f"test_{test}.c"]
         objects = []
         for source in sources:
-            if source.name in INCLUDED.get(test, []):
+            if source.name in parts:
                 continue
-            included = source.parent == TESTS and changed in INCLUDED.get(test, [])
-            own = changed == source.name or included or changed.endswith(".h")
+            is_test = source.parent == TESTS
+            own = changed == source.name or (is_test and changed in parts) or changed.endswith(".h")
             home = core if own else CORE
-            file = source if own or source.parent == TESTS else CORE / source.relative_to(core)
+            file = source if own or is_test else CORE / source.relative_to(core)
             objects.append(self.compiled(file, home, (*build.flags, *futex), core if own else None))
         program = core / f"{test}-{build.name.replace(' ', '-')}"
         self.cc("-o", program, *objects, *FLAGS, *build.flags)

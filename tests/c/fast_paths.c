@@ -11,7 +11,7 @@
 #include "pool.h"
 #include "rwmutex.h"
 #include "semaphore.h"
-#include "table.h"
+#include "table/table.h"
 #include "waitgroup.c" /* ns_waitgroup_add is not inline */
 
 void fast_counter_add(ns_counter *c, uint64_t n);

@@ -2,6 +2,7 @@
  * returns what has expired, with any number of threads, across forks.
  */
 #include "harness.h"
+#include "table/hash.h"
 
 #include <string.h>
 

@@ -1,7 +1,8 @@
-/* Tests core/table.h: it behaves as a dictionary, whatever is rebuilt, with any number of threads,
- * across forks.
+/* Tests core/table/table.h: it behaves as a dictionary, whatever is rebuilt, with any number of
+ * threads, across forks.
  */
 #include "harness.h"
+#include "table/hash.h"
 #include "waiting/lock.h"
 
 #include <setjmp.h>
@@ -51,7 +52,15 @@ allocate_dirty(size_t alignment, size_t n)
 }
 #define aligned_alloc(alignment, n) allocate_dirty(alignment, n)
 
-#include "table.c" /* the tests below make its states by hand */
+/* The tests below make a table's states by hand. */
+#include "table/directory.c"
+#include "table/housekeeping.c"
+#include "table/ownership.c"
+#include "table/rebuild.c"
+#include "table/retired.c"
+#include "table/segment.c"
+#include "table/whole.c"
+#include "table/writers.c"
 
 #undef aligned_alloc
 #undef free
@@ -553,7 +562,7 @@ static void
 check_second_first_directory_is_refused(void)
 {
     put_key(1, 1, true);
-    CHECK(create(&table) && get(1) == 1);
+    CHECK(ns_directory_create(&table) && get(1) == 1);
     destroy();
 }
 
@@ -616,7 +625,7 @@ sweep_takes_keys_that_died_early(int i)
     ns_epoch_poll();
     delete_key(2);
     ns_segment *s = ns_table_lock(&table, 0);
-    sweep(s, &garbage);
+    ns_segment_sweep(s, &garbage);
     CHECK(s->dead <= 1); /* 0: another poll was due when the second key was deleted */
     ns_lock_release(&s->lock);
     ns_garbage_release(&garbage, drop_key);
@@ -827,7 +836,7 @@ entry_keeps_key_for_section(int i)
     }
     ns_garbage garbage = {.count = 0}; /* and so does a sweep */
     CHECK(ns_table_lock(&table, hash_of(late)) == s);
-    sweep(s, &garbage);
+    ns_segment_sweep(s, &garbage);
     CHECK(s->dead == 1 && ns_load(&entry->key, NS_RELAXED) == key);
     ns_lock_release(&s->lock);
     ns_garbage_release(&garbage, drop_key);
@@ -936,7 +945,8 @@ check_place_does_not_count_in_new_segment(void)
         delete_key(id);
     }
     ns_segment *s = ns_table_lock(&table, hash_of(5));
-    s = resize(&table, s, 2 * slots_of(s), &garbage); /* this moves the key to the front */
+    /* This moves the key to the front. */
+    s = ns_rebuild_resize(&table, s, 2 * slots_of(s), &garbage);
     CHECK(s != NULL);
     ns_lock_release(&s->lock);
     ns_garbage_release(&garbage, drop_key);
@@ -1095,10 +1105,10 @@ begin_rebuild(uint64_t ids, int step)
     ns_segment *s = ns_table_lock(&table, 0);
     uint8_t depth = s->depth + 1;
     uint64_t middle = s->prefix | lowest_bit_of_prefix(depth);
-    half[0] = new_segment(&table, s->prefix, depth, 8 * NS_SEGMENT_MAX);
-    half[1] = new_segment(&table, middle, depth, 8 * NS_SEGMENT_MAX);
+    half[0] = ns_segment_new(&table, s->prefix, depth, 8 * NS_SEGMENT_MAX);
+    half[1] = ns_segment_new(&table, middle, depth, 8 * NS_SEGMENT_MAX);
     fill(s, half);
-    lock_structure(&table);
+    ns_structure_lock(&table);
     ns_directory *d = table.directory;
     if (depth > d->depth) {
         d = double_directory(&table, d);
@@ -1125,7 +1135,7 @@ begin_rebuild(uint64_t ids, int step)
         ns_lock_release(&s->lock);
     }
     if (step >= 8) {
-        retire(&table, s, ns_epoch_stamp());
+        ns_retired_add(&table, s, ns_epoch_stamp());
     }
     return s;
 }
@@ -1183,10 +1193,10 @@ static void
 let_others_flush(void)
 {
     bool published = !(ns_load(&table.structure.word, NS_RELAXED) & NS_LOCK_HELD);
-    if (published && is_retired(&table, reading)) {
+    if (published && ns_retired_has(&table, reading)) {
         at_store = NULL;
         run_threads(1, flush_beside);
-        CHECK(is_retired(&table, reading));
+        CHECK(ns_retired_has(&table, reading));
         reading = NULL;
     }
 }
@@ -1205,7 +1215,7 @@ child_reads_abandoned_segment(void)
     at_store = let_others_flush;
     ns_lock_release(&ns_table_lock(&table, 0)->lock);
     at_store = NULL;
-    CHECK(reading == NULL && is_retired(&table, old) && state_of(old) == NS_MOVED);
+    CHECK(reading == NULL && ns_retired_has(&table, old) && state_of(old) == NS_MOVED);
     /* It repaired the old segment, and its values can no longer be replaced: they have moved to
      * others. */
     for (uint32_t i = 0; i < slots_of(old); i++) {
@@ -1329,7 +1339,7 @@ static void
 check_unlinked(void *p)
 {
     ns_directory *d = ns_load(&table.directory, NS_RELAXED);
-    CHECK(p == NULL || !is_retired(&table, p));
+    CHECK(p == NULL || !ns_retired_has(&table, p));
     CHECK(p != d && (d == NULL || p != ns_load(&d->segments[0], NS_RELAXED)));
     d = ns_load(&table.retired_directories, NS_RELAXED);
     for (; d != NULL; d = ns_load(&d->next, NS_RELAXED)) {
@@ -1563,7 +1573,7 @@ rebuild_segment(uint64_t hash, uint32_t times)
 {
     ns_garbage garbage = {.count = 0};
     ns_segment *s = ns_table_lock(&table, hash);
-    s = resize(&table, s, times * slots_of(s), &garbage);
+    s = ns_rebuild_resize(&table, s, times * slots_of(s), &garbage);
     CHECK(s != NULL);
     ns_lock_release(&s->lock);
     ns_garbage_release(&garbage, drop_key);
@@ -2013,8 +2023,8 @@ sleep_for_segment(int i)
         }
         /* Another thread replaces the segment meanwhile, and it is not freed. */
         ns_garbage garbage = {.count = 0};
-        ns_segment *s = resize(&table, slept_for, 2 * slots_of(slept_for), &garbage);
-        CHECK(s != NULL && is_retired(&table, slept_for));
+        ns_segment *s = ns_rebuild_resize(&table, slept_for, 2 * slots_of(slept_for), &garbage);
+        CHECK(s != NULL && ns_retired_has(&table, slept_for));
         ns_lock_release(&s->lock);
         ns_garbage_release(&garbage, drop_key);
     }

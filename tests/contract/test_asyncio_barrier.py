@@ -185,7 +185,9 @@ def test_time_out_after_all_have_come_waits_for_the_action(timeout, kind):
     async def main():
         early = None
         if timeout:
-            early = await started_task(barrier.wait_async(0.02))
+            early = asyncio.ensure_future(barrier.wait_async(0.02))
+            await asyncio.sleep(0)
+            assert barrier.n_waiting == 1  # it times out once the loop turns again, not before
             leader, _ = started(barrier.wait)
         else:  # a latecomer, which is to come again after the action
             threads = [started(barrier.wait)[0] for _ in range(2)]

@@ -806,8 +806,10 @@ def test_object_is_freed_after_waits_of_tasks(name):
 def test_cases_of_an_awaited_select_are_freed_without_collections(end, no_gc):
     async def select_once():
         cases = Channel(), Channel().sending(1), Channel(), Event()
-        timeout = 0.001 if end == "timed out" else None
-        task = await started_task(select_async(*cases, timeout=timeout))
+        if end == "timed out":
+            task = asyncio.ensure_future(select_async(*cases, timeout=0.001))
+        else:
+            task = await started_task(select_async(*cases))
         if end == "served":
             cases[2].close()
         elif end == "cancelled":

@@ -336,7 +336,7 @@ def cache(**options: Any) -> Case:
 
 
 def shrinking(emptied: Callable[[Any, Any], object]) -> Case:
-    # Too many for three segments, so that the table has limbo lists (core/table.h). The secret of a
+    # Too many for three segments, so that the table has limbo lists (table.h). The secret of a
     # process may keep ints together, in fewer and larger segments; it spreads hashes of strings.
     keys = KEYS["str"]
 

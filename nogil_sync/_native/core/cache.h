@@ -104,7 +104,7 @@
 #define NS_CACHE_H
 
 #include "memory/segments.h"
-#include "table.h"
+#include "table/table.h"
 
 #ifndef NS_CACHE_USES
 #define NS_CACHE_USES 3

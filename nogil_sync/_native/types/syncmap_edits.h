@@ -13,7 +13,7 @@
  * References. The table owns one to each key and value. Values are published (tryref.h) before they
  * are stored, so a reader can always take a reference to what an entry holds. The thread that
  * replaces a value releases it at once. Keys are compared without touching their counts
- * (core/table.h, 3a), except keys that must be asked: of those a reader takes a reference, without
+ * (table.h, 3a), except keys that must be asked: of those a reader takes a reference, without
  * a lock if the key's type is not plain (its keys are published, too), else under the lock.
  *
  * A map without __init__ has no directory, so only misses must check whether it was called.

@@ -1,7 +1,7 @@
 /* Iterators of SyncMap. An iterator takes a page of keys at a time, and looks each key up when its
  * turn comes.
  *
- * A page is what one part of the table held at one moment (core/table.h, ns_table_page). The
+ * A page is what one part of the table held at one moment (table.h, ns_table_page). The
  * iterator has references to the keys of its page, never to a value, so that values are dropped
  * when they leave the map. It omits a key whose entry is gone when its turn comes. It finds the
  * entry by the identity of the key, without user code.

@@ -2,7 +2,7 @@
  *
  * In the table's sections and under its locks no user code may run, and nothing may be allocated,
  * raised or released. Keys of exact str, int, bytes, float, and tuples of such, are compared here,
- * in place: their contents never change, and they live as long as the section (core/table.h, 3a).
+ * in place: their contents never change, and they live as long as the section (table.h, 3a).
  * For all other keys the answer is NS_UNKNOWN. Then the caller leaves the section and asks the
  * interpreter.
  */
@@ -13,7 +13,8 @@
 
 #include <string.h>
 
-#include "core/table.h"
+#include "core/table/hash.h"
+#include "core/table/table.h"
 
 /* Returns 0, or -1 with an exception. */
 static inline int
@@ -91,7 +92,7 @@ ns_match_any(uintptr_t stored, const void *wanted)
 }
 
 /* Calls search(match, ...) with the comparison for keys of this type. `search` is an inline
- * function around one of core/table.h, so that each comparison is compiled into a search of its
+ * function around one of table.h, so that each comparison is compiled into a search of its
  * own. */
 #define NS_FOR_KEY_TYPE(key, search, ...)                          \
     (PyUnicode_CheckExact(key) ? search(ns_match_str, __VA_ARGS__) \

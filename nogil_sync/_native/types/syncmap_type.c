@@ -1,6 +1,6 @@
 /* syncmap_type.c: SyncMap as a Python object: construction, collection, and the type.
  *
- * SyncMap is core/table.h as a Python mapping. Lookups and edits are in syncmap_edits.h, the
+ * SyncMap is core/table/table.h as a Python mapping. Lookups and edits are in syncmap_edits.h, the
  * mapping protocol and the methods in syncmap_protocol.c, what is compared in place in
  * syncmap_keys.h.
  */
@@ -215,7 +215,7 @@ import_shared(ns_state *state)
     return state->syncmap_shared == NULL || state->syncmap_compute == NULL ? -1 : 0;
 }
 
-/* Derives the secret that hashes are mixed with (core/table.h) from the interpreter's own, by which
+/* Derives the secret that hashes are mixed with (table/hash.h) from the interpreter's own, by which
  * it hashes bytes. So one process has one seed, in all its interpreters and in the children of its
  * forks. With PYTHONHASHSEED it is the same in each run: a user who sets that wants the same order
  * of everything in each run, and gives up the protection for strings too. */
