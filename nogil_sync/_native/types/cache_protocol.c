@@ -49,7 +49,7 @@ ns_cache_get_item(PyObject *self, PyObject *key)
         return NULL;
     }
     int found = ns_cache_lookup((Cache *)self, key, hash, true, &value);
-    return ns_value_or_key_error(found, key, value);
+    return ns_value_or_key_error(found, key, &value);
 }
 
 int
@@ -63,7 +63,7 @@ ns_cache_set_item(PyObject *self, PyObject *key, PyObject *value)
     }
     PyObject *old;
     int found = ns_cache_delete(o, key, &old);
-    return ns_deleted(found, key, old);
+    return ns_deleted(found, key, &old);
 }
 
 int
@@ -175,7 +175,7 @@ get(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
         return NULL;
     }
     int found = ns_cache_lookup((Cache *)self, values[0], hash, true, &value);
-    return ns_value_or(found, value, values[1]);
+    return ns_value_or(found, &value, values[1]);
 }
 
 static PyObject *
@@ -204,7 +204,7 @@ pop(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
         return NULL;
     }
     int found = ns_cache_delete((Cache *)self, values[0], &value);
-    return ns_popped(found, values[0], value, values[1]);
+    return ns_popped(found, values[0], &value, values[1]);
 }
 
 static PyObject *
