@@ -173,12 +173,13 @@
  * 7. Fork. If a thread that is gone holds a segment's lock, it was in the middle of a change. A
  * thread that takes that lock finishes a pending rebuild (all its steps can be repeated) and then
  * repairs the entries. One store makes a value live or not, so each entry is present or absent as a
- * whole; a key that has no tag yet is lost. What a rebuild froze that was never noted is thawed.
- * The thread may do so while it reads
- * an old segment, so what it retires there waits even if the thread is alone. What the child relies
- * on is stored by atomic stores, of which the last, with release, makes it true: the note's old[0],
- * or the head of a list of the retired. And whatever is freed was unlinked before. What the
- * vanished thread had in its hands leaks.
+ * whole; a key that has no tag yet is lost. An insertion stores the tag before the value. Otherwise
+ * a DELETED entry could be left with a live value, which counts but which no search finds. What a
+ * rebuild froze that was never noted is thawed. The thread may do so while it reads an old segment,
+ * so what it retires there waits even if the thread is alone. What the child relies on is stored by
+ * atomic stores, of which the last, with release, makes it true: the note's old[0], or the head of
+ * a list of the retired. And whatever is freed was unlinked before. What the vanished thread had in
+ * its hands leaks.
  *
  * 8. Progress. Readers are lock-free. They start again only if the value was replaced, or was
  * frozen and moved by a rebuild, which takes many insertions. Replacing is lock-free too, except
