@@ -513,8 +513,7 @@ def test_child_needs_no_lock_of_a_dict_that_other_threads_used():
     # `_common.sleep`. Here it has got it, by hand: the lock is a byte in each object's header.
     import ctypes
 
-    from nogil_sync._common import contention, deadlock, recording, sleep
-    from nogil_sync._common import once as runs
+    from nogil_sync._common import contention, deadlock, recording, runs, sleep
 
     begun, finish = Event(), Event()
 
