@@ -184,8 +184,7 @@ def test_waiter_served_as_it_enters_does_not_wait(kind):
 
     async def main():
         c.send("item")
-        waiter = await wait_in_line(AsyncWaiter, c, "recv", None, None)
-        assert waiter.outcome == "item"
+        assert await wait_in_line(AsyncWaiter, c, "recv", None, None) == "item"
 
     run(main(), kind)
 
