@@ -11,7 +11,8 @@ lock taken, or lose the item; after it has read an attribute it does not. Then n
 the task is not suspended. Else it stands in line (see `loops`). Whatever ends the wait but being
 served (a cancellation, a time-out, the end of the coroutine) is passed to ``AsyncWaiter.cancel``:
 the waiter leaves its line, and what it was given in the last moment goes to the next one. A send
-that was accepted cannot be undone.
+that was accepted cannot be undone. What the waiter was given is collected by reading an attribute,
+too; no function of Python begins from there to the end of the call.
 
 A task is not in the scope of a task group (see `cancelled`): asyncio cancels tasks itself.
 """
@@ -30,7 +31,7 @@ from typing import Any, ClassVar, Generic, Self, SupportsIndex, TypeVar, final
 from .cases import Case
 from .channel_closed import ChannelClosed
 from .frames import is_ours
-from .loops import Call, TaskWait, settle, wait_in_line
+from .loops import NOT_SERVED, Call, TaskWait, settle, wait_in_line
 from .object import Part, adopt
 from .once import ABSENT
 from .originals import BrokenBarrierError
@@ -50,11 +51,6 @@ class Awaited:
 
     _plain: ClassVar[Any]
     _AsyncWaiter: ClassVar[Any]
-
-
-def _collected(waiter: Any) -> bool:
-    """Whether there is a waiter that was served; what it was given is now its caller's."""
-    return waiter is not None and waiter.outcome is None
 
 
 class AwaitedLock(Awaited):
@@ -81,14 +77,13 @@ class AwaitedLock(Awaited):
             return True
         if seconds == 0:
             return False
-        waiter = await wait_in_line(self._AsyncWaiter, self, "acquire", None, seconds)
-        return _collected(waiter)
+        outcome = await wait_in_line(self._AsyncWaiter, self, "acquire", None, seconds)
+        return outcome is None
 
     async def __aenter__(self) -> bool:
         """Take the lock; return True."""
         if not self._taken_at_once:
-            waiter = await wait_in_line(self._AsyncWaiter, self, "acquire", None, None)
-            return _collected(waiter)
+            await wait_in_line(self._AsyncWaiter, self, "acquire", None, None)
         return True
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -131,8 +126,8 @@ class AwaitedSemaphore(Awaited):
             return True
         if seconds == 0:
             return False
-        waiter = await wait_in_line(self._AsyncWaiter, self, "acquire", number, seconds)
-        return _collected(waiter)
+        outcome = await wait_in_line(self._AsyncWaiter, self, "acquire", number, seconds)
+        return outcome is None
 
     def hold_async(
         self, n: SupportsIndex = 1, timeout: float | None = None
@@ -159,8 +154,7 @@ class AwaitedSemaphore(Awaited):
     async def __aenter__(self) -> bool:
         """Take one unit; return True."""
         if not self._taken_at_once:
-            waiter = await wait_in_line(self._AsyncWaiter, self, "acquire", 1, None)
-            return _collected(waiter)
+            await wait_in_line(self._AsyncWaiter, self, "acquire", 1, None)
         return True
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -217,8 +211,8 @@ class AwaitedEvent(Awaited):
             return True
         if seconds == 0:
             return False
-        waiter = await wait_in_line(self._AsyncWaiter, self, "wait", None, seconds)
-        return _collected(waiter)
+        outcome = await wait_in_line(self._AsyncWaiter, self, "wait", None, seconds)
+        return outcome is None
 
 
 class AwaitedBarrier(Awaited):
@@ -265,12 +259,12 @@ async def _arrive(barrier: AwaitedBarrier, seconds: float | None) -> int | None:
                     timed_out = waiter.time_out()
                 while not (timed_out or waiter.served):  # all have come: it is up to the action
                     await call.sleep_again()
+        if timed_out:
+            raise BrokenBarrierError("timed out waiting for the other threads")
+        index: int | None = waiter.outcome
     except BaseException:
         waiter.cancel()
         raise
-    if timed_out:
-        raise BrokenBarrierError("timed out waiting for the other threads")
-    index: int | None = waiter.outcome
     return index
 
 
@@ -327,11 +321,10 @@ class AwaitedCond(Awaited):
             raise
         try:
             with TaskWait(self, "wait"):
-                served = await settle(waiter, call, seconds)
-            notified = _collected(served)
+                outcome = await settle(waiter, call, seconds)
         finally:
             await _acquire_again(acquire)
-        return notified
+        return outcome is None
 
     async def wait_for_async(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
         """Wait as :meth:`wait_for` does, while the event loop goes on.
@@ -409,9 +402,8 @@ class AwaitedChannel(Awaited, Generic[T]):
         if self._plain.try_send(self, value):
             return
         if seconds != 0:
-            waiter = await wait_in_line(self._AsyncWaiter, self, "send", value, seconds)
-            if waiter is not None:
-                _ = waiter.outcome  # or its error
+            outcome = await wait_in_line(self._AsyncWaiter, self, "send", value, seconds)
+            if outcome is None:
                 return
         raise TimeoutError("timed out waiting to send")
 
@@ -445,12 +437,11 @@ class AwaitedChannel(Awaited, Generic[T]):
         seconds = wait_timeout(timeout)
         item = self._received_at_once
         if item is ABSENT:
-            waiter = None
+            item = NOT_SERVED
             if seconds != 0:
-                waiter = await wait_in_line(self._AsyncWaiter, self, "recv", None, seconds)
-            if waiter is None:
+                item = await wait_in_line(self._AsyncWaiter, self, "recv", None, seconds)
+            if item is NOT_SERVED:
                 raise TimeoutError("timed out waiting to receive")
-            item = waiter.outcome
         received: T = item
         return received
 
@@ -463,8 +454,7 @@ class AwaitedChannel(Awaited, Generic[T]):
         try:
             item = self._received_at_once
             if item is ABSENT:
-                waiter = await wait_in_line(self._AsyncWaiter, self, "recv", None, None)
-                item = waiter.outcome
+                item = await wait_in_line(self._AsyncWaiter, self, "recv", None, None)
         except ChannelClosed:
             raise StopAsyncIteration from None
         received: T = item
@@ -537,13 +527,11 @@ async def select_async(*cases: Any, timeout: float | None = None) -> Selected:
         due = min((case._case_due() for case in timed), default=inf)
         if deadline is not None:
             due = min(due, deadline)
-        waiter = await wait_in_line(
+        selected = await wait_in_line(
             AsyncWaiter, None, "select", cases, None if due == inf else max(0.0, due - now)
         )
-        if waiter is None:
+        if selected is NOT_SERVED:
             (selected,) = starmap(try_select, (cases,))
-        else:
-            selected = waiter.outcome
         if selected is not None:
             return selected
 

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable, Generator
 from operator import methodcaller
 
-__all__ = ["calling", "when_dropped"]
+__all__ = ["calling", "in_two_steps", "when_dropped"]
 
 _TRIES = 10  # how often that is tried which raises
 
@@ -33,7 +33,7 @@ def calling(
     `otherwise` is called if `function` raises, or if the generator is dropped before that step.
     It may be called again (after an interrupt, say), so a repeated call must do no harm.
     """
-    steps = _steps(function, otherwise)
+    steps = in_two_steps(function, otherwise)
     next(steps)
     return steps
 
@@ -42,9 +42,10 @@ def _nothing() -> None:
     pass
 
 
-def _steps(
+def in_two_steps(
     function: Callable[[], object], otherwise: Callable[[], object]
 ) -> Generator[None, None, None]:
+    """As `calling`, which makes the first step; that only gets the generator ready."""
     # The interpreter's end clears the names of the module before the last generators are dropped.
     most, raise_again = _TRIES, _raise_again
     try:

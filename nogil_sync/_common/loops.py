@@ -1,7 +1,7 @@
 """How a task waits without blocking its event loop, for both backends.
 
 A task that has to wait makes a `Call`, which it gives as the callback to whatever will serve it:
-the backend's ``AsyncWaiter``, which stands in the same line as waiting threads, or a run of `once`.
+the backend's ``AsyncWaiter``, which stands in the same line as waiting threads, or a run of `runs`.
 Then it awaits the call, which is a future as asyncio defines them. The thread that serves it, in
 whatever loop or in none, puts the call into the *inbox* of its loop and has the loop empty that.
 
@@ -11,9 +11,9 @@ thread that serves first appends to the deque and then looks at `asked`. Each st
 holds the deque's own lock (or the GIL). So if the delivery found the deque empty before the append,
 the thread finds `asked` false and asks again; else the delivery finds the call. Nothing is lost.
 
-A task that serves another one of its own loop needs no inbox: it has the loop call `resume`. The
-call keeps a weak reference to that method object. If the loop drops it before it ran (the loop is
-closed, or an interrupt came), the callback of the weak reference puts the call into the inbox.
+A task that serves another one of its own loop needs no inbox: it has the loop call `resume`. If the
+loop drops that before it ran (the loop is closed), or an interrupt ends it, the call is put into
+the inbox.
 
 **At once.** The delivery resumes the tasks itself. A future of asyncio would have the loop resume
 its task in the next round, after another look for input, which takes longer than all of this. After
@@ -38,7 +38,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from .dropped import calling
+from .dropped import calling, in_two_steps
 from .originals import local
 
 if TYPE_CHECKING:
@@ -208,7 +208,6 @@ class Call:
         "since",
         "task",
         "waiter",
-        "watch",  # of `resume` while the loop has it: tells if the loop drops it
     )
     # As those of a `TaskWait`. Only `wait_in_line` sets them.
     obj: object
@@ -229,17 +228,16 @@ class Call:
         self.message: object = None
         self.over = False
         self.waiter: Any = None
-        self.watch: ref[Callable[[], None]] | None = None
 
     def __call__(self, waiter: Any = None) -> None:
         loop = self.loop
         if _asyncio._get_running_loop() is loop and _asyncio.current_task(loop) is not None:
             # A task of this very loop serves another, so the loop does not sleep. (In a signal
             # handler it might, but then no task is running.)
-            resume = self.resume
-            self.watch = ref(resume, self.__undelivered)
             self.waiter = waiter
-            loop.call_soon(resume)
+            step = in_two_steps(self.resume, self.__undelivered).__next__
+            step()
+            loop.call_soon(step)
             return
         inbox = self.inbox
         self.waiter = waiter
@@ -247,8 +245,8 @@ class Call:
         if not inbox.asked:
             inbox.ask()
 
-    def __undelivered(self, _: object) -> None:
-        """The loop dropped `resume` before it ran: it is closed, or an interrupt came."""
+    def __undelivered(self) -> None:
+        """The loop dropped `resume` before it ran, or an interrupt came: use the inbox instead."""
         self.inbox.served.append(self)
         self.inbox.ask()
 
@@ -274,7 +272,7 @@ class Call:
 
     def resume(self) -> None:
         """Resume the task at once, from the loop itself, if it still waits."""
-        self.waiter = self.watch = None
+        self.waiter = None
         if self.over:
             return
         self.over = True
@@ -374,15 +372,18 @@ class TaskWait:
 task_waits: "set[ref[TaskWait | Call]]" = set()
 
 
+NOT_SERVED: Any = object()  # the outcome of a wait whose time was over
+
+
 async def wait_in_line(
     new: Callable[..., Any], obj: object, operation: str, argument: object, seconds: float | None
 ) -> Any:
-    """Stand in line, at most so many seconds; the waiter if it was served, else None."""
+    """Stand in line, at most so many seconds; the waiter's outcome, or NOT_SERVED."""
     call = Call()
     waiter = new(obj, operation, argument, call)
-    if waiter.served:
-        return waiter
     try:
+        if waiter.served:
+            return waiter.outcome
         call.obj = obj
         call.operation = operation
         call.since = monotonic()
@@ -391,20 +392,20 @@ async def wait_in_line(
         if seconds is not None:
             return await settle(waiter, call, seconds)
         await call
+        return waiter.outcome
     except BaseException:
         waiter.cancel()
         raise
     finally:
         call.task = None
-    return waiter
 
 
 async def settle(waiter: Any, call: Call, seconds: float | None) -> Any:
-    """Wait until the waiter is served, at most so many seconds; return it if it was, else None."""
+    """Wait until the waiter is served, at most so many seconds; its outcome, or NOT_SERVED."""
     try:
         await call.sleep(seconds)
         # What it was given in the last moment is kept.
-        return waiter if waiter.served or not waiter.time_out() else None
+        return waiter.outcome if waiter.served or not waiter.time_out() else NOT_SERVED
     except BaseException:
         waiter.cancel()
         raise

@@ -91,6 +91,25 @@ allocate_dirty(size_t alignment, size_t n)
 #define SOME(n) (n)
 #endif
 
+/* ---- Stages, by which threads take turns. Relaxed: so they order nothing else, and the thread
+ * sanitizer sees what the table itself orders. ---- */
+
+static _Atomic int stage;
+
+static void
+reach(int next)
+{
+    ns_store(&stage, next, NS_RELAXED);
+}
+
+static void
+wait_until(int reached)
+{
+    while (ns_load(&stage, NS_RELAXED) < reached) {
+        sched_yield();
+    }
+}
+
 /* ---- Keys. Each insertion allocates one, with plain fields, so that the sanitizer sees a late
  * read. ---- */
 
@@ -218,6 +237,14 @@ values_alive(void)
 static ns_table table;
 
 static uint64_t (*hash_of)(uint64_t) = ns_hash_mix;
+
+/* Neighbours lie in different segments. With ns_hash_mix 128 of them share one, so that few keys
+ * never cause a split. */
+static uint64_t
+far_apart(uint64_t id)
+{
+    return ns_hash_mix(id << 7);
+}
 
 static uint64_t
 same_hash(uint64_t id)
@@ -911,6 +938,19 @@ rebuild(void)
     }
 }
 
+/* Rebuilds the segment `times` as large. With 1 only its serial differs, and its counts start at
+ * zero. */
+static void
+rebuild_segment(uint64_t hash, uint32_t times)
+{
+    ns_garbage garbage = {.count = 0};
+    ns_segment *s = ns_table_lock(&table, hash);
+    s = ns_rebuild_resize(&table, s, times * slots_of(s), &garbage);
+    CHECK(s != NULL);
+    ns_lock_release(&s->lock);
+    ns_garbage_release(&garbage, drop_key);
+}
+
 /* Asks until the key is found, at most `max` times. */
 static enum ns_found
 ask(uint64_t wanted, ns_search *place, int max)
@@ -1284,7 +1324,9 @@ static int64_t changed;
 static bool change_seen;
 
 static long steps, cut;
-static long critical[1024], criticals; /* steps at which a rebuild is being published */
+#define CRITICALS 8192
+static long critical[CRITICALS], criticals; /* steps at which a rebuild is being published */
+static uint32_t most_segments;
 static jmp_buf gone;
 
 static void
@@ -1327,7 +1369,9 @@ step(void)
         for (int i = 0; i < 6; i++) {
             look((uint64_t)(steps * 7 + i * 11) % STEPPED);
         }
-        if ((ns_load(&table.structure.word, NS_RELAXED) & NS_LOCK_HELD) && criticals < 1024) {
+        const uint32_t segments = ns_load(&table.segments, NS_RELAXED);
+        most_segments = segments > most_segments ? segments : most_segments;
+        if ((ns_load(&table.structure.word, NS_RELAXED) & NS_LOCK_HELD) && criticals < CRITICALS) {
             critical[criticals++] = steps;
         }
     }
@@ -1388,34 +1432,26 @@ change_all(void)
     }
 }
 
-/* The child finds the table before the change or after it, and whole. */
+/* A fork stopped a change. The child finds the table before the change or after it, and whole. At
+ * most so many keys and values are lost. Destroys the table. */
 static void
-check_fork_leaves_change_whole(long at)
+check_table_is_whole_after_fork(uint64_t ids, long lost)
 {
-    cut = at;
-    if (setjmp(gone) == 0) {
-        change_all();
-    }
-    at_store = NULL;
-    at_free = NULL;
-    pretend_to_fork();
     size_t live = 0;
-    for (uint64_t id = 0; id < STEPPED; id++) {
+    for (uint64_t id = 0; id < ids; id++) {
         int64_t version = get(id);
         CHECK(version == stepped[id] || (id == changing && version == changed));
         live += version >= 0;
     }
     /* Something may be lost, but nothing is owned twice. */
     long alive = ns_load(&keys_alive, NS_RELAXED) + values_alive(), owned = words_owned();
-    CHECK(owned >= 2 * (long)live && owned <= alive);
-    CHECK(alive - owned <=
-          NS_GARBAGE + 3 + NS_SEGMENT_MAX); /* also a segment that was about to be freed */
-    for (uint64_t id = 0; id < STEPPED; id++) { /* this takes every lock once */
+    CHECK(owned >= 2 * (long)live && owned <= alive && alive - owned <= lost);
+    for (uint64_t id = 0; id < ids; id++) { /* this takes every lock once */
         live += put_key(id, id, false);
     }
-    CHECK(live == STEPPED && ns_table_count(&table) == live && walk(NULL, 0) == live);
+    CHECK(live == ids && ns_table_count(&table) == live && walk(NULL, 0) == live);
     CHECK(owned - words_owned() <= NS_GARBAGE + 1);
-    for (uint64_t id = 0; id < STEPPED; id++) {
+    for (uint64_t id = 0; id < ids; id++) {
         CHECK(get(id) == (int64_t)id && delete_key(id));
     }
     flush();
@@ -1430,20 +1466,37 @@ check_fork_leaves_change_whole(long at)
 }
 
 static void
+check_fork_leaves_changes_whole(long at)
+{
+    cut = at;
+    if (setjmp(gone) == 0) {
+        change_all();
+    }
+    at_store = NULL;
+    at_free = NULL;
+    pretend_to_fork();
+    /* also a segment that was about to be freed */
+    check_table_is_whole_after_fork(STEPPED, NS_GARBAGE + 3 + NS_SEGMENT_MAX);
+}
+
+static void
 step_through(int i)
 {
     (void)i;
     ns_slot(); /* check_changes_step_by_step runs this with another thread and without */
     __lsan_disable();
+    hash_of = far_apart;
     cut = -1;
     criticals = 0;
     change_all();
+    CHECK(most_segments >= 2);
     destroy();
     const long all = steps;
     for (long n = 0; n < CUTS; n++) {
-        check_fork_leaves_change_whole(1 + n * all / CUTS);
-        check_fork_leaves_change_whole(critical[n * criticals / CUTS]);
+        check_fork_leaves_changes_whole(1 + n * all / CUTS);
+        check_fork_leaves_changes_whole(critical[n * criticals / CUTS]);
     }
+    hash_of = ns_hash_mix;
     __lsan_enable();
 }
 
@@ -1452,6 +1505,166 @@ check_changes_step_by_step(void)
 {
     step_through(0); /* alone: nothing has to wait */
     run_threads(1, step_through);
+}
+
+/* ---- A fork before each store of one change, beside an open section ---- */
+
+#define FEW 12
+
+static void
+put_few(uint64_t first, uint64_t end)
+{
+    for (uint64_t id = first; id < end; id++) {
+        put_key(id, id, true);
+        stepped[id] = (int64_t)id;
+    }
+}
+
+/* The entry keeps the key, as the open section may read it. */
+static void
+delete_one(uint64_t id)
+{
+    CHECK(delete_key(id));
+    stepped[id] = -1;
+}
+
+static void
+put_keys_of_one_segment(void)
+{
+    put_few(0, 5);
+    delete_one(0);
+}
+
+static void
+resize_first(void)
+{
+    rebuild_segment(0, 2);
+}
+
+static void
+split_first(void)
+{
+    ns_garbage garbage = {.count = 0};
+    uint32_t counts[2];
+    ns_segment *s = ns_table_lock(&table, 0);
+    count_halves(s, counts);
+    s = split(&table, s, counts, 0, &garbage);
+    ns_lock_release(&s->lock);
+    ns_garbage_release(&garbage, drop_key);
+}
+
+static void
+put_keys_of_two_segments(void)
+{
+    put_few(0, 5);
+    split_first();
+    put_few(5, 8);
+    delete_one(0);
+    delete_one(5);
+}
+
+static void
+merge_first(void)
+{
+    ns_garbage garbage = {.count = 0};
+    ns_segment *s = ns_rebuild_merge(&table, ns_table_lock(&table, 0), &garbage);
+    CHECK(s != NULL);
+    ns_lock_release(&s->lock);
+    ns_garbage_release(&garbage, drop_key);
+}
+
+static void
+put_keys_of_table_with_lists(void)
+{
+    put_few(0, 5);
+    ns_store(&table.spread, 1000, NS_RELAXED); /* no merges */
+    while (ns_load(&table.segments, NS_RELAXED) < NS_LIMBO_SPREAD) {
+        split_first();
+    }
+}
+
+static uint64_t
+first_group(uint64_t id)
+{
+    return ns_hash_mix(id) & ~UINT64_C(0xff);
+}
+
+/* Makes an entry DELETED: it was in a full group, and its key was freed. */
+static void
+free_key_of_full_group(void)
+{
+    hash_of = first_group;
+    put_few(0, NS_GROUP + 1);
+    ns_segment *s = ns_table_lock(&table, hash_of(0));
+    uint64_t id = 0;
+    ns_entry *entry;
+    uintptr_t v;
+    CHECK(ns_segment_find(s, hash_of(id), match_key, &id, NULL, &entry, &v) == NS_PRESENT);
+    const size_t index = (size_t)(entry - s->entries);
+    drop_key(ns_load(&entry->key, NS_RELAXED));
+    drop_value(v);
+    bump(&s->live, UINT32_MAX);
+    free_entry(s, index);
+    CHECK(tag_at(s, index) == NS_TAG_DELETED);
+    ns_lock_release(&s->lock);
+    stepped[id] = -1;
+}
+
+static void
+put_changing(void)
+{
+    put_key(changing, (uint64_t)changed, true);
+}
+
+static void
+delete_changing(void)
+{
+    delete_key(changing);
+}
+
+/* Stops the change before its first store, then before its second one, and so on. */
+static void
+check_fork_at_each_store(void (*prepare)(void), void (*apply)(void), uint64_t id, int64_t version,
+                         long lost)
+{
+    volatile bool is_over = false;
+    __lsan_disable();
+    for (volatile long n = 1; !is_over; n++) {
+        for (uint64_t i = 0; i < FEW; i++) {
+            stepped[i] = -1;
+        }
+        const ns_section stray = ns_epoch_enter_stray();
+        hash_of = far_apart;
+        prepare();
+        changing = id;
+        changed = version;
+        steps = 0;
+        cut = n;
+        if (setjmp(gone) == 0) {
+            at_store = step;
+            apply();
+            is_over = true;
+        }
+        at_store = NULL;
+        pretend_to_fork();
+        ns_epoch_leave(stray);
+        check_table_is_whole_after_fork(FEW, lost);
+        hash_of = ns_hash_mix;
+    }
+    __lsan_enable();
+}
+
+__attribute__((unused)) static void
+check_fork_leaves_each_change_whole(void)
+{
+    /* A rebuild loses nothing. Who puts or deletes may have a key and a value in its hands. */
+    check_fork_at_each_store(put_keys_of_one_segment, resize_first, FEW, -1, 0);
+    check_fork_at_each_store(put_keys_of_one_segment, split_first, FEW, -1, 0);
+    check_fork_at_each_store(put_keys_of_two_segments, merge_first, FEW, -1, 0);
+    check_fork_at_each_store(put_keys_of_one_segment, put_changing, 0, 7, 2);
+    check_fork_at_each_store(free_key_of_full_group, put_changing, 0, 7, 2);
+    check_fork_at_each_store(put_keys_of_one_segment, delete_changing, 1, -1, 1);
+    check_fork_at_each_store(put_keys_of_table_with_lists, delete_changing, 1, -1, 2);
 }
 
 /* ---- The list of retired segments, as a fork would find it: only its first may get lost ---- */
@@ -1488,6 +1701,23 @@ check_retired_segments_are_freed(void)
     }
     at_store = NULL;
     CHECK(waiting < peak);
+    destroy();
+}
+
+/* A retired segment goes when it is safe, although others were retired later. */
+static void
+segment_retired_early_is_freed_first(int i)
+{
+    (void)i;
+    ns_slot();
+    put_key(1, 1, true);
+    rebuild_segment(hash_of(1), 1);
+    const ns_segment *early = ns_load(&table.retired, NS_RELAXED);
+    CHECK(early != NULL);
+    poll_until_safe();
+    rebuild_segment(hash_of(1), 1);
+    const ns_segment *late = ns_load(&table.retired, NS_RELAXED);
+    CHECK(late != NULL && late != early && ns_load(&late->next, NS_RELAXED) == NULL);
     destroy();
 }
 
@@ -1547,14 +1777,60 @@ rebuild_and_delete_it(int i)
     delete_it(i);
 }
 
-/* A reference to whatever came into a value's memory is not a reference to the value. */
+static ns_segment *rebuilt, *filled; /* the old segment and the new one of a rebuild that began */
+
+/* Its values are frozen. */
+static void
+fill_another_segment(void)
+{
+    rebuilt = ns_table_lock(&table, 0);
+    filled = ns_segment_new(&table, rebuilt->prefix, rebuilt->depth, 2 * slots_of(rebuilt));
+    CHECK(filled != NULL);
+    fill(rebuilt, (ns_segment *[2]){filled, NULL});
+}
+
+static void
+publish_filled(void)
+{
+    ns_garbage garbage = {.count = 0};
+    ns_directory_replace(
+        &table, (ns_segment *[2]){rebuilt, NULL}, (ns_segment *[2]){filled, NULL}, &garbage);
+    ns_lock_release(&filled->lock);
+    ns_garbage_release(&garbage, drop_key);
+}
+
+static void
+publish_and_replace_it(int i)
+{
+    publish_filled();
+    replace_it(i);
+}
+
+static void
+publish_and_delete_it(int i)
+{
+    publish_filled();
+    delete_it(i);
+}
+
+/* A reference to whatever came into a value's memory is not a reference to the value. If the search
+ * found the value frozen, the old entry keeps it, and only the segment's mark shows the change. */
 static void
 check_reused_value_memory_is_noticed(void)
 {
     static void (*const others[])(int) = {
-        replace_it, delete_it, rebuild_and_replace_it, rebuild_and_delete_it};
-    for (int i = 0; i < 4; i++) {
+        replace_it,
+        delete_it,
+        rebuild_and_replace_it,
+        rebuild_and_delete_it,
+        publish_and_replace_it,
+        publish_and_delete_it,
+    };
+    for (int i = 0; i < 6; i++) {
         put_key(1, 1, true);
+        if (i >= 4) {
+            fill_another_segment();
+        }
         meanwhile = others[i];
         CHECK(get_by(1, hold_late) == (i % 2 == 0 ? 2 : -1));
         CHECK(meanwhile == NULL);
@@ -1566,26 +1842,7 @@ check_reused_value_memory_is_noticed(void)
 /* ---- Other threads come between the search of a replacement and its lock, and while a value is
  * held ---- */
 
-/* Rebuilds the segment `times` as large. With 1 only its serial differs, and its counts start at
- * zero. */
-static void
-rebuild_segment(uint64_t hash, uint32_t times)
-{
-    ns_garbage garbage = {.count = 0};
-    ns_segment *s = ns_table_lock(&table, hash);
-    s = ns_rebuild_resize(&table, s, times * slots_of(s), &garbage);
-    CHECK(s != NULL);
-    ns_lock_release(&s->lock);
-    ns_garbage_release(&garbage, drop_key);
-}
-
 static ns_entry *half_in;
-
-static uint64_t
-first_group(uint64_t id)
-{
-    return ns_hash_mix(id) & ~UINT64_C(0xff);
-}
 
 static void
 insert_meanwhile(int i)
@@ -1755,6 +2012,7 @@ before_try(ns_lock *l)
 static void
 check_merge_with_rebuilt_buddy(void)
 {
+    hash_of = far_apart;
     for (uint64_t id = 0; id < STEPPED; id++) {
         put_key(id, id, true);
     }
@@ -1766,6 +2024,56 @@ check_merge_with_rebuilt_buddy(void)
     CHECK(ns_table_count(&table) == 3 && walk(NULL, 0) == 3);
     flush();
     destroy();
+    hash_of = ns_hash_mix;
+}
+
+static ns_segment *slept_for;
+
+static void
+let_writer_sleep_for_buddy(void)
+{
+    if (ns_load(&slept_for->lock.word, NS_RELAXED) & NS_LOCK_STATE) {
+        at_store = NULL;
+        reach(1);
+        while (ns_load(&slept_for->sleepers, NS_RELAXED) == 0) {
+            sched_yield();
+        }
+    }
+}
+
+static void
+merge_or_put(int i)
+{
+    if (i == 0) {
+        at_store = let_writer_sleep_for_buddy;
+        merge_first();
+        CHECK(at_store == NULL);
+    }
+    else {
+        wait_until(1);
+        put_key(buddy, 1, true);
+    }
+}
+
+/* A writer that sleeps for the buddy gets the buddy's lock after the merge. */
+static void
+check_merge_unlocks_buddy(void)
+{
+    hash_of = far_apart;
+    for (uint64_t id = 0; id < 5; id++) {
+        put_key(id, id, true);
+    }
+    split_first();
+    slept_for = table.directory->segments[1];
+    buddy = 5;
+    while (hash_of(buddy) < slept_for->prefix) {
+        buddy++;
+    }
+    reach(0);
+    run_threads(2, merge_or_put);
+    CHECK(get(buddy) == 1 && ns_table_count(&table) == 6);
+    destroy();
+    hash_of = ns_hash_mix;
 }
 
 /* The only item moves while ns_table_lock_first searches. Whenever the search found a segment at
@@ -2004,7 +2312,6 @@ check_no_increment_is_lost(void)
 /* ---- A writer that sleeps for a segment is in no section, and its segment is not freed ---- */
 
 #define SLEEPERS 16
-static ns_segment *slept_for;
 
 static void
 sleep_for_segment(int i)
@@ -2056,6 +2363,61 @@ check_slept_for_segment_stays(void)
     CHECK(has_sleepers(s));
     remove_sleeper(s);
     CHECK(!has_sleepers(s));
+    destroy();
+}
+
+/* A sleeper stays counted between its release of the moved segment's lock and its last step. */
+static void
+stay_counted(ns_lock *l)
+{
+    (void)l;
+    at_release = NULL;
+    wait_until(2);
+}
+
+/* The count of sleepers alone orders what the sleeper did with the segment before it is freed. */
+static void
+sleep_or_free(int i)
+{
+    ns_slot();
+    if (i == 0) {
+        wait_until(1);
+        at_release = stay_counted;
+        put_key(1, 1, true);
+        CHECK(at_release == NULL);
+        wait_until(3); /* the end of its slot would order it too */
+    }
+    else {
+        ns_garbage garbage = {.count = 0};
+        ns_segment *const old = ns_table_lock(&table, 0);
+        reach(1);
+        while (ns_load(&old->sleepers, NS_RELAXED) == 0) {
+            sched_yield();
+        }
+        ns_segment *s = ns_rebuild_resize(&table, old, 2 * slots_of(old), &garbage);
+        CHECK(s != NULL);
+        ns_lock_release(&s->lock);
+        poll_until_safe();
+        reach(2);
+        while (has_sleepers(old)) {
+            sched_yield();
+        }
+        ns_structure_lock(&table);
+        ns_retired_reap(&table, &garbage);
+        ns_structure_unlock(&table);
+        CHECK(garbage.segments == old);
+        ns_garbage_release(&garbage, drop_key);
+        reach(3);
+    }
+}
+
+static void
+check_segment_is_freed_after_its_sleeper_left(void)
+{
+    put_key(0, 0, true);
+    reach(0);
+    run_threads(2, sleep_or_free);
+    CHECK(get(0) == 0 && get(1) == 1);
     destroy();
 }
 
@@ -2163,7 +2525,10 @@ check_chosen_keys_spread_like_random_ones(void)
     ns_hash_seed = before;
 }
 
-/* A thread that finds a key sees what was done before the key was put, whatever `hold` does. */
+/* ---- What one thread wrote before a change another one sees after it. Both have their slots and
+ * their values before the write, and keep their slots until the end: so nothing but the change
+ * orders the write. ---- */
+
 static long earlier_write;
 
 static bool
@@ -2179,42 +2544,176 @@ drop_without_reference(uintptr_t word)
     (void)word;
 }
 
-static void
-publish_or_find(int i)
+/* Returns the value of key 1, without a reference; 0 if it is absent. */
+static uintptr_t
+find_one(void)
 {
-    uint64_t id = 1;
+    const uint64_t id = 1;
     uintptr_t word = 0;
+    ns_table_get(&table,
+                 hash_of(id),
+                 match_key,
+                 &id,
+                 NULL,
+                 hold_without_reference,
+                 drop_without_reference,
+                 &word);
+    return word;
+}
+
+/* Writes, and then replaces the value of key 1 without the lock. Returns the old value. */
+static uintptr_t
+write_and_replace(uintptr_t v)
+{
+    const uint64_t id = 1;
+    ns_segment *locked;
+    earlier_write = 7;
+    return ns_table_replace(&table, hash_of(id), match_key, &id, 0, v, &locked);
+}
+
+static void
+put_or_find(int i)
+{
+    ns_slot();
     if (i == 0) {
+        wait_until(1);
         earlier_write = 7;
-        put_key(id, 2, false);
+        put_key(1, 2, false);
+        wait_until(2);
     }
     else {
-        do {
-            ns_table_get(&table,
-                         hash_of(id),
-                         match_key,
-                         &id,
-                         NULL,
-                         hold_without_reference,
-                         drop_without_reference,
-                         &word);
-        } while (word == 0 || word == seen);
+        reach(1);
+        for (uintptr_t word = 0; word == 0 || word == seen;) {
+            word = find_one();
+        }
         CHECK(earlier_write == 7);
-        earlier_write = 0;
+        reach(2);
     }
 }
 
 static void
-check_found_key_publishes(void)
+replace_or_find(int i)
 {
-    for (int replaces = 0; replaces < 2; replaces++) {
-        seen = 0;
-        if (replaces) {
-            put_key(1, 1, false);
-            seen = table.directory->segments[0]->entries[0].value;
+    ns_slot();
+    if (i == 0) {
+        const uintptr_t v = (uintptr_t)new_value(1, 2);
+        wait_until(1);
+        const uintptr_t old = write_and_replace(v);
+        wait_until(2);
+        drop_value(old);
+    }
+    else {
+        reach(1);
+        while (find_one() == seen) {
         }
-        CHECK(!replaces || is_value(seen));
-        run_threads(2, publish_or_find);
+        CHECK(earlier_write == 7);
+        reach(2);
+    }
+}
+
+static enum ns_match
+match_late(uintptr_t stored, const void *wanted)
+{
+    reach(2);
+    wait_until(3);
+    return match_key(stored, wanted);
+}
+
+/* Another thread replaces the value after this one has found it. This one replaces the other one's
+ * value then, which it has not loaded before. */
+static void
+replace_late(int i)
+{
+    const uint64_t id = 1;
+    ns_slot();
+    const uintptr_t v = (uintptr_t)new_value(id, (uint64_t)i);
+    uintptr_t old;
+    if (i == 0) {
+        reach(1);
+        wait_until(2);
+        old = write_and_replace(v);
+        reach(3);
+        wait_until(4);
+    }
+    else {
+        ns_segment *locked;
+        wait_until(1);
+        old = ns_table_replace(&table, hash_of(id), match_late, &id, 0, v, &locked);
+        CHECK(ns_load(&((value *)old)->version, NS_RELAXED) == 0 && earlier_write == 7);
+        reach(4);
+    }
+    drop_value(old);
+}
+
+/* A thread that rebuilds the segment passes on what came with the values. */
+static void
+replace_or_rebuild(int i)
+{
+    ns_slot();
+    if (i == 0) {
+        const uintptr_t v = (uintptr_t)new_value(1, 2);
+        reach(1);
+        wait_until(2);
+        const uintptr_t old = write_and_replace(v);
+        reach(3);
+        wait_until(4);
+        drop_value(old);
+    }
+    else {
+        wait_until(1);
+        reach(2);
+        wait_until(3);
+        rebuild_segment(hash_of(1), 1);
+        CHECK(find_one() != seen && earlier_write == 7);
+        reach(4);
+    }
+}
+
+/* A writer locks a segment of a directory that another thread has just made. */
+static void
+create_or_lock(int i)
+{
+    ns_slot();
+    if (i == 0) {
+        wait_until(1);
+        put_key(1, 1, true);
+        reach(2);
+        wait_until(3);
+    }
+    else {
+        reach(1);
+        wait_until(2);
+        ns_segment *s = ns_table_lock(&table, hash_of(1));
+        CHECK(ns_load(&s->live, NS_RELAXED) == 1);
+        ns_lock_release(&s->lock);
+        reach(3);
+    }
+}
+
+static void
+check_change_publishes_earlier_writes(void)
+{
+    static const struct {
+        void (*body)(int);
+        bool replaces;
+    } cases[] = {
+        {put_or_find, false},
+        {put_or_find, true},
+        {replace_or_find, true},
+        {replace_late, true},
+        {replace_or_rebuild, true},
+        {create_or_lock, false},
+    };
+    for (unsigned i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        seen = 0;
+        if (cases[i].replaces) {
+            put_key(1, 1, false);
+            seen = find_one();
+        }
+        CHECK(cases[i].replaces == is_value(seen));
+        earlier_write = 0;
+        reach(0);
+        run_threads(2, cases[i].body);
         destroy();
     }
 }
@@ -2313,23 +2812,29 @@ main(void)
     }
 #if !defined(NS_SHAKE) && !defined(__SANITIZE_THREAD__) /* which show nothing here */
     check_changes_step_by_step();
+    check_fork_leaves_each_change_whole();
 #endif
     check_retired_segments_are_freed();
+    run_threads(1, segment_retired_early_is_freed_first);
     check_reused_value_memory_is_noticed();
     check_key_inserted_before_lock_is_found();
     check_held_value_is_not_replaced();
     check_split_without_memory_changes_nothing();
     check_merge_with_rebuilt_buddy();
+    check_merge_unlocks_buddy();
     check_moving_item_is_found();
     check_pick_searches_no_group_twice();
 #ifndef NS_SHAKE
     check_chosen_keys_spread_like_random_ones();
 #endif
     for (int fences = 0; fences < 2; fences++) {
-        check_found_key_publishes();
+        check_change_publishes_earlier_writes();
+        hash_of = fences == 0 ? far_apart : ns_hash_mix;
         check_random_operations_of_many_threads();
         check_no_increment_is_lost();
+        hash_of = ns_hash_mix;
         check_slept_for_segment_stays();
+        check_segment_is_freed_after_its_sleeper_left();
         check_growth_beside_readers();
         put_key(0, 0, true);
         run_threads(2, pass_item);

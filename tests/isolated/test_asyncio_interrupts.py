@@ -10,11 +10,13 @@ import contextlib
 import gc
 import queue
 import signal
+import sys
 import threading
 import time
 from functools import partial
 
 import pytest
+from every_step import EveryStep
 from loops import LoopThread
 from marks import starts_processes
 from processes import in_own_process
@@ -442,6 +444,89 @@ def test_interrupted_thread_resumes_the_tasks_that_it_serves(capacity, at_most):
         assert sorted(received) == sent
     else:  # in the instant of the interrupt it may have been accepted
         assert set(sent) <= set(received)
+
+
+# Interrupts at each step
+
+
+# Seen on 3.11, once: after an interrupt in a weak reference's callback, ``events.Handle(...)`` of
+# asyncio called the method `cancel` instead of `__init__`.
+at_each_step = pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="3.11 itself goes wrong when each instruction is traced"
+)
+
+
+class Served:
+    """A task that waits, and is served by another task of its loop, which then stops the loop.
+
+    It is referred to until the end: nothing is given back because the task is freed.
+    """
+
+    def __init__(self, wait, serve):
+        self.loop = asyncio.new_event_loop()
+        self.got = None
+        self.ended = False
+        self.serving = self.loop.create_task(self.stop_after(wait, serve))
+        self.serving._log_destroy_pending = False
+        self.loop.run_forever()
+
+    async def stop_after(self, wait, serve):
+        self.waiting = self.loop.create_task(self.wait_for(wait))
+        self.waiting._log_destroy_pending = False
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        serve()
+        self.loop.stop()
+
+    async def wait_for(self, wait):
+        self.got = await wait
+        self.ended = True
+
+    def go_on(self):
+        """Run the loop until the task has what it waits for."""
+        self.loop.call_soon(self.loop.stop)
+        self.loop.run_forever()
+
+    def close(self):
+        asyncio._set_running_loop(None)
+        self.loop._thread_id = None
+        with contextlib.suppress(Exception):
+            self.loop.close()
+        self.loop._closed = True  # one that was interrupted before may fail
+        self.loop._ready.clear()
+
+
+@at_each_step
+@pytest.mark.parametrize("step", ["go_on", "close"])
+@pytest.mark.parametrize("name", ["Mutex", "write", "hold"])
+@in_own_process
+def test_lock_given_to_a_task_is_given_back_whatever_step_is_interrupted(name, step):
+    make, acquire, release = TAKE[name]
+    steps = EveryStep()
+    for _ in steps.rounds():
+        lock = make()
+        assert lock.acquire(False)
+        served = Served(acquire(lock), partial(release, lock))
+        steps.call(served.loop.close if step == "close" else served.go_on)
+        served.close()
+        if served.ended:
+            release(lock)
+        assert lock.acquire(False), steps.raised[-1:]
+
+
+@at_each_step
+@pytest.mark.parametrize("step", ["go_on", "close"])
+@pytest.mark.parametrize("way", RECEIVE)
+@in_own_process
+def test_item_given_to_a_task_is_given_back_whatever_step_is_interrupted(way, step):
+    steps = EveryStep()
+    for _ in steps.rounds():
+        c, d = Channel(1), Channel(1)
+        served = Served(RECEIVE[way](c, d), partial(c.try_send, "item"))
+        steps.call(served.loop.close if step == "close" else served.go_on)
+        served.close()
+        left = left_in(c, d)
+        assert left == ([] if served.ended else ["item"]), steps.raised[-1:]
 
 
 # Selects in groups that are cancelled.
