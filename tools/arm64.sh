@@ -142,8 +142,8 @@ unpack_arm64_libraries() {
 
 # ---- The legs ----
 
-# Folders of tests that take long under emulation, since they run many rounds.
-ARM64_LONG=(histories)
+# Tests that take long under emulation: they run many rounds, or measure how a cost grows with the number of things.
+ARM64_LONG=(histories hostile/test_draining.py)
 
 # arm64_legs FULL: sets `legs` for `./dev test --arch arm64`, and REMARK, which is printed below the summary.
 # shellcheck disable=SC2034 # both are used by `tests` and run_legs
