@@ -14,19 +14,19 @@ In the child of a fork there are no recorders, and no profile runs.
 """
 
 import os
-import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from heapq import heapify, heappush, heappushpop
 from itertools import chain
 from pathlib import Path
 from time import monotonic, thread_time
 from traceback import FrameSummary, StackSummary
-from types import CodeType, ModuleType, TracebackType
+from types import CodeType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 from weakref import ref
 
-from .labels import name_of
+from .contention_text import printable, table
+from .labels import global_names, name_of
 from .originals import LockType, allocate_lock
 from .recording import WITHOUT_OBJECT, Recorded, Token, forget, switch, take, threads
 from .sleep import closed_gate, sleep_at
@@ -506,53 +506,12 @@ def _token(sleep: Sleeper) -> Token:
     )
 
 
-# ---- Names ----
-
-_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that was made at run time
-
-
-def _global_names(objects: Iterable[object]) -> dict[int, str]:
-    """The global variables that have these objects, by `id`; or what is in them."""
-    wanted = {id(each) for each in objects}
-    names: dict[int, str] = {}
-    for name, module in list(sys.modules.items()):
-        if type(module) is ModuleType:
-            prefix = "" if name == "__main__" else f"{name}."
-            for variable, value in list(vars(module).items()):
-                if isinstance(variable, str):
-                    for inside, each in _members(value):
-                        if id(each) in wanted:
-                            names.setdefault(id(each), f"{prefix}{variable}{inside}")
-    return names
-
-
-def _members(value: Any) -> Iterator[tuple[str, object]]:
-    """The value, and what is in it, each with its way. No code of the program runs."""
-    yield "", value
-    kind = type(value)
-    if kind in (list, tuple):
-        for index, each in enumerate(list(value)):
-            yield f"[{index}]", each
-    elif kind is dict:
-        for key, each in value.copy().items():
-            if type(key) in (str, int):
-                yield f"[{key!r}]", each
-    elif kind.__module__ == "nogil_sync":
-        if kind.__name__ == "RWMutex":
-            yield ".read", value.read
-            yield ".write", value.write
-    elif kind.__flags__ & _HEAP_TYPE:
-        try:
-            attributes = object.__getattribute__(value, "__dict__")
-        except AttributeError:
-            return
-        if type(attributes) is dict:
-            for name, each in attributes.copy().items():
-                if type(name) is str:
-                    yield f".{name}", each
-
-
 # ---- The profile ----
+
+
+def _write(path: "str | PathLike[str]", text: str) -> None:
+    with Path(path).open("w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
 
 
 class ContentionProfile:
@@ -633,7 +592,7 @@ class ContentionProfile:
         over = bool(recorder.ended)
         subjects = list(recorder.subjects.copy().values())
         living = {id(each): each.obj() for each in subjects if each.obj is not None}
-        names = _global_names(each for each in living.values() if each is not None)
+        names = global_names(each for each in living.values() if each is not None)
         found = [
             _snapshot(each, names.get(id(living.get(id(each))))) for each in subjects if each.sites
         ]
@@ -646,7 +605,7 @@ class ContentionProfile:
 
     def table(self, limit: int = 20) -> str:
         """The profile as text: at most so many objects of either kind, with sites and holders."""
-        return "\n".join(_table(self, limit)) + "\n"
+        return "\n".join(table(self, limit)) + "\n"
 
     def folded(self) -> str:
         """The stacks in which threads waited, for flame graphs.
@@ -760,79 +719,3 @@ def _snapshot(subject: Subject, variable: str | None) -> Snapshot:
         subject.buckets.copy(),
         subject.samples.copy(),
     )
-
-
-# ---- Text ----
-
-
-def printable(text: str) -> str:
-    """A text that names something, without line breaks and control characters."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
-
-
-def duration(seconds: float) -> str:
-    """A duration with three digits and a unit."""
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if seconds >= scale * 0.9995 or unit == "µs":
-            value = seconds / scale
-            return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f} {unit}"
-    raise AssertionError
-
-
-def place(stack: StackSummary) -> str:
-    """The innermost call of a stack, in a line."""
-    if not stack:
-        return "somewhere"
-    last = stack[-1]
-    return printable(f"{last.filename}:{last.lineno} in {last.name}")
-
-
-def held_at(what: ContendedObject) -> list[tuple[str, str, float]]:
-    """Who held it at each place, the place, and the part of the waiting time that fell to it."""
-    places: dict[str, list[ContentionHolder]] = {}
-    for holder in what.holders:
-        places.setdefault(place(holder.stack), []).append(holder)
-    found = []
-    for where, holders in places.items():
-        names = list(dict.fromkeys(holder.thread for holder in holders))
-        who = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-        found.append((who, where, sum(holder.seconds for holder in holders)))
-    found.sort(key=lambda each: -each[2])
-    return found
-
-
-def _table(profile: ContentionProfile, limit: int) -> Iterator[str]:
-    objects = profile.objects
-    waited = sum(each.seconds for each in objects if each.contended)
-    yield (
-        f"Contention profile of {duration(profile.seconds)}: "
-        f"threads waited {duration(waited)} for each other"
-    )
-    for contended, title in ((True, "Held by other threads"), (False, "Waited for")):
-        part = [each for each in objects if each.contended is contended]
-        if part:
-            yield ""
-            yield f"{'waited':>9} {'waits':>8} {'longest':>9} {'retries':>9}  {title}"
-        for each in part[:limit]:
-            kind = "" if each.name.startswith(each.type) else f" ({printable(each.type)})"
-            yield _row(each, f"{printable(each.name)}{kind}")
-            for site in each.sites[:4]:
-                yield _row(site, f"  {printable(site.operation)} at {place(site.stack)}")
-            for who, where, seconds in held_at(each)[:2]:
-                percent = f"{100 * seconds / each.seconds:.0f} %" if each.seconds else ""
-                yield f"{'':>40}held by {printable(who)}, {percent}, at {where}"
-        if len(part) > limit:
-            yield f"{'':>38}and {len(part) - limit} more"
-
-
-def _row(what: ContendedObject | ContentionSite, text: str) -> str:
-    if what.waits:
-        numbers = f"{duration(what.seconds):>9} {what.waits:>8} {duration(what.longest):>9}"
-    else:
-        numbers = f"{'':>28}"
-    return f"{numbers} {what.retries or '':>9}  {text}"
-
-
-def _write(path: "str | PathLike[str]", text: str) -> None:
-    with Path(path).open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)

@@ -13,7 +13,8 @@ from math import ceil, floor, log10
 from traceback import StackSummary
 from typing import TYPE_CHECKING
 
-from .contention import Calls, Interval, Snapshot, duration, held_at, place, printable
+from .contention import Calls, Interval, Snapshot
+from .contention_text import duration, held_at, place, printable
 
 if TYPE_CHECKING:
     from .contention import ContendedObject, ContentionHolder, ContentionProfile, ContentionSite

@@ -86,7 +86,7 @@ def subject(frame: FrameType | None) -> tuple[object, str]:
             name = frame.f_code.co_name
         frame = frame.f_back
     if obj is None:
-        return None, "once" if inner.endswith("once.py") else outermost
+        return None, "once" if inner.endswith("runs.py") else outermost
     cls = public_class(obj)
     if cls == "SemaphoreHold":
         obj, cls = getattr(obj, "_whole", obj), "Semaphore"

@@ -55,9 +55,10 @@ stores each prefix of them must be harmless.
 """
 
 import _thread
-import os
 import sys
 from typing import TYPE_CHECKING
+
+from .forked import in_child
 
 if TYPE_CHECKING:
 
@@ -116,5 +117,4 @@ def _free_all() -> None:
         guard._at_fork_reinit()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_free_all)
+in_child(_free_all)

@@ -1,7 +1,7 @@
 """How a task waits without blocking its event loop, for both backends.
 
 A task that has to wait makes a `Call`, which it gives as the callback to whatever will serve it:
-the backend's ``AsyncWaiter``, which stands in the same line as waiting threads, or a run of `once`.
+the backend's ``AsyncWaiter``, which stands in the same line as waiting threads, or a run of `runs`.
 Then it awaits the call, which is a future as asyncio defines them. The thread that serves it, in
 whatever loop or in none, puts the call into the *inbox* of its loop and has the loop empty that.
 

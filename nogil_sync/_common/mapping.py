@@ -20,13 +20,13 @@ key: ``[]``, ``in``, ``len``, iteration over keys, `get`, `setdefault`, `pop`, `
     returns.
 
 **Flights.** A miss of `load_or_compute` is a *flight*: an object in the map ``_flights()``
-under the same key. It runs once: `once.exclusively` picks the call that runs, and the others wait,
+under the same key. It runs once: `runs.exclusively` picks the call that runs, and the others wait,
 by the flight's id, so no user code takes part. (A task runs and waits by `exclusively_async`;
 threads and tasks wait for each other's flights.) When the run is over, the flight is over: with a
 value, with a failure, or with nothing if it was interrupted or found the key in the map. After
 nothing, the waiting calls start again. (With the native backend, a call that meets no other flight
 makes one of the extension, ``flight.h``. That runs in the call that made it, and others wait for it
-by `once.await_run`.)
+by `runs.await_run`.)
 
 A flight that is over can stay in the map: its removal runs the users' equality, which can raise. It
 has no meaning any more, and the next call for its key that misses replaces it, or a deletion of the
@@ -75,16 +75,10 @@ from typing import (
     overload,
 )
 
+from .failures import Failure
 from .object import subscripted
-from .once import (
-    ABSENT,
-    AT_ONCE,
-    Failure,
-    await_run,
-    await_run_async,
-    exclusively,
-    exclusively_async,
-)
+from .once import ABSENT
+from .runs import AT_ONCE, await_run, await_run_async, exclusively, exclusively_async
 from .timeouts import wait_timeout
 
 __all__ = ["SyncMapItems", "SyncMapKeys", "SyncMapValues"]

@@ -34,7 +34,7 @@ typedef struct ns_state {
         *syncmap_compute; /* of _common/mapping.py: the base class and a function */
     PyObject *flight_type, *allocate_lock;   /* for flight_type.c; a function of _thread */
     PyObject *release_name;                  /* "release" */
-    PyObject *open_gates, *failure;          /* of _common/once.py: a function and a class */
+    PyObject *open_gates, *failure;          /* of _common/runs.py and _common/failures.py */
     PyObject *cache_type, *cached_function;
     PyObject *cache_load, *cache_stats, *cached_calls; /* of _common/cache.py */
     struct ns_recording *recording; /* see contention.h */

@@ -155,12 +155,12 @@ int ns_add_kept_type(PyObject *module, PyType_Spec *spec, PyObject **kept);
 /* Adds public functions: they appear to belong to nogil_sync. 0 or -1. */
 int ns_add_functions(PyObject *module, PyMethodDef *functions);
 
-/* Shorthand for vectorcall methods with named parameters. */
 /* A method without parameters. From 3.14 on the interpreter calls METH_NOARGS with a third fewer
  * instructions than NS_METHOD. It would refuse arguments in words of its own: ns_new_type has it
  * use ours for all calls but those of a bound method that was fetched before. */
 #define NS_NO_ARGUMENTS(name, function, doc) {name, function, METH_NOARGS, doc}
 
+/* A vectorcall method with named parameters. */
 #define NS_METHOD(name, function, doc) \
     {name, _PyCFunction_CAST(function), METH_FASTCALL | METH_KEYWORDS, doc}
 

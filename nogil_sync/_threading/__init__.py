@@ -14,6 +14,7 @@ from .async_waiter import *
 from .atomics import *
 from .barrier import *
 from .cache import *
+from .cached import *
 from .channel import *
 from .cond import *
 from .counters import *

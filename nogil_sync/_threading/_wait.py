@@ -35,7 +35,6 @@ thread that cancels the scope opens the gate; the waiting thread then looks why,
 leaves as after a time-out.  If it was served before it left, the call has succeeded.
 """
 
-import os
 import sys
 from collections.abc import Callable
 from time import monotonic
@@ -44,6 +43,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from .._common.awaited import warn_blocking
 from .._common.cancelled import MESSAGE, Cancelled
 from .._common.exit import check_exit
+from .._common.forked import in_child
 from .._common.guard import NO_RECEIPT, Guard, Receipt, guard_of
 from .._common.object import lacks
 from .._common.originals import get_ident, local
@@ -571,8 +571,7 @@ def _forget_waiters() -> None:
         each.withdraw()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_waiters)
+in_child(_forget_waiters)
 
 
 class Place:

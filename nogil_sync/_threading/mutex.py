@@ -31,12 +31,12 @@ then idle until the handler returns.  The handler itself may use the lock, in pl
 had the signal come just after the acquire.
 """
 
-import os
 from math import inf
 from time import monotonic
 from typing import Any
 
 from .._common.awaited import AwaitedLock, warn_blocking
+from .._common.forked import finish_fork, in_child
 from .._common.guard import NO_RECEIPT, Guard, Receipt, guard_of
 from .._common.object import SyncObject, lacks
 from .._common.originals import get_ident, local
@@ -276,6 +276,7 @@ class Mutex(SyncObject, AwaitedLock):
 
     def _at_fork_reinit(self) -> None:
         """Make the lock free and forget its waiters: for the child of a fork."""
+        finish_fork()
         self.__holder = 0
         self.__forget()
 
@@ -546,8 +547,7 @@ def _forget_waiters() -> None:
         waiter.mutex._Mutex__forget()  # type: ignore[attr-defined]
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_waiters)
+in_child(_forget_waiters)
 
 
 def _places() -> list[_MutexPlace]:

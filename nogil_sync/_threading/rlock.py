@@ -2,6 +2,7 @@
 
 from typing import SupportsIndex, TypeAlias
 
+from .._common.forked import finish_fork
 from .._common.guard import NO_RECEIPT, Receipt
 from .._common.object import SyncObject
 from .._common.originals import get_ident
@@ -174,6 +175,7 @@ class RLock(SyncObject):
 
     def _at_fork_reinit(self) -> None:
         """Make the lock free: for the child of a fork, where nobody waits."""
+        finish_fork()
         self.__line.change(self.__line.reset)
 
     def _release(self, receipt: Receipt) -> int:

@@ -3,6 +3,7 @@
 from typing import TypeAlias, TypeVar, final
 
 from .._common.awaited import AwaitedLock
+from .._common.forked import finish_fork
 from .._common.guard import Receipt
 from .._common.object import Part, SyncObject, adopt
 from .._common.originals import get_ident
@@ -129,6 +130,7 @@ class _View(Part, AwaitedLock):
 
     def _at_fork_reinit(self) -> None:
         """Make the whole lock free and forget its waiters: for the child of a fork."""
+        finish_fork()
         self._line.change(self._line.reset)
 
     def _release(self, receipt: Receipt) -> None:
@@ -314,4 +316,5 @@ class RWMutex(SyncObject):
 
     def _at_fork_reinit(self) -> None:
         """Make the lock free and forget its waiters: for the child of a fork."""
+        finish_fork()
         self.__line.change(self.__line.reset)

@@ -3,6 +3,7 @@
 from typing import SupportsIndex, final
 
 from .._common.awaited import AwaitedSemaphore
+from .._common.forked import finish_fork
 from .._common.object import Part, SyncObject, before_init, uninitialized, until_init
 from ._arguments import exact_int, wait_timeout
 from ._wait import Change, Line, Waiters
@@ -248,5 +249,6 @@ class Semaphore(SyncObject, AwaitedSemaphore):
 
     def _at_fork_reinit(self) -> None:
         """Make as many units free as there were at the start: for the child of a fork."""
+        finish_fork()
         line = self.__line
         line.change(lambda _, waiters: line.admit(line.start, waiters))

@@ -1,4 +1,4 @@
-/* Tests core/cache.h: it behaves as a dictionary that forgets, is never above its limit, and never
+/* Tests core/cache/cache.h: it behaves as a dictionary that forgets, is never above its limit, and never
  * returns what has expired, with any number of threads, across forks.
  */
 #include "harness.h"
@@ -15,7 +15,11 @@ malloc_if_any(size_t size)
 }
 
 #define malloc malloc_if_any
-#include "cache.c" /* the tests look at its queues */
+/* The tests look at a cache's queues. */
+#include "cache/cache.c"
+#include "cache/ghosts.c"
+#include "cache/tallies.c"
+#include "cache/wheel.c"
 #undef malloc
 
 #define THREADS 4

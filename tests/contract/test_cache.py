@@ -12,7 +12,7 @@ from marks import starts_threads
 from support import NATIVE, TIMEOUT, eventually, many, run_threads
 
 from nogil_sync import Cache, CacheStats, Event
-from nogil_sync._common import once as _once
+from nogil_sync._common import runs as _runs
 
 
 class Clock:
@@ -893,7 +893,7 @@ def test_load_that_joined_a_landed_one_after_a_pop_loads_anew():
     c["other"] = "other"
     assert c.pop(Key("k", load)) == "loaded"
     call("new")
-    assert eventually(lambda: calls[1][0].ident in _once._waits)
+    assert eventually(lambda: calls[1][0].ident in _runs._waits)
     go_on.set()
     for thread, _ in calls:
         thread.join(TIMEOUT)

@@ -188,8 +188,8 @@ def test_property_deleted_by_other_threads_runs_again():
 
 
 def test_finished_runs_leave_nothing_in_the_tables():
-    from nogil_sync._common import once as _once
+    from nogil_sync._common import runs as _runs
 
-    assert threading.get_ident() not in _once._waits
-    mine = [run for run in list(_once._running.values()) if run.thread == threading.get_ident()]
+    assert threading.get_ident() not in _runs._waits
+    mine = [run for run in list(_runs._running.values()) if run.thread == threading.get_ident()]
     assert not mine

@@ -18,7 +18,7 @@ from support import TIMEOUT, eventually, run_threads, same_error, settle
 
 from nogil_sync import Once, SyncMap, once, once_property
 from nogil_sync._common import mapping as _syncmap
-from nogil_sync._common import once as _once
+from nogil_sync._common import runs as _runs
 
 
 class Held:
@@ -81,7 +81,7 @@ def flying(m, held, key="k"):
 def joined(m, count=1, key="k", fn=raises(AssertionError("ran"))):
     """Calls that wait for the one that has begun."""
     calls = [Call(m.load_or_compute, key, fn) for _ in range(count)]
-    assert eventually(lambda: all(call.ident in _once._waits for call in calls))
+    assert eventually(lambda: all(call.ident in _runs._waits for call in calls))
     return calls
 
 

@@ -210,14 +210,14 @@ def test_running_thread_raises_the_original_error():
 
 @pytest.mark.skipif(SHARED_ERRORS, reason="every thread gets the object itself")
 def test_error_that_cannot_be_copied_is_described():
-    from nogil_sync._common import once as _once
+    from nogil_sync._common import failures
 
     error = ExceptionGroup("x", [ValueError()])
     error.args = ("no group has such arguments",)
-    twin = _once._twin(error)
+    twin = failures._twin(error)
     assert type(twin) is RuntimeError
     assert twin.__cause__ is error
-    again = _once._twin(twin)
+    again = failures._twin(twin)
     assert type(again) is RuntimeError
     assert again.__cause__ is error
 

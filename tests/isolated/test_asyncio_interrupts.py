@@ -10,6 +10,7 @@ import contextlib
 import gc
 import queue
 import signal
+import sys
 import threading
 import time
 from functools import partial
@@ -448,6 +449,13 @@ def test_interrupted_thread_resumes_the_tasks_that_it_serves(capacity, at_most):
 # Interrupts at each step
 
 
+# Seen on 3.11, once: after an interrupt in a weak reference's callback, ``events.Handle(...)`` of
+# asyncio called the method `cancel` instead of `__init__`.
+at_each_step = pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="3.11 itself goes wrong when each instruction is traced"
+)
+
+
 class Served:
     """A task that waits, and is served by another task of its loop, which then stops the loop.
 
@@ -488,6 +496,7 @@ class Served:
         self.loop._ready.clear()
 
 
+@at_each_step
 @pytest.mark.parametrize("step", ["go_on", "close"])
 @pytest.mark.parametrize("name", ["Mutex", "write", "hold"])
 @in_own_process
@@ -505,6 +514,7 @@ def test_lock_given_to_a_task_is_given_back_whatever_step_is_interrupted(name, s
         assert lock.acquire(False), steps.raised[-1:]
 
 
+@at_each_step
 @pytest.mark.parametrize("step", ["go_on", "close"])
 @pytest.mark.parametrize("way", RECEIVE)
 @in_own_process

@@ -397,7 +397,7 @@ def test_calls_that_joined_a_flight_wake_though_it_ends_without_memory(without_m
     import _nomemory
     from nomemory import PYTHON
     from nogil_sync import SyncMap
-    from nogil_sync._common import once
+    from nogil_sync._common import runs
 
     def end_without(n):
         m, started = SyncMap(), threading.Event()
@@ -405,7 +405,7 @@ def test_calls_that_joined_a_flight_wake_though_it_ends_without_memory(without_m
 
         def value():
             started.set()
-            while not once._waits:
+            while not runs._waits:
                 pass
             _nomemory.fail(PYTHON, n, n + 1)
             return 1

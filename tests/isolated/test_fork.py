@@ -448,6 +448,60 @@ def test_multiprocessing_by_fork():
     assert c.value() == 0
 
 
+@in_own_process
+def test_locks_are_free_for_hooks_that_are_older_than_the_package():
+    # Such as those of logging, which resets the locks of its handlers.
+    hooks = []
+    os.register_at_fork(after_in_child=lambda: [hook() for hook in hooks])
+    from support import settle
+
+    from nogil_sync import Cond, Mutex, RLock, RWMutex, Semaphore
+
+    rw = RWMutex()
+    pairs = [(lock, lock) for lock in (Mutex(), RLock(), RWMutex().write, Semaphore(), Cond())]
+    for held, wanted in [*pairs, (rw.write, rw.read)]:
+        held.acquire()
+        for _ in range(2):
+            waiter = threading.Thread(target=wanted.acquire, daemon=True)
+            waiter.start()
+            settle(waiter)
+        hooks.append(held._at_fork_reinit)
+
+    def child():
+        for held, _ in pairs:
+            assert held.acquire(blocking=False), held
+        assert rw.read.acquire(blocking=False)
+        rw.read.release()
+        assert rw.write.acquire(blocking=False)
+
+    in_child(child)
+    os._exit(0)
+
+
+@pytest.mark.skipif(NATIVE, reason="its own locks tell by themselves that the process has forked")
+@in_own_process
+def test_hooks_that_are_older_than_the_package_wait_for_no_section_of_another_thread():
+    hooks = []
+    os.register_at_fork(after_in_child=lambda: [hook() for hook in hooks])
+    from nogil_sync import RLock, RWMutex, Semaphore
+    from nogil_sync._common.guard import _guards
+
+    inside = threading.Event()
+
+    def stay_in_all_sections():
+        for guard in _guards:
+            guard.held = True
+        inside.set()
+        threading.Event().wait()
+
+    for lock in (RLock(), RWMutex(), Semaphore()):
+        hooks.append(lock._at_fork_reinit)
+    threading.Thread(target=stay_in_all_sections, daemon=True).start()
+    inside.wait()
+    in_child(lambda: None)
+    os._exit(0)
+
+
 def test_platform_is_not_windows():
     assert sys.platform != "win32"
 
@@ -459,8 +513,7 @@ def test_child_needs_no_lock_of_a_dict_that_other_threads_used():
     # `_common.sleep`. Here it has got it, by hand: the lock is a byte in each object's header.
     import ctypes
 
-    from nogil_sync._common import contention, deadlock, recording, sleep
-    from nogil_sync._common import once as runs
+    from nogil_sync._common import contention, deadlock, recording, runs, sleep
 
     begun, finish = Event(), Event()
 

@@ -17,10 +17,10 @@
  *     LINKED -> BUSY -> SERVED          the thread that serves, which then makes the call
  *     LINKED, SERVED -> BUSY -> ...     result() and cancel(), by any thread; no call follows
  *
- * Lifetime. A waiter in line owns a reference to itself: nobody else need keep the task that it
- * belongs to. The thread that serves it, or else the one that cancels it, drops that. The collector
- * is not told of it: so an object that nobody can reach is not freed while tasks stand in its line.
- * After a fork the child forgets its waiters: they are not called, and are not freed.
+ * Lifetime. A waiter in line owns a reference to itself, so nothing else need keep the task that it
+ * belongs to alive. The thread that serves it, or else the one that cancels it, drops that. The
+ * collector is not told of it: so an object that nobody can reach is not freed while tasks stand in
+ * its line. After a fork the child forgets its waiters: they are not called, and are not freed.
  *
  * The core's waiter is apart: a channel may borrow its memory (ns_waiter_lend).
  */
@@ -64,7 +64,7 @@ amount_of(AsyncWaiter *a)
     return a->waiter->place.amount;
 }
 
-/* Where a SELECT, which was served, was served. */
+/* The place at which a SELECT was served. */
 static const ns_place *
 chosen_place(AsyncWaiter *a)
 {
@@ -122,7 +122,7 @@ is_served(AsyncWaiter *a)
     return state == SERVED || (state <= BUSY && a->waiter != NULL && ns_is_granted(a->waiter));
 }
 
-/* After it was served: takes a selector out of the other lines. */
+/* For a waiter that was served: takes a selector out of its other lines. */
 static void
 leave_lines(AsyncWaiter *a)
 {
@@ -131,7 +131,7 @@ leave_lines(AsyncWaiter *a)
     }
 }
 
-/* Drops what a wait that is over does not need: it was given back, or never served. */
+/* Drops the items of a wait that is over: they were given back, or never served. */
 static void
 drop_items(AsyncWaiter *a)
 {
@@ -174,8 +174,8 @@ raise_again(void *error)
     return -1;
 }
 
-/* What a signal handler raised inside the callback must come out somewhere: in the main thread, as
- * soon as it runs Python code again. Any other error is a defect of the callback. */
+/* An exception that a signal handler raised inside the callback is raised again in the main thread,
+ * as soon as that runs Python code. Any other exception is a defect of the callback. */
 static void
 report(PyObject *error, PyObject *callback)
 {
@@ -187,8 +187,8 @@ report(PyObject *error, PyObject *callback)
     PyErr_WriteUnraisable(callback);
 }
 
-/* Calls it until it returns, for it may have been interrupted before it did anything; it does no
- * harm to call it again. */
+/* Calls it up to three times, until it returns: a signal handler may have raised before it did
+ * anything, and it does no harm to call it again. Reports the first exception. */
 static void
 call(PyObject *callback, PyObject *self)
 {
@@ -235,7 +235,7 @@ not_served(void)
     return NULL;
 }
 
-/* Of a SELECT: None if another thread was faster with a case in Python. */
+/* For SELECT: None if another thread took a case in Python first. */
 static PyObject *
 collect_selected(AsyncWaiter *a)
 {
@@ -298,8 +298,8 @@ result(PyObject *self, PyObject *Py_UNUSED(unused))
     return collect(a);
 }
 
-/* Gives up, for a waiter of a barrier. The barrier decides, with its lock held, so nobody need be
- * kept from serving it meanwhile. False: it was served, or all have arrived and it waits on. */
+/* Gives up, for a waiter of a barrier. The barrier decides, with its lock held, so other threads
+ * may serve the waiter meanwhile. False: it was served, or all have arrived and it waits on. */
 static PyObject *
 give_up(AsyncWaiter *a, bool timed_out)
 {
@@ -317,7 +317,8 @@ give_up(AsyncWaiter *a, bool timed_out)
     return PyBool_FromLong(is_out);
 }
 
-/* Leaves the line. If it was served it gives that back; when its time is over it keeps that. */
+/* Leaves the line. A waiter that was served gives back what it got, or keeps that if it timed
+ * out. */
 static PyObject *
 leave(PyObject *self, bool timed_out)
 {
@@ -355,8 +356,8 @@ cancel(PyObject *self, PyObject *Py_UNUSED(unused))
     return leave(self, false);
 }
 
-/* Leaves the line, unless it was served: that is kept. Nobody sees a lock taken by a call that then
- * times out. A barrier for which all have arrived is waited for. */
+/* Leaves the line, unless it was served. It keeps what it was served, so no other thread sees a
+ * lock taken by a call that then times out. If all have arrived at a barrier, it waits on. */
 static PyObject *
 time_out(PyObject *self, PyObject *Py_UNUSED(unused))
 {
@@ -468,7 +469,7 @@ prepare_channel(AsyncWaiter *a, ns_state *state, PyObject *argument, uint64_t *a
     return 0;
 }
 
-/* Of SELECT: times are the caller's. */
+/* For SELECT. The caller waits for the cases' times. */
 static int
 prepare_select(AsyncWaiter *a, ns_state *state)
 {
@@ -531,7 +532,8 @@ enter(AsyncWaiter *a)
         ns_cond_link(a->inside, w);
     }
     else if (a->steps->enter(a->inside, w)) {
-        if (seize(a) <= SERVED) { /* else somebody found it by the gc module, and was faster */
+        /* Another thread may have found it through the gc module, and have changed its state. */
+        if (seize(a) <= SERVED) {
             leave_lines(a);
             set_state(a, SERVED);
         }
@@ -615,8 +617,8 @@ traverse(PyObject *self, visitproc visit, void *arg)
     return 0;
 }
 
-/* One in line is not garbage. So this is about one that was served, or is over: it needs its object
- * to give back what it was served, but not its callback. */
+/* A waiter in line is never garbage. So this one was served, or its wait is over. It still needs
+ * its object, to give back what it was served, but not its callback. */
 static int
 clear(PyObject *self)
 {

@@ -122,7 +122,8 @@ wait_(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
         return NULL;
     }
     ns_used(self);
-    /* What a latecomer waits for the action before it does not count. */
+    /* A thread that arrives while the last round's action runs waits for that first: that time does
+     * not count. */
     const int64_t span = deadline - ns_now();
     bool timed_out;
     do {
@@ -281,14 +282,11 @@ traverse(PyObject *self, visitproc visit, void *arg)
     return 0;
 }
 
-/* A thread that is inside all the same, and leads, calls None. */
+/* A thread that still leads a round of this garbage calls None: a TypeError. */
 static int
 clear(PyObject *self)
 {
-    Barrier *o = (Barrier *)self;
-    if (ns_load(&o->action, NS_RELAXED) != NULL) {
-        Py_DECREF(ns_swap(&o->action, Py_None, NS_SEQ_CST));
-    }
+    ns_clear_function(&((Barrier *)self)->action);
     return 0;
 }
 

@@ -5,7 +5,8 @@
  *   cache_protocol.c       the mapping protocol and the methods
  *   cache_type.c           construction, collection, the type
  *
- * Keys are hashed and compared by syncmap_keys.h, and mapping.h has what Cache and SyncMap do alike.
+ * Keys are hashed and compared by syncmap_keys.h, and mapping.h has what Cache and SyncMap do
+ * alike.
  */
 #ifndef NS_CACHE_TYPE_H
 #define NS_CACHE_TYPE_H
@@ -14,7 +15,7 @@
 #include "interpreter/watch.h"
 #include "types/flight.h"
 
-#include "core/cache.h"
+#include "core/cache/cache.h"
 
 typedef struct Cache {
     NS_OBJECT_HEAD
@@ -35,8 +36,8 @@ PyObject *ns_cache_iter(PyObject *self);
 PyObject *ns_cache_repr(PyObject *self);
 extern PyMethodDef ns_cache_methods[];
 
-/* Converts a time to live, in seconds, to nanoseconds; NULL and None become 0. Returns 0, or -1 with
- * an exception. Runs code of users. */
+/* Converts a time to live, in seconds, to nanoseconds; NULL and None become 0. Returns 0, or -1
+ * with an exception. Runs code of users. */
 int ns_cache_parse_ttl(PyObject *ttl, int64_t *result);
 
 /* Computes the value of a missing key: ns_fly of flight.h. */

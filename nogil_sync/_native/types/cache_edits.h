@@ -1,4 +1,4 @@
-/* cache_edits.h: lookups and edits of a Cache, each atomic for its key, over core/cache.h.
+/* cache_edits.h: lookups and edits of a Cache, each atomic for its key, over core/cache/cache.h.
  *
  * `ns_cache_lookup` makes a hit without a lock, in line. What it cannot decide so, and every edit,
  * goes to the core under the cache's lock. Users' code (hashes, equality, `weigher`, `clock`,

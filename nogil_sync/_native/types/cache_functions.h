@@ -7,8 +7,8 @@
  * (ns_load_function), and does without the function if it finds None.
  *
  * Recursion. A function may call the cache again without Python code in between, and an operation
- * that evicts has a large frame (cache_edits.c, `attempt`). So `weigher` and `clock` are called from
- * small frames, and a call of `on_evict` counts as several levels of recursion.
+ * that evicts has a large frame (cache_edits.c, `attempt`). So `weigher` and `clock` are called
+ * from small frames, and a call of `on_evict` counts as several levels of recursion.
  */
 #ifndef NS_CACHE_FUNCTIONS_H
 #define NS_CACHE_FUNCTIONS_H

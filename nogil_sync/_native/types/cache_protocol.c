@@ -49,7 +49,7 @@ ns_cache_get_item(PyObject *self, PyObject *key)
         return NULL;
     }
     int found = ns_cache_lookup((Cache *)self, key, hash, true, &value);
-    return ns_value_or_key_error(found, key, value);
+    return ns_value_or_key_error(found, key, &value);
 }
 
 int
@@ -63,7 +63,7 @@ ns_cache_set_item(PyObject *self, PyObject *key, PyObject *value)
     }
     PyObject *old;
     int found = ns_cache_delete(o, key, &old);
-    return ns_deleted(found, key, old);
+    return ns_deleted(found, key, &old);
 }
 
 int
@@ -101,15 +101,16 @@ list_keys(Cache *o)
 {
     ns_cache_edit e = {.hold = ns_hold_locked};
     PyObject *list = ns_cache_time(o, 0, &e.now) < 0 ? NULL : PyList_New(0);
-    size_t room = 64;
+    size_t capacity = 64;
     uint64_t from = 0;
-    ns_hashed *page = list != NULL ? PyMem_RawMalloc(room * sizeof(*page)) : NULL;
+    ns_hashed *page = list != NULL ? PyMem_RawMalloc(capacity * sizeof(*page)) : NULL;
     do {
         size_t n = 0;
-        while (page != NULL && (n = ns_cache_page(&o->core, &e, &from, page, room)) > room) {
+        while (page != NULL &&
+               (n = ns_cache_page(&o->core, &e, &from, page, capacity)) > capacity) {
             PyMem_RawFree(page);
-            room = n + n / 4;
-            page = PyMem_RawMalloc(room * sizeof(*page));
+            capacity = n + n / 4;
+            page = PyMem_RawMalloc(capacity * sizeof(*page));
         }
         if (page == NULL) {
             if (list != NULL) {
@@ -174,7 +175,7 @@ get(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
         return NULL;
     }
     int found = ns_cache_lookup((Cache *)self, values[0], hash, true, &value);
-    return ns_value_or(found, value, values[1]);
+    return ns_value_or(found, &value, values[1]);
 }
 
 static PyObject *
@@ -203,7 +204,7 @@ pop(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
         return NULL;
     }
     int found = ns_cache_delete((Cache *)self, values[0], &value);
-    return ns_popped(found, values[0], value, values[1]);
+    return ns_popped(found, values[0], &value, values[1]);
 }
 
 static PyObject *

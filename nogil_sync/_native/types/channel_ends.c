@@ -96,8 +96,8 @@ static PyType_Spec sending_spec = {
 
 /* ---- ChannelSender ----
  *
- * The channel counts the senders that were taken and not left yet. The one whose leaving brings the
- * count to zero closes the channel. */
+ * The channel counts the senders that `sender()` returned and that were not left yet. The sender
+ * whose exit brings the count to zero closes the channel. */
 
 enum { TAKEN, ENTERED, LEFT };
 

@@ -5,7 +5,7 @@
 #include "interpreter/detach.h"
 #include "docs.h"
 
-#define MOST (PY_SSIZE_T_MAX / (int64_t)sizeof(ns_channel_slot))
+#define MAX_CAPACITY (PY_SSIZE_T_MAX / (int64_t)sizeof(ns_channel_slot))
 
 void
 ns_channel_type_raise_closed(PyObject *self)
@@ -259,7 +259,7 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_ValueError, "channel capacity must be >= 0");
         return -1;
     }
-    if (capacity > MOST) {
+    if (capacity > MAX_CAPACITY) {
         PyErr_SetString(PyExc_OverflowError, "channel capacity is too large");
         return -1;
     }

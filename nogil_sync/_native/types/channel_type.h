@@ -9,7 +9,7 @@
 
 typedef struct {
     NS_OBJECT_HEAD
-    _Atomic uint32_t producers; /* senders that were taken and not left: see channel_ends.c */
+    _Atomic uint32_t producers; /* ChannelSenders that are not left yet: see channel_ends.c */
     char apart_from_header[76];
     ns_channel channel;
 } ns_channel_object;

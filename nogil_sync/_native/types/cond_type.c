@@ -1,9 +1,6 @@
 /* Cond: a condition variable over any lock. Waiters wait in core/cond.h. This file does the steps
- * around the lock: line up, release it, wait, take it again, whatever happens.
- *
- * The lock may be any object, so all of its methods may run user code, raise, or call this file
- * again. Meanwhile nothing of ours is held. For a plain Mutex, which is what Cond makes for itself,
- * the same steps are done without calls.
+ * around the lock: line up, release it, wait, take it again, whatever happens. cond_lock.h has what
+ * these do with the lock itself.
  *
  * A thread can get hold of garbage (a finaliser may publish it) and be inside when the collector
  * clears it. So each call first takes a reference to the lock, and a wait takes back the very lock
@@ -12,13 +9,12 @@
  */
 #include "arguments.h"
 #include "core/cond.h"
-#include "core/waiting/park.h"
 #include "interpreter/detach.h"
 #include "interpreter/scope.h"
 #include "interpreter/sleeping.h"
 #include "docs.h"
+#include "types/cond_lock.h"
 #include "types/insides.h"
-#include "types/mutex_type.h"
 #include "object.h"
 #include "interpreter/sharing.h"
 #include "interpreter/tryref.h"
@@ -44,17 +40,11 @@ ns_inside_cond(PyObject *self)
     return cond_of(self);
 }
 
-/* The lock, during a call. */
-typedef struct {
-    PyObject *object; /* a reference, unless it is plain */
-    bool plain;
-} held_lock;
-
 /* Gets the lock for a call. Returns false with RuntimeError if __init__ has not run. A lock that is
  * not plain counts as a level of recursion: it may be a Cond over another one, and so on, and the
  * interpreter counts none for a method without parameters (object.c). */
 static inline bool
-hold(PyObject *self, held_lock *lock)
+hold(PyObject *self, ns_cond_lock *lock)
 {
     Cond *o = (Cond *)self;
     ns_used(self);
@@ -75,7 +65,7 @@ hold(PyObject *self, held_lock *lock)
 }
 
 static inline void
-let_go(held_lock *lock)
+let_go(ns_cond_lock *lock)
 {
     if (ns_unlikely(!lock->plain)) {
         Py_LeaveRecursiveCall();
@@ -83,175 +73,13 @@ let_go(held_lock *lock)
     }
 }
 
-/* ---- The lock. Each returns -1 with an exception. ---- */
-
-/* Calls a method without arguments if the object has it. Returns 1 if it has, 0 if not. */
-static int
-call_if_there(PyObject *object, const char *name, PyObject *argument, PyObject **result)
-{
-    PyObject *method;
-    int found = PyObject_GetOptionalAttrString(object, name, &method);
-    if (found <= 0) {
-        return found;
-    }
-    *result = argument ? PyObject_CallOneArg(method, argument) : PyObject_CallNoArgs(method);
-    Py_DECREF(method);
-    return *result == NULL ? -1 : 1;
-}
-
-/* The truth of a new reference, which this consumes. */
-static int
-truth_of(PyObject *result)
-{
-    int truth = result ? PyObject_IsTrue(result) : -1;
-    Py_XDECREF(result);
-    return truth;
-}
-
-/* Calls a method and ignores its result. */
-static int
-call(PyObject *object, const char *name)
-{
-    PyObject *result = PyObject_CallMethod(object, name, NULL);
-    Py_XDECREF(result);
-    return result == NULL ? -1 : 0;
-}
-
-static bool
-is_ours(ns_state *state, PyObject *lock)
-{
-    PyObject *types[] = {state->mutex_type, state->rwmutex_reader_type, state->rwmutex_writer_type};
-    for (size_t i = 0; i < Py_ARRAY_LENGTH(types); i++) {
-        if (types[i] != NULL && PyObject_TypeCheck(lock, (PyTypeObject *)types[i])) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* Whether the lock's acquire fails only when it is interrupted. False for subclasses. */
-static bool
-is_sound(ns_state *state, PyObject *lock)
-{
-    PyObject *type = (PyObject *)Py_TYPE(lock);
-    return type == state->mutex_type || type == state->rwmutex_reader_type ||
-           type == state->rwmutex_writer_type || type == state->lock_type ||
-           type == state->thread_rlock_type || type == state->rlock_type;
-}
-
-/* Returns 1 if the calling thread holds the lock, else 0. */
-static int
-is_owned(PyObject *self, const held_lock *lock)
-{
-    if (lock->plain) {
-        return ns_mutex_is_locked(ns_mutex_of(lock->object));
-    }
-    PyObject *result;
-    int found = call_if_there(lock->object, "_is_owned", NULL, &result);
-    if (found != 0) {
-        return found < 0 ? -1 : truth_of(result);
-    }
-    if (is_ours(ns_state_of(self), lock->object)) {
-        return truth_of(PyObject_CallMethod(lock->object, "locked", NULL));
-    }
-    int free = truth_of(PyObject_CallMethod(lock->object, "acquire", "(O)", Py_False));
-    if (free < 0 || (free && call(lock->object, "release") < 0)) {
-        return -1;
-    }
-    return !free;
-}
-
-/* Releases the lock, however often it is held. Sets `*saved` to what takes it again; NULL stands
- * for acquire. */
-static int
-unlock(const held_lock *lock, PyObject **saved)
-{
-    *saved = NULL;
-    if (lock->plain) {
-        if (ns_mutex_unlock(ns_mutex_of(lock->object))) {
-            return 0;
-        }
-        PyErr_SetString(PyExc_RuntimeError, "release unlocked lock");
-        return -1;
-    }
-    int found = call_if_there(lock->object, "_release_save", NULL, saved);
-    return found != 0 ? Py_MIN(found, 0) : call(lock->object, "release");
-}
-
-static int
-lock_again_once(const held_lock *lock, PyObject *saved, ns_waiter *w)
-{
-    if (lock->plain) {
-        ns_mutex *m = ns_mutex_of(lock->object);
-        if (ns_mutex_try_lock(m)) {
-            return 0;
-        }
-        *w = (ns_waiter){0}; /* the waiter serves again: no memory is needed here */
-        return ns_wait_with(lock->object, &ns_mutex_steps, m, w, NS_FOREVER) < 0 ? -1 : 0;
-    }
-    if (saved != NULL) {
-        PyObject *result;
-        int found = call_if_there(lock->object, "_acquire_restore", saved, &result);
-        if (found == 1) {
-            Py_DECREF(result);
-            return 0;
-        }
-        if (found < 0) {
-            return -1;
-        }
-    }
-    return call(lock->object, "acquire");
-}
-
-/* Takes the lock again, through all interruptions. Then raises the first exception, which may be
- * one that was set before. Gives up on a foreign lock whose acquire raises an Exception, perhaps
- * for ever, and on any lock at interpreter finalization. */
-static int
-lock_again(PyObject *self, const held_lock *lock, PyObject *saved, ns_waiter *w)
-{
-    PyObject *first = PyErr_GetRaisedException();
-    /* A lock whose waits can be cancelled, a Semaphore say, is to be taken nevertheless. */
-    ns_state *state = lock->plain ? NULL : ns_state_of(self);
-    PyObject *scope = lock->plain ? NULL : ns_swap_scope(state, NULL);
-    const bool warn = ns_set_deadlocks_warn(true);
-    while (lock_again_once(lock, saved, w) < 0) {
-        PyObject *error = PyErr_GetRaisedException();
-        PyObject *final = ((Cond *)self)->sound ? PyExc_PythonFinalizationError : PyExc_Exception;
-        bool given_up = PyObject_TypeCheck(error, (PyTypeObject *) final);
-        if (first == NULL) {
-            first = error;
-        }
-        else {
-            Py_DECREF(error);
-        }
-        if (given_up) {
-            break;
-        }
-        /* Perhaps there is no memory until other threads or the collector free some. This loop may
-         * not run Python code, so it lets them run. */
-        Py_BEGIN_ALLOW_THREADS
-        ns_yield();
-        Py_END_ALLOW_THREADS
-    }
-    ns_set_deadlocks_warn(warn);
-    if (scope != NULL) {
-        Py_XDECREF(ns_swap_scope(state, scope));
-        Py_DECREF(scope);
-    }
-    if (first == NULL) {
-        return 0;
-    }
-    PyErr_SetRaisedException(first);
-    return -1;
-}
-
 /* ---- Waiting ---- */
 
 /* Returns 1 if the lock is held, else -1 with an exception. */
 static int
-require_lock(PyObject *self, const held_lock *lock, const char *message)
+require_lock(PyObject *self, const ns_cond_lock *lock, const char *message)
 {
-    int owned = is_owned(self, lock);
+    int owned = ns_cond_lock_is_owned(self, lock);
     if (owned == 0) {
         PyErr_SetString(PyExc_RuntimeError, message);
         return -1;
@@ -262,13 +90,13 @@ require_lock(PyObject *self, const held_lock *lock, const char *message)
 /* Returns 1 if notified, 0 if timed out, -1 with an exception. The lock is held again in all
  * cases. */
 static int
-wait_with(PyObject *self, const held_lock *lock, ns_waiter *w, ns_patience patience,
+wait_with(PyObject *self, const ns_cond_lock *lock, ns_waiter *w, ns_patience patience,
           int64_t deadline)
 {
     ns_cond *c = cond_of(self);
     PyObject *saved;
     ns_cond_link(c, w);
-    if (unlock(lock, &saved) < 0) {
+    if (ns_cond_lock_release(lock, &saved) < 0) {
         if (ns_cond_steps.cancel(c, w)) {
             ns_cond_steps.undo(c, w);
         }
@@ -276,7 +104,7 @@ wait_with(PyObject *self, const held_lock *lock, ns_waiter *w, ns_patience patie
     }
     int result = patience == NS_DO_NOT_WAIT ? ns_cond_steps.cancel(c, w)
                                             : ns_wait_with(self, &ns_cond_steps, c, w, deadline);
-    int again = lock_again(self, lock, saved, w);
+    int again = ns_cond_lock_take_again(self, lock, ((Cond *)self)->sound, saved, w);
     Py_XDECREF(saved);
     if (again < 0 && result == 1) {
         ns_cond_steps.undo(c, w); /* notified, but the call fails: pass it to the next waiter */
@@ -285,7 +113,7 @@ wait_with(PyObject *self, const held_lock *lock, ns_waiter *w, ns_patience patie
 }
 
 static int
-wait_holding(PyObject *self, const held_lock *lock, ns_patience patience, int64_t deadline)
+wait_holding(PyObject *self, const ns_cond_lock *lock, ns_patience patience, int64_t deadline)
 {
     if (require_lock(self, lock, "cannot wait on un-acquired lock") < 0) {
         return -1;
@@ -310,7 +138,7 @@ wait_holding(PyObject *self, const held_lock *lock, ns_patience patience, int64_
 static int
 wait_until(PyObject *self, ns_patience patience, int64_t deadline)
 {
-    held_lock lock;
+    ns_cond_lock lock;
     if (!hold(self, &lock)) {
         return -1;
     }
@@ -363,7 +191,7 @@ wait_for(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
 static int
 notify_up_to(PyObject *self, uint64_t n)
 {
-    held_lock lock;
+    ns_cond_lock lock;
     if (!hold(self, &lock)) {
         return -1;
     }
@@ -410,7 +238,7 @@ notify_all(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    held_lock lock;
+    ns_cond_lock lock;
     if (!hold(self, &lock)) {
         return NULL;
     }
@@ -427,7 +255,7 @@ acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
 static PyObject *
 forward(PyObject *self, const char *name)
 {
-    held_lock lock;
+    ns_cond_lock lock;
     if (!hold(self, &lock)) {
         return NULL;
     }
@@ -439,7 +267,7 @@ forward(PyObject *self, const char *name)
 static PyObject *
 release(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    held_lock lock;
+    ns_cond_lock lock;
     if (!hold(self, &lock)) {
         return NULL;
     }
@@ -472,7 +300,7 @@ leave_foreign(PyObject *self)
 static PyObject *
 enter(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    held_lock lock;
+    ns_cond_lock lock;
     if (!hold(self, &lock)) {
         return NULL;
     }
@@ -505,11 +333,11 @@ locked(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 owned(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    held_lock lock;
+    ns_cond_lock lock;
     if (!hold(self, &lock)) {
         return NULL;
     }
-    int result = is_owned(self, &lock);
+    int result = ns_cond_lock_is_owned(self, &lock);
     let_go(&lock);
     return result < 0 ? NULL : PyBool_FromLong(result);
 }
@@ -517,12 +345,12 @@ owned(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 release_save(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    held_lock lock;
+    ns_cond_lock lock;
     PyObject *saved;
     if (!hold(self, &lock)) {
         return NULL;
     }
-    int result = unlock(&lock, &saved);
+    int result = ns_cond_lock_release(&lock, &saved);
     let_go(&lock);
     return result < 0 ? NULL : saved ? saved : Py_NewRef(Py_None);
 }
@@ -530,12 +358,12 @@ release_save(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 acquire_restore(PyObject *self, PyObject *saved)
 {
-    held_lock lock;
+    ns_cond_lock lock;
     PyObject *result = NULL;
     if (!hold(self, &lock)) {
         return NULL;
     }
-    int found = lock.plain ? 0 : call_if_there(lock.object, "_acquire_restore", saved, &result);
+    int found = lock.plain ? 0 : ns_cond_lock_restore(&lock, saved, &result);
     let_go(&lock);
     return found < 0 ? NULL : found ? result : acquire(self, NULL, 0, NULL);
 }
@@ -552,32 +380,6 @@ at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
 }
 
 /* ---- The object ---- */
-
-/* Returns 1 or 0. */
-static int
-has_method(PyObject *object, const char *name)
-{
-    PyObject *method;
-    int found = PyObject_GetOptionalAttrString(object, name, &method);
-    if (found == 1) {
-        found = PyCallable_Check(method);
-        Py_DECREF(method);
-    }
-    return found;
-}
-
-static int
-check_lock(PyObject *lock)
-{
-    int fits = has_method(lock, "acquire");
-    if (fits == 1) {
-        fits = has_method(lock, "release");
-    }
-    if (fits == 0) {
-        PyErr_SetString(PyExc_TypeError, "lock must have acquire() and release()");
-    }
-    return fits == 1 ? 0 : -1;
-}
 
 static int
 init(PyObject *self, PyObject *args, PyObject *kwargs)
@@ -599,7 +401,7 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
             return -1;
         }
     }
-    else if (check_lock(lock) < 0) {
+    else if (ns_cond_lock_check(lock) < 0) {
         return -1;
     }
     else {
@@ -610,7 +412,7 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
         return -1;
     }
     o->plain = Py_IS_TYPE(lock, (PyTypeObject *)state->mutex_type);
-    o->sound = is_sound(state, lock);
+    o->sound = ns_cond_lock_is_sound(state, lock);
     ns_publish(lock);
     ns_store(&o->lock, lock, NS_RELEASE);
     ns_finish_init(self, true);
@@ -699,7 +501,7 @@ static PyMethodDef methods[] = {
 static PyObject *
 get_lock(PyObject *self, void *Py_UNUSED(unused))
 {
-    held_lock lock;
+    ns_cond_lock lock;
     if (!hold(self, &lock)) {
         return NULL;
     }

@@ -8,16 +8,16 @@
  * A flight of this file is its own run (`is_run`): the thread that inserts it into the map of
  * flights runs it, in the same call of ns_fly. So the insertion, one atomic step, is the claim, and
  * no table of runs takes part. To Python code the flight looks like a Flight of mapping.py and like
- * a _Run of once.py: others join it, wait for it, detach it, and follow it when they look for a
+ * a _Run of runs.py: others join it, wait for it, detach it, and follow it when they look for a
  * circle of waits, by the code that they have for those.
  *
  *     over       false -> true, once, by the thread that runs it; then the rest never changes
  *     landing    false -> true before its value is stored (mapping.py, "Landing")
  *     detached   false -> true by a thread that deletes the key, or stores it in a Cache
  *     value      NULL -> the result, before `over`
- *     failure    NULL -> a Failure of once.py, before `over`
+ *     failure    NULL -> a Failure of failures.py, before `over`
  *     gate       NULL -> a closed lock of the interpreter, by the first thread that waits for it
- *     gates      NULL -> a dict, by the first that waits in a scope, or as a task (once.py)
+ *     gates      NULL -> a dict, by the first that waits in a scope, or as a task (runs.py)
  *     generation the fork generation; only the child of a fork changes it
  *     inner, outer   the other runs of this thread; only this thread uses them
  *

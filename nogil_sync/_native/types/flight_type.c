@@ -506,7 +506,6 @@ register_child(void)
 int
 ns_add_flights(PyObject *module)
 {
-    static const char *const home = "nogil_sync._common.once";
     static bool registered;
     ns_state *state = PyModule_GetState(module);
     if (!ns_init_once(&registered, register_child)) {
@@ -514,8 +513,8 @@ ns_add_flights(PyObject *module)
         return -1;
     }
     state->allocate_lock = ns_import_attribute("_thread", "allocate_lock");
-    state->open_gates = ns_import_attribute(home, "open_gates");
-    state->failure = ns_import_attribute(home, "Failure");
+    state->open_gates = ns_import_attribute("nogil_sync._common.runs", "open_gates");
+    state->failure = ns_import_attribute("nogil_sync._common.failures", "Failure");
     state->release_name = PyUnicode_InternFromString("release");
     state->flight_type = ns_new_type(module, &spec, NULL);
     return state->allocate_lock == NULL || state->open_gates == NULL || state->failure == NULL ||

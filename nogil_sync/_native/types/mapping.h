@@ -14,26 +14,26 @@ enum {
     NS_KEY_FOUND = 1,
 };
 
-/* ---- Results. `value` is a reference, which they return or release, if the key was found. ---- */
+/* ---- Results. If the key was found, *value is a reference, which they return or release. ---- */
 
 /* Sets KeyError. */
 void ns_set_key_error(PyObject *key);
 
 /* The result of `get`: the value, or `otherwise`, or None if that is NULL. */
 static inline PyObject *
-ns_value_or(int found, PyObject *value, PyObject *otherwise)
+ns_value_or(int found, PyObject *const *value, PyObject *otherwise)
 {
-    return ns_likely(found == NS_KEY_FOUND) ? value
+    return ns_likely(found == NS_KEY_FOUND) ? *value
            : found == NS_KEY_ERROR          ? NULL
                                             : Py_NewRef(otherwise != NULL ? otherwise : Py_None);
 }
 
 /* The result of `[key]`: the value; KeyError if the key is missing. */
 static inline PyObject *
-ns_value_or_key_error(int found, PyObject *key, PyObject *value)
+ns_value_or_key_error(int found, PyObject *key, PyObject *const *value)
 {
     if (ns_likely(found == NS_KEY_FOUND)) {
-        return value;
+        return *value;
     }
     if (found == NS_KEY_MISSING) {
         ns_set_key_error(key);
@@ -41,9 +41,10 @@ ns_value_or_key_error(int found, PyObject *key, PyObject *value)
     return NULL;
 }
 
-/* The result of `pop`: the value, or `otherwise`; KeyError if the key is missing and that is NULL. */
+/* The result of `pop`: the value, or `otherwise`; KeyError if the key is missing and `otherwise` is
+ * NULL. */
 static inline PyObject *
-ns_popped(int found, PyObject *key, PyObject *value, PyObject *otherwise)
+ns_popped(int found, PyObject *key, PyObject *const *value, PyObject *otherwise)
 {
     return found == NS_KEY_MISSING && otherwise != NULL ? Py_NewRef(otherwise)
                                                         : ns_value_or_key_error(found, key, value);
@@ -51,10 +52,10 @@ ns_popped(int found, PyObject *key, PyObject *value, PyObject *otherwise)
 
 /* The result of `del`: 0, or -1 with KeyError or another exception. */
 static inline int
-ns_deleted(int found, PyObject *key, PyObject *value)
+ns_deleted(int found, PyObject *key, PyObject *const *value)
 {
     if (ns_likely(found == NS_KEY_FOUND)) {
-        Py_DECREF(value);
+        Py_DECREF(*value);
         return 0;
     }
     if (found == NS_KEY_MISSING) {

@@ -70,10 +70,15 @@ done(PyObject *self, PyObject *Py_UNUSED(unused))
     return cell == NULL ? NULL : PyObject_CallMethod(cell, "done", NULL);
 }
 
-/* For __init__: makes the cell with these arguments. Returns 0 or -1. */
+/* For __init__: makes the cell, of this class and with these arguments. Returns 0, or -1 with an
+ * exception. */
 static int
 make_cell(PyObject *self, PyObject *class, PyObject *fn, int retry)
 {
+    if (class == NULL) { /* the module is cleared */
+        ns_shutting_down();
+        return -1;
+    }
     PyObject *truth = retry ? Py_True : Py_False;
     PyObject *cell = fn == NULL ? PyObject_CallFunctionObjArgs(class, truth, NULL)
                                 : PyObject_CallFunctionObjArgs(class, fn, truth, NULL);
@@ -102,10 +107,7 @@ traverse(PyObject *self, visitproc visit, void *arg)
 static int
 clear(PyObject *self)
 {
-    ns_ref *value = &((Once *)self)->value;
-    if (ns_load(value, NS_RELAXED) != NULL) {
-        Py_DECREF(ns_swap(value, Py_None, NS_SEQ_CST));
-    }
+    ns_clear_function(&((Once *)self)->value);
     return 0;
 }
 
@@ -120,7 +122,7 @@ drop_parts(PyObject *self)
     Py_XDECREF(ns_load(&o->cell, NS_RELAXED));
 }
 
-/* Once */
+/* ---- Once ---- */
 
 static void
 dealloc_once(PyObject *self)
@@ -217,7 +219,7 @@ static PyType_Spec once_spec = {
     .slots = once_slots,
 };
 
-/* OnceFunction: what `once` returns for a function. */
+/* ---- OnceFunction: what `once` returns for a function ---- */
 
 static PyObject *
 call_slow(PyObject *self)
@@ -364,7 +366,7 @@ static PyType_Spec function_spec = {
     .slots = function_slots,
 };
 
-/* The function `once` itself. */
+/* ---- The function `once` ---- */
 
 static PyObject *
 once(PyObject *module, PyObject *args, PyObject *kwargs)
@@ -377,6 +379,9 @@ once(PyObject *module, PyObject *args, PyObject *kwargs)
     PyObject *fn = given[0] != NULL ? given[0] : Py_None;
     PyObject *retry = given[1] != NULL ? given[1] : Py_False;
     ns_state *state = PyModule_GetState(module);
+    if (state->once_function == NULL) { /* the module is cleared */
+        return ns_shutting_down();
+    }
     PyObject *options = Py_BuildValue("{s:O}", "retry", retry);
     if (options == NULL) {
         return NULL;

@@ -1,4 +1,4 @@
-/* Pool and what its use() returns, over core/pool.h.
+/* Pool, over core/pool.h. What its use() returns is in pool_use.c.
  *
  * References. The pool owns one to each item. put takes over the caller's reference and get hands
  * it back; the count does not change in between.
@@ -14,35 +14,13 @@
  * functions at module level and methods of types, which become immortal as soon as there are
  * threads, that writes nothing.
  */
-#include "interpreter/ageing.h"
+#include "types/pool_type.h"
+
 #include "arguments.h"
-#include "core/pool.h"
-#include "interpreter/detach.h"
 #include "docs.h"
-#include "object.h"
-#include "interpreter/spares.h"
-#include "interpreter/tryref.h"
-#include "interpreter/watch.h"
 
 /* If nothing is collected for this long, a put counts as a collection. */
 #define A_WHILE INT64_C(60000000000) /* nanoseconds */
-
-typedef struct {
-    NS_OBJECT_HEAD
-    ns_ager_node *node; /* where it is registered */
-    PyObject *end;      /* an End, for a pool with `drop` */
-    /* A cache line further on: what every call reads, and what is seldom written, unlike the
-     * count. */
-    ns_watch_place watch;
-    ns_ref reset, new, drop; /* reset and drop may be NULL; None: cleared by the collector */
-    ns_pool pool;
-    ns_spares spare_uses;
-    bool ages;
-    /* the collector found it to be garbage, and `drop` was called for its items */
-    _Atomic bool ended;
-} Pool;
-
-_Static_assert(offsetof(Pool, watch) >= NS_LINE || NS_LINE > 64, "a reader's line is the count's");
 
 /* Belongs to a pool with `drop`, and has the finaliser by which the collector reports that the pool
  * is garbage. Pool itself has no finaliser. CPython would call it before an instance of a subclass
@@ -52,12 +30,6 @@ typedef struct {
     PyObject_HEAD
     _Atomic(ns_ager_node *) node; /* NULL: the pool is dead */
 } End;
-
-typedef struct {
-    PyObject_HEAD
-    PyObject *pool;
-    ns_ref item; /* NULL: not entered */
-} Use;
 
 /* Calls `drop` with an item, or `new` with none (NULL). The call counts as a level of recursion:
  * the interpreter counts none for a method without parameters (object.c), and the function may call
@@ -96,8 +68,8 @@ say_goodbye(PyObject *self, PyObject *item)
     PyErr_SetRaisedException(pending);
 }
 
-static void
-let_go(PyObject *self, PyObject *item)
+void
+ns_pool_type_let_go(PyObject *self, PyObject *item)
 {
     say_goodbye(self, item);
     Py_DECREF(item);
@@ -110,7 +82,7 @@ sweep(PyObject *self, bool all)
     ns_pool_walk walk = {0};
     PyObject *item;
     while ((item = ns_pool_next(&((Pool *)self)->pool, &walk, all)) != NULL) {
-        let_go(self, item);
+        ns_pool_type_let_go(self, item);
     }
 }
 
@@ -154,31 +126,22 @@ make_item(PyObject *self)
     return item;
 }
 
-static Py_NO_INLINE PyObject *
-take_item_slow(PyObject *self)
+Py_NO_INLINE PyObject *
+ns_pool_type_get_slow(PyObject *self)
 {
     PyObject *item = ns_pool_get_slow(&((Pool *)self)->pool);
     return item != NULL ? item : make_item(self);
-}
-
-static inline PyObject *
-take_item(PyObject *self)
-{
-    PyObject *item = ns_pool_get_fast(&((Pool *)self)->pool);
-    return ns_likely(item != NULL) ? item : take_item_slow(self);
 }
 
 static PyObject *
 get(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     ns_watch_use(&((Pool *)self)->watch, self);
-    return take_item(self);
+    return ns_pool_type_get(self);
 }
 
-/* Keeps an item, which has been reset, or releases it. Takes over the caller's reference. Returns
- * 0, or -1 with RuntimeError if __init__ has not run. */
-static int
-keep_slow(PyObject *self, PyObject *item)
+Py_NO_INLINE int
+ns_pool_type_keep_slow(PyObject *self, PyObject *item)
 {
     Pool *o = (Pool *)self;
     if (ns_check_initialized(self) < 0) {
@@ -188,19 +151,13 @@ keep_slow(PyObject *self, PyObject *item)
     PyObject *refused = ns_pool_put_slow(&o->pool, item);
     bool due = ns_pool_is_due(&o->pool);
     if (refused != NULL) {
-        let_go(self, refused);
+        ns_pool_type_let_go(self, refused);
         due = due || o->pool.max_items > 0; /* refused puts are not counted */
     }
     if (due && o->ages && ns_pool_grow_older(&o->pool, A_WHILE)) {
         sweep(self, false);
     }
     return 0;
-}
-
-static inline int
-keep(PyObject *self, PyObject *item)
-{
-    return ns_likely(ns_pool_put_fast(&((Pool *)self)->pool, item)) ? 0 : keep_slow(self, item);
 }
 
 /* Returns 1 if the item is to be kept, 0 if it was dropped, -1 if it was dropped, with an
@@ -223,23 +180,15 @@ reset_item(PyObject *self, PyObject *item)
 }
 
 /* A function of its own, so that a put without reset saves fewer registers. */
-static Py_NO_INLINE int
-reset_and_keep(PyObject *self, PyObject *item)
+Py_NO_INLINE int
+ns_pool_type_reset_and_keep(PyObject *self, PyObject *item)
 {
     int result = ns_check_initialized(self) < 0 ? -1 : reset_item(self, item);
     if (result != 1) {
         Py_DECREF(item);
         return result;
     }
-    return keep(self, item);
-}
-
-/* Takes over the caller's reference. */
-static inline int
-put_item(PyObject *self, PyObject *item)
-{
-    bool resets = ns_load(&((Pool *)self)->reset, NS_RELAXED) != NULL;
-    return ns_unlikely(resets) ? reset_and_keep(self, item) : keep(self, item);
+    return ns_pool_type_keep(self, item);
 }
 
 static PyObject *
@@ -251,35 +200,13 @@ put(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
         return NULL;
     }
     ns_watch_use(&((Pool *)self)->watch, self);
-    if (put_item(self, Py_NewRef(item)) < 0) {
+    if (ns_pool_type_put(self, Py_NewRef(item)) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
 }
 
 /* ---- Other methods ---- */
-
-static PyObject *
-use(PyObject *self, PyObject *Py_UNUSED(unused))
-{
-    ns_watch_use(&((Pool *)self)->watch, self);
-    if (ns_check_initialized(self) < 0) {
-        return NULL;
-    }
-    ns_state *state = ns_state_of(self);
-    PyObject *type = state ? state->pool_use_type : NULL;
-    if (type == NULL) {
-        return state ? ns_shutting_down() : NULL;
-    }
-    Use *u = (Use *)ns_spares_new(&((Pool *)self)->spare_uses, (PyTypeObject *)type, self);
-    if (u == NULL) {
-        return NULL;
-    }
-    u->pool = self;
-    ns_store(&u->item, NULL, NS_RELAXED);
-    PyObject_GC_Track(u);
-    return (PyObject *)u;
-}
 
 static PyObject *
 clear_items(PyObject *self, PyObject *Py_UNUSED(unused))
@@ -412,14 +339,14 @@ static const ns_ager_calls calls = {collect, free_pool};
  * deque.h's memory. The node comes first, for another thread may already be in a call on the pool,
  * whose memory can then no longer be taken away. Returns 0, or -1 with nothing changed. */
 static int
-begin(PyObject *self, ns_state *state, int64_t most)
+begin(PyObject *self, ns_state *state, int64_t max_idle)
 {
     Pool *o = (Pool *)self;
     ns_ager_node *node = ns_ager_take(state->ager);
     if (node == NULL) {
         return -1;
     }
-    if (!ns_pool_init(&o->pool, most)) {
+    if (!ns_pool_init(&o->pool, max_idle)) {
         ns_ager_release(node);
         PyErr_NoMemory();
         return -1;
@@ -441,8 +368,8 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     }
     PyObject *new = given[0], *reset = given[1] != NULL ? given[1] : Py_None;
     PyObject *drop = given[2] != NULL ? given[2] : Py_None;
-    PyObject *max_idle = given[3] != NULL ? given[3] : Py_None;
-    int64_t most = -1;
+    PyObject *limit = given[3] != NULL ? given[3] : Py_None;
+    int64_t max_idle = -1; /* no limit */
     if (!PyCallable_Check(new)) {
         PyErr_SetString(PyExc_TypeError, "new must be callable");
         return -1;
@@ -450,11 +377,11 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
     if (check_callable(reset, "reset") < 0 || check_callable(drop, "drop") < 0) {
         return -1;
     }
-    if (max_idle != Py_None) {
-        if (ns_clamped_int64(max_idle, &most) < 0) {
+    if (limit != Py_None) {
+        if (ns_clamped_int64(limit, &max_idle) < 0) {
             return -1;
         }
-        if (most < 0) {
+        if (max_idle < 0) {
             PyErr_SetString(PyExc_ValueError, "max_idle must be >= 0");
             return -1;
         }
@@ -472,7 +399,7 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
         Py_XDECREF(last);
         return -1;
     }
-    if (begin(self, state, most) < 0) {
+    if (begin(self, state, max_idle) < 0) {
         ns_finish_init(self, false);
         Py_XDECREF(last);
         return -1;
@@ -582,148 +509,10 @@ dealloc(PyObject *self)
     Py_TRASHCAN_END
 }
 
-/* ---- use() ---- */
-
-static int
-enter_twice(void)
-{
-    PyErr_SetString(PyExc_RuntimeError, "already in use: call use() for each with statement");
-    return -1;
-}
-
-/* Another thread entered meanwhile: puts the item back, to which there are two references. */
-static Py_NO_INLINE PyObject *
-give_back(PyObject *pool, PyObject *item)
-{
-    Py_DECREF(item);
-    if (keep(pool, item) == 0) {
-        enter_twice();
-    }
-    return NULL;
-}
-
-static PyObject *
-use_take(PyObject *self)
-{
-    Use *u = (Use *)self;
-    PyObject *none = NULL;
-    if (ns_load(&u->item, NS_RELAXED) != NULL) {
-        enter_twice();
-        return NULL;
-    }
-    PyObject *item = take_item(u->pool);
-    if (item == NULL) {
-        return NULL;
-    }
-    Py_INCREF(item); /* our reference, while the body uses it */
-    if (ns_likely(ns_cas(&u->item, &none, item, NS_RELEASE))) {
-        return item;
-    }
-    return give_back(u->pool, item);
-}
-
-/* Puts the item back unused. */
-static int
-use_undo(PyObject *self)
-{
-    PyObject *item = ns_swap(&((Use *)self)->item, NULL, NS_ACQUIRE);
-    return item ? keep(((Use *)self)->pool, item) : 0;
-}
-
-static PyObject *
-use_enter(PyObject *self, PyObject *Py_UNUSED(unused))
-{
-    for (int turn = 0;; turn++) {
-        PyObject *item = use_take(self);
-        if (item == NULL || !ns_is_interrupted() || turn == NS_ENTER_AGAIN) {
-            return item;
-        }
-        Py_DECREF(item);
-        if (use_undo(self) < 0 || ns_run_handlers() < 0) {
-            return NULL;
-        }
-    }
-}
-
-static PyObject *
-use_exit(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
-{
-    Use *u = (Use *)self;
-    PyObject *item = ns_swap(&u->item, NULL, NS_ACQUIRE);
-    if (item == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "not in use");
-        return NULL;
-    }
-    if (nargs > 0 && args[0] != Py_None) {
-        let_go(u->pool, item);
-    }
-    else if (put_item(u->pool, item) < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
-
-static int
-use_traverse(PyObject *self, visitproc visit, void *arg)
-{
-    Py_VISIT(Py_TYPE(self));
-    Py_VISIT(((Use *)self)->pool);
-    Py_VISIT(ns_load(&((Use *)self)->item, NS_RELAXED));
-    return 0;
-}
-
-/* Does not clear the pool, which clears itself. */
-static int
-use_clear(PyObject *self)
-{
-    if (ns_load(&((Use *)self)->item, NS_RELAXED) != NULL) {
-        Py_XDECREF(ns_swap(&((Use *)self)->item, NULL, NS_ACQUIRE));
-    }
-    return 0;
-}
-
-static void
-use_dealloc(PyObject *self)
-{
-    PyObject_GC_UnTrack(self);
-    Py_TRASHCAN_BEGIN(self, use_dealloc) /* items may be other pools, a million deep */
-    use_clear(self);
-    PyObject *pool = ((Use *)self)->pool;
-    ns_spares_free(&((Pool *)pool)->spare_uses, self, pool);
-    Py_TRASHCAN_END
-}
-NS_EXIT(use_exit, "PoolUse.__exit__")
-
-static PyMethodDef use_methods[] = {
-    NS_NO_ARGUMENTS("__enter__", use_enter, DOC_PoolUse___enter__),
-    NS_METHOD("__exit__", use_exit_method, DOC_PoolUse___exit__),
-    NS_GENERIC,
-    NS_NO_PICKLE,
-    {NULL, NULL, 0, NULL},
-};
-
-static PyType_Slot use_slots[] = {
-    {Py_tp_doc, DOC_PoolUse},
-    {Py_tp_traverse, use_traverse},
-    {Py_tp_clear, use_clear},
-    {Py_tp_dealloc, use_dealloc},
-    {Py_tp_methods, use_methods},
-    {0, NULL},
-};
-
-static PyType_Spec use_spec = {
-    .name = "nogil_sync.PoolUse",
-    .basicsize = sizeof(Use),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
-             Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = use_slots,
-};
-
-/* ---- Pool ---- */
 static PyMethodDef methods[] = {
     NS_NO_ARGUMENTS("get", get, DOC_Pool_get),
     NS_METHOD("put", put, DOC_Pool_put),
-    NS_NO_ARGUMENTS("use", use, DOC_Pool_use),
+    NS_NO_ARGUMENTS("use", ns_pool_type_use, DOC_Pool_use),
     NS_NO_ARGUMENTS("clear", clear_items, DOC_Pool_clear),
     NS_NO_ARGUMENTS("idle", idle, DOC_Pool_idle),
     {"__sizeof__", size_of, METH_NOARGS, NULL},
@@ -758,11 +547,7 @@ int
 ns_add_pool(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    state->pool_use_type = ns_new_type(module, &use_spec, NULL);
     state->pool_end_type = ns_new_type(module, &end_spec, NULL);
-    if (state->pool_use_type == NULL || state->pool_end_type == NULL ||
-        PyModule_AddType(module, (PyTypeObject *)state->pool_use_type) < 0) {
-        return -1;
-    }
-    return ns_add_type(module, &spec);
+    return state->pool_end_type == NULL || ns_add_pool_use(module) < 0 ? -1
+                                                                       : ns_add_type(module, &spec);
 }

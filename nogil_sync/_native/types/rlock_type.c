@@ -1,17 +1,16 @@
 /* RLock: threading.RLock's interface over core/mutex.h.
  *
- * A mutex, and beside it its owner and how often more than once the owner holds it. Only the thread
- * that holds the mutex writes the two: after it took the mutex, and before it releases it. A thread
- * that finds its own number in `owner` wrote it itself and has not taken it back since, so relaxed
- * loads suffice. (The number of a thread that ended while it held the lock may come again, and the
- * new thread then counts as the owner, as with threading.RLock.)
+ * An RLock is a mutex, its owner, and `again`: how often the owner took it beyond the first time.
+ * Only the thread that holds the mutex writes the two: after it took the mutex, and before it
+ * releases it. A thread that finds its own number in `owner` wrote it itself and has not cleared it
+ * since, so relaxed loads suffice. (The number of a thread that ended while it held the lock may
+ * come again, and the new thread then counts as the owner, as with threading.RLock.)
  *
- * No Python code runs between the two steps, and so no handler or finaliser either. The other
- * threads may see a mutex that is held and has no owner yet, or no more: `locked` is about the
- * mutex.
+ * No Python code runs between these steps, so no handler or finaliser does. Other threads may see
+ * a mutex that is held but has no owner yet, or has one no longer: `locked` asks the mutex.
  *
- * Fork. What the forking thread holds stays its own in the child. What another thread held has an
- * owner that is gone, until _at_fork_reinit.
+ * Fork. An RLock that the forking thread holds stays its own in the child. One that another thread
+ * held has an owner that is gone, until _at_fork_reinit.
  */
 #include "arguments.h"
 #include "core/mutex.h"

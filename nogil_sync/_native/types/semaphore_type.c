@@ -38,7 +38,7 @@ ns_inside_semaphore(PyObject *self)
     return semaphore_of(self);
 }
 
-/* Parses how many to take; NULL means one. Returns 0, or -1 with an exception. */
+/* Parses how many units to take; NULL means one. Returns 0, or -1 with an exception. */
 static int
 parse_n(PyObject *value, int64_t *n)
 {
@@ -56,8 +56,8 @@ parse_n(PyObject *value, int64_t *n)
     return 0;
 }
 
-/* Whether there can ever be n. Returns 0, or -1 with an exception if the total is smaller. If the
- * total is 0, any request waits. */
+/* Refuses a request for more units than a bounded semaphore has in all, which would wait for ever.
+ * If it has none at all, any request waits. Returns 0, or -1 with an exception. */
 static int
 check_n(PyObject *self, int64_t n)
 {
@@ -98,7 +98,7 @@ static Py_NO_INLINE int
 take_slow(PyObject *self, uint64_t n, ns_patience patience, int64_t deadline)
 {
     ns_semaphore *s = semaphore_of(self);
-    if (ns_check_initialized(self) < 0) { /* the semaphore was not initialized yet */
+    if (ns_check_initialized(self) < 0) {
         return -1;
     }
     if (patience == NS_DO_NOT_WAIT) {
@@ -186,7 +186,7 @@ take_one(PyObject *self)
 }
 
 static int
-untake_one(PyObject *self)
+put_one_back(PyObject *self)
 {
     ns_semaphore_release(semaphore_of(self), 1);
     return 0;
@@ -196,7 +196,7 @@ static PyObject *
 enter(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     if (check_n(self, 1) < 0 || take_one(self) < 0 ||
-        (ns_is_interrupted() && ns_enter_again(self, take_one, untake_one) < 0)) {
+        (ns_is_interrupted() && ns_enter_again(self, take_one, put_one_back) < 0)) {
         return NULL;
     }
     Py_RETURN_TRUE;
@@ -363,7 +363,7 @@ hold_take(PyObject *self)
 }
 
 static int
-hold_untake(PyObject *self)
+hold_put_back(PyObject *self)
 {
     ns_semaphore_release(semaphore_of(((Hold *)self)->semaphore), ((Hold *)self)->n);
     return 0;
@@ -373,7 +373,7 @@ static PyObject *
 hold_enter(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     if (hold_take(self) < 0 ||
-        (ns_is_interrupted() && ns_enter_again(self, hold_take, hold_untake) < 0)) {
+        (ns_is_interrupted() && ns_enter_again(self, hold_take, hold_put_back) < 0)) {
         return NULL;
     }
     Py_RETURN_NONE;

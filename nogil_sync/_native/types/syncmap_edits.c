@@ -364,7 +364,7 @@ ns_syncmap_remove(SyncMap *o, PyObject *key, PyObject **value)
 
 /* A larger array, for more than n values; the old one if there is no memory. */
 static uintptr_t *
-grow_values(uintptr_t *values, size_t *room, size_t n, const uintptr_t *few)
+grow_values(uintptr_t *values, size_t *capacity, size_t n, const uintptr_t *few)
 {
     uintptr_t *larger = PyMem_RawMalloc((n + n / 4) * sizeof(*larger));
     if (larger == NULL) {
@@ -373,7 +373,7 @@ grow_values(uintptr_t *values, size_t *room, size_t n, const uintptr_t *few)
     if (values != few) {
         PyMem_RawFree(values);
     }
-    *room = n + n / 4;
+    *capacity = n + n / 4;
     return larger;
 }
 
@@ -383,16 +383,16 @@ void
 ns_syncmap_clear(SyncMap *o)
 {
     uintptr_t few[NS_GARBAGE], *values = few;
-    size_t room = NS_GARBAGE, n;
+    size_t capacity = NS_GARBAGE, n;
     uint64_t from = 0;
     bool more, some = false;
     do {
         ns_garbage garbage;
         ns_garbage_init(&garbage);
-        more = ns_table_take(&o->table, &from, values, room, some, &n, &garbage);
-        if (n > room) {
-            values = grow_values(values, &room, n, few);
-            some = n > room;
+        more = ns_table_take(&o->table, &from, values, capacity, some, &n, &garbage);
+        if (n > capacity) {
+            values = grow_values(values, &capacity, n, few);
+            some = n > capacity;
             n = 0;
         }
         count_flight(o, (uint32_t)-n);

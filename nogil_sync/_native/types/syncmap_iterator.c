@@ -74,18 +74,18 @@ take(Iterator *it, ns_hashed *key, uint64_t *from, bool *done)
 static int
 turn_page(Iterator *it, uint64_t from)
 {
-    size_t room = 8, count;
+    size_t capacity = 8, count;
     key_page *page = NULL;
     do {
         PyMem_RawFree(page);
-        page = PyMem_RawMalloc(sizeof(*page) + room * sizeof(page->keys[0]));
+        page = PyMem_RawMalloc(sizeof(*page) + capacity * sizeof(page->keys[0]));
         if (page == NULL) {
             PyErr_NoMemory();
             return -1;
         }
         page->end = from;
-        count = ns_table_page(&it->map->table, &page->end, page->keys, room, hold_key);
-    } while (count > room && (room = count + count / 4, true));
+        count = ns_table_page(&it->map->table, &page->end, page->keys, capacity, hold_key);
+    } while (count > capacity && (capacity = count + count / 4, true));
     page->next = 0;
     page->count = count;
     uint64_t now;

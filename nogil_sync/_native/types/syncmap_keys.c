@@ -1,6 +1,6 @@
 #include "types/syncmap_keys.h"
 
-#define DEEPEST 4 /* of tuples in tuples; deeper ones are left to the interpreter */
+#define MAX_DEPTH 4 /* of tuples in tuples; the interpreter compares deeper ones */
 
 enum ns_match
 ns_key_compare(PyObject *stored, PyObject *key, int depth)
@@ -30,7 +30,7 @@ ns_key_compare(PyObject *stored, PyObject *key, int depth)
     else if (type == &PyFloat_Type) {
         same = PyFloat_AS_DOUBLE(stored) == PyFloat_AS_DOUBLE(key);
     }
-    else if (type == &PyTuple_Type && depth < DEEPEST) {
+    else if (type == &PyTuple_Type && depth < MAX_DEPTH) {
         Py_ssize_t size = PyTuple_GET_SIZE(stored);
         if (size != PyTuple_GET_SIZE(key)) {
             return NS_DIFFERENT;
@@ -60,17 +60,17 @@ ns_asker_begin(ns_asker *a, PyObject *key)
     a->equal = NULL;
     a->different = a->few;
     a->count = 0;
-    a->room = Py_ARRAY_LENGTH(a->few);
+    a->capacity = Py_ARRAY_LENGTH(a->few);
     a->place.serial = 0;
 }
 
 /* Returns the key's place in the set, or the place where it would go. */
 static PyObject **
-place_of(PyObject **set, size_t room, PyObject *stored)
+place_of(PyObject **set, size_t capacity, PyObject *stored)
 {
-    size_t i = (size_t)ns_hash_mix((uintptr_t)stored) & (room - 1);
+    size_t i = (size_t)ns_hash_mix((uintptr_t)stored) & (capacity - 1);
     while (set[i] != NULL && set[i] != stored) {
-        i = (i + 1) & (room - 1);
+        i = (i + 1) & (capacity - 1);
     }
     return &set[i];
 }
@@ -79,7 +79,7 @@ void
 ns_asker_clear(ns_asker *a)
 {
     Py_XDECREF(a->equal);
-    size_t places = a->different == a->few ? a->count : a->room;
+    size_t places = a->different == a->few ? a->count : a->capacity;
     for (size_t i = 0; i < places; i++) {
         Py_XDECREF(a->different[i]);
     }
@@ -90,24 +90,24 @@ ns_asker_clear(ns_asker *a)
 
 /* Turns the list into a set, or makes the set eight times as large. */
 static int
-make_room(ns_asker *a)
+grow(ns_asker *a)
 {
-    size_t room = a->room * 8, places = a->different == a->few ? a->count : a->room;
-    PyObject **set = PyMem_Calloc(room, sizeof(*set));
+    size_t capacity = a->capacity * 8, places = a->different == a->few ? a->count : a->capacity;
+    PyObject **set = PyMem_Calloc(capacity, sizeof(*set));
     if (set == NULL) {
         PyErr_NoMemory();
         return -1;
     }
     for (size_t i = 0; i < places; i++) {
         if (a->different[i] != NULL) {
-            *place_of(set, room, a->different[i]) = a->different[i];
+            *place_of(set, capacity, a->different[i]) = a->different[i];
         }
     }
     if (a->different != a->few) {
         PyMem_Free(a->different);
     }
     a->different = set;
-    a->room = room;
+    a->capacity = capacity;
     return 0;
 }
 
@@ -115,7 +115,7 @@ static int
 note_different(ns_asker *a, PyObject *stored)
 {
     bool few = a->different == a->few;
-    if ((few ? a->count == a->room : a->count >= a->room / 2) && make_room(a) < 0) {
+    if ((few ? a->count == a->capacity : a->count >= a->capacity / 2) && grow(a) < 0) {
         Py_DECREF(stored);
         return -1;
     }
@@ -123,7 +123,7 @@ note_different(ns_asker *a, PyObject *stored)
         a->few[a->count++] = stored;
         return 0;
     }
-    PyObject **place = place_of(a->different, a->room, stored);
+    PyObject **place = place_of(a->different, a->capacity, stored);
     if (*place != NULL) { /* already in the set */
         Py_DECREF(stored);
         return 0;
@@ -137,7 +137,7 @@ static bool
 is_different(const ns_asker *a, PyObject *stored)
 {
     if (a->different != a->few) {
-        return *place_of(a->different, a->room, stored) != NULL;
+        return *place_of(a->different, a->capacity, stored) != NULL;
     }
     for (size_t i = a->count; i-- > 0;) {
         if (a->few[i] == stored) {

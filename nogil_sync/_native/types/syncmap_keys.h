@@ -111,9 +111,9 @@ ns_match_identical(uintptr_t stored, const void *wanted)
 typedef struct ns_asker {
     PyObject *key; /* NULL: not in use yet */
     PyObject *equal;
-    PyObject **different; /* an array in `few`; with more keys a hash set of `room` places */
+    PyObject **different; /* an array in `few`; with more keys a hash set of `capacity` places */
     PyObject *few[8];
-    size_t count, room;
+    size_t count, capacity;
     ns_search place;
 } ns_asker;
 

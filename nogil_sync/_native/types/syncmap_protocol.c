@@ -24,7 +24,7 @@ ns_syncmap_get_item(PyObject *self, PyObject *key)
         return NULL;
     }
     int found = ns_syncmap_lookup((SyncMap *)self, key, hash, &value, NULL);
-    return ns_value_or_key_error(found, key, value);
+    return ns_value_or_key_error(found, key, &value);
 }
 
 int
@@ -36,7 +36,7 @@ ns_syncmap_set_item(PyObject *self, PyObject *key, PyObject *value)
     }
     PyObject *old;
     int found = ns_syncmap_remove((SyncMap *)self, key, &old);
-    return ns_deleted(found, key, old);
+    return ns_deleted(found, key, &old);
 }
 
 int
@@ -91,7 +91,7 @@ get(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
         return NULL;
     }
     int found = ns_syncmap_lookup((SyncMap *)self, values[0], hash, &value, NULL);
-    return ns_value_or(found, value, values[1]);
+    return ns_value_or(found, &value, values[1]);
 }
 
 static PyObject *
@@ -126,7 +126,7 @@ pop(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
         return NULL;
     }
     int found = ns_syncmap_remove((SyncMap *)self, values[0], &value);
-    return ns_popped(found, values[0], value, values[1]);
+    return ns_popped(found, values[0], &value, values[1]);
 }
 
 static PyObject *

@@ -12,8 +12,8 @@
 
 /* ---- Construction ---- */
 
-/* Evaluates all keys and values, and the keys' hashes, before it stores anything. */
-/* What __init__ was given, with the hash of each key. */
+/* What __init__ was given, with the hash of each key: all is read and hashed before anything is
+ * stored. */
 typedef struct {
     PyObject *pairs; /* a tuple; NULL: nothing was given */
     uint64_t *hashes;

@@ -101,8 +101,8 @@ new_ticket(PyObject *self, PyObject *key)
     return ticket;
 }
 
-/* Adds one to the count and starts the worker. If that fails, takes the one back, all in this call:
- * the interpreter runs handlers only inside `start`, in Python code, and nowhere else in here. */
+/* Adds one to the count and starts the worker. If the start fails, rolls the count back. In this
+ * call the interpreter runs signal handlers only inside `start`, which is Python code. */
 static int
 launch(PyObject *self, PyObject *worker, PyObject *ticket, PyObject *key)
 {

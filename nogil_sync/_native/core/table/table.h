@@ -1,8 +1,12 @@
 /* table.h: a hash table that threads read, and in which they replace values, without a lock.
- * Insertions and deletions of keys take one lock for each part of the table.
+ * An insertion or a deletion of a key takes the lock of one part of the table.
  *
  * Keys and values are opaque words, multiples of 4 that are not 0. The user decides who owns them
  * and when keys are equal, by functions that the compiler inlines.
+ *
+ * This file has the argument, the interface, and the fast paths. The other files of the folder
+ * define the rest, a job each: segment.h, retired.h, directory.h and rebuild.h for each other;
+ * writers.c, housekeeping.c, whole.c and ownership.c what is declared here. hash.h is for users.
  *
  * 1. Shape: extendible hashing (Fagin et al., ACM TODS 1979). So the table grows and shrinks part
  * by part, and no operation ever waits for the whole table.
@@ -17,36 +21,40 @@
  *    at most NS_SMALL groups an insertion writes that line and its entry. The entries come last: a
  *    replacement writes its entry and nothing else.
  *
- *    Segments grow from 8 entries by doubling to NS_SEGMENT_MAX, then split. Emptied segments
- *    shrink, and merge with their buddy. Any such change is a *rebuild*: new segments are filled
- *    and published, and the old ones marked as moved. A segment's shape never changes. Hashes must
- *    be mixed (ns_hash_mix): the top bits choose the segment, the low ones the group, and seven
- *    between them are the tag. Equal hashes cannot be split; then a segment grows instead.
+ *    Segments grow from 8 entries to NS_SEGMENT_MAX, twofold or fourfold in a step, then split.
+ *    Segments with few live entries merge with their buddy, or shrink. Any such change is a
+ *    *rebuild*: new segments are filled and published, and the old ones marked as moved. A
+ *    segment's shape never changes. Hashes must be mixed (ns_hash_mix): the top bits choose the
+ *    segment, the low ones the group, and seven between them are the tag. Equal hashes cannot be
+ *    split; then a segment grows instead.
  *
- *    A segment's state goes from NEW (published, not to be changed yet) to CURRENT to MOVED.
+ *    A segment's state goes from NEW (it is being filled and published: only the holder of its lock
+ *    changes it) to CURRENT to MOVED.
  *
  * 2. States of an entry (its value word, its tag).
  *
  *        value            tag              key
  *        any              EMPTY            any      unused; ends a probe
  *        0                DELETED          0        free again
- *        0                0x80|7 bits      word     being inserted: not present yet
+ *        0                0x80|7 bits      word     being inserted, or being deleted: absent
  *        v                0x80|7 bits      word     live
  *        v | 2            0x80|7 bits      word     live, frozen: only the lock's holder writes it
  *        stamp << 2 | 1   DEAD             word     dead; owns its key until the stamp is safe
  *        stamp << 2 | 3   DEAD             word     dead; the key is in a limbo list
  *
- *    The memory of a new segment's entries is not zeroed. While the tag is EMPTY nobody reads the
- *    entry's words, but for what an insertion has stored: so 0 is stored as the value before the
- *    tag, and a reader that sees the tag sees that 0 or the value that follows.
+ *    The memory of a new segment's entries is not zeroed. No thread reads the words of an entry
+ *    that never had a tag. An insertion stores 0 as the value before it stores the tag. So a reader
+ *    that sees the tag sees that 0, or a value that followed it.
  *
  *    Under the segment's lock:
  *    Insert: store value 0, key, hash, tag (release), then value (release: from then on the key is
  *    present).
- *    Delete: swap the value (from then on the key is absent), then store the tag. Freeze and thaw:
- *    change the value's bit.
+ *    Delete: swap the value for 0 (from then on the key is absent), then store the stamp in its
+ *    place, then the tag. A thread that is alone (epoch.h) frees the entry instead.
+ *    Freeze and thaw: change the value's bit.
  *    With or without the lock:
- *    Replace: compare-and-swap the value of a live entry that is not frozen.
+ *    Replace: swap the value of a live entry that is not frozen; without the lock by a
+ *    compare-and-swap.
  *    A group that has an EMPTY tag was never full since its segment was built. So a probe may end
  *    there. An entry that becomes free in such a group becomes EMPTY again; in other groups it
  *    becomes DELETED.
@@ -82,20 +90,21 @@
  *    so no rebuild has copied it yet, and the next one copies the new value. And the segment had
  *    become CURRENT before, so no older segment is left that a reader could believe. The writer
  *    owns the old value now, as only one swap takes it out.
- *    (f) A writer that found the key absent takes the lock in the same section. It need not compare
- *    keys again if no group up to the first EMPTY has the key's tag: an insertion of the key would
- *    have stored the tag, and tags change only under the lock.
+ *    (f) A writer that found the key absent tries to take the lock in the same section. If it gets
+ *    the lock, and the segment was not moved, it need not compare keys again as long as no group up
+ *    to the first EMPTY has the key's tag: an insertion of the key would have stored the tag, and
+ *    tags change only under the lock.
  *
  * 4. Rebuild, under the locks of the old segments (two for a merge, of which the second is only
  * tried). Fill the new segments, which are created locked and NEW: freeze each live value, then
  * copy it. Then, under the table's structure lock: note {old, new} as pending, store the pointers
- * into the directory, mark the old segments MOVED and the new ones CURRENT, and clear the note.
- * Only then release the new locks. So as long as the old segments are unmarked, no thread has
- * changed the new ones, nor an old value that was copied, and both give the same answers. A reader
- * that finds the mark finds the new segments in the directory. A value that is taken out of a new
- * segment, and may be freed, is taken out after the mark. For a reader of the old segment the
- * second load of the frozen value shows nothing. But once it has seen the freeing it sees the mark,
- * as it would see another value (tryref.h).
+ * into the directory, mark the old segments MOVED and the new ones CURRENT, release the old locks,
+ * retire the old segments, and clear the note. Only then release the new locks. So as long as the
+ * old segments are unmarked, no thread has changed the new ones, nor an old value that was copied,
+ * and both give the same answers. A reader that finds the mark finds the new segments in the
+ * directory. A value that is taken out of a new segment, and may be freed, is taken out after the
+ * mark. For a reader of the old segment the second load of the frozen value shows nothing. But once
+ * it has seen the freeing it sees the mark, as it would see another value (tryref.h).
  *    Entries are moved, not shared: from the mark on the old segment owns only the keys of its dead
  *    entries. No reader waits for anything. A writer that gets the lock of a moved segment looks
  *    the segment up again. If there is no memory after all, the values are thawed.
@@ -113,8 +122,8 @@
  * exactly once, and takes no lock.
  *
  * 6. Reclamation. Values are handed back at once. Keys of deleted entries are kept until they are
- * safe. The thread that deletes a key adds it to its own limbo list (memory/limbo.h), marks the
- * entry NS_GONE, and takes out of its list what is safe by then, in ns_table_settle. So a thread
+ * safe. The thread that deletes a key marks the entry NS_GONE, adds the key to its own limbo list
+ * (memory/limbo.h), and takes out of its list what is safe by then, in ns_table_settle. So a thread
  * frees the keys that it deleted. A table gets limbo lists when it has NS_LIMBO_SPREAD segments. In
  * a smaller table, or if the list is full, or for a caller that passes no table to
  * ns_segment_remove, the key stays in its entry, which owns it. A burst of deletions fills a list
@@ -122,8 +131,9 @@
  * takes safe keys out of it.
  *    A dead entry can be reused when its stamp is safe. The next insertion in its group takes it,
  * and frees the key if the entry owns one. Or a sweep of the segment does. A sweep becomes due when
- * an eighth of the entries are dead (at least NS_SWEEP), and when an insertion finds the segment
- * full of dead entries. A sweep takes out NS_GARBAGE keys at most; if more are left, the next
+ * an eighth of the entries are dead (at least NS_SWEEP). An insertion that finds the segment full,
+ * and more dead entries than live ones, sweeps at once; with fewer than NS_SEGMENT_FLOOR entries
+ * the segment grows instead. A sweep takes out NS_GARBAGE keys at most; if more are left, the next
  * operation continues. Old segments and directories wait in the list of the retired, which each
  * rebuild reaps. A thread that leaves something waiting asks for a poll, in ns_table_settle, when
  * it holds no lock; for its limbo list, after each 2 * NS_SWEEP keys (a batch of epoch.h). If the
@@ -139,7 +149,7 @@
  *    ns_table_bytes counts all of it. ns_table_flush takes out what is safe, from all lists.
  *
  *    Transfers (docs/transfers.md; 3.13, pinned). Eight threads insert and delete keys of their own
- *    in a table of 4,096 keys. An insertion and the deletion, a pair, cost 2.8 transfers: 1.1 for
+ *    in a table of 4,096 keys. An insertion and the deletion, a pair, cost 2.7 transfers: 1.1 for
  *    the line of the lock and the tags, 1.2 for the entry (a third of the entries lie on two
  *    lines), and 0.3 for polls and what they store. A pair once cost 6.4 to 7.0. Limbo lists, and
  *    insertions that do not sweep, brought it from 7.0 to 5.0: a key that another thread frees
@@ -175,16 +185,17 @@
  * repairs the entries. One store makes a value live or not, so each entry is present or absent as a
  * whole; a key that has no tag yet is lost. An insertion stores the tag before the value. Otherwise
  * a DELETED entry could be left with a live value, which counts but which no search finds. What a
- * rebuild froze that was never noted is thawed. The thread may do so while it reads an old segment,
- * so what it retires there waits even if the thread is alone. What the child relies on is stored by
- * atomic stores, of which the last, with release, makes it true: the note's old[0], or the head of
- * a list of the retired. And whatever is freed was unlinked before. What the vanished thread had in
- * its hands leaks.
+ * rebuild froze that was never noted is thawed. The thread may be in a section when it finishes the
+ * rebuild, so what it retires then waits even if the thread is alone. What the child relies on is
+ * stored by atomic stores, of which the last, with release, makes it true: the note's old[0], or
+ * the head of a list of the retired. And whatever is freed was unlinked before. What the vanished
+ * thread had in its hands leaks.
  *
- * 8. Progress. Readers are lock-free. They start again only if the value was replaced, or was
- * frozen and moved by a rebuild, which takes many insertions. Replacing is lock-free too, except
- * during a rebuild: of several threads at one key one succeeds. Insertions and deletions wait only
- * for their segment.
+ * 8. Progress. Readers are lock-free. A reader starts again only if another thread changed the
+ * value's word meanwhile (replaced the value, or froze or thawed it), or if a rebuild moved the
+ * segment, which takes many insertions or deletions. Replacing is lock-free too, except during a
+ * rebuild: of several threads at one key one succeeds. Insertions and deletions wait for the lock
+ * of their segment; those that rebuild it wait for the structure lock, too.
  *
  * Ordering beyond that. Everything that a writer did before it stored a value happens before a hit
  * of the value (release, acquire). And operations are sequentially consistent with each other: if
