@@ -44,6 +44,7 @@ from collections.abc import Awaitable, Callable
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from weakref import ref
 
 from .cancelled import MESSAGE, Cancelled, scopes
 from .forked import left_at_fork
@@ -66,12 +67,12 @@ class _Run:
 
     __slots__ = ("gate", "gates", "key", "outer", "over", "owner", "table", "thread", "waiting")
 
-    def __init__(self, key: object, outer: "_Run | None", task: object = None) -> None:
+    def __init__(self, key: object, outer: "_Run | None", owner: object = None) -> None:
         self.key = key
         self.outer = outer  # the run of the same thread from which this one was called
         self.table = _running
         self.thread = get_ident()
-        self.owner: object = self.thread if task is None else task
+        self.owner: object = self.thread if owner is None else owner
         self.waiting = False
         self.over = False  # becomes true before the gate is opened
         self.gate = closed_gate()
@@ -158,13 +159,27 @@ def await_run(box: list[Any], deadline: float | None) -> None:
     _wait(_Run(None, None), box[0], deadline)
 
 
+def _this_task() -> object:
+    """What stands for the calling task as the owner of a run, or for a caller that is no task.
+
+    It does not keep the task alive. A task whose loop was closed never gets to its end: it ends
+    its run as it is freed.
+    """
+    import asyncio
+
+    task = asyncio.current_task()
+    if task is None:
+        return object()
+    owner = ref(task)
+    hash(owner)  # the reference keeps it: without that, it has none once the task is gone
+    return owner
+
+
 async def await_run_async(
     box: list[Any], deadline: float | None, about: tuple[object, str]
 ) -> None:
     """The same for a task."""
-    import asyncio
-
-    run = _Run(None, None, asyncio.current_task() or object())
+    run = _Run(None, None, _this_task())
     await _wait_async(run, box[0], deadline, about)
 
 
@@ -250,7 +265,7 @@ def _waits_for(run: _Run, me: int, task: object = None) -> bool:
     while ways:
         way = ways.pop()
         last = way[-1][1]
-        if last.owner == me or last.owner is task or (task is None and last.thread == me):
+        if last.owner in (me, task) or (task is None and last.thread == me):
             # The links were read one after the other. If all still exist now, all existed at the
             # same time.
             if not any(each.over for _, each in way) and all(
@@ -280,9 +295,7 @@ async def exclusively_async(
 
     `about` is the object and the operation, for those that look who waits.
     """
-    import asyncio
-
-    run = _Run(key, None, asyncio.current_task() or object())
+    run = _Run(key, None, _this_task())
     try:
         while True:
             other = run.table.setdefault(key, run)

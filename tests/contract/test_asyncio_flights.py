@@ -8,7 +8,7 @@ from loops import LOOPS, LoopThread, loop_threads, run, started_task
 from marks import starts_threads
 from support import TIMEOUT, collected, eventually, many, run_threads, same_error, started
 
-from nogil_sync import Event, SyncMap, once
+from nogil_sync import Cache, Event, SyncMap, once
 
 pytestmark = starts_threads
 
@@ -384,3 +384,39 @@ def test_nothing_is_kept_once_a_flight_is_over():
         raise LookupError
 
     run(main())
+
+
+@pytest.mark.parametrize("cls", [SyncMap, Cache])
+def test_task_of_a_closed_loop_that_waits_for_a_flight_is_freed(cls):
+    m, go, begun = cls(*[10] * (cls is Cache)), Event(), Event()
+
+    def compute():
+        begun.set()
+        return go.wait()
+
+    thread, _ = started(m.load_or_compute, "a", compute)
+    assert begun.wait(TIMEOUT)
+    with LoopThread() as loop:
+        loop.submit(m.load_or_compute_async("a", never))
+        loop.settle()
+        (task,) = map(weakref.ref, asyncio.all_tasks(loop.loop))
+        loop.abandon()
+    go.set()
+    thread.join(TIMEOUT)
+    assert collected(task)
+
+
+@pytest.mark.parametrize("cls", [SyncMap, Cache])
+def test_flight_of_a_closed_loop_is_computed_by_another_call(cls):
+    m = cls(*[10] * (cls is Cache))
+
+    async def compute():
+        await asyncio.Future()
+
+    with LoopThread() as loop:
+        loop.submit(m.load_or_compute_async("a", compute))
+        loop.settle()
+        (task,) = map(weakref.ref, asyncio.all_tasks(loop.loop))
+        loop.abandon()
+    assert collected(task)
+    assert m.load_or_compute("a", int, timeout=TIMEOUT) == 0

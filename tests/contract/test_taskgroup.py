@@ -6,11 +6,12 @@ import math
 import threading
 import time
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 from groups import Gate, caught, own_threads, raising
 from marks import starts_threads
-from support import TIMEOUT, eventually, run_threads
+from support import TIMEOUT, eventually, run_threads, settle
 
 from nogil_sync import TaskGroup
 
@@ -131,15 +132,15 @@ def test_worker_threads_are_not_daemons():
     assert not thread.is_alive()
 
 
-def test_worker_takes_the_next_task():
+def test_worker_takes_the_next_task(monkeypatch):
+    monkeypatch.setattr("nogil_sync._common.workers._IDLE", TIMEOUT)  # it ends later than the test
     with TaskGroup() as tg:
-        first = tg.go(threading.get_ident).result()
-        same = 0
+        threads = []
         for _ in range(20):
-            assert eventually(lambda: len(own_threads()) <= 2)
-            time.sleep(0.002)
-            same += tg.go(threading.get_ident).result() == first
-        assert same > 10
+            threads.append(tg.go(threading.get_ident).result())
+            for thread in own_threads():
+                settle(thread)
+        assert sum(one == next_one for one, next_one in pairwise(threads)) > 10
         assert len(own_threads()) <= 3
 
 
