@@ -74,7 +74,8 @@ configured() {
 }
 
 # logged LABEL COMMAND...: runs a long command with its output in a log. On a terminal it shows a clock and the log's
-# last line, elsewhere only the label. If the command fails it shows the end of the log.
+# last line, elsewhere only the label. If the command fails it shows the last TAIL lines of the log, and the words of
+# FAILED_AS instead of "failed".
 logged() {
   local label=$1 log status=0 begin=$SECONDS
   shift
@@ -103,7 +104,7 @@ logged() {
   end_on_interrupt
   if ((status)); then
     tail -n "${TAIL:-25}" "$log" >&2
-    step "failed: $label (whole log: $log)"
+    step "${FAILED_AS:-failed}: $label (whole log: $log)"
     return "$status"
   fi
   rm -f "$log"
