@@ -200,11 +200,15 @@ compile_python() {
   local source=$1 prefix=$2 library
   # Environments get their pip from the wheel in the sources, so none is installed here.
   local options=(--prefix="$prefix" --with-ensurepip=no)
-  local quick=() # for the install: compiling the library to bytecode under a sanitizer would take longer than the build
+  # For the install: such an interpreter would take longer to compile the library to bytecode than the build took.
+  local quick=()
   [[ $prefix == *-standard ]] || options+=(--disable-gil)
   case $prefix in
     # Includes CPython's test modules: _testcapi makes allocations fail.
-    *-debug) options+=(--with-pydebug) ;;
+    *-debug)
+      options+=(--with-pydebug)
+      quick=(PYTHON_FOR_BUILD=true)
+      ;;
     *-thread)
       options+=(--with-pydebug --disable-test-modules --with-thread-sanitizer)
       quick=(PYTHON_FOR_BUILD=true)

@@ -60,13 +60,14 @@ address_options() {
 # reported NAME COMMAND...: fails if a sanitizer reports anything. Reports go to files, as tests swallow what their
 # processes write.
 reported() {
-  local status=0 any=0 reports=$CACHE/reports/$1
+  local status=0 any=0 reports
+  mkdir -p "$CACHE/reports"
+  reports=$(mktemp -d "$CACHE/reports/$1.XXXXXX") # two versions may run at once
   shift
-  rm -rf "$reports"
-  mkdir -p "$reports"
   export TSAN_OPTIONS="${TSAN_OPTIONS:-} log_path=$reports/report"
   export ASAN_OPTIONS="${ASAN_OPTIONS:-}:log_path=$reports/report" UBSAN_OPTIONS="${UBSAN_OPTIONS:-}:log_path=$reports/report"
   "$@" || status=$?
   "$(free_threaded)" "$ROOT/tools/reports.py" "$reports" || any=1
+  ((any)) || rm -rf "$reports"
   return $((status || any))
 }
