@@ -248,6 +248,7 @@ go_on_in_python(PyObject *function, PyObject *self, PyObject *const *args, Py_ss
     if (function == NULL) {
         return ns_shutting_down();
     }
+    Py_INCREF(function); /* the module may be cleared meanwhile */
     PyObject *seconds = ns_seconds_of(timeout), *result = NULL; /* runs code of users */
     PyObject *rest = seconds ? PyTuple_New(nargs - 2) : NULL;
     if (rest != NULL) {
@@ -259,6 +260,7 @@ go_on_in_python(PyObject *function, PyObject *self, PyObject *const *args, Py_ss
     }
     Py_XDECREF(rest);
     Py_XDECREF(seconds);
+    Py_DECREF(function);
     return result;
 }
 
