@@ -19,7 +19,8 @@ static int
 init_state(PyObject *module)
 {
     ns_state *state = PyModule_GetState(module);
-    if ((state->main_thread_ident = ns_import_attribute("_thread", "_get_main_thread_ident")) ==
+    if (ns_names_init(&state->names) < 0 ||
+        (state->main_thread_ident = ns_import_attribute("_thread", "_get_main_thread_ident")) ==
             NULL ||
         (state->lock_type = ns_import_attribute("_thread", "LockType")) == NULL ||
         (state->thread_rlock_type = ns_import_attribute("_thread", "RLock")) == NULL) {
@@ -162,7 +163,6 @@ traverse_module(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->syncmap_compute);
     Py_VISIT(state->flight_type);
     Py_VISIT(state->allocate_lock);
-    Py_VISIT(state->release_name);
     Py_VISIT(state->open_gates);
     Py_VISIT(state->failure);
     Py_VISIT(state->cache_type);
@@ -220,7 +220,6 @@ clear_module(PyObject *module)
     Py_CLEAR(state->syncmap_compute);
     Py_CLEAR(state->flight_type);
     Py_CLEAR(state->allocate_lock);
-    Py_CLEAR(state->release_name);
     Py_CLEAR(state->open_gates);
     Py_CLEAR(state->failure);
     Py_CLEAR(state->cache_type);
@@ -235,8 +234,10 @@ clear_module(PyObject *module)
 static void
 free_module(void *module)
 {
+    ns_state *state = PyModule_GetState(module);
     clear_module(module);
-    ns_recording_free(((ns_state *)PyModule_GetState(module))->recording);
+    ns_names_free(&state->names);
+    ns_recording_free(state->recording);
 }
 
 static PyModuleDef_Slot slots[] = {

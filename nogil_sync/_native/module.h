@@ -6,11 +6,14 @@
 #include <Python.h>
 #include <stdbool.h>
 
+#include "names.h"
+
 #ifndef Py_GIL_DISABLED
 #error "the native backend is for free-threaded interpreters; others use the threading backend"
 #endif
 
 typedef struct ns_state {
+    ns_names names;
     PyObject *main_thread_ident; /* _thread._get_main_thread_ident */
     PyObject *lock_type, *thread_rlock_type; /* of _thread */
     PyObject *mutex_type, *rlock_type;       /* for Cond */
@@ -33,7 +36,6 @@ typedef struct ns_state {
     PyObject *syncmap_shared,
         *syncmap_compute; /* of _common/mapping.py: the base class and a function */
     PyObject *flight_type, *allocate_lock;   /* for flight_type.c; a function of _thread */
-    PyObject *release_name;                  /* "release" */
     PyObject *open_gates, *failure;          /* of _common/runs.py and _common/failures.py */
     PyObject *cache_type, *cached_function;
     PyObject *cache_load, *cache_stats, *cached_calls; /* of _common/cache.py */

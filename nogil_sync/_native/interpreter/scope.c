@@ -132,9 +132,9 @@ ns_scope_unlink(PyObject *self, ns_place *link)
 
 /* Opens a gate. One that is open already raises RuntimeError, and that is as good. */
 static void
-open_gate(PyObject *gate)
+open_gate(PyObject *self, PyObject *gate)
 {
-    PyObject *result = PyObject_CallMethod(gate, "release", NULL);
+    PyObject *result = PyObject_CallMethodNoArgs(gate, ns_state_of(self)->names.release);
     if (result == NULL && !PyErr_ExceptionMatches(PyExc_RuntimeError)) {
         PyErr_WriteUnraisable(gate);
     }
@@ -166,7 +166,7 @@ watch(PyObject *self, PyObject *gate)
     }
     ns_waitq_unlock(&scope->waiters);
     if (cancelled) {
-        open_gate(gate);
+        open_gate(self, gate);
         free_link(link);
     }
     Py_RETURN_NONE;
@@ -205,12 +205,12 @@ take_gates(Scope *scope)
 /* ---- The type ---- */
 
 static void
-free_links(gate_link *link, bool open)
+free_links(PyObject *self, gate_link *link, bool open)
 {
     while (link != NULL) {
         gate_link *next = ns_load(&link->next, NS_RELAXED);
         if (open) {
-            open_gate(link->gate);
+            open_gate(self, link->gate);
         }
         free_link(link);
         link = next;
@@ -231,7 +231,7 @@ cancel(PyObject *self, PyObject *Py_UNUSED(unused))
         links = take_gates(scope);
     }
     ns_waitq_unlock(&scope->waiters);
-    free_links(links, true);
+    free_links(self, links, true);
     Py_RETURN_NONE;
 }
 
@@ -244,7 +244,7 @@ close_scope(PyObject *self, PyObject *Py_UNUSED(unused))
     ns_store(&scope->state, CLOSED, NS_RELEASE);
     gate_link *links = take_gates(scope);
     ns_waitq_unlock(&scope->waiters);
-    free_links(links, false);
+    free_links(self, links, false);
     Py_RETURN_NONE;
 }
 
@@ -270,7 +270,7 @@ static void
 dealloc(PyObject *self)
 {
     ns_begin_dealloc(self);
-    free_links(take_gates((Scope *)self), false);
+    free_links(self, take_gates((Scope *)self), false);
     ns_free_object(self);
 }
 

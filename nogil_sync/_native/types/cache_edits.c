@@ -242,7 +242,8 @@ flag_of_load(Cache *o, PyObject *key, PyObject **owner, _Atomic bool **flag)
     if (state->syncmap_shared == NULL) {
         return 0; /* the interpreter is being finalized: nothing is computed any more */
     }
-    PyObject *found = PyObject_CallMethod(state->syncmap_shared, "_flag_of", "OO", o, key);
+    PyObject *found =
+        PyObject_CallMethodObjArgs(state->syncmap_shared, state->names._flag_of, o, key, NULL);
     if (found == Py_None) {
         Py_DECREF(found);
         return 0;

@@ -24,6 +24,12 @@ typedef struct {
     _Atomic bool is_simple;
 } CachedFunction;
 
+static inline const ns_names *
+names_of(CachedFunction *f)
+{
+    return &ns_state_of((PyObject *)f)->names;
+}
+
 static PyObject *
 tuple_of(PyObject *const *args, Py_ssize_t nargs)
 {
@@ -36,7 +42,7 @@ tuple_of(PyObject *const *args, Py_ssize_t nargs)
 
 /* Calls a method of `calls`, with the arguments as a tuple and a dict; first the key, if any. */
 static PyObject *
-call_python(CachedFunction *f, const char *method, PyObject *key, PyObject *const *args,
+call_python(CachedFunction *f, PyObject *method, PyObject *key, PyObject *const *args,
             Py_ssize_t nargs, PyObject *kwnames)
 {
     if (ns_check_initialized((PyObject *)f) < 0) {
@@ -48,8 +54,8 @@ call_python(CachedFunction *f, const char *method, PyObject *key, PyObject *cons
         ok = PyDict_SetItem(dict, PyTuple_GET_ITEM(kwnames, k), args[nargs + k]) == 0;
     }
     if (ok) {
-        result = key != NULL ? PyObject_CallMethod(f->calls, method, "OOO", key, tuple, dict)
-                             : PyObject_CallMethod(f->calls, method, "OO", tuple, dict);
+        result = key != NULL ? PyObject_CallMethodObjArgs(f->calls, method, key, tuple, dict, NULL)
+                             : PyObject_CallMethodObjArgs(f->calls, method, tuple, dict, NULL);
     }
     Py_XDECREF(tuple);
     Py_XDECREF(dict);
@@ -63,7 +69,7 @@ compute(CachedFunction *f, PyObject *key, uint64_t hash, PyObject *const *args, 
     const ns_user_call call = {f->fn, args, NULL, (size_t)nargs};
     bool met;
     PyObject *value = ns_cache_fly((Cache *)f->cache, key, hash, &call, &met);
-    return ns_likely(!met) ? value : call_python(f, "compute", key, args, nargs, NULL);
+    return ns_likely(!met) ? value : call_python(f, names_of(f)->compute, key, args, nargs, NULL);
 }
 
 static PyObject *
@@ -74,7 +80,7 @@ call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
     ns_used(self);
     if (ns_unlikely(!ns_load(&f->is_simple, NS_ACQUIRE) ||
                     (kwnames != NULL && PyTuple_GET_SIZE(kwnames) != 0))) {
-        return call_python(f, "call", NULL, args, nargs, kwnames);
+        return call_python(f, names_of(f)->call, NULL, args, nargs, kwnames);
     }
     const bool single = nargs == 1 && (PyLong_CheckExact(args[0]) || PyUnicode_CheckExact(args[0]));
     PyObject *key = single ? Py_NewRef(args[0]) : tuple_of(args, nargs), *value = NULL;
@@ -102,27 +108,28 @@ call_method(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *k
 static PyObject *
 cache_key(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    return call_python((CachedFunction *)self, "key_of", NULL, args, nargs, kwnames);
+    CachedFunction *f = (CachedFunction *)self;
+    return call_python(f, names_of(f)->key_of, NULL, args, nargs, kwnames);
 }
 
 static PyObject *
-call_without_arguments(PyObject *self, const char *method)
+call_without_arguments(PyObject *self, PyObject *method)
 {
     return ns_check_initialized(self) < 0
                ? NULL
-               : PyObject_CallMethod(((CachedFunction *)self)->calls, method, NULL);
+               : PyObject_CallMethodNoArgs(((CachedFunction *)self)->calls, method);
 }
 
 static PyObject *
 cache_info(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    return call_without_arguments(self, "info");
+    return call_without_arguments(self, names_of((CachedFunction *)self)->info);
 }
 
 static PyObject *
 cache_clear(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    return call_without_arguments(self, "clear");
+    return call_without_arguments(self, names_of((CachedFunction *)self)->clear);
 }
 
 static PyObject *
@@ -131,7 +138,8 @@ cache_parameters(PyObject *self, PyObject *Py_UNUSED(unused))
     if (ns_check_initialized(self) < 0) {
         return NULL;
     }
-    PyObject *mine = PyObject_GetAttrString(((CachedFunction *)self)->calls, "parameters");
+    CachedFunction *f = (CachedFunction *)self;
+    PyObject *mine = PyObject_GetAttr(f->calls, names_of(f)->parameters);
     PyObject *copy = mine != NULL ? PyDict_Copy(mine) : NULL;
     Py_XDECREF(mine);
     return copy;

@@ -29,9 +29,9 @@ is_of(PyObject *object, PyObject *type)
 
 /* Returns a case's event, which may be None, or NULL with an exception. */
 static PyObject *
-event_of(const ns_case *each)
+event_of(ns_state *state, const ns_case *each)
 {
-    return PyObject_CallMethod(each->passed, "_case_event", NULL);
+    return PyObject_CallMethodNoArgs(each->passed, state->names._case_event);
 }
 
 /* Finds the kind of a case that is of none of our types exactly. The event of a case in Python is
@@ -50,7 +50,7 @@ find_kind_slow(ns_state *state, ns_case *each)
     for (size_t kind = 0; kind < Py_ARRAY_LENGTH(types); kind++) {
         if (is_of(each->passed, types[kind])) {
             each->kind = (enum ns_case_kind)kind;
-            PyObject *asked = kind == NS_IN_PYTHON ? event_of(each) : Py_NewRef(Py_None);
+            PyObject *asked = kind == NS_IN_PYTHON ? event_of(state, each) : Py_NewRef(Py_None);
             Py_XDECREF(asked);
             return asked != NULL ? 0 : -1;
         }
@@ -202,7 +202,7 @@ try_to_send(ns_cases *c, const ns_case *each, PyObject **selected)
 static int
 try_in_python(ns_cases *c, const ns_case *each, PyObject **selected)
 {
-    PyObject *answer = PyObject_CallMethod(each->passed, "_case_take", NULL);
+    PyObject *answer = PyObject_CallMethodNoArgs(each->passed, c->state->names._case_take);
     if (answer == NULL) {
         return -1;
     }
@@ -285,7 +285,7 @@ ns_cases_try(ns_cases *c, PyObject **selected)
 static int
 ask_for_event(ns_state *state, ns_case *each)
 {
-    PyObject *event = event_of(each);
+    PyObject *event = event_of(state, each);
     if (event == NULL || event == Py_None) {
         Py_XDECREF(event);
         return event == NULL ? -1 : 0;
@@ -301,9 +301,9 @@ ask_for_event(ns_state *state, ns_case *each)
 
 /* Makes *due earlier if this case, in Python, is due before. Returns 0, or -1 with an exception. */
 static int
-ask_for_time(const ns_case *each, int64_t *due)
+ask_for_time(ns_state *state, const ns_case *each, int64_t *due)
 {
-    PyObject *answer = PyObject_CallMethod(each->passed, "_case_due", NULL);
+    PyObject *answer = PyObject_CallMethodNoArgs(each->passed, state->names._case_due);
     const double seconds = answer ? PyFloat_AsDouble(answer) : -1;
     Py_XDECREF(answer);
     PyTime_t now;
@@ -352,7 +352,7 @@ ns_cases_line_up(ns_cases *c, int64_t *due)
     for (uint32_t n = 0; n < c->count; n++) {
         ns_case *each = &c->cases[n];
         if (each->kind == NS_IN_PYTHON &&
-            (ask_for_event(c->state, each) < 0 || ask_for_time(each, due) < 0)) {
+            (ask_for_event(c->state, each) < 0 || ask_for_time(c->state, each, due) < 0)) {
             ns_cases_let_go(c);
             return NULL;
         }

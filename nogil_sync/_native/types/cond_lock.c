@@ -9,10 +9,10 @@
 /* Calls a method, with an argument unless that is NULL, if the object has it. Returns 1 with the
  * result, 0 if it has no such method, or -1 with an exception. */
 static int
-call_if_there(PyObject *object, const char *name, PyObject *argument, PyObject **result)
+call_if_there(PyObject *object, PyObject *name, PyObject *argument, PyObject **result)
 {
     PyObject *method;
-    int found = PyObject_GetOptionalAttrString(object, name, &method);
+    int found = PyObject_GetOptionalAttr(object, name, &method);
     if (found <= 0) {
         return found;
     }
@@ -32,19 +32,19 @@ truth_of(PyObject *result)
 
 /* Calls a method and ignores its result. */
 static int
-call(PyObject *object, const char *name)
+call(PyObject *object, PyObject *name)
 {
-    PyObject *result = PyObject_CallMethod(object, name, NULL);
+    PyObject *result = PyObject_CallMethodNoArgs(object, name);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
 }
 
 /* Returns 1 or 0. */
 static int
-has_method(PyObject *object, const char *name)
+has_method(PyObject *object, PyObject *name)
 {
     PyObject *method;
-    int found = PyObject_GetOptionalAttrString(object, name, &method);
+    int found = PyObject_GetOptionalAttr(object, name, &method);
     if (found == 1) {
         found = PyCallable_Check(method);
         Py_DECREF(method);
@@ -55,11 +55,11 @@ has_method(PyObject *object, const char *name)
 /* ---- What it is ---- */
 
 int
-ns_cond_lock_check(PyObject *object)
+ns_cond_lock_check(const ns_names *names, PyObject *object)
 {
-    int fits = has_method(object, "acquire");
+    int fits = has_method(object, names->acquire);
     if (fits == 1) {
-        fits = has_method(object, "release");
+        fits = has_method(object, names->release);
     }
     if (fits == 0) {
         PyErr_SetString(PyExc_TypeError, "lock must have acquire() and release()");
@@ -91,16 +91,18 @@ is_ours(ns_state *state, PyObject *lock)
 Py_NO_INLINE int
 ns_cond_lock_is_owned_slow(PyObject *cond, PyObject *object)
 {
+    ns_state *state = ns_state_of(cond);
+    const ns_names *names = &state->names;
     PyObject *result;
-    int found = call_if_there(object, "_is_owned", NULL, &result);
+    int found = call_if_there(object, names->_is_owned, NULL, &result);
     if (found != 0) {
         return found < 0 ? -1 : truth_of(result);
     }
-    if (is_ours(ns_state_of(cond), object)) {
-        return truth_of(PyObject_CallMethod(object, "locked", NULL));
+    if (is_ours(state, object)) {
+        return truth_of(PyObject_CallMethodNoArgs(object, names->locked));
     }
-    int free = truth_of(PyObject_CallMethod(object, "acquire", "(O)", Py_False));
-    if (free < 0 || (free && call(object, "release") < 0)) {
+    int free = truth_of(PyObject_CallMethodOneArg(object, names->acquire, Py_False));
+    if (free < 0 || (free && call(object, names->release) < 0)) {
         return -1;
     }
     return !free;
@@ -115,14 +117,14 @@ ns_cond_lock_release_slow(const ns_cond_lock *lock, PyObject **saved)
         PyErr_SetString(PyExc_RuntimeError, "release unlocked lock");
         return -1;
     }
-    int found = call_if_there(lock->object, "_release_save", NULL, saved);
-    return found != 0 ? Py_MIN(found, 0) : call(lock->object, "release");
+    int found = call_if_there(lock->object, lock->names->_release_save, NULL, saved);
+    return found != 0 ? Py_MIN(found, 0) : call(lock->object, lock->names->release);
 }
 
 int
 ns_cond_lock_restore(const ns_cond_lock *lock, PyObject *saved, PyObject **result)
 {
-    return call_if_there(lock->object, "_acquire_restore", saved, result);
+    return call_if_there(lock->object, lock->names->_acquire_restore, saved, result);
 }
 
 static int
@@ -147,7 +149,7 @@ lock_again_once(const ns_cond_lock *lock, PyObject *saved, ns_waiter *w)
             return -1;
         }
     }
-    return call(lock->object, "acquire");
+    return call(lock->object, lock->names->acquire);
 }
 
 int

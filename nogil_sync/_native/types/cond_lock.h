@@ -16,10 +16,11 @@
 typedef struct ns_cond_lock {
     PyObject *object; /* a reference, unless it is plain */
     bool plain;       /* it is exactly a Mutex */
+    const ns_names *names; /* unless it is plain */
 } ns_cond_lock;
 
 /* For __init__: returns 0 if the object can be the lock of a Cond, else -1. */
-int ns_cond_lock_check(PyObject *object);
+int ns_cond_lock_check(const ns_names *names, PyObject *object);
 
 /* Whether the lock's acquire fails only when it is interrupted. False for subclasses. */
 bool ns_cond_lock_is_sound(ns_state *state, PyObject *object);

@@ -60,6 +60,7 @@ hold(PyObject *self, ns_cond_lock *lock)
             Py_DECREF(lock->object);
             return false;
         }
+        lock->names = &ns_state_of(self)->names;
     }
     return true;
 }
@@ -245,7 +246,7 @@ acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
     if (lock.plain) {
         return ns_mutex_type_acquire(lock.object, args, nargs, kwnames);
     }
-    PyObject *method = PyObject_GetAttrString(lock.object, "acquire");
+    PyObject *method = PyObject_GetAttr(lock.object, lock.names->acquire);
     PyObject *result = method ? PyObject_Vectorcall(method, args, (size_t)nargs, kwnames) : NULL;
     Py_XDECREF(method);
     let_go(&lock);
@@ -253,13 +254,13 @@ acquire(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
 }
 
 static PyObject *
-forward(PyObject *self, const char *name)
+forward(PyObject *self, PyObject *name)
 {
     ns_cond_lock lock;
     if (!hold(self, &lock)) {
         return NULL;
     }
-    PyObject *result = PyObject_CallMethod(lock.object, name, NULL);
+    PyObject *result = PyObject_CallMethodNoArgs(lock.object, name);
     let_go(&lock);
     return result;
 }
@@ -274,7 +275,7 @@ release(PyObject *self, PyObject *Py_UNUSED(unused))
     if (lock.plain) {
         return ns_mutex_type_release(lock.object, NULL);
     }
-    PyObject *result = PyObject_CallMethod(lock.object, "release", NULL);
+    PyObject *result = PyObject_CallMethodNoArgs(lock.object, lock.names->release);
     let_go(&lock);
     return result;
 }
@@ -327,7 +328,7 @@ leave(PyObject *self, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nar
 static PyObject *
 locked(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    return forward(self, "locked");
+    return forward(self, ns_state_of(self)->names.locked);
 }
 
 static PyObject *
@@ -371,7 +372,7 @@ acquire_restore(PyObject *self, PyObject *saved)
 static PyObject *
 at_fork_reinit(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    PyObject *result = forward(self, "_at_fork_reinit");
+    PyObject *result = forward(self, ns_state_of(self)->names._at_fork_reinit);
     if (result == NULL) {
         return NULL;
     }
@@ -401,7 +402,7 @@ init(PyObject *self, PyObject *args, PyObject *kwargs)
             return -1;
         }
     }
-    else if (ns_cond_lock_check(lock) < 0) {
+    else if (ns_cond_lock_check(&state->names, lock) < 0) {
         return -1;
     }
     else {

@@ -63,9 +63,7 @@ is_over(Flight *f)
 static void
 open_gate(ns_state *state, PyObject *gate)
 {
-    PyObject *result = state->release_name != NULL
-                           ? PyObject_CallMethodNoArgs(gate, state->release_name)
-                           : PyObject_CallMethod(gate, "release", NULL);
+    PyObject *result = PyObject_CallMethodNoArgs(gate, state->names.release);
     Py_XDECREF(result);
     PyErr_Clear(); /* open already: a waiter has seen that the run is over */
 }
@@ -369,9 +367,10 @@ get_gate(PyObject *self, void *Py_UNUSED(unused))
     if (gate != NULL) {
         return Py_NewRef(gate);
     }
-    PyObject *allocate = ns_state_of(self)->allocate_lock;
+    ns_state *state = ns_state_of(self);
+    PyObject *allocate = state->allocate_lock;
     gate = allocate != NULL ? PyObject_CallNoArgs(allocate) : ns_shutting_down();
-    PyObject *closed = gate != NULL ? PyObject_CallMethod(gate, "acquire", NULL) : NULL;
+    PyObject *closed = gate != NULL ? PyObject_CallMethodNoArgs(gate, state->names.acquire) : NULL;
     if (closed == NULL) {
         Py_CLEAR(gate);
     }
@@ -517,10 +516,9 @@ ns_add_flights(PyObject *module)
     state->allocate_lock = ns_import_attribute("_thread", "allocate_lock");
     state->open_gates = ns_import_attribute("nogil_sync._common.runs", "open_gates");
     state->failure = ns_import_attribute("nogil_sync._common.failures", "Failure");
-    state->release_name = PyUnicode_InternFromString("release");
     state->flight_type = ns_new_type(module, &spec, NULL);
     return state->allocate_lock == NULL || state->open_gates == NULL || state->failure == NULL ||
-                   state->release_name == NULL || state->flight_type == NULL
+                   state->flight_type == NULL
                ? -1
                : 0;
 }

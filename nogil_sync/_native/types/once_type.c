@@ -67,7 +67,7 @@ done(PyObject *self, PyObject *Py_UNUSED(unused))
         Py_RETURN_TRUE;
     }
     PyObject *cell = cell_of(self);
-    return cell == NULL ? NULL : PyObject_CallMethod(cell, "done", NULL);
+    return cell == NULL ? NULL : PyObject_CallMethodNoArgs(cell, ns_state_of(self)->names.done);
 }
 
 /* For __init__: makes the cell, of this class and with these arguments. Returns 0, or -1 with an
@@ -225,7 +225,9 @@ static PyObject *
 call_slow(PyObject *self)
 {
     PyObject *cell = cell_of(self);
-    return cell == NULL ? NULL : keep(self, PyObject_CallMethod(cell, "call", NULL));
+    return cell == NULL
+               ? NULL
+               : keep(self, PyObject_CallMethodNoArgs(cell, ns_state_of(self)->names.call));
 }
 
 static PyObject *

@@ -345,9 +345,11 @@ ns_detach_slow(PyObject *self, PyObject *key)
     if (state->syncmap_shared == NULL) {
         return 0; /* the interpreter is being finalized: nothing is computed any more */
     }
+    const ns_names *names = &state->names;
+    PyObject *map = state->syncmap_shared;
     PyObject *result = key != NULL
-                           ? PyObject_CallMethod(state->syncmap_shared, "_detach", "OO", self, key)
-                           : PyObject_CallMethod(state->syncmap_shared, "_detach_all", "(O)", self);
+                           ? PyObject_CallMethodObjArgs(map, names->_detach, self, key, NULL)
+                           : PyObject_CallMethodOneArg(map, names->_detach_all, self);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
 }

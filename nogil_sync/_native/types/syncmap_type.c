@@ -28,7 +28,8 @@ read_entries(ns_state *state, PyObject *source, entries *e)
         ns_shutting_down();
         return -1;
     }
-    PyObject *found = PyObject_CallMethod(state->syncmap_shared, "_entries", "(O)", source);
+    PyObject *found =
+        PyObject_CallMethodOneArg(state->syncmap_shared, state->names._entries, source);
     PyObject *list = found != NULL ? PySequence_List(found) : NULL;
     /* Code that finds it through the collector can change a list, but not a tuple. */
     e->pairs = list != NULL ? PyList_AsTuple(list) : NULL;

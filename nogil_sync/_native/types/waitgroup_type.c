@@ -107,7 +107,8 @@ static int
 launch(PyObject *self, PyObject *worker, PyObject *ticket, PyObject *key)
 {
     PyObject *counted = add_n(self, 1);
-    PyObject *started = counted ? PyObject_CallMethod(worker, "start", NULL) : NULL;
+    PyObject *started =
+        counted ? PyObject_CallMethodNoArgs(worker, ns_state_of(self)->names.start) : NULL;
     if (counted != NULL && started == NULL) {
         PyObject *error = PyErr_GetRaisedException();
         if (PyDict_Pop(ticket, key, NULL) == 1) { /* else the thread has started */
@@ -125,17 +126,16 @@ static PyObject *
 spawn(PyObject *self, PyObject *fn, PyObject *args, PyObject *kwargs)
 {
     PyObject *module = PyImport_ImportModule("nogil_sync._common.spawn");
-    PyObject *key = module ? PyUnicode_InternFromString("done") : NULL;
-    PyObject *ticket = key ? new_ticket(self, key) : NULL;
+    const ns_names *names = &ns_state_of(self)->names;
+    PyObject *ticket = module ? new_ticket(self, names->done) : NULL;
     PyObject *worker = NULL;
     if (ticket != NULL) {
-        worker = PyObject_CallMethod(module, "Worker", "OOOO", ticket, fn, args, kwargs);
+        worker = PyObject_CallMethodObjArgs(module, names->Worker, ticket, fn, args, kwargs, NULL);
     }
-    if (worker != NULL && launch(self, worker, ticket, key) < 0) {
+    if (worker != NULL && launch(self, worker, ticket, names->done) < 0) {
         Py_CLEAR(worker);
     }
     Py_XDECREF(ticket);
-    Py_XDECREF(key);
     Py_XDECREF(module);
     return worker;
 }
