@@ -2,6 +2,10 @@
 #ifndef NS_MODULE_H
 #define NS_MODULE_H
 
+/* Python.h chooses what the C library's headers declare. */
+#if defined(_FEATURES_H) && !defined(Py_PYTHON_H)
+#error "Python.h must come before all headers of the C library"
+#endif
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <stdbool.h>

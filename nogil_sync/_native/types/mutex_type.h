@@ -2,9 +2,10 @@
 #ifndef NS_MUTEX_TYPE_H
 #define NS_MUTEX_TYPE_H
 
-#include "core/mutex.h"
+#include "module.h" /* first: Python.h comes with it */
+
 #include "arguments.h"
-#include "module.h"
+#include "core/mutex.h"
 
 /* Returns the lock inside a Mutex. */
 ns_mutex *ns_mutex_of(PyObject *self);

@@ -2,12 +2,13 @@
 #ifndef NS_POOL_TYPE_H
 #define NS_POOL_TYPE_H
 
+#include "object.h" /* first: Python.h comes with it */
+
 #include "core/pool.h"
 #include "interpreter/ageing.h"
 #include "interpreter/spares.h"
 #include "interpreter/tryref.h"
 #include "interpreter/watch.h"
-#include "object.h"
 
 typedef struct Pool {
     NS_OBJECT_HEAD
