@@ -69,7 +69,7 @@ def test_counters_do_not_grow_with_ten_thousand_threads(cls):
     assert c.value() == 0
 
 
-def steady(action, times=300, *, slack=30):
+def steady(action, times=300, *, slack=30, rounds=4):
     """The action, done again and again, leaves no memory or references behind."""
 
     def measure():
@@ -83,7 +83,7 @@ def steady(action, times=300, *, slack=30):
         for _ in range(times):
             action()
         growth = []
-        for _ in range(4):
+        for _ in range(rounds):
             before = measure()
             for _ in range(times):
                 action()
@@ -258,7 +258,6 @@ def test_maps_leak_nothing():
 
 CALLS_OF_PYTHON_CODE = {
     "Cond over a Lock": lambda cond=Cond(threading.Lock()): cond.acquire() and cond.release(),
-    "Cond(Lock)": lambda lock=threading.Lock(): Cond(lock),
     "SyncMap(pairs)": lambda: SyncMap([("k", 1)]),
     "cached, called with a name": lambda f=cached(lambda n: n): f(n=1),
     "try_select of a Ticker": lambda ticker=Ticker(1000): try_select(ticker),
@@ -268,8 +267,9 @@ CALLS_OF_PYTHON_CODE = {
 
 @pytest.mark.parametrize("name", CALLS_OF_PYTHON_CODE)
 def test_calls_of_python_code_leave_no_strings(name):
-    # A new string for the name of the method would stay in the interpreter's cache of methods.
-    steady(CALLS_OF_PYTHON_CODE[name], slack=5)
+    # A new string for a method's name would stay in the interpreter's cache of methods, at first:
+    # after some hundred calls each replaces another one.
+    steady(CALLS_OF_PYTHON_CODE[name], 30, slack=5, rounds=2)
 
 
 @pytest.mark.parametrize("name", WAITS)
