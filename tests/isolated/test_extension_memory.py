@@ -57,7 +57,6 @@ USES = {
         "wrong(rw2.read.release)",
         "wrong(rw.downgrade)",
         "wrong(s.release, 7)",
-        "[x._at_fork_reinit() for x in (m2, rw2, rw2.read, s2, k2)]",
     ],
     "waits": [
         "Cond()",
@@ -108,7 +107,6 @@ USES = {
         "once(p)()",
         "once(retry=True)(p)()",
         "wrong(Once().do, fails)",
-        "wrong(failed)",
     ],
     "maps": [
         "wrong(SyncMap, 5)",
@@ -244,14 +242,12 @@ COMMON = """
             self.r, self.c, self.d = AtomicRef(1), ShardedCounter(), ShardedFloatCounter()
             self.m, self.e, self.o = Mutex(), Event(), {}
             self.rw, self.s, self.k, self.g = RWMutex(), Semaphore(2), Cond(), WaitGroup()
-            self.m2, self.rw2, self.s2, self.k2 = Mutex(), RWMutex(), Semaphore(), Cond()
+            self.m2, self.rw2, self.k2 = Mutex(), RWMutex(), Cond()
             self.h, self.ch, self.full = Channel(), Channel(3), Channel(1)
             self.y, self.oo = SyncMap(a=1), Once()
             self.q, self.q2 = Cache(9), Cache(9, ttl=9, weigher=p2, on_evict=p3, clock=p1)
             self.q["a"] = 1
             self.pools = [Pool(dict), Pool(dict, reset=id, drop=id, max_idle=30)]
-            self.failed = once(fails)
-            wrong(self.failed)
             self.m.acquire(); self.rw.read.acquire(); self.s.acquire(); self.k.acquire()
             self.rw2.write.acquire()
             self.g.add()
