@@ -57,11 +57,11 @@ def fetch(port: int, path: str, group: TaskGroup | None = None) -> str:
         if group is not None:
             group.on_cancel(hang_up, connection.sock)
         connection.request("GET", path)
-        response = connection.getresponse()
-        text = response.read().decode()
-        if response.status != 200:
-            raise OSError(f"{path}: status {response.status}")
-        return text
+        with connection.getresponse() as response:
+            text = response.read().decode()
+            if response.status != 200:
+                raise OSError(f"{path}: status {response.status}")
+            return text
     finally:
         connection.close()
 
