@@ -197,7 +197,7 @@ def test_wait_in_which_a_thread_wakes_now_and_then_is_one_wait():
         thread.join(TIMEOUT)
     (found_lock,) = profile.objects
     assert (found_lock.waits, found_lock.sites[0].failed) == (1, 0)
-    assert found_lock.seconds == found_lock.longest > 0.8
+    assert found_lock.seconds == found_lock.longest > 0.5  # it begins a little after the wait
 
 
 @in_own_process
