@@ -13,7 +13,6 @@ calls in C.
 In the child of a fork there are no recorders, and no profile runs.
 """
 
-import os
 import threading
 from collections.abc import Iterable
 from heapq import heapify, heappush, heappushpop
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 from weakref import ref
 
 from .contention_text import printable, table
+from .forked import in_child
 from .labels import global_names, name_of
 from .originals import LockType, allocate_lock
 from .recording import WITHOUT_OBJECT, Recorded, Token, forget, switch, take, threads
@@ -338,8 +338,7 @@ class _Recorders:
 
 
 _recorders = _Recorders()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_recorders.forget)
+in_child(_recorders.forget)
 
 
 class _Recorder(Thread):

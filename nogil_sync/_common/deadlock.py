@@ -21,7 +21,6 @@ there are handlers of signals, or threads that Python does not know.  A thread m
 time, so these looks are repeated, ever less often.
 """
 
-import os
 import signal
 import sys
 import threading
@@ -33,7 +32,7 @@ from types import CodeType, FrameType
 from typing import Any, Final, Literal
 
 from .. import _backend
-from .forked import left_at_fork
+from .forked import in_child, left_at_fork
 from .frames import lines_from
 from .recording import recording
 from .sleep import Nap, checks, this_thread
@@ -264,5 +263,4 @@ def _in_child() -> None:
     _looking, _told = {}, {}
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
+in_child(_in_child)

@@ -39,7 +39,6 @@ A run of the extension (``flight.h``) is in no table: the thread that makes it r
 it as a flight of a map, wait for it and look for circles through it as for any other run.
 """
 
-import os
 from collections.abc import Awaitable, Callable
 from math import inf
 from time import monotonic
@@ -47,7 +46,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from weakref import ref
 
 from .cancelled import MESSAGE, Cancelled, scopes
-from .forked import left_at_fork
+from .forked import in_child, left_at_fork
 from .loops import Call, TaskWait
 from .originals import LockType, get_ident, local
 from .sleep import closed_gate, sleep_at
@@ -293,7 +292,7 @@ async def exclusively_async(
 ) -> T:
     """`exclusively` for a task: it awaits `work(...)`, and lets its loop run while it waits.
 
-    `about` is the object and the operation, for those that look who waits.
+    `about` is the object and the operation that waits, which diagnostics show.
     """
     run = _Run(key, None, _this_task())
     try:
@@ -369,5 +368,4 @@ def _forget_other_threads() -> None:
             _running.setdefault(run.key, run)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_other_threads)
+in_child(_forget_other_threads)

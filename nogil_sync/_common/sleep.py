@@ -10,7 +10,6 @@ If deadlocks are detected (`deadlock`), a sleep without a deadline ends now and 
 the others; what that raises, the call raises as it would raise ``KeyboardInterrupt``.
 """
 
-import os
 import sys
 from collections.abc import Callable
 from time import monotonic
@@ -19,7 +18,7 @@ from typing import ClassVar, Protocol
 
 from .cancelled import scopes
 from .exit import check_exit
-from .forked import left_at_fork
+from .forked import in_child, left_at_fork
 from .frames import HAS_GIL, Line, look_at
 from .originals import LockType, allocate_lock, get_ident, local, main_thread
 from .recording import recording, sleep_recorded
@@ -173,5 +172,4 @@ def _in_child() -> None:
     sleeping = {nap.thread: nap} if nap is not None and asleep else {}
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
+in_child(_in_child)

@@ -15,10 +15,10 @@ of `Tasks` that decide whether somebody has to come.  Workers do not refer to th
 to them: a group must not be part of a cycle.
 """
 
-import os
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Final
 
+from .forked import in_child
 from .guard import Guard
 from .originals import local
 from .sleep import closed_gate, sleep_at
@@ -315,7 +315,6 @@ def _forked() -> None:
     process.generation += 1
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+in_child(_forked)
 
 hide_sections(globals())
