@@ -28,10 +28,10 @@ class Case:
         """The ``time.monotonic()`` at which the case will be ready; ``inf`` if it never will.
 
         Once that has come and the case was taken, here or by another thread, it must say another
-        time: a select asks a case that is due again and again, without a sleep. (While
-        a case stays due and is not ready, ``try_select`` does not end, nor does the time-out end a
-        select. No public class does that. The times that a case says at two looks are not compared:
-        the native backend converts them to its own clock, which gives slightly different numbers.)
+        time: a select asks a case that is due again and again, without a sleep. (While a case stays
+        due and is not ready, ``try_select`` does not end, nor does the time-out end a select. No
+        public class does that. The times that a case says at two looks are not compared: the native
+        backend converts them to its own clock, which gives slightly different numbers.)
         """
         return inf
 

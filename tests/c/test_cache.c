@@ -1,5 +1,5 @@
-/* Tests core/cache/cache.h: it behaves as a dictionary that forgets, is never above its limit, and never
- * returns what has expired, with any number of threads, across forks.
+/* Tests core/cache/cache.h: it behaves as a dictionary that forgets, is never above its limit, and
+ * never returns what has expired, with any number of threads, across forks.
  */
 #include "harness.h"
 #include "table/hash.h"

@@ -104,14 +104,13 @@ new_ticket(PyObject *self, PyObject *key)
 /* Adds one to the count and starts the worker. If the start fails, rolls the count back. In this
  * call the interpreter runs signal handlers only inside `start`, which is Python code. */
 static int
-launch(PyObject *self, PyObject *worker, PyObject *ticket, PyObject *key)
+launch(PyObject *self, PyObject *worker, PyObject *ticket, const ns_names *names)
 {
     PyObject *counted = add_n(self, 1);
-    PyObject *started =
-        counted ? PyObject_CallMethodNoArgs(worker, ns_state_of(self)->names.start) : NULL;
+    PyObject *started = counted ? PyObject_CallMethodNoArgs(worker, names->start) : NULL;
     if (counted != NULL && started == NULL) {
         PyObject *error = PyErr_GetRaisedException();
-        if (PyDict_Pop(ticket, key, NULL) == 1) { /* else the thread has started */
+        if (PyDict_Pop(ticket, names->done, NULL) == 1) { /* else the thread has started */
             ns_waitgroup_add(group_of(self), -1);
         }
         PyErr_SetRaisedException(error);
@@ -132,7 +131,7 @@ spawn(PyObject *self, PyObject *fn, PyObject *args, PyObject *kwargs)
     if (ticket != NULL) {
         worker = PyObject_CallMethodObjArgs(module, names->Worker, ticket, fn, args, kwargs, NULL);
     }
-    if (worker != NULL && launch(self, worker, ticket, names->done) < 0) {
+    if (worker != NULL && launch(self, worker, ticket, names) < 0) {
         Py_CLEAR(worker);
     }
     Py_XDECREF(ticket);

@@ -81,8 +81,8 @@ pull_ghost(ns_cache_ghosts *g, uint32_t mark, uint32_t *turn)
     }
 }
 
-/* Replaces the ghosts by a copy with places for `length`, a power of two. Returns it; without memory
- * returns the ones there are, or NULL. */
+/* Replaces the ghosts by a copy with places for `length`, a power of two. Returns it; without
+ * memory returns the ones there are, or NULL. */
 ns_cache_ghosts *ns_cache_ghosts_grow(ns_cache *c, uint32_t length);
 
 /* Returns the ghosts, with places for at least this many. Without memory, for fewer, or NULL. */
